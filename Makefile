@@ -1,0 +1,52 @@
+# The only commands a person needs. `make run` and `make test` install what they need into .venv.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+UV := .venv/bin/uv
+PORT ?= 8000
+
+.PHONY: setup setup-dev run test check demo lock clean
+
+# `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
+.venv/.uv: Makefile
+	@$(PYTHON) -m venv .venv 2>/dev/null || $(PYTHON) -m venv --without-pip .venv
+	@if [ -x .venv/bin/pip ]; then .venv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION); \
+	else $(PYTHON) -m pip --python .venv/bin/python install -q uv==$(UV_VERSION); fi
+	@touch $@
+
+.venv/.run: .venv/.uv requirements/run.lock pyproject.toml
+	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/run.lock
+	@$(UV) pip install -q --python .venv/bin/python --no-deps -e .
+	@touch $@
+
+.venv/.dev: .venv/.run requirements/dev.lock
+	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/dev.lock
+	@touch $@
+
+setup: .venv/.run ## install what `run` needs into .venv
+
+setup-dev: .venv/.dev ## and what `test` and `check` need
+
+run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
+	@PORT=$(PORT) .venv/bin/sma serve
+
+demo: setup ## the whole story: a camera, a picture, an aggregation server, five forgeries
+	@.venv/bin/sma demo
+
+test: setup-dev ## everything, on real parts
+	@.venv/bin/python -m pytest -q -n auto
+
+check: setup-dev ## format, lint, types, structure
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+lock: .venv/.uv ## renew the locks; no registry's address goes into them
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml --extra server -o requirements/run.lock
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml --extra server --group dev -c requirements/run.lock -o requirements/dev.lock
+
+clean: ## remove what the other targets made, except your data
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,157 @@
+"""The one tree of exceptions. It knows nothing of HTTP: `web.problems` alone maps it to statuses.
+
+Every message is a sentence that a person can act on, and may be shown to whoever caused it: no
+message holds a secret, a path that the caller did not give, or SQL.
+"""
+
+
+class BirthmarkError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+
+class ConfigurationError(BirthmarkError):
+    """A setting is missing, unknown or cannot be used."""
+
+
+# --- protocol
+
+
+class ProtocolError(BirthmarkError):
+    """A value breaks protocol v1."""
+
+
+class MalformedCameraTokenError(ProtocolError):
+    """A part of a camera token has the wrong length, type or range; no cryptography was tried."""
+
+
+class UnopenedCameraTokenError(ProtocolError):
+    """A well-formed camera token does not open: wrong key, or an altered nonce, text or tag."""
+
+
+# --- pki
+
+
+class PkiError(BirthmarkError):
+    """A key, a request or a certificate is not what the profile demands."""
+
+
+class KeyRefusedError(PkiError):
+    """A public key is malformed, too weak, or of a kind that the key policy does not name."""
+
+
+class CsrRefusedError(PkiError):
+    """A PKCS#10 request is malformed or does not prove possession of its key."""
+
+
+class DeviceSerialRefusedError(PkiError):
+    """A device serial cannot become the common name of a certificate."""
+
+
+class ProfileViolationError(PkiError):
+    """A certificate that was about to be signed departs from its profile. Nothing was signed."""
+
+
+class IssuerExpiredError(PkiError):
+    """The issuing certificate is not valid at this time, so nothing can be issued under it."""
+
+
+class PathRefusedError(PkiError):
+    """No valid certification path leads from this certificate to the trusted root."""
+
+
+# --- storage
+
+
+class StorageError(BirthmarkError):
+    """The database did not do what was asked."""
+
+
+class DatabaseUnavailableError(StorageError):
+    """The database cannot be reached, or gave up: the last commit may or may not have happened."""
+
+
+class SchemaMismatchError(StorageError):
+    """The database has another schema version than this program."""
+
+
+class PrivateFileError(StorageError):
+    """A file for secrets cannot be written, is missing, or is readable by others."""
+
+
+# --- authority
+
+
+class AuthorityError(BirthmarkError):
+    """The authority refuses, or cannot do, what was asked."""
+
+
+class NotInitialisedError(AuthorityError):
+    """The database holds no authority yet."""
+
+
+class AlreadyInitialisedError(AuthorityError):
+    """The database holds an authority already; it is never overwritten."""
+
+
+class WrongSecretError(AuthorityError):
+    """The passphrase or key-encryption key given is not the one that this authority uses."""
+
+
+class KeyTablesError(AuthorityError):
+    """The key tables are incomplete, or populating them would endanger devices in the field."""
+
+
+class ConflictError(AuthorityError):
+    """What was asked contradicts what is registered."""
+
+
+class DeviceAlreadyProvisionedError(ConflictError):
+    """The device serial is registered."""
+
+    def __init__(self) -> None:
+        super().__init__("Device already provisioned")
+
+
+class PublicKeyInUseError(ConflictError):
+    """Another device serial holds this public key."""
+
+    def __init__(self) -> None:
+        super().__init__("This public key belongs to another device; make a new key pair")
+
+
+class NucHashInUseError(ConflictError):
+    """Another device serial holds this NUC hash."""
+
+    def __init__(self) -> None:
+        super().__init__("This NUC hash belongs to another device")
+
+
+class DeviceStatusError(ConflictError):
+    """The device's status does not allow this change; a revocation is final."""
+
+
+class UnknownDeviceError(AuthorityError):
+    """No device of this serial is registered."""
+
+
+class IdempotencyKeyReusedError(AuthorityError):
+    """The Idempotency-Key was used within 24 hours for a different request."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was used for a different request: a new request needs a new key"
+        )
+
+
+class PoolFullError(AuthorityError):
+    """More work waits than the bounded pool holds. Nothing was done; try again."""
+
+    def __init__(self) -> None:
+        super().__init__("The authority has more work waiting than it accepts; try again shortly")
+
+
+class ShuttingDownError(AuthorityError):
+    """The authority no longer accepts work. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("The authority is shutting down; try again shortly")

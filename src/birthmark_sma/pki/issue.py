@@ -1,0 +1,258 @@
+"""Issue certificates in three steps: prepare, check against the profile, sign.
+
+`prepare_*` returns a Prepared certificate: every field decided, nothing signed. `sign` checks it
+once more and refuses, with ProfileViolationError, to sign anything that departs from its profile.
+So a mistake in preparing becomes an error here and never a certificate in the field.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import AuthorityInformationAccessOID
+
+from birthmark_sma.errors import IssuerExpiredError, ProfileViolationError
+from birthmark_sma.pki import names, profiles
+from birthmark_sma.pki.key_policy import DeviceKey
+from birthmark_sma.pki.profiles import Profile
+from birthmark_sma.pki.signer import Signer, VerifyingKey
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A certificate with every field decided, not yet signed."""
+
+    profile: Profile
+    subject: x509.Name
+    issuer: x509.Name
+    public_key: CertificatePublicKeyTypes
+    serial_number: int
+    not_before: datetime
+    not_after: datetime
+    extensions: tuple[x509.ExtensionType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where verifiers find the issuer's CRL and the issuer's certificate."""
+
+    crl_url: str
+    issuer_url: str
+
+
+def prepare_root(public_key: VerifyingKey, *, now: datetime, serial_number: int) -> Prepared:
+    """Prepare the self-signed root certificate."""
+    name = names.distinguished_name(names.ROOT_COMMON_NAME)
+    not_before = _backdated(now)
+    return Prepared(
+        profile=profiles.ROOT,
+        subject=name,
+        issuer=name,
+        public_key=public_key,
+        serial_number=serial_number,
+        not_before=not_before,
+        not_after=not_before + profiles.ROOT.validity,
+        extensions=tuple(_common_extensions(profiles.ROOT, public_key)),
+    )
+
+
+def prepare_intermediate(
+    public_key: VerifyingKey, *, issuer: x509.Certificate, now: datetime, serial_number: int
+) -> Prepared:
+    """Prepare the intermediate certificate, which the root is to sign."""
+    return _prepare_under(
+        issuer,
+        Prepared(
+            profile=profiles.INTERMEDIATE,
+            subject=names.distinguished_name(names.INTERMEDIATE_COMMON_NAME),
+            issuer=issuer.subject,
+            public_key=public_key,
+            serial_number=serial_number,
+            not_before=_backdated(now),
+            not_after=_backdated(now) + profiles.INTERMEDIATE.validity,
+            extensions=(
+                *_common_extensions(profiles.INTERMEDIATE, public_key),
+                _authority_key_identifier(issuer),
+            ),
+        ),
+        now,
+    )
+
+
+def prepare_device(
+    public_key: DeviceKey,
+    device_serial: str,
+    *,
+    issuer: x509.Certificate,
+    now: datetime,
+    serial_number: int,
+    publication: Publication | None = None,
+) -> Prepared:
+    """Prepare a device certificate, which the intermediate is to sign.
+
+    Raises DeviceSerialRefusedError for a serial that is no common name, and IssuerExpiredError
+    where the issuer is not valid at `now`.
+    """
+    names.check_device_serial(device_serial)
+    alternative_names: list[x509.GeneralName] = [
+        x509.UniformResourceIdentifier(names.device_urn(device_serial))
+    ]
+    if names.is_host_name(device_serial):
+        alternative_names.append(x509.DNSName(device_serial))
+    extensions = [
+        *_common_extensions(profiles.DEVICE, public_key),
+        _authority_key_identifier(issuer),
+        x509.SubjectAlternativeName(alternative_names),
+    ]
+    if publication is not None:
+        extensions += _publication_extensions(publication)
+    return _prepare_under(
+        issuer,
+        Prepared(
+            profile=profiles.DEVICE,
+            subject=names.distinguished_name(device_serial),
+            issuer=issuer.subject,
+            public_key=public_key,
+            serial_number=serial_number,
+            not_before=_backdated(now),
+            not_after=_backdated(now) + profiles.DEVICE.validity,
+            extensions=tuple(extensions),
+        ),
+        now,
+    )
+
+
+def check(prepared: Prepared, issuer: x509.Certificate | None) -> None:
+    """Raise ProfileViolationError where a prepared certificate departs from its profile.
+
+    `issuer` is None for the self-signed root.
+    """
+    profile = prepared.profile
+    bits = prepared.serial_number.bit_length()
+    if not profiles.MIN_SERIAL_NUMBER_BITS <= bits <= profiles.MAX_SERIAL_NUMBER_BITS:
+        raise ProfileViolationError(f"A serial number has 64 to 159 bits, not {bits}.")
+    present = [extension.oid for extension in prepared.extensions]
+    if len(set(present)) != len(present):
+        raise ProfileViolationError("An extension stands in the certificate twice.")
+    if missing := profile.required - set(present):
+        raise ProfileViolationError(f"A {profile.name} certificate lacks {_dotted(missing)}.")
+    if surplus := set(present) - profile.required - profile.allowed:
+        raise ProfileViolationError(f"A {profile.name} certificate has {_dotted(surplus)} besides.")
+    expected: list[x509.ExtensionType] = [profile.basic_constraints, profile.key_usage]
+    if profile.extended_key_usage is not None:
+        expected.append(profile.extended_key_usage)
+    for extension in expected:
+        if extension not in prepared.extensions:
+            raise ProfileViolationError(
+                f"The {profile.name} profile demands another value of {_dotted([extension.oid])}."
+            )
+    if prepared.not_after - prepared.not_before > profile.validity:
+        raise ProfileViolationError(f"A {profile.name} certificate lives longer than its profile.")
+    if prepared.not_after <= prepared.not_before:
+        raise ProfileViolationError("The certificate would end before it begins.")
+    if issuer is not None:
+        _check_against_issuer(prepared, issuer)
+
+
+def sign(
+    prepared: Prepared, signer: Signer, *, issuer: x509.Certificate | None = None
+) -> x509.Certificate:
+    """Check a prepared certificate and sign it. `issuer` is None for the self-signed root.
+
+    Raises ProfileViolationError, with nothing signed. RSA-4096 takes milliseconds: keep it off an
+    event loop.
+    """
+    check(prepared, issuer)
+    issuing_key = prepared.public_key if issuer is None else issuer.public_key()
+    if issuing_key != signer.public_key:
+        raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(prepared.subject)
+        .issuer_name(prepared.issuer)
+        .public_key(prepared.public_key)
+        .serial_number(prepared.serial_number)
+        .not_valid_before(prepared.not_before)
+        .not_valid_after(prepared.not_after)
+    )
+    for extension in prepared.extensions:
+        builder = builder.add_extension(extension, critical=extension.oid in profiles.CRITICAL)
+    return builder.sign(signer.key, signer.hash_algorithm)
+
+
+def _check_against_issuer(prepared: Prepared, issuer: x509.Certificate) -> None:
+    if prepared.issuer != issuer.subject:
+        raise ProfileViolationError("The issuer's name is not that of the issuing certificate.")
+    if prepared.not_after > issuer.not_valid_after_utc:
+        raise ProfileViolationError("The certificate would outlive its issuer.")
+    if prepared.not_before < issuer.not_valid_before_utc:
+        raise ProfileViolationError("The certificate would begin before its issuer.")
+    if _authority_key_identifier(issuer) not in prepared.extensions:
+        raise ProfileViolationError("The authority key identifier is not the issuer's.")
+
+
+def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:
+    """Keep a prepared certificate within the life of its issuer."""
+    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
+        raise IssuerExpiredError(
+            "The issuing certificate is not valid at this time, so no certificate can be issued"
+            " under it: check the clock, and whether the certificate has expired."
+        )
+    return replace(
+        prepared,
+        not_before=max(prepared.not_before, issuer.not_valid_before_utc),
+        not_after=min(prepared.not_after, issuer.not_valid_after_utc),
+    )
+
+
+def _backdated(now: datetime) -> datetime:
+    # X.509 times have whole seconds (RFC 5280, section 4.1.2.5).
+    return now.replace(microsecond=0) - profiles.CLOCK_SKEW
+
+
+def _common_extensions(
+    profile: Profile, public_key: CertificatePublicKeyTypes
+) -> list[x509.ExtensionType]:
+    extensions: list[x509.ExtensionType] = [
+        profile.basic_constraints,
+        profile.key_usage,
+        x509.SubjectKeyIdentifier.from_public_key(public_key),
+    ]
+    if profile.extended_key_usage is not None:
+        extensions.append(profile.extended_key_usage)
+    return extensions
+
+
+def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+        issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    )
+
+
+def _publication_extensions(publication: Publication) -> list[x509.ExtensionType]:
+    return [
+        x509.CRLDistributionPoints(
+            [
+                x509.DistributionPoint(
+                    full_name=[x509.UniformResourceIdentifier(publication.crl_url)],
+                    relative_name=None,
+                    reasons=None,
+                    crl_issuer=None,
+                )
+            ]
+        ),
+        x509.AuthorityInformationAccess(
+            [
+                x509.AccessDescription(
+                    AuthorityInformationAccessOID.CA_ISSUERS,
+                    x509.UniformResourceIdentifier(publication.issuer_url),
+                )
+            ]
+        ),
+    ]
+
+
+def _dotted(oids: Iterable[x509.ObjectIdentifier]) -> str:
+    return ", ".join(sorted(oid.dotted_string for oid in oids))

@@ -1,0 +1,87 @@
+"""What each kind of certificate carries, as data (RFC 5280, section 4.2).
+
+`issue` builds from these tables and checks against them before it signs.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+CLOCK_SKEW = timedelta(hours=1)
+"""notBefore lies this far in the past, for devices whose clock is slow."""
+
+MIN_SERIAL_NUMBER_BITS = 64
+MAX_SERIAL_NUMBER_BITS = 159
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One kind of certificate.
+
+    `required` and `allowed` are extension OIDs; a certificate has all of the first and nothing
+    beyond both. Criticality is part of each extension below, and all others are not critical.
+    """
+
+    name: str
+    validity: timedelta
+    basic_constraints: x509.BasicConstraints
+    key_usage: x509.KeyUsage
+    extended_key_usage: x509.ExtendedKeyUsage | None
+    required: frozenset[x509.ObjectIdentifier]
+    allowed: frozenset[x509.ObjectIdentifier] = frozenset()
+
+
+CRITICAL = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
+
+_EVERY_CERTIFICATE = CRITICAL | {ExtensionOID.SUBJECT_KEY_IDENTIFIER}
+
+ROOT = Profile(
+    name="root",
+    validity=timedelta(days=3_650),
+    basic_constraints=x509.BasicConstraints(ca=True, path_length=None),
+    key_usage=_key_usage(ca=True),
+    extended_key_usage=None,
+    required=_EVERY_CERTIFICATE,
+)
+
+INTERMEDIATE = Profile(
+    name="intermediate",
+    validity=timedelta(days=1_825),
+    basic_constraints=x509.BasicConstraints(ca=True, path_length=0),
+    key_usage=_key_usage(ca=True),
+    extended_key_usage=None,
+    required=_EVERY_CERTIFICATE | {ExtensionOID.AUTHORITY_KEY_IDENTIFIER},
+)
+
+DEVICE = Profile(
+    name="device",
+    validity=timedelta(days=730),
+    basic_constraints=x509.BasicConstraints(ca=False, path_length=None),
+    key_usage=_key_usage(ca=False),
+    extended_key_usage=x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]),
+    required=_EVERY_CERTIFICATE
+    | {
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    },
+    allowed=frozenset(
+        {ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.AUTHORITY_INFORMATION_ACCESS}
+    ),
+)

@@ -1,0 +1,82 @@
+"""Camera tokens: seal a NUC hash under a derived key, and open it again (AES-256-GCM, SP 800-38D).
+
+The contract of this room: `CameraToken(...)` exists only if it is well formed, else
+MalformedCameraTokenError. `seal` never fails on well-formed input. `open_camera_token` returns the
+32-byte NUC hash or raises UnopenedCameraTokenError, and never says which part was wrong.
+"""
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from birthmark_sma.errors import MalformedCameraTokenError, UnopenedCameraTokenError
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+
+NUC_HASH_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+ENCRYPTED_NUC_HASH_BYTES = NUC_HASH_BYTES + TAG_BYTES
+
+_NO_AAD = None
+
+
+@dataclass(frozen=True, slots=True)
+class CameraToken:
+    """What a camera sends: 48 bytes of ciphertext and tag, and where to find the key.
+
+    Being well formed says nothing about the table existing: that is the authority's to know.
+    """
+
+    encrypted_nuc_hash: bytes
+    table_id: int
+    key_index: int
+    nonce: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.encrypted_nuc_hash) != ENCRYPTED_NUC_HASH_BYTES:
+            raise MalformedCameraTokenError(
+                f"encrypted_nuc_hash has {ENCRYPTED_NUC_HASH_BYTES} bytes,"
+                f" not {len(self.encrypted_nuc_hash)}."
+            )
+        if len(self.nonce) != NONCE_BYTES:
+            raise MalformedCameraTokenError(
+                f"nonce has {NONCE_BYTES} bytes, not {len(self.nonce)}."
+            )
+        if not 0 <= self.table_id <= MAX_WIRE_INTEGER:
+            raise MalformedCameraTokenError(f"table_id lies in 0..{MAX_WIRE_INTEGER}.")
+        if not 0 <= self.key_index <= MAX_WIRE_INTEGER:
+            raise MalformedCameraTokenError(f"key_index lies in 0..{MAX_WIRE_INTEGER}.")
+
+
+def seal(
+    nuc_hash: bytes, *, key: bytes, table_id: int, key_index: int, nonce: bytes
+) -> CameraToken:
+    """Seal a 32-byte NUC hash under a 32-byte derived key. SP 800-38D, section 7.1.
+
+    The nonce must never repeat under one key: draw 12 bytes from a cryptographic generator.
+    Raises MalformedCameraTokenError for a NUC hash or nonce of another length.
+    """
+    if len(nuc_hash) != NUC_HASH_BYTES:
+        raise MalformedCameraTokenError(
+            f"A NUC hash has {NUC_HASH_BYTES} bytes, not {len(nuc_hash)}."
+        )
+    if len(nonce) != NONCE_BYTES:
+        raise MalformedCameraTokenError(f"nonce has {NONCE_BYTES} bytes, not {len(nonce)}.")
+    return CameraToken(
+        encrypted_nuc_hash=AESGCM(key).encrypt(nonce, nuc_hash, _NO_AAD),
+        table_id=table_id,
+        key_index=key_index,
+        nonce=nonce,
+    )
+
+
+def open_camera_token(camera_token: CameraToken, key: bytes) -> bytes:
+    """Return the 32-byte NUC hash. SP 800-38D, section 7.2.
+
+    Raises UnopenedCameraTokenError where the tag does not verify under this key.
+    """
+    try:
+        return AESGCM(key).decrypt(camera_token.nonce, camera_token.encrypted_nuc_hash, _NO_AAD)
+    except InvalidTag:
+        raise UnopenedCameraTokenError("The camera token does not open under this key.") from None

@@ -1,0 +1,59 @@
+"""From a table's master key to one of its keys: HKDF-SHA256 (RFC 5869).
+
+The normative derivation uses the salt `Birthmark` and the key index as info; the Birthmark
+project's published clients leave the salt empty and append the word to the index. A table's
+pseudorandom key is worth keeping: it halves the work of every later key.
+"""
+
+import hmac
+from dataclasses import dataclass
+
+from birthmark_sma.errors import ProtocolError
+
+MASTER_KEY_BYTES = 32
+DERIVED_KEY_BYTES = 32
+MAX_KEY_INDEX = 2**32 - 1
+"""The largest index that the 4-byte info field can carry; a table holds far fewer keys."""
+
+_HASH = "sha256"
+_BIRTHMARK = b"Birthmark"
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """One way of feeding HKDF: its salt, and what follows the 4-byte key index in its info."""
+
+    salt: bytes
+    info_suffix: bytes
+
+
+NORMATIVE = Derivation(salt=_BIRTHMARK, info_suffix=b"")
+PUBLISHED_CLIENTS = Derivation(salt=b"", info_suffix=_BIRTHMARK)
+
+
+def extract(master_key: bytes, derivation: Derivation = NORMATIVE) -> bytes:
+    """Return the 32-byte pseudorandom key of a table. RFC 5869, section 2.2.
+
+    Raises ProtocolError unless the master key is 32 bytes long.
+    """
+    if len(master_key) != MASTER_KEY_BYTES:
+        raise ProtocolError(f"A master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}.")
+    # Section 2.2 replaces a missing salt by HashLen zeros; HMAC pads the empty key to the same.
+    return hmac.digest(derivation.salt, master_key, _HASH)
+
+
+def expand(pseudorandom_key: bytes, key_index: int, derivation: Derivation = NORMATIVE) -> bytes:
+    """Return the 32-byte key of one index. RFC 5869, section 2.3.
+
+    Raises ProtocolError for an index that does not fit the 4-byte info field.
+    """
+    if not 0 <= key_index <= MAX_KEY_INDEX:
+        raise ProtocolError(f"A key index lies in 0..{MAX_KEY_INDEX}, not {key_index}.")
+    info = key_index.to_bytes(4, "big") + derivation.info_suffix
+    # L = HashLen, so the output is T(1) = HMAC(PRK, T(0) | info | 0x01), with T(0) empty.
+    return hmac.digest(pseudorandom_key, info + b"\x01", _HASH)
+
+
+def derive_key(master_key: bytes, key_index: int, derivation: Derivation = NORMATIVE) -> bytes:
+    """Return the 32-byte key of one index of one table: extract, then expand."""
+    return expand(extract(master_key, derivation), key_index, derivation)
