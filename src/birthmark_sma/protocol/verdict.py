@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from birthmark_sma.protocol.key_table import TableSizes
+
 
 class Verdict(StrEnum):
     """What the caller is told."""
@@ -61,12 +63,18 @@ class Standing:
     table_assignments: Collection[int]
 
 
-def decide(*, table_id: int, opened: bool, standing: Standing | None) -> Reason:
-    """Judge a camera token whose table and key index exist.
+def decide(  # noqa: PLR0911  one return a rule reads best
+    *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, standing: Standing | None
+) -> Reason:
+    """Judge a camera token.
 
-    `opened` says whether it opened under the derived key, `standing` is that of the device with
-    the NUC hash inside, or None where no device has it.
+    `opened` says whether it opened under the derived key; `standing` is that of the device with the
+    NUC hash inside, or None where no device has it.
     """
+    if not sizes.has_table(table_id):
+        return Reason.UNKNOWN_TABLE
+    if not sizes.has_key_index(key_index):
+        return Reason.UNKNOWN_KEY_INDEX
     if not opened:
         return Reason.NOT_OPENED
     if standing is None:

@@ -1,0 +1,186 @@
+"""Wire the parts together, here and nowhere else."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from cryptography import x509
+
+from birthmark_sma.authority import ceremony, key_stock
+from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
+from birthmark_sma.authority.key_stock import KeyStock
+from birthmark_sma.authority.passphrase import find_passphrase
+from birthmark_sma.authority.provisioning import Issuer, Provisioner
+from birthmark_sma.authority.validation import Validator
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import ConfigurationError, NotInitialisedError
+from birthmark_sma.pki.issue import Publication
+from birthmark_sma.pki.signer import load_encrypted
+from birthmark_sma.protocol.key_table import TableSizes
+from birthmark_sma.storage import certificates, key_tables
+from birthmark_sma.storage.certificates import StoredCa
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.migration import check_schema, migrate
+from birthmark_sma.storage.private_files import make_private_directory
+
+CRL_PATH = "/pki/intermediate.crl"
+INTERMEDIATE_PATH = "/pki/intermediate.crt"
+ROOT_PATH = "/pki/root.crt"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """An open authority."""
+
+    settings: Settings
+    database: Database
+    root: x509.Certificate
+    issuer: Issuer = field(repr=False)
+    stock: KeyStock = field(repr=False)
+    validator: Validator = field(repr=False)
+    provisioner: Provisioner = field(repr=False)
+
+    @property
+    def table_sizes(self) -> TableSizes:
+        """How many tables and keys this authority has."""
+        return self.stock.sizes
+
+    def close(self) -> None:
+        """Finish and answer everything that is under way, then let go of the database."""
+        self.provisioner.close()
+        self.validator.close()
+        self.database.close()
+
+
+@contextmanager
+def opened_database(settings: Settings) -> Iterator[Database]:
+    """The database of these settings, at the right schema; closed at the end."""
+    database = open_database(settings.resolved_database_url)
+    try:
+        check_schema(database)
+        yield database
+    finally:
+        database.close()
+
+
+def open_authority(settings: Settings) -> Authority:
+    """Open an initialised authority: its secrets proven, its tables unwrapped, its writers running.
+
+    Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
+    ConfigurationError or DatabaseUnavailableError, each with what to do; nothing is left open.
+    """
+    database = open_database(settings.resolved_database_url)
+    try:
+        check_schema(database)
+        root, intermediate = load_certificates(database)
+        check_sizes(database, settings)
+        opened, passphrase = _open_secrets(database, settings)
+        signer = load_encrypted(intermediate.encrypted_private_key or "", passphrase)
+        stock = key_stock.open_key_stock(database, opened.kek)
+    except BaseException:
+        database.close()
+        raise
+    issuer = Issuer(
+        certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
+        signer=signer,
+        chain=(intermediate.certificate, root.certificate),
+        publication=_publication(settings),
+    )
+    return Authority(
+        settings=settings,
+        database=database,
+        root=x509.load_pem_x509_certificate(root.certificate.encode()),
+        issuer=issuer,
+        stock=stock,
+        validator=Validator(
+            database,
+            stock,
+            opened.nuc_hash_index,
+            pool_limit=settings.pool_limit,
+            batch_limit=settings.batch_limit,
+        ),
+        provisioner=Provisioner(database, stock, opened, issuer),
+    )
+
+
+def is_initialised(settings: Settings) -> bool:
+    """Say whether a complete authority is in this database. A wrong schema raises as always."""
+    if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+        return False
+    database = open_database(settings.resolved_database_url)
+    try:
+        check_schema(database)
+        with database.read() as connection:
+            sizes = key_tables.find_sizes(connection)
+            return sizes is not None and key_tables.count_tables(connection) == sizes.tables
+    finally:
+        database.close()
+
+
+def initialise(
+    settings: Settings, progress: Callable[[int, int], None]
+) -> ceremony.Ceremony | None:
+    """Do what is missing of: schema, ceremony, key tables. None where the ceremony was held before.
+
+    Every step is durable or undone by itself, so a run that was cut off is simply run again.
+    """
+    if settings.uses_sqlite:
+        make_private_directory(settings.data_dir)
+    database = open_database(settings.resolved_database_url)
+    try:
+        migrate(database)
+        ceremony.finish_ceremony(settings)
+        with database.read() as connection:
+            held_before = key_tables.find_sizes(connection) is not None
+        held = None if held_before else ceremony.hold_ceremony(database, settings)
+        populate_tables(database, settings, progress)
+        return held
+    finally:
+        database.close()
+
+
+def populate_tables(
+    database: Database, settings: Settings, progress: Callable[[int, int], None]
+) -> int:
+    """Create the key tables that are missing; return how many. See `key_stock.populate`."""
+    check_sizes(database, settings)
+    opened, _ = _open_secrets(database, settings)
+    return key_stock.populate(database, opened.kek, progress)
+
+
+def check_sizes(database: Database, settings: Settings) -> None:
+    """Raise ConfigurationError where sizes were asked for that are not this authority's own."""
+    with database.read() as connection:
+        sizes = key_tables.find_sizes(connection)
+    given = settings.model_fields_set & {"tables", "keys_per_table"}
+    if sizes is not None and given and settings.table_sizes != sizes:
+        raise ConfigurationError(
+            f"This authority has {sizes.tables} tables of {sizes.keys_per_table} keys, fixed when"
+            f" it was initialised, and not {settings.tables} of {settings.keys_per_table}. Leave"
+            " the sizes out, or give another data directory or database."
+        )
+
+
+def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
+    """Return root and intermediate. Raises NotInitialisedError where there are none."""
+    with database.read() as connection:
+        root = certificates.find_ca(connection, "root")
+        intermediate = certificates.find_ca(connection, "intermediate")
+    if root is None or intermediate is None:
+        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+    return root, intermediate
+
+
+def _open_secrets(database: Database, settings: Settings) -> tuple[OpenedSecrets, bytes]:
+    with database.read() as connection:
+        stored = key_tables.current_kek(connection)
+    if stored is None:
+        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+    passphrase = find_passphrase(settings)
+    return open_secrets(stored, settings, passphrase), passphrase
+
+
+def _publication(settings: Settings) -> Publication | None:
+    if settings.public_url is None:
+        return None
+    return Publication(settings.public_url + CRL_PATH, settings.public_url + INTERMEDIATE_PATH)

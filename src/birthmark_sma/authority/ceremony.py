@@ -1,0 +1,125 @@
+"""The ceremony: create the root and the intermediate, once for a database.
+
+The root's private key goes to an encrypted file of its own, which the server never opens; the
+intermediate's goes, encrypted, into the database.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark_sma.authority.key_encryption import found_secrets
+from birthmark_sma.authority.passphrase import find_or_make_passphrase
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
+from birthmark_sma.pki import issue, signer
+from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS
+from birthmark_sma.storage import certificates, key_tables
+from birthmark_sma.storage.certificates import StoredCa
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.private_files import (
+    make_private_directory,
+    sync_directory,
+    write_private_file,
+)
+
+ROOT_KEY_FILE = "simulated-mfg-root-ca.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Ceremony:
+    """What was created: both certificates, and the file with the root's encrypted key."""
+
+    root: x509.Certificate
+    intermediate: x509.Certificate
+    root_key_file: Path
+
+
+def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
+    """Create root and intermediate, and the key-encryption key, in a migrated database.
+
+    Raises AlreadyInitialisedError, with nothing changed, where the database has an authority, and
+    PrivateFileError where the root key's file belongs to another authority.
+    """
+    root_key_file = settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
+    with database.read() as connection:
+        _refuse_second(key_tables.find_sizes(connection) is not None)
+    if root_key_file.exists():
+        raise PrivateFileError(
+            f"{root_key_file} holds the root key of another authority. Move it to a safe place, or"
+            " name another file with --root-key-file."
+        )
+    passphrase = find_or_make_passphrase(settings)
+    stored_kek, _ = found_secrets(settings, passphrase)
+    now = datetime.now(UTC)
+    root_signer, root = _create_root(settings, now)
+    intermediate_signer, intermediate = _create_intermediate(settings, root_signer, root, now)
+
+    # A crash before the commit leaves a file that the next ceremony replaces; one after it, a file
+    # that `finish_ceremony` gives its name.
+    make_private_directory(root_key_file.parent)
+    pending = _pending(root_key_file)
+    write_private_file(pending, root_signer.encrypted_pem(passphrase).encode(), replace=True)
+    with database.write() as transaction:
+        _refuse_second(not key_tables.add_authority(transaction, settings.table_sizes, now))
+        key_tables.add_kek(transaction, stored_kek, now)
+        certificates.add_ca(transaction, StoredCa("root", _pem(root), None), now)
+        certificates.add_ca(
+            transaction,
+            StoredCa(
+                "intermediate", _pem(intermediate), intermediate_signer.encrypted_pem(passphrase)
+            ),
+            now,
+        )
+    finish_ceremony(settings)
+    return Ceremony(root, intermediate, root_key_file)
+
+
+def finish_ceremony(settings: Settings) -> None:
+    """Give the root key's file its name where a crash came between the commit and that."""
+    root_key_file = settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
+    pending = _pending(root_key_file)
+    if pending.exists() and not root_key_file.exists():
+        pending.rename(root_key_file)
+        sync_directory(root_key_file.parent)
+
+
+def random_serial_number() -> int:
+    """Return a positive certificate serial number of exactly 159 bits, 158 of them random."""
+    return 1 << (MAX_SERIAL_NUMBER_BITS - 1) | secrets.randbits(MAX_SERIAL_NUMBER_BITS - 1)
+
+
+def _create_root(settings: Settings, now: datetime) -> tuple[signer.Signer, x509.Certificate]:
+    key = signer.generate(settings.ca_key_type)
+    prepared = issue.prepare_root(key.public_key, now=now, serial_number=random_serial_number())
+    return key, issue.sign(prepared, key)
+
+
+def _create_intermediate(
+    settings: Settings, root_signer: signer.Signer, root: x509.Certificate, now: datetime
+) -> tuple[signer.Signer, x509.Certificate]:
+    key = signer.generate(settings.ca_key_type)
+    prepared = issue.prepare_intermediate(
+        key.public_key, issuer=root, now=now, serial_number=random_serial_number()
+    )
+    return key, issue.sign(prepared, root_signer, issuer=root)
+
+
+def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing it takes
+    if initialised:
+        raise AlreadyInitialisedError(
+            "This database holds an authority already; nothing was changed. To see it, type:"
+            " sma ca show"
+        )
+
+
+def _pending(root_key_file: Path) -> Path:
+    return root_key_file.with_name(root_key_file.name + ".new")
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()

@@ -1,0 +1,168 @@
+"""Validate camera tokens: a bounded pool, one writer, one commit for all that waits.
+
+The audit row of a token is durable before its answer leaves, and every FAIL costs the same work, so
+that neither an answer nor its time tells why a token failed.
+"""
+
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.group_commit import GroupCommit
+from birthmark_sma.authority.key_encryption import NucHashIndex
+from birthmark_sma.authority.key_stock import KeyStock
+from birthmark_sma.errors import UnopenedCameraTokenError
+from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
+from birthmark_sma.storage import devices, history
+from birthmark_sma.storage.devices import DeviceStanding
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.history import AuditRow
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: an address, or None where there is none (the command line)."""
+
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A camera token, and who brought it."""
+
+    camera_token: CameraToken
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A judged camera token, as it stands in the audit trail.
+
+    Serial and family are set wherever the device is known, even on FAIL: a caller is told them only
+    on PASS, and only where its disclosure setting allows it.
+    """
+
+    reason: Reason
+    device_serial: str | None
+    device_family: str | None
+    validated_at: datetime
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS or FAIL."""
+        return self.reason.verdict
+
+
+class Validator:
+    """Validates camera tokens, from any thread or event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        stock: KeyStock,
+        nuc_hash_index: NucHashIndex,
+        *,
+        pool_limit: int,
+        batch_limit: int,
+    ) -> None:
+        self._stock = stock
+        self._nuc_hash_index = nuc_hash_index
+        self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
+            database,
+            self._settle,
+            name="validation-writer",
+            pool_limit=pool_limit,
+            batch_limit=batch_limit,
+        )
+
+    async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
+        """Judge a token; returns once its audit row is durable.
+
+        Raises PoolFullError or ShuttingDownError at once, and DatabaseUnavailableError where the
+        verdict could not be recorded: then there is none.
+        """
+        return await self._writer.settle(Attempt(camera_token, caller))
+
+    def submit(self, camera_token: CameraToken, caller: Caller) -> "Future[Validation]":
+        """The same for a thread, as a future."""
+        return self._writer.submit(Attempt(camera_token, caller))
+
+    @property
+    def waiting(self) -> int:
+        """How many tokens wait for the writer."""
+        return self._writer.waiting
+
+    @property
+    def running(self) -> bool:
+        """Whether tokens are accepted and judged."""
+        return self._writer.running
+
+    def close(self) -> None:
+        """Accept nothing more, judge and answer everything that waits."""
+        self._writer.close()
+
+    # --- in the writer thread
+
+    def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
+        """Judge a batch and write its audit rows, all in this transaction."""
+        now = datetime.now(UTC)
+        opened = [self._open(attempt.camera_token) for attempt in attempts]
+        # A token that did not open is looked up all the same, under a decoy that no device has.
+        sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
+        standings = devices.find_standings(transaction, sought)
+        validations = [
+            self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now)
+            for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
+        ]
+        history.append(transaction, list(map(_audit_row, attempts, validations)))
+        return validations
+
+    def _open(self, camera_token: CameraToken) -> bytes | None:
+        """Return the HMAC of the NUC hash inside, or None where the token does not open."""
+        sizes = self._stock.sizes
+        if not (
+            sizes.has_table(camera_token.table_id) and sizes.has_key_index(camera_token.key_index)
+        ):
+            return None
+        key = self._stock.derived_key(camera_token.table_id, camera_token.key_index)
+        try:
+            return self._nuc_hash_index.of(open_camera_token(camera_token, key))
+        except UnopenedCameraTokenError:
+            return None
+
+    def _judge(
+        self,
+        camera_token: CameraToken,
+        opened: bool,  # noqa: FBT001
+        device: DeviceStanding | None,
+        now: datetime,
+    ) -> Validation:
+        reason = decide(
+            sizes=self._stock.sizes,
+            table_id=camera_token.table_id,
+            key_index=camera_token.key_index,
+            opened=opened,
+            standing=None if device is None else Standing(device.status, device.table_assignments),
+        )
+        if device is None:
+            return Validation(reason, None, None, now)
+        return Validation(reason, device.device_serial, device.device_family, now)
+
+
+def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
+    camera_token = attempt.camera_token
+    return AuditRow(
+        encrypted_nuc_hash=camera_token.encrypted_nuc_hash,
+        table_id=camera_token.table_id,
+        key_index=camera_token.key_index,
+        validation_result=validation.verdict.value,
+        reason=validation.reason.value,
+        device_serial=validation.device_serial,
+        validated_at=validation.validated_at,
+        request_ip=attempt.caller.address,
+    )

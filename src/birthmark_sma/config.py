@@ -1,0 +1,182 @@
+"""Settings, read once: a flag beats the environment, the environment beats a file.
+
+Three names belong to the hosting platforms (`DATABASE_URL`, `CA_PASSWORD`, `PORT`); all others are
+the field's name in capitals behind `SMA_`. An unknown `SMA_` variable is an error, since a
+misspelt setting that is silently ignored is how a safe default gets lost.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES, STANDARD_SIZES, TableSizes
+
+PREFIX = "SMA_"
+CONFIG_FILE_VARIABLE = "SMA_CONFIG_FILE"
+DEFAULT_CONFIG_FILE = Path("sma.toml")
+
+_PLATFORM_NAMES = {
+    "database_url": "DATABASE_URL",
+    "ca_password": "CA_PASSWORD",
+    "port": "PORT",
+}
+
+
+class Access(StrEnum):
+    """Who may call the API."""
+
+    OPEN = "open"
+
+
+class Disclosure(StrEnum):
+    """How much a PASS tells the caller about the device."""
+
+    SERIAL = "serial"
+    FAMILY = "family"
+    NONE = "none"
+
+
+class Settings(BaseModel):
+    """Everything that can be configured. Frozen: nothing changes while the program runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    data_dir: Path = Path("sma-data")
+    """Where SQLite, the generated passphrase and the root's encrypted key live."""
+    database_url: SecretStr | None = None
+    """PostgreSQL, in any form that libpq reads; unset means SQLite in the data directory."""
+    ca_password: SecretStr | None = None
+    """Encrypts the CA keys and, unless a KEK file is given, wraps the key tables."""
+    kek_file: Path | None = None
+    """A file with the 32-byte key-encryption key, raw or as 64 hex digits."""
+    root_key_file: Path | None = None
+    """Where `sma init` writes the root's encrypted key; default: in the data directory."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    access: Access | None = None
+    """`open` says explicitly that an address other than loopback may be open to anyone."""
+    public_url: str | None = None
+    """The URL that devices know this server by; certificates then say where the CRL is."""
+
+    manufacturer_id: Annotated[str, Field(min_length=1, max_length=100)] = "SimulatedMfg"
+    disclosure: Disclosure = Disclosure.SERIAL
+    ca_key_type: CaKeyType = CaKeyType.RSA_4096
+    tables: int = STANDARD_SIZES.tables
+    keys_per_table: int = STANDARD_SIZES.keys_per_table
+
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=16 * 1024 * 1024)] = 65_536
+    pool_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """How many camera tokens may wait for the writer before callers are turned away."""
+    batch_limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    """How many camera tokens share one commit at most."""
+    answer_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
+    """Seconds that a caller waits for the database before being told that it is away."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("it begins with http:// or https://")
+        return value.rstrip("/") if value else None
+
+    @property
+    def table_sizes(self) -> TableSizes:
+        """The sizes that a new authority gets; an existing one keeps those it began with."""
+        return TableSizes(self.tables, self.keys_per_table)
+
+    @property
+    def uses_sqlite(self) -> bool:
+        """Whether all state lies in one file on this machine."""
+        return self.resolved_database_url.startswith("sqlite:")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL: the one given, or SQLite in the data directory."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'sma.db'}"
+        return self.database_url.get_secret_value()
+
+
+PROTOTYPE: Mapping[str, Any] = {
+    "tables": PROTOTYPE_SIZES.tables,
+    "keys_per_table": PROTOTYPE_SIZES.keys_per_table,
+    "port": 5001,
+    "data_dir": Path("sma-prototype"),
+}
+"""Other defaults, for the one-device prototype. Whatever is set explicitly still beats them."""
+
+
+def variable_of(field: str) -> str:
+    """Return the environment variable of a setting: `data_dir` is SMA_DATA_DIR."""
+    return _PLATFORM_NAMES.get(field, PREFIX + field.upper())
+
+
+def load_settings(
+    flags: Mapping[str, Any], environ: Mapping[str, str], *, prototype: bool = False
+) -> Settings:
+    """Merge flags, environment and file into Settings; a flag that is None was not given.
+
+    An empty variable counts as unset. Raises ConfigurationError, naming the setting and never its
+    value, for anything that is unknown or cannot be used.
+    """
+    defaults = dict(PROTOTYPE) if prototype else {}
+    merged = (
+        defaults
+        | _from_file(environ)
+        | _from_environment(environ)
+        | {field: value for field, value in flags.items() if value is not None}
+    )
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+    _ = settings.table_sizes  # raises where an authority of these sizes cannot be
+    return settings
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    known = {variable_of(field): field for field in Settings.model_fields}
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in {*known, CONFIG_FILE_VARIABLE}:
+            nearest = _nearest(variable, [*known, CONFIG_FILE_VARIABLE])
+            raise ConfigurationError(f"{variable} is not a setting.{nearest}")
+    return {known[name]: value for name, value in environ.items() if name in known and value}
+
+
+def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
+    named = environ.get(CONFIG_FILE_VARIABLE)
+    path = Path(named) if named else DEFAULT_CONFIG_FILE
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if named:
+            raise ConfigurationError(f"{CONFIG_FILE_VARIABLE} names no file: {path}.") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"The settings file {path} cannot be read: {error}.") from None
+    for key in content:
+        if key not in Settings.model_fields:
+            nearest = _nearest(key, list(Settings.model_fields))
+            raise ConfigurationError(f"{key} in {path} is not a setting.{nearest}")
+    return content
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]}?" if matches else ""
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "settings"
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{variable_of(field)} cannot be used: {what[:1].lower()}{what[1:]}."

@@ -1,0 +1,152 @@
+"""Registered devices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
+
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
+from birthmark_sma.storage.schema import registered_devices as devices
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A registered device. `nuc_hash` is the HMAC of the NUC hash, never the hash itself.
+
+    Certificate and public key are PEM, the certificate's serial number is lower-case hex, and
+    `public_key_fingerprint` is the SHA-256 of the DER SubjectPublicKeyInfo.
+    """
+
+    device_serial: str
+    nuc_hash: bytes
+    table_assignments: tuple[int, ...]
+    device_certificate: str
+    certificate_serial: str
+    device_public_key: str
+    public_key_fingerprint: bytes
+    device_family: str
+    app_version: str | None
+    status: DeviceStatus
+    provisioning_id: str
+    provisioned_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStanding:
+    """What a verdict needs to know of a device."""
+
+    device_serial: str
+    device_family: str
+    status: DeviceStatus
+    table_assignments: Sequence[int]
+
+
+_COLUMNS = [devices.c[field.name] for field in fields(Device)]
+
+
+def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
+    """Add devices; return the provisioning ids of those that were added.
+
+    A device whose serial, public key or NUC hash exists, in the database or earlier in `new`, is
+    left out: UNIQUE constraints decide every race.
+    """
+    rows = [{field.name: _plain(device, field.name) for field in fields(Device)} for device in new]
+    added = transaction.execute(
+        insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
+    )
+    return set(added.scalars())
+
+
+def find_device(connection: Connection, device_serial: str) -> Device | None:
+    """Return the device of this serial."""
+    row = connection.execute(
+        select(*_COLUMNS).where(devices.c.device_serial == device_serial)
+    ).one_or_none()
+    return None if row is None else _device(row)
+
+
+def find_standings(
+    connection: Connection, nuc_hashes: Sequence[bytes]
+) -> dict[bytes, DeviceStanding]:
+    """Return what verdicts need, by HMAC of the NUC hash, in one query."""
+    table = devices.c
+    rows = connection.execute(
+        select(
+            table.nuc_hash,
+            table.device_serial,
+            table.device_family,
+            table.status,
+            table.table_assignments,
+        ).where(is_any_of(connection, table.nuc_hash, nuc_hashes))
+    )
+    return {
+        row.nuc_hash: DeviceStanding(
+            row.device_serial, row.device_family, DeviceStatus(row.status), row.table_assignments
+        )
+        for row in rows
+    }
+
+
+def holds_public_key(connection: Connection, fingerprint: bytes) -> bool:
+    """Say whether a device holds the public key with this fingerprint."""
+    return _exists(connection, devices.c.public_key_fingerprint == fingerprint)
+
+
+def holds_nuc_hash(connection: Connection, nuc_hash: bytes) -> bool:
+    """Say whether a device has the NUC hash with this HMAC."""
+    return _exists(connection, devices.c.nuc_hash == nuc_hash)
+
+
+def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
+    """Return up to `limit` devices in the order of their serials, those behind `after`."""
+    query = select(*_COLUMNS).order_by(devices.c.device_serial).limit(limit)
+    if after is not None:
+        query = query.where(devices.c.device_serial > after)
+    return [_device(row) for row in connection.execute(query)]
+
+
+def count_devices(connection: Connection) -> int:
+    """Return how many devices are registered."""
+    return connection.execute(select(func.count()).select_from(devices)).scalar_one()
+
+
+def count_by_family(connection: Connection) -> dict[str, int]:
+    """Return how many devices each family has, largest first."""
+    count = func.count().label("devices")
+    rows = connection.execute(
+        select(devices.c.device_family, count)
+        .group_by(devices.c.device_family)
+        .order_by(count.desc(), devices.c.device_family)
+    )
+    return {row.device_family: row.devices for row in rows}
+
+
+def set_status(
+    transaction: Connection, device_serial: str, *, old: DeviceStatus, new: DeviceStatus
+) -> bool:
+    """Change a device's status from `old` to `new`; False where it was not `old`."""
+    changed = transaction.execute(
+        update(devices)
+        .where(devices.c.device_serial == device_serial, devices.c.status == old.value)
+        .values(status=new.value)
+    )
+    return changed.rowcount == 1
+
+
+def _exists(connection: Connection, condition: ColumnElement[bool]) -> bool:
+    return connection.execute(select(exists().where(condition))).scalar_one()
+
+
+def _plain(device: Device, name: str) -> object:
+    value = getattr(device, name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _device(row: Row[Any]) -> Device:
+    values = row._asdict()
+    values["table_assignments"] = tuple(values["table_assignments"])
+    values["status"] = DeviceStatus(values["status"])
+    return Device(**values)

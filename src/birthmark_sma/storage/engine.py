@@ -1,0 +1,145 @@
+"""Open a database and hand out transactions on it.
+
+PostgreSQL URLs go to libpq as they are, so every form that hosting platforms hand out works:
+`postgres://`, `?sslmode=require`, several hosts. SQLite runs in WAL mode with synchronous=FULL:
+what was committed survives a power cut.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, create_engine, event, exc, text
+
+from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
+
+_UNAVAILABLE = (
+    exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
+    exc.InterfaceError,  # a connection that was closed under us
+    exc.InternalError,  # among others: a server that became a read-only standby
+    exc.TimeoutError,  # no connection free in the pool
+)
+_CONNECT_TIMEOUT_SECONDS = 3
+_SQLITE_BUSY_SECONDS = 10
+
+
+class Database:
+    """An open database. `read` and `write` are the only ways to a connection.
+
+    Both raise DatabaseUnavailableError where the database cannot be reached or gives up.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._reading = engine
+        self._writing = engine.execution_options(sma_write=True)
+
+    @property
+    def dialect_name(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._reading.dialect.name
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine, for migrations."""
+        return self._reading
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads, on one snapshot on SQLite."""
+        with _translated(), self._reading.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is durable once the block ends without an error, or never happened.
+
+        SQLite admits one writer at a time: it is taken at the start, so that no writer finds out
+        half way that another was faster.
+        """
+        with _translated(), self._writing.connect() as connection, connection.begin():
+            yield connection
+
+    def ping(self) -> None:
+        """Ask the database for an answer. Raises DatabaseUnavailableError."""
+        with self.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._reading.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Open a database by its URL without touching it yet.
+
+    Raises ConfigurationError for a URL that is neither `sqlite:///FILE` nor one that libpq reads.
+    """
+    if url.startswith("sqlite:///"):
+        return Database(_sqlite(Path(url.removeprefix("sqlite:///"))))
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme.partition("+")[0] in {"postgresql", "postgres"}:
+        return Database(_postgresql(f"postgresql://{rest}"))
+    raise ConfigurationError(
+        "DATABASE_URL is neither PostgreSQL (postgresql://user:password@host/database) nor SQLite"
+        " (sqlite:///file)."
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        raise DatabaseUnavailableError("The database does not answer") from error
+
+
+def _sqlite(path: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        hide_parameters=True,
+        connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin where SQLAlchemy says so
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("sma_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(conninfo: str) -> Engine:
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"DATABASE_URL cannot be read: {_first_line(error)}.") from None
+    defaults: dict[str, Any] = {
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "application_name": "birthmark-sma",
+        "keepalives_idle": 30,
+    }
+    extra = {name: value for name, value in defaults.items() if name not in given}
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(conninfo, **extra),
+        hide_parameters=True,
+        pool_size=5,
+        max_overflow=10,
+        pool_timeout=_CONNECT_TIMEOUT_SECONDS,
+        pool_pre_ping=True,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    # libpq quotes the offending part, which may be a password: keep to what precedes it.
+    return str(error).partition('"')[0].strip() or "it is malformed"

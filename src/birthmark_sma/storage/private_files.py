@@ -1,0 +1,71 @@
+"""Files that hold secrets: readable by their owner alone, and whole or absent after a crash."""
+
+import os
+import stat
+from pathlib import Path
+
+from birthmark_sma.errors import PrivateFileError
+
+_OWNER_ONLY = 0o600
+
+
+def write_private_file(path: Path, content: bytes, *, replace: bool = False) -> None:
+    """Write a file of mode 0600 that exists whole, on disk, or not at all.
+
+    Raises PrivateFileError where it exists already and `replace` is false, or cannot be written.
+    """
+    if path.exists() and not replace:
+        raise PrivateFileError(f"{path} exists already and is never overwritten.")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            partial.replace(path)
+        else:
+            os.link(partial, path)  # unlike a rename, this never replaces a file made meanwhile
+            partial.unlink()
+        sync_directory(path.parent)
+    except FileExistsError:
+        raise PrivateFileError(f"{path} exists already and is never overwritten.") from None
+    except OSError as error:
+        raise PrivateFileError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def read_private_file(path: Path) -> bytes:
+    """Return the content of a file that nobody but its owner can read.
+
+    Raises PrivateFileError where it is missing, unreadable, or open to others.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read()
+    except FileNotFoundError:
+        raise PrivateFileError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise PrivateFileError(f"{path} cannot be read: {error.strerror}.") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise PrivateFileError(f"{path} can be read by others. Type: chmod 600 {path}")
+    return content
+
+
+def make_private_directory(path: Path) -> None:
+    """Make a directory, and those above it, of mode 0700; one that exists stays as it is."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrivateFileError(f"The directory {path} cannot be made: {error.strerror}.") from None
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was created or renamed in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

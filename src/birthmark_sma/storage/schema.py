@@ -1,0 +1,176 @@
+"""The tables. Names are those that operators' queries rely on.
+
+Secrets lie here only wrapped: master keys under the key-encryption key, a NUC hash only as HMAC.
+The history has no foreign keys and few indexes, as each would cost every validation.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+HEAD_REVISION = "0001"
+"""The Alembic revision that this program reads and writes."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone. SQLite, which has no such type, gets ISO 8601 text with `+00:00`.
+
+    Both its order as text and SQLite's own date functions are right on that form.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(32))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone must not reach the database")
+        value = value.astimezone(UTC)
+        return value.isoformat(" ", "microseconds") if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return datetime.fromisoformat(value)
+        zoned: datetime = value
+        return zoned.astimezone(UTC)
+
+
+_BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by INTEGER only
+_TableIds = ARRAY(Integer).with_variant(JSON, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+    }
+)
+
+authority = Table(
+    "authority",
+    metadata,
+    Column("id", SmallInteger, CheckConstraint("id = 1", name="single"), primary_key=True),
+    Column("tables", Integer, nullable=False),
+    Column("keys_per_table", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""One row: the authority that this database holds."""
+
+key_encryption_keys = Table(
+    "key_encryption_keys",
+    metadata,
+    Column("kek_id", Integer, primary_key=True, autoincrement=False),
+    Column("source", String(16), nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("wrapped_nuc_hash_key", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""Where each key-encryption key comes from, and one value wrapped under it that proves it."""
+
+ca_certificates = Table(
+    "ca_certificates",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("certificate", Text, nullable=False),
+    Column("encrypted_private_key", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""`root` and `intermediate`, PEM. The root's private key is never here."""
+
+key_tables = Table(
+    "key_tables",
+    metadata,
+    Column("table_id", Integer, primary_key=True, autoincrement=False),
+    Column("master_key", LargeBinary, nullable=False),
+    Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+registered_devices = Table(
+    "registered_devices",
+    metadata,
+    Column("device_serial", String(64), primary_key=True),
+    Column("nuc_hash", LargeBinary, nullable=False, unique=True),
+    Column("table_assignments", _TableIds, nullable=False),
+    Column("device_certificate", Text, nullable=False),
+    Column("certificate_serial", String(40), nullable=False, unique=True),
+    Column("device_public_key", Text, nullable=False),
+    Column("public_key_fingerprint", LargeBinary, nullable=False, unique=True),
+    Column("device_family", String(50), nullable=False),
+    Column("app_version", String(50)),
+    Column(
+        "status",
+        String(16),
+        CheckConstraint("status IN ('active', 'suspended', 'revoked')", name="status"),
+        nullable=False,
+    ),
+    Column("provisioning_id", String(64), nullable=False, unique=True),
+    Column("provisioned_at", UtcDateTime, nullable=False),
+)
+Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
+
+revoked_certificates = Table(
+    "revoked_certificates",
+    metadata,
+    Column("certificate_serial", String(40), primary_key=True),
+    Column("device_serial", String(64), nullable=False),
+    Column("revoked_at", UtcDateTime, nullable=False),
+    Column("revocation_reason", String(32), nullable=False),
+)
+
+validation_history = Table(
+    "validation_history",
+    metadata,
+    Column("id", _BigId, primary_key=True),
+    Column("encrypted_nuc_hash", LargeBinary, nullable=False),
+    Column("table_id", Integer, nullable=False),
+    Column("key_index", Integer, nullable=False),
+    Column("validation_result", String(4), nullable=False),
+    Column("reason", String(24), nullable=False),
+    Column("device_serial", String(64)),
+    Column("validated_at", UtcDateTime, nullable=False),
+    Column("request_ip", String(45)),
+)
+"""The audit trail. It leaves the nonce out, so that a stolen copy holds no token to replay."""
+Index("validation_history_validated_at_idx", validation_history.c.validated_at)
+
+idempotent_responses = Table(
+    "idempotent_responses",
+    metadata,
+    Column("idempotency_key", LargeBinary, primary_key=True),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("sealed_response", LargeBinary, nullable=False),
+    Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""First answers, kept for a day. Key and request only as digests, the answer only sealed."""
+Index("idempotent_responses_created_at_idx", idempotent_responses.c.created_at)
