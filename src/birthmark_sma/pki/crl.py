@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
+from birthmark_sma.pki.profiles import CLOCK_SKEW
 from birthmark_sma.pki.signer import Signer
 
 LIFETIME = timedelta(days=1)
@@ -44,7 +45,7 @@ def sign_crl(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.subject)
-        .last_update(now)
+        .last_update(now - CLOCK_SKEW)
         .next_update(now + LIFETIME)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(

@@ -38,7 +38,9 @@ def upgrade() -> None:
         "key_tables",
         sa.Column("table_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("master_key", sa.LargeBinary, nullable=False),
-        sa.Column("kek_id", sa.Integer, sa.ForeignKey("key_encryption_keys.kek_id"), nullable=False),
+        sa.Column(
+            "kek_id", sa.Integer, sa.ForeignKey("key_encryption_keys.kek_id"), nullable=False
+        ),
         sa.Column("created_at", UtcDateTime, nullable=False),
     )
     _create_devices()
@@ -98,7 +100,9 @@ def _create_trails() -> None:
         sa.Column("idempotency_key", sa.LargeBinary, primary_key=True),
         sa.Column("request_digest", sa.LargeBinary, nullable=False),
         sa.Column("sealed_response", sa.LargeBinary, nullable=False),
-        sa.Column("kek_id", sa.Integer, sa.ForeignKey("key_encryption_keys.kek_id"), nullable=False),
+        sa.Column(
+            "kek_id", sa.Integer, sa.ForeignKey("key_encryption_keys.kek_id"), nullable=False
+        ),
         sa.Column("created_at", UtcDateTime, nullable=False),
     )
     op.create_index("idempotent_responses_created_at_idx", "idempotent_responses", ["created_at"])

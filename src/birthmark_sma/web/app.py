@@ -1,0 +1,60 @@
+"""The web application: routes, errors and documentation around an open authority."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.responses import RedirectResponse
+
+from birthmark_sma import __version__
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.web import openapi, operate, problems, provision, validate
+
+_ASKERS = 4
+"""How many threads ask the database for figures, apart from those that provision and validate."""
+
+_TAGS = [
+    {"name": "validate", "description": "For aggregation servers."},
+    {"name": "provision", "description": "For cameras, once in their life."},
+    {"name": "operate", "description": "For operators, probes and verifiers."},
+]
+
+
+def create_app(open_authority: Callable[[], Authority]) -> FastAPI:
+    """Build the application. The authority is opened when it starts, and drained when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        authority = await asyncio.to_thread(open_authority)
+        with ThreadPoolExecutor(_ASKERS, thread_name_prefix="asker") as askers:
+            app.state.authority = authority
+            app.state.askers = askers
+            app.state.crl = (0.0, b"")
+            app.state.crl_lock = asyncio.Lock()
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(authority.close)
+
+    # The documentation pages come with their scripts: no browser asks another host for them.
+    app: FastAPI = FastAPIOffline(
+        title="Birthmark Simulated Manufacturer Authority",
+        version=__version__,
+        description=openapi.DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    openapi.install(app)
+    for router in (validate.router, provision.router, operate.router):
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def front_door() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app

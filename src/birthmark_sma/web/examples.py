@@ -1,0 +1,85 @@
+"""The examples in the OpenAPI document. Every value is made up, and no key is in use anywhere."""
+
+from pydantic import JsonValue
+
+_HEX = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+_PUBLIC_KEY = """-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt
+6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==
+-----END PUBLIC KEY-----
+"""
+_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIC...\n-----END CERTIFICATE-----\n"
+
+CAMERA_TOKEN: dict[str, JsonValue] = {
+    "encrypted_nuc_hash": _HEX + _HEX[:32],
+    "table_id": 42,
+    "key_index": 234,
+    "nonce": _HEX[:24],
+}
+
+PROVISION_REQUESTS: list[JsonValue] = [
+    {
+        "device_serial": "camera-0001",
+        "device_family": "Android",
+        "app_version": "1.4.0",
+        "device_public_key": _PUBLIC_KEY,
+    }
+]
+
+PROVISIONED: dict[str, object] = {
+    "device_certificate": _CERTIFICATE,
+    "certificate_chain": [_CERTIFICATE, _CERTIFICATE],
+    "table_assignments": [42, 1337, 2048],
+    "provisioning_id": "PROV-20261122-11E3C9B113DD3612",
+    "simulated_nuc_hash": _HEX,
+    "table_keys": {"42": _HEX, "1337": _HEX, "2048": _HEX},
+}
+
+_VERDICT: dict[str, object] = {
+    "manufacturer_id": "SimulatedMfg",
+    "timestamp": "2026-11-22T17:11:36.476Z",
+}
+PASS: dict[str, object] = {
+    "validation_result": "PASS",
+    "device_family": "Android",
+    "device_serial": "camera-0001",
+    **_VERDICT,
+}
+FAIL: dict[str, object] = {
+    "validation_result": "FAIL",
+    "device_family": None,
+    "device_serial": None,
+    **_VERDICT,
+}
+
+PROVISIONED_JWE: dict[str, object] = {
+    **{name: value for name, value in PROVISIONED.items() if name != "table_keys"},
+    "table_keys_jwe": "eyJhbGciOiJFQ0RILUVTK0EyNTZLVyIsImVuYyI6IkEyNTZHQ00ifQ.(four more parts)",
+}
+
+HEALTHY: dict[str, object] = {
+    "status": "healthy",
+    "service": "birthmark-sma",
+    "version": "0.1.0",
+    "database": "connected",
+    "devices_registered": 1200,
+}
+UNHEALTHY: dict[str, object] = {
+    "status": "unhealthy",
+    "service": "birthmark-sma",
+    "version": "0.1.0",
+    "database": "disconnected",
+    "devices_registered": None,
+}
+
+STATS: dict[str, object] = {
+    "total_devices": 1200,
+    "recent_validations_24h": {"PASS": 86210, "FAIL": 14},
+    "fail_reasons_24h": {"not_opened": 11, "unknown_device": 3},
+    "top_devices": [{"device_serial": "camera-0001", "count": 412}],
+    "devices_by_family": {"Android": 900, "iOS": 300},
+    "key_tables": 2500,
+    "since": "2026-11-21T17:11:36.871Z",
+    "until": "2026-11-22T17:11:36.871Z",
+}

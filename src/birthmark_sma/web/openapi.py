@@ -1,0 +1,143 @@
+"""What the OpenAPI document says of bodies, statuses and errors, beyond what FastAPI infers."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from birthmark_sma.web import wire
+from birthmark_sma.web.problems import MEDIA_TYPE
+
+DESCRIPTION = """\
+A manufacturer's authority for the Birthmark Standard: it certifies cameras,
+hands out key tables, and says of a camera token whether a registered camera made it.
+
+* **Cameras** provision themselves once, and keep what they get.
+* **Aggregation servers** have camera tokens validated: `PASS`, `FAIL`, or an error, which is *not*
+  a `FAIL`. Only a 200 and the two 400s of an unknown address carry a verdict.
+
+Errors are problem documents (RFC 9457); `detail` says what to do.
+"""
+
+_TITLES = {
+    400: "Unknown table or key index: FAIL, and recorded",
+    408: "The body came too slowly",
+    409: "The serial, the public key or the NUC hash is registered already",
+    413: "The body is too large",
+    415: "The body is not JSON by its Content-Type",
+    422: "The request is malformed, or a key in it is refused",
+    500: "A fault inside the authority; nothing was decided",
+    503: "The database is away, or too much work is waiting; try again after Retry-After",
+}
+
+_EXAMPLES: dict[int, tuple[str, str, str]] = {
+    400: ("unknown-table", "Unknown table ID", "Unknown table ID: this authority has no such..."),
+    408: ("request-timeout", "Request timeout", "The body did not arrive within 30 seconds."),
+    409: (
+        "device-already-provisioned",
+        "Device already provisioned",
+        "Device already provisioned.",
+    ),
+    413: ("body-too-large", "Body too large", "A body here has at most 65536 bytes."),
+    415: (
+        "unsupported-media-type",
+        "Unsupported media type",
+        "Send the body as JSON, with Content-Type: application/json.",
+    ),
+    422: (
+        "invalid-request",
+        "Invalid request",
+        "The request is malformed: nonce: string should have at least 24 characters.",
+    ),
+    500: ("internal-error", "Internal error", "Something went wrong inside the authority..."),
+    503: ("database-unavailable", "Database unavailable", "The database does not answer."),
+}
+
+_EXTRA_MEMBERS: dict[int, dict[str, object]] = {
+    400: {"validation_result": "FAIL", "error": "Unknown table ID"},
+    422: {"errors": [{"field": "nonce", "detail": "string should have at least 24 characters"}]},
+}
+
+_MODELS: dict[int, type[BaseModel]] = {
+    400: wire.UnknownAddressProblem,
+    422: wire.InvalidRequestProblem,
+}
+
+
+_SELF_PARSED = (wire.ValidateNucRequest, wire.ProvisionRequest)
+_PROBLEMS = (wire.ProblemDocument, wire.InvalidRequestProblem, wire.UnknownAddressProblem)
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def install(app: FastAPI) -> None:
+    """Complete the document that FastAPI makes with the models that it does not see."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+                license_info=app.license_info,
+            )
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in (*_SELF_PARSED, *_PROBLEMS)],
+                ref_template=_REFERENCE,
+            )
+            made["components"]["schemas"] |= definitions["$defs"]
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problem documents that a path can answer with."""
+    return {status: _problem(instance, status) for status in statuses}
+
+
+def success(
+    model: type[BaseModel], description: str, **examples: object
+) -> dict[int | str, dict[str, Any]]:
+    """Describe the answer 200 and give its examples by name."""
+    named = {name: {"value": value} for name, value in examples.items()}
+    content = {"application/json": {"examples": named}} if named else {}
+    return {200: {"model": model, "description": description, "content": content}}
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a JSON body that the path parses itself."""
+    return {"required": True, "content": {"application/json": {"schema": _reference(model)}}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
+
+def _problem(instance: str, status: int) -> dict[str, Any]:
+    slug, title, detail = _EXAMPLES[status]
+    example = {
+        "type": f"urn:birthmark:problem:{slug}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        **_EXTRA_MEMBERS.get(status, {}),
+    }
+    schema = _reference(_MODELS.get(status, wire.ProblemDocument))
+    described: dict[str, Any] = {
+        "description": _TITLES[status],
+        "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
+    }
+    if status == 503:
+        described["headers"] = {
+            "Retry-After": {
+                "description": "Seconds to wait before trying again",
+                "schema": {"type": "integer"},
+            }
+        }
+    return described

@@ -1,0 +1,189 @@
+"""What operators and probes ask: /health, /stats, and the certificates that verifiers fetch."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma import __version__
+from birthmark_sma.authority import reports, revocation
+from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.web import examples, openapi
+from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.wire import HealthResponse, ProbeResponse, StatsResponse
+
+SERVICE = "birthmark-sma"
+_HEALTH_SECONDS = 4.0
+_STATS_SECONDS = 30.0
+_CRL_KEPT_SECONDS = 60.0
+
+Result = TypeVar("Result")
+
+router = APIRouter(tags=["operate"])
+
+
+@router.get(
+    "/health",
+    summary="Whether the authority and its database answer",
+    response_model=None,
+    responses={
+        **openapi.success(HealthResponse, "The database answers", healthy=examples.HEALTHY),
+        503: {
+            "model": HealthResponse,
+            "description": "The database does not answer",
+            "content": {"application/json": {"example": examples.UNHEALTHY}},
+        },
+    },
+)
+async def health(request: Request) -> Response:
+    """Ask the database, and say no more than whether it answers."""
+    authority = authority_of(request)
+    try:
+        registered = await _asked(
+            request, lambda: reports.count_registered(authority.database), _HEALTH_SECONDS
+        )
+    except DatabaseUnavailableError:
+        return _health(
+            HealthResponse(
+                status="unhealthy", service=SERVICE, version=__version__, database="disconnected"
+            ),
+            503,
+        )
+    return _health(
+        HealthResponse(
+            status="healthy",
+            service=SERVICE,
+            version=__version__,
+            database="connected",
+            devices_registered=registered,
+        ),
+        200,
+    )
+
+
+@router.get(
+    "/health/live",
+    summary="Whether the process answers at all",
+    responses=openapi.success(ProbeResponse, "It does"),
+)
+async def live() -> ProbeResponse:
+    """Say so. Restart the process where this does not answer."""
+    return ProbeResponse(status="alive")
+
+
+@router.get(
+    "/health/ready",
+    summary="Whether requests should be sent here",
+    response_model=None,
+    responses={
+        **openapi.success(ProbeResponse, "They should"),
+        503: {"model": ProbeResponse, "description": "The database or the writer is away"},
+    },
+)
+async def ready(request: Request) -> Response:
+    """Ask the database and the writer."""
+    authority = authority_of(request)
+    try:
+        await _asked(request, authority.database.ping, _HEALTH_SECONDS)
+    except DatabaseUnavailableError:
+        return JSONResponse(ProbeResponse(status="not ready").model_dump(), 503)
+    if not authority.validator.running:
+        return JSONResponse(ProbeResponse(status="not ready").model_dump(), 503)
+    return JSONResponse(ProbeResponse(status="ready").model_dump())
+
+
+@router.get(
+    "/stats",
+    summary="Devices, and the verdicts of the last 24 hours",
+    response_model=None,
+    responses={
+        **openapi.success(StatsResponse, "The figures", figures=examples.STATS),
+        **openapi.problems("/stats", 500, 503),
+    },
+)
+async def stats(request: Request) -> Response:
+    """Count, and phrase."""
+    authority = authority_of(request)
+    figures = await _asked(
+        request, lambda: reports.collect_stats(authority.database), _STATS_SECONDS
+    )
+    return JSONResponse(StatsResponse.of(figures).model_dump())
+
+
+def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {200: {"description": what, "content": {media_type: schema}}}
+
+
+@router.get(
+    ROOT_PATH,
+    summary="The root certificate (DER)",
+    response_class=Response,
+    responses=_download("application/pkix-cert", "The root that verifiers pin"),
+)
+async def root_certificate(request: Request) -> Response:
+    """Return the root certificate."""
+    certificate = authority_of(request).root
+    return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
+
+
+@router.get(
+    INTERMEDIATE_PATH,
+    summary="The intermediate certificate (DER)",
+    response_class=Response,
+    responses=_download("application/pkix-cert", "The issuer of device certificates"),
+)
+async def intermediate_certificate(request: Request) -> Response:
+    """Return the intermediate certificate: where the AIA of device certificates points."""
+    certificate = authority_of(request).issuer.certificate
+    return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
+
+
+@router.get(
+    CRL_PATH,
+    summary="The revoked device certificates (DER, RFC 5280)",
+    response_class=Response,
+    responses={
+        **_download("application/pkix-crl", "The list, at most a minute old"),
+        **openapi.problems(CRL_PATH, 500, 503),
+    },
+)
+async def revocation_list(request: Request) -> Response:
+    """Return the CRL. It is signed at most once a minute, whoever asks how often."""
+    state = request.app.state
+    async with state.crl_lock:
+        signed_at, der = state.crl
+        if time.monotonic() - signed_at > _CRL_KEPT_SECONDS or not der:
+            der = await _asked(request, lambda: _sign_crl(request), _STATS_SECONDS)
+            state.crl = (time.monotonic(), der)
+    return Response(der, media_type="application/pkix-crl")
+
+
+def _sign_crl(request: Request) -> bytes:
+    authority = authority_of(request)
+    crl = revocation.current_crl(
+        authority.database, authority.issuer.certificate, authority.issuer.signer
+    )
+    return crl.public_bytes(Encoding.DER)
+
+
+def _health(answer: HealthResponse, status: int) -> JSONResponse:
+    return JSONResponse(answer.model_dump(), status, {"Cache-Control": "no-store"})
+
+
+async def _asked(request: Request, question: Callable[[], Result], seconds: float) -> Result:
+    """Ask the database in a thread. A database that hangs is as unavailable as one that is gone."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.get_running_loop().run_in_executor(
+                request.app.state.askers, question
+            )
+    except TimeoutError:
+        raise DatabaseUnavailableError("The database does not answer in time") from None

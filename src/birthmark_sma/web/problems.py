@@ -1,0 +1,207 @@
+"""From errors to problem documents: the one place that knows statuses (RFC 9457).
+
+An error that is not in the table is told to the caller as "Internal error" and to the operator,
+in full, in the log.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from birthmark_sma import errors
+from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.web.wire import FieldError
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+_log = logging.getLogger(__name__)
+
+
+class RequestError(Exception):
+    """A request that HTTP itself finds fault with, before the authority is asked."""
+
+    def __init__(self, slug: str, detail: str) -> None:
+        super().__init__(detail)
+        self.slug = slug
+
+
+class InvalidRequestError(Exception):
+    """A body or header that is malformed, with what is wrong with each field."""
+
+    def __init__(self, fields: Sequence[FieldError]) -> None:
+        super().__init__("The request is malformed")
+        self.fields = fields
+
+    @classmethod
+    def of(cls, error: ValidationError | RequestValidationError) -> "InvalidRequestError":
+        """Take from pydantic's error what may be told: fields and rules, never values."""
+        return cls(
+            [_field_error(each["loc"], each["type"], each["msg"]) for each in error.errors()]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: its status, and the name that its `type` carries."""
+
+    status: int
+    slug: str
+    title: str
+    retry: bool = False
+
+
+_REQUEST_KINDS = {
+    kind.slug: kind
+    for kind in (
+        Kind(413, "body-too-large", "Body too large"),
+        Kind(415, "unsupported-media-type", "Unsupported media type"),
+        Kind(408, "request-timeout", "Request timeout"),
+    )
+}
+
+_INVALID = Kind(422, "invalid-request", "Invalid request")
+_INTERNAL = Kind(500, "internal-error", "Internal error")
+
+# The first row whose class an error belongs to is its kind.
+_KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
+    (errors.MalformedCameraTokenError, _INVALID),
+    (errors.KeyRefusedError, Kind(422, "key-refused", "Public key refused")),
+    (errors.CsrRefusedError, Kind(422, "csr-refused", "Certification request refused")),
+    (errors.DeviceSerialRefusedError, Kind(422, "serial-refused", "Device serial refused")),
+    (
+        errors.IdempotencyKeyReusedError,
+        Kind(422, "idempotency-key-reused", "Idempotency key reused"),
+    ),
+    (
+        errors.DeviceAlreadyProvisionedError,
+        Kind(409, "device-already-provisioned", "Device already provisioned"),
+    ),
+    (errors.PublicKeyInUseError, Kind(409, "public-key-in-use", "Public key in use")),
+    (errors.NucHashInUseError, Kind(409, "nuc-hash-in-use", "NUC hash in use")),
+    (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
+    (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
+    (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),
+    (
+        errors.DatabaseUnavailableError,
+        Kind(503, "database-unavailable", "Database unavailable", retry=True),
+    ),
+)
+
+
+def problem(request: Request, kind: Kind, detail: str, **members: object) -> JSONResponse:
+    """Phrase a problem document; `members` are those beyond RFC 9457's own."""
+    body = {
+        "type": f"urn:birthmark:problem:{kind.slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "instance": request.url.path,
+        **members,
+    }
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if kind.retry else None
+    return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
+
+
+def unknown_address(request: Request, reason: Reason) -> JSONResponse:
+    """Answer a camera token that names a table or key index which does not exist: 400 and FAIL."""
+    error = reason.told_to_caller
+    return problem(
+        request,
+        Kind(400, reason.value.replace("_", "-"), error or ""),
+        f"{error}: this authority has no such table or key. Check that the token reached the"
+        " manufacturer that provisioned the device.",
+        validation_result=reason.verdict.value,
+        error=error,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of an app a problem document."""
+    app.add_exception_handler(errors.BirthmarkError, _birthmark_error)
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(InvalidRequestError, _invalid_request)
+    app.add_exception_handler(RequestValidationError, _framework_validation)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
+    for error_type, kind in _KINDS:
+        if isinstance(error, error_type):
+            if kind.status >= 500:
+                _log.warning("%s: %s", kind.title, error)
+            return problem(request, kind, _sentence(str(error)), **_no_fields(kind))
+    return _unexpected(request, error)
+
+
+def _request_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)  # noqa: S101  how the handler was registered
+    return problem(request, _REQUEST_KINDS[error.slug], str(error))
+
+
+def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, InvalidRequestError)  # noqa: S101
+    return problem(
+        request,
+        _INVALID,
+        "The request is malformed: "
+        + "; ".join(f"{e.field}: {e.detail}" for e in error.fields)
+        + ".",
+        errors=[field.model_dump() for field in error.fields],
+    )
+
+
+def _framework_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return _invalid_request(request, InvalidRequestError.of(error))
+
+
+def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    title = HTTPStatus(error.status_code).phrase
+    kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
+    response = problem(request, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(
+        request,
+        _INTERNAL,
+        "Something went wrong inside the authority, and nothing was decided. The operator finds"
+        " the cause in the log.",
+    )
+
+
+_HTTP_DETAILS = {
+    404: "There is nothing at this path. /docs lists what there is.",
+    405: "This path does not know this method. The Allow header says which it knows.",
+}
+
+
+def _field_error(location: Sequence[int | str], kind: str, message: str) -> FieldError:
+    field = ".".join(str(part) for part in location) or "body"
+    if kind == "json_invalid":
+        return FieldError(field=field, detail="it is not JSON")
+    message = message.removeprefix("Value error, ")
+    return FieldError(field=field, detail=message[:1].lower() + message[1:])
+
+
+def _no_fields(kind: Kind) -> dict[str, object]:
+    """A refusal that concerns no single field has an empty list, so that all 422s look alike."""
+    return {"errors": []} if kind.status == 422 else {}
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,0 +1,87 @@
+"""POST /api/v1/devices/provision: a device's key in; certificate, tables and keys out."""
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.web import examples, openapi
+from birthmark_sma.web.intake import authority_of, parse_json
+from birthmark_sma.web.problems import InvalidRequestError
+from birthmark_sma.web.wire import FieldError, ProvisionRequest, ProvisionResponse
+
+PATH = "/api/v1/devices/provision"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+_PROVISIONING_SECONDS = 60
+
+router = APIRouter(tags=["provision"])
+
+
+@router.post(
+    PATH,
+    summary="Provision a device",
+    description="Certifies the device's public key, assigns three key tables, and returns their"
+    " master keys: in the clear, or sealed to `key_encryption_public_key`. Send an"
+    f" `{IDEMPOTENCY_HEADER}`, so that a lost response can be had again within 24 hours.",
+    responses={
+        **openapi.success(
+            ProvisionResponse,
+            "The device is registered",
+            **{
+                "table keys in the clear": examples.PROVISIONED,
+                "table keys as JWE": examples.PROVISIONED_JWE,
+            },
+        ),
+        **openapi.problems(PATH, 408, 409, 413, 415, 422, 500, 503),
+    },
+    openapi_extra={
+        "requestBody": openapi.request_body(ProvisionRequest),
+        "parameters": [
+            {
+                "name": IDEMPOTENCY_HEADER,
+                "in": "header",
+                "required": False,
+                "description": "1 to 255 visible ASCII characters, new for every new request",
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS,
+                    "pattern": "^[!-~]+$",
+                },
+            }
+        ],
+    },
+)
+async def provision_device(request: Request) -> Response:
+    """Parse, provision, phrase. The answer must be kept by nobody but the device."""
+    idempotency_key = _idempotency_key(request)
+    asked = await parse_json(request, ProvisionRequest)
+    provisioner = authority_of(request).provisioner
+    try:
+        async with asyncio.timeout(_PROVISIONING_SECONDS):
+            provisioned = await provisioner.provision(asked.provisioning_request(idempotency_key))
+    except TimeoutError:
+        raise DatabaseUnavailableError("The database does not answer in time") from None
+    answer = ProvisionResponse.of(provisioned)
+    return JSONResponse(answer.model_dump(exclude_none=True), headers={"Cache-Control": "no-store"})
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is None:
+        return None
+    visible = all("!" <= character <= "~" for character in key)
+    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS or not visible:
+        raise InvalidRequestError(
+            [
+                FieldError(
+                    field=IDEMPOTENCY_HEADER,
+                    detail=f"it has 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
+                )
+            ]
+        )
+    return key

@@ -1,0 +1,247 @@
+"""The JSON models of the API, strict: no coercion, no unknown fields.
+
+A model that parsed is well formed; whether a table exists or a key is good is not decided here.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
+from birthmark_sma.authority.reports import Stats
+from birthmark_sma.authority.validation import Validation
+from birthmark_sma.config import Disclosure
+from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
+from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
+from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.web import examples
+
+WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
+Pem = Annotated[str, Field(min_length=1, max_length=MAX_PEM_CHARACTERS)]
+
+
+def _hex(digits: int) -> object:
+    return Field(pattern=f"^[0-9a-fA-F]{{{digits}}}$", min_length=digits, max_length=digits)
+
+
+Hex24 = Annotated[str, _hex(24)]
+Hex64 = Annotated[str, _hex(64)]
+Hex96 = Annotated[str, _hex(96)]
+
+
+def rfc3339(time: datetime) -> str:
+    """Write a time in UTC with `Z` (RFC 3339), to the millisecond."""
+    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ValidateNucRequest(_Request):
+    """A camera token, as an aggregation server got it from a camera."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.CAMERA_TOKEN]})
+
+    encrypted_nuc_hash: Annotated[
+        Hex96, Field(description="32 bytes of ciphertext and the 16-byte tag, in hex")
+    ]
+    table_id: Annotated[WireInteger, Field(description="Which key table")]
+    key_index: Annotated[WireInteger, Field(description="Which key of that table")]
+    nonce: Annotated[Hex24, Field(description="The 12-byte nonce, in hex")]
+
+    def camera_token(self) -> CameraToken:
+        """Return the token in the protocol's own form."""
+        return CameraToken(
+            encrypted_nuc_hash=bytes.fromhex(self.encrypted_nuc_hash),
+            table_id=self.table_id,
+            key_index=self.key_index,
+            nonce=bytes.fromhex(self.nonce),
+        )
+
+
+class ValidateNucResponse(_Response):
+    """A verdict. The device is named on PASS alone, and only as far as disclosure allows."""
+
+    validation_result: Verdict
+    manufacturer_id: str
+    device_family: str | None
+    device_serial: str | None
+    timestamp: str
+
+    @classmethod
+    def of(cls, validation: Validation, manufacturer_id: str, disclosure: Disclosure) -> Self:
+        """Tell a verdict, and of the device no more than the disclosure setting says."""
+        passed = validation.verdict is Verdict.PASS
+        return cls(
+            validation_result=validation.verdict,
+            manufacturer_id=manufacturer_id,
+            device_family=(
+                validation.device_family if passed and disclosure is not Disclosure.NONE else None
+            ),
+            device_serial=(
+                validation.device_serial if passed and disclosure is Disclosure.SERIAL else None
+            ),
+            timestamp=rfc3339(validation.validated_at),
+        )
+
+
+class ProvisionRequest(_Request):
+    """A device that asks for its certificate, key tables and NUC hash."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": examples.PROVISION_REQUESTS})
+
+    device_serial: Annotated[str, Field(min_length=1, max_length=MAX_SERIAL_CHARACTERS)]
+    device_family: Annotated[str, Field(min_length=1, max_length=50)]
+    device_public_key: Annotated[
+        Pem | None, Field(description="PEM SubjectPublicKeyInfo. This or `csr`")
+    ] = None
+    csr: Annotated[Pem | None, Field(description="PEM PKCS#10: proof of possession")] = None
+    app_version: Annotated[str | None, Field(min_length=1, max_length=50)] = None
+    nuc_hash: Annotated[
+        Hex64 | None, Field(description="The device's own NUC hash; else one is simulated")
+    ] = None
+    key_encryption_public_key: Annotated[
+        Pem | None,
+        Field(
+            description="A second key of the device's, PEM; the table keys then come as compact JWE"
+        ),
+    ] = None
+
+    @field_validator("device_serial", "device_family", "app_version")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("it has printable characters only: no control characters")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.device_public_key is None) == (self.csr is None):
+            raise ValueError("give exactly one of device_public_key and csr")
+        return self
+
+    def provisioning_request(self, idempotency_key: str | None) -> ProvisioningRequest:
+        """Return the request in the authority's own form."""
+        return ProvisioningRequest(
+            device_serial=self.device_serial,
+            device_family=self.device_family,
+            device_public_key=self.device_public_key,
+            csr=self.csr,
+            app_version=self.app_version,
+            nuc_hash=None if self.nuc_hash is None else bytes.fromhex(self.nuc_hash),
+            key_encryption_public_key=self.key_encryption_public_key,
+            idempotency_key=idempotency_key,
+        )
+
+
+class ProvisionResponse(_Response):
+    """All that a device needs to make camera tokens. Shown once; keep it secret."""
+
+    device_certificate: str
+    certificate_chain: list[str]
+    table_assignments: list[int]
+    provisioning_id: str
+    simulated_nuc_hash: str
+    table_keys: dict[str, str] | None = None
+    table_keys_jwe: str | None = None
+
+    @classmethod
+    def of(cls, provisioned: Provisioned) -> Self:
+        """Phrase what the authority made."""
+        return cls(
+            device_certificate=provisioned.device_certificate,
+            certificate_chain=list(provisioned.certificate_chain),
+            table_assignments=list(provisioned.table_assignments),
+            provisioning_id=provisioned.provisioning_id,
+            simulated_nuc_hash=provisioned.simulated_nuc_hash,
+            table_keys=provisioned.table_keys,
+            table_keys_jwe=provisioned.table_keys_jwe,
+        )
+
+
+class HealthResponse(_Response):
+    """Whether the authority is well. Says nothing of its insides."""
+
+    status: Literal["healthy", "unhealthy"]
+    service: str
+    version: str
+    database: Literal["connected", "disconnected"]
+    devices_registered: int | None = None
+
+
+class ProbeResponse(_Response):
+    """One word for a probe."""
+
+    status: Literal["alive", "ready", "not ready"]
+
+
+class TopDevice(_Response):
+    """A device, and how often it passed in 24 hours."""
+
+    device_serial: str
+    count: int
+
+
+class StatsResponse(_Response):
+    """How many devices there are, and what the last 24 hours brought."""
+
+    total_devices: int
+    recent_validations_24h: dict[Verdict, int]
+    fail_reasons_24h: dict[Reason, int]
+    top_devices: Annotated[list[TopDevice], Field(max_length=10)]
+    devices_by_family: dict[str, int]
+    key_tables: int
+    since: str
+    until: str
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """Phrase what the authority counted."""
+        return cls(
+            total_devices=stats.total_devices,
+            recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},
+            fail_reasons_24h={Reason(k): n for k, n in stats.fail_reasons_24h.items()},
+            top_devices=[TopDevice(device_serial=s, count=n) for s, n in stats.top_devices],
+            devices_by_family=stats.devices_by_family,
+            key_tables=stats.key_tables,
+            since=rfc3339(stats.since),
+            until=rfc3339(stats.until),
+        )
+
+
+class FieldError(_Response):
+    """What is wrong with one field of a request."""
+
+    field: str
+    detail: str
+
+
+class ProblemDocument(_Response):
+    """A problem (RFC 9457). `detail` says what to do about it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+class InvalidRequestProblem(ProblemDocument):
+    """A malformed request, field by field."""
+
+    errors: list[FieldError]
+
+
+class UnknownAddressProblem(ProblemDocument):
+    """A well-formed camera token whose table or key index does not exist: it is FAIL, recorded."""
+
+    validation_result: Literal[Verdict.FAIL]
+    error: str
