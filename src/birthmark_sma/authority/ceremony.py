@@ -45,12 +45,12 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
     Raises AlreadyInitialisedError, with nothing changed, where the database has an authority, and
     PrivateFileError where the root key's file belongs to another authority.
     """
-    root_key_file = settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
+    key_file = root_key_file(settings)
     with database.read() as connection:
         _refuse_second(key_tables.find_sizes(connection) is not None)
-    if root_key_file.exists():
+    if key_file.exists():
         raise PrivateFileError(
-            f"{root_key_file} holds the root key of another authority. Move it to a safe place, or"
+            f"{key_file} holds the root key of another authority. Move it to a safe place, or"
             " name another file with --root-key-file."
         )
     passphrase = find_or_make_passphrase(settings)
@@ -61,8 +61,8 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
 
     # A crash before the commit leaves a file that the next ceremony replaces; one after it, a file
     # that `finish_ceremony` gives its name.
-    make_private_directory(root_key_file.parent)
-    pending = _pending(root_key_file)
+    make_private_directory(key_file.parent)
+    pending = _pending(key_file)
     write_private_file(pending, root_signer.encrypted_pem(passphrase).encode(), replace=True)
     with database.write() as transaction:
         _refuse_second(not key_tables.add_authority(transaction, settings.table_sizes, now))
@@ -76,16 +76,21 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
             now,
         )
     finish_ceremony(settings)
-    return Ceremony(root, intermediate, root_key_file)
+    return Ceremony(root, intermediate, key_file)
 
 
 def finish_ceremony(settings: Settings) -> None:
     """Give the root key's file its name where a crash came between the commit and that."""
-    root_key_file = settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
-    pending = _pending(root_key_file)
-    if pending.exists() and not root_key_file.exists():
-        pending.rename(root_key_file)
-        sync_directory(root_key_file.parent)
+    key_file = root_key_file(settings)
+    pending = _pending(key_file)
+    if pending.exists() and not key_file.exists():
+        pending.rename(key_file)
+        sync_directory(key_file.parent)
+
+
+def root_key_file(settings: Settings) -> Path:
+    """Return where the root's encrypted key is kept until somebody moves it to a safe place."""
+    return settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
 
 
 def random_serial_number() -> int:
@@ -117,8 +122,8 @@ def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing i
         )
 
 
-def _pending(root_key_file: Path) -> Path:
-    return root_key_file.with_name(root_key_file.name + ".new")
+def _pending(key_file: Path) -> Path:
+    return key_file.with_name(key_file.name + ".new")
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -76,6 +76,7 @@ class Provisioned:
     certificate_chain: tuple[str, ...]
     table_assignments: tuple[int, ...]
     provisioning_id: str
+    provisioned_at: datetime
     simulated_nuc_hash: str = field(repr=False)
     table_keys: dict[str, str] | None = field(repr=False)
     table_keys_jwe: str | None = field(repr=False)
@@ -219,6 +220,7 @@ class Provisioner:
             certificate_chain=self._issuer.chain,
             table_assignments=device.table_assignments,
             provisioning_id=device.provisioning_id,
+            provisioned_at=device.provisioned_at,
             simulated_nuc_hash=nuc_hash.hex(),
             table_keys=table_keys if recipient is None else None,
             table_keys_jwe=None if recipient is None else seal_table_keys(table_keys, recipient),
@@ -248,7 +250,7 @@ class Provisioner:
         return FirstAnswer(
             idempotency_key=key,
             request_digest=_request_digest(request),
-            sealed_response=kek.wrap(json.dumps(asdict(answer)).encode(), key),
+            sealed_response=kek.wrap(json.dumps(asdict(answer), default=str).encode(), key),
             kek_id=kek.kek_id,
             created_at=now,
         )
@@ -262,6 +264,7 @@ class Provisioner:
             | {
                 "certificate_chain": tuple(fields["certificate_chain"]),
                 "table_assignments": tuple(fields["table_assignments"]),
+                "provisioned_at": datetime.fromisoformat(fields["provisioned_at"]),
             }
         )
 

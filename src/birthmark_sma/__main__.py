@@ -1,0 +1,5 @@
+"""`python -m birthmark_sma` is `sma`."""
+
+from birthmark_sma.cli.main import run
+
+run()

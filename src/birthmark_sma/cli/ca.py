@@ -1,0 +1,93 @@
+"""`sma ca`: the two-tier certificate authority."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark_sma.cli.init import require_sqlite_file
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, settings_from
+from birthmark_sma.cli.terminal import print_fields, print_json, say
+
+if TYPE_CHECKING:
+    from birthmark_sma.storage.certificates import StoredCa
+
+app = typer.Typer(no_args_is_help=True, help="Show and export the root and intermediate CA.")
+
+_FILE_STEM = {"root": "simulated-mfg-root-ca", "intermediate": "simulated-mfg-intermediate-ca"}
+
+
+@app.command()
+def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False) -> None:
+    """Show both certificates: names, validity, fingerprints."""
+    from cryptography import x509
+
+    from birthmark_sma.authority.authority import load_certificates, opened_database
+    from birthmark_sma.cli.describe import certificate_as_fields, certificate_as_json
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        stored = load_certificates(database)
+    loaded = {ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()) for ca in stored}
+    if as_json:
+        print_json({name: certificate_as_json(each) for name, each in loaded.items()})
+    else:
+        print_fields(
+            [field for name, each in loaded.items() for field in certificate_as_fields(name, each)]
+        )
+
+
+@app.command()
+def export(
+    output_dir: Annotated[Path, typer.Option(help="Where the files go; made where missing.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    certificates_only: Annotated[
+        bool, typer.Option("--certificates-only", help="Leave the encrypted keys out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the CA's certificates and encrypted private keys to files.
+
+    Keys stay encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
+    are never overwritten. Verifiers need nothing but simulated-mfg-root-ca.crt.
+    """
+    from birthmark_sma.authority.authority import load_certificates, opened_database
+    from birthmark_sma.authority.ceremony import root_key_file
+    from birthmark_sma.storage.private_files import make_private_directory, write_private_file
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        stored = load_certificates(database)
+    make_private_directory(output_dir)
+    files = _certificates(stored)
+    if not certificates_only:
+        files |= _keys(stored, root_key_file(settings))
+    for name, content in files.items():
+        write_private_file(output_dir / name, content)
+    if as_json:
+        print_json({"files": [str(output_dir / name) for name in files]})
+        return
+    for name in files:
+        say(str(output_dir / name))
+    if not certificates_only and "simulated-mfg-root-ca.key" not in files:
+        say("The root's key is not here: it was moved to its safe place.")
+
+
+def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:
+    return {f"{_FILE_STEM[ca.name]}.crt": ca.certificate.encode() for ca in stored}
+
+
+def _keys(stored: "tuple[StoredCa, StoredCa]", root_key: Path) -> dict[str, bytes]:
+    from birthmark_sma.storage.private_files import read_private_file
+
+    keys = {
+        f"{_FILE_STEM[ca.name]}.key": ca.encrypted_private_key.encode()
+        for ca in stored
+        if ca.encrypted_private_key is not None
+    }
+    if root_key.exists():
+        keys[f"{_FILE_STEM['root']}.key"] = read_private_file(root_key)
+    return keys

@@ -1,0 +1,135 @@
+"""`sma devices`: the register of devices."""
+
+from typing import Annotated
+
+import typer
+
+from birthmark_sma.cli.init import require_sqlite_file
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, settings_from
+from birthmark_sma.cli.terminal import print_fields, print_json, print_table, say
+
+app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
+
+Serial = Annotated[str, typer.Argument(help="The device's serial.")]
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    after: Annotated[
+        str | None, typer.Option(help="Begin behind this serial: the next page.")
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List devices in the order of their serials."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.cli.describe import device_as_json
+    from birthmark_sma.storage import devices
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database, database.read() as connection:
+        found = devices.list_devices(connection, limit=limit, after=after)
+        total = devices.count_devices(connection)
+    if as_json:
+        print_json({"total": total, "devices": [device_as_json(device) for device in found]})
+        return
+    if not found:
+        say("No devices are registered." if total == 0 else "There are no devices behind that.")
+        return
+    print_table(
+        ["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)"],
+        [
+            [
+                device.device_serial,
+                device.device_family,
+                device.status.value,
+                " ".join(map(str, device.table_assignments)),
+                f"{device.provisioned_at:%Y-%m-%d %H:%M:%S}",
+            ]
+            for device in found
+        ],
+    )
+    if len(found) == limit and total > limit:
+        say(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
+
+
+@app.command()
+def show(
+    device_serial: Serial,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show one device: status, tables, certificate. Nothing secret is shown."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.cli.describe import device_as_fields, device_as_json
+    from birthmark_sma.errors import UnknownDeviceError
+    from birthmark_sma.storage import devices
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database, database.read() as connection:
+        device = devices.find_device(connection, device_serial)
+    if device is None:
+        raise UnknownDeviceError(f"No device {device_serial} is registered.")
+    if as_json:
+        print_json(device_as_json(device))
+    else:
+        print_fields(device_as_fields(device))
+
+
+@app.command()
+def suspend(
+    device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """Make a device's tokens FAIL until it is reinstated."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.revocation import suspend_device
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        suspend_device(database, device_serial)
+    say(f"{device_serial} is suspended. To undo: sma devices reinstate '{device_serial}'")
+
+
+@app.command()
+def reinstate(
+    device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """End a suspension."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.revocation import reinstate_device
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        reinstate_device(database, device_serial)
+    say(f"{device_serial} is active.")
+
+
+@app.command()
+def revoke(
+    device_serial: Serial,
+    reason: Annotated[
+        str,
+        typer.Option(
+            help="unspecified, key_compromise, affiliation_changed, superseded,"
+            " cessation_of_operation or privilege_withdrawn."
+        ),
+    ] = "unspecified",
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a device's tokens FAIL for ever, and put its certificate on the CRL."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.revocation import revoke_device
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        revoke_device(database, device_serial, reason)
+    say(f"{device_serial} is revoked, for good.")

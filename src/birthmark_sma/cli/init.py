@@ -1,0 +1,155 @@
+"""`sma init` and `sma migrate`: found an authority, and keep its database at this version."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    KekFile,
+    Prototype,
+    settings_from,
+)
+from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.ceremony import Ceremony
+    from birthmark_sma.config import Settings
+
+
+def init(
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    prototype: Prototype = False,
+    ca_key_type: Annotated[
+        str | None,
+        typer.Option(
+            help="rsa-4096, ec-p384 or ec-p256, for root and intermediate. [SMA_CA_KEY_TYPE]"
+        ),
+    ] = None,
+    tables: Annotated[
+        int | None, typer.Option(help="How many key tables; fixed for ever. [SMA_TABLES]")
+    ] = None,
+    keys_per_table: Annotated[
+        int | None, typer.Option(help="Keys in each; fixed for ever. [SMA_KEYS_PER_TABLE]")
+    ] = None,
+    root_key_file: Annotated[
+        Path | None,
+        typer.Option(help="Where the root's encrypted key goes. [SMA_ROOT_KEY_FILE]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Found an authority: schema, root and intermediate CA, key tables.
+
+    Run again, it finishes what was cut off and changes nothing else: it never overwrites. With
+    PostgreSQL, set CA_PASSWORD first; with SQLite one is made where none is set.
+
+    Afterwards move the root's key file to a safe place. The server never needs it.
+    """
+    settings = settings_from(
+        prototype=prototype,
+        data_dir=data_dir,
+        database_url=database_url,
+        kek_file=kek_file,
+        ca_key_type=ca_key_type,
+        tables=tables,
+        keys_per_table=keys_per_table,
+        root_key_file=root_key_file,
+    )
+    held = initialise_with_progress(settings)
+    if as_json:
+        print_json(_as_json(settings, held))
+    elif held is None:
+        say("This authority was founded before; nothing was missing. To see it: sma ca show")
+    else:
+        _tell(held)
+
+
+def initialise_with_progress(settings: "Settings") -> "Ceremony | None":
+    """Found what is missing, with a progress bar."""
+    from birthmark_sma.authority.authority import initialise
+
+    with progress_bar("Populating key tables") as progress:
+        return initialise(settings, progress)
+
+
+def initialise_on_a_laptop(settings: "Settings") -> None:
+    """Found an authority where SQLite has none yet: a newcomer's first command just works.
+
+    A PostgreSQL database is never founded unasked.
+    """
+    from birthmark_sma.authority.authority import is_initialised
+
+    if settings.database_url is None and not is_initialised(settings):
+        note(f"There is no authority in {settings.data_dir} yet: founding one.")
+        initialise_with_progress(settings)
+
+
+def migrate(
+    data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False
+) -> None:
+    """Bring the database to this program's schema.
+
+    Needed once after an upgrade; a server refuses to start before. Wholly or not at all.
+    """
+    from birthmark_sma.storage.engine import open_database
+    from birthmark_sma.storage.migration import migrate as migrate_database
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    database = open_database(settings.resolved_database_url)
+    try:
+        before, after = migrate_database(database)
+    finally:
+        database.close()
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        say(f"The database is at schema {after} already.")
+    else:
+        say(f"The database went from schema {before or 'none'} to {after}.")
+
+
+def require_sqlite_file(settings: "Settings") -> None:
+    """Raise NotInitialisedError rather than let SQLite make an empty file."""
+    from birthmark_sma.errors import NotInitialisedError
+
+    if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+        raise NotInitialisedError(
+            f"There is no authority in {settings.data_dir}. Type: sma init, or name another"
+            " place with --data-dir"
+        )
+
+
+def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:
+    from birthmark_sma.cli.describe import certificate_as_json
+
+    if held is None:
+        return {"created": False}
+    return {
+        "created": True,
+        "root": certificate_as_json(held.root),
+        "intermediate": certificate_as_json(held.intermediate),
+        "root_key_file": str(held.root_key_file),
+        "tables": settings.tables,
+        "keys_per_table": settings.keys_per_table,
+    }
+
+
+def _tell(held: "Ceremony") -> None:
+    from birthmark_sma.cli.describe import certificate_as_fields
+
+    say("The authority is founded.\n")
+    print_fields(
+        [
+            *certificate_as_fields("root", held.root),
+            *certificate_as_fields("intermediate", held.intermediate),
+            ("root key", f"{held.root_key_file} (encrypted)"),
+        ]
+    )
+    say("\nMove the root's key to a safe place: the server never needs it.")
+    say("Next: sma serve")

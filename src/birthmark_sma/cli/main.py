@@ -1,0 +1,73 @@
+"""`sma`: every command, and how errors are told."""
+
+import platform
+import sys
+
+import typer
+
+from birthmark_sma import __version__
+from birthmark_sma.cli import ca, demo, devices, exits, tables
+from birthmark_sma.cli.init import init, migrate
+from birthmark_sma.cli.options import Json
+from birthmark_sma.cli.provision import provision
+from birthmark_sma.cli.serve import serve
+from birthmark_sma.cli.terminal import note, print_json, say
+from birthmark_sma.cli.validate import validate
+from birthmark_sma.errors import BirthmarkError
+
+_HELP = """The Birthmark Standard's Simulated Manufacturer Authority.
+
+It certifies cameras, hands out key tables, and says of a camera token whether a registered camera
+made it.
+
+First steps:  sma demo  shows the whole story;  sma serve  runs an authority.
+"""
+
+_EPILOG = (
+    "Settings come from flags, else the environment (DATABASE_URL, CA_PASSWORD, PORT, SMA_*), else"
+    " sma.toml. Exit codes: 0 done or PASS, 1 FAIL, 2 usage, 3 configuration or secrets,"
+    " 4 database, 5 conflict, 6 refused."
+)
+
+app = typer.Typer(
+    name="sma",
+    help=_HELP,
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
+)
+
+app.command()(serve)
+app.command()(demo.demo)
+app.command()(init)
+app.command()(migrate)
+app.command()(provision)
+app.command()(validate)
+app.add_typer(devices.app, name="devices")
+app.add_typer(tables.app, name="tables")
+app.add_typer(ca.app, name="ca")
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Show which version this is."""
+    if as_json:
+        print_json({"version": __version__, "python": platform.python_version()})
+    else:
+        say(f"birthmark-sma {__version__} (Python {platform.python_version()})")
+
+
+def run() -> None:
+    """Run the command line; tell an error in one sentence and exit with its code."""
+    try:
+        app()
+    except BirthmarkError as error:
+        text = str(error)
+        note(f"sma: {text}" if text.endswith((".", "?", "!")) else f"sma: {text}.")
+        sys.exit(exits.code_of(error))
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("birthmark_sma"):
+            raise
+        note(f"sma: {error.name} is not installed. Type: pip install 'birthmark-sma[server]'")
+        sys.exit(exits.CONFIGURATION)

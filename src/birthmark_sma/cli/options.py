@@ -1,0 +1,43 @@
+"""The options that several commands share, and the settings they make."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from birthmark_sma.config import Settings
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where SQLite and the generated secrets live. [SMA_DATA_DIR]"),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="PostgreSQL instead of SQLite. A URL with a password belongs into the environment."
+        " [DATABASE_URL]"
+    ),
+]
+KekFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file with the key-encryption key; else CA_PASSWORD gives it. [SMA_KEK_FILE]"
+    ),
+]
+Prototype = Annotated[
+    bool,
+    typer.Option(
+        "--prototype",
+        help="The prototype profile: 10 tables of 100 keys, port 5001, data in ./sma-prototype.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def settings_from(*, prototype: bool = False, **flags: Any) -> "Settings":
+    """Merge flags, environment and file. A flag that is None was not given."""
+    from birthmark_sma.config import load_settings
+
+    return load_settings(flags, os.environ, prototype=prototype)

@@ -1,0 +1,96 @@
+"""`sma provision`: make the files of one device, without the API."""
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from birthmark_sma.cli.init import initialise_on_a_laptop
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    KekFile,
+    Prototype,
+    settings_from,
+)
+from birthmark_sma.cli.terminal import print_fields, print_json, say
+
+
+def provision(
+    device_serial: Annotated[str, typer.Argument(help="1 to 64 printable characters.")],
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where its files go. Default: provisioned_devices/<serial>"),
+    ] = None,
+    family: Annotated[str, typer.Option(help="What kind of device it is.")] = "Raspberry Pi",
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    prototype: Prototype = False,
+    as_json: Json = False,
+) -> None:
+    """Provision one device and write its key, certificate, tables and NUC hash to files.
+
+    The files are the device's secret: readable by their owner alone. A run that was cut off is
+    simply run again.
+    """
+    from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.authority.provisioning import ProvisioningRequest
+    from birthmark_sma.cli import device_files
+    from birthmark_sma.errors import ConflictError, PkiError
+    from birthmark_sma.web.wire import rfc3339
+
+    settings = settings_from(
+        prototype=prototype, data_dir=data_dir, database_url=database_url, kek_file=kek_file
+    )
+    initialise_on_a_laptop(settings)
+    target = output_dir or Path("provisioned_devices") / quote(device_serial, safe=" ")
+    authority = open_authority(settings)
+    try:
+        pending = device_files.begin(target)
+        request = ProvisioningRequest(
+            device_serial=device_serial,
+            device_family=family,
+            device_public_key=pending.public_key,
+            idempotency_key=pending.idempotency_key,
+        )
+        try:
+            provisioned = authority.provisioner.provision_device(request)
+        except (ConflictError, PkiError):
+            device_files.abandon(pending)
+            raise
+    finally:
+        authority.close()
+    device_files.finish(
+        pending,
+        provisioned,
+        {
+            "device_serial": device_serial,
+            "device_family": family,
+            "nuc_hash": provisioned.simulated_nuc_hash,
+            "table_assignments": list(provisioned.table_assignments),
+            "master_keys": provisioned.table_keys,
+            "provisioned_at": rfc3339(provisioned.provisioned_at),
+            "provisioning_id": provisioned.provisioning_id,
+            "manufacturer_id": settings.manufacturer_id,
+        },
+    )
+    if as_json:
+        print_json(
+            {
+                "device_serial": device_serial,
+                "provisioning_id": provisioned.provisioning_id,
+                "table_assignments": list(provisioned.table_assignments),
+                "output_dir": str(target),
+            }
+        )
+        return
+    say(f"{device_serial} is provisioned.\n")
+    print_fields(
+        [
+            ("tables", ", ".join(map(str, provisioned.table_assignments))),
+            ("files", "\n".join(str(file) for file in sorted(target.iterdir()))),
+        ]
+    )

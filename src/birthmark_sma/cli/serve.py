@@ -1,0 +1,191 @@
+"""`sma serve`: run the authority."""
+
+import ipaddress
+import signal
+import socket
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark_sma.cli.init import initialise_on_a_laptop
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    KekFile,
+    Prototype,
+    settings_from,
+)
+from birthmark_sma.cli.terminal import note, print_fields, print_json, say
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.authority import Authority
+    from birthmark_sma.config import Settings
+
+_BACKLOG = 2048
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on. [SMA_HOST, 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port; 0 takes a free one. [PORT, 8000]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many processes serve. [SMA_WORKERS, 1]")
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    prototype: Prototype = False,
+    access: Annotated[
+        str | None,
+        typer.Option(
+            help="`open` lets anyone in who reaches the address; needed for any but loopback."
+            " [SMA_ACCESS]"
+        ),
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The URL that devices know; certificates then name the CRL. [SMA_PUBLIC_URL]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the authority.
+
+    With SQLite, an authority that does not exist yet is founded first. Ctrl-C or SIGTERM stops it:
+    what was accepted is still recorded and answered.
+    """
+    settings = settings_from(
+        prototype=prototype,
+        host=host,
+        port=port,
+        workers=workers,
+        data_dir=data_dir,
+        database_url=database_url,
+        kek_file=kek_file,
+        access=access,
+        public_url=public_url,
+    )
+    _check_access(settings)
+    # Asking for the port first spares a newcomer the ceremony where the port is taken.
+    with _bind(settings) as listener:
+        initialise_on_a_laptop(settings)
+        _run(settings, listener, as_json=as_json)
+
+
+def _check_access(settings: "Settings") -> None:
+    from birthmark_sma.errors import ConfigurationError
+
+    if is_loopback(settings.host):
+        return
+    if settings.access is None:
+        raise ConfigurationError(
+            f"Listening on {settings.host} would let everyone who reaches it provision devices and"
+            " validate tokens. Listen on 127.0.0.1, or say --access open if that is meant"
+        )
+    note(
+        f"WARNING: access is open on {settings.host}: everyone who reaches this address can"
+        " provision devices."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(settings: "Settings") -> socket.socket:
+    from birthmark_sma.errors import ConfigurationError
+
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}. Stop what"
+            " listens there, or give another --port"
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _run(settings: "Settings", listener: socket.socket, *, as_json: bool) -> None:
+    from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.web.server import run_server
+
+    authority = open_authority(settings)
+    url = _url(listener)
+
+    def announce() -> None:
+        if as_json:
+            print_json(_facts_for_scripts(authority, url))
+        else:
+            _tell(authority, url)
+
+    # A second of these signals must not cut the draining short with a traceback.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: None)
+    run_server(authority, listener, announce)
+    note("Stopped. What was answered is recorded.")
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _facts_for_scripts(authority: "Authority", url: str) -> dict[str, object]:
+    from birthmark_sma.cli.describe import fingerprint
+
+    return {
+        "url": url,
+        "root_sha256_fingerprint": fingerprint(authority.root),
+        "intermediate_sha256_fingerprint": fingerprint(authority.issuer.certificate),
+        "tables": authority.table_sizes.tables,
+        "keys_per_table": authority.table_sizes.keys_per_table,
+        "database": authority.database.dialect_name,
+    }
+
+
+def _tell(authority: "Authority", url: str) -> None:
+    from birthmark_sma import __version__
+    from birthmark_sma.authority.reports import count_registered
+    from birthmark_sma.cli.describe import certificate_as_fields
+
+    settings = authority.settings
+    sizes = authority.table_sizes
+    say(typer.style(f"Birthmark Simulated Manufacturer Authority {__version__}\n", bold=True))
+    print_fields(
+        [
+            ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
+            ("documentation", f"{url}/docs"),
+            ("data", _data(settings)),
+            ("key tables", f"{sizes.tables:,} of {sizes.keys_per_table:,} keys"),
+            ("devices", f"{count_registered(authority.database):,}"),
+            *certificate_as_fields("root", authority.root),
+            *certificate_as_fields("intermediate", authority.issuer.certificate),
+        ]
+    )
+    say("\nTry next, in another terminal:")
+    say(f"  curl {url}/health")
+    say("  sma demo        the whole story, with a camera and an aggregation server")
+    say("Ctrl-C stops.")
+
+
+def _data(settings: "Settings") -> str:
+    if settings.uses_sqlite:
+        return f"SQLite, {settings.resolved_database_url.removeprefix('sqlite:///')}"
+    return "PostgreSQL, from DATABASE_URL"

@@ -1,0 +1,71 @@
+"""`sma tables`: the stock of key tables."""
+
+import typer
+
+from birthmark_sma.cli.init import require_sqlite_file
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekFile, settings_from
+from birthmark_sma.cli.terminal import print_fields, print_json, progress_bar, say
+
+app = typer.Typer(no_args_is_help=True, help="Populate and inspect the key tables.")
+
+
+@app.command()
+def populate(
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    as_json: Json = False,
+) -> None:
+    """Create the key tables that are missing.
+
+    Safe to run again and to interrupt. It never overwrites a table: every device in the field holds
+    keys of three of them.
+    """
+    from birthmark_sma.authority.authority import opened_database, populate_tables
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url, kek_file=kek_file)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database, progress_bar("Populating key tables") as progress:
+        created = populate_tables(database, settings, progress)
+    if as_json:
+        print_json({"created": created})
+    elif created:
+        say(f"{created} key tables were created.")
+    else:
+        say("All key tables are there; nothing was changed.")
+
+
+@app.command()
+def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False) -> None:
+    """Show how many tables there are, of how many keys, and how they are wrapped."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.errors import NotInitialisedError
+    from birthmark_sma.storage import key_tables
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database, database.read() as connection:
+        sizes = key_tables.find_sizes(connection)
+        kek = key_tables.current_kek(connection)
+        present = key_tables.count_tables(connection)
+    if sizes is None or kek is None:
+        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+    if as_json:
+        print_json(
+            {
+                "tables": sizes.tables,
+                "keys_per_table": sizes.keys_per_table,
+                "present": present,
+                "wrapped_under": kek.source,
+            }
+        )
+        return
+    print_fields(
+        [
+            ("tables", f"{present:,} of {sizes.tables:,}"),
+            ("keys a table", f"{sizes.keys_per_table:,}"),
+            ("wrapped under", f"AES-256 key {kek.kek_id}, from the {kek.source}"),
+        ]
+    )
+    if present < sizes.tables:
+        say("\nTables are missing. Type: sma tables populate")

@@ -1,0 +1,54 @@
+"""What a person sees: text to stdout, progress to stderr and only on a terminal."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+def say(text: str = "") -> None:
+    """Print a line for a person."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Print a line beside the result, to stderr, so that a pipe gets the result alone."""
+    typer.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a script."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns, several lines of a value below each other."""
+    width = max(len(name) for name, _ in fields) + 2
+    for name, value in fields:
+        first, *others = value.splitlines() or [""]
+        say(f"{typer.style(name.ljust(width), dim=True)}{first}")
+        for line in others:
+            say(" " * width + line)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as wide as its content: a pipe gets whole values, never shortened ones."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for index, row in enumerate([columns, *rows]):
+        line = "  ".join(map(str.ljust, row, widths)).rstrip()
+        say(typer.style(line, bold=True) if index == 0 else line)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function `(done, total)` that moves a bar, silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

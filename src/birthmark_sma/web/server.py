@@ -1,0 +1,86 @@
+"""Run the application on a listening socket with uvicorn, in one process or several."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.config import Settings
+from birthmark_sma.web.app import create_app
+
+_DRAIN_SECONDS = 30
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerApp:
+    """Builds the application anew in each worker process, from settings that travel to it."""
+
+    settings: Settings
+
+    def __call__(self) -> FastAPI:
+        """Return an application that opens the authority when it starts."""
+        return create_app(lambda: open_authority(self.settings))
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """A server that says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+class _AnnouncingSupervisor(Multiprocess):
+    """Worker processes, and a word when all of them accept connections."""
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], announce: Callable[[], None]
+    ) -> None:
+        super().__init__(config, sockets)
+        self._announce = announce
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
+            self._announce()
+
+
+def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve until a signal says to stop, then drain: every accepted request is answered.
+
+    `announce` is called once the first connection would be accepted. The authority is closed at the
+    end; with several workers each opens its own.
+    """
+    settings = authority.settings
+    if settings.workers == 1:
+        config = _config(create_app(lambda: authority), factory=False)
+        _AnnouncingServer(config, announce).run(sockets=[listener])
+        return
+    config = _config(WorkerApp(settings), factory=True, workers=settings.workers)
+    try:
+        _AnnouncingSupervisor(config, [listener], announce).run()
+    finally:
+        authority.close()
+
+
+def _config(app: FastAPI | WorkerApp, *, factory: bool, workers: int = 1) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=factory,
+        workers=workers,
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
