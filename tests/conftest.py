@@ -1,0 +1,110 @@
+"""What every test may ask for: databases on a real PostgreSQL, and a clean environment.
+
+One PostgreSQL serves the whole run. Under pytest-xdist the controller starts it and tells the
+workers where it is; otherwise it starts when a test first asks for it.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from hypothesis import settings
+
+from tests.support.postgres import (
+    BINARIES_VARIABLE,
+    DURABLE_OPTIONS,
+    Postgres,
+    PostgresStartError,
+    PostgresUnavailableError,
+    create_database,
+    drop_database,
+    find_binaries,
+)
+
+_ADMIN_URL = "postgres_admin_url"
+_CHOSEN_BINARIES = pytest.StashKey[str | None]()
+_SHARED_SERVER = pytest.StashKey[Postgres]()
+_SETTINGS_OUTSIDE_SMA = frozenset({"DATABASE_URL", "CA_PASSWORD", "PORT"})
+
+settings.register_profile(
+    "sma", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=100
+)
+settings.load_profile("sma")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the tests' own variable before `clean_environment` takes it away."""
+    config.stash[_CHOSEN_BINARIES] = os.environ.get(BINARIES_VARIABLE)
+
+
+class _Worker(Protocol):
+    """What this file uses of pytest-xdist's WorkerController, which has no type hints."""
+
+    config: pytest.Config
+    workerinput: dict[str, Any]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: _Worker) -> None:
+    """Tell a worker of pytest-xdist where the run's PostgreSQL is, and start it for the first."""
+    try:
+        node.workerinput[_ADMIN_URL] = _shared_server(node.config).url
+    except (PostgresStartError, PostgresUnavailableError):
+        # Pure tests need none. In the others the fixture tries again, and its error says why not.
+        return
+
+
+def _shared_server(config: pytest.Config) -> Postgres:
+    if _SHARED_SERVER not in config.stash:
+        server = Postgres(binaries=find_binaries(config.stash[_CHOSEN_BINARIES]))
+        config.add_cleanup(server.close)
+        config.stash[_SHARED_SERVER] = server
+    return config.stash[_SHARED_SERVER]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide every setting of the developer's shell: DATABASE_URL, CA_PASSWORD, PORT and SMA_*."""
+    for name in list(os.environ):
+        if name in _SETTINGS_OUTSIDE_SMA or name.startswith("SMA_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_binaries(pytestconfig: pytest.Config) -> Path:
+    """The folder of PostgreSQL's programs, for a test that starts a server by itself."""
+    return find_binaries(pytestconfig.stash[_CHOSEN_BINARIES])
+
+
+@pytest.fixture(scope="session")
+def postgres_admin_url(pytestconfig: pytest.Config) -> str:
+    """The superuser's URL of the PostgreSQL that the whole run shares; never stop that server."""
+    given: str | None = getattr(pytestconfig, "workerinput", {}).get(_ADMIN_URL)
+    return given or _shared_server(pytestconfig).url
+
+
+@pytest.fixture
+def postgres_url(postgres_admin_url: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database that no other test sees; dropped at the end."""
+    name = f"test_{secrets.token_hex(8)}"
+    yield create_database(postgres_admin_url, name)
+    drop_database(postgres_admin_url, name)
+
+
+@pytest.fixture
+def own_postgres(postgres_binaries: Path) -> Iterator[Postgres]:
+    """A PostgreSQL of this test's own, to stop, kill and start again; it loses no committed row."""
+    with Postgres(DURABLE_OPTIONS, binaries=postgres_binaries) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of this test's own: the test runs once on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'sma.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

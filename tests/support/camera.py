@@ -1,0 +1,97 @@
+"""A camera for tests: a key pair, what it got when it was provisioned, and tokens."""
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from birthmark_sma.protocol import camera_token, key_derivation
+from birthmark_sma.protocol.camera_token import CameraToken
+
+PROVISION = "/api/v1/devices/provision"
+VALIDATE = "/api/v1/validate/nuc"
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A device's key pair."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def public_pem(key: Any) -> str:
+    """The public half of a key pair as PEM SubjectPublicKeyInfo."""
+    pem: bytes = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return pem.decode()
+
+
+def csr_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    """A certification request without a subject."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def provision_body(device_serial: str, **fields: Any) -> dict[str, Any]:
+    """A request to provision a device with a new key."""
+    body: dict[str, Any] = {
+        "device_serial": device_serial,
+        "device_family": "Test",
+        "device_public_key": public_pem(new_key()),
+    }
+    return body | fields
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A provisioned camera."""
+
+    serial: str
+    nuc_hash: bytes = field(repr=False)
+    table_keys: dict[int, bytes] = field(repr=False)
+    response: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def provisioned(cls, client: httpx2.Client, serial: str, **fields: Any) -> "Camera":
+        """Provision a camera over HTTP."""
+        response = client.post(PROVISION, json=provision_body(serial, **fields))
+        assert response.status_code == 200, response.text
+        return cls.of(serial, response.json())
+
+    @classmethod
+    def of(cls, serial: str, response: dict[str, Any]) -> "Camera":
+        """A camera from the answer that it got."""
+        keys = {int(table): bytes.fromhex(key) for table, key in response["table_keys"].items()}
+        return cls(serial, bytes.fromhex(response["simulated_nuc_hash"]), keys, response)
+
+    def token(
+        self,
+        table_id: int | None = None,
+        key_index: int = 7,
+        *,
+        nuc_hash: bytes | None = None,
+        master_key: bytes | None = None,
+    ) -> CameraToken:
+        """A new token: genuine, unless another NUC hash or master key is given."""
+        table = min(self.table_keys) if table_id is None else table_id
+        key = key_derivation.derive_key(master_key or self.table_keys[table], key_index)
+        return camera_token.seal(
+            nuc_hash or self.nuc_hash,
+            key=key,
+            table_id=table,
+            key_index=key_index,
+            nonce=secrets.token_bytes(camera_token.NONCE_BYTES),
+        )
+
+
+def wire(token: CameraToken) -> dict[str, Any]:
+    """A camera token as the API takes it."""
+    return {
+        "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
+        "table_id": token.table_id,
+        "key_index": token.key_index,
+        "nonce": token.nonce.hex(),
+    }
