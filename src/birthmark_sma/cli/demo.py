@@ -38,10 +38,11 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Show the whole story: a camera, a picture, an aggregation server, and five attempts to cheat.
+    """Tell the whole story: camera, picture, verdicts.
 
-    Starts a real server on a free port, with data that is thrown away. Exits with 1 if any answer
-    is not the expected one.
+    Starts a real server on a free port, with data that is thrown away, and plays the camera and two
+    aggregation servers; then others try to cheat. Exits with 1 if any answer is not the expected
+    one.
     """
     with _running_authority() as facts:
         story = _Story(facts["url"])

@@ -23,7 +23,7 @@ def list_(
     database_url: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    """List devices in the order of their serials."""
+    """List devices by serial."""
     from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.cli.describe import device_as_json
     from birthmark_sma.storage import devices
@@ -85,7 +85,7 @@ def show(
 def suspend(
     device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
-    """Make a device's tokens FAIL until it is reinstated."""
+    """Make a device's tokens FAIL for now."""
     from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.revocation import suspend_device
 
@@ -124,7 +124,10 @@ def revoke(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Make a device's tokens FAIL for ever, and put its certificate on the CRL."""
+    """Make a device's tokens FAIL for ever.
+
+    Its certificate goes on the CRL. A revocation cannot be undone.
+    """
     from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.revocation import revoke_device
 

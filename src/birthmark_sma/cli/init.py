@@ -43,7 +43,7 @@ def init(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Found an authority: schema, root and intermediate CA, key tables.
+    """Found an authority: certificates and key tables.
 
     Run again, it finishes what was cut off and changes nothing else: it never overwrites. With
     PostgreSQL, set CA_PASSWORD first; with SQLite one is made where none is set.

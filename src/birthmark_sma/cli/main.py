@@ -20,14 +20,22 @@ _HELP = """The Birthmark Standard's Simulated Manufacturer Authority.
 It certifies cameras, hands out key tables, and says of a camera token whether a registered camera
 made it.
 
-First steps:  sma demo  shows the whole story;  sma serve  runs an authority.
+\b
+First steps:
+  sma demo     tells the whole story
+  sma serve    runs an authority on http://127.0.0.1:8000
 """
 
-_EPILOG = (
-    "Settings come from flags, else the environment (DATABASE_URL, CA_PASSWORD, PORT, SMA_*), else"
-    " sma.toml. Exit codes: 0 done or PASS, 1 FAIL, 2 usage, 3 configuration or secrets,"
-    " 4 database, 5 conflict, 6 refused."
-)
+_EPILOG = """Settings come from flags, else the environment (DATABASE_URL, CA_PASSWORD, PORT, SMA_*),
+else sma.toml.
+
+\b
+Exit codes:
+  0  done, or PASS             4  the database is away, empty or another version
+  1  FAIL                      5  a conflict with what is registered
+  2  usage                     6  a key, serial or token is refused
+  3  a setting or secret is missing or wrong
+"""
 
 app = typer.Typer(
     name="sma",
@@ -35,6 +43,7 @@ app = typer.Typer(
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # importing what would draw boxes takes longer than all the rest
     pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
 )
 

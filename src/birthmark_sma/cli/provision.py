@@ -31,10 +31,10 @@ def provision(
     prototype: Prototype = False,
     as_json: Json = False,
 ) -> None:
-    """Provision one device and write its key, certificate, tables and NUC hash to files.
+    """Provision one device, into files.
 
-    The files are the device's secret: readable by their owner alone. A run that was cut off is
-    simply run again.
+    They hold its key, certificate, table keys and NUC hash: the device's secrets, readable by their
+    owner alone. A run that was cut off is simply run again.
     """
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.provisioning import ProvisioningRequest

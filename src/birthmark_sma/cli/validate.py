@@ -24,7 +24,7 @@ def validate(
     kek_file: KekFile = None,
     as_json: Json = False,
 ) -> None:
-    """Validate a camera token and say why it got its verdict.
+    """Validate a camera token, and say why.
 
     The attempt goes into the audit trail like any other. Exits with 0 for PASS, 1 for FAIL.
     """
