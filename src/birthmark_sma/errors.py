@@ -21,7 +21,7 @@ class ProtocolError(BirthmarkError):
 
 
 class MalformedCameraTokenError(ProtocolError):
-    """A part of a camera token has the wrong length, type or range; no cryptography was tried."""
+    """A part of a camera token has the wrong length or range; no cryptography was tried."""
 
 
 class UnopenedCameraTokenError(ProtocolError):

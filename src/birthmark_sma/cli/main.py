@@ -26,8 +26,8 @@ First steps:
   sma serve    runs an authority on http://127.0.0.1:8000
 """
 
-_EPILOG = """Settings come from flags, else the environment (DATABASE_URL, CA_PASSWORD, PORT, SMA_*),
-else sma.toml.
+_EPILOG = """Settings come from flags, else the environment (DATABASE_URL, CA_PASSWORD, PORT,
+SMA_*), else sma.toml.
 
 \b
 Exit codes:

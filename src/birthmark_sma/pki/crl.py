@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
+from birthmark_sma.errors import ProfileViolationError
+from birthmark_sma.pki.conformance import authority_key_identifier
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 from birthmark_sma.pki.signer import Signer
 
@@ -40,19 +42,19 @@ def sign_crl(
     number: int,
     now: datetime,
 ) -> x509.CertificateRevocationList:
-    """Sign the list of all revoked certificates. `number` must grow from list to list (5.2.3)."""
+    """Sign the list of all revoked certificates. `number` must grow from list to list (5.2.3).
+
+    Raises ProfileViolationError where the signer's key is not the issuer's.
+    """
+    if issuer.public_key() != signer.public_key:
+        raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
     now = now.replace(microsecond=0)
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.subject)
         .last_update(now - CLOCK_SKEW)
         .next_update(now + LIFETIME)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-                issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-            ),
-            critical=False,
-        )
+        .add_extension(authority_key_identifier(issuer), critical=False)
         .add_extension(x509.CRLNumber(number), critical=False)
     )
     for entry in revoked:

@@ -7,6 +7,7 @@ mixed two up.
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from birthmark_sma.errors import CsrRefusedError
@@ -24,25 +25,36 @@ def verify(pem: str, device_serial: str) -> DeviceKey:
     try:
         request = x509.load_pem_x509_csr(pem.encode())
         public_key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+        common_names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise CsrRefusedError(
             "The CSR cannot be read: send PEM PKCS#10, which begins"
             " '-----BEGIN CERTIFICATE REQUEST-----'."
         ) from None
     # The policy comes first: verifying under a refused key could be slow, or prove nothing.
     device_key = check_key(public_key)
+    if not _hash_is_sound(request):
+        raise CsrRefusedError("The CSR is signed over a hash that proves nothing: use SHA-256.")
     if not _signature_verifies(request):
         raise CsrRefusedError(
             "The CSR's signature does not verify under its own key: sign it with the private key of"
             " the public key inside."
         )
-    for common_name in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        if common_name.value != device_serial:
-            raise CsrRefusedError(
-                "The CSR's common name is not the device_serial of this request: leave it out, or"
-                " make them equal."
-            )
+    if any(common_name.value != device_serial for common_name in common_names):
+        raise CsrRefusedError(
+            "The CSR's common name is not the device_serial of this request: leave it out, or make"
+            " them equal."
+        )
     return device_key
+
+
+def _hash_is_sound(request: x509.CertificateSigningRequest) -> bool:
+    """Say whether the signature is over SHA-2, or of a kind that hashes by itself (Ed25519)."""
+    try:
+        algorithm = request.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return False
+    return algorithm is None or isinstance(algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512)
 
 
 def _signature_verifies(request: x509.CertificateSigningRequest) -> bool:

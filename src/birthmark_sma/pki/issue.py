@@ -5,7 +5,6 @@ once more and refuses, with ProfileViolationError, to sign anything that departs
 So a mistake in preparing becomes an error here and never a certificate in the field.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,23 +14,10 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from birthmark_sma.errors import IssuerExpiredError, ProfileViolationError
 from birthmark_sma.pki import names, profiles
+from birthmark_sma.pki.conformance import Prepared, authority_key_identifier, check
 from birthmark_sma.pki.key_policy import DeviceKey
 from birthmark_sma.pki.profiles import Profile
 from birthmark_sma.pki.signer import Signer, VerifyingKey
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A certificate with every field decided, not yet signed."""
-
-    profile: Profile
-    subject: x509.Name
-    issuer: x509.Name
-    public_key: CertificatePublicKeyTypes
-    serial_number: int
-    not_before: datetime
-    not_after: datetime
-    extensions: tuple[x509.ExtensionType, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +60,7 @@ def prepare_intermediate(
             not_after=_backdated(now) + profiles.INTERMEDIATE.validity,
             extensions=(
                 *_common_extensions(profiles.INTERMEDIATE, public_key),
-                _authority_key_identifier(issuer),
+                authority_key_identifier(issuer),
             ),
         ),
         now,
@@ -96,15 +82,10 @@ def prepare_device(
     where the issuer is not valid at `now`.
     """
     names.check_device_serial(device_serial)
-    alternative_names: list[x509.GeneralName] = [
-        x509.UniformResourceIdentifier(names.device_urn(device_serial))
-    ]
-    if names.is_host_name(device_serial):
-        alternative_names.append(x509.DNSName(device_serial))
     extensions = [
         *_common_extensions(profiles.DEVICE, public_key),
-        _authority_key_identifier(issuer),
-        x509.SubjectAlternativeName(alternative_names),
+        authority_key_identifier(issuer),
+        names.device_alternative_names(device_serial),
     ]
     if publication is not None:
         extensions += _publication_extensions(publication)
@@ -122,38 +103,6 @@ def prepare_device(
         ),
         now,
     )
-
-
-def check(prepared: Prepared, issuer: x509.Certificate | None) -> None:
-    """Raise ProfileViolationError where a prepared certificate departs from its profile.
-
-    `issuer` is None for the self-signed root.
-    """
-    profile = prepared.profile
-    bits = prepared.serial_number.bit_length()
-    if not profiles.MIN_SERIAL_NUMBER_BITS <= bits <= profiles.MAX_SERIAL_NUMBER_BITS:
-        raise ProfileViolationError(f"A serial number has 64 to 159 bits, not {bits}.")
-    present = [extension.oid for extension in prepared.extensions]
-    if len(set(present)) != len(present):
-        raise ProfileViolationError("An extension stands in the certificate twice.")
-    if missing := profile.required - set(present):
-        raise ProfileViolationError(f"A {profile.name} certificate lacks {_dotted(missing)}.")
-    if surplus := set(present) - profile.required - profile.allowed:
-        raise ProfileViolationError(f"A {profile.name} certificate has {_dotted(surplus)} besides.")
-    expected: list[x509.ExtensionType] = [profile.basic_constraints, profile.key_usage]
-    if profile.extended_key_usage is not None:
-        expected.append(profile.extended_key_usage)
-    for extension in expected:
-        if extension not in prepared.extensions:
-            raise ProfileViolationError(
-                f"The {profile.name} profile demands another value of {_dotted([extension.oid])}."
-            )
-    if prepared.not_after - prepared.not_before > profile.validity:
-        raise ProfileViolationError(f"A {profile.name} certificate lives longer than its profile.")
-    if prepared.not_after <= prepared.not_before:
-        raise ProfileViolationError("The certificate would end before it begins.")
-    if issuer is not None:
-        _check_against_issuer(prepared, issuer)
 
 
 def sign(
@@ -180,17 +129,6 @@ def sign(
     for extension in prepared.extensions:
         builder = builder.add_extension(extension, critical=extension.oid in profiles.CRITICAL)
     return builder.sign(signer.key, signer.hash_algorithm)
-
-
-def _check_against_issuer(prepared: Prepared, issuer: x509.Certificate) -> None:
-    if prepared.issuer != issuer.subject:
-        raise ProfileViolationError("The issuer's name is not that of the issuing certificate.")
-    if prepared.not_after > issuer.not_valid_after_utc:
-        raise ProfileViolationError("The certificate would outlive its issuer.")
-    if prepared.not_before < issuer.not_valid_before_utc:
-        raise ProfileViolationError("The certificate would begin before its issuer.")
-    if _authority_key_identifier(issuer) not in prepared.extensions:
-        raise ProfileViolationError("The authority key identifier is not the issuer's.")
 
 
 def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:
@@ -225,12 +163,6 @@ def _common_extensions(
     return extensions
 
 
-def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-        issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    )
-
-
 def _publication_extensions(publication: Publication) -> list[x509.ExtensionType]:
     return [
         x509.CRLDistributionPoints(
@@ -252,7 +184,3 @@ def _publication_extensions(publication: Publication) -> list[x509.ExtensionType
             ]
         ),
     ]
-
-
-def _dotted(oids: Iterable[x509.ObjectIdentifier]) -> str:
-    return ", ".join(sorted(oid.dotted_string for oid in oids))

@@ -6,6 +6,7 @@ anything else there is malformed for every verifier.
 """
 
 import re
+import warnings
 from urllib.parse import quote, unquote
 
 from cryptography import x509
@@ -20,9 +21,16 @@ DEVICE_URN_PREFIX = "urn:birthmark:device:"
 ROOT_COMMON_NAME = "Simulated Mfg Root CA"
 INTERMEDIATE_COMMON_NAME = "Simulated Mfg Intermediate CA"
 
+_CA_NAMES = {ROOT_COMMON_NAME, INTERMEDIATE_COMMON_NAME}
+
+# X.520 bounds a common name in characters; the library counts the bytes of their encoding, and
+# would refuse, or warn of, 64 characters beyond ASCII. `check_device_serial` holds the bound.
+warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
+
 _MAX_HOST_NAME_CHARACTERS = 253
 # Letters, digits and hyphens, hyphens not at the ends: RFC 1034, section 3.5, and RFC 1123, 2.1.
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_TOP_LEVEL = re.compile(r"[A-Za-z]{2,63}", re.ASCII)
 _RESERVED_LABEL = re.compile(r"..--")  # RFC 5891, section 4.2.3.1: "xn--" and its kin need decoding
 
 
@@ -37,6 +45,8 @@ def check_device_serial(device_serial: str) -> None:
         raise DeviceSerialRefusedError(
             "A device serial has printable characters only: no control characters or line breaks."
         )
+    if device_serial in _CA_NAMES:
+        raise DeviceSerialRefusedError("This is the name of a CA, and so of no device.")
 
 
 def distinguished_name(common_name: str) -> x509.Name:
@@ -46,7 +56,7 @@ def distinguished_name(common_name: str) -> x509.Name:
             x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
             x509.NameAttribute(NameOID.STATE_OR_PROVINCE_NAME, "Oregon"),
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Birthmark Simulated Manufacturer"),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False),
         ]
     )
 
@@ -56,27 +66,45 @@ def device_urn(device_serial: str) -> str:
     return DEVICE_URN_PREFIX + quote(device_serial, safe="")
 
 
+def device_alternative_names(device_serial: str) -> x509.SubjectAlternativeName:
+    """Return the alternative names of a device: its URN and, where it is one, its host name."""
+    alternatives: list[x509.GeneralName] = [
+        x509.UniformResourceIdentifier(device_urn(device_serial))
+    ]
+    if is_host_name(device_serial):
+        alternatives.append(x509.DNSName(device_serial))
+    return x509.SubjectAlternativeName(alternatives)
+
+
 def device_serial_of(certificate: x509.Certificate) -> str | None:
-    """Return the device serial that a certificate's URN names, or None where it has none."""
+    """Return the device serial that a certificate's one URN names, or None where none does.
+
+    Raises ValueError where the certificate's extensions are malformed.
+    """
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return None
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        if uri.startswith(DEVICE_URN_PREFIX):
-            return unquote(uri.removeprefix(DEVICE_URN_PREFIX))
-    return None
+    uris = alternatives.value.get_values_for_type(x509.UniformResourceIdentifier)
+    urns = [uri for uri in uris if uri.startswith(DEVICE_URN_PREFIX)]
+    if len(urns) != 1:
+        return None
+    device_serial = unquote(urns[0].removeprefix(DEVICE_URN_PREFIX))
+    # Only the one right spelling of a serial counts, so that two URNs never name one device.
+    return device_serial if device_serial and device_urn(device_serial) == urns[0] else None
 
 
 def is_host_name(text: str) -> bool:
-    """Say whether text may stand in a dNSName: LDH labels, the last one not all digits.
+    """Say whether text may stand in a dNSName: at least two LDH labels, the last one of letters.
 
-    RFC 1034, section 3.5, and RFC 1123, section 2.1. A single label is a host name.
+    RFC 1034, section 3.5, and RFC 1123, section 2.1. A single label resolves nowhere but at home,
+    and linters refuse it in a certificate.
     """
     labels = text.split(".")
     return (
         len(text) <= _MAX_HOST_NAME_CHARACTERS
+        and len(labels) >= 2
         and all(_LABEL.fullmatch(label) for label in labels)
         and not any(_RESERVED_LABEL.match(label) for label in labels)
-        and not labels[-1].isdigit()
+        and _TOP_LEVEL.fullmatch(labels[-1]) is not None
     )

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from birthmark_sma.errors import PathRefusedError
+from birthmark_sma.errors import KeyRefusedError, PathRefusedError
+from birthmark_sma.pki.key_policy import check_key
 from birthmark_sma.pki.names import device_serial_of
 
 
@@ -33,18 +36,53 @@ def verify_path(
         verification.PolicyBuilder()
         .store(verification.Store([root]))
         .time(now)
+        .extension_policies(
+            ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=_leaf_policy()
+        )
         .build_client_verifier()
     )
     try:
-        # Steps 1 and 2: the client policy demands CA:FALSE, digitalSignature where key usage is
-        # present, and the EKU clientAuth.
+        # Steps 1 and 2. The library does not judge the leaf's own key: the key policy does.
         verifier.verify(leaf, list(intermediates))
-    except (verification.VerificationError, x509.UnsupportedGeneralNameType, ValueError) as error:
+        check_key(leaf.public_key())
+        # Step 3.
+        device_serial = device_serial_of(leaf)
+    except (
+        verification.VerificationError,
+        x509.UnsupportedGeneralNameType,
+        UnsupportedAlgorithm,
+        KeyRefusedError,
+        ValueError,
+    ) as error:
         raise PathRefusedError(
             f"The certificate does not chain to the trusted root: {error}"
         ) from None
-    # Step 3.
-    device_serial = device_serial_of(leaf)
     if device_serial is None:
         raise PathRefusedError("The certificate names no device.")
     return device_serial
+
+
+def _leaf_policy() -> verification.ExtensionPolicy:
+    """What a device certificate must say: no CA, may sign, for clients, and a name."""
+    return (
+        verification.ExtensionPolicy.webpki_defaults_ee()
+        .require_present(x509.BasicConstraints, verification.Criticality.CRITICAL, _no_ca)
+        .require_present(x509.KeyUsage, verification.Criticality.CRITICAL, _signs)
+        .require_present(x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, _for_clients)
+        .require_present(x509.SubjectAlternativeName, verification.Criticality.AGNOSTIC, None)
+    )
+
+
+def _no_ca(_: object, __: x509.Certificate, constraints: x509.BasicConstraints) -> None:
+    if constraints.ca:
+        raise ValueError("the leaf is a CA")
+
+
+def _signs(_: object, __: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.digital_signature:
+        raise ValueError("the leaf's key may not sign")
+
+
+def _for_clients(_: object, __: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise ValueError("the leaf is not for client authentication")

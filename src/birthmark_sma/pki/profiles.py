@@ -9,6 +9,8 @@ from datetime import timedelta
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
+from birthmark_sma.pki.names import INTERMEDIATE_COMMON_NAME, ROOT_COMMON_NAME
+
 CLOCK_SKEW = timedelta(hours=1)
 """notBefore lies this far in the past, for devices whose clock is slow."""
 
@@ -34,11 +36,13 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
 class Profile:
     """One kind of certificate.
 
-    `required` and `allowed` are extension OIDs; a certificate has all of the first and nothing
-    beyond both. Criticality is part of each extension below, and all others are not critical.
+    `common_name` is that of the subject, or None where each has its own. `required` and `allowed`
+    are extension OIDs; a certificate has all of the first and nothing beyond both. Those in
+    CRITICAL are critical, and no others.
     """
 
     name: str
+    common_name: str | None
     validity: timedelta
     basic_constraints: x509.BasicConstraints
     key_usage: x509.KeyUsage
@@ -53,6 +57,7 @@ _EVERY_CERTIFICATE = CRITICAL | {ExtensionOID.SUBJECT_KEY_IDENTIFIER}
 
 ROOT = Profile(
     name="root",
+    common_name=ROOT_COMMON_NAME,
     validity=timedelta(days=3_650),
     basic_constraints=x509.BasicConstraints(ca=True, path_length=None),
     key_usage=_key_usage(ca=True),
@@ -62,6 +67,7 @@ ROOT = Profile(
 
 INTERMEDIATE = Profile(
     name="intermediate",
+    common_name=INTERMEDIATE_COMMON_NAME,
     validity=timedelta(days=1_825),
     basic_constraints=x509.BasicConstraints(ca=True, path_length=0),
     key_usage=_key_usage(ca=True),
@@ -71,6 +77,7 @@ INTERMEDIATE = Profile(
 
 DEVICE = Profile(
     name="device",
+    common_name=None,
     validity=timedelta(days=730),
     basic_constraints=x509.BasicConstraints(ca=False, path_length=None),
     key_usage=_key_usage(ca=False),

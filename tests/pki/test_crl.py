@@ -1,0 +1,139 @@
+"""Revocation lists: what stands in them, and that others can read and verify them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtensionOID
+
+from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
+from birthmark_sma.pki.signer import CaKeyType
+from tests.support.chains import NOW, Chain, ca, certificate_serial, sound_chain
+from tests.support.oracles import (
+    lint_crl,
+    openssl_accepts_crl,
+    openssl_verify_with_crl,
+)
+
+REVOKED_AT = NOW - timedelta(hours=5)
+
+
+def list_of(
+    *revoked: RevokedCertificate, key_type: CaKeyType = CaKeyType.EC_P256, number: int = 1
+) -> x509.CertificateRevocationList:
+    """Let the intermediate of a kind sign the list of these."""
+    authority = ca(key_type)
+    return sign_crl(
+        revoked, issuer=authority.intermediate, signer=authority.signer, number=number, now=NOW
+    )
+
+
+def revoked(label: str, reason: str = "key_compromise") -> RevokedCertificate:
+    """Revoke the certificate with the serial number of a label."""
+    return RevokedCertificate(certificate_serial(label), REVOKED_AT, reason)
+
+
+def revocation_of(chain: Chain, reason: str = "key_compromise") -> RevokedCertificate:
+    """Revoke the leaf of a chain."""
+    return RevokedCertificate(chain.leaf.serial_number, REVOKED_AT, reason)
+
+
+EVERY_REASON = [revoked(reason, reason) for reason in REASONS]
+
+
+@pytest.mark.parametrize("key_type", CaKeyType)
+@pytest.mark.parametrize("entries", [[], EVERY_REASON], ids=["empty", "every reason"])
+def test_openssl_and_pkilint_accept_the_list(
+    key_type: CaKeyType, entries: list[RevokedCertificate]
+) -> None:
+    """The signature verifies under the issuer, and pkilint finds nothing to complain of."""
+    signed = list_of(*entries, key_type=key_type)
+    assert openssl_accepts_crl(signed, ca(key_type).intermediate)
+    assert lint_crl(signed) == []
+
+
+def test_openssl_refuses_an_altered_list() -> None:
+    """A list from which an entry was taken, or that another authority signed, does not verify."""
+    signed = list_of(revoked("a"))
+    altered = bytearray(signed.public_bytes(serialization.Encoding.DER))
+    altered[-1] ^= 1
+    assert not openssl_accepts_crl(x509.load_der_x509_crl(bytes(altered)), ca().intermediate)
+    assert not openssl_accepts_crl(signed, ca(CaKeyType.EC_P384).intermediate)
+
+
+def test_a_revoked_device_is_refused_and_others_are_not() -> None:
+    """Threat 6: a verifier with the list refuses the revoked certificate, and only that one."""
+    lost, kept = sound_chain("lost camera"), sound_chain("kept camera")
+    signed = list_of(revocation_of(lost))
+    complaint = openssl_verify_with_crl(lost, signed)
+    assert complaint is not None
+    assert "error 23" in complaint
+    assert openssl_verify_with_crl(kept, signed) is None
+    assert openssl_verify_with_crl(lost, list_of()) is None
+
+
+def test_the_head_of_the_list() -> None:
+    """Issuer, times, backdated for slow clocks, key identifier and number, neither critical."""
+    signed = list_of(number=4_711)
+    assert signed.issuer == ca().intermediate.subject
+    assert timedelta(0) <= NOW - signed.last_update_utc <= timedelta(hours=1, seconds=1)
+    assert signed.next_update_utc == NOW.replace(microsecond=0) + LIFETIME
+    assert timedelta(days=1) == LIFETIME
+    assert {extension.oid: extension.critical for extension in signed.extensions} == {
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,
+        ExtensionOID.CRL_NUMBER: False,
+    }
+    key_identifier = signed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    subject_key = ca().intermediate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    assert key_identifier.key_identifier == subject_key.value.digest
+
+
+@pytest.mark.parametrize("number", [0, 1, 255, 2**31, 2**63, 2**150])
+def test_the_number_of_the_list(number: int) -> None:
+    """RFC 5280, section 5.2.3: the number goes in as it is, up to 20 octets."""
+    signed = list_of(number=number)
+    assert signed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == number
+    assert lint_crl(signed) == []
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_reasons(reason: str) -> None:
+    """Section 5.3.1: each reason is given, but for "unspecified", which is left out."""
+    (entry,) = list_of(revoked("a", reason))
+    given = [extension.value for extension in entry.extensions]
+    assert given == ([] if reason == "unspecified" else [x509.CRLReason(REASONS[reason])])
+    assert all(not extension.critical for extension in entry.extensions)
+
+
+def test_the_reasons_fit_devices() -> None:
+    """Reasons that are for other certificates, or can be undone, are not offered."""
+    assert set(REASONS.values()) == set(x509.ReasonFlags) - {
+        x509.ReasonFlags.ca_compromise,
+        x509.ReasonFlags.certificate_hold,
+        x509.ReasonFlags.remove_from_crl,
+        x509.ReasonFlags.aa_compromise,
+    }
+
+
+def test_every_revoked_certificate_is_found() -> None:
+    """A thousand entries, each found by its serial number, and no other."""
+    entries = [revoked(f"camera {number}") for number in range(1_000)]
+    signed = list_of(*entries)
+    assert len(signed) == 1_000
+    for entry in entries[::50]:
+        found = signed.get_revoked_certificate_by_serial_number(entry.certificate_serial)
+        assert found is not None
+        assert found.revocation_date_utc == REVOKED_AT.replace(microsecond=0)
+    unknown = certificate_serial("camera 1000")
+    assert signed.get_revoked_certificate_by_serial_number(unknown) is None
+
+
+def test_times_of_other_zones_are_written_in_utc() -> None:
+    """The same moment in another zone gives the same list."""
+    tokyo = timezone(timedelta(hours=9))
+    moment = datetime(2030, 1, 1, 3, tzinfo=tokyo)
+    entry = RevokedCertificate(certificate_serial("a"), moment, "superseded")
+    signed = sign_crl([entry], issuer=ca().intermediate, signer=ca().signer, number=1, now=moment)
+    assert signed.next_update_utc == datetime(2030, 1, 1, 18, tzinfo=UTC)
+    assert [entry.revocation_date_utc for entry in signed] == [moment]

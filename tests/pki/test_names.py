@@ -1,0 +1,230 @@
+"""The names in certificates: what a serial may be, how it is written, and how it is read back."""
+
+import re
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from birthmark_sma.errors import DeviceSerialRefusedError
+from birthmark_sma.pki.names import (
+    DEVICE_URN_PREFIX,
+    INTERMEDIATE_COMMON_NAME,
+    MAX_SERIAL_CHARACTERS,
+    ROOT_COMMON_NAME,
+    check_device_serial,
+    device_serial_of,
+    device_urn,
+    distinguished_name,
+    is_host_name,
+)
+from tests.support.chains import NOT_A_CA, ca, device_key, hand_made
+
+# RFC 8141, section 2: "urn" ":" NID ":" NSS, where the NSS is of RFC 3986's pchar and "/".
+URN = re.compile(
+    r"urn:[A-Za-z0-9][A-Za-z0-9-]{0,30}[A-Za-z0-9]:"
+    r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})"
+    r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-F]{2})*"
+)
+
+printable_serials = st.text(
+    st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1, max_size=64
+)
+
+
+@pytest.mark.parametrize(
+    "device_serial",
+    [
+        "x",
+        "RaspberryPi-Prototype-001",
+        "a camera",
+        " ",
+        "  x  ",
+        "%41%",
+        "Zoë",
+        "東京",
+        "📷",
+        "a" * 64,
+        "é" * 64,
+        "📷" * 64,
+    ],
+)
+def test_printable_serials_are_accepted(device_serial: str) -> None:
+    """1 to 64 printable characters of any script, counted as characters and not as bytes."""
+    check_device_serial(device_serial)
+
+
+@pytest.mark.parametrize("device_serial", ["", "a" * 65, "é" * 65, "a" * 10**6])
+def test_a_serial_of_another_length_is_refused(device_serial: str) -> None:
+    """X.520's upper bound for a common name is 64 characters."""
+    with pytest.raises(DeviceSerialRefusedError, match=f"not {len(device_serial)}"):
+        check_device_serial(device_serial)
+
+
+@pytest.mark.parametrize(
+    "code_point",
+    [
+        *(0x00, 0x09, 0x0A, 0x0D, 0x1B, 0x7F, 0x85, 0xA0),
+        *(0x200B, 0x2028, 0x202E, 0xD800, 0xDFFF, 0xE000, 0xFEFF, 0xFFFF),
+    ],
+    ids=hex,
+)
+@pytest.mark.parametrize("place", ["{}", "{}x", "x{}", "x{}y"])
+def test_a_serial_with_an_unprintable_character_is_refused(code_point: int, place: str) -> None:
+    """Threat 21: NUL, line breaks, lone surrogates and what turns text around stay outside."""
+    with pytest.raises(DeviceSerialRefusedError, match="printable"):
+        check_device_serial(place.format(chr(code_point)))
+
+
+@pytest.mark.parametrize(
+    ("device_serial", "urn"),
+    [
+        ("camera-7._~", "urn:birthmark:device:camera-7._~"),
+        ("a b", "urn:birthmark:device:a%20b"),
+        ("100%", "urn:birthmark:device:100%25"),
+        ("%41", "urn:birthmark:device:%2541"),
+        ("a/b?c#d", "urn:birthmark:device:a%2Fb%3Fc%23d"),
+        ("é", "urn:birthmark:device:%C3%A9"),
+        ("📷", "urn:birthmark:device:%F0%9F%93%B7"),
+    ],
+)
+def test_the_urn_of_a_serial(device_serial: str, urn: str) -> None:
+    """Whatever is not unreserved in RFC 3986 is percent-encoded as UTF-8."""
+    assert device_urn(device_serial) == urn
+
+
+@given(printable_serials)
+@example("/")
+@example("%")
+def test_a_urn_is_a_urn(device_serial: str) -> None:
+    """RFC 8141's syntax holds for every serial, and no serial adds a component to it."""
+    check_device_serial(device_serial)
+    assert URN.fullmatch(device_urn(device_serial))
+
+
+@given(st.lists(printable_serials, unique=True, min_size=2, max_size=2))
+def test_two_serials_never_share_a_urn(device_serials: list[str]) -> None:
+    """The encoding loses nothing."""
+    first, second = device_serials
+    assert device_urn(first) != device_urn(second)
+
+
+@pytest.mark.parametrize("common_name", [ROOT_COMMON_NAME, INTERMEDIATE_COMMON_NAME, "Zoë's"])
+def test_the_distinguished_name(common_name: str) -> None:
+    """The contract's name, from the country down to the common name."""
+    name = distinguished_name(common_name)
+    assert [(attribute.oid, attribute.value) for attribute in name] == [
+        (NameOID.COUNTRY_NAME, "US"),
+        (NameOID.STATE_OR_PROVINCE_NAME, "Oregon"),
+        (NameOID.ORGANIZATION_NAME, "Birthmark Simulated Manufacturer"),
+        (NameOID.COMMON_NAME, common_name),
+    ]
+
+
+def test_the_names_of_the_authority() -> None:
+    """Root and intermediate are named as the contract names them."""
+    assert ROOT_COMMON_NAME == "Simulated Mfg Root CA"
+    assert INTERMEDIATE_COMMON_NAME == "Simulated Mfg Intermediate CA"
+
+
+@pytest.mark.parametrize("character", ["a", "é", "東", "📷"])
+def test_a_common_name_has_up_to_64_characters(character: str) -> None:
+    """The bound counts characters: 64 of any script fit, whatever their length in UTF-8."""
+    longest = character * MAX_SERIAL_CHARACTERS
+    (attribute,) = distinguished_name(longest).get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert attribute.value == longest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "camera.example.org",
+        "camera-7.example.org",
+        "7.example.org",
+        "a1.b2.example.org",
+        "CAMERA.Example.ORG",
+        f"{'a' * 59}.org",
+    ],
+)
+def test_host_names(text: str) -> None:
+    """Letters, digits and inner hyphens, in labels divided by dots."""
+    assert is_host_name(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "a b",
+        "a_b.example.org",
+        "-a.example.org",
+        "a-.example.org",
+        "a..example.org",
+        ".example.org",
+        "example.org.",
+        "*.example.org",
+        "a@example.org",
+        "a/b",
+        "a:80",
+        "10.0.0.1",
+        "example.123",
+        "zoë.example.org",
+        "٣.example.org",
+        "camera.example.org\n",
+        "xn--zo-kka.example.org",
+        "ab--c.example.org",
+        f"{'a' * 64}.org",
+        "\uff21\uff22.example.org",
+        ".".join(["abcdefg"] * 32),
+    ],
+)
+def test_what_is_no_host_name(text: str) -> None:
+    """Threat 2: none of these may stand in a dNSName."""
+    assert not is_host_name(text)
+
+
+def certificate_with(*alternative_names: x509.GeneralName) -> x509.Certificate:
+    """Sign a certificate with these alternative names only."""
+    return hand_made(
+        device_key("ec-p256").public_key(),
+        "another name",
+        NOT_A_CA,
+        issuer=ca().intermediate,
+        signer=ca().signer,
+        alternative_names=alternative_names,
+    )
+
+
+@pytest.mark.parametrize(
+    "alternative_names",
+    [
+        [x509.DNSName("camera.example.org")],
+        [x509.UniformResourceIdentifier("https://example.org/urn:birthmark:device:camera")],
+        [x509.UniformResourceIdentifier("urn:another:device:camera")],
+        [x509.DNSName(f"{DEVICE_URN_PREFIX}camera")],
+    ],
+)
+def test_a_certificate_without_the_urn_names_no_device(
+    alternative_names: list[x509.GeneralName],
+) -> None:
+    """Only the URN names a device: neither a dNSName nor the common name does."""
+    assert device_serial_of(certificate_with(*alternative_names)) is None
+
+
+def test_a_certificate_of_an_authority_names_no_device() -> None:
+    """A certificate without alternative names is read without an error."""
+    assert device_serial_of(ca().intermediate) is None
+    assert device_serial_of(ca().root) is None
+
+
+def test_the_urn_is_found_among_other_names() -> None:
+    """The order of alternative names has no meaning."""
+    certificate = certificate_with(
+        x509.DNSName("camera.example.org"),
+        x509.UniformResourceIdentifier("https://example.org/"),
+        x509.UniformResourceIdentifier(device_urn("a camera")),
+    )
+    assert device_serial_of(certificate) == "a camera"

@@ -1,0 +1,160 @@
+"""What `verify_path` accepts, and that it refuses everything else with PathRefusedError alone."""
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from birthmark_sma.errors import PathRefusedError
+from birthmark_sma.pki.path import verify_path
+from birthmark_sma.pki.signer import CaKeyType
+from tests.support.chains import (
+    CLIENT_AUTH,
+    DEVICE_SERIALS,
+    NOT_A_CA,
+    NOW,
+    ca,
+    device_key,
+    hand_made,
+    key_usage,
+    sound_chain,
+)
+
+SERVER_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+
+
+def leaf_with(
+    *extensions: x509.ExtensionType, alternative_names: tuple[x509.GeneralName, ...] = ()
+) -> x509.Certificate:
+    """Let the intermediate sign a leaf that `issue` would never let it sign."""
+    return hand_made(
+        device_key("ec-p256").public_key(),
+        "a camera",
+        *extensions,
+        issuer=ca().intermediate,
+        signer=ca().signer,
+        alternative_names=alternative_names,
+    )
+
+
+def verify(leaf: x509.Certificate) -> str:
+    """Verify a leaf under the authority of these tests."""
+    return verify_path(leaf, [ca().intermediate], root=ca().root, now=NOW)
+
+
+@pytest.mark.parametrize("label", DEVICE_SERIALS)
+def test_the_device_serial_is_returned(label: str) -> None:
+    """A sound path gives the serial as it was provisioned, character for character."""
+    assert verify(sound_chain(DEVICE_SERIALS[label]).leaf) == DEVICE_SERIALS[label]
+
+
+def test_a_hand_made_leaf_of_the_right_profile_is_accepted() -> None:
+    """The leaves of the tests below are refused for what they say, not for how they are made."""
+    assert verify(leaf_with(NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)) == "a camera"
+
+
+def test_a_root_sent_along_proves_nothing() -> None:
+    """The path may carry any root; only the pinned one counts."""
+    chain = sound_chain()
+    foreign = ca(CaKeyType.EC_P384)
+    sent = [ca().intermediate, foreign.intermediate, foreign.root, ca().root]
+    assert verify_path(chain.leaf, sent, root=ca().root, now=NOW)
+    with pytest.raises(PathRefusedError, match="does not chain to the trusted root"):
+        verify_path(chain.leaf, sent, root=foreign.root, now=NOW)
+
+
+def test_a_missing_intermediate_is_refused() -> None:
+    """A leaf alone does not reach the root."""
+    with pytest.raises(PathRefusedError):
+        verify_path(sound_chain().leaf, [], root=ca().root, now=NOW)
+
+
+@pytest.mark.parametrize("days", [-1, 731])
+def test_the_time_is_the_callers(days: int) -> None:
+    """Threat 3: before its beginning and after its end a leaf is refused."""
+    chain = sound_chain()
+    with pytest.raises(PathRefusedError, match="not valid at validation time"):
+        verify_path(
+            chain.leaf, chain.intermediates, root=chain.root, now=NOW + timedelta(days=days)
+        )
+
+
+def test_a_slow_clock_is_no_obstacle() -> None:
+    """Threat 3: fifty minutes before it was issued, a certificate is valid already."""
+    chain = sound_chain()
+    early = NOW - timedelta(minutes=50)
+    assert verify_path(chain.leaf, chain.intermediates, root=chain.root, now=early)
+
+
+@pytest.mark.parametrize("which", ["root", "intermediate"])
+def test_an_authority_is_no_device(which: str) -> None:
+    """A CA's certificate is refused as a leaf."""
+    leaf = {"root": ca().root, "intermediate": ca().intermediate}[which]
+    with pytest.raises(PathRefusedError):
+        verify(leaf)
+
+
+A_CA = x509.BasicConstraints(ca=True, path_length=None)
+ONLY_ENCIPHERMENT = x509.KeyUsage(False, False, True, False, False, False, False, False, False)
+ANY_PURPOSE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        (A_CA, key_usage(ca=False), CLIENT_AUTH),
+        (NOT_A_CA, key_usage(ca=True), CLIENT_AUTH),
+        (NOT_A_CA, ONLY_ENCIPHERMENT, CLIENT_AUTH),
+        (NOT_A_CA, key_usage(ca=False), SERVER_AUTH),
+        (NOT_A_CA, key_usage(ca=False), ANY_PURPOSE),
+        (NOT_A_CA, key_usage(ca=False)),
+    ],
+    ids=["CA", "signs certificates", "may not sign", "for servers", "for anything", "no purpose"],
+)
+def test_a_leaf_of_another_profile_is_refused(extensions: tuple[x509.ExtensionType, ...]) -> None:
+    """Step 2: a leaf is no CA, may sign, and says that it is for client authentication."""
+    with pytest.raises(PathRefusedError):
+        verify(leaf_with(*extensions))
+
+
+@pytest.mark.parametrize(
+    "alternative_name",
+    [
+        x509.DNSName("camera.example.org"),
+        x509.UniformResourceIdentifier("urn:another:device:camera"),
+        x509.UniformResourceIdentifier("https://example.org/urn:birthmark:device:camera"),
+    ],
+)
+def test_a_leaf_that_names_no_device_is_refused(alternative_name: x509.GeneralName) -> None:
+    """Step 3: whoever the path leads to, it must be a device."""
+    leaf = leaf_with(
+        NOT_A_CA, key_usage(ca=False), CLIENT_AUTH, alternative_names=(alternative_name,)
+    )
+    with pytest.raises(PathRefusedError, match="names no device"):
+        verify(leaf)
+
+
+@pytest.mark.parametrize(
+    "oid",
+    [
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.CRL_DISTRIBUTION_POINTS,
+        ExtensionOID.NAME_CONSTRAINTS,
+    ],
+)
+def test_a_malformed_extension_is_refused(oid: x509.ObjectIdentifier) -> None:
+    """Threat 15: what cannot be parsed is refused as a path, and no other error comes out."""
+    sound = [NOT_A_CA, key_usage(ca=False), CLIENT_AUTH]
+    kept = [extension for extension in sound if extension.oid != oid]
+    with pytest.raises(PathRefusedError):
+        verify(leaf_with(*kept, x509.UnrecognizedExtension(oid, b"\x30\x82\xff\xff\x00")))
+
+
+def test_many_intermediates_are_refused_in_bounded_time() -> None:
+    """A path of the right name and the wrong key, many times over, ends in a refusal."""
+    foreign = [ca(key_type).intermediate for key_type in (CaKeyType.EC_P384,)] * 500
+    with pytest.raises(PathRefusedError):
+        verify_path(sound_chain().leaf, foreign, root=ca().root, now=NOW)

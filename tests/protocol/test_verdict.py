@@ -1,0 +1,117 @@
+"""Every combination of what is known about a camera token, and the verdict on it."""
+
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+
+from birthmark_sma.protocol.key_table import STANDARD_SIZES
+from birthmark_sma.protocol.verdict import DeviceStatus, Reason, Standing, Verdict, decide
+
+ASSIGNED = (3, 17, 2_400)
+
+
+class Known(NamedTuple):
+    """What is known about a camera token; `status` is None where no device has its NUC hash."""
+
+    table_exists: bool
+    index_exists: bool
+    opened: bool
+    status: DeviceStatus | None
+    assigned: bool
+
+
+EITHER = (False, True)
+ANY_STATUS = (None, *DeviceStatus)
+COMBINATIONS = [Known(*values) for values in product(EITHER, EITHER, EITHER, ANY_STATUS, EITHER)]
+
+# Which values of Known lead to which reason. The rows do not overlap, so their order says nothing.
+TRUTH_TABLE = [
+    ([False], EITHER, EITHER, ANY_STATUS, EITHER, Reason.UNKNOWN_TABLE),
+    ([True], [False], EITHER, ANY_STATUS, EITHER, Reason.UNKNOWN_KEY_INDEX),
+    ([True], [True], [False], ANY_STATUS, EITHER, Reason.NOT_OPENED),
+    ([True], [True], [True], [None], EITHER, Reason.UNKNOWN_DEVICE),
+    ([True], [True], [True], tuple(DeviceStatus), [False], Reason.TABLE_NOT_ASSIGNED),
+    ([True], [True], [True], [DeviceStatus.SUSPENDED], [True], Reason.DEVICE_SUSPENDED),
+    ([True], [True], [True], [DeviceStatus.REVOKED], [True], Reason.DEVICE_REVOKED),
+    ([True], [True], [True], [DeviceStatus.ACTIVE], [True], Reason.GENUINE),
+]
+
+
+def rows_of(known: Known) -> list[Reason]:
+    """Return the reasons of all rows that a combination stands in."""
+    return [
+        reason
+        for *columns, reason in TRUTH_TABLE
+        if all(value in column for value, column in zip(known, columns, strict=True))
+    ]
+
+
+def name_of(known: Known) -> str:
+    """Name a combination by what holds of it."""
+    holding = [field for field, value in known._asdict().items() if value is True]
+    return "-".join([*holding, known.status or "no_device"])
+
+
+def judge(known: Known) -> Reason:
+    """Ask for the verdict on one combination."""
+    table_id = (17 if known.assigned else 18) if known.table_exists else 2_500
+    assigned = (*ASSIGNED, 2_500) if known.assigned else ASSIGNED
+    return decide(
+        sizes=STANDARD_SIZES,
+        table_id=table_id,
+        key_index=999 if known.index_exists else 1_000,
+        opened=known.opened,
+        standing=None if known.status is None else Standing(known.status, assigned),
+    )
+
+
+def test_the_truth_table_is_complete() -> None:
+    """Every combination stands in exactly one row, so a new status cannot be forgotten."""
+    assert all(len(rows_of(known)) == 1 for known in COMBINATIONS)
+    assert len(COMBINATIONS) == 64
+
+
+@pytest.mark.parametrize("known", COMBINATIONS, ids=name_of)
+def test_truth_table(known: Known) -> None:
+    """Threats 6 and 14: the reason for every combination, the table's assignment among them."""
+    assert [judge(known)] == rows_of(known)
+
+
+def test_only_one_combination_passes() -> None:
+    """A PASS needs all of: table and index exist, opened, registered, active, table assigned."""
+    passing = [known for known in COMBINATIONS if judge(known).verdict is Verdict.PASS]
+    assert passing == [Known(True, True, True, DeviceStatus.ACTIVE, True)]
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_a_verdict(reason: Reason) -> None:
+    """GENUINE is the one reason for a PASS."""
+    expected = Verdict.PASS if reason is Reason.GENUINE else Verdict.FAIL
+    assert reason.verdict is expected
+
+
+def test_what_the_caller_is_told() -> None:
+    """Threat 18: only what lies in the token's address is told; all else is the authority's."""
+    told = {reason: reason.told_to_caller for reason in Reason if reason.told_to_caller}
+    assert told == {
+        Reason.UNKNOWN_TABLE: "Unknown table ID",
+        Reason.UNKNOWN_KEY_INDEX: "Unknown key index",
+    }
+
+
+def test_the_words_on_the_wire() -> None:
+    """Verdicts and reasons are written as the contract and the audit trail write them."""
+    assert [str(verdict) for verdict in Verdict] == ["PASS", "FAIL"]
+    assert [str(status) for status in DeviceStatus] == ["active", "suspended", "revoked"]
+    assert len({str(reason) for reason in Reason}) == len(Reason)
+
+
+@pytest.mark.parametrize("table_id", ASSIGNED)
+def test_each_of_the_devices_tables_passes(table_id: int) -> None:
+    """All three tables of a device are its own."""
+    standing = Standing(DeviceStatus.ACTIVE, ASSIGNED)
+    reason = decide(
+        sizes=STANDARD_SIZES, table_id=table_id, key_index=0, opened=True, standing=standing
+    )
+    assert reason is Reason.GENUINE
