@@ -1,0 +1,161 @@
+"""`sma init` and `sma migrate`."""
+
+import json
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Place, assert_refused
+from tests.support.running import query
+from tests.support.server import server_environ, sma
+
+ROOT_KEY = "simulated-mfg-root-ca.key"
+
+
+def mode(path: Path) -> int:
+    """The permission bits of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def tables_of(place: Place) -> list[tuple[object, ...]]:
+    """Every key table of an authority on SQLite."""
+    return query(
+        f"sqlite:///{place.data_dir / 'sma.db'}", "SELECT table_id, master_key FROM key_tables"
+    )
+
+
+def test_init_tells_what_it_founded(empty: Place) -> None:
+    """Threat 29: passphrase, root key and directory are their owner's alone."""
+    founded = empty.sma("init")
+    assert founded.returncode == 0, founded.stderr
+    assert founded.stderr == ""
+    assert "The authority is founded." in founded.stdout
+    assert "CN=Simulated Mfg Root CA" in founded.stdout
+    assert "CN=Simulated Mfg Intermediate CA" in founded.stdout
+    assert "safe place" in founded.stdout
+    assert mode(empty.data_dir) == 0o700
+    assert mode(empty.data_dir / "ca-password") == 0o600
+    assert mode(empty.data_dir / ROOT_KEY) == 0o600
+    passphrase = (empty.data_dir / "ca-password").read_text().strip()
+    assert len(passphrase) >= 32
+    assert passphrase not in founded.stdout
+
+
+def test_the_register_is_its_owners_alone(empty: Place) -> None:
+    """Threat 29: in a directory that others may enter they still cannot read the database."""
+    empty.data_dir.mkdir(mode=0o755)
+    assert empty.sma("init", "--tables", "5").returncode == 0
+    for file in empty.data_dir.iterdir():
+        assert mode(file) & 0o077 == 0, file.name
+
+
+def test_init_twice_changes_nothing(empty: Place) -> None:
+    """Threat 12: founding again never touches the key tables of devices in the field."""
+    first = json.loads(empty.sma("init", "--json").stdout)
+    assert first["created"] is True
+    assert (first["tables"], first["keys_per_table"]) == (2_500, 1_000)
+    assert set(first["root"]) >= {"subject", "not_before", "not_after", "sha256_fingerprint"}
+    before = tables_of(empty)
+    assert len(before) == 2_500
+    files = {f.name: f.read_bytes() for f in empty.data_dir.iterdir() if "sma.db" not in f.name}
+
+    again = empty.sma("init", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == {"created": False}
+    assert "founded before" in empty.sma("init").stdout
+    assert tables_of(empty) == before
+    assert {
+        f.name: f.read_bytes() for f in empty.data_dir.iterdir() if "sma.db" not in f.name
+    } == files
+
+
+def test_the_ca_keys_are_encrypted(founded_place: Place) -> None:
+    """Threat 5: neither CA key can be read without the passphrase, and none lies in the clear."""
+    key_file = founded_place.data_dir / ROOT_KEY
+    assert "BEGIN ENCRYPTED PRIVATE KEY" in key_file.read_text()
+    [(stored,)] = query(
+        f"sqlite:///{founded_place.data_dir / 'sma.db'}",
+        "SELECT encrypted_private_key FROM ca_certificates WHERE name = 'intermediate'",
+    )
+    assert "BEGIN ENCRYPTED PRIVATE KEY" in str(stored)
+    passphrase = founded_place.data_dir / "ca-password"
+    for source, opens in ((f"file:{passphrase}", True), ("pass:", False), ("pass:guess", False)):
+        opened = subprocess.run(
+            ["openssl", "pkey", "-in", str(key_file), "-passin", source, "-noout"],
+            capture_output=True,
+            check=False,
+        )
+        assert (opened.returncode == 0) == opens
+
+
+def test_postgresql_without_ca_password_founds_nothing(postgres_url: str, tmp_path: Path) -> None:
+    """Threat 5: an unset CA_PASSWORD never means an unencrypted key, nor half an authority."""
+    environ = server_environ(tmp_path / "data", postgres_url)
+    del environ["CA_PASSWORD"]
+    assert_refused(sma("init", environ=environ), 3, "CA_PASSWORD is not set", "PostgreSQL")
+    assert not (tmp_path / "data").exists()
+    tables = query(postgres_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert tables == []
+
+
+def test_postgresql_is_never_founded_unasked(postgres_url: str, tmp_path: Path) -> None:
+    environ = server_environ(tmp_path / "data", postgres_url)
+    assert_refused(sma("serve", "--port", "0", environ=environ), 4, "sma init")
+    assert query(postgres_url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+def test_sizes_and_key_type_are_chosen_once(empty: Place) -> None:
+    arguments = ("--tables", "7", "--keys-per-table", "11", "--ca-key-type", "ec-p384")
+    founded = json.loads(empty.sma("init", "--json", *arguments).stdout)
+    assert (founded["tables"], founded["keys_per_table"]) == (7, 11)
+    assert len(tables_of(empty)) == 7
+    assert empty.sma("init").returncode == 0
+    assert_refused(empty.sma("init", "--tables", "8"), 3, "7 tables of 11 keys")
+    assert_refused(empty.sma("init", "--tables", "2"), 6, "at least 3")
+
+
+def test_a_key_encryption_key_may_come_from_a_file(empty: Place, tmp_path: Path) -> None:
+    """Threats 13 and 29. Threat 29: a key file that others can read is refused."""
+    kek = tmp_path / "kek"
+    kek.write_text("ab" * 32 + "\n")
+    kek.chmod(0o644)
+    assert_refused(empty.sma("init", "--kek-file", str(kek)), 3, "chmod 600")
+    kek.chmod(0o600)
+    assert empty.sma("init", "--kek-file", str(kek), "--tables", "5").returncode == 0
+    shown = json.loads(empty.sma("tables", "show", "--json").stdout)
+    assert shown["wrapped_under"] == "file"
+    assert_refused(empty.sma("tables", "populate"), 3, "SMA_KEK_FILE")
+    kek.write_text("cd" * 32 + "\n")
+    assert_refused(empty.sma("tables", "populate", "--kek-file", str(kek)), 3, "key-encryption key")
+    kek.write_text("short")
+    assert_refused(empty.sma("tables", "populate", "--kek-file", str(kek)), 3, "openssl rand")
+
+
+def test_the_root_key_goes_where_it_is_told(empty: Place, tmp_path: Path) -> None:
+    stick = tmp_path / "stick" / "root.key"
+    assert empty.sma("init", "--tables", "5", "--root-key-file", str(stick)).returncode == 0
+    assert mode(stick) == 0o600
+    assert not (empty.data_dir / ROOT_KEY).exists()
+    another = Place(tmp_path / "another")
+    refused = another.sma("init", "--root-key-file", str(stick))
+    assert_refused(refused, 3, "another authority")
+
+
+def test_migrate_says_where_the_database_stands(place: Place, empty: Place) -> None:
+    assert json.loads(place.sma("migrate", "--json").stdout) == {"before": "0001", "after": "0001"}
+    assert "already" in place.sma("migrate").stdout
+
+
+def test_migrate_makes_no_empty_file(empty: Place) -> None:
+    assert_refused(empty.sma("migrate"), 4, "sma init")
+    assert not empty.data_dir.exists()
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "postgresql://[bad"])
+def test_a_database_url_that_cannot_be_used(empty: Place, url: str) -> None:
+    """Threat 28: the URL, which may hold a password, is not repeated."""
+    refused = empty.sma("init", settings={"DATABASE_URL": url, "CA_PASSWORD": "x"})
+    assert_refused(refused, 3, "DATABASE_URL")
+    assert url not in refused.stderr

@@ -1,0 +1,215 @@
+"""Registered devices: what goes in comes out, and constraints decide who is first."""
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage import devices
+from birthmark_sma.storage.devices import Device
+from birthmark_sma.storage.engine import Database, open_database
+from tests.support.authorities import counted_statements
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def device(number: int) -> Device:
+    """Return a device in which everything has this number."""
+    return Device(
+        device_serial=f"device-{number:04}",
+        nuc_hash=number.to_bytes(32, "big"),
+        table_assignments=(number, number + 5, number + 700),
+        device_certificate=f"certificate {number}",
+        certificate_serial=f"{number:x}",
+        device_public_key=f"key {number}",
+        public_key_fingerprint=number.to_bytes(32, "little"),
+        device_family="Test",
+        app_version=None,
+        status=DeviceStatus.ACTIVE,
+        provisioning_id=f"PROV-20260102-{number}",
+        provisioned_at=NOW,
+    )
+
+
+def add(database: Database, *new: Device) -> set[str]:
+    """Add devices in a transaction of their own."""
+    with database.write() as transaction:
+        return devices.add_devices(transaction, new)
+
+
+def find(database: Database, device_serial: str) -> Device | None:
+    """Find a device."""
+    with database.read() as connection:
+        return devices.find_device(connection, device_serial)
+
+
+def test_a_device_comes_back_as_it_went_in(database: Database) -> None:
+    """Every field, the three tables in their order, the time to the microsecond."""
+    odd = replace(
+        device(1),
+        device_serial="Kamera Süd № 東京 😀 'quoted' \\ \"%s\" :name",
+        app_version="1.2.3",
+        status=DeviceStatus.SUSPENDED,
+        device_family="a" * 50,
+    )
+    assert add(database, odd, device(2)) == {odd.provisioning_id, device(2).provisioning_id}
+    assert find(database, odd.device_serial) == odd
+    assert find(database, "device-0002") == device(2)
+    assert find(database, "device-0003") is None
+
+
+def test_serials_are_found_exactly(database: Database) -> None:
+    """Neither case nor spaces nor wildcards make one serial stand for another."""
+    add(database, device(1))
+    for other in ("DEVICE-0001", "device-0001 ", " device-0001", "device-%", "device-0001\t"):
+        assert find(database, other) is None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "device_serial",
+        "nuc_hash",
+        "public_key_fingerprint",
+        "certificate_serial",
+        "provisioning_id",
+    ],
+)
+def test_a_collision_leaves_the_first_standing(database: Database, field: str) -> None:
+    """Threat 8: the second is left out without an error, and its neighbours are not."""
+    add(database, device(1))
+    second = replace(device(2), **{field: getattr(device(1), field)})
+    added = add(database, second, device(3))
+    assert added - {device(1).provisioning_id} == {device(3).provisioning_id}
+    assert find(database, "device-0001") == device(1)
+    assert find(database, "device-0002") is None
+    with database.read() as connection:
+        assert devices.count_devices(connection) == 2
+
+
+def test_a_collision_inside_one_batch(database: Database) -> None:
+    """The earlier of two in one batch is added."""
+    twin = replace(device(2), device_serial="device-0001")
+    assert add(database, device(1), twin) == {device(1).provisioning_id}
+    assert find(database, "device-0001") == device(1)
+
+
+def test_a_large_batch(database: Database) -> None:
+    """More devices than a statement has room for parameters."""
+    many = [device(number) for number in range(3_000)]
+    assert len(add(database, *many)) == 3_000
+    with database.read() as connection:
+        assert devices.count_devices(connection) == 3_000
+        hashes = [each.nuc_hash for each in many]
+        assert len(devices.find_standings(connection, hashes)) == 3_000
+
+
+def test_programs_that_add_the_same_at_once(database: Database, database_url: str) -> None:
+    """Each of twenty serials is added by exactly one of four programs."""
+    added: list[str] = []
+    start = threading.Barrier(4)
+
+    def run(program: int) -> None:
+        own = open_database(database_url)
+        start.wait(30)
+        for number in range(20):
+            mine = replace(
+                device(number),
+                provisioning_id=f"{program}-{number}",
+                certificate_serial=f"{program}-{number}",
+            )
+            added.extend(add(own, mine))
+        own.close()
+
+    threads = [threading.Thread(target=run, args=[program]) for program in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(each.partition("-")[2] for each in added) == sorted(map(str, range(20)))
+
+
+# --- lookups
+
+
+def test_standings_are_found_by_nuc_hash(database: Database) -> None:
+    """Threat 14: a verdict asks for the device of a NUC hash, and learns that device's tables."""
+    revoked = replace(device(2), status=DeviceStatus.REVOKED)
+    add(database, device(1), revoked, device(3))
+    with counted_statements(database) as statements, database.read() as connection:
+        found = devices.find_standings(
+            connection, [device(1).nuc_hash, revoked.nuc_hash, b"\0" * 32, device(1).nuc_hash]
+        )
+    assert set(found) == {device(1).nuc_hash, revoked.nuc_hash}
+    first, second = found[device(1).nuc_hash], found[revoked.nuc_hash]
+    assert (first.device_serial, first.device_family) == ("device-0001", "Test")
+    assert tuple(first.table_assignments) == (1, 6, 701)
+    assert second.status is DeviceStatus.REVOKED
+    assert sum("registered_devices" in statement for statement in statements) == 1
+
+
+def test_no_standings_for_nobody(database: Database) -> None:
+    """An empty question has an empty answer."""
+    add(database, device(1))
+    with database.read() as connection:
+        assert devices.find_standings(connection, []) == {}
+
+
+def test_what_is_taken(database: Database) -> None:
+    """Keys and NUC hashes of others are recognised."""
+    add(database, device(1))
+    with database.read() as connection:
+        assert devices.holds_public_key(connection, device(1).public_key_fingerprint)
+        assert not devices.holds_public_key(connection, device(2).public_key_fingerprint)
+        assert devices.holds_nuc_hash(connection, device(1).nuc_hash)
+        assert not devices.holds_nuc_hash(connection, device(2).nuc_hash)
+
+
+def test_pages_of_devices(database: Database) -> None:
+    """Page by page one sees every device once, in the order of serials."""
+    add(database, *(device(number) for number in range(25)))
+    seen: list[str] = []
+    after = None
+    with database.read() as connection:
+        while page := devices.list_devices(connection, limit=10, after=after):
+            seen += [each.device_serial for each in page]
+            after = seen[-1]
+    assert seen == [device(number).device_serial for number in range(25)]
+
+
+def test_families_largest_first(database: Database) -> None:
+    """Families of one size stand in the order of their names."""
+    families = ["b", "a", "c", "c", "c"]
+    add(
+        database,
+        *(replace(device(number), device_family=family) for number, family in enumerate(families)),
+    )
+    with database.read() as connection:
+        assert list(devices.count_by_family(connection).items()) == [("c", 3), ("a", 1), ("b", 1)]
+
+
+# --- status
+
+
+def test_a_status_changes_from_what_it_is_thought_to_be(database: Database) -> None:
+    """Whoever acted on an old status changes nothing."""
+    add(database, device(1), device(2))
+    active, suspended, revoked = DeviceStatus
+    with database.write() as transaction:
+        change = devices.set_status
+        assert change(transaction, "device-0001", old=active, new=suspended)
+        assert not change(transaction, "device-0001", old=active, new=revoked)
+        assert not change(transaction, "device-0003", old=active, new=revoked)
+    assert find(database, "device-0001") == replace(device(1), status=suspended)
+    assert find(database, "device-0002") == device(2)
+
+
+def test_an_outage_is_not_an_unknown_device() -> None:
+    """Threat 19: a lookup without a database raises, and never says that there is no device."""
+    database = open_database("postgresql://sma:x@127.0.0.1:1/sma")
+    with pytest.raises(DatabaseUnavailableError):
+        find(database, "device-0001")
+    database.close()

@@ -1,0 +1,96 @@
+"""First answers: the first stays, until it is given back or a day has passed."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+from birthmark_sma.storage import idempotency, key_tables
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.idempotency import FirstAnswer
+from birthmark_sma.storage.key_tables import StoredKek
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def answer(
+    key: bytes, response: bytes = b"\x00first\xff", *, age: timedelta = timedelta(0)
+) -> FirstAnswer:
+    """Return an answer of this age."""
+    return FirstAnswer(key, b"digest", response, 1, NOW - age)
+
+
+def claim(database: Database, *answers: FirstAnswer) -> None:
+    """Claim keys, with the key-encryption key that they name."""
+    with database.write() as transaction:
+        if key_tables.current_kek(transaction) is None:
+            key_tables.add_kek(transaction, StoredKek(1, "file", b"", b""), NOW)
+        idempotency.claim(transaction, answers)
+
+
+def find(database: Database, *keys: bytes) -> dict[bytes, FirstAnswer]:
+    """Find first answers."""
+    with database.read() as connection:
+        return idempotency.find(connection, keys)
+
+
+def test_the_first_answer_stays(database: Database) -> None:
+    """A key that was used keeps its answer, and does not disturb a new one beside it."""
+    claim(database, answer(b"one"))
+    claim(database, answer(b"one", b"second"), answer(b"two"))
+    assert find(database, b"one", b"two", b"three") == {
+        b"one": answer(b"one"),
+        b"two": answer(b"two"),
+    }
+
+
+def test_the_first_of_one_batch_stays(database: Database) -> None:
+    """Also where both come together."""
+    claim(database, answer(b"one"), answer(b"one", b"second"))
+    assert find(database, b"one") == {b"one": answer(b"one")}
+
+
+def test_a_key_given_back_is_free(database: Database) -> None:
+    """And no other key with it."""
+    claim(database, answer(b"one"), answer(b"two"))
+    with database.write() as transaction:
+        idempotency.release(transaction, [b"one", b"never used"])
+    assert set(find(database, b"one", b"two")) == {b"two"}
+    claim(database, answer(b"one", b"second"))
+    assert find(database, b"one")[b"one"].sealed_response == b"second"
+
+
+def test_old_answers_are_forgotten(database: Database) -> None:
+    """Those before the time, and only those."""
+    microsecond, day = timedelta(microseconds=1), timedelta(hours=24)
+    claim(
+        database,
+        answer(b"old", age=day + microsecond),
+        answer(b"just not", age=day),
+        answer(b"new"),
+    )
+    with database.write() as transaction:
+        idempotency.forget_before(transaction, NOW - day)
+    assert set(find(database, b"old", b"just not", b"new")) == {b"just not", b"new"}
+
+
+def test_a_claim_waits_for_the_outcome_of_another(database: Database, database_url: str) -> None:
+    """While another program is about to take a key, nobody else gets it or misses it."""
+    claim(database, answer(b"unrelated"))
+    other = open_database(database_url)
+    outcome: list[bytes] = []
+
+    def second() -> None:
+        with other.write() as transaction:
+            idempotency.claim(transaction, [answer(b"one", b"second")])
+            found = idempotency.find(transaction, [b"one"])
+        outcome.append(found[b"one"].sealed_response)
+
+    thread = threading.Thread(target=second)
+    with database.write() as transaction:
+        idempotency.claim(transaction, [answer(b"one", b"first")])
+        thread.start()
+        time.sleep(0.2)
+        assert outcome == []
+    thread.join(30)
+    assert outcome == [b"first"]
+    other.close()

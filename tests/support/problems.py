@@ -1,0 +1,49 @@
+"""What every error of the API looks like, whatever went wrong (RFC 9457)."""
+
+import re
+from typing import Any
+
+import httpx2
+
+MEDIA_TYPE = "application/problem+json"
+
+_INTERNALS = re.compile(
+    r"Traceback|\bSELECT\b|\bINSERT\b|\bUPDATE\b|\bDELETE FROM\b|sqlalchemy|psycopg|sqlite3?\b"
+    r"|pydantic|starlette|uvicorn|\b[A-Z]\w+(Error|Exception)\b|\.py\b|/(work|usr|home|tmp|root)/"
+    r"|postgres(ql)?://|site-packages|object at 0x|birthmark_sma",
+    re.IGNORECASE,
+)
+
+
+def assert_tells_no_internals(text: str) -> None:
+    """Nothing of SQL, paths, exceptions or libraries is in a body."""
+    found = _INTERNALS.search(text)
+    assert found is None, f"{found.group()!r} in {text}"
+
+
+def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
+    """A complete problem document of this status; returns it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == MEDIA_TYPE
+    document: dict[str, Any] = response.json()
+    assert {"type", "title", "status", "detail", "instance"} <= document.keys()
+    assert re.fullmatch(r"urn:birthmark:problem:[a-z0-9-]+", document["type"])
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"].endswith((".", "!", "?")), "the detail is a sentence"
+    assert document["instance"] == response.request.url.path
+    assert ("errors" in document) == (status == 422)
+    for entry in document.get("errors", []):
+        assert entry.keys() == {"field", "detail"}
+        assert entry["field"]
+        assert entry["detail"]
+    if status == 503:
+        assert int(response.headers["retry-after"]) >= 1
+    without_echo = {name: value for name, value in document.items() if name != "instance"}
+    assert_tells_no_internals(str(without_echo))
+    return document
+
+
+def fields_of(document: dict[str, Any]) -> set[str]:
+    """The fields that a 422 names."""
+    return {entry["field"] for entry in document["errors"]}
