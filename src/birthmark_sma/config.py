@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.pki.signer import CaKeyType
-from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES, STANDARD_SIZES, TableSizes
+from birthmark_sma.protocol.key_table import (
+    MAX_WIRE_INTEGER,
+    PROTOTYPE_SIZES,
+    STANDARD_SIZES,
+    TABLES_PER_DEVICE,
+    TableSizes,
+)
 
 PREFIX = "SMA_"
 CONFIG_FILE_VARIABLE = "SMA_CONFIG_FILE"
@@ -70,8 +76,8 @@ class Settings(BaseModel):
     manufacturer_id: Annotated[str, Field(min_length=1, max_length=100)] = "SimulatedMfg"
     disclosure: Disclosure = Disclosure.SERIAL
     ca_key_type: CaKeyType = CaKeyType.RSA_4096
-    tables: int = STANDARD_SIZES.tables
-    keys_per_table: int = STANDARD_SIZES.keys_per_table
+    tables: Annotated[int, Field(ge=TABLES_PER_DEVICE, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.tables
+    keys_per_table: Annotated[int, Field(ge=1, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.keys_per_table
 
     max_body_bytes: Annotated[int, Field(ge=1_024, le=16 * 1024 * 1024)] = 65_536
     pool_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -87,6 +93,13 @@ class Settings(BaseModel):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("it begins with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @field_validator("ca_password")
+    @classmethod
+    def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not 1 <= len(value.get_secret_value().encode()) <= 1023:
+            raise ValueError("a passphrase has 1 to 1023 bytes")
+        return value
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -136,11 +149,9 @@ def load_settings(
         | {field: value for field, value in flags.items() if value is not None}
     )
     try:
-        settings = Settings(**merged)
+        return Settings(**merged)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
-    _ = settings.table_sizes  # raises where an authority of these sizes cannot be
-    return settings
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -171,8 +182,10 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]}?" if matches else ""
+    # Without the prefix, which all share and which would make anything look alike.
+    by_stem = {each.removeprefix(PREFIX).lower(): each for each in known}
+    matches = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), by_stem, n=1)
+    return f" Did you mean {by_stem[matches[0]]}?" if matches else ""
 
 
 def _explain(error: ValidationError) -> str:

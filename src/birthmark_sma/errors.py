@@ -39,6 +39,10 @@ class KeyRefusedError(PkiError):
     """A public key is malformed, too weak, or of a kind that the key policy does not name."""
 
 
+class KeyEncryptionKeyRefusedError(KeyRefusedError):
+    """A public key that table keys should be sealed to is refused."""
+
+
 class CsrRefusedError(PkiError):
     """A PKCS#10 request is malformed or does not prove possession of its key."""
 

@@ -251,11 +251,11 @@ def test_a_power_cut_between_the_commit_and_the_name(
     finish = ceremony.finish_ceremony
     calls: list[Settings] = []
 
-    def cut_once_committed(given: Settings) -> None:
+    def cut_once_committed(database: Database, given: Settings) -> None:
         calls.append(given)
         if _is_founded(settings):
             raise PowerCutError
-        finish(given)
+        finish(database, given)
 
     with monkeypatch.context() as cut:
         cut.setattr(ceremony, "finish_ceremony", cut_once_committed)

@@ -25,7 +25,7 @@ from birthmark_sma.errors import (
     ProfileViolationError,
 )
 from birthmark_sma.pki import issue, names
-from birthmark_sma.pki.issue import Prepared
+from birthmark_sma.pki.conformance import Prepared
 from birthmark_sma.pki.signer import CaKeyType, Signer
 from tests.support.chains import (
     DEVICE_KEY_KINDS,

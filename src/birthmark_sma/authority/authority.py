@@ -126,10 +126,12 @@ def initialise(
     """
     if settings.uses_sqlite:
         make_private_directory(settings.data_dir)
+    else:
+        find_passphrase(settings)  # before anything is written: there is nowhere to keep one
     database = open_database(settings.resolved_database_url)
     try:
         migrate(database)
-        ceremony.finish_ceremony(settings)
+        ceremony.finish_ceremony(database, settings)
         with database.read() as connection:
             held_before = key_tables.find_sizes(connection) is not None
         held = None if held_before else ceremony.hold_ceremony(database, settings)
@@ -153,11 +155,11 @@ def check_sizes(database: Database, settings: Settings) -> None:
     with database.read() as connection:
         sizes = key_tables.find_sizes(connection)
     given = settings.model_fields_set & {"tables", "keys_per_table"}
-    if sizes is not None and given and settings.table_sizes != sizes:
+    if sizes is not None and any(getattr(settings, one) != getattr(sizes, one) for one in given):
         raise ConfigurationError(
             f"This authority has {sizes.tables} tables of {sizes.keys_per_table} keys, fixed when"
-            f" it was initialised, and not {settings.tables} of {settings.keys_per_table}. Leave"
-            " the sizes out, or give another data directory or database."
+            " it was initialised; other sizes were asked for. Leave the sizes out, or give another"
+            " data directory or database."
         )
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.authority.key_encryption import found_secrets
@@ -59,33 +60,50 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
     root_signer, root = _create_root(settings, now)
     intermediate_signer, intermediate = _create_intermediate(settings, root_signer, root, now)
 
-    # A crash before the commit leaves a file that the next ceremony replaces; one after it, a file
-    # that `finish_ceremony` gives its name.
+    # Until the commit the key bears the name of its root, so that no other ceremony touches it. A
+    # crash before the commit leaves a key of nothing, one after it a key that `finish_ceremony`
+    # gives its final name.
     make_private_directory(key_file.parent)
-    pending = _pending(key_file)
-    write_private_file(pending, root_signer.encrypted_pem(passphrase).encode(), replace=True)
-    with database.write() as transaction:
-        _refuse_second(not key_tables.add_authority(transaction, settings.table_sizes, now))
-        key_tables.add_kek(transaction, stored_kek, now)
-        certificates.add_ca(transaction, StoredCa("root", _pem(root), None), now)
-        certificates.add_ca(
-            transaction,
-            StoredCa(
-                "intermediate", _pem(intermediate), intermediate_signer.encrypted_pem(passphrase)
-            ),
-            now,
-        )
-    finish_ceremony(settings)
+    pending = _pending(key_file, root)
+    write_private_file(pending, root_signer.encrypted_pem(passphrase).encode())
+    try:
+        with database.write() as transaction:
+            _refuse_second(not key_tables.add_authority(transaction, settings.table_sizes, now))
+            key_tables.add_kek(transaction, stored_kek, now)
+            certificates.add_ca(transaction, StoredCa("root", _pem(root), None), now)
+            certificates.add_ca(
+                transaction,
+                StoredCa(
+                    "intermediate",
+                    _pem(intermediate),
+                    intermediate_signer.encrypted_pem(passphrase),
+                ),
+                now,
+            )
+    except AlreadyInitialisedError:
+        pending.unlink(missing_ok=True)
+        raise
+    finish_ceremony(database, settings)
     return Ceremony(root, intermediate, key_file)
 
 
-def finish_ceremony(settings: Settings) -> None:
-    """Give the root key's file its name where a crash came between the commit and that."""
+def finish_ceremony(database: Database, settings: Settings) -> None:
+    """Give the root key's file its final name, where a crash came between the commit and that.
+
+    Keys of ceremonies that came to nothing are removed once there is an authority.
+    """
+    with database.read() as connection:
+        root = certificates.find_ca(connection, "root")
+    if root is None:
+        return
     key_file = root_key_file(settings)
-    pending = _pending(key_file)
+    pending = _pending(key_file, x509.load_pem_x509_certificate(root.certificate.encode()))
     if pending.exists() and not key_file.exists():
         pending.rename(key_file)
         sync_directory(key_file.parent)
+    for other in key_file.parent.glob(f"{key_file.name}.*.new"):
+        if other != pending:
+            other.unlink(missing_ok=True)
 
 
 def root_key_file(settings: Settings) -> Path:
@@ -122,8 +140,9 @@ def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing i
         )
 
 
-def _pending(key_file: Path) -> Path:
-    return key_file.with_name(key_file.name + ".new")
+def _pending(key_file: Path, root: x509.Certificate) -> Path:
+    """Return the name of a root's key while its ceremony is under way."""
+    return key_file.with_name(f"{key_file.name}.{root.fingerprint(SHA256()).hex()[:16]}.new")
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -71,8 +71,12 @@ class GroupCommit(Generic[Item, Answer]):
         self._writer.start()
 
     def submit(self, item: Item) -> "Future[Answer]":
-        """Hand in an item from a thread. Raises PoolFullError or ShuttingDownError at once."""
+        """Hand in an item from a thread. Raises PoolFullError or ShuttingDownError at once.
+
+        The future cannot be cancelled: the item is settled in any case.
+        """
         future: Future[Answer] = Future()
+        future.set_running_or_notify_cancel()
         self._accept(_Waiting(item, future, None))
         return future
 
@@ -157,7 +161,9 @@ class GroupCommit(Generic[Item, Answer]):
             if committing:
                 raise
             with self._database.write() as transaction:
-                return self._work(transaction, items)
+                answers = self._work(transaction, items)
+        if len(answers) != len(items):
+            raise RuntimeError(f"{len(items)} items were settled with {len(answers)} answers")
         return answers
 
 

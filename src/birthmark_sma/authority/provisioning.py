@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -29,9 +29,12 @@ from birthmark_sma.errors import (
     ConflictError,
     DeviceAlreadyProvisionedError,
     IdempotencyKeyReusedError,
+    KeyEncryptionKeyRefusedError,
+    KeyRefusedError,
     NucHashInUseError,
     PoolFullError,
     PublicKeyInUseError,
+    ShuttingDownError,
 )
 from birthmark_sma.pki import csr, issue, key_policy
 from birthmark_sma.pki.issue import Publication
@@ -132,9 +135,8 @@ class Provisioner:
             raise PoolFullError
         self._under_way += 1
         try:
-            loop = asyncio.get_running_loop()
-            ready = await loop.run_in_executor(self._signers, self._prepare, request)
-            return ready if isinstance(ready, Provisioned) else await self._writer.settle(ready)
+            registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
+            return await asyncio.wrap_future(registering)
         finally:
             self._under_way -= 1
 
@@ -146,15 +148,30 @@ class Provisioner:
         DatabaseUnavailableError. Sent again with the same idempotency key, it gives the first
         answer again.
         """
-        ready = self._prepare(request)
-        return ready if isinstance(ready, Provisioned) else self._writer.submit(ready).result()
+        return self._sign(request).result()
 
     def close(self) -> None:
         """Finish what is under way, then stop."""
+        # In this order: a signing thread hands over to the writer before it ends.
         self._signers.shutdown()
         self._writer.close()
 
+    def _start(self, request: ProvisioningRequest) -> "Future[Future[Provisioned]]":
+        try:
+            return self._signers.submit(self._sign, request)
+        except RuntimeError:  # the executor's way of saying that it was shut down
+            raise ShuttingDownError from None
+
     # --- in a signing thread
+
+    def _sign(self, request: ProvisioningRequest) -> "Future[Provisioned]":
+        """Prepare a device and hand it to the writer."""
+        ready = self._prepare(request)
+        if isinstance(ready, _Candidate):
+            return self._writer.submit(ready)
+        answered: Future[Provisioned] = Future()
+        answered.set_result(ready)
+        return answered
 
     def _prepare(self, request: ProvisioningRequest) -> Provisioned | _Candidate:
         """Check a request and sign its certificate, or return the first answer to it."""
@@ -168,15 +185,13 @@ class Provisioner:
 
         # A refusal that is certain already must not cost a signature. The writer decides the rest.
         with self._database.read() as connection:
+            conflict = _conflict(connection, request.device_serial, fingerprint, nuc_hash_index)
+            # In this order: where the conflict is the first answer's own, that answer is there now.
             known = self._first_answer(connection, request, now)
-            if known is None and (
-                conflict := _conflict(
-                    connection, request.device_serial, fingerprint, nuc_hash_index
-                )
-            ):
-                raise conflict
         if known is not None:
             return known
+        if conflict is not None:
+            raise conflict
 
         certificate = self._issue(public_key, request.device_serial, now)
         assignments = assign_tables(self._stock.sizes, self._random.sample)
@@ -281,6 +296,15 @@ class Provisioner:
         added = devices.add_devices(transaction, [c.device for c in new]) if new else set()
         refused = [c for c in new if c.device.provisioning_id not in added]
         self._release_keys(transaction, refused)
+        # Who repeats a request that was refused in this very batch is refused as well.
+        freed = {c.first_answer.idempotency_key for c in refused if c.first_answer is not None}
+        refused += [
+            c
+            for c in ordered
+            if isinstance(repeated.get(c.device.provisioning_id), Provisioned)
+            and c.first_answer is not None
+            and c.first_answer.idempotency_key in freed
+        ]
         outcomes: dict[str, Provisioned | BirthmarkError] = dict(repeated)
         outcomes |= {c.device.provisioning_id: c.answer for c in new}
         outcomes |= {c.device.provisioning_id: _loser(transaction, c.device) for c in refused}
@@ -347,8 +371,11 @@ def _device_key(request: ProvisioningRequest) -> DeviceKey:
 def _recipient(request: ProvisioningRequest) -> KeyEncryptionKey | None:
     if request.key_encryption_public_key is None:
         return None
-    key = key_policy.load_public_key(request.key_encryption_public_key)
-    return key_policy.check_key_encryption_key(key)
+    try:
+        key = key_policy.load_public_key(request.key_encryption_public_key)
+        return key_policy.check_key_encryption_key(key)
+    except KeyRefusedError as error:
+        raise KeyEncryptionKeyRefusedError(*error.args) from None
 
 
 def _request_digest(request: ProvisioningRequest) -> bytes:

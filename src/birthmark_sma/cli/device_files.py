@@ -88,6 +88,8 @@ def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any
     }
     for name, content in files.items():
         write_private_file(pending.partial_dir / name, content.encode(), replace=True)
+    for stray in pending.partial_dir.glob(".*.partial"):
+        stray.unlink()
     try:
         pending.partial_dir.rename(pending.output_dir)  # replaces an empty directory at most
         sync_directory(pending.output_dir.parent)

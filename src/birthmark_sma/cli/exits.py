@@ -25,14 +25,15 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.NotInitialisedError, DATABASE),
     (errors.KeyTablesError, DATABASE),
     (errors.StorageError, DATABASE),
-    (errors.ProtocolError, REFUSED),
-    (errors.PkiError, REFUSED),
+    (errors.UnknownDeviceError, CONFLICT),
+    (errors.PoolFullError, DATABASE),
+    (errors.ShuttingDownError, DATABASE),
 )
 
 
 def code_of(error: errors.BirthmarkError) -> int:
-    """Return the exit code for an error."""
+    """Return the exit code for an error; what is not in the table is a refusal."""
     for error_type, code in _CODES:
         if isinstance(error, error_type):
             return code
-    return FAILED
+    return REFUSED

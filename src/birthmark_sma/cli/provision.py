@@ -46,7 +46,7 @@ def provision(
         prototype=prototype, data_dir=data_dir, database_url=database_url, kek_file=kek_file
     )
     initialise_on_a_laptop(settings)
-    target = output_dir or Path("provisioned_devices") / quote(device_serial, safe=" ")
+    target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     authority = open_authority(settings)
     try:
         pending = device_files.begin(target)
@@ -94,3 +94,9 @@ def provision(
             ("files", "\n".join(str(file) for file in sorted(target.iterdir()))),
         ]
     )
+
+
+def _directory_name(device_serial: str) -> str:
+    """Return a name that is one directory, whatever the serial: not even `.` or `..` lead out."""
+    name = quote(device_serial, safe=" ")
+    return name.replace(".", "%2E") if not name.strip(".") else name

@@ -5,6 +5,7 @@ PostgreSQL URLs go to libpq as they are, so every form that hosting platforms ha
 what was committed survives a power cut.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, Engine, create_engine, event, exc, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 
@@ -95,14 +96,26 @@ def _translated() -> Iterator[None]:
         yield
     except _UNAVAILABLE as error:
         raise DatabaseUnavailableError("The database does not answer") from error
+    except exc.DatabaseError as error:
+        if type(error) is not exc.DatabaseError:  # its subclasses are faults of this program
+            raise
+        raise DatabaseUnavailableError(
+            "The database file is damaged, or is no database: restore it from a backup"
+        ) from error
 
 
 def _sqlite(path: Path) -> Engine:
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=str(path)),
         hide_parameters=True,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _keep_private(*_: object) -> None:
+        # Its journals get the mode of the file itself.
+        with contextlib.suppress(OSError):
+            path.touch(mode=0o600, exist_ok=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:

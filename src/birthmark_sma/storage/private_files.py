@@ -1,6 +1,8 @@
 """Files that hold secrets: readable by their owner alone, and whole or absent after a crash."""
 
+import contextlib
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -16,24 +18,21 @@ def write_private_file(path: Path, content: bytes, *, replace: bool = False) -> 
     """
     if path.exists() and not replace:
         raise PrivateFileError(f"{path} exists already and is never overwritten.")
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_durably(partial, content)
         if replace:
             partial.replace(path)
         else:
             os.link(partial, path)  # unlike a rename, this never replaces a file made meanwhile
-            partial.unlink()
         sync_directory(path.parent)
     except FileExistsError:
         raise PrivateFileError(f"{path} exists already and is never overwritten.") from None
     except OSError as error:
         raise PrivateFileError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def read_private_file(path: Path) -> bytes:
@@ -57,9 +56,12 @@ def read_private_file(path: Path) -> bytes:
 def make_private_directory(path: Path) -> None:
     """Make a directory, and those above it, of mode 0700; one that exists stays as it is."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise PrivateFileError(f"The directory {path} cannot be made: {error.strerror}.") from None
+    if not path.is_dir():
+        raise PrivateFileError(f"The directory {path} cannot be made: a file is there.")
 
 
 def sync_directory(path: Path) -> None:
@@ -69,3 +71,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, _OWNER_ONLY)  # whatever the umask left of it
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)

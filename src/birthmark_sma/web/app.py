@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
@@ -16,11 +17,25 @@ from birthmark_sma.web import openapi, operate, problems, provision, validate
 _ASKERS = 4
 """How many threads ask the database for figures, apart from those that provision and validate."""
 
+_ROUTERS = (validate.router, provision.router, operate.router)
 _TAGS = [
     {"name": "validate", "description": "For aggregation servers."},
     {"name": "provision", "description": "For cameras, once in their life."},
     {"name": "operate", "description": "For operators, probes and verifiers."},
 ]
+
+
+class AnswerHead:
+    """Answers HEAD as GET, of which the server then leaves the body out (RFC 9110, 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on; the server keeps the scope that says HEAD."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 def create_app(open_authority: Callable[[], Authority]) -> FastAPI:
@@ -47,10 +62,12 @@ def create_app(open_authority: Callable[[], Authority]) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_tags=_TAGS,
         lifespan=lifespan,
+        redirect_slashes=False,
     )
+    app.add_middleware(AnswerHead)
     problems.install(app)
-    openapi.install(app)
-    for router in (validate.router, provision.router, operate.router):
+    openapi.install(app, _ROUTERS)
+    for router in _ROUTERS:
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

@@ -1,11 +1,14 @@
 """What the OpenAPI document says of bodies, statuses and errors, beyond what FastAPI infers."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from birthmark_sma.web import wire
 from birthmark_sma.web.problems import MEDIA_TYPE
@@ -71,8 +74,8 @@ _PROBLEMS = (wire.ProblemDocument, wire.InvalidRequestProblem, wire.UnknownAddre
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def install(app: FastAPI) -> None:
-    """Complete the document that FastAPI makes with the models that it does not see."""
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Complete the document that FastAPI makes of `routers` with what it does not see."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -89,10 +92,24 @@ def install(app: FastAPI) -> None:
                 ref_template=_REFERENCE,
             )
             made["components"]["schemas"] |= definitions["$defs"]
+            _restore_examples(made, [route for router in routers for route in router.routes])
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
+    """Put examples back as they were given: FastAPI leaves every null out of them."""
+    for route in routes:
+        if not isinstance(route, APIRoute):
+            continue
+        for method in route.methods or ():
+            operation = made["paths"].get(route.path, {}).get(method.lower(), {})
+            for status, response in route.responses.items():
+                for media_type, content in response.get("content", {}).items():
+                    told = operation["responses"][str(status)]["content"][media_type]
+                    told |= {k: v for k, v in content.items() if k in {"example", "examples"}}
 
 
 def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
 from birthmark_sma.protocol.verdict import Reason
@@ -22,6 +23,7 @@ from birthmark_sma.web.wire import FieldError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+_MAX_FIELD_CHARACTERS = 64
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,11 @@ class Kind:
     slug: str
     title: str
     retry: bool = False
+    field: str | None = None
+
+
+def _refused(slug: str, title: str, field: str) -> Kind:
+    return Kind(422, slug, title, field=field)
 
 
 _REQUEST_KINDS = {
@@ -73,13 +80,22 @@ _INTERNAL = Kind(500, "internal-error", "Internal error")
 
 # The first row whose class an error belongs to is its kind.
 _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
-    (errors.MalformedCameraTokenError, _INVALID),
-    (errors.KeyRefusedError, Kind(422, "key-refused", "Public key refused")),
-    (errors.CsrRefusedError, Kind(422, "csr-refused", "Certification request refused")),
-    (errors.DeviceSerialRefusedError, Kind(422, "serial-refused", "Device serial refused")),
+    (
+        errors.KeyEncryptionKeyRefusedError,
+        _refused("key-refused", "Public key refused", "key_encryption_public_key"),
+    ),
+    (
+        errors.KeyRefusedError,
+        _refused("key-refused", "Public key refused", "device_public_key"),
+    ),
+    (errors.CsrRefusedError, _refused("csr-refused", "Certification request refused", "csr")),
+    (
+        errors.DeviceSerialRefusedError,
+        _refused("serial-refused", "Device serial refused", "device_serial"),
+    ),
     (
         errors.IdempotencyKeyReusedError,
-        Kind(422, "idempotency-key-reused", "Idempotency key reused"),
+        _refused("idempotency-key-reused", "Idempotency key reused", "Idempotency-Key"),
     ),
     (
         errors.DeviceAlreadyProvisionedError,
@@ -131,7 +147,30 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(InvalidRequestError, _invalid_request)
     app.add_exception_handler(RequestValidationError, _framework_validation)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _unexpected)
+    # Inside the framework's own last resort, which would log again and drop the connection.
+    app.add_middleware(_CatchUnexpected)
+
+
+class _CatchUnexpected:
+    """Answers what nobody foresaw, as long as no answer has begun."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if scope["type"] != "http" or begun:
+                raise
+            await _unexpected(Request(scope), error)(scope, receive, send)
 
 
 def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
@@ -139,7 +178,10 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, error_type):
             if kind.status >= 500:
                 _log.warning("%s: %s", kind.title, error)
-            return problem(request, kind, _sentence(str(error)), **_no_fields(kind))
+            detail = _sentence(str(error))
+            if kind.field is None:
+                return problem(request, kind, detail)
+            return problem(request, kind, detail, errors=[{"field": kind.field, "detail": detail}])
     return _unexpected(request, error)
 
 
@@ -191,16 +233,11 @@ _HTTP_DETAILS = {
 
 
 def _field_error(location: Sequence[int | str], kind: str, message: str) -> FieldError:
-    field = ".".join(str(part) for part in location) or "body"
+    field = ".".join(str(part) for part in location)[:_MAX_FIELD_CHARACTERS] or "body"
     if kind == "json_invalid":
         return FieldError(field=field, detail="it is not JSON")
     message = message.removeprefix("Value error, ")
     return FieldError(field=field, detail=message[:1].lower() + message[1:])
-
-
-def _no_fields(kind: Kind) -> dict[str, object]:
-    """A refusal that concerns no single field has an empty list, so that all 422s look alike."""
-    return {"errors": []} if kind.status == 422 else {}
 
 
 def _sentence(text: str) -> str:

@@ -71,16 +71,18 @@ async def provision_device(request: Request) -> Response:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get(IDEMPOTENCY_HEADER)
-    if key is None:
+    keys = request.headers.getlist(IDEMPOTENCY_HEADER)
+    if not keys:
         return None
+    key = keys[0]
     visible = all("!" <= character <= "~" for character in key)
-    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS or not visible:
+    if len(keys) > 1 or not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS or not visible:
         raise InvalidRequestError(
             [
                 FieldError(
                     field=IDEMPOTENCY_HEADER,
-                    detail=f"it has 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
+                    detail="it is given once and"
+                    f" has 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
                 )
             ]
         )

@@ -11,6 +11,7 @@ from uvicorn.supervisors import Multiprocess
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
+from birthmark_sma.web.http_protocol import BoundedHttpProtocol
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
@@ -82,5 +83,8 @@ def _config(app: FastAPI | WorkerApp, *, factory: bool, workers: int = 1) -> uvi
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # what a header says of its sender is believed of nobody
+        http=BoundedHttpProtocol,
+        ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
