@@ -45,6 +45,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "pool_limit": "5",
     "batch_limit": "6",
     "answer_timeout": "2.5",
+    "request_timeout": "12.5",
 }
 """One value for every setting, as an environment gives it, and none of them a default."""
 

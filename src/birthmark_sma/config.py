@@ -84,6 +84,8 @@ class Settings(BaseModel):
     """How many camera tokens may wait for the writer before callers are turned away."""
     batch_limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     """How many camera tokens share one commit at most."""
+    request_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds that a request may take to arrive whole."""
     answer_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     """Seconds that a caller waits for the database before being told that it is away."""
 

@@ -122,6 +122,40 @@ def outcome_of(future: "Future[int]") -> int | str:
     return future.result() if error is None else type(error).__name__
 
 
+# --- items that came together
+
+
+def test_items_that_came_together_share_a_transaction(notes: Database) -> None:
+    """One answer or error each, in their order; an error among them spoils no other."""
+    notary = Notary()
+    with pool_of(notes, notary, batch_limit=2) as pool:
+
+        async def together() -> Sequence[int | BirthmarkError]:
+            return await pool.offer_together([1, REFUSED, 2, 3])
+
+        answers = asyncio.run(together())
+    assert [answers[position] for position in (0, 2, 3)] == [2, 4, 6]
+    assert isinstance(answers[1], ConflictError)
+    assert notary.batches == [[1, REFUSED, 2, 3]]
+    assert noted(notes) == sorted([1, REFUSED, 2, 3])
+
+
+def test_the_pool_counts_items_and_not_parties(notes: Database) -> None:
+    """A party of many fills the pool for those behind it."""
+    notary = Notary()
+
+    async def fill(pool: Pool) -> list[object]:
+        party = pool.offer_together([1, 2, 3])
+        with pytest.raises(PoolFullError):
+            await pool.settle(4)
+        notary.may_go_on.set()
+        return list(await party)
+
+    with pool_of(notes, notary, pool_limit=3) as pool, notary.holding(pool):
+        assert asyncio.run(fill(pool)) == [2, 4, 6]
+    assert noted(notes) == [0, 1, 2, 3]
+
+
 # --- batches and answers
 
 

@@ -1,6 +1,5 @@
 """The audit trail: whole rows, and counts over a span of time."""
 
-from dataclasses import astuple, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
@@ -23,8 +22,8 @@ def append(database: Database, *rows: AuditRow) -> None:
 
 def test_rows_come_back_as_they_went_in(database: Database) -> None:
     """In the order of writing, with ids that grow, and with the largest numbers of the wire."""
-    longest = replace(
-        FAIL, request_ip="2001:db8:ffff:ffff:ffff:ffff:255.255.255.255".ljust(45, "0")
+    longest = FAIL._replace(
+        request_ip="2001:db8:ffff:ffff:ffff:ffff:255.255.255.255".ljust(45, "0")
     )
     append(database, PASS, FAIL, longest)
     append(database, PASS)
@@ -32,7 +31,7 @@ def test_rows_come_back_as_they_went_in(database: Database) -> None:
         rows = connection.execute(select(validation_history).order_by("id")).all()
     names = [column.name for column in validation_history.columns][1:]
     assert [tuple(getattr(row, name) for name in names) for row in rows] == [
-        astuple(row) for row in (PASS, FAIL, longest, PASS)
+        tuple(row) for row in (PASS, FAIL, longest, PASS)
     ]
     ids = [row.id for row in rows]
     assert ids == sorted(set(ids))
@@ -51,10 +50,10 @@ def test_counts_begin_at_their_time(database: Database) -> None:
     append(
         database,
         PASS,
-        replace(PASS, validated_at=before),
+        PASS._replace(validated_at=before),
         FAIL,
-        replace(FAIL, reason="unknown_device", validated_at=NOW + timedelta(days=1)),
-        replace(FAIL, validated_at=before),
+        FAIL._replace(reason="unknown_device", validated_at=NOW + timedelta(days=1)),
+        FAIL._replace(validated_at=before),
     )
     with database.read() as connection:
         assert history.count_since(connection, NOW) == {
@@ -72,9 +71,9 @@ def test_nothing_counted(database: Database) -> None:
 
 def test_the_most_active_devices(database: Database) -> None:
     """Threat 27: only PASS counts, as anybody can cause a FAIL; ties go by serial."""
-    rows = [replace(PASS, device_serial=name) for name in ("b", "a", "c", "c", "c", "b", "a")]
-    rows += [replace(FAIL, device_serial="d", reason="device_revoked")] * 9
-    rows += [replace(PASS, device_serial="e", validated_at=NOW - timedelta(seconds=1))] * 9
+    rows = [PASS._replace(device_serial=name) for name in ("b", "a", "c", "c", "c", "b", "a")]
+    rows += [FAIL._replace(device_serial="d", reason="device_revoked")] * 9
+    rows += [PASS._replace(device_serial="e", validated_at=NOW - timedelta(seconds=1))] * 9
     append(database, *rows)
     with database.read() as connection:
         ranked = history.most_active_since(connection, NOW, limit=10)

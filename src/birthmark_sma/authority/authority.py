@@ -36,6 +36,7 @@ class Authority:
     database: Database
     root: x509.Certificate
     issuer: Issuer = field(repr=False)
+    secrets: OpenedSecrets = field(repr=False)
     stock: KeyStock = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
@@ -91,6 +92,7 @@ def open_authority(settings: Settings) -> Authority:
         database=database,
         root=x509.load_pem_x509_certificate(root.certificate.encode()),
         issuer=issuer,
+        secrets=opened,
         stock=stock,
         validator=Validator(
             database,

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -29,23 +29,43 @@ Settle: TypeAlias = Callable[[Connection, Sequence[Item]], Sequence[Answer | Bir
 """Does the work of a batch inside a transaction; one answer an item, in their order. An error that
 stands in an item's place is raised to its caller alone, and undoes nothing."""
 
+Answers: TypeAlias = Sequence[Answer | BirthmarkError]
+"""What items that came together get: an answer or an error each, in their order."""
+
 _log = logging.getLogger(__name__)
 
 
 class _Waiting(Generic[Item, Answer]):
-    """An item, and who wants its answer: a coroutine of `loop`, or a thread where that is None."""
+    """Items that came together, and who wants their answers.
 
-    __slots__ = ("future", "item", "loop")
+    `alone` says that the future gets the one item's answer, and not a list. `loop` is that of the
+    waiting coroutine, or None where a thread waits.
+    """
+
+    __slots__ = ("alone", "future", "items", "loop")
 
     def __init__(
         self,
-        item: Item,
-        future: "asyncio.Future[Answer] | Future[Answer]",
+        items: Sequence[Item],
+        future: "asyncio.Future[Any] | Future[Any]",
         loop: asyncio.AbstractEventLoop | None,
+        *,
+        alone: bool,
     ) -> None:
-        self.item = item
+        self.items = items
         self.future = future
         self.loop = loop
+        self.alone = alone
+
+    def resolve(self, outcome: "Answers[Answer] | Exception") -> None:
+        """Give the answers, unless whoever waited has left. Runs where the future lives."""
+        if self.future.done():
+            return
+        told = outcome[0] if self.alone and not isinstance(outcome, Exception) else outcome
+        if isinstance(told, Exception):
+            self.future.set_exception(told)
+        else:
+            self.future.set_result(told)
 
 
 class GroupCommit(Generic[Item, Answer]):
@@ -66,6 +86,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._batch_limit = batch_limit
         self._changed = threading.Condition()
         self._pool: deque[_Waiting[Item, Answer]] = deque()  # guarded by _changed
+        self._pooled = 0  # how many items that is; guarded by _changed
         self._closing = False  # guarded by _changed
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
@@ -77,25 +98,39 @@ class GroupCommit(Generic[Item, Answer]):
         """
         future: Future[Answer] = Future()
         future.set_running_or_notify_cancel()
-        self._accept(_Waiting(item, future, None))
+        self._accept(_Waiting((item,), future, None, alone=True))
         return future
 
-    async def settle(self, item: Item) -> Answer:
-        """Hand in an item from a coroutine and wait for its answer.
+    def offer(self, item: Item) -> "asyncio.Future[Answer]":
+        """Hand in an item from a coroutine; the future gets its answer.
 
-        Raises PoolFullError or ShuttingDownError at once, DatabaseUnavailableError where the batch
-        failed, or the error that stood in the item's place. A caller that gives up changes nothing:
-        the item is settled all the same.
+        Raises PoolFullError or ShuttingDownError at once. The future raises
+        DatabaseUnavailableError where the batch failed, or the error that stood in the item's
+        place. A caller that gives up changes nothing: the item is settled all the same.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._accept(_Waiting(item, future, loop))
-        return await future
+        self._accept(_Waiting((item,), future, loop, alone=True))
+        return future
+
+    def offer_together(self, items: Sequence[Item]) -> "asyncio.Future[Answers[Answer]]":
+        """Hand in items that are settled in one transaction; get an answer or an error for each.
+
+        Raises as `offer` does, but for the errors that stand in the items' places.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answers[Answer]] = loop.create_future()
+        self._accept(_Waiting(items, future, loop, alone=False))
+        return future
+
+    async def settle(self, item: Item) -> Answer:
+        """Hand in an item from a coroutine and wait for its answer. Raises as `offer` does."""
+        return await self.offer(item)
 
     @property
     def waiting(self) -> int:
         """How many items wait for the writer."""
-        return len(self._pool)
+        return self._pooled
 
     @property
     def running(self) -> bool:
@@ -113,9 +148,10 @@ class GroupCommit(Generic[Item, Answer]):
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
-            if len(self._pool) >= self._pool_limit:
+            if self._pooled >= self._pool_limit:
                 raise PoolFullError
             self._pool.append(waiting)
+            self._pooled += len(waiting.items)
             self._changed.notify()
 
     # --- below: the writer thread
@@ -129,23 +165,29 @@ class GroupCommit(Generic[Item, Answer]):
         with self._changed:
             while not self._pool and not self._closing:
                 self._changed.wait()
-            return [self._pool.popleft() for _ in range(min(len(self._pool), self._batch_limit))]
+            batch: list[_Waiting[Item, Answer]] = []
+            taken = 0
+            while self._pool and taken < self._batch_limit:
+                batch.append(self._pool.popleft())
+                taken += len(batch[-1].items)
+            self._pooled -= taken
+            return batch
 
     def _settle_batch(self, batch: list[_Waiting[Item, Answer]]) -> None:
         try:
-            answers = self._commit([waiting.item for waiting in batch])
+            answers = self._commit([item for waiting in batch for item in waiting.items])
         except DatabaseUnavailableError as error:
-            _deliver(batch, [DatabaseUnavailableError(*error.args) for _ in batch])
+            _deliver([(waiting, DatabaseUnavailableError(*error.args)) for waiting in batch])
         except Exception as error:
-            # A fault in one item must not spoil the others: each gets a transaction of its own.
+            # A fault in one item must not spoil what others brought: each gets its own transaction.
             if len(batch) > 1:
                 for waiting in batch:
                     self._settle_batch([waiting])
             else:
                 _log.exception("an item could not be settled")
-                _deliver(batch, [error])
+                _deliver([(batch[0], error)])
         else:
-            _deliver(batch, answers)
+            _deliver(_shared_out(batch, answers))
 
     def _commit(self, items: list[Item]) -> Sequence[Answer | BirthmarkError]:
         """Settle items in one transaction; try again once where nothing can have been committed.
@@ -167,19 +209,32 @@ class GroupCommit(Generic[Item, Answer]):
         return answers
 
 
+def _shared_out(
+    batch: "Sequence[_Waiting[Item, Answer]]", answers: "Answers[Answer]"
+) -> "list[tuple[_Waiting[Item, Answer], Answers[Answer] | Exception]]":
+    """Give each waiting party the answers to its own items."""
+    outcomes: list[tuple[_Waiting[Item, Answer], Answers[Answer] | Exception]] = []
+    start = 0
+    for waiting in batch:
+        end = start + len(waiting.items)
+        outcomes.append((waiting, answers[start:end]))
+        start = end
+    return outcomes
+
+
 def _deliver(
-    batch: Sequence[_Waiting[Item, Answer]], answers: "Sequence[Answer | BaseException]"
+    outcomes: "Sequence[tuple[_Waiting[Item, Answer], Answers[Answer] | Exception]]",
 ) -> None:
-    """Give everybody their answer, waking each event loop once for all of its callers."""
+    """Tell everybody, waking each event loop once for all of its callers."""
     by_loop: dict[
         asyncio.AbstractEventLoop,
-        list[tuple[asyncio.Future[Answer] | Future[Answer], Answer | BaseException]],
+        list[tuple[_Waiting[Item, Answer], Answers[Answer] | Exception]],
     ] = {}
-    for waiting, answer in zip(batch, answers, strict=True):
+    for waiting, outcome in outcomes:
         if waiting.loop is None:
-            _resolve([(waiting.future, answer)])
+            waiting.resolve(outcome)
         else:
-            by_loop.setdefault(waiting.loop, []).append((waiting.future, answer))
+            by_loop.setdefault(waiting.loop, []).append((waiting, outcome))
     for loop, resolved in by_loop.items():
         try:
             loop.call_soon_threadsafe(_resolve, resolved)
@@ -188,12 +243,7 @@ def _deliver(
 
 
 def _resolve(
-    resolved: "list[tuple[asyncio.Future[Answer] | Future[Answer], Answer | BaseException]]",
+    outcomes: "Sequence[tuple[_Waiting[Item, Answer], Answers[Answer] | Exception]]",
 ) -> None:
-    for future, answer in resolved:
-        if future.done():  # its caller gave up
-            continue
-        if isinstance(answer, BaseException):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+    for waiting, outcome in outcomes:
+        waiting.resolve(outcome)

@@ -4,15 +4,16 @@ The audit row of a token is durable before its answer leaves, and every FAIL cos
 that neither an answer nor its time tells why a token failed.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.group_commit import GroupCommit
+from birthmark_sma.authority.group_commit import Answers, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.errors import UnopenedCameraTokenError
@@ -24,23 +25,20 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: an address, or None where there is none (the command line)."""
 
     address: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """A camera token, and who brought it."""
 
     camera_token: CameraToken
     caller: Caller
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(NamedTuple):
     """A judged camera token, as it stands in the audit trail.
 
     Serial and family are set wherever the device is known, even on FAIL: a caller is told them only
@@ -80,13 +78,23 @@ class Validator:
             batch_limit=batch_limit,
         )
 
-    async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
-        """Judge a token; returns once its audit row is durable.
+    def offer(self, camera_token: CameraToken, caller: Caller) -> "asyncio.Future[Validation]":
+        """Judge a token, for a coroutine; the future is done once its audit row is durable.
 
-        Raises PoolFullError or ShuttingDownError at once, and DatabaseUnavailableError where the
-        verdict could not be recorded: then there is none.
+        Raises PoolFullError or ShuttingDownError at once. The future raises
+        DatabaseUnavailableError where the verdict could not be recorded: then there is none.
         """
-        return await self._writer.settle(Attempt(camera_token, caller))
+        return self._writer.offer(Attempt(camera_token, caller))
+
+    async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
+        """Judge a token and wait for it. Raises as `offer` does."""
+        return await self.offer(camera_token, caller)
+
+    def offer_together(
+        self, camera_tokens: Sequence[CameraToken], caller: Caller
+    ) -> "asyncio.Future[Answers[Validation]]":
+        """Judge one or more tokens in one transaction. Raises as `offer` does."""
+        return self._writer.offer_together([Attempt(each, caller) for each in camera_tokens])
 
     def submit(self, camera_token: CameraToken, caller: Caller) -> "Future[Validation]":
         """The same for a thread, as a future."""

@@ -41,13 +41,17 @@ class Reason(StrEnum):
     @property
     def verdict(self) -> Verdict:
         """PASS for a genuine token, FAIL for every other reason."""
-        return Verdict.PASS if self is Reason.GENUINE else Verdict.FAIL
+        return _VERDICTS[self]
 
     @property
     def told_to_caller(self) -> str | None:
         """The `error` that the caller is told, or None where the reason is the authority's own."""
         return _TOLD_TO_CALLER.get(self)
 
+
+_VERDICTS = {
+    reason: Verdict.PASS if reason is Reason.GENUINE else Verdict.FAIL for reason in Reason
+}
 
 _TOLD_TO_CALLER = {
     Reason.UNKNOWN_TABLE: "Unknown table ID",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
 
@@ -34,8 +34,7 @@ class Device:
     provisioned_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStanding:
+class DeviceStanding(NamedTuple):
     """What a verdict needs to know of a device."""
 
     device_serial: str

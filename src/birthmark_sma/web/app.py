@@ -1,6 +1,7 @@
 """The web application: routes, errors and documentation around an open authority."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.web import openapi, operate, problems, provision, validate
+from birthmark_sma.web.deadlines import Deadlines
 
 _ASKERS = 4
 """How many threads ask the database for figures, apart from those that provision and validate."""
@@ -38,7 +40,7 @@ class AnswerHead:
         await self._app(scope, receive, send)
 
 
-def create_app(open_authority: Callable[[], Authority]) -> FastAPI:
+def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
     """Build the application. The authority is opened when it starts, and drained when it stops."""
 
     @asynccontextmanager
@@ -47,11 +49,18 @@ def create_app(open_authority: Callable[[], Authority]) -> FastAPI:
         with ThreadPoolExecutor(_ASKERS, thread_name_prefix="asker") as askers:
             app.state.authority = authority
             app.state.askers = askers
+            app.state.deadlines = Deadlines()
+            watching = asyncio.create_task(app.state.deadlines.watch())
             app.state.crl = (0.0, b"")
             app.state.crl_lock = asyncio.Lock()
+            # What was made until now stays: the collector need not look at it again and again while
+            # callers wait.
+            gc.collect()
+            gc.freeze()
             try:
                 yield
             finally:
+                watching.cancel()
                 await asyncio.to_thread(authority.close)
 
     # The documentation pages come with their scripts: no browser asks another host for them.
@@ -74,4 +83,4 @@ def create_app(open_authority: Callable[[], Authority]) -> FastAPI:
     async def front_door() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    return app
+    return validate.ShortWay(app)

@@ -53,6 +53,10 @@ FAIL: dict[str, object] = {
     **_VERDICT,
 }
 
+BATCH: dict[str, object] = {
+    "results": [PASS, FAIL, {"validation_result": "FAIL", "error": "Unknown table ID"}]
+}
+
 PROVISIONED_JWE: dict[str, object] = {
     **{name: value for name, value in PROVISIONED.items() if name != "table_keys"},
     "table_keys_jwe": "eyJhbGciOiJFQ0RILUVTK0EyNTZLVyIsImVuYyI6IkEyNTZHQ00ifQ.(four more parts)",

@@ -1,11 +1,14 @@
-"""Take a request in: who sends it, and its body, bounded in size and time."""
+"""Take a request in: who sends it, and its body, bounded in size and time.
 
-import asyncio
+Works on the bare ASGI scope: the way of a camera token has no room for more.
+"""
+
 from typing import TypeVar
 
 import jiter
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive, Scope
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.validation import Caller
@@ -14,9 +17,8 @@ from birthmark_sma.web.wire import FieldError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_BODY_SECONDS = 30
 _MAX_ADDRESS_CHARACTERS = 45
-_JSON = "application/json"
+_JSON = b"application/json"
 
 
 def authority_of(request: Request) -> Authority:
@@ -25,26 +27,41 @@ def authority_of(request: Request) -> Authority:
     return authority
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(scope: Scope) -> Caller:
     """Say who sends a request: the address at the other end of the connection."""
-    if request.client is None:
-        return Caller(None)
-    return Caller(request.client.host[:_MAX_ADDRESS_CHARACTERS])
+    client = scope.get("client")
+    return Caller(None if client is None else client[0][:_MAX_ADDRESS_CHARACTERS])
 
 
-async def parse_json(request: Request, model: type[Model]) -> Model:
-    """Read and parse a JSON body.
+async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Read a JSON body of at most `limit` bytes.
 
-    Raises InvalidRequestError where it is malformed, RequestError where it is too large, too slow,
-    or not JSON by its Content-Type: a page of another site can send anything else here unasked.
+    Raises RequestError where it is too large, did not arrive whole, or is not JSON by its
+    Content-Type: a page of another site can send anything else here unasked. That it arrives in
+    time is `http_protocol`'s to see to.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = length = b""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+        elif name == b"content-length":
+            length = value
     if media_type != _JSON:
         raise RequestError(
-            "unsupported-media-type", f"Send the body as JSON, with Content-Type: {_JSON}."
+            "unsupported-media-type", f"Send the body as JSON, with Content-Type: {_JSON.decode()}."
         )
-    body = await _read_body(request, authority_of(request).settings.max_body_bytes)
-    return parse(body, model)
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError("request-timeout", "The body did not arrive whole.")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def parse(body: bytes, model: type[Model]) -> Model:
@@ -68,28 +85,6 @@ def _json_fault(error: ValueError) -> str:
     if "duplicate key" in str(error).lower():
         return "a name stands twice in one object"
     return "it is not JSON"
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
-    except TimeoutError:
-        raise RequestError(
-            "request-timeout", f"The body did not arrive within {_BODY_SECONDS} seconds."
-        ) from None
-    except ClientDisconnect:
-        raise RequestError(
-            "request-timeout", "The client left before the body was whole."
-        ) from None
-    return bytes(body)
 
 
 def _too_large(limit: int) -> RequestError:

@@ -69,7 +69,7 @@ _MODELS: dict[int, type[BaseModel]] = {
 }
 
 
-_SELF_PARSED = (wire.ValidateNucRequest, wire.ProvisionRequest)
+_SELF_PARSED = (wire.ValidateNucRequest, wire.ValidateBatchRequest, wire.ProvisionRequest)
 _PROBLEMS = (wire.ProblemDocument, wire.InvalidRequestProblem, wire.UnknownAddressProblem)
 _REFERENCE = "#/components/schemas/{model}"
 

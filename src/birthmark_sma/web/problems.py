@@ -5,7 +5,7 @@ in full, in the log.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -142,13 +142,18 @@ def unknown_address(request: Request, reason: Reason) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Make every error of an app a problem document."""
-    app.add_exception_handler(errors.BirthmarkError, _birthmark_error)
-    app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(InvalidRequestError, _invalid_request)
-    app.add_exception_handler(RequestValidationError, _framework_validation)
-    app.add_exception_handler(HTTPException, _http_exception)
+    for error_type, handler in _HANDLERS.items():
+        app.add_exception_handler(error_type, handler)
     # Inside the framework's own last resort, which would log again and drop the connection.
     app.add_middleware(_CatchUnexpected)
+
+
+def respond(request: Request, error: Exception) -> JSONResponse:
+    """Phrase any error as the problem document that it is."""
+    for error_type, handler in _HANDLERS.items():
+        if isinstance(error, error_type):
+            return handler(request, error)
+    return _unexpected(request, error)
 
 
 class _CatchUnexpected:
@@ -225,6 +230,14 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
         " the cause in the log.",
     )
 
+
+_HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
+    errors.BirthmarkError: _birthmark_error,
+    RequestError: _request_error,
+    InvalidRequestError: _invalid_request,
+    RequestValidationError: _framework_validation,
+    HTTPException: _http_exception,
+}
 
 _HTTP_DETAILS = {
     404: "There is nothing at this path. /docs lists what there is.",

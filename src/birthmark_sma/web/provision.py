@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web import examples, openapi
-from birthmark_sma.web.intake import authority_of, parse_json
+from birthmark_sma.web.intake import authority_of, parse, read_json
 from birthmark_sma.web.problems import InvalidRequestError
 from birthmark_sma.web.wire import FieldError, ProvisionRequest, ProvisionResponse
 
@@ -59,11 +59,12 @@ router = APIRouter(tags=["provision"])
 async def provision_device(request: Request) -> Response:
     """Parse, provision, phrase. The answer must be kept by nobody but the device."""
     idempotency_key = _idempotency_key(request)
-    asked = await parse_json(request, ProvisionRequest)
-    provisioner = authority_of(request).provisioner
+    authority = authority_of(request)
+    body = await read_json(request.scope, request.receive, authority.settings.max_body_bytes)
+    asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key)
     try:
         async with asyncio.timeout(_PROVISIONING_SECONDS):
-            provisioned = await provisioner.provision(asked.provisioning_request(idempotency_key))
+            provisioned = await authority.provisioner.provision(asked)
     except TimeoutError:
         raise DatabaseUnavailableError("The database does not answer in time") from None
     answer = ProvisionResponse.of(provisioned)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
-from birthmark_sma.web.http_protocol import BoundedHttpProtocol
+from birthmark_sma.web.http_protocol import bounded_protocol
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
@@ -23,7 +23,7 @@ class WorkerApp:
 
     settings: Settings
 
-    def __call__(self) -> FastAPI:
+    def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
         return create_app(lambda: open_authority(self.settings))
 
@@ -64,27 +64,27 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     """
     settings = authority.settings
     if settings.workers == 1:
-        config = _config(create_app(lambda: authority), factory=False)
+        config = _config(create_app(lambda: authority), settings, factory=False)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
-    config = _config(WorkerApp(settings), factory=True, workers=settings.workers)
+    config = _config(WorkerApp(settings), settings, factory=True)
     try:
         _AnnouncingSupervisor(config, [listener], announce).run()
     finally:
         authority.close()
 
 
-def _config(app: FastAPI | WorkerApp, *, factory: bool, workers: int = 1) -> uvicorn.Config:
+def _config(app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=factory,
-        workers=workers,
+        workers=settings.workers,
         lifespan="on",
         access_log=False,
         log_level="warning",
         server_header=False,
         proxy_headers=False,  # what a header says of its sender is believed of nobody
-        http=BoundedHttpProtocol,
+        http=bounded_protocol(settings.request_timeout),
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )

@@ -4,7 +4,8 @@ A model that parsed is well formed; whether a table exists or a key is good is n
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -32,6 +33,7 @@ Hex64 = Annotated[str, _hex(64)]
 Hex96 = Annotated[str, _hex(96)]
 
 
+@lru_cache(maxsize=4)  # all verdicts of a batch have one time
 def rfc3339(time: datetime) -> str:
     """Write a time in UTC with `Z` (RFC 3339), to the millisecond."""
     return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
@@ -76,21 +78,51 @@ class ValidateNucResponse(_Response):
     device_serial: str | None
     timestamp: str
 
-    @classmethod
-    def of(cls, validation: Validation, manufacturer_id: str, disclosure: Disclosure) -> Self:
-        """Tell a verdict, and of the device no more than the disclosure setting says."""
-        passed = validation.verdict is Verdict.PASS
-        return cls(
-            validation_result=validation.verdict,
-            manufacturer_id=manufacturer_id,
-            device_family=(
-                validation.device_family if passed and disclosure is not Disclosure.NONE else None
-            ),
-            device_serial=(
-                validation.device_serial if passed and disclosure is Disclosure.SERIAL else None
-            ),
-            timestamp=rfc3339(validation.validated_at),
-        )
+
+class ValidateBatchRequest(_Request):
+    """Camera tokens, judged each by itself. An element that is malformed spoils no other."""
+
+    tokens: Annotated[
+        list[Any],
+        Field(
+            min_length=1,
+            max_length=1_000,
+            description="Each as the body of a single validation",
+            json_schema_extra={"items": {"$ref": "#/components/schemas/ValidateNucRequest"}},
+        ),
+    ]
+
+
+class RefusedElement(_Response):
+    """An element that alone would have been a 400 (it is recorded) or a 422 (it is not)."""
+
+    validation_result: Literal[Verdict.FAIL]
+    error: str
+
+
+class ValidateBatchResponse(_Response):
+    """The answers, in the order of the tokens."""
+
+    results: list[ValidateNucResponse | RefusedElement]
+
+
+def verdict(
+    validation: Validation, manufacturer_id: str, disclosure: Disclosure
+) -> dict[str, str | None]:
+    """Phrase a verdict as ValidateNucResponse describes it.
+
+    Of the device it tells no more than the disclosure setting says, and nothing on FAIL. A plain
+    dict, since checking what was made a line above would cost each token as much as its key.
+    """
+    told = validation.reason is Reason.GENUINE and disclosure is not Disclosure.NONE
+    serial_too = told and disclosure is Disclosure.SERIAL
+    return {
+        "validation_result": validation.verdict.value,
+        "manufacturer_id": manufacturer_id,
+        "device_family": validation.device_family if told else None,
+        "device_serial": validation.device_serial if serial_too else None,
+        "timestamp": rfc3339(validation.validated_at),
+    }
 
 
 class ProvisionRequest(_Request):
