@@ -9,7 +9,9 @@ PORT ?= 8000
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
-	@$(PYTHON) -m venv .venv 2>/dev/null || $(PYTHON) -m venv --without-pip .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed. Name one: make run PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv --clear .venv 2>/dev/null || $(PYTHON) -m venv --clear --without-pip .venv
 	@if [ -x .venv/bin/pip ]; then .venv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION); \
 	else $(PYTHON) -m pip --python .venv/bin/python install -q uv==$(UV_VERSION); fi
 	@touch $@

@@ -213,12 +213,14 @@ def test_a_bad_value_names_the_variable_and_never_the_value(field: str, bad: str
 def test_a_secret_of_the_wrong_type_is_not_shown(content: str) -> None:
     """Threat 28: a file's mistake about a secret does not print the secret."""
     Path("sma.toml").write_text(content)
+    Path("sma.toml").chmod(0o600)
     assert "cannot be used" in refusal_of({}, {})
 
 
 def test_an_empty_passphrase_in_the_file_is_refused() -> None:
     """Threat 5: an empty passphrase must not pass for one, wherever it is written."""
     Path("sma.toml").write_text('ca_password = ""\n')
+    Path("sma.toml").chmod(0o600)
     assert "CA_PASSWORD" in refusal_of({}, {})
 
 
@@ -234,6 +236,7 @@ def test_an_empty_passphrase_in_the_file_is_refused() -> None:
 def test_a_broken_file_is_named_without_its_content(content: str) -> None:
     """Threat 28: a syntax error says where it is, not what stands there."""
     Path("sma.toml").write_text(content)
+    Path("sma.toml").chmod(0o600)
     assert refusal_of({}, {}).startswith("The settings file sma.toml cannot be read: ")
 
 
@@ -314,3 +317,32 @@ def test_settings_never_change() -> None:
     settings = load_settings({}, {})
     with pytest.raises(ValidationError):
         settings.port = 1
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_file_with_a_secret_is_its_owners_alone(mode: int) -> None:
+    """Threat 29: a passphrase that others can read is refused, and not shown."""
+    Path("sma.toml").write_text(f'ca_password = "{SECRET}"\n')
+    Path("sma.toml").chmod(mode)
+    message = refusal_of({}, {})
+    assert message == "sma.toml holds a secret and can be read by others. Type: chmod 600 sma.toml"
+    Path("sma.toml").write_text("port = 3003\n")
+    assert load_settings({}, {}).port == 3003
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://a b",
+        "http://b\u00fccher.example",
+        "ftp://x",
+        "x",
+        "https://u@x",
+        "https://x/?q",
+        "https://x/#f",
+    ],
+)
+def test_a_public_url_that_no_certificate_can_carry_is_refused(url: str) -> None:
+    """Told at the start, and not at the first device."""
+    assert refusal_of({}, {"SMA_PUBLIC_URL": url}).startswith("SMA_PUBLIC_URL cannot be used")

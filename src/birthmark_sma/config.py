@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -28,6 +29,7 @@ PREFIX = "SMA_"
 CONFIG_FILE_VARIABLE = "SMA_CONFIG_FILE"
 DEFAULT_CONFIG_FILE = Path("sma.toml")
 
+_SECRET_FIELDS = {"ca_password", "database_url"}
 _PLATFORM_NAMES = {
     "database_url": "DATABASE_URL",
     "ca_password": "CA_PASSWORD",
@@ -92,9 +94,15 @@ class Settings(BaseModel):
     @field_validator("public_url")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("it begins with http:// or https://")
-        return value.rstrip("/") if value else None
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        plain = value.isascii() and value.isprintable() and " " not in value
+        if not (plain and parts.scheme in {"http", "https"} and parts.hostname):
+            raise ValueError("it is a plain http:// or https:// URL with a host")
+        if parts.query or parts.fragment or parts.username:
+            raise ValueError("it has no query, fragment or user")
+        return value.rstrip("/")
 
     @field_validator("ca_password")
     @classmethod
@@ -180,6 +188,10 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
         if key not in Settings.model_fields:
             nearest = _nearest(key, list(Settings.model_fields))
             raise ConfigurationError(f"{key} in {path} is not a setting.{nearest}")
+    if _SECRET_FIELDS & content.keys() and path.stat().st_mode & 0o077:
+        raise ConfigurationError(
+            f"{path} holds a secret and can be read by others. Type: chmod 600 {path}"
+        )
     return content
 
 

@@ -71,7 +71,14 @@ class StorageError(BirthmarkError):
 
 
 class DatabaseUnavailableError(StorageError):
-    """The database cannot be reached, or gave up: the last commit may or may not have happened."""
+    """The database cannot be reached, or gave up: the last commit may or may not have happened.
+
+    `advice` is for the operator alone: what kind of fault it is, and what to look at.
+    """
+
+    def __init__(self, message: str = "The database does not answer", advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class SchemaMismatchError(StorageError):
@@ -132,6 +139,10 @@ class NucHashInUseError(ConflictError):
 
 class DeviceStatusError(ConflictError):
     """The device's status does not allow this change; a revocation is final."""
+
+
+class DeviceDescriptionRefusedError(AuthorityError):
+    """A device's family or app version is empty, too long, or has control characters."""
 
 
 class UnknownDeviceError(AuthorityError):

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sqlite3
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from cryptography import x509
 
 from birthmark_sma import __version__
 from birthmark_sma.cli.main import app
+from birthmark_sma.config import Settings
 from tests.cli.conftest import Place, assert_refused
 from tests.support.camera import Camera, wire
 from tests.support.server import Server, server_environ, sma
@@ -105,7 +107,7 @@ def test_devices_are_listed_and_shown(fleet: tuple[Place, list[Camera]]) -> None
     assert shown["provisioning_id"] == cameras[2].response["provisioning_id"]
     assert shown["table_assignments"] == cameras[2].response["table_assignments"]
     text = place.sma("devices", "show", "c c").stdout
-    assert "CN=c c" in text
+    assert "certificate  c c" in text
 
 
 def test_an_unknown_device_is_no_verdict(founded_place: Place) -> None:
@@ -185,7 +187,7 @@ def test_the_ca_is_shown(founded_place: Place) -> None:
     assert list(shown) == ["root", "intermediate"]
     assert shown["intermediate"]["issuer"] == shown["root"]["subject"]
     text = founded_place.sma("ca", "show").stdout
-    assert "CN=Simulated Mfg Root CA" in text
+    assert "Simulated Mfg Root CA" in text
 
 
 def test_the_ca_is_exported_in_the_files_of_the_contract(place: Place, tmp_path: Path) -> None:
@@ -347,4 +349,30 @@ def test_wrong_usage_is_2(empty: Place, command: tuple[str, ...]) -> None:
     refused = empty.sma(*command)
     assert refused.returncode == 2
     assert "Usage: " in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("family", ["", "x" * 51, "a\nb", "\x1b[31mred"])
+def test_a_family_has_the_limits_of_the_api(
+    founded_place: Place, tmp_path: Path, family: str
+) -> None:
+    """What the API refuses, the command line refuses as well, and registers nothing."""
+    output = str(tmp_path / "device")
+    refused = founded_place.sma("provision", "odd", "--family", family, "--output-dir", output)
+    assert refused.returncode == 6
+    assert refused.stderr.startswith("sma: device_family has 1 to 50 printable characters")
+    assert founded_place.sma("devices", "show", "odd").returncode == 5
+
+
+def test_every_setting_that_serve_reads_is_a_flag(founded_place: Place) -> None:
+    """A flag of the same name for each setting but the one that is a secret."""
+    told = founded_place.sma("serve", "--help").stdout
+    wanted = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} - {"--ca-password"}
+    assert wanted <= set(re.findall(r"--[a-z-]+", told))
+
+
+def test_an_argument_that_is_no_text_is_one_sentence(founded_place: Place) -> None:
+    """Bytes that are not UTF-8 end in no traceback."""
+    refused = founded_place.sma("devices", "show", "\udcff")
+    assert refused.returncode in {2, 5}
     assert "Traceback" not in refused.stderr

@@ -32,8 +32,8 @@ def test_init_tells_what_it_founded(empty: Place) -> None:
     assert founded.returncode == 0, founded.stderr
     assert founded.stderr == ""
     assert "The authority is founded." in founded.stdout
-    assert "CN=Simulated Mfg Root CA" in founded.stdout
-    assert "CN=Simulated Mfg Intermediate CA" in founded.stdout
+    assert "Simulated Mfg Root CA" in founded.stdout
+    assert "Simulated Mfg Intermediate CA" in founded.stdout
     assert "safe place" in founded.stdout
     assert mode(empty.data_dir) == 0o700
     assert mode(empty.data_dir / "ca-password") == 0o600

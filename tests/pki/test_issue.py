@@ -32,6 +32,7 @@ from tests.support.chains import (
     DEVICE_SERIALS,
     NOW,
     PUBLICATIONS,
+    Ca,
     ca,
     certificate_serial,
     device_key,
@@ -498,9 +499,17 @@ def test_a_signing_key_that_is_not_the_issuers_is_refused(nothing_is_signed: Non
         issue.sign(prepared_root(), ca().signer)
 
 
-def test_an_issuer_that_is_not_the_prepared_one_is_refused(nothing_is_signed: None) -> None:
+@pytest.fixture
+def other_ca() -> Ca:
+    """A CA of the same names, with its own keys."""
+    return ca(CaKeyType.EC_P384)
+
+
+def test_an_issuer_that_is_not_the_prepared_one_is_refused(
+    other_ca: Ca, nothing_is_signed: None
+) -> None:
     """What was prepared for one issuer is not signed by another, though it has the same name."""
-    other = ca(CaKeyType.EC_P384)
+    other = other_ca
     with pytest.raises(ProfileViolationError, match=r"2\.5\.29\.35"):
         issue.sign(prepared_device(), other.signer, issuer=other.intermediate)
 

@@ -252,3 +252,50 @@ def test_any_altered_key_is_accepted_or_refused(
         altered[place % len(altered)] = byte
     with suppress(KeyRefusedError):
         check_key(load_public_key(armoured("PUBLIC KEY", bytes(altered))))
+
+
+# --- points that sign nothing
+
+SMALL_ORDER = [
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+]
+NO_POINT = ["ff" * 32, "02" + "00" * 31, "ee" + "ff" * 30 + "7f"]
+
+
+@pytest.mark.parametrize("encoded", SMALL_ORDER + NO_POINT)
+def test_an_ed25519_key_that_anybody_can_sign_for_is_refused(encoded: str) -> None:
+    """Threat 4: under a point of small order a signature needs no private key."""
+    key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(encoded))
+    with pytest.raises(KeyRefusedError, match="Ed25519"):
+        check_key(key)
+
+
+def test_a_signature_without_a_private_key_verifies_under_such_a_point() -> None:
+    """Why they are refused: the library's own verification accepts it for any message."""
+    identity = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(SMALL_ORDER[0]))
+    identity.verify(bytes.fromhex("01" + "00" * 63), b"anything")
+    with pytest.raises(KeyRefusedError):
+        check_key(identity)
+
+
+def test_ed25519_keys_that_were_made_are_accepted() -> None:
+    """Two hundred of them: the arithmetic refuses no sound one."""
+    for _ in range(200):
+        key = ed25519.Ed25519PrivateKey.generate().public_key()
+        assert check_key(key) is key
+
+
+@pytest.mark.parametrize("encoded", ["00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f"])
+def test_an_x25519_key_of_small_order_is_refused(encoded: str) -> None:
+    """Threat 4: an agreement with it gives zero, which everybody knows."""
+    key = x25519.X25519PublicKey.from_public_bytes(bytes.fromhex(encoded))
+    with pytest.raises(KeyRefusedError, match="small order"):
+        check_key_encryption_key(key)

@@ -1,5 +1,6 @@
 """A request that drags on is ended, on a real socket, and nobody else notices."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -85,3 +86,64 @@ def test_a_body_after_a_long_pause_between_requests(impatient: Server) -> None:
         time.sleep(2 * SECONDS)
         connection.sendall(request)
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def exchange(server: Server, *parts: bytes) -> bytes:
+    """Send bytes until the server has had enough, and return what it says."""
+    with connected(server) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+        except ConnectionError:
+            pass
+        try:
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+        except ConnectionError:
+            return b""
+
+
+HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = (
+    b"POST /api/v1/validate/nuc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+)
+UNBOUNDED = {
+    "a head in one write": [HEAD + b"X: " + b"a" * 70_000 + b"\r\n\r\n"],
+    "a header without end": [HEAD, b"X: ", *[b"a" * 65_536] * 32],
+    "headers without end": [HEAD, *[b"X: " + b"a" * 1_000 + b"\r\n"] * 500],
+    "trailers without end": [CHUNKED, *[b"x-a: " + b"b" * 1_000 + b"\r\n"] * 2_000],
+    "a trailer without end": [CHUNKED, b"x-a: ", *[b"b" * 65_536] * 64],
+}
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_fields_are_bounded_wherever_they_stand(impatient: Server, name: str) -> None:
+    """Threat 16: head and trailers have 64 KiB, and what is more is not stored."""
+    before = resident_kib(impatient)
+    answer = exchange(impatient, *UNBOUNDED[name])
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    assert resident_kib(impatient) - before < 20_000
+
+
+def resident_kib(server: Server) -> int:
+    """The server's memory."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+    [line] = [each for each in status.splitlines() if each.startswith("VmRSS:")]
+    return int(line.split()[1])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64,
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_not_http_is_answered_with_a_problem(impatient: Server, sent: bytes) -> None:
+    """Every error is a problem document, also where no request could be read."""
+    head, _, body = exchange(impatient, sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == 400

@@ -92,9 +92,9 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
         assert operation["operationId"]
         assert operation["tags"]
     posts = {path: set(found["POST", path]["responses"]) for path in (PROVISION, VALIDATE)}
-    assert posts[VALIDATE] == {"200", "400", "408", "413", "415", "422", "500", "503"}
-    assert posts[PROVISION] == {"200", "408", "409", "413", "415", "422", "500", "503"}
-    assert set(found["GET", "/health"]["responses"]) == {"200", "503"}
+    assert posts[VALIDATE] == {"200", "400", "408", "413", "415", "422", "431", "500", "503"}
+    assert posts[PROVISION] == {"200", "408", "409", "413", "415", "422", "431", "500", "503"}
+    assert set(found["GET", "/health"]["responses"]) == {"200", "408", "431", "500", "503"}
     assert PROVISION == provision.PATH
     assert VALIDATE == validate.PATH
 

@@ -13,7 +13,11 @@ from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Issuer, Provisioner
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import ConfigurationError, NotInitialisedError
+from birthmark_sma.errors import (
+    AlreadyInitialisedError,
+    ConfigurationError,
+    NotInitialisedError,
+)
 from birthmark_sma.pki.issue import Publication
 from birthmark_sma.pki.signer import load_encrypted
 from birthmark_sma.protocol.key_table import TableSizes
@@ -134,9 +138,10 @@ def initialise(
     try:
         migrate(database)
         ceremony.finish_ceremony(database, settings)
-        with database.read() as connection:
-            held_before = key_tables.find_sizes(connection) is not None
-        held = None if held_before else ceremony.hold_ceremony(database, settings)
+        try:
+            held = ceremony.hold_ceremony(database, settings)
+        except AlreadyInitialisedError:  # before, or by another program at this very moment
+            held = None
         populate_tables(database, settings, progress)
         return held
     finally:

@@ -28,6 +28,7 @@ from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
     DeviceAlreadyProvisionedError,
+    DeviceDescriptionRefusedError,
     IdempotencyKeyReusedError,
     KeyEncryptionKeyRefusedError,
     KeyRefusedError,
@@ -50,6 +51,8 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.idempotency import FirstAnswer
 
 IDEMPOTENCY_PERIOD = timedelta(hours=24)
+MAX_DESCRIPTION = 50
+"""Characters of a device family or app version at most."""
 _POOL_LIMIT = 1_000
 _BATCH_LIMIT = 250
 
@@ -176,6 +179,8 @@ class Provisioner:
     def _prepare(self, request: ProvisioningRequest) -> Provisioned | _Candidate:
         """Check a request and sign its certificate, or return the first answer to it."""
         check_device_serial(request.device_serial)
+        _check_description("device_family", request.device_family)
+        _check_description("app_version", request.app_version)
         public_key = _device_key(request)
         recipient = _recipient(request)
         nuc_hash = request.nuc_hash or secrets.token_bytes(NUC_HASH_BYTES)
@@ -289,6 +294,7 @@ class Provisioner:
         self, transaction: Connection, candidates: Sequence[_Candidate]
     ) -> list[Provisioned | BirthmarkError]:
         """Register a batch. Each candidate gets its answer, its first answer, or its conflict."""
+        idempotency.forget_before(transaction, datetime.now(UTC) - IDEMPOTENCY_PERIOD)
         # All programs take the same order, so that two of them do not wait for each other.
         ordered = sorted(candidates, key=lambda candidate: candidate.device.device_serial)
         repeated = self._claim_keys(transaction, ordered)
@@ -317,7 +323,6 @@ class Provisioner:
         claims = [c.first_answer for c in candidates if c.first_answer is not None]
         if not claims:
             return {}
-        idempotency.forget_before(transaction, claims[0].created_at - IDEMPOTENCY_PERIOD)
         idempotency.claim(transaction, claims)
         kept = idempotency.find(transaction, [claim.idempotency_key for claim in claims])
         outcomes: dict[str, Provisioned | BirthmarkError] = {}
@@ -360,6 +365,13 @@ def _conflict(
     if devices.holds_nuc_hash(connection, nuc_hash):
         return NucHashInUseError()
     return None
+
+
+def _check_description(what: str, text: str | None) -> None:
+    if text is not None and not (1 <= len(text) <= MAX_DESCRIPTION and text.isprintable()):
+        raise DeviceDescriptionRefusedError(
+            f"{what} has 1 to {MAX_DESCRIPTION} printable characters."
+        )
 
 
 def _device_key(request: ProvisioningRequest) -> DeviceKey:

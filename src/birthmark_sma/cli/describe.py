@@ -30,7 +30,7 @@ def certificate_as_json(certificate: "x509.Certificate") -> dict[str, str]:
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
     """Return what a person wants to know of a certificate."""
     return [
-        (title, certificate.subject.rfc4514_string()),
+        (title, _common_name(certificate)),
         (
             "  valid",
             f"{certificate.not_valid_before_utc:%Y-%m-%d} to"
@@ -71,6 +71,13 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("", device.provisioning_id),
         *certificate_as_fields("certificate", certificate),
     ]
+
+
+def _common_name(certificate: "x509.Certificate") -> str:
+    from cryptography.x509.oid import NameOID
+
+    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
 
 
 def _two_lines(text: str) -> str:

@@ -1,16 +1,17 @@
 """`sma init` and `sma migrate`: found an authority, and keep its database at this version."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from birthmark_sma.cli.options import (
+    CaKeyType,
     DatabaseUrl,
     DataDir,
     Json,
     KekFile,
+    KeysPerTable,
     Prototype,
+    RootKeyFile,
+    Tables,
     settings_from,
 )
 from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say
@@ -25,22 +26,10 @@ def init(
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
     prototype: Prototype = False,
-    ca_key_type: Annotated[
-        str | None,
-        typer.Option(
-            help="rsa-4096, ec-p384 or ec-p256, for root and intermediate. [SMA_CA_KEY_TYPE]"
-        ),
-    ] = None,
-    tables: Annotated[
-        int | None, typer.Option(help="How many key tables; fixed for ever. [SMA_TABLES]")
-    ] = None,
-    keys_per_table: Annotated[
-        int | None, typer.Option(help="Keys in each; fixed for ever. [SMA_KEYS_PER_TABLE]")
-    ] = None,
-    root_key_file: Annotated[
-        Path | None,
-        typer.Option(help="Where the root's encrypted key goes. [SMA_ROOT_KEY_FILE]"),
-    ] = None,
+    ca_key_type: CaKeyType = None,
+    tables: Tables = None,
+    keys_per_table: KeysPerTable = None,
+    root_key_file: RootKeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Found an authority: certificates and key tables.

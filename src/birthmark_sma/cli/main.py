@@ -1,5 +1,6 @@
 """`sma`: every command, and how errors are told."""
 
+import os
 import platform
 import sys
 
@@ -72,11 +73,23 @@ def run() -> None:
     try:
         app()
     except BirthmarkError as error:
-        text = str(error)
-        note(f"sma: {text}" if text.endswith((".", "?", "!")) else f"sma: {text}.")
-        sys.exit(exits.code_of(error))
+        advice = getattr(error, "advice", "")
+        _refuse(f"{error}: {advice}" if advice else str(error), exits.code_of(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody listens any more
+        sys.exit(exits.OK)
+    except UnicodeError:
+        _refuse("An argument or a file is not valid UTF-8 text", exits.USAGE)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _refuse(f"{error.strerror or 'The system refuses'}{where}", exits.CONFIGURATION)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("birthmark_sma"):
             raise
         note(f"sma: {error.name} is not installed. Type: pip install 'birthmark-sma[server]'")
         sys.exit(exits.CONFIGURATION)
+
+
+def _refuse(sentence: str, code: int) -> None:
+    note(f"sma: {sentence}" if sentence.endswith((".", "?", "!")) else f"sma: {sentence}.")
+    sys.exit(code)

@@ -33,6 +33,28 @@ Prototype = Annotated[
         help="The prototype profile: 10 tables of 100 keys, port 5001, data in ./sma-prototype.",
     ),
 ]
+ManufacturerId = Annotated[
+    str | None, typer.Option(help="What stands in every verdict. [SMA_MANUFACTURER_ID]")
+]
+PublicUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="The URL that devices know; certificates then name the CRL. [SMA_PUBLIC_URL]"
+    ),
+]
+CaKeyType = Annotated[
+    str | None,
+    typer.Option(help="rsa-4096, ec-p384 or ec-p256, for root and intermediate. [SMA_CA_KEY_TYPE]"),
+]
+Tables = Annotated[
+    int | None, typer.Option(help="How many key tables; fixed for ever. [SMA_TABLES]")
+]
+KeysPerTable = Annotated[
+    int | None, typer.Option(help="Keys in each; fixed for ever. [SMA_KEYS_PER_TABLE]")
+]
+RootKeyFile = Annotated[
+    Path | None, typer.Option(help="Where the root's encrypted key goes. [SMA_ROOT_KEY_FILE]")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

@@ -1,5 +1,6 @@
 """`sma provision`: make the files of one device, without the API."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -12,7 +13,9 @@ from birthmark_sma.cli.options import (
     DataDir,
     Json,
     KekFile,
+    ManufacturerId,
     Prototype,
+    PublicUrl,
     settings_from,
 )
 from birthmark_sma.cli.terminal import print_fields, print_json, say
@@ -29,6 +32,8 @@ def provision(
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
     prototype: Prototype = False,
+    manufacturer_id: ManufacturerId = None,
+    public_url: PublicUrl = None,
     as_json: Json = False,
 ) -> None:
     """Provision one device, into files.
@@ -43,13 +48,18 @@ def provision(
     from birthmark_sma.web.wire import rfc3339
 
     settings = settings_from(
-        prototype=prototype, data_dir=data_dir, database_url=database_url, kek_file=kek_file
+        prototype=prototype,
+        data_dir=data_dir,
+        database_url=database_url,
+        kek_file=kek_file,
+        manufacturer_id=manufacturer_id,
+        public_url=public_url,
     )
     initialise_on_a_laptop(settings)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     authority = open_authority(settings)
     try:
-        pending = device_files.begin(target)
+        pending = device_files.begin(_absolute(target))
         request = ProvisioningRequest(
             device_serial=device_serial,
             device_family=family,
@@ -100,3 +110,8 @@ def _directory_name(device_serial: str) -> str:
     """Return a name that is one directory, whatever the serial: not even `.` or `..` lead out."""
     name = quote(device_serial, safe=" ")
     return name.replace(".", "%2E") if not name.strip(".") else name
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path with a name of its own, also for `.` and what ends in `..`."""
+    return Path(os.path.normpath(path.absolute()))

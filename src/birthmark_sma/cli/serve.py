@@ -9,11 +9,17 @@ import typer
 
 from birthmark_sma.cli.init import initialise_on_a_laptop
 from birthmark_sma.cli.options import (
+    CaKeyType,
     DatabaseUrl,
     DataDir,
     Json,
     KekFile,
+    KeysPerTable,
+    ManufacturerId,
     Prototype,
+    PublicUrl,
+    RootKeyFile,
+    Tables,
     settings_from,
 )
 from birthmark_sma.cli.terminal import note, print_fields, print_json, say
@@ -46,12 +52,33 @@ def serve(
             " [SMA_ACCESS]"
         ),
     ] = None,
-    public_url: Annotated[
+    public_url: PublicUrl = None,
+    manufacturer_id: ManufacturerId = None,
+    disclosure: Annotated[
         str | None,
-        typer.Option(
-            help="The URL that devices know; certificates then name the CRL. [SMA_PUBLIC_URL]"
-        ),
+        typer.Option(help="What a PASS tells: serial, family or none. [SMA_DISCLOSURE, serial]"),
     ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(help="Larger bodies are 413. [SMA_MAX_BODY_BYTES, 65536]")
+    ] = None,
+    pool_limit: Annotated[
+        int | None, typer.Option(help="Tokens that may wait. [SMA_POOL_LIMIT, 10000]")
+    ] = None,
+    batch_limit: Annotated[
+        int | None, typer.Option(help="Tokens that share a commit. [SMA_BATCH_LIMIT, 1000]")
+    ] = None,
+    request_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds for a request to arrive. [SMA_REQUEST_TIMEOUT, 30]"),
+    ] = None,
+    answer_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds to wait for the database. [SMA_ANSWER_TIMEOUT, 10]"),
+    ] = None,
+    ca_key_type: CaKeyType = None,
+    tables: Tables = None,
+    keys_per_table: KeysPerTable = None,
+    root_key_file: RootKeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Run the authority.
@@ -69,6 +96,17 @@ def serve(
         kek_file=kek_file,
         access=access,
         public_url=public_url,
+        manufacturer_id=manufacturer_id,
+        disclosure=disclosure,
+        max_body_bytes=max_body_bytes,
+        pool_limit=pool_limit,
+        batch_limit=batch_limit,
+        request_timeout=request_timeout,
+        answer_timeout=answer_timeout,
+        ca_key_type=ca_key_type,
+        tables=tables,
+        keys_per_table=keys_per_table,
+        root_key_file=root_key_file,
     )
     _check_access(settings)
     # Asking for the port first spares a newcomer the ceremony where the port is taken.

@@ -69,18 +69,16 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(content: bytes) -> "CameraToken":
-    from pydantic import ValidationError
-
     from birthmark_sma.errors import MalformedCameraTokenError
+    from birthmark_sma.web.intake import parse
     from birthmark_sma.web.problems import InvalidRequestError
     from birthmark_sma.web.wire import ValidateNucRequest
 
     try:
-        return ValidateNucRequest.model_validate_json(content).camera_token()
-    except ValidationError as error:
-        fields = InvalidRequestError.of(error).fields
+        return parse(content, ValidateNucRequest).camera_token()
+    except InvalidRequestError as error:
         raise MalformedCameraTokenError(
             "The camera token is malformed: "
-            + "; ".join(f"{field.field}: {field.detail}" for field in fields)
+            + "; ".join(f"{field.field}: {field.detail}" for field in error.fields)
             + "."
         ) from None

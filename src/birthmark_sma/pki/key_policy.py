@@ -77,6 +77,8 @@ def load_public_key(pem: str) -> object:
 def check_key(key: object) -> DeviceKey:
     """Return the key if a device may sign with it, else raise KeyRefusedError with the reason."""
     if isinstance(key, ed25519.Ed25519PublicKey):
+        if not is_sound_ed25519(key.public_bytes_raw()):
+            raise KeyRefusedError(f"This is no point of Ed25519 that can sign. {_FOR_SIGNING}")
         return key
     return _check_ec_or_rsa(key, _REFUSED_FOR_SIGNING, _FOR_SIGNING)
 
@@ -84,6 +86,7 @@ def check_key(key: object) -> DeviceKey:
 def check_key_encryption_key(key: object) -> KeyEncryptionKey:
     """Return the key if table keys can be sealed to it, else raise KeyRefusedError."""
     if isinstance(key, x25519.X25519PublicKey):
+        _check_x25519(key)
         return key
     return _check_ec_or_rsa(key, _REFUSED_FOR_ENCRYPTION, _FOR_ENCRYPTION)
 
@@ -112,6 +115,38 @@ def _check_rsa(key: rsa.RSAPublicKey, remedy: str) -> None:
         raise KeyRefusedError(f"An RSA key with e = {numbers.e} is not accepted. {remedy}")
     if _has_small_factor(numbers.n):
         raise KeyRefusedError(f"This RSA modulus has a small factor. {remedy}")
+
+
+def _check_x25519(key: x25519.X25519PublicKey) -> None:
+    """Refuse a point of small order, with which every agreement gives zero (RFC 7748, 6.1)."""
+    try:
+        x25519.X25519PrivateKey.from_private_bytes(b"\x01" * 32).exchange(key)
+    except ValueError:
+        raise KeyRefusedError(f"This X25519 key has a small order. {_FOR_ENCRYPTION}") from None
+
+
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+# The y coordinates of the eight points whose order divides 8: of order 1, 2, 4 and 8.
+_Y_OF_ORDER_8 = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+_SMALL_ORDER = frozenset({1, _P - 1, 0, _Y_OF_ORDER_8, _P - _Y_OF_ORDER_8})
+
+
+def is_sound_ed25519(encoded: bytes) -> bool:
+    """Say whether 32 bytes encode a point that can sign: canonical, on the curve, no small order.
+
+    The library takes any 32 bytes. Under a point of small order a signature can be made up without
+    a private key, so that even a CSR would prove nothing. RFC 8032, section 5.1.3.
+    """
+    number = int.from_bytes(encoded, "little")
+    y, x_is_odd = number & ((1 << 255) - 1), number >> 255
+    if y >= _P or y in _SMALL_ORDER:
+        return False
+    x_squared = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    is_square = pow(x_squared, (_P - 1) // 2, _P) in {0, 1}
+    return is_square and not (x_squared == 0 and x_is_odd)
 
 
 def _has_small_factor(modulus: int) -> bool:

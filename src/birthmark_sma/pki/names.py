@@ -21,7 +21,7 @@ DEVICE_URN_PREFIX = "urn:birthmark:device:"
 ROOT_COMMON_NAME = "Simulated Mfg Root CA"
 INTERMEDIATE_COMMON_NAME = "Simulated Mfg Intermediate CA"
 
-_CA_NAMES = {ROOT_COMMON_NAME, INTERMEDIATE_COMMON_NAME}
+_CA_NAMES = {ROOT_COMMON_NAME.casefold(), INTERMEDIATE_COMMON_NAME.casefold()}
 
 # X.520 bounds a common name in characters; the library counts the bytes of their encoding, and
 # would refuse, or warn of, 64 characters beyond ASCII. `check_device_serial` holds the bound.
@@ -45,7 +45,8 @@ def check_device_serial(device_serial: str) -> None:
         raise DeviceSerialRefusedError(
             "A device serial has printable characters only: no control characters or line breaks."
         )
-    if device_serial in _CA_NAMES:
+    # As names are compared: without regard to case and spaces (RFC 5280, section 7.1).
+    if " ".join(device_serial.casefold().split()) in _CA_NAMES:
         raise DeviceSerialRefusedError("This is the name of a CA, and so of no device.")
 
 

@@ -96,13 +96,41 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except _UNAVAILABLE as error:
-        raise DatabaseUnavailableError("The database does not answer") from error
+        raise DatabaseUnavailableError("The database does not answer", _advice(error)) from error
+    except exc.ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise
+        raise DatabaseUnavailableError("The database refuses", _advice(error)) from error
     except exc.DatabaseError as error:
         if type(error) is not exc.DatabaseError:  # its subclasses are faults of this program
             raise
         raise DatabaseUnavailableError(
             "The database file is damaged, or is no database: restore it from a backup"
         ) from error
+
+
+_ADVICE = {
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_READONLY": "the file, or its directory, cannot be written",
+    "SQLITE_CANTOPEN": "the file cannot be opened: is its directory there, and yours?",
+    "SQLITE_BUSY": "another program has locked the file for long",
+    "SQLITE_IOERR": "the disk fails, or is full",
+    "42501": "its user may not do this: grant it the schema, such as GRANT ALL ON SCHEMA public",
+    "53100": "its disk is full",
+    "53300": "it has too many connections already",
+}
+_ADVICE_FOR_CONNECTING = (
+    "check that it runs, and the address, user, password and database's name in DATABASE_URL"
+)
+
+
+def _advice(error: exc.SQLAlchemyError) -> str:
+    """Say what kind of fault it is, by the driver's code and never by its words."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    if code is None:
+        return _ADVICE_FOR_CONNECTING
+    return next((advice for known, advice in _ADVICE.items() if code.startswith(known)), "")
 
 
 def _sqlite(path: Path) -> Engine:
@@ -171,4 +199,4 @@ def _postgresql(conninfo: str) -> Engine:
 
 def _first_line(error: Exception) -> str:
     # libpq quotes the offending part, which may be a password: keep to what precedes it.
-    return str(error).partition('"')[0].strip() or "it is malformed"
+    return str(error).partition('"')[0].strip(" :") or "it is malformed"

@@ -16,8 +16,9 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.web import openapi, operate, problems, provision, validate
 from birthmark_sma.web.deadlines import Deadlines
 
-_ASKERS = 4
-"""How many threads ask the database for figures, apart from those that provision and validate."""
+_THREADS = 2
+"""How many threads ask the database for figures, and how many for probes: who reads figures without
+end must not make a healthy server look dead."""
 
 _ROUTERS = (validate.router, provision.router, operate.router)
 _TAGS = [
@@ -46,9 +47,13 @@ def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         authority = await asyncio.to_thread(open_authority)
-        with ThreadPoolExecutor(_ASKERS, thread_name_prefix="asker") as askers:
+        with (
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
+        ):
             app.state.authority = authority
             app.state.askers = askers
+            app.state.probers = probers
             app.state.deadlines = Deadlines()
             watching = asyncio.create_task(app.state.deadlines.watch())
             app.state.crl = (0.0, b"")

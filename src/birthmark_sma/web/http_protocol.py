@@ -8,9 +8,11 @@ HEAD_BYTES is answered 431 (RFC 6585, section 5), and a request that is not whol
 import asyncio
 import json
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 65_536
+REQUEST_SECONDS = 30.0
 
 
 def _refusal(status: int, title: str, slug: str, detail: str) -> bytes:
@@ -44,23 +46,39 @@ _TOO_SLOW = _refusal(
 )
 
 
+_NOT_HTTP = _refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
+
+
+class BoundedConfig(uvicorn.Config):
+    """uvicorn's settings, the protocol below among them, and how long a request may take."""
+
+    request_seconds = REQUEST_SECONDS
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Counts what arrives of a head, and looks now and then whether a request drags on.
 
-    A request must be whole `request_seconds` after it began, or half as long again at most.
+    A request must be whole `BoundedConfig.request_seconds` after it began, or half as long again.
     """
 
     request_seconds = 30.0
-    _in_head = True
-    _head_bytes = 0
+    _request_seconds = REQUEST_SECONDS
+    _refused = False
+    _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
+    _field_bytes = 0  # of request line, header and trailer fields
     _begun: float | None = None  # when the request that is not whole yet began
     _looking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
         HttpToolsProtocol.connection_made(self, transport)
+        self._request_seconds = (
+            self.config.request_seconds
+            if isinstance(self.config, BoundedConfig)
+            else REQUEST_SECONDS
+        )
         self._begun = self.loop.time()
-        self._looking = self.loop.call_later(self.request_seconds / 2, self._look)
+        self._looking = self.loop.call_later(self._request_seconds / 2, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop looking."""
@@ -69,39 +87,65 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         HttpToolsProtocol.connection_lost(self, exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, and refuse a head that goes on for too long."""
+        """Parse what arrived, and refuse a head or trailer that goes on for too long."""
         if self._begun is None:
             self._begun = self.loop.time()
-        self._head_bytes += len(data)
+        self._pending_bytes += len(data)
         HttpToolsProtocol.data_received(self, data)
-        if self._in_head and self._head_bytes > HEAD_BYTES:
+        if self._pending_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
+
+    def on_url(self, url: bytes) -> None:
+        """Count, before it is stored."""
+        self._field_bytes += len(url)
+        HttpToolsProtocol.on_url(self, url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count header and trailer fields alike, and store no more than the bound."""
+        self._field_bytes += len(name) + len(value)
+        if self._field_bytes > HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
+        else:
+            HttpToolsProtocol.on_header(self, name, value)
 
     def on_headers_complete(self) -> None:
         """Let the body come: its size is its reader's to bound."""
-        self._in_head = False
-        HttpToolsProtocol.on_headers_complete(self)
+        self._pending_bytes = 0
+        if self._field_bytes > HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
+        if not self._refused:
+            HttpToolsProtocol.on_headers_complete(self)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on a part of the body."""
+        self._pending_bytes = 0
+        if not self._refused:
+            HttpToolsProtocol.on_body(self, body)
 
     def on_message_complete(self) -> None:
         """Expect the next head, of which nothing was counted yet."""
-        HttpToolsProtocol.on_message_complete(self)
-        self._in_head = True
-        self._head_bytes = 0
+        if not self._refused:
+            HttpToolsProtocol.on_message_complete(self)
+        self._pending_bytes = 0
+        self._field_bytes = 0
         self._begun = None
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the words are our own
+        """Answer what is not HTTP with a problem document, as everything else."""
+        self._refuse(_NOT_HTTP)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: there is no other protocol here, and a client that asks is no news."""
 
     def _look(self) -> None:
         now = self.loop.time()
-        if self._begun is not None and now - self._begun > self.request_seconds:
+        if self._begun is not None and now - self._begun > self._request_seconds:
             self._refuse(_TOO_SLOW)
         elif not self.transport.is_closing():
-            self._looking = self.loop.call_later(self.request_seconds / 2, self._look)
+            self._looking = self.loop.call_later(self._request_seconds / 2, self._look)
 
     def _refuse(self, answer: bytes) -> None:
+        self._refused = True
         if not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
-
-
-def bounded_protocol(seconds: float) -> type[BoundedHttpProtocol]:
-    """Return the protocol with this much time for a request."""
-    return type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"request_seconds": seconds})

@@ -21,23 +21,27 @@ hands out key tables, and says of a camera token whether a registered camera mad
 * **Aggregation servers** have camera tokens validated: `PASS`, `FAIL`, or an error, which is *not*
   a `FAIL`. Only a 200 and the two 400s of an unknown address carry a verdict.
 
-Errors are problem documents (RFC 9457); `detail` says what to do.
+Errors are problem documents (RFC 9457); `detail` says what to do. Besides those listed below there
+are 404 and 405 for other paths and methods, and 400 for what is not HTTP.
 """
+
+_ANYWHERE = (408, 431, 500)
 
 _TITLES = {
     400: "Unknown table or key index: FAIL, and recorded",
-    408: "The body came too slowly",
+    408: "The request did not arrive whole in time",
     409: "The serial, the public key or the NUC hash is registered already",
     413: "The body is too large",
     415: "The body is not JSON by its Content-Type",
     422: "The request is malformed, or a key in it is refused",
+    431: "Request line and headers are too large",
     500: "A fault inside the authority; nothing was decided",
     503: "The database is away, or too much work is waiting; try again after Retry-After",
 }
 
 _EXAMPLES: dict[int, tuple[str, str, str]] = {
     400: ("unknown-table", "Unknown table ID", "Unknown table ID: this authority has no such..."),
-    408: ("request-timeout", "Request timeout", "The body did not arrive within 30 seconds."),
+    408: ("request-timeout", "Request Timeout", "The request did not arrive whole in time."),
     409: (
         "device-already-provisioned",
         "Device already provisioned",
@@ -53,6 +57,11 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "invalid-request",
         "Invalid request",
         "The request is malformed: nonce: string should have at least 24 characters.",
+    ),
+    431: (
+        "head-too-large",
+        "Request Header Fields Too Large",
+        "Request line and headers have at most 65536 bytes.",
     ),
     500: ("internal-error", "Internal error", "Something went wrong inside the authority..."),
     503: ("database-unavailable", "Database unavailable", "The database does not answer."),
@@ -113,8 +122,8 @@ def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None
 
 
 def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the problem documents that a path can answer with."""
-    return {status: _problem(instance, status) for status in statuses}
+    """Describe the problem documents of a path: its own, and those that any request can get."""
+    return {s: _problem(instance, s) for s in sorted({*statuses, *_ANYWHERE})}
 
 
 def success(

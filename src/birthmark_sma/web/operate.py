@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -40,6 +41,7 @@ router = APIRouter(tags=["operate"])
             "description": "The database does not answer",
             "content": {"application/json": {"example": examples.UNHEALTHY}},
         },
+        **openapi.problems("/health"),
     },
 )
 async def health(request: Request) -> Response:
@@ -47,7 +49,9 @@ async def health(request: Request) -> Response:
     authority = authority_of(request)
     try:
         registered = await _asked(
-            request, lambda: reports.count_registered(authority.database), _HEALTH_SECONDS
+            request.app.state.probers,
+            lambda: reports.count_registered(authority.database),
+            _HEALTH_SECONDS,
         )
     except DatabaseUnavailableError:
         return _health(
@@ -71,7 +75,7 @@ async def health(request: Request) -> Response:
 @router.get(
     "/health/live",
     summary="Whether the process answers at all",
-    responses=openapi.success(ProbeResponse, "It does"),
+    responses={**openapi.success(ProbeResponse, "It does"), **openapi.problems("/health/live")},
 )
 async def live() -> ProbeResponse:
     """Say so. Restart the process where this does not answer."""
@@ -85,13 +89,14 @@ async def live() -> ProbeResponse:
     responses={
         **openapi.success(ProbeResponse, "They should"),
         503: {"model": ProbeResponse, "description": "The database or the writer is away"},
+        **openapi.problems("/health/ready"),
     },
 )
 async def ready(request: Request) -> Response:
     """Ask the database and the writer."""
     authority = authority_of(request)
     try:
-        await _asked(request, authority.database.ping, _HEALTH_SECONDS)
+        await _asked(request.app.state.probers, authority.database.ping, _HEALTH_SECONDS)
     except DatabaseUnavailableError:
         return JSONResponse(ProbeResponse(status="not ready").model_dump(), 503)
     if not authority.validator.running:
@@ -112,7 +117,9 @@ async def stats(request: Request) -> Response:
     """Count, and phrase."""
     authority = authority_of(request)
     figures = await _asked(
-        request, lambda: reports.collect_stats(authority.database), _STATS_SECONDS
+        request.app.state.askers,
+        lambda: reports.collect_stats(authority.database),
+        _STATS_SECONDS,
     )
     return JSONResponse(StatsResponse.of(figures).model_dump())
 
@@ -126,7 +133,10 @@ def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
     ROOT_PATH,
     summary="The root certificate (DER)",
     response_class=Response,
-    responses=_download("application/pkix-cert", "The root that verifiers pin"),
+    responses={
+        **_download("application/pkix-cert", "The root that verifiers pin"),
+        **openapi.problems(ROOT_PATH),
+    },
 )
 async def root_certificate(request: Request) -> Response:
     """Return the root certificate."""
@@ -138,7 +148,10 @@ async def root_certificate(request: Request) -> Response:
     INTERMEDIATE_PATH,
     summary="The intermediate certificate (DER)",
     response_class=Response,
-    responses=_download("application/pkix-cert", "The issuer of device certificates"),
+    responses={
+        **_download("application/pkix-cert", "The issuer of device certificates"),
+        **openapi.problems(INTERMEDIATE_PATH),
+    },
 )
 async def intermediate_certificate(request: Request) -> Response:
     """Return the intermediate certificate: where the AIA of device certificates points."""
@@ -161,7 +174,7 @@ async def revocation_list(request: Request) -> Response:
     async with state.crl_lock:
         signed_at, der = state.crl
         if time.monotonic() - signed_at > _CRL_KEPT_SECONDS or not der:
-            der = await _asked(request, lambda: _sign_crl(request), _STATS_SECONDS)
+            der = await _asked(request.app.state.askers, lambda: _sign_crl(request), _STATS_SECONDS)
             state.crl = (time.monotonic(), der)
     return Response(der, media_type="application/pkix-crl")
 
@@ -178,12 +191,10 @@ def _health(answer: HealthResponse, status: int) -> JSONResponse:
     return JSONResponse(answer.model_dump(), status, {"Cache-Control": "no-store"})
 
 
-async def _asked(request: Request, question: Callable[[], Result], seconds: float) -> Result:
+async def _asked(threads: Executor, question: Callable[[], Result], seconds: float) -> Result:
     """Ask the database in a thread. A database that hangs is as unavailable as one that is gone."""
     try:
         async with asyncio.timeout(seconds):
-            return await asyncio.get_running_loop().run_in_executor(
-                request.app.state.askers, question
-            )
+            return await asyncio.get_running_loop().run_in_executor(threads, question)
     except TimeoutError:
         raise DatabaseUnavailableError("The database does not answer in time") from None

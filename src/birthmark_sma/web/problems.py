@@ -94,6 +94,10 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
         _refused("serial-refused", "Device serial refused", "device_serial"),
     ),
     (
+        errors.DeviceDescriptionRefusedError,
+        _refused("description-refused", "Device description refused", "device_family"),
+    ),
+    (
         errors.IdempotencyKeyReusedError,
         _refused("idempotency-key-reused", "Idempotency key reused", "Idempotency-Key"),
     ),

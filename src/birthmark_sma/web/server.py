@@ -11,7 +11,7 @@ from uvicorn.supervisors import Multiprocess
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
-from birthmark_sma.web.http_protocol import bounded_protocol
+from birthmark_sma.web.http_protocol import BoundedConfig, BoundedHttpProtocol
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
@@ -75,7 +75,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
 
 
 def _config(app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = BoundedConfig(
         app,
         factory=factory,
         workers=settings.workers,
@@ -84,7 +84,9 @@ def _config(app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool) -> u
         log_level="warning",
         server_header=False,
         proxy_headers=False,  # what a header says of its sender is believed of nobody
-        http=bounded_protocol(settings.request_timeout),
+        http=BoundedHttpProtocol,
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
+    config.request_seconds = settings.request_timeout
+    return config

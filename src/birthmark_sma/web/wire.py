@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
+from birthmark_sma.authority.provisioning import MAX_DESCRIPTION, Provisioned, ProvisioningRequest
 from birthmark_sma.authority.reports import Stats
 from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure
@@ -131,12 +131,12 @@ class ProvisionRequest(_Request):
     model_config = ConfigDict(json_schema_extra={"examples": examples.PROVISION_REQUESTS})
 
     device_serial: Annotated[str, Field(min_length=1, max_length=MAX_SERIAL_CHARACTERS)]
-    device_family: Annotated[str, Field(min_length=1, max_length=50)]
+    device_family: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION)]
     device_public_key: Annotated[
         Pem | None, Field(description="PEM SubjectPublicKeyInfo. This or `csr`")
     ] = None
     csr: Annotated[Pem | None, Field(description="PEM PKCS#10: proof of possession")] = None
-    app_version: Annotated[str | None, Field(min_length=1, max_length=50)] = None
+    app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
     nuc_hash: Annotated[
         Hex64 | None, Field(description="The device's own NUC hash; else one is simulated")
     ] = None
