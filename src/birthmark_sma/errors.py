@@ -99,6 +99,11 @@ class AuthorityError(BirthmarkError):
 class NotInitialisedError(AuthorityError):
     """The database holds no authority yet."""
 
+    def __init__(
+        self, message: str = "There is no authority in this database yet. Type: sma init"
+    ) -> None:
+        super().__init__(message)
+
 
 class AlreadyInitialisedError(AuthorityError):
     """The database holds an authority already; it is never overwritten."""

@@ -81,11 +81,15 @@ def test_a_body_after_a_long_pause_between_requests(impatient: Server) -> None:
     """The time runs from the request, not from the connection: an idle one is kept a while."""
     with connected(impatient) as connection:
         request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-        connection.sendall(request)
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
-        time.sleep(2 * SECONDS)
-        connection.sendall(request)
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        for pause in (2 * SECONDS, 0):
+            connection.sendall(request)
+            answer = b""
+            while not answer.endswith(b"}"):  # head and body may come one after the other
+                part = connection.recv(65_536)
+                assert part, "the connection was closed"
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            time.sleep(pause)
 
 
 def exchange(server: Server, *parts: bytes) -> bytes:

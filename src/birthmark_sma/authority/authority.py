@@ -176,7 +176,7 @@ def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
         root = certificates.find_ca(connection, "root")
         intermediate = certificates.find_ca(connection, "intermediate")
     if root is None or intermediate is None:
-        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+        raise NotInitialisedError
     return root, intermediate
 
 
@@ -184,7 +184,7 @@ def _open_secrets(database: Database, settings: Settings) -> tuple[OpenedSecrets
     with database.read() as connection:
         stored = key_tables.current_kek(connection)
     if stored is None:
-        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+        raise NotInitialisedError
     passphrase = find_passphrase(settings)
     return open_secrets(stored, settings, passphrase), passphrase
 

@@ -177,7 +177,7 @@ class GroupCommit(Generic[Item, Answer]):
         try:
             answers = self._commit([item for waiting in batch for item in waiting.items])
         except DatabaseUnavailableError as error:
-            _deliver([(waiting, DatabaseUnavailableError(*error.args)) for waiting in batch])
+            _deliver([(w, DatabaseUnavailableError(str(error), error.advice)) for w in batch])
         except Exception as error:
             # A fault in one item must not spoil what others brought: each gets its own transaction.
             if len(batch) > 1:

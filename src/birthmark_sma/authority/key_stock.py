@@ -53,7 +53,7 @@ def populate(
         present = set(key_tables.list_table_ids(connection))
         registered = devices.count_devices(connection)
     if sizes is None:
-        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+        raise NotInitialisedError
     missing = [table_id for table_id in range(sizes.tables) if table_id not in present]
     if missing and registered:
         raise KeyTablesError(
@@ -76,7 +76,7 @@ def open_key_stock(database: Database, kek: KeyEncryptionKey) -> KeyStock:
         sizes = key_tables.find_sizes(connection)
         wrapped = key_tables.list_tables(connection)
     if sizes is None:
-        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+        raise NotInitialisedError
     if [table.table_id for table in wrapped] != list(range(sizes.tables)):
         raise KeyTablesError(
             f"{len(wrapped)} of {sizes.tables} key tables are there. Type: sma tables populate"

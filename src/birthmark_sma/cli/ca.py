@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark_sma.cli.init import require_sqlite_file
+from birthmark_sma.cli.init import existing_database, require_sqlite_file
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, settings_from
 from birthmark_sma.cli.terminal import print_fields, print_json, say
 
@@ -22,12 +22,10 @@ def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Js
     """Show both certificates: names, validity, fingerprints."""
     from cryptography import x509
 
-    from birthmark_sma.authority.authority import load_certificates, opened_database
+    from birthmark_sma.authority.authority import load_certificates
     from birthmark_sma.cli.describe import certificate_as_fields, certificate_as_json
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(data_dir, database_url) as database:
         stored = load_certificates(database)
     loaded = {ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()) for ca in stored}
     if as_json:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from birthmark_sma.cli.init import require_sqlite_file
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, settings_from
+from birthmark_sma.cli.init import existing_database
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json
 from birthmark_sma.cli.terminal import print_fields, print_json, print_table, say
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
@@ -24,13 +24,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List devices by serial."""
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.cli.describe import device_as_json
     from birthmark_sma.storage import devices
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database, database.read() as connection:
+    with existing_database(data_dir, database_url) as database, database.read() as connection:
         found = devices.list_devices(connection, limit=limit, after=after)
         total = devices.count_devices(connection)
     if as_json:
@@ -64,14 +61,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one device: status, tables, certificate. Nothing secret is shown."""
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.cli.describe import device_as_fields, device_as_json
     from birthmark_sma.errors import UnknownDeviceError
     from birthmark_sma.storage import devices
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database, database.read() as connection:
+    with existing_database(data_dir, database_url) as database, database.read() as connection:
         device = devices.find_device(connection, device_serial)
     if device is None:
         raise UnknownDeviceError(f"No device {device_serial} is registered.")
@@ -86,12 +80,9 @@ def suspend(
     device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
     """Make a device's tokens FAIL for now."""
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.revocation import suspend_device
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(data_dir, database_url) as database:
         suspend_device(database, device_serial)
     say(f"{device_serial} is suspended. To undo: sma devices reinstate '{device_serial}'")
 
@@ -101,12 +92,9 @@ def reinstate(
     device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
     """End a suspension."""
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.revocation import reinstate_device
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(data_dir, database_url) as database:
         reinstate_device(database, device_serial)
     say(f"{device_serial} is active.")
 
@@ -128,11 +116,8 @@ def revoke(
 
     Its certificate goes on the CRL. A revocation cannot be undone.
     """
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.revocation import revoke_device
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(data_dir, database_url) as database:
         revoke_device(database, device_serial, reason)
     say(f"{device_serial} is revoked, for good.")

@@ -1,5 +1,8 @@
 """`sma init` and `sma migrate`: found an authority, and keep its database at this version."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birthmark_sma.cli.options import (
@@ -19,6 +22,7 @@ from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_
 if TYPE_CHECKING:
     from birthmark_sma.authority.ceremony import Ceremony
     from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
 
 
 def init(
@@ -101,6 +105,17 @@ def migrate(
         say(f"The database is at schema {after} already.")
     else:
         say(f"The database went from schema {before or 'none'} to {after}.")
+
+
+@contextmanager
+def existing_database(data_dir: Path | None, database_url: str | None) -> Iterator["Database"]:
+    """The database that these flags, the environment and the file name; it must be there."""
+    from birthmark_sma.authority.authority import opened_database
+
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        yield database
 
 
 def require_sqlite_file(settings: "Settings") -> None:

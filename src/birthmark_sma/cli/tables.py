@@ -2,7 +2,7 @@
 
 import typer
 
-from birthmark_sma.cli.init import require_sqlite_file
+from birthmark_sma.cli.init import existing_database, require_sqlite_file
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekFile, settings_from
 from birthmark_sma.cli.terminal import print_fields, print_json, progress_bar, say
 
@@ -38,18 +38,15 @@ def populate(
 @app.command()
 def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False) -> None:
     """Show how many tables there are, of how many keys, and how they are wrapped."""
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.errors import NotInitialisedError
     from birthmark_sma.storage import key_tables
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    require_sqlite_file(settings)
-    with opened_database(settings) as database, database.read() as connection:
+    with existing_database(data_dir, database_url) as database, database.read() as connection:
         sizes = key_tables.find_sizes(connection)
         kek = key_tables.current_kek(connection)
         present = key_tables.count_tables(connection)
     if sizes is None or kek is None:
-        raise NotInitialisedError("There is no authority in this database yet. Type: sma init")
+        raise NotInitialisedError
     if as_json:
         print_json(
             {

@@ -77,8 +77,4 @@ def _parse(content: bytes) -> "CameraToken":
     try:
         return parse(content, ValidateNucRequest).camera_token()
     except InvalidRequestError as error:
-        raise MalformedCameraTokenError(
-            "The camera token is malformed: "
-            + "; ".join(f"{field.field}: {field.detail}" for field in error.fields)
-            + "."
-        ) from None
+        raise MalformedCameraTokenError(f"The camera token is malformed: {error}.") from None

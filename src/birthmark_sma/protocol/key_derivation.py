@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from birthmark_sma.errors import ProtocolError
 
 MASTER_KEY_BYTES = 32
-DERIVED_KEY_BYTES = 32
 MAX_KEY_INDEX = 2**32 - 1
 """The largest index that the 4-byte info field can carry; a table holds far fewer keys."""
 

@@ -7,6 +7,8 @@ writes down when its answer is due, and one task looks over all of them twice a 
 import asyncio
 from typing import Any, TypeVar
 
+from birthmark_sma.errors import DatabaseUnavailableError
+
 Answer = TypeVar("Answer")
 
 _LOOK_SECONDS = 0.5
@@ -19,7 +21,7 @@ class Deadlines:
         self._due: dict[asyncio.Future[Any], float] = {}
 
     async def wait(self, future: "asyncio.Future[Answer]", seconds: float) -> Answer:
-        """Wait for a future. Raises TimeoutError once it takes longer, to half a second."""
+        """Wait for a future; DatabaseUnavailableError once it takes longer, to half a second."""
         self._due[future] = future.get_loop().time() + seconds
         try:
             return await future
@@ -33,4 +35,6 @@ class Deadlines:
             await asyncio.sleep(_LOOK_SECONDS)
             for future, due in list(self._due.items()):
                 if due < now() and not future.done():
-                    future.set_exception(TimeoutError())
+                    future.set_exception(
+                        DatabaseUnavailableError("The database does not answer in time")
+                    )

@@ -61,7 +61,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     A request must be whole `BoundedConfig.request_seconds` after it began, or half as long again.
     """
 
-    request_seconds = 30.0
     _request_seconds = REQUEST_SECONDS
     _refused = False
     _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request

@@ -37,18 +37,16 @@ class RequestError(Exception):
 
 
 class InvalidRequestError(Exception):
-    """A body or header that is malformed, with what is wrong with each field."""
+    """A body or header that is malformed, with what is wrong with each field: so it reads."""
 
     def __init__(self, fields: Sequence[FieldError]) -> None:
-        super().__init__("The request is malformed")
+        super().__init__("; ".join(f"{field.field}: {field.detail}" for field in fields))
         self.fields = fields
 
     @classmethod
     def of(cls, error: ValidationError | RequestValidationError) -> "InvalidRequestError":
         """Take from pydantic's error what may be told: fields and rules, never values."""
-        return cls(
-            [_field_error(each["loc"], each["type"], each["msg"]) for each in error.errors()]
-        )
+        return cls([_field_error(each["loc"], each["msg"]) for each in error.errors()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +202,7 @@ def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     return problem(
         request,
         _INVALID,
-        "The request is malformed: "
-        + "; ".join(f"{e.field}: {e.detail}" for e in error.fields)
-        + ".",
+        f"The request is malformed: {error}.",
         errors=[field.model_dump() for field in error.fields],
     )
 
@@ -249,10 +245,8 @@ _HTTP_DETAILS = {
 }
 
 
-def _field_error(location: Sequence[int | str], kind: str, message: str) -> FieldError:
+def _field_error(location: Sequence[int | str], message: str) -> FieldError:
     field = ".".join(str(part) for part in location)[:_MAX_FIELD_CHARACTERS] or "body"
-    if kind == "json_invalid":
-        return FieldError(field=field, detail="it is not JSON")
     message = message.removeprefix("Value error, ")
     return FieldError(field=field, detail=message[:1].lower() + message[1:])
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.validation import Validation
-from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
+from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi
@@ -121,12 +121,9 @@ async def _validate(app: FastAPI, scope: Scope, receive: Receive) -> ASGIApp:
     settings = authority.settings
     body = await read_json(scope, receive, settings.max_body_bytes)
     camera_token = parse(body, ValidateNucRequest).camera_token()
-    try:
-        validation = await deadlines.wait(
-            authority.validator.offer(camera_token, caller_of(scope)), settings.answer_timeout
-        )
-    except TimeoutError:
-        raise DatabaseUnavailableError("The database does not answer in time") from None
+    validation = await deadlines.wait(
+        authority.validator.offer(camera_token, caller_of(scope)), settings.answer_timeout
+    )
     if validation.reason.told_to_caller is not None:
         return unknown_address(Request(scope), validation.reason)
     return _Json(verdict(validation, settings.manufacturer_id, settings.disclosure))
@@ -143,13 +140,10 @@ async def _validate_batch(app: FastAPI, scope: Scope, receive: Receive) -> ASGIA
     camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
     judged: Sequence[Validation | BirthmarkError] = ()
     if camera_tokens:
-        try:
-            judged = await deadlines.wait(
-                authority.validator.offer_together(camera_tokens, caller_of(scope)),
-                settings.answer_timeout,
-            )
-        except TimeoutError:
-            raise DatabaseUnavailableError("The database does not answer in time") from None
+        judged = await deadlines.wait(
+            authority.validator.offer_together(camera_tokens, caller_of(scope)),
+            settings.answer_timeout,
+        )
     answers = iter(judged)
     results = [
         _refused(each) if isinstance(each, str) else _told(next(answers), authority)
@@ -163,8 +157,7 @@ def _element(value: Any) -> CameraToken | str:
     try:
         return ValidateNucRequest.model_validate(value).camera_token()
     except ValidationError as error:
-        fields = InvalidRequestError.of(error).fields
-        return "; ".join(f"{field.field}: {field.detail}" for field in fields)
+        return str(InvalidRequestError.of(error))
 
 
 def _told(validation: Validation | BirthmarkError, authority: Authority) -> dict[str, str | None]:
