@@ -8,13 +8,18 @@ pseudorandom key is worth keeping: it halves the work of every later key.
 import hmac
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
 from birthmark_sma.errors import ProtocolError
 
 MASTER_KEY_BYTES = 32
+DERIVED_KEY_BYTES = 32
 MAX_KEY_INDEX = 2**32 - 1
 """The largest index that the 4-byte info field can carry; a table holds far fewer keys."""
 
 _HASH = "sha256"
+_SHA256 = SHA256()
 _BIRTHMARK = b"Birthmark"
 
 
@@ -49,8 +54,7 @@ def expand(pseudorandom_key: bytes, key_index: int, derivation: Derivation = NOR
     if not 0 <= key_index <= MAX_KEY_INDEX:
         raise ProtocolError(f"A key index lies in 0..{MAX_KEY_INDEX}, not {key_index}.")
     info = key_index.to_bytes(4, "big") + derivation.info_suffix
-    # L = HashLen, so the output is T(1) = HMAC(PRK, T(0) | info | 0x01), with T(0) empty.
-    return hmac.digest(pseudorandom_key, info + b"\x01", _HASH)
+    return HKDFExpand(_SHA256, DERIVED_KEY_BYTES, info).derive(pseudorandom_key)
 
 
 def derive_key(master_key: bytes, key_index: int, derivation: Derivation = NORMATIVE) -> bytes:

@@ -1,6 +1,6 @@
 """Registered devices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, upd
 
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
+from birthmark_sma.storage.postgresql import array_of_bytes, at_once, integers_of
 from birthmark_sma.storage.schema import registered_devices as devices
 
 
@@ -71,6 +72,8 @@ def find_standings(
     connection: Connection, nuc_hashes: Sequence[bytes]
 ) -> dict[bytes, DeviceStanding]:
     """Return what verdicts need, by HMAC of the NUC hash, in one query."""
+    if connection.dialect.name == "postgresql":
+        return _find_standings_at_once(connection, nuc_hashes)
     table = devices.c
     rows = connection.execute(
         select(
@@ -87,6 +90,29 @@ def find_standings(
         )
         for row in rows
     }
+
+
+def _find_standings_at_once(
+    connection: Connection, nuc_hashes: Sequence[bytes]
+) -> dict[bytes, DeviceStanding]:
+    found = at_once(connection, _FIND_STANDINGS, (array_of_bytes(nuc_hashes),))
+    value: Callable[[int, int], Any] = found.get_value
+    return {
+        value(row, 0): DeviceStanding(
+            value(row, 1).decode(),
+            value(row, 2).decode(),
+            _STATUSES[value(row, 3)],
+            integers_of(value(row, 4)),
+        )
+        for row in range(found.ntuples)
+    }
+
+
+_FIND_STANDINGS = """
+SELECT nuc_hash, device_serial, device_family, status, table_assignments
+FROM registered_devices WHERE nuc_hash = ANY($1::bytea[])
+"""
+_STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 
 def holds_public_key(connection: Connection, fingerprint: bytes) -> bool:

@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
+from birthmark_sma.storage import postgresql
 
 _UNAVAILABLE = (
     exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
@@ -186,9 +187,8 @@ def _postgresql(conninfo: str) -> Engine:
         "keepalives_idle": 30,
     }
     extra = {name: value for name, value in defaults.items() if name not in given}
-    return create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(conninfo, **extra),
+    return postgresql.create(
+        lambda: psycopg.connect(conninfo, **extra),
         hide_parameters=True,
         pool_size=5,
         max_overflow=10,

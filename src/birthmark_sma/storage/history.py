@@ -6,6 +6,13 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
 
+from birthmark_sma.storage.postgresql import (
+    array_of_bytes,
+    array_of_integers,
+    array_of_text,
+    array_of_times,
+    at_once,
+)
 from birthmark_sma.storage.schema import validation_history as history
 
 
@@ -25,7 +32,22 @@ class AuditRow(NamedTuple):
 def append(transaction: Connection, rows: Sequence[AuditRow]) -> None:
     """Write rows to the audit trail, durable with the transaction."""
     if transaction.dialect.name == "postgresql":
-        transaction.exec_driver_sql(_APPEND_ARRAYS, tuple(map(list, zip(*rows, strict=True))))
+        columns = zip(*rows, strict=True)
+        hashes, tables, indexes, results, reasons, serials, times, addresses = columns
+        at_once(
+            transaction,
+            _APPEND_ARRAYS,
+            (
+                array_of_bytes(hashes),
+                array_of_integers(tables),
+                array_of_integers(indexes),
+                array_of_text(results),
+                array_of_text(reasons),
+                array_of_text(serials),
+                array_of_times(times),
+                array_of_text(addresses),
+            ),
+        )
     else:
         transaction.execute(insert(history), [row._asdict() for row in rows])
 
@@ -37,8 +59,8 @@ INSERT INTO validation_history (
     encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
     validated_at, request_ip)
 SELECT * FROM unnest(
-    %b::bytea[], %b::integer[], %b::integer[], %b::text[], %b::text[], %b::text[],
-    %b::timestamptz[], %b::text[])
+    $1::bytea[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[],
+    $7::timestamptz[], $8::text[])
 """
 
 

@@ -5,11 +5,9 @@ writes down when its answer is due, and one task looks over all of them twice a 
 """
 
 import asyncio
-from typing import Any, TypeVar
+from typing import Any
 
 from birthmark_sma.errors import DatabaseUnavailableError
-
-Answer = TypeVar("Answer")
 
 _LOOK_SECONDS = 0.5
 
@@ -18,23 +16,21 @@ class Deadlines:
     """The answers that are waited for, and when they are due. Owned by one event loop."""
 
     def __init__(self) -> None:
-        self._due: dict[asyncio.Future[Any], float] = {}
+        self._time = asyncio.get_running_loop().time
+        self._due: list[tuple[float, asyncio.Future[Any]]] = []
 
-    async def wait(self, future: "asyncio.Future[Answer]", seconds: float) -> Answer:
-        """Wait for a future; DatabaseUnavailableError once it takes longer, to half a second."""
-        self._due[future] = future.get_loop().time() + seconds
-        try:
-            return await future
-        finally:
-            del self._due[future]
+    def add(self, future: "asyncio.Future[Any]", seconds: float) -> None:
+        """Let a future raise DatabaseUnavailableError once it takes longer, to half a second."""
+        self._due.append((self._time() + seconds, future))
 
     async def watch(self) -> None:
         """Look over them for ever."""
-        now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            for future, due in list(self._due.items()):
-                if due < now() and not future.done():
+            now = self._time()
+            self._due = [(due, future) for due, future in self._due if not future.done()]
+            for due, future in self._due:
+                if due < now:
                     future.set_exception(
                         DatabaseUnavailableError("The database does not answer in time")
                     )

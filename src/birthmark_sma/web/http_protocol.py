@@ -11,6 +11,8 @@ import json
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from birthmark_sma.web.joined_writes import JoinedWrites
+
 HEAD_BYTES = 65_536
 REQUEST_SECONDS = 30.0
 
@@ -62,22 +64,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """
 
     _request_seconds = REQUEST_SECONDS
+    _look_seconds = REQUEST_SECONDS / 2
     _refused = False
     _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
     _field_bytes = 0  # of request line, header and trailer fields
     _begun: float | None = None  # when the request that is not whole yet began
+    _idle_since: float | None = None  # the last answer, until the next request
     _looking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
         HttpToolsProtocol.connection_made(self, transport)
+        self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]
         self._request_seconds = (
             self.config.request_seconds
             if isinstance(self.config, BoundedConfig)
             else REQUEST_SECONDS
         )
         self._begun = self.loop.time()
-        self._looking = self.loop.call_later(self._request_seconds / 2, self._look)
+        self._look_seconds = min(self._request_seconds, self.timeout_keep_alive) / 2
+        self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop looking."""
@@ -89,10 +95,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Parse what arrived, and refuse a head or trailer that goes on for too long."""
         if self._begun is None:
             self._begun = self.loop.time()
+            self._idle_since = None
         self._pending_bytes += len(data)
         HttpToolsProtocol.data_received(self, data)
         if self._pending_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
+
+    def on_response_complete(self) -> None:
+        """Go on with what waits in the pipeline, or count as idle.
+
+        uvicorn sets a timer after each response and cancels it with the next request. Here a
+        connection that has been idle for long is found by the look at it.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         """Count, before it is stored."""
@@ -140,8 +162,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         now = self.loop.time()
         if self._begun is not None and now - self._begun > self._request_seconds:
             self._refuse(_TOO_SLOW)
+        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
         elif not self.transport.is_closing():
-            self._looking = self.loop.call_later(self._request_seconds / 2, self._look)
+            self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def _refuse(self, answer: bytes) -> None:
         self._refused = True

@@ -33,12 +33,10 @@ def caller_of(scope: Scope) -> Caller:
     return Caller(None if client is None else client[0][:_MAX_ADDRESS_CHARACTERS])
 
 
-async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Read a JSON body of at most `limit` bytes.
+def check_head(scope: Scope, limit: int) -> None:
+    """Raise RequestError unless a head announces JSON, and no more than `limit` bytes.
 
-    Raises RequestError where it is too large, did not arrive whole, or is not JSON by its
-    Content-Type: a page of another site can send anything else here unasked. That it arrives in
-    time is `http_protocol`'s to see to.
+    A page of another site can send anything but JSON here unasked.
     """
     media_type = length = b""
     for name, value in scope["headers"]:
@@ -52,6 +50,15 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
         )
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
+
+
+async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Read a JSON body of at most `limit` bytes.
+
+    Raises RequestError as `check_head` does, and where it is too large or did not arrive whole.
+    That it arrives in time is `http_protocol`'s to see to.
+    """
+    check_head(scope, limit)
     body = bytearray()
     while True:
         message = await receive()

@@ -36,6 +36,14 @@ class RequestError(Exception):
         self.slug = slug
 
 
+class UnknownAddressError(Exception):
+    """A camera token that names a table or key index which does not exist. It is recorded."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.told_to_caller)
+        self.reason = reason
+
+
 class InvalidRequestError(Exception):
     """A body or header that is malformed, with what is wrong with each field: so it reads."""
 
@@ -129,19 +137,6 @@ def problem(request: Request, kind: Kind, detail: str, **members: object) -> JSO
     return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
 
 
-def unknown_address(request: Request, reason: Reason) -> JSONResponse:
-    """Answer a camera token that names a table or key index which does not exist: 400 and FAIL."""
-    error = reason.told_to_caller
-    return problem(
-        request,
-        Kind(400, reason.value.replace("_", "-"), error or ""),
-        f"{error}: this authority has no such table or key. Check that the token reached the"
-        " manufacturer that provisioned the device.",
-        validation_result=reason.verdict.value,
-        error=error,
-    )
-
-
 def install(app: FastAPI) -> None:
     """Make every error of an app a problem document."""
     for error_type, handler in _HANDLERS.items():
@@ -197,6 +192,21 @@ def _request_error(request: Request, error: Exception) -> JSONResponse:
     return problem(request, _REQUEST_KINDS[error.slug], str(error))
 
 
+def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
+    """400, and FAIL."""
+    assert isinstance(raised, UnknownAddressError)  # noqa: S101
+    reason = raised.reason
+    error = reason.told_to_caller
+    return problem(
+        request,
+        Kind(400, reason.value.replace("_", "-"), error or ""),
+        f"{error}: this authority has no such table or key. Check that the token reached the"
+        " manufacturer that provisioned the device.",
+        validation_result=reason.verdict.value,
+        error=error,
+    )
+
+
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InvalidRequestError)  # noqa: S101
     return problem(
@@ -234,6 +244,7 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
     errors.BirthmarkError: _birthmark_error,
     RequestError: _request_error,
+    UnknownAddressError: _unknown_address,
     InvalidRequestError: _invalid_request,
     RequestValidationError: _framework_validation,
     HTTPException: _http_exception,

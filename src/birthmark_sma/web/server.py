@@ -11,7 +11,8 @@ from uvicorn.supervisors import Multiprocess
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
-from birthmark_sma.web.http_protocol import BoundedConfig, BoundedHttpProtocol
+from birthmark_sma.web.direct_answers import DirectHttpProtocol
+from birthmark_sma.web.http_protocol import BoundedConfig
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
@@ -84,7 +85,7 @@ def _config(app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool) -> u
         log_level="warning",
         server_header=False,
         proxy_headers=False,  # what a header says of its sender is believed of nobody
-        http=BoundedHttpProtocol,
+        http=DirectHttpProtocol,
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )

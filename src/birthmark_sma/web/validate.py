@@ -1,11 +1,13 @@
 """POST /api/v1/validate/nuc and /batch: camera tokens in, verdicts out."""
 
-import json
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,8 +18,9 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi
 from birthmark_sma.web.deadlines import Deadlines
-from birthmark_sma.web.intake import caller_of, parse, read_json
-from birthmark_sma.web.problems import InvalidRequestError, respond, unknown_address
+from birthmark_sma.web.direct_answers import DirectEndpoint
+from birthmark_sma.web.intake import caller_of, check_head, parse, read_json
+from birthmark_sma.web.problems import InvalidRequestError, UnknownAddressError, respond
 from birthmark_sma.web.wire import (
     ValidateBatchRequest,
     ValidateBatchResponse,
@@ -29,8 +32,6 @@ from birthmark_sma.web.wire import (
 PATH = "/api/v1/validate/nuc"
 BATCH_PATH = "/api/v1/validate/nuc/batch"
 _BATCH_BODY_BYTES = 1024 * 1024
-
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 router = APIRouter(tags=["validate"])
 
@@ -50,7 +51,7 @@ router = APIRouter(tags=["validate"])
 )
 async def validate_nuc(request: Request) -> ASGIApp:
     """Stand in the documentation: `ShortWay` answers before a request gets here."""
-    return await _validate(request.app, request.scope, request.receive)
+    return await _One(request.app).answer(request.scope, request.receive)
 
 
 @router.post(
@@ -68,7 +69,7 @@ async def validate_nuc(request: Request) -> ASGIApp:
 )
 async def validate_batch(request: Request) -> ASGIApp:
     """Stand in the documentation, as above."""
-    return await _validate_batch(request.app, request.scope, request.receive)
+    return await _Many(request.app).answer(request.scope, request.receive)
 
 
 class ShortWay:
@@ -80,22 +81,30 @@ class ShortWay:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._ways: dict[str, Callable[[FastAPI, Scope, Receive], Awaitable[ASGIApp]]] = {
-            PATH: _validate,
-            BATCH_PATH: _validate_batch,
-        }
+        self._one = _One(app)
+        self._many = _Many(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST with camera tokens, hand everything else on."""
-        way = self._ways.get(scope["path"]) if scope["type"] == "http" else None
-        if way is None or scope["method"] != "POST":
+        endpoint = self._endpoint(scope) if scope["type"] == "http" else None
+        if endpoint is None:
             await self._app(scope, receive, send)
             return
         try:
-            response = await way(self._app, scope, receive)
+            response = await endpoint.answer(scope, receive)
         except Exception as error:
             response = respond(Request(scope), error)
         await response(scope, receive, send)
+
+    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
+        """Single camera tokens need no task of their own."""
+        return self._one if scope["path"] == PATH and scope["method"] == "POST" else None
+
+    def _endpoint(self, scope: Scope) -> "_One | _Many | None":
+        if scope["method"] != "POST":
+            return None
+        path = scope["path"]
+        return self._one if path == PATH else self._many if path == BATCH_PATH else None
 
 
 class _Json:
@@ -103,8 +112,8 @@ class _Json:
 
     __slots__ = ("_body",)
 
-    def __init__(self, value: object) -> None:
-        self._body = _encode(value).encode()
+    def __init__(self, body: bytes) -> None:
+        self._body = body
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it."""
@@ -114,42 +123,81 @@ class _Json:
         await send({"type": "http.response.body", "body": self._body})
 
 
-async def _validate(app: FastAPI, scope: Scope, receive: Receive) -> ASGIApp:
-    """Parse, hand over to the validator, phrase its verdict."""
-    authority: Authority = app.state.authority
-    deadlines: Deadlines = app.state.deadlines
-    settings = authority.settings
-    body = await read_json(scope, receive, settings.max_body_bytes)
-    camera_token = parse(body, ValidateNucRequest).camera_token()
-    validation = await deadlines.wait(
-        authority.validator.offer(camera_token, caller_of(scope)), settings.answer_timeout
-    )
-    if validation.reason.told_to_caller is not None:
-        return unknown_address(Request(scope), validation.reason)
-    return _Json(verdict(validation, settings.manufacturer_id, settings.disclosure))
+class _CameraTokens:
+    """What both endpoints need of an application that has started."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @cached_property
+    def _authority(self) -> Authority:
+        authority: Authority = self._app.state.authority
+        return authority
+
+    @cached_property
+    def _deadlines(self) -> Deadlines:
+        deadlines: Deadlines = self._app.state.deadlines
+        return deadlines
+
+    def _verdict(self, validation: Validation) -> dict[str, str | None]:
+        settings = self._authority.settings
+        return verdict(validation, settings.manufacturer_id, settings.disclosure)
 
 
-async def _validate_batch(app: FastAPI, scope: Scope, receive: Receive) -> ASGIApp:
-    """The same for many: what is malformed is answered here, the rest judged together."""
-    authority: Authority = app.state.authority
-    deadlines: Deadlines = app.state.deadlines
-    settings = authority.settings
-    limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
-    body = await read_json(scope, receive, limit)
-    elements = [_element(each) for each in parse(body, ValidateBatchRequest).tokens]
-    camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
-    judged: Sequence[Validation | BirthmarkError] = ()
-    if camera_tokens:
-        judged = await deadlines.wait(
-            authority.validator.offer_together(camera_tokens, caller_of(scope)),
-            settings.answer_timeout,
-        )
-    answers = iter(judged)
-    results = [
-        _refused(each) if isinstance(each, str) else _told(next(answers), authority)
-        for each in elements
-    ]
-    return _Json({"results": results})
+class _One(_CameraTokens):
+    """One camera token a request, in two halves (see `direct_answers`)."""
+
+    async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """Read, and then both halves."""
+        body = await read_json(scope, receive, self._authority.settings.max_body_bytes)
+        future = self.begin(scope, body)
+        await asyncio.wait([future])
+        return _Json(self.finish(future))
+
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
+        """Parse, and hand over to the validator."""
+        settings = self._authority.settings
+        check_head(scope, settings.max_body_bytes)
+        camera_token = parse(body, ValidateNucRequest).camera_token()
+        future = self._authority.validator.offer(camera_token, caller_of(scope))
+        self._deadlines.add(future, settings.answer_timeout)
+        return future
+
+    def finish(self, future: "asyncio.Future[Validation]") -> bytes:
+        """Phrase the verdict."""
+        validation = future.result()
+        if validation.reason.told_to_caller is not None:
+            raise UnknownAddressError(validation.reason)
+        return to_json(self._verdict(validation))
+
+
+class _Many(_CameraTokens):
+    """Up to a thousand: what is malformed is answered here, the rest judged together."""
+
+    async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """Read, parse, hand over what is well formed, phrase."""
+        settings = self._authority.settings
+        limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
+        body = await read_json(scope, receive, limit)
+        elements = [_element(each) for each in parse(body, ValidateBatchRequest).tokens]
+        camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
+        judged: Sequence[Validation | BirthmarkError] = ()
+        if camera_tokens:
+            future = self._authority.validator.offer_together(camera_tokens, caller_of(scope))
+            self._deadlines.add(future, settings.answer_timeout)
+            judged = await future
+        answers = iter(judged)
+        results = [
+            _refused(each) if isinstance(each, str) else self._told(next(answers))
+            for each in elements
+        ]
+        return _Json(to_json({"results": results}))
+
+    def _told(self, validation: Validation | BirthmarkError) -> dict[str, str | None]:
+        if isinstance(validation, BirthmarkError):
+            raise validation
+        error = validation.reason.told_to_caller
+        return self._verdict(validation) if error is None else _refused(error)
 
 
 def _element(value: Any) -> CameraToken | str:
@@ -158,16 +206,6 @@ def _element(value: Any) -> CameraToken | str:
         return ValidateNucRequest.model_validate(value).camera_token()
     except ValidationError as error:
         return str(InvalidRequestError.of(error))
-
-
-def _told(validation: Validation | BirthmarkError, authority: Authority) -> dict[str, str | None]:
-    if isinstance(validation, BirthmarkError):
-        raise validation
-    error = validation.reason.told_to_caller
-    if error is not None:
-        return _refused(error)
-    settings = authority.settings
-    return verdict(validation, settings.manufacturer_id, settings.disclosure)
 
 
 def _refused(error: str) -> dict[str, str | None]:

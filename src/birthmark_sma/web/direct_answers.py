@@ -1,0 +1,106 @@
+"""Answer a request from the HTTP protocol itself, where nothing but one future is waited for.
+
+A task, its coroutines and the messages of ASGI cost more than judging a camera token. An endpoint
+in two halves needs none of them: it begins when the body is there, and finishes when its future is
+done. Whatever is out of the ordinary (large bodies, errors) goes the ordinary way through ASGI,
+with the same two halves, so the answers are the same.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any, Protocol, cast
+
+from starlette.requests import Request
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from birthmark_sma.web.http_protocol import BoundedHttpProtocol
+from birthmark_sma.web.problems import respond
+
+_BODY_BYTES = 4_096
+"""A longer body goes the ordinary way, which keeps senders from filling the memory."""
+
+
+class DirectEndpoint(Protocol):
+    """An endpoint in two halves, with a wait between them."""
+
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Any]":
+        """Take a request in. Raises what refuses it; then nothing has happened."""
+
+    def finish(self, future: "asyncio.Future[Any]") -> bytes:
+        """Return the JSON of the answer, status 200. Raises what the future raised."""
+
+
+class DirectApplication(Protocol):
+    """An ASGI application some of whose endpoints are in two halves."""
+
+    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
+        """Return the endpoint for this request, or None for the ordinary way."""
+
+
+class DirectHttpProtocol(BoundedHttpProtocol):
+    """Looks for a direct endpoint before a task is made for the application."""
+
+    _direct: DirectEndpoint | None = None  # of the cycle whose body is awaited
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Called once the head is there."""
+        endpoint = self._direct_endpoint(cycle, app)
+        if endpoint is None:
+            BoundedHttpProtocol._start_asgi_task(self, cycle, app)
+        elif cycle.more_body:
+            self._direct = endpoint
+        else:  # it waited in the pipeline, and its body came meanwhile
+            self._begin(cycle, endpoint)
+
+    def _direct_endpoint(self, cycle: RequestResponseCycle, app: Any) -> DirectEndpoint | None:
+        if app is not self.app or cycle.waiting_for_100_continue:
+            return None
+        scope = cast("Scope", cycle.scope)
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                if value.isdigit() and int(value) <= _BODY_BYTES:
+                    return cast("DirectApplication", app).direct_endpoint(scope)
+                break
+        return None
+
+    def on_message_complete(self) -> None:
+        """Begin, if that is what the body was awaited for."""
+        BoundedHttpProtocol.on_message_complete(self)
+        endpoint, self._direct = self._direct, None
+        if endpoint is not None and not self.cycle.disconnected and not self._refused:
+            self._begin(self.cycle, endpoint)
+
+    def _begin(self, cycle: RequestResponseCycle, endpoint: DirectEndpoint) -> None:
+        try:
+            future = endpoint.begin(cast("Scope", cycle.scope), bytes(cycle.body))
+        except Exception:
+            # Nothing has happened yet: the ordinary way meets the same error, and answers it.
+            BoundedHttpProtocol._start_asgi_task(self, cycle, self.app)
+        else:
+            future.add_done_callback(partial(self._finish, cycle, endpoint))
+
+    def _finish(
+        self, cycle: RequestResponseCycle, endpoint: DirectEndpoint, future: "asyncio.Future[Any]"
+    ) -> None:
+        try:
+            body = endpoint.finish(future)
+        except Exception as error:
+            problem = respond(Request(cast("Scope", cycle.scope)), error)
+            BoundedHttpProtocol._start_asgi_task(self, cycle, cast("Any", problem))
+            return
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        head = [b"HTTP/1.1 200 OK\r\n"]
+        for name, value in cycle.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        head.append(
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.write(b"".join(head))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
