@@ -11,7 +11,6 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage import devices
 from birthmark_sma.storage.devices import Device
 from birthmark_sma.storage.engine import Database, open_database
-from tests.support.authorities import counted_statements
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -103,8 +102,6 @@ def test_a_large_batch(database: Database) -> None:
     assert len(add(database, *many)) == 3_000
     with database.read() as connection:
         assert devices.count_devices(connection) == 3_000
-        hashes = [each.nuc_hash for each in many]
-        assert len(devices.find_standings(connection, hashes)) == 3_000
 
 
 def test_programs_that_add_the_same_at_once(database: Database, database_url: str) -> None:
@@ -133,29 +130,6 @@ def test_programs_that_add_the_same_at_once(database: Database, database_url: st
 
 
 # --- lookups
-
-
-def test_standings_are_found_by_nuc_hash(database: Database) -> None:
-    """Threat 14: a verdict asks for the device of a NUC hash, and learns that device's tables."""
-    revoked = replace(device(2), status=DeviceStatus.REVOKED)
-    add(database, device(1), revoked, device(3))
-    with counted_statements(database) as statements, database.read() as connection:
-        found = devices.find_standings(
-            connection, [device(1).nuc_hash, revoked.nuc_hash, b"\0" * 32, device(1).nuc_hash]
-        )
-    assert set(found) == {device(1).nuc_hash, revoked.nuc_hash}
-    first, second = found[device(1).nuc_hash], found[revoked.nuc_hash]
-    assert (first.device_serial, first.device_family) == ("device-0001", "Test")
-    assert tuple(first.table_assignments) == (1, 6, 701)
-    assert second.status is DeviceStatus.REVOKED
-    assert sum("registered_devices" in statement for statement in statements) == 1
-
-
-def test_no_standings_for_nobody(database: Database) -> None:
-    """An empty question has an empty answer."""
-    add(database, device(1))
-    with database.read() as connection:
-        assert devices.find_standings(connection, []) == {}
 
 
 def test_what_is_taken(database: Database) -> None:

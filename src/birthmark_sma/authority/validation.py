@@ -19,10 +19,10 @@ from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
-from birthmark_sma.storage import devices, history
-from birthmark_sma.storage.devices import DeviceStanding
+from birthmark_sma.storage import history
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
+from birthmark_sma.storage.standings import DeviceStanding, find_standings
 
 
 class Caller(NamedTuple):
@@ -122,7 +122,7 @@ class Validator:
         opened = [self._open(attempt.camera_token) for attempt in attempts]
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        standings = devices.find_standings(transaction, sought)
+        standings = find_standings(transaction, sought)
         validations = [
             self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now)
             for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)

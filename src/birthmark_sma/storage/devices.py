@@ -1,15 +1,14 @@
 """Registered devices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
 
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
-from birthmark_sma.storage.postgresql import array_of_bytes, at_once, integers_of
+from birthmark_sma.storage.dialects import insert_or_skip
 from birthmark_sma.storage.schema import registered_devices as devices
 
 
@@ -35,15 +34,6 @@ class Device:
     provisioned_at: datetime
 
 
-class DeviceStanding(NamedTuple):
-    """What a verdict needs to know of a device."""
-
-    device_serial: str
-    device_family: str
-    status: DeviceStatus
-    table_assignments: Sequence[int]
-
-
 _COLUMNS = [devices.c[field.name] for field in fields(Device)]
 
 
@@ -66,53 +56,6 @@ def find_device(connection: Connection, device_serial: str) -> Device | None:
         select(*_COLUMNS).where(devices.c.device_serial == device_serial)
     ).one_or_none()
     return None if row is None else _device(row)
-
-
-def find_standings(
-    connection: Connection, nuc_hashes: Sequence[bytes]
-) -> dict[bytes, DeviceStanding]:
-    """Return what verdicts need, by HMAC of the NUC hash, in one query."""
-    if connection.dialect.name == "postgresql":
-        return _find_standings_at_once(connection, nuc_hashes)
-    table = devices.c
-    rows = connection.execute(
-        select(
-            table.nuc_hash,
-            table.device_serial,
-            table.device_family,
-            table.status,
-            table.table_assignments,
-        ).where(is_any_of(connection, table.nuc_hash, nuc_hashes))
-    )
-    return {
-        row.nuc_hash: DeviceStanding(
-            row.device_serial, row.device_family, DeviceStatus(row.status), row.table_assignments
-        )
-        for row in rows
-    }
-
-
-def _find_standings_at_once(
-    connection: Connection, nuc_hashes: Sequence[bytes]
-) -> dict[bytes, DeviceStanding]:
-    found = at_once(connection, _FIND_STANDINGS, (array_of_bytes(nuc_hashes),))
-    value: Callable[[int, int], Any] = found.get_value
-    return {
-        value(row, 0): DeviceStanding(
-            value(row, 1).decode(),
-            value(row, 2).decode(),
-            _STATUSES[value(row, 3)],
-            integers_of(value(row, 4)),
-        )
-        for row in range(found.ntuples)
-    }
-
-
-_FIND_STANDINGS = """
-SELECT nuc_hash, device_serial, device_family, status, table_assignments
-FROM registered_devices WHERE nuc_hash = ANY($1::bytea[])
-"""
-_STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 
 def holds_public_key(connection: Connection, fingerprint: bytes) -> bool:

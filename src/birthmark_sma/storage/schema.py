@@ -31,6 +31,11 @@ HEAD_REVISION = "0001"
 """The Alembic revision that this program reads and writes."""
 
 
+def as_sqlite_text(value: datetime) -> str:
+    """Write a time with a zone as SQLite gets it."""
+    return value.astimezone(UTC).isoformat(" ", "microseconds")
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A time with its zone. SQLite, which has no such type, gets ISO 8601 text with `+00:00`.
 
@@ -50,8 +55,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("a time without a zone must not reach the database")
-        value = value.astimezone(UTC)
-        return value.isoformat(" ", "microseconds") if dialect.name == "sqlite" else value
+        return as_sqlite_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:

@@ -1,0 +1,105 @@
+"""Statements that go to libpq whole: what PostgreSQL reads of them, and what they raise."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import exc, text
+
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.storage import postgresql
+from birthmark_sma.storage.engine import Database, open_database
+
+INTEGERS = st.integers(-(2**31), 2**31 - 1)
+# PostgreSQL's text has no NUL.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+ZONES = st.sampled_from([UTC, timezone(timedelta(hours=-7)), timezone(timedelta(hours=5.5))])
+TIMES = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=ZONES)  # noqa: DTZ001
+
+
+@pytest.fixture(scope="module")
+def database(postgres_admin_url: str) -> Iterator[Database]:
+    """A PostgreSQL without any table of ours."""
+    opened = open_database(postgres_admin_url)
+    yield opened
+    opened.close()
+
+
+def read_back(database: Database, kind: str, parameter: bytes) -> list[Any]:
+    """What PostgreSQL takes an array for, read the ordinary way."""
+    with database.write() as transaction:
+        transaction.execute(text(f"CREATE TEMPORARY TABLE {kind}s (it {kind}[]) ON COMMIT DROP"))
+        postgresql.at_once(transaction, f"INSERT INTO {kind}s VALUES ($1)", [parameter])
+        taken: list[Any] = transaction.execute(text(f"SELECT it FROM {kind}s")).scalar_one()
+    return taken
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.binary(max_size=64), min_size=1))
+def test_bytes(database: Database, values: list[bytes]) -> None:
+    """Any bytes, the empty ones too."""
+    assert read_back(database, "bytea", postgresql.array_of_bytes(values)) == values
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(INTEGERS, min_size=1))
+def test_integers(database: Database, values: list[int]) -> None:
+    """Every 32-bit integer, there and back."""
+    assert read_back(database, "integer", postgresql.array_of_integers(values)) == values
+    assert postgresql.integers_of(postgresql.array_of_integers(values)) == tuple(values)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(TEXT | st.none(), min_size=1))
+def test_text(database: Database, values: Sequence[str | None]) -> None:
+    """Any text, among it what looks like syntax, and NULL."""
+    values = [*values, "NULL", "{}", '"', "\\", ",", None]
+    assert read_back(database, "text", postgresql.array_of_text(values)) == values
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(TIMES, min_size=1))
+def test_times(database: Database, values: list[datetime]) -> None:
+    """To the microsecond, whatever the zone."""
+    assert read_back(database, "timestamptz", postgresql.array_of_times(values)) == values
+
+
+def test_results_come_as_bytes(database: Database) -> None:
+    """Rows and NULLs."""
+    with database.read() as connection:
+        found = postgresql.at_once(
+            connection, "SELECT unnest($1::text[])", [postgresql.array_of_text(["é", None])]
+        )
+    assert [found.get_value(row, 0) for row in range(found.ntuples)] == ["é".encode(), None]
+
+
+def test_a_fault_of_the_statement_is_what_it_always_is(database: Database) -> None:
+    """Errors carry PostgreSQL's code and pass through SQLAlchemy's classes."""
+    with pytest.raises(exc.ProgrammingError) as raised, database.write() as transaction:
+        postgresql.at_once(transaction, "SELECT * FROM nowhere", [])
+    assert getattr(raised.value.orig, "sqlstate", None) == "42P01"
+    with database.write() as transaction:  # and the connection is as good as before
+        assert transaction.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def use_cut_connection(database: Database, moment: str) -> None:
+    """Lose the connection in the middle of a transaction, and notice at one moment or the other."""
+    with database.write() as transaction:
+        own = transaction.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with database.write() as other:
+            other.execute(text("SELECT pg_terminate_backend(:own, 5000)"), {"own": own})
+        if moment == "statement":
+            postgresql.at_once(transaction, "SELECT 1", [])
+
+
+@pytest.mark.parametrize("moment", ["statement", "commit"])
+def test_a_connection_that_is_cut(database: Database, moment: str) -> None:
+    """Threat 6: it is said to be unavailable, and the next transaction gets a good connection."""
+    with pytest.raises(DatabaseUnavailableError):
+        use_cut_connection(database, moment)
+    for _ in range(3):
+        with database.write() as transaction:
+            assert postgresql.at_once(transaction, "SELECT 1", []).ntuples == 1
