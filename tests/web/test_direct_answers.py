@@ -1,0 +1,238 @@
+"""Camera tokens on a raw socket: however a request arrives, it gets one answer, and the same."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+
+from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.running import Running, new_serial
+
+JSON_TYPE = "Content-Type: application/json\r\n"
+
+
+@dataclass
+class Connection:
+    """One connection, and what has arrived on it and was not read yet."""
+
+    socket: socket.socket
+    rest: bytes = b""
+    statuses: list[int] = field(default_factory=list)
+
+    def send(self, *parts: bytes, pause: float = 0.0) -> None:
+        """Send parts, each in a packet of its own."""
+        for part in parts:
+            self.socket.sendall(part)
+            time.sleep(pause)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer: status, headers by lower-case name, body."""
+        while b"\r\n\r\n" not in self.rest:
+            self._more()
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        line, *fields = head.decode().split("\r\n")
+        headers = {
+            name.lower(): value for name, _, value in (each.partition(": ") for each in fields)
+        }
+        length = int(headers["content-length"])
+        while len(self.rest) < length:
+            self._more()
+        body, self.rest = self.rest[:length], self.rest[length:]
+        return int(line.split()[1]), headers, body
+
+    def is_at_its_end(self) -> bool:
+        """Whether the server closed it, with nothing left to read."""
+        self.socket.settimeout(10)
+        return not self.rest and self.socket.recv(1) == b""
+
+    def _more(self) -> None:
+        part = self.socket.recv(65_536)
+        assert part, "the connection was closed"
+        self.rest += part
+
+
+@pytest.fixture
+def camera(running: Running) -> Camera:
+    """A provisioned camera."""
+    with running.client() as client:
+        return Camera.provisioned(client, new_serial())
+
+
+@pytest.fixture
+def connect(running: Running) -> Callable[[], Connection]:
+    """Connect to the server."""
+    place = urlsplit(running.server.url)
+
+    def connected() -> Connection:
+        return Connection(socket.create_connection((place.hostname, place.port), timeout=10))
+
+    return connected
+
+
+def body_of(token: CameraToken) -> bytes:
+    """A token as JSON."""
+    return json.dumps(wire(token)).encode()
+
+
+def request(body: bytes, *, version: str = "1.1", fields: str = "", path: str = VALIDATE) -> bytes:
+    """A request with a body of known length."""
+    head = f"POST {path} HTTP/{version}\r\nHost: x\r\n{JSON_TYPE}{fields}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def verdict(body: bytes) -> str:
+    """PASS or FAIL."""
+    told: str = json.loads(body)["validation_result"]
+    return told
+
+
+def test_in_any_pieces(connect: Callable[[], Connection], camera: Camera) -> None:
+    """A request may arrive in any number of packets, cut anywhere."""
+    whole = request(body_of(camera.token()))
+    connection = connect()
+    for cut in (1, 30, len(whole) - 60, len(whole) - 1):
+        connection.send(whole[:cut], whole[cut:], pause=0.02)
+        status, headers, body = connection.answer()
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert verdict(body) == "PASS"
+
+
+def test_one_byte_at_a_time(connect: Callable[[], Connection], camera: Camera) -> None:
+    """Not even that matters."""
+    connection = connect()
+    for byte in request(body_of(camera.token())):
+        connection.send(bytes([byte]))
+    assert verdict(connection.answer()[2]) == "PASS"
+
+
+def test_answers_of_a_pipeline_come_in_order(
+    running: Running, connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """Threat 9: requests sent without waiting are answered one after the other, each its own."""
+    good = camera.token()
+    bad = CameraToken(good.encrypted_nuc_hash, good.table_id, good.key_index, b"\0" * 12)
+    asked = [request(body_of(each)) for each in (good, bad, good, bad, bad, good)]
+    asked.insert(3, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    asked.insert(5, request(b"{}"))
+    connection = connect()
+    connection.send(b"".join(asked))
+    answers = [connection.answer() for _ in asked]
+    assert [status for status, _, _ in answers] == [200, 200, 200, 200, 200, 422, 200, 200]
+    told = [verdict(answers[number][2]) for number in (0, 1, 2, 4, 6, 7)]
+    assert told == ["PASS", "FAIL", "PASS", "FAIL", "FAIL", "PASS"]
+    assert len(running.audit_rows(good)) == 6
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"table_id": 1}', b'{"a": 1, "a": 2}', b"\xff", b""],
+    ids=["cut off", "a list", "incomplete", "a name twice", "not UTF-8", "empty"],
+)
+def test_errors_are_the_same_on_both_ways(connect: Callable[[], Connection], body: bytes) -> None:
+    """A body of unknown length goes through ASGI, and its fault is told in the same words."""
+    connection = connect()
+    connection.send(request(body))
+    direct = connection.answer()
+    chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    head = f"POST {VALIDATE} HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n"
+    connection.send(head.encode() + chunk + b"0\r\n\r\n")
+    chunked = connection.answer()
+    assert direct[0] == chunked[0] == 422
+    assert json.loads(direct[2]) == json.loads(chunked[2])
+    assert direct[1] | {"date": ""} == chunked[1] | {"date": ""}
+
+
+def test_verdicts_are_the_same_on_both_ways(
+    connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """But for the time, and the order of the headers."""
+    body = body_of(camera.token())
+    connection = connect()
+    connection.send(request(body))
+    direct = connection.answer()
+    head = f"POST {VALIDATE} HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n"
+    connection.send(head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    chunked = connection.answer()
+    assert direct[0] == chunked[0] == 200
+    assert direct[1] | {"date": ""} == chunked[1] | {"date": ""}
+    assert json.loads(direct[2]) | {"timestamp": ""} == json.loads(chunked[2]) | {"timestamp": ""}
+
+
+def test_an_unknown_table_is_400_and_recorded(
+    running: Running, connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """Threat 12: the one answer that is neither a verdict nor a refusal before one."""
+    good = camera.token()
+    lost = CameraToken(good.encrypted_nuc_hash, 99_999, good.key_index, good.nonce)
+    connection = connect()
+    connection.send(request(body_of(lost)))
+    status, headers, body = connection.answer()
+    assert (status, headers["content-type"]) == (400, "application/problem+json")
+    assert json.loads(body)["error"] == "Unknown table ID"
+    assert len(running.audit_rows(lost)) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "fields"), [("1.1", "Connection: close\r\n"), ("1.0", "")], ids=["close", "1.0"]
+)
+def test_who_wants_the_connection_closed(
+    connect: Callable[[], Connection], camera: Camera, version: str, fields: str
+) -> None:
+    """Gets the answer first, and then the end."""
+    connection = connect()
+    connection.send(request(body_of(camera.token()), version=version, fields=fields))
+    status, headers, body = connection.answer()
+    assert (status, verdict(body)) == (200, "PASS")
+    assert headers["connection"] == "close"
+    assert connection.is_at_its_end()
+
+
+def test_who_asks_before_sending_the_body(
+    connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """`Expect: 100-continue` gets its go-ahead (RFC 9110, section 10.1.1)."""
+    whole = request(body_of(camera.token()), fields="Expect: 100-continue\r\n")
+    head, separator, body = whole.partition(b"\r\n\r\n")
+    connection = connect()
+    connection.send(head + separator)
+    assert connection.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.send(body)
+    assert verdict(connection.answer()[2]) == "PASS"
+
+
+def test_who_leaves_before_the_answer(
+    running: Running, connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """The attempt is recorded all the same, and the server is as well as before."""
+    tokens = [camera.token() for _ in range(20)]
+    for token in tokens:
+        connection = connect()
+        connection.send(request(body_of(token)))
+        connection.socket.close()
+    deadline = time.monotonic() + 10
+    while any(not running.audit_rows(token) for token in tokens):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    last = connect()
+    last.send(request(body_of(camera.token())))
+    assert verdict(last.answer()[2]) == "PASS"
+
+
+def test_an_idle_connection_is_closed_after_a_while(
+    connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """Threat 16: it may be used again for some seconds, and not for ever."""
+    connection = connect()
+    for pause in (0.0, 2.0):
+        time.sleep(pause)
+        connection.send(request(body_of(camera.token())))
+        assert verdict(connection.answer()[2]) == "PASS"
+    began = time.monotonic()
+    connection.socket.settimeout(15)
+    assert connection.socket.recv(1) == b""
+    assert 4 < time.monotonic() - began < 12
