@@ -9,7 +9,7 @@ others hold the table.
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, column, delete, insert, select, table, text
+from sqlalchemy import Connection, TableClause, column, delete, insert, select, table, text
 
 from birthmark_sma.storage.schema import UtcDateTime, validation_history
 
@@ -18,7 +18,6 @@ UNFORESEEN = "validation_history_unforeseen"
 """The default partition."""
 
 _ADVISORY_LOCK = 0x5_3A_0002  # any number that all programs of this project share
-_COLUMNS = [column.name for column in validation_history.columns]
 
 
 class Partition(NamedTuple):
@@ -99,15 +98,18 @@ def _make(transaction: Connection, day: date) -> str:
 
 def _move(transaction: Connection, name: str, begins: datetime, ends: datetime) -> None:
     """Move the rows of a time from the default partition to a table that is not attached yet."""
-    columns = [column(each.name, each.type) for each in validation_history.columns]
-    unforeseen = table(UNFORESEEN, *columns)
+    unforeseen, day = _like_the_trail(UNFORESEEN), _like_the_trail(name)
     moved = (
         delete(unforeseen)
         .where(unforeseen.c.validated_at >= begins, unforeseen.c.validated_at < ends)
         .returning(*unforeseen.c)
         .cte("moved")
     )
-    transaction.execute(insert(table(name, *columns)).from_select(_COLUMNS, select(moved)))
+    transaction.execute(insert(day).from_select(list(day.c), select(moved)))
+
+
+def _like_the_trail(name: str) -> TableClause:
+    return table(name, *(column(each.name, each.type) for each in validation_history.columns))
 
 
 def _span(day: date) -> tuple[datetime, datetime]:
