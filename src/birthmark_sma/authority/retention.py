@@ -50,9 +50,10 @@ def prune(database: Database, before: datetime, pause: Pause) -> Pruned:
     """
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), before)
-    rows = sum(_delete(database, aged, before, pause) for aged in partly)
+    # The figures go first: where this is cut off, the rows that remain say that more is to do.
     for aged in pruning.FIGURES:
         _delete(database, aged, before, pause)
+    rows = sum(_delete(database, aged, before, pause) for aged in partly)
     dropped = [each.name for each in whole if _drop(database, each.name, pause)]
     return Pruned(tuple(dropped), rows)
 

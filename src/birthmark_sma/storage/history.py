@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, func, insert, select
 
 from birthmark_sma.storage.schema import validation_history as history
 
@@ -40,3 +40,8 @@ SELECT * FROM unnest(
     %b::bytea[], %b::integer[], %b::integer[], %b::text[], %b::text[], %b::text[],
     %b::timestamptz[], %b::text[])
 """
+
+
+def count_rows(connection: Connection) -> int:
+    """Return how many rows there are, by reading all of them."""
+    return connection.execute(select(func.count()).select_from(history)).scalar_one()

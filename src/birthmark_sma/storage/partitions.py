@@ -1,9 +1,11 @@
 """The partitions of `validation_history` on PostgreSQL: one a UTC day, made ahead, dropped whole.
 
 A row whose day has no partition lies in the default partition, `UNFORESEEN`: none is ever refused
-for a clock that went wrong. Nothing here makes a validation wait for long: a partition is attached,
-which takes no lock that an INSERT into another needs, and dropping one gives up at once where
-others hold the table.
+for a clock that went wrong.
+
+To make and to drop a partition locks the table for some milliseconds. Where others hold it, as a
+long query does, whoever validates waits behind whoever waits for the lock: so nothing here waits
+longer than `_PATIENCE`. It gives up with DatabaseUnavailableError, to be tried again.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +19,7 @@ DAYS_AHEAD = 7
 UNFORESEEN = "validation_history_unforeseen"
 """The default partition."""
 
+_PATIENCE = "200ms"
 _ADVISORY_LOCK = 0x5_3A_0002  # any number that all programs of this project share
 
 
@@ -49,7 +52,7 @@ def list_partitions(connection: Connection) -> list[Partition]:
 
 
 def make_ahead(transaction: Connection, today: date) -> list[str]:
-    """Make the partitions of today and the days ahead; return the names of those it made.
+    """Make the partitions of today and the days ahead that are missing; return their names.
 
     Rows of these days that lie in the default partition move to where they belong. Several programs
     take turns. On SQLite, which has no partitions, there is nothing to do.
@@ -57,20 +60,23 @@ def make_ahead(transaction: Connection, today: date) -> list[str]:
     missing = _missing(transaction, today)
     if not missing:
         return []
-    transaction.execute(text("SET LOCAL lock_timeout = '2s'"))
+    _wait_for_locks_no_longer_than(transaction, "2s")
     transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    _wait_for_locks_no_longer_than(transaction, _PATIENCE)
     return [_make(transaction, day) for day in _missing(transaction, today)]
 
 
 def drop(transaction: Connection, name: str) -> None:
     """Drop a partition, and all rows in it.
 
-    Whoever validates waits behind this while this waits for others, so it waits for a tenth of a
-    second at most. DETACH CONCURRENTLY would hold up nobody, but is not to be had beside a default
-    partition.
+    DETACH CONCURRENTLY would hold up nobody, but is not to be had beside a default partition.
     """
-    transaction.execute(text("SET LOCAL lock_timeout = '100ms'"))
+    _wait_for_locks_no_longer_than(transaction, _PATIENCE)
     transaction.execute(text(f"DROP TABLE IF EXISTS {name}"))
+
+
+def _wait_for_locks_no_longer_than(transaction: Connection, patience: str) -> None:
+    transaction.execute(text(f"SET LOCAL lock_timeout = '{patience}'"))
 
 
 def _missing(connection: Connection, today: date) -> list[date]:
@@ -85,7 +91,9 @@ def _make(transaction: Connection, day: date) -> str:
     begins, ends = _span(day)
     name = f"{validation_history.name}_{day:%Y%m%d}"
     transaction.execute(text(f"CREATE TABLE {name} (LIKE {validation_history.name})"))
-    transaction.execute(text(f"LOCK TABLE {UNFORESEEN} IN ACCESS EXCLUSIVE MODE"))
+    # Nobody may be about to put a row of this day into the default partition. It is the trail
+    # itself that is locked: who waited for the default would find it closed to the row, and fail.
+    transaction.execute(text(f"LOCK TABLE ONLY {validation_history.name} IN EXCLUSIVE MODE"))
     _move(transaction, name, begins, ends)
     transaction.execute(
         text(
