@@ -4,16 +4,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from birthmark_sma.authority import history_upkeep
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage import history
+from birthmark_sma.storage import history, partitions
 from birthmark_sma.storage.counters import ValidationCounters
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
@@ -85,13 +86,13 @@ def test_without_a_retention_everything_stays(
 def counted_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Return a function that says how often the trail was tended."""
     done = []
-    make_ahead = history_upkeep.partitions.make_ahead
+    make_ahead = partitions.make_ahead
 
-    def count(*arguments: object) -> list[str]:
+    def count(transaction: Connection, today: date) -> list[str]:
         done.append(1)
-        return make_ahead(*arguments)  # type: ignore[arg-type]
+        return make_ahead(transaction, today)
 
-    monkeypatch.setattr(history_upkeep.partitions, "make_ahead", count)
+    monkeypatch.setattr(partitions, "make_ahead", count)
     return lambda: len(done)
 
 

@@ -13,11 +13,13 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.retention import Pruned, foresee, oldest_kept, prune
 from birthmark_sma.authority.validation import Caller
 from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage import history, partitions
+from birthmark_sma.storage import history, partitions, pruning
 from birthmark_sma.storage.counters import ValidationCounters
-from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
+from birthmark_sma.storage.migration import migrate
 from tests.support.authorities import new_camera, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 
@@ -35,10 +37,11 @@ def at_once(_seconds: float) -> bool:
 def note(database: Database, *times: datetime) -> None:
     """Write rows of these times as a validation does, with their counts."""
     row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", TODAY, None)
+    counters = ValidationCounters()
     with database.write() as transaction:
         history.append(transaction, [row._replace(validated_at=at) for at in times])
         for at in times:
-            ValidationCounters().record(transaction, at, [(Reason.GENUINE, "device")])
+            counters.record(transaction, at, [(Reason.GENUINE, "device")])
 
 
 def make_day(database: Database, day: datetime) -> None:
@@ -93,11 +96,11 @@ def test_many_rows_go_in_steps(database: Database, monkeypatch: pytest.MonkeyPat
     note(database, *[BEFORE - 300 * DAY + number * MICROSECOND for number in range(35)], TODAY)
     pauses = []
 
-    def stop_at_once(seconds: float) -> bool:
+    def stop(seconds: float) -> bool:
         pauses.append(seconds)
-        return len(pauses) == 2
+        return len(pauses) == len(pruning.FIGURES) + 2
 
-    assert prune(database, BEFORE, stop_at_once).rows == 20
+    assert prune(database, BEFORE, stop).rows == 20
     assert len(times_left(database)) == 16
     assert prune(database, BEFORE, at_once).rows == 15
     assert times_left(database) == [TODAY]
@@ -152,13 +155,13 @@ def test_validations_go_on(authority: Authority) -> None:
 
 
 def validated_while(
-    authority: Authority, token: Callable[[], object], thread: threading.Thread
+    authority: Authority, token: Callable[[], CameraToken], thread: threading.Thread
 ) -> tuple[int, float]:
     """Validate until a thread ends; return how many were answered, and the slowest in seconds."""
     answered, slowest = 0, 0.0
     while thread.is_alive():
         began = time.monotonic()
-        validation = authority.validator.submit(token(), Caller(None)).result(30)  # type: ignore[arg-type]
+        validation = authority.validator.submit(token(), Caller(None)).result(30)
         slowest = max(slowest, time.monotonic() - began)
         assert validation.verdict is Verdict.PASS
         answered += 1
@@ -167,12 +170,9 @@ def validated_while(
 
 
 def test_a_long_query_delays_retention_and_nobody_else(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A partition that is being read stays until the query has ended; rows are written meanwhile."""
-    from birthmark_sma.storage.engine import open_database
-    from birthmark_sma.storage.migration import migrate
-
+    """A partition that is being read stays until the query ends; rows are written meanwhile."""
     monkeypatch.setattr(retention, "_DROP_PAUSE_SECONDS", 0.1)
     database = open_database(postgres_url)
     migrate(database)

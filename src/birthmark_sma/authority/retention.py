@@ -1,8 +1,9 @@
 """Take out of the audit trail what is older than it has to be kept, while validations go on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from typing import NamedTuple
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions, pruning
@@ -48,37 +49,57 @@ def prune(database: Database, before: datetime, pause: Pause) -> Pruned:
     counters and the activity of those days go too. Raises DatabaseUnavailableError where a
     partition is in use for long; what was done until then stays done.
     """
+    dropped: list[str] = []
+    rows = 0
+    for step in _steps(database, before):
+        dropped += step.partitions
+        rows += step.rows
+        if pause(step.pause):
+            break
+    return Pruned(tuple(dropped), rows)
+
+
+class _Step(NamedTuple):
+    """A part of the work that is done, and how many seconds others should have before the next."""
+
+    pause: float = _STEP_PAUSE_SECONDS
+    partitions: tuple[str, ...] = ()
+    rows: int = 0
+
+
+def _steps(database: Database, before: datetime) -> Iterator[_Step]:
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), before)
     # The figures go first: where this is cut off, the rows that remain say that more is to do.
     for aged in pruning.FIGURES:
-        _delete(database, aged, before, pause)
-    rows = sum(_delete(database, aged, before, pause) for aged in partly)
-    dropped = [each.name for each in whole if _drop(database, each.name, pause)]
-    return Pruned(tuple(dropped), rows)
+        for _ in _deleted(database, aged, before):
+            yield _Step()
+    for aged in partly:
+        for rows in _deleted(database, aged, before):
+            yield _Step(rows=rows)
+    for partition in whole:
+        yield from _dropped(database, partition.name)
 
 
-def _delete(database: Database, aged: pruning.Aged, before: datetime, pause: Pause) -> int:
-    deleted = 0
-    while True:
+def _deleted(database: Database, aged: pruning.Aged, before: datetime) -> Iterator[int]:
+    """Delete a few rows at a time until none is left; yields how many."""
+    rows = _STEP_ROWS
+    while rows == _STEP_ROWS:
         with database.write() as transaction:
-            step = pruning.delete_some(transaction, aged, before, limit=_STEP_ROWS)
-        deleted += step
-        if step < _STEP_ROWS or pause(_STEP_PAUSE_SECONDS):
-            return deleted
+            rows = pruning.delete_some(transaction, aged, before, limit=_STEP_ROWS)
+        yield rows
 
 
-def _drop(database: Database, name: str, pause: Pause) -> bool:
-    """Drop a partition, trying again while others read the trail; False where told to stop."""
-    for _ in range(_DROP_TRIES - 1):
+def _dropped(database: Database, name: str) -> Iterator[_Step]:
+    """Drop a partition, trying again for a while where others hold the audit trail."""
+    for tries_left in reversed(range(_DROP_TRIES)):
         try:
             with database.write() as transaction:
                 partitions.drop(transaction, name)
         except DatabaseUnavailableError:
-            if pause(_DROP_PAUSE_SECONDS):
-                return False
+            if not tries_left:
+                raise
+            yield _Step(pause=_DROP_PAUSE_SECONDS)
         else:
-            return True
-    with database.write() as transaction:
-        partitions.drop(transaction, name)
-    return True
+            yield _Step(partitions=(name,))
+            return
