@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -237,9 +238,9 @@ def test_a_partition_without_a_beginning_covers_the_past(database: Database) -> 
     assert make(database, TODAY - 3 * DAY) == []
 
 
-def test_sqlite_has_none(tmp_path: object) -> None:
+def test_sqlite_has_none(tmp_path: Path) -> None:
     """There is nothing to list or to make there."""
-    database = open_database(f"sqlite:///{tmp_path}/sma.db")
+    database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)
     assert listed(database) == []
     assert make(database, TODAY + 100 * DAY) == []
