@@ -46,6 +46,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "batch_limit": "6",
     "answer_timeout": "2.5",
     "request_timeout": "12.5",
+    "audit_retention_days": "90",
 }
 """One value for every setting, as an environment gives it, and none of them a default."""
 

@@ -91,6 +91,9 @@ class Settings(BaseModel):
     answer_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     """Seconds that a caller waits for the database before being told that it is away."""
 
+    audit_retention_days: Annotated[int | None, Field(ge=1, le=36_500)] = None
+    """How many whole days of the audit trail a server keeps; unset keeps all of it."""
+
     @field_validator("public_url")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:

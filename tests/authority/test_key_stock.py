@@ -140,14 +140,14 @@ def test_populating_twice_at_once(
     errors: list[Exception] = []
     seen: list[list[bytes]] = []
 
-    count = devices.count_devices
+    ask = devices.are_registered
 
-    def count_and_meet(connection: Connection) -> int:
-        found = count(connection)
+    def ask_and_meet(connection: Connection) -> bool:
+        found = ask(connection)
         meeting.wait(30)  # by now, each of them has found all tables missing
         return found
 
-    monkeypatch.setattr(devices, "count_devices", count_and_meet)
+    monkeypatch.setattr(devices, "are_registered", ask_and_meet)
 
     def run() -> None:
         try:

@@ -9,10 +9,10 @@ from birthmark_sma.authority.reports import collect_stats, count_registered
 from birthmark_sma.authority.validation import Caller
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.storage import history
+from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.storage.counters import ValidationCounters
 from birthmark_sma.storage.engine import open_database
-from birthmark_sma.storage.history import AuditRow
-from tests.support.authorities import TABLES, new_camera
+from tests.support.authorities import TABLES, counted_statements, new_camera
 
 FORGERY = CameraToken(bytes(48), 0, 0, bytes(12))
 
@@ -23,11 +23,10 @@ def validate(authority: Authority, token: CameraToken, times: int = 1) -> None:
         authority.validator.submit(token, Caller("192.0.2.7")).result(30)
 
 
-def note(authority: Authority, when: datetime, result: str, reason: str) -> None:
-    """Write a row of another time into the audit trail."""
-    row = AuditRow(bytes(48), 0, 0, result, reason, "old", when, None)
+def note(authority: Authority, when: datetime, reason: Reason, times: int = 1) -> None:
+    """Count verdicts of another time."""
     with authority.database.write() as transaction:
-        history.append(transaction, [row])
+        ValidationCounters().record(transaction, when, [(reason, "old")] * times)
 
 
 def test_a_new_authority(authority: Authority) -> None:
@@ -62,16 +61,53 @@ def test_the_counts(authority: Authority) -> None:
 def test_a_day_is_24_hours(authority: Authority) -> None:
     """Threat 25: what is older does not count, in whatever zone the machine is."""
     now = datetime.now(UTC)
-    note(authority, now - timedelta(hours=24, seconds=1), "PASS", "genuine")
-    note(authority, now - timedelta(hours=23, minutes=59), "PASS", "genuine")
-    note(authority, now - timedelta(days=400), "FAIL", "not_opened")
+    note(authority, now - timedelta(hours=24, minutes=1), Reason.GENUINE)
+    note(authority, now - timedelta(hours=23, minutes=59), Reason.GENUINE)
+    note(authority, now - timedelta(days=400), Reason.NOT_OPENED)
     stats = collect_stats(authority.database)
     assert stats.verdicts_24h == {"PASS": 1, "FAIL": 0}
-    assert stats.top_devices == [("old", 1)]
-    assert stats.until - stats.since == timedelta(hours=24)
+    assert timedelta(hours=24) <= stats.until - stats.since < timedelta(hours=24, minutes=1)
+    assert stats.since.second == stats.since.microsecond == 0
     for time in (stats.since, stats.until):
         assert time.utcoffset() == timedelta(0)
     assert now <= stats.until <= datetime.now(UTC)
+
+
+def test_hours(authority: Authority) -> None:
+    """Twenty-four that have begun, the oldest first, each with both verdicts; empty ones too."""
+    now = datetime.now(UTC)
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    note(authority, this_hour, Reason.GENUINE, 3)
+    note(authority, this_hour - timedelta(microseconds=1), Reason.NOT_OPENED, 2)
+    note(authority, this_hour - timedelta(hours=23), Reason.UNKNOWN_DEVICE, 5)
+    note(authority, this_hour - timedelta(hours=23, seconds=1), Reason.GENUINE, 7)
+    hours = {hour.begins: hour.verdicts for hour in collect_stats(authority.database).hours}
+    assert list(hours) == [this_hour - timedelta(hours=ago) for ago in range(23, -1, -1)]
+    assert hours.pop(this_hour) == {"PASS": 3, "FAIL": 0}
+    assert hours.pop(this_hour - timedelta(hours=1)) == {"PASS": 0, "FAIL": 2}
+    assert hours.pop(this_hour - timedelta(hours=23)) == {"PASS": 0, "FAIL": 5}
+    assert set(map(tuple, map(dict.values, hours.values()))) == {(0, 0)}
+
+
+def test_the_most_active_are_those_of_two_days(authority: Authority) -> None:
+    """Today and yesterday (UTC) together; what is older does not count, and neither does a FAIL."""
+    now = datetime.now(UTC)
+    for days, times in ((0, 2), (1, 3), (2, 50)):
+        note(authority, now - timedelta(days=days), Reason.GENUINE, times)
+    note(authority, now, Reason.DEVICE_REVOKED, 9)
+    assert collect_stats(authority.database).top_devices == [("old", 5)]
+
+
+def test_nobody_reads_the_audit_trail(authority: Authority) -> None:
+    """Figures come from counters alone, whatever the size of history and register."""
+    validate(authority, new_camera(authority, "camera").token())
+    with counted_statements(authority.database) as statements:
+        collect_stats(authority.database)
+        count_registered(authority.database)
+    assert len(statements) > 3
+    for statement in statements:
+        assert "validation_history" not in statement
+        assert "registered_devices" not in statement
 
 
 def test_ten_devices_at_most(authority: Authority) -> None:

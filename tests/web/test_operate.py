@@ -156,7 +156,12 @@ def test_stats_are_those_of_the_audit_trail(client: httpx2.Client, running: Runn
     assert stats["key_tables"] == 2_500
     since, until = (datetime.fromisoformat(stats[name]) for name in ("since", "until"))
     assert stats["since"].endswith("Z")
-    assert until - since == timedelta(hours=24)
+    assert timedelta(hours=24) <= until - since < timedelta(hours=24, minutes=1)
+    hours = stats["validations_per_hour"]
+    assert len(hours) == 24
+    assert until - datetime.fromisoformat(hours[-1]["hour"]) < timedelta(hours=1)
+    for result in ("PASS", "FAIL"):
+        assert sum(hour[result] for hour in hours) == stats["recent_validations_24h"][result]
     assert abs(datetime.now(UTC) - until) < timedelta(minutes=1)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from birthmark_sma.authority import ceremony, key_stock
+from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.passphrase import find_passphrase
@@ -44,6 +45,8 @@ class Authority:
     stock: KeyStock = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
+    upkeep: HistoryUpkeep = field(repr=False)
+    """Not begun yet: whoever serves begins it."""
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -52,6 +55,7 @@ class Authority:
 
     def close(self) -> None:
         """Finish and answer everything that is under way, then let go of the database."""
+        self.upkeep.close()
         self.provisioner.close()
         self.validator.close()
         self.database.close()
@@ -106,6 +110,7 @@ def open_authority(settings: Settings) -> Authority:
             batch_limit=settings.batch_limit,
         ),
         provisioner=Provisioner(database, stock, opened, issuer),
+        upkeep=HistoryUpkeep(database, settings.audit_retention_days),
     )
 
 

@@ -51,13 +51,13 @@ def populate(
     with database.read() as connection:
         sizes = key_tables.find_sizes(connection)
         present = set(key_tables.list_table_ids(connection))
-        registered = devices.count_devices(connection)
+        registered = devices.are_registered(connection)
     if sizes is None:
         raise NotInitialisedError
     missing = [table_id for table_id in range(sizes.tables) if table_id not in present]
     if missing and registered:
         raise KeyTablesError(
-            f"{len(missing)} key tables are missing while {registered} devices are registered."
+            f"{len(missing)} key tables are missing while devices are registered."
             " New keys would not be those that the devices hold: restore the tables from a backup."
         )
     for start in range(0, len(missing), _CHUNK):

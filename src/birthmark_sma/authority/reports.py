@@ -1,42 +1,70 @@
 """What operators count."""
 
+from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
-from birthmark_sma.storage import devices, history, key_tables
+from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.storage import devices, key_tables
+from birthmark_sma.storage.activity import most_active
+from birthmark_sma.storage.counters import count_by_hour, floor_to_minute, hours_until
 from birthmark_sma.storage.engine import Database
 
 _DAY = timedelta(hours=24)
+_HOURS = 24
 _TOP = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Hour:
+    """The verdicts of one hour (UTC), which `begins` names."""
+
+    begins: datetime
+    verdicts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
-    """How many devices there are, and what the last 24 hours brought."""
+    """How many devices there are, and what the last 24 hours brought.
+
+    `hours` are the last 24 that have begun, oldest first. `top_devices` have the most PASS verdicts
+    of today and yesterday (UTC), and how many these are.
+    """
 
     total_devices: int
     devices_by_family: dict[str, int]
     key_tables: int
     verdicts_24h: dict[str, int]
     fail_reasons_24h: dict[str, int]
+    hours: list[Hour]
     top_devices: list[tuple[str, int]]
     since: datetime
     until: datetime
 
 
 def collect_stats(database: Database) -> Stats:
-    """Count. The most active devices are those with the most PASS verdicts in 24 hours."""
+    """Read the counters. The 24 hours begin with a whole minute; the audit trail is not read."""
     until = datetime.now(UTC)
-    since = until - _DAY
+    since = floor_to_minute(until - _DAY)
     with database.read() as connection:
-        counts = history.count_since(connection, since)
+        by_hour = count_by_hour(connection, since)
+        reasons = sum(by_hour.values(), Counter[Reason]())
+        families = devices.count_by_family(connection)
         return Stats(
-            total_devices=devices.count_devices(connection),
-            devices_by_family=devices.count_by_family(connection),
+            total_devices=sum(families.values()),
+            devices_by_family=families,
             key_tables=key_tables.count_tables(connection),
-            verdicts_24h={result: sum(by.values()) for result, by in counts.items()},
-            fail_reasons_24h=counts["FAIL"],
-            top_devices=history.most_active_since(connection, since, limit=_TOP),
+            verdicts_24h=_verdicts(reasons),
+            fail_reasons_24h={
+                reason.value: times
+                for reason, times in reasons.items()
+                if reason.verdict is Verdict.FAIL
+            },
+            hours=[
+                Hour(begins, _verdicts(by_hour.get(begins, Counter())))
+                for begins in hours_until(until, _HOURS)
+            ],
+            top_devices=most_active(connection, _two_days(until), limit=_TOP),
             since=since,
             until=until,
         )
@@ -46,3 +74,14 @@ def count_registered(database: Database) -> int:
     """Return how many devices are registered; also the proof that the database answers."""
     with database.read() as connection:
         return devices.count_devices(connection)
+
+
+def _verdicts(reasons: Counter[Reason]) -> dict[str, int]:
+    counted = {verdict.value: 0 for verdict in Verdict}
+    for reason, times in reasons.items():
+        counted[reason.verdict.value] += times
+    return counted
+
+
+def _two_days(now: datetime) -> list[date]:
+    return [now.date() - timedelta(days=1), now.date()]

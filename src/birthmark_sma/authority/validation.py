@@ -20,6 +20,7 @@ from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
 from birthmark_sma.storage import history
+from birthmark_sma.storage.counters import ValidationCounters
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.standings import DeviceStanding, find_standings
@@ -70,6 +71,7 @@ class Validator:
     ) -> None:
         self._stock = stock
         self._nuc_hash_index = nuc_hash_index
+        self._counters = ValidationCounters()
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
             database,
             self._settle,
@@ -117,7 +119,7 @@ class Validator:
     # --- in the writer thread
 
     def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
-        """Judge a batch and write its audit rows, all in this transaction."""
+        """Judge a batch, write its audit rows and count them, all in this transaction."""
         now = datetime.now(UTC)
         opened = [self._open(attempt.camera_token) for attempt in attempts]
         # A token that did not open is looked up all the same, under a decoy that no device has.
@@ -128,6 +130,7 @@ class Validator:
             for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
         ]
         history.append(transaction, list(map(_audit_row, attempts, validations)))
+        self._counters.record(transaction, now, [(v.reason, v.device_serial) for v in validations])
         return validations
 
     def _open(self, camera_token: CameraToken) -> bytes | None:

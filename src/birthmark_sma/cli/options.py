@@ -55,6 +55,13 @@ KeysPerTable = Annotated[
 RootKeyFile = Annotated[
     Path | None, typer.Option(help="Where the root's encrypted key goes. [SMA_ROOT_KEY_FILE]")
 ]
+AuditRetentionDays = Annotated[
+    int | None,
+    typer.Option(
+        help="Drop audit rows that are older than so many whole days; else all are kept."
+        " [SMA_AUDIT_RETENTION_DAYS]"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

@@ -9,6 +9,7 @@ import typer
 
 from birthmark_sma.cli.init import initialise_on_a_laptop
 from birthmark_sma.cli.options import (
+    AuditRetentionDays,
     CaKeyType,
     DatabaseUrl,
     DataDir,
@@ -75,6 +76,7 @@ def serve(
         float | None,
         typer.Option(help="Seconds to wait for the database. [SMA_ANSWER_TIMEOUT, 10]"),
     ] = None,
+    audit_retention_days: AuditRetentionDays = None,
     ca_key_type: CaKeyType = None,
     tables: Tables = None,
     keys_per_table: KeysPerTable = None,
@@ -103,6 +105,7 @@ def serve(
         batch_limit=batch_limit,
         request_timeout=request_timeout,
         answer_timeout=answer_timeout,
+        audit_retention_days=audit_retention_days,
         ca_key_type=ca_key_type,
         tables=tables,
         keys_per_table=keys_per_table,

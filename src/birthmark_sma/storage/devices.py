@@ -1,5 +1,6 @@
 """Registered devices."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -8,7 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
 
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.dialects import add_counts, insert_or_skip
+from birthmark_sma.storage.schema import device_family_counters
 from birthmark_sma.storage.schema import registered_devices as devices
 
 
@@ -35,19 +37,26 @@ class Device:
 
 
 _COLUMNS = [devices.c[field.name] for field in fields(Device)]
+_families = device_family_counters.c
 
 
 def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     """Add devices; return the provisioning ids of those that were added.
 
     A device whose serial, public key or NUC hash exists, in the database or earlier in `new`, is
-    left out: UNIQUE constraints decide every race.
+    left out: UNIQUE constraints decide every race. What was added is counted in this transaction.
     """
     rows = [{field.name: _plain(device, field.name) for field in fields(Device)} for device in new]
-    added = transaction.execute(
+    returned = transaction.execute(
         insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
     )
-    return set(added.scalars())
+    added = set(returned.scalars())
+    counts = Counter(device.device_family for device in new if device.provisioning_id in added)
+    if counts:
+        add_counts(
+            transaction, device_family_counters, _families.device_family, _families.devices, counts
+        )
+    return added
 
 
 def find_device(connection: Connection, device_serial: str) -> Device | None:
@@ -76,18 +85,23 @@ def list_devices(connection: Connection, *, limit: int, after: str | None = None
     return [_device(row) for row in connection.execute(query)]
 
 
+def are_registered(connection: Connection) -> bool:
+    """Say whether there is any device at all, by the register itself."""
+    return connection.execute(select(exists(select(devices.c.device_serial)))).scalar_one()
+
+
 def count_devices(connection: Connection) -> int:
-    """Return how many devices are registered."""
-    return connection.execute(select(func.count()).select_from(devices)).scalar_one()
+    """Return how many devices are registered, by their counters."""
+    total = func.coalesce(func.sum(_families.devices), 0)
+    return int(connection.execute(select(total)).scalar_one())
 
 
 def count_by_family(connection: Connection) -> dict[str, int]:
-    """Return how many devices each family has, largest first."""
-    count = func.count().label("devices")
+    """Return how many devices each family has, by their counters, largest first."""
     rows = connection.execute(
-        select(devices.c.device_family, count)
-        .group_by(devices.c.device_family)
-        .order_by(count.desc(), devices.c.device_family)
+        select(_families.device_family, _families.devices).order_by(
+            _families.devices.desc(), _families.device_family
+        )
     )
     return {row.device_family: row.devices for row in rows}
 

@@ -118,6 +118,7 @@ _ADVICE = {
     "SQLITE_IOERR": "the disk fails, or is full",
     "42501": "its user may not do this: grant it the schema, such as GRANT ALL ON SCHEMA public",
     "53100": "its disk is full",
+    "55P03": "a long query or transaction holds what must change; try again when it has ended",
     "53300": "it has too many connections already",
 }
 _ADVICE_FOR_CONNECTING = (

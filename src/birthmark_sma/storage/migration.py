@@ -3,11 +3,13 @@
 Alembic is imported only to migrate: a server that finds the right version starts without it.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
 from birthmark_sma.errors import SchemaMismatchError
+from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import HEAD_REVISION
 
@@ -43,7 +45,8 @@ def check_schema(database: Database) -> None:
 def migrate(database: Database) -> tuple[str | None, str]:
     """Bring the schema to this program's revision; return the revisions before and after.
 
-    One transaction: it happens wholly or not at all. Two programs that migrate at once take turns.
+    One transaction, which also makes the history's first partitions: it happens wholly or not at
+    all. Two programs that migrate at once take turns.
     Raises SchemaMismatchError for a database made by a newer program.
     """
     from alembic import command  # noqa: PLC0415  a second of imports that only migrations need
@@ -62,4 +65,5 @@ def migrate(database: Database) -> tuple[str | None, str]:
         if before != HEAD_REVISION:
             config.attributes["connection"] = transaction
             command.upgrade(config, HEAD_REVISION)
+            partitions.make_ahead(transaction, datetime.now(UTC).date())
     return before, HEAD_REVISION

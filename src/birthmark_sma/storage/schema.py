@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 """The Alembic revision that this program reads and writes."""
 
 
@@ -164,8 +165,49 @@ validation_history = Table(
     Column("validated_at", UtcDateTime, nullable=False),
     Column("request_ip", String(45)),
 )
-"""The audit trail. It leaves the nonce out, so that a stolen copy holds no token to replay."""
+"""The audit trail. It leaves the nonce out, so that a stolen copy holds no token to replay.
+
+On PostgreSQL it is partitioned by `validated_at`, a partition a UTC day (`storage.partitions`), and
+has no primary key there: nobody looks an `id` up, and its index would cost every validation.
+"""
 Index("validation_history_validated_at_idx", validation_history.c.validated_at)
+
+validation_counters = Table(
+    "validation_counters",
+    metadata,
+    Column("minute", UtcDateTime, primary_key=True),
+    Column("reason", String(24), primary_key=True),
+    Column("writer", SmallInteger, primary_key=True),
+    Column("times", BigInteger, nullable=False),
+)
+"""How often each reason was given in each minute. `writer` is a random number that each process
+draws for itself, so that no two of them wait for one row; it says nothing else."""
+
+device_activity = Table(
+    "device_activity",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("device_serial", String(64), primary_key=True),
+    Column("passes", BigInteger, nullable=False),
+    postgresql_with={"fillfactor": 70},  # room to count up in place, without touching the index
+)
+"""How many PASS verdicts each device had on each day (UTC)."""
+
+busiest_devices = Table(
+    "busiest_devices",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("device_serial", String(64), primary_key=True),
+)
+"""The few devices of each day whose activity is worth looking at: see `storage.activity`."""
+
+device_family_counters = Table(
+    "device_family_counters",
+    metadata,
+    Column("device_family", String(50), primary_key=True),
+    Column("devices", BigInteger, nullable=False),
+)
+"""How many devices each family has."""
 
 idempotent_responses = Table(
     "idempotent_responses",

@@ -47,6 +47,7 @@ def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         authority = await asyncio.to_thread(open_authority)
+        authority.upkeep.start()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
             ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,

@@ -216,10 +216,18 @@ class ProbeResponse(_Response):
 
 
 class TopDevice(_Response):
-    """A device, and how often it passed in 24 hours."""
+    """A device, and how often it passed today and yesterday (UTC)."""
 
     device_serial: str
     count: int
+
+
+class HourOfVerdicts(_Response):
+    """The verdicts of an hour (UTC), by its beginning; the last hour still runs."""
+
+    hour: str
+    PASS: int
+    FAIL: int
 
 
 class StatsResponse(_Response):
@@ -228,6 +236,9 @@ class StatsResponse(_Response):
     total_devices: int
     recent_validations_24h: dict[Verdict, int]
     fail_reasons_24h: dict[Reason, int]
+    validations_per_hour: Annotated[
+        list[HourOfVerdicts], Field(description="The last 24 that have begun, oldest first")
+    ]
     top_devices: Annotated[list[TopDevice], Field(max_length=10)]
     devices_by_family: dict[str, int]
     key_tables: int
@@ -241,6 +252,9 @@ class StatsResponse(_Response):
             total_devices=stats.total_devices,
             recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},
             fail_reasons_24h={Reason(k): n for k, n in stats.fail_reasons_24h.items()},
+            validations_per_hour=[
+                HourOfVerdicts(hour=rfc3339(hour.begins), **hour.verdicts) for hour in stats.hours
+            ],
             top_devices=[TopDevice(device_serial=s, count=n) for s, n in stats.top_devices],
             devices_by_family=stats.devices_by_family,
             key_tables=stats.key_tables,

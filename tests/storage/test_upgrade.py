@@ -1,0 +1,125 @@
+"""From the first schema, with rows in it, to this one: nothing is lost, everything is counted."""
+
+import json
+import secrets
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+
+from birthmark_sma.storage import devices, migration
+from birthmark_sma.storage.activity import most_active
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.migration import check_schema, migrate
+from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
+from tests.support.authorities import execute, rows_of
+from tests.support.counting import assert_counters_are_those_of_the_trail
+
+NOW = datetime.now(UTC)
+OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
+
+
+def migrate_to_the_first(database: Database) -> None:
+    """Do what the first version of this program did."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
+    with database.write() as transaction:
+        config.attributes["connection"] = transaction
+        command.upgrade(config, "0001")
+
+
+@pytest.fixture
+def old_database(empty_database: Database) -> Database:
+    """A database at the first schema."""
+    migrate_to_the_first(empty_database)
+    return empty_database
+
+
+def note(database: Database, at: datetime, reason: str, device_serial: str | None) -> None:
+    """Write a row as the first schema's program did."""
+    sqlite = database.dialect_name == "sqlite"
+    execute(
+        database,
+        "INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index,"
+        " validation_result, reason, device_serial, validated_at, request_ip)"
+        " VALUES (:sealed, 1, 2, :result, :reason, :serial, :at, '192.0.2.7')",
+        sealed=secrets.token_bytes(48),
+        result="PASS" if reason == "genuine" else "FAIL",
+        reason=reason,
+        serial=device_serial,
+        at=at.isoformat(" ", "microseconds") if sqlite else at,
+    )
+
+
+def register(database: Database, number: int, family: str) -> None:
+    """Register a device as the first schema's program did."""
+    tables = [1, 2, 3]
+    execute(
+        database,
+        "INSERT INTO registered_devices VALUES (:serial, :hash, :tables, 'pem', :serial, 'pem',"
+        " :hash, :family, NULL, 'active', :serial, '2026-01-01 00:00:00+00:00')",
+        serial=f"device-{number}",
+        hash=number.to_bytes(32, "big"),
+        tables=json.dumps(tables) if database.dialect_name == "sqlite" else tables,
+        family=family,
+    )
+
+
+def test_an_upgrade_keeps_and_counts_everything(old_database: Database) -> None:
+    """Rows of months, of today, and of a clock that went wrong."""
+    for days in (400, 40, 2, 1, 1, 0):
+        note(old_database, NOW - timedelta(days=days), "genuine", f"device-{days}")
+    note(old_database, NOW, "not_opened", None)
+    note(old_database, NOW, "device_revoked", "device-1")
+    note(old_database, NOW + timedelta(days=30), "genuine", "device-1")
+    for number, family in enumerate(["Pi", "Pi", "Phone"]):
+        register(old_database, number, family)
+    before = rows_of(old_database, OLD)
+    assert migrate(old_database) == ("0001", "0002")
+    check_schema(old_database)
+    assert rows_of(old_database, OLD) == before
+    assert assert_counters_are_those_of_the_trail(old_database) == len(before) == 9
+    with old_database.read() as connection:
+        assert devices.count_devices(connection) == 3
+        assert devices.count_by_family(connection) == {"Pi": 2, "Phone": 1}
+    note(old_database, NOW, "not_opened", None)
+    ids = [row[0] for row in rows_of(old_database, OLD)]
+    assert ids == sorted(set(ids))
+    assert len(ids) == 10
+
+
+def test_only_the_busiest_of_a_day_are_listed(old_database: Database) -> None:
+    """As many as the program itself would list."""
+    passes = Counter({f"device-{number:02}": 1 + number // 10 for number in range(40)})
+    for serial in passes.elements():
+        note(old_database, NOW, "genuine", serial)
+    migrate(old_database)
+    assert rows_of(old_database, "SELECT count(*) FROM busiest_devices") == [(25,)]
+    with old_database.read() as connection:
+        assert [n for _, n in most_active(connection, [NOW.date()], limit=10)] == [4] * 10
+
+
+def test_an_upgrade_on_postgresql_leaves_old_rows_where_they_are(postgres_url: str) -> None:
+    """Their table becomes a partition: its file is the same afterwards, so nothing was copied."""
+    database = open_database(postgres_url)
+    migrate_to_the_first(database)
+    note(database, NOW - timedelta(days=3), "genuine", "device")
+    note(database, NOW + timedelta(days=3), "genuine", "device")
+    file = rows_of(database, "SELECT pg_relation_filenode('validation_history')")
+    migrate(database)
+    assert rows_of(database, "SELECT pg_relation_filenode('validation_history_before')") == file
+    with database.read() as connection:
+        first, *_, last = list_partitions(connection)
+    assert first.name == "validation_history_before"
+    assert first.begins is None
+    assert first.ends is not None
+    assert first.ends.time() == datetime.min.time()
+    assert timedelta(0) < first.ends - NOW <= timedelta(days=1)
+    assert last.name == UNFORESEEN
+    assert rows_of(database, "SELECT count(*) FROM validation_history_before") == [(1,)]
+    assert rows_of(database, f"SELECT count(*) FROM {UNFORESEEN}") == [(0,)]
+    assert rows_of(database, "SELECT count(*) FROM validation_history") == [(2,)]
+    database.close()

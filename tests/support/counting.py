@@ -1,0 +1,51 @@
+"""Counts by reading every row of the audit trail: what the counters must be equal to."""
+
+from collections import Counter
+from datetime import date
+
+from sqlalchemy import select
+
+from birthmark_sma.storage.activity import most_active
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.schema import (
+    device_activity,
+    validation_counters,
+    validation_history,
+)
+
+
+def assert_counters_are_those_of_the_trail(database: Database) -> int:
+    """Every counter is what a scan of the audit trail gives; return how many rows it has."""
+    trail, counters = validation_history.c, validation_counters.c
+    with database.read() as connection:
+        rows = connection.execute(
+            select(trail.validated_at, trail.reason, trail.validation_result, trail.device_serial)
+        ).all()
+        minutes: Counter[tuple[object, str]] = Counter()
+        for counted in connection.execute(select(counters.minute, counters.reason, counters.times)):
+            minutes[counted.minute, counted.reason] += counted.times
+        days = {
+            (counted.day, counted.device_serial): counted.passes
+            for counted in connection.execute(select(device_activity))
+        }
+    assert minutes == Counter(
+        (row.validated_at.replace(second=0, microsecond=0), row.reason) for row in rows
+    )
+    passes = Counter(
+        (row.validated_at.date(), row.device_serial)
+        for row in rows
+        if row.validation_result == "PASS"
+    )
+    assert days == passes
+    for day in {day for day, _ in passes}:
+        assert_the_busiest_are_listed(database, day, passes)
+    return len(rows)
+
+
+def assert_the_busiest_are_listed(
+    database: Database, day: date, passes: Counter[tuple[date, str]]
+) -> None:
+    """The ten highest counts of a day are those that a scan gives, whoever of a tie is named."""
+    highest = sorted((n for (each, _), n in passes.items() if each == day), reverse=True)[:10]
+    with database.read() as connection:
+        assert [n for _, n in most_active(connection, [day], limit=10)] == highest
