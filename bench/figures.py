@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CONVENTIONAL = "conventional"
-SERVER = "this server"
+SERVER = "sma serve"
 NOOP = "no-op handler"
 PLAIN_NOOP = "no-op, plain uvicorn"
 

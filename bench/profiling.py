@@ -27,7 +27,6 @@ from tests.support.postgres import DURABLE_OPTIONS, Postgres
 _CONNECTIONS = 128
 _TIMES_A_SECOND = 250
 _TOP = 15
-_QUOTED = re.compile(r'"(.+)"')
 _LINE = re.compile(r":\d+\)$")
 _LAYERS = (
     ("commit and SQL on the wire", ("psycopg/",)),
@@ -37,7 +36,7 @@ _LAYERS = (
     ("HTTP server", ("uvicorn/", "web/http_protocol")),
     ("routes and answers", ("birthmark_sma/web/", "starlette/", "fastapi/", "json/")),
     ("the pool and its hand-over", ("authority/group_commit", "threading.py")),
-    ("judging, rows of the audit trail", ("birthmark_sma/",)),
+    ("judging and other code of its own", ("birthmark_sma/",)),
     ("event loop", ("asyncio/", "uvloop/")),
 )
 
@@ -129,9 +128,8 @@ def _layer(sample: Sample) -> str:
 
 
 def _thread_name(thread: str) -> str:
-    """`thread (0x7F12): "validation-writer"` is the validation-writer."""
-    named = _QUOTED.search(thread)
-    return named.group(1) if named else thread
+    """`thread (4711): validation-writer` is the validation-writer."""
+    return thread.partition("): ")[2] or thread
 
 
 def _shares(title: str, what: str, counts: Counter[str]) -> Table:

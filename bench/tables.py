@@ -25,13 +25,11 @@ def all_tables(report: Report) -> list[Table]:
 
 def _load(report: Report) -> Table:
     columns = (
-        *("closed load", "conn.", "tokens/s", "p50", "p95", "p99"),
-        *("x conv.", "x no-op", "CPU", "db CPU", "MB"),
+        *("closed load", "conn.", "per s", "p50", "p95", "p99"),
+        *("/conv.", "/no-op", "CPU", "db", "MB"),
     )
     rows = [_row(report, each) for each in report.series if each.rounds]
-    title = (
-        "Medians of the rounds. p50 to p99: ms. CPU: seconds a thousand tokens, server and database"
-    )
+    title = "Tokens a second; ms; CPU seconds a thousand tokens of server and database; resident MB"
     return Table(title, columns, rows, words=1)
 
 
@@ -80,7 +78,9 @@ def _readings(report: Report) -> Table:
 def _figure(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
 
 
 def _verdicts(report: Report) -> Table:
