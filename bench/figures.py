@@ -47,7 +47,7 @@ class Series:
     @property
     def name(self) -> str:
         """What answers, from which database, and how many tokens a request brings."""
-        batch = f" by {self.batch:,}" if self.batch > 1 else ""
+        batch = f" by {self.batch}" if self.batch > 1 else ""
         return ", ".join(filter(None, (self.side, self.database))) + batch
 
     def median(self, name: str) -> float:

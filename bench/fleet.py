@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import insert
+from sqlalchemy import insert, inspect, text
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.protocol import camera_token
@@ -50,6 +50,7 @@ def fill(authority: Authority, count: int, *, keep: int) -> list[FleetCamera]:
             while chunk := list(islice(rows, _CHUNK)):
                 named = [dict(zip(_COLUMNS, row, strict=True)) for row in chunk]
                 transaction.execute(insert(registered_devices), named)
+    _count(authority)
     return kept
 
 
@@ -120,6 +121,18 @@ def _plain(value: object) -> object:
             return value.value
         case _:
             return value
+
+
+def _count(authority: Authority) -> None:
+    """Count the devices where the schema has counters of them."""
+    with authority.database.write() as transaction:
+        if inspect(transaction).has_table("device_family_counters"):
+            transaction.execute(
+                text(
+                    "INSERT INTO device_family_counters (device_family, devices)"
+                    " SELECT device_family, count(*) FROM registered_devices GROUP BY 1"
+                )
+            )
 
 
 def _copy(url: str, rows: Iterator[tuple[Any, ...]]) -> None:

@@ -4,8 +4,8 @@ import time
 from contextlib import ExitStack
 
 import httpx2
-import psycopg
 
+from bench import history
 from bench.closed import Case, Side, measure_in_turn, write_bodies
 from bench.figures import POSTGRESQL, Series
 from bench.parts.stage import Filled, Stage
@@ -18,8 +18,6 @@ CONNECTIONS = 128
 _SMALL_DEVICES = 1_000
 _STATS_TIMES = 50
 _STATS_SECONDS = 60
-_DAYS = 10
-_CHUNK = 500_000
 
 
 def measure(stage: Stage) -> None:
@@ -48,33 +46,13 @@ def stats_name(side: str) -> str:
 
 
 def _fill_history(stage: Stage, filled: Filled) -> None:
-    """Write rows such as validation leaves, of the last ten days, oldest first."""
-    rows, devices = stage.options.scale_rows, stage.options.scale_devices
-    with psycopg.connect(filled.site.database_url, autocommit=True) as connection:
-        for start in range(0, rows, _CHUNK):
-            end = min(rows, start + _CHUNK)
-            connection.execute(
-                _ROWS, {"first": start, "last": end - 1, "rows": rows, "devices": devices}
-            )
-            stage.say(f"history: {end:,} of {rows:,} rows")
-        connection.execute("VACUUM (ANALYZE) validation_history")
-        connection.execute("CHECKPOINT")
-
-
-# Numbers far apart name the devices: 7919 is prime, so they come round to each.
-_ROWS = f"""
-INSERT INTO validation_history (
-    encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
-    validated_at, request_ip)
-SELECT
-    sha256(n::text::bytea) || decode(md5(n::text), 'hex'), n %% 2500, n %% 1000,
-    CASE WHEN n %% 100 = 0 THEN 'FAIL' ELSE 'PASS' END,
-    CASE WHEN n %% 100 = 0 THEN 'not_opened' ELSE 'genuine' END,
-    CASE WHEN n %% 100 = 0 THEN NULL
-         ELSE 'bench-' || lpad((n * 7919 %% %(devices)s)::text, 8, '0') END,
-    now() - interval '{_DAYS} days' * (1 - n::float8 / %(rows)s), '127.0.0.1'
-FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
-"""
+    rows = stage.options.scale_rows
+    history.fill(
+        filled.site.database_url,
+        rows=rows,
+        devices=stage.options.scale_devices,
+        say=lambda done: stage.say(f"history: {done:,} of {rows:,} rows"),
+    )
 
 
 def _time_stats(stage: Stage, side: Side) -> None:

@@ -25,14 +25,16 @@ def a_series(side: str, database: str, connections: int, rate: float, batch: int
 def report() -> Report:
     """100 times the conventional way, half of the no-op handler, batches 200 times."""
     made = Report({"cores": "2", "PostgreSQL": "18.6"}, asdict(Options()))
-    made.series += [
-        a_series(CONVENTIONAL, POSTGRESQL, 32, 110),
-        a_series(CONVENTIONAL, POSTGRESQL, 128, 100),
-        a_series(NOOP, NO_DATABASE, 128, 20_000),
-        a_series(SERVER, POSTGRESQL, 128, 10_000),
-        a_series(SERVER, SQLITE, 128, 4_000),
-        a_series(SERVER, POSTGRESQL, 4, 20_000, batch=1_000),
-    ]
+    made.series.extend(
+        [
+            a_series(CONVENTIONAL, POSTGRESQL, 32, 110),
+            a_series(CONVENTIONAL, POSTGRESQL, 128, 100),
+            a_series(NOOP, NO_DATABASE, 128, 20_000),
+            a_series(SERVER, POSTGRESQL, 128, 10_000),
+            a_series(SERVER, SQLITE, 128, 4_000),
+            a_series(SERVER, POSTGRESQL, 4, 20_000, batch=1_000),
+        ]
+    )
     for value in (14.0, 40.0, 20.0):
         made.read(open_load.name_of(POSTGRESQL, "p99"), "ms", value)
     made.read(start.name_of(POSTGRESQL), "s", 0.5)

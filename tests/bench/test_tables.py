@@ -23,14 +23,15 @@ def line_with(start: str) -> str:
 
 def test_a_hundred_columns_are_enough() -> None:
     assert max(map(len, printed().splitlines())) <= 100
-    assert line_with("sma serve, PostgreSQL by 1,000").split()[4:] == [
-        *("1,000", "4", "20,000", "9.50", "12.2", "1,234"),
+    assert line_with("sma serve, PostgreSQL by 1000").split()[4:] == [
+        *("1000", "4", "20,000", "9.50", "12.2", "1,234"),
         *("182", "1.00", "0.050", "0.025", "102"),
     ]
 
 
 def test_ratios_are_to_the_same_number_of_connections() -> None:
-    assert "   100   0.50" in line_with("sma serve, PostgreSQL   ")
+    cells = line_with("sma serve, PostgreSQL   ").split()
+    assert cells[-5:-3] == ["100", "0.50"]
 
 
 def test_what_spoils_a_run_is_said_at_the_end() -> None:
