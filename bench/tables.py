@@ -56,7 +56,7 @@ def _times(report: Report, series: Series, rate: float, side: str, database: str
     candidates = [each for each in report.series if (each.side, each.database) == (side, database)]
     same = [each for each in candidates if each.connections == series.connections]
     others = [each.median("tokens_per_second") for each in same or candidates if each.rounds]
-    if not others or series.side == side:
+    if not any(others) or series.side == side:
         return ""
     return _figure(rate / max(others))
 
