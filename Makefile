@@ -5,7 +5,7 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev run test check demo lock clean
+.PHONY: setup setup-dev run test check demo bench bench-docs profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -43,6 +43,15 @@ check: setup-dev ## format, lint, types, structure
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+bench: setup-dev ## measure, beside the conventional way; ARGS="--quick" or "--only validate,batch"
+	@.venv/bin/python -m bench $(ARGS)
+
+bench-docs: setup-dev ## put the last measurement into docs/performance.md
+	@.venv/bin/python -m bench --document
+
+profile: setup-dev ## where the time goes while the server validates
+	@.venv/bin/python -m bench --profile $(ARGS)
 
 lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \

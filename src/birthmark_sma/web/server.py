@@ -65,17 +65,20 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     """
     settings = authority.settings
     if settings.workers == 1:
-        config = _config(create_app(lambda: authority), settings, factory=False)
+        config = uvicorn_config(create_app(lambda: authority), settings, factory=False)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
-    config = _config(WorkerApp(settings), settings, factory=True)
+    config = uvicorn_config(WorkerApp(settings), settings, factory=True)
     try:
         _AnnouncingSupervisor(config, [listener], announce).run()
     finally:
         authority.close()
 
 
-def _config(app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool) -> uvicorn.Config:
+def uvicorn_config(
+    app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool
+) -> uvicorn.Config:
+    """Return how uvicorn serves an application here: also what measurements compare with."""
     config = BoundedConfig(
         app,
         factory=factory,

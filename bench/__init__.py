@@ -1,0 +1,1 @@
+"""Measurements of this server beside the conventional way of doing the same: `make bench`."""

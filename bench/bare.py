@@ -1,0 +1,65 @@
+"""The bare cryptography in a loop on one core: the limit of what a server could reach."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.pki.signer import Signer
+from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+
+_TBS_BYTES = 900  # about what is signed of a device's certificate
+
+
+def openings_per_second(authority: Authority, bodies: Sequence[bytes], seconds: float) -> float:
+    """Derive the key of a camera token and open it, again and again; return tokens a second."""
+    tokens = [_camera_token(body) for body in bodies]
+    derived_key = authority.stock.derived_key
+
+    def open_all() -> int:
+        for token in tokens:
+            open_camera_token(token, derived_key(token.table_id, token.key_index))
+        return len(tokens)
+
+    return _per_second(open_all, seconds)
+
+
+def signatures_per_second(signer: Signer, seconds: float) -> float:
+    """Sign what is as long as a device's certificate, over and over; return signatures a second."""
+    data = bytes(_TBS_BYTES)
+    algorithm = signer.hash_algorithm
+    match signer.key:
+        case rsa.RSAPrivateKey() as rsa_key:
+
+            def sign() -> int:
+                rsa_key.sign(data, padding.PKCS1v15(), algorithm)
+                return 1
+
+        case ec.EllipticCurvePrivateKey() as ec_key:
+
+            def sign() -> int:
+                ec_key.sign(data, ec.ECDSA(algorithm))
+                return 1
+
+    return _per_second(sign, seconds)
+
+
+def _per_second(work: Callable[[], int], seconds: float) -> float:
+    """Return how much work is done in a second, if it returns how much it did in a turn."""
+    done = 0
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        done += work()
+    return done / elapsed
+
+
+def _camera_token(body: bytes) -> CameraToken:
+    fields = json.loads(body)
+    return CameraToken(
+        encrypted_nuc_hash=bytes.fromhex(fields["encrypted_nuc_hash"]),
+        table_id=fields["table_id"],
+        key_index=fields["key_index"],
+        nonce=bytes.fromhex(fields["nonce"]),
+    )

@@ -1,0 +1,138 @@
+"""Sides under closed load, in turn: what disturbs the machine disturbs all of them alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from bench import wrk
+from bench.figures import Report, Round, Series
+from bench.processes import cpu_seconds, resident_mb, wait_until_calm
+from bench.sites import Site
+
+_CALM_SECONDS = 30
+_SAMPLE = 50
+_WARM_UP_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Something that answers. Its site, where there is one, has an audit trail to compare with."""
+
+    name: str
+    url: str
+    pid: int
+    site: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One side under one load: its bodies lie in a file, one a line, `batch` tokens in each."""
+
+    side: Side
+    path: str
+    bodies: Path
+    series: Series
+
+
+def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
+    """Write bodies to a file, one a line, and return it."""
+    path.write_bytes(b"\n".join(bodies) + b"\n")
+    return path
+
+
+def measure_in_turn(
+    report: Report,
+    cases: Sequence[Case],
+    *,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Check a sample of every case's answers, warm up, then measure all cases in every round."""
+    for case in cases:
+        _check_sample(case)
+        _measure(case, _WARM_UP_SECONDS, [])
+    report.series.extend(case.series for case in cases)
+    for number in range(rounds):
+        for case in cases:
+            measured = _measure(case, seconds, report.faults)
+            case.series.rounds.append(measured)
+            say(
+                f"round {number + 1} of {rounds}: {describe(case.series)}:"
+                f" {measured.tokens_per_second:,.0f} tokens/s"
+            )
+
+
+def describe(series: Series) -> str:
+    """Return what a series measures, in words."""
+    return f"{series.name}, {series.connections} connections"
+
+
+def _check_sample(case: Case) -> None:
+    """Raise RuntimeError unless the first answers say what they should, word for word."""
+    with case.bodies.open("rb") as lines, httpx2.Client(trust_env=False, timeout=60) as client:
+        for _, body in zip(range(max(1, _SAMPLE // case.series.batch)), lines, strict=False):
+            answer = client.post(
+                case.side.url + case.path,
+                content=body.strip(),
+                headers={"Content-Type": "application/json"},
+            )
+            results = answer.json().get("results", [answer.json()])
+            if answer.status_code != 200 or len(results) != case.series.batch:
+                raise RuntimeError(f"{describe(case.series)}: {answer.status_code} {answer.text}")
+            for each in results:
+                _check_verdict(case, each)
+
+
+def _check_verdict(case: Case, verdict: dict[str, Any]) -> None:
+    complete = case.side.site is None or str(verdict["device_serial"]).startswith("bench-")
+    if verdict["validation_result"] != "PASS" or not complete:
+        raise RuntimeError(f"{describe(case.series)}: a genuine token got {verdict}")
+
+
+def _measure(case: Case, seconds: float, faults: list[str]) -> Round:
+    side, series = case.side, case.series
+    database_pid = side.site.database_pid if side.site else None
+    moment = datetime.now(UTC).isoformat(" ", "microseconds")
+    server_before = cpu_seconds(side.pid)
+    database_before = cpu_seconds(database_pid) if database_pid else 0.0
+    result = wrk.load(
+        side.url + case.path, case.bodies, connections=series.connections, seconds=seconds
+    )
+    server_cpu = cpu_seconds(side.pid) - server_before
+    database_cpu = cpu_seconds(database_pid) - database_before if database_pid else 0.0
+    if not wait_until_calm(side.pid, _CALM_SECONDS):
+        faults.append(f"{describe(series)}: it was still busy {_CALM_SECONDS} s later")
+    tokens = result.requests * series.batch
+    faults += _faults(case, result, tokens, moment)
+    return Round(
+        tokens_per_second=tokens / result.seconds,
+        p50_ms=result.p50_ms,
+        p95_ms=result.p95_ms,
+        p99_ms=result.p99_ms,
+        server_cpu=server_cpu / max(tokens, 1) * 1_000,
+        database_cpu=database_cpu / max(tokens, 1) * 1_000,
+        resident_mb=resident_mb(side.pid),
+    )
+
+
+def _faults(case: Case, result: wrk.WrkResult, tokens: int, moment: str) -> list[str]:
+    """Hold the answers against the audit trail: as many rows at least, and every one a PASS."""
+    found = []
+    if result.requests == 0:
+        found.append("nothing was answered")
+    if result.broken:
+        found.append(f"{result.broken} connections broke or timed out")
+    if result.refused:
+        found.append(f"{result.refused} answers were refusals")
+    if case.side.site is not None:
+        rows, failed = case.side.site.recorded_since(moment)
+        if rows < tokens:
+            found.append(f"{tokens} answers, but {rows} rows in the audit trail")
+        if failed:
+            found.append(f"{failed} genuine tokens did not pass")
+    return [f"{describe(case.series)}: {each}" for each in found]

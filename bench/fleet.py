@@ -1,0 +1,147 @@
+"""Fill a database with devices, and make camera tokens for them, without issuing certificates.
+
+Validation reads a device's NUC hash, tables and status only, so a million devices may share one
+certificate's text. Everything else is what provisioning would have written. What is drawn here is
+drawn from a seed, so that every run has the same fleet.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import insert, inspect, text
+
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.protocol import camera_token
+from birthmark_sma.protocol.key_table import assign_tables
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.devices import Device
+from birthmark_sma.storage.schema import registered_devices
+from tests.support.camera import new_key, public_pem, wire
+
+FAMILY = "Bench"
+_CHUNK = 5_000
+_COLUMNS = [each.name for each in fields(Device)]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCamera:
+    """What makes a token of one device."""
+
+    device_serial: str
+    nuc_hash: bytes
+    tables: tuple[int, ...]
+
+
+def fill(authority: Authority, count: int, *, keep: int) -> list[FleetCamera]:
+    """Register `count` devices; return `keep` of them, spread over all."""
+    kept: list[FleetCamera] = []
+    rows = _rows(authority, count, min(keep, count), kept)
+    if authority.database.dialect_name == "postgresql":
+        _copy(authority.settings.resolved_database_url, rows)
+    else:
+        with authority.database.write() as transaction:
+            while chunk := list(islice(rows, _CHUNK)):
+                named = [dict(zip(_COLUMNS, row, strict=True)) for row in chunk]
+                transaction.execute(insert(registered_devices), named)
+    _count(authority)
+    return kept
+
+
+def bodies(authority: Authority, cameras: Sequence[FleetCamera], count: int) -> list[bytes]:
+    """Make genuine camera tokens of the cameras in turn, as the API takes them."""
+    chance = random.Random(2)
+    made = []
+    for number in range(count):
+        camera = cameras[number % len(cameras)]
+        table_id = chance.choice(camera.tables)
+        key_index = chance.randrange(authority.table_sizes.keys_per_table)
+        token = camera_token.seal(
+            camera.nuc_hash,
+            key=authority.stock.derived_key(table_id, key_index),
+            table_id=table_id,
+            key_index=key_index,
+            nonce=chance.randbytes(camera_token.NONCE_BYTES),
+        )
+        made.append(json.dumps(wire(token)).encode())
+    return made
+
+
+def batches(singles: Sequence[bytes], size: int) -> list[bytes]:
+    """Put camera tokens together into the bodies of batch requests."""
+    return [
+        b'{"tokens": [%s]}' % b", ".join(singles[start : start + size])
+        for start in range(0, len(singles) - size + 1, size)
+    ]
+
+
+def _rows(
+    authority: Authority, count: int, keep: int, kept: list[FleetCamera]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield what `registered_devices` has of each device; note the cameras to keep."""
+    index = authority.secrets.nuc_hash_index
+    chance = random.Random(1)
+    certificate = authority.issuer.chain[0]
+    public_key = public_pem(new_key())
+    now = datetime.now(UTC)
+    for number in range(count):
+        nuc_hash = chance.randbytes(32)
+        tables = assign_tables(authority.table_sizes, chance.sample)
+        serial = f"bench-{number:08}"
+        if number * keep // count != (number + 1) * keep // count:
+            kept.append(FleetCamera(serial, nuc_hash, tables))
+        device = Device(
+            device_serial=serial,
+            nuc_hash=index.of(nuc_hash),
+            table_assignments=tables,
+            device_certificate=certificate,
+            certificate_serial=chance.randbytes(20).hex(),
+            device_public_key=public_key,
+            public_key_fingerprint=chance.randbytes(32),
+            device_family=FAMILY,
+            app_version=None,
+            status=DeviceStatus.ACTIVE,
+            provisioning_id=f"BENCH-{number:08}",
+            provisioned_at=now,
+        )
+        yield tuple(_plain(getattr(device, name)) for name in _COLUMNS)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case tuple():
+            return list(value)
+        case DeviceStatus():
+            return value.value
+        case _:
+            return value
+
+
+def _count(authority: Authority) -> None:
+    """Count the devices where the schema has counters of them."""
+    with authority.database.write() as transaction:
+        if inspect(transaction).has_table("device_family_counters"):
+            transaction.execute(
+                text(
+                    "INSERT INTO device_family_counters (device_family, devices)"
+                    " SELECT device_family, count(*) FROM registered_devices GROUP BY 1"
+                )
+            )
+
+
+def _copy(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
+    columns = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+    statement = sql.SQL("COPY registered_devices ({}) FROM STDIN").format(columns)
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+        connection.commit()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM (ANALYZE) registered_devices")

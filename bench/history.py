@@ -1,0 +1,81 @@
+"""Fill the audit trail on PostgreSQL with what years of validations would have left, in SQL.
+
+Days get their partitions, and rows their counters, where the schema has such: the figures are then
+those that validations would have counted.
+"""
+
+from collections.abc import Callable
+
+import psycopg
+
+_CHUNK = 500_000
+
+
+def fill(url: str, *, rows: int, devices: int, say: Callable[[int], None]) -> None:
+    """Write rows of the last ten days, oldest first, of devices in turn; each hundredth a FAIL.
+
+    The database must be new: whatever was validated before would not be counted any more.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        connection.execute(_PARTITIONS)
+        for start in range(0, rows, _CHUNK):
+            end = min(rows, start + _CHUNK)
+            connection.execute(
+                _ROWS, {"first": start, "last": end - 1, "rows": rows, "devices": devices}
+            )
+            say(end)
+        connection.execute(_COUNTERS)
+        connection.execute("VACUUM (ANALYZE)")
+        connection.execute("CHECKPOINT")
+
+
+_PARTITIONS = """
+DO $$
+DECLARE day date;
+BEGIN
+    IF (SELECT relkind FROM pg_class WHERE oid = 'validation_history'::regclass) = 'p' THEN
+        FOR day IN SELECT generate_series(current_date - 10, current_date, '1 day') LOOP
+            EXECUTE format(
+                'CREATE TABLE IF NOT EXISTS validation_history_%s PARTITION OF validation_history'
+                ' FOR VALUES FROM (%L) TO (%L)',
+                to_char(day, 'YYYYMMDD'), day::timestamptz, (day + 1)::timestamptz);
+        END LOOP;
+    END IF;
+END $$
+"""
+
+# Numbers far apart name the devices: 7919 is prime, so they come round to each.
+_ROWS = """
+INSERT INTO validation_history (
+    encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
+    validated_at, request_ip)
+SELECT
+    sha256(n::text::bytea) || decode(md5(n::text), 'hex'), n %% 2500, n %% 1000,
+    CASE WHEN n %% 100 = 0 THEN 'FAIL' ELSE 'PASS' END,
+    CASE WHEN n %% 100 = 0 THEN 'not_opened' ELSE 'genuine' END,
+    CASE WHEN n %% 100 = 0 THEN NULL
+         ELSE 'bench-' || lpad((n * 7919 %% %(devices)s)::text, 8, '0') END,
+    now() - interval '10 days' * (1 - n::float8 / %(rows)s), '127.0.0.1'
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
+"""
+
+_COUNTERS = """
+DO $$
+BEGIN
+    IF to_regclass('validation_counters') IS NOT NULL THEN
+        INSERT INTO validation_counters (minute, reason, writer, times)
+        SELECT date_trunc('minute', validated_at), reason, 0, count(*)
+        FROM validation_history GROUP BY 1, 2;
+        INSERT INTO device_activity (day, device_serial, passes)
+        SELECT validated_at::date, device_serial, count(*)
+        FROM validation_history WHERE validation_result = 'PASS' GROUP BY 1, 2;
+        INSERT INTO busiest_devices (day, device_serial)
+        SELECT days.day, busiest.device_serial
+        FROM (SELECT DISTINCT day FROM device_activity) AS days
+        CROSS JOIN LATERAL (
+            SELECT device_serial FROM device_activity WHERE device_activity.day = days.day
+            ORDER BY passes DESC, device_serial LIMIT 25) AS busiest;
+    END IF;
+END $$
+"""

@@ -1,0 +1,49 @@
+"""What a run is asked to measure, and how thoroughly."""
+
+from dataclasses import dataclass, replace
+
+PARTS = (
+    "validate",
+    "sqlite",
+    "batch",
+    "open-load",
+    "provision",
+    "bulk",
+    "start",
+    "scale",
+    "memory",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much to measure. `seconds` is the length of one measurement."""
+
+    parts: tuple[str, ...] = PARTS
+    small: bool = False
+    rounds: int = 3
+    seconds: float = 5.0
+    devices: int = 100_000
+    tokens: int = 50_000
+    connections: tuple[int, ...] = (1, 32, 128)
+    batch_connections: int = 4
+    open_load_rate: float = 2_000.0
+    bulk_devices: int = 100_000
+    memory_validations: int = 1_000_000
+    scale_devices: int = 1_000_000
+    scale_rows: int = 10_000_000
+
+    def quick(self) -> "Options":
+        """Return the same with small numbers: to see that everything works, not how fast."""
+        return replace(
+            self,
+            small=True,
+            rounds=1,
+            seconds=1.0,
+            devices=2_000,
+            tokens=2_000,
+            bulk_devices=500,
+            memory_validations=20_000,
+            scale_devices=5_000,
+            scale_rows=50_000,
+        )

@@ -1,0 +1,1 @@
+"""What can be measured, one module each; `bench.run` says in which order."""

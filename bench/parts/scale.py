@@ -1,0 +1,69 @@
+"""A large fleet with a long history beside a small one with none, and `/stats` on both."""
+
+import time
+from contextlib import ExitStack
+
+import httpx2
+
+from bench import history
+from bench.closed import Case, Side, measure_in_turn, write_bodies
+from bench.figures import POSTGRESQL, Series
+from bench.parts.stage import Filled, Stage
+from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.web.validate import PATH
+
+SMALL = "small fleet"
+LARGE = "large fleet"
+CONNECTIONS = 128
+_SMALL_DEVICES = 1_000
+_STATS_TIMES = 50
+_STATS_SECONDS = 60
+
+
+def measure(stage: Stage) -> None:
+    """Measure both in turn, on one PostgreSQL."""
+    options = stage.options
+    small = stage.filled("small", devices=_SMALL_DEVICES, key_type=CaKeyType.EC_P256)
+    large = stage.filled("large", devices=options.scale_devices, key_type=CaKeyType.EC_P256)
+    _fill_history(stage, large)
+    with ExitStack() as running:
+        cases = []
+        for name, filled in ((SMALL, small), (LARGE, large)):
+            server = running.enter_context(filled.site.serve())
+            side = Side(name, server.url, server.process.pid, filled.site)
+            bodies = write_bodies(stage.folder / f"{name}.jsonl", filled.bodies)
+            cases.append(Case(side, PATH, bodies, Series(name, POSTGRESQL, CONNECTIONS)))
+        measure_in_turn(
+            stage.report, cases, rounds=options.rounds, seconds=options.seconds, say=stage.say
+        )
+        for case in cases:
+            _time_stats(stage, case.side)
+
+
+def stats_name(side: str) -> str:
+    """Return the name of the reading of `/stats`."""
+    return f"/stats, {side}"
+
+
+def _fill_history(stage: Stage, filled: Filled) -> None:
+    rows = stage.options.scale_rows
+    history.fill(
+        filled.site.database_url,
+        rows=rows,
+        devices=stage.options.scale_devices,
+        say=lambda done: stage.say(f"history: {done:,} of {rows:,} rows"),
+    )
+
+
+def _time_stats(stage: Stage, side: Side) -> None:
+    began = time.perf_counter()
+    with httpx2.Client(base_url=side.url, trust_env=False, timeout=60) as client:
+        for _ in range(_STATS_TIMES):
+            asked = time.perf_counter()
+            answer = client.get("/stats")
+            stage.report.read(stats_name(side.name), "ms", (time.perf_counter() - asked) * 1e3)
+            if answer.status_code != 200:
+                stage.report.faults.append(f"{stats_name(side.name)}: {answer.status_code}")
+            if time.perf_counter() - began > _STATS_SECONDS:
+                break
+    stage.say(f"{stats_name(side.name)}: {stage.report.reading(stats_name(side.name)):.1f} ms")

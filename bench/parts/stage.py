@@ -1,0 +1,60 @@
+"""What the parts of a run share: the options, a folder, a durable PostgreSQL, and the report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import fleet, sites
+from bench.figures import Report
+from bench.options import Options
+from bench.sites import Site
+from birthmark_sma.pki.signer import CaKeyType
+from tests.support.postgres import Postgres
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """An authority with a fleet, and camera tokens of it as the API takes them."""
+
+    site: Site
+    bodies: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a run takes place. Authorities are founded when a part first asks for them."""
+
+    options: Options
+    folder: Path
+    postgres: Postgres
+    report: Report
+    say: Callable[[str], None]
+    _filled: dict[str, Filled] = field(default_factory=dict)
+
+    def filled(
+        self,
+        name: str,
+        *,
+        devices: int | None = None,
+        sqlite: bool = False,
+        key_type: CaKeyType = CaKeyType.RSA_4096,
+    ) -> Filled:
+        """Return the authority of this name, founded and filled at the first time."""
+        if name not in self._filled:
+            count = self.options.devices if devices is None else devices
+            self.say(f"founding `{name}` with {count:,} devices")
+            postgres = None if sqlite else self.postgres
+            site = sites.found(self.folder, postgres, name, key_type=key_type)
+            with site.opened() as authority:
+                cameras = fleet.fill(authority, count, keep=self.options.tokens)
+                bodies = fleet.bodies(authority, cameras, self.options.tokens) if cameras else []
+            self._filled[name] = Filled(site, bodies)
+        return self._filled[name]
+
+    def main(self) -> Filled:
+        """The authority on PostgreSQL that most parts measure."""
+        return self.filled("main")
+
+    def on_sqlite(self) -> Filled:
+        """The same on SQLite."""
+        return self.filled("on_sqlite", sqlite=True)

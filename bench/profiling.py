@@ -1,0 +1,138 @@
+"""Where the time goes: py-spy watches the server under load from 128 connections.
+
+py-spy looks at the process from outside a few hundred times a second. It needs leave to: on Linux
+root, or `kernel.yama.ptrace_scope = 0`.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import wrk
+from bench.closed import write_bodies
+from bench.figures import Report
+from bench.options import Options
+from bench.parts.stage import Stage
+from bench.tables import Table
+from bench.terminal import print_table
+from birthmark_sma.web.validate import PATH
+from tests.support.postgres import DURABLE_OPTIONS, Postgres
+
+_CONNECTIONS = 128
+_TIMES_A_SECOND = 250
+_TOP = 15
+_LINE = re.compile(r":\d+\)$")
+_LAYERS = (
+    ("commit and SQL on the wire", ("psycopg/",)),
+    ("SQLAlchemy", ("sqlalchemy/",)),
+    ("opening tokens, deriving keys", ("protocol/camera_token", "protocol/key_derivation")),
+    ("parsing JSON and models", ("pydantic/", "jiter", "web/intake", "web/wire")),
+    ("HTTP server", ("uvicorn/", "web/http_protocol")),
+    ("routes and answers", ("birthmark_sma/web/", "starlette/", "fastapi/", "json/")),
+    ("the pool and its hand-over", ("authority/group_commit", "threading.py")),
+    ("judging and other code of its own", ("birthmark_sma/",)),
+    ("event loop", ("asyncio/", "uvloop/")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A stack as py-spy found it, the thread's name first, and how often."""
+
+    thread: str
+    frames: tuple[str, ...]
+    times: int
+
+
+def profile(options: Options, console: Console) -> None:
+    """Load the server on PostgreSQL, and print the shares of threads, layers and functions."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sma-bench-") as name,
+        Postgres(DURABLE_OPTIONS) as postgres,
+    ):
+        folder = Path(name)
+        report = Report({}, {})
+        stage = Stage(replace(options, parts=()), folder, postgres, report, console.print)
+        filled = stage.main()
+        bodies = write_bodies(folder / "bodies", filled.bodies)
+        with filled.site.serve() as server:
+            seconds = max(2, round(options.seconds * 2))
+            url = server.url + PATH
+            wrk.load(url, bodies, connections=_CONNECTIONS, seconds=1)
+            raw = folder / "raw"
+            watching = subprocess.Popen(_py_spy(server.process.pid, seconds, raw))
+            result = wrk.load(url, bodies, connections=_CONNECTIONS, seconds=seconds + 1)
+            if watching.wait() != 0:
+                raise SystemExit("py-spy could not watch the server: see above")
+        samples = parse_samples(raw.read_text(encoding="utf-8"))
+    console.print(f"{result.requests / result.seconds:,.0f} requests/s while watched")
+    for table in (by_thread(samples), by_layer(samples), by_function(samples)):
+        print_table(table, console)
+
+
+def _py_spy(pid: int, seconds: int, output: Path) -> list[str]:
+    program = Path(sys.executable).with_name("py-spy")
+    how = ["--threads", "--nonblocking", "--format", "raw", "--rate", str(_TIMES_A_SECOND)]
+    where = ["--pid", str(pid), "--duration", str(seconds), "--output", str(output)]
+    return [str(program), "record", *how, *where]
+
+
+def parse_samples(raw: str) -> list[Sample]:
+    """Read py-spy's raw format: `thread;frame;frame COUNT`, outermost first."""
+    samples = []
+    for line in raw.splitlines():
+        stack, _, times = line.rpartition(" ")
+        thread, *frames = stack.split(";")
+        samples.append(Sample(_thread_name(thread), tuple(frames), int(times)))
+    return samples
+
+
+def by_thread(samples: list[Sample]) -> Table:
+    """Return how the samples spread over the threads."""
+    counts = Counter[str]()
+    for each in samples:
+        counts[each.thread] += each.times
+    return _shares("Threads", "thread", counts)
+
+
+def by_layer(samples: list[Sample]) -> Table:
+    """Return how they spread over what the code is for, thread by thread."""
+    counts = Counter[str]()
+    for each in samples:
+        counts[f"{each.thread}: {_layer(each)}"] += each.times
+    return _shares("Layers", "thread and layer", counts)
+
+
+def by_function(samples: list[Sample]) -> Table:
+    """Return the functions that most samples ended in; what they call in C is theirs."""
+    counts = Counter[str]()
+    for each in samples:
+        if each.frames:
+            counts[f"{each.thread}: {_LINE.sub(')', each.frames[-1])}"] += each.times
+    return _shares("Functions", "thread and function", counts)
+
+
+def _layer(sample: Sample) -> str:
+    """Return the layer of the innermost frame that belongs to one."""
+    for frame in reversed(sample.frames):
+        for layer, marks in _LAYERS:
+            if any(mark in frame for mark in marks):
+                return layer
+    return "other"
+
+
+def _thread_name(thread: str) -> str:
+    """`thread (4711): validation-writer` is the validation-writer."""
+    return thread.partition("): ")[2] or thread
+
+
+def _shares(title: str, what: str, counts: Counter[str]) -> Table:
+    total = max(1, counts.total())
+    rows = [[name, f"{times / total:.1%}"] for name, times in counts.most_common(_TOP)]
+    return Table(title, (what, "share"), rows, words=1)

@@ -1,0 +1,54 @@
+"""A run: one durable PostgreSQL, the parts that were chosen, a report."""
+
+import gc
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import machine
+from bench.figures import Report
+from bench.options import Options
+from bench.parts import (
+    bulk,
+    memory,
+    open_load,
+    provisioning,
+    scale,
+    start,
+    validation,
+)
+from bench.parts.stage import Stage
+from tests.support.postgres import DURABLE_OPTIONS, Postgres
+
+# Three parts are measured in one turn, so that their figures can be compared with each other.
+_STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
+    (frozenset({"validate", "sqlite", "batch"}), validation.measure),
+    (frozenset({"open-load"}), open_load.measure),
+    (frozenset({"provision"}), provisioning.measure),
+    (frozenset({"start"}), start.measure),
+    (frozenset({"memory"}), memory.measure),
+    (frozenset({"bulk"}), bulk.measure),
+    (frozenset({"scale"}), scale.measure),
+)
+
+
+def run(options: Options, say: Callable[[str], None]) -> Report:
+    """Measure. A part that breaks is a fault in the report, and the others are measured still."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sma-bench-") as folder,
+        Postgres(DURABLE_OPTIONS) as postgres,
+    ):
+        report = Report(machine.describe(postgres.url), asdict(options))
+        stage = Stage(options, Path(folder), postgres, report, say)
+        for parts, measure in _STEPS:
+            if parts.isdisjoint(options.parts):
+                continue
+            gc.collect()
+            try:
+                measure(stage)
+            except Exception as error:
+                traceback.print_exc()
+                report.faults.append(f"{', '.join(sorted(parts))}: {error!r}")
+    return report

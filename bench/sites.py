@@ -1,0 +1,76 @@
+"""Authorities to measure: founded as an operator would, each in a database of its own."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.config import load_settings
+from birthmark_sma.pki.signer import CaKeyType
+from tests.support.postgres import Postgres
+from tests.support.running import query
+from tests.support.server import Server, server_environ, sma
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A founded authority. `database_pid` is PostgreSQL's first process, None with SQLite."""
+
+    data_dir: Path
+    environ: dict[str, str]
+    database_url: str
+    database_pid: int | None
+
+    @property
+    def uses_sqlite(self) -> bool:
+        """Whether the database is a file."""
+        return self.database_pid is None
+
+    def serve(self, *arguments: str) -> Server:
+        """Start the real server on this authority."""
+        url = None if self.uses_sqlite else self.database_url
+        return Server(self.data_dir, *arguments, database_url=url, environ=self.environ)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Authority]:
+        """The authority, open in this process: to fill it, and to make camera tokens."""
+        authority = open_authority(load_settings({}, self.environ))
+        try:
+            yield authority
+        finally:
+            authority.close()
+
+    def recorded_since(self, moment: str) -> tuple[int, int]:
+        """Return how many verdicts the audit trail has since a time, and how many are no PASS."""
+        [(rows, failed)] = query(
+            self.database_url,
+            "SELECT count(*), count(*) FILTER (WHERE validation_result <> 'PASS')"
+            " FROM validation_history WHERE validated_at >= ?",
+            moment,
+        )
+        return rows, failed
+
+
+def found(
+    folder: Path,
+    postgres: Postgres | None,
+    name: str,
+    *,
+    key_type: CaKeyType = CaKeyType.RSA_4096,
+) -> Site:
+    """Found an authority of the standard sizes, on SQLite where no PostgreSQL is given."""
+    data_dir = folder / name
+    url = None if postgres is None else postgres.create_database(name)
+    environ = server_environ(data_dir, url) | {"SMA_CA_KEY_TYPE": key_type.value}
+    done = sma("init", environ=environ)
+    if done.returncode != 0:
+        raise RuntimeError(f"the authority could not be founded: {done.stderr}")
+    pid = None if postgres is None else postgres_pid(postgres)
+    return Site(data_dir, environ, url or f"sqlite:///{data_dir / 'sma.db'}", pid)
+
+
+def postgres_pid(postgres: Postgres) -> int:
+    """Return the number of PostgreSQL's first process."""
+    lines = (postgres.data_directory / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+    return int(lines[0])
