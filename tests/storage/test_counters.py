@@ -105,7 +105,7 @@ def test_any_serial_can_be_counted(database: Database) -> None:
     assert rows_of(database, "SELECT sum(times) FROM validation_counters") == [(len(serials),)]
 
 
-def test_a_batch_costs_two_statements(database: Database) -> None:
+def test_a_batch_costs_few_statements(database: Database) -> None:
     """Whatever its size and however many devices; one alone where nothing passed."""
     counters = ValidationCounters()
     batch = [(Reason.GENUINE, f"device-{number}") for number in range(1_000)]
@@ -116,7 +116,7 @@ def test_a_batch_costs_two_statements(database: Database) -> None:
         counters.record(transaction, NOW, batch[:1])
         with counted_statements(database) as statements:
             counters.record(transaction, NOW, batch)
-    assert len(statements) == 2, statements
+    assert len(statements) == (2 if database.dialect_name == "postgresql" else 3), statements
     with database.write() as transaction, counted_statements(database) as statements:
         counters.record(transaction, NOW, [(Reason.NOT_OPENED, None)] * 1_000)
     assert len([each for each in statements if not each.startswith("BEGIN")]) == 1

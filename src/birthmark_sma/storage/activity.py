@@ -6,13 +6,15 @@ the list puts it there. Few enter it, and the figures themselves stay in `device
 """
 
 import heapq
+import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
 
 from sqlalchemy import Connection, delete, func, select
 
-from birthmark_sma.storage.dialects import add_counts, insert_or_skip, is_any_of
+from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
+from birthmark_sma.storage.postgresql import at_once
 from birthmark_sma.storage.schema import busiest_devices, device_activity
 
 LISTED = 25
@@ -43,12 +45,8 @@ class DeviceActivity:
         """Add to the passes of devices on a day. `passes` is not empty."""
         if self._day != day or time.monotonic() - self._read_at >= _READ_AGAIN_SECONDS:
             self._read(transaction, day)
-        counts = add_counts(
-            transaction, device_activity, _activity.device_serial, _activity.passes, passes, day=day
-        )
-        risen = {
-            name: n for name, n in counts.items() if n > self._least and name not in self._listed
-        }
+        above = _add(transaction, day, passes, self._least)
+        risen = {name: n for name, n in above.items() if name not in self._listed}
         if risen:
             self._list(transaction, day, heapq.nlargest(LISTED, risen, key=risen.__getitem__))
 
@@ -85,6 +83,43 @@ class DeviceActivity:
             transaction.execute(
                 delete(busiest_devices).where(_busiest.day == day, _busiest.device_serial.in_(held))
             )
+
+
+# Devices are taken in the order of their names, so that two programs never wait for each other.
+_ON_POSTGRESQL = """
+WITH counted AS (
+    INSERT INTO device_activity (day, device_serial, passes)
+    SELECT CAST($1::text AS date), key, CAST(value AS bigint)
+    FROM json_each_text($2::json) ORDER BY key
+    ON CONFLICT (day, device_serial) DO UPDATE SET passes = device_activity.passes + excluded.passes
+    RETURNING device_serial, passes)
+SELECT json_object_agg(device_serial, passes) FROM counted WHERE passes > CAST($3::text AS bigint)
+"""
+_ON_SQLITE = """
+INSERT INTO device_activity (day, device_serial, passes)
+SELECT ?, key, value FROM json_each(?) WHERE true ORDER BY key
+ON CONFLICT (day, device_serial) DO UPDATE SET passes = passes + excluded.passes
+"""
+_ABOVE_ON_SQLITE = """
+SELECT json_group_object(device_serial, passes) FROM device_activity
+WHERE day = ? AND device_serial IN (SELECT key FROM json_each(?)) AND passes > ?
+"""
+
+
+def _add(
+    transaction: Connection, day: date, passes: Mapping[str, int], least: int
+) -> dict[str, int]:
+    """Add passes; return what those have now that have more than `least`, by device serial."""
+    counts = json.dumps(passes, ensure_ascii=False)
+    if transaction.dialect.name == "postgresql":
+        row = (day.isoformat().encode(), counts.encode(), b"%d" % least)
+        above = at_once(transaction, _ON_POSTGRESQL, row).get_value(0, 0) or b"{}"
+    else:
+        named = (day.isoformat(), counts)
+        transaction.exec_driver_sql(_ON_SQLITE, named)
+        above = transaction.exec_driver_sql(_ABOVE_ON_SQLITE, (*named, least)).scalar_one()
+    read: dict[str, int] = json.loads(above)
+    return read
 
 
 def most_active(

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
 
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.dialects import add_counts, insert_or_skip
+from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip
 from birthmark_sma.storage.schema import device_family_counters
 from birthmark_sma.storage.schema import registered_devices as devices
 
@@ -53,8 +53,10 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     added = set(returned.scalars())
     counts = Counter(device.device_family for device in new if device.provisioning_id in added)
     if counts:
-        add_counts(
-            transaction, device_family_counters, _families.device_family, _families.devices, counts
+        # In the order of their names, so that two programs never wait for each other.
+        transaction.execute(
+            insert_or_add(transaction, device_family_counters, _families.devices),
+            [{"device_family": name, "devices": n} for name, n in sorted(counts.items())],
         )
     return added
 

@@ -31,15 +31,11 @@ class DirectEndpoint(Protocol):
         """Return the JSON of the answer, status 200. Raises what the future raised."""
 
 
-class DirectApplication(Protocol):
-    """An ASGI application some of whose endpoints are in two halves."""
-
-    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
-        """Return the endpoint for this request, or None for the ordinary way."""
-
-
 class DirectHttpProtocol(BoundedHttpProtocol):
-    """Looks for a direct endpoint before a task is made for the application."""
+    """Asks the application for a direct endpoint before a task is made for it.
+
+    An application that has some has a method `direct_endpoint(scope) -> DirectEndpoint | None`.
+    """
 
     _direct: DirectEndpoint | None = None  # of the cycle whose body is awaited
 
@@ -54,13 +50,15 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             self._begin(cycle, endpoint)
 
     def _direct_endpoint(self, cycle: RequestResponseCycle, app: Any) -> DirectEndpoint | None:
-        if app is not self.app or cycle.waiting_for_100_continue:
+        find = getattr(app, "direct_endpoint", None)
+        if find is None or cycle.waiting_for_100_continue:
             return None
         scope = cast("Scope", cycle.scope)
         for name, value in scope["headers"]:
             if name == b"content-length":
                 if value.isdigit() and int(value) <= _BODY_BYTES:
-                    return cast("DirectApplication", app).direct_endpoint(scope)
+                    endpoint: DirectEndpoint | None = find(scope)
+                    return endpoint
                 break
         return None
 
