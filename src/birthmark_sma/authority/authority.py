@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from birthmark_sma.authority import ceremony, key_stock
+from birthmark_sma.authority.candidates import CandidateMaker, Issuer
+from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.passphrase import find_passphrase
-from birthmark_sma.authority.provisioning import Issuer, Provisioner
+from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -105,7 +107,11 @@ def open_authority(settings: Settings) -> Authority:
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
         ),
-        provisioner=Provisioner(database, stock, opened, issuer),
+        provisioner=Provisioner(
+            database,
+            CandidateMaker(stock, opened.nuc_hash_index, issuer),
+            FirstAnswers(opened.kek),
+        ),
     )
 
 
