@@ -5,7 +5,22 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    bindparam,
+    cast,
+    column,
+    exists,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.dml import ReturningInsert
 
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
@@ -43,7 +58,9 @@ class DeviceStanding(NamedTuple):
     table_assignments: Sequence[int]
 
 
-_COLUMNS = [devices.c[field.name] for field in fields(Device)]
+_COLUMN_NAMES = [field.name for field in fields(Device)]
+_TABLES = "table_assignments"
+_COLUMNS = [devices.c[name] for name in _COLUMN_NAMES]
 
 
 def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
@@ -52,11 +69,50 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     A device whose serial, public key or NUC hash exists, in the database or earlier in `new`, is
     left out: UNIQUE constraints decide every race.
     """
-    rows = [{field.name: _plain(device, field.name) for field in fields(Device)} for device in new]
+    if transaction.dialect.name == "postgresql":
+        arrays = {name: [_plain(device, name) for device in new] for name in _COLUMN_NAMES}
+        # An array of arrays would be taken apart as well, so each travels as its text.
+        arrays["table_assignments"] = [
+            f"{{{','.join(map(str, d.table_assignments))}}}" for d in new
+        ]
+        return {row.provisioning_id for row in transaction.execute(_ADD_ARRAYS, arrays)}
+    rows = [{name: _plain(device, name) for name in _COLUMN_NAMES} for device in new]
     added = transaction.execute(
         insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
     )
-    return set(added.scalars())
+    return {row.provisioning_id for row in added}
+
+
+def _add_arrays() -> ReturningInsert[tuple[str]]:
+    """One INSERT with an array a column: its text is the same for one device and for a thousand.
+
+    A statement with a parameter for every value costs PostgreSQL and its driver more than the rows.
+    """
+    columns = [column(c.name, Text() if c.name == _TABLES else c.type) for c in _COLUMNS]
+    arrays = [bindparam(each.name, type_=ARRAY(each.type)) for each in columns]
+    rows = func.unnest(*arrays).table_valued(*columns, name="new").render_derived()
+    values = [
+        cast(rows.c[c.name], c.type) if c.name == _TABLES else rows.c[c.name] for c in _COLUMNS
+    ]
+    return (
+        postgresql.insert(devices)
+        .from_select(_COLUMN_NAMES, select(*values))
+        .on_conflict_do_nothing()
+        .returning(devices.c.provisioning_id)
+    )
+
+
+_ADD_ARRAYS = _add_arrays()
+
+
+def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dict[str, str]:
+    """Return the provisioning ids of those of these devices that are registered, by serial."""
+    rows = connection.execute(
+        select(devices.c.device_serial, devices.c.provisioning_id).where(
+            is_any_of(connection, devices.c.device_serial, serials)
+        )
+    )
+    return {row.device_serial: row.provisioning_id for row in rows}
 
 
 def find_device(connection: Connection, device_serial: str) -> Device | None:
