@@ -151,7 +151,9 @@ def _begin(job: Job) -> None:
     global _job  # noqa: PLW0603 - a pool's initializer can leave things nowhere else
     _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    gc.freeze()  # what was there before the fork need not be looked through again
+    # A chunk leaves few cycles and many objects, which need not all be looked through every time.
+    gc.freeze()
+    gc.set_threshold(100_000)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -217,12 +219,19 @@ def _serial_of(value: object) -> str | None:
     return serial if isinstance(serial, str) and len(serial) <= 64 else None
 
 
+class _Result(ProvisionResponse):
+    """What the API would answer, and what only a batch has to say."""
+
+    device_serial: str
+    request_sha256: str
+    device_private_key: str | None
+
+
 def _result(asked: _Asked, provisioned: Provisioned) -> bytes:
-    answer = {
-        "device_serial": asked.request.device_serial,
-        **ProvisionResponse.of(provisioned).model_dump(exclude_none=True),
-        "request_sha256": asked.digest,
-    }
-    if asked.private_key is not None:
-        answer["device_private_key"] = asked.private_key
-    return json.dumps(answer).encode() + b"\n"
+    result = _Result(
+        device_serial=asked.request.device_serial,
+        **vars(ProvisionResponse.of(provisioned)),
+        device_private_key=asked.private_key,
+        request_sha256=asked.digest,
+    )
+    return result.model_dump_json(exclude_none=True).encode() + b"\n"
