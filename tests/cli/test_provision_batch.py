@@ -302,7 +302,7 @@ REFUSED: dict[str, tuple[object, str]] = {
         device(0, device_public_key=public_pem(new_key())),
         "Device already provisioned",
     ),
-    "the same line again": (device(0), "Device already provisioned"),
+    "the same line again": (device(0, nuc_hash="01" * 32), "Device already provisioned"),
     "the key of another line": (device(30, device_public_key=KEYS[0]), "public key belongs"),
     "the NUC hash of another line": (device(30, nuc_hash="01" * 32), "NUC hash belongs"),
 }
@@ -369,7 +369,7 @@ def test_killed_again_and_again(factory: Factory) -> None:
 
     Its processes end by themselves, and whoever resumes at once waits for them.
     """
-    lines = [device(number) for number in range(4_000)]
+    lines = [device(number) for number in range(2_500)]
     factory.write("devices.jsonl", lines)
     for round_ in range(1, 6):
         before = len(factory.registered())
@@ -384,13 +384,13 @@ def test_killed_again_and_again(factory: Factory) -> None:
         time.sleep(0.03 * round_)
         run.kill()
         run.communicate()
-    assert 0 < len(factory.results()) <= 4_000
+    assert 0 < len(factory.results()) <= 2_500
     factory.run(*factory.arguments())
     factory.assert_complete([line["device_serial"] for line in lines])
     assert factory.refused() == []
 
 
-@pytest.mark.parametrize("step", range(1, 16))
+@pytest.mark.parametrize("step", range(2, 14))
 def test_killed_at_each_step(tmp_path: Path, step: int) -> None:
     """Threats 8 and 29: all processes die just before a file is touched, for the n-th time each.
 
@@ -495,7 +495,7 @@ def test_two_runs_into_one_file(factory: Factory) -> None:
 def test_the_database_goes_away(tmp_path: Path, own_postgres: Postgres) -> None:
     """Threats 8 and 19: a sentence that says what to do, and then no device is lost."""
     factory = found(tmp_path, own_postgres.url)
-    lines = [device(number) for number in range(4_000)]
+    lines = [device(number) for number in range(2_500)]
     factory.write("devices.jsonl", lines)
     run = factory.start(*factory.arguments())
     wait_until(lambda: len(factory.registered()) > 0, 60)
@@ -512,7 +512,7 @@ def test_the_database_goes_away(tmp_path: Path, own_postgres: Postgres) -> None:
 
 def test_a_process_that_is_killed(factory: Factory) -> None:
     """As by a kernel short of memory: a sentence, and the next run carries on."""
-    lines = [device(number) for number in range(4_000)]
+    lines = [device(number) for number in range(2_500)]
     factory.write("devices.jsonl", lines)
     run = factory.start(*factory.arguments())
     wait_until(lambda: len(factory.registered()) > 0, 60)

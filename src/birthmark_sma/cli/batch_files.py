@@ -40,7 +40,7 @@ class Standing(Enum):
     ANOTHER_REQUEST = auto()
     """A result of another line for the same serial."""
     ABSENT = auto()
-    """Nothing: somebody else registered it."""
+    """Nothing for this line: somebody else registered it, or another line of the same text."""
 
 
 class Results:
@@ -126,7 +126,9 @@ class _Written:
     def claim(self, provisioning_id: str, request_digest: str) -> Standing:
         id_, line = _numbers(provisioning_id, request_digest)
         place = bisect_left(self._lines, line)
-        if place < len(self._lines) and self._lines[place] == line and not self._claimed[place]:
+        if place < len(self._lines) and self._lines[place] == line:
+            if self._claimed[place]:
+                return Standing.ABSENT
             self._claimed[place] = 1
             return Standing.WRITTEN
         place = bisect_left(self._ids, id_)
