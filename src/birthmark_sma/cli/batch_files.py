@@ -46,7 +46,7 @@ class Standing(Enum):
 class Results:
     """The results, and the chunks on their way there.
 
-    Of what earlier runs wrote it holds 24 bytes a device, and never a line.
+    Of what earlier runs wrote it holds 17 bytes a device, and never a line.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
