@@ -59,10 +59,11 @@ def find_conflict(
     connection: Connection, device_serial: str, fingerprint: bytes, nuc_hash: bytes
 ) -> ConflictError | None:
     """Say what about a device is registered already, if anything."""
-    if devices.find_device(connection, device_serial) is not None:
+    taken = devices.find_taken(connection, device_serial, fingerprint, nuc_hash)
+    if taken.device_serial:
         return DeviceAlreadyProvisionedError()
-    if devices.holds_public_key(connection, fingerprint):
+    if taken.public_key:
         return PublicKeyInUseError()
-    if devices.holds_nuc_hash(connection, nuc_hash):
+    if taken.nuc_hash:
         return NucHashInUseError()
     return None
