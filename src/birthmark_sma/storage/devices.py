@@ -140,8 +140,7 @@ def find_taken(
         "public_key_fingerprint": public_key_fingerprint,
         "nuc_hash": nuc_hash,
     }
-    serial, public_key, nuc = connection.execute(_TAKEN, asked).one()
-    return Taken(serial, public_key, nuc)
+    return Taken._make(connection.execute(_TAKEN, asked).one())
 
 
 def find_device(connection: Connection, device_serial: str) -> Device | None:
