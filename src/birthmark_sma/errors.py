@@ -163,6 +163,20 @@ class IdempotencyKeyReusedError(AuthorityError):
         )
 
 
+class BatchFileError(AuthorityError):
+    """A file that describes many devices, or what is to take their results, cannot be used."""
+
+
+class BatchInterruptedError(AuthorityError):
+    """A process that provisioned a chunk was killed. What it committed is found again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A process ended before its work: was memory short? Run the same command again, and it"
+            " carries on"
+        )
+
+
 class PoolFullError(AuthorityError):
     """More work waits than the bounded pool holds. Nothing was done; try again."""
 

@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from jwcrypto import jwe, jwk
 from sqlalchemy import event
 
-from birthmark_sma.authority import provisioning
+from birthmark_sma.authority import candidates, provisioning
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.provisioning import Provisioned, Provisioner, ProvisioningRequest
+from birthmark_sma.authority.first_answers import FirstAnswers, request_digest
+from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
 from birthmark_sma.authority.validation import Caller
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -342,7 +343,7 @@ def test_tables_come_from_the_operating_system(
         draws.append(sample)
         return assign_tables(sizes, sample)
 
-    monkeypatch.setattr(provisioning, "assign_tables", watch)
+    monkeypatch.setattr(candidates, "assign_tables", watch)
     assigned = set()
     for number in range(12):
         random.seed(1)
@@ -565,7 +566,7 @@ def test_a_first_answer_is_sealed_to_its_key(authority: Authority) -> None:
         authority.database,
         "UPDATE idempotent_responses SET sealed_response = (SELECT sealed_response FROM"
         " idempotent_responses WHERE request_digest <> :digest) WHERE request_digest = :digest",
-        digest=provisioning._request_digest(other),
+        digest=request_digest(other),
     )
     with pytest.raises(WrongSecretError):
         provision(authority, other)
@@ -589,17 +590,17 @@ def test_a_repetition_that_is_overtaken(
 ) -> None:
     """Threat 8: registered between two of its questions, a request still gets the first answer."""
     request = request_for("camera-1", idempotency_key="key")
-    look = Provisioner._first_answer
+    look = FirstAnswers.find
     first: list[Provisioned] = []
 
     def look_and_be_overtaken(*arguments: Any) -> Provisioned | None:
         found = look(*arguments)
         if not first:
-            monkeypatch.setattr(Provisioner, "_first_answer", look)
+            monkeypatch.setattr(FirstAnswers, "find", look)
             first.append(provision(authority, request))
         return found
 
-    monkeypatch.setattr(Provisioner, "_first_answer", look_and_be_overtaken)
+    monkeypatch.setattr(FirstAnswers, "find", look_and_be_overtaken)
     assert provision(authority, request) == first[0]
     assert count_devices(authority) == 1
 

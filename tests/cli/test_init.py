@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.cli.conftest import Place, assert_refused
 from tests.support.running import query
 from tests.support.server import server_environ, sma
@@ -144,7 +145,8 @@ def test_the_root_key_goes_where_it_is_told(empty: Place, tmp_path: Path) -> Non
 
 
 def test_migrate_says_where_the_database_stands(place: Place, empty: Place) -> None:
-    assert json.loads(place.sma("migrate", "--json").stdout) == {"before": "0001", "after": "0001"}
+    current = {"before": HEAD_REVISION, "after": HEAD_REVISION}
+    assert json.loads(place.sma("migrate", "--json").stdout) == current
     assert "already" in place.sma("migrate").stdout
 
 

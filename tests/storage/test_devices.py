@@ -136,10 +136,28 @@ def test_what_is_taken(database: Database) -> None:
     """Keys and NUC hashes of others are recognised."""
     add(database, device(1))
     with database.read() as connection:
-        assert devices.holds_public_key(connection, device(1).public_key_fingerprint)
-        assert not devices.holds_public_key(connection, device(2).public_key_fingerprint)
-        assert devices.holds_nuc_hash(connection, device(1).nuc_hash)
-        assert not devices.holds_nuc_hash(connection, device(2).nuc_hash)
+        for number in (1, 2):
+            mine = device(number)
+            for mark in range(3):
+                marks = [b"-", b"-"]
+                if mark:
+                    marks[mark - 1] = (mine.public_key_fingerprint, mine.nuc_hash)[mark - 1]
+                serial = mine.device_serial if mark == 0 else "-"
+                taken = devices.find_taken(connection, serial, *marks)
+                assert taken == tuple(number == 1 and mark == place for place in range(3))
+
+
+def test_a_thousand_at_once(database: Database) -> None:
+    """In one statement; those that collide, with the database or among them, are left out."""
+    add(database, device(500), device(501))
+    twin = replace(device(2_000), public_key_fingerprint=device(7).public_key_fingerprint)
+    new = [*(device(number) for number in range(1_000)), twin]
+    added = add(database, *new)
+    assert added == {device(n).provisioning_id for n in range(1_000) if n not in {500, 501}}
+    assert find(database, "device-0999") == device(999)
+    with database.read() as connection:
+        known = devices.find_provisioning_ids(connection, ["device-0001", "device-9999"])
+    assert known == {"device-0001": device(1).provisioning_id}
 
 
 def test_pages_of_devices(database: Database) -> None:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from birthmark_sma.authority import ceremony, key_stock
+from birthmark_sma.authority.bulk import BulkProvisioner
+from birthmark_sma.authority.candidates import CandidateMaker, Issuer
+from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.passphrase import find_passphrase
-from birthmark_sma.authority.provisioning import Issuer, Provisioner
+from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -80,37 +83,77 @@ def open_authority(settings: Settings) -> Authority:
     """
     database = open_database(settings.resolved_database_url)
     try:
-        check_schema(database)
-        root, intermediate = load_certificates(database)
-        check_sizes(database, settings)
-        opened, passphrase = _open_secrets(database, settings)
-        signer = load_encrypted(intermediate.encrypted_private_key or "", passphrase)
-        stock = key_stock.open_key_stock(database, opened.kek)
+        parts = _open_parts(database, settings)
     except BaseException:
         database.close()
         raise
-    issuer = Issuer(
-        certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
-        signer=signer,
-        chain=(intermediate.certificate, root.certificate),
-        publication=_publication(settings),
-    )
     return Authority(
         settings=settings,
         database=database,
-        root=x509.load_pem_x509_certificate(root.certificate.encode()),
-        issuer=issuer,
-        secrets=opened,
-        stock=stock,
+        root=parts.root,
+        issuer=parts.issuer,
+        secrets=parts.secrets,
+        stock=parts.stock,
         validator=Validator(
             database,
-            stock,
-            opened.nuc_hash_index,
+            parts.stock,
+            parts.secrets.nuc_hash_index,
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
         ),
-        provisioner=Provisioner(database, stock, opened, issuer),
+        provisioner=Provisioner(database, parts.maker, parts.first_answers),
         upkeep=HistoryUpkeep(database, settings.audit_retention_days),
+    )
+
+
+@contextmanager
+def opened_in_bulk(settings: Settings) -> Iterator[BulkProvisioner]:
+    """An initialised authority for provisioning in bulk alone: no thread runs, so it may fork.
+
+    Raises as `open_authority` does.
+    """
+    database = open_database(settings.resolved_database_url)
+    try:
+        parts = _open_parts(database, settings)
+        yield BulkProvisioner(database, parts.maker, parts.first_answers)
+    finally:
+        database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is open once secrets are proven and tables unwrapped."""
+
+    root: x509.Certificate
+    issuer: Issuer
+    secrets: OpenedSecrets
+    stock: KeyStock
+
+    @property
+    def maker(self) -> CandidateMaker:
+        return CandidateMaker(self.stock, self.secrets.nuc_hash_index, self.issuer)
+
+    @property
+    def first_answers(self) -> FirstAnswers:
+        return FirstAnswers(self.secrets.kek)
+
+
+def _open_parts(database: Database, settings: Settings) -> _Parts:
+    check_schema(database)
+    root, intermediate = load_certificates(database)
+    check_sizes(database, settings)
+    opened, passphrase = _open_secrets(database, settings)
+    issuer = Issuer(
+        certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
+        signer=load_encrypted(intermediate.encrypted_private_key or "", passphrase),
+        chain=(intermediate.certificate, root.certificate),
+        publication=_publication(settings),
+    )
+    return _Parts(
+        root=x509.load_pem_x509_certificate(root.certificate.encode()),
+        issuer=issuer,
+        secrets=opened,
+        stock=key_stock.open_key_stock(database, opened.kek),
     )
 
 

@@ -61,14 +61,10 @@ def begin(output_dir: Path) -> PendingDevice:
     key_file = partial_dir / PRIVATE_KEY
     resumed = key_file.exists()
     if not resumed:
-        write_private_file(key_file, _new_private_key())
+        write_private_file(key_file, new_private_key())
     private_pem = read_private_file(key_file)
-    key = serialization.load_pem_private_key(private_pem, None)
-    public_pem = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
     return PendingDevice(
-        output_dir, partial_dir, private_pem.decode(), public_pem.decode(), resumed
+        output_dir, partial_dir, private_pem.decode(), public_half(private_pem), resumed
     )
 
 
@@ -107,9 +103,20 @@ def abandon(pending: PendingDevice) -> None:
         pending.partial_dir.rmdir()
 
 
-def _new_private_key() -> bytes:
+def new_private_key() -> bytes:
+    """Return a new P-256 key as PEM PKCS#8, not encrypted: what a device keeps."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
+    )
+
+
+def public_half(private_pem: bytes) -> str:
+    """Return the public key of a private one, as PEM SubjectPublicKeyInfo."""
+    key = serialization.load_pem_private_key(private_pem, None)
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
     )

@@ -22,10 +22,12 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.ConfigurationError, CONFIGURATION),
     (errors.WrongSecretError, CONFIGURATION),
     (errors.PrivateFileError, CONFIGURATION),
+    (errors.BatchFileError, CONFIGURATION),
     (errors.NotInitialisedError, DATABASE),
     (errors.KeyTablesError, DATABASE),
     (errors.StorageError, DATABASE),
     (errors.UnknownDeviceError, CONFLICT),
+    (errors.BatchInterruptedError, DATABASE),
     (errors.PoolFullError, DATABASE),
     (errors.ShuttingDownError, DATABASE),
 )

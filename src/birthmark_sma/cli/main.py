@@ -11,6 +11,7 @@ from birthmark_sma.cli import ca, demo, devices, exits, history, tables
 from birthmark_sma.cli.init import init, migrate
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.provision import provision
+from birthmark_sma.cli.provision_batch import provision_batch
 from birthmark_sma.cli.serve import serve
 from birthmark_sma.cli.terminal import note, print_json, say
 from birthmark_sma.cli.validate import validate
@@ -34,7 +35,7 @@ SMA_*), else sma.toml.
 Exit codes:
   0  done, or PASS             4  the database is away, empty or another version
   1  FAIL                      5  a conflict with what is registered
-  2  usage                     6  a key, serial or token is refused
+  2  usage                     6  a key, serial, token or line is refused
   3  a setting or secret is missing or wrong
 """
 
@@ -53,6 +54,7 @@ app.command()(demo.demo)
 app.command()(init)
 app.command()(migrate)
 app.command()(provision)
+app.command()(provision_batch)
 app.command()(validate)
 app.add_typer(devices.app, name="devices")
 app.add_typer(tables.app, name="tables")

@@ -7,6 +7,9 @@ from typing import Any
 
 import typer
 
+Progressed = Callable[[int, int | None], None]
+"""Takes what is done and what there is to do; None where that is not known."""
+
 
 def say(text: str = "") -> None:
     """Print a line for a person."""
@@ -42,13 +45,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function `(done, total)` that moves a bar, silent where stderr is no terminal."""
+def progress_bar(
+    what: str, *, of_bytes: bool = False
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Give a function that moves a bar, silent where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    counted = (DownloadColumn(), TimeRemainingColumn()) if of_bytes else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

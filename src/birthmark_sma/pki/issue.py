@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from birthmark_sma.errors import IssuerExpiredError, ProfileViolationError
-from birthmark_sma.pki import names, profiles
+from birthmark_sma.pki import der, names, profiles
 from birthmark_sma.pki.conformance import Prepared, authority_key_identifier, check
 from birthmark_sma.pki.key_policy import DeviceKey
 from birthmark_sma.pki.profiles import Profile
@@ -117,18 +117,11 @@ def sign(
     issuing_key = prepared.public_key if issuer is None else issuer.public_key()
     if issuing_key != signer.public_key:
         raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(prepared.subject)
-        .issuer_name(prepared.issuer)
-        .public_key(prepared.public_key)
-        .serial_number(prepared.serial_number)
-        .not_valid_before(prepared.not_before)
-        .not_valid_after(prepared.not_after)
+    tbs = der.tbs_certificate(prepared, signer.signature_algorithm)
+    signature = signer.sign(tbs)
+    return x509.load_der_x509_certificate(
+        der.certificate(tbs, signer.signature_algorithm, signature)
     )
-    for extension in prepared.extensions:
-        builder = builder.add_extension(extension, critical=extension.oid in profiles.CRITICAL)
-    return builder.sign(signer.key, signer.hash_algorithm)
 
 
 def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:

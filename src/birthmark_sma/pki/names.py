@@ -21,6 +21,14 @@ DEVICE_URN_PREFIX = "urn:birthmark:device:"
 ROOT_COMMON_NAME = "Simulated Mfg Root CA"
 INTERMEDIATE_COMMON_NAME = "Simulated Mfg Intermediate CA"
 
+_MANUFACTURER = [
+    x509.RelativeDistinguishedName([x509.NameAttribute(oid, value)])
+    for oid, value in (
+        (NameOID.COUNTRY_NAME, "US"),
+        (NameOID.STATE_OR_PROVINCE_NAME, "Oregon"),
+        (NameOID.ORGANIZATION_NAME, "Birthmark Simulated Manufacturer"),
+    )
+]
 _CA_NAMES = {ROOT_COMMON_NAME.casefold(), INTERMEDIATE_COMMON_NAME.casefold()}
 
 # X.520 bounds a common name in characters; the library counts the bytes of their encoding, and
@@ -52,14 +60,8 @@ def check_device_serial(device_serial: str) -> None:
 
 def distinguished_name(common_name: str) -> x509.Name:
     """Return C=US, ST=Oregon, O=Birthmark Simulated Manufacturer, CN=`common_name`."""
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
-            x509.NameAttribute(NameOID.STATE_OR_PROVINCE_NAME, "Oregon"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Birthmark Simulated Manufacturer"),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False),
-        ]
-    )
+    own = x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)
+    return x509.Name([*_MANUFACTURER, x509.RelativeDistinguishedName([own])])
 
 
 def device_urn(device_serial: str) -> str:

@@ -9,13 +9,17 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.errors import WrongSecretError
 from birthmark_sma.pki.key_policy import RSA_EXPONENT
 
 SigningKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 VerifyingKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+_ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+_ECDSA_WITH_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+_SHA256_WITH_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
 
 
 class CaKeyType(StrEnum):
@@ -43,6 +47,19 @@ class Signer:
         if isinstance(self.key, ec.EllipticCurvePrivateKey) and self.key.key_size == 384:
             return hashes.SHA384()
         return hashes.SHA256()
+
+    @property
+    def signature_algorithm(self) -> bytes:
+        """The AlgorithmIdentifier of its signatures, in DER (RFC 5758, 3.2; RFC 4055, 5)."""
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            return _SHA256_WITH_RSA
+        return _ECDSA_WITH_SHA384 if self.key.key_size == 384 else _ECDSA_WITH_SHA256
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the signature of data. RSA-4096 takes milliseconds: keep it off an event loop."""
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            return self.key.sign(data, padding.PKCS1v15(), self.hash_algorithm)
+        return self.key.sign(data, ec.ECDSA(self.hash_algorithm))
 
     def encrypted_pem(self, passphrase: bytes) -> str:
         """Return the key as PEM PKCS#8, encrypted under the passphrase (RFC 5958, RFC 8018)."""

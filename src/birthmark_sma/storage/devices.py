@@ -4,12 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, func, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
 
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip
+from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip, is_any_of
+from birthmark_sma.storage.postgresql import (
+    array_of_bytes,
+    array_of_text,
+    array_of_times,
+    at_once,
+)
 from birthmark_sma.storage.schema import device_family_counters
 from birthmark_sma.storage.schema import registered_devices as devices
 
@@ -46,11 +52,14 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     A device whose serial, public key or NUC hash exists, in the database or earlier in `new`, is
     left out: UNIQUE constraints decide every race. What was added is counted in this transaction.
     """
-    rows = [{field.name: _plain(device, field.name) for field in fields(Device)} for device in new]
-    returned = transaction.execute(
-        insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
-    )
-    added = set(returned.scalars())
+    if transaction.dialect.name == "postgresql":
+        added = _add_on_postgresql(transaction, new)
+    else:
+        rows = [{each.name: _plain(device, each.name) for each in _COLUMNS} for device in new]
+        returned = transaction.execute(
+            insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
+        )
+        added = set(returned.scalars())
     counts = Counter(device.device_family for device in new if device.provisioning_id in added)
     if counts:
         # In the order of their names, so that two programs never wait for each other.
@@ -61,22 +70,91 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     return added
 
 
+# The tables of a device travel as text: an array of arrays would be taken apart as well.
+_ADD_ON_POSTGRESQL = """
+INSERT INTO registered_devices (
+    device_serial, nuc_hash, table_assignments, device_certificate, certificate_serial,
+    device_public_key, public_key_fingerprint, device_family, app_version, status,
+    provisioning_id, provisioned_at)
+SELECT serial, nuc_hash, CAST(tables AS integer[]), certificate, number, key, fingerprint, family,
+    version, status, id, at
+FROM unnest(
+    $1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
+    $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[]
+) AS new (serial, nuc_hash, tables, certificate, number, key, fingerprint, family, version,
+    status, id, at)
+ON CONFLICT DO NOTHING RETURNING provisioning_id
+"""
+
+
+def _add_on_postgresql(transaction: Connection, new: Sequence[Device]) -> set[str]:
+    tables = [f"{{{','.join(map(str, device.table_assignments))}}}" for device in new]
+    added = at_once(
+        transaction,
+        _ADD_ON_POSTGRESQL,
+        (
+            array_of_text([device.device_serial for device in new]),
+            array_of_bytes([device.nuc_hash for device in new]),
+            array_of_text(tables),
+            array_of_text([device.device_certificate for device in new]),
+            array_of_text([device.certificate_serial for device in new]),
+            array_of_text([device.device_public_key for device in new]),
+            array_of_bytes([device.public_key_fingerprint for device in new]),
+            array_of_text([device.device_family for device in new]),
+            array_of_text([device.app_version for device in new]),
+            array_of_text([device.status.value for device in new]),
+            array_of_text([device.provisioning_id for device in new]),
+            array_of_times([device.provisioned_at for device in new]),
+        ),
+    )
+    return {(added.get_value(row, 0) or b"").decode() for row in range(added.ntuples)}
+
+
+def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dict[str, str]:
+    """Return the provisioning ids of those of these devices that are registered, by serial."""
+    rows = connection.execute(
+        select(devices.c.device_serial, devices.c.provisioning_id).where(
+            is_any_of(connection, devices.c.device_serial, serials)
+        )
+    )
+    return {row.device_serial: row.provisioning_id for row in rows}
+
+
+class Taken(NamedTuple):
+    """Which marks of a device that wants to be registered are registered already."""
+
+    device_serial: bool
+    public_key: bool
+    nuc_hash: bool
+
+
+# Built once: this question comes before every signature, and its text costs more than its answer.
+_TAKEN = select(
+    *(
+        exists().where(mark == bindparam(mark.name, type_=mark.type))
+        for mark in (devices.c.device_serial, devices.c.public_key_fingerprint, devices.c.nuc_hash)
+    )
+)
+
+
+def find_taken(
+    connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
+) -> Taken:
+    """Say what of a new device is taken. `nuc_hash` is the HMAC of the NUC hash."""
+    asked = {
+        "device_serial": device_serial,
+        "public_key_fingerprint": public_key_fingerprint,
+        "nuc_hash": nuc_hash,
+    }
+    return Taken._make(connection.execute(_TAKEN, asked).one())
+
+
 def find_device(connection: Connection, device_serial: str) -> Device | None:
     """Return the device of this serial."""
     row = connection.execute(
         select(*_COLUMNS).where(devices.c.device_serial == device_serial)
     ).one_or_none()
     return None if row is None else _device(row)
-
-
-def holds_public_key(connection: Connection, fingerprint: bytes) -> bool:
-    """Say whether a device holds the public key with this fingerprint."""
-    return _exists(connection, devices.c.public_key_fingerprint == fingerprint)
-
-
-def holds_nuc_hash(connection: Connection, nuc_hash: bytes) -> bool:
-    """Say whether a device has the NUC hash with this HMAC."""
-    return _exists(connection, devices.c.nuc_hash == nuc_hash)
 
 
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
@@ -118,10 +196,6 @@ def set_status(
         .values(status=new.value)
     )
     return changed.rowcount == 1
-
-
-def _exists(connection: Connection, condition: ColumnElement[bool]) -> bool:
-    return connection.execute(select(exists().where(condition))).scalar_one()
 
 
 def _plain(device: Device, name: str) -> object:

@@ -3,7 +3,7 @@
 Works on the bare ASGI scope: the way of a camera token has no room for more.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jiter
 from pydantic import BaseModel, ValidationError
@@ -77,10 +77,19 @@ def parse(body: bytes, model: type[Model]) -> Model:
     A name that stands twice in an object is refused: parsers disagree on which one counts (RFC
     8259, section 4).
     """
+    return checked(parse_json(body), model)
+
+
+def parse_json(body: bytes) -> Any:
+    """Return a JSON value in which no name stands twice. Raises InvalidRequestError."""
     try:
-        value = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
+        return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
         raise InvalidRequestError([FieldError(field="body", detail=_json_fault(error))]) from None
+
+
+def checked(value: object, model: type[Model]) -> Model:
+    """Return what a value says, as a model. Raises InvalidRequestError."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from birthmark_sma.authority.provisioning import MAX_DESCRIPTION, Provisioned, ProvisioningRequest
+from birthmark_sma.authority.candidates import MAX_DESCRIPTION, Provisioned, ProvisioningRequest
 from birthmark_sma.authority.reports import Stats
 from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure

@@ -1,0 +1,214 @@
+"""Candidates: devices whose request was checked and whose certificate is signed.
+
+Nothing here asks the database, so that any thread or process can do this work, which is where the
+time of provisioning goes. Whether a candidate becomes a device is decided by `registration`.
+"""
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from birthmark_sma.authority.ceremony import random_serial_number
+from birthmark_sma.authority.key_encryption import NucHashIndex
+from birthmark_sma.authority.key_stock import KeyStock
+from birthmark_sma.authority.table_keys_jwe import seal_table_keys
+from birthmark_sma.errors import (
+    DeviceDescriptionRefusedError,
+    KeyEncryptionKeyRefusedError,
+    KeyRefusedError,
+)
+from birthmark_sma.pki import csr, issue, key_policy
+from birthmark_sma.pki.issue import Publication
+from birthmark_sma.pki.key_policy import DeviceKey, KeyEncryptionKey
+from birthmark_sma.pki.names import check_device_serial
+from birthmark_sma.pki.signer import Signer
+from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
+from birthmark_sma.protocol.key_table import assign_tables
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.devices import Device
+
+MAX_DESCRIPTION = 50
+"""Characters of a device family or app version at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisioningRequest:
+    """What a device asks with: exactly one of `device_public_key` and `csr`, both PEM.
+
+    `nuc_hash` is the device's own, 32 bytes, or None to get a simulated one.
+    """
+
+    device_serial: str
+    device_family: str
+    device_public_key: str | None = None
+    csr: str | None = None
+    app_version: str | None = None
+    nuc_hash: bytes | None = field(default=None, repr=False)
+    key_encryption_public_key: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What a device gets. `table_keys` or `table_keys_jwe` is None, never both."""
+
+    device_certificate: str
+    certificate_chain: tuple[str, ...]
+    table_assignments: tuple[int, ...]
+    provisioning_id: str
+    provisioned_at: datetime
+    simulated_nuc_hash: str = field(repr=False)
+    table_keys: dict[str, str] | None = field(repr=False)
+    table_keys_jwe: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The intermediate: its certificate, its key, the chain below devices, and where it is told."""
+
+    certificate: x509.Certificate
+    signer: Signer
+    chain: tuple[str, ...]
+    publication: Publication | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that nothing speaks against but what may be registered already."""
+
+    request: ProvisioningRequest
+    public_key: DeviceKey
+    public_key_fingerprint: bytes
+    recipient: KeyEncryptionKey | None
+    nuc_hash: bytes = field(repr=False)
+    nuc_hash_index: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device with a signed certificate that is not registered yet, and the answer to it."""
+
+    request: ProvisioningRequest
+    device: Device
+    answer: Provisioned
+
+    @property
+    def provisioning_id(self) -> str:
+        """What tells this candidate from every other, repetitions of its request included."""
+        return self.device.provisioning_id
+
+
+class CandidateMaker:
+    """Makes candidates, in any thread, or in a process that was forked off."""
+
+    def __init__(self, stock: KeyStock, nuc_hash_index: NucHashIndex, issuer: Issuer) -> None:
+        self._stock = stock
+        self._nuc_hash_index = nuc_hash_index
+        self._issuer = issuer
+        self._random = secrets.SystemRandom()
+
+    def check(self, request: ProvisioningRequest) -> Checked:
+        """Check all of a request that needs no database. Raises PkiError.
+
+        Raises DeviceDescriptionRefusedError for a family or app version.
+        """
+        check_device_serial(request.device_serial)
+        _check_description("device_family", request.device_family)
+        _check_description("app_version", request.app_version)
+        public_key = _device_key(request)
+        nuc_hash = request.nuc_hash or secrets.token_bytes(NUC_HASH_BYTES)
+        return Checked(
+            request=request,
+            public_key=public_key,
+            public_key_fingerprint=hashlib.sha256(_der(public_key)).digest(),
+            recipient=_recipient(request),
+            nuc_hash=nuc_hash,
+            nuc_hash_index=self._nuc_hash_index.of(nuc_hash),
+        )
+
+    def make(self, checked: Checked, now: datetime) -> Candidate:
+        """Sign the certificate, assign tables, and phrase the answer."""
+        request = checked.request
+        certificate = self._issue(checked.public_key, request.device_serial, now)
+        device = Device(
+            device_serial=request.device_serial,
+            nuc_hash=checked.nuc_hash_index,
+            table_assignments=assign_tables(self._stock.sizes, self._random.sample),
+            device_certificate=_pem(certificate),
+            certificate_serial=f"{certificate.serial_number:x}",
+            device_public_key=_public_pem(checked.public_key),
+            public_key_fingerprint=checked.public_key_fingerprint,
+            device_family=request.device_family,
+            app_version=request.app_version,
+            status=DeviceStatus.ACTIVE,
+            provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
+            provisioned_at=now,
+        )
+        return Candidate(request, device, self._answer(device, checked))
+
+    def _issue(self, public_key: DeviceKey, device_serial: str, now: datetime) -> x509.Certificate:
+        prepared = issue.prepare_device(
+            public_key,
+            device_serial,
+            issuer=self._issuer.certificate,
+            now=now,
+            serial_number=random_serial_number(),
+            publication=self._issuer.publication,
+        )
+        return issue.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
+
+    def _answer(self, device: Device, checked: Checked) -> Provisioned:
+        recipient = checked.recipient
+        table_keys = {
+            str(table_id): self._stock.master_key(table_id).hex()
+            for table_id in device.table_assignments
+        }
+        return Provisioned(
+            device_certificate=device.device_certificate,
+            certificate_chain=self._issuer.chain,
+            table_assignments=device.table_assignments,
+            provisioning_id=device.provisioning_id,
+            provisioned_at=device.provisioned_at,
+            simulated_nuc_hash=checked.nuc_hash.hex(),
+            table_keys=table_keys if recipient is None else None,
+            table_keys_jwe=None if recipient is None else seal_table_keys(table_keys, recipient),
+        )
+
+
+def _check_description(what: str, text: str | None) -> None:
+    if text is not None and not (1 <= len(text) <= MAX_DESCRIPTION and text.isprintable()):
+        raise DeviceDescriptionRefusedError(
+            f"{what} has 1 to {MAX_DESCRIPTION} printable characters."
+        )
+
+
+def _device_key(request: ProvisioningRequest) -> DeviceKey:
+    if request.csr is not None:
+        return csr.verify(request.csr, request.device_serial)
+    return key_policy.check_key(key_policy.load_public_key(request.device_public_key or ""))
+
+
+def _recipient(request: ProvisioningRequest) -> KeyEncryptionKey | None:
+    if request.key_encryption_public_key is None:
+        return None
+    try:
+        key = key_policy.load_public_key(request.key_encryption_public_key)
+        return key_policy.check_key_encryption_key(key)
+    except KeyRefusedError as error:
+        raise KeyEncryptionKeyRefusedError(*error.args) from None
+
+
+def _der(public_key: DeviceKey) -> bytes:
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _public_pem(public_key: DeviceKey) -> str:
+    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()

@@ -1,0 +1,105 @@
+"""First answers: what a request with an Idempotency-Key gets when it comes again within a day.
+
+They are sealed under the key-encryption key, each to its Idempotency-Key, as they hold table keys
+and NUC hashes. Claiming a key and registering the device are one transaction.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.candidates import Candidate, Provisioned, ProvisioningRequest
+from birthmark_sma.authority.key_encryption import KeyEncryptionKey
+from birthmark_sma.errors import IdempotencyKeyReusedError
+from birthmark_sma.storage import idempotency
+from birthmark_sma.storage.idempotency import FirstAnswer
+
+IDEMPOTENCY_PERIOD = timedelta(hours=24)
+
+
+class FirstAnswers:
+    """Finds first answers, and keeps those of a batch, by candidates' provisioning ids."""
+
+    def __init__(self, kek: KeyEncryptionKey) -> None:
+        self._kek = kek
+
+    def find(
+        self, connection: Connection, request: ProvisioningRequest, now: datetime
+    ) -> Provisioned | None:
+        """Return the answer that this request got before. Raises IdempotencyKeyReusedError."""
+        if request.idempotency_key is None:
+            return None
+        key = _digest(request.idempotency_key)
+        found = idempotency.find(connection, [key]).get(key)
+        if found is None or found.created_at <= now - IDEMPOTENCY_PERIOD:
+            return None
+        return self._open(found, request_digest(request))
+
+    def claim(
+        self, transaction: Connection, candidates: Sequence[Candidate]
+    ) -> dict[str, Provisioned | IdempotencyKeyReusedError]:
+        """Keep the first answers of a batch; return the outcome of those that are repetitions."""
+        claims = {c.provisioning_id: s for c in candidates if (s := self._sealed(c)) is not None}
+        if not claims:
+            return {}
+        idempotency.claim(transaction, list(claims.values()))
+        kept = idempotency.find(transaction, [claim.idempotency_key for claim in claims.values()])
+        outcomes: dict[str, Provisioned | IdempotencyKeyReusedError] = {}
+        for provisioning_id, claim in claims.items():
+            if kept[claim.idempotency_key] == claim:
+                continue
+            try:
+                outcomes[provisioning_id] = self._open(
+                    kept[claim.idempotency_key], claim.request_digest
+                )
+            except IdempotencyKeyReusedError as error:
+                outcomes[provisioning_id] = error
+        return outcomes
+
+    @staticmethod
+    def release(transaction: Connection, refused: Sequence[Candidate]) -> None:
+        """Give the keys of requests back that were refused after all."""
+        keys = [_digest(key) for c in refused if (key := c.request.idempotency_key) is not None]
+        if keys:
+            idempotency.release(transaction, keys)
+
+    def _sealed(self, candidate: Candidate) -> FirstAnswer | None:
+        if candidate.request.idempotency_key is None:
+            return None
+        key = _digest(candidate.request.idempotency_key)
+        answer = json.dumps(asdict(candidate.answer), default=str).encode()
+        return FirstAnswer(
+            idempotency_key=key,
+            request_digest=request_digest(candidate.request),
+            sealed_response=self._kek.wrap(answer, key),
+            kek_id=self._kek.kek_id,
+            created_at=candidate.device.provisioned_at,
+        )
+
+    def _open(self, found: FirstAnswer, digest: bytes) -> Provisioned:
+        if found.request_digest != digest:
+            raise IdempotencyKeyReusedError
+        fields = json.loads(self._kek.unwrap(found.sealed_response, found.idempotency_key))
+        return Provisioned(
+            **fields
+            | {
+                "certificate_chain": tuple(fields["certificate_chain"]),
+                "table_assignments": tuple(fields["table_assignments"]),
+                "provisioned_at": datetime.fromisoformat(fields["provisioned_at"]),
+            }
+        )
+
+
+def request_digest(request: ProvisioningRequest) -> bytes:
+    """Return what is the same for the same request, whatever its Idempotency-Key: 32 bytes."""
+    fields = asdict(replace(request, idempotency_key=None, nuc_hash=None))
+    fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None
+    return _digest(json.dumps(fields, sort_keys=True))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,146 @@
+"""`sma provision-batch`: provision a file of devices."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from birthmark_sma.cli import exits
+from birthmark_sma.cli.init import initialise_on_a_laptop
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    KekFile,
+    Prototype,
+    PublicUrl,
+    settings_from,
+)
+from birthmark_sma.cli.terminal import note, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from birthmark_sma.cli.batch import Tally
+    from birthmark_sma.cli.batch_records import BatchFormat
+
+
+def provision_batch(
+    devices: Annotated[
+        str,
+        typer.Argument(
+            help="CSV or JSON Lines, the fields being those of POST /api/v1/devices/provision;"
+            " - for standard input."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Where results go, a JSON line a device: keep them secret.")
+    ],
+    refused: Annotated[
+        Path | None,
+        typer.Option(help="Where refused lines are told. Default: beside the results."),
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="csv or jsonl. Default: by the file's name.")
+    ] = None,
+    make_keys: Annotated[
+        bool,
+        typer.Option(
+            "--make-keys",
+            help="Make a P-256 key for each device that brings none; its result has the private"
+            " key. For a factory that writes devices' memory.",
+        ),
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Default: one more than there are cores.")
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    prototype: Prototype = False,
+    public_url: PublicUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Provision many devices.
+
+    A line that is refused never stops the rest. A run that was cut off, however, is simply run
+    again with the same arguments: it carries on, and every device has its result exactly once.
+    """
+    from birthmark_sma.authority.authority import opened_in_bulk
+    from birthmark_sma.cli.batch import COLUMNS, Batch
+    from birthmark_sma.cli.batch_files import open_results
+    from birthmark_sma.cli.batch_records import read_records
+
+    settings = settings_from(
+        prototype=prototype,
+        data_dir=data_dir,
+        database_url=database_url,
+        kek_file=kek_file,
+        public_url=public_url,
+    )
+    refusals = refused or output.with_name(f"{output.stem}.refused.jsonl")
+    if refusals.absolute() == output.absolute():
+        raise typer.BadParameter("--output and --refused name one file.")
+    records_format = _format_of(devices, file_format)
+    with _opened(devices) as (file, size):
+        initialise_on_a_laptop(settings)
+        began = time.monotonic()
+        with opened_in_bulk(settings) as bulk, open_results(output) as results:
+            batch = Batch(bulk, results, refusals)
+            batch.resume()
+            workers = batch.workers(processes or (os.cpu_count() or 1) + 1, make_keys=make_keys)
+            with workers, progress_bar("Provisioning", of_bytes=True) as progress:
+                batch.provision(
+                    workers,
+                    read_records(file, records_format, COLUMNS),
+                    lambda done: progress(done, size),
+                )
+    _tell(batch.tally, time.monotonic() - began, refusals, as_json=as_json)
+    if batch.tally.refused:
+        raise typer.Exit(exits.REFUSED)
+
+
+def _tell(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> None:
+    devices_per_second = tally.provisioned / seconds
+    if as_json:
+        print_json(
+            {
+                "provisioned": tally.provisioned,
+                "provisioned_before": tally.before,
+                "refused": tally.refused,
+                "seconds": round(seconds, 3),
+                "devices_per_second": round(devices_per_second, 1),
+            }
+        )
+    note(
+        f"{tally.provisioned:,} devices were provisioned in {seconds:,.1f} s:"
+        f" {devices_per_second:,.0f} devices/s."
+    )
+    if tally.before:
+        note(f"{tally.before:,} were provisioned by an earlier run.")
+    if tally.refused:
+        note(f"{tally.refused:,} lines were refused: see {refusals}")
+
+
+def _format_of(devices: str, given: str | None) -> "BatchFormat":
+    """Return the format given, or that of the file's name."""
+    from birthmark_sma.cli.batch_records import BatchFormat
+
+    known = {"csv": BatchFormat.CSV, "jsonl": BatchFormat.JSONL, "ndjson": BatchFormat.JSONL}
+    name = given or Path(devices).suffix.removeprefix(".").lower()
+    if name not in known:
+        raise typer.BadParameter("Is it CSV or JSON Lines? Say --format csv or --format jsonl.")
+    return known[name]
+
+
+@contextmanager
+def _opened(devices: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The file of devices, and how many bytes it has, where that is known."""
+    if devices == "-":
+        yield sys.stdin.buffer, None
+        return
+    with Path(devices).open("rb") as file:
+        yield file, os.fstat(file.fileno()).st_size or None
