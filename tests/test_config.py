@@ -34,6 +34,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "host": "0.0.0.0",
     "port": "1234",
     "workers": "2",
+    "one_core": "false",
     "access": "open",
     "public_url": "https://sma.example.org",
     "manufacturer_id": "Another",

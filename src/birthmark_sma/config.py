@@ -70,6 +70,8 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    one_core: bool = True
+    """Whether each process keeps to one core, where the system can do that."""
     access: Access | None = None
     """`open` says explicitly that an address other than loopback may be open to anyone."""
     public_url: str | None = None

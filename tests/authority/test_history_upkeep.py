@@ -14,15 +14,15 @@ from birthmark_sma.authority import history_upkeep
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage import history, partitions
-from birthmark_sma.storage.counters import ValidationCounters
+from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.partitions import DAYS_AHEAD, list_partitions
+from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import execute, rows_of
 from tests.support.postgres import Postgres
 from tests.support.running import wait_until
+from tests.support.trail import judged
 
 NOW = datetime.now(UTC)
 
@@ -30,10 +30,7 @@ NOW = datetime.now(UTC)
 def note(database: Database, at: datetime) -> None:
     """Write a row and its counts."""
     with database.write() as transaction:
-        history.append(
-            transaction, [AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", at, None)]
-        )
-        ValidationCounters().record(transaction, at, [(Reason.GENUINE, "device")])
+        Trail().write(transaction, judged(at, [(Reason.GENUINE, "device")]))
 
 
 def drop_days(database: Database) -> None:

@@ -10,9 +10,10 @@ from birthmark_sma.authority.validation import Caller
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.counters import ValidationCounters
 from birthmark_sma.storage.engine import open_database
+from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import TABLES, counted_statements, new_camera
+from tests.support.trail import judged
 
 FORGERY = CameraToken(bytes(48), 0, 0, bytes(12))
 
@@ -26,7 +27,7 @@ def validate(authority: Authority, token: CameraToken, times: int = 1) -> None:
 def note(authority: Authority, when: datetime, reason: Reason, times: int = 1) -> None:
     """Count verdicts of another time."""
     with authority.database.write() as transaction:
-        ValidationCounters().record(transaction, when, [(reason, "old")] * times)
+        Trail().write(transaction, judged(when, [(reason, "old")] * times))
 
 
 def test_a_new_authority(authority: Authority) -> None:

@@ -14,14 +14,15 @@ from birthmark_sma.authority.retention import Pruned, foresee, oldest_kept, prun
 from birthmark_sma.authority.validation import Caller
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage import history, partitions, pruning
-from birthmark_sma.storage.counters import ValidationCounters
+from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.storage import partitions, pruning
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import new_camera, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.trail import append_rows
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
@@ -37,11 +38,10 @@ def at_once(_seconds: float) -> bool:
 def note(database: Database, *times: datetime) -> None:
     """Write rows of these times as a validation does, with their counts."""
     row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", TODAY, None)
-    counters = ValidationCounters()
+    trail = Trail()
     with database.write() as transaction:
-        history.append(transaction, [row._replace(validated_at=at) for at in times])
         for at in times:
-            counters.record(transaction, at, [(Reason.GENUINE, "device")])
+            trail.write(transaction, [row._replace(validated_at=at)])
 
 
 def make_day(database: Database, day: datetime) -> None:
@@ -142,7 +142,7 @@ def test_validations_go_on(authority: Authority) -> None:
     for days in (4, 5, 300):
         old = [row._replace(validated_at=TODAY - days * DAY)] * 7_000
         with authority.database.write() as transaction:
-            history.append(transaction, old)
+            append_rows(transaction, old)
     camera = new_camera(authority, "camera")
     pausing = threading.Event()
     pruning = threading.Thread(target=prune, args=(authority.database, BEFORE, pausing.wait))

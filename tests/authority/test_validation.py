@@ -389,7 +389,7 @@ def test_whoever_asks_is_recorded(scene: Scene, address: str | None) -> None:
 def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
     """Threat 18: the database does the same for each kind of FAIL.
 
-    A PASS, which is no secret, is also counted for its device.
+    A PASS, which is no secret, may also bring its device onto the list of the busiest.
     """
     costs: dict[str, list[str]] = {}
     for name, (forge, _, _) in TRUTH_TABLE.items():
@@ -403,8 +403,9 @@ def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
         if reason.verdict is Verdict.FAIL
     }
     assert len({tuple(each) for each in failed.values()}) == 1, failed
-    assert len([each for each in costs["unknown table"] if not each.startswith("BEGIN")]) == 3
-    assert costs["genuine"][: len(costs["unknown table"])] == costs["unknown table"]
+    statements = [each for each in costs["unknown table"] if not each.startswith("BEGIN")]
+    assert len(statements) == (2 if scene.authority.database.dialect_name == "postgresql" else 5)
+    assert set(costs["unknown table"]) <= set(costs["genuine"])
 
 
 def test_statements_do_not_grow_with_the_batch(scene: Scene, database_url: str) -> None:

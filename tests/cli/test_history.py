@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.storage import history
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
 from tests.cli.conftest import Place, assert_refused
 from tests.support.authorities import rows_of
 from tests.support.server import PASSPHRASE
+from tests.support.trail import append_rows
 
 NOW = datetime.now(UTC)
 AGES = (0, 1, 29, 40, 400)
@@ -31,7 +31,7 @@ class Aged:
         row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, NOW, None)
         with self.database.write() as transaction:
             rows = [row._replace(validated_at=NOW - timedelta(days=days)) for days in AGES]
-            history.append(transaction, rows)
+            append_rows(transaction, rows)
 
     def sma(self, *arguments: str, **settings: str) -> Any:
         """Run a command; what it says must be no error."""

@@ -4,25 +4,28 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage import activity
-from birthmark_sma.storage.activity import LISTED, DeviceActivity, most_active
+from birthmark_sma.storage.activity import LISTED, most_active
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import rows_of
+from tests.support.trail import judged
 
 DAY = date(2026, 3, 29)
 
 
-def record(
-    database: Database, writer: DeviceActivity, passes: Mapping[str, int], day: date = DAY
-) -> None:
+def record(database: Database, writer: Trail, passes: Mapping[str, int], day: date = DAY) -> None:
     """Count passes in a transaction of their own."""
     with database.write() as transaction:
-        writer.record(transaction, day, passes)
+        at = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+        names = Counter(passes).elements()
+        writer.write(transaction, judged(at, [(Reason.GENUINE, name) for name in names]))
 
 
 def ranked(database: Database, *days: date, limit: int = 10) -> list[tuple[str, int]]:
@@ -36,7 +39,7 @@ def test_nothing_counted(database: Database) -> None:
 
 
 def test_ranks_go_by_passes_then_by_serial(database: Database) -> None:
-    writer = DeviceActivity()
+    writer = Trail()
     record(database, writer, {"b": 2, "a": 2, "c": 1})
     record(database, writer, {"c": 2})
     assert ranked(database) == [("c", 3), ("a", 2), ("b", 2)]
@@ -45,7 +48,7 @@ def test_ranks_go_by_passes_then_by_serial(database: Database) -> None:
 
 def test_days_are_counted_apart(database: Database) -> None:
     """And added where several are asked for."""
-    writer = DeviceActivity()
+    writer = Trail()
     record(database, writer, {"a": 2, "b": 1})
     record(database, writer, {"b": 4}, DAY + timedelta(days=1))
     assert ranked(database) == [("a", 2), ("b", 1)]
@@ -55,7 +58,7 @@ def test_days_are_counted_apart(database: Database) -> None:
 
 def test_a_latecomer_rises_to_the_top(database: Database) -> None:
     """A device that nobody had on the list enters it as soon as it has earned that."""
-    writer = DeviceActivity()
+    writer = Trail()
     for _ in range(3):
         record(database, writer, {f"device-{number:02}": 2 for number in range(LISTED + 15)})
     for _ in range(7):
@@ -66,7 +69,7 @@ def test_a_latecomer_rises_to_the_top(database: Database) -> None:
 def test_the_list_stays_short(database: Database) -> None:
     """Whoever comes and goes: it never grows far beyond what is asked for, and stays right."""
     chance = random.Random(7)
-    writers = [DeviceActivity(), DeviceActivity()]
+    writers = [Trail(), Trail()]
     passes: Counter[str] = Counter()
     longest = 0
     for step in range(150):
@@ -82,7 +85,7 @@ def test_the_list_stays_short(database: Database) -> None:
 
 def test_an_old_list_is_read_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """What other programs put on the list is seen after a minute, and nothing else is needed."""
-    one, other = DeviceActivity(), DeviceActivity()
+    one, other = Trail(), Trail()
     crowd = {f"device-{number:02}": 1 for number in range(LISTED)}
     for _ in range(2):
         record(database, one, crowd)
@@ -102,7 +105,7 @@ def test_many_at_once_never_wait_in_a_circle(database_url: str) -> None:
     lock = threading.Lock()
 
     def run(seed: int) -> None:
-        chance, writer = random.Random(seed), DeviceActivity()
+        chance, writer = random.Random(seed), Trail()
         try:
             for _ in range(40):
                 batch = Counter(f"device-{chance.randrange(120)}" for _ in range(60))

@@ -4,29 +4,28 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.counters import ValidationCounters, count_by_hour, hours_until
+from birthmark_sma.storage.counters import count_by_hour, hours_until
 from birthmark_sma.storage.engine import Database
-from tests.support.authorities import counted_statements, rows_of
+from birthmark_sma.storage.trail import Trail
+from tests.support.authorities import rows_of
+from tests.support.trail import judged
 
 NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
 
 
-def record(
-    database: Database, at: datetime, *judged: Reason, counters: ValidationCounters | None = None
-) -> None:
+def record(database: Database, at: datetime, *reasons: Reason, trail: Trail | None = None) -> None:
     """Count reasons, of a device where it is known."""
     with database.write() as transaction:
-        (counters or ValidationCounters()).record(
-            transaction, at, [(r, "device" if r is Reason.GENUINE else None) for r in judged]
-        )
+        verdicts = [(r, "device" if r is Reason.GENUINE else None) for r in reasons]
+        (trail or Trail()).write(transaction, judged(at, verdicts))
 
 
 def test_the_same_minute_adds_up(database: Database) -> None:
     """One row a minute, reason and writer, however often it is counted up."""
-    counters = ValidationCounters()
+    trail = Trail()
     for second in range(5):
         at = NOW.replace(second=second)
-        record(database, at, Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED, counters=counters)
+        record(database, at, Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED, trail=trail)
     found = rows_of(database, "SELECT reason, times FROM validation_counters ORDER BY reason")
     assert found == [("genuine", 10), ("not_opened", 5)]
     assert rows_of(database, "SELECT device_serial, passes FROM device_activity") == [
@@ -72,13 +71,13 @@ def test_hours_without_gaps() -> None:
 
 def test_what_is_rolled_back_was_never_counted(database: Database) -> None:
     """And what is counted afterwards, by the same writer, is right."""
-    counters = ValidationCounters()
+    trail = Trail()
     with database.write() as transaction:
-        counters.record(transaction, NOW, [(Reason.GENUINE, "lost")] * 30)
+        trail.write(transaction, judged(NOW, [(Reason.GENUINE, "lost")] * 30))
         transaction.rollback()
     assert rows_of(database, "SELECT count(*) FROM validation_counters") == [(0,)]
     assert rows_of(database, "SELECT count(*) FROM busiest_devices") == [(0,)]
-    record(database, NOW, Reason.GENUINE, counters=counters)
+    record(database, NOW, Reason.GENUINE, trail=trail)
     assert rows_of(database, "SELECT times FROM validation_counters") == [(1,)]
     assert rows_of(database, "SELECT device_serial FROM busiest_devices") == [("device",)]
 
@@ -99,24 +98,7 @@ def test_any_serial_can_be_counted(database: Database) -> None:
         "{}",
     ]
     with database.write() as transaction:
-        ValidationCounters().record(transaction, NOW, [(Reason.GENUINE, name) for name in serials])
+        Trail().write(transaction, judged(NOW, [(Reason.GENUINE, name) for name in serials]))
     found = rows_of(database, "SELECT device_serial FROM device_activity")
     assert {name for (name,) in found} == set(serials)
     assert rows_of(database, "SELECT sum(times) FROM validation_counters") == [(len(serials),)]
-
-
-def test_a_batch_costs_few_statements(database: Database) -> None:
-    """Whatever its size and however many devices; one alone where nothing passed."""
-    counters = ValidationCounters()
-    batch = [(Reason.GENUINE, f"device-{number}") for number in range(1_000)]
-    for _ in range(3):  # until the list of the busiest is full and read
-        with database.write() as transaction:
-            counters.record(transaction, NOW, batch[:30] * 2)
-    with database.write() as transaction:
-        counters.record(transaction, NOW, batch[:1])
-        with counted_statements(database) as statements:
-            counters.record(transaction, NOW, batch)
-    assert len(statements) == (2 if database.dialect_name == "postgresql" else 3), statements
-    with database.write() as transaction, counted_statements(database) as statements:
-        counters.record(transaction, NOW, [(Reason.NOT_OPENED, None)] * 1_000)
-    assert len([each for each in statements if not each.startswith("BEGIN")]) == 1

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from birthmark_sma.errors import DatabaseUnavailableError
-from birthmark_sma.storage import history, partitions
+from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
@@ -23,6 +23,7 @@ from birthmark_sma.storage.partitions import (
     make_ahead,
 )
 from tests.support.authorities import execute, rows_of
+from tests.support.trail import append_rows
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 DAY = timedelta(days=1)
@@ -41,7 +42,7 @@ def note(database: Database, *times: datetime) -> None:
     """Write rows of these times into the audit trail."""
     row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", TODAY, None)
     with database.write() as transaction:
-        history.append(transaction, [row._replace(validated_at=at) for at in times])
+        append_rows(transaction, [row._replace(validated_at=at) for at in times])
 
 
 def make(database: Database, today: datetime = TODAY) -> list[str]:

@@ -103,3 +103,29 @@ def test_a_connection_that_is_cut(database: Database, moment: str) -> None:
     for _ in range(3):
         with database.write() as transaction:
             assert postgresql.at_once(transaction, "SELECT 1", []).ntuples == 1
+
+
+def test_a_statement_that_is_no_longer_prepared(postgres_admin_url: str) -> None:
+    """As behind a pooler that changes servers: unavailable once, and then prepared again."""
+    database = open_database(postgres_admin_url)  # with one connection
+    ask = "SELECT 'prepared once'"
+    with database.write() as transaction:
+        postgresql.at_once(transaction, ask, [])
+        transaction.execute(text("DEALLOCATE ALL"))
+    with pytest.raises(DatabaseUnavailableError), database.write() as transaction:
+        postgresql.at_once(transaction, ask, [])
+    with database.write() as transaction:
+        assert postgresql.at_once(transaction, ask, []).get_value(0, 0) == b"prepared once"
+    database.close()
+
+
+def test_what_psycopg_does_leaves_statements_prepared(database: Database) -> None:
+    """Neither a rollback nor a DROP beside them."""
+    ask = "SELECT 'still prepared'"
+    for ending in ("DROP TABLE IF EXISTS nowhere", "SELECT 1"):
+        with database.write() as transaction:
+            postgresql.at_once(transaction, ask, [])
+            transaction.execute(text(ending))
+            transaction.rollback()
+    with database.write() as transaction:
+        assert postgresql.at_once(transaction, ask, []).ntuples == 1

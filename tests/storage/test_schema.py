@@ -11,11 +11,11 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage import history
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.schema import UtcDateTime, authority, revoked_certificates
 from tests.support.authorities import execute, rows_of
+from tests.support.trail import append_rows
 
 NOW = datetime(2026, 3, 29, 1, 30, 0, 1, tzinfo=UTC)
 
@@ -239,7 +239,7 @@ def test_the_queries_that_operators_run(database: Database) -> None:
     """Success rate, most active devices and validations per hour come out right."""
     times = [NOW + timedelta(minutes=20 * step) for step in range(6)]
     with database.write() as transaction:
-        history.append(
+        append_rows(
             transaction,
             [
                 AuditRow(

@@ -19,11 +19,10 @@ from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
-from birthmark_sma.storage import history
-from birthmark_sma.storage.counters import ValidationCounters
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.standings import DeviceStanding, find_standings
+from birthmark_sma.storage.trail import Trail
 
 
 class Caller(NamedTuple):
@@ -71,7 +70,7 @@ class Validator:
     ) -> None:
         self._stock = stock
         self._nuc_hash_index = nuc_hash_index
-        self._counters = ValidationCounters()
+        self._trail = Trail()
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
             database,
             self._settle,
@@ -129,8 +128,7 @@ class Validator:
             self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now)
             for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
         ]
-        history.append(transaction, list(map(_audit_row, attempts, validations)))
-        self._counters.record(transaction, now, [(v.reason, v.device_serial) for v in validations])
+        self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
         return validations
 
     def _open(self, camera_token: CameraToken) -> bytes | None:

@@ -1,6 +1,7 @@
 """`sma serve`: run the authority."""
 
 import ipaddress
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +42,13 @@ def serve(
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="How many processes serve. [SMA_WORKERS, 1]")
+    ] = None,
+    one_core: Annotated[
+        bool | None,
+        typer.Option(
+            "--one-core/--any-core",
+            help="Keep each process on one core, which is quicker (Linux). [SMA_ONE_CORE, true]",
+        ),
     ] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -93,6 +101,7 @@ def serve(
         host=host,
         port=port,
         workers=workers,
+        one_core=one_core,
         data_dir=data_dir,
         database_url=database_url,
         kek_file=kek_file,
@@ -165,8 +174,11 @@ def _bind(settings: "Settings") -> socket.socket:
 
 def _run(settings: "Settings", listener: socket.socket, *, as_json: bool) -> None:
     from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.web.one_core import keep_to_one_core
     from birthmark_sma.web.server import run_server
 
+    if settings.one_core and settings.workers == 1:
+        keep_to_one_core(os.getpid())  # before the authority starts its threads
     authority = open_authority(settings)
     url = _url(listener)
 

@@ -6,7 +6,6 @@ the list puts it there. Few enter it, and the figures themselves stay in `device
 """
 
 import heapq
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -14,7 +13,6 @@ from datetime import date
 from sqlalchemy import Connection, delete, func, select
 
 from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
-from birthmark_sma.storage.postgresql import at_once
 from birthmark_sma.storage.schema import busiest_devices, device_activity
 
 LISTED = 25
@@ -27,28 +25,32 @@ _activity = device_activity.c
 _busiest = busiest_devices.c
 
 
-class DeviceActivity:
-    """Counts the passes of devices, for one writer thread.
+class BusiestDevices:
+    """The list of the day, for one writer thread.
 
     What it remembers of the list is only ever read from the database at the start of a transaction,
     so it is never what a transaction wrote that was rolled back afterwards.
     """
 
     def __init__(self) -> None:
+        self.least = 0
+        """A device must have more passes than this to be listed."""
         self._day: date | None = None
         self._listed: frozenset[str] = frozenset()
         self._surplus: frozenset[str] = frozenset()  # those of the list that it is too long by
-        self._least = 0  # what a device must pass to be listed
         self._read_at = -_READ_AGAIN_SECONDS
 
-    def record(self, transaction: Connection, day: date, passes: Mapping[str, int]) -> None:
-        """Add to the passes of devices on a day. `passes` is not empty."""
+    def refresh(self, connection: Connection, day: date) -> None:
+        """Read the list of a day, unless that was done a short while ago."""
         if self._day != day or time.monotonic() - self._read_at >= _READ_AGAIN_SECONDS:
-            self._read(transaction, day)
-        above = _add(transaction, day, passes, self._least)
-        risen = {name: n for name, n in above.items() if name not in self._listed}
-        if risen:
-            self._list(transaction, day, heapq.nlargest(LISTED, risen, key=risen.__getitem__))
+            self._read(connection, day)
+
+    def admit(self, transaction: Connection, risen: Mapping[str, int]) -> None:
+        """List those devices that are not listed, of some whose passes are more than `least`."""
+        new = {name: passes for name, passes in risen.items() if name not in self._listed}
+        if new and self._day is not None:
+            newcomers = heapq.nlargest(LISTED, new, key=new.__getitem__)
+            self._list(transaction, self._day, newcomers)
 
     def _read(self, connection: Connection, day: date) -> None:
         ranked = most_active(connection, [day])
@@ -56,7 +58,7 @@ class DeviceActivity:
         names = [device_serial for device_serial, _ in ranked]
         self._listed = frozenset(names[:_TRIMMED_BEYOND])
         self._surplus = frozenset(names[_TRIMMED_BEYOND:])
-        self._least = ranked[LISTED - 1][1] if len(ranked) >= LISTED else 0
+        self.least = ranked[LISTED - 1][1] if len(ranked) >= LISTED else 0
         self._read_at = time.monotonic()
 
     def _list(self, transaction: Connection, day: date, newcomers: Sequence[str]) -> None:
@@ -83,43 +85,6 @@ class DeviceActivity:
             transaction.execute(
                 delete(busiest_devices).where(_busiest.day == day, _busiest.device_serial.in_(held))
             )
-
-
-# Devices are taken in the order of their names, so that two programs never wait for each other.
-_ON_POSTGRESQL = """
-WITH counted AS (
-    INSERT INTO device_activity (day, device_serial, passes)
-    SELECT CAST($1::text AS date), key, CAST(value AS bigint)
-    FROM json_each_text($2::json) ORDER BY key
-    ON CONFLICT (day, device_serial) DO UPDATE SET passes = device_activity.passes + excluded.passes
-    RETURNING device_serial, passes)
-SELECT json_object_agg(device_serial, passes) FROM counted WHERE passes > CAST($3::text AS bigint)
-"""
-_ON_SQLITE = """
-INSERT INTO device_activity (day, device_serial, passes)
-SELECT ?, key, value FROM json_each(?) WHERE true ORDER BY key
-ON CONFLICT (day, device_serial) DO UPDATE SET passes = passes + excluded.passes
-"""
-_ABOVE_ON_SQLITE = """
-SELECT json_group_object(device_serial, passes) FROM device_activity
-WHERE day = ? AND device_serial IN (SELECT key FROM json_each(?)) AND passes > ?
-"""
-
-
-def _add(
-    transaction: Connection, day: date, passes: Mapping[str, int], least: int
-) -> dict[str, int]:
-    """Add passes; return what those have now that have more than `least`, by device serial."""
-    counts = json.dumps(passes, ensure_ascii=False)
-    if transaction.dialect.name == "postgresql":
-        row = (day.isoformat().encode(), counts.encode(), b"%d" % least)
-        above = at_once(transaction, _ON_POSTGRESQL, row).get_value(0, 0) or b"{}"
-    else:
-        named = (day.isoformat(), counts)
-        transaction.exec_driver_sql(_ON_SQLITE, named)
-        above = transaction.exec_driver_sql(_ABOVE_ON_SQLITE, (*named, least)).scalar_one()
-    read: dict[str, int] = json.loads(above)
-    return read
 
 
 def most_active(

@@ -186,6 +186,8 @@ def _postgresql(conninfo: str) -> Engine:
         "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "application_name": "birthmark-sma",
         "keepalives_idle": 30,
+        # psycopg would prepare by itself, and throw away all that is prepared with each rollback.
+        "prepare_threshold": None,
     }
     extra = {name: value for name, value in defaults.items() if name not in given}
     return postgresql.create(

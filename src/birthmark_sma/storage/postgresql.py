@@ -8,6 +8,8 @@ Beginning, committing and looking whether a connection lives always go that way,
 statements that are run with `at_once`.
 """
 
+import secrets
+import select
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,13 +25,14 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 _AT_ONCE = "sma_at_once"
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
 _BINARY = 1
+_PROCESS = secrets.token_hex(4).encode()  # behind a pooler, processes share servers and their names
 
 
 def at_once(transaction: Connection, statement: str, parameters: Sequence[bytes]) -> PGresult:
     """Run a statement with `$1`-style parameters in one blocking call of libpq.
 
-    Parameters and results are in PostgreSQL's binary form: see `array_of_...` below. Raises what
-    every statement raises.
+    Parameters and results are in PostgreSQL's binary form: see `array_of_...` below. It stays
+    prepared as long as the connection lives. Raises what every statement raises.
     """
     done = transaction.exec_driver_sql(
         statement, tuple(parameters), execution_options={_AT_ONCE: True}
@@ -52,8 +55,13 @@ class AtOnceDialect(PGDialect_psycopg):
         _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"COMMIT"))
 
     def do_ping(self, dbapi_connection: Any) -> bool:
-        """Ask for a sign of life."""
-        _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b""))
+        """Say whether a connection that nobody used seems alive.
+
+        A server that went away has closed its end, and then there is something to read, which costs
+        no round trip to find out.
+        """
+        if _has_something_to_read(dbapi_connection.pgconn.socket):
+            _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b""))
         return True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -61,12 +69,9 @@ class AtOnceDialect(PGDialect_psycopg):
         if context is None or not context.execution_options.get(_AT_ONCE, False):
             cursor.execute(statement, parameters)
             return
-        formats = [_BINARY] * len(parameters)
-        context.at_once_result = _run(
-            cursor.connection.pgconn,
-            lambda pgconn: pgconn.exec_params(
-                statement.encode(), parameters, None, formats, _BINARY
-            ),
+        prepared: dict[str, bytes] = context.root_connection.info.setdefault(_AT_ONCE, {})
+        context.at_once_result = _run_prepared(
+            cursor.connection.pgconn, prepared, statement, parameters
         )
 
 
@@ -76,6 +81,31 @@ registry.register("postgresql.at_once", __name__, AtOnceDialect.__name__)
 def create(connect: Callable[[], psycopg.Connection[Any]], **options: Any) -> Engine:
     """Return an engine on connections that `connect` makes."""
     return create_engine("postgresql+at_once://", creator=connect, **options)
+
+
+def _run_prepared(
+    pgconn: PGconn, prepared: dict[str, bytes], statement: str, parameters: Sequence[bytes]
+) -> PGresult:
+    """Run a statement that stays prepared; `prepared` are the names of those that are."""
+    name = prepared.get(statement)
+    if name is None:
+        name = b"sma_%s_%d" % (_PROCESS, len(prepared))
+        _run(pgconn, lambda pgconn: pgconn.prepare(name, statement.encode()))
+        prepared[statement] = name
+    formats = [_BINARY] * len(parameters)
+    try:
+        return _run(pgconn, lambda pgconn: pgconn.exec_prepared(name, parameters, formats, _BINARY))
+    except psycopg.errors.InvalidSqlStatementName as error:
+        # A pooler between here and the server has changed servers. Whoever tries again prepares
+        # again.
+        prepared.clear()
+        raise psycopg.OperationalError(str(error)) from error
+
+
+def _has_something_to_read(socket: int) -> bool:
+    polled = select.poll()
+    polled.register(socket, select.POLLIN)
+    return bool(polled.poll(0))
 
 
 def _run(pgconn: PGconn, call: Callable[[PGconn], PGresult]) -> PGresult:

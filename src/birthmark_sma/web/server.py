@@ -1,8 +1,10 @@
 """Run the application on a listening socket with uvicorn, in one process or several."""
 
+import multiprocessing
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,9 +15,11 @@ from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.http_protocol import BoundedConfig
+from birthmark_sma.web.one_core import keep_to_one_core
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
+_SPAWNING = multiprocessing.get_context("spawn")  # as uvicorn starts workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,15 @@ class WorkerApp:
     """Builds the application anew in each worker process, from settings that travel to it."""
 
     settings: Settings
+    started: "Synchronized[int]"
+    """How many workers have been started; shared by all of them."""
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
+        if self.settings.one_core:
+            with self.started.get_lock():
+                self.started.value += 1
+                keep_to_one_core(self.started.value)
         return create_app(lambda: open_authority(self.settings))
 
 
@@ -68,7 +78,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         config = uvicorn_config(create_app(lambda: authority), settings, factory=False)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
-    config = uvicorn_config(WorkerApp(settings), settings, factory=True)
+    config = uvicorn_config(WorkerApp(settings, _SPAWNING.Value("i", 0)), settings, factory=True)
     try:
         _AnnouncingSupervisor(config, [listener], announce).run()
     finally:

@@ -1,0 +1,179 @@
+"""Write a judged batch down: its audit rows, and the figures that count them.
+
+All in the caller's transaction, so that figures and rows are never at odds. On PostgreSQL it is one
+statement, as each call of a driver costs as much as judging some tokens.
+"""
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy import Connection
+
+from birthmark_sma.storage.activity import BusiestDevices
+from birthmark_sma.storage.counters import floor_to_minute
+from birthmark_sma.storage.history import AuditRow
+from birthmark_sma.storage.postgresql import (
+    array_of_bytes,
+    array_of_integers,
+    array_of_text,
+    array_of_times,
+    at_once,
+)
+from birthmark_sma.storage.schema import as_sqlite_text
+
+_WRITERS = 1 << 15  # as many as a smallint has
+
+
+class Trail:
+    """Writes down what one writer thread judges."""
+
+    def __init__(self) -> None:
+        self._writer = secrets.randbelow(_WRITERS)
+        self._busiest = BusiestDevices()
+
+    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
+        """Write one or more rows that were judged at one time, and count them.
+
+        What is judged makes no difference to the statements: they are the same for PASS and FAIL.
+        """
+        minute = floor_to_minute(rows[0].validated_at)
+        passes = Counter(row.device_serial for row in rows if row.validation_result == "PASS")
+        self._busiest.refresh(transaction, minute.date())
+        figures = _Figures(
+            minute=minute,
+            writer=self._writer,
+            reasons=json.dumps(Counter(row.reason for row in rows)),
+            passes=json.dumps(passes, ensure_ascii=False),
+            least=self._busiest.least,
+        )
+        if transaction.dialect.name == "postgresql":
+            risen = _write_on_postgresql(transaction, rows, figures)
+        else:
+            risen = _write_on_sqlite(transaction, rows, figures)
+        self._busiest.admit(transaction, risen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What to count: JSON objects of reasons and of devices, each with how many rows.
+
+    Of the devices those are asked for that have more than `least` passes on that day.
+    """
+
+    minute: datetime
+    writer: int
+    reasons: str
+    passes: str
+    least: int
+
+    @property
+    def day(self) -> date:
+        return self.minute.date()
+
+
+# Devices are taken in the order of their names, so that two programs never wait for each other.
+# Names of reasons need no order, as every writer has rows of its own.
+_ON_POSTGRESQL = """
+WITH appended AS (
+    INSERT INTO validation_history (
+        encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
+        validated_at, request_ip)
+    SELECT * FROM unnest(
+        $1::bytea[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[],
+        $7::timestamptz[], $8::text[])
+), counted AS (
+    INSERT INTO validation_counters (minute, reason, writer, times)
+    SELECT CAST($9::text AS timestamptz), key, CAST($10::text AS smallint), CAST(value AS bigint)
+    FROM json_each_text($11::json)
+    ON CONFLICT (minute, reason, writer)
+    DO UPDATE SET times = validation_counters.times + excluded.times
+), active AS (
+    INSERT INTO device_activity (day, device_serial, passes)
+    SELECT CAST($12::text AS date), key, CAST(value AS bigint)
+    FROM json_each_text($13::json) ORDER BY key
+    ON CONFLICT (day, device_serial)
+    DO UPDATE SET passes = device_activity.passes + excluded.passes
+    RETURNING device_serial, passes)
+SELECT json_object_agg(device_serial, passes) FROM active WHERE passes > CAST($14::text AS bigint)
+"""
+
+
+def _write_on_postgresql(
+    transaction: Connection, rows: Sequence[AuditRow], figures: _Figures
+) -> dict[str, int]:
+    columns = zip(*rows, strict=True)
+    hashes, tables, indexes, results, reasons, serials, times, addresses = columns
+    written = at_once(
+        transaction,
+        _ON_POSTGRESQL,
+        (
+            array_of_bytes(hashes),
+            array_of_integers(tables),
+            array_of_integers(indexes),
+            array_of_text(results),
+            array_of_text(reasons),
+            array_of_text(serials),
+            array_of_times(times),
+            array_of_text(addresses),
+            figures.minute.isoformat().encode(),
+            b"%d" % figures.writer,
+            figures.reasons.encode(),
+            figures.day.isoformat().encode(),
+            figures.passes.encode(),
+            b"%d" % figures.least,
+        ),
+    )
+    risen: dict[str, int] = json.loads(written.get_value(0, 0) or b"{}")
+    return risen
+
+
+# Many rows a statement, but of a few sizes only, as SQLite keeps statements prepared by their text.
+_APPEND = """
+INSERT INTO validation_history (
+    encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
+    validated_at, request_ip)
+VALUES """
+_APPEND_ON_SQLITE = {
+    size: _APPEND + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in (256, 64, 16, 4, 1)
+}
+_COUNT_ON_SQLITE = """
+INSERT INTO validation_counters (minute, reason, writer, times)
+SELECT ?, key, ?, value FROM json_each(?) WHERE true
+ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
+"""
+_COUNT_DEVICES_ON_SQLITE = """
+INSERT INTO device_activity (day, device_serial, passes)
+SELECT ?, key, value FROM json_each(?) WHERE true
+ON CONFLICT (day, device_serial) DO UPDATE SET passes = passes + excluded.passes
+"""
+_RISEN_ON_SQLITE = """
+SELECT json_group_object(device_serial, passes) FROM device_activity
+WHERE day = ? AND device_serial IN (SELECT key FROM json_each(?)) AND passes > ?
+"""
+
+
+def _write_on_sqlite(
+    transaction: Connection, rows: Sequence[AuditRow], figures: _Figures
+) -> dict[str, int]:
+    start = 0
+    while start < len(rows):
+        size = next(size for size in _APPEND_ON_SQLITE if size <= len(rows) - start)
+        values = [
+            value
+            for row in rows[start : start + size]
+            for value in (*row[:6], as_sqlite_text(row.validated_at), row.request_ip)
+        ]
+        transaction.exec_driver_sql(_APPEND_ON_SQLITE[size], tuple(values))
+        start += size
+    minute, day = as_sqlite_text(figures.minute), figures.day.isoformat()
+    transaction.exec_driver_sql(_COUNT_ON_SQLITE, (minute, figures.writer, figures.reasons))
+    transaction.exec_driver_sql(_COUNT_DEVICES_ON_SQLITE, (day, figures.passes))
+    asked = (day, figures.passes, figures.least)
+    risen: dict[str, int] = json.loads(
+        transaction.exec_driver_sql(_RISEN_ON_SQLITE, asked).scalar_one()
+    )
+    return risen
