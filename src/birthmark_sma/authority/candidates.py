@@ -111,6 +111,11 @@ class CandidateMaker:
         self._issuer = issuer
         self._random = secrets.SystemRandom()
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether making a candidate takes a core for long, during which other threads can run."""
+        return self._issuer.signer.takes_long
+
     def check(self, request: ProvisioningRequest) -> Checked:
         """Check all of a request that needs no database. Raises PkiError.
 

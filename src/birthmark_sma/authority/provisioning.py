@@ -21,6 +21,7 @@ from birthmark_sma.authority.candidates import (
 )
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.group_commit import GroupCommit
+from birthmark_sma.authority.one_core import use_all_cores
 from birthmark_sma.authority.registration import find_conflict, register
 from birthmark_sma.errors import BirthmarkError, PoolFullError, ShuttingDownError
 from birthmark_sma.storage.engine import Database
@@ -29,6 +30,8 @@ __all__ = ["Provisioned", "Provisioner", "ProvisioningRequest"]
 
 _POOL_LIMIT = 1_000
 _BATCH_LIMIT = 250
+_SIGNERS_THAT_WAIT = 2
+"""Signing threads beyond one a core, since each also waits for the database now and then."""
 
 
 class Provisioner:
@@ -45,7 +48,11 @@ class Provisioner:
         self._maker = maker
         self._first_answers = first_answers
         self._under_way = 0  # owned by the event loop
-        self._signers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="signer")
+        self._signers = ThreadPoolExecutor(
+            (os.cpu_count() or 1) + _SIGNERS_THAT_WAIT,
+            thread_name_prefix="signer",
+            initializer=use_all_cores if maker.takes_long else None,
+        )
         self._writer: GroupCommit[Candidate, Provisioned] = GroupCommit(
             database,
             self._register,

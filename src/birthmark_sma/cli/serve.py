@@ -174,7 +174,7 @@ def _bind(settings: "Settings") -> socket.socket:
 
 def _run(settings: "Settings", listener: socket.socket, *, as_json: bool) -> None:
     from birthmark_sma.authority.authority import open_authority
-    from birthmark_sma.web.one_core import keep_to_one_core
+    from birthmark_sma.authority.one_core import keep_to_one_core
     from birthmark_sma.web.server import run_server
 
     if settings.one_core and settings.workers == 1:

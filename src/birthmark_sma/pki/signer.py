@@ -61,6 +61,11 @@ class Signer:
             return self.key.sign(data, padding.PKCS1v15(), self.hash_algorithm)
         return self.key.sign(data, ec.ECDSA(self.hash_algorithm))
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether a signature takes a core for about a millisecond: RSA."""
+        return isinstance(self.key, rsa.RSAPrivateKey)
+
     def encrypted_pem(self, passphrase: bytes) -> str:
         """Return the key as PEM PKCS#8, encrypted under the passphrase (RFC 5958, RFC 8018)."""
         return self.key.private_bytes(

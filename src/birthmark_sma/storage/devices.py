@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip, is_any_of
 from birthmark_sma.storage.postgresql import (
+    TRUE,
     array_of_bytes,
     array_of_text,
     array_of_times,
@@ -128,7 +129,11 @@ class Taken(NamedTuple):
     nuc_hash: bool
 
 
-# Built once: this question comes before every signature, and its text costs more than its answer.
+_TAKEN_ON_POSTGRESQL = """
+SELECT EXISTS (SELECT FROM registered_devices WHERE device_serial = $1::text),
+       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = $2::bytea),
+       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = $3::bytea)
+"""
 _TAKEN = select(
     *(
         exists().where(mark == bindparam(mark.name, type_=mark.type))
@@ -140,7 +145,14 @@ _TAKEN = select(
 def find_taken(
     connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
 ) -> Taken:
-    """Say what of a new device is taken. `nuc_hash` is the HMAC of the NUC hash."""
+    """Say what of a new device is taken. `nuc_hash` is the HMAC of the NUC hash.
+
+    It is asked before every signature.
+    """
+    if connection.dialect.name == "postgresql":
+        marks = (device_serial.encode(), public_key_fingerprint, nuc_hash)
+        found = at_once(connection, _TAKEN_ON_POSTGRESQL, marks)
+        return Taken(*(found.get_value(0, column) == TRUE for column in range(3)))
     asked = {
         "device_serial": device_serial,
         "public_key_fingerprint": public_key_fingerprint,

@@ -129,6 +129,9 @@ def _run(pgconn: PGconn, call: Callable[[PGconn], PGresult]) -> PGresult:
 # NULLs, the type of the elements, how many there are, the number of the first; then each element
 # with its length before it, -1 for NULL. All big-endian.
 
+TRUE = b"\x01"
+"""A boolean that is true."""
+
 _HEAD = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)

@@ -11,11 +11,11 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.authority.one_core import keep_to_one_core
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.http_protocol import BoundedConfig
-from birthmark_sma.web.one_core import keep_to_one_core
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
