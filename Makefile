@@ -17,12 +17,12 @@ PORT ?= 8000
 	@touch $@
 
 .venv/.run: .venv/.uv requirements/run.lock pyproject.toml
-	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/run.lock
+	@$(UV) pip install -q --python .venv/bin/python --compile-bytecode --require-hashes -r requirements/run.lock
 	@$(UV) pip install -q --python .venv/bin/python --no-deps -e .
 	@touch $@
 
 .venv/.dev: .venv/.run requirements/dev.lock
-	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/dev.lock
+	@$(UV) pip install -q --python .venv/bin/python --compile-bytecode --require-hashes -r requirements/dev.lock
 	@touch $@
 
 setup: .venv/.run ## install what `run` needs into .venv
