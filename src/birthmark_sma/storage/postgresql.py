@@ -51,8 +51,13 @@ class AtOnceDialect(PGDialect_psycopg):
         _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"BEGIN"))
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        """Commit; returns once the transaction is durable."""
-        _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"COMMIT"))
+        """Commit; returns once the transaction is durable.
+
+        PostgreSQL answers ROLLBACK, and no error, to whoever commits a transaction that failed.
+        """
+        done = _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"COMMIT"))
+        if done.command_status != b"COMMIT":
+            raise psycopg.OperationalError("the transaction was rolled back")
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Say whether a connection that nobody used seems alive.

@@ -15,6 +15,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from birthmark_sma.web.http_protocol import BoundedHttpProtocol
+from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.problems import respond
 
 _BODY_BYTES = 4_096
@@ -97,7 +98,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         head.append(
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
-        self.transport.write(b"".join(head))
+        cast("JoinedWrites", self.transport).write_whole(b"".join(head))
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

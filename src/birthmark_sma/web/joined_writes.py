@@ -26,6 +26,11 @@ class JoinedWrites:
             self._held = data
             self._loop.call_soon(self._release)
 
+    def write_whole(self, data: bytes) -> None:
+        """Send this at once, behind what is held: nothing more will come that belongs to it."""
+        held, self._held = self._held, b""
+        self._transport.write(held + data)
+
     def close(self) -> None:
         """Send what is held, then close."""
         self._release()
