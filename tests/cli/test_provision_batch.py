@@ -346,7 +346,13 @@ def test_a_misspelt_column(factory: Factory) -> None:
         (["devices.jsonl", "--output", "r", "--refused", "r"], 2, "one file"),
         (["devices.jsonl"], 2, "--output"),
         (["missing.jsonl", "--output", "r"], 3, "missing.jsonl"),
-        (["devices.jsonl", "--output", "devices.jsonl"], 3, "none of this program's"),
+        (["devices.jsonl", "--output", "devices.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "r", "--refused", "devices.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "r", "--refused", "link.jsonl"], 2, "overwritten"),
+        (["link.jsonl", "--output", "r", "--refused", "r"], 2, "one file"),
+        (["twin.refused.jsonl", "--output", "twin.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "secret.txt"], 3, "none of this program's"),
+        (["devices.jsonl", "--output", "no-line-end.txt"], 3, "none of this program's"),
     ],
 )
 def test_arguments_that_cannot_be(
@@ -354,10 +360,16 @@ def test_arguments_that_cannot_be(
 ) -> None:
     """They are told in a sentence, and no file is harmed."""
     devices = factory.write("devices.jsonl", [device(1)])
-    devices.chmod(0o600)
-    before = devices.read_bytes()
+    factory.path("link.jsonl").symlink_to("devices.jsonl")
+    factory.path("twin.refused.jsonl").hardlink_to(devices)
+    factory.path("secret.txt").write_bytes(b"not\nours\n")
+    factory.path("no-line-end.txt").write_bytes(b"not ours")
+    files = [each for each in factory.directory.iterdir() if not each.is_symlink()]
+    for file in files:
+        file.chmod(0o600)
+    before = [file.read_bytes() for file in files]
     assert words in factory.run(*arguments, code=code)
-    assert devices.read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
     assert factory.registered() == {}
 
 
@@ -429,6 +441,30 @@ def test_a_torn_last_line_is_mended(factory: Factory) -> None:
         factory.run(*factory.arguments())
         assert factory.path("results.jsonl").read_bytes() == whole
         factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def test_another_authority_touches_nothing(factory: Factory, tmp_path: Path) -> None:
+    """Whoever resumes with another database must not lose what is on its way to the results."""
+    lines = [device(number) for number in range(3)]
+    factory.write("devices.jsonl", lines)
+    factory.run(*factory.arguments())
+    whole = factory.path("results.jsonl").read_bytes()
+    pending = factory.path(".results.jsonl.pending")
+    pending.mkdir()
+    (pending / "a.jsonl").write_bytes(whole)
+    (tmp_path / "other").mkdir()
+    other = small_settings(tmp_path / "other", None)
+    initialise(other, quiet)
+    elsewhere = Factory(other, factory.directory)
+    for written in (b"", whole[:-1], whole):
+        factory.path("results.jsonl").write_bytes(written)
+        assert "of another authority" in elsewhere.run(*factory.arguments(), code=3)
+        assert factory.path("results.jsonl").read_bytes() == written
+        assert (pending / "a.jsonl").read_bytes() == whole
+    assert elsewhere.registered() == {}
+    factory.path("results.jsonl").write_bytes(b"")
+    factory.run(*factory.arguments())
+    factory.assert_complete([line["device_serial"] for line in lines])
 
 
 def test_a_line_that_was_changed_is_refused(factory: Factory) -> None:

@@ -35,9 +35,13 @@ class BulkProvisioner:
     After a fork, each process opens connections of its own: `let_go` of those there are before.
     """
 
+    root: str
+    """The authority's root certificate, PEM: what tells it from every other."""
+
     def __init__(
-        self, database: Database, maker: CandidateMaker, first_answers: FirstAnswers
+        self, database: Database, maker: CandidateMaker, first_answers: FirstAnswers, root: str
     ) -> None:
+        self.root = root
         self._database = database
         self._maker = maker
         self._first_answers = first_answers
