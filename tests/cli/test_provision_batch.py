@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from psycopg import sql
 
 from birthmark_sma.authority.authority import initialise
 from birthmark_sma.authority.validation import Caller
@@ -544,6 +546,54 @@ def test_the_database_goes_away(tmp_path: Path, own_postgres: Postgres) -> None:
     own_postgres.restart()
     factory.run(*factory.arguments())
     factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def test_killed_while_the_database_commits(tmp_path: Path, own_postgres: Postgres) -> None:
+    """PostgreSQL finishes a commit whose program is gone: its results must not be given up.
+
+    A standby that does not answer holds the commit up for as long as the test wants.
+    """
+    factory = found(tmp_path, own_postgres.url)
+    lines = [device(number) for number in range(100)]
+    factory.write("devices.jsonl", lines)
+    _await_standby(own_postgres, "absent")
+    run = factory.start(*factory.arguments())
+    wait_until(lambda: _commits_held_up(own_postgres) == 1, 60)
+    run.kill()
+    run.communicate(timeout=30)
+    assert factory.registered() == {}
+    said = factory.run(*factory.arguments(), code=4)
+    assert "a long query or transaction holds what must change" in said
+    again = factory.start(*factory.arguments())
+    wait_until(lambda: _waiting_for_locks(own_postgres) == 1, 30)
+    _await_standby(own_postgres, "")
+    _, said = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert "100 were provisioned by an earlier run" in said
+    factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def _await_standby(server: Postgres, name: str) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(sql.Literal(name))
+        )
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def _commits_held_up(server: Postgres) -> int:
+    return _waiting(server, "wait_event = 'SyncRep'")
+
+
+def _waiting_for_locks(server: Postgres) -> int:
+    return _waiting(server, "wait_event_type = 'Lock'")
+
+
+def _waiting(server: Postgres, how: LiteralString) -> int:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        row = connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {how}").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def test_a_process_that_is_killed(factory: Factory) -> None:

@@ -83,6 +83,15 @@ class BulkProvisioner:
         with self._database.read() as connection:
             return devices.find_provisioning_ids(connection, serials)
 
+    def finally_registered(self, serials: Sequence[str]) -> dict[str, str]:
+        """Return the same once no commit is under way, so that who is not in it never will be.
+
+        Raises DatabaseUnavailableError where a commit does not end.
+        """
+        with self._database.write() as transaction:
+            devices.await_registrations(transaction)
+            return devices.find_provisioning_ids(transaction, serials)
+
     def let_go(self) -> None:
         """Close every connection; the next question opens another."""
         self._database.close()

@@ -27,7 +27,7 @@ from birthmark_sma.storage.private_files import (
 )
 
 Registered = Callable[[Sequence[str]], Mapping[str, str]]
-"""Finds the provisioning ids of those of these serials that are registered."""
+"""Finds the provisioning ids of those of these serials that are registered, or ever will be."""
 
 _PATIENCE_SECONDS = 10
 _BEGINNING = b'{"device_certificate":"-----BEGIN CERTIFICATE'
