@@ -101,7 +101,9 @@ def test_json_faults() -> None:
         (b"device_serial,device_family,csr,csr\n", "two columns csr"),
         (b"device_serial,csr\n", "no column device_family"),
         (b"", "unknown column"),
-        (b"\n", "empty"),
+        (b"device_serial;device_family;csr\n", "commas separate"),
+        (b"device_serial,device_family,csr,\n", "without a name"),
+        (b"d" * 70_000 + b"\n", "too long"),
         (b"\xff\xfed\0e\0v\0", "UTF-8"),
         (b'"device_serial,csr\n', "not CSV"),
     ],
@@ -109,6 +111,13 @@ def test_json_faults() -> None:
 def test_a_header_that_cannot_be_used(header: bytes, words: str) -> None:
     with pytest.raises(BatchFileError, match=words.replace("?", r"\?")):
         csv_records(b"a,F,K\n", header)
+
+
+def test_empty_lines_before_the_header() -> None:
+    (record,) = csv_records(b"a,F,K\n", b"\n \r\ndevice_serial,device_family,csr\n")
+    assert record.line == 4
+    with pytest.raises(BatchFileError, match="empty"):
+        csv_records(b"\n", b"\n")
 
 
 def test_a_record_says_how_far_the_file_is_read() -> None:

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from psycopg import sql
 
 from birthmark_sma.authority.authority import initialise
 from birthmark_sma.authority.validation import Caller
@@ -346,7 +348,13 @@ def test_a_misspelt_column(factory: Factory) -> None:
         (["devices.jsonl", "--output", "r", "--refused", "r"], 2, "one file"),
         (["devices.jsonl"], 2, "--output"),
         (["missing.jsonl", "--output", "r"], 3, "missing.jsonl"),
-        (["devices.jsonl", "--output", "devices.jsonl"], 3, "none of this program's"),
+        (["devices.jsonl", "--output", "devices.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "r", "--refused", "devices.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "r", "--refused", "link.jsonl"], 2, "overwritten"),
+        (["link.jsonl", "--output", "r", "--refused", "r"], 2, "one file"),
+        (["twin.refused.jsonl", "--output", "twin.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "secret.txt"], 3, "none of this program's"),
+        (["devices.jsonl", "--output", "no-line-end.txt"], 3, "none of this program's"),
     ],
 )
 def test_arguments_that_cannot_be(
@@ -354,10 +362,16 @@ def test_arguments_that_cannot_be(
 ) -> None:
     """They are told in a sentence, and no file is harmed."""
     devices = factory.write("devices.jsonl", [device(1)])
-    devices.chmod(0o600)
-    before = devices.read_bytes()
+    factory.path("link.jsonl").symlink_to("devices.jsonl")
+    factory.path("twin.refused.jsonl").hardlink_to(devices)
+    factory.path("secret.txt").write_bytes(b"not\nours\n")
+    factory.path("no-line-end.txt").write_bytes(b"not ours")
+    files = [each for each in factory.directory.iterdir() if not each.is_symlink()]
+    for file in files:
+        file.chmod(0o600)
+    before = [file.read_bytes() for file in files]
     assert words in factory.run(*arguments, code=code)
-    assert devices.read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
     assert factory.registered() == {}
 
 
@@ -429,6 +443,30 @@ def test_a_torn_last_line_is_mended(factory: Factory) -> None:
         factory.run(*factory.arguments())
         assert factory.path("results.jsonl").read_bytes() == whole
         factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def test_another_authority_touches_nothing(factory: Factory, tmp_path: Path) -> None:
+    """Whoever resumes with another database must not lose what is on its way to the results."""
+    lines = [device(number) for number in range(3)]
+    factory.write("devices.jsonl", lines)
+    factory.run(*factory.arguments())
+    whole = factory.path("results.jsonl").read_bytes()
+    pending = factory.path(".results.jsonl.pending")
+    pending.mkdir()
+    (pending / "a.jsonl").write_bytes(whole)
+    (tmp_path / "other").mkdir()
+    other = small_settings(tmp_path / "other", None)
+    initialise(other, quiet)
+    elsewhere = Factory(other, factory.directory)
+    for written in (b"", whole[:-1], whole):
+        factory.path("results.jsonl").write_bytes(written)
+        assert "of another authority" in elsewhere.run(*factory.arguments(), code=3)
+        assert factory.path("results.jsonl").read_bytes() == written
+        assert (pending / "a.jsonl").read_bytes() == whole
+    assert elsewhere.registered() == {}
+    factory.path("results.jsonl").write_bytes(b"")
+    factory.run(*factory.arguments())
+    factory.assert_complete([line["device_serial"] for line in lines])
 
 
 def test_a_line_that_was_changed_is_refused(factory: Factory) -> None:
@@ -508,6 +546,54 @@ def test_the_database_goes_away(tmp_path: Path, own_postgres: Postgres) -> None:
     own_postgres.restart()
     factory.run(*factory.arguments())
     factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def test_killed_while_the_database_commits(tmp_path: Path, own_postgres: Postgres) -> None:
+    """PostgreSQL finishes a commit whose program is gone: its results must not be given up.
+
+    A standby that does not answer holds the commit up for as long as the test wants.
+    """
+    factory = found(tmp_path, own_postgres.url)
+    lines = [device(number) for number in range(100)]
+    factory.write("devices.jsonl", lines)
+    _await_standby(own_postgres, "absent")
+    run = factory.start(*factory.arguments())
+    wait_until(lambda: _commits_held_up(own_postgres) == 1, 60)
+    run.kill()
+    run.communicate(timeout=30)
+    assert factory.registered() == {}
+    said = factory.run(*factory.arguments(), code=4)
+    assert "a long query or transaction holds what must change" in said
+    again = factory.start(*factory.arguments())
+    wait_until(lambda: _waiting_for_locks(own_postgres) == 1, 30)
+    _await_standby(own_postgres, "")
+    _, said = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert "100 were provisioned by an earlier run" in said
+    factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def _await_standby(server: Postgres, name: str) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(sql.Literal(name))
+        )
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def _commits_held_up(server: Postgres) -> int:
+    return _waiting(server, "wait_event = 'SyncRep'")
+
+
+def _waiting_for_locks(server: Postgres) -> int:
+    return _waiting(server, "wait_event_type = 'Lock'")
+
+
+def _waiting(server: Postgres, how: LiteralString) -> int:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        row = connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {how}").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def test_a_process_that_is_killed(factory: Factory) -> None:

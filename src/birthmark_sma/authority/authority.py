@@ -115,7 +115,9 @@ def opened_in_bulk(settings: Settings) -> Iterator[BulkProvisioner]:
     database = open_database(settings.resolved_database_url)
     try:
         parts = _open_parts(database, settings)
-        yield BulkProvisioner(database, parts.maker, parts.first_answers)
+        yield BulkProvisioner(
+            database, parts.maker, parts.first_answers, root=parts.issuer.chain[-1]
+        )
     finally:
         database.close()
 

@@ -35,9 +35,13 @@ class BulkProvisioner:
     After a fork, each process opens connections of its own: `let_go` of those there are before.
     """
 
+    root: str
+    """The authority's root certificate, PEM: what tells it from every other."""
+
     def __init__(
-        self, database: Database, maker: CandidateMaker, first_answers: FirstAnswers
+        self, database: Database, maker: CandidateMaker, first_answers: FirstAnswers, root: str
     ) -> None:
+        self.root = root
         self._database = database
         self._maker = maker
         self._first_answers = first_answers
@@ -78,6 +82,15 @@ class BulkProvisioner:
         """Return the provisioning ids of those of these devices that are registered, by serial."""
         with self._database.read() as connection:
             return devices.find_provisioning_ids(connection, serials)
+
+    def finally_registered(self, serials: Sequence[str]) -> dict[str, str]:
+        """Return the same once no commit is under way, so that who is not in it never will be.
+
+        Raises DatabaseUnavailableError where a commit does not end.
+        """
+        with self._database.write() as transaction:
+            devices.await_registrations(transaction)
+            return devices.find_provisioning_ids(transaction, serials)
 
     def let_go(self) -> None:
         """Close every connection; the next question opens another."""

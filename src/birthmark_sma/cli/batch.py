@@ -48,7 +48,7 @@ class Batch:
 
     def resume(self) -> None:
         """Take up what a run that was cut off has left. Raises as `Results.recover` does."""
-        self._results.recover(self._bulk.registered)
+        self._results.recover(self._bulk.finally_registered, self._bulk.root)
         self._bulk.let_go()  # what is forked off next must share no connection
 
     def workers(self, processes: int, *, make_keys: bool) -> Workers:

@@ -27,9 +27,11 @@ from birthmark_sma.storage.private_files import (
 )
 
 Registered = Callable[[Sequence[str]], Mapping[str, str]]
-"""Finds the provisioning ids of those of these serials that are registered."""
+"""Finds the provisioning ids of those of these serials that are registered, or ever will be."""
 
 _PATIENCE_SECONDS = 10
+_BEGINNING = b'{"device_certificate":"-----BEGIN CERTIFICATE'
+"""What every result begins with."""
 
 
 class Standing(Enum):
@@ -54,19 +56,21 @@ class Results:
         self._pending = _pending_directory(path)
         self._written = _Written()
 
-    def recover(self, registered: Registered) -> int:
+    def recover(self, registered: Registered, root: str) -> int:
         """Read what is there, mend a torn end, append what was committed but not yet written.
 
-        Returns how many results were appended. Raises BatchFileError where the file is another's.
+        Returns how many results were appended. Raises BatchFileError, with nothing touched, where
+        the file is another's, or where results are not of the authority with this root: a register
+        that knows nothing of their devices must not decide that they were never committed.
         """
-        pending = dict(_pending_lines(self._pending))
-        for result in _whole_lines(self._file):
+        pending = dict(_pending_lines(self._pending, root))
+        for result in _whole_lines(self._file, root):
             self._written.note(*result)
             pending.pop(result[0], None)
         found = registered([_serial(line) for line in pending.values()]) if pending else {}
         lines = [line for id_, line in pending.items() if found.get(_serial(line)) == id_]
         for line in lines:
-            self._written.note(*_identity(line))
+            self._written.note(*_identity(line, root))
         self._append(b"".join(lines))
         for part in self._pending.iterdir():
             part.unlink()
@@ -180,32 +184,52 @@ def _pending_directory(path: Path) -> Path:
     return path.absolute().with_name(f".{path.name}.pending")
 
 
-def _pending_lines(directory: Path) -> Iterator[tuple[str, bytes]]:
+def _pending_lines(directory: Path, root: str) -> Iterator[tuple[str, bytes]]:
     """Return the results of chunks that were left. A torn chunk was never committed."""
     for part in directory.glob("*.jsonl"):
         for line in part.read_bytes().splitlines(keepends=True):
-            yield _identity(line)[0], line
+            yield _identity(line, root)[0], line
 
 
-def _whole_lines(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """Return what each result is of, and cut off a last line that a crash has torn."""
+def _whole_lines(file: BinaryIO, root: str) -> Iterator[tuple[str, str]]:
+    """Return what each result is of, and cut off a last line that a crash has torn.
+
+    Nothing is cut off that this program cannot have written.
+    """
     file.seek(0)
     whole = 0
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
+            if not _is_torn_result(line):
+                raise _not_ours(number)
             break
         try:
-            yield _identity(line)
-        except (ValueError, KeyError, TypeError):
-            raise BatchFileError(
-                f"Line {number} of the results is none of this program's: name another --output."
-            ) from None
+            identity = _identity(line, root)
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise _not_ours(number) from None
+        yield identity
         whole += len(line)
     file.truncate(whole)
 
 
-def _identity(line: bytes) -> tuple[str, str]:
+def _is_torn_result(line: bytes) -> bool:
+    """Whether a crash can have left this of a result; of a lost block, file systems leave zeros."""
+    return line.startswith(_BEGINNING[: len(line)]) or not line.strip(b"\0")
+
+
+def _not_ours(number: int) -> BatchFileError:
+    return BatchFileError(
+        f"Line {number} of the results is none of this program's: name another --output."
+    )
+
+
+def _identity(line: bytes, root: str) -> tuple[str, str]:
     result = json.loads(line)
+    if result["certificate_chain"][-1] != root:
+        raise BatchFileError(
+            "The results are of another authority: name the database that they were made with, or"
+            " another --output."
+        )
     return result["provisioning_id"], result["request_sha256"]
 
 

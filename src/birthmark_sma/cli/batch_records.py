@@ -169,14 +169,22 @@ def _csv_content(
 
 def _read_header(lines: _Lines, columns: Mapping[str, bool]) -> list[str]:
     line = lines.take()
-    if line is None or not line.text:
+    while line is not None and line.text is not None and not line.text.strip():
+        line = lines.take()
+    if line is None:
         raise BatchFileError("The CSV is empty: its first line names the columns.")
+    if line.text is None:
+        raise BatchFileError("The first line is too long to name the columns.")
     try:
         (header,) = csv.reader([line.text.decode()], strict=True)
     except (UnicodeDecodeError, csv.Error, ValueError):
         raise BatchFileError("The first line is not CSV in UTF-8 that names the columns.") from None
     header = [name.strip() for name in header]
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
+        raise BatchFileError("The CSV has one column: commas separate columns, and nothing else.")
     for name in header:
+        if not name:
+            raise BatchFileError("The CSV has a column without a name: remove it.")
         if name not in columns:
             nearest = difflib.get_close_matches(name.lower(), columns, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else f" Known: {', '.join(columns)}."

@@ -82,10 +82,9 @@ def provision_batch(
         public_url=public_url,
     )
     refusals = refused or output.with_name(f"{output.stem}.refused.jsonl")
-    if refusals.absolute() == output.absolute():
-        raise typer.BadParameter("--output and --refused name one file.")
     records_format = _format_of(devices, file_format)
     with _opened(devices) as (file, size):
+        _tell_apart(file, output, refusals)
         initialise_on_a_laptop(settings)
         began = time.monotonic()
         with opened_in_bulk(settings) as bulk, open_results(output) as results:
@@ -134,6 +133,20 @@ def _format_of(devices: str, given: str | None) -> "BatchFormat":
     if name not in known:
         raise typer.BadParameter("Is it CSV or JSON Lines? Say --format csv or --format jsonl.")
     return known[name]
+
+
+def _tell_apart(devices: BinaryIO, output: Path, refusals: Path) -> None:
+    """Refuse files that are one and the same, by whatever names: writing would destroy them."""
+    if refusals.resolve() == output.resolve() or _is_file(refusals, output):
+        raise typer.BadParameter("--output and --refused name one file.")
+    told = os.fstat(devices.fileno())
+    for path, what in ((output, "results"), (refusals, "refused lines")):
+        if path.exists() and os.path.samestat(told, path.stat()):
+            raise typer.BadParameter(f"The devices would be overwritten: {path} takes the {what}.")
+
+
+def _is_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, func, select, text, update
 
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip, is_any_of
@@ -119,6 +119,18 @@ def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dic
         )
     )
     return {row.device_serial: row.provisioning_id for row in rows}
+
+
+def await_registrations(transaction: Connection) -> None:
+    """Wait until every transaction that registers devices has ended, and let none begin.
+
+    PostgreSQL finishes a commit whose program was killed, and until then nobody sees it. SQLite's
+    commits end with their process, and whoever writes has waited for them. A commit that takes
+    longer than ten seconds is a DatabaseUnavailableError.
+    """
+    if transaction.dialect.name == "postgresql":
+        transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
+        transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
 
 
 class Taken(NamedTuple):
