@@ -190,6 +190,8 @@ def _postgresql(conninfo: str) -> Engine:
         "prepare_threshold": None,
     }
     extra = {name: value for name, value in defaults.items() if name not in given}
+    # What `storage.postgresql` sends and reads past psycopg is UTF-8, whatever the database is in.
+    extra["client_encoding"] = "UTF8"
     return postgresql.create(
         lambda: psycopg.connect(conninfo, **extra),
         hide_parameters=True,
