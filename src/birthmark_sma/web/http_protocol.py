@@ -7,8 +7,10 @@ HEAD_BYTES is answered 431 (RFC 6585, section 5), and a request that is not whol
 
 import asyncio
 import json
+from collections.abc import Sized
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from birthmark_sma.web.joined_writes import JoinedWrites
@@ -51,6 +53,24 @@ _TOO_SLOW = _refusal(
 _NOT_HTTP = _refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
 
 
+class _OneReadAtATime(FlowControl):
+    """Reads nothing more while requests wait in the pipeline.
+
+    uvicorn reads on with each answer, and so lets in hundreds of requests for each that it answers:
+    one sender would fill the memory. While requests wait nothing is missing of the one that is
+    being answered, as they came after it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, if nothing waits."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class BoundedConfig(uvicorn.Config):
     """uvicorn's settings, the protocol below among them, and how long a request may take."""
 
@@ -66,6 +86,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _request_seconds = REQUEST_SECONDS
     _look_seconds = REQUEST_SECONDS / 2
     _refused = False
+    _last_words: bytes | None = None  # a refusal that waits for the answers to earlier requests
     _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
     _field_bytes = 0  # of request line, header and trailer fields
     _begun: float | None = None  # when the request that is not whole yet began
@@ -75,6 +96,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
         HttpToolsProtocol.connection_made(self, transport)
+        self.flow = _OneReadAtATime(transport, self.pipeline)
         self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]
         self._request_seconds = (
             self.config.request_seconds
@@ -93,6 +115,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, and refuse a head or trailer that goes on for too long."""
+        if self._refused:
+            return
         if self._begun is None:
             self._begun = self.loop.time()
             self._idle_since = None
@@ -100,6 +124,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         HttpToolsProtocol.data_received(self, data)
         if self._pending_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer what came whole, also to a client that has sent all that it will.
+
+        TCP lets it close its half and read on; uvicorn would close the other half at once.
+        """
+        if not self._owes_an_answer():
+            return None
+        self.cycle.keep_alive = False
+        return True
 
     def on_response_complete(self) -> None:
         """Go on with what waits in the pipeline, or count as idle.
@@ -110,9 +144,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        following = self.pipeline.pop() if self.pipeline else None
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if following is not None:
+            self._start_asgi_task(*following)
+        elif self._last_words is not None:
+            self.transport.write(self._last_words)
+            self.transport.close()
         else:
             self._idle_since = self.loop.time()
 
@@ -168,7 +206,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def _refuse(self, answer: bytes) -> None:
+        """Say what is wrong and close, after the answers to the requests that came before."""
+        if self._refused:
+            return
         self._refused = True
-        if not self.transport.is_closing():
+        if self.cycle and self.cycle.more_body and self.pipeline:
+            self.pipeline.popleft()  # it is this one that is refused, and not begun yet
+            owing = True
+        else:
+            owing = self._owes_an_answer()
+        if owing:
+            self._last_words = answer
+        elif not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+
+    def _owes_an_answer(self) -> bool:
+        """Say whether a request that came whole is not answered yet."""
+        if not self.cycle:
+            return False
+        if self._last_words is not None:
+            return True
+        if self.cycle.more_body:
+            return bool(self.pipeline)
+        return not self.cycle.response_complete
