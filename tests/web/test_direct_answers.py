@@ -271,6 +271,31 @@ def test_who_closes_one_half_too_early(connect: Callable[[], Connection]) -> Non
     assert connection.is_at_its_end()
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["at once", "in parts"])
+def test_who_would_like_another_protocol(
+    connect: Callable[[], Connection], camera: Camera, pause: float
+) -> None:
+    """RFC 9110, section 7.8: the wish is passed over, as Java's client and others expect."""
+    wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    whole = request(body_of(camera.token()), fields=wish)
+    connection = connect()
+    cut = len(whole) - 90 if pause else len(whole)
+    connection.send(whole[:40], whole[40:cut], whole[cut:], pause=pause)
+    status, headers, body = connection.answer()
+    assert (status, verdict(body), headers["connection"]) == (200, "PASS", "close")
+    assert connection.is_at_its_end()
+
+
+def test_who_would_like_another_protocol_many_times(
+    connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """One answer, and then the end."""
+    whole = request(body_of(camera.token()), fields="Connection: Upgrade\r\nUpgrade: h2c\r\n")
+    connection = connect()
+    connection.send(whole * 600)
+    assert verdict(connection.answer()[2]) == "PASS"
+
+
 @pytest.mark.parametrize("path", [VALIDATE, "/nowhere"], ids=["direct", "through ASGI"])
 def test_who_sends_and_never_reads(
     running: Running, connect: Callable[[], Connection], camera: Camera, path: str

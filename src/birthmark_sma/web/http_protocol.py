@@ -7,8 +7,10 @@ HEAD_BYTES is answered 431 (RFC 6585, section 5), and a request that is not whol
 
 import asyncio
 import json
+import sys
 from collections.abc import Sized
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -53,6 +55,9 @@ _TOO_SLOW = _refusal(
 _NOT_HTTP = _refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
 
 
+_OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
+
+
 class _OneReadAtATime(FlowControl):
     """Reads nothing more while requests wait in the pipeline.
 
@@ -86,6 +91,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _request_seconds = REQUEST_SECONDS
     _look_seconds = REQUEST_SECONDS / 2
     _refused = False
+    _fed: bytes | None = None  # what the parser is reading
+    _plain_head: bytes | None = None  # of a request that asks for another protocol
     _last_words: bytes | None = None  # a refusal that waits for the answers to earlier requests
     _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
     _field_bytes = 0  # of request line, header and trailer fields
@@ -121,7 +128,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._begun = self.loop.time()
             self._idle_since = None
         self._pending_bytes += len(data)
+        self._fed = data
         HttpToolsProtocol.data_received(self, data)
+        self._fed = None
         if self._pending_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
 
@@ -173,6 +182,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._field_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
         if not self._refused:
+            if self._passes_over_upgrade():
+                return
             HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
@@ -183,6 +194,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the next head, of which nothing was counted yet."""
+        if self._plain_head is not None:
+            return  # the parser stops at the end of this head; the body is still to come
         if not self._refused:
             HttpToolsProtocol.on_message_complete(self)
         self._pending_bytes = 0
@@ -194,7 +207,30 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(_NOT_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: there is no other protocol here, and a client that asks is no news."""
+        """Read the request as if nobody had asked for another protocol: there is none here.
+
+        A server may pass over the wish (RFC 9110, section 7.8), and Java's client relies on it. The
+        parser ends where the head does: another one reads the head without the wish, and goes on.
+        The connection is closed after the answer, so a sender gains nothing by asking often.
+        """
+        head, self._plain_head = self._plain_head, None
+        offset = getattr(sys.exc_info()[1], "args", (0,))[0]
+        if head is not None and self._fed is not None and not self._refused:
+            self.parser = httptools.HttpRequestParser(self)
+            self._field_bytes = 0
+            HttpToolsProtocol.data_received(self, head + self._fed[offset:])
+
+    def _passes_over_upgrade(self) -> bool:
+        """Write the head anew, where it asks for another protocol."""
+        if not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
+            return False
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [
+            b"%b: %b" % field for field in self.headers if field[0] not in _OF_THIS_CONNECTION
+        ]
+        self._plain_head = b"\r\n".join([*lines, b"connection: close", b"", b""])
+        return True
 
     def _look(self) -> None:
         now = self.loop.time()
