@@ -249,3 +249,18 @@ def test_sqlite_has_none(tmp_path: Path) -> None:
         name for (name,) in rows_of(database, "SELECT name FROM sqlite_master")
     }
     database.close()
+
+
+def test_a_partition_that_an_operator_named(database: Database) -> None:
+    """Whatever its name is, retention can drop it."""
+    name = 'The Year 2020; 100% "kept"'
+    quoted = name.replace('"', '""').replace("%", "%%")
+    with database.write() as transaction:
+        transaction.exec_driver_sql(
+            f'CREATE TABLE "{quoted}" PARTITION OF validation_history'
+            " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2021-01-01 00:00+00')"
+        )
+    assert name in [each.name for each in listed(database)]
+    with database.write() as transaction:
+        drop(transaction, name)
+    assert name not in [each.name for each in listed(database)]

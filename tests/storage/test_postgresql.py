@@ -1,5 +1,6 @@
 """Statements that go to libpq whole: what PostgreSQL reads of them, and what they raise."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -129,3 +130,47 @@ def test_what_psycopg_does_leaves_statements_prepared(database: Database) -> Non
             transaction.rollback()
     with database.write() as transaction:
         assert postgresql.at_once(transaction, ask, []).ntuples == 1
+
+
+def test_a_commit_that_committed_nothing(database: Database) -> None:
+    """PostgreSQL answers ROLLBACK, and no error, where an error before it went unheeded."""
+    with (
+        pytest.raises(DatabaseUnavailableError),
+        database.write() as transaction,
+        contextlib.suppress(exc.DBAPIError),
+    ):
+        transaction.execute(text("SELECT 1 / 0"))
+    with database.write() as transaction:  # and the connection is as good as before
+        assert postgresql.at_once(transaction, "SELECT 1", []).ntuples == 1
+
+
+def test_a_statement_that_another_has_prepared(postgres_admin_url: str) -> None:
+    """As behind a pooler that shares servers: unavailable once, and never another's statement."""
+    database = open_database(postgres_admin_url)  # with one connection
+    ask, other = "SELECT 'shared'", "SELECT 'not shared'"
+    with database.write() as transaction:
+        postgresql.at_once(transaction, ask, [])
+        transaction.connection.info.clear()  # as if a program that knows nothing of it came here
+    with database.write() as transaction:
+        assert postgresql.at_once(transaction, other, []).get_value(0, 0) == b"not shared"
+    with pytest.raises(DatabaseUnavailableError), database.write() as transaction:
+        postgresql.at_once(transaction, ask, [])
+    with database.write() as transaction:
+        assert postgresql.at_once(transaction, ask, []).get_value(0, 0) == b"shared"
+    database.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_text_is_utf8_whatever_the_session_would_be_in(
+    postgres_admin_url: str, encoding: str
+) -> None:
+    """A serial that is not ASCII is the same through psycopg and past it."""
+    database = open_database(f"{postgres_admin_url}?client_encoding={encoding}")
+    with database.write() as transaction:
+        found = postgresql.at_once(
+            transaction, "SELECT unnest($1::text[])", [postgresql.array_of_text(["Ü"])]
+        )
+        assert found.get_value(0, 0) == "Ü".encode()
+        assert transaction.execute(text("SHOW client_encoding")).scalar_one() == "UTF8"
+        assert transaction.execute(text("SELECT length('Ü')")).scalar_one() == 1
+    database.close()

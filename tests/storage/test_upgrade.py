@@ -123,3 +123,19 @@ def test_an_upgrade_on_postgresql_leaves_old_rows_where_they_are(postgres_url: s
     assert rows_of(database, f"SELECT count(*) FROM {UNFORESEEN}") == [(0,)]
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(2,)]
     database.close()
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Pacific/Kiritimati", "Asia/Kolkata"])
+def test_an_upgrade_in_any_zone(postgres_url: str, zone: str) -> None:
+    """Threat 25: the old rows' partition ends at a midnight in UTC, whatever zone a session has."""
+    database = open_database(f"{postgres_url}?options=-c%20TimeZone%3D{zone}")
+    migrate_to_the_first(database)
+    for ago in (timedelta(0), timedelta(days=1)):
+        note(database, NOW - ago, "genuine", "device")
+    migrate(database)
+    with database.read() as connection:
+        first, following, *_ = list_partitions(connection)
+    assert first.ends == following.begins
+    assert first.ends == NOW.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    assert assert_counters_are_those_of_the_trail(database) == 2
+    database.close()

@@ -1,5 +1,6 @@
 """Camera tokens on a raw socket: however a request arrives, it gets one answer, and the same."""
 
+import contextlib
 import json
 import socket
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import VALIDATE, Camera, wire
-from tests.support.running import Running, new_serial
+from tests.support.running import Running, new_serial, resident_megabytes
 
 JSON_TYPE = "Content-Type: application/json\r\n"
 
@@ -236,3 +237,77 @@ def test_an_idle_connection_is_closed_after_a_while(
     connection.socket.settimeout(15)
     assert connection.socket.recv(1) == b""
     assert 4 < time.monotonic() - began < 12
+
+
+def test_what_is_not_http_is_told_after_the_answers_due(
+    connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """Threat 9: a refusal is never taken for the answer to a request that came before."""
+    good = request(body_of(camera.token()))
+    broken = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
+    for refused in (b"\0 is not HTTP\r\n\r\n", broken):
+        connection = connect()
+        connection.send(good + good + refused)
+        answers = [connection.answer() for _ in range(3)]
+        assert [status for status, _, _ in answers] == [200, 200, 400]
+        assert [verdict(body) for _, _, body in answers[:2]] == ["PASS", "PASS"]
+        assert connection.is_at_its_end()
+
+
+def test_who_closes_one_half(connect: Callable[[], Connection], camera: Camera) -> None:
+    """Whoever has said all may still read all answers."""
+    connection = connect()
+    connection.send(request(body_of(camera.token())) * 3)
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert [verdict(connection.answer()[2]) for _ in range(3)] == ["PASS"] * 3
+    assert connection.is_at_its_end()
+
+
+def test_who_closes_one_half_too_early(connect: Callable[[], Connection]) -> None:
+    """Half a request gets no answer, and holds nothing."""
+    connection = connect()
+    connection.send(request(b"{}")[:-1])
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert connection.is_at_its_end()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["at once", "in parts"])
+def test_who_would_like_another_protocol(
+    connect: Callable[[], Connection], camera: Camera, pause: float
+) -> None:
+    """RFC 9110, section 7.8: the wish is passed over, as Java's client and others expect."""
+    wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    whole = request(body_of(camera.token()), fields=wish)
+    connection = connect()
+    cut = len(whole) - 90 if pause else len(whole)
+    connection.send(whole[:40], whole[40:cut], whole[cut:], pause=pause)
+    status, headers, body = connection.answer()
+    assert (status, verdict(body), headers["connection"]) == (200, "PASS", "close")
+    assert connection.is_at_its_end()
+
+
+def test_who_would_like_another_protocol_many_times(
+    connect: Callable[[], Connection], camera: Camera
+) -> None:
+    """One answer, and then the end."""
+    whole = request(body_of(camera.token()), fields="Connection: Upgrade\r\nUpgrade: h2c\r\n")
+    connection = connect()
+    connection.send(whole * 600)
+    assert verdict(connection.answer()[2]) == "PASS"
+
+
+@pytest.mark.parametrize("path", [VALIDATE, "/nowhere"], ids=["direct", "through ASGI"])
+def test_who_sends_and_never_reads(
+    running: Running, connect: Callable[[], Connection], camera: Camera, path: str
+) -> None:
+    """Threat 16: requests wait with their sender, and not in this server's memory."""
+    before = resident_megabytes(running.server.process.pid)
+    flood = request(body_of(camera.token()), path=path) * 500
+    connection = connect()
+    connection.socket.settimeout(0.5)
+    deadline = time.monotonic() + 4
+    with contextlib.suppress(TimeoutError):
+        while time.monotonic() < deadline:
+            connection.socket.sendall(flood)
+    assert resident_megabytes(running.server.process.pid) < before + 60
+    connection.socket.close()

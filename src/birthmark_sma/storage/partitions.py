@@ -72,7 +72,8 @@ def drop(transaction: Connection, name: str) -> None:
     DETACH CONCURRENTLY would hold up nobody, but is not to be had beside a default partition.
     """
     _wait_for_locks_no_longer_than(transaction, _PATIENCE)
-    transaction.execute(text(f"DROP TABLE IF EXISTS {name}"))
+    quoted = transaction.dialect.identifier_preparer.quote(name)  # an operator may have named it
+    transaction.exec_driver_sql(f"DROP TABLE IF EXISTS {quoted}")
 
 
 def _wait_for_locks_no_longer_than(transaction: Connection, patience: str) -> None:

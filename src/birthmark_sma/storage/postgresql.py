@@ -8,7 +8,7 @@ Beginning, committing and looking whether a connection lives always go that way,
 statements that are run with `at_once`.
 """
 
-import secrets
+import hashlib
 import select
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,6 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 _AT_ONCE = "sma_at_once"
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
 _BINARY = 1
-_PROCESS = secrets.token_hex(4).encode()  # behind a pooler, processes share servers and their names
 
 
 def at_once(transaction: Connection, statement: str, parameters: Sequence[bytes]) -> PGresult:
@@ -53,11 +52,11 @@ class AtOnceDialect(PGDialect_psycopg):
     def do_commit(self, dbapi_connection: Any) -> None:
         """Commit; returns once the transaction is durable.
 
-        PostgreSQL answers ROLLBACK, and no error, to whoever commits a transaction that failed.
+        PostgreSQL answers ROLLBACK, and no error, where a statement failed and nobody minded.
         """
         done = _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"COMMIT"))
         if done.command_status != b"COMMIT":
-            raise psycopg.OperationalError("the transaction was rolled back")
+            raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Say whether a connection that nobody used seems alive.
@@ -94,8 +93,14 @@ def _run_prepared(
     """Run a statement that stays prepared; `prepared` are the names of those that are."""
     name = prepared.get(statement)
     if name is None:
-        name = b"sma_%s_%d" % (_PROCESS, len(prepared))
-        _run(pgconn, lambda pgconn: pgconn.prepare(name, statement.encode()))
+        name = _name(statement)
+        try:
+            _run(pgconn, lambda pgconn: pgconn.prepare(name, statement.encode()))
+        except psycopg.errors.DuplicatePreparedStatement as error:
+            # Behind a pooler somebody else has prepared it here. The transaction is lost, and
+            # whoever tries again finds it prepared.
+            prepared[statement] = name
+            raise psycopg.OperationalError(str(error)) from error
         prepared[statement] = name
     formats = [_BINARY] * len(parameters)
     try:
@@ -105,6 +110,14 @@ def _run_prepared(
         # again.
         prepared.clear()
         raise psycopg.OperationalError(str(error)) from error
+
+
+def _name(statement: str) -> bytes:
+    """Name a statement by what it says: behind a pooler, others see the same names.
+
+    So a name never stands for another statement than its own.
+    """
+    return b"sma_" + hashlib.sha256(statement.encode()).hexdigest()[:32].encode()
 
 
 def _has_something_to_read(socket: int) -> bool:

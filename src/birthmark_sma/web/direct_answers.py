@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -89,6 +90,10 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             BoundedHttpProtocol._start_asgi_task(self, cycle, cast("Any", problem))
             return
         if cycle.disconnected or self.transport.is_closing():
+            return
+        if self.flow.write_paused:  # a client that does not read waits, and fills no memory
+            answer = Response(body, media_type="application/json")
+            BoundedHttpProtocol._start_asgi_task(self, cycle, cast("Any", answer))
             return
         head = [b"HTTP/1.1 200 OK\r\n"]
         for name, value in cycle.default_headers:

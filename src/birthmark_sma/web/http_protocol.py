@@ -7,8 +7,12 @@ HEAD_BYTES is answered 431 (RFC 6585, section 5), and a request that is not whol
 
 import asyncio
 import json
+import sys
+from collections.abc import Sized
 
+import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from birthmark_sma.web.joined_writes import JoinedWrites
@@ -51,6 +55,27 @@ _TOO_SLOW = _refusal(
 _NOT_HTTP = _refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
 
 
+_OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
+
+
+class _OneReadAtATime(FlowControl):
+    """Reads nothing more while requests wait in the pipeline.
+
+    uvicorn reads on with each answer, and so lets in hundreds of requests for each that it answers:
+    one sender would fill the memory. While requests wait nothing is missing of the one that is
+    being answered, as they came after it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, if nothing waits."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class BoundedConfig(uvicorn.Config):
     """uvicorn's settings, the protocol below among them, and how long a request may take."""
 
@@ -66,6 +91,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _request_seconds = REQUEST_SECONDS
     _look_seconds = REQUEST_SECONDS / 2
     _refused = False
+    _fed: bytes | None = None  # what the parser is reading
+    _plain_head: bytes | None = None  # of a request that asks for another protocol
+    _last_words: bytes | None = None  # a refusal that waits for the answers to earlier requests
     _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
     _field_bytes = 0  # of request line, header and trailer fields
     _begun: float | None = None  # when the request that is not whole yet began
@@ -75,6 +103,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
         HttpToolsProtocol.connection_made(self, transport)
+        self.flow = _OneReadAtATime(transport, self.pipeline)
         self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]
         self._request_seconds = (
             self.config.request_seconds
@@ -93,13 +122,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, and refuse a head or trailer that goes on for too long."""
+        if self._refused:
+            return
         if self._begun is None:
             self._begun = self.loop.time()
             self._idle_since = None
         self._pending_bytes += len(data)
+        self._fed = data
         HttpToolsProtocol.data_received(self, data)
+        self._fed = None
         if self._pending_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer what came whole, also to a client that has sent all that it will.
+
+        TCP lets it close its half and read on; uvicorn would close the other half at once.
+        """
+        if not self._owes_an_answer():
+            return None
+        self.cycle.keep_alive = False
+        return True
 
     def on_response_complete(self) -> None:
         """Go on with what waits in the pipeline, or count as idle.
@@ -110,9 +153,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        following = self.pipeline.pop() if self.pipeline else None
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if following is not None:
+            self._start_asgi_task(*following)
+        elif self._last_words is not None:
+            self.transport.write(self._last_words)
+            self.transport.close()
         else:
             self._idle_since = self.loop.time()
 
@@ -135,6 +182,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._field_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
         if not self._refused:
+            if self._passes_over_upgrade():
+                return
             HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
@@ -145,6 +194,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the next head, of which nothing was counted yet."""
+        if self._plain_head is not None:
+            return  # the parser stops at the end of this head; the body is still to come
         if not self._refused:
             HttpToolsProtocol.on_message_complete(self)
         self._pending_bytes = 0
@@ -156,7 +207,30 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(_NOT_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: there is no other protocol here, and a client that asks is no news."""
+        """Read the request as if nobody had asked for another protocol: there is none here.
+
+        A server may pass over the wish (RFC 9110, section 7.8), and Java's client relies on it. The
+        parser ends where the head does: another one reads the head without the wish, and goes on.
+        The connection is closed after the answer, so a sender gains nothing by asking often.
+        """
+        head, self._plain_head = self._plain_head, None
+        offset = getattr(sys.exc_info()[1], "args", (0,))[0]
+        if head is not None and self._fed is not None and not self._refused:
+            self.parser = httptools.HttpRequestParser(self)
+            self._field_bytes = 0
+            HttpToolsProtocol.data_received(self, head + self._fed[offset:])
+
+    def _passes_over_upgrade(self) -> bool:
+        """Write the head anew, where it asks for another protocol."""
+        if not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
+            return False
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [
+            b"%b: %b" % field for field in self.headers if field[0] not in _OF_THIS_CONNECTION
+        ]
+        self._plain_head = b"\r\n".join([*lines, b"connection: close", b"", b""])
+        return True
 
     def _look(self) -> None:
         now = self.loop.time()
@@ -168,7 +242,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def _refuse(self, answer: bytes) -> None:
+        """Say what is wrong and close, after the answers to the requests that came before."""
+        if self._refused:
+            return
         self._refused = True
-        if not self.transport.is_closing():
+        if self.cycle and self.cycle.more_body and self.pipeline:
+            self.pipeline.popleft()  # it is this one that is refused, and not begun yet
+            owing = True
+        else:
+            owing = self._owes_an_answer()
+        if owing:
+            self._last_words = answer
+        elif not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+
+    def _owes_an_answer(self) -> bool:
+        """Say whether a request that came whole is not answered yet."""
+        if not self.cycle:
+            return False
+        if self._last_words is not None:
+            return True
+        if self.cycle.more_body:
+            return bool(self.pipeline)
+        return not self.cycle.response_complete

@@ -21,7 +21,7 @@ class JoinedWrites:
         """Send what is held together with this, or hold this."""
         if self._held:
             held, self._held = self._held, b""
-            self._transport.write(held + data)
+            self._send(held + data)
         elif data:
             self._held = data
             self._loop.call_soon(self._release)
@@ -29,7 +29,7 @@ class JoinedWrites:
     def write_whole(self, data: bytes) -> None:
         """Send this at once, behind what is held: nothing more will come that belongs to it."""
         held, self._held = self._held, b""
-        self._transport.write(held + data)
+        self._send(held + data)
 
     def close(self) -> None:
         """Send what is held, then close."""
@@ -47,4 +47,9 @@ class JoinedWrites:
     def _release(self) -> None:
         if self._held:
             held, self._held = self._held, b""
-            self._transport.write(held)
+            self._send(held)
+
+    def _send(self, data: bytes) -> None:
+        """Send, unless the other side has left: asyncio would say nothing, uvloop raises."""
+        if not self._transport.is_closing():
+            self._transport.write(data)

@@ -6,6 +6,8 @@ second, where copying would write them and their index again and need their room
 rows takes the most of the migration: some seconds for each million.
 """
 
+from datetime import UTC
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -122,9 +124,10 @@ def _keep_old_rows() -> None:
         {"midnight": midnight},
     )
     if connection.scalar(sa.text("SELECT EXISTS (SELECT FROM validation_history_before)")):
+        day = midnight.astimezone(UTC)  # it comes in the session's zone, where it is another date
         op.execute(
             "ALTER TABLE validation_history ATTACH PARTITION validation_history_before"
-            f" FOR VALUES FROM (MINVALUE) TO ('{midnight:%Y-%m-%d} 00\\:00\\:00+00')"
+            f" FOR VALUES FROM (MINVALUE) TO ('{day:%Y-%m-%d} 00\\:00\\:00+00')"
         )
     else:
         op.execute("DROP TABLE validation_history_before")
