@@ -148,3 +148,16 @@ def test_it_survives_a_fault(
     wait_until(lambda: count_of(database) == 0, 20)
     upkeep.close()
     database.close()
+
+
+def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
+    """Threat 25: whoever shares the database with a machine of ten years hence loses nothing."""
+    database = open_database(postgres_url)
+    migrate(database)
+    note(database, NOW)
+    upkeep = HistoryUpkeep(database, retention_days=1)
+    upkeep._tend(NOW + timedelta(days=3_650))
+    assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
+    upkeep._tend(NOW)
+    assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
+    database.close()

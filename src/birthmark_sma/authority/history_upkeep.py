@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from birthmark_sma.authority.retention import oldest_kept, prune
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
+from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
 _EVERY_SECONDS = 3600.0
@@ -61,6 +62,9 @@ class HistoryUpkeep:
             _log.info("partitions were made: %s", ", ".join(made))
         if self._retention_days is None:
             return
+        # A machine whose clock runs years ahead must not take everybody's history with it.
+        with self._database.read() as connection:
+            now = min(now, database_time(connection))
         pruned = prune(self._database, oldest_kept(self._retention_days, now), self._closing.wait)
         if pruned.partitions or pruned.rows:
             _log.info("retention: %d partitions, %d rows", len(pruned.partitions), pruned.rows)

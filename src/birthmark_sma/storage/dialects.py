@@ -1,7 +1,7 @@
 """The places where SQLite and PostgreSQL want other SQL for the same thing."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -14,11 +14,20 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
+    select,
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.dml import Insert
+
+
+def database_time(connection: Connection) -> datetime:
+    """The time by the database's own clock. SQLite has none but that of this machine."""
+    if connection.dialect.name == "postgresql":
+        now: datetime = connection.execute(select(func.now())).scalar_one()
+        return now.astimezone(UTC)
+    return datetime.now(UTC)
 
 
 def insert_or_skip(connection: Connection, table: Table) -> Insert:

@@ -20,8 +20,10 @@ _LISTED = 25
 
 
 def upgrade() -> None:
-    _create_counters()
     on_postgresql = op.get_context().dialect.name == "postgresql"
+    if on_postgresql:  # what an older program still writes meanwhile would never be counted
+        op.execute("LOCK TABLE validation_history, registered_devices IN EXCLUSIVE MODE")
+    _create_counters()
     minute, day = _ON_POSTGRESQL if on_postgresql else _ON_SQLITE
     _count_what_is_there(minute, day)
     if on_postgresql:
