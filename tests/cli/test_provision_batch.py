@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -594,6 +595,37 @@ def _waiting(server: Postgres, how: LiteralString) -> int:
         row = connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {how}").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def test_interrupted(factory: Factory) -> None:
+    """Ctrl-C: it says how to go on."""
+    lines = [device(number) for number in range(2_500)]
+    factory.write("devices.jsonl", lines)
+    run = factory.start(*factory.arguments())
+    wait_until(lambda: len(factory.registered()) > 0, 60)
+    os.killpg(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert said == "Interrupted: run the same command again, and it carries on.\n"
+    factory.run(*factory.arguments())
+    factory.assert_complete([line["device_serial"] for line in lines])
+
+
+def test_a_disk_that_is_full(factory: Factory) -> None:
+    """The results may not grow beyond some chunks; once they may, no device is without its own."""
+    lines = [device(number) for number in range(1_500)]
+    factory.write("devices.jsonl", lines)
+    limit = 2_500_000
+    run = factory.start(
+        *factory.arguments(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 3, said
+    assert said.startswith("sma: Results cannot be written: ")
+    assert said.endswith("; run the same command again, and it carries on.\n")
+    factory.run(*factory.arguments())
+    factory.assert_complete([line["device_serial"] for line in lines])
 
 
 def test_a_process_that_is_killed(factory: Factory) -> None:

@@ -11,6 +11,7 @@ from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.cli.batch_files import Results, Standing
 from birthmark_sma.cli.batch_records import Record
 from birthmark_sma.cli.batch_workers import ChunkOutcome, Job, Refusal, Repetition, Workers
+from birthmark_sma.cli.terminal import note
 from birthmark_sma.errors import (
     DatabaseUnavailableError,
     DeviceAlreadyProvisionedError,
@@ -71,6 +72,12 @@ class Batch:
             except DatabaseUnavailableError as error:
                 advice = f"{error.advice}; then {_AGAIN}" if error.advice else _AGAIN
                 raise DatabaseUnavailableError(str(error), advice) from error
+            except KeyboardInterrupt:
+                note(f"Interrupted: {_AGAIN}.")
+                raise
+            except OSError as error:
+                reason = error.strerror or "the system refuses"
+                raise PrivateFileError(f"Results cannot be written: {reason}; {_AGAIN}.") from error
 
     def _settle(self, outcome: ChunkOutcome, refusals: TextIO) -> None:
         self._results.write(outcome.results, outcome.part)

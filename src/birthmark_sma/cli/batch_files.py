@@ -6,6 +6,7 @@ once its device is registered, and whatever was committed is found again: at the
 chunks that were left are looked up in the register, and results of registered devices appended.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -97,7 +98,8 @@ class Results:
         """Leave nothing but the results, unless something is still on its way."""
         if not any(self._pending.iterdir()):
             self._pending.rmdir()
-        self._file.close()
+        with contextlib.suppress(OSError):  # what was written is on disk, and the rest is pending
+            self._file.close()
 
     def _append(self, lines: bytes) -> None:
         self._file.seek(0, os.SEEK_END)
