@@ -1,6 +1,16 @@
 """What a run is asked to measure, and how thoroughly."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from tests.support.postgres import DURABLE_OPTIONS
+
+POSTGRES_OPTIONS: Mapping[str, str] = {
+    **DURABLE_OPTIONS,
+    "shared_buffers": "1GB",
+    "max_wal_size": "4GB",
+}
+"""Durable, and with the memory that operators of a large fleet are told to give it."""
 
 PARTS = (
     "validate",

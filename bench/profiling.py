@@ -17,12 +17,12 @@ from rich.console import Console
 from bench import wrk
 from bench.closed import write_bodies
 from bench.figures import Report
-from bench.options import Options
+from bench.options import POSTGRES_OPTIONS, Options
 from bench.parts.stage import Stage
 from bench.tables import Table
 from bench.terminal import print_table
 from birthmark_sma.web.validate import PATH
-from tests.support.postgres import DURABLE_OPTIONS, Postgres
+from tests.support.postgres import Postgres
 
 _CONNECTIONS = 128
 _TIMES_A_SECOND = 250
@@ -54,7 +54,7 @@ def profile(options: Options, console: Console) -> None:
     """Load the server on PostgreSQL, and print the shares of threads, layers and functions."""
     with (
         tempfile.TemporaryDirectory(prefix="sma-bench-") as name,
-        Postgres(DURABLE_OPTIONS) as postgres,
+        Postgres(POSTGRES_OPTIONS) as postgres,
     ):
         folder = Path(name)
         report = Report({}, {})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.figures import Report
-from bench.options import Options
+from bench.options import POSTGRES_OPTIONS, Options
 from bench.parts import (
     bulk,
     memory,
@@ -20,7 +20,7 @@ from bench.parts import (
     validation,
 )
 from bench.parts.stage import Stage
-from tests.support.postgres import DURABLE_OPTIONS, Postgres
+from tests.support.postgres import Postgres
 
 # Three parts are measured in one turn, so that their figures can be compared with each other.
 _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
@@ -38,7 +38,7 @@ def run(options: Options, say: Callable[[str], None]) -> Report:
     """Measure. A part that breaks is a fault in the report, and the others are measured still."""
     with (
         tempfile.TemporaryDirectory(prefix="sma-bench-") as folder,
-        Postgres(DURABLE_OPTIONS) as postgres,
+        Postgres(POSTGRES_OPTIONS) as postgres,
     ):
         report = Report(machine.describe(postgres.url), asdict(options))
         stage = Stage(options, Path(folder), postgres, report, say)
