@@ -14,7 +14,7 @@ from birthmark_sma.authority.authority import (
     open_authority,
     opened_database,
 )
-from birthmark_sma.authority.validation import Caller
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BirthmarkError,

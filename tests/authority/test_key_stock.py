@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority import key_stock
 from birthmark_sma.authority.authority import initialise, open_authority, populate_tables
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.ceremony import hold_ceremony
 from birthmark_sma.authority.key_encryption import KeyEncryptionKey, open_secrets
 from birthmark_sma.authority.key_stock import open_key_stock, populate
 from birthmark_sma.authority.passphrase import find_passphrase
-from birthmark_sma.authority.validation import Caller
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     ConfigurationError,

@@ -22,9 +22,9 @@ from sqlalchemy import event
 
 from birthmark_sma.authority import candidates, provisioning
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.first_answers import FirstAnswers, request_digest
 from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
-from birthmark_sma.authority.validation import Caller
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BirthmarkError,

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.reports import collect_stats, count_registered
-from birthmark_sma.authority.validation import Caller
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason

@@ -10,8 +10,8 @@ import pytest
 
 from birthmark_sma.authority import retention
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.retention import Pruned, foresee, oldest_kept, prune
-from birthmark_sma.authority.validation import Caller
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict

@@ -10,13 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.revocation import (
     current_crl,
     reinstate_device,
     revoke_device,
     suspend_device,
 )
-from birthmark_sma.authority.validation import Caller
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.pki.crl import REASONS

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import event, select
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.revocation import reinstate_device, revoke_device, suspend_device
-from birthmark_sma.authority.validation import Caller, Validation
+from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
 from birthmark_sma.protocol import camera_token, key_derivation

@@ -73,7 +73,8 @@ def test_from_nothing(empty_database: Database) -> None:
 
 def test_a_second_migration_changes_nothing(database: Database) -> None:
     """Rows stay, and the answer says that nothing was to do."""
-    execute(database, "INSERT INTO authority VALUES (1, 10, 100, '2026-01-01 00:00:00+00:00')")
+    statement = "INSERT INTO authority (id, tables, keys_per_table, created_at)"
+    execute(database, statement + " VALUES (1, 10, 100, '2026-01-01 00:00:00+00:00')")
     assert migrate(database) == (HEAD_REVISION, HEAD_REVISION)
     assert rows_of(database, "SELECT tables FROM authority") == [(10,)]
 

@@ -135,7 +135,10 @@ def test_what_every_device_has(database: Database) -> None:
 
 def test_there_is_one_authority(database: Database) -> None:
     """Neither the same nor another number makes a second one."""
-    statement = "INSERT INTO authority VALUES (:id, 10, 100, '2026-01-01 00:00:00+00:00')"
+    statement = (
+        "INSERT INTO authority (id, tables, keys_per_table, created_at)"
+        " VALUES (:id, 10, 100, '2026-01-01 00:00:00+00:00')"
+    )
     execute(database, statement, id=1)
     for number in (1, 2):
         with pytest.raises(IntegrityError):

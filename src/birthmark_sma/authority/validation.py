@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.group_commit import Answers, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
@@ -23,12 +24,6 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.standings import DeviceStanding, find_standings
 from birthmark_sma.storage.trail import Trail
-
-
-class Caller(NamedTuple):
-    """Who asks: an address, or None where there is none (the command line)."""
-
-    address: str | None
 
 
 class Attempt(NamedTuple):
@@ -174,4 +169,5 @@ def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
         device_serial=validation.device_serial,
         validated_at=validation.validated_at,
         request_ip=attempt.caller.address,
+        caller=attempt.caller.key_id,
     )

@@ -29,7 +29,7 @@ def validate(
     The attempt goes into the audit trail like any other. Exits with 0 for PASS, 1 for FAIL.
     """
     from birthmark_sma.authority.authority import open_authority
-    from birthmark_sma.authority.validation import Caller
+    from birthmark_sma.authority.callers import Caller
     from birthmark_sma.protocol.verdict import Verdict
     from birthmark_sma.web.wire import rfc3339
 

@@ -9,7 +9,10 @@ from birthmark_sma.storage.schema import validation_history as history
 
 
 class AuditRow(NamedTuple):
-    """One judged camera token. `device_serial` is set wherever the device is known, FAIL or not."""
+    """One judged camera token. `device_serial` is set wherever the device is known, FAIL or not.
+
+    `caller` is the id of the access key that was shown; `repeat`, what kind of repetition it was.
+    """
 
     encrypted_nuc_hash: bytes
     table_id: int
@@ -19,6 +22,8 @@ class AuditRow(NamedTuple):
     device_serial: str | None
     validated_at: datetime
     request_ip: str | None
+    caller: str | None = None
+    repeat: str | None = None
 
 
 def count_rows(connection: Connection) -> int:

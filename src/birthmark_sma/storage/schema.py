@@ -15,6 +15,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003"
 """The Alembic revision that this program reads and writes."""
 
 
@@ -87,8 +88,39 @@ authority = Table(
     Column("tables", Integer, nullable=False),
     Column("keys_per_table", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("access_generation", BigInteger, nullable=False, server_default="0"),
 )
-"""One row: the authority that this database holds."""
+"""One row: the authority that this database holds. `access_generation` goes up with every change to
+access keys, so that servers see at a glance whether there was one."""
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("key_id", String(16), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column(
+        "scope",
+        String(16),
+        CheckConstraint("scope IN ('provision', 'validate', 'admin')", name="scope"),
+        nullable=False,
+    ),
+    Column("secret_digest", LargeBinary),
+    Column("previous_digest", LargeBinary),
+    Column("previous_until", UtcDateTime),
+    Column("certificate_fingerprint", LargeBinary, unique=True),
+    Column("certificate_issuer", Text),
+    Column("device_family", String(50)),
+    Column("uses_allowed", Integer),
+    Column("uses", Integer, nullable=False, server_default="0"),
+    Column("disclosure", String(8)),
+    Column("rate_limit", String(64)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+)
+"""Who may call: a bearer secret, of which only the digest is here, or a client certificate. NULL
+means no limit; of `disclosure` and `rate_limit`, that the server's own settings count."""
 
 key_encryption_keys = Table(
     "key_encryption_keys",
@@ -98,6 +130,8 @@ key_encryption_keys = Table(
     Column("salt", LargeBinary, nullable=False),
     Column("wrapped_nuc_hash_key", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("wrapped_successor", LargeBinary),
+    Column("wrapped_predecessor", LargeBinary),
 )
 """Where each key-encryption key comes from, and one value wrapped under it that proves it."""
 
@@ -108,6 +142,8 @@ ca_certificates = Table(
     Column("certificate", Text, nullable=False),
     Column("encrypted_private_key", Text),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("sealed_private_key", LargeBinary),
+    Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id)),
 )
 """`root` and `intermediate`, PEM. The root's private key is never here."""
 
@@ -164,6 +200,8 @@ validation_history = Table(
     Column("device_serial", String(64)),
     Column("validated_at", UtcDateTime, nullable=False),
     Column("request_ip", String(45)),
+    Column("caller", String(16)),
+    Column("repeat", String(16)),
 )
 """The audit trail. It leaves the nonce out, so that a stolen copy holds no token to replay.
 
@@ -189,9 +227,11 @@ device_activity = Table(
     Column("day", Date, primary_key=True),
     Column("device_serial", String(64), primary_key=True),
     Column("passes", BigInteger, nullable=False),
+    Column("pictures", BigInteger, nullable=False, server_default="0"),
     postgresql_with={"fillfactor": 70},  # room to count up in place, without touching the index
 )
-"""How many PASS verdicts each device had on each day (UTC)."""
+"""How many PASS verdicts each device had on each day (UTC). Of these `pictures` counts the first
+ones of their tokens from callers that showed a credential: no stranger can drive it up."""
 
 busiest_devices = Table(
     "busiest_devices",
@@ -200,6 +240,50 @@ busiest_devices = Table(
     Column("device_serial", String(64), primary_key=True),
 )
 """The few devices of each day whose activity is worth looking at: see `storage.activity`."""
+
+device_flags = Table(
+    "device_flags",
+    metadata,
+    Column("device_serial", String(64), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("mode", String(16), nullable=False),
+    Column("pictures", BigInteger, nullable=False),
+    Column("usual", Float, nullable=False),
+    Column("days_compared", Integer, nullable=False),
+    Column("threshold", BigInteger, nullable=False),
+    Column("flagged_at", UtcDateTime, nullable=False),
+    Column("reviewed_at", UtcDateTime),
+)
+"""Devices far above their usual rate, with the counts that say so."""
+
+sighted_tokens = Table(
+    "sighted_tokens",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("first_caller", String(64), nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+)
+"""The replay ledger: every camera token that was judged, as a digest, and who brought it first."""
+
+resubmitted_tokens = Table(
+    "resubmitted_tokens",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("caller", String(64), primary_key=True),
+    Column("times", Integer, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+)
+"""Tokens that came again, from whom, and how often after their first sight."""
+
+repeat_counters = Table(
+    "repeat_counters",
+    metadata,
+    Column("minute", UtcDateTime, primary_key=True),
+    Column("repeat", String(16), primary_key=True),
+    Column("writer", SmallInteger, primary_key=True),
+    Column("times", BigInteger, nullable=False),
+)
+"""How many tokens of each minute had come before, by kind of repeat; as `validation_counters`."""
 
 device_family_counters = Table(
     "device_family_counters",

@@ -81,24 +81,24 @@ _ON_POSTGRESQL = """
 WITH appended AS (
     INSERT INTO validation_history (
         encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
-        validated_at, request_ip)
+        validated_at, request_ip, caller, repeat)
     SELECT * FROM unnest(
         $1::bytea[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[],
-        $7::timestamptz[], $8::text[])
+        $7::timestamptz[], $8::text[], $9::text[], $10::text[])
 ), counted AS (
     INSERT INTO validation_counters (minute, reason, writer, times)
-    SELECT CAST($9::text AS timestamptz), key, CAST($10::text AS smallint), CAST(value AS bigint)
-    FROM json_each_text($11::json)
+    SELECT CAST($11::text AS timestamptz), key, CAST($12::text AS smallint), CAST(value AS bigint)
+    FROM json_each_text($13::json)
     ON CONFLICT (minute, reason, writer)
     DO UPDATE SET times = validation_counters.times + excluded.times
 ), active AS (
     INSERT INTO device_activity (day, device_serial, passes)
-    SELECT CAST($12::text AS date), key, CAST(value AS bigint)
-    FROM json_each_text($13::json) ORDER BY key
+    SELECT CAST($14::text AS date), key, CAST(value AS bigint)
+    FROM json_each_text($15::json) ORDER BY key
     ON CONFLICT (day, device_serial)
     DO UPDATE SET passes = device_activity.passes + excluded.passes
     RETURNING device_serial, passes)
-SELECT json_object_agg(device_serial, passes) FROM active WHERE passes > CAST($14::text AS bigint)
+SELECT json_object_agg(device_serial, passes) FROM active WHERE passes > CAST($16::text AS bigint)
 """
 
 
@@ -106,7 +106,7 @@ def _write_on_postgresql(
     transaction: Connection, rows: Sequence[AuditRow], figures: _Figures
 ) -> dict[str, int]:
     columns = zip(*rows, strict=True)
-    hashes, tables, indexes, results, reasons, serials, times, addresses = columns
+    hashes, tables, indexes, results, reasons, serials, times, addresses, callers, repeats = columns
     written = at_once(
         transaction,
         _ON_POSTGRESQL,
@@ -119,6 +119,8 @@ def _write_on_postgresql(
             array_of_text(serials),
             array_of_times(times),
             array_of_text(addresses),
+            array_of_text(callers),
+            array_of_text(repeats),
             figures.minute.isoformat().encode(),
             b"%d" % figures.writer,
             figures.reasons.encode(),
@@ -135,11 +137,10 @@ def _write_on_postgresql(
 _APPEND = """
 INSERT INTO validation_history (
     encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
-    validated_at, request_ip)
+    validated_at, request_ip, caller, repeat)
 VALUES """
-_APPEND_ON_SQLITE = {
-    size: _APPEND + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in (256, 64, 16, 4, 1)
-}
+_ROW = f"({', '.join('?' * len(AuditRow._fields))})"
+_APPEND_ON_SQLITE = {size: _APPEND + ", ".join([_ROW] * size) for size in (256, 64, 16, 4, 1)}
 _COUNT_ON_SQLITE = """
 INSERT INTO validation_counters (minute, reason, writer, times)
 SELECT ?, key, ?, value FROM json_each(?) WHERE true
@@ -165,7 +166,7 @@ def _write_on_sqlite(
         values = [
             value
             for row in rows[start : start + size]
-            for value in (*row[:6], as_sqlite_text(row.validated_at), row.request_ip)
+            for value in (*row[:6], as_sqlite_text(row.validated_at), *row[7:])
         ]
         transaction.exec_driver_sql(_APPEND_ON_SQLITE[size], tuple(values))
         start += size

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.validation import Caller
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.web.problems import InvalidRequestError, RequestError
 from birthmark_sma.web.wire import FieldError
 

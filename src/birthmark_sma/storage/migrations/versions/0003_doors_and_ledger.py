@@ -1,0 +1,107 @@
+"""Access keys, a key-encryption key that can be changed, the replay ledger, and flags.
+
+Columns are only added, all of them empty or zero, so this takes no time however long the history.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from birthmark_sma.storage.schema import UtcDateTime
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    _create_access_keys()
+    _let_keys_be_changed()
+    _create_ledger()
+    _create_flags()
+
+
+def _create_access_keys() -> None:
+    op.add_column(
+        "authority",
+        sa.Column("access_generation", sa.BigInteger, nullable=False, server_default="0"),
+    )
+    op.create_table(
+        "access_keys",
+        sa.Column("key_id", sa.String(16), primary_key=True),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("scope", sa.String(16), nullable=False),
+        sa.Column("secret_digest", sa.LargeBinary),
+        sa.Column("previous_digest", sa.LargeBinary),
+        sa.Column("previous_until", UtcDateTime),
+        sa.Column("certificate_fingerprint", sa.LargeBinary),
+        sa.Column("certificate_issuer", sa.Text),
+        sa.Column("device_family", sa.String(50)),
+        sa.Column("uses_allowed", sa.Integer),
+        sa.Column("uses", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("disclosure", sa.String(8)),
+        sa.Column("rate_limit", sa.String(64)),
+        sa.Column("created_at", UtcDateTime, nullable=False),
+        sa.Column("expires_at", UtcDateTime),
+        sa.Column("revoked_at", UtcDateTime),
+        sa.Column("last_used_at", UtcDateTime),
+        sa.CheckConstraint(
+            "scope IN ('provision', 'validate', 'admin')", name=op.f("access_keys_scope_check")
+        ),
+        sa.UniqueConstraint(
+            "certificate_fingerprint", name=op.f("access_keys_certificate_fingerprint_key")
+        ),
+    )
+
+
+def _let_keys_be_changed() -> None:
+    op.add_column("key_encryption_keys", sa.Column("wrapped_successor", sa.LargeBinary))
+    op.add_column("key_encryption_keys", sa.Column("wrapped_predecessor", sa.LargeBinary))
+    op.add_column("ca_certificates", sa.Column("sealed_private_key", sa.LargeBinary))
+    # As SQL, since Alembic would copy a whole table on SQLite for the sake of the reference.
+    op.execute(
+        "ALTER TABLE ca_certificates ADD COLUMN kek_id INTEGER CONSTRAINT"
+        " ca_certificates_kek_id_fkey REFERENCES key_encryption_keys (kek_id)"
+    )
+
+
+def _create_ledger() -> None:
+    op.add_column("validation_history", sa.Column("caller", sa.String(16)))
+    op.add_column("validation_history", sa.Column("repeat", sa.String(16)))
+    op.create_table(
+        "sighted_tokens",
+        sa.Column("digest", sa.LargeBinary, primary_key=True),
+        sa.Column("first_caller", sa.String(64), nullable=False),
+        sa.Column("first_seen_at", UtcDateTime, nullable=False),
+    )
+    op.create_table(
+        "resubmitted_tokens",
+        sa.Column("digest", sa.LargeBinary, primary_key=True),
+        sa.Column("caller", sa.String(64), primary_key=True),
+        sa.Column("times", sa.Integer, nullable=False),
+        sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    )
+    op.create_table(
+        "repeat_counters",
+        sa.Column("minute", UtcDateTime, primary_key=True),
+        sa.Column("repeat", sa.String(16), primary_key=True),
+        sa.Column("writer", sa.SmallInteger, primary_key=True),
+        sa.Column("times", sa.BigInteger, nullable=False),
+    )
+
+
+def _create_flags() -> None:
+    op.add_column(
+        "device_activity",
+        sa.Column("pictures", sa.BigInteger, nullable=False, server_default="0"),
+    )
+    op.create_table(
+        "device_flags",
+        sa.Column("device_serial", sa.String(64), primary_key=True),
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("mode", sa.String(16), nullable=False),
+        sa.Column("pictures", sa.BigInteger, nullable=False),
+        sa.Column("usual", sa.Float, nullable=False),
+        sa.Column("days_compared", sa.Integer, nullable=False),
+        sa.Column("threshold", sa.BigInteger, nullable=False),
+        sa.Column("flagged_at", UtcDateTime, nullable=False),
+        sa.Column("reviewed_at", UtcDateTime),
+    )
