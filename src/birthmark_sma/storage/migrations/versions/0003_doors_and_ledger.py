@@ -55,12 +55,12 @@ def _create_access_keys() -> None:
 def _let_keys_be_changed() -> None:
     op.add_column("key_encryption_keys", sa.Column("wrapped_successor", sa.LargeBinary))
     op.add_column("key_encryption_keys", sa.Column("wrapped_predecessor", sa.LargeBinary))
-    op.add_column("ca_certificates", sa.Column("sealed_private_key", sa.LargeBinary))
-    # As SQL, since Alembic would copy a whole table on SQLite for the sake of the reference.
-    op.execute(
-        "ALTER TABLE ca_certificates ADD COLUMN kek_id INTEGER CONSTRAINT"
-        " ca_certificates_kek_id_fkey REFERENCES key_encryption_keys (kek_id)"
-    )
+    with op.batch_alter_table("ca_certificates") as batch:  # on SQLite a copy, of two rows
+        batch.add_column(sa.Column("sealed_private_key", sa.LargeBinary))
+        batch.add_column(sa.Column("kek_id", sa.Integer))
+        batch.create_foreign_key(
+            "ca_certificates_kek_id_fkey", "key_encryption_keys", ["kek_id"], ["kek_id"]
+        )
 
 
 def _create_ledger() -> None:
