@@ -6,6 +6,7 @@ misspelt setting that is silently ignored is how a safe default gets lost.
 """
 
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -41,6 +42,7 @@ class Access(StrEnum):
     """Who may call the API."""
 
     OPEN = "open"
+    KEYS = "keys"
 
 
 class Disclosure(StrEnum):
@@ -73,7 +75,9 @@ class Settings(BaseModel):
     one_core: bool = True
     """Whether each process keeps to one core, where the system can do that."""
     access: Access | None = None
-    """`open` says explicitly that an address other than loopback may be open to anyone."""
+    """Who may call; unset: anyone while listening on loopback, else who shows an access key."""
+    publish_pki: bool = False
+    """Whether certificates and CRL can be read without a key, as verifiers have none."""
     public_url: str | None = None
     """The URL that devices know this server by; certificates then say where the CRL is."""
 
@@ -127,11 +131,28 @@ class Settings(BaseModel):
         return self.resolved_database_url.startswith("sqlite:")
 
     @property
+    def resolved_access(self) -> Access:
+        """Who may call: nothing is open to other machines unless that was said."""
+        if self.access is not None:
+            return self.access
+        return Access.OPEN if is_loopback(self.host) else Access.KEYS
+
+    @property
     def resolved_database_url(self) -> str:
         """The database's URL: the one given, or SQLite in the data directory."""
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'sma.db'}"
         return self.database_url.get_secret_value()
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 PROTOTYPE: Mapping[str, Any] = {

@@ -163,6 +163,34 @@ class IdempotencyKeyReusedError(AuthorityError):
         )
 
 
+class AccessError(AuthorityError):
+    """Whoever asks may not do this. Nothing was done."""
+
+
+class UnauthenticatedError(AccessError):
+    """No credential was shown, or one that is not in force."""
+
+
+class InsufficientScopeError(AccessError):
+    """The access key is in force, and good for something else."""
+
+
+class EnrolmentRefusedError(AccessError):
+    """The access key does not allow this device to be provisioned, or no further one."""
+
+
+class AccessKeyRefusedError(AuthorityError):
+    """An access key cannot have these terms."""
+
+
+class AccessKeyNameError(ConflictError):
+    """A key in force has this name, or stands for this certificate."""
+
+
+class UnknownAccessKeyError(AuthorityError):
+    """No access key in force has this name or id."""
+
+
 class BatchFileError(AuthorityError):
     """A file that describes many devices, or what is to take their results, cannot be used."""
 

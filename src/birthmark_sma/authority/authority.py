@@ -12,6 +12,7 @@ from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
+from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
@@ -48,8 +49,14 @@ class Authority:
     stock: KeyStock = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
+    key_ring: KeyRing = field(repr=False)
     upkeep: HistoryUpkeep = field(repr=False)
-    """Not begun yet: whoever serves begins it."""
+    """Not begun yet, and neither is the ring's looking: see `start`."""
+
+    def start(self) -> None:
+        """Begin what a server does beside answering; a single command should not wait for it."""
+        self.key_ring.start()
+        self.upkeep.start()
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -59,6 +66,7 @@ class Authority:
     def close(self) -> None:
         """Finish and answer everything that is under way, then let go of the database."""
         self.upkeep.close()
+        self.key_ring.close()
         self.provisioner.close()
         self.validator.close()
         self.database.close()
@@ -84,6 +92,7 @@ def open_authority(settings: Settings) -> Authority:
     database = open_database(settings.resolved_database_url)
     try:
         parts = _open_parts(database, settings)
+        key_ring = KeyRing(database)
     except BaseException:
         database.close()
         raise
@@ -102,6 +111,7 @@ def open_authority(settings: Settings) -> Authority:
             batch_limit=settings.batch_limit,
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers),
+        key_ring=key_ring,
         upkeep=HistoryUpkeep(database, settings.audit_retention_days),
     )
 

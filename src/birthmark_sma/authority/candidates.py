@@ -29,6 +29,7 @@ from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_table import assign_tables
 from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.storage.devices import Device
 
 MAX_DESCRIPTION = 50
@@ -50,6 +51,8 @@ class ProvisioningRequest:
     nuc_hash: bytes | None = field(default=None, repr=False)
     key_encryption_public_key: str | None = None
     idempotency_key: str | None = None
+    enrolled_with: AccessKey | None = None
+    """The access key that the device showed, where access is by keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ class FirstAnswers:
         self, connection: Connection, request: ProvisioningRequest, now: datetime
     ) -> Provisioned | None:
         """Return the answer that this request got before. Raises IdempotencyKeyReusedError."""
-        if request.idempotency_key is None:
+        key = place_of(request)
+        if key is None:
             return None
-        key = _digest(request.idempotency_key)
         found = idempotency.find(connection, [key]).get(key)
         if found is None or found.created_at <= now - IDEMPOTENCY_PERIOD:
             return None
@@ -63,14 +63,14 @@ class FirstAnswers:
     @staticmethod
     def release(transaction: Connection, refused: Sequence[Candidate]) -> None:
         """Give the keys of requests back that were refused after all."""
-        keys = [_digest(key) for c in refused if (key := c.request.idempotency_key) is not None]
+        keys = [key for c in refused if (key := place_of(c.request)) is not None]
         if keys:
             idempotency.release(transaction, keys)
 
     def _sealed(self, candidate: Candidate) -> FirstAnswer | None:
-        if candidate.request.idempotency_key is None:
+        key = place_of(candidate.request)
+        if key is None:
             return None
-        key = _digest(candidate.request.idempotency_key)
         answer = json.dumps(asdict(candidate.answer), default=str).encode()
         return FirstAnswer(
             idempotency_key=key,
@@ -96,9 +96,22 @@ class FirstAnswers:
 
 def request_digest(request: ProvisioningRequest) -> bytes:
     """Return what is the same for the same request, whatever its Idempotency-Key: 32 bytes."""
-    fields = asdict(replace(request, idempotency_key=None, nuc_hash=None))
+    fields = asdict(replace(request, idempotency_key=None, nuc_hash=None, enrolled_with=None))
+    del fields["enrolled_with"]  # it has a place of its own
     fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None
     return _digest(json.dumps(fields, sort_keys=True))
+
+
+def place_of(request: ProvisioningRequest) -> bytes | None:
+    """Return what a first answer is kept and found under: 32 bytes, or None where it is not kept.
+
+    Each access key has its own Idempotency-Keys, so that nobody gets another's table keys.
+    """
+    if request.idempotency_key is None:
+        return None
+    if request.enrolled_with is None:
+        return _digest(request.idempotency_key)
+    return _digest(f"{request.enrolled_with.key_id}\0{request.idempotency_key}")
 
 
 def _digest(text: str) -> bytes:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority import enrolment
 from birthmark_sma.authority.candidates import (
     Candidate,
     CandidateMaker,
@@ -119,6 +120,8 @@ class Provisioner:
             )
             # In this order: where the conflict is the first answer's own, that answer is there now.
             known = self._first_answers.find(connection, request, now)
+            if known is None:
+                enrolment.check(connection, request)
         if known is not None:
             return known
         if conflict is not None:

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority import enrolment
 from birthmark_sma.authority.candidates import Candidate, Provisioned
-from birthmark_sma.authority.first_answers import IDEMPOTENCY_PERIOD, FirstAnswers
+from birthmark_sma.authority.first_answers import IDEMPOTENCY_PERIOD, FirstAnswers, place_of
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
@@ -30,21 +31,43 @@ def register(
     ordered = sorted(candidates, key=lambda candidate: candidate.device.device_serial)
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
-    added = devices.add_devices(transaction, [c.device for c in new]) if new else set()
-    refused = [c for c in new if c.provisioning_id not in added]
+    errors = _add(transaction, new)
+    refused = [c for c in new if c.provisioning_id in errors]
     first_answers.release(transaction, refused)
     # Who repeats a request that was refused in this very batch is refused as well.
-    freed = {key for c in refused if (key := c.request.idempotency_key) is not None}
-    refused += [
-        c
-        for c in ordered
-        if isinstance(repeated.get(c.provisioning_id), Provisioned)
-        and c.request.idempotency_key in freed
-    ]
-    outcomes: dict[str, Provisioned | BirthmarkError] = dict(repeated)
-    outcomes |= {c.provisioning_id: c.answer for c in new}
-    outcomes |= {c.provisioning_id: _loser(transaction, c.device) for c in refused}
+    freed = {place_of(c.request): errors[c.provisioning_id] for c in refused}
+    outcomes: dict[str, Provisioned | BirthmarkError] = {c.provisioning_id: c.answer for c in new}
+    outcomes |= errors
+    for candidate in candidates:
+        first = repeated.get(candidate.provisioning_id)
+        if isinstance(first, Provisioned):
+            outcomes[candidate.provisioning_id] = freed.get(place_of(candidate.request), first)
+        elif first is not None:
+            outcomes[candidate.provisioning_id] = first
     return [outcomes[c.provisioning_id] for c in candidates]
+
+
+def _add(transaction: Connection, candidates: Sequence[Candidate]) -> dict[str, BirthmarkError]:
+    """Register devices as far as their access keys allow; return why others were not, by their id.
+
+    A conflict gives its use back, from which another candidate may still live.
+    """
+    errors: dict[str, BirthmarkError] = {}
+    waiting = candidates
+    while waiting:
+        unpermitted = enrolment.reserve(transaction, waiting)
+        permitted = [c for c in waiting if c.provisioning_id not in unpermitted]
+        added = set()
+        if permitted:
+            added = devices.add_devices(transaction, [c.device for c in permitted])
+        lost = [c for c in permitted if c.provisioning_id not in added]
+        enrolment.give_back(transaction, lost)
+        errors |= {c.provisioning_id: _loser(transaction, c.device) for c in lost}
+        if not lost:
+            errors |= unpermitted
+            break
+        waiting = [c for c in waiting if c.provisioning_id in unpermitted]
+    return errors
 
 
 def _loser(transaction: Connection, device: Device) -> ConflictError:

@@ -194,7 +194,7 @@ def _read(record: Record, *, make_keys: bool) -> _Asked | Refusal:
         if make_keys and isinstance(value, dict) and not _has_key(value):
             private_key = new_private_key()
             value = value | {"device_public_key": public_half(private_key)}
-        request = checked(value, ProvisionRequest).provisioning_request(None)
+        request = checked(value, ProvisionRequest).provisioning_request(None, None)
     except InvalidRequestError as error:
         return Refusal(record.line, _serial_of(value), str(error))
     return _Asked(

@@ -27,6 +27,7 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.KeyTablesError, DATABASE),
     (errors.StorageError, DATABASE),
     (errors.UnknownDeviceError, CONFLICT),
+    (errors.UnknownAccessKeyError, CONFLICT),
     (errors.BatchInterruptedError, DATABASE),
     (errors.PoolFullError, DATABASE),
     (errors.ShuttingDownError, DATABASE),

@@ -1,6 +1,5 @@
 """`sma serve`: run the authority."""
 
-import ipaddress
 import os
 import signal
 import socket
@@ -57,8 +56,15 @@ def serve(
     access: Annotated[
         str | None,
         typer.Option(
-            help="`open` lets anyone in who reaches the address; needed for any but loopback."
-            " [SMA_ACCESS]"
+            help="`open` lets anyone in who reaches the address, `keys` who shows an access key."
+            " [SMA_ACCESS; open on loopback, else keys]"
+        ),
+    ] = None,
+    publish_pki: Annotated[
+        bool | None,
+        typer.Option(
+            "--publish-pki",
+            help="Let anyone read certificates and CRL without a key. [SMA_PUBLISH_PKI, false]",
         ),
     ] = None,
     public_url: PublicUrl = None,
@@ -106,6 +112,7 @@ def serve(
         database_url=database_url,
         kek_file=kek_file,
         access=access,
+        publish_pki=publish_pki,
         public_url=public_url,
         manufacturer_id=manufacturer_id,
         disclosure=disclosure,
@@ -128,29 +135,31 @@ def serve(
 
 
 def _check_access(settings: "Settings") -> None:
+    """Refuse to let nobody in, and warn where everybody is let in."""
+    from birthmark_sma.authority.access import has_good_key
+    from birthmark_sma.authority.authority import is_initialised, opened_database
+    from birthmark_sma.config import Access, is_loopback
     from birthmark_sma.errors import ConfigurationError
 
-    if is_loopback(settings.host):
+    if settings.resolved_access is Access.OPEN:
+        if not is_loopback(settings.host):
+            note(
+                f"WARNING: access is open on {settings.host}: everyone who reaches this address can"
+                " provision devices."
+            )
         return
-    if settings.access is None:
-        raise ConfigurationError(
-            f"Listening on {settings.host} would let everyone who reaches it provision devices and"
-            " validate tokens. Listen on 127.0.0.1, or say --access open if that is meant"
-        )
-    note(
-        f"WARNING: access is open on {settings.host}: everyone who reaches this address can"
-        " provision devices."
+    first = "sma keys create NAME --scope validate"
+    if not is_initialised(settings):
+        first = f"sma init, then {first}"
+    else:
+        with opened_database(settings) as database:
+            if has_good_key(database):
+                return
+    raise ConfigurationError(
+        f"On {settings.host} callers must show access keys, and there is none in force. To make"
+        f" one, type: {first}. Or listen on 127.0.0.1; or say --access open, if everyone who"
+        " reaches this address may provision devices and validate tokens"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bind(settings: "Settings") -> socket.socket:

@@ -86,17 +86,32 @@ def generation(connection: Connection) -> int:
     return connection.execute(select(authority.c.access_generation)).scalar() or 0
 
 
-def use(transaction: Connection, key_id: str, times: int) -> bool:
-    """Count uses of a key, unless it does not allow as many: then False, and nothing is counted."""
-    counted = transaction.execute(
-        update(access_keys)
-        .where(
-            _columns.key_id == key_id,
-            _columns.uses_allowed.is_(None) | (_columns.uses + times <= _columns.uses_allowed),
-        )
-        .values(uses=_columns.uses + times)
-    )
-    return counted.rowcount == 1
+def uses_left(connection: Connection, key_id: str) -> int | None:
+    """Return how many more devices a key may provision; None where there is no limit."""
+    left = _columns.uses_allowed - _columns.uses
+    return connection.execute(select(left).where(_columns.key_id == key_id)).scalar()
+
+
+def use(transaction: Connection, key_id: str, times: int) -> int:
+    """Count uses of a key, as many as it allows of those wanted; return how many that is.
+
+    Until the transaction ends, others who use the key wait.
+    """
+    row = transaction.execute(
+        select(_columns.uses, _columns.uses_allowed)
+        .where(_columns.key_id == key_id)
+        .with_for_update()
+    ).one_or_none()
+    if row is None:
+        return 0
+    granted = times if row.uses_allowed is None else min(times, row.uses_allowed - row.uses)
+    _add_uses(transaction, key_id, granted)
+    return granted
+
+
+def give_back(transaction: Connection, key_id: str, times: int) -> None:
+    """Count uses of a key as not made. For the transaction that counted them."""
+    _add_uses(transaction, key_id, -times)
 
 
 def note_last_use(transaction: Connection, used: Mapping[str, datetime]) -> None:
@@ -119,6 +134,12 @@ def _find(connection: Connection, *conditions: ColumnElement[bool]) -> list[Acce
         .order_by(_columns.created_at, _columns.key_id)
     ).mappings()
     return [AccessKey(**{**row, "scope": KeyScope(row["scope"])}) for row in rows]
+
+
+def _add_uses(transaction: Connection, key_id: str, times: int) -> None:
+    transaction.execute(
+        update(access_keys).where(_columns.key_id == key_id).values(uses=_columns.uses + times)
+    )
 
 
 def _raise_generation(transaction: Connection) -> None:

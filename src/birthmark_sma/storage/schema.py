@@ -107,7 +107,7 @@ access_keys = Table(
     Column("secret_digest", LargeBinary),
     Column("previous_digest", LargeBinary),
     Column("previous_until", UtcDateTime),
-    Column("certificate_fingerprint", LargeBinary, unique=True),
+    Column("certificate_fingerprint", LargeBinary),
     Column("certificate_issuer", Text),
     Column("device_family", String(50)),
     Column("uses_allowed", Integer),

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.web import openapi, operate, problems, provision, validate
+from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 
 _THREADS = 2
@@ -47,12 +48,13 @@ def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         authority = await asyncio.to_thread(open_authority)
-        authority.upkeep.start()
+        authority.start()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
             ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
         ):
             app.state.authority = authority
+            app.state.door = Door(authority.settings, authority.key_ring)
             app.state.askers = askers
             app.state.probers = probers
             app.state.deadlines = Deadlines()

@@ -29,7 +29,7 @@ class DirectEndpoint(Protocol):
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Any]":
         """Take a request in. Raises what refuses it; then nothing has happened."""
 
-    def finish(self, future: "asyncio.Future[Any]") -> bytes:
+    def finish(self, scope: Scope, future: "asyncio.Future[Any]") -> bytes:
         """Return the JSON of the answer, status 200. Raises what the future raised."""
 
 
@@ -84,7 +84,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         self, cycle: RequestResponseCycle, endpoint: DirectEndpoint, future: "asyncio.Future[Any]"
     ) -> None:
         try:
-            body = endpoint.finish(future)
+            body = endpoint.finish(cast("Scope", cycle.scope), future)
         except Exception as error:
             problem = respond(Request(cast("Scope", cycle.scope)), error)
             BoundedHttpProtocol._start_asgi_task(self, cycle, cast("Any", problem))

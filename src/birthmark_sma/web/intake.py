@@ -17,7 +17,6 @@ from birthmark_sma.web.wire import FieldError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_MAX_ADDRESS_CHARACTERS = 45
 _JSON = b"application/json"
 
 
@@ -28,9 +27,9 @@ def authority_of(request: Request) -> Authority:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Say who sends a request: the address at the other end of the connection."""
-    client = scope.get("client")
-    return Caller(None if client is None else client[0][:_MAX_ADDRESS_CHARACTERS])
+    """Say who sends a request that was let in."""
+    caller: Caller = scope["caller"]
+    return caller
 
 
 def check_head(scope: Scope, limit: int) -> None:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
 from birthmark_sma.web import wire
+from birthmark_sma.web.access import ANYONE, rule_of
 from birthmark_sma.web.problems import MEDIA_TYPE
 
 DESCRIPTION = """\
@@ -25,15 +26,19 @@ Errors are problem documents (RFC 9457); `detail` says what to do. Besides those
 are 404 and 405 for other paths and methods, and 400 for what is not HTTP.
 """
 
-_ANYWHERE = (408, 431, 500)
+_ANYWHERE = (408, 421, 431, 500)
+_WITH_A_KEY = (401, 403)
 
 _TITLES = {
     400: "Unknown table or key index: FAIL, and recorded",
     408: "The request did not arrive whole in time",
+    401: "No access key was shown, or none that is in force",
+    403: "The access key is good for something else",
     409: "The serial, the public key or the NUC hash is registered already",
     413: "The body is too large",
     415: "The body is not JSON by its Content-Type",
     422: "The request is malformed, or a key in it is refused",
+    421: "Access is open, and the name in Host is none of this server's",
     431: "Request line and headers are too large",
     500: "A fault inside the authority; nothing was decided",
     503: "The database is away, or too much work is waiting; try again after Retry-After",
@@ -41,6 +46,12 @@ _TITLES = {
 
 _EXAMPLES: dict[int, tuple[str, str, str]] = {
     400: ("unknown-table", "Unknown table ID", "Unknown table ID: this authority has no such..."),
+    401: ("unauthenticated", "Unauthenticated", "This access key is not known here."),
+    403: (
+        "insufficient-scope",
+        "Insufficient scope",
+        "This access key is good for provision; here one for validate is needed.",
+    ),
     408: ("request-timeout", "Request Timeout", "The request did not arrive whole in time."),
     409: (
         "device-already-provisioned",
@@ -57,6 +68,11 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "invalid-request",
         "Invalid request",
         "The request is malformed: nonce: string should have at least 24 characters.",
+    ),
+    421: (
+        "misdirected-request",
+        "Misdirected request",
+        "This authority answers to localhost and to its address, not to this name...",
     ),
     431: (
         "head-too-large",
@@ -77,6 +93,34 @@ _MODELS: dict[int, type[BaseModel]] = {
     422: wire.InvalidRequestProblem,
 }
 
+
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {
+        "WWW-Authenticate": {
+            "description": "How to show a key (RFC 6750)",
+            "schema": {"type": "string"},
+        }
+    },
+    503: {
+        "Retry-After": {
+            "description": "Seconds to wait before trying again",
+            "schema": {"type": "integer"},
+        }
+    },
+}
+
+_SCHEMES: dict[str, Any] = {
+    "accessKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An access key, sma_..., as `sma keys create` prints it. Roles: the scopes"
+        " of which it has one. A server on a loopback address asks for none unless told to.",
+    },
+    "clientCertificate": {
+        "type": "mutualTLS",
+        "description": "A client certificate that an access key was made for.",
+    },
+}
 
 _SELF_PARSED = (wire.ValidateNucRequest, wire.ValidateBatchRequest, wire.ProvisionRequest)
 _PROBLEMS = (wire.ProblemDocument, wire.InvalidRequestProblem, wire.UnknownAddressProblem)
@@ -101,11 +145,25 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
                 ref_template=_REFERENCE,
             )
             made["components"]["schemas"] |= definitions["$defs"]
+            made["components"]["securitySchemes"] = _SCHEMES
+            _name_keys(made)
             _restore_examples(made, [route for router in routers for route in router.routes])
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _name_keys(made: dict[str, Any]) -> None:
+    """Say of each path which keys open it."""
+    for path, operations in made["paths"].items():
+        rule = rule_of(path)
+        if rule is None:
+            continue
+        scopes = sorted(rule)
+        for operation in operations.values():
+            # The last alternative, no credential at all, is for a server with open access.
+            operation["security"] = [{"accessKey": scopes}, {"clientCertificate": []}, {}]
 
 
 def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
@@ -123,7 +181,9 @@ def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None
 
 def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problem documents of a path: its own, and those that any request can get."""
-    return {s: _problem(instance, s) for s in sorted({*statuses, *_ANYWHERE})}
+    of_the_door = () if rule_of(instance) is ANYONE else _WITH_A_KEY
+    all_statuses = sorted({*statuses, *_ANYWHERE, *of_the_door})
+    return {status: _problem(instance, status) for status in all_statuses}
 
 
 def success(
@@ -159,11 +219,6 @@ def _problem(instance: str, status: int) -> dict[str, Any]:
         "description": _TITLES[status],
         "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
     }
-    if status == 503:
-        described["headers"] = {
-            "Retry-After": {
-                "description": "Seconds to wait before trying again",
-                "schema": {"type": "integer"},
-            }
-        }
+    if status in _HEADERS:
+        described["headers"] = _HEADERS[status]
     return described

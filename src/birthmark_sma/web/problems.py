@@ -66,6 +66,8 @@ class Kind:
     title: str
     retry: bool = False
     field: str | None = None
+    challenge: str | None = None
+    """What WWW-Authenticate says (RFC 6750, section 3)."""
 
 
 def _refused(slug: str, title: str, field: str) -> Kind:
@@ -78,14 +80,30 @@ _REQUEST_KINDS = {
         Kind(413, "body-too-large", "Body too large"),
         Kind(415, "unsupported-media-type", "Unsupported media type"),
         Kind(408, "request-timeout", "Request timeout"),
+        Kind(421, "misdirected-request", "Misdirected request"),
     )
 }
 
 _INVALID = Kind(422, "invalid-request", "Invalid request")
+_CHALLENGE = 'Bearer realm="birthmark-sma"'
 _INTERNAL = Kind(500, "internal-error", "Internal error")
 
 # The first row whose class an error belongs to is its kind.
 _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
+    (
+        errors.UnauthenticatedError,
+        Kind(401, "unauthenticated", "Unauthenticated", challenge=_CHALLENGE),
+    ),
+    (
+        errors.InsufficientScopeError,
+        Kind(
+            403,
+            "insufficient-scope",
+            "Insufficient scope",
+            challenge=f'{_CHALLENGE}, error="insufficient_scope"',
+        ),
+    ),
+    (errors.EnrolmentRefusedError, Kind(403, "enrolment-refused", "Enrolment refused")),
     (
         errors.KeyEncryptionKeyRefusedError,
         _refused("key-refused", "Public key refused", "key_encryption_public_key"),
@@ -133,7 +151,11 @@ def problem(request: Request, kind: Kind, detail: str, **members: object) -> JSO
         "instance": request.url.path,
         **members,
     }
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if kind.retry else None
+    headers = {}
+    if kind.retry:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if kind.challenge is not None:
+        headers["WWW-Authenticate"] = kind.challenge
     return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
 
 

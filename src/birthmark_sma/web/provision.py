@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web import examples, openapi
-from birthmark_sma.web.intake import authority_of, parse, read_json
+from birthmark_sma.web.intake import authority_of, caller_of, parse, read_json
 from birthmark_sma.web.problems import InvalidRequestError
 from birthmark_sma.web.wire import FieldError, ProvisionRequest, ProvisionResponse
 
@@ -36,7 +36,7 @@ router = APIRouter(tags=["provision"])
                 "table keys as JWE": examples.PROVISIONED_JWE,
             },
         ),
-        **openapi.problems(PATH, 408, 409, 413, 415, 422, 500, 503),
+        **openapi.problems(PATH, 403, 408, 409, 413, 415, 422, 500, 503),
     },
     openapi_extra={
         "requestBody": openapi.request_body(ProvisionRequest),
@@ -61,7 +61,8 @@ async def provision_device(request: Request) -> Response:
     idempotency_key = _idempotency_key(request)
     authority = authority_of(request)
     body = await read_json(request.scope, request.receive, authority.settings.max_body_bytes)
-    asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key)
+    key = caller_of(request.scope).key
+    asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key, key)
     try:
         async with asyncio.timeout(_PROVISIONING_SECONDS):
             provisioned = await authority.provisioner.provision(asked)

@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.validation import Validation
+from birthmark_sma.config import Disclosure
 from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi
+from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.intake import caller_of, check_head, parse, read_json
@@ -73,7 +76,8 @@ async def validate_batch(request: Request) -> ASGIApp:
 
 
 class ShortWay:
-    """The ASGI application: camera tokens are answered at once, all else goes FastAPI's way.
+    """The ASGI application: callers are let in, camera tokens are answered at once, and all else
+    goes FastAPI's way.
 
     FastAPI's layers cost several times what judging a token costs. Answers and problem documents
     are the same on both ways.
@@ -85,13 +89,14 @@ class ShortWay:
         self._many = _Many(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a POST with camera tokens, hand everything else on."""
-        endpoint = self._endpoint(scope) if scope["type"] == "http" else None
-        if endpoint is None:
+        """Let a caller in; answer a POST with camera tokens, hand everything else on."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            response = await endpoint.answer(scope, receive)
+            self._app.state.door.admit(scope)
+            endpoint = self._endpoint(scope)
+            response = self._app if endpoint is None else await endpoint.answer(scope, receive)
         except Exception as error:
             response = respond(Request(scope), error)
         await response(scope, receive, send)
@@ -139,9 +144,17 @@ class _CameraTokens:
         deadlines: Deadlines = self._app.state.deadlines
         return deadlines
 
-    def _verdict(self, validation: Validation) -> dict[str, str | None]:
+    @cached_property
+    def _door(self) -> Door:
+        door: Door = self._app.state.door
+        return door
+
+    def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
         settings = self._authority.settings
-        return verdict(validation, settings.manufacturer_id, settings.disclosure)
+        disclosure = settings.disclosure
+        if caller.key is not None and caller.key.disclosure is not None:
+            disclosure = Disclosure(caller.key.disclosure)
+        return verdict(validation, settings.manufacturer_id, disclosure)
 
 
 class _One(_CameraTokens):
@@ -152,23 +165,24 @@ class _One(_CameraTokens):
         body = await read_json(scope, receive, self._authority.settings.max_body_bytes)
         future = self.begin(scope, body)
         await asyncio.wait([future])
-        return _Json(self.finish(future))
+        return _Json(self.finish(scope, future))
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
         """Parse, and hand over to the validator."""
         settings = self._authority.settings
+        caller = scope.get("caller") or self._door.admit(scope)
         check_head(scope, settings.max_body_bytes)
         camera_token = parse(body, ValidateNucRequest).camera_token()
-        future = self._authority.validator.offer(camera_token, caller_of(scope))
+        future = self._authority.validator.offer(camera_token, caller)
         self._deadlines.add(future, settings.answer_timeout)
         return future
 
-    def finish(self, future: "asyncio.Future[Validation]") -> bytes:
+    def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
         """Phrase the verdict."""
         validation = future.result()
         if validation.reason.told_to_caller is not None:
             raise UnknownAddressError(validation.reason)
-        return to_json(self._verdict(validation))
+        return to_json(self._verdict(validation, caller_of(scope)))
 
 
 class _Many(_CameraTokens):
@@ -177,27 +191,30 @@ class _Many(_CameraTokens):
     async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         """Read, parse, hand over what is well formed, phrase."""
         settings = self._authority.settings
+        caller = caller_of(scope)
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
         body = await read_json(scope, receive, limit)
         elements = [_element(each) for each in parse(body, ValidateBatchRequest).tokens]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
         judged: Sequence[Validation | BirthmarkError] = ()
         if camera_tokens:
-            future = self._authority.validator.offer_together(camera_tokens, caller_of(scope))
+            future = self._authority.validator.offer_together(camera_tokens, caller)
             self._deadlines.add(future, settings.answer_timeout)
             judged = await future
         answers = iter(judged)
         results = [
-            _refused(each) if isinstance(each, str) else self._told(next(answers))
+            _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
             for each in elements
         ]
         return _Json(to_json({"results": results}))
 
-    def _told(self, validation: Validation | BirthmarkError) -> dict[str, str | None]:
+    def _told(
+        self, validation: Validation | BirthmarkError, caller: Caller
+    ) -> dict[str, str | None]:
         if isinstance(validation, BirthmarkError):
             raise validation
         error = validation.reason.told_to_caller
-        return self._verdict(validation) if error is None else _refused(error)
+        return self._verdict(validation, caller) if error is None else _refused(error)
 
 
 def _element(value: Any) -> CameraToken | str:

@@ -18,6 +18,7 @@ from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.web import examples
 
 WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
@@ -160,7 +161,9 @@ class ProvisionRequest(_Request):
             raise ValueError("give exactly one of device_public_key and csr")
         return self
 
-    def provisioning_request(self, idempotency_key: str | None) -> ProvisioningRequest:
+    def provisioning_request(
+        self, idempotency_key: str | None, enrolled_with: AccessKey | None
+    ) -> ProvisioningRequest:
         """Return the request in the authority's own form."""
         return ProvisioningRequest(
             device_serial=self.device_serial,
@@ -171,6 +174,7 @@ class ProvisionRequest(_Request):
             nuc_hash=None if self.nuc_hash is None else bytes.fromhex(self.nuc_hash),
             key_encryption_public_key=self.key_encryption_public_key,
             idempotency_key=idempotency_key,
+            enrolled_with=enrolled_with,
         )
 
 

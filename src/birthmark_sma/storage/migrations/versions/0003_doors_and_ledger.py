@@ -46,9 +46,6 @@ def _create_access_keys() -> None:
         sa.CheckConstraint(
             "scope IN ('provision', 'validate', 'admin')", name=op.f("access_keys_scope_check")
         ),
-        sa.UniqueConstraint(
-            "certificate_fingerprint", name=op.f("access_keys_certificate_fingerprint_key")
-        ),
     )
 
 

@@ -1,0 +1,180 @@
+"""The access keys in force, held in memory and read again as soon as one changes.
+
+Every process of a server holds a ring of its own. It looks at the database twice a second, so that
+a revocation counts everywhere within a second. While the database is away the ring stays as it is.
+"""
+
+import hashlib
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from sqlalchemy import Connection
+
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.storage import access_keys
+from birthmark_sma.storage.access_keys import AccessKey
+from birthmark_sma.storage.engine import Database
+
+_LOOK_SECONDS = 0.5
+_NOTE_USES_SECONDS = 10.0
+_LEAVING_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+PREFIX = "sma_"
+ID_CHARACTERS = 10
+SECRET_CHARACTERS = 52  # 32 random bytes in base32
+_KEY_CHARACTERS = len(PREFIX) + ID_CHARACTERS + 1 + SECRET_CHARACTERS
+_ID = slice(len(PREFIX), len(PREFIX) + ID_CHARACTERS)
+_NO_DIGEST = bytes(32)  # the SHA-256 digest of nothing that anybody knows
+
+
+def digest(presented: str) -> bytes:
+    """Return what is stored of a key: its SHA-256, as nobody guesses 32 random bytes."""
+    return hashlib.sha256(presented.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A key, and until when each of its secrets counts (seconds since 1970)."""
+
+    key: AccessKey
+    current: bytes
+    previous: bytes
+    previous_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """All keys as they were at one time; replaced as a whole."""
+
+    generation: int
+    by_id: dict[str, _Held]
+    by_fingerprint: dict[bytes, AccessKey]
+    by_issuer: dict[str, AccessKey]
+
+    @classmethod
+    def of(cls, generation: int, keys: Iterable[AccessKey]) -> "_Snapshot":
+        found = cls(generation, {}, {}, {})
+        for key in keys:
+            found.by_id[key.key_id] = _Held(
+                key,
+                key.secret_digest or _NO_DIGEST,
+                key.previous_digest or _NO_DIGEST,
+                key.previous_until.timestamp() if key.previous_until else 0.0,
+            )
+            # There is one key in force for a certificate at most.
+            if key.certificate_fingerprint is not None and key.revoked_at is None:
+                found.by_fingerprint[key.certificate_fingerprint] = key
+            if key.certificate_issuer is not None and key.revoked_at is None:
+                found.by_issuer[key.certificate_issuer] = key
+        return found
+
+
+_NOBODY = _Held(
+    AccessKey("", "", access_keys.KeyScope.VALIDATE, datetime.min.replace(tzinfo=UTC)),
+    _NO_DIGEST,
+    _NO_DIGEST,
+    0.0,
+)
+
+
+class KeyRing:
+    """Finds the key that somebody shows. A key that is found may still be revoked or expired."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._used: dict[str, float] = {}
+        self._noted: dict[str, float] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="key-ring", daemon=True)
+        with database.read() as connection:
+            self._snapshot = _read(connection)
+
+    def start(self) -> None:
+        """Look for changes from now on. Only a server does."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking, and write down what was used last."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(_LEAVING_SECONDS)
+
+    def find_by_secret(self, presented: str) -> AccessKey | None:
+        """Return the key that has this secret.
+
+        A wrong secret of a known key takes the same steps as a key that nobody has, and comparing
+        takes the same time wherever the first difference lies.
+        """
+        if len(presented) != _KEY_CHARACTERS or not presented.isascii():
+            return None
+        held = self._snapshot.by_id.get(presented[_ID], _NOBODY)
+        shown = digest(presented)
+        is_current = hmac.compare_digest(shown, held.current)
+        is_previous = hmac.compare_digest(shown, held.previous)
+        if is_current or (is_previous and time.time() < held.previous_until):
+            return held.key
+        return None
+
+    def find_by_certificate(self, fingerprint: bytes, der: bytes) -> AccessKey | None:
+        """Return the key of a client certificate that TLS has verified: by itself, or its issuer.
+
+        `fingerprint` is SHA-256 of `der`.
+        """
+        snapshot = self._snapshot
+        key = snapshot.by_fingerprint.get(fingerprint)
+        if key is None and snapshot.by_issuer:
+            issuer = x509.load_der_x509_certificate(der).issuer.rfc4514_string()
+            key = snapshot.by_issuer.get(issuer)
+        return key
+
+    def note_use(self, key: AccessKey) -> None:
+        """Remember that a key was used just now; it is written down a little later."""
+        self._used[key.key_id] = time.time()
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        noted_at = time.monotonic()
+        while not self._closing.wait(_LOOK_SECONDS):
+            self._try(self._look)
+            if time.monotonic() - noted_at >= _NOTE_USES_SECONDS:
+                self._try(self._note_uses)
+                noted_at = time.monotonic()
+        self._try(self._note_uses)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except DatabaseUnavailableError as error:
+            _log.debug("access keys could not be looked at: %s", error)
+        except Exception:  # without this thread no revocation would ever count
+            _log.exception("access keys could not be looked at")
+
+    def _look(self) -> None:
+        with self._database.read() as connection:
+            if access_keys.generation(connection) != self._snapshot.generation:
+                self._snapshot = _read(connection)
+
+    def _note_uses(self) -> None:
+        used = {i: at for i, at in self._used.copy().items() if self._noted.get(i) != at}
+        if not used:
+            return
+        with self._database.write() as transaction:
+            access_keys.note_last_use(
+                transaction, {i: datetime.fromtimestamp(at, UTC) for i, at in used.items()}
+            )
+        self._noted |= used
+
+
+def _read(connection: Connection) -> _Snapshot:
+    # In this order: a change between the two is found again at the next look.
+    generation = access_keys.generation(connection)
+    return _Snapshot.of(generation, access_keys.all_keys(connection))

@@ -1,0 +1,189 @@
+"""The door: who may ask for what.
+
+Each path has a rule, and a path without one is for keys of scope `admin`. A key comes as a bearer
+token (RFC 6750), or as a client certificate that TLS has verified.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from starlette.types import Scope
+
+from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
+from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.key_ring import KeyRing
+from birthmark_sma.config import Access, Settings, is_loopback
+from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
+from birthmark_sma.storage.access_keys import AccessKey, KeyScope
+from birthmark_sma.web.problems import RequestError
+
+Rule: TypeAlias = frozenset[KeyScope] | None
+"""The scopes whose keys open a path; None is for anyone, key or not."""
+
+ANYONE: Rule = None
+ANY_KEY: Rule = frozenset(KeyScope)
+ADMIN: Rule = frozenset({KeyScope.ADMIN})
+
+_VALIDATE: Rule = frozenset({KeyScope.VALIDATE})
+
+RULES: Mapping[str, Rule] = {
+    "/": ANY_KEY,
+    "/api/v1/devices/provision": frozenset({KeyScope.PROVISION}),
+    "/api/v1/validate/nuc": _VALIDATE,
+    "/api/v1/validate/nuc/batch": _VALIDATE,
+    "/docs": ANY_KEY,
+    "/docs/oauth2-redirect": ANY_KEY,
+    "/health": ANY_KEY,
+    "/health/live": ANYONE,
+    "/health/ready": ANYONE,
+    "/openapi.json": ANY_KEY,
+    CRL_PATH: ANY_KEY,
+    INTERMEDIATE_PATH: ANY_KEY,
+    ROOT_PATH: ANY_KEY,
+    "/redoc": ANY_KEY,
+    "/static-offline-docs": ANY_KEY,
+    "/stats": ADMIN,
+}
+"""One entry a path, and one a directory of files. What is not here is for `admin` alone."""
+
+PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH})
+"""What anyone may read where the settings say so: verifiers of certificates have no keys."""
+
+_DIRECTORIES = ("/static-offline-docs/",)
+_SCHEME = b"bearer "
+_KNOWN_HOSTS = 64
+_MAX_ADDRESS_CHARACTERS = 45
+
+
+def rule_of(path: str) -> Rule:
+    """Return the rule of a path, known or not."""
+    for directory in _DIRECTORIES:
+        if path.startswith(directory):
+            return RULES[directory.rstrip("/")]
+    return RULES.get(path, ADMIN)
+
+
+class Door:
+    """Lets callers in, or says why not."""
+
+    def __init__(self, settings: Settings, key_ring: KeyRing) -> None:
+        self._open = settings.resolved_access is Access.OPEN
+        self._published = settings.publish_pki
+        self._key_ring = key_ring
+        self._names = _names_of_this_server(settings) if self._open else None
+        self._known_hosts: set[bytes] = set()
+
+    def admit(self, scope: Scope) -> Caller:
+        """Say who sends a request that may be answered, and note it in the scope.
+
+        Raises UnauthenticatedError, InsufficientScopeError, or RequestError where a page of another
+        site sends a browser here under that site's name.
+        """
+        client = scope["client"]
+        address = None if client is None else client[0][:_MAX_ADDRESS_CHARACTERS]
+        if self._open:
+            if self._names is not None:
+                self._check_host(scope)
+            caller = Caller(address)
+        else:
+            caller = Caller(address, self._key_for(scope))
+        scope["caller"] = caller
+        return caller
+
+    def _key_for(self, scope: Scope) -> AccessKey | None:
+        path = scope["path"]
+        rule = rule_of(path)
+        if rule is None or (self._published and path in PUBLISHED):
+            return None
+        key = self._shown_key(scope)
+        if key.scope not in rule:
+            raise InsufficientScopeError(
+                f"This access key is good for {key.scope.value}; here one for"
+                f" {' or '.join(sorted(rule))} is needed."
+            )
+        self._key_ring.note_use(key)
+        return key
+
+    def _shown_key(self, scope: Scope) -> AccessKey:
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not shown:
+            key = self._key_of_certificate(scope)
+            if key is None:
+                raise UnauthenticatedError(
+                    "Show an access key: Authorization: Bearer sma_... The operator makes one with:"
+                    " sma keys create"
+                )
+        elif len(shown) > 1 or shown[0][: len(_SCHEME)].lower() != _SCHEME:
+            raise UnauthenticatedError("Show one access key, as: Authorization: Bearer sma_...")
+        else:
+            key = self._key_ring.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
+            if key is None:
+                raise UnauthenticatedError("This access key is not known here.")
+        _check_in_force(key)
+        return key
+
+    def _key_of_certificate(self, scope: Scope) -> AccessKey | None:
+        """Find the key of the certificate that the client showed, noted once a connection."""
+        tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
+        der = tls.get("client_cert_der")
+        if der is None:
+            return None
+        fingerprint = tls.get("client_cert_sha256")
+        if fingerprint is None:
+            fingerprint = tls["client_cert_sha256"] = sha256(der).digest()
+        return self._key_ring.find_by_certificate(fingerprint, der)
+
+    def _check_host(self, scope: Scope) -> None:
+        """Refuse a request whose Host is a name that this server does not have.
+
+        Where access is open, anything on this machine may ask, a browser included. A page of
+        another site could have its own name resolve to this address (DNS rebinding); then the
+        browser sends that name. An address cannot be taken over like that, nor a name without a
+        dot, which nobody can register.
+        """
+        for name, value in scope["headers"]:
+            if name == b"host" and value not in self._known_hosts:
+                host = (_host_of(value) or "").lower()
+                if "." in host and not (_is_address(host) or host in (self._names or ())):
+                    raise RequestError(
+                        "misdirected-request",
+                        "This authority answers to localhost and to its address, not to this name."
+                        " Give the name that it has as --public-url, or let callers show keys.",
+                    )
+                if len(self._known_hosts) < _KNOWN_HOSTS:
+                    self._known_hosts.add(value)
+
+
+def _check_in_force(key: AccessKey) -> None:
+    # Whoever holds the secret may be told this: to guess does not lead here.
+    if key.revoked_at is not None:
+        raise UnauthenticatedError("This access key was revoked.")
+    if not key.is_good(datetime.now(UTC)):
+        raise UnauthenticatedError("This access key has expired.")
+
+
+def _names_of_this_server(settings: Settings) -> frozenset[str] | None:
+    """The names that a Host may have, or None where they cannot be known."""
+    if not is_loopback(settings.host):
+        return None
+    public = urlsplit(settings.public_url or "").hostname
+    return frozenset({settings.host.lower(), public or settings.host.lower()})
+
+
+def _host_of(value: bytes) -> str | None:
+    try:
+        return urlsplit("//" + value.decode("ascii")).hostname
+    except ValueError:
+        return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
