@@ -36,6 +36,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "workers": "2",
     "one_core": "false",
     "access": "open",
+    "publish_pki": "true",
     "public_url": "https://sma.example.org",
     "manufacturer_id": "Another",
     "disclosure": "none",

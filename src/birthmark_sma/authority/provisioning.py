@@ -120,7 +120,7 @@ class Provisioner:
             )
             # In this order: where the conflict is the first answer's own, that answer is there now.
             known = self._first_answers.find(connection, request, now)
-            if known is None:
+            if known is None and conflict is None:
                 enrolment.check(connection, request)
         if known is not None:
             return known

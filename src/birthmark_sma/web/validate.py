@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma.authority.authority import Authority
@@ -85,6 +86,8 @@ class ShortWay:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self.routes: Sequence[BaseRoute] = app.routes
+        """Every route, those that are answered the short way included."""
         self._one = _One(app)
         self._many = _Many(app)
 
