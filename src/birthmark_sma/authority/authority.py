@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from birthmark_sma.authority import ceremony, key_stock
+from birthmark_sma.authority.abuse import AbuseWatch
+from birthmark_sma.authority.abuse_policy import AbusePolicy
 from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.chore import Chore
@@ -115,7 +117,10 @@ def open_authority(settings: Settings) -> Authority:
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers),
         key_ring=key_ring,
-        chores=(HistoryUpkeep(database, settings.audit_retention_days),),
+        chores=(
+            HistoryUpkeep(database, settings.audit_retention_days),
+            AbuseWatch(database, policy_of(settings), settings.abuse),
+        ),
     )
 
 
@@ -250,6 +255,11 @@ def _open_secrets(database: Database, settings: Settings) -> tuple[OpenedSecrets
         raise NotInitialisedError
     passphrase = find_passphrase(settings)
     return open_secrets(stored, settings, passphrase), passphrase
+
+
+def policy_of(settings: Settings) -> AbusePolicy:
+    """Return what counts as abuse under these settings."""
+    return AbusePolicy(settings.abuse_factor, settings.abuse_least)
 
 
 def _publication(settings: Settings) -> Publication | None:
