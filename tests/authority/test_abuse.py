@@ -455,7 +455,7 @@ def test_a_server_looks_by_itself(
 ) -> None:
     """At once, and again."""
     execute(authority.database, "UPDATE device_activity SET pictures = 501")
-    authority.begin_chores()
+    authority.start()
     wait_until(lambda: names(flagged(authority.database)) == [loud], 20)
 
 
