@@ -14,6 +14,7 @@ from birthmark_sma.authority.abuse import AbuseWatch, Round, look_for_abuse, rev
 from birthmark_sma.authority.abuse_policy import AbusePolicy
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.retention import prune
 from birthmark_sma.authority.revocation import reinstate_device, revoke_device, suspend_device
 from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
@@ -445,6 +446,22 @@ def test_there_is_something_to_review(authority: Authority, loud: str, today: da
         review_flags(database, loud)
     with pytest.raises(UnknownDeviceError, match="nobody"):
         review_flags(database, "nobody")
+
+
+def test_flags_go_with_the_days_that_they_are_of(database: Database, today: date) -> None:
+    """Retention says how long it is kept who did what."""
+    for days_ago in (0, 1, 9):
+        day = today - timedelta(days=days_ago)
+        active(database, day, {"loud": 60})
+        execute(
+            database,
+            "INSERT INTO device_flags VALUES ('loud', :day, 'flag', 1, 1, 1, 1, :at, NULL)",
+            day=str(day),
+            at=f"{day} 12:00:00.000000+00:00",
+        )
+    before = datetime(today.year, today.month, today.day, tzinfo=UTC) - timedelta(days=5)
+    prune(database, before, never)
+    assert len(flagged(database)) == 2
 
 
 # --- the chore
