@@ -38,11 +38,15 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 test: setup-dev ## everything, on real parts
 	@.venv/bin/python -m pytest -q -n auto
 
-check: setup-dev ## format, lint, types, structure
+check: setup-dev ## format, lint, types, structure, insecure calls, secrets, known vulnerabilities
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks
+	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache --no-validate \
+	  --no-update-check --redact --quiet --rule-cache-dir .cache/kingfisher
+	@.venv/bin/python -m checks.vulnerabilities
 
 bench: setup-dev ## measure, beside the conventional way; ARGS="--quick" or "--only validate,batch"
 	@.venv/bin/python -m bench $(ARGS)

@@ -49,6 +49,9 @@ GOOD_VALUES: Mapping[str, str] = {
     "answer_timeout": "2.5",
     "request_timeout": "12.5",
     "audit_retention_days": "90",
+    "abuse": "suspend",
+    "abuse_factor": "2.5",
+    "abuse_least": "50",
 }
 """One value for every setting, as an environment gives it, and none of them a default."""
 

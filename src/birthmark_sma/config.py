@@ -53,6 +53,15 @@ class Disclosure(StrEnum):
     NONE = "none"
 
 
+class AbuseMode(StrEnum):
+    """What happens to a device that is far above its usual rate."""
+
+    OFF = "off"
+    SHADOW = "shadow"
+    FLAG = "flag"
+    SUSPEND = "suspend"
+
+
 class Settings(BaseModel):
     """Everything that can be configured. Frozen: nothing changes while the program runs."""
 
@@ -99,6 +108,13 @@ class Settings(BaseModel):
 
     audit_retention_days: Annotated[int | None, Field(ge=1, le=36_500)] = None
     """How many whole days of the audit trail a server keeps; unset keeps all of it."""
+
+    abuse: AbuseMode = AbuseMode.FLAG
+    """Whether devices far above their usual rate are flagged. Only `suspend` touches a device."""
+    abuse_factor: Annotated[float, Field(ge=1, le=1_000_000)] = 10.0
+    """How many times its usual pictures a day a device may make."""
+    abuse_least: Annotated[int, Field(ge=1, le=1_000_000_000)] = 500
+    """How many pictures a day any device may make, whatever is usual for it."""
 
     @field_validator("public_url")
     @classmethod

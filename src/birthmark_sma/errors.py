@@ -154,6 +154,10 @@ class UnknownDeviceError(AuthorityError):
     """No device of this serial is registered."""
 
 
+class UnknownFlagError(AuthorityError):
+    """A device has no flag that waits for review."""
+
+
 class IdempotencyKeyReusedError(AuthorityError):
     """The Idempotency-Key was used within 24 hours for a different request."""
 

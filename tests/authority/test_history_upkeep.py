@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from birthmark_sma.authority import history_upkeep
+from birthmark_sma.authority import chore
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.protocol.verdict import Reason
@@ -70,7 +70,7 @@ def test_it_begins_at_once(database: Database) -> None:
 def test_without_a_retention_everything_stays(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_upkeep, "_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(HistoryUpkeep, "every_seconds", 0.01)
     note(database, NOW - timedelta(days=4000))
     rounds = counted_rounds(monkeypatch)
     upkeep = HistoryUpkeep(database, retention_days=None)
@@ -107,7 +107,7 @@ def test_closing_does_not_wait(database: Database) -> None:
 def test_only_who_serves_begins_it(authority: Authority) -> None:
     """A single command opens the authority too, and has no time for this."""
     assert "history-upkeep" not in {thread.name for thread in threading.enumerate()}
-    authority.upkeep.start()
+    authority.start()
     assert "history-upkeep" in {thread.name for thread in threading.enumerate()}
 
 
@@ -115,7 +115,7 @@ def test_it_survives_an_outage(
     own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Threat 28: it says so in the log, without the URL, and goes on once the database is back."""
-    monkeypatch.setattr(history_upkeep, "_TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(chore, "_TRY_AGAIN_SECONDS", 0.1)
     database = open_database(own_postgres.url)
     migrate(database)
     drop_days(database)
@@ -123,7 +123,7 @@ def test_it_survives_an_outage(
     upkeep = HistoryUpkeep(database, retention_days=1)
     with caplog.at_level(logging.WARNING):
         upkeep.start()
-        wait_until(lambda: "waits to be tended" in caplog.text, 20)
+        wait_until(lambda: "waits for the database" in caplog.text, 20)
     assert own_postgres.url not in caplog.text
     own_postgres.restart()
     wait_until(lambda: days_of(database) == DAYS_AHEAD + 1, 30)
@@ -135,15 +135,15 @@ def test_it_survives_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of its own is logged, and does not end the thread."""
-    monkeypatch.setattr(history_upkeep, "_TRY_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(history_upkeep, "_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(chore, "_TRY_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(HistoryUpkeep, "every_seconds", 0.01)
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)
     note(database, NOW - timedelta(days=9))
     execute(database, "ALTER TABLE device_activity RENAME TO elsewhere")
     upkeep = HistoryUpkeep(database, retention_days=1)
     upkeep.start()
-    wait_until(lambda: "could not be tended" in caplog.text or "waits" in caplog.text, 20)
+    wait_until(lambda: "upkeep failed" in caplog.text or "waits" in caplog.text, 20)
     execute(database, "ALTER TABLE elsewhere RENAME TO device_activity")
     wait_until(lambda: count_of(database) == 0, 20)
     upkeep.close()
@@ -156,8 +156,8 @@ def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
     migrate(database)
     note(database, NOW)
     upkeep = HistoryUpkeep(database, retention_days=1)
-    upkeep._tend(NOW + timedelta(days=3_650))
+    upkeep.work(NOW + timedelta(days=3_650))
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
-    upkeep._tend(NOW)
+    upkeep.work(NOW)
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
     database.close()

@@ -19,15 +19,19 @@ def assert_counters_are_those_of_the_trail(database: Database) -> int:
     trail, counters = validation_history.c, validation_counters.c
     with database.read() as connection:
         rows = connection.execute(
-            select(trail.validated_at, trail.reason, trail.validation_result, trail.device_serial)
+            select(
+                trail.validated_at,
+                trail.reason,
+                trail.validation_result,
+                trail.device_serial,
+                trail.caller,
+                trail.repeat,
+            )
         ).all()
         minutes: Counter[tuple[object, str]] = Counter()
         for counted in connection.execute(select(counters.minute, counters.reason, counters.times)):
             minutes[counted.minute, counted.reason] += counted.times
-        days = {
-            (counted.day, counted.device_serial): counted.passes
-            for counted in connection.execute(select(device_activity))
-        }
+        activity = connection.execute(select(device_activity)).all()
     assert minutes == Counter(
         (row.validated_at.replace(second=0, microsecond=0), row.reason) for row in rows
     )
@@ -36,7 +40,14 @@ def assert_counters_are_those_of_the_trail(database: Database) -> int:
         for row in rows
         if row.validation_result == "PASS"
     )
-    assert days == passes
+    assert {(each.day, each.device_serial): each.passes for each in activity} == passes
+    assert {
+        (each.day, each.device_serial): each.pictures for each in activity if each.pictures
+    } == Counter(
+        (row.validated_at.date(), row.device_serial)
+        for row in rows
+        if row.validation_result == "PASS" and row.caller is not None and row.repeat is None
+    )
     for day in {day for day, _ in passes}:
         assert_the_busiest_are_listed(database, day, passes)
     return len(rows)

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from birthmark_sma.authority import ceremony, key_stock
+from birthmark_sma.authority.abuse import AbuseWatch
+from birthmark_sma.authority.abuse_policy import AbusePolicy
 from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
+from birthmark_sma.authority.chore import Chore
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
@@ -50,13 +53,14 @@ class Authority:
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
     key_ring: KeyRing = field(repr=False)
-    upkeep: HistoryUpkeep = field(repr=False)
+    chores: tuple[Chore, ...] = field(repr=False)
     """Not begun yet, and neither is the ring's looking: see `start`."""
 
     def start(self) -> None:
         """Begin what a server does beside answering; a single command should not wait for it."""
         self.key_ring.start()
-        self.upkeep.start()
+        for chore in self.chores:
+            chore.start()
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -65,7 +69,8 @@ class Authority:
 
     def close(self) -> None:
         """Finish and answer everything that is under way, then let go of the database."""
-        self.upkeep.close()
+        for chore in self.chores:
+            chore.close()
         self.key_ring.close()
         self.provisioner.close()
         self.validator.close()
@@ -112,7 +117,10 @@ def open_authority(settings: Settings) -> Authority:
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers),
         key_ring=key_ring,
-        upkeep=HistoryUpkeep(database, settings.audit_retention_days),
+        chores=(
+            HistoryUpkeep(database, settings.audit_retention_days),
+            AbuseWatch(database, policy_of(settings), settings.abuse),
+        ),
     )
 
 
@@ -247,6 +255,11 @@ def _open_secrets(database: Database, settings: Settings) -> tuple[OpenedSecrets
         raise NotInitialisedError
     passphrase = find_passphrase(settings)
     return open_secrets(stored, settings, passphrase), passphrase
+
+
+def policy_of(settings: Settings) -> AbusePolicy:
+    """Return what counts as abuse under these settings."""
+    return AbusePolicy(settings.abuse_factor, settings.abuse_least)
 
 
 def _publication(settings: Settings) -> Publication | None:

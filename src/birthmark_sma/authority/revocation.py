@@ -10,9 +10,10 @@ from birthmark_sma.pki import crl
 from birthmark_sma.pki.crl import REASONS, RevokedCertificate
 from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage import certificates, devices
+from birthmark_sma.storage import certificates, devices, flags
 from birthmark_sma.storage.certificates import Revocation
 from birthmark_sma.storage.devices import Device
+from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
 
@@ -26,9 +27,13 @@ def suspend_device(database: Database, device_serial: str) -> None:
 
 
 def reinstate_device(database: Database, device_serial: str) -> None:
-    """End a suspension. Raises UnknownDeviceError, or DeviceStatusError unless suspended."""
+    """End a suspension, and put the device's flags aside: whoever does this has looked at them.
+
+    Raises UnknownDeviceError, or DeviceStatusError unless suspended.
+    """
     with database.write() as transaction:
         _change(transaction, device_serial, DeviceStatus.SUSPENDED, DeviceStatus.ACTIVE)
+        flags.set_reviewed(transaction, device_serial, database_time(transaction))
 
 
 def revoke_device(database: Database, device_serial: str, reason: str) -> None:

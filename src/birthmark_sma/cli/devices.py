@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from birthmark_sma.cli import flags
 from birthmark_sma.cli.init import existing_database
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json
 from birthmark_sma.cli.terminal import print_fields, print_json, print_table, say
@@ -11,6 +12,9 @@ from birthmark_sma.cli.terminal import print_fields, print_json, print_table, sa
 app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
 
 Serial = Annotated[str, typer.Argument(help="The device's serial.")]
+
+app.command()(flags.flagged)
+app.command()(flags.reviewed)
 
 
 @app.command("list")

@@ -28,6 +28,7 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.StorageError, DATABASE),
     (errors.UnknownDeviceError, CONFLICT),
     (errors.UnknownAccessKeyError, CONFLICT),
+    (errors.UnknownFlagError, CONFLICT),
     (errors.BatchInterruptedError, DATABASE),
     (errors.PoolFullError, DATABASE),
     (errors.ShuttingDownError, DATABASE),

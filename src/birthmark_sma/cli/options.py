@@ -62,6 +62,21 @@ AuditRetentionDays = Annotated[
         " [SMA_AUDIT_RETENTION_DAYS]"
     ),
 ]
+Abuse = Annotated[
+    str | None,
+    typer.Option(
+        help="What happens to devices far above their usual rate: off, shadow, flag or suspend."
+        " [SMA_ABUSE, flag]"
+    ),
+]
+AbuseFactor = Annotated[
+    float | None,
+    typer.Option(help="How many times its usual a device may make. [SMA_ABUSE_FACTOR, 10]"),
+]
+AbuseLeast = Annotated[
+    int | None,
+    typer.Option(help="How many pictures a day are never too many. [SMA_ABUSE_LEAST, 500]"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

@@ -9,6 +9,9 @@ import typer
 
 from birthmark_sma.cli.init import initialise_on_a_laptop
 from birthmark_sma.cli.options import (
+    Abuse,
+    AbuseFactor,
+    AbuseLeast,
     AuditRetentionDays,
     CaKeyType,
     DatabaseUrl,
@@ -91,6 +94,9 @@ def serve(
         typer.Option(help="Seconds to wait for the database. [SMA_ANSWER_TIMEOUT, 10]"),
     ] = None,
     audit_retention_days: AuditRetentionDays = None,
+    abuse: Abuse = None,
+    abuse_factor: AbuseFactor = None,
+    abuse_least: AbuseLeast = None,
     ca_key_type: CaKeyType = None,
     tables: Tables = None,
     keys_per_table: KeysPerTable = None,
@@ -122,6 +128,9 @@ def serve(
         request_timeout=request_timeout,
         answer_timeout=answer_timeout,
         audit_retention_days=audit_retention_days,
+        abuse=abuse,
+        abuse_factor=abuse_factor,
+        abuse_least=abuse_least,
         ca_key_type=ca_key_type,
         tables=tables,
         keys_per_table=keys_per_table,

@@ -1,7 +1,7 @@
 """What a person sees: text to stdout, progress to stderr and only on a terminal."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,11 +36,20 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
             say(" " * width + line)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as wide as its content: a pipe gets whole values, never shortened ones."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[str] = ()
+) -> None:
+    """Print a table as wide as its content: a pipe gets whole values, never shortened ones.
+
+    The columns that `numbers` names stand to the right.
+    """
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for index, row in enumerate([columns, *rows]):
-        line = "  ".join(map(str.ljust, row, widths)).rstrip()
+        cells = zip(columns, row, widths, strict=True)
+        line = "  ".join(
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for name, cell, width in cells
+        ).rstrip()
         say(typer.style(line, bold=True) if index == 0 else line)
 
 

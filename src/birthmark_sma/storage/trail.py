@@ -41,13 +41,16 @@ class Trail:
         What is judged makes no difference to the statements: they are the same for PASS and FAIL.
         """
         minute = floor_to_minute(rows[0].validated_at)
-        passes = Counter(row.device_serial for row in rows if row.validation_result == "PASS")
+        passed = [row for row in rows if row.validation_result == "PASS"]
         self._busiest.refresh(transaction, minute.date())
         figures = _Figures(
             minute=minute,
             writer=self._writer,
             reasons=json.dumps(Counter(row.reason for row in rows)),
-            passes=json.dumps(passes, ensure_ascii=False),
+            passes=Counter(row.device_serial for row in passed),
+            pictures=Counter(
+                row.device_serial for row in passed if row.caller is not None and row.repeat is None
+            ),
             least=self._busiest.least,
         )
         if transaction.dialect.name == "postgresql":
@@ -59,15 +62,17 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """What to count: JSON objects of reasons and of devices, each with how many rows.
+    """What to count: a JSON object of reasons, and devices, each with how many rows.
 
-    Of the devices those are asked for that have more than `least` passes on that day.
+    `pictures` are those passes that no stranger and no repetition brought. Of the devices those are
+    asked for that have more than `least` passes on that day.
     """
 
     minute: datetime
     writer: int
     reasons: str
-    passes: str
+    passes: Counter[str | None]
+    pictures: Counter[str | None]
     least: int
 
     @property
@@ -92,19 +97,22 @@ WITH appended AS (
     ON CONFLICT (minute, reason, writer)
     DO UPDATE SET times = validation_counters.times + excluded.times
 ), active AS (
-    INSERT INTO device_activity (day, device_serial, passes)
-    SELECT CAST($14::text AS date), key, CAST(value AS bigint)
-    FROM json_each_text($15::json) ORDER BY key
+    INSERT INTO device_activity (day, device_serial, passes, pictures)
+    SELECT CAST($14::text AS date), serial, passes, pictures
+    FROM unnest($15::text[], $16::integer[], $17::integer[]) AS new (serial, passes, pictures)
+    ORDER BY serial
     ON CONFLICT (day, device_serial)
-    DO UPDATE SET passes = device_activity.passes + excluded.passes
+    DO UPDATE SET passes = device_activity.passes + excluded.passes,
+        pictures = device_activity.pictures + excluded.pictures
     RETURNING device_serial, passes)
-SELECT json_object_agg(device_serial, passes) FROM active WHERE passes > CAST($16::text AS bigint)
+SELECT json_object_agg(device_serial, passes) FROM active WHERE passes > CAST($18::text AS bigint)
 """
 
 
 def _write_on_postgresql(
     transaction: Connection, rows: Sequence[AuditRow], figures: _Figures
 ) -> dict[str, int]:
+    serials_passed = list(figures.passes)
     columns = zip(*rows, strict=True)
     hashes, tables, indexes, results, reasons, serials, times, addresses, callers, repeats = columns
     written = at_once(
@@ -125,7 +133,9 @@ def _write_on_postgresql(
             b"%d" % figures.writer,
             figures.reasons.encode(),
             figures.day.isoformat().encode(),
-            figures.passes.encode(),
+            array_of_text(serials_passed),
+            array_of_integers([figures.passes[each] for each in serials_passed]),
+            array_of_integers([figures.pictures[each] for each in serials_passed]),
             b"%d" % figures.least,
         ),
     )
@@ -147,9 +157,10 @@ SELECT ?, key, ?, value FROM json_each(?) WHERE true
 ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
 """
 _COUNT_DEVICES_ON_SQLITE = """
-INSERT INTO device_activity (day, device_serial, passes)
-SELECT ?, key, value FROM json_each(?) WHERE true
-ON CONFLICT (day, device_serial) DO UPDATE SET passes = passes + excluded.passes
+INSERT INTO device_activity (day, device_serial, passes, pictures)
+SELECT ?, key, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true
+ON CONFLICT (day, device_serial)
+DO UPDATE SET passes = passes + excluded.passes, pictures = pictures + excluded.pictures
 """
 _RISEN_ON_SQLITE = """
 SELECT json_group_object(device_serial, passes) FROM device_activity
@@ -172,8 +183,12 @@ def _write_on_sqlite(
         start += size
     minute, day = as_sqlite_text(figures.minute), figures.day.isoformat()
     transaction.exec_driver_sql(_COUNT_ON_SQLITE, (minute, figures.writer, figures.reasons))
-    transaction.exec_driver_sql(_COUNT_DEVICES_ON_SQLITE, (day, figures.passes))
-    asked = (day, figures.passes, figures.least)
+    active = json.dumps(
+        {serial: (passes, figures.pictures[serial]) for serial, passes in figures.passes.items()},
+        ensure_ascii=False,
+    )
+    transaction.exec_driver_sql(_COUNT_DEVICES_ON_SQLITE, (day, active))
+    asked = (day, active, figures.least)
     risen: dict[str, int] = json.loads(
         transaction.exec_driver_sql(_RISEN_ON_SQLITE, asked).scalar_one()
     )
