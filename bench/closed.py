@@ -51,13 +51,19 @@ def measure_in_turn(
     rounds: int,
     seconds: float,
     say: Callable[[str], None],
+    prepare: Callable[[], None] = lambda: None,
 ) -> None:
-    """Check a sample of every case's answers, warm up, then measure all cases in every round."""
+    """Check a sample of every case's answers, warm up, then measure all cases in every round.
+
+    `prepare` is called before the warming up and before each round.
+    """
+    prepare()
     for case in cases:
         _check_sample(case)
         _measure(case, _WARM_UP_SECONDS, [])
     report.series.extend(case.series for case in cases)
     for number in range(rounds):
+        prepare()
         for case in cases:
             measured = _measure(case, seconds, report.faults)
             case.series.rounds.append(measured)

@@ -1,7 +1,7 @@
 """Authorities to measure: founded as an operator would, each in a database of its own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from birthmark_sma.config import load_settings
 from birthmark_sma.pki.signer import CaKeyType
 from tests.support.postgres import Postgres
 from tests.support.running import query
-from tests.support.server import Server, server_environ, sma
+from tests.support.server import SMA, Server, server_environ, sma
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,12 @@ class Site:
         """Whether the database is a file."""
         return self.database_pid is None
 
-    def serve(self, *arguments: str) -> Server:
-        """Start the real server on this authority."""
+    def serve(self, *arguments: str, program: Sequence[str] = SMA) -> Server:
+        """Start the real server on this authority, or what a part makes of it."""
         url = None if self.uses_sqlite else self.database_url
-        return Server(self.data_dir, *arguments, database_url=url, environ=self.environ)
+        return Server(
+            self.data_dir, *arguments, database_url=url, environ=self.environ, program=program
+        )
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Authority]:

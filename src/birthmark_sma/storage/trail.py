@@ -26,6 +26,7 @@ from birthmark_sma.storage.postgresql import (
 from birthmark_sma.storage.schema import as_sqlite_text
 
 _WRITERS = 1 << 15  # as many as a smallint has
+_NOTHING = "{}"
 
 
 class Trail:
@@ -48,6 +49,7 @@ class Trail:
             writer=self._writer,
             reasons=json.dumps(Counter(row.reason for row in rows)),
             passes=json.dumps(passes, ensure_ascii=False),
+            repeats=json.dumps(Counter(row.repeat for row in rows if row.repeat is not None)),
             least=self._busiest.least,
         )
         if transaction.dialect.name == "postgresql":
@@ -59,7 +61,7 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """What to count: JSON objects of reasons and of devices, each with how many rows.
+    """What to count: JSON objects of reasons, devices and repeats, each with how many rows.
 
     Of the devices those are asked for that have more than `least` passes on that day.
     """
@@ -68,6 +70,7 @@ class _Figures:
     writer: int
     reasons: str
     passes: str
+    repeats: str
     least: int
 
     @property
@@ -91,6 +94,12 @@ WITH appended AS (
     FROM json_each_text($13::json)
     ON CONFLICT (minute, reason, writer)
     DO UPDATE SET times = validation_counters.times + excluded.times
+), repeated AS (
+    INSERT INTO repeat_counters (minute, repeat, writer, times)
+    SELECT CAST($11::text AS timestamptz), key, CAST($12::text AS smallint), CAST(value AS bigint)
+    FROM json_each_text($17::json)
+    ON CONFLICT (minute, repeat, writer)
+    DO UPDATE SET times = repeat_counters.times + excluded.times
 ), active AS (
     INSERT INTO device_activity (day, device_serial, passes)
     SELECT CAST($14::text AS date), key, CAST(value AS bigint)
@@ -127,6 +136,7 @@ def _write_on_postgresql(
             figures.day.isoformat().encode(),
             figures.passes.encode(),
             b"%d" % figures.least,
+            figures.repeats.encode(),
         ),
     )
     risen: dict[str, int] = json.loads(written.get_value(0, 0) or b"{}")
@@ -145,6 +155,11 @@ _COUNT_ON_SQLITE = """
 INSERT INTO validation_counters (minute, reason, writer, times)
 SELECT ?, key, ?, value FROM json_each(?) WHERE true
 ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
+"""
+_COUNT_REPEATS_ON_SQLITE = """
+INSERT INTO repeat_counters (minute, repeat, writer, times)
+SELECT ?, key, ?, value FROM json_each(?) WHERE true
+ON CONFLICT (minute, repeat, writer) DO UPDATE SET times = times + excluded.times
 """
 _COUNT_DEVICES_ON_SQLITE = """
 INSERT INTO device_activity (day, device_serial, passes)
@@ -172,6 +187,9 @@ def _write_on_sqlite(
         start += size
     minute, day = as_sqlite_text(figures.minute), figures.day.isoformat()
     transaction.exec_driver_sql(_COUNT_ON_SQLITE, (minute, figures.writer, figures.reasons))
+    if figures.repeats != _NOTHING:
+        repeats = (minute, figures.writer, figures.repeats)
+        transaction.exec_driver_sql(_COUNT_REPEATS_ON_SQLITE, repeats)
     transaction.exec_driver_sql(_COUNT_DEVICES_ON_SQLITE, (day, figures.passes))
     asked = (day, figures.passes, figures.least)
     risen: dict[str, int] = json.loads(
