@@ -23,19 +23,19 @@ NOW = datetime.now(UTC)
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
 
 
-def migrate_to_the_first(database: Database) -> None:
-    """Do what the first version of this program did."""
+def migrate_to(database: Database, revision: str) -> None:
+    """Do what an earlier version of this program did."""
     config = Config()
     config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
     with database.write() as transaction:
         config.attributes["connection"] = transaction
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
 
 
 @pytest.fixture
 def old_database(empty_database: Database) -> Database:
     """A database at the first schema."""
-    migrate_to_the_first(empty_database)
+    migrate_to(empty_database, "0001")
     return empty_database
 
 

@@ -6,7 +6,7 @@ that neither an answer nor its time tells why a token failed.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
 from birthmark_sma.storage import ledger
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.standings import DeviceStanding, find_standings
+from birthmark_sma.storage.standings import DeviceStanding
 from birthmark_sma.storage.trail import Trail
 
 
@@ -122,8 +122,7 @@ class Validator:
         opened = [self._open(attempt.camera_token) for attempt in attempts]
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        standings = find_standings(transaction, sought)
-        repeats = self._note_sightings(transaction, attempts, now)
+        standings, repeats = self._look_up(transaction, attempts, sought, now)
         validations = [
             self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now, repeat)
             for attempt, nuc_hash, key, repeat in zip(
@@ -133,15 +132,22 @@ class Validator:
         self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
         return validations
 
-    def _note_sightings(
-        self, transaction: Connection, attempts: Sequence[Attempt], now: datetime
-    ) -> Sequence[Repeat | None]:
-        """Tell first sights from repeats, whatever the verdicts will be."""
+    def _look_up(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        nuc_hashes: Sequence[bytes],
+        now: datetime,
+    ) -> tuple[Mapping[bytes, DeviceStanding], Sequence[Repeat | None]]:
+        """Return what is known of the devices, and of each token whether it was seen before.
+
+        Every token goes into the replay ledger, whatever its verdict will be.
+        """
         sightings = [
             Sighting(digest_of(attempt.camera_token), attempt.caller.identity)
             for attempt in attempts
         ]
-        return ledger.note(transaction, sightings, now)
+        return ledger.look_up(transaction, sightings, nuc_hashes, now)
 
     def _open(self, camera_token: CameraToken) -> bytes | None:
         """Return the HMAC of the NUC hash inside, or None where the token does not open."""

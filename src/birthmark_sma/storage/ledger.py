@@ -12,9 +12,22 @@ from datetime import datetime
 from itertools import chain
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+    and_,
+    delete,
+    literal_column,
+    select,
+    text,
+)
 
-from birthmark_sma.protocol.repeat import Repeat, Sighting, classify, without_first_sights
+from birthmark_sma.protocol.repeat import (
+    DIGEST_BYTES,
+    Repeat,
+    Sighting,
+    classify,
+    without_first_sights,
+)
 from birthmark_sma.storage.postgresql import (
     array_of_bytes,
     array_of_integers,
@@ -22,41 +35,72 @@ from birthmark_sma.storage.postgresql import (
     array_of_times,
     at_once,
 )
-from birthmark_sma.storage.schema import as_sqlite_text
+from birthmark_sma.storage.schema import (
+    as_sqlite_text,
+    resubmitted_tokens,
+    sighted_tokens,
+)
+from birthmark_sma.storage.standings import (
+    ON_POSTGRESQL,
+    DeviceStanding,
+    find_standings,
+    read_standings,
+)
 
+_first_seen_at = sighted_tokens.c.first_seen_at
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 
-def note(
-    transaction: Connection, sightings: Sequence[Sighting], now: datetime
-) -> list[Repeat | None]:
-    """Write sightings down; say of each whether it is a first sight, which is None, or a repeat.
+def look_up(
+    transaction: Connection,
+    sightings: Sequence[Sighting],
+    nuc_hashes: Sequence[bytes],
+    now: datetime,
+) -> tuple[dict[bytes, DeviceStanding], list[Repeat | None]]:
+    """Write sightings down, and find the devices with these HMACs of their NUC hash.
 
-    Whatever the tokens' verdicts, the statements are the same.
+    Says of each sighting whether it is a first sight, which is None, or a repeat. Whatever the
+    tokens' verdicts will be, the statements are the same.
     """
     on_postgresql = transaction.dialect.name == "postgresql"
     first_callers: dict[bytes, str] = {}
     for digest, caller in sightings:
         first_callers.setdefault(digest, caller)
     first_sights = [Sighting(*each) for each in sorted(first_callers.items())]
-    note_first = _note_first_on_postgresql if on_postgresql else _note_first_on_sqlite
-    fresh = note_first(transaction, first_sights, now)
+    begin = _begin_on_postgresql if on_postgresql else _begin_on_sqlite
+    standings, fresh = begin(transaction, first_sights, nuc_hashes, now)
     if len(fresh) == len(sightings):
-        return [None] * len(sightings)
+        return standings, [None] * len(sightings)
     repeats = without_first_sights(sightings, fresh)
     times = Counter(each for each in repeats if each is not None)
     count = _count_on_postgresql if on_postgresql else _count_on_sqlite
-    return classify(repeats, count(transaction, times, now))
+    return standings, classify(repeats, count(transaction, times, now))
+
+
+def note(
+    transaction: Connection, sightings: Sequence[Sighting], now: datetime
+) -> list[Repeat | None]:
+    """Write sightings down as `look_up` does, without asking for devices."""
+    return look_up(transaction, sightings, [], now)[1]
 
 
 # --- PostgreSQL
 
-_NOTE_FIRST_ON_POSTGRESQL = """
-INSERT INTO sighted_tokens (digest, first_caller, first_seen_at)
-SELECT digest, caller, ($3::timestamptz[])[1]
-FROM unnest($1::bytea[], $2::text[]) AS brought (digest, caller)
-ON CONFLICT (digest) DO NOTHING RETURNING digest
-"""
+# Together, as each call of a driver costs as much as judging some tokens. The last row has the
+# digests that were new, one after the other.
+_BEGIN_ON_POSTGRESQL = "".join(
+    (
+        """
+WITH noted AS (
+    INSERT INTO sighted_tokens (digest, first_caller, first_seen_at)
+    SELECT digest, caller, ($4::timestamptz[])[1]
+    FROM unnest($2::bytea[], $3::text[]) AS brought (digest, caller)
+    ON CONFLICT (digest) DO NOTHING RETURNING digest
+)""",
+        ON_POSTGRESQL,
+        "UNION ALL SELECT string_agg(digest, ''), NULL, NULL, NULL, NULL FROM noted",
+    )
+)
 # A statement of its own, as only a later one sees what another program wrote for which the first
 # one waited.
 _COUNT_ON_POSTGRESQL = """
@@ -70,15 +114,25 @@ RETURNING digest, caller, CAST(times AS text),
 """
 
 
-def _note_first_on_postgresql(
-    transaction: Connection, first_sights: Sequence[Sighting], now: datetime
-) -> Set[bytes]:
+def _begin_on_postgresql(
+    transaction: Connection,
+    first_sights: Sequence[Sighting],
+    nuc_hashes: Sequence[bytes],
+    now: datetime,
+) -> tuple[dict[bytes, DeviceStanding], Set[bytes]]:
     digests, callers = zip(*first_sights, strict=True)
-    parameters = (array_of_bytes(digests), array_of_text(callers), array_of_times([now]))
-    noted = at_once(transaction, _NOTE_FIRST_ON_POSTGRESQL, parameters)
-    if noted.ntuples == len(digests):
-        return frozenset(digests)
-    return {noted.get_value(row, 0) or b"" for row in range(noted.ntuples)}
+    parameters = (
+        array_of_bytes(nuc_hashes),
+        array_of_bytes(digests),
+        array_of_text(callers),
+        array_of_times([now]),
+    )
+    found = at_once(transaction, _BEGIN_ON_POSTGRESQL, parameters)
+    devices = found.ntuples - 1
+    noted = found.get_value(devices, 0) or b""
+    size = DIGEST_BYTES
+    fresh = {noted[start : start + size] for start in range(0, len(noted), size)}
+    return read_standings(found, devices), fresh
 
 
 def _count_on_postgresql(
@@ -130,6 +184,16 @@ LEFT JOIN sighted_tokens USING (digest)
 """
 
 
+def _begin_on_sqlite(
+    transaction: Connection,
+    first_sights: Sequence[Sighting],
+    nuc_hashes: Sequence[bytes],
+    now: datetime,
+) -> tuple[dict[bytes, DeviceStanding], Set[bytes]]:
+    fresh = _note_first_on_sqlite(transaction, first_sights, now)
+    return find_standings(transaction, nuc_hashes), fresh
+
+
 def _note_first_on_sqlite(
     transaction: Connection, first_sights: Sequence[Sighting], now: datetime
 ) -> Set[bytes]:
@@ -172,3 +236,46 @@ def _in_parts(statement: str, rows: Sequence[_Row]) -> Iterator[tuple[str, tuple
         part = rows[start : start + size]
         yield statement.format(", ".join([row] * size)), tuple(chain.from_iterable(part))
         start += size
+
+
+# --- what is old
+
+
+def find_old(connection: Connection, before: datetime, *, limit: int) -> list[Any]:
+    """Return where up to `limit` tokens are written that were first seen before a time.
+
+    On SQLite only the oldest `limit` are looked at, in the order in which they were written.
+    """
+    if connection.dialect.name == "postgresql":
+        # However many the planner expects: where none is old, few pages should be read.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        places = select(literal_column("ctid")).select_from(sighted_tokens)
+        return list(
+            connection.execute(places.where(_first_seen_at < before).limit(limit)).scalars()
+        )
+    oldest = (
+        select(literal_column("rowid").label("place"), _first_seen_at)
+        .select_from(sighted_tokens)
+        .order_by(literal_column("rowid"))
+        .limit(limit)
+        .subquery()
+    )
+    found = select(oldest.c.place).where(oldest.c.first_seen_at < before)
+    return list(connection.execute(found).scalars())
+
+
+def forget(transaction: Connection, places: Sequence[Any], before: datetime) -> int:
+    """Delete tokens that `find_old` found, and all that is known of their repeats; say how many.
+
+    What came into their place meanwhile is newer, and stays.
+    """
+    if transaction.dialect.name == "postgresql":
+        there = text("ctid = ANY(CAST(:places AS tid[]))").bindparams(places=list(places))
+        old = and_(there, _first_seen_at < before)
+    else:
+        old = and_(literal_column("rowid").in_(places), _first_seen_at < before)
+    gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
+    digests = list(transaction.execute(gone).scalars())
+    repeats = delete(resubmitted_tokens).where(resubmitted_tokens.c.digest.in_(digests))
+    transaction.execute(repeats)
+    return len(digests)

@@ -21,6 +21,7 @@ from birthmark_sma.storage.partitions import Partition
 from birthmark_sma.storage.schema import (
     busiest_devices,
     device_activity,
+    repeat_counters,
     validation_counters,
     validation_history,
 )
@@ -37,6 +38,7 @@ FIGURES = (
     Aged(validation_counters, validation_counters.c.minute),
     Aged(device_activity, device_activity.c.day),
     Aged(busiest_devices, busiest_devices.c.day),
+    Aged(repeat_counters, repeat_counters.c.minute),
 )
 """What counts the audit trail, and goes with it."""
 
