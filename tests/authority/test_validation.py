@@ -376,15 +376,17 @@ def test_a_caller_with_a_key_is_its_key(scene: Scene) -> None:
     ]
 
 
-@pytest.mark.parametrize("part", ["encrypted_nuc_hash", "nonce", "table_id", "key_index"])
-def test_a_token_altered_in_any_part_is_another(scene: Scene, part: str) -> None:
+def test_a_token_altered_in_any_part_is_another(scene: Scene) -> None:
     """Nobody makes a genuine token look replayed with one that only resembles it."""
     token = scene.camera.token()
-    values = {"encrypted_nuc_hash": bytes(48), "nonce": bytes(12), "table_id": 5, "key_index": 3}
-    if token.table_id == 5:
-        values["table_id"] = 4
-    altered_token = replace(token, **{part: values[part]})
-    assert [each.repeat for each in validate(scene.authority, altered_token, token)] == [None] * 2
+    tokens = [
+        replace(token, encrypted_nuc_hash=bytes(48)),
+        replace(token, nonce=bytes(12)),
+        replace(token, table_id=token.table_id + 1),
+        replace(token, key_index=token.key_index + 1),
+        token,
+    ]
+    assert [each.repeat for each in validate(scene.authority, *tokens)] == [None] * 5
 
 
 def test_another_program_knows_at_once(scene: Scene, settings: Settings) -> None:

@@ -46,7 +46,7 @@ def assert_counters_are_those_of_the_trail(database: Database) -> int:
 
 
 def assert_the_ledger_agrees_with_the_trail(database: Database) -> None:
-    """As many first sights as tokens in the ledger; each repeat counted, and known to the ledger."""
+    """As many first sights as tokens in the ledger; each repeat is counted, and known to it."""
     trail, counters = validation_history.c, repeat_counters.c
     with database.read() as connection:
         kinds = Counter(connection.execute(select(trail.repeat)).scalars())
