@@ -36,6 +36,9 @@ class Case:
     path: str
     bodies: Path
     series: Series
+    come_round: bool = True
+    """Whether its tokens come round: the replay ledger then forgets them before each measurement,
+    as a camera's are new."""
 
 
 def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
@@ -103,6 +106,8 @@ def _check_verdict(case: Case, verdict: dict[str, Any]) -> None:
 def _measure(case: Case, seconds: float, faults: list[str]) -> Round:
     side, series = case.side, case.series
     database_pid = side.site.database_pid if side.site else None
+    if case.come_round and side.site:
+        side.site.forget_tokens()
     moment = datetime.now(UTC).isoformat(" ", "microseconds")
     server_before = cpu_seconds(side.pid)
     database_before = cpu_seconds(database_pid) if database_pid else 0.0

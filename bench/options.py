@@ -35,7 +35,7 @@ class Options:
     rounds: int = 3
     seconds: float = 5.0
     devices: int = 100_000
-    tokens: int = 50_000
+    tokens: int = 150_000
     connections: tuple[int, ...] = (1, 32, 128)
     batch_connections: int = 4
     ledger_rows: int = 2_000_000

@@ -69,8 +69,8 @@ def _cases(
     for name, program in ((WITHOUT, _FORGETFUL), (WITH, SMA)):
         server = running.enter_context(filled.site.serve(program=program))
         side = Side(name, server.url, server.process.pid, filled.site)
-        cases.append(Case(side, PATH, new, Series(name, database, CONNECTIONS)))
-    cases.append(Case(side, PATH, dual, Series(DUAL, database, CONNECTIONS)))
+        cases.append(Case(side, PATH, new, Series(name, database, CONNECTIONS), come_round=False))
+    cases.append(Case(side, PATH, dual, Series(DUAL, database, CONNECTIONS), come_round=False))
     how_many = round(_MOST_PER_SECOND * stage.options.seconds)
 
     def prepare() -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     Connection,
+    Text,
     and_,
     delete,
     literal_column,
@@ -249,10 +250,9 @@ def find_old(connection: Connection, before: datetime, *, limit: int) -> list[An
     if connection.dialect.name == "postgresql":
         # However many the planner expects: where none is old, few pages should be read.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        places = select(literal_column("ctid")).select_from(sighted_tokens)
-        return list(
-            connection.execute(places.where(_first_seen_at < before).limit(limit)).scalars()
-        )
+        place = literal_column("ctid", Text())
+        old = select(place).select_from(sighted_tokens).where(_first_seen_at < before)
+        return list(connection.execute(old.limit(limit)).scalars())
     oldest = (
         select(literal_column("rowid").label("place"), _first_seen_at)
         .select_from(sighted_tokens)
