@@ -36,6 +36,9 @@ class Case:
     path: str
     bodies: Path
     series: Series
+    come_round: bool = True
+    """Whether its tokens come round: the replay ledger then forgets them before each measurement,
+    as a camera's are new."""
 
 
 def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
@@ -51,13 +54,19 @@ def measure_in_turn(
     rounds: int,
     seconds: float,
     say: Callable[[str], None],
+    prepare: Callable[[], None] = lambda: None,
 ) -> None:
-    """Check a sample of every case's answers, warm up, then measure all cases in every round."""
+    """Check a sample of every case's answers, warm up, then measure all cases in every round.
+
+    `prepare` is called before the warming up and before each round.
+    """
+    prepare()
     for case in cases:
         _check_sample(case)
         _measure(case, _WARM_UP_SECONDS, [])
     report.series.extend(case.series for case in cases)
     for number in range(rounds):
+        prepare()
         for case in cases:
             measured = _measure(case, seconds, report.faults)
             case.series.rounds.append(measured)
@@ -97,6 +106,8 @@ def _check_verdict(case: Case, verdict: dict[str, Any]) -> None:
 def _measure(case: Case, seconds: float, faults: list[str]) -> Round:
     side, series = case.side, case.series
     database_pid = side.site.database_pid if side.site else None
+    if case.come_round and side.site:
+        side.site.forget_tokens()
     moment = datetime.now(UTC).isoformat(" ", "microseconds")
     server_before = cpu_seconds(side.pid)
     database_before = cpu_seconds(database_pid) if database_pid else 0.0

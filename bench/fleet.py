@@ -54,9 +54,11 @@ def fill(authority: Authority, count: int, *, keep: int) -> list[FleetCamera]:
     return kept
 
 
-def bodies(authority: Authority, cameras: Sequence[FleetCamera], count: int) -> list[bytes]:
+def bodies(
+    authority: Authority, cameras: Sequence[FleetCamera], count: int, *, seed: int = 2
+) -> list[bytes]:
     """Make genuine camera tokens of the cameras in turn, as the API takes them."""
-    chance = random.Random(2)
+    chance = random.Random(seed)
     made = []
     for number in range(count):
         camera = cameras[number % len(cameras)]

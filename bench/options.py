@@ -16,6 +16,7 @@ PARTS = (
     "validate",
     "sqlite",
     "batch",
+    "replay",
     "open-load",
     "provision",
     "bulk",
@@ -34,9 +35,10 @@ class Options:
     rounds: int = 3
     seconds: float = 5.0
     devices: int = 100_000
-    tokens: int = 50_000
+    tokens: int = 150_000
     connections: tuple[int, ...] = (1, 32, 128)
     batch_connections: int = 4
+    ledger_rows: int = 2_000_000
     open_load_rate: float = 2_000.0
     bulk_devices: int = 100_000
     memory_validations: int = 1_000_000
@@ -52,6 +54,7 @@ class Options:
             seconds=1.0,
             devices=2_000,
             tokens=2_000,
+            ledger_rows=20_000,
             bulk_devices=500,
             memory_validations=20_000,
             scale_devices=5_000,

@@ -15,6 +15,7 @@ from bench.parts import (
     memory,
     open_load,
     provisioning,
+    replay,
     scale,
     start,
     validation,
@@ -25,6 +26,7 @@ from tests.support.postgres import Postgres
 # Three parts are measured in one turn, so that their figures can be compared with each other.
 _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
     (frozenset({"validate", "sqlite", "batch"}), validation.measure),
+    (frozenset({"replay"}), replay.measure),
     (frozenset({"open-load"}), open_load.measure),
     (frozenset({"provision"}), provisioning.measure),
     (frozenset({"start"}), start.measure),

@@ -1,16 +1,20 @@
 """Authorities to measure: founded as an operator would, each in a database of its own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from sqlalchemy import inspect, text
 
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import load_settings
 from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.storage.engine import open_database
 from tests.support.postgres import Postgres
 from tests.support.running import query
-from tests.support.server import Server, server_environ, sma
+from tests.support.server import SMA, Server, server_environ, sma
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +31,12 @@ class Site:
         """Whether the database is a file."""
         return self.database_pid is None
 
-    def serve(self, *arguments: str) -> Server:
-        """Start the real server on this authority."""
+    def serve(self, *arguments: str, program: Sequence[str] = SMA) -> Server:
+        """Start the real server on this authority, or what a part makes of it."""
         url = None if self.uses_sqlite else self.database_url
-        return Server(self.data_dir, *arguments, database_url=url, environ=self.environ)
+        return Server(
+            self.data_dir, *arguments, database_url=url, environ=self.environ, program=program
+        )
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Authority]:
@@ -40,6 +46,14 @@ class Site:
             yield authority
         finally:
             authority.close()
+
+    def forget_tokens(self) -> None:
+        """Let all camera tokens count as new again, where the schema has a ledger of them."""
+        with closing(open_database(self.database_url)) as database, database.write() as transaction:
+            for table in ("sighted_tokens", "resubmitted_tokens"):
+                if inspect(transaction).has_table(table):
+                    verb = "DELETE FROM" if self.uses_sqlite else "TRUNCATE"
+                    transaction.execute(text(f"{verb} {table}"))
 
     def recorded_since(self, moment: str) -> tuple[int, int]:
         """Return how many verdicts the audit trail has since a time, and how many are no PASS."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.figures import CONVENTIONAL, NO_DATABASE, NOOP, POSTGRESQL, SERVER, SQLITE, Report
-from bench.parts import bulk, memory, open_load, provisioning, scale, start
+from bench.parts import bulk, memory, open_load, provisioning, replay, scale, start
 from birthmark_sma.pki.signer import CaKeyType
 
 _CONNECTIONS = 128
@@ -141,5 +141,14 @@ TARGETS = (
         *(150, 110, "{:.0f} MB"),
         _reading(memory.AFTER),
         smaller=True,
+    ),
+    *(
+        Target(
+            f"{side}, {database}, against the same server without one",
+            *(0.9, 0.95, "{:.2f}"),
+            _against(side, database, replay.WITHOUT, database),
+        )
+        for database in (POSTGRESQL, SQLITE)
+        for side in (replay.WITH, replay.DUAL)
     ),
 )

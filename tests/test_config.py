@@ -39,6 +39,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "publish_pki": "true",
     "public_url": "https://sma.example.org",
     "manufacturer_id": "Another",
+    "replay": "refuse-same-caller",
     "disclosure": "none",
     "ca_key_type": "ec-p384",
     "tables": "10",

@@ -1,11 +1,12 @@
 """What the parts of a run share: the options, a folder, a durable PostgreSQL, and the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import fleet, sites
 from bench.figures import Report
+from bench.fleet import FleetCamera
 from bench.options import Options
 from bench.sites import Site
 from birthmark_sma.pki.signer import CaKeyType
@@ -18,6 +19,7 @@ class Filled:
 
     site: Site
     bodies: list[bytes]
+    cameras: Sequence[FleetCamera]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Stage:
             with site.opened() as authority:
                 cameras = fleet.fill(authority, count, keep=self.options.tokens)
                 bodies = fleet.bodies(authority, cameras, self.options.tokens) if cameras else []
-            self._filled[name] = Filled(site, bodies)
+            self._filled[name] = Filled(site, bodies, cameras)
         return self._filled[name]
 
     def main(self) -> Filled:

@@ -62,6 +62,13 @@ class AbuseMode(StrEnum):
     SUSPEND = "suspend"
 
 
+class ReplayPolicy(StrEnum):
+    """What becomes of a camera token that the same caller brings again."""
+
+    RECORD = "record"
+    REFUSE_SAME_CALLER = "refuse-same-caller"
+
+
 class Settings(BaseModel):
     """Everything that can be configured. Frozen: nothing changes while the program runs."""
 
@@ -92,6 +99,8 @@ class Settings(BaseModel):
 
     manufacturer_id: Annotated[str, Field(min_length=1, max_length=100)] = "SimulatedMfg"
     disclosure: Disclosure = Disclosure.SERIAL
+    replay: ReplayPolicy = ReplayPolicy.RECORD
+    """Whether a token that the same caller brings again is answered again, or refused."""
     ca_key_type: CaKeyType = CaKeyType.RSA_4096
     tables: Annotated[int, Field(ge=TABLES_PER_DEVICE, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.tables
     keys_per_table: Annotated[int, Field(ge=1, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.keys_per_table

@@ -146,6 +146,17 @@ class DeviceStatusError(ConflictError):
     """The device's status does not allow this change; a revocation is final."""
 
 
+class TokenAlreadySubmittedError(ConflictError):
+    """The same caller brought this camera token before. It is no verdict: the first answer was."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "You had this camera token validated before, and here each caller may do so once: go"
+            " by the answer that you got then. Where it was lost, ask the operator, who finds the"
+            " verdict in the audit trail"
+        )
+
+
 class DeviceDescriptionRefusedError(AuthorityError):
     """A device's family or app version is empty, too long, or has control characters."""
 

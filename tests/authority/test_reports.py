@@ -38,6 +38,7 @@ def test_a_new_authority(authority: Authority) -> None:
     assert stats.key_tables == TABLES
     assert stats.verdicts_24h == {"PASS": 0, "FAIL": 0}
     assert stats.fail_reasons_24h == {}
+    assert stats.repeats_24h == {"replayed": 0, "dual_submission": 0}
     assert stats.top_devices == []
 
 

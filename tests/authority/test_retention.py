@@ -14,8 +14,9 @@ from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.retention import Pruned, foresee, oldest_kept, prune
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.repeat import Sighting
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage import partitions, pruning
+from birthmark_sma.storage import ledger, partitions, pruning
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
@@ -187,3 +188,36 @@ def test_a_long_query_delays_retention_and_nobody_else(
     assert prune(database, BEFORE, at_once).partitions != ()
     assert times_left(database) == [TODAY]
     database.close()
+
+
+def sight(database: Database, at: datetime, number: int) -> None:
+    """Let a token be seen for the first time, and again."""
+    sighting = Sighting(number.to_bytes(16, "big"), "local")
+    with database.write() as transaction:
+        ledger.note(transaction, [sighting, sighting], at)
+
+
+def test_the_ledger_goes_with_the_trail(database: Database) -> None:
+    """To the microsecond; a token that is forgotten counts as new again."""
+    for number, at in enumerate([BEFORE - 90 * DAY, BEFORE - MICROSECOND, BEFORE, TODAY]):
+        sight(database, at, number)
+    prune(database, BEFORE, at_once)
+    for table in ("sighted_tokens", "resubmitted_tokens"):
+        kept = [bytes(each) for (each,) in rows_of(database, f"SELECT digest FROM {table}")]
+        assert sorted(kept) == [(2).to_bytes(16, "big"), (3).to_bytes(16, "big")]
+    prune(database, BEFORE, at_once)
+    assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(2,)]
+
+
+def test_a_large_ledger_goes_in_steps(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many looks and steps as it takes; cut off, the next run goes on."""
+    monkeypatch.setattr(retention, "_LEDGER_STEP", 7)
+    monkeypatch.setattr(retention, "_LEDGER_LOOK", 20)
+    for number in range(50):
+        sight(database, BEFORE - DAY, number)
+    pauses = iter([*[False] * (len(pruning.FIGURES) + 2), True])
+    prune(database, BEFORE, lambda _: next(pauses))
+    assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(50 - 7 - 7 - 6,)]
+    prune(database, BEFORE, at_once)
+    assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(0,)]
+    assert rows_of(database, "SELECT count(*) FROM resubmitted_tokens") == [(0,)]

@@ -21,7 +21,9 @@ from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, Shutti
 from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.storage.access_keys import AccessKey, KeyScope
 from birthmark_sma.storage.schema import validation_history
 from tests.support.authorities import (
     KEYS_PER_TABLE,
@@ -36,6 +38,7 @@ from tests.support.authorities import (
     writers_held_up,
 )
 from tests.support.camera import Camera
+from tests.support.counting import assert_the_ledger_agrees_with_the_trail
 from tests.support.postgres import Postgres
 
 CALLER = Caller("192.0.2.7")
@@ -311,6 +314,13 @@ def test_dual_submission(scene: Scene, settings: Settings) -> None:
     assert answers == {(Verdict.PASS, "active")}
     rows = audit_trail(scene.authority)
     assert [row.request_ip for row in rows] == ["192.0.2.7"] * 2 + ["198.51.100.9"]
+    assert [row.repeat for row in rows] == [None, "replayed", "dual_submission"]
+    assert [each.repeat for each in (*first, *again, *elsewhere)] == [
+        None,
+        Repeat.REPLAYED,
+        Repeat.DUAL_SUBMISSION,
+    ]
+    assert_the_ledger_agrees_with_the_trail(scene.authority.database)
 
 
 def test_both_copies_in_one_batch(scene: Scene, database_url: str) -> None:
@@ -318,7 +328,65 @@ def test_both_copies_in_one_batch(scene: Scene, database_url: str) -> None:
     token = scene.camera.token()
     validations = validate_in_one_batch(scene.authority, database_url, [token] * 5)
     assert [validation.reason for validation in validations] == [Reason.GENUINE] * 5
-    assert len(audit_trail(scene.authority)) == 6
+    rows = audit_trail(scene.authority)
+    assert [row.repeat for row in rows] == [None, "dual_submission", *["replayed"] * 4]
+    assert_the_ledger_agrees_with_the_trail(scene.authority.database)
+
+
+def test_every_kind_of_token_is_noted(scene: Scene) -> None:
+    """Threats 17 and 18: a FAIL that comes again is a repeat as well, at the same cost."""
+    costs = set()
+    for name, (forge, reason, _) in TRUTH_TABLE.items():
+        token = forge(scene)
+        validate(scene.authority, token)
+        with counted_statements(scene.authority.database) as statements:
+            (again,) = validate(scene.authority, token)
+        assert (again.reason, again.repeat) == (reason, Repeat.REPLAYED), name
+        if reason.verdict is Verdict.FAIL:
+            costs.add(tuple(statements))
+    assert len(costs) == 1
+    assert_the_ledger_agrees_with_the_trail(scene.authority.database)
+
+
+def access_key(name: str) -> AccessKey:
+    """Return a key that a caller could have shown."""
+    return AccessKey(secrets.token_hex(8), name, KeyScope.VALIDATE, datetime.now(UTC))
+
+
+def test_a_caller_with_a_key_is_its_key(scene: Scene) -> None:
+    """Threat 17: one key from two addresses is one caller; two keys behind one proxy are two."""
+    token = scene.camera.token()
+    one, other = access_key("one"), access_key("other")
+    callers = [
+        Caller("192.0.2.7", one),
+        Caller("198.51.100.9", one),
+        Caller("192.0.2.7", other),
+        Caller("192.0.2.7"),
+        Caller("192.0.2.7", other),
+    ]
+    for caller in callers:
+        validate(scene.authority, token, caller=caller)
+    rows = audit_trail(scene.authority)
+    assert [(row.caller, row.repeat) for row in rows] == [
+        (one.key_id, None),
+        (one.key_id, "replayed"),
+        (other.key_id, "dual_submission"),
+        (None, "dual_submission"),
+        (other.key_id, "replayed"),
+    ]
+
+
+def test_a_token_altered_in_any_part_is_another(scene: Scene) -> None:
+    """Nobody makes a genuine token look replayed with one that only resembles it."""
+    token = scene.camera.token()
+    tokens = [
+        replace(token, encrypted_nuc_hash=bytes(48)),
+        replace(token, nonce=bytes(12)),
+        replace(token, table_id=token.table_id + 1),
+        replace(token, key_index=token.key_index + 1),
+        token,
+    ]
+    assert [each.repeat for each in validate(scene.authority, *tokens)] == [None] * 5
 
 
 def test_another_program_knows_at_once(scene: Scene, settings: Settings) -> None:
@@ -405,7 +473,7 @@ def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
     }
     assert len({tuple(each) for each in failed.values()}) == 1, failed
     statements = [each for each in costs["unknown table"] if not each.startswith("BEGIN")]
-    assert len(statements) == (2 if scene.authority.database.dialect_name == "postgresql" else 5)
+    assert len(statements) == (2 if scene.authority.database.dialect_name == "postgresql" else 6)
     assert set(costs["unknown table"]) <= set(costs["genuine"])
 
 

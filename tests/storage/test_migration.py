@@ -141,6 +141,9 @@ def test_the_head_is_what_the_program_expects() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD_REVISION]
 
 
+POSTGRESQL_ALONE = {"sighted_tokens_first_seen_at_idx"}
+
+
 def test_alembic_finds_no_difference(database: Database) -> None:
     """Autogeneration would write an empty migration: types, lengths, indexes, all as declared."""
     with database.read() as connection:
@@ -151,6 +154,10 @@ def test_alembic_finds_no_difference(database: Database) -> None:
                 "compare_type": True,
                 "compare_server_default": True,
                 "include_name": lambda name, kind, _: kind != "table" or name not in partitions,
+                # Alembic does not heed what a declaration says of its databases.
+                "include_object": lambda _, name, *__: (
+                    connection.dialect.name == "postgresql" or name not in POSTGRESQL_ALONE
+                ),
             },
         )
         assert compare_metadata(context, metadata) == []

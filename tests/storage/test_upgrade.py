@@ -10,7 +10,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from birthmark_sma.storage import devices, migration
+from birthmark_sma.protocol.repeat import Repeat, Sighting
+from birthmark_sma.storage import devices, ledger, migration
 from birthmark_sma.storage.activity import most_active
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
@@ -23,19 +24,19 @@ NOW = datetime.now(UTC)
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
 
 
-def migrate_to_the_first(database: Database) -> None:
-    """Do what the first version of this program did."""
+def migrate_to(database: Database, revision: str) -> None:
+    """Do what an earlier version of this program did."""
     config = Config()
     config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
     with database.write() as transaction:
         config.attributes["connection"] = transaction
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
 
 
 @pytest.fixture
 def old_database(empty_database: Database) -> Database:
     """A database at the first schema."""
-    migrate_to_the_first(empty_database)
+    migrate_to(empty_database, "0001")
     return empty_database
 
 
@@ -106,7 +107,7 @@ def test_only_the_busiest_of_a_day_are_listed(old_database: Database) -> None:
 def test_an_upgrade_on_postgresql_leaves_old_rows_where_they_are(postgres_url: str) -> None:
     """Their table becomes a partition: its file is the same afterwards, so nothing was copied."""
     database = open_database(postgres_url)
-    migrate_to_the_first(database)
+    migrate_to(database, "0001")
     note(database, NOW - timedelta(days=3), "genuine", "device")
     note(database, NOW + timedelta(days=3), "genuine", "device")
     file = rows_of(database, "SELECT pg_relation_filenode('validation_history')")
@@ -130,7 +131,7 @@ def test_an_upgrade_on_postgresql_leaves_old_rows_where_they_are(postgres_url: s
 def test_an_upgrade_in_any_zone(postgres_url: str, zone: str) -> None:
     """Threat 25: the old rows' partition ends at a midnight in UTC, whatever zone a session has."""
     database = open_database(f"{postgres_url}?options=-c%20TimeZone%3D{zone}")
-    migrate_to_the_first(database)
+    migrate_to(database, "0001")
     for ago in (timedelta(0), timedelta(days=1)):
         note(database, NOW - ago, "genuine", "device")
     migrate(database)
@@ -140,3 +141,17 @@ def test_an_upgrade_in_any_zone(postgres_url: str, zone: str) -> None:
     assert first.ends == NOW.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     assert assert_counters_are_those_of_the_trail(database) == 2
     database.close()
+
+
+def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
+    """What was judged before keeps its row, and counts as no repeat; its token counts as new."""
+    migrate_to(empty_database, "0002")
+    note(empty_database, NOW, "genuine", "device")
+    note(empty_database, NOW, "not_opened", None)
+    assert migrate(empty_database) == ("0002", HEAD_REVISION)
+    found = rows_of(empty_database, "SELECT caller, repeat FROM validation_history")
+    assert found == [(None, None)] * 2
+    sighting = Sighting(bytes(16), "local")
+    with empty_database.write() as transaction:
+        assert ledger.note(transaction, [sighting, sighting], NOW) == [None, Repeat.REPLAYED]
+    assert rows_of(empty_database, "SELECT count(*) FROM sighted_tokens") == [(1,)]

@@ -9,6 +9,9 @@ from birthmark_sma.storage.activity import most_active
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import (
     device_activity,
+    repeat_counters,
+    resubmitted_tokens,
+    sighted_tokens,
     validation_counters,
     validation_history,
 )
@@ -51,6 +54,26 @@ def assert_counters_are_those_of_the_trail(database: Database) -> int:
     for day in {day for day, _ in passes}:
         assert_the_busiest_are_listed(database, day, passes)
     return len(rows)
+
+
+def assert_the_ledger_agrees_with_the_trail(database: Database) -> None:
+    """As many first sights as tokens in the ledger; each repeat is counted, and known to it."""
+    trail, counters = validation_history.c, repeat_counters.c
+    with database.read() as connection:
+        kinds = Counter(connection.execute(select(trail.repeat)).scalars())
+        counted: Counter[str] = Counter()
+        for row in connection.execute(select(counters.repeat, counters.times)):
+            counted[row.repeat] += row.times
+        first_callers = {
+            bytes(row.digest): row.first_caller
+            for row in connection.execute(select(sighted_tokens))
+        }
+        repeats = connection.execute(select(resubmitted_tokens)).all()
+    assert kinds.pop(None, 0) == len(first_callers)
+    assert counted == kinds
+    assert sum(row.times for row in repeats) == kinds.total()
+    others = [row for row in repeats if row.caller != first_callers[bytes(row.digest)]]
+    assert len(others) == kinds["dual_submission"]
 
 
 def assert_the_busiest_are_listed(

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import httpx2
 
 START_SECONDS = 90
 STOP_SECONDS = 60
-_SMA = (sys.executable, "-m", "birthmark_sma")
+SMA = (sys.executable, "-m", "birthmark_sma")
 PASSPHRASE = "a passphrase for tests alone"
 
 
@@ -29,11 +29,12 @@ class Server:
         *arguments: str,
         database_url: str | None = None,
         environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = SMA,
     ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environ = server_environ(data_dir, database_url) | dict(environ or {})
-        self._arguments = arguments
+        self._command = [*program, "serve", "--json", "--port", "0", *arguments]
         self.process = self._start()
         self.facts = self._read_facts()
         self.url: str = self.facts["url"]
@@ -85,7 +86,7 @@ class Server:
     def _start(self) -> "subprocess.Popen[str]":
         with self.log.open("a", encoding="utf-8") as log:
             return subprocess.Popen(
-                [*_SMA, "serve", "--json", "--port", "0", *self._arguments],
+                self._command,
                 env=self._environ,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -122,7 +123,7 @@ def sma(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of `sma` to its end."""
     return subprocess.run(
-        [*_SMA, *arguments],
+        [*SMA, *arguments],
         env=dict(environ),
         input=stdin,
         cwd=cwd,

@@ -4,10 +4,16 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage import devices, key_tables
 from birthmark_sma.storage.activity import most_active
-from birthmark_sma.storage.counters import count_by_hour, floor_to_minute, hours_until
+from birthmark_sma.storage.counters import (
+    count_by_hour,
+    count_repeats,
+    floor_to_minute,
+    hours_until,
+)
 from birthmark_sma.storage.engine import Database
 
 _DAY = timedelta(hours=24)
@@ -36,6 +42,7 @@ class Stats:
     key_tables: int
     verdicts_24h: dict[str, int]
     fail_reasons_24h: dict[str, int]
+    repeats_24h: dict[str, int]
     hours: list[Hour]
     top_devices: list[tuple[str, int]]
     since: datetime
@@ -49,6 +56,7 @@ def collect_stats(database: Database) -> Stats:
     with database.read() as connection:
         by_hour = count_by_hour(connection, since)
         reasons = sum(by_hour.values(), Counter[Reason]())
+        repeats = count_repeats(connection, since)
         families = devices.count_by_family(connection)
         return Stats(
             total_devices=sum(families.values()),
@@ -60,6 +68,7 @@ def collect_stats(database: Database) -> Stats:
                 for reason, times in reasons.items()
                 if reason.verdict is Verdict.FAIL
             },
+            repeats_24h={kind.value: repeats[kind] for kind in Repeat},
             hours=[
                 Hour(begins, _verdicts(by_hour.get(begins, Counter())))
                 for begins in hours_until(until, _HOURS)

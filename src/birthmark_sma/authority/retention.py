@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import NamedTuple
 
 from birthmark_sma.errors import DatabaseUnavailableError
-from birthmark_sma.storage import partitions, pruning
+from birthmark_sma.storage import ledger, partitions, pruning
 from birthmark_sma.storage.engine import Database
 
 Pause = Callable[[float], bool]
@@ -14,6 +14,8 @@ Pause = Callable[[float], bool]
 
 _STEP_ROWS = 500
 _STEP_PAUSE_SECONDS = 0.05
+_LEDGER_STEP = 1_000
+_LEDGER_LOOK = 50_000
 _DROP_TRIES = 5
 _DROP_PAUSE_SECONDS = 1.0
 
@@ -46,7 +48,8 @@ def prune(database: Database, before: datetime, pause: Pause) -> Pruned:
     """Take out what is older than a midnight (UTC), in steps that are durable one by one.
 
     Whole partitions are dropped; elsewhere rows go a few hundred at a time, with pauses. The
-    counters and the activity of those days go too. Raises DatabaseUnavailableError where a
+    counters and the activity of those days go too, and the tokens that were first seen then: they
+    would count as new again. Raises DatabaseUnavailableError where a
     partition is in use for long; what was done until then stays done.
     """
     dropped: list[str] = []
@@ -74,6 +77,7 @@ def _steps(database: Database, before: datetime) -> Iterator[_Step]:
     for aged in pruning.FIGURES:
         for _ in _deleted(database, aged, before):
             yield _Step()
+    yield from _forgotten(database, before)
     for aged in partly:
         for rows in _deleted(database, aged, before):
             yield _Step(rows=rows)
@@ -88,6 +92,20 @@ def _deleted(database: Database, aged: pruning.Aged, before: datetime) -> Iterat
         with database.write() as transaction:
             rows = pruning.delete_some(transaction, aged, before, limit=_STEP_ROWS)
         yield rows
+
+
+def _forgotten(database: Database, before: datetime) -> Iterator[_Step]:
+    """Take out of the replay ledger what was first seen before a time."""
+    progress = True
+    while progress:
+        progress = False
+        with database.read() as connection:
+            places = ledger.find_old(connection, before, limit=_LEDGER_LOOK)
+        for start in range(0, len(places), _LEDGER_STEP):
+            with database.write() as transaction:
+                some = places[start : start + _LEDGER_STEP]
+                progress |= ledger.forget(transaction, some, before) > 0
+            yield _Step()
 
 
 def _dropped(database: Database, name: str) -> Iterator[_Step]:

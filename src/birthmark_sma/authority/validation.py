@@ -6,7 +6,7 @@ that neither an answer nor its time tells why a token failed.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -19,10 +19,12 @@ from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+from birthmark_sma.protocol.repeat import Repeat, Sighting, digest_of
 from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
+from birthmark_sma.storage import ledger
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.standings import DeviceStanding, find_standings
+from birthmark_sma.storage.standings import DeviceStanding
 from birthmark_sma.storage.trail import Trail
 
 
@@ -44,6 +46,8 @@ class Validation(NamedTuple):
     device_serial: str | None
     device_family: str | None
     validated_at: datetime
+    repeat: Repeat | None = None
+    """What kind of repeat it is; None is the first sight of this token."""
 
     @property
     def verdict(self) -> Verdict:
@@ -118,13 +122,32 @@ class Validator:
         opened = [self._open(attempt.camera_token) for attempt in attempts]
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        standings = find_standings(transaction, sought)
+        standings, repeats = self._look_up(transaction, attempts, sought, now)
         validations = [
-            self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now)
-            for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
+            self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now, repeat)
+            for attempt, nuc_hash, key, repeat in zip(
+                attempts, opened, sought, repeats, strict=True
+            )
         ]
         self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
         return validations
+
+    def _look_up(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        nuc_hashes: Sequence[bytes],
+        now: datetime,
+    ) -> tuple[Mapping[bytes, DeviceStanding], Sequence[Repeat | None]]:
+        """Return what is known of the devices, and of each token whether it was seen before.
+
+        Every token goes into the replay ledger, whatever its verdict will be.
+        """
+        sightings = [
+            Sighting(digest_of(attempt.camera_token), attempt.caller.identity)
+            for attempt in attempts
+        ]
+        return ledger.look_up(transaction, sightings, nuc_hashes, now)
 
     def _open(self, camera_token: CameraToken) -> bytes | None:
         """Return the HMAC of the NUC hash inside, or None where the token does not open."""
@@ -145,6 +168,7 @@ class Validator:
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
+        repeat: Repeat | None,
     ) -> Validation:
         reason = decide(
             sizes=self._stock.sizes,
@@ -154,8 +178,8 @@ class Validator:
             standing=None if device is None else Standing(device.status, device.table_assignments),
         )
         if device is None:
-            return Validation(reason, None, None, now)
-        return Validation(reason, device.device_serial, device.device_family, now)
+            return Validation(reason, None, None, now, repeat)
+        return Validation(reason, device.device_serial, device.device_family, now, repeat)
 
 
 def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
@@ -170,4 +194,5 @@ def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
         validated_at=validation.validated_at,
         request_ip=attempt.caller.address,
         caller=attempt.caller.key_id,
+        repeat=None if validation.repeat is None else validation.repeat.value,
     )

@@ -76,6 +76,13 @@ def serve(
         str | None,
         typer.Option(help="What a PASS tells: serial, family or none. [SMA_DISCLOSURE, serial]"),
     ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            help="A token that one caller brings again: record or refuse-same-caller."
+            " [SMA_REPLAY, record]"
+        ),
+    ] = None,
     max_body_bytes: Annotated[
         int | None, typer.Option(help="Larger bodies are 413. [SMA_MAX_BODY_BYTES, 65536]")
     ] = None,
@@ -122,6 +129,7 @@ def serve(
         public_url=public_url,
         manufacturer_id=manufacturer_id,
         disclosure=disclosure,
+        replay=replay,
         max_body_bytes=max_body_bytes,
         pool_limit=pool_limit,
         batch_limit=batch_limit,

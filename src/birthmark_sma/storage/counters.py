@@ -1,4 +1,4 @@
-"""Counts of verdicts, which `storage.trail` keeps together with the audit rows.
+"""Counts of verdicts and repeats, which `storage.trail` keeps together with the audit rows.
 
 Whoever asks for figures reads these and never the audit trail, which may have a hundred million
 rows.
@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
+from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.dialects import hour_of
-from birthmark_sma.storage.schema import validation_counters
+from birthmark_sma.storage.schema import repeat_counters, validation_counters
 
 _table = validation_counters.c
+_repeats = repeat_counters.c
 
 
 def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Counter[Reason]]:
@@ -31,6 +33,16 @@ def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Cou
     for begins, reason, times in rows:
         hours.setdefault(begins, Counter())[Reason(reason)] = int(times)
     return hours
+
+
+def count_repeats(connection: Connection, since: datetime) -> Counter[Repeat]:
+    """Return how many tokens had come before, by kind, from the minute of `since` on."""
+    rows = connection.execute(
+        select(_repeats.repeat, func.sum(_repeats.times))
+        .where(_repeats.minute >= floor_to_minute(since))
+        .group_by(_repeats.repeat)
+    )
+    return Counter({Repeat(repeat): int(times) for repeat, times in rows})
 
 
 def floor_to_minute(time: datetime) -> datetime:

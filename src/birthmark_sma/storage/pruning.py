@@ -22,6 +22,7 @@ from birthmark_sma.storage.schema import (
     busiest_devices,
     device_activity,
     device_flags,
+    repeat_counters,
     validation_counters,
     validation_history,
 )
@@ -39,6 +40,7 @@ FIGURES = (
     Aged(device_activity, device_activity.c.day),
     Aged(busiest_devices, busiest_devices.c.day),
     Aged(device_flags, device_flags.c.day),
+    Aged(repeat_counters, repeat_counters.c.minute),
 )
 """What counts the audit trail, and goes with it."""
 

@@ -263,7 +263,17 @@ sighted_tokens = Table(
     Column("first_caller", String(64), nullable=False),
     Column("first_seen_at", UtcDateTime, nullable=False),
 )
-"""The replay ledger: every camera token that was judged, as a digest, and who brought it first."""
+"""The replay ledger: every camera token that was judged, as a digest, and who brought it first.
+
+What is old is found without an index that every token would pay for: on PostgreSQL by a summary of
+each range of pages, on SQLite by the order in which rows were written.
+"""
+Index(
+    "sighted_tokens_first_seen_at_idx",
+    sighted_tokens.c.first_seen_at,
+    postgresql_using="brin",
+    postgresql_with={"autosummarize": "on"},
+).ddl_if(dialect="postgresql")
 
 resubmitted_tokens = Table(
     "resubmitted_tokens",

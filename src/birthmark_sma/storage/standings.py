@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
 
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -32,19 +33,25 @@ def find_standings(
     return _find_on_sqlite(connection, nuc_hashes)
 
 
-_ON_POSTGRESQL = """
+ON_POSTGRESQL = """
 SELECT nuc_hash, device_serial, device_family, status, table_assignments
 FROM registered_devices WHERE nuc_hash = ANY($1::bytea[])
 """
+"""The question, which the replay ledger asks together with its own."""
 _STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 
 def _find_on_postgresql(
     connection: Connection, nuc_hashes: Sequence[bytes]
 ) -> dict[bytes, DeviceStanding]:
-    found = at_once(connection, _ON_POSTGRESQL, [array_of_bytes(nuc_hashes)])
+    found = at_once(connection, ON_POSTGRESQL, [array_of_bytes(nuc_hashes)])
+    return read_standings(found, found.ntuples)
+
+
+def read_standings(found: PGresult, rows: int) -> dict[bytes, DeviceStanding]:
+    """Read the first so many rows of what `ON_POSTGRESQL` found."""
     standings = {}
-    for row in range(found.ntuples):
+    for row in range(rows):
         nuc_hash, serial, family, status, tables = (
             found.get_value(row, column) or b"" for column in range(5)
         )

@@ -26,6 +26,7 @@ from birthmark_sma.storage.postgresql import (
 from birthmark_sma.storage.schema import as_sqlite_text
 
 _WRITERS = 1 << 15  # as many as a smallint has
+_NOTHING = "{}"
 
 
 class Trail:
@@ -51,6 +52,7 @@ class Trail:
             pictures=Counter(
                 row.device_serial for row in passed if row.caller is not None and row.repeat is None
             ),
+            repeats=json.dumps(Counter(row.repeat for row in rows if row.repeat is not None)),
             least=self._busiest.least,
         )
         if transaction.dialect.name == "postgresql":
@@ -62,7 +64,7 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """What to count: a JSON object of reasons, and devices, each with how many rows.
+    """What to count: JSON objects of reasons and repeats, and devices, each with how many rows.
 
     `pictures` are those passes that no stranger and no repetition brought. Of the devices those are
     asked for that have more than `least` passes on that day.
@@ -73,6 +75,7 @@ class _Figures:
     reasons: str
     passes: Counter[str | None]
     pictures: Counter[str | None]
+    repeats: str
     least: int
 
     @property
@@ -96,6 +99,12 @@ WITH appended AS (
     FROM json_each_text($13::json)
     ON CONFLICT (minute, reason, writer)
     DO UPDATE SET times = validation_counters.times + excluded.times
+), repeated AS (
+    INSERT INTO repeat_counters (minute, repeat, writer, times)
+    SELECT CAST($11::text AS timestamptz), key, CAST($12::text AS smallint), CAST(value AS bigint)
+    FROM json_each_text($19::json)
+    ON CONFLICT (minute, repeat, writer)
+    DO UPDATE SET times = repeat_counters.times + excluded.times
 ), active AS (
     INSERT INTO device_activity (day, device_serial, passes, pictures)
     SELECT CAST($14::text AS date), serial, passes, pictures
@@ -137,6 +146,7 @@ def _write_on_postgresql(
             array_of_integers([figures.passes[each] for each in serials_passed]),
             array_of_integers([figures.pictures[each] for each in serials_passed]),
             b"%d" % figures.least,
+            figures.repeats.encode(),
         ),
     )
     risen: dict[str, int] = json.loads(written.get_value(0, 0) or b"{}")
@@ -155,6 +165,11 @@ _COUNT_ON_SQLITE = """
 INSERT INTO validation_counters (minute, reason, writer, times)
 SELECT ?, key, ?, value FROM json_each(?) WHERE true
 ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
+"""
+_COUNT_REPEATS_ON_SQLITE = """
+INSERT INTO repeat_counters (minute, repeat, writer, times)
+SELECT ?, key, ?, value FROM json_each(?) WHERE true
+ON CONFLICT (minute, repeat, writer) DO UPDATE SET times = times + excluded.times
 """
 _COUNT_DEVICES_ON_SQLITE = """
 INSERT INTO device_activity (day, device_serial, passes, pictures)
@@ -183,6 +198,9 @@ def _write_on_sqlite(
         start += size
     minute, day = as_sqlite_text(figures.minute), figures.day.isoformat()
     transaction.exec_driver_sql(_COUNT_ON_SQLITE, (minute, figures.writer, figures.reasons))
+    if figures.repeats != _NOTHING:
+        repeats = (minute, figures.writer, figures.repeats)
+        transaction.exec_driver_sql(_COUNT_REPEATS_ON_SQLITE, repeats)
     active = json.dumps(
         {serial: (passes, figures.pictures[serial]) for serial, passes in figures.passes.items()},
         ensure_ascii=False,

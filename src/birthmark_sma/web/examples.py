@@ -81,6 +81,7 @@ STATS: dict[str, object] = {
     "total_devices": 1200,
     "recent_validations_24h": {"PASS": 86210, "FAIL": 14},
     "fail_reasons_24h": {"not_opened": 11, "unknown_device": 3},
+    "repeats_24h": {"replayed": 2, "dual_submission": 40170},
     "validations_per_hour": [{"hour": "2026-11-22T17:00:00.000Z", "PASS": 702, "FAIL": 0}],
     "top_devices": [{"device_serial": "camera-0001", "count": 412}],
     "devices_by_family": {"Android": 900, "iOS": 300},

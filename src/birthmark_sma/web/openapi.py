@@ -186,6 +186,19 @@ def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _problem(instance, status) for status in all_statuses}
 
 
+def replayed(instance: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the problem document for a camera token that the same caller brought before."""
+    example = {
+        "type": "urn:birthmark:problem:token-already-submitted",
+        "title": "Camera token already submitted",
+        "status": 409,
+        "detail": "You had this camera token validated before, and here each caller may do so...",
+        "instance": instance,
+    }
+    what = "This caller brought the token before, and SMA_REPLAY refuses that; it is no verdict"
+    return {409: _described(what, wire.ProblemDocument, example)}
+
+
 def success(
     model: type[BaseModel], description: str, **examples: object
 ) -> dict[int | str, dict[str, Any]]:
@@ -214,11 +227,12 @@ def _problem(instance: str, status: int) -> dict[str, Any]:
         "instance": instance,
         **_EXTRA_MEMBERS.get(status, {}),
     }
-    schema = _reference(_MODELS.get(status, wire.ProblemDocument))
-    described: dict[str, Any] = {
-        "description": _TITLES[status],
-        "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
-    }
+    described = _described(_TITLES[status], _MODELS.get(status, wire.ProblemDocument), example)
     if status in _HEADERS:
         described["headers"] = _HEADERS[status]
     return described
+
+
+def _described(what: str, model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    content = {MEDIA_TYPE: {"schema": _reference(model), "example": example}}
+    return {"description": what, "content": content}

@@ -131,6 +131,10 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
     ),
     (errors.PublicKeyInUseError, Kind(409, "public-key-in-use", "Public key in use")),
     (errors.NucHashInUseError, Kind(409, "nuc-hash-in-use", "NUC hash in use")),
+    (
+        errors.TokenAlreadySubmittedError,
+        Kind(409, "token-already-submitted", "Camera token already submitted"),
+    ),
     (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
     (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
     (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),

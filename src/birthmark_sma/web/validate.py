@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.validation import Validation
-from birthmark_sma.config import Disclosure
-from birthmark_sma.errors import BirthmarkError
+from birthmark_sma.config import Disclosure, ReplayPolicy
+from birthmark_sma.errors import BirthmarkError, TokenAlreadySubmittedError
 from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi
 from birthmark_sma.web.access import Door
@@ -46,10 +47,12 @@ router = APIRouter(tags=["validate"])
     summary="Validate a camera token",
     description="PASS means: the token opens, its NUC hash belongs to a registered and active"
     " device, and the table is one of that device's. FAIL never says why. The audit trail has the"
-    " attempt before the answer leaves; the same token may be validated again.",
+    " attempt before the answer leaves; the same token may be validated again, by another"
+    " caller at any time, by the same one unless this authority refuses that (409).",
     responses={
         **openapi.success(ValidateNucResponse, "A verdict", PASS=examples.PASS, FAIL=examples.FAIL),
         **openapi.problems(PATH, 400, 408, 413, 415, 422, 500, 503),
+        **openapi.replayed(PATH),
     },
     openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
 )
@@ -63,8 +66,9 @@ async def validate_nuc(request: Request) -> ASGIApp:
     response_model=None,
     summary="Validate up to 1,000 camera tokens",
     description="Each element gets the answer that it would have got alone, in the same order; one"
-    " that would have been a 400 or 422 gets `FAIL` with an `error`, and spoils no other. The"
-    " results of one request are recorded in one step.",
+    " that would have been a 400 or 422 gets `FAIL` with an `error`, one that would have been a"
+    " 409 an `error` without a verdict, and neither spoils another. The results of one request are"
+    " recorded in one step.",
     responses={
         **openapi.success(ValidateBatchResponse, "The verdicts", mixed=examples.BATCH),
         **openapi.problems(BATCH_PATH, 408, 413, 415, 422, 500, 503),
@@ -152,6 +156,15 @@ class _CameraTokens:
         door: Door = self._app.state.door
         return door
 
+    @cached_property
+    def _refuses_replays(self) -> bool:
+        return self._authority.settings.replay is ReplayPolicy.REFUSE_SAME_CALLER
+
+    def _check_repeat(self, validation: Validation) -> None:
+        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time."""
+        if validation.repeat is Repeat.REPLAYED and self._refuses_replays:
+            raise TokenAlreadySubmittedError
+
     def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
         settings = self._authority.settings
         disclosure = settings.disclosure
@@ -183,6 +196,7 @@ class _One(_CameraTokens):
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
         """Phrase the verdict."""
         validation = future.result()
+        self._check_repeat(validation)
         if validation.reason.told_to_caller is not None:
             raise UnknownAddressError(validation.reason)
         return to_json(self._verdict(validation, caller_of(scope)))
@@ -216,6 +230,10 @@ class _Many(_CameraTokens):
     ) -> dict[str, str | None]:
         if isinstance(validation, BirthmarkError):
             raise validation
+        try:
+            self._check_repeat(validation)
+        except TokenAlreadySubmittedError as refusal:
+            return {"error": f"{refusal}."}
         error = validation.reason.told_to_caller
         return self._verdict(validation, caller) if error is None else _refused(error)
 

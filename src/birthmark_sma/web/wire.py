@@ -17,6 +17,7 @@ from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
 from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.web import examples
@@ -101,10 +102,16 @@ class RefusedElement(_Response):
     error: str
 
 
+class ReplayedElement(_Response):
+    """An element that alone would have been a 409: it is recorded, and there is no verdict."""
+
+    error: str
+
+
 class ValidateBatchResponse(_Response):
     """The answers, in the order of the tokens."""
 
-    results: list[ValidateNucResponse | RefusedElement]
+    results: list[ValidateNucResponse | RefusedElement | ReplayedElement]
 
 
 def verdict(
@@ -240,6 +247,9 @@ class StatsResponse(_Response):
     total_devices: int
     recent_validations_24h: dict[Verdict, int]
     fail_reasons_24h: dict[Reason, int]
+    repeats_24h: Annotated[
+        dict[Repeat, int], Field(description="Camera tokens that had come before, by what kind")
+    ]
     validations_per_hour: Annotated[
         list[HourOfVerdicts], Field(description="The last 24 that have begun, oldest first")
     ]
@@ -256,6 +266,7 @@ class StatsResponse(_Response):
             total_devices=stats.total_devices,
             recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},
             fail_reasons_24h={Reason(k): n for k, n in stats.fail_reasons_24h.items()},
+            repeats_24h={Repeat(k): n for k, n in stats.repeats_24h.items()},
             validations_per_hour=[
                 HourOfVerdicts(hour=rfc3339(hour.begins), **hour.verdicts) for hour in stats.hours
             ],

@@ -69,6 +69,14 @@ def _create_ledger() -> None:
         sa.Column("first_caller", sa.String(64), nullable=False),
         sa.Column("first_seen_at", UtcDateTime, nullable=False),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index(
+            "sighted_tokens_first_seen_at_idx",
+            "sighted_tokens",
+            ["first_seen_at"],
+            postgresql_using="brin",
+            postgresql_with={"autosummarize": "on"},
+        )
     op.create_table(
         "resubmitted_tokens",
         sa.Column("digest", sa.LargeBinary, primary_key=True),

@@ -1,0 +1,117 @@
+"""What the replay ledger costs: the same server with it and without it, in turn.
+
+Every token of a round is new, as a camera's are. A ledger that was kept for a while is there
+already. Dual submissions are tokens that another caller brought before the round.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from itertools import count
+
+from sqlalchemy import text
+
+from bench import fleet
+from bench.closed import Case, Side, measure_in_turn, write_bodies
+from bench.figures import POSTGRESQL, SQLITE, Series
+from bench.parts.stage import Filled, Stage
+from birthmark_sma.protocol.repeat import Sighting, digest_of
+from birthmark_sma.storage import ledger
+from birthmark_sma.web.validate import PATH
+from birthmark_sma.web.wire import ValidateNucRequest
+from tests.support.server import SMA
+
+WITHOUT = "without ledger"
+WITH = "with ledger"
+DUAL = "with ledger, half dual submissions"
+CONNECTIONS = 128
+_FORGETFUL = (sys.executable, "-m", "bench.without_ledger")
+_MOST_PER_SECOND = 16_000
+_CHUNK = 5_000
+
+
+def measure(stage: Stage) -> None:
+    """Measure three sides on each database."""
+    options = stage.options
+    with ExitStack() as running:
+        cases: list[Case] = []
+        preparations = []
+        for database in (POSTGRESQL, SQLITE):
+            filled = stage.main() if database == POSTGRESQL else stage.on_sqlite()
+            _fill_ledger(filled, options.ledger_rows)
+            more, prepare = _cases(stage, running, database, filled)
+            cases += more
+            preparations.append(prepare)
+
+        def prepare_all() -> None:
+            for each in preparations:
+                each()
+
+        measure_in_turn(
+            stage.report,
+            cases,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            say=stage.say,
+            prepare=prepare_all,
+        )
+
+
+def _cases(
+    stage: Stage, running: ExitStack, database: str, filled: Filled
+) -> tuple[list[Case], Callable[[], None]]:
+    """Start the servers; return what to measure, and what gives it new tokens."""
+    new = stage.folder / f"replay-{database}-new.jsonl"
+    dual = stage.folder / f"replay-{database}-dual.jsonl"
+    numbers = count(1)
+    cases = []
+    for name, program in ((WITHOUT, _FORGETFUL), (WITH, SMA)):
+        server = running.enter_context(filled.site.serve(program=program))
+        side = Side(name, server.url, server.process.pid, filled.site)
+        cases.append(Case(side, PATH, new, Series(name, database, CONNECTIONS), come_round=False))
+    cases.append(Case(side, PATH, dual, Series(DUAL, database, CONNECTIONS), come_round=False))
+    how_many = round(_MOST_PER_SECOND * stage.options.seconds)
+
+    def prepare() -> None:
+        stage.say(f"making {how_many:,} camera tokens twice for {database}")
+        with filled.site.opened() as authority:
+            for path in (new, dual):
+                seed = next(numbers) + 2
+                bodies = fleet.bodies(authority, filled.cameras, how_many, seed=seed)
+                write_bodies(path, bodies)
+            _bring_before(filled, bodies[::2])
+
+    return cases, prepare
+
+
+def _bring_before(filled: Filled, bodies: list[bytes]) -> None:
+    """Let another caller have brought these tokens."""
+    with filled.site.opened() as authority, authority.database.write() as transaction:
+        for start in range(0, len(bodies), _CHUNK):
+            tokens = [
+                ValidateNucRequest.model_validate_json(body).camera_token()
+                for body in bodies[start : start + _CHUNK]
+            ]
+            sightings = [Sighting(digest_of(token), "ip:192.0.2.1") for token in tokens]
+            ledger.note(transaction, sightings, datetime.now(UTC))
+
+
+_ROWS_ON_POSTGRESQL = """
+INSERT INTO sighted_tokens (digest, first_caller, first_seen_at)
+SELECT decode(md5(random()::text || n), 'hex'), 'ip:192.0.2.' || n % 8, now() - interval '1 day'
+FROM generate_series(1, :rows) AS n
+"""
+_ROWS_ON_SQLITE = """
+INSERT INTO sighted_tokens (digest, first_caller, first_seen_at)
+WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :rows)
+SELECT randomblob(16), 'ip:192.0.2.' || n % 8, '2026-01-01 00:00:00.000000+00:00' FROM numbers
+"""
+
+
+def _fill_ledger(filled: Filled, rows: int) -> None:
+    """Fill the ledger with what a while of validations would have left."""
+    with filled.site.opened() as authority:
+        statement = _ROWS_ON_SQLITE if filled.site.uses_sqlite else _ROWS_ON_POSTGRESQL
+        with authority.database.write() as transaction:
+            transaction.execute(text(statement), {"rows": rows})

@@ -1,0 +1,173 @@
+"""The replay ledger on both databases, held against a plain model of what it should say."""
+
+import random
+import secrets
+import threading
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from birthmark_sma.protocol.repeat import Repeat, Sighting
+from birthmark_sma.storage import ledger
+from birthmark_sma.storage.engine import Database, open_database
+from tests.support.authorities import counted_statements, rows_of
+
+NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
+
+
+class Model:
+    """What the ledger should know."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, str] = {}
+        self.again: Counter[Sighting] = Counter()
+
+    def note(self, sighting: Sighting) -> Repeat | None:
+        digest, caller = sighting
+        if digest not in self.first:
+            self.first[digest] = caller
+            return None
+        known = self.first[digest] == caller or sighting in self.again
+        self.again[sighting] += 1
+        return Repeat.REPLAYED if known else Repeat.DUAL_SUBMISSION
+
+
+def note(database: Database, *sightings: Sighting, at: datetime = NOW) -> list[Repeat | None]:
+    with database.write() as transaction:
+        return ledger.note(transaction, sightings, at)
+
+
+def written(database: Database) -> tuple[dict[bytes, str], Counter[Sighting]]:
+    first = rows_of(database, "SELECT digest, first_caller FROM sighted_tokens")
+    again = rows_of(database, "SELECT digest, caller, times FROM resubmitted_tokens")
+    return (
+        {bytes(digest): caller for digest, caller in first},
+        Counter({Sighting(bytes(digest), caller): times for digest, caller, times in again}),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64, 257, 1_000])
+def test_batches_of_any_size_with_any_repeats(database: Database, size: int) -> None:
+    """Threat 17: first sights, replays and dual submissions, within batches and across them."""
+    chance = random.Random(size)
+    digests = [chance.randbytes(16) for _ in range(size)]
+    callers = ["ip:192.0.2.1", "key:0123456789abcdef", "local", 'ip:"odd', "ip:ä"]
+    model = Model()
+    for _ in range(8):
+        new = [chance.randbytes(16) for _ in range(size // 2)]
+        batch = [
+            Sighting(chance.choice(digests + new), chance.choice(callers)) for _ in range(size)
+        ]
+        assert note(database, *batch) == [model.note(each) for each in batch]
+    assert written(database) == (model.first, model.again)
+
+
+def test_first_sights_cost_one_statement(database: Database) -> None:
+    """Repeats one more, or two on SQLite: the hot path must not pay for what is rare."""
+    sightings = [Sighting(secrets.token_bytes(16), "ip:192.0.2.1") for _ in range(4)]
+    with counted_statements(database) as statements:
+        note(database, *sightings)
+        first = [each for each in statements if "_tokens" in each]
+        statements.clear()
+        note(database, *sightings)
+        again = [each for each in statements if "_tokens" in each]
+    assert len(first) == 1
+    assert len(again) == (2 if database.dialect_name == "postgresql" else 4)
+
+
+def test_nothing_is_noted_of_what_was_rolled_back(database: Database) -> None:
+    """Threat 30: ledger and audit rows share their fate."""
+    sighting = Sighting(bytes(16), "local")
+    with database.engine.connect() as connection, connection.begin() as transaction:
+        assert ledger.note(connection, [sighting], NOW) == [None]
+        transaction.rollback()
+    assert note(database, sighting) == [None]
+
+
+def test_writers_in_any_order_never_wait_for_each_other_in_a_ring(
+    database: Database, database_url: str
+) -> None:
+    """Batches of the same tokens, in other orders, at once: no deadlock, and each counted once."""
+    digests = [bytes([number]) * 16 for number in range(60)]
+    kinds: Counter[Repeat | None] = Counter()
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        own = open_database(database_url)
+        try:
+            for _ in range(20):
+                batch = [Sighting(digest, f"ip:{seed % 2}") for digest in digests]
+                chance.shuffle(batch)
+                found = note(own, *batch)
+                with lock:
+                    kinds.update(found)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            own.close()
+
+    lock = threading.Lock()
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join(60)
+    assert failures == []
+    assert kinds == {None: 60, Repeat.DUAL_SUBMISSION: 60, Repeat.REPLAYED: 60 * 78}
+    assert written(database)[1].total() == 60 * 79
+
+
+# --- what is old
+
+
+def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
+    """Oldest first, and nothing that is as old as the limit."""
+    ages = {days: Sighting(bytes([days]) * 16, "local") for days in (9, 5, 3, 2, 0)}
+    for days, sighting in ages.items():
+        note(database, sighting, sighting, at=NOW - timedelta(days=days))
+    before = NOW - timedelta(days=3)
+    with database.write() as transaction:
+        assert len(ledger.find_old(transaction, before, limit=1)) == 1
+        old = ledger.find_old(transaction, before, limit=100)
+        assert ledger.forget(transaction, old, before) == 2
+        assert ledger.find_old(transaction, before, limit=100) == []
+    kept = {ages[days].digest for days in (3, 2, 0)}
+    first, again = written(database)
+    assert set(first) == {digest for digest, _ in again} == kept
+    assert note(database, *ages.values()) == [None, None, *[Repeat.REPLAYED] * 3]
+
+
+def test_what_took_the_place_of_the_old_stays(database: Database, database_url: str) -> None:
+    """Two programs may prune at once: an address that was found may hold a new token since."""
+    old = Sighting(bytes(16), "local")
+    note(database, old, at=NOW - timedelta(days=9))
+    with database.read() as connection:
+        places = ledger.find_old(connection, NOW, limit=100)
+    with database.write() as transaction:
+        assert ledger.forget(transaction, places, NOW) == 1
+    if database.dialect_name == "postgresql":
+        with psycopg.connect(database_url, autocommit=True) as plain:
+            plain.execute("VACUUM sighted_tokens")
+    note(database, Sighting(b"n" * 16, "local"), at=NOW)
+    with database.write() as transaction:
+        assert ledger.forget(transaction, places, NOW) == 0
+    assert set(written(database)[0]) == {b"n" * 16}
+
+
+def test_finding_the_old_reads_no_whole_table(database: Database) -> None:
+    """On PostgreSQL by the summary of pages; on SQLite only the first rows are looked at."""
+    note(database, Sighting(b"new" * 5, "local"), at=NOW)
+    note(database, Sighting(b"old" * 5, "local"), at=NOW - timedelta(days=9))
+    with database.read() as connection:
+        if database.dialect_name == "sqlite":
+            assert ledger.find_old(connection, NOW, limit=1) == []
+            assert len(ledger.find_old(connection, NOW, limit=2)) == 1
+            return
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = connection.exec_driver_sql(
+            "EXPLAIN SELECT ctid FROM sighted_tokens WHERE first_seen_at < '2020-01-01' LIMIT 9"
+        )
+        assert "sighted_tokens_first_seen_at_idx" in " ".join(row[0] for row in plan)
