@@ -144,9 +144,8 @@ class Settings(BaseModel):
     @classmethod
     def _networks(cls, value: Any) -> Any:
         listed = value.split(",") if isinstance(value, str) else value
-        if not isinstance(listed, list | tuple) or not all(
-            isinstance(each, str) for each in listed
-        ):
+        texts = isinstance(listed, list | tuple) and all(isinstance(each, str) for each in listed)
+        if not texts:
             raise ValueError("it is a list of addresses and networks")
         try:
             networks = tuple(ipaddress.ip_network(each.strip()) for each in listed if each.strip())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from birthmark_sma.web.local_certificate import LocalCertificate
 
 
-def check_tls(settings: "Settings") -> None:
+def check_tls(settings: "Settings", *, on_loopback: bool) -> None:
     """Refuse files that cannot be used, before anything is founded, and warn of what is doubtful.
 
     Raises ConfigurationError or PrivateFileError.
@@ -25,7 +25,13 @@ def check_tls(settings: "Settings") -> None:
     if files is not None:
         warning = load_tls(files).warning
         if warning is not None:
-            note(f"WARNING: {warning}")
+            note(f"WARNING: {warning} Clients refuse it.")
+    elif not (on_loopback or settings.tls_self or settings.trusted_proxies):
+        note(
+            f"WARNING: there is no TLS on {settings.host}: whoever is on the way can read and"
+            " change what is sent. Give --tls-cert and --tls-key, or put a proxy with TLS in front"
+            " and name it with --trusted-proxies."
+        )
 
 
 def find_local_certificate(
@@ -38,7 +44,7 @@ def find_local_certificate(
 
     settings, local = settings_with_local_certificate(settings, listener.getsockname()[0])
     if local.new_ca:
-        note(f"A local CA was made for TLS: let clients trust {local.ca_file}, and nothing else.")
+        note(f"A local CA was made for TLS: clients of this server trust {local.ca_file}.")
     return settings, local
 
 

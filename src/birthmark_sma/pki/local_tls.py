@@ -135,10 +135,9 @@ def _general_name(host: Host) -> x509.GeneralName:
 
 
 def _subtree(host: Host) -> x509.GeneralName:
-    # For addresses a subtree is an address and a mask; all bits set permits the one address.
-    return (
-        x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(ipaddress.ip_network(host))
-    )
+    if isinstance(host, str):
+        return x509.DNSName(host)
+    return x509.IPAddress(ipaddress.ip_network(host))  # an address, and a mask that is full
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

@@ -26,10 +26,8 @@ _NODE = re.compile(
     r"|(?P<v6>[0-9A-Fa-f:.]{2,45})"
 )
 # forwarded-pair = token "=" value (RFC 7239, section 4); no escapes: no node or scheme needs any.
-_PAIR = re.compile(
-    r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:\"([^\"\\]*)\"|([!#$%&'*+.^_`|~0-9A-Za-z-]+))"
-)
-
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PAIR = re.compile(rf'({_WORD})=(?:"([^"\\]*)"|({_WORD}))')
 _SEPARATOR = re.compile(r"[ \t]*;[ \t]*")
 
 
@@ -149,7 +147,7 @@ def _from_the_right(values: Sequence[bytes]) -> Iterator[str]:
     A comma in quotes divides nothing. Raises _MalformedError at an element that is too long, or
     whose quotes are not paired, and where there are too many.
     """
-    yielded = 0
+    seen = 0
     for value in reversed(values):
         text = value.decode("latin-1")
         end = len(text)
@@ -157,10 +155,10 @@ def _from_the_right(values: Sequence[bytes]) -> Iterator[str]:
             start = _start_of_last(text, end)
             element = text[start:end].strip(" \t")
             end = start - 1
-            if element:  # an empty one counts for nothing (RFC 9110, section 5.6.1)
-                yielded += 1
-                if yielded > _MAX_ELEMENTS:
-                    raise _MalformedError
+            seen += 1
+            if seen > _MAX_ELEMENTS:
+                raise _MalformedError
+            if element:  # an empty one means nothing (RFC 9110, section 5.6.1)
                 yield element
 
 

@@ -78,7 +78,7 @@ class _OneReadAtATime(FlowControl):
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's settings, the protocol below among them, and what else a connection is judged by."""
+    """uvicorn's settings, and what the protocols here need beside them."""
 
     request_seconds = REQUEST_SECONDS
     trusted_proxies: TrustedProxies | None = None

@@ -1,8 +1,8 @@
 """TLS for the server itself: its certificate, the CA of client certificates, and their renewal.
 
-uvicorn gives the event loop one SSLContext for good. `ReloadableContext` is one that hands every new
-connection to the context loaded last: a changed certificate, or another CA for clients, holds from
-the next handshake on, and connections that exist go on as they began.
+uvicorn gives the event loop one SSLContext for good. `ReloadableContext` is one that hands every
+new connection to the context loaded last: a changed certificate, or another CA for clients, holds
+from the next handshake on, and connections that exist go on as they began.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the certificate chain, its private key and the CA of client certificates are, as PEM."""
+    """Where the certificate chain, its key and the CA of client certificates are, as PEM."""
 
     certificate: Path
     key: Path
@@ -205,7 +205,7 @@ def _doubt(files: TlsFiles, certificate: x509.Certificate) -> str | None:
         when = f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
     else:
         return None
-    return f"The certificate in {files.certificate} {when}, by this machine's clock: clients refuse it."
+    return f"The certificate in {files.certificate} {when}, by this machine's clock."
 
 
 def _reason(error: OSError) -> str:
