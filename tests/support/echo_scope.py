@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,13 @@ from starlette.types import Receive, Scope, Send
 from birthmark_sma.config import load_settings
 from birthmark_sma.web.server import uvicorn_config
 from birthmark_sma.web.tls import hold_hangups
+
+
+class Echo(NamedTuple):
+    """Where it listens, and its process."""
+
+    port: int
+    pid: int
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,8 +46,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextmanager
-def echoing(**environ: str) -> Iterator[int]:
-    """Run it with these variables, and give its port."""
+def echoing(**environ: str) -> Iterator[Echo]:
+    """Run it with these variables."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.echo_scope"],
         env=_plain(os.environ) | environ,
@@ -48,7 +56,7 @@ def echoing(**environ: str) -> Iterator[int]:
     )
     assert process.stdout is not None
     try:
-        yield int(process.stdout.readline())
+        yield Echo(int(process.stdout.readline()), process.pid)
     finally:
         process.terminate()
         try:

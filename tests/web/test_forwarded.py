@@ -106,7 +106,7 @@ def test_a_header_on_several_lines_is_one_list() -> None:
         (b'for="_hidden:_port"', None),
         (b"by=203.0.113.9", None),
         (b"for=203.0.113.9;for=6.6.6.6", None),
-        (b"for=203.0.113.9;", None),
+        (b"for=203.0.113.9;", Origin(CLIENT, 0, None)),
         (b"for=203.0.113.9 proto=http", None),
         (b'for="203.0.113.9', None),
         (b'for="203.0.113.\\9"', None),

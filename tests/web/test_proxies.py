@@ -13,13 +13,17 @@ import pytest
 
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.echo_scope import echoing
-from tests.support.running import Running, start
+from tests.support.running import Running, new_serial, start
 
 PROXY = "127.0.0.2"
 STRANGER = "127.0.0.3"
 CLIENT = "203.0.113.9"
 BATCH = f"{VALIDATE}/batch"
-TRUSTED = {"SMA_TRUSTED_PROXIES": f"{PROXY}, 10.0.0.0/8"}
+SETTINGS = {
+    "SMA_TRUSTED_PROXIES": f"{PROXY}, 10.0.0.0/8",
+    "SMA_TABLES": "10",
+    "SMA_KEYS_PER_TABLE": "100",
+}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -27,7 +31,7 @@ def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
     """A server behind a proxy, on each kind of database."""
     kind = request.param
     url = "sqlite:" if kind == "sqlite" else request.getfixturevalue("postgres_url")
-    running = start(tmp_path / "data", url, "--prototype", **TRUSTED)
+    running = start(tmp_path / "data", url, **SETTINGS)
     with running.server:
         yield running
 
@@ -35,7 +39,7 @@ def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
 def recorded(running: Running, peer: str, path: str, headers: dict[str, str]) -> str | None:
     """The address that the audit trail has for a token that came this way."""
     with running.client() as direct:
-        camera = Camera.provisioned(direct, f"camera-{peer}-{abs(hash((path, str(headers))))}"[:60])
+        camera = Camera.provisioned(direct, new_serial())
     token = camera.token(key_index=1)
     body = wire(token) if path == VALIDATE else {"tokens": [wire(token)]}
     with running.client(peer, headers=headers) as client:
@@ -77,16 +81,18 @@ def test_without_the_setting_nobody_is_believed(running_on_sqlite: Running) -> N
 
 def test_requests_on_one_connection_are_told_apart() -> None:
     """Threat 23: a proxy sends the requests of many clients, also at once, on one connection."""
-    with echoing(SMA_TRUSTED_PROXIES="127.0.0.1") as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            heads = [
-                f"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.{n}\r\n"
-                f"X-Forwarded-Proto: {'https' if n % 2 else 'http'}\r\n\r\n"
-                for n in range(20)
-            ]
-            heads.append("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            connection.sendall("".join(heads).encode())
-            answers = b"".join(iter(lambda: connection.recv(65_536), b""))
+    heads = [
+        f"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.{n}\r\n"
+        f"X-Forwarded-Proto: {'https' if n % 2 else 'http'}\r\n\r\n"
+        for n in range(20)
+    ]
+    heads.append("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    with (
+        echoing(SMA_TRUSTED_PROXIES="127.0.0.1") as echo,
+        socket.create_connection(("127.0.0.1", echo.port), timeout=10) as connection,
+    ):
+        connection.sendall("".join(heads).encode())
+        answers = b"".join(iter(lambda: connection.recv(65_536), b""))
     told = [json.loads(b"{" + each.partition(b"}")[0] + b"}") for each in answers.split(b"{")[1:]]
     assert [each["client"][0] for each in told] == [
         *(f"203.0.113.{n}" for n in range(20)),
@@ -97,9 +103,9 @@ def test_requests_on_one_connection_are_told_apart() -> None:
 
 def test_a_wish_for_another_protocol_keeps_the_client() -> None:
     """Threat 23: a head that is read twice (RFC 9110, section 7.8) is believed as much."""
-    with echoing(SMA_TRUSTED_PROXIES="127.0.0.1") as port:
+    with echoing(SMA_TRUSTED_PROXIES="127.0.0.1") as echo:
         told = httpx2.get(
-            f"http://127.0.0.1:{port}/",
+            f"http://127.0.0.1:{echo.port}/",
             headers={"X-Forwarded-For": CLIENT, "Connection": "Upgrade", "Upgrade": "h2c"},
             trust_env=False,
         ).json()
