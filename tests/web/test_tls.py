@@ -55,8 +55,11 @@ def port_of(running: Running) -> int:
 def s_client(port: int, *arguments: str, ca_file: Path) -> str:
     """What `openssl s_client` says of a server."""
     asked = subprocess.run(
-        f"openssl s_client -connect 127.0.0.1:{port} -verify_return_error -x509_strict".split()
-        + ["-verify_hostname", "localhost", "-CAfile", str(ca_file), *arguments],
+        [
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(ca_file)),
+            *("-verify_return_error", "-x509_strict", "-verify_hostname", "localhost"),
+            *arguments,
+        ],
         input="",
         capture_output=True,
         text=True,
@@ -394,9 +397,11 @@ def test_another_ca_for_clients_holds_at_once(ca: TestCa, tmp_path: Path) -> Non
         trusted.write_bytes(ca.file.read_bytes())
         os.kill(echo.pid, signal.SIGHUP)
         wait_until(lambda: _is_refused(echo.port, context), 20)
-        with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as plain:
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                context.wrap_socket(plain, server_hostname="localhost", session=session)
+        with (
+            socket.create_connection(("127.0.0.1", echo.port), timeout=10) as plain,
+            pytest.raises((ssl.SSLError, ConnectionError)),
+        ):
+            context.wrap_socket(plain, server_hostname="localhost", session=session)
         first.sendall(LIVE)
         assert first.recv(1000).startswith(b"HTTP/1.1 200")
 
