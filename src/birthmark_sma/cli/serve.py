@@ -131,7 +131,7 @@ def serve(
     flags.pop("as_json")
     settings = settings_from(**flags)
     _check_access(settings)
-    check_tls(settings, on_loopback=is_loopback(settings.host))
+    check_tls(settings)
     # Asking for the port first spares a newcomer the ceremony where the port is taken.
     with _bind(settings) as listener:
         initialise_on_a_laptop(settings)

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from birthmark_sma.web.local_certificate import LocalCertificate
 
 
-def check_tls(settings: "Settings", *, on_loopback: bool) -> None:
+def check_tls(settings: "Settings") -> None:
     """Refuse files that cannot be used, before anything is founded, and warn of what is doubtful.
 
     Raises ConfigurationError or PrivateFileError.
     """
+    from birthmark_sma.config import is_loopback
     from birthmark_sma.errors import ConfigurationError
     from birthmark_sma.web.tls import load_tls, tls_files
 
@@ -26,7 +27,7 @@ def check_tls(settings: "Settings", *, on_loopback: bool) -> None:
         warning = load_tls(files).warning
         if warning is not None:
             note(f"WARNING: {warning} Clients refuse it.")
-    elif not (on_loopback or settings.tls_self or settings.trusted_proxies):
+    elif not (is_loopback(settings.host) or settings.tls_self or settings.trusted_proxies):
         note(
             f"WARNING: there is no TLS on {settings.host}: whoever is on the way can read and"
             " change what is sent. Give --tls-cert and --tls-key, or put a proxy with TLS in front"
