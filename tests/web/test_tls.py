@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.echo_scope import echoing
 from tests.support.running import Running, children_of, new_serial, start, wait_until
-from tests.support.server import Server
+from tests.support.server import Server, server_environ, sma
 from tests.support.tls import DAY, Issued, TestCa
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -125,6 +125,11 @@ def _load(
 
 def _all_serve(port: int, ca: TestCa, serial: int) -> bool:
     return {served_serial(port, ca) for _ in range(8)} == {serial}  # each worker answers some
+
+
+def _asked_status(client: httpx2.Client, url: str, body: dict[str, Any]) -> int:
+    asked = client.get(url) if url.endswith("/stats") else client.post(url, json=body)
+    return asked.status_code
 
 
 def _said_times(server: Server, words: str, times: int) -> bool:
@@ -276,6 +281,33 @@ def test_without_a_ca_for_clients_none_is_asked_for(ca: TestCa) -> None:
     shown = ca.issue("unasked", client=True)
     with echoing(**ca.issue("echo3").settings) as echo:
         assert told_scope(echo.port, ca.client_context(shown))["tls"]["client_cert_der"] is None
+
+
+def test_a_client_certificate_opens_what_its_key_does(ca: TestCa, tmp_path: Path) -> None:
+    """Threat 22: a verified certificate stands for its key's record, and no other one does."""
+    known, unknown = ca.issue("known", client=True), ca.issue("unknown", client=True)
+    environ = ca.issue("keyed").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
+    place = server_environ(tmp_path / "data")
+    for command in (
+        ("init",),
+        (
+            *("keys", "create", "newsroom-1", "--scope", "validate"),
+            *("--client-cert", str(known.certificate_file)),
+        ),
+    ):
+        done = sma(*command, environ=place)
+        assert done.returncode == 0, done.stderr
+    running = start(tmp_path / "data", "sqlite:", "--access", "keys", **environ)
+    with running.server as server:
+        body = {"encrypted_nuc_hash": "a" * 96, "table_id": 0, "key_index": 0, "nonce": "a" * 24}
+        for shown, path, status in (
+            (known, VALIDATE, 200),
+            (known, "/stats", 403),
+            (unknown, VALIDATE, 401),
+            (None, VALIDATE, 401),
+        ):
+            with httpx2.Client(verify=ca.client_context(shown), trust_env=False) as client:
+                assert _asked_status(client, f"{server.url}{path}", body) == status
 
 
 def test_a_certificate_that_does_not_verify_ends_the_handshake(
