@@ -85,6 +85,17 @@ class Settings(BaseModel):
     root_key_file: Path | None = None
     """Where `sma init` writes the root's encrypted key; default: in the data directory."""
 
+    tls_cert: Path | None = None
+    """The server's certificate for TLS and what leads to its CA, as PEM; unset: plain HTTP."""
+    tls_key: Path | None = None
+    """Its private key, as PEM without a passphrase."""
+    tls_client_ca: Path | None = None
+    """The CAs, as PEM, whose certificates callers may show in place of a bearer key."""
+    tls_self: bool = False
+    """Whether to serve a certificate for this machine, from a CA in the data directory."""
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Who is believed what it says of the sender of a request; separated by commas as text."""
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
@@ -137,6 +148,21 @@ class Settings(BaseModel):
         if parts.query or parts.fragment or parts.username:
             raise ValueError("it has no query, fragment or user")
         return value.rstrip("/")
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        listed = value.split(",") if isinstance(value, str) else value
+        texts = isinstance(listed, list | tuple) and all(isinstance(each, str) for each in listed)
+        if not texts:
+            raise ValueError("it is a list of addresses and networks")
+        try:
+            networks = tuple(ipaddress.ip_network(each.strip()) for each in listed if each.strip())
+        except ValueError as error:
+            raise ValueError(f"{error}; give addresses and networks, as in 10.0.0.0/8") from None
+        if any(network.prefixlen == 0 for network in networks):
+            raise ValueError("whoever trusts every address believes anyone: name the proxies")
+        return networks
 
     @field_validator("ca_password")
     @classmethod

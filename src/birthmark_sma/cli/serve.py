@@ -26,11 +26,25 @@ from birthmark_sma.cli.options import (
     Tables,
     settings_from,
 )
+from birthmark_sma.cli.serve_options import (
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    TlsSelf,
+    TrustedProxies,
+)
+from birthmark_sma.cli.serve_tls import (
+    check_tls,
+    curl_options,
+    find_local_certificate,
+    url_for_this_machine,
+)
 from birthmark_sma.cli.terminal import note, print_fields, print_json, say
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
     from birthmark_sma.config import Settings
+    from birthmark_sma.web.local_certificate import LocalCertificate
 
 _BACKLOG = 2048
 
@@ -70,6 +84,11 @@ def serve(
             help="Let anyone read certificates and CRL without a key. [SMA_PUBLISH_PKI, false]",
         ),
     ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    tls_self: TlsSelf = None,
+    trusted_proxies: TrustedProxies = None,
     public_url: PublicUrl = None,
     manufacturer_id: ManufacturerId = None,
     disclosure: Annotated[
@@ -113,42 +132,18 @@ def serve(
     """Run the authority.
 
     With SQLite, an authority that does not exist yet is founded first. Ctrl-C or SIGTERM stops it:
-    what was accepted is still recorded and answered.
+    what was accepted is still recorded and answered. SIGHUP reads the TLS certificate again.
     """
-    settings = settings_from(
-        prototype=prototype,
-        host=host,
-        port=port,
-        workers=workers,
-        one_core=one_core,
-        data_dir=data_dir,
-        database_url=database_url,
-        kek_file=kek_file,
-        access=access,
-        publish_pki=publish_pki,
-        public_url=public_url,
-        manufacturer_id=manufacturer_id,
-        disclosure=disclosure,
-        replay=replay,
-        max_body_bytes=max_body_bytes,
-        pool_limit=pool_limit,
-        batch_limit=batch_limit,
-        request_timeout=request_timeout,
-        answer_timeout=answer_timeout,
-        audit_retention_days=audit_retention_days,
-        abuse=abuse,
-        abuse_factor=abuse_factor,
-        abuse_least=abuse_least,
-        ca_key_type=ca_key_type,
-        tables=tables,
-        keys_per_table=keys_per_table,
-        root_key_file=root_key_file,
-    )
+    flags = dict(locals())  # every parameter but the last is a setting, or `prototype`
+    flags.pop("as_json")
+    settings = settings_from(**flags)
     _check_access(settings)
+    check_tls(settings)
     # Asking for the port first spares a newcomer the ceremony where the port is taken.
     with _bind(settings) as listener:
         initialise_on_a_laptop(settings)
-        _run(settings, listener, as_json=as_json)
+        settings, local = find_local_certificate(settings, listener)
+        _run(settings, listener, local, as_json=as_json)
 
 
 def _check_access(settings: "Settings") -> None:
@@ -198,21 +193,29 @@ def _bind(settings: "Settings") -> socket.socket:
     return listener
 
 
-def _run(settings: "Settings", listener: socket.socket, *, as_json: bool) -> None:
+def _run(
+    settings: "Settings",
+    listener: socket.socket,
+    local: "LocalCertificate | None",
+    *,
+    as_json: bool,
+) -> None:
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.one_core import keep_to_one_core
     from birthmark_sma.web.server import run_server
+    from birthmark_sma.web.tls import hold_hangups
 
+    hold_hangups()
     if settings.one_core and settings.workers == 1:
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     authority = open_authority(settings)
-    url = _url(listener)
+    url = _url(listener, "http" if settings.tls_cert is None else "https")
 
     def announce() -> None:
         if as_json:
-            print_json(_facts_for_scripts(authority, url))
+            print_json(_facts_for_scripts(authority, url, local))
         else:
-            _tell(authority, url)
+            _tell(authority, url, local)
 
     # A second of these signals must not cut the draining short with a traceback.
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -221,12 +224,14 @@ def _run(settings: "Settings", listener: socket.socket, *, as_json: bool) -> Non
     note("Stopped. What was answered is recorded.")
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _facts_for_scripts(authority: "Authority", url: str) -> dict[str, object]:
+def _facts_for_scripts(
+    authority: "Authority", url: str, local: "LocalCertificate | None"
+) -> dict[str, object]:
     from birthmark_sma.cli.describe import fingerprint
 
     return {
@@ -236,10 +241,11 @@ def _facts_for_scripts(authority: "Authority", url: str) -> dict[str, object]:
         "tables": authority.table_sizes.tables,
         "keys_per_table": authority.table_sizes.keys_per_table,
         "database": authority.database.dialect_name,
+        "tls_ca_file": None if local is None else str(local.ca_file),
     }
 
 
-def _tell(authority: "Authority", url: str) -> None:
+def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") -> None:
     from birthmark_sma import __version__
     from birthmark_sma.authority.reports import count_registered
     from birthmark_sma.cli.describe import certificate_as_fields
@@ -251,6 +257,7 @@ def _tell(authority: "Authority", url: str) -> None:
         [
             ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
             ("documentation", f"{url}/docs"),
+            *([] if local is None else [("TLS CA", str(local.ca_file))]),
             ("data", _data(settings)),
             ("key tables", f"{sizes.tables:,} of {sizes.keys_per_table:,} keys"),
             ("devices", f"{count_registered(authority.database):,}"),
@@ -259,7 +266,7 @@ def _tell(authority: "Authority", url: str) -> None:
         ]
     )
     say("\nTry next, in another terminal:")
-    say(f"  curl {url}/health")
+    say(f"  curl {curl_options(local)}{url_for_this_machine(url)}/health")
     say("  sma demo        the whole story, with a camera and an aggregation server")
     say("Ctrl-C stops.")
 

@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.joined_writes import JoinedWrites
 
 HEAD_BYTES = 65_536
@@ -77,9 +78,10 @@ class _OneReadAtATime(FlowControl):
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's settings, the protocol below among them, and how long a request may take."""
+    """uvicorn's settings, and what the protocols here need beside them."""
 
     request_seconds = REQUEST_SECONDS
+    trusted_proxies: TrustedProxies | None = None
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

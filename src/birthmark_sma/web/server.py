@@ -1,9 +1,13 @@
 """Run the application on a listening socket with uvicorn, in one process or several."""
 
+import contextlib
 import multiprocessing
+import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 
 import uvicorn
@@ -15,7 +19,10 @@ from birthmark_sma.authority.one_core import keep_to_one_core
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
+from birthmark_sma.web.far_end import FarEndHttpProtocol
+from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.http_protocol import BoundedConfig
+from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_context, tls_files
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
@@ -52,8 +59,12 @@ class _AnnouncingServer(uvicorn.Server):
             self._announce()
 
 
-class _AnnouncingSupervisor(Multiprocess):
-    """Worker processes, and a word when all of them accept connections."""
+class _Supervisor(Multiprocess):
+    """Worker processes, a word when all of them accept connections, and SIGHUP handed on to them.
+
+    SIGHUP waits but for a moment twice a second, so that workers are started with it waiting: one
+    that comes too early for a worker is answered once it can be (`tls.serving_context`).
+    """
 
     def __init__(
         self, config: uvicorn.Config, sockets: list[socket.socket], announce: Callable[[], None]
@@ -66,12 +77,27 @@ class _AnnouncingSupervisor(Multiprocess):
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
             self._announce()
 
+    def handle_signals(self) -> None:
+        let_hangups_through()
+        hold_hangups()
+        super().handle_signals()
+
+    def handle_hup(self) -> None:
+        """Let workers read their certificates again; uvicorn would replace them one by one."""
+        if not self.config.is_ssl:
+            return
+        for worker in self.processes:
+            if worker.pid is not None:
+                with contextlib.suppress(ProcessLookupError):  # it has ended: the next one reads
+                    os.kill(worker.pid, signal.SIGHUP)
+
 
 def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until a signal says to stop, then drain: every accepted request is answered.
 
     `announce` is called once the first connection would be accepted. The authority is closed at the
-    end; with several workers each opens its own.
+    end; with several workers each opens its own. SIGHUP reads TLS certificates again, and ends
+    nothing: the caller has let it wait since before the first thread (`tls.hold_hangups`).
     """
     settings = authority.settings
     if settings.workers == 1:
@@ -80,7 +106,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         return
     config = uvicorn_config(WorkerApp(settings, _SPAWNING.Value("i", 0)), settings, factory=True)
     try:
-        _AnnouncingSupervisor(config, [listener], announce).run()
+        _Supervisor(config, [listener], announce).run()
     finally:
         authority.close()
 
@@ -89,6 +115,7 @@ def uvicorn_config(
     app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool
 ) -> uvicorn.Config:
     """Return how uvicorn serves an application here: also what measurements compare with."""
+    files = tls_files(settings)
     config = BoundedConfig(
         app,
         factory=factory,
@@ -97,10 +124,13 @@ def uvicorn_config(
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # what a header says of its sender is believed of nobody
-        http=DirectHttpProtocol,
+        proxy_headers=False,  # uvicorn would believe any proxy on this machine
+        http=FarEndHttpProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
+        ssl_context_factory=None if files is None else partial(serving_context, files),
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     config.request_seconds = settings.request_timeout
+    if settings.trusted_proxies:
+        config.trusted_proxies = TrustedProxies(settings.trusted_proxies)
     return config
