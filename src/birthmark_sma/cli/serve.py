@@ -17,6 +17,7 @@ from birthmark_sma.cli.options import (
     DatabaseUrl,
     DataDir,
     Json,
+    KekCommand,
     KekFile,
     KeysPerTable,
     ManufacturerId,
@@ -55,6 +56,7 @@ def serve(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     prototype: Prototype = False,
     access: Annotated[
         str | None,
@@ -117,6 +119,7 @@ def serve(
         data_dir=data_dir,
         database_url=database_url,
         kek_file=kek_file,
+        kek_command=kek_command,
         access=access,
         publish_pki=publish_pki,
         public_url=public_url,
@@ -192,9 +195,11 @@ def _bind(settings: "Settings") -> socket.socket:
 
 def _run(settings: "Settings", listener: socket.socket, *, as_json: bool) -> None:
     from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
     from birthmark_sma.authority.one_core import keep_to_one_core
     from birthmark_sma.web.server import run_server
 
+    forbid_core_dumps()
     if settings.one_core and settings.workers == 1:
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     authority = open_authority(settings)
