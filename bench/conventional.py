@@ -21,7 +21,7 @@ from birthmark_sma.authority.authority import open_authority
 from birthmark_sma.config import load_settings
 
 _authority = open_authority(load_settings({}, os.environ))
-_kek = _authority.secrets.kek
+_kek = _authority.secrets.keks.newest
 _index = _authority.secrets.nuc_hash_index
 _url = _authority.settings.resolved_database_url
 

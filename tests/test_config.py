@@ -30,6 +30,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "database_url": f"postgresql://sma:{SECRET}@db.example.org/sma",
     "ca_password": SECRET,
     "kek_file": "kek",
+    "kek_command": "kms decrypt sma",
     "root_key_file": "root.key",
     "host": "0.0.0.0",
     "port": "1234",

@@ -82,6 +82,8 @@ class Settings(BaseModel):
     """Encrypts the CA keys and, unless a KEK file is given, wraps the key tables."""
     kek_file: Path | None = None
     """A file with the 32-byte key-encryption key, raw or as 64 hex digits."""
+    kek_command: Annotated[str | None, Field(repr=False)] = None
+    """A command line, run without a shell, that writes that key to stdout."""
     root_key_file: Path | None = None
     """Where `sma init` writes the root's encrypted key; default: in the data directory."""
 
@@ -167,9 +169,7 @@ class Settings(BaseModel):
     @field_validator("ca_password")
     @classmethod
     def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not 1 <= len(value.get_secret_value().encode()) <= 1023:
-            raise ValueError("a passphrase has 1 to 1023 bytes")
-        return value
+        return _checked_passphrase(value)
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -194,6 +194,28 @@ class Settings(BaseModel):
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'sma.db'}"
         return self.database_url.get_secret_value()
+
+
+class NewSecret(BaseModel):
+    """What only a rotation reads: the secret that is to be in force after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    new_ca_password: SecretStr | None = None
+    """Replaces CA_PASSWORD; and the key-encryption key, unless that comes from one of these:"""
+    new_kek_file: Path | None = None
+    new_kek_command: Annotated[str | None, Field(repr=False)] = None
+
+    @field_validator("new_ca_password")
+    @classmethod
+    def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_passphrase(value)
+
+
+def _checked_passphrase(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not 1 <= len(value.get_secret_value().encode()) <= 1023:
+        raise ValueError("a passphrase has 1 to 1023 bytes")
+    return value
 
 
 def is_loopback(host: str) -> bool:
@@ -241,11 +263,22 @@ def load_settings(
         raise ConfigurationError(_explain(error)) from None
 
 
+def load_new_secret(flags: Mapping[str, Any], environ: Mapping[str, str]) -> NewSecret:
+    """Read what is to follow, from flags and then the environment. Raises ConfigurationError."""
+    known = {variable_of(field): field for field in NewSecret.model_fields}
+    given = {known[name]: value for name, value in environ.items() if name in known and value}
+    try:
+        return NewSecret(**given | {name: value for name, value in flags.items() if value})
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     known = {variable_of(field): field for field in Settings.model_fields}
+    others = [CONFIG_FILE_VARIABLE, *map(variable_of, NewSecret.model_fields)]
     for variable in environ:
-        if variable.startswith(PREFIX) and variable not in {*known, CONFIG_FILE_VARIABLE}:
-            nearest = _nearest(variable, [*known, CONFIG_FILE_VARIABLE])
+        if variable.startswith(PREFIX) and variable not in {*known, *others}:
+            nearest = _nearest(variable, [*known, *others])
             raise ConfigurationError(f"{variable} is not a setting.{nearest}")
     return {known[name]: value for name, value in environ.items() if name in known and value}
 

@@ -113,6 +113,17 @@ class WrongSecretError(AuthorityError):
     """The passphrase or key-encryption key given is not the one that this authority uses."""
 
 
+class KeyEncryptionKeyChangedError(AuthorityError):
+    """A rotation went by that this process could not follow. What it asked for was not done."""
+
+    def __init__(self) -> None:
+        super().__init__("The authority's keys were changed; try again shortly")
+
+
+class RotationError(AuthorityError):
+    """The key-encryption key cannot be rotated now, or not to this secret. Nothing was changed."""
+
+
 class KeyTablesError(AuthorityError):
     """The key tables are incomplete, or populating them would endanger devices in the field."""
 

@@ -1,35 +1,37 @@
 """The key-encryption key: what it wraps opens only in its place, and only with the right secret."""
 
 import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.authority import key_encryption
+from birthmark_sma.authority import kek_sources
+from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import (
     KeyEncryptionKey,
     NucHashIndex,
     found_secrets,
     open_secrets,
 )
-from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.errors import ConfigurationError, PrivateFileError, WrongSecretError
 
 KEY = bytes(range(32))
 PLACE = b"key table 7"
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.fixture
 def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a guess cost a thousandth, where the cost is not the point."""
-    monkeypatch.setattr(key_encryption, "_SCRYPT_N", 64)
+    monkeypatch.setattr(kek_sources, "_SCRYPT_N", 64)
 
 
-def with_kek_file(path: Path | None) -> Settings:
-    """Settings that name a file with the key-encryption key."""
-    return load_settings({"kek_file": path}, {})
+def with_kek_file(path: Path | None, passphrase: bytes = b"passphrase") -> GivenSecret:
+    """What an operator gives who names a file with the key-encryption key."""
+    return GivenSecret(lambda: passphrase, path)
 
 
 def write_kek(path: Path, content: bytes, mode: int = 0o600) -> Path:
@@ -66,7 +68,7 @@ def test_no_two_wrappings_are_alike() -> None:
 def test_it_opens_nowhere_else(key: bytes, place: bytes) -> None:
     """Threat 13: one row cannot stand in for another, and a dump is of no use without the key."""
     wrapped = KeyEncryptionKey(1, KEY).wrap(b"secret", PLACE)
-    with pytest.raises(WrongSecretError, match="CA_PASSWORD or SMA_KEK_FILE"):
+    with pytest.raises(WrongSecretError, match="CA_PASSWORD, SMA_KEK_FILE or"):
         KeyEncryptionKey(1, key).unwrap(wrapped, place)
 
 
@@ -90,9 +92,9 @@ def test_a_truncated_value_is_noticed(length: int) -> None:
 def test_no_repr_shows_a_key(tmp_path: Path) -> None:
     """Threat 28: printing any of these tells nothing."""
     settings = with_kek_file(write_kek(tmp_path / "kek", KEY))
-    stored, opened = found_secrets(settings, b"passphrase")
-    nuc_hash_key = opened.kek.derive_nuc_hash_key()
-    for thing in (stored, opened, opened.kek, opened.nuc_hash_index, settings):
+    stored, opened = found_secrets(settings, NOW)
+    nuc_hash_key = opened.keks.newest.derive_nuc_hash_key()
+    for thing in (stored, opened, opened.keks, opened.keks.newest, opened.nuc_hash_index, settings):
         for secret in (KEY, nuc_hash_key):
             assert secret.hex() not in f"{thing!r} {thing}"
             assert repr(secret)[2:-1] not in f"{thing!r} {thing}"
@@ -108,10 +110,12 @@ def test_no_repr_shows_a_key(tmp_path: Path) -> None:
 )
 def test_a_kek_file_is_raw_or_hex(tmp_path: Path, content: bytes) -> None:
     """All of these are the same key, as `openssl rand` writes it with and without -hex."""
-    stored, _ = found_secrets(with_kek_file(write_kek(tmp_path / "one", KEY)), b"passphrase")
+    stored, _ = found_secrets(with_kek_file(write_kek(tmp_path / "one", KEY)), NOW)
     other = with_kek_file(write_kek(tmp_path / "other", content))
     assert stored.source == "file"
-    assert open_secrets(stored, other, b"").kek.unwrap(stored.wrapped_nuc_hash_key, b"nuc hash key")
+    assert open_secrets([stored], other).keks.newest.unwrap(
+        stored.wrapped_nuc_hash_key, b"nuc hash key"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_a_kek_file_of_another_length_is_refused(tmp_path: Path, content: bytes)
     """The message says how to make one, and shows nothing of the content."""
     settings = with_kek_file(write_kek(tmp_path / "kek", content))
     with pytest.raises(ConfigurationError, match="openssl rand -hex 32") as refused:
-        found_secrets(settings, b"passphrase")
+        found_secrets(settings, NOW)
     assert KEY.hex()[:8] not in str(refused.value)
 
 
@@ -140,56 +144,56 @@ def test_a_kek_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -
     """Threat 29: a key that everybody knows wraps nothing."""
     settings = with_kek_file(write_kek(tmp_path / "kek", KEY, mode))
     with pytest.raises(PrivateFileError, match="chmod 600"):
-        found_secrets(settings, b"passphrase")
+        found_secrets(settings, NOW)
 
 
 def test_a_kek_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """Nothing else is used in its place."""
     with pytest.raises(PrivateFileError, match="does not exist"):
-        found_secrets(with_kek_file(tmp_path / "absent"), b"passphrase")
+        found_secrets(with_kek_file(tmp_path / "absent"), NOW)
 
 
 def test_the_passphrase_opens_what_it_founded() -> None:
     """With scrypt at its real cost: the same passphrase gives the same keys, another is refused."""
     settings = with_kek_file(None)
-    stored, founded = found_secrets(settings, b"passphrase")
+    stored, founded = found_secrets(settings, NOW)
     assert stored.source == "passphrase"
-    opened = open_secrets(stored, settings, b"passphrase")
+    opened = open_secrets([stored], settings)
     assert opened.nuc_hash_index.of(KEY) == founded.nuc_hash_index.of(KEY)
-    assert opened.kek.unwrap(founded.kek.wrap(KEY, PLACE), PLACE) == KEY
+    assert opened.keks.newest.unwrap(founded.keks.newest.wrap(KEY, PLACE), PLACE) == KEY
 
 
 @pytest.mark.usefixtures("quick_scrypt")
 @pytest.mark.parametrize("wrong", [b"", b"Passphrase", b"passphrase ", b"passphrase\n"])
 def test_a_wrong_passphrase_is_refused(wrong: bytes) -> None:
     """Before anything is read or written with it."""
-    stored, _ = found_secrets(with_kek_file(None), b"passphrase")
+    stored, _ = found_secrets(with_kek_file(None), NOW)
     with pytest.raises(WrongSecretError):
-        open_secrets(stored, with_kek_file(None), wrong)
+        open_secrets([stored], with_kek_file(None, wrong))
 
 
 def test_another_kek_file_is_refused(tmp_path: Path) -> None:
     """And so is none, with the name of what is missing."""
-    stored, _ = found_secrets(with_kek_file(write_kek(tmp_path / "kek", KEY)), b"passphrase")
+    stored, _ = found_secrets(with_kek_file(write_kek(tmp_path / "kek", KEY)), NOW)
     other = with_kek_file(write_kek(tmp_path / "other", secrets.token_bytes(32)))
     with pytest.raises(WrongSecretError):
-        open_secrets(stored, other, b"passphrase")
+        open_secrets([stored], other)
     with pytest.raises(ConfigurationError, match="SMA_KEK_FILE"):
-        open_secrets(stored, with_kek_file(None), b"passphrase")
+        open_secrets([stored], with_kek_file(None))
 
 
 @pytest.mark.usefixtures("quick_scrypt")
 def test_a_kek_file_does_not_replace_the_passphrase_of_an_authority(tmp_path: Path) -> None:
     """An authority founded with a passphrase is opened with it, whatever file is named."""
-    stored, _ = found_secrets(with_kek_file(None), b"passphrase")
+    stored, _ = found_secrets(with_kek_file(None), NOW)
     settings = with_kek_file(write_kek(tmp_path / "kek", KEY))
-    assert open_secrets(stored, settings, b"passphrase").kek.kek_id == stored.kek_id
+    assert open_secrets([stored], settings).keks.newest.kek_id == stored.kek_id
 
 
 @pytest.mark.usefixtures("quick_scrypt")
 def test_the_salt_differs_from_authority_to_authority() -> None:
     """One table of guesses does not serve for two authorities with one passphrase."""
-    founded = [found_secrets(with_kek_file(None), b"passphrase") for _ in range(3)]
+    founded = [found_secrets(with_kek_file(None), NOW) for _ in range(3)]
     assert len({stored.salt for stored, _ in founded}) == 3
     assert all(len(stored.salt) >= 16 for stored, _ in founded)
     assert len({opened.nuc_hash_index.of(KEY) for _, opened in founded}) == 3
@@ -197,8 +201,8 @@ def test_the_salt_differs_from_authority_to_authority() -> None:
 
 def test_a_guess_has_its_price() -> None:
     """OWASP's recommendation for scrypt: N = 2^16 with r = 8 or more."""
-    assert key_encryption._SCRYPT_N >= 2**16
-    assert key_encryption._SCRYPT_R >= 8
+    assert kek_sources._SCRYPT_N >= 2**16
+    assert kek_sources._SCRYPT_R >= 8
 
 
 # --- the index of NUC hashes

@@ -75,7 +75,7 @@ def test_a_passphrase_file_open_to_others_is_refused(tmp_path: Path) -> None:
 
 def test_an_existing_authority_gets_no_new_passphrase(tmp_path: Path) -> None:
     """A lost file is told, and not replaced by one that opens nothing."""
-    settings = without_passphrase(tmp_path)
+    settings = without_passphrase(tmp_path).model_copy(update={"kek_file": None})
     initialise(settings, quiet)
     path = settings.data_dir / PASSPHRASE_FILE
     path.unlink()

@@ -76,11 +76,13 @@ def test_the_ca_keys_are_encrypted(founded_place: Place) -> None:
     """Threat 5: neither CA key can be read without the passphrase, and none lies in the clear."""
     key_file = founded_place.data_dir / ROOT_KEY
     assert "BEGIN ENCRYPTED PRIVATE KEY" in key_file.read_text()
-    [(stored,)] = query(
+    [(sealed, older_form)] = query(
         f"sqlite:///{founded_place.data_dir / 'sma.db'}",
-        "SELECT encrypted_private_key FROM ca_certificates WHERE name = 'intermediate'",
+        "SELECT sealed_private_key, encrypted_private_key FROM ca_certificates"
+        " WHERE name = 'intermediate'",
     )
-    assert "BEGIN ENCRYPTED PRIVATE KEY" in str(stored)
+    assert len(sealed) > 100
+    assert older_form is None
     passphrase = founded_place.data_dir / "ca-password"
     for source, opens in ((f"file:{passphrase}", True), ("pass:", False), ("pass:guess", False)):
         opened = subprocess.run(

@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from birthmark_sma.authority.authority import (
+    open_signer,
+    open_stored_secrets,
+    opened_database,
+)
+from birthmark_sma.config import load_settings
 from tests.end_to_end.conftest import Start
 from tests.support.camera import (
     PROVISION,
@@ -25,20 +31,13 @@ from tests.support.server import PASSPHRASE, sma
 JSON = {"Content-Type": "application/json"}
 
 
-def ca_private_key(running: Running, passphrase: bytes) -> dict[str, bytes]:
+def ca_private_key(running: Running) -> dict[str, bytes]:
     """The intermediate's private key, as DER and as its bare number."""
-    [(pem,)] = running.rows(
-        "SELECT encrypted_private_key FROM ca_certificates WHERE name = 'intermediate'"
-    )
-    assert "ENCRYPTED PRIVATE KEY" in pem
-    key = serialization.load_pem_private_key(pem.encode(), passphrase)
-    der = key.private_bytes(
-        serialization.Encoding.DER,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    number = key.private_numbers().private_value  # type: ignore[union-attr]
-    return {"CA key": der, "CA key's number": number.to_bytes(32, "big")}
+    settings = load_settings({}, running.environ)
+    with opened_database(settings) as database:
+        signer = open_signer(database, settings, open_stored_secrets(database, settings))
+    number = signer.key.private_numbers().private_value  # type: ignore[union-attr]
+    return {"CA key": signer.private_der(), "CA key's number": number.to_bytes(32, "big")}
 
 
 def everything_stored(running: Running) -> bytes:
@@ -149,7 +148,7 @@ def test_no_secret_is_written_anywhere(start_server: Start) -> None:
     for answer in (camera.response, other.response, kept):
         for table, key in answer["table_keys"].items():
             private[f"master key {table}"] = bytes.fromhex(key)
-    private |= ca_private_key(running, passphrase)
+    private |= ca_private_key(running)
     logged = private | {f"token {n}": t.encrypted_nuc_hash for n, t in enumerate(tokens)}
 
     bodies = provoke_errors(running, camera, idempotency_key)

@@ -20,7 +20,7 @@ def add_ca(database: Database, ca: StoredCa) -> None:
 
 def test_a_ca_comes_back_by_name(database: Database) -> None:
     """The root has no key here, the intermediate its encrypted one."""
-    root = StoredCa("root", "certificate of the root", None)
+    root = StoredCa("root", "certificate of the root")
     intermediate = StoredCa("intermediate", "certificate", "encrypted key")
     add_ca(database, root)
     add_ca(database, intermediate)

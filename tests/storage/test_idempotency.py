@@ -2,12 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from birthmark_sma.storage import idempotency, key_tables
+from birthmark_sma.storage import idempotency, kek_records
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.idempotency import FirstAnswer
-from birthmark_sma.storage.key_tables import StoredKek
+from birthmark_sma.storage.kek_records import KekRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -22,8 +23,8 @@ def answer(
 def claim(database: Database, *answers: FirstAnswer) -> None:
     """Claim keys, with the key-encryption key that they name."""
     with database.write() as transaction:
-        if key_tables.current_kek(transaction) is None:
-            key_tables.add_kek(transaction, StoredKek(1, "file", b"", b""), NOW)
+        if kek_records.newest_kek_id(transaction) is None:
+            kek_records.add_kek(transaction, KekRecord(1, "file", b"", b"", NOW))
         idempotency.claim(transaction, answers)
 
 
@@ -94,3 +95,26 @@ def test_a_claim_waits_for_the_outcome_of_another(database: Database, database_u
     thread.join(30)
     assert outcome == [b"first"]
     other.close()
+
+
+def test_answers_are_sealed_anew(database: Database) -> None:
+    """Those under another key are taken in order, a few at a time; all else about them stays."""
+    claim(database, *(answer(b"%d" % n) for n in range(5)))
+    with database.write() as transaction:
+        kek_records.add_kek(transaction, KekRecord(2, "file", b"", b"", NOW))
+    after = b""
+    for number in (2, 2, 1, 0):
+        with database.write() as transaction:
+            taken = idempotency.take_outdated(transaction, 2, after, 2)
+            assert len(taken) == number
+            if taken:
+                after = taken[-1].idempotency_key
+                anew = [replace(each, sealed_response=b"new", kek_id=2) for each in taken]
+                idempotency.put_rewrapped(transaction, anew)
+    keys = [b"%d" % n for n in range(5)]
+    assert find(database, *keys) == {
+        key: replace(answer(key), sealed_response=b"new", kek_id=2) for key in keys
+    }
+    with database.read() as connection:
+        assert idempotency.count_by_kek(connection) == {2: 5}
+        assert [a.idempotency_key for a in idempotency.list_some(connection, b"1", 2)] == keys[2:4]

@@ -1,25 +1,24 @@
-"""Key tables and key-encryption keys at rest: added, never changed."""
+"""Key tables at rest: added, and never changed but for the key that they are wrapped under."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
-import pytest
-from sqlalchemy.exc import IntegrityError
-
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.storage import key_tables
+from birthmark_sma.storage import kek_records, key_tables
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.key_tables import StoredKek, WrappedTable
+from birthmark_sma.storage.kek_records import KekRecord
+from birthmark_sma.storage.key_tables import WrappedTable
 from tests.support.authorities import rows_of
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-KEK = StoredKek(1, "passphrase", b"salt", b"\x00wrapped\xff")
+KEK = KekRecord(1, "passphrase", b"salt", b"\x00wrapped\xff", NOW)
 
 
-def add_kek(database: Database, kek: StoredKek = KEK) -> None:
+def add_kek(database: Database, kek: KekRecord = KEK) -> None:
     """Record a key-encryption key."""
     with database.write() as transaction:
-        key_tables.add_kek(transaction, kek, NOW)
+        kek_records.add_kek(transaction, kek)
 
 
 def add_tables(database: Database, *tables: WrappedTable) -> None:
@@ -66,19 +65,6 @@ def test_one_of_many_founders_wins(database: Database, database_url: str) -> Non
     assert sorted(claimed) == [False] * 7 + [True]
 
 
-def test_the_newest_kek_is_current(database: Database) -> None:
-    """Its record comes back byte for byte."""
-    with database.read() as connection:
-        assert key_tables.current_kek(connection) is None
-    add_kek(database)
-    newer = StoredKek(2, "file", b"", b"other")
-    add_kek(database, newer)
-    with database.read() as connection:
-        assert key_tables.current_kek(connection) == newer
-    with pytest.raises(IntegrityError):
-        add_kek(database)
-
-
 def test_tables_come_back_in_order(database: Database) -> None:
     """Whatever the order in which they were added."""
     add_kek(database)
@@ -103,3 +89,27 @@ def test_the_moment_of_a_table_is_kept(database: Database) -> None:
     add_kek(database)
     add_tables(database, WrappedTable(5, b"first", 1))
     assert str(rows_of(database, "SELECT created_at FROM key_tables")[0][0]).startswith("2026-01-0")
+
+
+def test_a_table_is_wrapped_anew(database: Database) -> None:
+    """Those under another key are taken, a few at a time, until there are none."""
+    add_kek(database)
+    add_kek(database, replace(KEK, kek_id=2))
+    add_tables(database, *(WrappedTable(n, b"old %d" % n, 1) for n in range(5)))
+    taken: list[int] = []
+    for _ in range(3):
+        with database.write() as transaction:
+            outdated = key_tables.take_outdated(transaction, 2, 2)
+            taken += [table.table_id for table in outdated]
+            key_tables.put_rewrapped(
+                transaction, [WrappedTable(t.table_id, b"new", 2) for t in outdated]
+            )
+    assert taken == list(range(5))
+    assert list_tables(database) == [WrappedTable(n, b"new", 2) for n in range(5)]
+    with database.write() as transaction:
+        assert key_tables.take_outdated(transaction, 2, 2) == []
+        assert key_tables.count_by_kek(transaction) == {2: 5}
+
+
+def test_no_repr_shows_a_wrapped_key() -> None:
+    assert "wrapped key" not in repr(WrappedTable(1, b"wrapped key", 1))

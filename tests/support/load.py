@@ -50,9 +50,12 @@ class Connection:
         except OSError as error:
             raise BrokenConnectionError from error
 
-    async def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
-        """Send a request and wait for its answer. Raises BrokenConnectionError."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: test\r\n"
+    async def ask(self, method: str, path: str, body: bytes = b"", more: str = "") -> Answer:
+        """Send a request and wait for its answer. Raises BrokenConnectionError.
+
+        `more` are further header fields, each with its line's end.
+        """
+        head = f"{method} {path} HTTP/1.1\r\nHost: test\r\n{more}"
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         began = time.perf_counter()

@@ -10,13 +10,16 @@ from birthmark_sma.authority import ceremony, key_stock
 from birthmark_sma.authority.abuse import AbuseWatch
 from birthmark_sma.authority.abuse_policy import AbusePolicy
 from birthmark_sma.authority.bulk import BulkProvisioner
+from birthmark_sma.authority.ca_key import open_ca_key
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.chore import Chore
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
+from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.authority.key_stock import KeyStock
+from birthmark_sma.authority.key_watch import KeyWatch
 from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.validation import Validator
@@ -27,9 +30,9 @@ from birthmark_sma.errors import (
     NotInitialisedError,
 )
 from birthmark_sma.pki.issue import Publication
-from birthmark_sma.pki.signer import load_encrypted
+from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.storage import certificates, key_tables
+from birthmark_sma.storage import certificates, kek_records, key_tables
 from birthmark_sma.storage.certificates import StoredCa
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
@@ -120,6 +123,7 @@ def open_authority(settings: Settings) -> Authority:
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, policy_of(settings), settings.abuse),
+            KeyWatch(database, [parts.secrets.keks.poll]),
         ),
     )
 
@@ -146,8 +150,8 @@ class _Parts:
 
     root: x509.Certificate
     issuer: Issuer
-    secrets: OpenedSecrets
-    stock: KeyStock
+    secrets: OpenedSecrets = field(repr=False)
+    stock: KeyStock = field(repr=False)
 
     @property
     def maker(self) -> CandidateMaker:
@@ -155,17 +159,17 @@ class _Parts:
 
     @property
     def first_answers(self) -> FirstAnswers:
-        return FirstAnswers(self.secrets.kek)
+        return FirstAnswers(self.secrets.keks)
 
 
 def _open_parts(database: Database, settings: Settings) -> _Parts:
     check_schema(database)
     root, intermediate = load_certificates(database)
     check_sizes(database, settings)
-    opened, passphrase = _open_secrets(database, settings)
+    opened = open_stored_secrets(database, settings)
     issuer = Issuer(
         certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
-        signer=load_encrypted(intermediate.encrypted_private_key or "", passphrase),
+        signer=open_signer(database, settings, opened),
         chain=(intermediate.certificate, root.certificate),
         publication=_publication(settings),
     )
@@ -173,7 +177,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
         root=x509.load_pem_x509_certificate(root.certificate.encode()),
         issuer=issuer,
         secrets=opened,
-        stock=key_stock.open_key_stock(database, opened.kek),
+        stock=key_stock.open_key_stock(database, opened.keks),
     )
 
 
@@ -221,8 +225,8 @@ def populate_tables(
 ) -> int:
     """Create the key tables that are missing; return how many. See `key_stock.populate`."""
     check_sizes(database, settings)
-    opened, _ = _open_secrets(database, settings)
-    return key_stock.populate(database, opened.kek, progress)
+    opened = open_stored_secrets(database, settings)
+    return key_stock.populate(database, opened.keks, progress)
 
 
 def check_sizes(database: Database, settings: Settings) -> None:
@@ -248,13 +252,22 @@ def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
     return root, intermediate
 
 
-def _open_secrets(database: Database, settings: Settings) -> tuple[OpenedSecrets, bytes]:
+def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets:
+    """Open and prove the secrets of an authority. Raises as `open_authority` does."""
     with database.read() as connection:
-        stored = key_tables.current_kek(connection)
-    if stored is None:
+        records = kek_records.list_keks(connection)
+    if not records:
         raise NotInitialisedError
-    passphrase = find_passphrase(settings)
-    return open_secrets(stored, settings, passphrase), passphrase
+    return open_secrets(records, GivenSecret.of(settings))
+
+
+def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
+    """Open the intermediate's private key. Raises as `open_authority` does."""
+    with database.read() as connection:
+        intermediate = certificates.find_ca(connection, "intermediate")
+        if intermediate is None:
+            raise NotInitialisedError
+        return open_ca_key(connection, intermediate, opened.keks, lambda: find_passphrase(settings))
 
 
 def policy_of(settings: Settings) -> AbusePolicy:

@@ -50,7 +50,7 @@ class ProvisioningRequest:
     app_version: str | None = None
     nuc_hash: bytes | None = field(default=None, repr=False)
     key_encryption_public_key: str | None = None
-    idempotency_key: str | None = None
+    idempotency_key: str | None = field(default=None, repr=False)
     enrolled_with: AccessKey | None = None
     """The access key that the device showed, where access is by keys."""
 

@@ -1,7 +1,7 @@
 """The ceremony: create the root and the intermediate, once for a database.
 
 The root's private key goes to an encrypted file of its own, which the server never opens; the
-intermediate's goes, encrypted, into the database.
+intermediate's goes into the database, sealed under the key-encryption key.
 """
 
 import secrets
@@ -13,13 +13,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from birthmark_sma.authority.ca_key import seal_ca_key
+from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import found_secrets
 from birthmark_sma.authority.passphrase import find_or_make_passphrase
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
 from birthmark_sma.pki import issue, signer
 from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS
-from birthmark_sma.storage import certificates, key_tables
+from birthmark_sma.storage import certificates, kek_records, key_tables
 from birthmark_sma.storage.certificates import StoredCa
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.private_files import (
@@ -55,8 +57,9 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
             " name another file with --root-key-file."
         )
     passphrase = find_or_make_passphrase(settings)
-    stored_kek, _ = found_secrets(settings, passphrase)
     now = datetime.now(UTC)
+    kek_record, opened = found_secrets(GivenSecret.of(settings), now)
+    kek = opened.keks.newest
     root_signer, root = _create_root(settings, now)
     intermediate_signer, intermediate = _create_intermediate(settings, root_signer, root, now)
 
@@ -69,14 +72,15 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
     try:
         with database.write() as transaction:
             _refuse_second(not key_tables.add_authority(transaction, settings.table_sizes, now))
-            key_tables.add_kek(transaction, stored_kek, now)
-            certificates.add_ca(transaction, StoredCa("root", _pem(root), None), now)
+            kek_records.add_kek(transaction, kek_record)
+            certificates.add_ca(transaction, StoredCa("root", _pem(root)), now)
             certificates.add_ca(
                 transaction,
                 StoredCa(
                     "intermediate",
                     _pem(intermediate),
-                    intermediate_signer.encrypted_pem(passphrase),
+                    sealed_private_key=seal_ca_key(intermediate_signer, kek),
+                    kek_id=kek.kek_id,
                 ),
                 now,
             )

@@ -13,8 +13,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.candidates import Candidate, Provisioned, ProvisioningRequest
-from birthmark_sma.authority.key_encryption import KeyEncryptionKey
-from birthmark_sma.errors import IdempotencyKeyReusedError
+from birthmark_sma.authority.key_encryption import KeyEncryptionKey, KeyEncryptionKeys
+from birthmark_sma.errors import (
+    BirthmarkError,
+    IdempotencyKeyReusedError,
+    KeyEncryptionKeyChangedError,
+)
 from birthmark_sma.storage import idempotency
 from birthmark_sma.storage.idempotency import FirstAnswer
 
@@ -24,8 +28,8 @@ IDEMPOTENCY_PERIOD = timedelta(hours=24)
 class FirstAnswers:
     """Finds first answers, and keeps those of a batch, by candidates' provisioning ids."""
 
-    def __init__(self, kek: KeyEncryptionKey) -> None:
-        self._kek = kek
+    def __init__(self, keks: KeyEncryptionKeys) -> None:
+        self._keks = keks
 
     def find(
         self, connection: Connection, request: ProvisioningRequest, now: datetime
@@ -37,26 +41,34 @@ class FirstAnswers:
         found = idempotency.find(connection, [key]).get(key)
         if found is None or found.created_at <= now - IDEMPOTENCY_PERIOD:
             return None
-        return self._open(found, request_digest(request))
+        return self._open(connection, found, request_digest(request))
 
     def claim(
         self, transaction: Connection, candidates: Sequence[Candidate]
-    ) -> dict[str, Provisioned | IdempotencyKeyReusedError]:
-        """Keep the first answers of a batch; return the outcome of those that are repetitions."""
-        claims = {c.provisioning_id: s for c in candidates if (s := self._sealed(c)) is not None}
-        if not claims:
+    ) -> dict[str, Provisioned | BirthmarkError]:
+        """Keep the first answers of a batch; return the outcome of those that are repetitions.
+
+        And of those that could not be kept, as this process could not follow a rotation.
+        """
+        wanting = [(c, key) for c in candidates if (key := place_of(c.request)) is not None]
+        if not wanting:
             return {}
+        try:
+            kek = self._keks.hold(transaction)
+        except KeyEncryptionKeyChangedError as error:
+            return {c.provisioning_id: error for c, _ in wanting}
+        claims = {c.provisioning_id: _sealed(c, key, kek) for c, key in wanting}
         idempotency.claim(transaction, list(claims.values()))
         kept = idempotency.find(transaction, [claim.idempotency_key for claim in claims.values()])
-        outcomes: dict[str, Provisioned | IdempotencyKeyReusedError] = {}
+        outcomes: dict[str, Provisioned | BirthmarkError] = {}
         for provisioning_id, claim in claims.items():
             if kept[claim.idempotency_key] == claim:
                 continue
             try:
                 outcomes[provisioning_id] = self._open(
-                    kept[claim.idempotency_key], claim.request_digest
+                    transaction, kept[claim.idempotency_key], claim.request_digest
                 )
-            except IdempotencyKeyReusedError as error:
+            except (IdempotencyKeyReusedError, KeyEncryptionKeyChangedError) as error:
                 outcomes[provisioning_id] = error
         return outcomes
 
@@ -67,23 +79,14 @@ class FirstAnswers:
         if keys:
             idempotency.release(transaction, keys)
 
-    def _sealed(self, candidate: Candidate) -> FirstAnswer | None:
-        key = place_of(candidate.request)
-        if key is None:
-            return None
-        answer = json.dumps(asdict(candidate.answer), default=str).encode()
-        return FirstAnswer(
-            idempotency_key=key,
-            request_digest=request_digest(candidate.request),
-            sealed_response=self._kek.wrap(answer, key),
-            kek_id=self._kek.kek_id,
-            created_at=candidate.device.provisioned_at,
-        )
-
-    def _open(self, found: FirstAnswer, digest: bytes) -> Provisioned:
+    def _open(self, connection: Connection, found: FirstAnswer, digest: bytes) -> Provisioned:
         if found.request_digest != digest:
             raise IdempotencyKeyReusedError
-        fields = json.loads(self._kek.unwrap(found.sealed_response, found.idempotency_key))
+        fields = json.loads(
+            self._keks.unwrap(
+                connection, found.sealed_response, found.kek_id, found.idempotency_key
+            )
+        )
         return Provisioned(
             **fields
             | {
@@ -92,6 +95,17 @@ class FirstAnswers:
                 "provisioned_at": datetime.fromisoformat(fields["provisioned_at"]),
             }
         )
+
+
+def opens(answer: FirstAnswer, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
+    """Open a first answer, to see that it does. Raises WrongSecretError."""
+    return keks.unwrap(connection, answer.sealed_response, answer.kek_id, answer.idempotency_key)
+
+
+def rewrapped(answer: FirstAnswer, keks: KeyEncryptionKeys, connection: Connection) -> FirstAnswer:
+    """Return the same answer, sealed under the newest key."""
+    sealed = keks.newest.wrap(opens(answer, keks, connection), answer.idempotency_key)
+    return replace(answer, sealed_response=sealed, kek_id=keks.newest.kek_id)
 
 
 def request_digest(request: ProvisioningRequest) -> bytes:
@@ -112,6 +126,17 @@ def place_of(request: ProvisioningRequest) -> bytes | None:
     if request.enrolled_with is None:
         return _digest(request.idempotency_key)
     return _digest(f"{request.enrolled_with.key_id}\0{request.idempotency_key}")
+
+
+def _sealed(candidate: Candidate, key: bytes, kek: KeyEncryptionKey) -> FirstAnswer:
+    answer = json.dumps(asdict(candidate.answer), default=str).encode()
+    return FirstAnswer(
+        idempotency_key=key,
+        request_digest=request_digest(candidate.request),
+        sealed_response=kek.wrap(answer, key),
+        kek_id=kek.kek_id,
+        created_at=candidate.device.provisioned_at,
+    )
 
 
 def _digest(text: str) -> bytes:

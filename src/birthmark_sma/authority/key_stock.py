@@ -8,7 +8,9 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from birthmark_sma.authority.key_encryption import KeyEncryptionKey
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.key_encryption import KeyEncryptionKey, KeyEncryptionKeys
 from birthmark_sma.errors import KeyTablesError, NotInitialisedError
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
@@ -40,7 +42,7 @@ class KeyStock:
 
 
 def populate(
-    database: Database, kek: KeyEncryptionKey, progress: Callable[[int, int], None]
+    database: Database, keks: KeyEncryptionKeys, progress: Callable[[int, int], None]
 ) -> int:
     """Create the tables that are missing; return how many that were.
 
@@ -63,6 +65,7 @@ def populate(
     for start in range(0, len(missing), _CHUNK):
         chunk = missing[start : start + _CHUNK]
         with database.write() as transaction:
+            kek = keks.hold(transaction)
             key_tables.add_tables(
                 transaction, [_new_table(table_id, kek) for table_id in chunk], datetime.now(UTC)
             )
@@ -70,18 +73,30 @@ def populate(
     return len(missing)
 
 
-def open_key_stock(database: Database, kek: KeyEncryptionKey) -> KeyStock:
+def open_key_stock(database: Database, keks: KeyEncryptionKeys) -> KeyStock:
     """Unwrap every table. Raises KeyTablesError where some are missing."""
     with database.read() as connection:
         sizes = key_tables.find_sizes(connection)
         wrapped = key_tables.list_tables(connection)
-    if sizes is None:
-        raise NotInitialisedError
-    if [table.table_id for table in wrapped] != list(range(sizes.tables)):
-        raise KeyTablesError(
-            f"{len(wrapped)} of {sizes.tables} key tables are there. Type: sma tables populate"
-        )
-    return KeyStock(sizes, [kek.unwrap(t.master_key, _place(t.table_id)) for t in wrapped])
+        if sizes is None:
+            raise NotInitialisedError
+        if [table.table_id for table in wrapped] != list(range(sizes.tables)):
+            raise KeyTablesError(
+                f"{len(wrapped)} of {sizes.tables} key tables are there. Type: sma tables populate"
+            )
+        return KeyStock(sizes, [unwrap_table(table, keks, connection) for table in wrapped])
+
+
+def unwrap_table(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
+    """Return a table's master key. Raises WrongSecretError where it does not open."""
+    return keks.unwrap(connection, table.master_key, table.kek_id, _place(table.table_id))
+
+
+def rewrapped(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> WrappedTable:
+    """Return the same master key, wrapped under the newest key."""
+    kek = keks.newest
+    master_key = unwrap_table(table, keks, connection)
+    return WrappedTable(table.table_id, kek.wrap(master_key, _place(table.table_id)), kek.kek_id)
 
 
 def _new_table(table_id: int, kek: KeyEncryptionKey) -> WrappedTable:

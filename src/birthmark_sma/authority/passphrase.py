@@ -1,12 +1,15 @@
 """CA_PASSWORD: given, or on a laptop made once and kept beside the SQLite file."""
 
+import os
 import secrets
+from pathlib import Path
 
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage.private_files import (
     make_private_directory,
     read_private_file,
+    sync_directory,
     write_private_file,
 )
 
@@ -32,7 +35,7 @@ def find_passphrase(settings: Settings) -> bytes:
             f"CA_PASSWORD is not set, and {path} is not there: give the CA_PASSWORD that this"
             " authority was initialised with."
         )
-    return read_private_file(path).strip()
+    return _read(path)
 
 
 def find_or_make_passphrase(settings: Settings) -> bytes:
@@ -40,5 +43,75 @@ def find_or_make_passphrase(settings: Settings) -> bytes:
     path = settings.data_dir / PASSPHRASE_FILE
     if settings.ca_password is None and settings.uses_sqlite and not path.exists():
         make_private_directory(settings.data_dir)
-        write_private_file(path, secrets.token_urlsafe(32).encode() + b"\n")
+        write_private_file(path, _made() + b"\n")
     return find_passphrase(settings)
+
+
+class PassphraseFile:
+    """The passphrase that was made on a laptop, and the one that takes its place in a rotation.
+
+    The new one waits beside it; the old one stays until the rotation has come to its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._new = path.with_name(f"{path.name}.new")
+        self._old = path.with_name(f"{path.name}.old")
+
+    @classmethod
+    def in_force(cls, settings: Settings) -> "PassphraseFile | None":
+        """Return the file, where it is what gives the passphrase."""
+        path = settings.data_dir / PASSPHRASE_FILE
+        used = settings.ca_password is None and settings.uses_sqlite and path.exists()
+        return cls(path) if used else None
+
+    @property
+    def has_old(self) -> bool:
+        """Whether a rotation has put a new one in place, and not come to its end."""
+        return self._old.exists()
+
+    @property
+    def leftovers(self) -> list[Path]:
+        """The files of a rotation that are there."""
+        return [path for path in (self._new, self._old) if path.exists()]
+
+    def current(self) -> bytes:
+        """The passphrase in place."""
+        return _read(self._path)
+
+    def kept(self) -> list[bytes]:
+        """Those of a rotation that has not come to its end."""
+        return [_read(path) for path in self.leftovers]
+
+    def successor(self) -> bytes:
+        """The one that an earlier run has prepared, or else a new one."""
+        return _read(self._new) if self._new.exists() else _made()
+
+    def prepare(self, passphrase: bytes) -> None:
+        """Keep the new one beside the old one. Raises PrivateFileError."""
+        if passphrase == self.current():
+            return
+        if not self._new.exists() or _read(self._new) != passphrase:
+            write_private_file(self._new, passphrase + b"\n", replace=True)
+
+    def put_in_place(self) -> None:
+        """Let the new one take the place of the old one, which is kept."""
+        if self._new.exists():
+            if not self._old.exists():
+                os.link(self._path, self._old)
+            self._new.replace(self._path)
+            sync_directory(self._path.parent)
+
+    def forget_old(self) -> None:
+        """Remove all but the one in place."""
+        for path in self.leftovers:
+            path.unlink()
+        sync_directory(self._path.parent)
+
+
+def _made() -> bytes:
+    return secrets.token_urlsafe(32).encode()
+
+
+def _read(path: Path) -> bytes:
+    return read_private_file(path).strip()

@@ -17,7 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field
 
 from birthmark_sma.authority.bulk import BulkProvisioner, RegisteredBefore
 from birthmark_sma.authority.candidates import Provisioned, ProvisioningRequest
@@ -224,7 +226,7 @@ class _Result(ProvisionResponse):
 
     device_serial: str
     request_sha256: str
-    device_private_key: str | None
+    device_private_key: Annotated[str | None, Field(repr=False)]
 
 
 def _result(asked: _Asked, provisioned: Provisioned) -> bytes:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark_sma.cli.init import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, settings_from
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
 from birthmark_sma.cli.terminal import print_fields, print_json, say
 
 if TYPE_CHECKING:
+    from birthmark_sma.config import Settings
     from birthmark_sma.storage.certificates import StoredCa
+    from birthmark_sma.storage.engine import Database
 
 app = typer.Typer(no_args_is_help=True, help="Show and export the root and intermediate CA.")
 
@@ -41,6 +43,8 @@ def export(
     output_dir: Annotated[Path, typer.Option(help="Where the files go; made where missing.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     certificates_only: Annotated[
         bool, typer.Option("--certificates-only", help="Leave the encrypted keys out.")
     ] = False,
@@ -48,21 +52,21 @@ def export(
 ) -> None:
     """Write the CA's certificates and encrypted private keys to files.
 
-    Keys stay encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
+    Keys are encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
     are never overwritten. Verifiers need nothing but simulated-mfg-root-ca.crt.
     """
     from birthmark_sma.authority.authority import load_certificates, opened_database
-    from birthmark_sma.authority.ceremony import root_key_file
     from birthmark_sma.storage.private_files import make_private_directory, write_private_file
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    settings = settings_from(
+        data_dir=data_dir, database_url=database_url, kek_file=kek_file, kek_command=kek_command
+    )
     require_sqlite_file(settings)
     with opened_database(settings) as database:
         stored = load_certificates(database)
+        keys = {} if certificates_only else _keys(database, settings)
     make_private_directory(output_dir)
-    files = _certificates(stored)
-    if not certificates_only:
-        files |= _keys(stored, root_key_file(settings))
+    files = _certificates(stored) | keys
     for name, content in files.items():
         write_private_file(output_dir / name, content)
     if as_json:
@@ -78,14 +82,16 @@ def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:
     return {f"{_FILE_STEM[ca.name]}.crt": ca.certificate.encode() for ca in stored}
 
 
-def _keys(stored: "tuple[StoredCa, StoredCa]", root_key: Path) -> dict[str, bytes]:
+def _keys(database: "Database", settings: "Settings") -> dict[str, bytes]:
+    from birthmark_sma.authority.authority import open_signer, open_stored_secrets
+    from birthmark_sma.authority.ceremony import root_key_file
+    from birthmark_sma.authority.passphrase import find_passphrase
     from birthmark_sma.storage.private_files import read_private_file
 
-    keys = {
-        f"{_FILE_STEM[ca.name]}.key": ca.encrypted_private_key.encode()
-        for ca in stored
-        if ca.encrypted_private_key is not None
-    }
+    signer = open_signer(database, settings, open_stored_secrets(database, settings))
+    pem = signer.encrypted_pem(find_passphrase(settings))
+    keys = {f"{_FILE_STEM['intermediate']}.key": pem.encode()}
+    root_key = root_key_file(settings)
     if root_key.exists():
         keys[f"{_FILE_STEM['root']}.key"] = read_private_file(root_key)
     return keys

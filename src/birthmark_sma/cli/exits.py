@@ -22,6 +22,8 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.ConfigurationError, CONFIGURATION),
     (errors.WrongSecretError, CONFIGURATION),
     (errors.PrivateFileError, CONFIGURATION),
+    (errors.KeyEncryptionKeyChangedError, CONFIGURATION),
+    (errors.RotationError, CONFLICT),
     (errors.BatchFileError, CONFIGURATION),
     (errors.NotInitialisedError, DATABASE),
     (errors.KeyTablesError, DATABASE),

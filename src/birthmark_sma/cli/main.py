@@ -7,7 +7,7 @@ import sys
 import typer
 
 from birthmark_sma import __version__
-from birthmark_sma.cli import ca, demo, devices, exits, history, keys, tables
+from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, tables
 from birthmark_sma.cli.init import init, migrate
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.provision import provision
@@ -61,6 +61,7 @@ app.add_typer(tables.app, name="tables")
 app.add_typer(ca.app, name="ca")
 app.add_typer(history.app, name="history")
 app.add_typer(keys.app, name="keys")
+app.add_typer(secrets.app, name="secrets")
 
 
 @app.command()

@@ -26,6 +26,10 @@ KekFile = Annotated[
         help="A file with the key-encryption key; else CA_PASSWORD gives it. [SMA_KEK_FILE]"
     ),
 ]
+KekCommand = Annotated[
+    str | None,
+    typer.Option(help="A command that writes that key to stdout, for a KMS. [SMA_KEK_COMMAND]"),
+]
 Prototype = Annotated[
     bool,
     typer.Option(

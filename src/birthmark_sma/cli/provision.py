@@ -12,6 +12,7 @@ from birthmark_sma.cli.options import (
     DatabaseUrl,
     DataDir,
     Json,
+    KekCommand,
     KekFile,
     ManufacturerId,
     Prototype,
@@ -31,6 +32,7 @@ def provision(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     prototype: Prototype = False,
     manufacturer_id: ManufacturerId = None,
     public_url: PublicUrl = None,
@@ -52,6 +54,7 @@ def provision(
         data_dir=data_dir,
         database_url=database_url,
         kek_file=kek_file,
+        kek_command=kek_command,
         manufacturer_id=manufacturer_id,
         public_url=public_url,
     )

@@ -16,6 +16,7 @@ from birthmark_sma.cli.options import (
     DatabaseUrl,
     DataDir,
     Json,
+    KekCommand,
     KekFile,
     Prototype,
     PublicUrl,
@@ -60,6 +61,7 @@ def provision_batch(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     prototype: Prototype = False,
     public_url: PublicUrl = None,
     as_json: Json = False,
@@ -79,6 +81,7 @@ def provision_batch(
         data_dir=data_dir,
         database_url=database_url,
         kek_file=kek_file,
+        kek_command=kek_command,
         public_url=public_url,
     )
     refusals = refused or output.with_name(f"{output.stem}.refused.jsonl")

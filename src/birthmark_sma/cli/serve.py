@@ -17,6 +17,7 @@ from birthmark_sma.cli.options import (
     DatabaseUrl,
     DataDir,
     Json,
+    KekCommand,
     KekFile,
     KeysPerTable,
     ManufacturerId,
@@ -69,6 +70,7 @@ def serve(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     prototype: Prototype = False,
     access: Annotated[
         str | None,
@@ -201,11 +203,13 @@ def _run(
     as_json: bool,
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
     from birthmark_sma.authority.one_core import keep_to_one_core
     from birthmark_sma.web.server import run_server
     from birthmark_sma.web.tls import hold_hangups
 
     hold_hangups()
+    forbid_core_dumps()
     if settings.one_core and settings.workers == 1:
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     authority = open_authority(settings)

@@ -3,7 +3,7 @@
 import typer
 
 from birthmark_sma.cli.init import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekFile, settings_from
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
 from birthmark_sma.cli.terminal import print_fields, print_json, progress_bar, say
 
 app = typer.Typer(no_args_is_help=True, help="Populate and inspect the key tables.")
@@ -14,6 +14,7 @@ def populate(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     as_json: Json = False,
 ) -> None:
     """Create the key tables that are missing.
@@ -23,7 +24,9 @@ def populate(
     """
     from birthmark_sma.authority.authority import opened_database, populate_tables
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url, kek_file=kek_file)
+    settings = settings_from(
+        data_dir=data_dir, database_url=database_url, kek_file=kek_file, kek_command=kek_command
+    )
     require_sqlite_file(settings)
     with opened_database(settings) as database, progress_bar("Populating key tables") as progress:
         created = populate_tables(database, settings, progress)
@@ -39,13 +42,13 @@ def populate(
 def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False) -> None:
     """Show how many tables there are, of how many keys, and how they are wrapped."""
     from birthmark_sma.errors import NotInitialisedError
-    from birthmark_sma.storage import key_tables
+    from birthmark_sma.storage import kek_records, key_tables
 
     with existing_database(data_dir, database_url) as database, database.read() as connection:
         sizes = key_tables.find_sizes(connection)
-        kek = key_tables.current_kek(connection)
+        keks = kek_records.list_keks(connection)
         present = key_tables.count_tables(connection)
-    if sizes is None or kek is None:
+    if sizes is None or not keks:
         raise NotInitialisedError
     if as_json:
         print_json(
@@ -53,7 +56,7 @@ def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Js
                 "tables": sizes.tables,
                 "keys_per_table": sizes.keys_per_table,
                 "present": present,
-                "wrapped_under": kek.source,
+                "wrapped_under": keks[-1].source,
             }
         )
         return
@@ -61,7 +64,7 @@ def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Js
         [
             ("tables", f"{present:,} of {sizes.tables:,}"),
             ("keys a table", f"{sizes.keys_per_table:,}"),
-            ("wrapped under", f"AES-256 key {kek.kek_id}, from the {kek.source}"),
+            ("wrapped under", f"AES-256 key {keks[-1].kek_id}, from the {keks[-1].source}"),
         ]
     )
     if present < sizes.tables:

@@ -8,7 +8,7 @@ import typer
 
 from birthmark_sma.cli import exits
 from birthmark_sma.cli.init import require_sqlite_file
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekFile, settings_from
+from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
 from birthmark_sma.cli.terminal import print_fields, print_json
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def validate(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     kek_file: KekFile = None,
+    kek_command: KekCommand = None,
     as_json: Json = False,
 ) -> None:
     """Validate a camera token, and say why.
@@ -33,7 +34,9 @@ def validate(
     from birthmark_sma.protocol.verdict import Verdict
     from birthmark_sma.web.wire import rfc3339
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url, kek_file=kek_file)
+    settings = settings_from(
+        data_dir=data_dir, database_url=database_url, kek_file=kek_file, kek_command=kek_command
+    )
     require_sqlite_file(settings)
     token = _parse(_read(camera_token))
     authority = open_authority(settings)

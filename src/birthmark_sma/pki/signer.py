@@ -1,7 +1,7 @@
 """CA private keys: make them, keep them encrypted, sign with them.
 
 The only module of `pki/` that draws randomness, through the library that makes keys and salts. A
-key object here has no repr that shows it, and leaves the process only as encrypted PKCS#8.
+key object here has no repr that shows it, and leaves the process only encrypted.
 """
 
 from dataclasses import dataclass, field
@@ -66,6 +66,14 @@ class Signer:
         """Whether a signature takes a core for about a millisecond: RSA."""
         return isinstance(self.key, rsa.RSAPrivateKey)
 
+    def private_der(self) -> bytes:
+        """Return the key as PKCS#8 in the clear (RFC 5958), for whoever seals it at once."""
+        return self.key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
     def encrypted_pem(self, passphrase: bytes) -> str:
         """Return the key as PEM PKCS#8, encrypted under the passphrase (RFC 5958, RFC 8018)."""
         return self.key.private_bytes(
@@ -95,6 +103,15 @@ def load_encrypted(pem: str, passphrase: bytes) -> Signer:
             "The passphrase does not open the CA key: give the CA_PASSWORD that this authority was"
             " initialised with."
         ) from None
+    return _of_this_authority(key)
+
+
+def load_der(der: bytes) -> Signer:
+    """Read what `private_der` returned."""
+    return _of_this_authority(serialization.load_der_private_key(der, None))
+
+
+def _of_this_authority(key: object) -> Signer:
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise WrongSecretError("The CA key is neither RSA nor EC; this authority did not make it.")
     return Signer(key)

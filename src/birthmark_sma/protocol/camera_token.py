@@ -5,7 +5,7 @@ MalformedCameraTokenError. `seal` never fails on well-formed input. `open_camera
 32-byte NUC hash or raises UnopenedCameraTokenError, and never says which part was wrong.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -28,10 +28,10 @@ class CameraToken:
     Being well formed says nothing about the table existing: that is the authority's to know.
     """
 
-    encrypted_nuc_hash: bytes
+    encrypted_nuc_hash: bytes = field(repr=False)
     table_id: int
     key_index: int
-    nonce: bytes
+    nonce: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
         if len(self.encrypted_nuc_hash) != ENCRYPTED_NUC_HASH_BYTES:

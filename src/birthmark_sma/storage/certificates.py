@@ -3,18 +3,24 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select, update
 
 from birthmark_sma.storage.schema import ca_certificates, revoked_certificates
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCa:
-    """A CA certificate (PEM) and, for the intermediate, its encrypted PKCS#8 key (PEM)."""
+    """A CA certificate (PEM) and, for the intermediate, its private key in one of two forms.
+
+    `sealed_private_key` is wrapped under the key-encryption key `kek_id`; older authorities have
+    PKCS#8 encrypted under the passphrase (PEM) in its place, until their keys are rotated.
+    """
 
     name: str
     certificate: str
-    encrypted_private_key: str | None = field(repr=False)
+    encrypted_private_key: str | None = field(default=None, repr=False)
+    sealed_private_key: bytes | None = field(default=None, repr=False)
+    kek_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ def add_ca(transaction: Connection, ca: StoredCa, now: datetime) -> None:
             name=ca.name,
             certificate=ca.certificate,
             encrypted_private_key=ca.encrypted_private_key,
+            sealed_private_key=ca.sealed_private_key,
+            kek_id=ca.kek_id,
             created_at=now,
         )
     )
@@ -43,9 +51,26 @@ def find_ca(connection: Connection, name: str) -> StoredCa | None:
     """Return the CA of this name, `root` or `intermediate`."""
     table = ca_certificates.c
     row = connection.execute(
-        select(table.name, table.certificate, table.encrypted_private_key).where(table.name == name)
+        select(
+            table.name,
+            table.certificate,
+            table.encrypted_private_key,
+            table.sealed_private_key,
+            table.kek_id,
+        ).where(table.name == name)
     ).one_or_none()
     return None if row is None else StoredCa(*row)
+
+
+def put_sealed_key(
+    transaction: Connection, name: str, sealed_private_key: bytes, kek_id: int
+) -> None:
+    """Put a CA's private key, sealed anew, in the place of whatever form it has."""
+    transaction.execute(
+        update(ca_certificates)
+        .where(ca_certificates.c.name == name)
+        .values(encrypted_private_key=None, sealed_private_key=sealed_private_key, kek_id=kek_id)
+    )
 
 
 def add_revocation(transaction: Connection, revocation: Revocation) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class Device:
     """
 
     device_serial: str
-    nuc_hash: bytes
+    nuc_hash: bytes = field(repr=False)
     table_assignments: tuple[int, ...]
     device_certificate: str
     certificate_serial: str

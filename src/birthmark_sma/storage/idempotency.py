@@ -1,10 +1,11 @@
 """First answers to requests that carried an Idempotency-Key, sealed, for a day."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 
 from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
 from birthmark_sma.storage.schema import idempotent_responses as responses
@@ -14,9 +15,9 @@ from birthmark_sma.storage.schema import idempotent_responses as responses
 class FirstAnswer:
     """A sealed answer, under the digests of its Idempotency-Key and of its request."""
 
-    idempotency_key: bytes
+    idempotency_key: bytes = field(repr=False)
     request_digest: bytes
-    sealed_response: bytes
+    sealed_response: bytes = field(repr=False)
     kek_id: int
     created_at: datetime
 
@@ -43,15 +44,8 @@ def claim(transaction: Connection, answers: Sequence[FirstAnswer]) -> None:
 
 def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, FirstAnswer]:
     """Return the first answers under these keys."""
-    table = responses.c
     rows = connection.execute(
-        select(
-            table.idempotency_key,
-            table.request_digest,
-            table.sealed_response,
-            table.kek_id,
-            table.created_at,
-        ).where(is_any_of(connection, table.idempotency_key, keys))
+        _whole().where(is_any_of(connection, responses.c.idempotency_key, keys))
     )
     return {row.idempotency_key: FirstAnswer(*row) for row in rows}
 
@@ -66,3 +60,61 @@ def release(transaction: Connection, keys: Sequence[bytes]) -> None:
 def forget_before(transaction: Connection, when: datetime) -> None:
     """Delete answers that were given before a time."""
     transaction.execute(delete(responses).where(responses.c.created_at < when))
+
+
+def count_by_kek(connection: Connection) -> dict[int, int]:
+    """Return how many answers are sealed under each key-encryption key."""
+    table = responses.c
+    rows = connection.execute(select(table.kek_id, func.count()).group_by(table.kek_id))
+    return {row[0]: row[1] for row in rows}
+
+
+def take_outdated(
+    transaction: Connection, kek_id: int, after: bytes, limit: int
+) -> list[FirstAnswer]:
+    """Return some answers that are sealed under another key than this, from behind `after`.
+
+    Nobody else touches them before this transaction ends. Those that somebody else is about to
+    change are left out, so that this waits for nobody.
+    """
+    rows = transaction.execute(
+        _whole()
+        .where(responses.c.kek_id != kek_id, responses.c.idempotency_key > after)
+        .order_by(responses.c.idempotency_key)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [FirstAnswer(*row) for row in rows]
+
+
+def put_rewrapped(transaction: Connection, answers: Sequence[FirstAnswer]) -> None:
+    """Put the same answers, sealed anew, in the place of what was taken."""
+    transaction.execute(
+        update(responses).where(responses.c.idempotency_key == bindparam("place")),
+        [
+            {"place": a.idempotency_key, "sealed_response": a.sealed_response, "kek_id": a.kek_id}
+            for a in answers
+        ],
+    )
+
+
+def list_some(connection: Connection, after: bytes, limit: int) -> list[FirstAnswer]:
+    """Return answers in the order of their keys' digests, from behind `after`."""
+    rows = connection.execute(
+        _whole()
+        .where(responses.c.idempotency_key > after)
+        .order_by(responses.c.idempotency_key)
+        .limit(limit)
+    )
+    return [FirstAnswer(*row) for row in rows]
+
+
+def _whole() -> Select[Any]:
+    table = responses.c
+    return select(
+        table.idempotency_key,
+        table.request_digest,
+        table.sealed_response,
+        table.kek_id,
+        table.created_at,
+    )

@@ -1,14 +1,14 @@
-"""Key tables and the keys that wrap them, always in their wrapped form."""
+"""Key tables, always in their wrapped form."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage.dialects import insert_or_skip
-from birthmark_sma.storage.schema import authority, key_encryption_keys, key_tables
+from birthmark_sma.storage.schema import authority, key_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +16,8 @@ class WrappedTable:
     """A table's master key, wrapped under the key-encryption key `kek_id`."""
 
     table_id: int
-    master_key: bytes
+    master_key: bytes = field(repr=False)
     kek_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredKek:
-    """Where a key-encryption key comes from (`passphrase` or `file`), and what proves it."""
-
-    kek_id: int
-    source: str
-    salt: bytes
-    wrapped_nuc_hash_key: bytes
 
 
 def add_authority(transaction: Connection, sizes: TableSizes, now: datetime) -> bool:
@@ -44,30 +34,6 @@ def find_sizes(connection: Connection) -> TableSizes | None:
     """Return the sizes fixed at initialisation, or None where there is no authority yet."""
     row = connection.execute(select(authority.c.tables, authority.c.keys_per_table)).one_or_none()
     return None if row is None else TableSizes(*row)
-
-
-def add_kek(transaction: Connection, kek: StoredKek, now: datetime) -> None:
-    """Record a key-encryption key's source and proof, never the key."""
-    transaction.execute(
-        insert(key_encryption_keys).values(
-            kek_id=kek.kek_id,
-            source=kek.source,
-            salt=kek.salt,
-            wrapped_nuc_hash_key=kek.wrapped_nuc_hash_key,
-            created_at=now,
-        )
-    )
-
-
-def current_kek(connection: Connection) -> StoredKek | None:
-    """Return the newest key-encryption key's record."""
-    table = key_encryption_keys.c
-    row = connection.execute(
-        select(table.kek_id, table.source, table.salt, table.wrapped_nuc_hash_key)
-        .order_by(table.kek_id.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else StoredKek(*row)
 
 
 def add_tables(transaction: Connection, tables: Iterable[WrappedTable], now: datetime) -> None:
@@ -105,3 +71,31 @@ def list_tables(connection: Connection) -> list[WrappedTable]:
 def count_tables(connection: Connection) -> int:
     """Return how many tables exist."""
     return connection.execute(select(func.count()).select_from(key_tables)).scalar_one()
+
+
+def count_by_kek(connection: Connection) -> dict[int, int]:
+    """Return how many tables are wrapped under each key-encryption key."""
+    table = key_tables.c
+    rows = connection.execute(select(table.kek_id, func.count()).group_by(table.kek_id))
+    return {row[0]: row[1] for row in rows}
+
+
+def take_outdated(transaction: Connection, kek_id: int, limit: int) -> list[WrappedTable]:
+    """Return some tables that are wrapped under another key than this; others leave them alone."""
+    table = key_tables.c
+    rows = transaction.execute(
+        select(table.table_id, table.master_key, table.kek_id)
+        .where(table.kek_id != kek_id)
+        .order_by(table.table_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [WrappedTable(*row) for row in rows]
+
+
+def put_rewrapped(transaction: Connection, tables: Sequence[WrappedTable]) -> None:
+    """Put the same master keys, wrapped anew, in the place of what was taken."""
+    transaction.execute(
+        update(key_tables).where(key_tables.c.table_id == bindparam("place")),
+        [{"place": t.table_id, "master_key": t.master_key, "kek_id": t.kek_id} for t in tables],
+    )

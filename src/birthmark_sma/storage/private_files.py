@@ -53,6 +53,11 @@ def read_private_file(path: Path) -> bytes:
     return content
 
 
+def others_can_read(path: Path) -> bool:
+    """Say whether anybody but its owner can read, write or enter a file or directory."""
+    return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
+
+
 def make_private_directory(path: Path) -> None:
     """Make a directory, and those above it, of mode 0700; one that exists stays as it is."""
     try:

@@ -138,6 +138,7 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
     (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
     (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
     (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),
+    (errors.KeyEncryptionKeyChangedError, Kind(503, "keys-changed", "Keys changed", retry=True)),
     (
         errors.DatabaseUnavailableError,
         Kind(503, "database-unavailable", "Database unavailable", retry=True),

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
 from birthmark_sma.authority.one_core import keep_to_one_core
 from birthmark_sma.config import Settings
 from birthmark_sma.web.app import create_app
@@ -39,6 +40,7 @@ class WorkerApp:
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
+        forbid_core_dumps()
         if self.settings.one_core:
             with self.started.get_lock():
                 self.started.value += 1

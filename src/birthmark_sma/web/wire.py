@@ -55,11 +55,11 @@ class ValidateNucRequest(_Request):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.CAMERA_TOKEN]})
 
     encrypted_nuc_hash: Annotated[
-        Hex96, Field(description="32 bytes of ciphertext and the 16-byte tag, in hex")
+        Hex96, Field(repr=False, description="32 bytes of ciphertext and the 16-byte tag, in hex")
     ]
     table_id: Annotated[WireInteger, Field(description="Which key table")]
     key_index: Annotated[WireInteger, Field(description="Which key of that table")]
-    nonce: Annotated[Hex24, Field(description="The 12-byte nonce, in hex")]
+    nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
 
     def camera_token(self) -> CameraToken:
         """Return the token in the protocol's own form."""
@@ -146,7 +146,8 @@ class ProvisionRequest(_Request):
     csr: Annotated[Pem | None, Field(description="PEM PKCS#10: proof of possession")] = None
     app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
     nuc_hash: Annotated[
-        Hex64 | None, Field(description="The device's own NUC hash; else one is simulated")
+        Hex64 | None,
+        Field(repr=False, description="The device's own NUC hash; else one is simulated"),
     ] = None
     key_encryption_public_key: Annotated[
         Pem | None,
@@ -192,9 +193,9 @@ class ProvisionResponse(_Response):
     certificate_chain: list[str]
     table_assignments: list[int]
     provisioning_id: str
-    simulated_nuc_hash: str
-    table_keys: dict[str, str] | None = None
-    table_keys_jwe: str | None = None
+    simulated_nuc_hash: Annotated[str, Field(repr=False)]
+    table_keys: Annotated[dict[str, str] | None, Field(repr=False)] = None
+    table_keys_jwe: Annotated[str | None, Field(repr=False)] = None
 
     @classmethod
     def of(cls, provisioned: Provisioned) -> Self:

@@ -1,0 +1,85 @@
+"""Give the root's key file another passphrase, in such a way that no moment can lose it.
+
+The key under the new passphrase lies beside the old one until the rotation has come to its end.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from birthmark_sma.errors import ConfigurationError, WrongSecretError
+from birthmark_sma.pki.signer import Signer, load_encrypted
+from birthmark_sma.storage.private_files import (
+    read_private_file,
+    sync_directory,
+    write_private_file,
+)
+
+
+class PassphraseChange(StrEnum):
+    """What became of the root's key file."""
+
+    CHANGED = "changed"
+    NOT_HERE = "not here"
+    NOT_WANTED = "not wanted"
+
+
+class RootKey:
+    """The root's key file, and the passphrase that it is to have; None for the one it has."""
+
+    def __init__(self, path: Path, passphrase: bytes | None) -> None:
+        self._path = path
+        self._pending = path.with_name(f"{path.name}.rotated")
+        self._passphrase = passphrase
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the key under a new passphrase waits for its place."""
+        return bool(self.leftovers)
+
+    @property
+    def leftovers(self) -> list[Path]:
+        """The files of a rotation that are there."""
+        return [self._pending] if self._pending.exists() else []
+
+    def prepare(self, known: Sequence[bytes]) -> None:
+        """Encrypt the key anew, beside the old file, by one of the passphrases that are known.
+
+        Raises ConfigurationError where none of them opens it, PrivateFileError.
+        """
+        if self._passphrase is None or not self._path.exists():
+            return
+        if _opened(self._pending, [self._passphrase]) or _opened(self._path, [self._passphrase]):
+            return
+        signer = _opened(self._path, known)
+        if signer is None:
+            raise ConfigurationError(
+                f"{self._path} does not open with the passphrase in force. Set CA_PASSWORD to its"
+                " own, or move the file to a safe place first."
+            )
+        pem = signer.encrypted_pem(self._passphrase)
+        write_private_file(self._pending, pem.encode(), replace=True)
+
+    def put_in_place(self) -> PassphraseChange:
+        """Let what was prepared take the file's place."""
+        if self._passphrase is not None and _opened(self._pending, [self._passphrase]):
+            self._pending.replace(self._path)
+            sync_directory(self._path.parent)
+        if not self._path.exists():
+            return PassphraseChange.NOT_HERE
+        if self._passphrase is None:
+            return PassphraseChange.NOT_WANTED
+        self._pending.unlink(missing_ok=True)
+        return PassphraseChange.CHANGED
+
+
+def _opened(path: Path, passphrases: Sequence[bytes]) -> Signer | None:
+    if not path.exists():
+        return None
+    pem = read_private_file(path).decode("ascii", "replace")
+    for passphrase in passphrases:
+        try:
+            return load_encrypted(pem, passphrase)
+        except WrongSecretError:
+            continue
+    return None

@@ -1,0 +1,144 @@
+"""`sma secrets`: what is told of them, and how they are changed."""
+
+import json
+import os
+import pty
+import select
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Place, assert_refused
+from tests.support.running import query
+from tests.support.server import PASSPHRASE, server_environ, sma
+
+OTHER = "another passphrase for tests alone"
+
+
+def test_what_is_in_order_is_told(place: Place) -> None:
+    """Everything is opened, and what an operator should know is said without an alarm."""
+    checked = place.sma("secrets", "check", "--json")
+    assert checked.returncode == 0, checked.stderr
+    told = json.loads(checked.stdout)
+    assert told["ok"]
+    assert told["findings"] == []
+    assert told["opened"] == {"key tables": 2_500, "CA key": 1, "first answers": 0}
+    assert told["keys"][0]["key_tables"] == 2_500
+    text = place.sma("secrets", "check").stdout
+    assert "Nothing is to be put right." in text
+    passphrase = (place.data_dir / "ca-password").read_text().strip()
+    assert passphrase not in text + checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "do"),
+    [("sma.db", "chmod 600"), ("simulated-mfg-root-ca.key", "chmod 600"), ("", "chmod 700")],
+)
+def test_what_others_can_read_is_found(place: Place, name: str, do: str) -> None:
+    """Threat 29: with what to type."""
+    (place.data_dir / name).chmod(0o755 if not name else 0o644)
+    checked = place.sma("secrets", "check")
+    assert checked.returncode == 1
+    assert f"{do} {place.data_dir / name}" in checked.stdout
+
+
+def test_a_table_that_does_not_open_is_found(place: Place) -> None:
+    with sqlite3.connect(place.data_dir / "sma.db") as database:
+        database.execute("UPDATE key_tables SET master_key = zeroblob(60) WHERE table_id = 7")
+    checked = place.sma("secrets", "check", "--json")
+    assert checked.returncode == 1
+    told = json.loads(checked.stdout)
+    assert "table 7" in told["findings"][0]["what"]
+    assert told["opened"]["key tables"] == 2_499
+
+
+def test_a_short_passphrase_is_found(tmp_path: Path) -> None:
+    place = Place(tmp_path / "data")
+    environ = {"CA_PASSWORD": "correct horse", "SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}
+    assert place.sma("init", settings=environ).returncode == 0
+    checked = place.sma("secrets", "check", settings=environ)
+    assert checked.returncode == 1
+    assert "CA_PASSWORD is short" in checked.stdout
+    assert "correct horse" not in checked.stdout
+
+
+def test_leftovers_of_a_rotation_are_found(place: Place) -> None:
+    (place.data_dir / "ca-password.old").touch(0o600)
+    checked = place.sma("secrets", "check")
+    assert checked.returncode == 1
+    assert "ca-password.old was left behind" in checked.stdout
+
+
+def test_a_rotation_is_told(place: Place) -> None:
+    """With what is left under the old key: nothing. The new passphrase is in its place."""
+    old = (place.data_dir / "ca-password").read_text()
+    rotated = place.sma("secrets", "rotate")
+    assert rotated.returncode == 0, rotated.stderr
+    assert "Key 2, from the passphrase, is in force." in rotated.stdout
+    assert (place.data_dir / "ca-password").read_text() != old
+    assert place.sma("secrets", "check").returncode == 0
+    refused = place.sma("secrets", "check", settings={"CA_PASSWORD": old.strip()})
+    assert_refused(refused, 3, "CA_PASSWORD")
+    export = place.sma("ca", "export", "--output-dir", str(place.data_dir.parent / "ca"))
+    assert export.returncode == 0, export.stderr
+
+
+def test_no_secret_has_a_flag(place: Place) -> None:
+    """Threat 28: it would be seen by everyone on the machine."""
+    told = place.sma("secrets", "rotate", "--help").stdout
+    assert "--new-kek-file" in told
+    assert "--ca-password" not in told
+    assert "--new-ca-password" not in told
+
+
+def test_without_a_terminal_nobody_is_asked(postgres_url: str, tmp_path: Path) -> None:
+    environ = server_environ(tmp_path / "data", postgres_url)
+    small = {"SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}
+    assert sma("init", environ=environ | small).returncode == 0
+    assert_refused(sma("secrets", "rotate", environ=environ), 3, "SMA_NEW_CA_PASSWORD")
+    wrong = environ | {"CA_PASSWORD": "wr0ng", "SMA_NEW_CA_PASSWORD": OTHER}
+    assert_refused(sma("secrets", "rotate", environ=wrong), 3, "CA_PASSWORD")
+    assert query(postgres_url, "SELECT kek_id FROM key_encryption_keys") == [(1,)]
+
+
+def test_at_a_terminal_the_new_passphrase_is_asked_for(postgres_url: str, tmp_path: Path) -> None:
+    """Twice, and without showing it."""
+    environ = server_environ(tmp_path / "data", postgres_url)
+    small = {"SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}
+    assert sma("init", environ=environ | small).returncode == 0
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "birthmark_sma", "secrets", "rotate"],
+        env=environ,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said, typed, deadline = b"", 0, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not select.select([ours], [], [], 1)[0]:
+            if process.poll() is not None:
+                break
+            continue
+        try:
+            part = os.read(ours, 4096)
+        except OSError:
+            break
+        said += part
+        if said.count(b"assphrase") + said.count(b"epeat") > typed and typed < 2:
+            time.sleep(0.2)
+            os.write(ours, OTHER.encode() + b"\n")
+            typed += 1
+    os.close(ours)
+    assert process.wait(30) == 0, said
+    assert OTHER.encode() not in said
+    checked = sma("secrets", "check", environ=environ | {"CA_PASSWORD": OTHER})
+    assert checked.returncode == 0, checked.stdout
+    assert_refused(sma("secrets", "check", environ=environ), 3)
+    assert PASSPHRASE != OTHER
