@@ -3,7 +3,6 @@
 import random
 import statistics
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,7 +17,7 @@ from birthmark_sma.errors import (
     AccessKeyRefusedError,
     UnknownAccessKeyError,
 )
-from birthmark_sma.storage.access_keys import AccessKey, KeyScope, all_keys
+from birthmark_sma.storage.access_keys import KeyScope, all_keys
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute
 from tests.support.camera import new_key
@@ -40,35 +39,35 @@ def founded(database: Database) -> Database:
     return database
 
 
-@pytest.fixture
-def ring(founded: Database) -> Iterator[KeyRing]:
-    """A ring that looks for changes."""
-    ring = KeyRing(founded)
-    ring.start()
-    yield ring
-    ring.close()
+def read(database: Database) -> KeyRing:
+    """A ring as it is now."""
+    with database.read() as connection:
+        return KeyRing(connection)
 
 
-def soon(ring: KeyRing, secret: str) -> AccessKey | None:
-    """What the ring finds once it has looked again."""
-    time.sleep(1.0)
-    return ring.find_by_secret(secret)
+def look(ring: KeyRing, database: Database) -> None:
+    """Let a ring look for changes, as the server does twice a second."""
+    with database.read() as connection:
+        ring.poll(connection)
 
 
-def test_changes_reach_the_ring(founded: Database, ring: KeyRing) -> None:
+def test_changes_reach_the_ring(founded: Database) -> None:
+    ring = read(founded)
     issued = issue(founded, "one", "validate")
     secret = secret_of(issued)
     assert ring.find_by_secret(secret) is None
-    assert soon(ring, secret) == issued.key
+    look(ring, founded)
+    assert ring.find_by_secret(secret) == issued.key
     revoke_key(founded, "one")
-    found = soon(ring, secret)
+    look(ring, founded)
+    found = ring.find_by_secret(secret)
     assert found is not None
     assert not found.is_good(datetime.now(UTC))
 
 
 def test_nothing_but_the_secret_is_found(founded: Database) -> None:
     secret = secret_of(issue(founded, "one", "admin"))
-    ring = KeyRing(founded)
+    ring = read(founded)
     assert ring.find_by_secret(secret) is not None
     for place in range(len(secret)):
         other = "b" if secret[place] == "a" else "a"
@@ -107,7 +106,7 @@ def test_guesses_take_the_same_time(founded: Database) -> None:
     for number in range(50):
         issue(founded, f"another {number}", "admin")
     right = secret_of(issue(founded, "one", "admin"))
-    ring = KeyRing(founded)
+    ring = read(founded)
     letters = "abcdefghijklmnopqrstuvwxyz234567"
 
     def wrong() -> str:
@@ -139,10 +138,9 @@ def test_guesses_take_the_same_time(founded: Database) -> None:
 def test_uses_are_noted_without_a_change(founded: Database) -> None:
     """Or every use would make every server read all keys again."""
     key = issue(founded, "one", "admin").key
-    ring = KeyRing(founded)
-    ring.start()
+    ring = read(founded)
     ring.note_use(key)
-    ring.close()
+    ring.note_uses(founded)
     with founded.read() as connection:
         [stored] = all_keys(connection)
     assert stored.last_used_at is not None
@@ -180,11 +178,11 @@ def test_client_certificates(founded: Database) -> None:
     )
     assert issued.secret is None
     issue(founded, "any", "validate", certificate_issuer="CN=a CA")
-    ring = KeyRing(founded)
+    ring = read(founded)
     assert [found_by(ring, each) for each in (own, other, stranger)] == ["own", "any", None]
     revoke_key(founded, "own")
     revoke_key(founded, "any")
-    ring = KeyRing(founded)
+    ring = read(founded)
     assert [found_by(ring, each) for each in (own, other, stranger)] == [None, None, None]
 
 

@@ -57,11 +57,10 @@ class Authority:
     provisioner: Provisioner = field(repr=False)
     key_ring: KeyRing = field(repr=False)
     chores: tuple[Chore, ...] = field(repr=False)
-    """Not begun yet, and neither is the ring's looking: see `start`."""
+    """Not begun yet: see `start`."""
 
     def start(self) -> None:
         """Begin what a server does beside answering; a single command should not wait for it."""
-        self.key_ring.start()
         for chore in self.chores:
             chore.start()
 
@@ -74,7 +73,6 @@ class Authority:
         """Finish and answer everything that is under way, then let go of the database."""
         for chore in self.chores:
             chore.close()
-        self.key_ring.close()
         self.provisioner.close()
         self.validator.close()
         self.database.close()
@@ -100,7 +98,8 @@ def open_authority(settings: Settings) -> Authority:
     database = open_database(settings.resolved_database_url)
     try:
         parts = _open_parts(database, settings)
-        key_ring = KeyRing(database)
+        with database.read() as connection:
+            key_ring = KeyRing(connection)
     except BaseException:
         database.close()
         raise
@@ -123,7 +122,7 @@ def open_authority(settings: Settings) -> Authority:
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, policy_of(settings), settings.abuse),
-            KeyWatch(database, [parts.secrets.keks.poll]),
+            KeyWatch(database, parts.secrets.keks, key_ring),
         ),
     )
 

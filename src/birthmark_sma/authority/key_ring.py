@@ -1,31 +1,23 @@
 """The access keys in force, held in memory and read again as soon as one changes.
 
-Every process of a server holds a ring of its own. It looks at the database twice a second, so that
-a revocation counts everywhere within a second. While the database is away the ring stays as it is.
+Every process of a server holds a ring of its own, and `key_watch` polls the database for it twice a
+second, so that a revocation counts everywhere within a second. While the database is away the ring
+stays as it is.
 """
 
 import hashlib
 import hmac
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
 from sqlalchemy import Connection
 
-from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import access_keys
 from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.storage.engine import Database
-
-_LOOK_SECONDS = 0.5
-_NOTE_USES_SECONDS = 10.0
-_LEAVING_SECONDS = 5.0
-
-_log = logging.getLogger(__name__)
 
 PREFIX = "sma_"
 ID_CHARACTERS = 10
@@ -88,24 +80,15 @@ _NOBODY = _Held(
 class KeyRing:
     """Finds the key that somebody shows. A key that is found may still be revoked or expired."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, connection: Connection) -> None:
         self._used: dict[str, float] = {}
         self._noted: dict[str, float] = {}
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="key-ring", daemon=True)
-        with database.read() as connection:
+        self._snapshot = _read(connection)
+
+    def poll(self, connection: Connection) -> None:
+        """Read the keys again, if one has changed."""
+        if access_keys.generation(connection) != self._snapshot.generation:
             self._snapshot = _read(connection)
-
-    def start(self) -> None:
-        """Look for changes from now on. Only a server does."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop looking, and write down what was used last."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(_LEAVING_SECONDS)
 
     def find_by_secret(self, presented: str) -> AccessKey | None:
         """Return the key that has this secret.
@@ -139,35 +122,12 @@ class KeyRing:
         """Remember that a key was used just now; it is written down a little later."""
         self._used[key.key_id] = time.time()
 
-    # --- in the thread
-
-    def _run(self) -> None:
-        noted_at = time.monotonic()
-        while not self._closing.wait(_LOOK_SECONDS):
-            self._try(self._look)
-            if time.monotonic() - noted_at >= _NOTE_USES_SECONDS:
-                self._try(self._note_uses)
-                noted_at = time.monotonic()
-        self._try(self._note_uses)
-
-    def _try(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except DatabaseUnavailableError as error:
-            _log.debug("access keys could not be looked at: %s", error)
-        except Exception:  # without this thread no revocation would ever count
-            _log.exception("access keys could not be looked at")
-
-    def _look(self) -> None:
-        with self._database.read() as connection:
-            if access_keys.generation(connection) != self._snapshot.generation:
-                self._snapshot = _read(connection)
-
-    def _note_uses(self) -> None:
+    def note_uses(self, database: Database) -> None:
+        """Write down what was used since the last time. Raises DatabaseUnavailableError."""
         used = {i: at for i, at in self._used.copy().items() if self._noted.get(i) != at}
         if not used:
             return
-        with self._database.write() as transaction:
+        with database.write() as transaction:
             access_keys.note_last_use(
                 transaction, {i: datetime.fromtimestamp(at, UTC) for i, at in used.items()}
             )
