@@ -183,10 +183,14 @@ class Settings(BaseModel):
 
     @property
     def resolved_access(self) -> Access:
-        """Who may call: nothing is open to other machines unless that was said."""
+        """Who may call: nothing is open to other machines unless that was said.
+
+        Whom a proxy speaks for is on another machine, also where the proxy is on this one.
+        """
         if self.access is not None:
             return self.access
-        return Access.OPEN if is_loopback(self.host) else Access.KEYS
+        alone = is_loopback(self.host) and not self.trusted_proxies
+        return Access.OPEN if alone else Access.KEYS
 
     @property
     def resolved_database_url(self) -> str:

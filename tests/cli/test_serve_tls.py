@@ -109,6 +109,14 @@ def test_proxies_that_cannot_be_trusted(empty: Place, value: str, word: str) -> 
     assert_refused(refused, 3, "SMA_TRUSTED_PROXIES", word)
 
 
+def test_a_proxy_makes_loopback_public(place: Place) -> None:
+    """Threat 22: who comes through a proxy is not on this machine, so nothing is open unsaid."""
+    trusting = ("serve", "--port", "0", "--trusted-proxies", "127.0.0.1")
+    assert_refused(place.sma(*trusting), 3, "Behind a proxy", "access keys", "sma keys create")
+    with Server(place.data_dir, *trusting[3:], "--access", "open") as server:
+        assert "WARNING: access is open" in server.said()
+
+
 def test_no_tls_beyond_this_machine_warns(place: Place) -> None:
     """Threat 22. `127.1` means loopback, but is not known to, so that nothing is open here."""
     arguments = ("--host", "127.1", "--access", "open")

@@ -20,6 +20,7 @@ STRANGER = "127.0.0.3"
 CLIENT = "203.0.113.9"
 BATCH = f"{VALIDATE}/batch"
 SETTINGS = {
+    "SMA_ACCESS": "open",
     "SMA_TRUSTED_PROXIES": f"{PROXY}, 10.0.0.0/8",
     "SMA_TABLES": "10",
     "SMA_KEYS_PER_TABLE": "100",

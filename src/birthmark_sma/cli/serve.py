@@ -156,7 +156,7 @@ def _check_access(settings: "Settings") -> None:
     from birthmark_sma.errors import ConfigurationError
 
     if settings.resolved_access is Access.OPEN:
-        if not is_loopback(settings.host):
+        if settings.trusted_proxies or not is_loopback(settings.host):
             note(
                 f"WARNING: access is open on {settings.host}: everyone who reaches this address can"
                 " provision devices."
@@ -169,9 +169,12 @@ def _check_access(settings: "Settings") -> None:
         with opened_database(settings) as database:
             if has_good_key(database):
                 return
+    proxied = is_loopback(settings.host)
+    where = "Behind a proxy" if proxied else f"On {settings.host}"
+    otherwise = "trust no proxies" if proxied else "listen on 127.0.0.1"
     raise ConfigurationError(
-        f"On {settings.host} callers must show access keys, and there is none in force. To make"
-        f" one, type: {first}. Or listen on 127.0.0.1; or say --access open, if everyone who"
+        f"{where} callers must show access keys, and there is none in force. To make"
+        f" one, type: {first}. Or {otherwise}; or say --access open, if everyone who"
         " reaches this address may provision devices and validate tokens"
     )
 
