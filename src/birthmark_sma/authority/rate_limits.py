@@ -159,26 +159,31 @@ class RateLimits:
         if self._store is not None:
             await self._store.close()
 
-    def take(self, kind: Kind, caller: Caller, cost: int = 1) -> None:
-        """Let a caller have so many units of a kind, or raise RateLimitedError.
+    def take(self, kind: Kind, caller: Caller, cost: int = 1) -> tuple[Quota, ...]:
+        """Let a caller have so many units of a kind, and say what is left; or raise.
 
-        Nothing is counted where it is raised. Where `shared` says so, `confirm` must follow.
+        Raises RateLimitedError, and then nothing is counted. Where `shared` says so, `confirm` must
+        follow.
         """
-        limits = self._limits_of(kind, caller)
-        if not limits and not self._failures:
-            return
+        limits = self._limits[kind] if caller.key is None else self._limits_of(kind, caller)
+        failures = self._failures if kind is Kind.VALIDATE else ()
+        if not limits and not failures:
+            return ()
         now = self._clock()
         who = _partition(caller)
-        if kind is Kind.VALIDATE:
-            for limit in self._failures:
-                if wait := self._wait(limit, who, now):
-                    raise self._refusal(limit, 1, wait)
+        left: list[Quota] = []
+        for limit in failures:
+            if limit.windows or self._held_back:
+                left += self._failures_left(limit, who, now)
         for number, limit in enumerate(limits):
-            if not limit.windows.take(who, cost, now):
+            taken = limit.windows.take(who, cost, now)
+            if taken is None:
                 for earlier in limits[:number]:
                     earlier.windows.give_back(who, cost)
                 wait = seconds_until(limit.rate, limit.windows.usage(who, now), cost)
                 raise self._refusal(limit, cost, wait)
+            left.append(Quota(limit.name, limit.rate, *taken))
+        return tuple(left)
 
     async def confirm(
         self, kind: Kind, caller: Caller, cost: int = 1
@@ -207,7 +212,7 @@ class RateLimits:
         if refusal is not None:
             for limit in limits:
                 limit.windows.give_back(who, cost)
-        return (*quotas, *self._failures_of(kind, who)), refusal
+        return (*self._failures_of(kind, who), *quotas), refusal
 
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
         """Say what a caller has left, as far as this process has counted it."""
@@ -217,7 +222,7 @@ class RateLimits:
         now = self._clock()
         who = _partition(caller)
         own = tuple([limit.quota(limit.windows.usage(who, now)) for limit in limits])
-        return own + self._failures_of(kind, who)
+        return self._failures_of(kind, who) + own
 
     def failed(self, caller: Caller, times: int = 1) -> None:
         """Count FAILs that a caller was given."""
@@ -266,19 +271,26 @@ class RateLimits:
         wait = seconds_until(limit.rate, usage, 1)
         self._held_back.note(limit, who, now, now + wait if wait else 0.0)
 
+    def _failures_left(self, limit: _Limit, who: str, now: float) -> tuple[Quota, ...]:
+        """Say what is left of one limit of failures. Raises RateLimitedError where nothing is."""
+        if wait := self._wait(limit, who, now):
+            raise self._refusal(limit, 1, wait)
+        usage = limit.windows.usage(who, now)
+        return () if usage is UNUSED else (limit.quota(usage),)
+
     def _failures_of(self, kind: Kind, who: str) -> tuple[Quota, ...]:
-        """What is left of the failures, once there are some."""
-        if kind is not Kind.VALIDATE or not self._failures:
+        """Say what is left of all of them, once there are some."""
+        if kind is not Kind.VALIDATE:
             return ()
         now = self._clock()
-        quotas = []
+        left = []
         for limit in self._failures:
             usage = limit.windows.usage(who, now)
-            if self._held_back.until(limit, who) > now:
-                quotas.append(Quota(limit.name, limit.rate, 0, self._wait(limit, who, now)))
+            if wait := self._wait(limit, who, now):
+                left.append(Quota(limit.name, limit.rate, 0, wait))
             elif usage is not UNUSED:
-                quotas.append(limit.quota(usage))
-        return tuple(quotas)
+                left.append(limit.quota(usage))
+        return tuple(left)
 
     # --- which limits
 
@@ -306,6 +318,9 @@ class _HeldBack:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def until(self, limit: _Limit, who: str) -> float:
         return self._known.get((limit.name, who), (0.0, 0.0))[1] if self._known else 0.0

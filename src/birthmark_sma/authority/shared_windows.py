@@ -168,9 +168,8 @@ class SharedWindows:
                 break
             room -= each.cost
             had += 1
-        if had and had < len(wanted):
-            if await self._acquire(key, rate, sum(each.cost for each in wanted[:had])):
-                return had, await self._usage(key, rate)
+        if had and await self._acquire(key, rate, sum(each.cost for each in wanted[:had])):
+            return had, await self._usage(key, rate)
         return 0, usage
 
     async def _tell(self, key: str, rate: Rate, learn: Callable[[Usage], None]) -> None:

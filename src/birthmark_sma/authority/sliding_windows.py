@@ -86,17 +86,25 @@ class Windows:
         window = self._at(who, now)
         return Usage(window.previous, window.current, window.began + self.rate.seconds - now)
 
-    def take(self, who: str, cost: int, now: float) -> bool:
-        """Let a caller have so many units, if they are there; otherwise it has none of them."""
+    def take(self, who: str, cost: int, now: float) -> tuple[int, int] | None:
+        """Let a caller have so many units, if they are there, or None of them.
+
+        Returns how many are left, and in how many seconds there are more. Every camera token pays
+        for this, so it is what `remaining` and `seconds_until` would say, written out.
+        """
         amount, seconds = self.rate
-        window = self._at(who, now)
-        used = window.current
-        if window.previous:
-            used += int(window.previous * (window.began + seconds - now) / seconds)
-        if used + cost > amount:
-            return False
+        window = self._windows.get(who)
+        if window is None or now - window.began >= seconds:
+            window = self._at(who, now)
+        previous = window.previous
+        ends_in = window.began + seconds - now
+        weighing = int(previous * ends_in / seconds) if previous else 0
+        left = amount - window.current - weighing - cost
+        if left < 0:
+            return None
         window.current += cost
-        return True
+        more_in = ends_in - weighing * seconds / previous if previous else ends_in
+        return left, int(more_in) + 1
 
     def give_back(self, who: str, cost: int) -> None:
         """Undo a `take` of just now."""
@@ -115,7 +123,6 @@ class Windows:
         if window is None:
             self._make_room(now)
             window = self._windows[who] = Window(now)
-            return window
         age = now - window.began
         seconds = self.rate.seconds
         if age >= seconds:

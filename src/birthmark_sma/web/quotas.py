@@ -5,12 +5,14 @@ The fields are those of draft-ietf-httpapi-ratelimit-headers-10: lists of struct
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starlette.types import Scope
 
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.rate_limits import Kind, Quota, RateLimits
 from birthmark_sma.errors import RateLimitedError
+from birthmark_sma.rates import Rate
 from birthmark_sma.web import provision
 from birthmark_sma.web.security_headers import ADDED
 
@@ -39,13 +41,12 @@ def take(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int
     outcome = scope.get(_OUTCOME)
     if outcome is None:
         try:
-            limits.take(kind, caller, cost)
-            scope[_OUTCOME] = True
+            _tell(scope, limits.take(kind, caller, cost))
         except RateLimitedError as error:
             scope[_OUTCOME] = error
-            raise
-        finally:
             _tell(scope, limits.quotas(kind, caller))
+            raise
+        scope[_OUTCOME] = True
     elif outcome is not True:
         raise outcome
 
@@ -73,9 +74,16 @@ async def confirm(
 
 def _tell(scope: Scope, quotas: Sequence[Quota]) -> None:
     if quotas:
-        left = ", ".join([f'"{each[0]}";r={each[2]};t={each[3]}' for each in quotas])
-        policies = ", ".join([f'"{each[0]}";q={each[1][0]};w={each[1][1]}' for each in quotas])
+        left = ", ".join([f'"{name}";r={left};t={more_in}' for name, _, left, more_in in quotas])
         scope[ADDED] = (
             (b"ratelimit", left.encode()),
-            (b"ratelimit-policy", policies.encode()),
+            (b"ratelimit-policy", _policies(*[each[:2] for each in quotas])),
         )
+
+
+@lru_cache
+def _policies(*policies: tuple[str, Rate]) -> bytes:
+    """Phrase the policies that a caller meets, which are few and the same for most."""
+    return ", ".join(
+        f'"{name}";q={rate.amount};w={rate.seconds}' for name, rate in policies
+    ).encode()
