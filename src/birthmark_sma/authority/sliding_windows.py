@@ -54,7 +54,7 @@ def seconds_until(rate: Rate, usage: Usage, cost: int) -> int:
     else:
         share = rate.seconds * (rate.amount - cost + 1) / usage.current
         wait = usage.left + rate.seconds - min(share, rate.seconds)
-    return max(1, math.ceil(wait))
+    return math.floor(wait + 1e-6) + 1  # at that very moment it still weighs too much
 
 
 class Window:
