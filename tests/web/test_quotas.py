@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.camera import PROVISION, VALIDATE, Camera, new_key, public_pem, wire
 from tests.support.problems import assert_problem
 from tests.support.running import Running, new_serial, start
+from tests.support.server import server_environ, sma
 from tests.web.conftest import documented_client
 
 BATCH = f"{VALIDATE}/batch"
@@ -222,3 +224,103 @@ def test_several_processes_without_a_store_say_so(tmp_path: Path) -> None:
     running = start(tmp_path / "a", "sqlite:", "--workers", "2")
     running.server.close()
     assert running.server.said().count("each of the 2 processes counts by itself") == 1
+
+
+# --- with access keys
+
+
+@pytest.fixture(scope="module")
+def with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server that asks for keys, and lets an address guess three times in an hour."""
+    data_dir = tmp_path_factory.mktemp("keys") / "data"
+    for command in (("init",), ("keys", "create", "first", "--scope", "admin")):
+        done = sma(*command, environ=server_environ(data_dir))
+        assert done.returncode == 0, done.stderr
+    running = start(
+        data_dir,
+        "sqlite:",
+        *("--access", "keys", "--rate-guesses", "3/hour", "--rate-validate", "5/hour"),
+    )
+    yield running
+    running.server.close()
+
+
+def key_for(running: Running, name: str, *options: str) -> dict[str, str]:
+    """Make a key; return the header that shows it, once the server knows it."""
+    made = sma("keys", "create", name, "--json", *options, environ=running.environ)
+    assert made.returncode == 0, made.stderr
+    shown = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
+    deadline = time.monotonic() + 10
+    with running.client() as client:
+        while client.get("/health", headers=shown).status_code == 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    return shown
+
+
+def answers_to(client: httpx2.Client, times: int) -> list[int]:
+    """The statuses of so many malformed validations, which count as any other."""
+    return [client.post(VALIDATE, json={}).status_code for _ in range(times)]
+
+
+def test_a_key_is_counted_wherever_it_comes_from(with_keys: Running) -> None:
+    """Threat 23: and keys that share an address are counted apart."""
+    one = key_for(with_keys, "one", "--scope", "validate")
+    two = key_for(with_keys, "two", "--scope", "validate")
+    with with_keys.client("127.0.3.1", headers=one) as here:
+        assert answers_to(here, 3) == [422] * 3
+    with with_keys.client("127.0.3.2", headers=one) as there:
+        assert answers_to(there, 4) == [422] * 2 + [429] * 2
+    with with_keys.client("127.0.3.2", headers=two) as other:
+        assert answers_to(other, 6) == [422] * 5 + [429]
+
+
+def test_a_key_has_its_own_rate(with_keys: Running) -> None:
+    own = key_for(with_keys, "own", "--scope", "validate", "--rate", "8/hour; 7/minute")
+    free = key_for(with_keys, "free", "--scope", "validate", "--rate", "none")
+    with with_keys.client(headers=own) as client:
+        assert answers_to(client, 9) == [422] * 7 + [429] * 2
+        policy = client.post(VALIDATE, json={})
+        assert items_of(policy, "RateLimit-Policy") == {
+            "validate-60s": {"q": 7, "w": 60},
+            "validate-3600s": {"q": 8, "w": 3600},
+        }
+    with with_keys.client(headers=free) as client:
+        assert answers_to(client, 20) == [422] * 20
+
+
+def test_a_key_with_a_rate_that_is_none_is_refused(with_keys: Running) -> None:
+    made = sma(
+        *("keys", "create", "x", "--scope", "validate", "--rate", "often"),
+        environ=with_keys.environ,
+    )
+    assert made.returncode != 0
+    assert "The rate of a key cannot be used" in made.stderr
+
+
+@pytest.mark.parametrize("path", [VALIDATE, BATCH, PROVISION, "/stats"])
+def test_who_guesses_is_slowed_down_and_nobody_else(
+    with_keys: Running, path: str, address: str
+) -> None:
+    """Threats 22 and 23: 429 in place of 401 after some guesses, by address. A good key is let in
+    from there all the same, and has lost nothing."""
+    good = key_for(with_keys, f"beside {address}", "--scope", "validate")
+    wrong = {"authorization": "Bearer sma_" + "a" * 63}
+    with with_keys.client(address) as client:
+        for _ in range(10):
+            assert client.post(path, json={}).status_code == 401, "it showed nothing"
+        statuses = [client.post(path, json={}, headers=wrong).status_code for _ in range(5)]
+        assert statuses == [401] * 3 + [429] * 2
+        refused = client.post(path, json={}, headers=wrong)
+        assert "wrong credentials" in assert_problem(refused, 429)["detail"]
+        assert int(refused.headers["retry-after"]) > 3_000
+        first = client.post(VALIDATE, json={}, headers=good)
+        assert first.status_code == 422
+        assert items_of(first, "RateLimit")["validate"]["r"] == 4
+    with with_keys.client("127.0.3.9") as other:
+        assert other.get("/stats", headers=wrong).status_code == 401
+
+
+def test_probes_are_free_without_a_key_too(with_keys: Running) -> None:
+    with with_keys.client("127.0.3.7") as client:
+        assert {client.get("/health/ready").status_code for _ in range(20)} == {200}

@@ -23,9 +23,9 @@ from birthmark_sma.rates import Rate
 if TYPE_CHECKING:
     from limits.aio.storage import RedisStorage
 
-ANSWER_SECONDS = 0.12
-"""How long a conversation with Redis may take. Who arrives during one that fails waits for that
-one, and then for one of its own at most."""
+ANSWER_SECONDS = 0.25
+"""How long a conversation with Redis may take. Who arrives during one that fails waits for that one
+alone."""
 
 PROBE_SECONDS = 3.0
 _CONNECT_SECONDS = 1.0
