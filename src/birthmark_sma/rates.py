@@ -9,7 +9,7 @@ NO_LIMIT = "none"
 _MOST = 1_000_000_000
 _LONGEST_SECONDS = 31 * 24 * 60 * 60
 _MOST_RATES = 4
-_MOST_CHARACTERS = 200
+_MOST_CHARACTERS = 64  # as the column of a key's own rate has
 
 
 class Rate(NamedTuple):
