@@ -231,7 +231,8 @@ class Settings(BaseModel):
     @property
     def serves_this_machine_alone(self) -> bool:
         """Whether nobody else reaches the server, and nobody is asked for a key."""
-        return is_loopback(self.host) and self.resolved_access is Access.OPEN
+        open_here = is_loopback(self.host) and self.resolved_access is Access.OPEN
+        return open_here and not self.trusted_proxies
 
     @property
     def table_sizes(self) -> TableSizes:

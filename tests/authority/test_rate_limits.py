@@ -197,6 +197,8 @@ def test_a_clock_that_is_set_moves_no_window(monkeypatch: pytest.MonkeyPatch) ->
         ({}, False),
         ({"access": "open"}, False),
         ({"host": "::1"}, False),
+        ({"trusted_proxies": "127.0.0.1"}, True),
+        ({"access": "keys"}, True),
         ({"host": "0.0.0.0", "access": "open"}, True),
         ({"host": "203.0.113.5", "access": "open"}, True),
     ],

@@ -285,6 +285,17 @@ def test_when_it_becomes_full(own_redis: Redis, caller: Caller) -> None:
     on_a_loop(scenario)
 
 
+@pytest.mark.parametrize("end", ["/0?socket_timeout=soon", "/0?no_such_option=1", "/none"])
+def test_when_its_url_makes_little_sense(redis: Redis, caller: Caller, end: str) -> None:
+    """No URL keeps a server from starting, or from answering."""
+
+    async def scenario() -> None:
+        async with process(redis.url.removesuffix("/0") + end, validate="5/hour") as limits:
+            assert sum([await passes(limits, caller) for _ in range(10)]) == 5
+
+    on_a_loop(scenario)
+
+
 def test_when_something_else_answers(caller: Caller) -> None:
     """What speaks another protocol is as good as away."""
 

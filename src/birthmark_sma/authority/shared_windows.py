@@ -86,7 +86,11 @@ class SharedWindows:
 
     async def start(self) -> None:
         """Ask Redis for the first time, and go on asking until it answers."""
-        self._storage = _open_storage(self._url.get_secret_value())
+        try:
+            self._storage = _open_storage(self._url.get_secret_value())
+        except Exception as error:  # a URL whose parts make no sense to the library
+            self._note_loss(error)
+            return
         await self._probe()
         if not self._available:
             self._run(self._find_again())

@@ -59,6 +59,7 @@ class Front:
     """
 
     def __init__(self, app: validate.ShortWay, origins: Sequence[str]) -> None:
+        self.routes = app.routes
         self._short_way = app
         self._for_pages = bool(origins)
         self._app = security_headers.AnswerHeaders(
