@@ -212,12 +212,19 @@ class SharedWindows:
 
     async def _converse(self, conversation: Callable[[], Awaitable[Told]]) -> Told:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), self._turns:
-                if self._available:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:  # there are more questions than Redis is asked at once
+            raise StoreAwayError from None
+        try:
+            if self._available:
+                async with asyncio.timeout(ANSWER_SECONDS):
                     return await conversation()
         except Exception as error:
             # Whatever a store does wrong, callers are not to suffer for it.
             self._lose(error)
+        finally:
+            self._turns.release()
         raise StoreAwayError
 
     def _lose(self, error: Exception) -> None:
