@@ -36,7 +36,7 @@ def start_with_keys(
 ) -> tuple[Running, dict[str, str]]:
     """Found an authority, make a key of each scope, and run a server that asks for keys.
 
-    Returns the server and the keys by scope. It lets them be tried without end, unless told.
+    Returns the server and the keys by scope. Nothing is limited unless told.
     """
     url = None if database_url.startswith("sqlite:") else database_url
     settings = server_environ(data_dir, url) | environ
@@ -48,7 +48,8 @@ def start_with_keys(
         made = sma("keys", "create", f"a {scope}", "--scope", scope, "--json", environ=settings)
         assert made.returncode == 0, made.stderr
         keys[scope.value] = json.loads(made.stdout)["key"]
-    arguments = ("--rate-guesses", "none", "--rate-admin", "none", *arguments)
+    kinds = ("provision", "validate", "failures", "admin", "guesses")
+    arguments = (*(f"--rate-{kind}=none" for kind in kinds), *arguments)
     return start(data_dir, database_url, "--access", "keys", *arguments, **environ), keys
 
 
