@@ -23,6 +23,7 @@ from tests.support.postgres import (
     drop_database,
     find_binaries,
 )
+from tests.support.redis import Redis
 
 _ADMIN_URL = "postgres_admin_url"
 _CHOSEN_BINARIES = pytest.StashKey[str | None]()
@@ -98,6 +99,20 @@ def postgres_url(postgres_admin_url: str) -> Iterator[str]:
 def own_postgres(postgres_binaries: Path) -> Iterator[Postgres]:
     """A PostgreSQL of this test's own, to stop, kill and start again; it loses no committed row."""
     with Postgres(DURABLE_OPTIONS, binaries=postgres_binaries) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """A Redis that the tests of this process share: never stop it, and use keys of your own."""
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Redis]:
+    """A Redis of this test's own, to kill and start again."""
+    with Redis() as server:
         yield server
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PROVEN = (*range(1, 17), 18, 19, 21, *range(24, 32))
+PROVEN = (*range(1, 17), 18, 19, *range(21, 32))
 _NAMED = re.compile(r"\bThreats?\s((?:\d+(?:,\s|\sand\s)?)+)")
 
 

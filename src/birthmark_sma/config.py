@@ -25,12 +25,14 @@ from birthmark_sma.protocol.key_table import (
     TABLES_PER_DEVICE,
     TableSizes,
 )
+from birthmark_sma.rates import parse_rates
 
 PREFIX = "SMA_"
 CONFIG_FILE_VARIABLE = "SMA_CONFIG_FILE"
 DEFAULT_CONFIG_FILE = Path("sma.toml")
 
-_SECRET_FIELDS = {"ca_password", "database_url"}
+_SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLATFORM_NAMES = {
     "database_url": "DATABASE_URL",
     "ca_password": "CA_PASSWORD",
@@ -107,6 +109,8 @@ class Settings(BaseModel):
     """Who may call; unset: anyone while listening on loopback, else who shows an access key."""
     publish_pki: bool = False
     """Whether certificates and CRL can be read without a key, as verifiers have none."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins whose pages may call the API from a browser, as browsers write them."""
     public_url: str | None = None
     """The URL that devices know this server by; certificates then say where the CRL is."""
 
@@ -127,6 +131,19 @@ class Settings(BaseModel):
     """Seconds that a request may take to arrive whole."""
     answer_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     """Seconds that a caller waits for the database before being told that it is away."""
+
+    rate_provision: str | None = None
+    """How many devices a caller may provision, in which time: as "600/minute", or "none"."""
+    rate_validate: str | None = None
+    """How many camera tokens a caller may have validated."""
+    rate_failures: str | None = None
+    """How many FAILs a caller may gather before it is made to wait."""
+    rate_admin: str | None = None
+    """How many other requests a caller may send."""
+    rate_guesses: str | None = None
+    """How many wrong credentials may come from one address."""
+    rate_store: SecretStr | None = None
+    """A Redis that several processes count in: redis:// or rediss://, it may hold a password."""
 
     audit_retention_days: Annotated[int | None, Field(ge=1, le=36_500)] = None
     """How many whole days of the audit trail a server keeps; unset keeps all of it."""
@@ -166,10 +183,56 @@ class Settings(BaseModel):
             raise ValueError("whoever trusts every address believes anyone: name the proxies")
         return networks
 
+    @field_validator(
+        "rate_provision", "rate_validate", "rate_failures", "rate_admin", "rate_guesses"
+    )
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rates(value)
+        return value
+
+    @field_validator("rate_store")
+    @classmethod
+    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value.get_secret_value())
+                usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname)
+                usable = usable and (parts.port is None or parts.port > 0)
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError("it is a URL as redis://host:6379/0, or rediss:// for TLS")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(each.strip() for each in value.split(",") if each.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(is_origin(each) for each in value):
+            raise ValueError(
+                "each is one origin as browsers write it, as https://app.example.org or"
+                " http://localhost:3000; neither * nor null, and no path"
+            )
+        return value
+
     @field_validator("ca_password")
     @classmethod
     def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_passphrase(value)
+
+    @property
+    def serves_this_machine_alone(self) -> bool:
+        """Whether nobody else reaches the server, and nobody is asked for a key."""
+        open_here = is_loopback(self.host) and self.resolved_access is Access.OPEN
+        return open_here and not self.trusted_proxies
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -239,6 +302,21 @@ PROTOTYPE: Mapping[str, Any] = {
     "data_dir": Path("sma-prototype"),
 }
 """Other defaults, for the one-device prototype. Whatever is set explicitly still beats them."""
+
+
+def is_origin(text: str) -> bool:
+    """Say whether a text is an origin, written as browsers do (RFC 6454, section 6.2)."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
+        return False
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    end = "" if port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{port}"
+    plain = text.isascii() and text.isprintable() and not set(text) & set(" *\\\"'<>")
+    return plain and text == f"{parts.scheme}://{host}{end}"
 
 
 def variable_of(field: str) -> str:

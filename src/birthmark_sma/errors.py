@@ -13,6 +13,10 @@ class ConfigurationError(BirthmarkError):
     """A setting is missing, unknown or cannot be used."""
 
 
+class RateRefusedError(ConfigurationError, ValueError):
+    """A text is no rate that anything can be limited to."""
+
+
 # --- protocol
 
 
@@ -236,6 +240,18 @@ class PoolFullError(AuthorityError):
 
     def __init__(self) -> None:
         super().__init__("The authority has more work waiting than it accepts; try again shortly")
+
+
+class RateLimitedError(AuthorityError):
+    """A caller has asked for more than its rate limit allows. Nothing was done; this is no verdict.
+
+    `retry_after` is in whole seconds, at least 1; `policy` is the name of the limit that was met.
+    """
+
+    def __init__(self, message: str, *, retry_after: int, policy: str) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.policy = policy
 
 
 class ShuttingDownError(AuthorityError):

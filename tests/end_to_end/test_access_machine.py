@@ -27,7 +27,7 @@ from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rot
 from birthmark_sma.storage.access_keys import KeyScope
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
-from tests.support.keys import SEEN_SECONDS, secret_of, start_with_keys
+from tests.support.keys import SEEN_SECONDS, UNLIMITED, secret_of, start_with_keys
 from tests.support.running import Running, new_serial, start
 
 PATHS: dict[tuple[str, str], set[str]] = {
@@ -120,7 +120,7 @@ class Doors(RuleBasedStateMachine):
         server.close()
         url = self.running.database_url
         url = "sqlite:" if url.startswith("sqlite:") else url
-        type(self).running = start(server.data_dir, url, "--access", "keys")
+        type(self).running = start(server.data_dir, url, "--access", "keys", *UNLIMITED)
 
     @rule(
         account=accounts,

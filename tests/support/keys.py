@@ -31,12 +31,18 @@ def secret_of(issued: IssuedKey) -> str:
     return issued.secret
 
 
+UNLIMITED = tuple(
+    f"--rate-{kind}=none" for kind in ("provision", "validate", "failures", "admin", "guesses")
+)
+"""For a server on which keys are tried without end."""
+
+
 def start_with_keys(
     data_dir: Path, database_url: str, *arguments: str, **environ: str
 ) -> tuple[Running, dict[str, str]]:
     """Found an authority, make a key of each scope, and run a server that asks for keys.
 
-    Returns the server and the keys by scope.
+    Returns the server and the keys by scope. Nothing is limited unless told.
     """
     url = None if database_url.startswith("sqlite:") else database_url
     settings = server_environ(data_dir, url) | environ
@@ -48,7 +54,8 @@ def start_with_keys(
         made = sma("keys", "create", f"a {scope}", "--scope", scope, "--json", environ=settings)
         assert made.returncode == 0, made.stderr
         keys[scope.value] = json.loads(made.stdout)["key"]
-    return start(data_dir, database_url, "--access", "keys", *arguments, **environ), keys
+    running = start(data_dir, database_url, "--access", "keys", *UNLIMITED, *arguments, **environ)
+    return running, keys
 
 
 def expired(database: Database, name: str, scope: str) -> str:

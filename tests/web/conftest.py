@@ -46,11 +46,11 @@ def sqlite_client(running_on_sqlite: Running) -> Iterator[httpx2.Client]:
 _documents: dict[str, dict[str, Any]] = {}
 
 
-def documented_client(running: Running) -> httpx2.Client:
+def documented_client(running: Running, address: str = "127.0.0.1") -> httpx2.Client:
     """A client that compares status and content type of every answer with the document."""
     url = running.server.url
     if url not in _documents:
-        with running.client() as plain:
+        with running.client("127.77.0.1") as plain:
             _documents[url] = plain.get("/openapi.json").json()
     paths = _documents[url]["paths"]
 
@@ -63,4 +63,4 @@ def documented_client(running: Running) -> httpx2.Client:
         media_type = response.headers["content-type"].partition(";")[0]
         assert media_type in documented["content"], f"{media_type} is not in the document"
 
-    return running.client(event_hooks={"response": [compare]})
+    return running.client(address, event_hooks={"response": [compare]})

@@ -8,7 +8,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.key_ring import ID_CHARACTERS, PREFIX, digest
-from birthmark_sma.errors import AccessKeyNameError, AccessKeyRefusedError, UnknownAccessKeyError
+from birthmark_sma.errors import (
+    AccessKeyNameError,
+    AccessKeyRefusedError,
+    RateRefusedError,
+    UnknownAccessKeyError,
+)
+from birthmark_sma.rates import parse_rates
 from birthmark_sma.storage import access_keys
 from birthmark_sma.storage.access_keys import AccessKey, KeyScope
 from birthmark_sma.storage.engine import Database
@@ -129,6 +135,11 @@ def _check(terms: KeyTerms, now: datetime) -> None:
         raise AccessKeyRefusedError("Only a key of scope provision has a family or uses.")
     if terms.disclosure is not None and terms.scope is not KeyScope.VALIDATE:
         raise AccessKeyRefusedError("Only a key of scope validate has a disclosure.")
+    if terms.rate_limit is not None:
+        try:
+            parse_rates(terms.rate_limit)
+        except RateRefusedError as error:
+            raise AccessKeyRefusedError(f"The rate of a key cannot be used: {error}.") from None
 
 
 def _refuse_second(transaction: Connection, new: AccessKey) -> None:

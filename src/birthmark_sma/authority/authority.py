@@ -22,6 +22,7 @@ from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.key_watch import KeyWatch
 from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
+from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -58,6 +59,8 @@ class Authority:
     key_ring: KeyRing = field(repr=False)
     chores: tuple[Chore, ...] = field(repr=False)
     """Not begun yet: see `start`."""
+    rate_limits: RateLimits = field(repr=False)
+    """For whoever serves, who begins and closes them too: they belong to an event loop."""
 
     def start(self) -> None:
         """Begin what a server does beside answering; a single command should not wait for it."""
@@ -124,6 +127,7 @@ def open_authority(settings: Settings) -> Authority:
             AbuseWatch(database, policy_of(settings), settings.abuse),
             KeyWatch(database, parts.secrets.keks, key_ring),
         ),
+        rate_limits=rate_limits_of(settings),
     )
 
 

@@ -49,6 +49,13 @@ def create(
             " set."
         ),
     ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            help='Camera tokens, devices or requests that it may send, as "100/second" or "none";'
+            " else as the server is set."
+        ),
+    ] = None,
     client_cert: Annotated[
         Path | None,
         typer.Option(help="A client certificate (PEM) that stands for this key, by fingerprint."),
@@ -83,6 +90,7 @@ def create(
         disclosure=None
         if disclosure is None
         else _one_of(Disclosure, disclosure, "--disclosure").value,
+        rate_limit=rate,
         certificate_fingerprint=None if client_cert is None else _fingerprint(client_cert),
         certificate_issuer=None if client_issuer is None else _subject(client_issuer),
     )
@@ -229,6 +237,8 @@ def _limits(key: "AccessKey") -> list[str]:
         found.append(f"{key.uses} of {key.uses_allowed} devices used")
     if key.disclosure is not None:
         found.append(f"tells {key.disclosure}")
+    if key.rate_limit is not None:
+        found.append("no rate limit" if key.rate_limit == "none" else key.rate_limit)
     if key.certificate_fingerprint is not None:
         found.append(f"certificate {key.certificate_fingerprint.hex()[:16]}...")
     if key.certificate_issuer is not None:

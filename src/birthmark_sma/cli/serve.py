@@ -121,6 +121,32 @@ def serve(
         float | None,
         typer.Option(help="Seconds to wait for the database. [SMA_ANSWER_TIMEOUT, 10]"),
     ] = None,
+    rate_provision: Annotated[
+        str | None,
+        typer.Option(
+            help='Devices a caller may provision, as "600/minute" or "none". [SMA_RATE_PROVISION]'
+        ),
+    ] = None,
+    rate_validate: Annotated[
+        str | None, typer.Option(help="Camera tokens it may send. [SMA_RATE_VALIDATE]")
+    ] = None,
+    rate_failures: Annotated[
+        str | None,
+        typer.Option(help="FAILs it may gather before it has to wait. [SMA_RATE_FAILURES]"),
+    ] = None,
+    rate_admin: Annotated[
+        str | None, typer.Option(help="Other requests it may send. [SMA_RATE_ADMIN]")
+    ] = None,
+    rate_guesses: Annotated[
+        str | None,
+        typer.Option(help="Wrong credentials that an address may send. [SMA_RATE_GUESSES]"),
+    ] = None,
+    cors_origins: Annotated[
+        str | None,
+        typer.Option(
+            help="Origins whose pages may call the API, with commas between. [SMA_CORS_ORIGINS]"
+        ),
+    ] = None,
     audit_retention_days: AuditRetentionDays = None,
     abuse: Abuse = None,
     abuse_factor: AbuseFactor = None,
@@ -216,6 +242,11 @@ def _run(
     if settings.one_core and settings.workers == 1:
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     authority = open_authority(settings)
+    if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
+        note(
+            f"Rate limits: each of the {settings.workers} processes counts by itself."
+            " SMA_RATE_STORE names a Redis in which they count together."
+        )
     url = _url(listener, "http" if settings.tls_cert is None else "https")
 
     def announce() -> None:

@@ -2,20 +2,30 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.web import openapi, operate, problems, provision, validate
+from birthmark_sma.web import (
+    openapi,
+    operate,
+    problems,
+    provision,
+    quotas,
+    security_headers,
+    validate,
+)
 from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
+from birthmark_sma.web.direct_answers import DirectEndpoint
 
 _THREADS = 2
 """How many threads ask the database for figures, and how many for probes: who reads figures without
@@ -42,8 +52,44 @@ class AnswerHead:
         await self._app(scope, receive, send)
 
 
-def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
-    """Build the application. The authority is opened when it starts, and drained when it stops."""
+class Front:
+    """The whole application: what browsers need to know around what is answered.
+
+    A request of a page of another origin goes the ordinary way, as its answer says who may read it.
+    """
+
+    def __init__(self, app: validate.ShortWay, origins: Sequence[str]) -> None:
+        self.routes = app.routes
+        self._short_way = app
+        self._for_pages = bool(origins)
+        self._app = security_headers.AnswerHeaders(
+            CORSMiddleware(
+                app,
+                allow_origins=origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("Authorization", "Content-Type", provision.IDEMPOTENCY_HEADER),
+                expose_headers=(*quotas.FIELDS, "Retry-After"),
+            )
+            if origins
+            else app
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        await self._app(scope, receive, send)
+
+    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
+        """Return what answers a request without all this, if anything does."""
+        if self._for_pages and any(name == b"origin" for name, _ in scope["headers"]):
+            return None
+        return self._short_way.direct_endpoint(scope)
+
+
+def create_app(open_authority: Callable[[], Authority], origins: Sequence[str] = ()) -> Front:
+    """Build the application. The authority is opened when it starts, and drained when it stops.
+
+    Pages of these origins may call it from a browser.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +104,7 @@ def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
             app.state.askers = askers
             app.state.probers = probers
             app.state.deadlines = Deadlines()
+            await authority.rate_limits.start()
             watching = asyncio.create_task(app.state.deadlines.watch())
             app.state.crl = (0.0, b"")
             app.state.crl_lock = asyncio.Lock()
@@ -69,6 +116,7 @@ def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
                 yield
             finally:
                 watching.cancel()
+                await authority.rate_limits.close()
                 await asyncio.to_thread(authority.close)
 
     # The documentation pages come with their scripts: no browser asks another host for them.
@@ -91,4 +139,4 @@ def create_app(open_authority: Callable[[], Authority]) -> validate.ShortWay:
     async def front_door() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    return validate.ShortWay(app)
+    return Front(validate.ShortWay(app), origins)

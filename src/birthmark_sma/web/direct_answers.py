@@ -7,6 +7,7 @@ with the same two halves, so the answers are the same.
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from birthmark_sma.web.http_protocol import BoundedHttpProtocol
 from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.problems import respond
+from birthmark_sma.web.security_headers import ADDED, OF_JSON, AnswerHeaders, Header, of_transport
 
 _BODY_BYTES = 4_096
 """A longer body goes the ordinary way, which keeps senders from filling the memory."""
@@ -83,20 +85,19 @@ class DirectHttpProtocol(BoundedHttpProtocol):
     def _finish(
         self, cycle: RequestResponseCycle, endpoint: DirectEndpoint, future: "asyncio.Future[Any]"
     ) -> None:
+        scope = cast("Scope", cycle.scope)
         try:
-            body = endpoint.finish(cast("Scope", cycle.scope), future)
+            body = endpoint.finish(scope, future)
         except Exception as error:
-            problem = respond(Request(cast("Scope", cycle.scope)), error)
-            BoundedHttpProtocol._start_asgi_task(self, cycle, cast("Any", problem))
+            self._answer_as_usual(cycle, respond(Request(scope), error))
             return
         if cycle.disconnected or self.transport.is_closing():
             return
         if self.flow.write_paused:  # a client that does not read waits, and fills no memory
-            answer = Response(body, media_type="application/json")
-            BoundedHttpProtocol._start_asgi_task(self, cycle, cast("Any", answer))
+            self._answer_as_usual(cycle, Response(body, media_type="application/json"))
             return
-        head = [b"HTTP/1.1 200 OK\r\n"]
-        for name, value in cycle.default_headers:
+        head = [_head_of_all(cycle.default_headers)]
+        for name, value in (*of_transport(scope), *scope.get(ADDED, ())):
             head += (name, b": ", value, b"\r\n")
         if not cycle.keep_alive:
             head.append(b"connection: close\r\n")
@@ -108,3 +109,21 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def _answer_as_usual(self, cycle: RequestResponseCycle, answer: Response) -> None:
+        app = cast("Any", AnswerHeaders(answer))
+        BoundedHttpProtocol._start_asgi_task(self, cycle, app)
+
+
+_head: tuple[Sequence[Header], bytes] = ((), b"")
+
+
+def _head_of_all(headers: Sequence[Header]) -> bytes:
+    """Return what every answer begins with. uvicorn makes these headers anew each second."""
+    global _head  # noqa: PLW0603
+    made_of, head = _head
+    if made_of is not headers:
+        lines = [b"%b: %b\r\n" % field for field in (*headers, *OF_JSON)]
+        head = b"HTTP/1.1 200 OK\r\n" + b"".join(lines)
+        _head = (headers, head)
+    return head

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.joined_writes import JoinedWrites
+from birthmark_sma.web.security_headers import EVERYWHERE, OF_JSON
 
 HEAD_BYTES = 65_536
 REQUEST_SECONDS = 30.0
@@ -32,10 +33,12 @@ def _refusal(status: int, title: str, slug: str, detail: str) -> bytes:
             "instance": "about:blank",
         }
     ).encode()
+    for_browsers = "".join(f"{name}: {value}\r\n" for name, value in EVERYWHERE).encode()
+    for_browsers += b"".join(b"%b: %b\r\n" % field for field in OF_JSON)
     return (
         b"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n"
-        b"Content-Length: %d\r\nConnection: close\r\n\r\n%s"
-        % (status, title.encode(), len(body), body)
+        b"%bContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+        % (status, title.encode(), for_browsers, len(body), body)
     )
 
 

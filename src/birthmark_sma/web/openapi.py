@@ -39,6 +39,8 @@ _TITLES = {
     415: "The body is not JSON by its Content-Type",
     422: "The request is malformed, or a key in it is refused",
     421: "Access is open, and the name in Host is none of this server's",
+    429: "The caller's rate limit is reached: no verdict, and nothing was done; try again after"
+    " Retry-After",
     431: "Request line and headers are too large",
     500: "A fault inside the authority; nothing was decided",
     503: "The database is away, or too much work is waiting; try again after Retry-After",
@@ -74,6 +76,11 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "Misdirected request",
         "This authority answers to localhost and to its address, not to this name...",
     ),
+    429: (
+        "rate-limited",
+        "Too many requests",
+        "Too many requests: the limit is 600 in 60 seconds. Try again in 12 seconds.",
+    ),
     431: (
         "head-too-large",
         "Request Header Fields Too Large",
@@ -94,6 +101,13 @@ _MODELS: dict[int, type[BaseModel]] = {
 }
 
 
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds to wait before trying again",
+        "schema": {"type": "integer"},
+    }
+}
+
 _HEADERS: dict[int, dict[str, Any]] = {
     401: {
         "WWW-Authenticate": {
@@ -101,12 +115,8 @@ _HEADERS: dict[int, dict[str, Any]] = {
             "schema": {"type": "string"},
         }
     },
-    503: {
-        "Retry-After": {
-            "description": "Seconds to wait before trying again",
-            "schema": {"type": "integer"},
-        }
-    },
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 
 _SCHEMES: dict[str, Any] = {

@@ -41,7 +41,7 @@ router = APIRouter(tags=["operate"])
             "description": "The database does not answer",
             "content": {"application/json": {"example": examples.UNHEALTHY}},
         },
-        **openapi.problems("/health"),
+        **openapi.problems("/health", 429),
     },
 )
 async def health(request: Request) -> Response:
@@ -110,7 +110,7 @@ async def ready(request: Request) -> Response:
     response_model=None,
     responses={
         **openapi.success(StatsResponse, "The figures", figures=examples.STATS),
-        **openapi.problems("/stats", 500, 503),
+        **openapi.problems("/stats", 429, 500, 503),
     },
 )
 async def stats(request: Request) -> Response:
@@ -135,7 +135,7 @@ def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
     response_class=Response,
     responses={
         **_download("application/pkix-cert", "The root that verifiers pin"),
-        **openapi.problems(ROOT_PATH),
+        **openapi.problems(ROOT_PATH, 429),
     },
 )
 async def root_certificate(request: Request) -> Response:
@@ -150,7 +150,7 @@ async def root_certificate(request: Request) -> Response:
     response_class=Response,
     responses={
         **_download("application/pkix-cert", "The issuer of device certificates"),
-        **openapi.problems(INTERMEDIATE_PATH),
+        **openapi.problems(INTERMEDIATE_PATH, 429),
     },
 )
 async def intermediate_certificate(request: Request) -> Response:
@@ -165,7 +165,7 @@ async def intermediate_certificate(request: Request) -> Response:
     response_class=Response,
     responses={
         **_download("application/pkix-crl", "The list, at most a minute old"),
-        **openapi.problems(CRL_PATH, 500, 503),
+        **openapi.problems(CRL_PATH, 429, 500, 503),
     },
 )
 async def revocation_list(request: Request) -> Response:

@@ -65,6 +65,7 @@ class Kind:
     slug: str
     title: str
     retry: bool = False
+    """Whether a Retry-After of a second belongs to it."""
     field: str | None = None
     challenge: str | None = None
     """What WWW-Authenticate says (RFC 6750, section 3)."""
@@ -86,6 +87,7 @@ _REQUEST_KINDS = {
 
 _INVALID = Kind(422, "invalid-request", "Invalid request")
 _CHALLENGE = 'Bearer realm="birthmark-sma"'
+_RATE_LIMITED = Kind(429, "rate-limited", "Too many requests", retry=True)
 _INTERNAL = Kind(500, "internal-error", "Internal error")
 
 # The first row whose class an error belongs to is its kind.
@@ -146,7 +148,14 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
 )
 
 
-def problem(request: Request, kind: Kind, detail: str, **members: object) -> JSONResponse:
+def problem(
+    request: Request,
+    kind: Kind,
+    detail: str,
+    *,
+    retry_after: int = RETRY_AFTER_SECONDS,
+    **members: object,
+) -> JSONResponse:
     """Phrase a problem document; `members` are those beyond RFC 9457's own."""
     body = {
         "type": f"urn:birthmark:problem:{kind.slug}",
@@ -158,7 +167,7 @@ def problem(request: Request, kind: Kind, detail: str, **members: object) -> JSO
     }
     headers = {}
     if kind.retry:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        headers["Retry-After"] = str(retry_after)
     if kind.challenge is not None:
         headers["WWW-Authenticate"] = kind.challenge
     return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
@@ -212,6 +221,11 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
                 return problem(request, kind, detail)
             return problem(request, kind, detail, errors=[{"field": kind.field, "detail": detail}])
     return _unexpected(request, error)
+
+
+def _rate_limited(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.RateLimitedError)  # noqa: S101
+    return problem(request, _RATE_LIMITED, _sentence(str(error)), retry_after=error.retry_after)
 
 
 def _request_error(request: Request, error: Exception) -> JSONResponse:
@@ -269,6 +283,7 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
+    errors.RateLimitedError: _rate_limited,
     errors.BirthmarkError: _birthmark_error,
     RequestError: _request_error,
     UnknownAddressError: _unknown_address,

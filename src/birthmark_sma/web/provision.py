@@ -36,7 +36,7 @@ router = APIRouter(tags=["provision"])
                 "table keys as JWE": examples.PROVISIONED_JWE,
             },
         ),
-        **openapi.problems(PATH, 403, 408, 409, 413, 415, 422, 500, 503),
+        **openapi.problems(PATH, 403, 408, 409, 413, 415, 422, 429, 500, 503),
     },
     openapi_extra={
         "requestBody": openapi.request_body(ProvisionRequest),

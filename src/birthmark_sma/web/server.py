@@ -23,6 +23,7 @@ from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.far_end import FarEndHttpProtocol
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.http_protocol import BoundedConfig
+from birthmark_sma.web.security_headers import EVERYWHERE
 from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_context, tls_files
 
 _DRAIN_SECONDS = 30
@@ -45,7 +46,7 @@ class WorkerApp:
             with self.started.get_lock():
                 self.started.value += 1
                 keep_to_one_core(self.started.value)
-        return create_app(lambda: open_authority(self.settings))
+        return create_app(lambda: open_authority(self.settings), self.settings.cors_origins)
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -103,7 +104,8 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     """
     settings = authority.settings
     if settings.workers == 1:
-        config = uvicorn_config(create_app(lambda: authority), settings, factory=False)
+        app = create_app(lambda: authority, settings.cors_origins)
+        config = uvicorn_config(app, settings, factory=False)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
     config = uvicorn_config(WorkerApp(settings, _SPAWNING.Value("i", 0)), settings, factory=True)
@@ -126,6 +128,7 @@ def uvicorn_config(
         access_log=False,
         log_level="warning",
         server_header=False,
+        headers=list(EVERYWHERE),
         proxy_headers=False,  # uvicorn would believe any proxy on this machine
         http=FarEndHttpProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
         ssl_context_factory=None if files is None else partial(serving_context, files),

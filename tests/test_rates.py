@@ -1,0 +1,64 @@
+"""Rates as operators write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from birthmark_sma.errors import ConfigurationError, RateRefusedError
+from birthmark_sma.rates import Rate, parse_rates
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("600/minute", [(600, 60)]),
+        ("100/second", [(100, 1)]),
+        ("10 per 2 hours", [(10, 7_200)]),
+        ("1000/day; 20/second", [(20, 1), (1_000, 86_400)]),
+        ("none", []),
+        (" None ", []),
+    ],
+)
+def test_rates_are_read_as_the_library_writes_them(text: str, rates: list[Rate]) -> None:
+    """The shortest window comes first."""
+    assert list(parse_rates(text)) == rates
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "600",
+        "600/fortnight",
+        "0/minute",
+        "-1/minute",
+        "1000000001/minute",
+        "1/13 months",
+        "1/minute;2/60 seconds",
+        "1/second;1/minute;1/hour;1/day;1/week",
+        "1/second;1/minute;1/hour;1/day;1/month",
+        "secret",
+        "9" * 5_000 + "/minute",
+    ],
+)
+def test_what_nobody_means_is_refused(text: str) -> None:
+    """With a sentence, which does not repeat it."""
+    with pytest.raises(RateRefusedError) as refused:
+        parse_rates(text)
+    assert "secret" not in str(refused.value)
+    assert isinstance(refused.value, ConfigurationError)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_rate_or_refused(text: str) -> None:
+    """Nothing else comes of it."""
+    try:
+        rates = parse_rates(text)
+    except RateRefusedError:
+        return
+    assert all(rate.amount > 0 and rate.seconds > 0 for rate in rates)
+
+
+def test_a_rate_reads_as_a_sentence_wants_it() -> None:
+    assert str(Rate(600, 60)) == "600 in 60 seconds"
+    assert str(Rate(3, 1)) == "3 in 1 second"
