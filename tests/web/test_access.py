@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 
 import httpx2
 import pytest
+import schemathesis
 from fastapi.routing import APIRoute, APIRouter
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case
+from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from starlette.routing import Mount, Route
 
 from birthmark_sma.authority.access import revoke_key, rotate_key
@@ -95,6 +100,9 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/static-offline-docs"): EVERY,
 }
 """Who opens what; None is anyone. A route that is not here fails the test."""
+
+
+DOCUMENTED = {PROVISION, VALIDATE, BATCH, "/health", "/health/live", "/stats", "/pki/root.crt"}
 
 
 def all_routes() -> set[tuple[str, str]]:
@@ -423,3 +431,41 @@ def test_the_name_in_public_url_is_answered(tmp_path: Path) -> None:
 def test_callers_are_told_apart() -> None:
     assert Caller("192.0.2.7").identity == "ip:192.0.2.7"
     assert Caller(None).identity == "local"
+
+
+# --- whatever is sent, with whichever key
+
+
+@pytest.mark.parametrize("operation", sorted(key for key in ROUTES if key[1] in DOCUMENTED))
+def test_no_key_opens_more_than_its_scope(locked: Locked, operation: tuple[str, str]) -> None:
+    """Threats 21 and 22: no 5xx, nothing undocumented, and never an answer beyond the scope."""
+    method, path = operation
+    scopes = ROUTES[operation]
+    keys = {**locked.keys, "none": None, "wrong": locked.keys["admin"][:-1] + "\u00e9"}
+    with locked.client(locked.keys["admin"]) as client:
+        document = client.get("/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=locked.running.server.url)
+
+    @settings(
+        max_examples=40 if method == "POST" else 6,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=schema[path][method].as_strategy(), name=st.sampled_from(sorted(keys)))
+    def send(case: Case[Any], name: str) -> None:
+        key = keys[name]
+        headers = {"Authorization": "" if key is None else f"Bearer {key}".encode("latin-1")}
+        response = case.call(headers=headers, timeout=30)
+        assert response.status_code < 500
+        if scopes is not None and name not in locked.keys:
+            assert response.status_code == 401
+        elif scopes is not None and name not in scopes:
+            assert response.status_code == 403
+        else:
+            assert response.status_code not in {401, 403}
+        case.validate_response(response, checks=[status_code_conformance, content_type_conformance])
+
+    send()
