@@ -162,7 +162,7 @@ def test_what_is_registered(authority: Authority) -> None:
 def test_openssl_verifies_the_certificate(
     authority: Authority, tmp_path: Path, make: Callable[[], Any]
 ) -> None:
-    """Threats 1 to 3: a strict path from the device to the root, for every kind of device key."""
+    """Threats 1, 2 and 3: a strict path from device to root, for every kind of device key."""
     answer = provision(authority, request_for("Kamera № 7", device_public_key=public_pem(make())))
     files = {
         "leaf": answer.device_certificate,

@@ -98,7 +98,7 @@ def use_cut_connection(database: Database, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", ["statement", "commit"])
 def test_a_connection_that_is_cut(database: Database, moment: str) -> None:
-    """Threat 6: it is said to be unavailable, and the next transaction gets a good connection."""
+    """Threat 19: it is said to be unavailable, and the next transaction gets a good connection."""
     with pytest.raises(DatabaseUnavailableError):
         use_cut_connection(database, moment)
     for _ in range(3):

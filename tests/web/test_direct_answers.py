@@ -114,7 +114,7 @@ def test_one_byte_at_a_time(connect: Callable[[], Connection], camera: Camera) -
 def test_answers_of_a_pipeline_come_in_order(
     running: Running, connect: Callable[[], Connection], camera: Camera
 ) -> None:
-    """Threat 9: requests sent without waiting are answered one after the other, each its own."""
+    """Requests sent without waiting are answered one after the other, each its own."""
     good = camera.token()
     bad = CameraToken(good.encrypted_nuc_hash, good.table_id, good.key_index, b"\0" * 12)
     asked = [request(body_of(each)) for each in (good, bad, good, bad, bad, good)]
@@ -167,7 +167,7 @@ def test_verdicts_are_the_same_on_both_ways(
 def test_an_unknown_table_is_400_and_recorded(
     running: Running, connect: Callable[[], Connection], camera: Camera
 ) -> None:
-    """Threat 12: the one answer that is neither a verdict nor a refusal before one."""
+    """Threat 15: the one answer that is neither a verdict nor a refusal before one."""
     good = camera.token()
     lost = CameraToken(good.encrypted_nuc_hash, 99_999, good.key_index, good.nonce)
     connection = connect()
@@ -242,7 +242,7 @@ def test_an_idle_connection_is_closed_after_a_while(
 def test_what_is_not_http_is_told_after_the_answers_due(
     connect: Callable[[], Connection], camera: Camera
 ) -> None:
-    """Threat 9: a refusal is never taken for the answer to a request that came before."""
+    """A refusal is never taken for the answer to a request that came before."""
     good = request(body_of(camera.token()))
     broken = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
     for refused in (b"\0 is not HTTP\r\n\r\n", broken):
