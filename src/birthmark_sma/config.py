@@ -31,7 +31,7 @@ PREFIX = "SMA_"
 CONFIG_FILE_VARIABLE = "SMA_CONFIG_FILE"
 DEFAULT_CONFIG_FILE = Path("sma.toml")
 
-_SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
+SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLATFORM_NAMES = {
     "database_url": "DATABASE_URL",
@@ -380,7 +380,7 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
         if key not in Settings.model_fields:
             nearest = _nearest(key, list(Settings.model_fields))
             raise ConfigurationError(f"{key} in {path} is not a setting.{nearest}")
-    if _SECRET_FIELDS & content.keys() and path.stat().st_mode & 0o077:
+    if SECRET_FIELDS & content.keys() and path.stat().st_mode & 0o077:
         raise ConfigurationError(
             f"{path} holds a secret and can be read by others. Type: chmod 600 {path}"
         )

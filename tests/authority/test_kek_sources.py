@@ -106,12 +106,14 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
 
 def test_the_command_gets_no_other_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Threat 28: it has the environment for its own credentials, but not ours."""
-    for name in ("CA_PASSWORD", "SMA_NEW_CA_PASSWORD", "DATABASE_URL", "KMS_TOKEN"):
+    ours = {*map(variable_of, SECRET_FIELDS), "SMA_NEW_CA_PASSWORD"}
+    assert ours >= {"CA_PASSWORD", "DATABASE_URL", "SMA_RATE_STORE"}
+    for name in (*ours, "KMS_TOKEN"):
         monkeypatch.setenv(name, NEEDLE)
     place = tmp_path / "environ"
     program = f"import os; open('{place}', 'w').write(str(sorted(os.environ))); print('0' * 64)"
     assert run_kek_command(python(program)) == bytes(32)
     told = place.read_text()
     assert "KMS_TOKEN" in told
-    for name in ("CA_PASSWORD", "SMA_NEW_CA_PASSWORD", "DATABASE_URL"):
+    for name in ours:
         assert name not in told

@@ -181,9 +181,16 @@ def test_client_certificates(founded: Database) -> None:
     ring = read(founded)
     assert [found_by(ring, each) for each in (own, other, stranger)] == ["own", "any", None]
     revoke_key(founded, "own")
+    ring = read(founded)
+    der = own.public_bytes(serialization.Encoding.DER)
+    key = ring.find_by_certificate(own.fingerprint(hashes.SHA256()), der)
+    assert key is not None
+    assert not key.is_good(datetime.now(UTC))
+    assert found_by(ring, other) == "any"
+    issue(founded, "again", "admin", certificate_fingerprint=own.fingerprint(hashes.SHA256()))
     revoke_key(founded, "any")
     ring = read(founded)
-    assert [found_by(ring, each) for each in (own, other, stranger)] == [None, None, None]
+    assert [found_by(ring, each) for each in (own, other, stranger)] == ["again", None, None]
 
 
 @pytest.mark.parametrize(

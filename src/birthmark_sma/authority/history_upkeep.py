@@ -1,11 +1,12 @@
-"""Keep the audit trail in order while the authority runs: partitions ahead, and retention."""
+"""Keep what grows in order while the authority runs: partitions ahead, and what is too old."""
 
 import logging
 from datetime import datetime
 
 from birthmark_sma.authority.chore import Chore
+from birthmark_sma.authority.first_answers import IDEMPOTENCY_PERIOD
 from birthmark_sma.authority.retention import oldest_kept, prune
-from birthmark_sma.storage import partitions
+from birthmark_sma.storage import idempotency, partitions
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
@@ -13,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class HistoryUpkeep(Chore):
-    """Tends the audit trail every hour. Processes take turns by themselves."""
+    """Tends audit trail and first answers every hour. Processes take turns by themselves."""
 
     name = "history-upkeep"
     every_seconds = 3600.0
@@ -27,6 +28,7 @@ class HistoryUpkeep(Chore):
         """Make the partitions that are missing, and take out what is older than is kept."""
         with self._database.write() as transaction:
             made = partitions.make_ahead(transaction, now.date())
+            idempotency.forget_before(transaction, now - IDEMPOTENCY_PERIOD)
         if made:
             _log.info("partitions were made: %s", ", ".join(made))
         if self._retention_days is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from birthmark_sma.authority.passphrase import find_passphrase
-from birthmark_sma.config import NewSecret, Settings, variable_of
+from birthmark_sma.config import SECRET_FIELDS, NewSecret, Settings, variable_of
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage.private_files import read_private_file
 
@@ -30,7 +30,7 @@ COMMAND_SECONDS = 30.0
 _COMMAND_OUTPUT_BYTES = 1_024
 # 64 MiB and about 0.2 s: a guess must cost more than the passphrase's owner notices once a start.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**16, 8, 1
-_NOT_FOR_COMMANDS = frozenset(map(variable_of, ("ca_password", "new_ca_password", "database_url")))
+_NOT_FOR_COMMANDS = frozenset(map(variable_of, (*SECRET_FIELDS, "new_ca_password")))
 
 
 class KekSource(StrEnum):

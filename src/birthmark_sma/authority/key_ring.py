@@ -61,9 +61,11 @@ class _Snapshot:
                 key.previous_digest or _NO_DIGEST,
                 key.previous_until.timestamp() if key.previous_until else 0.0,
             )
-            # There is one key in force for a certificate at most.
-            if key.certificate_fingerprint is not None and key.revoked_at is None:
-                found.by_fingerprint[key.certificate_fingerprint] = key
+            # There is one key in force for a certificate at most. A certificate whose own key was
+            # revoked must not come in with its issuer's.
+            shown = key.certificate_fingerprint
+            if shown is not None and (key.revoked_at is None or shown not in found.by_fingerprint):
+                found.by_fingerprint[shown] = key
             if key.certificate_issuer is not None and key.revoked_at is None:
                 found.by_issuer[key.certificate_issuer] = key
         return found

@@ -267,7 +267,13 @@ def _check_files(report: SecretsReport, settings: Settings) -> None:
 
 
 def _private_files(settings: Settings) -> Iterator[Path]:
-    candidates = [root_key_file(settings), settings.kek_file, settings.data_dir / PASSPHRASE_FILE]
+    candidates = [
+        root_key_file(settings),
+        settings.kek_file,
+        settings.tls_key,
+        settings.data_dir / PASSPHRASE_FILE,
+        *(settings.data_dir / "tls-self").glob("*.pem"),
+    ]
     if settings.uses_sqlite:
         file = Path(settings.resolved_database_url.removeprefix("sqlite:///"))
         candidates += [file, *file.parent.glob(f"{file.name}-*")]

@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+
+from birthmark_sma.cli.terminal import note
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -88,4 +91,19 @@ def settings_from(*, prototype: bool = False, **flags: Any) -> "Settings":
     """Merge flags, environment and file. A flag that is None was not given."""
     from birthmark_sma.config import load_settings
 
+    if holds_password(flags.get("database_url")):
+        note(
+            "WARNING: everybody on this machine can read the password in --database-url. Set"
+            " DATABASE_URL instead."
+        )
     return load_settings(flags, os.environ, prototype=prototype)
+
+
+def holds_password(database_url: str | None) -> bool:
+    """Say whether a URL, or a list of libpq's parameters, holds a password."""
+    if database_url is None:
+        return False
+    try:
+        return urlsplit(database_url).password is not None or "password=" in database_url
+    except ValueError:
+        return False

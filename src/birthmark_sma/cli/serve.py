@@ -195,9 +195,11 @@ def _check_access(settings: "Settings") -> None:
         with opened_database(settings) as database:
             if has_good_key(database):
                 return
-    proxied = is_loopback(settings.host)
-    where = "Behind a proxy" if proxied else f"On {settings.host}"
-    otherwise = "trust no proxies" if proxied else "listen on 127.0.0.1"
+    where, otherwise = f"On {settings.host}", "listen on 127.0.0.1"
+    if is_loopback(settings.host):
+        where, otherwise = "Here", "leave --access keys out"
+        if settings.trusted_proxies:
+            where, otherwise = "Behind a proxy", "trust no proxies"
     raise ConfigurationError(
         f"{where} callers must show access keys, and there is none in force. To make"
         f" one, type: {first}. Or {otherwise}; or say --access open, if everyone who"
