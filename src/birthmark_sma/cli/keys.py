@@ -211,6 +211,7 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
         "uses": key.uses,
         "uses_allowed": key.uses_allowed,
         "disclosure": key.disclosure,
+        "rate_limit": key.rate_limit,
         "certificate_sha256": key.certificate_fingerprint and key.certificate_fingerprint.hex(),
         "certificate_issuer": key.certificate_issuer,
         "created_at": key.created_at.isoformat(),

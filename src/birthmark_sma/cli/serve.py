@@ -289,6 +289,7 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
     from birthmark_sma import __version__
     from birthmark_sma.authority.reports import count_registered
     from birthmark_sma.cli.describe import certificate_as_fields
+    from birthmark_sma.config import Access
 
     settings = authority.settings
     sizes = authority.table_sizes
@@ -298,6 +299,7 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
             ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
             ("documentation", f"{url}/docs"),
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
+            ("access", _access(settings)),
             ("data", _data(settings)),
             ("key tables", f"{sizes.tables:,} of {sizes.keys_per_table:,} keys"),
             ("devices", f"{count_registered(authority.database):,}"),
@@ -306,9 +308,20 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
         ]
     )
     say("\nTry next, in another terminal:")
-    say(f"  curl {curl_options(local)}{url_for_this_machine(url)}/health")
+    probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
+    say(f"  curl {curl_options(local)}{url_for_this_machine(url)}{probe}")
     say("  sma demo        the whole story, with a camera and an aggregation server")
     say("Ctrl-C stops.")
+
+
+def _access(settings: "Settings") -> str:
+    from birthmark_sma.config import Access, is_loopback
+
+    if settings.resolved_access is Access.KEYS:
+        return "callers show access keys: sma keys list"
+    if is_loopback(settings.host):
+        return "open, to this machine"
+    return "open, to everyone who reaches the address"
 
 
 def _data(settings: "Settings") -> str:
