@@ -319,6 +319,32 @@ def test_killed_once_and_run_again(
     assert len(list(laptop.data_dir.iterdir())) == 3
 
 
+@pytest.mark.parametrize("at", range(1, 40))
+@pytest.mark.parametrize("to", ["file", "passphrase"])
+def test_killed_once_and_then_led_elsewhere(
+    laptop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, to: str
+) -> None:
+    """Threat 30: whatever the step, another new secret locks nobody out, nor the root's key."""
+    before = contents(laptop)
+    with monkeypatch.context() as killing, contextlib.suppress(Killed):
+        _Killer(killing, at)
+        rotated(laptop)
+    if to == "file":
+        file = tmp_path / "new.key"
+        file.touch(0o600)
+        file.write_bytes(secrets.token_bytes(32))
+        rotated(laptop, new_kek_file=file)
+        new = given(laptop, kek_file=file)
+    else:
+        rotated(laptop, new_ca_password=OTHER)
+        new = laptop
+    assert_nothing_old(new)
+    assert contents(new) == before
+    passphrase = (laptop.data_dir / "ca-password").read_bytes().strip()
+    assert load_encrypted(root_key_file(laptop).read_text(), passphrase)
+    assert len(list(laptop.data_dir.iterdir())) == 3
+
+
 def test_killed_at_every_step_with_given_passphrases(
     founded_by_passphrase: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

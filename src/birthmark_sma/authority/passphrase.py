@@ -94,9 +94,12 @@ class PassphraseFile:
         if not self._new.exists() or _read(self._new) != passphrase:
             write_private_file(self._new, passphrase + b"\n", replace=True)
 
-    def put_in_place(self) -> None:
-        """Let the new one take the place of the old one, which is kept."""
-        if self._new.exists():
+    def put_in_place(self, passphrase: bytes) -> None:
+        """Let the new one take the place of the old one, which is kept.
+
+        Only where it is `passphrase`: another one was left by a rotation that was cut off.
+        """
+        if self._new.exists() and _read(self._new) == passphrase:
             if not self._old.exists():
                 os.link(self._path, self._old)
             self._new.replace(self._path)

@@ -53,15 +53,15 @@ class RootKey:
             return
         signer = _opened(self._path, known)
         if signer is None:
-            raise ConfigurationError(
-                f"{self._path} does not open with the passphrase in force. Set CA_PASSWORD to its"
-                " own, or move the file to a safe place first."
-            )
+            raise self._locked()
         pem = signer.encrypted_pem(self._passphrase)
         write_private_file(self._pending, pem.encode(), replace=True)
 
     def put_in_place(self) -> PassphraseChange:
-        """Let what was prepared take the file's place."""
+        """Let what was prepared take the file's place.
+
+        Raises ConfigurationError, with nothing removed, where the file has another passphrase then.
+        """
         if self._passphrase is not None and _opened(self._pending, [self._passphrase]):
             self._pending.replace(self._path)
             sync_directory(self._path.parent)
@@ -69,8 +69,16 @@ class RootKey:
             return PassphraseChange.NOT_HERE
         if self._passphrase is None:
             return PassphraseChange.NOT_WANTED
+        if not _opened(self._path, [self._passphrase]):
+            raise self._locked()
         self._pending.unlink(missing_ok=True)
         return PassphraseChange.CHANGED
+
+    def _locked(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._path} does not open with the passphrase in force. Set CA_PASSWORD to its"
+            " own, or move the file to a safe place first."
+        )
 
 
 def _opened(path: Path, passphrases: Sequence[bytes]) -> Signer | None:

@@ -149,20 +149,18 @@ class _Rotation:
         finished_before = newest is not None and len(records) == 1
         if finished_before and not superseded and not self._leftovers(plan):
             raise ConfigurationError(_IN_FORCE)
+        # Files first: a disk that is full, or not ours, stops this before anything is touched.
+        self._prepare_files(plan)
         if newest is None:
-            # Files first: a disk that is full, or not ours, stops this before anything is touched.
-            self._prepare_files(plan)
             newest = self._begin(records[-1], keks, plan)
             with self._database.read() as connection:
                 before = replace(count_outdated(connection), ca_keys=1)
-        elif not finished_before:
-            self._prepare_files(plan)
         began = time.monotonic()
         with self._database.read() as connection:
             keks.follow(connection)
         self._rewrap(keks, before, progress)
         if plan.file is not None and plan.new_passphrase is not None:
-            plan.file.put_in_place()
+            plan.file.put_in_place(plan.new_passphrase)
         if not finished_before:
             wait(max(FOLLOWING_SECONDS - (time.monotonic() - began), 0))
             self._retire(keks, progress)
@@ -180,21 +178,28 @@ class _Rotation:
             left=left,
             resumed=len(records) > 1 or finished_before,
             root_key=root_key,
-            passphrase_file=plan.file is not None and plan.new_passphrase is not None,
+            passphrase_file=plan.file is not None and not self._keeps_passphrase,
         )
 
     # --- what is to be done
 
+    @property
+    def _keeps_passphrase(self) -> bool:
+        """Whether CA_PASSWORD stays, as the new key comes from elsewhere."""
+        by_key = self._new.new_kek_file is not None or self._new.new_kek_command is not None
+        return by_key and self._new.new_ca_password is None
+
     def _plan(self, records: list[KekRecord]) -> _Plan:
         file = PassphraseFile.in_force(self._settings)
         given = GivenSecret.of(self._settings)
-        by_key = self._new.new_kek_file is not None or self._new.new_kek_command is not None
         new_passphrase: bytes | None = None
         if self._new.new_ca_password is not None:
             new_passphrase = self._new.new_ca_password.get_secret_value().encode()
-        elif file is not None and file.has_old and (by_key or _is_in_place(records, given)):
+        elif self._keeps_passphrase:
+            new_passphrase = self._kept_passphrase(file)
+        elif file is not None and file.has_old and _is_in_place(records, given):
             new_passphrase = file.current()  # for the root's key, which still has the old one
-        elif not by_key:
+        else:
             if file is None:
                 raise ConfigurationError(
                     "Say what the new secret is: set SMA_NEW_CA_PASSWORD, or give --new-kek-file"
@@ -208,6 +213,16 @@ class _Rotation:
             file=file,
             root_key=RootKey(root_key_file(self._settings), new_passphrase),
         )
+
+    def _kept_passphrase(self, file: PassphraseFile | None) -> bytes | None:
+        """Return the passphrase in force, where files of an earlier rotation are to go by it."""
+        pending = RootKey(root_key_file(self._settings), None).is_pending
+        if not pending and (file is None or not file.leftovers):
+            return None
+        try:
+            return find_passphrase(self._settings)
+        except ConfigurationError:
+            return None
 
     def _leftovers(self, plan: _Plan) -> bool:
         """Say whether a rotation to this secret has come to its end but for its files."""

@@ -145,13 +145,13 @@ def _tell_rotated(rotated: "Rotated") -> None:
     say(_ROOT_KEY[rotated.root_key.value])
     if rotated.passphrase_file:
         say("The new passphrase is in the data directory, in the old one's place.")
-    else:
+    if not rotated.passphrase_file or rotated.source != "passphrase":
         say("Servers go on as they run. Give them the new secret before they are started again.")
     say("Backups from before open with the old secret only: keep it as long as them.")
 
 
 _ROOT_KEY = {
-    "changed": "The root's key file has the new passphrase as well.",
+    "changed": "The root's key file opens with the passphrase that is in force now.",
     "not here": "The root's key file is not here, and keeps its passphrase: see docs/operator.md.",
     "not wanted": "CA_PASSWORD and the root's key file are as they were.",
 }
