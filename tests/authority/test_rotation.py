@@ -4,7 +4,10 @@ import contextlib
 import os
 import secrets
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from birthmark_sma.authority.authority import (
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.ceremony import root_key_file
 from birthmark_sma.authority.key_stock import open_key_stock
+from birthmark_sma.authority.key_watch import KeyWatch
 from birthmark_sma.authority.rotation import Rotated, count_outdated, rotate
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import (
@@ -44,6 +48,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.running import wait_until
 
 OTHER = "another passphrase for tests alone"
 
@@ -528,8 +533,31 @@ def test_a_late_server_on_a_laptop_reads_the_passphrase_again(laptop: Settings) 
         rotated(laptop)
         with late.database.read() as connection:
             late.secrets.keks.poll(connection)
+        wait_until(lambda: late.secrets.keks.newest.kek_id == 2, 10)
         keep_one(late, "late")
     assert_nothing_old(laptop)
+
+
+def test_a_command_that_hangs_delays_no_revocation(
+    founded_by_passphrase: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Access keys are looked at by the same thread, and must count within a second."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def hanging(*_: Any) -> Any:
+        asked.set()
+        answer.wait(30)
+        raise WrongSecretError
+
+    with opened(founded_by_passphrase) as late:
+        rotated(founded_by_passphrase, new_ca_password=OTHER)
+        monkeypatch.setattr(key_encryption, "open_keys", hanging)
+        watch = KeyWatch(late.database, late.secrets.keks, late.key_ring)
+        began = time.monotonic()
+        watch.work(datetime.now(UTC))
+        assert time.monotonic() - began < 5
+        assert asked.wait(10)
+        answer.set()
 
 
 def test_a_server_may_be_started_in_the_middle(founded_by_passphrase: Settings) -> None:
@@ -579,4 +607,5 @@ def test_a_late_server_does_not_derive_keys_all_the_time(
         for _ in range(20):
             with late.database.read() as connection:
                 late.secrets.keks.poll(connection)
+        wait_until(lambda: bool(tried), 10)
     assert len(tried) == 1

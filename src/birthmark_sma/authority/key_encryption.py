@@ -115,15 +115,19 @@ class KeyEncryptionKeys:
     def poll(self, connection: Connection) -> None:
         """Follow a rotation: to be called now and then, more often than a rotation ends.
 
-        Who comes too late asks for the secret again: file and command may have the new one.
+        Who comes too late asks for the secret again: file and command may have the new one. That is
+        done aside, as a command may take half a minute, and whoever polls has more to look after.
         """
         newest = kek_records.newest_kek_id(connection)
         if newest is None or newest == self._newest:
             return
-        if self.follow(connection) != newest and self._may_ask_again():
-            self._ask_again(kek_records.list_keks(connection))
-        if self._newest == newest:
-            _log.warning("the key-encryption key was rotated: key %d is in force", newest)
+        if self.follow(connection) == newest:
+            self._tell()
+        elif self._may_ask_again():
+            records = kek_records.list_keks(connection)
+            threading.Thread(
+                target=self._ask_again, args=(records,), name="key-asking", daemon=True
+            ).start()
 
     def follow(self, connection: Connection) -> int:
         """Open what the keys known open; return the newest key's id that is known then."""
@@ -143,6 +147,9 @@ class KeyEncryptionKeys:
             self._newest = max(self._keys)
             return self._newest
 
+    def _tell(self) -> None:
+        _log.warning("the key-encryption key was rotated: key %d is in force", self._newest)
+
     def _may_ask_again(self) -> bool:
         with self._lock:
             now = time.monotonic()
@@ -154,6 +161,7 @@ class KeyEncryptionKeys:
     def _ask_again(self, records: Sequence[KekRecord]) -> None:
         try:
             self._learn(open_keys(records, self._given))
+            self._tell()
         except BirthmarkError:
             _log.error(
                 "the key-encryption key was rotated while this server could not see it: start it"
