@@ -124,6 +124,18 @@ def test_a_replay_is_refused_where_that_is_set(start_server: Start) -> None:
         assert_counters_are_those_of_the_trail(database)
 
 
+def test_a_refused_fail_still_counts_among_the_failures(start_server: Start) -> None:
+    """Whoever brings one FAIL again and again has to wait in the end, as in a batch."""
+    running = start_server(*REFUSING, "--rate-failures", "5/hour")
+    token = wire(new_camera(running).token(nuc_hash=bytes(range(32))))
+    with running.client() as client:
+        statuses = [client.post(VALIDATE, json=token).status_code for _ in range(7)]
+    with running.client(CALLERS[1]) as client:
+        client.post(BATCH, json={"tokens": [token] * 5})
+        statuses.append(client.post(BATCH, json={"tokens": [token]}).status_code)
+    assert statuses == [200, 409, 409, 409, 409, 429, 429, 429]
+
+
 def test_a_replay_in_a_batch_spoils_no_other(start_server: Start) -> None:
     """Its element has an error and no verdict, also where it comes twice within the batch."""
     running = start_server(*REFUSING)

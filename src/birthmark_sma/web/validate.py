@@ -239,9 +239,9 @@ class _One(_CameraTokens):
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
         """Phrase the verdict."""
         validation = future.result()
-        self._check_repeat(validation)
-        if validation.reason is not Reason.GENUINE:
+        if validation.reason is not Reason.GENUINE:  # also where the caller is not told so again
             self._authority.rate_limits.failed(caller_of(scope))
+        self._check_repeat(validation)
         if validation.reason.told_to_caller is not None:
             raise UnknownAddressError(validation.reason)
         return to_json(self._verdict(validation, caller_of(scope)))
