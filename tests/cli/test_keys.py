@@ -65,6 +65,9 @@ def test_what_a_person_sees(place: Place) -> None:
         (("--scope", "validate", "--disclosure", "all"), 2, ("serial, family, none",)),
         (("--scope", "provision", "--uses", "0"), 2, ("--uses",)),
         (("--scope", "provision", "--expires", "soon"), 2, ("12h",)),
+        (("--scope", "provision", "--expires", "9999-12-31"), 2, ("9999-12-31",)),
+        (("--scope", "provision", "--expires", "9999-12-31T23:59-01:00"), 2, ("9999-12-31",)),
+        (("--scope", "provision", "--family", "a" * 51), 6, ("50 printable",)),
         (("--scope", "provision", "--expires", "2020-01-01"), 6, ("expired",)),
         (("--scope", "validate", "--client-cert", "/etc/hostname"), 2, ("PEM",)),
         (("--scope", "validate", "--client-cert", "/no/such/file"), 3, ("No such file",)),
@@ -79,6 +82,21 @@ def test_what_makes_no_sense(
     for word in words:
         assert word in refused.stderr
     assert "There are no access keys." in place.sma("keys", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("2199-12-31", "2200-01-01 00:00"),
+        ("21991231", "2200-01-01 00:00"),
+        ("2199-12-31T18:00", "2199-12-31 18:00"),
+        ("2199-12-31T18:00+05:30", "2199-12-31 12:30"),
+    ],
+)
+def test_when_a_key_ends(place: Place, given: str, told: str) -> None:
+    """A day to its end, a time in its zone; what is told is UTC, as it says."""
+    made = place.sma("keys", "create", "one", "--scope", "admin", "--expires", given)
+    assert f"until {told} UTC" in made.stdout
 
 
 def test_two_keys_of_one_name(place: Place) -> None:

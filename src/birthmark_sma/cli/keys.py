@@ -1,7 +1,7 @@
 """`sma keys`: who may call, for what, and until when."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -261,14 +261,24 @@ def _moment(text: str) -> datetime:
     if longer is not None:
         return datetime.now(UTC) + longer
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
+        return _end_of_day(text) or _in_utc(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):  # the latter at the end of the year 9999
         raise typer.BadParameter(
-            "it is a duration such as 12h or 7d, a day, or a time", param_hint="--expires"
+            "it is a duration such as 12h or 7d, a day before 9999-12-31, or a time",
+            param_hint="--expires",
         ) from None
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        return (when + timedelta(days=1)).replace(tzinfo=UTC)
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when
+
+
+def _end_of_day(text: str) -> datetime | None:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return datetime.combine(day + timedelta(days=1), time.min, UTC)
+
+
+def _in_utc(when: datetime) -> datetime:
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 def _duration(text: str) -> timedelta | None:
