@@ -3,6 +3,7 @@
 import random
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +18,7 @@ from birthmark_sma.errors import (
     AccessKeyRefusedError,
     UnknownAccessKeyError,
 )
-from birthmark_sma.storage.access_keys import KeyScope, all_keys
+from birthmark_sma.storage.access_keys import KeyScope, all_keys, use
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute
 from tests.support.camera import new_key
@@ -170,7 +171,7 @@ def found_by(ring: KeyRing, shown: x509.Certificate) -> str | None:
 
 
 def test_client_certificates(founded: Database) -> None:
-    """By themselves or by their issuer, itself before its issuer; no longer once revoked."""
+    """By themselves or by their issuer, itself before its issuer."""
     own, other = certificate("newsroom", "a CA"), certificate("agency", "a CA")
     stranger = certificate("newsroom", "another CA")
     issued = issue(
@@ -180,17 +181,92 @@ def test_client_certificates(founded: Database) -> None:
     issue(founded, "any", "validate", certificate_issuer="CN=a CA")
     ring = read(founded)
     assert [found_by(ring, each) for each in (own, other, stranger)] == ["own", "any", None]
+
+
+@pytest.mark.parametrize("begin_anew", [True, False])
+def test_a_revoked_certificate_does_not_come_in_by_its_issuer(
+    founded: Database, begin_anew: bool
+) -> None:
+    """Where all certificates of a CA stand for a key, to revoke one's own key is to keep it out."""
+    own, other = certificate("newsroom", "a CA"), certificate("agency", "a CA")
+    by_itself = {"certificate_fingerprint": own.fingerprint(hashes.SHA256())}
+    issue(founded, "any", "validate", certificate_issuer="CN=a CA")
+    issue(founded, "own", "validate", **by_itself)
+    ring = read(founded)
+
+    def found(shown: x509.Certificate) -> tuple[str, bool]:
+        nonlocal ring
+        if begin_anew:
+            ring = read(founded)
+        else:
+            look(ring, founded)
+        key = ring.find_by_certificate(
+            shown.fingerprint(hashes.SHA256()), shown.public_bytes(serialization.Encoding.DER)
+        )
+        assert key is not None
+        return key.name, key.is_good(NOW)
+
     revoke_key(founded, "own")
-    ring = read(founded)
-    der = own.public_bytes(serialization.Encoding.DER)
-    key = ring.find_by_certificate(own.fingerprint(hashes.SHA256()), der)
-    assert key is not None
-    assert not key.is_good(datetime.now(UTC))
-    assert found_by(ring, other) == "any"
-    issue(founded, "again", "admin", certificate_fingerprint=own.fingerprint(hashes.SHA256()))
+    assert found(own) == ("own", False)
+    assert found(other) == ("any", True)
+    issue(founded, "own again", "validate", **by_itself)
+    assert found(own) == ("own again", True)
     revoke_key(founded, "any")
+    assert found(own) == ("own again", True)
+    assert found(other) == ("any", False)
+
+
+def test_only_keys_that_changed_are_read_again(founded: Database) -> None:
+    """With many keys a revocation must not wait until all of them are read."""
+    issued = [issue(founded, f"key {number}", "validate") for number in range(3)]
     ring = read(founded)
-    assert [found_by(ring, each) for each in (own, other, stranger)] == ["again", None, None]
+    kept = [ring.find_by_secret(secret_of(each)) for each in issued]
+    revoke_key(founded, "key 1")
+    look(ring, founded)
+    found = [ring.find_by_secret(secret_of(each)) for each in issued]
+    assert found[0] is kept[0]
+    assert found[1] is not None
+    assert found[1].revoked_at is not None
+    assert found[2] is kept[2]
+
+
+def test_a_database_from_a_backup(founded: Database) -> None:
+    """It has fewer changes behind it than the ring has seen."""
+    lost = issue(founded, "lost", "validate")
+    ring = read(founded)
+    execute(founded, "DELETE FROM access_keys")
+    execute(founded, "UPDATE authority SET access_generation = 0")
+    look(ring, founded)
+    assert ring.find_by_secret(secret_of(lost)) is None
+
+
+def test_one_of_two_who_take_a_name_at_once(founded: Database) -> None:
+    """Else to revoke the name would leave the other key in force."""
+    with ThreadPoolExecutor(8) as threads:
+        begun = [threads.submit(issue, founded, "one", "admin") for _ in range(8)]
+    refused = [error for each in begun if (error := each.exception()) is not None]
+    assert [type(error) for error in refused] == [AccessKeyNameError] * 7
+    with founded.read() as connection:
+        assert len(all_keys(connection)) == 1
+
+
+def test_noting_uses_waits_for_nobody(founded: Database) -> None:
+    """Whoever is slow to provision a device must not keep revocations from being seen."""
+    if founded.dialect_name != "postgresql":
+        pytest.skip("SQLite has one writer at a time, and none without a limit of time")
+    busy, free = issue(founded, "busy", "provision"), issue(founded, "free", "provision")
+    ring = read(founded)
+    ring.note_use(busy.key)
+    ring.note_use(free.key)
+    with founded.write() as transaction:
+        use(transaction, busy.key.key_id, 1)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(ring.note_uses, founded).result(timeout=10)
+    with founded.read() as connection:
+        assert [key.name for key in all_keys(connection) if key.last_used_at] == ["free"]
+    ring.note_uses(founded)
+    with founded.read() as connection:
+        assert all(key.last_used_at for key in all_keys(connection))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +278,9 @@ def test_client_certificates(founded: Database) -> None:
         {"expires_at": NOW},
         {"uses_allowed": 1},
         {"device_family": "Pi"},
+        {"scope": KeyScope.PROVISION, "device_family": ""},
+        {"scope": KeyScope.PROVISION, "device_family": "a" * 51},
+        {"scope": KeyScope.PROVISION, "device_family": "a\x00"},
         {"scope": KeyScope.ADMIN, "disclosure": "none"},
     ],
 )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.candidates import MAX_DESCRIPTION, is_description
 from birthmark_sma.authority.key_ring import ID_CHARACTERS, PREFIX, digest
 from birthmark_sma.errors import (
     AccessKeyNameError,
@@ -117,7 +118,7 @@ def has_good_key(database: Database) -> bool:
     """Say whether anybody could be let in at all."""
     now = datetime.now(UTC)
     with database.read() as connection:
-        return any(key.is_good(now) for key in access_keys.all_keys(connection))
+        return access_keys.has_good_key(connection, now)
 
 
 def _new_secret(key_id: str) -> str:
@@ -133,6 +134,10 @@ def _check(terms: KeyTerms, now: datetime) -> None:
     enrolment = terms.device_family is not None or terms.uses_allowed is not None
     if enrolment and terms.scope is not KeyScope.PROVISION:
         raise AccessKeyRefusedError("Only a key of scope provision has a family or uses.")
+    if terms.device_family is not None and not is_description(terms.device_family):
+        raise AccessKeyRefusedError(
+            f"A device family has 1 to {MAX_DESCRIPTION} printable characters."
+        )
     if terms.disclosure is not None and terms.scope is not KeyScope.VALIDATE:
         raise AccessKeyRefusedError("Only a key of scope validate has a disclosure.")
     if terms.rate_limit is not None:
@@ -143,21 +148,19 @@ def _check(terms: KeyTerms, now: datetime) -> None:
 
 
 def _refuse_second(transaction: Connection, new: AccessKey) -> None:
-    for key in access_keys.all_keys(transaction):
-        if key.revoked_at is not None:
-            continue
+    access_keys.hold(transaction)
+    for key in access_keys.find_rivals(transaction, new):
         if key.name == new.name:
             raise AccessKeyNameError(
                 f"There is a key {new.name} already. Revoke it, or give another name."
             )
-        for mapped in ("certificate_fingerprint", "certificate_issuer"):
-            if (value := getattr(new, mapped)) is not None and value == getattr(key, mapped):
-                raise AccessKeyNameError(
-                    f"The key {key.name} stands for this certificate already. Revoke it first."
-                )
+        raise AccessKeyNameError(
+            f"The key {key.name} stands for this certificate already. Revoke it first."
+        )
 
 
 def _find_living(transaction: Connection, name_or_id: str) -> AccessKey:
+    access_keys.hold(transaction)
     for key in access_keys.find_keys(transaction, name_or_id):
         if key.revoked_at is None:
             return key

@@ -187,8 +187,13 @@ class CandidateMaker:
         )
 
 
+def is_description(text: str) -> bool:
+    """Say whether a device can have this as its family or app version."""
+    return 1 <= len(text) <= MAX_DESCRIPTION and text.isprintable()
+
+
 def _check_description(what: str, text: str | None) -> None:
-    if text is not None and not (1 <= len(text) <= MAX_DESCRIPTION and text.isprintable()):
+    if text is not None and not is_description(text):
         raise DeviceDescriptionRefusedError(
             f"{what} has 1 to {MAX_DESCRIPTION} printable characters."
         )

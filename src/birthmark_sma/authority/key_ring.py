@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from cryptography import x509
 from sqlalchemy import Connection
@@ -24,6 +25,8 @@ ID_CHARACTERS = 10
 SECRET_CHARACTERS = 52  # 32 random bytes in base32
 _KEY_CHARACTERS = len(PREFIX) + ID_CHARACTERS + 1 + SECRET_CHARACTERS
 _ID = slice(len(PREFIX), len(PREFIX) + ID_CHARACTERS)
+_Mapped = TypeVar("_Mapped", bytes, str)
+
 _NO_DIGEST = bytes(32)  # the SHA-256 digest of nothing that anybody knows
 
 
@@ -44,33 +47,43 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """All keys as they were at one time; replaced as a whole."""
+    """All keys as they were at one time; replaced as a whole.
+
+    A certificate's key is the one not revoked, or else one that was: whose own key was revoked must
+    not come in by the key of its issuer.
+    """
 
     generation: int
     by_id: dict[str, _Held]
     by_fingerprint: dict[bytes, AccessKey]
     by_issuer: dict[str, AccessKey]
 
-    @classmethod
-    def of(cls, generation: int, keys: Iterable[AccessKey]) -> "_Snapshot":
-        found = cls(generation, {}, {}, {})
+    def changed(self, generation: int, keys: Iterable[AccessKey]) -> "_Snapshot":
+        """Return what becomes of it with keys that were made or changed, the oldest first."""
+        by_id = self.by_id.copy()
+        by_fingerprint, by_issuer = self.by_fingerprint.copy(), self.by_issuer.copy()
         for key in keys:
-            found.by_id[key.key_id] = _Held(
+            by_id[key.key_id] = _Held(
                 key,
                 key.secret_digest or _NO_DIGEST,
                 key.previous_digest or _NO_DIGEST,
                 key.previous_until.timestamp() if key.previous_until else 0.0,
             )
-            # There is one key in force for a certificate at most. A certificate whose own key was
-            # revoked must not come in with its issuer's.
-            shown = key.certificate_fingerprint
-            if shown is not None and (key.revoked_at is None or shown not in found.by_fingerprint):
-                found.by_fingerprint[shown] = key
-            if key.certificate_issuer is not None and key.revoked_at is None:
-                found.by_issuer[key.certificate_issuer] = key
-        return found
+            _map(by_fingerprint, key.certificate_fingerprint, key)
+            _map(by_issuer, key.certificate_issuer, key)
+        return _Snapshot(generation, by_id, by_fingerprint, by_issuer)
 
 
+def _map(keys: dict[_Mapped, AccessKey], mapped: _Mapped | None, key: AccessKey) -> None:
+    """Let a key stand for a certificate, unless it is revoked and another one stands for it."""
+    if mapped is None:
+        return
+    standing = keys.get(mapped)
+    if key.revoked_at is None or standing is None or standing.key_id == key.key_id:
+        keys[mapped] = key
+
+
+_EMPTY = _Snapshot(0, {}, {}, {})
 _NOBODY = _Held(
     AccessKey("", "", access_keys.KeyScope.VALIDATE, datetime.min.replace(tzinfo=UTC)),
     _NO_DIGEST,
@@ -85,12 +98,22 @@ class KeyRing:
     def __init__(self, connection: Connection) -> None:
         self._used: dict[str, float] = {}
         self._noted: dict[str, float] = {}
-        self._snapshot = _read(connection)
+        self._snapshot = _EMPTY
+        self._read(connection, access_keys.generation(connection))
 
     def poll(self, connection: Connection) -> None:
-        """Read the keys again, if one has changed."""
-        if access_keys.generation(connection) != self._snapshot.generation:
-            self._snapshot = _read(connection)
+        """Read the keys that have changed, if any."""
+        generation = access_keys.generation(connection)
+        if generation < self._snapshot.generation:  # the database is another one, from a backup
+            self._read(connection, generation)
+        elif generation > self._snapshot.generation:
+            # The generation first: what changes after it is found again at the next look.
+            changed = access_keys.changed_since(connection, self._snapshot.generation)
+            self._snapshot = self._snapshot.changed(generation, changed)
+
+    def _read(self, connection: Connection, generation: int) -> None:
+        """Read all keys. `generation` was read before."""
+        self._snapshot = _EMPTY.changed(generation, access_keys.all_keys(connection))
 
     def find_by_secret(self, presented: str) -> AccessKey | None:
         """Return the key that has this secret.
@@ -130,13 +153,7 @@ class KeyRing:
         if not used:
             return
         with database.write() as transaction:
-            access_keys.note_last_use(
+            noted = access_keys.note_last_use(
                 transaction, {i: datetime.fromtimestamp(at, UTC) for i, at in used.items()}
             )
-        self._noted |= used
-
-
-def _read(connection: Connection) -> _Snapshot:
-    # In this order: a change between the two is found again at the next look.
-    generation = access_keys.generation(connection)
-    return _Snapshot.of(generation, access_keys.all_keys(connection))
+        self._noted |= {key_id: used[key_id] for key_id in noted}

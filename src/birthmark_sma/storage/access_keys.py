@@ -1,6 +1,7 @@
 """Access keys: who may call the authority, for what, and until when.
 
-Every change raises the generation in the same transaction, by which servers see that there was one.
+Every change raises the generation in the same transaction, and marks the key with it. So servers
+see that there was a change, and read only the keys that it was made to.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, or_, select, update
 
 from birthmark_sma.storage.schema import access_keys, authority
 
@@ -61,19 +62,52 @@ _NAMES = tuple(each.name for each in fields(AccessKey))
 
 def add_key(transaction: Connection, key: AccessKey) -> None:
     """Store a new key."""
-    transaction.execute(insert(access_keys).values(**asdict(key)))
-    _raise_generation(transaction)
+    generation = _raise_generation(transaction)
+    transaction.execute(insert(access_keys).values(**asdict(key), generation=generation))
 
 
 def change_key(transaction: Connection, key_id: str, **values: Any) -> None:
     """Change some columns of a key."""
-    transaction.execute(update(access_keys).where(_columns.key_id == key_id).values(**values))
-    _raise_generation(transaction)
+    generation = _raise_generation(transaction)
+    transaction.execute(
+        update(access_keys).where(_columns.key_id == key_id).values(**values, generation=generation)
+    )
+
+
+def hold(transaction: Connection) -> None:
+    """Keep other changes of keys waiting until the transaction ends.
+
+    For whoever looks at keys before it changes one: what it saw is still so then.
+    """
+    transaction.execute(select(authority.c.access_generation).with_for_update())
 
 
 def all_keys(connection: Connection) -> list[AccessKey]:
     """Return every key, the oldest first."""
     return _find(connection)
+
+
+def changed_since(connection: Connection, generation: int) -> list[AccessKey]:
+    """Return the keys that were made or changed after a generation, the oldest first."""
+    return _find(connection, _columns.generation > generation)
+
+
+def find_rivals(connection: Connection, key: AccessKey) -> list[AccessKey]:
+    """Return the keys not revoked that have the name or the certificate of this one."""
+    alike = [_columns.name == key.name]
+    if key.certificate_fingerprint is not None:
+        alike.append(_columns.certificate_fingerprint == key.certificate_fingerprint)
+    if key.certificate_issuer is not None:
+        alike.append(_columns.certificate_issuer == key.certificate_issuer)
+    return _find(connection, _columns.revoked_at.is_(None), or_(*alike))
+
+
+def has_good_key(connection: Connection, now: datetime) -> bool:
+    """Say whether there is a key that is neither revoked nor expired."""
+    good = select(_columns.key_id).where(
+        _columns.revoked_at.is_(None), _columns.expires_at.is_(None) | (_columns.expires_at > now)
+    )
+    return connection.execute(good.limit(1)).first() is not None
 
 
 def find_keys(connection: Connection, name_or_id: str) -> list[AccessKey]:
@@ -114,9 +148,15 @@ def give_back(transaction: Connection, key_id: str, times: int) -> None:
     _add_uses(transaction, key_id, -times)
 
 
-def note_last_use(transaction: Connection, used: Mapping[str, datetime]) -> None:
-    """Write down when keys were last used. This is no change: the generation stays."""
-    for key_id, when in sorted(used.items()):  # all programs in one order, so that none waits
+def note_last_use(transaction: Connection, used: Mapping[str, datetime]) -> list[str]:
+    """Write down when keys were last used. This is no change: the generation stays.
+
+    Waits for nobody: a key that somebody else is writing to is left out. Returns the others' ids.
+    """
+    free = select(_columns.key_id).where(_columns.key_id.in_(sorted(used)))
+    noted = list(transaction.execute(free.with_for_update(skip_locked=True)).scalars())
+    for key_id in noted:
+        when = used[key_id]
         transaction.execute(
             update(access_keys)
             .where(
@@ -125,6 +165,7 @@ def note_last_use(transaction: Connection, used: Mapping[str, datetime]) -> None
             )
             .values(last_used_at=when)
         )
+    return noted
 
 
 def _find(connection: Connection, *conditions: ColumnElement[bool]) -> list[AccessKey]:
@@ -142,7 +183,14 @@ def _add_uses(transaction: Connection, key_id: str, times: int) -> None:
     )
 
 
-def _raise_generation(transaction: Connection) -> None:
-    transaction.execute(
-        update(authority).values(access_generation=authority.c.access_generation + 1)
-    )
+def _raise_generation(transaction: Connection) -> int:
+    """Return the new generation. Until the transaction ends, no other key can be changed.
+
+    So generations become visible in their order, and none is overlooked.
+    """
+    raised: int = transaction.execute(
+        update(authority)
+        .values(access_generation=authority.c.access_generation + 1)
+        .returning(authority.c.access_generation)
+    ).scalar_one()
+    return raised

@@ -118,6 +118,8 @@ access_keys = Table(
     Column("expires_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
     Column("last_used_at", UtcDateTime),
+    # What authority.access_generation became with the last change of this key.
+    Column("generation", BigInteger, nullable=False),
 )
 """Who may call: a bearer secret, of which only the digest is here, or a client certificate. NULL
 means no limit; of `disclosure` and `rate_limit`, that the server's own settings count."""

@@ -43,6 +43,7 @@ def _create_access_keys() -> None:
         sa.Column("expires_at", UtcDateTime),
         sa.Column("revoked_at", UtcDateTime),
         sa.Column("last_used_at", UtcDateTime),
+        sa.Column("generation", sa.BigInteger, nullable=False),
         sa.CheckConstraint(
             "scope IN ('provision', 'validate', 'admin')", name=op.f("access_keys_scope_check")
         ),
