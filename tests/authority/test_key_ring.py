@@ -5,10 +5,12 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rotate_key
@@ -148,9 +150,29 @@ def test_uses_are_noted_without_a_change(founded: Database) -> None:
     assert abs((stored.last_used_at - datetime.now(UTC)).total_seconds()) < 60
 
 
-def certificate(subject: str, issuer: str) -> x509.Certificate:
-    """A client certificate; TLS has verified it before the ring sees it."""
+class Ca(NamedTuple):
+    """Whose name and key are on client certificates."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def new_ca(name: str) -> Ca:
+    """A CA of this name, as anyone may make one."""
     key = new_key()
+    return Ca(signed(name, name, key, key), key)
+
+
+def certificate(subject: str, issuer: Ca) -> x509.Certificate:
+    """A client certificate; TLS has verified it before the ring sees it."""
+    [name] = issuer.certificate.subject
+    return signed(subject, str(name.value), new_key(), issuer.key)
+
+
+def signed(
+    subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    """Any certificate."""
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
@@ -159,7 +181,7 @@ def certificate(subject: str, issuer: str) -> x509.Certificate:
         .serial_number(1)
         .not_valid_before(NOW)
         .not_valid_after(NOW + timedelta(days=3650))
-        .sign(key, hashes.SHA256())
+        .sign(by, hashes.SHA256())
     )
 
 
@@ -172,15 +194,31 @@ def found_by(ring: KeyRing, shown: x509.Certificate) -> str | None:
 
 def test_client_certificates(founded: Database) -> None:
     """By themselves or by their issuer, itself before its issuer."""
-    own, other = certificate("newsroom", "a CA"), certificate("agency", "a CA")
-    stranger = certificate("newsroom", "another CA")
+    ca = new_ca("a CA")
+    own, other = certificate("newsroom", ca), certificate("agency", ca)
+    stranger = certificate("newsroom", new_ca("another CA"))
     issued = issue(
         founded, "own", "validate", certificate_fingerprint=own.fingerprint(hashes.SHA256())
     )
     assert issued.secret is None
-    issue(founded, "any", "validate", certificate_issuer="CN=a CA")
+    issue(founded, "any", "validate", certificate_issuer=ca.certificate)
     ring = read(founded)
     assert [found_by(ring, each) for each in (own, other, stranger)] == ["own", "any", None]
+
+
+def test_a_ca_of_the_same_name_opens_nothing(founded: Database) -> None:
+    """Any CA that is trusted for clients may certify one that calls itself like another."""
+    ours, namesake = new_ca("a CA"), new_ca("a CA")
+    issue(founded, "any", "validate", certificate_issuer=ours.certificate)
+    ring = read(founded)
+    assert found_by(ring, certificate("newsroom", ours)) == "any"
+    assert found_by(ring, certificate("newsroom", namesake)) is None
+
+
+def test_what_is_no_certificate_opens_nothing(founded: Database) -> None:
+    """OpenSSL takes some that others do not."""
+    issue(founded, "any", "validate", certificate_issuer=new_ca("a CA").certificate)
+    assert read(founded).find_by_certificate(b"a fingerprint", b"no certificate") is None
 
 
 @pytest.mark.parametrize("begin_anew", [True, False])
@@ -188,9 +226,10 @@ def test_a_revoked_certificate_does_not_come_in_by_its_issuer(
     founded: Database, begin_anew: bool
 ) -> None:
     """Where all certificates of a CA stand for a key, to revoke one's own key is to keep it out."""
-    own, other = certificate("newsroom", "a CA"), certificate("agency", "a CA")
+    ca = new_ca("a CA")
+    own, other = certificate("newsroom", ca), certificate("agency", ca)
     by_itself = {"certificate_fingerprint": own.fingerprint(hashes.SHA256())}
-    issue(founded, "any", "validate", certificate_issuer="CN=a CA")
+    issue(founded, "any", "validate", certificate_issuer=ca.certificate)
     issue(founded, "own", "validate", **by_itself)
     ring = read(founded)
 
@@ -299,6 +338,7 @@ def test_names_are_taken_until_revoked(founded: Database) -> None:
     with pytest.raises(UnknownAccessKeyError):
         rotate_key(founded, "one", timedelta(0))
     issue(founded, "one", "validate")
-    own = issue(founded, "own", "validate", certificate_issuer="CN=a CA")
+    ca = new_ca("a CA").certificate
+    own = issue(founded, "own", "validate", certificate_issuer=ca)
     with pytest.raises(AccessKeyRefusedError):
         rotate_key(founded, own.key.key_id, timedelta(0))

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 import schemathesis
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi.routing import APIRoute, APIRouter
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -18,15 +20,21 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from starlette.routing import Mount, Route
 
-from birthmark_sma.authority.access import revoke_key, rotate_key
+from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rotate_key
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.key_ring import KeyRing
+from birthmark_sma.config import Access
+from birthmark_sma.errors import UnauthenticatedError
+from birthmark_sma.storage.access_keys import KeyScope
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.web.access import ADMIN, RULES, rule_of
+from birthmark_sma.web.access import ADMIN, RULES, Door, rule_of
 from birthmark_sma.web.app import create_app
+from tests.support.authorities import founded, small_settings
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.keys import SEEN_SECONDS, bearer, expired, issue, secret_of, start_with_keys
 from tests.support.postgres import create_database, drop_database
 from tests.support.running import Running, new_serial, start
+from tests.support.tls import TestCa
 
 BATCH = f"{VALIDATE}/batch"
 names = (f"key {number}" for number in count())
@@ -387,6 +395,36 @@ def test_when_a_key_was_last_used_is_written_down(tmp_path: Path) -> None:
         assert running.server.terminate() == 0
     used = "SELECT scope FROM access_keys WHERE last_used_at IS NOT NULL"
     assert running.rows(used) == [("admin",)]
+
+
+def test_a_connection_may_outlive_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS looks at the end of a certificate when a connection begins, which may last for days."""
+    client = TestCa(tmp_path / "ca").issue("newsroom", client=True)
+    with founded(small_settings(tmp_path, None, access=Access.KEYS)) as authority:
+        create_key(
+            authority.database,
+            KeyTerms(
+                "newsroom",
+                KeyScope.VALIDATE,
+                certificate_fingerprint=client.certificate.fingerprint(SHA256()),
+            ),
+        )
+        with authority.database.read() as connection:
+            door = Door(authority.settings, KeyRing(connection))
+        tls = {"client_cert_der": client.certificate.public_bytes(Encoding.DER)}
+        scope = {
+            "path": VALIDATE,
+            "headers": [],
+            "client": ("192.0.2.1", 4711),
+            "extensions": {"tls": tls},
+        }
+        assert door.admit(scope).key is not None
+        end = client.certificate.not_valid_after_utc.timestamp()
+        monkeypatch.setattr(time, "time", lambda: end + 1)
+        with pytest.raises(UnauthenticatedError, match="expired"):
+            door.admit(scope)
 
 
 def test_certificates_for_everybody(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.candidates import MAX_DESCRIPTION, is_description
@@ -45,7 +47,7 @@ class KeyTerms:
     disclosure: str | None = None
     rate_limit: str | None = None
     certificate_fingerprint: bytes | None = None
-    certificate_issuer: str | None = None
+    certificate_issuer: x509.Certificate | None = None
 
 
 def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
@@ -57,7 +59,8 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
     now = datetime.now(UTC)
     _check(terms, now)
     key_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS))
-    by_certificate = terms.certificate_fingerprint or terms.certificate_issuer
+    issuer = terms.certificate_issuer
+    by_certificate = terms.certificate_fingerprint is not None or issuer is not None
     secret = None if by_certificate else _new_secret(key_id)
     key = AccessKey(
         key_id=key_id,
@@ -66,7 +69,8 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
         created_at=now,
         secret_digest=None if secret is None else digest(secret),
         certificate_fingerprint=terms.certificate_fingerprint,
-        certificate_issuer=terms.certificate_issuer,
+        certificate_issuer=None if issuer is None else issuer.subject.rfc4514_string(),
+        certificate_issuer_der=None if issuer is None else issuer.public_bytes(Encoding.DER),
         device_family=terms.device_family,
         uses_allowed=terms.uses_allowed,
         disclosure=terms.disclosure,

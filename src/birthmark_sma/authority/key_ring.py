@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from sqlalchemy import Connection
 
 from birthmark_sma.storage import access_keys
@@ -25,6 +27,8 @@ ID_CHARACTERS = 10
 SECRET_CHARACTERS = 52  # 32 random bytes in base32
 _KEY_CHARACTERS = len(PREFIX) + ID_CHARACTERS + 1 + SECRET_CHARACTERS
 _ID = slice(len(PREFIX), len(PREFIX) + ID_CHARACTERS)
+_REMEMBERED_CERTIFICATES = 1_024
+
 _Mapped = TypeVar("_Mapped", bytes, str)
 
 _NO_DIGEST = bytes(32)  # the SHA-256 digest of nothing that anybody knows
@@ -92,6 +96,24 @@ _NOBODY = _Held(
 )
 
 
+@lru_cache(_REMEMBERED_CERTIFICATES)
+def _issuer_of(der: bytes) -> str | None:
+    try:
+        return x509.load_der_x509_certificate(der).issuer.rfc4514_string()
+    except ValueError:  # OpenSSL takes some that are not quite X.509
+        return None
+
+
+@lru_cache(_REMEMBERED_CERTIFICATES)
+def _is_issued_by(der: bytes, ca_der: bytes) -> bool:
+    try:
+        ca = x509.load_der_x509_certificate(ca_der)
+        x509.load_der_x509_certificate(der).verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 class KeyRing:
     """Finds the key that somebody shows. A key that is found may still be revoked or expired."""
 
@@ -134,13 +156,15 @@ class KeyRing:
     def find_by_certificate(self, fingerprint: bytes, der: bytes) -> AccessKey | None:
         """Return the key of a client certificate that TLS has verified: by itself, or its issuer.
 
-        `fingerprint` is SHA-256 of `der`.
+        `fingerprint` is SHA-256 of `der`. The name of an issuer proves nothing where there are
+        several CAs, as each may certify another one of any name: its signature does.
         """
         snapshot = self._snapshot
         key = snapshot.by_fingerprint.get(fingerprint)
         if key is None and snapshot.by_issuer:
-            issuer = x509.load_der_x509_certificate(der).issuer.rfc4514_string()
-            key = snapshot.by_issuer.get(issuer)
+            by_name = snapshot.by_issuer.get(_issuer_of(der) or "")
+            if by_name is not None and _is_issued_by(der, by_name.certificate_issuer_der or b""):
+                key = by_name
         return key
 
     def note_use(self, key: AccessKey) -> None:

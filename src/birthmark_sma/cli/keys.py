@@ -92,7 +92,7 @@ def create(
         else _one_of(Disclosure, disclosure, "--disclosure").value,
         rate_limit=rate,
         certificate_fingerprint=None if client_cert is None else _fingerprint(client_cert),
-        certificate_issuer=None if client_issuer is None else _subject(client_issuer),
+        certificate_issuer=None if client_issuer is None else _certificate(client_issuer),
     )
     with existing_database(data_dir, database_url) as database:
         issued = create_key(database, terms)
@@ -290,10 +290,6 @@ def _fingerprint(path: Path) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
 
     return _certificate(path).fingerprint(SHA256())
-
-
-def _subject(path: Path) -> str:
-    return _certificate(path).subject.rfc4514_string()
 
 
 def _certificate(path: Path) -> "Certificate":

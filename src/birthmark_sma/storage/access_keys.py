@@ -41,6 +41,8 @@ class AccessKey:
     previous_until: datetime | None = None
     certificate_fingerprint: bytes | None = None
     certificate_issuer: str | None = None
+    """The name of a CA (RFC 4514); `certificate_issuer_der` is its certificate."""
+    certificate_issuer_der: bytes | None = field(default=None, repr=False)
     device_family: str | None = None
     """Only devices of this family may be provisioned."""
     uses_allowed: int | None = None

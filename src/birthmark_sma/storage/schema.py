@@ -109,6 +109,7 @@ access_keys = Table(
     Column("previous_until", UtcDateTime),
     Column("certificate_fingerprint", LargeBinary),
     Column("certificate_issuer", Text),
+    Column("certificate_issuer_der", LargeBinary),
     Column("device_family", String(50)),
     Column("uses_allowed", Integer),
     Column("uses", Integer, nullable=False, server_default="0"),

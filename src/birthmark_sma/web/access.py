@@ -5,12 +5,14 @@ token (RFC 6750), or as a client certificate that TLS has verified.
 """
 
 import ipaddress
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from cryptography import x509
 from starlette.types import Scope
 
 from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
@@ -127,7 +129,11 @@ class Door:
         return key
 
     def _key_of_certificate(self, scope: Scope) -> AccessKey | None:
-        """Find the key of the certificate that the client showed, noted once a connection."""
+        """Find the key of the certificate that the client showed.
+
+        Fingerprint and end are noted once a connection. TLS looked at the end when it began, and a
+        connection may last for long.
+        """
         tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
         der = tls.get("client_cert_der")
         if der is None:
@@ -135,6 +141,9 @@ class Door:
         fingerprint = tls.get("client_cert_sha256")
         if fingerprint is None:
             fingerprint = tls["client_cert_sha256"] = sha256(der).digest()
+            tls["client_cert_until"] = _end_of(der)
+        if time.time() > tls["client_cert_until"]:
+            raise UnauthenticatedError("This client certificate has expired, or cannot be read.")
         return self._key_ring.find_by_certificate(fingerprint, der)
 
     def _check_host(self, scope: Scope) -> None:
@@ -156,6 +165,14 @@ class Door:
                     )
                 if len(self._known_hosts) < _KNOWN_HOSTS:
                     self._known_hosts.add(value)
+
+
+def _end_of(der: bytes) -> float:
+    """Return when a certificate ends, in seconds since 1970; 0 where nobody can tell."""
+    try:
+        return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _check_in_force(key: AccessKey) -> None:

@@ -34,6 +34,7 @@ def _create_access_keys() -> None:
         sa.Column("previous_until", UtcDateTime),
         sa.Column("certificate_fingerprint", sa.LargeBinary),
         sa.Column("certificate_issuer", sa.Text),
+        sa.Column("certificate_issuer_der", sa.LargeBinary),
         sa.Column("device_family", sa.String(50)),
         sa.Column("uses_allowed", sa.Integer),
         sa.Column("uses", sa.Integer, nullable=False, server_default="0"),
