@@ -14,7 +14,12 @@ CLASSES = [
     for _, member in inspect.getmembers(errors, inspect.isclass)
     if member.__module__ == errors.__name__
 ]
-WITHOUT_ARGUMENTS = [each for each in CLASSES if "__init__" in vars(each)]
+WITHOUT_ARGUMENTS = [
+    each
+    for each in CLASSES
+    if "__init__" in vars(each)
+    and all(p.default is not p.empty for p in inspect.signature(each).parameters.values())
+]
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)
