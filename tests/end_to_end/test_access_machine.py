@@ -40,8 +40,8 @@ PATHS: dict[tuple[str, str], set[str]] = {
     ("GET", "/pki/root.crt"): {"provision", "validate", "admin"},
     ("GET", "/no/such/path"): {"admin"},
 }
-EXAMPLES, STEPS = 4, 30
-ASKED_AT_LEAST = 60
+EXAMPLES, STEPS = 3, 20
+ASKED_AT_LEAST = 40
 
 
 class Account:
