@@ -44,7 +44,8 @@ check: setup-dev ## format, lint, types, structure, insecure calls, secrets, kno
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks
-	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache --no-validate \
+	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache \
+	  --exclude .pytest_cache --exclude .mypy_cache --exclude .ruff_cache --exclude .hypothesis --no-validate \
 	  --no-update-check --redact --quiet --rule-cache-dir .cache/kingfisher
 	@.venv/bin/python -m checks.vulnerabilities
 
