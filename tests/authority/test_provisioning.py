@@ -59,6 +59,7 @@ from tests.support.authorities import (
     writers_held_up,
 )
 from tests.support.camera import csr_pem, new_key, public_pem
+from tests.support.keys import issue as issue_key
 from tests.support.postgres import Postgres
 
 NOBODY = Caller(None)
@@ -588,8 +589,12 @@ def test_one_key_many_times_at_once(authority: Authority, settings: Settings) ->
 def test_a_repetition_that_is_overtaken(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threat 8: registered between two of its questions, a request still gets the first answer."""
-    request = request_for("camera-1", idempotency_key="key")
+    """Threat 8: registered between two of its questions, a request still gets the first answer.
+
+    Its access key is used up by then, by that very answer.
+    """
+    access_key = issue_key(authority.database, "one device", "provision", uses_allowed=1).key
+    request = request_for("camera-1", idempotency_key="key", enrolled_with=access_key)
     look = FirstAnswers.find
     first: list[Provisioned] = []
 

@@ -16,17 +16,20 @@ from birthmark_sma.storage import access_keys
 _USED_UP = "This access key has provisioned as many devices as it is good for; ask for another"
 
 
-def check(connection: Connection, request: ProvisioningRequest) -> None:
-    """Raise EnrolmentRefusedError for what a key certainly does not allow."""
+def find_refusal(
+    connection: Connection, request: ProvisioningRequest
+) -> EnrolmentRefusedError | None:
+    """Say what a request's access key certainly does not allow, if anything."""
     key = request.enrolled_with
     if key is None:
-        return
+        return None
     if key.device_family not in {None, request.device_family}:
-        raise EnrolmentRefusedError(
+        return EnrolmentRefusedError(
             f"This access key is good for devices of the family {key.device_family}."
         )
     if access_keys.uses_left(connection, key.key_id) == 0:
-        raise EnrolmentRefusedError(_USED_UP)
+        return EnrolmentRefusedError(_USED_UP)
+    return None
 
 
 def reserve(

@@ -112,20 +112,19 @@ class Provisioner:
         now = datetime.now(UTC)
         # A refusal that is certain already must not cost a signature. The writer decides the rest.
         with self._database.read() as connection:
-            conflict = find_conflict(
+            refusal = find_conflict(
                 connection,
                 request.device_serial,
                 checked.public_key_fingerprint,
                 checked.nuc_hash_index,
-            )
-            # In this order: where the conflict is the first answer's own, that answer is there now.
+            ) or enrolment.find_refusal(connection, request)
+            # In this order: where the first answer is what took the serial or used the key up,
+            # that answer is there now.
             known = self._first_answers.find(connection, request, now)
-            if known is None and conflict is None:
-                enrolment.check(connection, request)
         if known is not None:
             return known
-        if conflict is not None:
-            raise conflict
+        if refusal is not None:
+            raise refusal
         return self._maker.make(checked, now)
 
     # --- in the writer thread
