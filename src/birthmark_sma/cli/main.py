@@ -8,6 +8,7 @@ import typer
 
 from birthmark_sma import __version__
 from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, tables
+from birthmark_sma.cli.doctor import doctor
 from birthmark_sma.cli.init import init, migrate
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.provision import provision
@@ -53,6 +54,7 @@ app.command()(serve)
 app.command()(demo.demo)
 app.command()(init)
 app.command()(migrate)
+app.command()(doctor)
 app.command()(provision)
 app.command()(provision_batch)
 app.command()(validate)

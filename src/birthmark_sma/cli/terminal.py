@@ -55,9 +55,12 @@ def print_table(
 
 @contextmanager
 def progress_bar(
-    what: str, *, of_bytes: bool = False
+    what: str, *, of_bytes: bool = False, transient: bool = False
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """Give a function that moves a bar, silent where stderr is no terminal."""
+    """Give a function that moves a bar, silent where stderr is no terminal.
+
+    A transient one is gone when its work is done.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -71,6 +74,8 @@ def progress_bar(
     console = Console(stderr=True)
     counted = (DownloadColumn(), TimeRemainingColumn()) if of_bytes else (MofNCompleteColumn(),)
     columns = (TextColumn("{task.description}"), BarColumn(), *counted)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=transient
+    ) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
