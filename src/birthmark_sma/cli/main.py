@@ -8,6 +8,7 @@ import typer
 
 from birthmark_sma import __version__
 from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, tables
+from birthmark_sma.cli.backup import backup, restore
 from birthmark_sma.cli.doctor import doctor
 from birthmark_sma.cli.init import init, migrate
 from birthmark_sma.cli.options import Json
@@ -55,6 +56,8 @@ app.command()(demo.demo)
 app.command()(init)
 app.command()(migrate)
 app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 app.command()(provision)
 app.command()(provision_batch)
 app.command()(validate)

@@ -1,6 +1,6 @@
 """How a database itself is doing: what it runs on, and whether it keeps what it is given.
 
-Nothing here changes anything.
+None of the questions changes anything.
 """
 
 from dataclasses import dataclass
@@ -129,3 +129,19 @@ def count_unforeseen(connection: Connection, *, limit: int) -> int:
         return 0
     some = select(literal_column("1")).select_from(table(UNFORESEEN)).limit(limit).subquery()
     return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+
+def list_tables(connection: Connection) -> list[str]:
+    """Return what is in the schema that tables are made in: tables, views, sequences."""
+    rows = connection.execute(
+        text(
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
+            " AND relnamespace = to_regnamespace(current_schema()) ORDER BY relname"
+        )
+    )
+    return list(rows.scalars())
+
+
+def gather_statistics(transaction: Connection) -> None:
+    """Let PostgreSQL count what it plans by, which a restored database does not have yet."""
+    transaction.execute(text("ANALYZE"))
