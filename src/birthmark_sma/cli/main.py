@@ -16,6 +16,7 @@ from birthmark_sma.cli.provision import provision
 from birthmark_sma.cli.provision_batch import provision_batch
 from birthmark_sma.cli.serve import serve
 from birthmark_sma.cli.terminal import note, print_json, say
+from birthmark_sma.cli.top import top
 from birthmark_sma.cli.validate import validate
 from birthmark_sma.errors import BirthmarkError
 
@@ -56,6 +57,7 @@ app.command()(demo.demo)
 app.command()(init)
 app.command()(migrate)
 app.command()(doctor)
+app.command()(top)
 app.command()(backup)
 app.command()(restore)
 app.command()(provision)
