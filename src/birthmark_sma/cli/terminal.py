@@ -1,6 +1,7 @@
 """What a person sees: text to stdout, progress to stderr and only on a terminal."""
 
 import json
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -79,3 +80,18 @@ def progress_bar(
     ) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something is under way of which nobody knows how long it takes.
+
+    Silent where stderr is no terminal, and gone at the end.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
