@@ -75,6 +75,21 @@ def test_restored(place: Place, folder: Path, tmp_path: Path) -> None:
     assert_refused(again, 5, "exists already")
 
 
+def test_one_restore_at_a_time(place: Place, folder: Path, tmp_path: Path) -> None:
+    """Of several at once one succeeds, and what it leaves is whole; a killed one is run again."""
+    elsewhere = other(tmp_path)
+    elsewhere.data_dir.mkdir(mode=0o700)
+    (elsewhere.data_dir / ".sma.db.restoring").write_bytes(b"cut off")
+    environ = server_environ(elsewhere.data_dir) | passphrase(place)
+    all_at_once = [
+        subprocess.Popen([*SMA, "restore", str(folder)], env=environ, stderr=subprocess.DEVNULL)
+        for _ in range(4)
+    ]
+    assert sorted(each.wait(90) for each in all_at_once) == [0, 5, 5, 5]
+    assert [each.name for each in elsewhere.data_dir.iterdir()] == ["sma.db"]
+    assert elsewhere.sma("secrets", "check", settings=passphrase(place)).returncode == 0
+
+
 def test_what_exists_is_never_overwritten(place: Place, folder: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
     assert_refused(place.sma("backup", str(folder)), 5, "exists already")

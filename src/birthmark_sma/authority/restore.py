@@ -4,6 +4,8 @@ Everything that can be refused is refused before anything is written: another ki
 place that is taken, a wrong passphrase, a damaged file.
 """
 
+import fcntl
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +162,13 @@ def _into_sqlite(
     make_private_directory(settings.data_dir)
     make_private_directory(file.parent)
     partial = file.with_name(f".{file.name}.restoring")
+    # Only who holds the directory may touch what is unfinished, and give it its name.
+    held = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise BackupPlaceTakenError(f"Another restore into {file.parent} is under way.") from None
     try:
         _forget(partial)  # what was cut off
         with bar("Copying", "bytes") as progress:
@@ -182,6 +191,7 @@ def _into_sqlite(
         ) from None
     finally:
         _forget(partial)
+        os.close(held)
     return proof
 
 
