@@ -221,6 +221,14 @@ class UnknownAccessKeyError(AuthorityError):
     """No access key in force has this name or id."""
 
 
+class BackupError(AuthorityError):
+    """A backup cannot be made, or cannot be restored. The message says whether anything is left."""
+
+
+class BackupPlaceTakenError(ConflictError):
+    """Something is where a backup, or what it is restored to, should go. It was not touched."""
+
+
 class BatchFileError(AuthorityError):
     """A file that describes many devices, or what is to take their results, cannot be used."""
 

@@ -44,19 +44,27 @@ def foresee(database: Database, before: datetime) -> Pruned:
     return Pruned(tuple(partition.name for partition in whole), rows)
 
 
-def prune(database: Database, before: datetime, pause: Pause) -> Pruned:
+def prune(
+    database: Database,
+    before: datetime,
+    pause: Pause,
+    progress: Callable[[int], None] | None = None,
+) -> Pruned:
     """Take out what is older than a midnight (UTC), in steps that are durable one by one.
 
     Whole partitions are dropped; elsewhere rows go a few hundred at a time, with pauses. The
     counters and the activity of those days go too, and the tokens that were first seen then: they
     would count as new again. Raises DatabaseUnavailableError where a
-    partition is in use for long; what was done until then stays done.
+    partition is in use for long; what was done until then stays done. `progress` is told after each
+    step how many partitions and rows are gone.
     """
     dropped: list[str] = []
     rows = 0
     for step in _steps(database, before):
         dropped += step.partitions
         rows += step.rows
+        if progress is not None:
+            progress(len(dropped) + rows)
         if pause(step.pause):
             break
     return Pruned(tuple(dropped), rows)

@@ -56,11 +56,12 @@ class KeyUse:
 class SecretsReport:
     """What was seen."""
 
-    keys: list[KeyUse]
-    places: dict[str, str]
+    keys: list[KeyUse] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
     """Where each secret comes from, in words."""
     opened: dict[str, int] = field(default_factory=dict)
     """How many values of each kind were opened, to prove that they can be."""
+    broken_tables: int = 0
     findings: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
 
@@ -79,18 +80,27 @@ def check_secrets(database: Database, settings: Settings, *, passphrase_from: st
     `passphrase_from` says where CA_PASSWORD is set, as settings do not know. Raises as opening the
     authority does where not even the key-encryption key can be had.
     """
-    keks = open_stored_secrets(database, settings).keks
+    report = check_wrapped(database, settings)
     with database.read() as connection:
         records = kek_records.list_keks(connection)
-        report = SecretsReport(
-            _uses(connection, records), _places(settings, records, passphrase_from)
-        )
+        report.keys = _uses(connection, records)
+        report.places = _places(settings, records, passphrase_from)
+        _count_tables(report, connection)
+    check_files(report, settings)
+    return report
+
+
+def check_wrapped(database: Database, settings: Settings) -> SecretsReport:
+    """Open everything that is wrapped, and look at nothing beside it. Raises as `check_secrets`."""
+    keks = open_stored_secrets(database, settings).keks
+    report = SecretsReport()
+    with database.read() as connection:
+        records = kek_records.list_keks(connection)
         _check_rotation(report, records)
         _check_tables(report, connection, keks)
         _check_ca_key(report, connection, keks, settings)
         _check_first_answers(report, connection, keks)
     _check_passphrase(report, settings, records)
-    _check_files(report, settings)
     return report
 
 
@@ -148,7 +158,6 @@ def _check_rotation(report: SecretsReport, records: list[KekRecord]) -> None:
 
 
 def _check_tables(report: SecretsReport, connection: Connection, keks: KeyEncryptionKeys) -> None:
-    sizes = key_tables.find_sizes(connection)
     tables = key_tables.list_tables(connection)
     broken = [
         table.table_id
@@ -156,14 +165,20 @@ def _check_tables(report: SecretsReport, connection: Connection, keks: KeyEncryp
         if not _opens(lambda table=table: unwrap_table(table, keks, connection))  # type: ignore[misc]
     ]
     report.opened["key tables"] = len(tables) - len(broken)
+    report.broken_tables = len(broken)
     if broken:
         report.found(
             f"{len(broken)} key tables do not open, the first of them table {broken[0]}.",
             "Restore them from a backup: devices hold keys of them",
         )
-    if sizes is not None and len(tables) != sizes.tables:
+
+
+def _count_tables(report: SecretsReport, connection: Connection) -> None:
+    sizes = key_tables.find_sizes(connection)
+    present = key_tables.count_tables(connection)
+    if sizes is not None and present != sizes.tables:
         report.found(
-            f"{len(tables)} of {sizes.tables} key tables are there.", "Type: sma tables populate"
+            f"{present} of {sizes.tables} key tables are there.", "Type: sma tables populate"
         )
 
 
@@ -248,7 +263,8 @@ def strength_bits(passphrase: bytes) -> float:
     return len(passphrase) * math.log2(max(len(Counter(passphrase)), 1))
 
 
-def _check_files(report: SecretsReport, settings: Settings) -> None:
+def check_files(report: SecretsReport, settings: Settings) -> None:
+    """Look at who can read private files, and at what a rotation left behind."""
     for path in _private_files(settings):
         if others_can_read(path):
             mode = "700" if path.is_dir() else "600"

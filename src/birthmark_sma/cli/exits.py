@@ -25,6 +25,7 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.KeyEncryptionKeyChangedError, CONFIGURATION),
     (errors.RotationError, CONFLICT),
     (errors.BatchFileError, CONFIGURATION),
+    (errors.BackupError, CONFIGURATION),
     (errors.NotInitialisedError, DATABASE),
     (errors.KeyTablesError, DATABASE),
     (errors.StorageError, DATABASE),

@@ -15,7 +15,7 @@ from birthmark_sma.cli.options import (
     Json,
     settings_from,
 )
-from birthmark_sma.cli.terminal import note, print_json, print_table, say
+from birthmark_sma.cli.terminal import note, print_json, print_table, say, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.abuse import Round
@@ -114,7 +114,8 @@ def _check(database: "Database", settings: "Settings") -> "Round":
         time.sleep(seconds)
         return False
 
-    return look_for_abuse(database, policy_of(settings), settings.abuse, pause)
+    with waiting("Comparing with what is usual"):
+        return look_for_abuse(database, policy_of(settings), settings.abuse, pause)
 
 
 def _said_of(checked: "Round") -> str:

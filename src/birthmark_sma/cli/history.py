@@ -13,7 +13,7 @@ from birthmark_sma.cli.options import (
     Json,
     settings_from,
 )
-from birthmark_sma.cli.terminal import print_json, print_table, say
+from birthmark_sma.cli.terminal import print_json, print_table, progress_bar, say, waiting
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,13 +58,18 @@ def prune(
     require_sqlite_file(settings)
     before = _oldest_kept(settings.audit_retention_days)
     with opened_database(settings) as database:
-        foreseen = retention.foresee(database, before)
+        with waiting("Counting what is older"):
+            foreseen = retention.foresee(database, before)
         if dry_run or not (foreseen.partitions or foreseen.rows):
             _tell(foreseen, before, done=False, as_json=as_json)
             return
         if not yes:
             _ask(foreseen, before)
-        pruned = retention.prune(database, before, _pause)
+        total = len(foreseen.partitions) + foreseen.rows
+        with progress_bar("Deleting", transient=True) as progress:
+            pruned = retention.prune(
+                database, before, _pause, lambda done: progress(done, max(done, total))
+            )
     _tell(pruned, before, done=True, as_json=as_json)
 
 
@@ -76,7 +81,11 @@ def partitions(
     from birthmark_sma.storage.history import count_rows
     from birthmark_sma.storage.partitions import list_partitions
 
-    with existing_database(data_dir, database_url) as database, database.read() as connection:
+    with (
+        existing_database(data_dir, database_url) as database,
+        waiting("Counting"),
+        database.read() as connection,
+    ):
         found = list_partitions(connection)
         rows = sum(each.rows for each in found) if found else count_rows(connection)
     if as_json:

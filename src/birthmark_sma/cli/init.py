@@ -18,7 +18,7 @@ from birthmark_sma.cli.options import (
     Tables,
     settings_from,
 )
-from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say
+from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.ceremony import Ceremony
@@ -99,7 +99,8 @@ def migrate(
     require_sqlite_file(settings)
     database = open_database(settings.resolved_database_url)
     try:
-        before, after = migrate_database(database)
+        with waiting("Migrating: it happens wholly or not at all"):
+            before, after = migrate_database(database)
     finally:
         database.close()
     if as_json:

@@ -8,12 +8,15 @@ import typer
 
 from birthmark_sma import __version__
 from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, tables
+from birthmark_sma.cli.backup import backup, restore
+from birthmark_sma.cli.doctor import doctor
 from birthmark_sma.cli.init import init, migrate
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.provision import provision
 from birthmark_sma.cli.provision_batch import provision_batch
 from birthmark_sma.cli.serve import serve
 from birthmark_sma.cli.terminal import note, print_json, say
+from birthmark_sma.cli.top import top
 from birthmark_sma.cli.validate import validate
 from birthmark_sma.errors import BirthmarkError
 
@@ -53,6 +56,10 @@ app.command()(serve)
 app.command()(demo.demo)
 app.command()(init)
 app.command()(migrate)
+app.command()(doctor)
+app.command()(top)
+app.command()(backup)
+app.command()(restore)
 app.command()(provision)
 app.command()(provision_batch)
 app.command()(validate)

@@ -19,7 +19,7 @@ from birthmark_sma.cli.options import (
     PublicUrl,
     settings_from,
 )
-from birthmark_sma.cli.terminal import print_fields, print_json, say
+from birthmark_sma.cli.terminal import print_fields, print_json, say, waiting
 
 
 def provision(
@@ -60,7 +60,8 @@ def provision(
     )
     initialise_on_a_laptop(settings)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
-    authority = open_authority(settings)
+    with waiting("Opening the authority"):
+        authority = open_authority(settings)
     try:
         pending = device_files.begin(_absolute(target))
         request = ProvisioningRequest(

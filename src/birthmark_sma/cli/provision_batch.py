@@ -22,7 +22,7 @@ from birthmark_sma.cli.options import (
     PublicUrl,
     settings_from,
 )
-from birthmark_sma.cli.terminal import note, print_json, progress_bar
+from birthmark_sma.cli.terminal import note, print_json, progress_bar, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.cli.batch import Tally
@@ -92,7 +92,8 @@ def provision_batch(
         began = time.monotonic()
         with opened_in_bulk(settings) as bulk, open_results(output) as results:
             batch = Batch(bulk, results, refusals)
-            batch.resume()
+            with waiting("Looking for earlier results"):
+                batch.resume()
             workers = batch.workers(processes or (os.cpu_count() or 1) + 1, make_keys=make_keys)
             with workers, progress_bar("Provisioning", of_bytes=True) as progress:
                 batch.provision(

@@ -19,7 +19,7 @@ from birthmark_sma.cli.options import (
     RootKeyFile,
     settings_from,
 )
-from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say
+from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.rotation import Rotated
@@ -105,7 +105,7 @@ def check(
     )
     require_sqlite_file(settings)
     place = "the environment" if os.environ.get("CA_PASSWORD") else "the settings file"
-    with opened_database(settings) as database:
+    with opened_database(settings) as database, waiting("Opening everything"):
         report = check_secrets(database, settings, passphrase_from=place)
     if as_json:
         print_json(asdict(report) | {"ok": not report.findings})

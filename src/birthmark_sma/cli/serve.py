@@ -40,7 +40,7 @@ from birthmark_sma.cli.serve_tls import (
     find_local_certificate,
     url_for_this_machine,
 )
-from birthmark_sma.cli.terminal import note, print_fields, print_json, say
+from birthmark_sma.cli.terminal import note, print_fields, print_json, say, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
@@ -243,7 +243,8 @@ def _run(
     forbid_core_dumps()
     if settings.one_core and settings.workers == 1:
         keep_to_one_core(os.getpid())  # before the authority starts its threads
-    authority = open_authority(settings)
+    with waiting("Opening the authority"):
+        authority = open_authority(settings)
     if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
         note(
             f"Rate limits: each of the {settings.workers} processes counts by itself."

@@ -1,6 +1,7 @@
 """What a person sees: text to stdout, progress to stderr and only on a terminal."""
 
 import json
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,9 +56,12 @@ def print_table(
 
 @contextmanager
 def progress_bar(
-    what: str, *, of_bytes: bool = False
+    what: str, *, of_bytes: bool = False, transient: bool = False
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """Give a function that moves a bar, silent where stderr is no terminal."""
+    """Give a function that moves a bar, silent where stderr is no terminal.
+
+    A transient one is gone when its work is done.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -71,6 +75,23 @@ def progress_bar(
     console = Console(stderr=True)
     counted = (DownloadColumn(), TimeRemainingColumn()) if of_bytes else (MofNCompleteColumn(),)
     columns = (TextColumn("{task.description}"), BarColumn(), *counted)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=transient
+    ) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something is under way of which nobody knows how long it takes.
+
+    Silent where stderr is no terminal, and gone at the end.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield

@@ -9,7 +9,7 @@ import typer
 from birthmark_sma.cli import exits
 from birthmark_sma.cli.init import require_sqlite_file
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
-from birthmark_sma.cli.terminal import print_fields, print_json
+from birthmark_sma.cli.terminal import print_fields, print_json, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.protocol.camera_token import CameraToken
@@ -39,7 +39,8 @@ def validate(
     )
     require_sqlite_file(settings)
     token = _parse(_read(camera_token))
-    authority = open_authority(settings)
+    with waiting("Opening the authority"):
+        authority = open_authority(settings)
     try:
         validation = authority.validator.submit(token, Caller(None)).result()
     finally:

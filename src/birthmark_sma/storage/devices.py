@@ -189,6 +189,19 @@ def list_devices(connection: Connection, *, limit: int, after: str | None = None
     return [_device(row) for row in connection.execute(query)]
 
 
+def sample_devices(connection: Connection, start: str, *, limit: int) -> list[Device]:
+    """Return up to `limit` devices in the order of their certificates' serial numbers.
+
+    They begin at a serial number drawn by chance, in lower-case hex, and go on from the lowest.
+    """
+    number = devices.c.certificate_serial
+    found: list[Device] = []
+    for part in (number >= start, number < start):
+        query = select(*_COLUMNS).where(part).order_by(number).limit(limit - len(found))
+        found += [_device(row) for row in connection.execute(query)]
+    return found
+
+
 def are_registered(connection: Connection) -> bool:
     """Say whether there is any device at all, by the register itself."""
     return connection.execute(select(exists(select(devices.c.device_serial)))).scalar_one()

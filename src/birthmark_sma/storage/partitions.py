@@ -57,13 +57,13 @@ def make_ahead(transaction: Connection, today: date) -> list[str]:
     Rows of these days that lie in the default partition move to where they belong. Several programs
     take turns. On SQLite, which has no partitions, there is nothing to do.
     """
-    missing = _missing(transaction, today)
+    missing = missing_days(transaction, today)
     if not missing:
         return []
     _wait_for_locks_no_longer_than(transaction, "2s")
     transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
     _wait_for_locks_no_longer_than(transaction, _PATIENCE)
-    return [_make(transaction, day) for day in _missing(transaction, today)]
+    return [_make(transaction, day) for day in missing_days(transaction, today)]
 
 
 def drop(transaction: Connection, name: str) -> None:
@@ -80,7 +80,8 @@ def _wait_for_locks_no_longer_than(transaction: Connection, patience: str) -> No
     transaction.execute(text(f"SET LOCAL lock_timeout = '{patience}'"))
 
 
-def _missing(connection: Connection, today: date) -> list[date]:
+def missing_days(connection: Connection, today: date) -> list[date]:
+    """Return which of today and the days ahead have no partition; none on SQLite."""
     if connection.dialect.name != "postgresql":
         return []
     present = list_partitions(connection)

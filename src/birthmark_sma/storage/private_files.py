@@ -4,7 +4,9 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from birthmark_sma.errors import PrivateFileError
 
@@ -78,10 +80,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def new_private_file(path: Path) -> Iterator[BinaryIO]:
+    """Make a file of mode 0600 to write into; it is on disk when the block ends. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, _OWNER_ONLY)  # whatever the umask left of it
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(descriptor)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with new_private_file(path) as file:
+        file.write(content)

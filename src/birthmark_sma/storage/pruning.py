@@ -83,6 +83,13 @@ def count_older(connection: Connection, aged: Aged, before: datetime) -> int:
     return connection.execute(query.where(aged.age < _comparable(aged, before))).scalar_one()
 
 
+def is_any_older(connection: Connection, aged: Aged, before: datetime) -> bool:
+    """Say whether any row is older, by its index."""
+    query = select(aged.age).select_from(aged.table).limit(1)
+    older = connection.execute(query.where(aged.age < _comparable(aged, before)))
+    return older.first() is not None
+
+
 def _begins_at_or_after(partition: Partition, when: datetime) -> bool:
     return partition.begins is not None and partition.begins >= when
 

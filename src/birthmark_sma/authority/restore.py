@@ -1,0 +1,306 @@
+"""Restore a backup into an empty place, and prove that it is what was saved.
+
+Everything that can be refused is refused before anything is written: another kind of database, a
+place that is taken, a wrong passphrase, a damaged file.
+"""
+
+import fcntl
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from pydantic import SecretStr
+
+from birthmark_sma.authority.authority import load_certificates, open_signer, open_stored_secrets
+from birthmark_sma.authority.backup import Bar, fingerprints
+from birthmark_sma.authority.ceremony import random_serial_number, root_key_file
+from birthmark_sma.authority.kek_sources import GivenSecret
+from birthmark_sma.authority.key_encryption import open_secrets
+from birthmark_sma.authority.key_stock import open_key_stock
+from birthmark_sma.authority.manifest import Manifest, check_files, read_manifest
+from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import BackupError, BackupPlaceTakenError, PathRefusedError
+from birthmark_sma.pki.path import verify_path
+from birthmark_sma.protocol.key_table import TableSizes
+from birthmark_sma.storage import partitions, postgresql_programs, vitals
+from birthmark_sma.storage.devices import Device, sample_devices
+from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.inventory import Progress, take_inventory
+from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.private_files import (
+    make_private_directory,
+    new_private_file,
+    read_private_file,
+    sync_directory,
+    write_private_file,
+)
+from birthmark_sma.storage.schema import HEAD_REVISION
+
+SAMPLE = 500
+"""How many devices' certificates are verified."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was compared and opened: rows counted, key tables opened, devices' chains verified."""
+
+    rows: int
+    key_tables: int
+    devices: int
+
+
+def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest, Proof]:
+    """Restore a backup to where the settings say that the database is.
+
+    Raises BackupError, BackupPlaceTakenError, WrongSecretError, ConfigurationError or
+    DatabaseUnavailableError. SQLite's file gets its name last; PostgreSQL is filled in one
+    transaction, and a backup that then proves to be wrong is said to be there.
+    """
+    manifest = read_manifest(folder)
+    _check_kind(manifest, settings, folder)
+    proving = _with_secrets_of(settings, folder, manifest)
+    if settings.uses_sqlite:
+        file = _sqlite_file(settings)
+        _check_free(settings, folder, manifest, file)
+        open_secrets(manifest.kek_records, GivenSecret.of(proving))
+        with bar("Checking the backup", "bytes") as progress:
+            check_files(folder, manifest, progress)
+        return manifest, _into_sqlite(proving, folder, manifest, file, bar)
+    open_secrets(manifest.kek_records, GivenSecret.of(proving))
+    database = open_database(settings.resolved_database_url)
+    try:
+        program = _check_empty(database, manifest)
+        with bar("Checking the backup", "bytes") as progress:
+            check_files(folder, manifest, progress)
+        return manifest, _into_postgresql(database, program, proving, folder, manifest, bar=bar)
+    finally:
+        database.close()
+
+
+# --- what is refused
+
+
+def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
+    if manifest.schema_revision > HEAD_REVISION:
+        raise BackupError(
+            f"{folder} has schema {manifest.schema_revision}, made by a newer program; this one"
+            f" knows {HEAD_REVISION}. Install the newer program."
+        )
+    if manifest.schema_revision != HEAD_REVISION:
+        raise BackupError(
+            f"{folder} has schema {manifest.schema_revision}: restore it with birthmark-sma"
+            f" {manifest.made_by}, then type sma migrate with this one."
+        )
+    if manifest.kind == "sqlite" and not settings.uses_sqlite:
+        raise BackupError(f"{folder} is of SQLite: unset DATABASE_URL to restore it.")
+    if manifest.kind == "postgresql" and settings.uses_sqlite:
+        raise BackupError(f"{folder} is of PostgreSQL: let DATABASE_URL lead to an empty database.")
+
+
+def _check_free(settings: Settings, folder: Path, manifest: Manifest, file: Path) -> None:
+    """Refuse where a database is, or other secrets than those that are to go there."""
+    for path in (file, *file.parent.glob(f"{file.name}-*")):
+        raise_if_taken(path)
+    for name, place in _places(settings).items():
+        if (
+            name in manifest.files
+            and place.exists()
+            and (read_private_file(place) != read_private_file(folder / name))
+        ):
+            raise BackupPlaceTakenError(f"{place} exists already and is never overwritten.")
+
+
+def raise_if_taken(path: Path) -> None:
+    """Raise BackupPlaceTakenError where something is at a place."""
+    if path.exists() or path.is_symlink():
+        raise BackupPlaceTakenError(
+            f"{path} exists already and is never overwritten: restore into an empty place."
+        )
+
+
+def _check_empty(database: Database, manifest: Manifest) -> postgresql_programs.Program:
+    with database.read() as connection:
+        taken = vitals.list_tables(connection)
+        major = vitals.ask_postgresql(connection).version // 10_000
+    if taken:
+        raise BackupPlaceTakenError(
+            f"The database is not empty: it has {taken[0]}. Restore into a new one."
+        )
+    made = manifest.postgresql_major or major
+    return postgresql_programs.find_program("pg_restore", at_least=max(made, major))
+
+
+def _with_secrets_of(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
+    """Let a passphrase that is in the backup open it, unless another was given."""
+    place = settings.data_dir / PASSPHRASE_FILE
+    inside = PASSPHRASE_FILE in manifest.files and settings.uses_sqlite
+    if settings.ca_password is not None or not inside or place.exists():
+        return settings
+    passphrase = read_private_file(folder / PASSPHRASE_FILE).strip().decode("utf-8", "replace")
+    return settings.model_copy(update={"ca_password": SecretStr(passphrase)})
+
+
+def _places(settings: Settings) -> dict[str, Path]:
+    """Where the files of a backup go that are no database."""
+    return {
+        PASSPHRASE_FILE: settings.data_dir / PASSPHRASE_FILE,
+        "simulated-mfg-root-ca.key": root_key_file(settings),
+    }
+
+
+# --- what is written
+
+
+def _into_sqlite(
+    settings: Settings, folder: Path, manifest: Manifest, file: Path, bar: Bar
+) -> Proof:
+    make_private_directory(settings.data_dir)
+    make_private_directory(file.parent)
+    partial = file.with_name(f".{file.name}.restoring")
+    # Only who holds the directory may touch what is unfinished, and give it its name.
+    held = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise BackupPlaceTakenError(f"Another restore into {file.parent} is under way.") from None
+    try:
+        _forget(partial)  # what was cut off
+        with bar("Copying", "bytes") as progress:
+            _copy(folder / manifest.database_file, partial, progress)
+        database = open_database(f"sqlite:///{partial}")
+        try:
+            proof = _prove(database, settings, manifest, bar)
+        finally:
+            database.close()
+        for name, place in _places(settings).items():
+            if name in manifest.files and not place.exists():
+                write_private_file(place, read_private_file(folder / name))
+        file.hardlink_to(partial)  # unlike a rename, this never replaces what came meanwhile
+        sync_directory(file.parent)
+    except FileExistsError:
+        raise BackupPlaceTakenError(f"{file} exists already and is never overwritten.") from None
+    except OSError as error:
+        raise BackupError(
+            f"{file.parent} cannot be written: {error.strerror}. Nothing is left there."
+        ) from None
+    finally:
+        _forget(partial)
+        os.close(held)
+    return proof
+
+
+def _copy(source: Path, target: Path, progress: Progress) -> None:
+    total, done = source.stat().st_size, 0
+    if shutil.disk_usage(target.parent).free < total:
+        raise BackupError(
+            f"There is too little room in {target.parent}: {total:,} bytes are needed."
+        )
+    with source.open("rb") as reading, new_private_file(target) as writing:
+        while chunk := reading.read(_CHUNK):
+            writing.write(chunk)
+            done += len(chunk)
+            progress(done, total)
+
+
+def _forget(partial: Path) -> None:
+    for path in (partial, *partial.parent.glob(f"{partial.name}-*")):
+        path.unlink(missing_ok=True)
+
+
+def _into_postgresql(
+    database: Database,
+    program: postgresql_programs.Program,
+    settings: Settings,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    bar: Bar,
+) -> Proof:
+    with (
+        (folder / manifest.database_file).open("rb") as file,
+        bar("Restoring", "bytes") as progress,
+    ):
+        postgresql_programs.restore(program, settings.resolved_database_url, file, progress)
+    try:
+        proof = _prove(database, settings, manifest, bar)
+    except BackupError as error:
+        raise BackupError(
+            f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
+        ) from None
+    with database.write() as transaction:
+        vitals.gather_statistics(transaction)
+        partitions.make_ahead(transaction, database_time(transaction).date())
+    return proof
+
+
+# --- what proves it
+
+
+def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) -> Proof:
+    """Count against the manifest, open everything, and verify a sample. Raises BackupError."""
+    check_schema(database)
+    with database.read() as connection, bar("Counting", "steps") as progress:
+        found = take_inventory(connection, progress)
+        marks = fingerprints(connection)
+    for table, rows in manifest.rows.items():
+        if found.rows.get(table) != rows:
+            raise BackupError(
+                f"The backup does not prove itself: {table} has {found.rows.get(table, 0):,} rows,"
+                f" and the manifest says {rows:,}."
+            )
+    trail = (manifest.highest_audit_id, manifest.newest_audit_at)
+    if (found.highest_audit_id, found.newest_audit_at) != trail or marks != manifest.certificates:
+        raise BackupError(
+            "The backup does not prove itself: the end of the audit trail or the certificates are"
+            " not those of the manifest."
+        )
+    opened = open_stored_secrets(database, settings)
+    stock = open_key_stock(database, opened.keks)
+    open_signer(database, settings, opened)
+    with bar("Verifying devices", "steps") as progress:
+        devices = _verify_sample(database, stock.sizes, progress)
+    return Proof(sum(manifest.rows.values()), stock.sizes.tables, devices)
+
+
+def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:
+    root, intermediate = (
+        x509.load_pem_x509_certificate(each.certificate.encode())
+        for each in load_certificates(database)
+    )
+    with database.read() as connection:
+        sample = sample_devices(connection, f"{random_serial_number():x}", limit=SAMPLE)
+    for done, device in enumerate(sample, 1):
+        _verify(device, root, intermediate, sizes)
+        progress(done, len(sample))
+    return len(sample)
+
+
+def _verify(
+    device: Device, root: x509.Certificate, intermediate: x509.Certificate, sizes: TableSizes
+) -> None:
+    """By the time at which it was provisioned, so that one which has expired since proves as much.
+
+    Its tables must be among those that were opened.
+    """
+    leaf = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    try:
+        named = verify_path(leaf, [intermediate], root=root, now=device.provisioned_at)
+    except PathRefusedError:
+        named = ""
+    tables = all(sizes.has_table(table) for table in device.table_assignments)
+    same_number = f"{leaf.serial_number:x}" == device.certificate_serial
+    if named != device.device_serial or not (tables and same_number):
+        raise BackupError(
+            f"The backup does not prove itself: the certificate of {device.device_serial} does not"
+            " chain to the root, or is not the one that was registered."
+        )
+
+
+def _sqlite_file(settings: Settings) -> Path:
+    return Path(settings.resolved_database_url.removeprefix("sqlite:///"))

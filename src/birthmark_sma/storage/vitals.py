@@ -1,0 +1,147 @@
+"""How a database itself is doing: what it runs on, and whether it keeps what it is given.
+
+None of the questions changes anything.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, func, inspect, literal_column, select, table, text
+
+from birthmark_sma.storage.partitions import UNFORESEEN
+from birthmark_sma.storage.schema import metadata, validation_counters
+
+_DAMAGES_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresqlState:
+    """What a PostgreSQL server says of itself.
+
+    `data_directory` is None unless the server is on this machine and says where its files are.
+    """
+
+    version: int
+    version_text: str
+    settings: dict[str, str]
+    is_standby: bool
+    connections: int
+    size: int
+    data_directory: Path | None
+
+
+_ASKED = (
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "max_connections",
+)
+
+
+def ask_postgresql(connection: Connection) -> PostgresqlState:
+    """Ask the server about itself."""
+    settings = {
+        row.name: row.setting
+        for row in connection.execute(
+            text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)"),
+            {"names": list(_ASKED)},
+        )
+    }
+    row = connection.execute(
+        text(
+            "SELECT current_setting('server_version_num')::int AS number,"
+            " current_setting('server_version') AS version, pg_is_in_recovery() AS standby,"
+            " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+            " AS connections, pg_database_size(current_database()) AS size,"
+            " inet_server_addr() IS NULL OR inet_server_addr() <<= inet '127.0.0.0/8'"
+            " OR inet_server_addr() = inet '::1' AS here"
+        )
+    ).one()
+    place = text("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+    directory = connection.execute(place).scalar_one_or_none()  # only some users are told
+    return PostgresqlState(
+        version=row.number,
+        version_text=row.version.partition(" ")[0],
+        settings=settings,
+        is_standby=row.standby,
+        connections=row.connections,
+        size=row.size,
+        data_directory=Path(directory) if row.here and directory else None,
+    )
+
+
+def missing_privileges(connection: Connection) -> list[str]:
+    """Return what the user may not do that the service does, as `INSERT on key_tables`."""
+    wanted = ("SELECT", "INSERT", "UPDATE", "DELETE")
+    rows = connection.execute(
+        text(
+            "SELECT privilege || ' on ' || name FROM unnest(CAST(:names AS text[])) AS name,"
+            " unnest(CAST(:wanted AS text[])) AS privilege"
+            " WHERE NOT has_table_privilege(name, privilege) ORDER BY name, privilege"
+        ),
+        {"names": [each.name for each in metadata.sorted_tables], "wanted": list(wanted)},
+    )
+    return list(rows.scalars())
+
+
+def sqlite_version(connection: Connection) -> str:
+    """Return the version of SQLite."""
+    return str(connection.execute(text("SELECT sqlite_version()")).scalar_one())
+
+
+def find_damage(connection: Connection) -> list[str]:
+    """Read a whole SQLite file, all but the content of its indexes, and return what is wrong."""
+    rows = connection.execute(text(f"PRAGMA quick_check({_DAMAGES_TOLD})")).scalars()
+    return [row for row in rows if row != "ok"]
+
+
+def missing_parts(connection: Connection) -> list[str]:
+    """Return the tables, and the columns as `table.column`, that the schema has and this has not.
+
+    Schemas that others keep in the same database are none of our business.
+    """
+    inspector = inspect(connection)
+    present = set(inspector.get_table_names())
+    missing = []
+    for wanted in metadata.sorted_tables:
+        if wanted.name not in present:
+            missing.append(wanted.name)
+            continue
+        columns = {column["name"] for column in inspector.get_columns(wanted.name)}
+        missing += [f"{wanted.name}.{each.name}" for each in wanted.c if each.name not in columns]
+    return missing
+
+
+def newest_minute(connection: Connection) -> datetime | None:
+    """Return the minute of the newest audit row, by its counter; None where there is none."""
+    newest: datetime | None = connection.execute(
+        select(func.max(validation_counters.c.minute))
+    ).scalar_one()
+    return newest
+
+
+def count_unforeseen(connection: Connection, *, limit: int) -> int:
+    """Return how many rows, up to `limit`, lie in the default partition. None do on SQLite."""
+    if connection.dialect.name != "postgresql":
+        return 0
+    some = select(literal_column("1")).select_from(table(UNFORESEEN)).limit(limit).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+
+def list_tables(connection: Connection) -> list[str]:
+    """Return what is in the schema that tables are made in: tables, views, sequences."""
+    rows = connection.execute(
+        text(
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
+            " AND relnamespace = to_regnamespace(current_schema()) ORDER BY relname"
+        )
+    )
+    return list(rows.scalars())
+
+
+def gather_statistics(transaction: Connection) -> None:
+    """Let PostgreSQL count what it plans by, which a restored database does not have yet."""
+    transaction.execute(text("ANALYZE"))
