@@ -305,9 +305,8 @@ running_totals = Table(
     Column("writer", SmallInteger, primary_key=True),
     Column("times", BigInteger, nullable=False),
 )
-"""How often each reason (`counted` is `verdict`) and each kind of repeat (`repeat`) was given, ever.
-Nothing takes away from it, not even retention, so that whoever watches sees counts that only rise.
-"""
+"""How often each reason (`counted` is `verdict`) and each kind of repeat (`repeat`) was ever given.
+Not even retention takes away from it, so that whoever watches sees counts that only rise."""
 
 device_family_counters = Table(
     "device_family_counters",
