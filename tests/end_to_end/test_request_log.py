@@ -37,7 +37,7 @@ def test_a_good_id_is_kept(given: bytes) -> None:
     ],
 )
 def test_another_id_is_replaced(given: bytes) -> None:
-    """Threat 9: what could forge a line or a terminal's state, or looks like an access key."""
+    """Threat 28: what could forge a line or a terminal's state, or looks like an access key."""
     known = request_id_of({"headers": [(b"x-request-id", given)]})
     assert known.encode() != given
     assert known.replace("-", "").isalnum()
@@ -57,7 +57,7 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 
 def test_one_line_a_request(tmp_path: Path, start_server: Start) -> None:
-    """With its id, also of a direct answer and of a problem; and no part of token or answer."""
+    """Threat 28: with its id, also a direct answer and a problem; no part of token or answer."""
     running = start_server("--log-level", "debug")
     with running.client() as client:
         camera = Camera.provisioned(client, new_serial())

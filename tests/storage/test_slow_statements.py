@@ -14,7 +14,7 @@ SECRET = "a value that nobody else should see"
 def test_slow_statements(
     database: Database, caplog: pytest.LogCaptureFixture, seconds: float, told: bool
 ) -> None:
-    """Threat 9: by their text alone."""
+    """Threat 28: by their text alone."""
     database.warn_when_slow(seconds)
     with caplog.at_level(logging.WARNING), database.read() as connection:
         connection.execute(text("SELECT 1\nWHERE :value = 'x'"), {"value": SECRET})
