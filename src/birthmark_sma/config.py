@@ -71,6 +71,23 @@ class ReplayPolicy(StrEnum):
     REFUSE_SAME_CALLER = "refuse-same-caller"
 
 
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    AUTO = "auto"
+    JSON = "json"
+    PRETTY = "pretty"
+
+
+class LogLevel(StrEnum):
+    """What is logged: this and what is more urgent."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class Settings(BaseModel):
     """Everything that can be configured. Frozen: nothing changes while the program runs."""
 
@@ -154,6 +171,13 @@ class Settings(BaseModel):
     """How many times its usual pictures a day a device may make."""
     abuse_least: Annotated[int, Field(ge=1, le=1_000_000_000)] = 500
     """How many pictures a day any device may make, whatever is usual for it."""
+
+    log_format: LogFormat = LogFormat.AUTO
+    """For a person, or as JSON; `auto` asks whether stderr is a terminal."""
+    log_level: LogLevel = LogLevel.INFO
+    """`info` has a line a request, `debug` one a batch as well."""
+    slow_query_ms: Annotated[float, Field(gt=0, le=3_600_000)] = 1_000.0
+    """Statements that take longer than so many milliseconds are told in the log."""
 
     @field_validator("public_url")
     @classmethod

@@ -3,8 +3,10 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 
+from birthmark_sma.authority.retention import prune
+from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.counters import count_by_hour, hours_until
+from birthmark_sma.storage.counters import count_by_hour, count_ever, hours_until
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import rows_of
@@ -102,3 +104,20 @@ def test_any_serial_can_be_counted(database: Database) -> None:
     found = rows_of(database, "SELECT device_serial FROM device_activity")
     assert {name for (name,) in found} == set(serials)
     assert rows_of(database, "SELECT sum(times) FROM validation_counters") == [(len(serials),)]
+
+
+def test_totals_only_rise(database: Database) -> None:
+    """They have what every writer wrote in whatever minute, and retention takes nothing away."""
+    repeated = [r._replace(repeat="replayed") for r in judged(NOW, [(Reason.NOT_OPENED, None)])]
+    for minutes, trail in ((0, Trail()), (1, Trail()), (60 * 24 * 400, Trail())):
+        at = NOW - timedelta(minutes=minutes)
+        record(database, at, Reason.GENUINE, Reason.GENUINE, trail=trail)
+        with database.write() as transaction:
+            trail.write(transaction, repeated)
+    expected = (Counter({Reason.GENUINE: 6, Reason.NOT_OPENED: 3}), Counter({Repeat.REPLAYED: 3}))
+    with database.read() as connection:
+        assert count_ever(connection) == expected
+    prune(database, NOW + timedelta(days=1), lambda _seconds: False)
+    with database.read() as connection:
+        assert count_by_hour(connection, NOW - timedelta(days=500)) == {}
+        assert count_ever(connection) == expected

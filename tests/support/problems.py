@@ -26,7 +26,7 @@ def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == MEDIA_TYPE
     document: dict[str, Any] = response.json()
-    assert {"type", "title", "status", "detail", "instance"} <= document.keys()
+    assert {"type", "title", "status", "detail", "instance", "request_id"} <= document.keys()
     assert re.fullmatch(r"urn:birthmark:problem:[a-z0-9-]+", document["type"])
     assert document["status"] == status
     assert document["title"]
@@ -39,7 +39,9 @@ def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
         assert entry["detail"]
     if status == 503:
         assert int(response.headers["retry-after"]) >= 1
-    without_echo = {name: value for name, value in document.items() if name != "instance"}
+    without_echo = {
+        name: value for name, value in document.items() if name not in {"instance", "request_id"}
+    }
     assert_tells_no_internals(str(without_echo))
     return document
 

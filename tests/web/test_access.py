@@ -96,6 +96,7 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/health"): EVERY,
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
+    ("GET", "/metrics"): {"admin"},
     ("GET", "/stats"): {"admin"},
     ("GET", "/pki/root.crt"): EVERY,
     ("GET", "/pki/intermediate.crt"): EVERY,

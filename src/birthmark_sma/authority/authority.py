@@ -13,8 +13,10 @@ from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.authority.ca_key import open_ca_key
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.chore import Chore
+from birthmark_sma.authority.figures import Figures
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
+from birthmark_sma.authority.instruments import Sheets
 from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_ring import KeyRing
@@ -61,11 +63,20 @@ class Authority:
     """Not begun yet: see `start`."""
     rate_limits: RateLimits = field(repr=False)
     """For whoever serves, who begins and closes them too: they belong to an event loop."""
+    figures: Figures = field(repr=False)
 
     def start(self) -> None:
         """Begin what a server does beside answering; a single command should not wait for it."""
         for chore in self.chores:
             chore.start()
+
+    def copy_figures(self) -> None:
+        """Copy what is counted in plain numbers to where all processes see it; the server's loop
+        does so every second.
+        """
+        self.validator.copy_figures()
+        self.provisioner.copy_figures()
+        self.figures.copy_rate_limits(self.rate_limits.figures)
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -92,8 +103,10 @@ def opened_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
-def open_authority(settings: Settings) -> Authority:
+def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authority:
     """Open an initialised authority: its secrets proven, its tables unwrapped, its writers running.
+
+    It counts on `sheets` that processes share, or else for itself.
 
     Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
     ConfigurationError or DatabaseUnavailableError, each with what to do; nothing is left open.
@@ -106,6 +119,8 @@ def open_authority(settings: Settings) -> Authority:
     except BaseException:
         database.close()
         raise
+    database.warn_when_slow(settings.slow_query_ms / 1000)
+    figures = Figures(sheets)
     return Authority(
         settings=settings,
         database=database,
@@ -119,8 +134,10 @@ def open_authority(settings: Settings) -> Authority:
             parts.secrets.nuc_hash_index,
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
+            figures=figures,
         ),
-        provisioner=Provisioner(database, parts.maker, parts.first_answers),
+        provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
+        figures=figures,
         key_ring=key_ring,
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from time import perf_counter_ns
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -31,6 +32,10 @@ stands in an item's place is raised to its caller alone, and undoes nothing."""
 
 Answers: TypeAlias = Sequence[Answer | BirthmarkError]
 """What items that came together get: an answer or an error each, in their order."""
+
+Note: TypeAlias = Callable[[int, int, int], None]
+"""Is told of each batch once it is durable, in the writer thread: how many items, and how long
+their work and their commit took, in nanoseconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +84,11 @@ class GroupCommit(Generic[Item, Answer]):
         name: str,
         pool_limit: int,
         batch_limit: int,
+        note: Note | None = None,
     ) -> None:
         self._database = database
+        self._name = name
+        self._note = note
         self._work = settle
         self._pool_limit = pool_limit
         self._batch_limit = batch_limit
@@ -88,6 +96,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._pool: deque[_Waiting[Item, Answer]] = deque()  # guarded by _changed
         self._pooled = 0  # how many items that is; guarded by _changed
         self._closing = False  # guarded by _changed
+        self._refused = 0  # how many items the full pool turned away; guarded by _changed
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
@@ -133,6 +142,11 @@ class GroupCommit(Generic[Item, Answer]):
         return self._pooled
 
     @property
+    def refused(self) -> int:
+        """How many items found the pool full."""
+        return self._refused
+
+    @property
     def running(self) -> bool:
         """Whether items are accepted and settled."""
         return self._writer.is_alive() and not self._closing
@@ -149,6 +163,7 @@ class GroupCommit(Generic[Item, Answer]):
             if self._closing:
                 raise ShuttingDownError
             if self._pooled >= self._pool_limit:
+                self._refused += len(waiting.items)
                 raise PoolFullError
             self._pool.append(waiting)
             self._pooled += len(waiting.items)
@@ -194,16 +209,30 @@ class GroupCommit(Generic[Item, Answer]):
 
         The second try is for a connection that went stale, and for deadlocks between programs.
         """
-        committing = False
+        settled = 0
+        began = perf_counter_ns()
         try:
             with self._database.write() as transaction:
                 answers = self._work(transaction, items)
-                committing = True
+                settled = perf_counter_ns()
         except DatabaseUnavailableError:
-            if committing:
+            if settled:
                 raise
+            began = perf_counter_ns()
             with self._database.write() as transaction:
                 answers = self._work(transaction, items)
+                settled = perf_counter_ns()
+        committed = perf_counter_ns()
+        if self._note is not None:
+            self._note(len(items), settled - began, committed - settled)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "%s: %d items, %.1f ms of work, %.1f ms to commit",
+                self._name,
+                len(items),
+                (settled - began) / 1e6,
+                (committed - settled) / 1e6,
+            )
         if len(answers) != len(items):
             raise RuntimeError(f"{len(items)} items were settled with {len(answers)} answers")
         return answers

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -20,11 +21,18 @@ from birthmark_sma.authority.candidates import (
     Provisioned,
     ProvisioningRequest,
 )
+from birthmark_sma.authority.figures import PROVISIONINGS, Figures, Outcome
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.group_commit import GroupCommit
 from birthmark_sma.authority.one_core import use_all_cores
 from birthmark_sma.authority.registration import find_conflict, register
-from birthmark_sma.errors import BirthmarkError, PoolFullError, ShuttingDownError
+from birthmark_sma.errors import (
+    BirthmarkError,
+    ConflictError,
+    DatabaseUnavailableError,
+    PoolFullError,
+    ShuttingDownError,
+)
 from birthmark_sma.storage.engine import Database
 
 __all__ = ["Provisioned", "Provisioner", "ProvisioningRequest"]
@@ -43,8 +51,13 @@ class Provisioner:
     """
 
     def __init__(
-        self, database: Database, maker: CandidateMaker, first_answers: FirstAnswers
+        self,
+        database: Database,
+        maker: CandidateMaker,
+        first_answers: FirstAnswers,
+        figures: Figures | None = None,
     ) -> None:
+        self._figures = figures or Figures()
         self._database = database
         self._maker = maker
         self._first_answers = first_answers
@@ -60,18 +73,26 @@ class Provisioner:
             name="provisioning-writer",
             pool_limit=_POOL_LIMIT,
             batch_limit=_BATCH_LIMIT,
+            note=partial(self._figures.batch, PROVISIONINGS),
         )
 
     async def provision(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device from a coroutine; otherwise as `provision_device`."""
-        if self._under_way >= _POOL_LIMIT:
-            raise PoolFullError
+        outcome = Outcome.FAILED
         self._under_way += 1
         try:
+            if self._under_way > _POOL_LIMIT:
+                raise PoolFullError
             registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
-            return await asyncio.wrap_future(registering)
+            provisioned = await asyncio.wrap_future(registering)
+            outcome = Outcome.PROVISIONED
+            return provisioned
+        except BirthmarkError as error:
+            outcome = _outcome_of(error)
+            raise
         finally:
             self._under_way -= 1
+            self._figures.provisioned(outcome)
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device and return what it needs, once that is durable.
@@ -82,6 +103,12 @@ class Provisioner:
         answer again.
         """
         return self._sign(request).result()
+
+    def copy_figures(self) -> None:
+        """Copy what the writer counts to where all processes see it."""
+        self._figures.copy_writer(
+            PROVISIONINGS, waiting=self._under_way, refused=self._writer.refused
+        )
 
     def close(self) -> None:
         """Finish what is under way, then stop."""
@@ -133,3 +160,13 @@ class Provisioner:
         self, transaction: Connection, candidates: Sequence[Candidate]
     ) -> list[Provisioned | BirthmarkError]:
         return register(transaction, candidates, self._first_answers)
+
+
+def _outcome_of(error: BirthmarkError) -> Outcome:
+    if isinstance(error, ConflictError):
+        return Outcome.CONFLICT
+    if isinstance(error, PoolFullError | ShuttingDownError):
+        return Outcome.OVERLOADED
+    if isinstance(error, DatabaseUnavailableError):
+        return Outcome.UNAVAILABLE
+    return Outcome.REFUSED

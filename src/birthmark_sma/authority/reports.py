@@ -10,6 +10,7 @@ from birthmark_sma.storage import devices, key_tables
 from birthmark_sma.storage.activity import most_active
 from birthmark_sma.storage.counters import (
     count_by_hour,
+    count_ever,
     count_repeats,
     floor_to_minute,
     hours_until,
@@ -47,6 +48,22 @@ class Stats:
     top_devices: list[tuple[str, int]]
     since: datetime
     until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Verdicts by reason and repeats by kind that there ever were; and devices by family."""
+
+    reasons: Counter[Reason]
+    repeats: Counter[Repeat]
+    devices: dict[str, int]
+
+
+def count_totals(database: Database) -> Totals:
+    """Read the totals, which are few rows however long the audit trail is."""
+    with database.read() as connection:
+        reasons, repeats = count_ever(connection)
+        return Totals(reasons, repeats, devices.count_by_family(connection))
 
 
 def collect_stats(database: Database) -> Stats:

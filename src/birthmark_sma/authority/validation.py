@@ -9,11 +9,18 @@ import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.figures import (
+    TABLE_RANGES,
+    VALIDATIONS,
+    Figures,
+    tables_a_range,
+)
 from birthmark_sma.authority.group_commit import Answers, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
@@ -66,7 +73,11 @@ class Validator:
         *,
         pool_limit: int,
         batch_limit: int,
+        figures: Figures | None = None,
     ) -> None:
+        self._figures = figures or Figures()
+        self._ranges = TABLE_RANGES.place["0",]
+        self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
@@ -76,6 +87,7 @@ class Validator:
             name="validation-writer",
             pool_limit=pool_limit,
             batch_limit=batch_limit,
+            note=partial(self._figures.batch, VALIDATIONS),
         )
 
     def offer(self, camera_token: CameraToken, caller: Caller) -> "asyncio.Future[Validation]":
@@ -104,6 +116,12 @@ class Validator:
     def waiting(self) -> int:
         """How many tokens wait for the writer."""
         return self._writer.waiting
+
+    def copy_figures(self) -> None:
+        """Copy what the writer counts to where all processes see it."""
+        self._figures.copy_writer(
+            VALIDATIONS, waiting=self._writer.waiting, refused=self._writer.refused
+        )
 
     @property
     def running(self) -> bool:
@@ -156,6 +174,7 @@ class Validator:
             sizes.has_table(camera_token.table_id) and sizes.has_key_index(camera_token.key_index)
         ):
             return None
+        self._figures.sheet[self._ranges + camera_token.table_id // self._tables_a_range] += 1
         key = self._stock.derived_key(camera_token.table_id, camera_token.key_index)
         try:
             return self._nuc_hash_index.of(open_camera_token(camera_token, key))

@@ -28,6 +28,9 @@ from birthmark_sma.cli.options import (
     settings_from,
 )
 from birthmark_sma.cli.serve_options import (
+    LogFormat,
+    LogLevel,
+    SlowQueryMs,
     TlsCert,
     TlsClientCa,
     TlsKey,
@@ -151,6 +154,9 @@ def serve(
     abuse: Abuse = None,
     abuse_factor: AbuseFactor = None,
     abuse_least: AbuseLeast = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
+    slow_query_ms: SlowQueryMs = None,
     ca_key_type: CaKeyType = None,
     tables: Tables = None,
     keys_per_table: KeysPerTable = None,
@@ -236,11 +242,13 @@ def _run(
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
     from birthmark_sma.authority.one_core import keep_to_one_core
+    from birthmark_sma.web import logs
     from birthmark_sma.web.server import run_server
     from birthmark_sma.web.tls import hold_hangups
 
     hold_hangups()
     forbid_core_dumps()
+    logs.configure(settings)
     if settings.one_core and settings.workers == 1:
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     with waiting("Opening the authority"):

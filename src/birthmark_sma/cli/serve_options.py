@@ -1,4 +1,4 @@
-"""The options of `sma serve` that concern who reaches it, and how."""
+"""The options of `sma serve` that concern who reaches it, and how; and its log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,4 +30,16 @@ TrustedProxies = Annotated[
         help="Addresses and networks, by commas, whose X-Forwarded-For and Forwarded are believed."
         " [SMA_TRUSTED_PROXIES]"
     ),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(help="auto, json or pretty; auto is pretty on a terminal. [SMA_LOG_FORMAT, auto]"),
+]
+LogLevel = Annotated[
+    str | None,
+    typer.Option(help="debug, info, warning or error. [SMA_LOG_LEVEL, info]"),
+]
+SlowQueryMs = Annotated[
+    float | None,
+    typer.Option(help="Milliseconds after which a statement is slow. [SMA_SLOW_QUERY_MS, 1000]"),
 ]

@@ -13,13 +13,14 @@ from sqlalchemy import Connection, func, select
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.dialects import hour_of
-from birthmark_sma.storage.schema import repeat_counters, validation_counters
+from birthmark_sma.storage.schema import repeat_counters, running_totals, validation_counters
 
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
 """Verdicts by the beginning of their minute."""
 
 _table = validation_counters.c
 _repeats = repeat_counters.c
+_totals = running_totals.c
 
 
 def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Counter[Reason]]:
@@ -60,6 +61,23 @@ def count_repeats(connection: Connection, since: datetime) -> Counter[Repeat]:
         .group_by(_repeats.repeat)
     )
     return Counter({Repeat(repeat): int(times) for repeat, times in rows})
+
+
+def count_ever(connection: Connection) -> tuple[Counter[Reason], Counter[Repeat]]:
+    """Return how often each reason and each kind of repeat was ever given: neither ever falls."""
+    rows = connection.execute(
+        select(_totals.counted, _totals.name, func.sum(_totals.times)).group_by(
+            _totals.counted, _totals.name
+        )
+    )
+    reasons: Counter[Reason] = Counter()
+    repeats: Counter[Repeat] = Counter()
+    for counted, name, times in rows:
+        if counted == "verdict":
+            reasons[Reason(name)] = int(times)
+        else:
+            repeats[Repeat(name)] = int(times)
+    return reasons, repeats
 
 
 def floor_to_minute(time: datetime) -> datetime:

@@ -6,6 +6,7 @@ what was committed survives a power cut.
 """
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -28,8 +29,13 @@ _UNAVAILABLE = (
 )
 _CONNECT_TIMEOUT_SECONDS = 3
 _SQLITE_BUSY_SECONDS = 10
+_MOST_SQL_CHARACTERS = 300
+_BEGAN = "sma_statement_began"
 _SQLITE_CACHE = "cache_size = -16384"
 """16 MiB a connection. With the 2 that SQLite takes, a large register is read again and again."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -67,6 +73,21 @@ class Database:
         """
         with _translated(), self._writing.connect() as connection, connection.begin():
             yield connection
+
+    def warn_when_slow(self, seconds: float) -> None:
+        """Log every statement that takes longer, by its text, in which no value stands."""
+
+        def begin(connection: Connection, *_: object) -> None:
+            connection.info[_BEGAN] = time.perf_counter()
+
+        def end(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+            took = time.perf_counter() - connection.info[_BEGAN]
+            if took > seconds:
+                text = " ".join(statement.split())[:_MOST_SQL_CHARACTERS]
+                _log.warning("a statement took %.0f ms: %s", took * 1000, text)
+
+        event.listen(self._reading, "before_cursor_execute", begin)
+        event.listen(self._reading, "after_cursor_execute", end)
 
     def ping(self) -> None:
         """Ask the database for an answer. Raises DatabaseUnavailableError."""

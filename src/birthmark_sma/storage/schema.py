@@ -298,6 +298,17 @@ repeat_counters = Table(
 )
 """How many tokens of each minute had come before, by kind of repeat; as `validation_counters`."""
 
+running_totals = Table(
+    "running_totals",
+    metadata,
+    Column("counted", String(8), primary_key=True),
+    Column("name", String(24), primary_key=True),
+    Column("writer", SmallInteger, primary_key=True),
+    Column("times", BigInteger, nullable=False),
+)
+"""How often each reason (`counted` is `verdict`) and each kind of repeat (`repeat`) was ever given.
+Not even retention takes away from it, so that whoever watches sees counts that only rise."""
+
 device_family_counters = Table(
     "device_family_counters",
     metadata,

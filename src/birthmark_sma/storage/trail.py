@@ -105,6 +105,15 @@ WITH appended AS (
     FROM json_each_text($19::json)
     ON CONFLICT (minute, repeat, writer)
     DO UPDATE SET times = repeat_counters.times + excluded.times
+), totalled AS (
+    INSERT INTO running_totals (counted, name, writer, times)
+    SELECT 'verdict', key, CAST($12::text AS smallint), CAST(value AS bigint)
+    FROM json_each_text($13::json)
+    UNION ALL
+    SELECT 'repeat', key, CAST($12::text AS smallint), CAST(value AS bigint)
+    FROM json_each_text($19::json)
+    ON CONFLICT (counted, name, writer)
+    DO UPDATE SET times = running_totals.times + excluded.times
 ), active AS (
     INSERT INTO device_activity (day, device_serial, passes, pictures)
     SELECT CAST($14::text AS date), serial, passes, pictures
@@ -171,6 +180,11 @@ INSERT INTO repeat_counters (minute, repeat, writer, times)
 SELECT ?, key, ?, value FROM json_each(?) WHERE true
 ON CONFLICT (minute, repeat, writer) DO UPDATE SET times = times + excluded.times
 """
+_TOTAL_ON_SQLITE = """
+INSERT INTO running_totals (counted, name, writer, times)
+SELECT ?, key, ?, value FROM json_each(?) WHERE true
+ON CONFLICT (counted, name, writer) DO UPDATE SET times = times + excluded.times
+"""
 _COUNT_DEVICES_ON_SQLITE = """
 INSERT INTO device_activity (day, device_serial, passes, pictures)
 SELECT ?, key, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true
@@ -198,9 +212,11 @@ def _write_on_sqlite(
         start += size
     minute, day = as_sqlite_text(figures.minute), figures.day.isoformat()
     transaction.exec_driver_sql(_COUNT_ON_SQLITE, (minute, figures.writer, figures.reasons))
+    transaction.exec_driver_sql(_TOTAL_ON_SQLITE, ("verdict", figures.writer, figures.reasons))
     if figures.repeats != _NOTHING:
         repeats = (minute, figures.writer, figures.repeats)
         transaction.exec_driver_sql(_COUNT_REPEATS_ON_SQLITE, repeats)
+        transaction.exec_driver_sql(_TOTAL_ON_SQLITE, ("repeat", *repeats[1:]))
     active = json.dumps(
         {serial: (passes, figures.pictures[serial]) for serial, passes in figures.passes.items()},
         ensure_ascii=False,

@@ -21,7 +21,7 @@ from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.config import Access, Settings, is_loopback
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.storage.access_keys import AccessKey, KeyScope
-from birthmark_sma.web.problems import RequestError
+from birthmark_sma.web.problems import MISDIRECTED, RequestError
 
 Rule: TypeAlias = frozenset[KeyScope] | None
 """The scopes whose keys open a path; None is for anyone, key or not."""
@@ -42,6 +42,7 @@ RULES: Mapping[str, Rule] = {
     "/health": ANY_KEY,
     "/health/live": ANYONE,
     "/health/ready": ANYONE,
+    "/metrics": ADMIN,
     "/openapi.json": ANY_KEY,
     CRL_PATH: ANY_KEY,
     INTERMEDIATE_PATH: ANY_KEY,
@@ -63,10 +64,16 @@ _MAX_ADDRESS_CHARACTERS = 45
 
 def rule_of(path: str) -> Rule:
     """Return the rule of a path, known or not."""
+    route = route_of(path)
+    return ADMIN if route is None else RULES[route]
+
+
+def route_of(path: str) -> str | None:
+    """Return the entry of RULES that a path belongs to, if it has one."""
     for directory in _DIRECTORIES:
         if path.startswith(directory):
-            return RULES[directory.rstrip("/")]
-    return RULES.get(path, ADMIN)
+            return directory.rstrip("/")
+    return path if path in RULES else None
 
 
 class Door:
@@ -159,7 +166,7 @@ class Door:
                 host = (_host_of(value) or "").lower()
                 if "." in host and not (_is_address(host) or host in (self._names or ())):
                     raise RequestError(
-                        "misdirected-request",
+                        MISDIRECTED,
                         "This authority answers to localhost and to its address, not to this name."
                         " Give the name that it has as --public-url, or let callers show keys.",
                     )

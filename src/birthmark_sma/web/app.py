@@ -14,24 +14,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.instruments import Sheets
 from birthmark_sma.web import (
+    metrics,
     openapi,
     operate,
     problems,
     provision,
     quotas,
+    request_ids,
     security_headers,
     validate,
 )
 from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
+from birthmark_sma.web.request_log import RequestLog
+from birthmark_sma.web.traffic import Observed, Traffic
 
 _THREADS = 2
 """How many threads ask the database for figures, and how many for probes: who reads figures without
 end must not make a healthy server look dead."""
 
-_ROUTERS = (validate.router, provision.router, operate.router)
+_ROUTERS = (validate.router, provision.router, operate.router, metrics.router)
 _TAGS = [
     {"name": "validate", "description": "For aggregation servers."},
     {"name": "provision", "description": "For cameras, once in their life."},
@@ -58,21 +63,28 @@ class Front:
     A request of a page of another origin goes the ordinary way, as its answer says who may read it.
     """
 
-    def __init__(self, app: validate.ShortWay, origins: Sequence[str]) -> None:
+    def __init__(self, app: validate.ShortWay, origins: Sequence[str], traffic: Traffic) -> None:
         self.routes = app.routes
+        self.traffic = traffic
         self._short_way = app
         self._for_pages = bool(origins)
-        self._app = security_headers.AnswerHeaders(
+        answers = security_headers.AnswerHeaders(
             CORSMiddleware(
                 app,
                 allow_origins=origins,
                 allow_methods=("GET", "POST"),
-                allow_headers=("Authorization", "Content-Type", provision.IDEMPOTENCY_HEADER),
-                expose_headers=(*quotas.FIELDS, "Retry-After"),
+                allow_headers=(
+                    "Authorization",
+                    "Content-Type",
+                    provision.IDEMPOTENCY_HEADER,
+                    request_ids.HEADER,
+                ),
+                expose_headers=(*quotas.FIELDS, "Retry-After", request_ids.HEADER),
             )
             if origins
             else app
         )
+        self._app = Observed(answers, traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -85,27 +97,38 @@ class Front:
         return self._short_way.direct_endpoint(scope)
 
 
-def create_app(open_authority: Callable[[], Authority], origins: Sequence[str] = ()) -> Front:
+def create_app(
+    open_authority: Callable[[], Authority],
+    origins: Sequence[str] = (),
+    traffic_sheets: Sheets | None = None,
+    log: RequestLog | None = None,
+) -> Front:
     """Build the application. The authority is opened when it starts, and drained when it stops.
 
-    Pages of these origins may call it from a browser.
+    Pages of these origins may call it from a browser. Requests are counted on sheets that processes
+    share, or else for this one alone; and told to a log, if there is one.
     """
+    traffic = Traffic(traffic_sheets, log)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         authority = await asyncio.to_thread(open_authority)
         authority.start()
+        if log is not None:
+            log.start()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
             ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
         ):
             app.state.authority = authority
+            app.state.traffic = traffic
             app.state.door = Door(authority.settings, authority.key_ring)
             app.state.askers = askers
             app.state.probers = probers
             app.state.deadlines = Deadlines()
             await authority.rate_limits.start()
             watching = asyncio.create_task(app.state.deadlines.watch())
+            copying = asyncio.create_task(metrics.copy_figures(authority))
             app.state.crl = (0.0, b"")
             app.state.crl_lock = asyncio.Lock()
             # What was made until now stays: the collector need not look at it again and again while
@@ -116,8 +139,11 @@ def create_app(open_authority: Callable[[], Authority], origins: Sequence[str] =
                 yield
             finally:
                 watching.cancel()
+                copying.cancel()
                 await authority.rate_limits.close()
                 await asyncio.to_thread(authority.close)
+                if log is not None:
+                    log.close()
 
     # The documentation pages come with their scripts: no browser asks another host for them.
     app: FastAPI = FastAPIOffline(
@@ -139,4 +165,4 @@ def create_app(open_authority: Callable[[], Authority], origins: Sequence[str] =
     async def front_door() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    return Front(validate.ShortWay(app), origins)
+    return Front(validate.ShortWay(app, traffic), origins, traffic)

@@ -9,6 +9,7 @@ with the same two halves, so the answers are the same.
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, Protocol, cast
 
 from starlette.requests import Request
@@ -19,7 +20,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from birthmark_sma.web.http_protocol import BoundedHttpProtocol
 from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.problems import respond
+from birthmark_sma.web.request_ids import request_id_of
 from birthmark_sma.web.security_headers import ADDED, OF_JSON, AnswerHeaders, Header, of_transport
+from birthmark_sma.web.traffic import BEGAN, Observed, Traffic
 
 _BODY_BYTES = 4_096
 """A longer body goes the ordinary way, which keeps senders from filling the memory."""
@@ -38,10 +41,19 @@ class DirectEndpoint(Protocol):
 class DirectHttpProtocol(BoundedHttpProtocol):
     """Asks the application for a direct endpoint before a task is made for it.
 
-    An application that has some has a method `direct_endpoint(scope) -> DirectEndpoint | None`.
+    An application that has some has a method `direct_endpoint(scope) -> DirectEndpoint | None`, and
+    `traffic`, which is told of each answer.
     """
 
     _direct: DirectEndpoint | None = None  # of the cycle whose body is awaited
+
+    @property
+    def _traffic(self) -> Traffic:
+        traffic: Traffic = self.app.traffic
+        return traffic
+
+    def _note_refusal(self, status: int) -> None:
+        self._traffic.refused(status)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Called once the head is there."""
@@ -74,8 +86,10 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             self._begin(self.cycle, endpoint)
 
     def _begin(self, cycle: RequestResponseCycle, endpoint: DirectEndpoint) -> None:
+        scope = cast("Scope", cycle.scope)
+        scope[BEGAN] = perf_counter_ns()
         try:
-            future = endpoint.begin(cast("Scope", cycle.scope), bytes(cycle.body))
+            future = endpoint.begin(scope, bytes(cycle.body))
         except Exception:
             # Nothing has happened yet: the ordinary way meets the same error, and answers it.
             BoundedHttpProtocol._start_asgi_task(self, cycle, self.app)
@@ -92,6 +106,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             self._answer_as_usual(cycle, respond(Request(scope), error))
             return
         if cycle.disconnected or self.transport.is_closing():
+            self._traffic.answered(scope, 0)
             return
         if self.flow.write_paused:  # a client that does not read waits, and fills no memory
             self._answer_as_usual(cycle, Response(body, media_type="application/json"))
@@ -99,19 +114,21 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         head = [_head_of_all(cycle.default_headers)]
         for name, value in (*of_transport(scope), *scope.get(ADDED, ())):
             head += (name, b": ", value, b"\r\n")
+        head += (b"x-request-id: ", request_id_of(scope).encode(), b"\r\n")
         if not cycle.keep_alive:
             head.append(b"connection: close\r\n")
         head.append(
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
         cast("JoinedWrites", self.transport).write_whole(b"".join(head))
+        self._traffic.answered_directly(scope)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
     def _answer_as_usual(self, cycle: RequestResponseCycle, answer: Response) -> None:
-        app = cast("Any", AnswerHeaders(answer))
+        app = cast("Any", Observed(AnswerHeaders(answer), self._traffic))
         BoundedHttpProtocol._start_asgi_task(self, cycle, app)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sized
+from typing import NamedTuple
 
 import httptools
 import uvicorn
@@ -17,38 +18,58 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.joined_writes import JoinedWrites
+from birthmark_sma.web.request_ids import new_id
 from birthmark_sma.web.security_headers import EVERYWHERE, OF_JSON
 
 HEAD_BYTES = 65_536
 REQUEST_SECONDS = 30.0
 
 
-def _refusal(status: int, title: str, slug: str, detail: str) -> bytes:
-    body = json.dumps(
-        {
-            "type": f"urn:birthmark:problem:{slug}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "instance": "about:blank",
-        }
-    ).encode()
-    for_browsers = "".join(f"{name}: {value}\r\n" for name, value in EVERYWHERE).encode()
-    for_browsers += b"".join(b"%b: %b\r\n" % field for field in OF_JSON)
-    return (
-        b"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n"
-        b"%bContent-Length: %d\r\nConnection: close\r\n\r\n%s"
-        % (status, title.encode(), for_browsers, len(body), body)
-    )
+class _Refusal(NamedTuple):
+    """What is said to a sender of whom no whole request came."""
+
+    status: int
+    title: str
+    slug: str
+    detail: str
+
+    def answer(self) -> bytes:
+        """Return the answer, under a name of its own."""
+        request_id = new_id()
+        body = json.dumps(
+            {
+                "type": f"urn:birthmark:problem:{self.slug}",
+                "title": self.title,
+                "status": self.status,
+                "detail": self.detail,
+                "instance": "about:blank",
+                "request_id": request_id,
+            }
+        ).encode()
+        return b"".join(
+            (
+                b"HTTP/1.1 %d %b\r\n" % (self.status, self.title.encode()),
+                b"Content-Type: application/problem+json\r\n",
+                b"X-Request-ID: %b\r\n" % request_id.encode(),
+                _FOR_BROWSERS,
+                b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body),
+            )
+        )
 
 
-_HEAD_TOO_LARGE = _refusal(
+_FOR_BROWSERS = b"".join(
+    [f"{name}: {value}\r\n".encode() for name, value in EVERYWHERE]
+    + [b"%b: %b\r\n" % field for field in OF_JSON]
+)
+
+
+_HEAD_TOO_LARGE = _Refusal(
     431,
     "Request Header Fields Too Large",
     "head-too-large",
     f"Request line and headers have at most {HEAD_BYTES} bytes.",
 )
-_TOO_SLOW = _refusal(
+_TOO_SLOW = _Refusal(
     408,
     "Request Timeout",
     "request-timeout",
@@ -56,7 +77,7 @@ _TOO_SLOW = _refusal(
 )
 
 
-_NOT_HTTP = _refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
+_NOT_HTTP = _Refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
 
 
 _OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
@@ -246,11 +267,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self._looking = self.loop.call_later(self._look_seconds, self._look)
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, refusal: _Refusal) -> None:
         """Say what is wrong and close, after the answers to the requests that came before."""
         if self._refused:
             return
         self._refused = True
+        answer = refusal.answer()
+        self._note_refusal(refusal.status)
         if self.cycle and self.cycle.more_body and self.pipeline:
             self.pipeline.popleft()  # it is this one that is refused, and not begun yet
             owing = True
@@ -261,6 +284,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+
+    def _note_refusal(self, status: int) -> None:
+        """Called with each refusal, for whoever counts them."""
 
     def _owes_an_answer(self) -> bool:
         """Say whether a request that came whole is not answered yet."""

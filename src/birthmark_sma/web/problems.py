@@ -19,10 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
 from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.web.request_ids import request_id_of
 from birthmark_sma.web.wire import FieldError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+MISDIRECTED = "misdirected-request"
 _MAX_FIELD_CHARACTERS = 64
 
 _log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ _REQUEST_KINDS = {
         Kind(413, "body-too-large", "Body too large"),
         Kind(415, "unsupported-media-type", "Unsupported media type"),
         Kind(408, "request-timeout", "Request timeout"),
-        Kind(421, "misdirected-request", "Misdirected request"),
+        Kind(421, MISDIRECTED, "Misdirected request"),
     )
 }
 
@@ -163,6 +165,7 @@ def problem(
         "status": kind.status,
         "detail": detail,
         "instance": request.url.path,
+        "request_id": request_id_of(request.scope),
         **members,
     }
     headers = {}
@@ -215,7 +218,7 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
     for error_type, kind in _KINDS:
         if isinstance(error, error_type):
             if kind.status >= 500:
-                _log.warning("%s: %s", kind.title, error)
+                _log.warning("%s: %s", kind.title, error, extra=_named(request))
             detail = _sentence(str(error))
             if kind.field is None:
                 return problem(request, kind, detail)
@@ -273,7 +276,8 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    path = request.url.path
+    _log.error("%s %s failed", request.method, path, exc_info=error, extra=_named(request))
     return problem(
         request,
         _INTERNAL,
@@ -302,6 +306,10 @@ def _field_error(location: Sequence[int | str], message: str) -> FieldError:
     field = ".".join(str(part) for part in location)[:_MAX_FIELD_CHARACTERS] or "body"
     message = message.removeprefix("Value error, ")
     return FieldError(field=field, detail=message[:1].lower() + message[1:])
+
+
+def _named(request: Request) -> dict[str, str]:
+    return {"request_id": request_id_of(request.scope)}
 
 
 def _sentence(text: str) -> str:

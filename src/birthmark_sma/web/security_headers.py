@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from birthmark_sma.web.request_ids import request_id_of
+
 Header = tuple[bytes, bytes]
 
 EVERYWHERE: Sequence[tuple[str, str]] = (
@@ -101,6 +103,7 @@ def _headers(scope: Scope, head: Message, policy: bytes) -> Iterator[Header]:
         yield b"cache-control", PRIVATE
     yield from of_transport(scope)
     yield from scope.get(ADDED, ())
+    yield b"x-request-id", request_id_of(scope).encode()
 
 
 def _is_page(head: Message) -> bool:

@@ -14,15 +14,19 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
+from birthmark_sma.authority import figures
 from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.authority.instruments import Sheets
 from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
 from birthmark_sma.authority.one_core import keep_to_one_core
-from birthmark_sma.config import Settings
+from birthmark_sma.config import LogLevel, Settings
+from birthmark_sma.web import logs, traffic
 from birthmark_sma.web.app import create_app
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.far_end import FarEndHttpProtocol
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.http_protocol import BoundedConfig
+from birthmark_sma.web.request_log import RequestLog
 from birthmark_sma.web.security_headers import EVERYWHERE
 from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_context, tls_files
 
@@ -38,15 +42,24 @@ class WorkerApp:
     settings: Settings
     started: "Synchronized[int]"
     """How many workers have been started; shared by all of them."""
+    figures: Sheets
+    traffic: Sheets
+    """Where all of them count."""
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
         forbid_core_dumps()
+        logs.configure(self.settings)
         if self.settings.one_core:
             with self.started.get_lock():
                 self.started.value += 1
                 keep_to_one_core(self.started.value)
-        return create_app(lambda: open_authority(self.settings), self.settings.cors_origins)
+        return create_app(
+            lambda: open_authority(self.settings, self.figures),
+            self.settings.cors_origins,
+            self.traffic,
+            request_log_of(self.settings),
+        )
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -104,15 +117,29 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     """
     settings = authority.settings
     if settings.workers == 1:
-        app = create_app(lambda: authority, settings.cors_origins)
+        log = request_log_of(settings)
+        app = create_app(lambda: authority, settings.cors_origins, log=log)
         config = uvicorn_config(app, settings, factory=False)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
-    config = uvicorn_config(WorkerApp(settings, _SPAWNING.Value("i", 0)), settings, factory=True)
+    workers = WorkerApp(
+        settings,
+        _SPAWNING.Value("i", 0),
+        figures.new_sheets(settings.workers),
+        traffic.new_sheets(settings.workers),
+    )
+    config = uvicorn_config(workers, settings, factory=True)
     try:
         _Supervisor(config, [listener], announce).run()
     finally:
         authority.close()
+
+
+def request_log_of(settings: Settings) -> RequestLog | None:
+    """Return what writes a line a request, where the settings want that."""
+    if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
+        return None
+    return RequestLog(as_json=logs.as_json(settings))
 
 
 def uvicorn_config(
@@ -126,6 +153,7 @@ def uvicorn_config(
         workers=settings.workers,
         lifespan="on",
         access_log=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         headers=list(EVERYWHERE),

@@ -19,6 +19,7 @@ from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure, ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
+    InsufficientScopeError,
     RateLimitedError,
     TokenAlreadySubmittedError,
     UnauthenticatedError,
@@ -31,7 +32,14 @@ from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.intake import caller_of, check_head, parse, read_json
-from birthmark_sma.web.problems import InvalidRequestError, UnknownAddressError, respond
+from birthmark_sma.web.problems import (
+    MISDIRECTED,
+    InvalidRequestError,
+    RequestError,
+    UnknownAddressError,
+    respond,
+)
+from birthmark_sma.web.traffic import Traffic
 from birthmark_sma.web.wire import (
     ValidateBatchRequest,
     ValidateBatchResponse,
@@ -94,8 +102,9 @@ class ShortWay:
     are the same on both ways.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, traffic: Traffic) -> None:
         self._app = app
+        self._traffic = traffic
         self.routes: Sequence[BaseRoute] = app.routes
         """Every route, those that are answered the short way included."""
         self._one = _One(app)
@@ -116,8 +125,13 @@ class ShortWay:
                 await self._pass(scope, caller)
                 response = self._app
         except UnauthenticatedError as error:
+            self._traffic.turned_away("unauthenticated")
             response = respond(Request(scope), self._guessed(scope) or error)
         except Exception as error:
+            if isinstance(error, InsufficientScopeError):
+                self._traffic.turned_away("insufficient_scope")
+            elif isinstance(error, RequestError) and error.slug == MISDIRECTED:
+                self._traffic.turned_away("misdirected")
             response = respond(Request(scope), error)
         await response(scope, receive, send)
 

@@ -294,6 +294,7 @@ class ProblemDocument(_Response):
     status: int
     detail: str
     instance: str
+    request_id: str
 
 
 class InvalidRequestProblem(ProblemDocument):

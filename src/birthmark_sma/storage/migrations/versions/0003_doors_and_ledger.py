@@ -1,4 +1,4 @@
-"""Access keys, a key-encryption key that can be changed, the replay ledger, and flags.
+"""Access keys, a key-encryption key that can be changed, the replay ledger, flags and totals.
 
 Columns are only added, all of them empty or zero, so this takes no time however long the history.
 """
@@ -17,6 +17,7 @@ def upgrade() -> None:
     _let_keys_be_changed()
     _create_ledger()
     _create_flags()
+    _create_totals()
 
 
 def _create_access_keys() -> None:
@@ -111,4 +112,18 @@ def _create_flags() -> None:
         sa.Column("threshold", sa.BigInteger, nullable=False),
         sa.Column("flagged_at", UtcDateTime, nullable=False),
         sa.Column("reviewed_at", UtcDateTime),
+    )
+
+
+def _create_totals() -> None:
+    op.create_table(
+        "running_totals",
+        sa.Column("counted", sa.String(8), primary_key=True),
+        sa.Column("name", sa.String(24), primary_key=True),
+        sa.Column("writer", sa.SmallInteger, primary_key=True),
+        sa.Column("times", sa.BigInteger, nullable=False),
+    )
+    op.execute(
+        "INSERT INTO running_totals (counted, name, writer, times)"
+        " SELECT 'verdict', reason, 0, sum(times) FROM validation_counters GROUP BY reason"
     )
