@@ -62,6 +62,13 @@ def find_ca(connection: Connection, name: str) -> StoredCa | None:
     return None if row is None else StoredCa(*row)
 
 
+def ceremony_time(connection: Connection) -> datetime | None:
+    """Return when the intermediate was made, which every device certificate is signed by."""
+    return connection.execute(
+        select(ca_certificates.c.created_at).where(ca_certificates.c.name == "intermediate")
+    ).scalar()
+
+
 def put_sealed_key(
     transaction: Connection, name: str, sealed_private_key: bytes, kek_id: int
 ) -> None:

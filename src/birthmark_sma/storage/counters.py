@@ -6,13 +6,17 @@ rows.
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 from sqlalchemy import Connection, func, select
 
 from birthmark_sma.protocol.repeat import Repeat
-from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.dialects import hour_of
 from birthmark_sma.storage.schema import repeat_counters, validation_counters
+
+Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
+"""Verdicts by the beginning of their minute."""
 
 _table = validation_counters.c
 _repeats = repeat_counters.c
@@ -33,6 +37,19 @@ def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Cou
     for begins, reason, times in rows:
         hours.setdefault(begins, Counter())[Reason(reason)] = int(times)
     return hours
+
+
+def count_by_minute(connection: Connection, since: datetime) -> Minutes:
+    """Return the verdicts of each minute (UTC) from that of `since` on in which there were any."""
+    rows = connection.execute(
+        select(_table.minute, _table.reason, func.sum(_table.times))
+        .where(_table.minute >= floor_to_minute(since))
+        .group_by(_table.minute, _table.reason)
+    )
+    minutes: Minutes = {}
+    for minute, reason, times in rows:
+        minutes.setdefault(minute, Counter())[Reason(reason).verdict] += int(times)
+    return minutes
 
 
 def count_repeats(connection: Connection, since: datetime) -> Counter[Repeat]:

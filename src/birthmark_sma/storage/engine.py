@@ -94,6 +94,15 @@ def open_database(url: str) -> Database:
     )
 
 
+def measure(connection: Connection) -> int:
+    """Return how many bytes the database occupies."""
+    if connection.dialect.name == "postgresql":
+        size = text("SELECT pg_database_size(current_database())")
+    else:
+        size = text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+    return int(connection.execute(size).scalar_one())
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:

@@ -134,6 +134,15 @@ def set_reviewed(
     return transaction.execute(query.values(reviewed_at=at)).rowcount
 
 
+def count_open(connection: Connection) -> int:
+    """Return how many devices have flags that nobody has reviewed; shadow mode's do not count."""
+    return connection.execute(
+        select(func.count(_flags.device_serial.distinct())).where(
+            _flags.mode != FlagMode.SHADOW.value, _flags.reviewed_at.is_(None)
+        )
+    ).scalar_one()
+
+
 def list_flags(
     connection: Connection, *, shadow: bool, reviewed: bool, limit: int
 ) -> tuple[int, list[ShownFlag]]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,6 +25,8 @@ from birthmark_sma.web import (
     validate,
 )
 from birthmark_sma.web.access import Door
+from birthmark_sma.web.dashboard import routes
+from birthmark_sma.web.dashboard.gate import HOME, Gate
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 
@@ -58,20 +61,21 @@ class Front:
     A request of a page of another origin goes the ordinary way, as its answer says who may read it.
     """
 
-    def __init__(self, app: validate.ShortWay, origins: Sequence[str]) -> None:
+    def __init__(self, app: FastAPI, origins: Sequence[str]) -> None:
         self.routes = app.routes
-        self._short_way = app
+        self._short_way = validate.ShortWay(app)
+        gate = Gate(self._short_way, app)
         self._for_pages = bool(origins)
         self._app = security_headers.AnswerHeaders(
             CORSMiddleware(
-                app,
+                gate,
                 allow_origins=origins,
                 allow_methods=("GET", "POST"),
                 allow_headers=("Authorization", "Content-Type", provision.IDEMPOTENCY_HEADER),
                 expose_headers=(*quotas.FIELDS, "Retry-After"),
             )
             if origins
-            else app
+            else gate
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,8 +139,12 @@ def create_app(open_authority: Callable[[], Authority], origins: Sequence[str] =
     for router in _ROUTERS:
         app.include_router(router)
 
-    @app.get("/", include_in_schema=False)
-    async def front_door() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    routes.install(app)
 
-    return Front(validate.ShortWay(app), origins)
+    @app.get("/", include_in_schema=False)
+    async def front_door(request: Request) -> RedirectResponse:
+        """Show people the dashboard, and programs the documentation."""
+        for_a_person = "text/html" in request.headers.get("accept", "")
+        return RedirectResponse(HOME if for_a_person else "/docs")
+
+    return Front(app, origins)

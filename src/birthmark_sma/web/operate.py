@@ -1,10 +1,6 @@
 """What operators and probes ask: /health, /stats, and the certificates that verifiers fetch."""
 
-import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter
@@ -17,6 +13,7 @@ from birthmark_sma.authority import reports, revocation
 from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web import examples, openapi
+from birthmark_sma.web.asking import asked
 from birthmark_sma.web.intake import authority_of
 from birthmark_sma.web.wire import HealthResponse, ProbeResponse, StatsResponse
 
@@ -24,8 +21,6 @@ SERVICE = "birthmark-sma"
 _HEALTH_SECONDS = 4.0
 _STATS_SECONDS = 30.0
 _CRL_KEPT_SECONDS = 60.0
-
-Result = TypeVar("Result")
 
 router = APIRouter(tags=["operate"])
 
@@ -48,7 +43,7 @@ async def health(request: Request) -> Response:
     """Ask the database, and say no more than whether it answers."""
     authority = authority_of(request)
     try:
-        registered = await _asked(
+        registered = await asked(
             request.app.state.probers,
             lambda: reports.count_registered(authority.database),
             _HEALTH_SECONDS,
@@ -96,7 +91,7 @@ async def ready(request: Request) -> Response:
     """Ask the database and the writer."""
     authority = authority_of(request)
     try:
-        await _asked(request.app.state.probers, authority.database.ping, _HEALTH_SECONDS)
+        await asked(request.app.state.probers, authority.database.ping, _HEALTH_SECONDS)
     except DatabaseUnavailableError:
         return JSONResponse(ProbeResponse(status="not ready").model_dump(), 503)
     if not authority.validator.running:
@@ -116,7 +111,7 @@ async def ready(request: Request) -> Response:
 async def stats(request: Request) -> Response:
     """Count, and phrase."""
     authority = authority_of(request)
-    figures = await _asked(
+    figures = await asked(
         request.app.state.askers,
         lambda: reports.collect_stats(authority.database),
         _STATS_SECONDS,
@@ -174,7 +169,7 @@ async def revocation_list(request: Request) -> Response:
     async with state.crl_lock:
         signed_at, der = state.crl
         if time.monotonic() - signed_at > _CRL_KEPT_SECONDS or not der:
-            der = await _asked(request.app.state.askers, lambda: _sign_crl(request), _STATS_SECONDS)
+            der = await asked(request.app.state.askers, lambda: _sign_crl(request), _STATS_SECONDS)
             state.crl = (time.monotonic(), der)
     return Response(der, media_type="application/pkix-crl")
 
@@ -189,12 +184,3 @@ def _sign_crl(request: Request) -> bytes:
 
 def _health(answer: HealthResponse, status: int) -> JSONResponse:
     return JSONResponse(answer.model_dump(), status, {"Cache-Control": "no-store"})
-
-
-async def _asked(threads: Executor, question: Callable[[], Result], seconds: float) -> Result:
-    """Ask the database in a thread. A database that hangs is as unavailable as one that is gone."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await asyncio.get_running_loop().run_in_executor(threads, question)
-    except TimeoutError:
-        raise DatabaseUnavailableError("The database does not answer in time") from None

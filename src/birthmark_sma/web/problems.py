@@ -82,6 +82,8 @@ _REQUEST_KINDS = {
         Kind(415, "unsupported-media-type", "Unsupported media type"),
         Kind(408, "request-timeout", "Request timeout"),
         Kind(421, "misdirected-request", "Misdirected request"),
+        Kind(403, "foreign-form", "Form from elsewhere"),
+        Kind(422, "unusable-filter", "Filter cannot be used"),
     )
 }
 
