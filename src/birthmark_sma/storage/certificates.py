@@ -106,6 +106,20 @@ def list_revocations(connection: Connection) -> list[Revocation]:
     return [Revocation(*row) for row in rows]
 
 
+def find_revocation(connection: Connection, certificate_serial: str) -> Revocation | None:
+    """Return the revocation of a certificate, if it was revoked."""
+    table = revoked_certificates.c
+    row = connection.execute(
+        select(
+            table.certificate_serial,
+            table.device_serial,
+            table.revoked_at,
+            table.revocation_reason,
+        ).where(table.certificate_serial == certificate_serial)
+    ).one_or_none()
+    return None if row is None else Revocation(*row)
+
+
 def count_revocations(connection: Connection) -> int:
     """Return how many certificates were revoked."""
     return connection.execute(select(func.count()).select_from(revoked_certificates)).scalar_one()

@@ -139,6 +139,7 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
         errors.TokenAlreadySubmittedError,
         Kind(409, "token-already-submitted", "Camera token already submitted"),
     ),
+    (errors.UnknownDeviceError, Kind(404, "unknown-device", "Unknown device")),
     (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
     (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
     (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),

@@ -10,7 +10,12 @@ from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.running import Running, new_serial
 from tests.web.dashboard.conftest import PAGE, Guarded
 
-PAGES = ("/dashboard", "/dashboard?hours=24")
+PAGES = (
+    "/dashboard",
+    "/dashboard?hours=24",
+    "/dashboard/devices",
+    "/dashboard/validations",
+)
 POLICY = {
     "default-src 'none'",
     "script-src 'self'",

@@ -4,11 +4,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cryptography import x509
 from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.requests import Request
@@ -19,11 +17,9 @@ from birthmark_sma.pki.profiles import DEVICE
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage import certificates, counters, devices, flags
 from birthmark_sma.storage.engine import measure
+from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
 from birthmark_sma.web.dashboard.pages import page
 from birthmark_sma.web.intake import authority_of
-
-DUE = timedelta(days=90)
-"""Who runs an authority should know this long before a certificate expires."""
 
 _MINUTE = timedelta(minutes=1)
 _MOST_FAMILIES = 10
@@ -31,31 +27,6 @@ _MOST_COUNTED = 10_000
 _NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 
 router = APIRouter(include_in_schema=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Validity:
-    """A certificate by the name that people know it by, and how long it is still good."""
-
-    name: str
-    not_after: datetime
-    left: timedelta
-
-    @classmethod
-    def of(cls, name: str, certificate: x509.Certificate, now: datetime) -> "Validity":
-        """Look at a certificate."""
-        not_after = certificate.not_valid_after_utc
-        return cls(name, not_after, not_after - now)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether somebody should do something about it."""
-        return self.left < DUE
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has expired."""
-        return self.left <= timedelta(0)
 
 
 @router.get("/dashboard")
@@ -112,8 +83,8 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
         },
         "latency": _latency(authority),
         "certificates": [
-            Validity.of("root", authority.root, now),
-            Validity.of("intermediate", authority.issuer.certificate, now),
+            CertificateView.of("root", authority.root, now),
+            CertificateView.of("intermediate", authority.issuer.certificate, now),
         ],
         "expiring": _expiring(connection, now),
         "ceremony": certificates.ceremony_time(connection),

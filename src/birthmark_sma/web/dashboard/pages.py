@@ -31,7 +31,11 @@ TOKEN = "dashboard_token"  # noqa: S105  the name of a place
 
 _PAGE_SECONDS = 10.0
 
-NAVIGATION = (("/dashboard", "Overview"),)
+NAVIGATION = (
+    ("/dashboard", "Overview"),
+    ("/dashboard/devices", "Devices"),
+    ("/dashboard/validations", "Validations"),
+)
 
 
 async def page(

@@ -2,9 +2,9 @@
 
 from fastapi import FastAPI
 
-from birthmark_sma.web.dashboard import overview, sign_in, static_files
+from birthmark_sma.web.dashboard import devices, overview, sign_in, static_files, validations
 
-_ROUTERS = (overview.router, sign_in.router)
+_ROUTERS = (overview.router, devices.router, validations.router, sign_in.router)
 
 
 def install(app: FastAPI) -> None:
