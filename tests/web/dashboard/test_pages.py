@@ -15,6 +15,10 @@ PAGES = (
     "/dashboard?hours=24",
     "/dashboard/devices",
     "/dashboard/validations",
+    "/dashboard/tables",
+    "/dashboard/tables?by=use&table=1",
+    "/dashboard/certificates",
+    "/dashboard/callers",
 )
 POLICY = {
     "default-src 'none'",

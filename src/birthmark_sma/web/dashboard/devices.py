@@ -31,6 +31,7 @@ _MOST_FAMILIES = 200
 _DAYS = 30
 _LATEST = 15
 _FLAGS = 20
+_LOOKING = 0.05
 _SECONDS = 10.0
 
 router = APIRouter(include_in_schema=False)
@@ -122,7 +123,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
     days = [now.date() - timedelta(days=ago) for ago in reversed(range(_DAYS))]
     passes = activity.passes_by_day(connection, device_serial, days)
     history = audit_search.search(
-        connection, AuditFilter(device_serial=device_serial), limit=_LATEST
+        connection, AuditFilter(device_serial=device_serial), limit=_LATEST, seconds=_LOOKING
     )
     certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
     return {

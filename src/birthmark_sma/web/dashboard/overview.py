@@ -18,6 +18,7 @@ from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage import certificates, counters, devices, flags
 from birthmark_sma.storage.engine import measure
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
+from birthmark_sma.web.dashboard.certificates import server_certificate
 from birthmark_sma.web.dashboard.pages import page
 from birthmark_sma.web.intake import authority_of
 
@@ -85,6 +86,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
         "certificates": [
             CertificateView.of("root", authority.root, now),
             CertificateView.of("intermediate", authority.issuer.certificate, now),
+            *([] if (server := server_certificate(authority, now)) is None else [server]),
         ],
         "expiring": _expiring(connection, now),
         "ceremony": certificates.ceremony_time(connection),

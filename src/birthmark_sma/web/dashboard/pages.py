@@ -35,6 +35,9 @@ NAVIGATION = (
     ("/dashboard", "Overview"),
     ("/dashboard/devices", "Devices"),
     ("/dashboard/validations", "Validations"),
+    ("/dashboard/tables", "Key tables"),
+    ("/dashboard/certificates", "Certificates"),
+    ("/dashboard/callers", "Callers"),
 )
 
 

@@ -2,9 +2,20 @@
 
 from fastapi import FastAPI
 
-from birthmark_sma.web.dashboard import devices, overview, sign_in, static_files, validations
+from birthmark_sma.web.dashboard import (
+    callers,
+    certificates,
+    devices,
+    overview,
+    sign_in,
+    static_files,
+    tables,
+    validations,
+)
 
-_ROUTERS = (overview.router, devices.router, validations.router, sign_in.router)
+_ROUTERS = tuple(
+    each.router for each in (overview, devices, validations, tables, certificates, callers, sign_in)
+)
 
 
 def install(app: FastAPI) -> None:
