@@ -18,7 +18,7 @@ from birthmark_sma.storage.engine import Database
 LEFT_ALONE = timedelta(minutes=2)
 
 _ROWS = 50_000
-_PAUSE_SECONDS = 0.2
+_PAUSE_SECONDS = 0.5
 _TIMES_AS_LONG = 200
 """Counting devices takes at most this part of a core's time."""
 

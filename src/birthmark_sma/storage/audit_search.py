@@ -20,7 +20,7 @@ from birthmark_sma.storage.counters import floor_to_minute
 from birthmark_sma.storage.schema import repeat_counters, validation_counters
 from birthmark_sma.storage.schema import validation_history as history
 
-SECONDS = 0.1
+SECONDS = 0.08
 """How long a search goes on looking, unless it is told otherwise."""
 
 _ROWS = 50_000  # how many rows a stretch has at most, but for one busy minute

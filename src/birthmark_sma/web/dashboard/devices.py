@@ -1,6 +1,6 @@
 """The register of devices: search it, page through it, and look at one."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
@@ -25,10 +25,12 @@ from birthmark_sma.web.intake import authority_of
 LIST = "/dashboard/devices"
 DEVICE = "/dashboard/device"
 CERTIFICATE = "/dashboard/device/certificate"
+VALIDATIONS = "/dashboard/validations"
 
 _A_PAGE = 50
 _MOST_FAMILIES = 200
 _DAYS = 30
+_LISTED_DAYS = 7
 _LATEST = 15
 _FLAGS = 20
 _LOOKING = 0.05
@@ -136,11 +138,21 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "revocation": certificates.find_revocation(connection, device.certificate_serial),
         "flags": device_flags.flags_of(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
+        "latest_days": [
+            (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day)
+            for day in sorted(passes, reverse=True)[:_LISTED_DAYS]
+        ],
         "most_passes": max(passes.values(), default=0),
         "passes": sum(passes.values()),
         "rows": history.rows,
         "looked_back_to": history.looked_back_to,
         "has_older": history.older is not None,
         "download": link(CERTIFICATE, {"serial": device_serial}),
-        "validations": link("/dashboard/validations", {"device": device_serial}),
+        "validations": link(VALIDATIONS, {"device": device_serial}),
     }
+
+
+def _whole_day(day: date) -> dict[str, str]:
+    begins = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    since, until = (each.replace(tzinfo=None) for each in (begins, begins + timedelta(days=1)))
+    return {"since": since.isoformat(), "until": until.isoformat()}

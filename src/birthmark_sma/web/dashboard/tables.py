@@ -20,6 +20,7 @@ from birthmark_sma.web.dashboard.queries import choice_of, number_of
 _MOST_CELLS = 10_000
 _LISTED = 10
 _FAINTEST = 0.06
+_CELL = 10
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,12 +39,12 @@ _OF: dict[Measure, Callable[[TableFigures], int]] = {
 
 
 class Cell(NamedTuple):
-    """A table's place in the heat map, and how strong its colour is: 0 to 1."""
+    """A table in the heat map: its place, how strong its colour is (0 to 1), and what is told."""
 
     x: int
     y: int
     strength: float
-    figures: TableFigures
+    told: str
 
 
 @router.get("/dashboard/tables")
@@ -88,10 +89,10 @@ def _cells(tables: Sequence[TableFigures], by: Measure, columns: int) -> list[Ce
     span = most - least
     return [
         Cell(
-            place % columns,
-            place // columns,
+            place % columns * _CELL,
+            place // columns * _CELL,
             round(_FAINTEST + (1 - _FAINTEST) * (value - least) / span, 2) if span else _FAINTEST,
-            each,
+            f"Table {each.table_id}: {each.devices:,} devices, {each.tokens:,} tokens",
         )
         for place, (each, value) in enumerate(zip(tables, values, strict=True))
     ]
