@@ -186,7 +186,7 @@ key_table_counting = Table(
     "key_table_counting",
     metadata,
     Column("id", SmallInteger, CheckConstraint("id = 1", name="single"), primary_key=True),
-    Column("tokens_until", UtcDateTime),
+    Column("counted_until", UtcDateTime),
     Column("devices_at", UtcDateTime),
     Column("devices_seconds", Float),
 )

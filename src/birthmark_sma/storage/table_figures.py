@@ -47,7 +47,7 @@ class TableFigures:
 class Counting:
     """How far counting has got: tokens before a time, and all devices at a time."""
 
-    tokens_until: datetime | None = None
+    counted_until: datetime | None = None
     devices_at: datetime | None = None
     devices_seconds: float | None = None
 
@@ -70,7 +70,7 @@ def list_figures(connection: Connection) -> list[TableFigures]:
 def find_counting(connection: Connection) -> Counting:
     """Return how far counting has got."""
     row = connection.execute(
-        select(_counting.tokens_until, _counting.devices_at, _counting.devices_seconds)
+        select(_counting.counted_until, _counting.devices_at, _counting.devices_seconds)
     ).one_or_none()
     return Counting() if row is None else Counting(*row)
 
@@ -94,14 +94,14 @@ def next_minutes(
     """
     minute, times = validation_counters.c.minute, validation_counters.c.times
     query = select(minute, func.sum(times)).where(minute < before).group_by(minute).order_by(minute)
-    if counting.tokens_until is not None:
-        query = query.where(minute >= counting.tokens_until)
+    if counting.counted_until is not None:
+        query = query.where(minute >= counting.counted_until)
     begins: datetime | None = None
     ends = before
     total = 0
     for each, number in connection.execute(query.limit(_MOST_MINUTES)):
         if begins is None:
-            begins = counting.tokens_until or each
+            begins = counting.counted_until or each
         elif total + number > rows:
             return begins, each
         total += number
@@ -136,7 +136,7 @@ def add_tokens(
     until: datetime,
 ) -> bool:
     """Add what was counted; False where another process has counted it meanwhile."""
-    if not _claim(transaction, before, tokens_until=until):
+    if not _claim(transaction, before, counted_until=until):
         return False
     rows = [
         {"table_id": table_id, "passes": passes, "fails": fails}

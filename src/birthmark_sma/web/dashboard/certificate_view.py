@@ -31,7 +31,7 @@ class CertificateView:
     not_before: datetime
     not_after: datetime
     left: timedelta
-    key: str
+    public_key: str
     signature: str
     usage: str
     fingerprint: str
@@ -52,7 +52,7 @@ class CertificateView:
             not_before=certificate.not_valid_before_utc,
             not_after=not_after,
             left=not_after - now,
-            key=_key(certificate),
+            public_key=_key(certificate),
             signature=_algorithm(certificate)
             + ("" if digest is None else f" with {digest.name.upper().replace('SHA', 'SHA-')}"),
             usage=_usage(certificate),

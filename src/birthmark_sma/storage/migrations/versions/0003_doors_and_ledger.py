@@ -140,7 +140,7 @@ def _count_key_tables() -> None:
     op.create_table(
         "key_table_counting",
         sa.Column("id", sa.SmallInteger, primary_key=True),
-        sa.Column("tokens_until", UtcDateTime),
+        sa.Column("counted_until", UtcDateTime),
         sa.Column("devices_at", UtcDateTime),
         sa.Column("devices_seconds", sa.Float),
         sa.CheckConstraint("id = 1", name=op.f("key_table_counting_single_check")),
