@@ -5,7 +5,7 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev run test check demo bench bench-docs profile lock clean
+.PHONY: setup setup-dev setup-browser run test check demo bench bench-docs profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -28,6 +28,12 @@ PORT ?= 8000
 setup: .venv/.run ## install what `run` needs into .venv
 
 setup-dev: .venv/.dev ## and what `test` and `check` need
+
+# Debian's, as root, where there is no Chromium yet. Elsewhere install one, or name it to the tests.
+setup-browser: ## a Chromium for the tests of the dashboard, which are skipped without one
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  [ -n "$$SMA_TEST_CHROMIUM" ] || { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null || \
+	  { echo "No Chromium could be installed. Name yours: SMA_TEST_CHROMIUM=/path/to/chrome"; exit 1; }
 
 run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
 	@PORT=$(PORT) .venv/bin/sma serve

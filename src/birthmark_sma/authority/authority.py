@@ -25,6 +25,7 @@ from birthmark_sma.authority.key_watch import KeyWatch
 from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
+from birthmark_sma.authority.table_counting import TableCounting
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -143,6 +144,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             HistoryUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, policy_of(settings), settings.abuse),
             KeyWatch(database, parts.secrets.keks, key_ring),
+            TableCounting(database),
         ),
         rate_limits=rate_limits_of(settings),
     )

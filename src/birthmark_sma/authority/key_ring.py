@@ -145,8 +145,11 @@ class KeyRing:
         """
         if len(presented) != _KEY_CHARACTERS or not presented.isascii():
             return None
-        held = self._snapshot.by_id.get(presented[_ID], _NOBODY)
-        shown = digest(presented)
+        return self.find_by_digest(presented[_ID], digest(presented))
+
+    def find_by_digest(self, key_id: str, shown: bytes) -> AccessKey | None:
+        """Return the key of this id, where a secret that counts has this digest."""
+        held = self._snapshot.by_id.get(key_id, _NOBODY)
         is_current = hmac.compare_digest(shown, held.current)
         is_previous = hmac.compare_digest(shown, held.previous)
         if is_current or (is_previous and time.time() < held.previous_until):

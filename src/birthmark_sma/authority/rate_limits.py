@@ -342,6 +342,14 @@ def rate_limits_of(settings: Settings) -> RateLimits:
     return RateLimits(rates, None if url is None else partial(SharedWindows, url))
 
 
+def rate_text(settings: Settings, kind: Kind) -> str | None:
+    """Return a limit as it is written, or None where there is none."""
+    text: str | None = getattr(settings, f"rate_{kind.value}")
+    if text is None and not settings.serves_this_machine_alone:
+        text = DEFAULTS[kind]
+    return text if text is not None and parse_rates(text) else None
+
+
 def _rates_of(settings: Settings, kind: Kind) -> tuple[Rate, ...]:
     text: str | None = getattr(settings, f"rate_{kind.value}")
     if text is None:

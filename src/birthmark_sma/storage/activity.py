@@ -110,3 +110,15 @@ def most_active(
         .limit(limit)
     )
     return [(row.device_serial, int(row.passes)) for row in rows]
+
+
+def passes_by_day(
+    connection: Connection, device_serial: str, days: Sequence[date]
+) -> dict[date, int]:
+    """Return the passes of one device on those of these days on which it had any."""
+    rows = connection.execute(
+        select(_activity.day, _activity.passes).where(
+            is_any_of(connection, _activity.day, days), _activity.device_serial == device_serial
+        )
+    )
+    return {row.day: row.passes for row in rows}

@@ -62,6 +62,13 @@ def find_ca(connection: Connection, name: str) -> StoredCa | None:
     return None if row is None else StoredCa(*row)
 
 
+def ceremony_time(connection: Connection) -> datetime | None:
+    """Return when the intermediate was made, which every device certificate is signed by."""
+    return connection.execute(
+        select(ca_certificates.c.created_at).where(ca_certificates.c.name == "intermediate")
+    ).scalar()
+
+
 def put_sealed_key(
     transaction: Connection, name: str, sealed_private_key: bytes, kek_id: int
 ) -> None:
@@ -97,6 +104,20 @@ def list_revocations(connection: Connection) -> list[Revocation]:
         ).order_by(table.revoked_at, table.certificate_serial)
     )
     return [Revocation(*row) for row in rows]
+
+
+def find_revocation(connection: Connection, certificate_serial: str) -> Revocation | None:
+    """Return the revocation of a certificate, if it was revoked."""
+    table = revoked_certificates.c
+    row = connection.execute(
+        select(
+            table.certificate_serial,
+            table.device_serial,
+            table.revoked_at,
+            table.revocation_reason,
+        ).where(table.certificate_serial == certificate_serial)
+    ).one_or_none()
+    return None if row is None else Revocation(*row)
 
 
 def count_revocations(connection: Connection) -> int:

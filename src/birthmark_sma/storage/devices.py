@@ -213,6 +213,17 @@ def count_devices(connection: Connection) -> int:
     return int(connection.execute(select(total)).scalar_one())
 
 
+def count_provisioned_before(connection: Connection, before: datetime, most: int) -> int:
+    """Count the devices of before a time that are not revoked, up to `most`."""
+    found = (
+        select(devices.c.provisioned_at)
+        .where(devices.c.provisioned_at < before, devices.c.status != DeviceStatus.REVOKED.value)
+        .limit(most)
+        .subquery()
+    )
+    return connection.execute(select(func.count()).select_from(found)).scalar_one()
+
+
 def count_by_family(connection: Connection) -> dict[str, int]:
     """Return how many devices each family has, by their counters, largest first."""
     rows = connection.execute(

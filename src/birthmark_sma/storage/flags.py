@@ -172,6 +172,17 @@ def list_flags(
     return total, [_shown(row._asdict()) for row in rows]
 
 
+def flags_of(connection: Connection, device_serial: str, *, limit: int) -> list[Flag]:
+    """Return the flags of a device, of every mode, the latest days first."""
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .where(_flags.device_serial == device_serial)
+        .order_by(_flags.day.desc())
+        .limit(limit)
+    )
+    return [Flag(**row._asdict() | {"mode": FlagMode(row.mode)}) for row in rows]
+
+
 def _shown(values: dict[str, Any]) -> ShownFlag:
     family, status = values.pop("device_family"), values.pop("status")
     return ShownFlag(Flag(**values | {"mode": FlagMode(values["mode"])}), family, status)

@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -125,6 +126,18 @@ access_keys = Table(
 """Who may call: a bearer secret, of which only the digest is here, or a client certificate. NULL
 means no limit; of `disclosure` and `rate_limit`, that the server's own settings count."""
 
+dashboard_sessions = Table(
+    "dashboard_sessions",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("key_id", String(16), nullable=False),
+    Column("secret_digest", LargeBinary, nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+"""Browsers that are signed in to the dashboard: SHA-256 of what their cookie holds, the access key,
+and by which secret of it they came, so that the session ends where that secret does."""
+
 key_encryption_keys = Table(
     "key_encryption_keys",
     metadata,
@@ -159,6 +172,27 @@ key_tables = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
+key_table_figures = Table(
+    "key_table_figures",
+    metadata,
+    Column("table_id", Integer, primary_key=True, autoincrement=False),
+    Column("devices", BigInteger, nullable=False, server_default="0"),
+    Column("passes", BigInteger, nullable=False, server_default="0"),
+    Column("fails", BigInteger, nullable=False, server_default="0"),
+)
+"""How many devices each key table was assigned to, and how many camera tokens named it."""
+
+key_table_counting = Table(
+    "key_table_counting",
+    metadata,
+    Column("id", SmallInteger, CheckConstraint("id = 1", name="single"), primary_key=True),
+    Column("counted_until", UtcDateTime),
+    Column("devices_at", UtcDateTime),
+    Column("devices_seconds", Float),
+)
+"""One row: how far `key_table_figures` have got. Tokens are counted a stretch of time after
+another; devices all at once, which took `devices_seconds`."""
+
 registered_devices = Table(
     "registered_devices",
     metadata,
@@ -181,6 +215,27 @@ registered_devices = Table(
     Column("provisioned_at", UtcDateTime, nullable=False),
 )
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
+
+Index(
+    "registered_devices_family_idx",
+    registered_devices.c.device_family,
+    registered_devices.c.device_serial,
+)
+_out_of_order = registered_devices.c.status != text("'active'")
+Index(
+    "registered_devices_status_idx",
+    registered_devices.c.status,
+    registered_devices.c.device_serial,
+    postgresql_where=_out_of_order,
+    sqlite_where=_out_of_order,
+)
+# By the beginning of a serial, a page at a time: only the order of bytes lets PostgreSQL find that
+# by an index, whatever language the database sorts by. SQLite sorts so in any case.
+Index(
+    "registered_devices_serial_idx",
+    registered_devices.c.device_serial,
+    postgresql_ops={"device_serial": "text_pattern_ops"},
+).ddl_if(dialect="postgresql")
 
 revoked_certificates = Table(
     "revoked_certificates",

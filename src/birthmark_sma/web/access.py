@@ -1,7 +1,8 @@
 """The door: who may ask for what.
 
 Each path has a rule, and a path without one is for keys of scope `admin`. A key comes as a bearer
-token (RFC 6750), or as a client certificate that TLS has verified.
+token (RFC 6750), or as a client certificate that TLS has verified; on the dashboard, also as the
+session of a browser that signed in with one.
 """
 
 import ipaddress
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from starlette.types import Scope
 
+from birthmark_sma.authority import sessions
 from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.key_ring import KeyRing
@@ -33,10 +35,25 @@ ADMIN: Rule = frozenset({KeyScope.ADMIN})
 _VALIDATE: Rule = frozenset({KeyScope.VALIDATE})
 
 RULES: Mapping[str, Rule] = {
-    "/": ANY_KEY,
+    "/": ANYONE,
     "/api/v1/devices/provision": frozenset({KeyScope.PROVISION}),
     "/api/v1/validate/nuc": _VALIDATE,
     "/api/v1/validate/nuc/batch": _VALIDATE,
+    "/dashboard": ADMIN,
+    "/dashboard/callers": ADMIN,
+    "/dashboard/certificates": ADMIN,
+    "/dashboard/certificates/download": ADMIN,
+    "/dashboard/device": ADMIN,
+    "/dashboard/device/certificate": ADMIN,
+    "/dashboard/devices": ADMIN,
+    "/dashboard/figures": ADMIN,
+    "/dashboard/sign-in": ANYONE,
+    "/dashboard/sign-out": ADMIN,
+    "/dashboard/static": ANYONE,
+    "/dashboard/tables": ADMIN,
+    "/dashboard/validations": ADMIN,
+    "/dashboard/validations.csv": ADMIN,
+    "/dashboard/validations.jsonl": ADMIN,
     "/docs": ANY_KEY,
     "/docs/oauth2-redirect": ANY_KEY,
     "/health": ANY_KEY,
@@ -56,7 +73,10 @@ RULES: Mapping[str, Rule] = {
 PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH})
 """What anyone may read where the settings say so: verifiers of certificates have no keys."""
 
-_DIRECTORIES = ("/static-offline-docs/",)
+_DIRECTORIES = ("/dashboard/static/", "/static-offline-docs/")
+SESSION = "dashboard_session"
+"""Where in the scope the dashboard's gate puts the session of a request for one of its pages."""
+
 _SCHEME = b"bearer "
 _KNOWN_HOSTS = 64
 _MAX_ADDRESS_CHARACTERS = 45
@@ -120,7 +140,7 @@ class Door:
     def _shown_key(self, scope: Scope) -> AccessKey:
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         if not shown:
-            key = self._key_of_certificate(scope)
+            key = self._key_of_session(scope) or self._key_of_certificate(scope)
             if key is None:
                 raise UnauthenticatedError(
                     "Show an access key: Authorization: Bearer sma_... The operator makes one with:"
@@ -134,6 +154,11 @@ class Door:
                 raise UnauthenticatedError("This access key is not known here.")
         _check_in_force(key)
         return key
+
+    def _key_of_session(self, scope: Scope) -> AccessKey | None:
+        """Find the key of a browser that is signed in, which opens the dashboard alone."""
+        session = scope.get(SESSION)
+        return None if session is None else sessions.key_of(session, self._key_ring)
 
     def _key_of_certificate(self, scope: Scope) -> AccessKey | None:
         """Find the key of the certificate that the client showed.

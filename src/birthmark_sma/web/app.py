@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,6 +28,8 @@ from birthmark_sma.web import (
     validate,
 )
 from birthmark_sma.web.access import Door
+from birthmark_sma.web.dashboard import routes
+from birthmark_sma.web.dashboard.gate import HOME, Gate
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.request_log import RequestLog
@@ -63,14 +66,15 @@ class Front:
     A request of a page of another origin goes the ordinary way, as its answer says who may read it.
     """
 
-    def __init__(self, app: validate.ShortWay, origins: Sequence[str], traffic: Traffic) -> None:
+    def __init__(self, app: FastAPI, origins: Sequence[str], traffic: Traffic) -> None:
         self.routes = app.routes
         self.traffic = traffic
-        self._short_way = app
+        self._short_way = validate.ShortWay(app, traffic)
+        gate = Gate(self._short_way, app)
         self._for_pages = bool(origins)
         answers = security_headers.AnswerHeaders(
             CORSMiddleware(
-                app,
+                gate,
                 allow_origins=origins,
                 allow_methods=("GET", "POST"),
                 allow_headers=(
@@ -82,7 +86,7 @@ class Front:
                 expose_headers=(*quotas.FIELDS, "Retry-After", request_ids.HEADER),
             )
             if origins
-            else app
+            else gate
         )
         self._app = Observed(answers, traffic)
 
@@ -161,8 +165,12 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
 
-    @app.get("/", include_in_schema=False)
-    async def front_door() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    routes.install(app)
 
-    return Front(validate.ShortWay(app, traffic), origins, traffic)
+    @app.get("/", include_in_schema=False)
+    async def front_door(request: Request) -> RedirectResponse:
+        """Show people the dashboard, and programs the documentation."""
+        for_a_person = "text/html" in request.headers.get("accept", "")
+        return RedirectResponse(HOME if for_a_person else "/docs")
+
+    return Front(app, origins, traffic)

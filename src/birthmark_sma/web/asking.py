@@ -1,4 +1,4 @@
-"""Ask the database from a coroutine."""
+"""Ask the database in a thread, and no longer than a caller should wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 async def asked(threads: Executor, question: Callable[[], Result], seconds: float) -> Result:
-    """Ask the database in a thread. A database that hangs is as unavailable as one that is gone."""
+    """Ask the database in a thread. One that hangs is as unavailable as one that is gone."""
     try:
         async with asyncio.timeout(seconds):
             return await asyncio.get_running_loop().run_in_executor(threads, question)

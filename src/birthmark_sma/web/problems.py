@@ -84,6 +84,8 @@ _REQUEST_KINDS = {
         Kind(415, "unsupported-media-type", "Unsupported media type"),
         Kind(408, "request-timeout", "Request timeout"),
         Kind(421, MISDIRECTED, "Misdirected request"),
+        Kind(403, "foreign-form", "Form from elsewhere"),
+        Kind(422, "unusable-filter", "Filter cannot be used"),
     )
 }
 
@@ -139,6 +141,7 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
         errors.TokenAlreadySubmittedError,
         Kind(409, "token-already-submitted", "Camera token already submitted"),
     ),
+    (errors.UnknownDeviceError, Kind(404, "unknown-device", "Unknown device")),
     (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
     (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
     (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),

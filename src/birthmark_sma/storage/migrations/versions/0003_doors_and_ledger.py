@@ -1,6 +1,7 @@
 """Access keys, a key-encryption key that can be changed, the replay ledger, flags and totals.
 
 Columns are only added, all of them empty or zero, so this takes no time however long the history.
+Only the register of devices gets indexes.
 """
 
 import sqlalchemy as sa
@@ -18,6 +19,9 @@ def upgrade() -> None:
     _create_ledger()
     _create_flags()
     _create_totals()
+    _create_sessions()
+    _count_key_tables()
+    _let_devices_be_searched()
 
 
 def _create_access_keys() -> None:
@@ -127,3 +131,54 @@ def _create_totals() -> None:
         "INSERT INTO running_totals (counted, name, writer, times)"
         " SELECT 'verdict', reason, 0, sum(times) FROM validation_counters GROUP BY reason"
     )
+
+
+def _create_sessions() -> None:
+    op.create_table(
+        "dashboard_sessions",
+        sa.Column("digest", sa.LargeBinary, primary_key=True),
+        sa.Column("key_id", sa.String(16), nullable=False),
+        sa.Column("secret_digest", sa.LargeBinary, nullable=False),
+        sa.Column("opened_at", UtcDateTime, nullable=False),
+        sa.Column("seen_at", UtcDateTime, nullable=False),
+    )
+
+
+def _count_key_tables() -> None:
+    op.create_table(
+        "key_table_figures",
+        sa.Column("table_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("devices", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("passes", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("fails", sa.BigInteger, nullable=False, server_default="0"),
+    )
+    op.create_table(
+        "key_table_counting",
+        sa.Column("id", sa.SmallInteger, primary_key=True),
+        sa.Column("counted_until", UtcDateTime),
+        sa.Column("devices_at", UtcDateTime),
+        sa.Column("devices_seconds", sa.Float),
+        sa.CheckConstraint("id = 1", name=op.f("key_table_counting_single_check")),
+    )
+
+
+def _let_devices_be_searched() -> None:
+    """On a register of a million devices this takes some seconds, in which none is provisioned."""
+    out_of_order = sa.text("status != 'active'")
+    op.create_index(
+        "registered_devices_family_idx", "registered_devices", ["device_family", "device_serial"]
+    )
+    op.create_index(
+        "registered_devices_status_idx",
+        "registered_devices",
+        ["status", "device_serial"],
+        postgresql_where=out_of_order,
+        sqlite_where=out_of_order,
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index(
+            "registered_devices_serial_idx",
+            "registered_devices",
+            ["device_serial"],
+            postgresql_ops={"device_serial": "text_pattern_ops"},
+        )

@@ -1,0 +1,120 @@
+"""Search the register of devices, a page at a time, however many there are.
+
+Every page begins behind the last device of the one before it (no page is counted off), and what
+narrows the search has an index.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, literal_column, or_, select
+
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.flags import FlagMode
+from birthmark_sma.storage.schema import device_flags
+from birthmark_sma.storage.schema import registered_devices as devices
+
+_LAST_CHARACTER = "\U0010ffff"  # no serial has it, as it is not printable
+
+_serial = devices.c.device_serial
+
+
+class ListedDevice(NamedTuple):
+    """What a list tells of a device."""
+
+    device_serial: str
+    device_family: str
+    status: DeviceStatus
+    table_assignments: tuple[int, ...]
+    provisioned_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFilter:
+    """Which devices are looked for; None and False leave all in.
+
+    `begins` is how the serial begins; or the whole serial number of a certificate, or the whole
+    provisioning id, where no serial begins so. `flagged`: with flags that nobody has reviewed.
+    """
+
+    begins: str | None = None
+    family: str | None = None
+    status: DeviceStatus | None = None
+    flagged: bool = False
+
+
+def search(
+    connection: Connection, wanted: DeviceFilter, *, limit: int, after: str | None = None
+) -> list[ListedDevice]:
+    """Return up to `limit` devices by serial, those behind `after`."""
+    found = _by_serial(connection, wanted, limit, after)
+    if not found and wanted.begins is not None and after is None:
+        found = _select(
+            connection,
+            [
+                or_(
+                    devices.c.certificate_serial == wanted.begins.lower(),
+                    devices.c.provisioning_id == wanted.begins,
+                ),
+                *_conditions(wanted),
+            ],
+            _serial,
+            limit,
+        )
+    return found
+
+
+def _by_serial(
+    connection: Connection, wanted: DeviceFilter, limit: int, after: str | None
+) -> list[ListedDevice]:
+    conditions = _conditions(wanted)
+    if wanted.begins is None:
+        if after is not None:
+            conditions.append(_serial > after)
+        return _select(connection, conditions, _serial, limit)
+    # In the order of bytes, by which alone a beginning is a range: see the index of that name.
+    on_postgresql = connection.dialect.name == "postgresql"
+    at_least, less, more = ("~>=~", "~<~", "~>~") if on_postgresql else (">=", "<", ">")
+    conditions += [
+        _serial.bool_op(at_least)(wanted.begins),
+        _serial.bool_op(less)(wanted.begins + _LAST_CHARACTER),
+    ]
+    if after is not None:
+        conditions.append(_serial.bool_op(more)(after))
+    order: ColumnElement[str] = _serial
+    if on_postgresql:
+        order = literal_column("device_serial USING ~<~")
+    return _select(connection, conditions, order, limit)
+
+
+def _conditions(wanted: DeviceFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.family is not None:
+        conditions.append(devices.c.device_family == wanted.family)
+    if wanted.status is not None:
+        conditions.append(devices.c.status == wanted.status.value)
+    if wanted.flagged:
+        flags = device_flags.c
+        conditions.append(
+            _serial.in_(
+                select(flags.device_serial).where(
+                    flags.mode != FlagMode.SHADOW.value, flags.reviewed_at.is_(None)
+                )
+            )
+        )
+    return conditions
+
+
+def _select(
+    connection: Connection,
+    conditions: list[ColumnElement[bool]],
+    order: ColumnElement[str],
+    limit: int,
+) -> list[ListedDevice]:
+    columns = [devices.c[name] for name in ListedDevice._fields]
+    rows = connection.execute(select(*columns).where(*conditions).order_by(order).limit(limit))
+    return [
+        ListedDevice(serial, family, DeviceStatus(status), tuple(tables), at)
+        for serial, family, status, tables, at in rows
+    ]

@@ -1,0 +1,207 @@
+"""How many devices each key table was assigned to, and how many camera tokens named it.
+
+Kept beside the audit trail by a chore (`authority.table_counting`), so that no page reads the trail
+and no validation writes another row. What is counted once stays, also when the trail is pruned.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, case, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import Insert
+
+from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.schema import (
+    key_table_counting,
+    key_table_figures,
+    key_tables,
+    validation_counters,
+    validation_history,
+)
+
+_counting = key_table_counting.c
+_figures = key_table_figures.c
+_MINUTE = timedelta(minutes=1)
+_MOST_MINUTES = 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class TableFigures:
+    """A key table: its devices, and the verdicts on camera tokens that named it."""
+
+    table_id: int
+    devices: int
+    passes: int
+    fails: int
+
+    @property
+    def tokens(self) -> int:
+        """How many camera tokens named it."""
+        return self.passes + self.fails
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """How far counting has got: tokens before a time, and all devices at a time."""
+
+    counted_until: datetime | None = None
+    devices_at: datetime | None = None
+    devices_seconds: float | None = None
+
+
+def list_figures(connection: Connection) -> list[TableFigures]:
+    """Return every key table in the order of their ids, counted or not."""
+    rows = connection.execute(
+        select(
+            key_tables.c.table_id,
+            func.coalesce(_figures.devices, 0),
+            func.coalesce(_figures.passes, 0),
+            func.coalesce(_figures.fails, 0),
+        )
+        .outerjoin_from(key_tables, key_table_figures, _figures.table_id == key_tables.c.table_id)
+        .order_by(key_tables.c.table_id)
+    )
+    return [TableFigures(*row) for row in rows]
+
+
+def find_counting(connection: Connection) -> Counting:
+    """Return how far counting has got."""
+    row = connection.execute(
+        select(_counting.counted_until, _counting.devices_at, _counting.devices_seconds)
+    ).one_or_none()
+    return Counting() if row is None else Counting(*row)
+
+
+def count_assigned(connection: Connection) -> int:
+    """Return how many assignments were counted, each device once for each of its tables."""
+    return int(
+        connection.execute(select(func.coalesce(func.sum(_figures.devices), 0))).scalar_one()
+    )
+
+
+# --- tokens
+
+
+def next_minutes(
+    connection: Connection, counting: Counting, before: datetime, rows: int
+) -> tuple[datetime, datetime] | None:
+    """Return the next whole minutes to count, as two times; None where all before are counted.
+
+    They have about so many rows at most, by the counters, but for one busy minute.
+    """
+    minute, times = validation_counters.c.minute, validation_counters.c.times
+    query = select(minute, func.sum(times)).where(minute < before).group_by(minute).order_by(minute)
+    if counting.counted_until is not None:
+        query = query.where(minute >= counting.counted_until)
+    begins: datetime | None = None
+    ends = before
+    total = 0
+    for each, number in connection.execute(query.limit(_MOST_MINUTES)):
+        if begins is None:
+            begins = counting.counted_until or each
+        elif total + number > rows:
+            return begins, each
+        total += number
+        ends = each + _MINUTE
+    return None if begins is None else (begins, ends)
+
+
+def count_tokens(
+    connection: Connection, begins: datetime, ends: datetime
+) -> dict[int, tuple[int, int]]:
+    """Return how many PASS and FAIL each table that exists got in a time, by reading the trail."""
+    history = validation_history.c
+    passes = func.sum(case((history.validation_result == Verdict.PASS.value, 1), else_=0))
+    rows = connection.execute(
+        select(history.table_id, passes, func.count())
+        .where(history.validated_at >= begins, history.validated_at < ends)
+        .group_by(history.table_id)
+    ).all()
+    known = set(connection.execute(select(key_tables.c.table_id)).scalars())
+    return {
+        table_id: (int(passed), total - int(passed))
+        for table_id, passed, total in rows
+        if table_id in known
+    }
+
+
+def add_tokens(
+    transaction: Connection,
+    counted: Mapping[int, tuple[int, int]],
+    *,
+    before: Counting,
+    until: datetime,
+) -> bool:
+    """Add what was counted; False where another process has counted it meanwhile."""
+    if not _claim(transaction, before, counted_until=until):
+        return False
+    rows = [
+        {"table_id": table_id, "passes": passes, "fails": fails}
+        for table_id, (passes, fails) in sorted(counted.items())
+    ]
+    if rows:
+        inserting = _insert(transaction)
+        adding = {name: _figures[name] + inserting.excluded[name] for name in ("passes", "fails")}
+        transaction.execute(
+            inserting.on_conflict_do_update(index_elements=["table_id"], set_=adding), rows
+        )
+    return True
+
+
+# --- devices
+
+
+def claim_devices(transaction: Connection, before: Counting, now: datetime) -> bool:
+    """Say that this process counts the devices now; False where another one does."""
+    return _claim(transaction, before, devices_at=now)
+
+
+_ASSIGNED = {
+    "postgresql": "SELECT t, count(*) FROM registered_devices, unnest(table_assignments) AS t"
+    " GROUP BY t",
+    "sqlite": "SELECT value, count(*) FROM registered_devices, json_each(table_assignments)"
+    " GROUP BY value",
+}
+
+
+def count_assignments(connection: Connection) -> dict[int, int]:
+    """Return how many devices each table was assigned to, by reading the whole register."""
+    rows = connection.execute(text(_ASSIGNED[connection.dialect.name]))
+    return {int(table_id): devices for table_id, devices in rows}
+
+
+def put_devices(
+    transaction: Connection, table_ids: Iterable[int], counted: Mapping[int, int], seconds: float
+) -> None:
+    """Put the devices of these tables in the place of what was counted before."""
+    rows = [{"table_id": each, "devices": counted.get(each, 0)} for each in sorted(table_ids)]
+    if rows:
+        inserting = _insert(transaction)
+        transaction.execute(
+            inserting.on_conflict_do_update(
+                index_elements=["table_id"], set_={"devices": inserting.excluded.devices}
+            ),
+            rows,
+        )
+    transaction.execute(update(key_table_counting).values(devices_seconds=seconds))
+
+
+def _insert(transaction: Connection) -> postgresql.Insert | sqlite.Insert:
+    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
+    return insert(key_table_figures)
+
+
+def _claim(transaction: Connection, before: Counting, **values: datetime) -> bool:
+    """Go on from where counting had got, unless somebody else has meanwhile."""
+    adding: Insert = insert_or_skip(transaction, key_table_counting)
+    transaction.execute(adding.values(id=1))
+    [(name, _)] = values.items()
+    known = getattr(before, name)
+    column = _counting[name]
+    same = column.is_(None) if known is None else column == known
+    return (
+        transaction.execute(update(key_table_counting).where(same).values(**values)).rowcount == 1
+    )

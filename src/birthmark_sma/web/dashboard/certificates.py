@@ -1,0 +1,91 @@
+"""The certificates: who vouches for whom, until when, and by which fingerprint one knows them."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import APIRouter
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma.authority import revocation
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.storage import certificates, devices
+from birthmark_sma.web.asking import asked
+from birthmark_sma.web.dashboard.certificate_view import CertificateView
+from birthmark_sma.web.dashboard.pages import page
+from birthmark_sma.web.dashboard.queries import choice_of, refused
+from birthmark_sma.web.intake import authority_of
+
+DOWNLOAD = "/dashboard/certificates/download"
+_SECONDS = 10.0
+
+router = APIRouter(include_in_schema=False)
+
+
+class Item(StrEnum):
+    """What can be taken away."""
+
+    ROOT = "root"
+    INTERMEDIATE = "intermediate"
+    CRL = "crl"
+
+
+@router.get("/dashboard/certificates")
+async def show_certificates(request: Request) -> Response:
+    """Show the hierarchy, and both CAs in full."""
+    authority = authority_of(request)
+    return await page(request, "certificates.html", lambda connection: _read(connection, authority))
+
+
+@router.get(DOWNLOAD)
+async def download(request: Request) -> Response:
+    """Hand out a certificate or the CRL, as PEM."""
+    item = choice_of(request, "name", Item)
+    if item is None:
+        raise refused("name says what.")
+    authority = authority_of(request)
+    pem = await asked(request.app.state.askers, lambda: _pem(authority, item), _SECONDS)
+    headers = {"Content-Disposition": f'attachment; filename="birthmark-{item.value}.pem"'}
+    return Response(pem, headers=headers, media_type="application/x-pem-file")
+
+
+def server_certificate(authority: Authority, now: datetime) -> CertificateView | None:
+    """Return the certificate that this server shows, as its file has it now; None without TLS."""
+    path = authority.settings.tls_cert
+    if path is None:
+        return None
+    try:
+        certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError):  # it is being replaced, or cannot be used: TLS says which
+        return None
+    return CertificateView.of("server", certificate, now)
+
+
+def _pem(authority: Authority, item: Item) -> bytes:
+    match item:
+        case Item.ROOT:
+            return authority.root.public_bytes(Encoding.PEM)
+        case Item.INTERMEDIATE:
+            return authority.issuer.certificate.public_bytes(Encoding.PEM)
+        case Item.CRL:
+            issuer = authority.issuer
+            crl = revocation.current_crl(authority.database, issuer.certificate, issuer.signer)
+            return crl.public_bytes(Encoding.PEM)
+
+
+def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "authorities": [
+            CertificateView.of("root", authority.root, now),
+            CertificateView.of("intermediate", authority.issuer.certificate, now),
+        ],
+        "server": server_certificate(authority, now),
+        "devices": devices.count_devices(connection),
+        "revoked": certificates.count_revocations(connection),
+        "ceremony": certificates.ceremony_time(connection),
+    }

@@ -1,0 +1,158 @@
+"""The register of devices: search it, page through it, and look at one."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from fastapi import APIRouter
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.errors import UnknownDeviceError
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage import activity, audit_search, certificates, device_search, devices
+from birthmark_sma.storage import flags as device_flags
+from birthmark_sma.storage.audit_search import AuditFilter
+from birthmark_sma.storage.device_search import DeviceFilter
+from birthmark_sma.web.asking import asked
+from birthmark_sma.web.dashboard.certificate_view import CertificateView
+from birthmark_sma.web.dashboard.pages import page
+from birthmark_sma.web.dashboard.queries import choice_of, link, refused, text_of
+from birthmark_sma.web.intake import authority_of
+
+LIST = "/dashboard/devices"
+DEVICE = "/dashboard/device"
+CERTIFICATE = "/dashboard/device/certificate"
+VALIDATIONS = "/dashboard/validations"
+
+_A_PAGE = 50
+_MOST_FAMILIES = 200
+_DAYS = 30
+_LISTED_DAYS = 7
+_LATEST = 15
+_FLAGS = 20
+_LOOKING = 0.05
+_SECONDS = 10.0
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get(LIST)
+async def list_devices(request: Request) -> Response:
+    """Show a page of the devices that are looked for."""
+    wanted = DeviceFilter(
+        begins=text_of(request, "q"),
+        family=text_of(request, "family"),
+        status=choice_of(request, "status", DeviceStatus),
+        flagged=text_of(request, "flagged") is not None,
+    )
+    after = text_of(request, "after")
+
+    def read(connection: Connection) -> dict[str, Any]:
+        found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
+        families = devices.count_by_family(connection)
+        query = {
+            "q": wanted.begins,
+            "family": wanted.family,
+            "status": wanted.status,
+            "flagged": "yes" if wanted.flagged else None,
+        }
+        shown = found[:_A_PAGE]
+        more = len(found) > _A_PAGE
+        return {
+            "devices": shown,
+            "wanted": wanted,
+            "is_filtered": wanted != DeviceFilter(),
+            "families": list(families)[:_MOST_FAMILIES],
+            "statuses": [each.value for each in DeviceStatus],
+            "total": sum(families.values()),
+            "first_page": link(LIST, query) if after is not None else None,
+            "next_page": link(LIST, query | {"after": shown[-1].device_serial}) if more else None,
+        }
+
+    return await page(request, "devices.html", read)
+
+
+@router.get(DEVICE)
+async def show_device(request: Request) -> Response:
+    """Show all that is known of a device."""
+    authority = authority_of(request)
+    device_serial = _serial_of(request)
+    return await page(
+        request, "device.html", lambda connection: _read(connection, authority, device_serial)
+    )
+
+
+@router.get(CERTIFICATE)
+async def download(request: Request) -> Response:
+    """Hand out a device's certificate and, behind it, what leads to the root (PEM)."""
+    authority = authority_of(request)
+    device_serial = _serial_of(request)
+
+    def read() -> str:
+        with authority.database.read() as connection:
+            return _find(connection, device_serial).device_certificate
+
+    pem = await asked(request.app.state.askers, read, _SECONDS)
+    chain = [pem, *authority.issuer.chain]
+    # No serial in the name: it may hold anything that is printable.
+    return Response(
+        "".join(each if each.endswith("\n") else each + "\n" for each in chain),
+        headers={"Content-Disposition": 'attachment; filename="device-certificate.pem"'},
+        media_type="application/x-pem-file",
+    )
+
+
+def _serial_of(request: Request) -> str:
+    device_serial = text_of(request, "serial")
+    if device_serial is None:
+        raise refused("serial names the device.")
+    return device_serial
+
+
+def _find(connection: Connection, device_serial: str) -> devices.Device:
+    device = devices.find_device(connection, device_serial)
+    if device is None:
+        raise UnknownDeviceError(f"No device {device_serial} is registered here.")
+    return device
+
+
+def _read(connection: Connection, authority: Authority, device_serial: str) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    device = _find(connection, device_serial)
+    days = [now.date() - timedelta(days=ago) for ago in reversed(range(_DAYS))]
+    passes = activity.passes_by_day(connection, device_serial, days)
+    history = audit_search.search(
+        connection, AuditFilter(device_serial=device_serial), limit=_LATEST, seconds=_LOOKING
+    )
+    certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    return {
+        "device": device,
+        "certificate": CertificateView.of("device", certificate, now),
+        "chain": [
+            CertificateView.of("intermediate", authority.issuer.certificate, now),
+            CertificateView.of("root", authority.root, now),
+        ],
+        "revocation": certificates.find_revocation(connection, device.certificate_serial),
+        "flags": device_flags.flags_of(connection, device_serial, limit=_FLAGS),
+        "days": [(day, passes.get(day, 0)) for day in days],
+        "latest_days": [
+            (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day)
+            for day in sorted(passes, reverse=True)[:_LISTED_DAYS]
+        ],
+        "most_passes": max(passes.values(), default=0),
+        "passes": sum(passes.values()),
+        "rows": history.rows,
+        "looked_back_to": history.looked_back_to,
+        "has_older": history.older is not None,
+        "download": link(CERTIFICATE, {"serial": device_serial}),
+        "validations": link(VALIDATIONS, {"device": device_serial}),
+    }
+
+
+def _whole_day(day: date) -> dict[str, str]:
+    begins = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    since, until = (each.replace(tzinfo=None) for each in (begins, begins + timedelta(days=1)))
+    return {"since": since.isoformat(), "until": until.isoformat()}

@@ -1,0 +1,72 @@
+"""What the query of a page's URL asks for, strictly: what cannot be meant is told, not passed over.
+
+An empty field of a form counts as not given.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TypeVar
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+
+from birthmark_sma.web.problems import RequestError
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+_MOST_CHARACTERS = 128
+_MOST_INTEGER = 2**31 - 1
+
+
+def refused(detail: str) -> RequestError:
+    """Say that a filter cannot be used."""
+    return RequestError("unusable-filter", detail)
+
+
+def text_of(request: Request, name: str) -> str | None:
+    """Return a text. Raises RequestError for one that nothing here can be."""
+    value = request.query_params.get(name, "").strip()
+    if len(value) > _MOST_CHARACTERS or not value.isprintable():
+        raise refused(f"{name} has at most {_MOST_CHARACTERS} printable characters.")
+    return value or None
+
+
+def choice_of(request: Request, name: str, kind: type[Choice]) -> Choice | None:
+    """Return one of several. Raises RequestError."""
+    value = text_of(request, name)
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(each.value for each in kind)
+        raise refused(f"{name} is one of {known}.") from None
+
+
+def number_of(request: Request, name: str) -> int | None:
+    """Return a whole number that is not negative. Raises RequestError."""
+    value = text_of(request, name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) <= _MOST_INTEGER):
+        raise refused(f"{name} is a whole number.")
+    return int(value)
+
+
+def moment_of(request: Request, name: str) -> datetime | None:
+    """Return a time, in UTC where it names no zone. Raises RequestError."""
+    value = text_of(request, name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise refused(f"{name} is a time as 2026-11-23T09:00, in UTC.") from None
+
+
+def link(path: str, query: Mapping[str, object]) -> str:
+    """Return a URL; what is None is left out."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path

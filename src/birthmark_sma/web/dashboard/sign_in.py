@@ -1,0 +1,141 @@
+"""Sign in with an admin key, and sign out."""
+
+import hmac
+import secrets
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from birthmark_sma.authority import sessions
+from birthmark_sma.authority.sessions import is_form_token
+from birthmark_sma.config import Access
+from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
+from birthmark_sma.web.asking import asked
+from birthmark_sma.web.dashboard import pages
+from birthmark_sma.web.dashboard.gate import HOME, SIGN_IN, cookie_of, session_cookie
+from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.problems import RequestError
+
+SIGN_OUT = "/dashboard/sign-out"
+
+_FORM_BYTES = 4_096
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_FORM_CHARACTERS = 43
+_SECONDS = 10.0
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get(SIGN_IN)
+async def show_form(request: Request) -> Response:
+    """Ask for a key; where nobody is asked for one, there is nothing to sign in to."""
+    if authority_of(request).settings.resolved_access is Access.OPEN:
+        return RedirectResponse(HOME, 303)
+    return _form(request, _local_path(request.query_params.get("next", "")))
+
+
+@router.post(SIGN_IN)
+async def sign_in(request: Request) -> Response:
+    """Open a session and hand out its cookie.
+
+    The form holds what a cookie of this browser holds: no page of another site can sign a person in
+    under a key of its own.
+    """
+    form = await _read_form(request)
+    place = _local_path(form.get("next", ""))
+    before = cookie_of(request.scope, _form_cookie(request))
+    shown = form.get("form", "")
+    if before is None or not hmac.compare_digest(shown.encode(), before.encode()):
+        return _form(request, place, "The form was too old. Please try again.", 403)
+    authority = authority_of(request)
+    presented = form.get("key", "").strip()
+    try:
+        token = await asked(
+            request.app.state.askers,
+            lambda: sessions.sign_in(authority.database, authority.key_ring, presented),
+            _SECONDS,
+        )
+    except UnauthenticatedError as error:
+        authority.rate_limits.guessed(None if request.client is None else request.client.host)
+        return _form(request, place, str(error), 401)
+    except InsufficientScopeError as error:
+        return _form(request, place, str(error), 403)
+    response = RedirectResponse(place, 303, {"Cache-Control": "no-store"})
+    _set_cookie(request, response, session_cookie(request.scope), token)
+    _forget_cookie(request, response, _form_cookie(request))
+    return response
+
+
+@router.post(SIGN_OUT)
+async def sign_out(request: Request) -> Response:
+    """End the session, here and in the database."""
+    form = await _read_form(request)
+    token = request.scope.get(pages.TOKEN)
+    response = RedirectResponse(SIGN_IN, 303, {"Cache-Control": "no-store"})
+    if token is not None:
+        if not is_form_token(form.get("form", ""), token):
+            raise RequestError("foreign-form", "This form does not come from the dashboard.")
+        database = authority_of(request).database
+        await asked(request.app.state.askers, lambda: sessions.sign_out(database, token), _SECONDS)
+        _forget_cookie(request, response, session_cookie(request.scope))
+    return response
+
+
+def _form(request: Request, place: str, fault: str | None = None, status: int = 200) -> Response:
+    form = secrets.token_urlsafe(32)
+    html = pages.draw(request, "sign_in.html", next=place, fault=fault, form=form)
+    response = pages.answer(html, status)
+    _set_cookie(request, response, _form_cookie(request), form)
+    return response
+
+
+async def _read_form(request: Request) -> dict[str, str]:
+    """Read a form of ours. Raises RequestError; of a name that stands twice, the last counts."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+        raise RequestError("unsupported-media-type", f"Send the form as {_FORM_TYPE}.")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _FORM_BYTES:
+            raise RequestError("body-too-large", f"A form here has at most {_FORM_BYTES} bytes.")
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=16))
+    except ValueError:  # no form of ours has so many fields
+        return {}
+
+
+def _local_path(text: str) -> str:
+    """Return a path of the dashboard, whatever was asked for."""
+    plain = text.isascii() and text.isprintable() and "\\" not in text
+    if not plain or not text.startswith((HOME + "/", HOME + "?", HOME)):
+        return HOME
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return HOME
+    ours = parts.path == HOME or parts.path.startswith(HOME + "/")
+    away = parts.scheme or parts.netloc or ".." in parts.path or parts.path == SIGN_OUT
+    return text if ours and not away and parts.path != SIGN_IN else HOME
+
+
+def _form_cookie(request: Request) -> str:
+    return "__Host-sma-form" if request.url.scheme == "https" else "sma-form"
+
+
+def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+    response.set_cookie(
+        name,
+        value,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def _forget_cookie(request: Request, response: Response, name: str) -> None:
+    response.delete_cookie(
+        name, path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
+    )

@@ -1,0 +1,85 @@
+"""What the pages load: scripts and styles that come with the program, and nothing else.
+
+A page names each by its content (`?v=` and a digest), so a browser may keep it for good, and gets
+another one as soon as there is another one.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+PATH = "/dashboard/static"
+
+_MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_FOR_GOOD = "public, max-age=31536000, immutable"
+_ASK_AGAIN = "public, no-cache"
+_DIGEST_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file, and what names its content."""
+
+    content: bytes
+    media_type: str
+    digest: str
+
+
+@cache
+def static_files() -> Mapping[str, StaticFile]:
+    """Return all files by their names, as `vendor/htmx/htmx.min.js`; read once."""
+    found = {}
+    for name, place in _all_below(files(__package__) / "static"):
+        media_type = _MEDIA_TYPES.get("." + name.rpartition(".")[2])
+        if media_type is not None:
+            content = place.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()[:_DIGEST_CHARACTERS]
+            found[name] = StaticFile(content, media_type, digest)
+    return found
+
+
+def url_of(name: str) -> str:
+    """Return where a page finds a file. Raises KeyError where there is none."""
+    return f"{PATH}/{name}?v={static_files()[name].digest}"
+
+
+async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a file, or 404. No name leads out of what was read."""
+    request = Request(scope)
+    found = static_files().get(scope["path"].removeprefix(PATH + "/"))
+    if found is None:
+        raise HTTPException(404)
+    if request.method != "GET":
+        raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+    is_named = request.query_params.get("v") == found.digest
+    headers = {
+        "Cache-Control": _FOR_GOOD if is_named else _ASK_AGAIN,
+        "ETag": f'"{found.digest}"',
+    }
+    known = request.headers.get("if-none-match", "")
+    if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+        await Response(status_code=304, headers=headers)(scope, receive, send)
+        return
+    await Response(found.content, headers=headers, media_type=found.media_type)(
+        scope, receive, send
+    )
+
+
+def _all_below(folder: Traversable, before: str = "") -> Iterator[tuple[str, Traversable]]:
+    for each in folder.iterdir():
+        if each.is_dir():
+            yield from _all_below(each, f"{before}{each.name}/")
+        else:
+            yield before + each.name, each

@@ -1,0 +1,98 @@
+"""The key tables: how large a crowd each hides a device in, and how much each is used."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from statistics import median
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma.storage import table_figures
+from birthmark_sma.storage.table_figures import TableFigures
+from birthmark_sma.web.dashboard.pages import page
+from birthmark_sma.web.dashboard.queries import choice_of, number_of
+
+_MOST_CELLS = 10_000
+_LISTED = 10
+_FAINTEST = 0.06
+_CELL = 10
+
+router = APIRouter(include_in_schema=False)
+
+
+class Measure(StrEnum):
+    """What the heat map shows."""
+
+    DEVICES = "devices"
+    USE = "use"
+
+
+_OF: dict[Measure, Callable[[TableFigures], int]] = {
+    Measure.DEVICES: lambda each: each.devices,
+    Measure.USE: lambda each: each.tokens,
+}
+
+
+class Cell(NamedTuple):
+    """A table in the heat map: its place, how strong its colour is (0 to 1), and what is told."""
+
+    x: int
+    y: int
+    strength: float
+    told: str
+
+
+@router.get("/dashboard/tables")
+async def show_tables(request: Request) -> Response:
+    """Show all of them as a heat map, and one in words."""
+    by = choice_of(request, "by", Measure) or Measure.DEVICES
+    chosen = number_of(request, "table")
+    return await page(request, "tables.html", lambda connection: _read(connection, by, chosen))
+
+
+def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, Any]:
+    tables = table_figures.list_figures(connection)
+    counting = table_figures.find_counting(connection)
+    inhabited = [each for each in tables if each.devices]
+    values = [_OF[by](each) for each in tables]
+    columns = math.ceil(math.sqrt(min(len(tables), _MOST_CELLS))) or 1
+    return {
+        "by": by,
+        "now": datetime.now(UTC),
+        "tables": len(tables),
+        "cells": _cells(tables[:_MOST_CELLS], by, columns),
+        "columns": columns,
+        "rows": math.ceil(min(len(tables), _MOST_CELLS) / columns),
+        "least": min(values, default=0),
+        "most": max(values, default=0),
+        "counting": counting,
+        "smallest": sorted(inhabited, key=lambda each: each.devices)[:_LISTED],
+        "busiest": sorted(
+            (each for each in tables if each.tokens), key=lambda each: each.tokens, reverse=True
+        )[:_LISTED],
+        "middle": round(median(each.devices for each in inhabited)) if inhabited else 0,
+        "empty": len(tables) - len(inhabited),
+        "asked_for": chosen,
+        "chosen": next((each for each in tables if each.table_id == chosen), None),
+    }
+
+
+def _cells(tables: Sequence[TableFigures], by: Measure, columns: int) -> list[Cell]:
+    """Place the tables line by line. The faintest has the least, the strongest the most."""
+    values = [_OF[by](each) for each in tables]
+    least, most = min(values, default=0), max(values, default=0)
+    span = most - least
+    return [
+        Cell(
+            place % columns * _CELL,
+            place // columns * _CELL,
+            round(_FAINTEST + (1 - _FAINTEST) * (value - least) / span, 2) if span else _FAINTEST,
+            f"Table {each.table_id}: {each.devices:,} devices, {each.tokens:,} tokens",
+        )
+        for place, (each, value) in enumerate(zip(tables, values, strict=True))
+    ]

@@ -1,0 +1,86 @@
+"""A real Chromium, for tests that click. It reaches nothing but the server under test."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+PROGRAM_VARIABLE = "SMA_TEST_CHROMIUM"
+"""The environment variable that names another Chromium."""
+
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_ARGUMENTS = (
+    "--no-sandbox",  # tests may run as root, where Chromium has no sandbox
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@dataclass
+class Watched:
+    """A page, and what went wrong on it."""
+
+    page: Page
+    faults: list[str] = field(default_factory=list)
+
+
+def find_chromium(named: str | None) -> str:
+    """Return where Chromium is; skip the test where there is none."""
+    found = named or next((p for p in map(shutil.which, _PROGRAMS) if p), None)
+    if found is None:
+        pytest.skip(f"no Chromium: type make setup-browser, or name one in {PROGRAM_VARIABLE}")
+    return found
+
+
+@contextmanager
+def chromium(program: str) -> Iterator[Browser]:
+    """A headless browser, closed at the end."""
+    environ: dict[str, str | float | bool] = {
+        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+    }
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS, env=environ)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def watched_page(
+    browser: Browser, url: str, *, width: int = 1280, dark: bool = False
+) -> Iterator[Watched]:
+    """A page that notes errors in its console, and requests that go to another host than `url`."""
+    context = browser.new_context(
+        base_url=url,
+        viewport={"width": width, "height": 844},
+        color_scheme="dark" if dark else "light",
+    )
+    page = context.new_page()
+    watched = Watched(page)
+    host = urlsplit(url).netloc
+
+    def heard(said: ConsoleMessage) -> None:
+        if said.type in {"error", "warning"}:
+            watched.faults.append(said.text)
+
+    def asked(request: Request) -> None:
+        if urlsplit(request.url).netloc != host:
+            watched.faults.append(f"another host was asked: {request.url}")
+
+    page.on("console", heard)
+    page.on("pageerror", lambda error: watched.faults.append(str(error)))
+    page.on("request", asked)
+    try:
+        yield watched
+    finally:
+        context.close()

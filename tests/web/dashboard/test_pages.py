@@ -1,0 +1,123 @@
+"""What every page has in common: what a browser may do with it, and what it loads."""
+
+import re
+
+import httpx2
+import pytest
+
+from birthmark_sma.web.dashboard.static_files import static_files
+from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.running import Running, new_serial
+from tests.web.dashboard.conftest import PAGE, Guarded
+
+PAGES = (
+    "/dashboard",
+    "/dashboard?hours=24",
+    "/dashboard/devices",
+    "/dashboard/validations",
+    "/dashboard/tables",
+    "/dashboard/tables?by=use&table=1",
+    "/dashboard/certificates",
+    "/dashboard/callers",
+)
+POLICY = {
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self'",
+    "connect-src 'self'",
+    "form-action 'self'",
+    "frame-ancestors 'none'",
+    "base-uri 'none'",
+}
+
+
+def assert_strict(page: httpx2.Response) -> None:
+    """Threat 22: nothing that stands in a page runs, and nothing comes from elsewhere."""
+    (policy,) = page.headers.get_list("content-security-policy")
+    assert {part.strip() for part in policy.split(";")} == POLICY
+    assert page.headers["cache-control"] == "no-store"
+    assert page.headers["x-frame-options"] == "DENY"
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", page.text)
+    for source in re.findall(r'(?:src|href|action)="([^"]*)"', page.text):
+        assert source.startswith(("/", "#")), source
+        assert not source.startswith("//"), source
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_are_strict(guarded: Guarded, path: str) -> None:
+    with guarded.browser(guarded.keys["admin"]) as browser:
+        page = browser.get(path)
+        assert page.status_code == 200
+        assert_strict(page)
+        assert page.text.count("<h1") == 1
+        assert browser.head(path).headers["content-length"] == page.headers["content-length"]
+
+
+def test_an_open_server_shows_them_to_whoever_is_on_this_machine(running: Running) -> None:
+    with running.client(headers=PAGE) as browser:
+        assert browser.get("/").headers["location"] == "/dashboard"
+        page = browser.get("/dashboard")
+        assert_strict(page)
+        assert "Sign out" not in page.text
+        assert browser.get("/dashboard/sign-in").headers["location"] == "/dashboard"
+        foreign = browser.get("/dashboard", headers={"Host": "evil.example"})
+        assert foreign.status_code == 421
+
+
+def test_what_goes_wrong_is_a_page(guarded: Guarded) -> None:
+    with guarded.browser(guarded.keys["admin"]) as browser:
+        page = browser.get("/dashboard/nothing")
+        assert page.status_code == 404
+        assert_strict(page)
+        assert "Not Found" in page.text
+        wrong = browser.post("/dashboard")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+        assert_strict(wrong)
+
+
+def test_the_overview_counts(running: Running) -> None:
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        client.post(VALIDATE, json=wire(camera.token()))
+        before = client.get("/stats").json()["total_devices"]
+        page = client.get("/dashboard/figures").text
+        assert f"{before:,}" in page
+        assert re.search(r"1 hour: [\d,]+ PASS and", page)
+        assert "PASS in 24 hours" in page
+        assert "Latency" not in page, "no figure stands where nothing was measured"
+
+
+# --- what pages load
+
+
+def test_static_files_are_kept_for_good_by_their_content(running_on_sqlite: Running) -> None:
+    with running_on_sqlite.client() as client:
+        page = client.get("/dashboard").text
+        loaded = re.findall(r'(?:src|href)="(/dashboard/static/[^"]+)"', page)
+        assert len(loaded) >= 5
+        for url in loaded:
+            answer = client.get(url)
+            assert answer.status_code == 200
+            assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+            tag = answer.headers["etag"]
+            assert client.get(url, headers={"If-None-Match": tag}).status_code == 304
+            assert client.get(url, headers={"If-None-Match": '"x"'}).status_code == 200
+            stale = client.get(url.partition("?")[0] + "?v=another")
+            assert stale.headers["cache-control"] == "public, no-cache"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nothing.js", "../pages.py", "..%2fpages.py", "vendor", "vendor/htmx/LICENSE"]
+)
+def test_nothing_else_is_served(running_on_sqlite: Running, name: str) -> None:
+    with running_on_sqlite.client() as client:
+        assert client.get(f"/dashboard/static/{name}").status_code == 404
+        assert client.post("/dashboard/static/curve.js").status_code == 405
+
+
+def test_no_file_names_another_host() -> None:
+    """What is vendored asks nobody else for anything; an address in a comment is no request."""
+    for name, file in static_files().items():
+        hosts = set(re.findall(rb"https?://([\w.-]+)", file.content))
+        assert hosts <= {b"github.com", b"www.w3.org"}, name
