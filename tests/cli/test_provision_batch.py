@@ -60,6 +60,11 @@ run()
 """
 
 
+def text_of(lines: Sequence[object]) -> str:
+    """Return JSON Lines."""
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
 @dataclass(frozen=True)
 class Factory:
     """An authority, and a directory in which batches are provisioned."""
@@ -94,6 +99,18 @@ class Factory:
             [*SMA, *arguments], env=self.environ, cwd=self.directory, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
         )  # fmt: skip
+
+    def start_on_a_pipe(self, lines: Sequence[object]) -> "subprocess.Popen[str]":
+        """Start a run that gets these lines, and return when some devices are provisioned.
+
+        Then it waits for more lines: it cannot end before the test has done what it wants to it.
+        """
+        run = self.start(*self.arguments("-", "--format", "jsonl"), stdin=subprocess.PIPE)
+        assert run.stdin is not None
+        run.stdin.write(text_of(lines))
+        run.stdin.flush()
+        wait_until(lambda: len(self.registered()) > 0, 60)
+        return run
 
     def run(self, *arguments: str, code: int = 0, stdin: str | None = None) -> str:
         """Run to the end, which must be this code; return what it said on stderr."""
@@ -534,12 +551,11 @@ def test_two_runs_into_one_file(factory: Factory) -> None:
 def test_the_database_goes_away(tmp_path: Path, own_postgres: Postgres) -> None:
     """Threats 8 and 19: a sentence that says what to do, and then no device is lost."""
     factory = found(tmp_path, own_postgres.url)
-    lines = [device(number) for number in range(2_500)]
+    lines = [device(number) for number in range(1_500)]
     factory.write("devices.jsonl", lines)
-    run = factory.start(*factory.arguments())
-    wait_until(lambda: len(factory.registered()) > 0, 60)
+    run = factory.start_on_a_pipe(lines[:1_000])
     own_postgres.kill()
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(text_of(lines[1_000:]), timeout=60)
     assert run.returncode == 4, said
     assert said.startswith("sma: The database does not answer")
     assert said.endswith("run the same command again, and it carries on.\n")
@@ -599,10 +615,9 @@ def _waiting(server: Postgres, how: LiteralString) -> int:
 
 def test_interrupted(factory: Factory) -> None:
     """Ctrl-C: it says how to go on."""
-    lines = [device(number) for number in range(2_500)]
+    lines = [device(number) for number in range(1_500)]
     factory.write("devices.jsonl", lines)
-    run = factory.start(*factory.arguments())
-    wait_until(lambda: len(factory.registered()) > 0, 60)
+    run = factory.start_on_a_pipe(lines[:1_000])
     os.killpg(run.pid, signal.SIGINT)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
@@ -630,13 +645,12 @@ def test_a_disk_that_is_full(factory: Factory) -> None:
 
 def test_a_process_that_is_killed(factory: Factory) -> None:
     """As by a kernel short of memory: a sentence, and the next run carries on."""
-    lines = [device(number) for number in range(2_500)]
+    lines = [device(number) for number in range(1_500)]
     factory.write("devices.jsonl", lines)
-    run = factory.start(*factory.arguments())
-    wait_until(lambda: len(factory.registered()) > 0, 60)
+    run = factory.start_on_a_pipe(lines[:1_000])
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(text_of(lines[1_000:]), timeout=60)
     assert run.returncode == 4, said
     assert "Run the same command again" in said
     factory.run(*factory.arguments())

@@ -8,16 +8,19 @@ import hashlib
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import Field
 
@@ -110,20 +113,38 @@ class Job:
 
 
 class Workers:
-    """The processes. As a context manager, they have ended at its end."""
+    """The processes. As a context manager, they have ended at its end.
+
+    Each has a pipe of its own, at whose other end a thread waits for it: where a process is killed
+    half way through an answer, its pipe ends, and nobody waits for the rest.
+    """
 
     def __init__(self, job: Job, processes: int) -> None:
+        self._job = job
+        self._count = processes
         self._limit = processes * _AHEAD
-        self._pool = ProcessPoolExecutor(
-            processes, multiprocessing.get_context("fork"), initializer=_begin, initargs=(job,)
-        )
+        self._processes: list[ForkProcess] = []
+        self._idle: queue.SimpleQueue[Connection[Any, Any]] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(processes, "batch")
 
     def __enter__(self) -> Self:
-        self._pool.submit(os.getpid).result()  # forks them all, here and now
+        forking = multiprocessing.get_context("fork")
+        for _ in range(self._count):
+            ours, theirs = forking.Pipe()
+            process = forking.Process(target=_work, args=(self._job, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._idle.put(ours)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *exception: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for _ in self._processes:
+            with self._idle.get() as pipe, suppress(OSError):
+                pipe.send(None)
+        for process in self._processes:
+            process.join()
 
     def provision(self, records: Iterable[Record]) -> Iterator[ChunkOutcome]:
         """Return what became of each chunk, in the order of the records, and read little ahead.
@@ -133,30 +154,42 @@ class Workers:
         """
         under_way: deque[Future[ChunkOutcome]] = deque()
         left = iter(records)
-        try:
-            while chunk := list(islice(left, CHUNK)):
-                under_way.append(self._pool.submit(_work, chunk))
-                if len(under_way) >= self._limit:
-                    yield under_way.popleft().result()
-            while under_way:
+        while chunk := list(islice(left, CHUNK)):
+            under_way.append(self._threads.submit(self._ask, chunk))
+            if len(under_way) >= self._limit:
                 yield under_way.popleft().result()
-        except BrokenProcessPool:
+        while under_way:
+            yield under_way.popleft().result()
+
+    def _ask(self, chunk: Sequence[Record]) -> ChunkOutcome:
+        pipe = self._idle.get()
+        try:
+            pipe.send(chunk)
+            outcome = pipe.recv()
+        except (OSError, EOFError):
             raise BatchInterruptedError from None
+        finally:
+            self._idle.put(pipe)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(ChunkOutcome, outcome)
 
 
-# --- in a process of the pool
-
-_job: Job | None = None
+# --- in a process of its own
 
 
-def _begin(job: Job) -> None:
-    global _job  # noqa: PLW0603 - a pool's initializer can leave things nowhere else
-    _job = job
+def _work(job: Job, pipe: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
     # A chunk leaves few cycles and many objects, which need not all be looked through every time.
     gc.freeze()
     gc.set_threshold(100_000)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    while (records := pipe.recv()) is not None:
+        try:
+            outcome: ChunkOutcome | Exception = job.do(records)
+        except Exception as error:
+            outcome = error
+        pipe.send(outcome)
 
 
 def _end_with_parent() -> None:
@@ -165,12 +198,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _work(records: Sequence[Record]) -> ChunkOutcome:
-    if _job is None:
-        raise RuntimeError("a process of the pool has not begun")
-    return _job.do(records)
 
 
 @dataclass(frozen=True, slots=True)
