@@ -12,9 +12,10 @@ from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import load_settings
 from birthmark_sma.pki.signer import CaKeyType
 from birthmark_sma.storage.engine import open_database
+from tests.support.commands import sma
 from tests.support.postgres import Postgres
 from tests.support.running import query
-from tests.support.server import SMA, Server, server_environ, sma
+from tests.support.server import SMA, Server, server_environ
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.support.server import server_environ, sma
+from tests.support.commands import sma
+from tests.support.server import server_environ
 
 
 @dataclass(frozen=True)

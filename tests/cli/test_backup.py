@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from tests.cli.conftest import Place, assert_refused
+from tests.support.commands import sma
 from tests.support.running import query
-from tests.support.server import PASSPHRASE, SMA, server_environ, sma
+from tests.support.server import PASSPHRASE, SMA, server_environ
 
 SMALL = {"SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}
 

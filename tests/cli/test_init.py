@@ -9,8 +9,9 @@ import pytest
 
 from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.cli.conftest import Place, assert_refused
+from tests.support.commands import sma
 from tests.support.running import query
-from tests.support.server import server_environ, sma
+from tests.support.server import server_environ
 
 ROOT_KEY = "simulated-mfg-root-ca.key"
 

@@ -18,8 +18,9 @@ import typer
 from birthmark_sma.cli.main import app
 from birthmark_sma.config import SECRET_FIELDS
 from tests.cli.conftest import Place, assert_refused
+from tests.support.commands import sma
 from tests.support.running import query
-from tests.support.server import PASSPHRASE, server_environ, sma
+from tests.support.server import PASSPHRASE, server_environ
 
 OTHER = "another passphrase for tests alone"
 

@@ -20,8 +20,9 @@ from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.trail import Trail
 from tests.cli.conftest import Place, assert_refused
+from tests.support.commands import sma
 from tests.support.postgres import Postgres
-from tests.support.server import SMA, server_environ, sma
+from tests.support.server import SMA, server_environ
 from tests.support.trail import judged
 
 SMALL = {"SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}

@@ -4,9 +4,9 @@ import json
 
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.commands import sma
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.running import Running, new_serial
-from tests.support.server import sma
 
 LEAST = 20
 

@@ -16,10 +16,11 @@ import pytest
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.commands import sma
 from tests.support.load import Connection
 from tests.support.postgres import Postgres
 from tests.support.running import Running, new_serial, query
-from tests.support.server import SMA, Server, server_environ, sma
+from tests.support.server import SMA, Server, server_environ
 
 PER_SECOND = 500
 TOGETHER = 10  # tokens a request: this machine seals and sends them as well

@@ -9,10 +9,11 @@ from birthmark_sma.storage.partitions import list_partitions
 from tests.end_to_end.conftest import Start
 from tests.support.authorities import execute
 from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.commands import sma
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.load import validate_all
 from tests.support.running import Running, new_serial, start, wait_until
-from tests.support.server import PASSPHRASE, server_environ, sma
+from tests.support.server import PASSPHRASE, server_environ
 
 ROUNDS = 3
 TOKENS_A_ROUND = 600

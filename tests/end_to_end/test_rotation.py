@@ -22,10 +22,10 @@ from birthmark_sma.config import load_settings
 from birthmark_sma.errors import WrongSecretError
 from tests.end_to_end.conftest import Start
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.commands import sma
 from tests.support.load import Answer, Connection
 from tests.support.needles import found_in
 from tests.support.running import Running, new_serial
-from tests.support.server import sma
 
 OTHER = "another passphrase for tests alone"
 REQUESTS_A_SECOND = 500

@@ -24,9 +24,10 @@ from tests.support.camera import (
     public_pem,
     wire,
 )
+from tests.support.commands import sma
 from tests.support.needles import forms_of, found_in
 from tests.support.running import Running, new_serial, start
-from tests.support.server import PASSPHRASE, sma
+from tests.support.server import PASSPHRASE
 
 JSON = {"Content-Type": "application/json"}
 

@@ -8,8 +8,9 @@ from typing import Any
 from birthmark_sma.authority.access import IssuedKey, KeyTerms, create_key
 from birthmark_sma.storage.access_keys import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
+from tests.support.commands import sma
 from tests.support.running import Running, query, start
-from tests.support.server import server_environ, sma
+from tests.support.server import server_environ
 
 SEEN_SECONDS = 1.0
 """Within this time every process of a server knows of a change."""

@@ -17,8 +17,9 @@ import psycopg
 
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.storage.engine import Database, open_database
+from tests.support.commands import sma
 from tests.support.postgres import create_database, drop_database
-from tests.support.server import Server, server_environ, sma
+from tests.support.server import Server, server_environ
 
 
 class AuditRow(NamedTuple):

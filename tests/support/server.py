@@ -116,19 +116,3 @@ def server_environ(data_dir: Path, database_url: str | None = None) -> dict[str,
     if database_url is not None:
         environ |= {"DATABASE_URL": database_url, "CA_PASSWORD": PASSPHRASE}
     return environ
-
-
-def sma(
-    *arguments: str, environ: Mapping[str, str], stdin: str | None = None, cwd: Path | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command of `sma` to its end."""
-    return subprocess.run(
-        [*SMA, *arguments],
-        env=dict(environ),
-        input=stdin,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )

@@ -10,9 +10,10 @@ import httpx2
 import pytest
 
 from tests.support.camera import PROVISION, VALIDATE, Camera, new_key, public_pem, wire
+from tests.support.commands import sma
 from tests.support.problems import assert_problem
 from tests.support.running import Running, new_serial, start
-from tests.support.server import server_environ, sma
+from tests.support.server import server_environ
 from tests.web.conftest import documented_client
 
 BATCH = f"{VALIDATE}/batch"

@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.commands import sma
 from tests.support.echo_scope import echoing
 from tests.support.running import Running, children_of, new_serial, start, wait_until
-from tests.support.server import Server, server_environ, sma
+from tests.support.server import Server, server_environ
 from tests.support.tls import DAY, Issued, TestCa
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
