@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
@@ -44,7 +45,6 @@ def expressions() -> list[str]:
 
 def rules() -> list[dict[str, Any]]:
     """The alert rules."""
-    yaml = pytest.importorskip("yaml")
     groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
