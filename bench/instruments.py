@@ -7,6 +7,7 @@ from timeit import repeat
 
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.figures import VALIDATIONS, Figures
+from birthmark_sma.authority.group_commit import Batch
 from birthmark_sma.web.request_log import RequestLog
 from birthmark_sma.web.traffic import BEGAN, Traffic
 
@@ -27,7 +28,7 @@ def main() -> None:
         traffic.answered_directly(scope)
 
     def batch() -> None:
-        figures.batch(VALIDATIONS, _BATCH, 1_000_000, 3_000_000)
+        figures.batch(VALIDATIONS, Batch(_BATCH, tuple, 0, 1_000_000, 4_000_000))
 
     def table() -> None:
         figures.sheet[40 + 1234 // 100] += 1

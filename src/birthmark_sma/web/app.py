@@ -116,6 +116,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        request_ids.answer_directly_here()
         authority = await asyncio.to_thread(open_authority)
         authority.start()
         if log is not None:

@@ -8,8 +8,12 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
 
 from birthmark_sma.config import LogFormat, Settings
+from birthmark_sma.web.request_ids import request_id_of, requests_at_work
+
+_MOST_REQUESTS = 8  # of a batch, that a record about it names
 
 
 def as_json(settings: Settings) -> bool:
@@ -24,7 +28,7 @@ def configure(settings: Settings) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(allow=("request_id",)),
+        _name_requests,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     ending: list[structlog.typing.Processor] = [
@@ -46,3 +50,14 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("birthmark_sma").setLevel(settings.log_level.value.upper())
+
+
+def _name_requests(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say in a record which request it was written for; of a batch, the first ones and how many."""
+    ids = [request_id_of(scope) for scope in requests_at_work()]
+    if len(ids) == 1:
+        event["request_id"] = ids[0]
+    elif ids:
+        event["requests"] = len(ids)
+        event["request_ids"] = ids[:_MOST_REQUESTS]
+    return event

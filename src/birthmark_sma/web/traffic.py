@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
 from birthmark_sma.web.access import RULES, route_of
+from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.request_log import RequestLog
 
 UNKNOWN = "unknown"
@@ -103,6 +104,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         scope.setdefault(BEGAN, perf_counter_ns())
+        handle(scope)
         status = 0
 
         async def watched(message: Message) -> None:

@@ -39,6 +39,7 @@ from birthmark_sma.web.problems import (
     UnknownAddressError,
     respond,
 )
+from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.traffic import Traffic
 from birthmark_sma.web.wire import (
     ValidateBatchRequest,
@@ -237,16 +238,19 @@ class _One(_CameraTokens):
         camera_token = parse(body, ValidateNucRequest).camera_token()
         if authority.rate_limits.shared:
             return asyncio.ensure_future(self._confirmed(scope, camera_token, caller))
-        return self._offer(camera_token, caller)
+        return self._offer(scope, camera_token, caller)
 
     async def _confirmed(
         self, scope: Scope, camera_token: CameraToken, caller: Caller
     ) -> Validation:
+        handle(scope)
         await quotas.confirm(scope, self._authority.rate_limits, Kind.VALIDATE, caller)
-        return await self._offer(camera_token, caller)
+        return await self._offer(scope, camera_token, caller)
 
-    def _offer(self, camera_token: CameraToken, caller: Caller) -> "asyncio.Future[Validation]":
-        future = self._authority.validator.offer(camera_token, caller)
+    def _offer(
+        self, scope: Scope, camera_token: CameraToken, caller: Caller
+    ) -> "asyncio.Future[Validation]":
+        future = self._authority.validator.offer(camera_token, caller, scope)
         self._deadlines.add(future, self._authority.settings.answer_timeout)
         return future
 
@@ -283,7 +287,7 @@ class _Many(_CameraTokens):
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
         judged: Sequence[Validation | BirthmarkError] = ()
         if camera_tokens:
-            future = self._authority.validator.offer_together(camera_tokens, caller)
+            future = self._authority.validator.offer_together(camera_tokens, caller, scope)
             self._deadlines.add(future, settings.answer_timeout)
             judged = await future
             if failed := sum(map(_failed, judged)):
