@@ -8,7 +8,7 @@ from timeit import repeat
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.figures import VALIDATIONS, Figures
 from birthmark_sma.authority.group_commit import Batch
-from birthmark_sma.web.request_log import RequestLog
+from birthmark_sma.web.request_log import Look, RequestLog
 from birthmark_sma.web.traffic import BEGAN, Traffic
 
 _TIMES = 2_000
@@ -33,7 +33,7 @@ def main() -> None:
     def table() -> None:
         figures.sheet[40 + 1234 // 100] += 1
 
-    log = RequestLog(os.open(os.devnull, os.O_WRONLY), as_json=True)
+    log = RequestLog(os.open(os.devnull, os.O_WRONLY), look=Look.JSON)
     whole = {**scope, "client": ("127.0.0.1", 1), "headers": [], "caller": Caller("127.0.0.1")}
 
     def line() -> None:

@@ -147,7 +147,7 @@ def request_log_of(settings: Settings) -> RequestLog | None:
     """Return what writes a line a request, where the settings want that."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
-    return RequestLog(as_json=logs.as_json(settings))
+    return RequestLog(look=logs.look_of(settings))
 
 
 def tracing_of(settings: Settings) -> "Tracing | None":
