@@ -141,9 +141,10 @@ def create_app(
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
             ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
+            ThreadPoolExecutor(1, thread_name_prefix="scraper") as scraper,
         ):
             app.state.authority = authority
-            app.state.traffic = traffic
+            app.state.scrapes = metrics.scrapes_of(authority, traffic, scraper)
             app.state.door = Door(authority.settings, authority.key_ring)
             app.state.askers = askers
             app.state.probers = probers
