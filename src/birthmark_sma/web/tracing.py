@@ -44,6 +44,9 @@ from birthmark_sma.web.traffic import BEGAN, TRACE
 _NAME = "birthmark-sma"
 _ITEMS = "sma.batch.items"
 _CLOSE_SECONDS = 2.0
+_STATE_BYTES = 512
+"""Of a sender's tracestate, which every span keeps; W3C Trace Context, section 3.3.1.5, has those
+that propagate it keep as much at least."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NOT_TRACED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 """Asked every few seconds by machines: nobody looks for these."""
@@ -129,10 +132,10 @@ class Tracing:
         parents = [value for name, value in scope["headers"] if name == b"traceparent"]
         if len(parents) != 1:
             return Context()
-        states = [value for name, value in scope["headers"] if name == b"tracestate"]
+        states = b",".join(value for name, value in scope["headers"] if name == b"tracestate")
         carrier = {"traceparent": parents[0].decode("latin-1")}
-        if states:
-            carrier["tracestate"] = b",".join(states).decode("latin-1")
+        if 0 < len(states) <= _STATE_BYTES:
+            carrier["tracestate"] = states.decode("latin-1")
         return self._propagator.extract(carrier, Context())
 
 
