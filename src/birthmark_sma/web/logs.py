@@ -53,7 +53,7 @@ def configure(settings: Settings) -> None:
         ]
         ending += [
             structlog.processors.ExceptionRenderer(traceback_of),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.processors.JSONRenderer(),
         ]
     else:
         shared += [
