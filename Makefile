@@ -68,7 +68,7 @@ lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml --extra server -o requirements/run.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	  pyproject.toml --extra server --group dev -c requirements/run.lock -o requirements/dev.lock
+	  pyproject.toml --extra server --extra traces --group dev -c requirements/run.lock -o requirements/dev.lock
 
 clean: ## remove what the other targets made, except your data
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache build dist

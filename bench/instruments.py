@@ -1,14 +1,19 @@
 """What counting and logging costs one camera token: `python -m bench.instruments`."""
 
+import logging
 import os
 from collections.abc import Callable
 from time import perf_counter_ns
 from timeit import repeat
+from typing import Any
 
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.figures import VALIDATIONS, Figures
-from birthmark_sma.web.request_log import RequestLog
-from birthmark_sma.web.traffic import BEGAN, Traffic
+from birthmark_sma.authority.group_commit import Batch
+from birthmark_sma.authority.validation import Steps
+from birthmark_sma.web.request_log import Look, RequestLog
+from birthmark_sma.web.tracing import Tracing
+from birthmark_sma.web.traffic import BEGAN, TRACE, Traffic
 
 _TIMES = 2_000
 _ROUNDS = 300
@@ -27,12 +32,12 @@ def main() -> None:
         traffic.answered_directly(scope)
 
     def batch() -> None:
-        figures.batch(VALIDATIONS, _BATCH, 1_000_000, 3_000_000)
+        figures.batch(VALIDATIONS, Batch(_BATCH, tuple, 0, 1_000_000, 4_000_000))
 
     def table() -> None:
         figures.sheet[40 + 1234 // 100] += 1
 
-    log = RequestLog(os.open(os.devnull, os.O_WRONLY), as_json=True)
+    log = RequestLog(os.open(os.devnull, os.O_WRONLY), look=Look.JSON)
     whole = {**scope, "client": ("127.0.0.1", 1), "headers": [], "caller": Caller("127.0.0.1")}
 
     def line() -> None:
@@ -52,6 +57,30 @@ def main() -> None:
     print(f"its table    {a_table:5.2f} us")
     print(f"its line     {a_line:5.2f} us: put together and written, with a new request id")
     print(f"in all       {a_request + a_batch + a_table + a_line:5.2f} us a camera token")
+    a_trace = _microseconds(_traced(), 5) / _BATCH
+    print(f"a trace      {a_trace:5.1f} us more, where SMA_TRACES_URL is set and it is sampled")
+
+
+def _traced() -> Callable[[], None]:
+    """A batch of validations with all their spans. Nobody listens: the queue drops them."""
+    logging.disable(logging.CRITICAL)
+    tracing = Tracing("http://127.0.0.1:9/v1/traces")
+    moment = perf_counter_ns()
+    scope: dict[str, Any] = {"path": "/api/v1/validate/nuc", "method": "POST", "headers": []}
+    scope[BEGAN] = moment
+
+    def validations() -> None:
+        scopes = [scope.copy() for _ in range(_BATCH)]
+        for each in scopes:
+            tracing.begin(each)
+            each[TRACE].parsing()
+            each[TRACE].offered()
+        batch = Batch(_BATCH, lambda: scopes, moment, moment, moment)
+        tracing.note_batch(batch, Steps(moment, moment, moment, moment))
+        for each in scopes:
+            each[TRACE].end(200)
+
+    return validations
 
 
 def _microseconds(work: Callable[[], None], times: int = _TIMES) -> float:

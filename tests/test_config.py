@@ -35,6 +35,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "log_format": "json",
     "log_level": "debug",
     "slow_query_ms": "250",
+    "traces_url": "http://collector.example.org:4318/v1/traces",
     "host": "0.0.0.0",
     "port": "1234",
     "workers": "2",

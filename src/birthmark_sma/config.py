@@ -179,6 +179,15 @@ class Settings(BaseModel):
     slow_query_ms: Annotated[float, Field(gt=0, le=3_600_000)] = 1_000.0
     """Statements that take longer than so many milliseconds are told in the log."""
 
+    traces_url: str | None = None
+    """Where a collector takes OpenTelemetry traces, as OTLP over HTTP; unset: none are made."""
+
+    @field_validator("traces_url")
+    @classmethod
+    def _path_of_traces(cls, value: str | None) -> str | None:
+        url = cls._plain_url(value)
+        return f"{url}/v1/traces" if url and not urlsplit(url).path else url
+
     @field_validator("public_url")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from birthmark_sma.web.request_ids import request_id_of
-from birthmark_sma.web.request_log import RequestLog
+from birthmark_sma.web.request_log import Look, RequestLog
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.needles import found_in
@@ -93,7 +93,7 @@ def test_one_line_a_request(tmp_path: Path, start_server: Start) -> None:
 def test_nobody_waits_for_the_log() -> None:
     """Where nobody reads, lines are left out and counted; then it goes on."""
     reader, writer = os.pipe()
-    log = RequestLog(writer, as_json=True)
+    log = RequestLog(writer, look=Look.JSON)
     scope = {
         "type": "http",
         "method": "GET",

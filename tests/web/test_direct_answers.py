@@ -15,6 +15,8 @@ from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.running import Running, new_serial, resident_megabytes
 
 JSON_TYPE = "Content-Type: application/json\r\n"
+NAMED = f"{JSON_TYPE}X-Request-ID: the-same\r\n"
+"""So that two answers have one id, and can be the same."""
 
 
 @dataclass
@@ -137,14 +139,15 @@ def test_answers_of_a_pipeline_come_in_order(
 def test_errors_are_the_same_on_both_ways(connect: Callable[[], Connection], body: bytes) -> None:
     """A body of unknown length goes through ASGI, and its fault is told in the same words."""
     connection = connect()
-    connection.send(request(body))
+    connection.send(request(body, fields="X-Request-ID: the-same\r\n"))
     direct = connection.answer()
     chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-    head = f"POST {VALIDATE} HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n"
+    head = f"POST {VALIDATE} HTTP/1.1\r\nHost: x\r\n{NAMED}Transfer-Encoding: chunked\r\n\r\n"
     connection.send(head.encode() + chunk + b"0\r\n\r\n")
     chunked = connection.answer()
     assert direct[0] == chunked[0] == 422
     assert json.loads(direct[2]) == json.loads(chunked[2])
+    assert direct[1]["x-request-id"] == "the-same"
     assert direct[1] | {"date": ""} == chunked[1] | {"date": ""}
 
 
@@ -154,12 +157,13 @@ def test_verdicts_are_the_same_on_both_ways(
     """But for the time, and the order of the headers."""
     body = body_of(camera.token())
     connection = connect()
-    connection.send(request(body))
+    connection.send(request(body, fields="X-Request-ID: the-same\r\n"))
     direct = connection.answer()
-    head = f"POST {VALIDATE} HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n"
+    head = f"POST {VALIDATE} HTTP/1.1\r\nHost: x\r\n{NAMED}Transfer-Encoding: chunked\r\n\r\n"
     connection.send(head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
     chunked = connection.answer()
     assert direct[0] == chunked[0] == 200
+    assert direct[1]["x-request-id"] == "the-same"
     assert direct[1] | {"date": ""} == chunked[1] | {"date": ""}
     assert json.loads(direct[2]) | {"timestamp": ""} == json.loads(chunked[2]) | {"timestamp": ""}
 

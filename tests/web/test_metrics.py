@@ -1,15 +1,22 @@
 """/metrics of one process; and dashboard and alerts, held against what the server exports."""
 
+import asyncio
 import json
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.web.scrapes import FRESH_SECONDS, Scrapes
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.running import Running, new_serial
 
@@ -44,7 +51,6 @@ def expressions() -> list[str]:
 
 def rules() -> list[dict[str, Any]]:
     """The alert rules."""
-    yaml = pytest.importorskip("yaml")
     groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
@@ -89,11 +95,13 @@ def test_requests_are_counted(running: Running) -> None:
 
     with running.client() as client:
         camera = Camera.provisioned(client, new_serial())
+        time.sleep(FRESH_SECONDS)
         before = count(client)
         client.post(VALIDATE, json=wire(camera.token()))
         client.post(VALIDATE, json=wire(camera.token()) | {"table_id": 100_000})
         client.post(VALIDATE, json={})
         client.request("PUT", "/coffee/" + "x" * 1000)
+        time.sleep(FRESH_SECONDS)
         after = count(client)
     grown = {labels: n - before.get(labels, 0) for labels, n in after.items()}
     assert {labels: n for labels, n in grown.items() if n} == {
@@ -123,3 +131,59 @@ def test_a_sheet_is_taken_once() -> None:
     counter.add(sheets.take_one(), ("b",))
     assert counter.total(sheets.all())["b",] == 6
     assert len(sheets.alive()) == 1
+
+
+def test_however_many_ask_it_is_made_once() -> None:
+    """And again once it is old; an error of the database is a figure."""
+    asked: list[int] = []
+    away = threading.Event()
+
+    def ask() -> int:
+        asked.append(1)
+        if away.is_set():
+            raise DatabaseUnavailableError
+        return len(asked)
+
+    async def scrape() -> None:
+        with ThreadPoolExecutor(1) as thread:
+            scrapes = Scrapes(thread, ask, lambda totals: str(totals).encode())
+            assert set(await asyncio.gather(*(scrapes.text() for _ in range(500)))) == {b"1"}
+            leaving = asyncio.create_task(scrapes.text())
+            leaving.cancel()
+            await asyncio.sleep(FRESH_SECONDS)
+            away.set()
+            assert set(await asyncio.gather(*(scrapes.text() for _ in range(500)))) == {b"None"}
+            away.clear()
+            await asyncio.sleep(FRESH_SECONDS)
+            assert await scrapes.text() == b"3"
+
+    asyncio.run(scrape())
+    assert len(asked) == 3
+
+
+def test_a_database_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scrapers are told that it is away, the later ones at once, and nothing piles up."""
+    monkeypatch.setattr("birthmark_sma.web.scrapes._DATABASE_SECONDS", 0.2)
+    asked: list[int] = []
+    answers = threading.Event()
+
+    def ask() -> int:
+        asked.append(1)
+        assert answers.wait(30)
+        return len(asked)
+
+    async def scrape() -> None:
+        with ThreadPoolExecutor(1) as thread:
+            scrapes = Scrapes(thread, ask, lambda totals: str(totals).encode())
+            assert await scrapes.text() == b"None"
+            for _ in range(3):
+                await asyncio.sleep(FRESH_SECONDS)
+                began = time.monotonic()
+                assert await scrapes.text() == b"None"
+                assert time.monotonic() - began < 0.2
+            assert len(asked) == 1
+            answers.set()
+            await asyncio.sleep(FRESH_SECONDS)
+            assert await scrapes.text() == b"2"
+
+    asyncio.run(scrape())

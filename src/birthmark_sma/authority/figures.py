@@ -7,6 +7,7 @@ is copied once a second, so that a process that is killed takes a second of it a
 from collections.abc import Mapping
 from enum import StrEnum
 
+from birthmark_sma.authority.group_commit import Batch
 from birthmark_sma.authority.instruments import Counter, Gauge, Histogram, Layout, Sheets
 from birthmark_sma.authority.rate_limits import Kind, RateLimitFigures
 
@@ -68,11 +69,11 @@ class Figures:
         self.sheet = self.sheets.take_one()
         self._copied: dict[int, int] = {}
 
-    def batch(self, writer: BatchInstruments, items: int, settling: int, committing: int) -> None:
-        """Note a batch, from the writer's own thread; times in nanoseconds."""
-        writer.items.observe(self.sheet, items)
-        writer.settling.observe(self.sheet, settling)
-        writer.committing.observe(self.sheet, committing)
+    def batch(self, writer: BatchInstruments, batch: Batch) -> None:
+        """Note a batch, from the writer's own thread."""
+        writer.items.observe(self.sheet, batch.items)
+        writer.settling.observe(self.sheet, batch.settled - batch.began)
+        writer.committing.observe(self.sheet, batch.committed - batch.settled)
 
     def provisioned(self, outcome: Outcome) -> None:
         """Count a request to provision a device, from the event loop."""

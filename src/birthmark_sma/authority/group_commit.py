@@ -11,11 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from time import perf_counter_ns
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.origins import WORKING_FOR, Origin
 from birthmark_sma.errors import (
     BirthmarkError,
     DatabaseUnavailableError,
@@ -33,9 +35,20 @@ stands in an item's place is raised to its caller alone, and undoes nothing."""
 Answers: TypeAlias = Sequence[Answer | BirthmarkError]
 """What items that came together get: an answer or an error each, in their order."""
 
-Note: TypeAlias = Callable[[int, int, int], None]
-"""Is told of each batch once it is durable, in the writer thread: how many items, and how long
-their work and their commit took, in nanoseconds."""
+
+class Batch(NamedTuple):
+    """A batch that is durable. Moments are those of `perf_counter_ns`."""
+
+    items: int
+    origins: Callable[[], Sequence[Origin]]
+    """The requests that its items came with, where they came with any."""
+    began: int
+    settled: int
+    committed: int
+
+
+Note: TypeAlias = Callable[[Batch], None]
+"""Is told of each batch once it is durable, in the writer thread, before the answers leave."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,20 +57,22 @@ class _Waiting(Generic[Item, Answer]):
     """Items that came together, and who wants their answers.
 
     `alone` says that the future gets the one item's answer, and not a list. `loop` is that of the
-    waiting coroutine, or None where a thread waits.
+    waiting coroutine, or None where a thread waits. `origin` is the request that they came with.
     """
 
-    __slots__ = ("alone", "future", "items", "loop")
+    __slots__ = ("alone", "future", "items", "loop", "origin")
 
     def __init__(
         self,
         items: Sequence[Item],
         future: "asyncio.Future[Any] | Future[Any]",
         loop: asyncio.AbstractEventLoop | None,
+        origin: Origin | None,
         *,
         alone: bool,
     ) -> None:
         self.items = items
+        self.origin = origin
         self.future = future
         self.loop = loop
         self.alone = alone
@@ -100,17 +115,17 @@ class GroupCommit(Generic[Item, Answer]):
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
-    def submit(self, item: Item) -> "Future[Answer]":
+    def submit(self, item: Item, origin: Origin | None = None) -> "Future[Answer]":
         """Hand in an item from a thread. Raises PoolFullError or ShuttingDownError at once.
 
         The future cannot be cancelled: the item is settled in any case.
         """
         future: Future[Answer] = Future()
         future.set_running_or_notify_cancel()
-        self._accept(_Waiting((item,), future, None, alone=True))
+        self._accept(_Waiting((item,), future, None, origin, alone=True))
         return future
 
-    def offer(self, item: Item) -> "asyncio.Future[Answer]":
+    def offer(self, item: Item, origin: Origin | None = None) -> "asyncio.Future[Answer]":
         """Hand in an item from a coroutine; the future gets its answer.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
@@ -119,17 +134,19 @@ class GroupCommit(Generic[Item, Answer]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._accept(_Waiting((item,), future, loop, alone=True))
+        self._accept(_Waiting((item,), future, loop, origin, alone=True))
         return future
 
-    def offer_together(self, items: Sequence[Item]) -> "asyncio.Future[Answers[Answer]]":
+    def offer_together(
+        self, items: Sequence[Item], origin: Origin | None = None
+    ) -> "asyncio.Future[Answers[Answer]]":
         """Hand in items that are settled in one transaction; get an answer or an error for each.
 
         Raises as `offer` does, but for the errors that stand in the items' places.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answers[Answer]] = loop.create_future()
-        self._accept(_Waiting(items, future, loop, alone=False))
+        self._accept(_Waiting(items, future, loop, origin, alone=False))
         return future
 
     async def settle(self, item: Item) -> Answer:
@@ -189,8 +206,15 @@ class GroupCommit(Generic[Item, Answer]):
             return batch
 
     def _settle_batch(self, batch: list[_Waiting[Item, Answer]]) -> None:
+        before = WORKING_FOR.set(partial(_origins_of, batch))
         try:
-            answers = self._commit([item for waiting in batch for item in waiting.items])
+            self._settle_and_deliver(batch)
+        finally:
+            WORKING_FOR.reset(before)
+
+    def _settle_and_deliver(self, batch: list[_Waiting[Item, Answer]]) -> None:
+        try:
+            answers = self._commit(batch)
         except DatabaseUnavailableError as error:
             _deliver([(w, DatabaseUnavailableError(str(error), error.advice)) for w in batch])
         except Exception as error:
@@ -204,11 +228,12 @@ class GroupCommit(Generic[Item, Answer]):
         else:
             _deliver(_shared_out(batch, answers))
 
-    def _commit(self, items: list[Item]) -> Sequence[Answer | BirthmarkError]:
+    def _commit(self, batch: list[_Waiting[Item, Answer]]) -> Sequence[Answer | BirthmarkError]:
         """Settle items in one transaction; try again once where nothing can have been committed.
 
         The second try is for a connection that went stale, and for deadlocks between programs.
         """
+        items = [item for waiting in batch for item in waiting.items]
         settled = 0
         began = perf_counter_ns()
         try:
@@ -224,7 +249,8 @@ class GroupCommit(Generic[Item, Answer]):
                 settled = perf_counter_ns()
         committed = perf_counter_ns()
         if self._note is not None:
-            self._note(len(items), settled - began, committed - settled)
+            origins = partial(_origins_of, batch)
+            self._note(Batch(len(items), origins, began, settled, committed))
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug(
                 "%s: %d items, %.1f ms of work, %.1f ms to commit",
@@ -236,6 +262,10 @@ class GroupCommit(Generic[Item, Answer]):
         if len(answers) != len(items):
             raise RuntimeError(f"{len(items)} items were settled with {len(answers)} answers")
         return answers
+
+
+def _origins_of(batch: "Sequence[_Waiting[Item, Answer]]") -> list[Origin]:
+    return [waiting.origin for waiting in batch if waiting.origin is not None]
 
 
 def _shared_out(

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
 
@@ -25,6 +26,7 @@ from birthmark_sma.authority.figures import PROVISIONINGS, Figures, Outcome
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.group_commit import GroupCommit
 from birthmark_sma.authority.one_core import use_all_cores
+from birthmark_sma.authority.origins import the_one_origin
 from birthmark_sma.authority.registration import find_conflict, register
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -118,7 +120,8 @@ class Provisioner:
 
     def _start(self, request: ProvisioningRequest) -> "Future[Future[Provisioned]]":
         try:
-            return self._signers.submit(self._sign, request)
+            # With the context, which names the request to the log.
+            return self._signers.submit(copy_context().run, self._sign, request)
         except RuntimeError:  # the executor's way of saying that it was shut down
             raise ShuttingDownError from None
 
@@ -128,7 +131,7 @@ class Provisioner:
         """Prepare a device and hand it to the writer."""
         ready = self._prepare(request)
         if isinstance(ready, Candidate):
-            return self._writer.submit(ready)
+            return self._writer.submit(ready, the_one_origin())
         answered: Future[Provisioned] = Future()
         answered.set_result(ready)
         return answered

@@ -5,12 +5,13 @@ that neither an answer nor its time tells why a token failed.
 """
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from functools import partial
-from typing import NamedTuple
+from time import perf_counter_ns
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
@@ -21,9 +22,10 @@ from birthmark_sma.authority.figures import (
     Figures,
     tables_a_range,
 )
-from birthmark_sma.authority.group_commit import Answers, GroupCommit
+from birthmark_sma.authority.group_commit import Answers, Batch, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
+from birthmark_sma.authority.origins import Origin
 from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.repeat import Repeat, Sighting, digest_of
@@ -62,6 +64,23 @@ class Validation(NamedTuple):
         return self.reason.verdict
 
 
+class Steps(NamedTuple):
+    """When the steps of a batch were done, by `perf_counter_ns`."""
+
+    begun: int
+    """Its tokens are being opened."""
+    opened: int
+    settled: int
+    """Judged, and all rows written."""
+    committed: int
+
+
+Watcher: TypeAlias = Callable[[Batch, Steps], None]
+"""Is told of each batch once it is durable, in the writer thread, before the answers leave."""
+
+_log = logging.getLogger(__name__)
+
+
 class Validator:
     """Validates camera tokens, from any thread or event loop."""
 
@@ -81,32 +100,41 @@ class Validator:
         self._stock = stock
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
+        self._watcher: Watcher | None = None
+        self._begun = self._opened = 0  # of the batch under way; the writer thread's
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
             database,
             self._settle,
             name="validation-writer",
             pool_limit=pool_limit,
             batch_limit=batch_limit,
-            note=partial(self._figures.batch, VALIDATIONS),
+            note=self._note,
         )
 
-    def offer(self, camera_token: CameraToken, caller: Caller) -> "asyncio.Future[Validation]":
+    def watch(self, watcher: Watcher) -> None:
+        """Let somebody see every batch from now on. What he raises is logged, and harms nobody."""
+        self._watcher = watcher
+
+    def offer(
+        self, camera_token: CameraToken, caller: Caller, origin: Origin | None = None
+    ) -> "asyncio.Future[Validation]":
         """Judge a token, for a coroutine; the future is done once its audit row is durable.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
         DatabaseUnavailableError where the verdict could not be recorded: then there is none.
         """
-        return self._writer.offer(Attempt(camera_token, caller))
+        return self._writer.offer(Attempt(camera_token, caller), origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and wait for it. Raises as `offer` does."""
         return await self.offer(camera_token, caller)
 
     def offer_together(
-        self, camera_tokens: Sequence[CameraToken], caller: Caller
+        self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None
     ) -> "asyncio.Future[Answers[Validation]]":
         """Judge one or more tokens in one transaction. Raises as `offer` does."""
-        return self._writer.offer_together([Attempt(each, caller) for each in camera_tokens])
+        attempts = [Attempt(each, caller) for each in camera_tokens]
+        return self._writer.offer_together(attempts, origin)
 
     def submit(self, camera_token: CameraToken, caller: Caller) -> "Future[Validation]":
         """The same for a thread, as a future."""
@@ -134,10 +162,21 @@ class Validator:
 
     # --- in the writer thread
 
+    def _note(self, batch: Batch) -> None:
+        self._figures.batch(VALIDATIONS, batch)
+        if self._watcher is not None:
+            try:
+                steps = Steps(self._begun, self._opened, batch.settled, batch.committed)
+                self._watcher(batch, steps)
+            except Exception:  # the batch is durable: its callers get their answers
+                _log.exception("a batch could not be watched")
+
     def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
         now = datetime.now(UTC)
+        self._begun = perf_counter_ns()
         opened = [self._open(attempt.camera_token) for attempt in attempts]
+        self._opened = perf_counter_ns()
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
         standings, repeats = self._look_up(transaction, attempts, sought, now)

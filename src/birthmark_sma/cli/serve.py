@@ -35,6 +35,7 @@ from birthmark_sma.cli.serve_options import (
     TlsClientCa,
     TlsKey,
     TlsSelf,
+    TracesUrl,
     TrustedProxies,
 )
 from birthmark_sma.cli.serve_tls import (
@@ -157,6 +158,7 @@ def serve(
     log_format: LogFormat = None,
     log_level: LogLevel = None,
     slow_query_ms: SlowQueryMs = None,
+    traces_url: TracesUrl = None,
     ca_key_type: CaKeyType = None,
     tables: Tables = None,
     keys_per_table: KeysPerTable = None,
@@ -173,6 +175,7 @@ def serve(
     settings = settings_from(**flags)
     _check_access(settings)
     check_tls(settings)
+    _check_traces(settings)
     # Asking for the port first spares a newcomer the ceremony where the port is taken.
     with _bind(settings) as listener:
         initialise_on_a_laptop(settings)
@@ -211,6 +214,14 @@ def _check_access(settings: "Settings") -> None:
         f" one, type: {first}. Or {otherwise}; or say --access open, if everyone who"
         " reaches this address may provision devices and validate tokens"
     )
+
+
+def _check_traces(settings: "Settings") -> None:
+    """Say in a sentence what is missing, before anything begins."""
+    if settings.traces_url is not None:
+        from birthmark_sma.web.server import check_tracing
+
+        check_tracing(settings)
 
 
 def _bind(settings: "Settings") -> socket.socket:

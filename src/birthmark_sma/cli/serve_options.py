@@ -39,6 +39,13 @@ LogLevel = Annotated[
     str | None,
     typer.Option(help="debug, info, warning or error. [SMA_LOG_LEVEL, info]"),
 ]
+TracesUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="An OpenTelemetry collector, as http://127.0.0.1:4318, to send traces to."
+        " [SMA_TRACES_URL]"
+    ),
+]
 SlowQueryMs = Annotated[
     float | None,
     typer.Option(help="Milliseconds after which a statement is slow. [SMA_SLOW_QUERY_MS, 1000]"),

@@ -84,7 +84,7 @@ class Database:
             took = time.perf_counter() - connection.info[_BEGAN]
             if took > seconds:
                 text = " ".join(statement.split())[:_MOST_SQL_CHARACTERS]
-                _log.warning("a statement took %.0f ms: %s", took * 1000, text)
+                _log.warning("a statement took %.1f ms: %s", took * 1000, text)
 
         event.listen(self._reading, "before_cursor_execute", begin)
         event.listen(self._reading, "after_cursor_execute", end)

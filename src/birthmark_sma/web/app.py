@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -33,7 +34,10 @@ from birthmark_sma.web.dashboard.gate import HOME, Gate
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.request_log import RequestLog
-from birthmark_sma.web.traffic import Observed, Traffic
+from birthmark_sma.web.traffic import Observed, TracedTraffic, Traffic
+
+if TYPE_CHECKING:
+    from birthmark_sma.web.tracing import Tracing
 
 _THREADS = 2
 """How many threads ask the database for figures, and how many for probes: who reads figures without
@@ -66,10 +70,16 @@ class Front:
     A request of a page of another origin goes the ordinary way, as its answer says who may read it.
     """
 
-    def __init__(self, app: FastAPI, origins: Sequence[str], traffic: Traffic) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        origins: Sequence[str],
+        traffic: Traffic,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self.routes = app.routes
         self.traffic = traffic
-        self._short_way = validate.ShortWay(app, traffic)
+        self._short_way = validate.ShortWay(app, traffic, tracing)
         gate = Gate(self._short_way, app)
         self._for_pages = bool(origins)
         answers = security_headers.AnswerHeaders(
@@ -106,26 +116,35 @@ def create_app(
     origins: Sequence[str] = (),
     traffic_sheets: Sheets | None = None,
     log: RequestLog | None = None,
+    tracing: "Tracing | None" = None,
 ) -> Front:
     """Build the application. The authority is opened when it starts, and drained when it stops.
 
     Pages of these origins may call it from a browser. Requests are counted on sheets that processes
-    share, or else for this one alone; and told to a log, if there is one.
+    share, or else for this one alone; and told to a log, and to traces, if there are any.
     """
-    traffic = Traffic(traffic_sheets, log)
+    traffic = (
+        Traffic(traffic_sheets, log)
+        if tracing is None
+        else TracedTraffic(traffic_sheets, log, tracing)
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        request_ids.answer_directly_here()
         authority = await asyncio.to_thread(open_authority)
         authority.start()
+        if tracing is not None:
+            authority.validator.watch(tracing.note_batch)
         if log is not None:
             log.start()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
             ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
+            ThreadPoolExecutor(1, thread_name_prefix="scraper") as scraper,
         ):
             app.state.authority = authority
-            app.state.traffic = traffic
+            app.state.scrapes = metrics.scrapes_of(authority, traffic, scraper)
             app.state.door = Door(authority.settings, authority.key_ring)
             app.state.askers = askers
             app.state.probers = probers
@@ -148,6 +167,8 @@ def create_app(
                 await asyncio.to_thread(authority.close)
                 if log is not None:
                     log.close()
+                if tracing is not None:
+                    await asyncio.to_thread(tracing.close)
 
     # The documentation pages come with their scripts: no browser asks another host for them.
     app: FastAPI = FastAPIOffline(
@@ -173,4 +194,4 @@ def create_app(
         for_a_person = "text/html" in request.headers.get("accept", "")
         return RedirectResponse(HOME if for_a_person else "/docs")
 
-    return Front(app, origins, traffic)
+    return Front(app, origins, traffic, tracing)

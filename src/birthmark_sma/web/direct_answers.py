@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from birthmark_sma.web.http_protocol import BoundedHttpProtocol
 from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.problems import respond
-from birthmark_sma.web.request_ids import request_id_of
+from birthmark_sma.web.request_ids import DIRECT, request_id_of
 from birthmark_sma.web.security_headers import ADDED, OF_JSON, AnswerHeaders, Header, of_transport
 from birthmark_sma.web.traffic import BEGAN, Observed, Traffic
 
@@ -88,6 +88,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
     def _begin(self, cycle: RequestResponseCycle, endpoint: DirectEndpoint) -> None:
         scope = cast("Scope", cycle.scope)
         scope[BEGAN] = perf_counter_ns()
+        DIRECT.scope = scope
         try:
             future = endpoint.begin(scope, bytes(cycle.body))
         except Exception:
@@ -95,16 +96,21 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             BoundedHttpProtocol._start_asgi_task(self, cycle, self.app)
         else:
             future.add_done_callback(partial(self._finish, cycle, endpoint))
+        finally:
+            DIRECT.scope = None
 
     def _finish(
         self, cycle: RequestResponseCycle, endpoint: DirectEndpoint, future: "asyncio.Future[Any]"
     ) -> None:
         scope = cast("Scope", cycle.scope)
+        DIRECT.scope = scope
         try:
             body = endpoint.finish(scope, future)
         except Exception as error:
             self._answer_as_usual(cycle, respond(Request(scope), error))
             return
+        finally:
+            DIRECT.scope = None
         if cycle.disconnected or self.transport.is_closing():
             self._traffic.answered(scope, 0)
             return

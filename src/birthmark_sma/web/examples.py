@@ -9,6 +9,9 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt
 6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==
 -----END PUBLIC KEY-----
 """
+REQUEST_ID = "5d41b7a09c2e-1f3"
+"""As the server makes them where the sender gave none."""
+
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIC...\n-----END CERTIFICATE-----\n"
 
 CAMERA_TOKEN: dict[str, JsonValue] = {

@@ -5,44 +5,128 @@ are written by `request_log`, as this way costs as much as judging a camera toke
 """
 
 import logging
+import os
 import sys
+from collections.abc import Callable
 
 import structlog
+from structlog import dev
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from birthmark_sma.config import LogFormat, Settings
+from birthmark_sma.web.redaction import printable, traceback_of, without_keys, write_traceback
+from birthmark_sma.web.request_ids import request_id_of, requests_at_work
+from birthmark_sma.web.request_log import Look
+
+_OURS = "birthmark_sma"
+_MOST_REQUESTS = 8  # of a batch, that a record about it names
+_LEVELS = {
+    "critical": dev.RED + dev.BRIGHT,
+    "error": dev.RED + dev.BRIGHT,
+    "warning": dev.YELLOW,
+    "info": dev.GREEN,
+    "debug": dev.DIM,
+}
+_LEVEL_CHARACTERS = 7
 
 
-def as_json(settings: Settings) -> bool:
-    """Say whether the log is JSON."""
-    if settings.log_format is LogFormat.AUTO:
-        return not sys.stderr.isatty()
-    return settings.log_format is LogFormat.JSON
+def look_of(settings: Settings) -> Look:
+    """Say how the log looks: JSON, or for a person, in colours where a terminal shows them."""
+    terminal = sys.stderr.isatty()
+    if settings.log_format is LogFormat.JSON or (
+        settings.log_format is LogFormat.AUTO and not terminal
+    ):
+        return Look.JSON
+    colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Look.COLOURED if colours else Look.PLAIN
 
 
 def configure(settings: Settings) -> None:
     """Let every log record of this process go out as the settings say."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(allow=("request_id",)),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    ending: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    ]
-    if as_json(settings):
-        ending += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    look = look_of(settings)
+    shared: list[Processor] = [structlog.stdlib.add_log_level, _name_requests]
+    ending: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if look is Look.JSON:
+        shared += [
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ]
+        ending += [
+            structlog.processors.ExceptionRenderer(traceback_of),
+            structlog.processors.JSONRenderer(),
+        ]
     else:
-        # Without the local variables that it would show beside a traceback: they may be secrets.
-        plain = structlog.dev.plain_traceback
+        shared += [
+            _name_others,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=True),
+        ]
         ending.append(
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+            dev.ConsoleRenderer(
+                columns=_columns(colours=look is Look.COLOURED),
+                exception_formatter=write_traceback,
+            )
         )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=ending)
-    )
+    handler.setFormatter(_WithoutKeys(foreign_pre_chain=shared, processors=ending))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("birthmark_sma").setLevel(settings.log_level.value.upper())
+    logging.getLogger(_OURS).setLevel(settings.log_level.value.upper())
+
+
+class _WithoutKeys(structlog.stdlib.ProcessorFormatter):
+    """Has the last word, whatever a record was made of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_keys(super().format(record))
+
+
+def _columns(*, colours: bool) -> list[dev.Column]:
+    """Say what a person sees: when, how urgent, what; and then whatever else is known."""
+    dim, cyan, reset = (dev.DIM, dev.CYAN, dev.RESET_ALL) if colours else ("", "", "")
+    levels = _LEVELS if colours else {}
+
+    def level(_key: str, value: object) -> str:
+        return f"{levels.get(str(value), '')}{value!s:<{_LEVEL_CHARACTERS}}{reset}"
+
+    def what(_key: str, value: object) -> str:
+        return printable(str(value).rstrip())
+
+    def moment(_key: str, value: object) -> str:
+        return f"{dim}{str(value)[:-3]}{reset} "
+
+    def other(key: str, value: object) -> str:
+        text = " ".join(value) if isinstance(value, list) else str(value)
+        return f" {cyan}{key}{reset}{dim}={printable(text)}{reset}"
+
+    cells = {"timestamp": moment, "level": level, "event": what, "": other}
+    return [dev.Column(key, _Cell(write)) for key, write in cells.items()]
+
+
+class _Cell(dev.ColumnFormatter):
+    """A column that a function writes."""
+
+    def __init__(self, write: Callable[[str, object], str]) -> None:
+        self._write = write
+
+    def __call__(self, key: str, value: object) -> str:
+        return self._write(key, value)
+
+
+def _name_others(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say who writes, where it is none of ours: a person knows what he started."""
+    record: logging.LogRecord = event["_record"]
+    if not record.name.startswith(_OURS):
+        event["logger"] = record.name
+    return event
+
+
+def _name_requests(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say in a record which request it was written for; of a batch, the first ones and how many."""
+    ids = [request_id_of(scope) for scope in requests_at_work()]
+    if len(ids) == 1:
+        event["request_id"] = ids[0]
+    elif ids:
+        event["requests"] = len(ids)
+        event["request_ids"] = ids[:_MOST_REQUESTS]
+    return event

@@ -9,7 +9,7 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +31,13 @@ from birthmark_sma.authority import figures, reports
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.instruments import Histogram
 from birthmark_sma.authority.reports import Totals
-from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web import openapi
-from birthmark_sma.web.asking import asked
-from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.scrapes import Scrapes
 from birthmark_sma.web.traffic import ACCESS_REFUSALS, LATENCIES, REQUESTS, Traffic
 
 PATH = "/metrics"
-_DATABASE_SECONDS = 4.0
 _COPY_SECONDS = 1.0
 _MOST_FAMILIES = 50
 _REST = "(others)"
@@ -64,19 +61,21 @@ router = APIRouter(tags=["operate"])
     },
 )
 async def metrics(request: Request) -> Response:
-    """Collect, and phrase."""
-    authority = authority_of(request)
-    authority.copy_figures()
-    totals: Totals | None = None
-    with suppress(DatabaseUnavailableError):  # which is a figure too
-        totals = await asked(
-            request.app.state.probers,
-            lambda: reports.count_totals(authority.database),
-            _DATABASE_SECONDS,
-        )
-    registry = CollectorRegistry()
-    registry.register(_Server(authority, request.app.state.traffic, totals))
-    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+    """Tell what is known, half a second old at most."""
+    scrapes: Scrapes[Totals] = request.app.state.scrapes
+    return Response(await scrapes.text(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+def scrapes_of(authority: Authority, traffic: Traffic, thread: Executor) -> Scrapes[Totals]:
+    """Return what answers scrapers; the thread asks the database, and does nothing else."""
+
+    def phrase(totals: Totals | None) -> bytes:
+        authority.copy_figures()
+        registry = CollectorRegistry()
+        registry.register(_Server(authority, traffic, totals))
+        return generate_latest(registry)
+
+    return Scrapes(thread, lambda: reports.count_totals(authority.database), phrase)
 
 
 async def copy_figures(authority: Authority) -> None:

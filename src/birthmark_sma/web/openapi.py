@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from birthmark_sma.web import wire
+from birthmark_sma.web import examples, wire
 from birthmark_sma.web.access import ANYONE, rule_of
 from birthmark_sma.web.problems import MEDIA_TYPE
 
@@ -204,6 +204,7 @@ def replayed(instance: str) -> dict[int | str, dict[str, Any]]:
         "status": 409,
         "detail": "You had this camera token validated before, and here each caller may do so...",
         "instance": instance,
+        "request_id": examples.REQUEST_ID,
     }
     what = "This caller brought the token before, and SMA_REPLAY refuses that; it is no verdict"
     return {409: _described(what, wire.ProblemDocument, example)}
@@ -235,6 +236,7 @@ def _problem(instance: str, status: int) -> dict[str, Any]:
         "status": status,
         "detail": detail,
         "instance": instance,
+        "request_id": examples.REQUEST_ID,
         **_EXTRA_MEMBERS.get(status, {}),
     }
     described = _described(_TITLES[status], _MODELS.get(status, wire.ProblemDocument), example)

@@ -221,7 +221,7 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
     for error_type, kind in _KINDS:
         if isinstance(error, error_type):
             if kind.status >= 500:
-                _log.warning("%s: %s", kind.title, error, extra=_named(request))
+                _log.warning("%s: %s", kind.title, error)
             detail = _sentence(str(error))
             if kind.field is None:
                 return problem(request, kind, detail)
@@ -280,7 +280,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     path = request.url.path
-    _log.error("%s %s failed", request.method, path, exc_info=error, extra=_named(request))
+    _log.error("%s %s failed", request.method, path, exc_info=error)
     return problem(
         request,
         _INTERNAL,
@@ -309,10 +309,6 @@ def _field_error(location: Sequence[int | str], message: str) -> FieldError:
     field = ".".join(str(part) for part in location)[:_MAX_FIELD_CHARACTERS] or "body"
     message = message.removeprefix("Value error, ")
     return FieldError(field=field, detail=message[:1].lower() + message[1:])
-
-
-def _named(request: Request) -> dict[str, str]:
-    return {"request_id": request_id_of(request.scope)}
 
 
 def _sentence(text: str) -> str:

@@ -10,25 +10,39 @@ import re
 import threading
 import time
 from collections import deque
+from enum import Enum
 
 from starlette.types import Scope
 
+from birthmark_sma.web.redaction import without_keys
 from birthmark_sma.web.request_ids import request_id_of
 
 _WRITE_SECONDS = 0.1
 _MOST_LINES = 50_000  # in memory
 _MOST_PATH_CHARACTERS = 200
 _CHUNK_BYTES = 4_096  # what a pipe takes as a whole, so that lines of processes do not mingle
-_KEY = re.compile(r"sma_\w*")
 _PLAIN = re.compile(r"[A-Za-z0-9/._-]*")
+
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31;1m", 0: "\x1b[33m"}
+"""By the first digit of a status: green, cyan, yellow, red."""
+
+
+class Look(Enum):
+    """How a log looks."""
+
+    JSON = "json"
+    PLAIN = "plain"
+    COLOURED = "coloured"
 
 
 class RequestLog:
     """Writes lines to a file descriptor. Lines are added by one event loop."""
 
-    def __init__(self, descriptor: int = 2, *, as_json: bool) -> None:
+    def __init__(self, descriptor: int = 2, *, look: Look) -> None:
         self._descriptor = descriptor
-        self._as_json = as_json
+        self._look = look
+        self._as_json = look is Look.JSON
         self._lines: deque[str] = deque()
         self._left_out = 0
         self._second = 0
@@ -56,7 +70,8 @@ class RequestLog:
         now = time.time()
         if int(now) != self._second:
             self._second = int(now)
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self._second))
+            between = "T" if self._as_json else " "
+            self._stamp = time.strftime(f"%Y-%m-%d{between}%H:%M:%S", time.gmtime(self._second))
         if self._as_json:
             self._lines.append(
                 f'{{"timestamp":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info",'
@@ -66,11 +81,15 @@ class RequestLog:
                 f'"request_id":"{request_id_of(scope)}"}}\n'
             )
         else:
+            colour, dim, reset = "", "", ""
+            if self._look is Look.COLOURED:
+                colour, dim, reset = _COLOURS.get(status // 100, ""), _DIM, _RESET
+            who = client[0] if client else "-"
             self._lines.append(
-                f"{self._stamp}.{int(now % 1 * 1000):03}Z [info     ]"
-                f" {scope['method']} {_path(scope['path'])[1:-1]} {status}"
-                f" {nanoseconds / 1e6:.1f} ms  address={client[0] if client else '-'} key={key}"
-                f" request_id={request_id_of(scope)}\n"
+                f"{dim}{self._stamp}.{int(now % 1 * 1000):03}{reset}"
+                f"  {colour}{status or 'left':<4}{reset}{nanoseconds / 1e6:>9.1f} ms"
+                f"  {scope['method']:<4} {_path(scope['path'])[1:-1]}"
+                f"  {dim}{who}{'' if key == '-' else ' ' + key} {request_id_of(scope)}{reset}\n"
             )
 
     # --- below: the writing thread
@@ -96,13 +115,14 @@ class RequestLog:
                 return
         if self._left_out:
             left_out, self._left_out = self._left_out, 0
-            lines.append(
-                f'{{"level":"warning","event":"{left_out} lines of requests were left out"}}\n'
-            )
+            what = f"{left_out} lines of requests were left out"
+            if self._as_json:
+                what = f'{{"level":"warning","event":"{what}"}}'
+            lines.append(f"{what}\n")
 
 
 def _path(path: str) -> str:
     """Return a path as a JSON string, not too long, and without what looks like a key."""
     if _PLAIN.fullmatch(path) and len(path) <= _MOST_PATH_CHARACTERS and "sma_" not in path:
         return f'"{path}"'
-    return json.dumps(_KEY.sub("sma_...", path[:_MOST_PATH_CHARACTERS]))
+    return json.dumps(without_keys(path[:_MOST_PATH_CHARACTERS]))

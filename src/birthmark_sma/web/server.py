@@ -1,6 +1,7 @@
 """Run the application on a listening socket with uvicorn, in one process or several."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,6 +22,7 @@ from birthmark_sma.authority.instruments import Sheets
 from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
 from birthmark_sma.authority.one_core import keep_to_one_core
 from birthmark_sma.config import LogLevel, Settings
+from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.web import logs, traffic
 from birthmark_sma.web.app import create_app
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
@@ -29,6 +32,9 @@ from birthmark_sma.web.http_protocol import BoundedConfig
 from birthmark_sma.web.request_log import RequestLog
 from birthmark_sma.web.security_headers import EVERYWHERE
 from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_context, tls_files
+
+if TYPE_CHECKING:
+    from birthmark_sma.web.tracing import Tracing
 
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
@@ -59,6 +65,7 @@ class WorkerApp:
             self.settings.cors_origins,
             self.traffic,
             request_log_of(self.settings),
+            tracing_of(self.settings),
         )
 
 
@@ -118,7 +125,8 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     settings = authority.settings
     if settings.workers == 1:
         log = request_log_of(settings)
-        app = create_app(lambda: authority, settings.cors_origins, log=log)
+        tracing = tracing_of(settings)
+        app = create_app(lambda: authority, settings.cors_origins, log=log, tracing=tracing)
         config = uvicorn_config(app, settings, factory=False)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
@@ -139,7 +147,30 @@ def request_log_of(settings: Settings) -> RequestLog | None:
     """Return what writes a line a request, where the settings want that."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
-    return RequestLog(as_json=logs.as_json(settings))
+    return RequestLog(look=logs.look_of(settings))
+
+
+def tracing_of(settings: Settings) -> "Tracing | None":
+    """Return what makes traces, where the settings want that. Raises ConfigurationError."""
+    if settings.traces_url is None:
+        return None
+    check_tracing(settings)
+    from birthmark_sma.web.tracing import Tracing  # noqa: PLC0415  an extra, and not quick
+
+    return Tracing(settings.traces_url)
+
+
+def check_tracing(settings: Settings) -> None:
+    """Raise ConfigurationError where traces are wanted and OpenTelemetry is not installed."""
+    if settings.traces_url is None:
+        return
+    try:
+        importlib.import_module("birthmark_sma.web.tracing")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"SMA_TRACES_URL wants OpenTelemetry, and {error.name} is not installed. Type:"
+            ' pip install "birthmark-sma[server,traces]". Or leave SMA_TRACES_URL out'
+        ) from None
 
 
 def uvicorn_config(

@@ -4,12 +4,17 @@ Labels come from fixed lists, so that nobody fills the memory with paths and met
 """
 
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
 from birthmark_sma.web.access import RULES, route_of
+from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.request_log import RequestLog
+
+if TYPE_CHECKING:
+    from birthmark_sma.web.tracing import RequestTrace, Tracing
 
 UNKNOWN = "unknown"
 """The route of a path that does not exist, and of what is no request at all."""
@@ -19,6 +24,9 @@ NO_ANSWER = "none"
 
 BEGAN = "began"
 """Where in the scope of a request stands when it was whole, or its head there: nanoseconds."""
+
+TRACE = "trace"
+"""Where in it stands its trace, if traces are made."""
 
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _STATUSES = (
@@ -62,6 +70,10 @@ class Traffic:
         self.sheets = sheets or new_sheets(1)
         self._sheet = self.sheets.take_one()
 
+    def begins(self, scope: Scope) -> None:
+        """Note when a request began, unless that was done."""
+        scope.setdefault(BEGAN, perf_counter_ns())
+
     def answered(self, scope: Scope, status: int) -> None:
         """Note an answer; status 0 where there was none."""
         took = perf_counter_ns() - scope[BEGAN]
@@ -90,6 +102,32 @@ class Traffic:
         ACCESS_REFUSALS.add(self._sheet, (reason,))
 
 
+class TracedTraffic(Traffic):
+    """Makes traces as well. Without them there is not even a question whether to."""
+
+    def __init__(self, sheets: Sheets | None, log: RequestLog | None, tracing: "Tracing") -> None:
+        super().__init__(sheets, log)
+        self._tracing = tracing
+
+    def begins(self, scope: Scope) -> None:
+        """Begin its trace too."""
+        super().begins(scope)
+        self._tracing.begin(scope)
+
+    def answered(self, scope: Scope, status: int) -> None:
+        """And end it."""
+        super().answered(scope, status)
+        trace: RequestTrace | None = scope.get(TRACE)
+        if trace is not None:
+            trace.end(status)
+
+    def answered_directly(self, scope: Scope) -> None:
+        """And end it."""
+        super().answered_directly(scope)
+        trace: RequestTrace = scope[TRACE]
+        trace.end(200)
+
+
 class Observed:
     """Notes every answer of an application, whatever gives it."""
 
@@ -102,7 +140,8 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault(BEGAN, perf_counter_ns())
+        self._traffic.begins(scope)
+        handle(scope)
         status = 0
 
         async def watched(message: Message) -> None:

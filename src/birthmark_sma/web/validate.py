@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
@@ -39,7 +39,8 @@ from birthmark_sma.web.problems import (
     UnknownAddressError,
     respond,
 )
-from birthmark_sma.web.traffic import Traffic
+from birthmark_sma.web.request_ids import handle
+from birthmark_sma.web.traffic import TRACE, Traffic
 from birthmark_sma.web.wire import (
     ValidateBatchRequest,
     ValidateBatchResponse,
@@ -47,6 +48,9 @@ from birthmark_sma.web.wire import (
     ValidateNucResponse,
     verdict,
 )
+
+if TYPE_CHECKING:
+    from birthmark_sma.web.tracing import RequestTrace, Tracing
 
 PATH = "/api/v1/validate/nuc"
 BATCH_PATH = "/api/v1/validate/nuc/batch"
@@ -102,12 +106,12 @@ class ShortWay:
     are the same on both ways.
     """
 
-    def __init__(self, app: FastAPI, traffic: Traffic) -> None:
+    def __init__(self, app: FastAPI, traffic: Traffic, tracing: "Tracing | None" = None) -> None:
         self._app = app
         self._traffic = traffic
         self.routes: Sequence[BaseRoute] = app.routes
         """Every route, those that are answered the short way included."""
-        self._one = _One(app)
+        self._one = _One(app) if tracing is None else _TracedOne(app, tracing)
         self._many = _Many(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,16 +241,19 @@ class _One(_CameraTokens):
         camera_token = parse(body, ValidateNucRequest).camera_token()
         if authority.rate_limits.shared:
             return asyncio.ensure_future(self._confirmed(scope, camera_token, caller))
-        return self._offer(camera_token, caller)
+        return self._offer(scope, camera_token, caller)
 
     async def _confirmed(
         self, scope: Scope, camera_token: CameraToken, caller: Caller
     ) -> Validation:
+        handle(scope)
         await quotas.confirm(scope, self._authority.rate_limits, Kind.VALIDATE, caller)
-        return await self._offer(camera_token, caller)
+        return await self._offer(scope, camera_token, caller)
 
-    def _offer(self, camera_token: CameraToken, caller: Caller) -> "asyncio.Future[Validation]":
-        future = self._authority.validator.offer(camera_token, caller)
+    def _offer(
+        self, scope: Scope, camera_token: CameraToken, caller: Caller
+    ) -> "asyncio.Future[Validation]":
+        future = self._authority.validator.offer(camera_token, caller, scope)
         self._deadlines.add(future, self._authority.settings.answer_timeout)
         return future
 
@@ -261,6 +268,37 @@ class _One(_CameraTokens):
         return to_json(self._verdict(validation, caller_of(scope)))
 
 
+class _TracedOne(_One):
+    """The same, and notes the moments between which a trace has spans."""
+
+    def __init__(self, app: FastAPI, tracing: "Tracing") -> None:
+        super().__init__(app)
+        self._tracing = tracing
+
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
+        """Parse, and hand over."""
+        self._tracing.begin(scope)
+        _trace_of(scope).parsing()
+        return super().begin(scope, body)
+
+    async def _confirmed(
+        self, scope: Scope, camera_token: CameraToken, caller: Caller
+    ) -> Validation:
+        _trace_of(scope).parsed()
+        return await super()._confirmed(scope, camera_token, caller)
+
+    def _offer(
+        self, scope: Scope, camera_token: CameraToken, caller: Caller
+    ) -> "asyncio.Future[Validation]":
+        _trace_of(scope).offered()
+        return super()._offer(scope, camera_token, caller)
+
+
+def _trace_of(scope: Scope) -> "RequestTrace":
+    trace: RequestTrace = scope[TRACE]
+    return trace
+
+
 class _Many(_CameraTokens):
     """Up to a thousand: what is malformed is answered here, the rest judged together."""
 
@@ -271,6 +309,9 @@ class _Many(_CameraTokens):
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
         body = await read_json(scope, receive, limit)
         limits = self._authority.rate_limits
+        trace: RequestTrace | None = scope.get(TRACE)
+        if trace is not None:
+            trace.parsing()
         try:
             tokens = parse(body, ValidateBatchRequest).tokens
         except InvalidRequestError:
@@ -282,8 +323,10 @@ class _Many(_CameraTokens):
         elements = [_element(each) for each in tokens]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
         judged: Sequence[Validation | BirthmarkError] = ()
+        if trace is not None:
+            trace.offered()
         if camera_tokens:
-            future = self._authority.validator.offer_together(camera_tokens, caller)
+            future = self._authority.validator.offer_together(camera_tokens, caller, scope)
             self._deadlines.add(future, settings.answer_timeout)
             judged = await future
             if failed := sum(map(_failed, judged)):

@@ -1,0 +1,29 @@
+"""For which requests a thread works at the moment, so that what it logs can name them.
+
+Context variables do not cross into other threads by themselves. What is handed to a writer takes
+its request along, and the writer says for whom it works once a batch, which costs a token nothing.
+"""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+Origin: TypeAlias = MutableMapping[str, Any]
+"""A request as the web has it: here nobody looks into it."""
+
+WORKING_FOR: ContextVar[Callable[[], Sequence[Origin]] | None] = ContextVar(
+    "working_for", default=None
+)
+"""Tells the requests when it is called, as hardly anybody ever asks."""
+
+
+def working_for() -> Sequence[Origin]:
+    """Return the requests that this thread or task works for."""
+    tell = WORKING_FOR.get()
+    return () if tell is None else tell()
+
+
+def the_one_origin() -> Origin | None:
+    """Return the request that this thread or task works for, if it is just one."""
+    origins = working_for()
+    return origins[0] if len(origins) == 1 else None
