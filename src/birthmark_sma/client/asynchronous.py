@@ -36,6 +36,14 @@ class _Call:
     camera_token: CameraToken
     future: "asyncio.Future[Outcome]"
     deadline: float
+    attempts: int = 0
+    request_id: str | None = None
+
+    def outcome_by_now(self) -> Outcome:
+        if self.future.done():
+            return self.future.result()
+        detail = "There was no answer in time."
+        return Indeterminate(Cause.TIMED_OUT, detail, self.attempts, request_id=self.request_id)
 
 
 class AsyncAuthorityClient:
@@ -102,15 +110,17 @@ class AsyncAuthorityClient:
         loop = self._own_loop()
         seconds = self._options.deadline if deadline is None else deadline
         until = loop.time() + seconds
-        futures = [self._offer(each, loop, until) for each in camera_tokens]
+        calls = [_Call(each, loop.create_future(), until) for each in camera_tokens]
         self._callers += 1
         try:
-            if futures:
-                await asyncio.wait(futures, timeout=max(0.0, seconds))
-            return [_outcome_by_now(each) for each in futures]
+            for call in calls:
+                self._offer(call, loop)
+            if calls:
+                await asyncio.wait([each.future for each in calls], timeout=max(0.0, seconds))
+            return [each.outcome_by_now() for each in calls]
         finally:  # whoever is cancelled, or is out of time, waits for nothing more
-            for future in futures:
-                future.cancel()
+            for call in calls:
+                call.future.cancel()
             self._callers -= 1
             if not self._callers:
                 self._idle.set()
@@ -157,19 +167,15 @@ class AsyncAuthorityClient:
             raise ClientMisuseError("This client belongs to another event loop.")
         return loop
 
-    def _offer(
-        self, camera_token: CameraToken, loop: asyncio.AbstractEventLoop, deadline: float
-    ) -> "asyncio.Future[Outcome]":
-        future: asyncio.Future[Outcome] = loop.create_future()
+    def _offer(self, call: _Call, loop: asyncio.AbstractEventLoop) -> None:
         if len(self._waiting) >= self._options.max_waiting:
-            future.set_result(Indeterminate(Cause.OVERLOADED, "Too many calls wait already."))
-            return future
-        self._waiting.append(_Call(camera_token, future, deadline))
+            call.future.set_result(Indeterminate(Cause.OVERLOADED, "Too many calls wait already."))
+            return
+        self._waiting.append(call)
         # In the loop's next round: what is asked for in this one goes out together.
         if not self._will_dispatch:
             self._will_dispatch = True
             loop.call_soon(self._dispatch)
-        return future
 
     def _dispatch(self) -> None:
         """Send what waits, as far as not enough is on its way already."""
@@ -227,6 +233,8 @@ class AsyncAuthorityClient:
                     step = exchange.begin(loop.time())
                 case Send():
                     request_id = secrets.token_hex(16)
+                    for call in calls:
+                        call.attempts, call.request_id = step.attempt, request_id
                     found = await self._attempt(step, body, request_id, len(calls))
                     step = exchange.heard(step, found, loop.time(), request_id=request_id)
                 case Split():
@@ -249,12 +257,6 @@ class AsyncAuthorityClient:
         if isinstance(reply, Fault):
             return reply
         return read(reply, count=count, request_id=request_id, now=datetime.now(UTC))
-
-
-def _outcome_by_now(future: "asyncio.Future[Outcome]") -> Outcome:
-    if future.done():
-        return future.result()
-    return Indeterminate(Cause.TIMED_OUT, "There was no answer in time.")
 
 
 def _body(calls: Sequence[_Call]) -> bytes:

@@ -128,7 +128,7 @@ def fault_of(error: Exception) -> Fault:
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             return _WRONG_CERTIFICATE
-        if isinstance(each, ssl.SSLError) and not isinstance(each, ssl.SSLEOFError):
+        if type(each) is ssl.SSLError:  # its subclasses: wait for more, or the peer has gone
             return _NO_TLS
         if isinstance(each, h11.RemoteProtocolError):
             return _NO_HTTP

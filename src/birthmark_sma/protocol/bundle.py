@@ -125,12 +125,12 @@ class Bundle:
         )
 
 
-def parse_bundle(text: bytes) -> Bundle:
+def parse_bundle(text: bytes | str) -> Bundle:
     """Return the bundle that JSON text describes. Raises MalformedBundleError with the reason."""
     if len(text) > MAX_BUNDLE_BYTES:
         _refuse(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes")
     try:
-        value = parse_json(text)
+        value = parse_json(text.encode("utf-8") if isinstance(text, str) else text)
     except ValueError:
         _refuse("A bundle is JSON in UTF-8, with each name once")
     return bundle_from_dict(value)
