@@ -1,4 +1,4 @@
-"""An aggregation server in one file: takes bundles, keeps what cannot be judged yet, and asks again.
+"""An aggregation server in one file: judges bundles, and keeps those that have no verdict yet.
 
     python aggregator.py https://sma.example.org root.crt < bundles.jsonl
 

@@ -1,8 +1,10 @@
 """The client, and the example, against real servers on both kinds of database."""
 
 import asyncio
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -26,16 +28,47 @@ from birthmark_sma.client import (
     VerifiedBundle,
     verify_bundle,
 )
+from birthmark_sma.errors import DeviceRevokedError
 from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
-from tests.end_to_end.conftest import Start
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key
-from tests.support.running import Running, new_serial
+from tests.support.faulty import closed_port
+from tests.support.running import Running, new_serial, start
 from tests.support.server import server_environ, sma
 from tests.support.tls import TestCa
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aggregator.py"
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Start]:
+    """Start a small server of the test's own, on the same data whenever it is called again."""
+    started: list[Running] = []
+
+    def start_one(*arguments: str, **environ: str) -> Running:
+        running = start(tmp_path / "data", "sqlite:", "--prototype", *arguments, **environ)
+        started.append(running)
+        return running
+
+    yield start_one
+    for each in started:
+        each.server.close()
+
+
+def made_key(tmp_path: Path, *arguments: str) -> str:
+    """Found the authority that `start_server` will start, and make a key for validation."""
+    environ = server_environ(tmp_path / "data")
+    assert sma("init", "--prototype", environ=environ).returncode == 0
+    made = sma(
+        "keys", "create", "newsroom", "--scope", "validate", *arguments, "--json", environ=environ
+    )
+    assert made.returncode == 0, made.stderr
+    key: str = json.loads(made.stdout)["key"]
+    return key
 
 
 @dataclass(frozen=True)
@@ -79,9 +112,8 @@ def verified(bundle: Bundle, root: x509.Certificate) -> VerifiedBundle:
     return verify_bundle(bundle.to_json(), root=root, now=datetime.now(UTC))
 
 
-def test_verdicts_of_a_real_authority(start_server: Start) -> None:
+def test_verdicts_of_a_real_authority(running: Running) -> None:
     """PASS and FAIL are told apart, alone and together, from threads and tasks."""
-    running = start_server()
     with running.client() as http:
         device, root = device_of(http), root_of(http)
     good = device.camera.token()
@@ -125,9 +157,8 @@ def test_a_token_of_another_device_in_a_bundle(start_server: Start) -> None:
         assert isinstance(client.validate_bundle(verified(ours.capture(b"own"), root)), Pass)
 
 
-def test_a_revoked_device_fails_and_is_on_the_list(start_server: Start) -> None:
+def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
     """Threat 6: both ways, here and at the authority."""
-    running = start_server()
     with running.client() as http:
         device, root = device_of(http), root_of(http)
         token = device.camera.token()
@@ -139,51 +170,38 @@ def test_a_revoked_device_fails_and_is_on_the_list(start_server: Start) -> None:
         crl = x509.load_der_x509_crl(http.get("/pki/intermediate.crl").content)
     with AuthorityClient(running.server.url) as client:
         assert isinstance(client.validate(token), Fail)
-    from birthmark_sma.errors import DeviceRevokedError
-
     with pytest.raises(DeviceRevokedError):
         verify_bundle(device.capture(b"picture"), root=root, now=datetime.now(UTC), crl=crl)
 
 
-def test_an_access_key_opens_the_door(start_server: Start) -> None:
+def test_an_access_key_opens_the_door(start_server: Start, tmp_path: Path) -> None:
     """Threat 22: without one, or with a wrong one, there is no verdict."""
-    running = start_server(SMA_ACCESS="keys")
+    key = made_key(tmp_path)
+    url = start_server(SMA_ACCESS="keys").server.url
     token = CameraToken(bytes(48), 1, 2, bytes(12))
-    made = sma(
-        *("keys", "create", "newsroom", "--scope", "validate", "--quiet"), environ=running.environ
-    )
-    assert made.returncode == 0, made.stderr
-    for key, kind in (
-        (None, Indeterminate),
-        ("sma_wrong", Indeterminate),
-        (made.stdout.strip(), Fail),
-    ):
-        with AuthorityClient(running.server.url, access_key=key) as client:
+    for wrong in (None, "sma_wrong"):
+        with AuthorityClient(url, access_key=wrong) as client:
             outcome = client.validate(token)
-            assert isinstance(outcome, kind)
-            if isinstance(outcome, Indeterminate):
-                assert outcome.cause is Cause.NOT_ALLOWED
+            assert isinstance(outcome, Indeterminate)
+            assert outcome.cause is Cause.NOT_ALLOWED
+    with AuthorityClient(url, access_key=key) as client:
+        assert isinstance(client.validate(token), Fail)
 
 
 def test_a_client_certificate_opens_the_door(start_server: Start, tmp_path: Path) -> None:
     """In place of a key: a certificate that the operator has registered."""
     ca = TestCa(tmp_path / "ca")
-    environ = ca.issue("server").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
-    running = start_server(SMA_ACCESS="keys", **environ)
     mine = ca.issue("newsroom", client=True)
-    made = sma(
-        *("keys", "create", "newsroom", "--scope", "validate"),
-        *("--certificate", str(mine.certificate_file)),
-        environ=running.environ,
-    )
-    assert made.returncode == 0, made.stderr
+    made_key(tmp_path, "--client-cert", str(mine.certificate_file))
+    environ = ca.issue("server").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
+    url = start_server(SMA_ACCESS="keys", **environ).server.url
     token = CameraToken(bytes(48), 1, 2, bytes(12))
-    with AuthorityClient(running.server.url, ca_file=ca.file) as client:
+    with AuthorityClient(url, ca_file=ca.file) as client:
         outcome = client.validate(token)
         assert isinstance(outcome, Indeterminate)
         assert outcome.cause is Cause.NOT_ALLOWED
     files = (mine.certificate_file, mine.key_file)
-    with AuthorityClient(running.server.url, ca_file=ca.file, client_certificate=files) as client:
+    with AuthorityClient(url, ca_file=ca.file, client_certificate=files) as client:
         assert isinstance(client.validate(token), Fail)
 
 
@@ -244,9 +262,8 @@ def run_example(running: Running, bundles: list[bytes], tmp_path: Path, **enviro
     )
 
 
-def test_the_example(start_server: Start, tmp_path: Path) -> None:
+def test_the_example(running: Running, tmp_path: Path) -> None:
     """examples/aggregator.py gives every bundle the verdict that it should get."""
-    running = start_server()
     with running.client() as http:
         device = device_of(http)
     forged = device.capture(b"forged", device.camera.token(nuc_hash=bytes(range(32))))
@@ -265,17 +282,16 @@ def test_the_example(start_server: Start, tmp_path: Path) -> None:
     ]
 
 
-def test_the_example_keeps_what_has_no_verdict(start_server: Start, tmp_path: Path) -> None:
-    """Threat 19: a wrong key rejects no picture."""
-    running = start_server()
+def test_the_example_keeps_what_has_no_verdict(running: Running, tmp_path: Path) -> None:
+    """Threat 19: an authority that is away rejects no picture."""
     with running.client() as http:
-        bundle = device_of(http).capture(b"genuine")
-    with running.client() as http:
-        root = root_of(http)
+        bundle, root = device_of(http).capture(b"genuine"), root_of(http)
     (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
-    running.server.close()
     ran = subprocess.run(
-        [sys.executable, str(EXAMPLE), running.server.url, str(tmp_path / "root.crt")],
+        [
+            *(sys.executable, str(EXAMPLE), f"http://127.0.0.1:{closed_port()}"),
+            str(tmp_path / "root.crt"),
+        ],
         input=bundle.to_json() + b"\n",
         env=server_environ(tmp_path),
         capture_output=True,
