@@ -24,6 +24,7 @@ from birthmark_sma.client import (
     Fail,
     Indeterminate,
     Options,
+    Outcome,
     Pass,
 )
 from birthmark_sma.errors import ClientMisuseError, ConfigurationError
@@ -214,11 +215,38 @@ def test_nothing_to_ask_is_nothing_asked() -> None:
 
 
 def test_more_calls_than_may_wait_are_told_so() -> None:
-    options = replace(IMPATIENT, max_waiting=10)
-    with FaultyServer() as server, AuthorityClient(server.url, options=options) as client:
-        outcomes = client.validate_many([some_token() for _ in range(15)])
+    async def ask(url: str) -> list[Outcome]:
+        options = replace(IMPATIENT, max_waiting=10)
+        async with AsyncAuthorityClient(url, options=options) as client:
+            return await asyncio.gather(*[client.validate(some_token()) for _ in range(15)])
+
+    with FaultyServer() as server:
+        outcomes = asyncio.run(ask(server.url))
     causes = [each.cause for each in outcomes if isinstance(each, Indeterminate)]
     assert causes == [Cause.OVERLOADED] * 5
+
+
+def test_one_call_may_ask_about_more_than_may_wait() -> None:
+    """Its parts go out one after the other, within the one deadline."""
+    options = replace(IMPATIENT, max_waiting=10)
+    with FaultyServer() as server, AuthorityClient(server.url, options=options) as client:
+        outcomes = client.validate_many(some_token() for _ in range(35))
+        assert [type(each) for each in outcomes] == [Pass] * 35
+    with (
+        FaultyServer(lambda visit: visit.wait()) as server,
+        AuthorityClient(server.url, options=options) as client,
+    ):
+        outcomes = client.validate_many([some_token() for _ in range(35)], deadline=0.3)
+        assert [type(each) for each in outcomes] == [Indeterminate] * 35
+
+
+def test_what_is_no_camera_token_is_refused_before_it_is_sent() -> None:
+    """It must not spoil the request in which others' tokens go out."""
+    with FaultyServer() as server, AuthorityClient(server.url) as client:
+        for wrong in (None, {"table_id": 1}, b""):
+            with pytest.raises(TypeError, match="no CameraToken"):
+                client.validate(wrong)  # type: ignore[arg-type]
+        assert server.visits == []
 
 
 # --- the circuit
@@ -274,7 +302,7 @@ def test_a_call_may_have_a_deadline_of_its_own() -> None:
         assert isinstance(hasty, Indeterminate)
         assert (hasty.cause, hasty.attempts) == (Cause.TIMED_OUT, 1)
         assert isinstance(client.validate(some_token(), deadline=5), Pass)
-        for deadline in (0.0, -1.0):
+        for deadline in (0.0, -1.0, float("nan")):
             outcome = client.validate(some_token(), deadline=deadline)
             assert isinstance(outcome, Indeterminate)
 

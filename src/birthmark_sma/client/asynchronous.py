@@ -10,8 +10,8 @@ import logging
 import secrets
 import ssl
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -33,7 +33,7 @@ _chance = secrets.SystemRandom().random
 class _Call:
     """A camera token that somebody waits for."""
 
-    camera_token: CameraToken
+    camera_token: CameraToken = field(repr=False)
     future: "asyncio.Future[Outcome]"
     deadline: float
     attempts: int = 0
@@ -50,7 +50,8 @@ class AsyncAuthorityClient:
     """Asks one authority about camera tokens, from one event loop.
 
     Open it once and keep it: connections are used again. Every method returns outcomes, and raises
-    ClientMisuseError where the client is closed or the event loop is another; nothing else.
+    ClientMisuseError where the client is closed or the event loop is another, TypeError for what is
+    no camera token; nothing else.
     """
 
     def __init__(
@@ -106,24 +107,41 @@ class AsyncAuthorityClient:
     async def validate_many(
         self, camera_tokens: Iterable[CameraToken], *, deadline: float | None = None
     ) -> list[Outcome]:
-        """Ask about any number; the outcomes are in the order of the camera tokens."""
+        """Ask about any number; the outcomes are in the order of the camera tokens.
+
+        Raises TypeError, before anything is sent, for what is no camera token.
+        """
         loop = self._own_loop()
+        tokens = [*camera_tokens]
+        for each in tokens:
+            if not isinstance(each, CameraToken):
+                raise TypeError(f"This is no CameraToken but of type {type(each).__name__}.")
         seconds = self._options.deadline if deadline is None else deadline
-        until = loop.time() + seconds
-        calls = [_Call(each, loop.create_future(), until) for each in camera_tokens]
+        until = loop.time() + (seconds if seconds > 0 else 0.0)
         self._callers += 1
+        try:
+            outcomes: list[Outcome] = []
+            for part in _parts(tokens, self._options.max_waiting):
+                outcomes += await self._outcomes(part, loop, until)
+            return outcomes
+        finally:
+            self._callers -= 1
+            if not self._callers:
+                self._idle.set()
+
+    async def _outcomes(
+        self, tokens: Sequence[CameraToken], loop: asyncio.AbstractEventLoop, until: float
+    ) -> list[Outcome]:
+        calls = [_Call(each, loop.create_future(), until) for each in tokens]
         try:
             for call in calls:
                 self._offer(call, loop)
-            if calls:
-                await asyncio.wait([each.future for each in calls], timeout=max(0.0, seconds))
+            left = max(0.0, until - loop.time())
+            await asyncio.wait([each.future for each in calls], timeout=left)
             return [each.outcome_by_now() for each in calls]
         finally:  # whoever is cancelled, or is out of time, waits for nothing more
             for call in calls:
                 call.future.cancel()
-            self._callers -= 1
-            if not self._callers:
-                self._idle.set()
 
     async def validate_bundle(
         self, bundle: VerifiedBundle, *, deadline: float | None = None
@@ -257,6 +275,11 @@ class AsyncAuthorityClient:
         if isinstance(reply, Fault):
             return reply
         return read(reply, count=count, request_id=request_id, now=datetime.now(UTC))
+
+
+def _parts(tokens: Sequence[CameraToken], at_most: int) -> Iterator[Sequence[CameraToken]]:
+    """Cut into parts, none of which alone is more than may wait at once."""
+    return (tokens[begin : begin + at_most] for begin in range(0, len(tokens), at_most))
 
 
 def _body(calls: Sequence[_Call]) -> bytes:

@@ -33,7 +33,8 @@ class AuthorityClient:
     """Asks one authority about camera tokens, from any thread.
 
     Open it once and keep it. Every method returns outcomes, and raises ClientMisuseError where the
-    client is closed; nothing else. A process that forks may use it on both sides.
+    client is closed, TypeError for what is no camera token; nothing else. A process that forks may
+    use it on both sides.
     """
 
     def __init__(

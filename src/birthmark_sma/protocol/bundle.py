@@ -65,7 +65,7 @@ class UnsignedBundle:
     """
 
     image_hash: bytes
-    camera_token: CameraToken
+    camera_token: CameraToken = field(repr=False)
     device_certificate_chain: tuple[str, ...]
     captured_at: datetime
 
