@@ -49,7 +49,7 @@ check: setup-dev ## format, lint, types, structure, insecure calls, secrets, kno
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks
+	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks examples
 	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache \
 	  --exclude .pytest_cache --exclude .mypy_cache --exclude .ruff_cache --exclude .hypothesis --no-validate \
 	  --no-update-check --redact --quiet --rule-cache-dir .cache/kingfisher

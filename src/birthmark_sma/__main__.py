@@ -1,5 +1,23 @@
-"""`python -m birthmark_sma` is `sma`."""
+"""`python -m birthmark_sma` is `sma`, which needs the extra `server`."""
 
-from birthmark_sma.cli.main import run
+import sys
 
-run()
+
+def run() -> None:
+    """Run the command line, or say in a sentence what to install for it."""
+    try:
+        from birthmark_sma.cli.main import run as run_command  # noqa: PLC0415  it may be absent
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("birthmark_sma"):
+            raise
+        print(  # noqa: T201  what the command line prints with is what is missing
+            "sma: this is birthmark-sma for cameras and aggregation servers; for the command line"
+            " and the authority type: pip install 'birthmark-sma[server]'",
+            file=sys.stderr,
+        )
+        sys.exit(3)
+    run_command()
+
+
+if __name__ == "__main__":
+    run()

@@ -32,6 +32,30 @@ class UnopenedCameraTokenError(ProtocolError):
     """A well-formed camera token does not open: wrong key, or an altered nonce, text or tag."""
 
 
+class BundleError(ProtocolError):
+    """A bundle cannot be relied on."""
+
+
+class MalformedBundleError(BundleError):
+    """A bundle is not of the form that it must have; no cryptography was tried."""
+
+
+class BundleSignatureError(BundleError):
+    """A well-formed bundle was not signed by the device that its certificate names."""
+
+
+class BundleCertificateError(BundleError):
+    """The certificates of a bundle do not lead from the device to the pinned root."""
+
+
+class BundleTimeError(BundleError):
+    """A bundle says that it was captured in the future, or too long ago."""
+
+
+class DeviceRevokedError(BundleError):
+    """The certificate of the device that signed a bundle is on the revocation list."""
+
+
 # --- pki
 
 
@@ -65,6 +89,20 @@ class IssuerExpiredError(PkiError):
 
 class PathRefusedError(PkiError):
     """No valid certification path leads from this certificate to the trusted root."""
+
+
+class RevocationUnknownError(PkiError):
+    """A revocation list is out of date or another issuer's, so it does not say who is revoked.
+
+    It says nothing of a bundle: fetch a newer list, and look again.
+    """
+
+
+# --- client
+
+
+class ClientMisuseError(BirthmarkError):
+    """A client is used after it was closed, or from another event loop than the one it began on."""
 
 
 # --- storage

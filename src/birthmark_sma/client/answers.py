@@ -1,0 +1,206 @@
+"""What an answer of the authority means. Pure, and the only place where a verdict is read.
+
+The contract of this room: only an answer of status 200, with exactly as many results as there were
+camera tokens, gives verdicts; each result is `Pass`, `Fail` or, where its shape is not the
+contract's, `Indeterminate`. Everything else is a `Fault`. Nothing raises, whatever came back.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
+from birthmark_sma.protocol.strict_json import parse_json
+from birthmark_sma.protocol.verdict import Reason, Verdict
+
+_ERRORS_THAT_ARE_VERDICTS = frozenset(
+    reason.told_to_caller for reason in Reason if reason.told_to_caller is not None
+)
+_VALIDATE_POLICY = re.compile(r'"validate[^"]{0,40}";q=([0-9]{1,9})')
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole HTTP answer. The names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An attempt that brought no verdict.
+
+    `again` says whether the same request may be sent once more; `retry_after` how many seconds the
+    authority asked to be left alone; `at_most` how many camera tokens it takes at once, where these
+    were more.
+    """
+
+    cause: Cause
+    detail: str
+    again: bool = False
+    retry_after: float | None = None
+    at_most: int | None = None
+
+    @property
+    def authority_ails(self) -> bool:
+        """Whether this counts against the authority: it is away, out of order, or not itself."""
+        return self.cause in _AILMENTS
+
+
+_AILMENTS = frozenset(
+    {
+        Cause.UNREACHABLE,
+        Cause.TIMED_OUT,
+        Cause.UNTRUSTED,
+        Cause.UNAVAILABLE,
+        Cause.NOT_UNDERSTOOD,
+    }
+)
+
+
+def read(reply: Reply, *, count: int, request_id: str, now: datetime) -> Sequence[Outcome] | Fault:
+    """Return one outcome for each of `count` camera tokens, or why there are none.
+
+    `request_id` is the one that was sent; `now` is the time in UTC, for a Retry-After that is one.
+    """
+    answered_id = reply.headers.get("x-request-id")
+    if answered_id is not None and answered_id != request_id:
+        # A proxy that loses count of its connections hands out the answers to others' questions.
+        return _not_understood("It is the answer to another request")
+    if reply.status != 200:
+        return _without_verdict(reply, count, now)
+    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        return _not_understood("The answer is no JSON")
+    try:
+        value = parse_json(reply.body)
+    except ValueError:
+        return _not_understood("The answer is broken JSON")
+    results = value.get("results") if isinstance(value, dict) else None
+    if not isinstance(results, list) or len(results) != count:
+        return _not_understood(f"The answer has not one result for each of {count} camera tokens")
+    return [_outcome(each, request_id) for each in results]
+
+
+# --- one result
+
+
+def _outcome(result: object, request_id: str) -> Outcome:
+    found = _verdict(result) if isinstance(result, dict) else None
+    if found is not None:
+        return found
+    if isinstance(result, dict) and isinstance(result.get("error"), str):
+        error = result["error"][:_MAX_TEXT]
+        if "validation_result" not in result:
+            return Indeterminate(Cause.ALREADY_SUBMITTED, error, 1, request_id=request_id)
+        if result["validation_result"] == Verdict.FAIL:
+            # What alone would have been a 422: it says that the request is malformed, and nothing
+            # of who made the token.
+            return Indeterminate(Cause.REFUSED, error, 1, request_id=request_id)
+    return Indeterminate(
+        Cause.NOT_UNDERSTOOD, "The result is no verdict.", 1, request_id=request_id
+    )
+
+
+def _verdict(result: Mapping[str, Any]) -> Pass | Fail | None:
+    """Return the verdict that a result is, or None where its shape is another."""
+    if "error" in result:
+        return _verdict_with_error(result)
+    verdict = result.get("validation_result")
+    manufacturer_id = result.get("manufacturer_id")
+    validated_at = _time(result.get("timestamp"))
+    family, serial = result.get("device_family"), result.get("device_serial")
+    if not (isinstance(manufacturer_id, str) and manufacturer_id and validated_at is not None):
+        return None
+    if not (isinstance(family, str | None) and isinstance(serial, str | None)):
+        return None
+    if verdict == Verdict.PASS:
+        return Pass(manufacturer_id, validated_at, family, serial)
+    if verdict == Verdict.FAIL and family is None and serial is None:
+        return Fail(manufacturer_id, validated_at)
+    return None
+
+
+def _verdict_with_error(result: Mapping[str, Any]) -> Fail | None:
+    """Return FAIL for a table or key index that does not exist: the one verdict with an error."""
+    if set(result) != {"validation_result", "error"}:
+        return None
+    error = result["error"]
+    known = isinstance(error, str) and error in _ERRORS_THAT_ARE_VERDICTS
+    return Fail(error=error) if known and result["validation_result"] == Verdict.FAIL else None
+
+
+def _time(value: object) -> datetime | None:
+    """Parse RFC 3339 in UTC."""
+    if not isinstance(value, str) or not value.endswith("Z"):
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None
+
+
+# --- answers without a verdict
+
+
+_STATUSES: Mapping[int, tuple[Cause, str]] = {
+    401: (Cause.NOT_ALLOWED, "The access key is missing, wrong, or no longer in force (401)."),
+    403: (Cause.NOT_ALLOWED, "The access key is good for something else (403)."),
+    407: (Cause.NOT_ALLOWED, "The proxy does not let this client through (407)."),
+    409: (Cause.ALREADY_SUBMITTED, "The authority answers each caller once (409)."),
+    429: (Cause.RATE_LIMITED, "The authority lets this caller ask no more just now (429)."),
+    503: (Cause.UNAVAILABLE, "The authority cannot answer now (503)."),
+}
+_CLASSES: Mapping[int, tuple[Cause, str]] = {
+    3: (Cause.REDIRECTED, "The answer points elsewhere ({}), which is not followed."),
+    4: (Cause.REFUSED, "The authority refuses the request ({}): is this its address?"),
+    5: (Cause.UNAVAILABLE, "The authority failed ({})."),
+}
+_OTHER = (Cause.NOT_UNDERSTOOD, "An answer of status {} is no verdict.")
+_AGAIN = frozenset({429, 503})
+
+
+def _without_verdict(reply: Reply, count: int, now: datetime) -> Fault:
+    status = reply.status
+    cause, detail = _STATUSES.get(status) or _CLASSES.get(status // 100, _OTHER)
+    fault = Fault(cause, detail.format(status))
+    if status not in _AGAIN:
+        return fault
+    most = _most_at_once(reply.headers.get("ratelimit-policy", "")) if status == 429 else None
+    return replace(
+        fault,
+        again=True,
+        retry_after=retry_after_of(reply.headers.get("retry-after"), now),
+        at_most=most if most is not None and 1 <= most < count else None,
+    )
+
+
+def retry_after_of(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that a Retry-After asks for (RFC 9110, section 10.2.3), or None."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        time = parsedate_to_datetime(value)
+        if time.tzinfo is None:  # "-0000", which is UTC as well
+            time = time.replace(tzinfo=UTC)
+        return max(0.0, (time - now).total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def _most_at_once(policies: str) -> int | None:
+    """Return how many camera tokens can pass at once by a RateLimit-Policy, if it says."""
+    return min(map(int, _VALIDATE_POLICY.findall(policies)), default=None)
+
+
+def _not_understood(sentence: str) -> Fault:
+    return Fault(Cause.NOT_UNDERSTOOD, f"{sentence}.")

@@ -1,0 +1,295 @@
+"""The client for asyncio.
+
+Calls that come while others are on their way are gathered and go out together, so that a thousand
+at once cost the authority hardly more than one. A call that comes alone goes out at once.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import ssl
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from birthmark_sma.client.answers import Fault, read
+from birthmark_sma.client.exchange import Exchange, Gate, Send, Settled, Split, Wait
+from birthmark_sma.client.options import Options
+from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
+from birthmark_sma.client.transport import Transport, tls_context
+from birthmark_sma.client.verification import VerifiedBundle, of_the_same_device
+from birthmark_sma.errors import ClientMisuseError, ConfigurationError
+from birthmark_sma.protocol.camera_token import CameraToken
+
+_log = logging.getLogger(__name__)
+_chance = secrets.SystemRandom().random
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A camera token that somebody waits for."""
+
+    camera_token: CameraToken = field(repr=False)
+    future: "asyncio.Future[Outcome]"
+    deadline: float
+    attempts: int = 0
+    request_id: str | None = None
+
+    def outcome_by_now(self) -> Outcome:
+        if self.future.done():
+            return self.future.result()
+        detail = "There was no answer in time."
+        return Indeterminate(Cause.TIMED_OUT, detail, self.attempts, request_id=self.request_id)
+
+
+class AsyncAuthorityClient:
+    """Asks one authority about camera tokens, from one event loop.
+
+    Open it once and keep it: connections are used again. Every method returns outcomes, and raises
+    ClientMisuseError where the client is closed or the event loop is another, TypeError for what is
+    no camera token; nothing else.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        access_key: str | None = None,
+        client_certificate: Sequence[Path] | None = None,
+        ca_file: Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        plaintext: bool = False,
+        options: Options | None = None,
+    ) -> None:
+        """Remember where the authority is; nothing is sent.
+
+        `access_key` goes with every request; `client_certificate`, the files of a certificate and
+        its key, does in its place. `ca_file` has the CAs that the server's certificate may come
+        from, else the system's count; `tls` stands for both. `plaintext` allows http:// beyond this
+        machine. Raises ConfigurationError.
+        """
+        if tls is not None and (ca_file is not None or client_certificate is not None):
+            raise ConfigurationError("Give either tls, or ca_file and client_certificate.")
+        self._options = options or Options()
+        self._transport = Transport(
+            url,
+            options=self._options,
+            access_key=access_key,
+            tls=tls or tls_context(ca_file, client_certificate),
+            proxy=proxy,
+            plaintext=plaintext,
+        )
+        self._gate = Gate.of(self._options)
+        self._waiting: deque[_Call] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._at_most = self._options.max_batch
+        self._will_dispatch = False
+        self._callers = 0
+        self._idle = asyncio.Event()
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def validate(
+        self, camera_token: CameraToken, *, deadline: float | None = None
+    ) -> Outcome:
+        """Ask about one camera token; the outcome is there after `deadline` seconds at the latest.
+
+        Without one, that of the options counts.
+        """
+        [outcome] = await self.validate_many([camera_token], deadline=deadline)
+        return outcome
+
+    async def validate_many(
+        self, camera_tokens: Iterable[CameraToken], *, deadline: float | None = None
+    ) -> list[Outcome]:
+        """Ask about any number; the outcomes are in the order of the camera tokens.
+
+        Raises TypeError, before anything is sent, for what is no camera token.
+        """
+        loop = self._own_loop()
+        tokens = [*camera_tokens]
+        for each in tokens:
+            if not isinstance(each, CameraToken):
+                raise TypeError(f"This is no CameraToken but of type {type(each).__name__}.")
+        seconds = self._options.deadline if deadline is None else deadline
+        until = loop.time() + (seconds if seconds > 0 else 0.0)
+        self._callers += 1
+        try:
+            outcomes: list[Outcome] = []
+            for part in _parts(tokens, self._options.max_waiting):
+                outcomes += await self._outcomes(part, loop, until)
+            return outcomes
+        finally:
+            self._callers -= 1
+            if not self._callers:
+                self._idle.set()
+
+    async def _outcomes(
+        self, tokens: Sequence[CameraToken], loop: asyncio.AbstractEventLoop, until: float
+    ) -> list[Outcome]:
+        calls = [_Call(each, loop.create_future(), until) for each in tokens]
+        try:
+            for call in calls:
+                self._offer(call, loop)
+            left = max(0.0, until - loop.time())
+            await asyncio.wait([each.future for each in calls], timeout=left)
+            return [each.outcome_by_now() for each in calls]
+        finally:  # whoever is cancelled, or is out of time, waits for nothing more
+            for call in calls:
+                call.future.cancel()
+
+    async def validate_bundle(
+        self, bundle: VerifiedBundle, *, deadline: float | None = None
+    ) -> Outcome:
+        """Ask about the camera token of a bundle that `verify_bundle` found good.
+
+        A token that passes as another device's than the one that signed the bundle is Fail: it was
+        taken from elsewhere. That shows only where the authority discloses serials.
+        """
+        return of_the_same_device(
+            bundle, await self.validate(bundle.camera_token, deadline=deadline)
+        )
+
+    async def close(self) -> None:
+        """Let what is on its way come to its end, at most until its deadline; then close."""
+        self._closed = True
+        while self._callers:
+            self._idle.clear()
+            await self._idle.wait()
+        left = [*self._tasks]  # for which nobody waits any more
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- gathering
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ClientMisuseError("This client is closed.")
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientMisuseError("This client belongs to another event loop.")
+        return loop
+
+    def _offer(self, call: _Call, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._waiting) >= self._options.max_waiting:
+            call.future.set_result(Indeterminate(Cause.OVERLOADED, "Too many calls wait already."))
+            return
+        self._waiting.append(call)
+        # In the loop's next round: what is asked for in this one goes out together.
+        if not self._will_dispatch:
+            self._will_dispatch = True
+            loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Send what waits, as far as not enough is on its way already."""
+        self._will_dispatch = False
+        while self._waiting and len(self._tasks) < self._options.max_in_flight:
+            calls: list[_Call] = []
+            while self._waiting and len(calls) < self._at_most:
+                call = self._waiting.popleft()
+                if not call.future.done():
+                    calls.append(call)
+            if calls:
+                task = asyncio.get_running_loop().create_task(self._ask(calls))
+                self._tasks.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._waiting:
+            self._dispatch()
+
+    # --- asking
+
+    async def _ask(self, calls: list[_Call]) -> None:
+        """Ask about some camera tokens, and tell whoever still waits."""
+        try:
+            outcomes = await self._exchange(calls)
+        except Exception:
+            # Nobody may wait for ever, nor take a fault of this program for a verdict.
+            _log.exception("A request could not be made")
+            outcomes = [Indeterminate(Cause.NOT_UNDERSTOOD, "The client itself failed.")] * len(
+                calls
+            )
+        if outcomes is None:
+            return
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if not call.future.done():
+                call.future.set_result(outcome)
+
+    async def _exchange(self, calls: list[_Call]) -> Sequence[Outcome] | None:
+        """Return the outcomes, or None where the calls wait again, to be asked in parts."""
+        loop = asyncio.get_running_loop()
+        body = _body(calls)
+        exchange = Exchange(
+            len(calls),
+            deadline=max(call.deadline for call in calls),
+            options=self._options,
+            gate=self._gate,
+            chance=_chance,
+        )
+        step = exchange.begin(loop.time())
+        while not isinstance(step, Settled):
+            match step:
+                case Wait():
+                    await asyncio.sleep(step.seconds)
+                    step = exchange.begin(loop.time())
+                case Send():
+                    request_id = secrets.token_hex(16)
+                    for call in calls:
+                        call.attempts, call.request_id = step.attempt, request_id
+                    found = await self._attempt(step, body, request_id, len(calls))
+                    step = exchange.heard(step, found, loop.time(), request_id=request_id)
+                case Split():
+                    self._at_most = min(self._at_most, step.at_most)
+                    self._waiting.extendleft(reversed(calls))
+                    return None
+        return step.outcomes
+
+    async def _attempt(
+        self, send: Send, body: bytes, request_id: str, count: int
+    ) -> Sequence[Outcome] | Fault:
+        try:
+            async with asyncio.timeout(send.seconds):
+                reply = await self._transport.attempt(body, request_id, send.seconds)
+        except TimeoutError:
+            return Fault(Cause.TIMED_OUT, "The authority did not answer in time.")
+        except BaseException:
+            self._gate.circuit.abandoned(send.ticket)
+            raise
+        if isinstance(reply, Fault):
+            return reply
+        return read(reply, count=count, request_id=request_id, now=datetime.now(UTC))
+
+
+def _parts(tokens: Sequence[CameraToken], at_most: int) -> Iterator[Sequence[CameraToken]]:
+    """Cut into parts, none of which alone is more than may wait at once."""
+    return (tokens[begin : begin + at_most] for begin in range(0, len(tokens), at_most))
+
+
+def _body(calls: Sequence[_Call]) -> bytes:
+    tokens = [
+        {
+            "encrypted_nuc_hash": call.camera_token.encrypted_nuc_hash.hex(),
+            "table_id": call.camera_token.table_id,
+            "key_index": call.camera_token.key_index,
+            "nonce": call.camera_token.nonce.hex(),
+        }
+        for call in calls
+    ]
+    return json.dumps({"tokens": tokens}, separators=(",", ":")).encode("ascii")

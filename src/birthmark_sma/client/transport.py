@@ -1,0 +1,220 @@
+"""HTTP as the clients use it: one attempt gives a `Reply` or a `Fault`, and raises nothing else.
+
+Connections are kept and used again; redirects are not followed, environment variables not read,
+and an answer is taken in its own bytes, bounded in size.
+"""
+
+import ipaddress
+import ssl
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import h11
+import httpx2
+
+from birthmark_sma import __version__
+from birthmark_sma.client.answers import Fault, Reply
+from birthmark_sma.client.options import Options
+from birthmark_sma.client.outcome import Cause
+from birthmark_sma.errors import ConfigurationError
+
+BATCH_PATH = "/api/v1/validate/nuc/batch"
+USER_AGENT = f"birthmark-sma-client/{__version__}"
+MAX_ANSWER_BYTES = 2 * 1024 * 1024
+"""Twice what a thousand verdicts with the longest names take."""
+
+_IDLE_SECONDS = 4.0  # shorter than servers keep idle connections, so that we are the ones to close
+
+
+class Transport:
+    """Where the authority is, and the connections to it. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: Options,
+        access_key: str | None,
+        tls: ssl.SSLContext | None,
+        proxy: str | None,
+        plaintext: bool,
+    ) -> None:
+        self._url = batch_url(url, plaintext=plaintext)
+        self._options = options
+        self._http = httpx2.AsyncClient(
+            headers=_headers(access_key),
+            verify=True if tls is None else tls,
+            trust_env=False,
+            follow_redirects=False,
+            proxy=proxy,
+            limits=httpx2.Limits(
+                max_connections=options.max_in_flight, keepalive_expiry=_IDLE_SECONDS
+            ),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def attempt(self, body: bytes, request_id: str, seconds: float) -> Reply | Fault:
+        """Send once. Whoever calls bounds the whole of it; `seconds` bounds each part."""
+        options = self._options
+        try:
+            async with self._http.stream(
+                "POST",
+                self._url,
+                content=body,
+                headers={"X-Request-ID": request_id},
+                timeout=httpx2.Timeout(
+                    connect=min(options.connect_timeout, seconds),
+                    read=min(options.read_timeout, seconds),
+                    write=min(options.read_timeout, seconds),
+                    pool=min(options.pool_timeout, seconds),
+                ),
+            ) as response:
+                return await _read(response)
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            return fault_of(error)
+
+
+async def _read(response: httpx2.Response) -> Reply | Fault:
+    """Read an answer whose head is there."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        return Fault(Cause.NOT_UNDERSTOOD, "The answer is compressed, which nobody asked for.")
+    body = bytearray()
+    try:
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > MAX_ANSWER_BYTES:
+                return Fault(Cause.NOT_UNDERSTOOD, "The answer is far larger than any verdict.")
+    except httpx2.TimeoutException:
+        return Fault(Cause.TIMED_OUT, "The answer began, and did not end in time.")
+    except httpx2.TransportError:
+        return Fault(Cause.UNREACHABLE, "The connection broke within the answer.", again=True)
+    return Reply(response.status_code, response.headers, bytes(body))
+
+
+_NO_TLS = Fault(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
+_WRONG_CERTIFICATE = Fault(
+    Cause.UNTRUSTED, "The server's TLS certificate is not one that is trusted."
+)
+_NO_HTTP = Fault(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
+_BROKEN = Fault(Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True)
+
+# The first row that an error belongs to tells what it means.
+_ERRORS: tuple[tuple[type[Exception], Fault], ...] = (
+    (
+        httpx2.ConnectTimeout,
+        Fault(Cause.UNREACHABLE, "No connection came about in time.", again=True),
+    ),
+    (httpx2.TimeoutException, Fault(Cause.TIMED_OUT, "The authority did not answer in time.")),
+    (
+        httpx2.ConnectError,
+        Fault(Cause.UNREACHABLE, "Nobody answers at this address.", again=True),
+    ),
+    (
+        httpx2.ProxyError,
+        Fault(Cause.UNREACHABLE, "The proxy does not reach the authority.", again=True),
+    ),
+    (httpx2.NetworkError, _BROKEN),
+    (httpx2.RemoteProtocolError, _BROKEN),
+    (OSError, _BROKEN),
+)
+
+
+def fault_of(error: Exception) -> Fault:
+    """Say what an error before the answer means, and whether asking again may help."""
+    for each in _causes(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return _WRONG_CERTIFICATE
+        if type(each) is ssl.SSLError:  # its subclasses: wait for more, or the peer has gone
+            return _NO_TLS
+        if isinstance(each, h11.RemoteProtocolError):
+            return _NO_HTTP
+    for kind, fault in _ERRORS:
+        if isinstance(error, kind):
+            return fault
+    return Fault(Cause.NOT_UNDERSTOOD, "The exchange broke HTTP's rules.")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give an error and what it came from; bounded, should they go in a circle."""
+    found: BaseException | None = error
+    for _ in range(10):
+        if found is None:
+            return
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _headers(access_key: str | None) -> dict[str, str]:
+    headers = {
+        "User-Agent": USER_AGENT,
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+    }
+    if access_key is not None:
+        # Whatever is no visible ASCII could end the header and begin another.
+        if not access_key or not all("!" <= letter <= "~" for letter in access_key):
+            raise ConfigurationError("The access key has characters that no access key has.")
+        headers["Authorization"] = f"Bearer {access_key}"
+    return headers
+
+
+def batch_url(url: str, *, plaintext: bool) -> str:
+    """Return where camera tokens are validated, or raise ConfigurationError.
+
+    Without TLS anybody between could answer PASS, and read the access key: that is refused but for
+    this machine, unless `plaintext` says that something else keeps the way safe.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+        httpx2.URL(url)
+    except (ValueError, TypeError, httpx2.InvalidURL):
+        raise ConfigurationError("The authority's URL cannot be read.") from None
+    if parts.scheme not in {"https", "http"} or not host:
+        raise ConfigurationError("The authority's URL is such as https://sma.example.org.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "The authority's URL has a host, a port and a path, and nothing else."
+        )
+    if parts.scheme == "http" and not plaintext and not _is_loopback(host):
+        raise ConfigurationError(
+            "Without TLS anybody on the way could answer PASS: use https://, or say plaintext=True"
+            " where something else protects the way."
+        )
+    return url.rstrip("/") + BATCH_PATH
+
+
+def tls_context(
+    ca_file: Path | None, client_certificate: Sequence[Path] | None
+) -> ssl.SSLContext | None:
+    """Return a context that trusts `ca_file` (or the system) and shows a client certificate.
+
+    `client_certificate` is the file of the certificate and that of its key. None where neither is
+    given. Raises ConfigurationError for files that cannot be used.
+    """
+    if ca_file is None and client_certificate is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        if client_certificate is not None:
+            certificate_file, key_file = client_certificate
+            # An encrypted key would have OpenSSL ask the terminal; that is no place for a server.
+            context.load_cert_chain(str(certificate_file), str(key_file), password=lambda: "")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "unusable"
+        raise ConfigurationError(f"The files for TLS cannot be used: {reason}.") from None
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,173 @@
+"""When to send, wait and give up: every rule under a clock and a chance of the test's own."""
+
+from collections.abc import Callable
+
+import pytest
+
+from birthmark_sma.client.answers import Fault
+from birthmark_sma.client.exchange import (
+    MAX_HOLD,
+    Exchange,
+    Gate,
+    Send,
+    Settled,
+    Split,
+    Step,
+    Wait,
+)
+from birthmark_sma.client.options import Options
+from birthmark_sma.client.outcome import Cause, Indeterminate
+from birthmark_sma.errors import ConfigurationError
+
+OPTIONS = Options(attempts=4, backoff=1, max_backoff=4, circuit_failures=100)
+LOST = Fault(Cause.UNREACHABLE, "Lost.", again=True)
+BUSY = Fault(Cause.UNAVAILABLE, "Busy.", again=True, retry_after=7)
+LIMITED = Fault(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=7)
+REFUSED = Fault(Cause.NOT_ALLOWED, "Refused.")
+
+
+def exchange(
+    *,
+    deadline: float = 100,
+    gate: Gate | None = None,
+    options: Options = OPTIONS,
+    chance: Callable[[], float] = lambda: 1.0,
+    count: int = 1,
+) -> Exchange:
+    """An exchange that begins at 0."""
+    return Exchange(
+        count, deadline=deadline, options=options, gate=gate or Gate.of(options), chance=chance
+    )
+
+
+def sent(step: Step) -> Send:
+    assert isinstance(step, Send), step
+    return step
+
+
+def why(step: Step) -> Indeterminate:
+    """The one outcome that there is, which must be none."""
+    assert isinstance(step, Settled), step
+    [outcome] = step.outcomes
+    assert isinstance(outcome, Indeterminate)
+    return outcome
+
+
+def hear(asked: Exchange, step: Step, fault: Fault, now: float) -> Step:
+    return asked.heard(sent(step), fault, now, request_id="id")
+
+
+def test_waits_double_up_to_their_bound_and_attempts_end() -> None:
+    asked, now, waits = exchange(), 0.0, []
+    step = asked.begin(now)
+    for _ in range(3):
+        step = hear(asked, step, LOST, now)
+        assert isinstance(step, Wait)
+        waits.append(step.seconds)
+        now += step.seconds
+        step = asked.begin(now)
+    assert waits == [2, 4, 4]
+    outcome = why(hear(asked, step, LOST, now))
+    assert (outcome.cause, outcome.attempts, outcome.request_id) == (Cause.UNREACHABLE, 4, "id")
+
+
+def test_the_jitter_is_full() -> None:
+    """From nothing to the bound: those that failed together must not come back together."""
+    for chance, seconds in ((0.0, 0.0), (0.25, 0.5), (1.0, 2.0)):
+        asked = exchange(chance=lambda chance=chance: chance)  # type: ignore[misc]
+        assert hear(asked, asked.begin(0), LOST, 0) == Wait(seconds)
+
+
+def test_what_asking_again_cannot_mend_is_asked_once() -> None:
+    asked = exchange()
+    assert why(hear(asked, asked.begin(0), REFUSED, 1)).attempts == 1
+
+
+def test_retry_after_is_the_least_wait() -> None:
+    asked = exchange(chance=lambda: 0.5)
+    assert hear(asked, asked.begin(0), BUSY, 0) == Wait(7 + 1)
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+    asked = exchange(deadline=7)
+    outcome = why(hear(asked, asked.begin(0), BUSY, 0))
+    assert (outcome.cause, outcome.retry_after) == (Cause.UNAVAILABLE, 7)
+
+
+def test_an_attempt_gets_the_time_that_is_left() -> None:
+    asked = exchange(deadline=10)
+    assert sent(asked.begin(4)).seconds == 6
+    assert why(exchange(deadline=10).begin(10)).cause is Cause.TIMED_OUT
+
+
+def test_a_429_holds_back_all() -> None:
+    """The limit is the caller's, over all connections."""
+    gate = Gate.of(OPTIONS)
+    first, second, hasty = exchange(gate=gate), exchange(gate=gate), exchange(gate=gate, deadline=3)
+    hear(first, first.begin(0), LIMITED, 0)
+    step = second.begin(1)
+    assert isinstance(step, Wait)
+    assert step.seconds >= 6
+    outcome = why(hasty.begin(1))
+    assert (outcome.cause, outcome.retry_after, outcome.attempts) == (Cause.RATE_LIMITED, 6, 0)
+    sent(second.begin(7))
+
+
+def test_no_429_holds_back_for_ever() -> None:
+    """A Retry-After of a year is looked into after a minute."""
+    gate = Gate.of(OPTIONS)
+    asked = exchange(gate=gate)
+    year = Fault(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=31_536_000.0)
+    assert why(hear(asked, asked.begin(0), year, 0)).retry_after == 31_536_000
+    sent(exchange(gate=gate).begin(MAX_HOLD))
+
+
+def test_an_open_circuit_sends_nothing() -> None:
+    options = Options(circuit_failures=1, circuit_rest=5)
+    gate = Gate.of(options)
+    asked = exchange(gate=gate, options=options)
+    hear(asked, asked.begin(0), Fault(Cause.TIMED_OUT, "Late."), 0)
+    outcome = why(exchange(gate=gate, options=options).begin(1))
+    assert (outcome.cause, outcome.retry_after, outcome.attempts) == (Cause.CIRCUIT_OPEN, 4, 0)
+    sent(exchange(gate=gate, options=options).begin(5))
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_only_an_ailing_authority_opens_the_circuit(cause: Cause) -> None:
+    """A wrong key or a rate limit says that the authority is there and well."""
+    ails = {
+        Cause.UNREACHABLE,
+        Cause.TIMED_OUT,
+        Cause.UNTRUSTED,
+        Cause.UNAVAILABLE,
+        Cause.NOT_UNDERSTOOD,
+    }
+    options = Options(circuit_failures=1)
+    gate = Gate.of(options)
+    asked = exchange(gate=gate, options=options)
+    hear(asked, asked.begin(0), Fault(cause, "So."), 0)
+    assert (gate.circuit.admit(0) is None) is (cause in ails)
+
+
+def test_too_many_at_once_are_split() -> None:
+    asked = exchange(count=10)
+    fault = Fault(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=7, at_most=4)
+    assert hear(asked, asked.begin(0), fault, 0) == Split(4)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"read_timeout": float("inf")},
+        {"backoff": -1},
+        {"attempts": 0},
+        {"max_batch": 1_001},
+        {"max_in_flight": 0},
+        {"circuit_failures": 0},
+    ],
+)
+def test_impossible_options_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(bad))):
+        Options(**bad)  # type: ignore[arg-type]

@@ -1,0 +1,303 @@
+"""The client, and the example, against real servers on both kinds of database."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark_sma.client import (
+    AsyncAuthorityClient,
+    AuthorityClient,
+    Cause,
+    Fail,
+    Indeterminate,
+    Options,
+    Pass,
+    VerifiedBundle,
+    verify_bundle,
+)
+from birthmark_sma.errors import DeviceRevokedError
+from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle_signature import sign_bundle
+from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.camera import PROVISION, Camera, csr_pem, new_key
+from tests.support.faulty import closed_port
+from tests.support.running import Running, new_serial, start
+from tests.support.server import server_environ, sma
+from tests.support.tls import TestCa
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "aggregator.py"
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Start]:
+    """Start a small server of the test's own, on the same data whenever it is called again."""
+    started: list[Running] = []
+
+    def start_one(*arguments: str, **environ: str) -> Running:
+        running = start(tmp_path / "data", "sqlite:", "--prototype", *arguments, **environ)
+        started.append(running)
+        return running
+
+    yield start_one
+    for each in started:
+        each.server.close()
+
+
+def made_key(tmp_path: Path, *arguments: str) -> str:
+    """Found the authority that `start_server` will start, and make a key for validation."""
+    environ = server_environ(tmp_path / "data")
+    assert sma("init", "--prototype", environ=environ).returncode == 0
+    made = sma(
+        "keys", "create", "newsroom", "--scope", "validate", *arguments, "--json", environ=environ
+    )
+    assert made.returncode == 0, made.stderr
+    key: str = json.loads(made.stdout)["key"]
+    return key
+
+
+@dataclass(frozen=True)
+class Device:
+    """A camera that signs bundles."""
+
+    camera: Camera
+    key: ec.EllipticCurvePrivateKey
+
+    def capture(self, picture: bytes, token: CameraToken | None = None) -> Bundle:
+        """A bundle for a picture."""
+        response = self.camera.response
+        content = UnsignedBundle(
+            image_hash=sha256(picture).digest(),
+            camera_token=token or self.camera.token(),
+            device_certificate_chain=(
+                response["device_certificate"],
+                response["certificate_chain"][0],
+            ),
+            captured_at=datetime.now(UTC),
+        )
+        return sign_bundle(content, self.key)
+
+
+def device_of(client: httpx2.Client) -> Device:
+    """Provision a device that proves that it has its key."""
+    key, serial = new_key(), new_serial()
+    response = client.post(
+        PROVISION, json={"csr": csr_pem(key), "device_serial": serial, "device_family": "Test"}
+    )
+    assert response.status_code == 200, response.text
+    return Device(Camera.of(serial, response.json()), key)
+
+
+def root_of(client: httpx2.Client) -> x509.Certificate:
+    """The root, as an aggregation server would pin it."""
+    return x509.load_der_x509_certificate(client.get("/pki/root.crt").content)
+
+
+def verified(bundle: Bundle, root: x509.Certificate) -> VerifiedBundle:
+    return verify_bundle(bundle.to_json(), root=root, now=datetime.now(UTC))
+
+
+def test_verdicts_of_a_real_authority(running: Running) -> None:
+    """PASS and FAIL are told apart, alone and together, from threads and tasks."""
+    with running.client() as http:
+        device, root = device_of(http), root_of(http)
+    good = device.camera.token()
+    cases: dict[str, tuple[CameraToken, type]] = {
+        "genuine": (good, Pass),
+        "stranger": (device.camera.token(nuc_hash=bytes(range(32))), Fail),
+        "tampered": (replace(good, encrypted_nuc_hash=bytes(48)), Fail),
+        "unknown table": (replace(good, table_id=1_000_000), Fail),
+        "unknown key": (replace(good, key_index=123_456), Fail),
+    }
+    tokens = [token for token, _ in cases.values()]
+    expected = [kind for _, kind in cases.values()]
+
+    with AuthorityClient(running.server.url) as client:
+        assert [type(client.validate(each)) for each in tokens] == expected
+        assert [type(each) for each in client.validate_many(tokens * 300)] == expected * 300
+        passed = client.validate_bundle(verified(device.capture(b"picture"), root))
+        assert isinstance(passed, Pass)
+        assert passed.manufacturer_id == "SimulatedMfg"
+
+    async def ask() -> None:
+        async with AsyncAuthorityClient(running.server.url) as own:
+            outcomes = await asyncio.gather(*[own.validate(each) for each in tokens * 100])
+            assert [type(each) for each in outcomes] == expected * 100
+
+    asyncio.run(ask())
+    assert running.audit_rows(tokens[1])[0].validation_result == "FAIL"
+
+
+def test_a_token_of_another_device_in_a_bundle(start_server: Start) -> None:
+    """Where serials are told, a device that uses another's token is found out."""
+    running = start_server(SMA_DISCLOSURE="serial")
+    with running.client() as http:
+        ours, others, root = device_of(http), device_of(http), root_of(http)
+    with AuthorityClient(running.server.url) as client:
+        stolen = ours.capture(b"picture", others.camera.token())
+        assert isinstance(client.validate(stolen.content.camera_token), Pass)
+        outcome = client.validate_bundle(verified(stolen, root))
+        assert isinstance(outcome, Fail)
+        assert outcome.error is not None
+        assert isinstance(client.validate_bundle(verified(ours.capture(b"own"), root)), Pass)
+
+
+def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
+    """Threat 6: both ways, here and at the authority."""
+    with running.client() as http:
+        device, root = device_of(http), root_of(http)
+        token = device.camera.token()
+        revoked = sma(
+            *("devices", "revoke", device.camera.serial, "--reason", "key_compromise"),
+            environ=running.environ,
+        )
+        assert revoked.returncode == 0, revoked.stderr
+        crl = x509.load_der_x509_crl(http.get("/pki/intermediate.crl").content)
+    with AuthorityClient(running.server.url) as client:
+        assert isinstance(client.validate(token), Fail)
+    with pytest.raises(DeviceRevokedError):
+        verify_bundle(device.capture(b"picture"), root=root, now=datetime.now(UTC), crl=crl)
+
+
+def test_an_access_key_opens_the_door(start_server: Start, tmp_path: Path) -> None:
+    """Threat 22: without one, or with a wrong one, there is no verdict."""
+    key = made_key(tmp_path)
+    url = start_server(SMA_ACCESS="keys").server.url
+    token = CameraToken(bytes(48), 1, 2, bytes(12))
+    for wrong in (None, "sma_wrong"):
+        with AuthorityClient(url, access_key=wrong) as client:
+            outcome = client.validate(token)
+            assert isinstance(outcome, Indeterminate)
+            assert outcome.cause is Cause.NOT_ALLOWED
+    with AuthorityClient(url, access_key=key) as client:
+        assert isinstance(client.validate(token), Fail)
+
+
+def test_a_client_certificate_opens_the_door(start_server: Start, tmp_path: Path) -> None:
+    """In place of a key: a certificate that the operator has registered."""
+    ca = TestCa(tmp_path / "ca")
+    mine = ca.issue("newsroom", client=True)
+    made_key(tmp_path, "--client-cert", str(mine.certificate_file))
+    environ = ca.issue("server").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
+    url = start_server(SMA_ACCESS="keys", **environ).server.url
+    token = CameraToken(bytes(48), 1, 2, bytes(12))
+    with AuthorityClient(url, ca_file=ca.file) as client:
+        outcome = client.validate(token)
+        assert isinstance(outcome, Indeterminate)
+        assert outcome.cause is Cause.NOT_ALLOWED
+    files = (mine.certificate_file, mine.key_file)
+    with AuthorityClient(url, ca_file=ca.file, client_certificate=files) as client:
+        assert isinstance(client.validate(token), Fail)
+
+
+def test_a_limit_smaller_than_a_batch(start_server: Start) -> None:
+    """A batch that can never pass is asked in parts, until the limit is used up."""
+    running = start_server(SMA_RATE_VALIDATE="20/minute")
+    token = CameraToken(bytes(48), 1, 2, bytes(12))
+    with AuthorityClient(running.server.url, options=Options(deadline=3)) as client:
+        outcomes = client.validate_many([token] * 30)
+    kinds = [type(each) for each in outcomes]
+    assert kinds.count(Fail) == 20
+    limited = [each for each in outcomes if isinstance(each, Indeterminate)]
+    assert {each.cause for each in limited} == {Cause.RATE_LIMITED}
+    assert len(limited) == 10
+
+
+def test_an_authority_that_dies_and_comes_back(start_server: Start) -> None:
+    """Threat 19: killed, it gives no verdict; started again, the same client gets one."""
+    running = start_server()
+    with running.client() as http:
+        camera = device_of(http).camera
+    port = running.server.url.rpartition(":")[2]
+    options = Options(deadline=2, circuit_rest=0.2)
+    with AuthorityClient(running.server.url, options=options) as client:
+        assert isinstance(client.validate(camera.token()), Pass)
+        running.server.kill()
+        outcome = client.validate(camera.token())
+        assert isinstance(outcome, Indeterminate)
+        start_server("--port", port)
+        assert isinstance(client.validate(camera.token(), deadline=10), Pass)
+
+
+def test_a_second_verdict_is_not_to_be_had(start_server: Start) -> None:
+    """Threat 19: where each caller is answered once, the second time is no FAIL."""
+    running = start_server(SMA_REPLAY="refuse-same-caller")
+    with running.client() as http:
+        token = device_of(http).camera.token()
+    with AuthorityClient(running.server.url) as client:
+        assert isinstance(client.validate(token), Pass)
+        again = client.validate(token)
+        assert isinstance(again, Indeterminate)
+        assert again.cause is Cause.ALREADY_SUBMITTED
+
+
+def run_example(running: Running, bundles: list[bytes], tmp_path: Path, **environ: str) -> Any:
+    """Run the example as an operator would, on bundles a line each."""
+    with running.client() as http:
+        root = root_of(http)
+        (tmp_path / "crl").write_bytes(http.get("/pki/intermediate.crl").content)
+    (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), running.server.url, str(tmp_path / "root.crt")],
+        input=b"\n".join(bundles) + b"\n",
+        env=server_environ(tmp_path) | {"AUTHORITY_CRL": str(tmp_path / "crl")} | environ,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_example(running: Running, tmp_path: Path) -> None:
+    """examples/aggregator.py gives every bundle the verdict that it should get."""
+    with running.client() as http:
+        device = device_of(http)
+    forged = device.capture(b"forged", device.camera.token(nuc_hash=bytes(range(32))))
+    genuine = device.capture(b"genuine")
+    altered = genuine.to_json().replace(
+        sha256(b"genuine").hexdigest().encode(), sha256(b"swapped").hexdigest().encode()
+    )
+    ran = run_example(running, [genuine.to_json(), forged.to_json(), altered], tmp_path)
+    assert ran.stderr == b""
+    lines = [line.split("\t") for line in ran.stdout.decode().splitlines()]
+    serial = device.camera.serial
+    assert lines == [
+        ["?" * 64, "REJECTED", "The device's signature does not fit this bundle."],
+        [sha256(b"genuine").hexdigest(), "PASS", f"{serial} (Test)"],
+        [sha256(b"forged").hexdigest(), "FAIL", serial],
+    ]
+
+
+def test_the_example_keeps_what_has_no_verdict(running: Running, tmp_path: Path) -> None:
+    """Threat 19: an authority that is away rejects no picture."""
+    with running.client() as http:
+        bundle, root = device_of(http).capture(b"genuine"), root_of(http)
+    (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
+    ran = subprocess.run(
+        [
+            *(sys.executable, str(EXAMPLE), f"http://127.0.0.1:{closed_port()}"),
+            str(tmp_path / "root.crt"),
+        ],
+        input=bundle.to_json() + b"\n",
+        env=server_environ(tmp_path),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert b"\tKEPT\t" in ran.stdout
+    assert b"FAIL" not in ran.stdout
+    assert b"unreachable" in ran.stderr

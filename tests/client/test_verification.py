@@ -1,0 +1,264 @@
+"""`verify_bundle`: what is accepted, and that everything else ends in one tree of errors."""
+
+import json
+import secrets
+from base64 import b64encode
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from birthmark_sma.client import Cause, Fail, Indeterminate, Outcome, Pass, verify_bundle
+from birthmark_sma.client.verification import VerifiedBundle, of_the_same_device
+from birthmark_sma.errors import (
+    BundleCertificateError,
+    BundleError,
+    BundleSignatureError,
+    BundleTimeError,
+    DeviceRevokedError,
+    MalformedBundleError,
+    RevocationUnknownError,
+)
+from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
+from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.protocol.bundle import Bundle
+from tests.support import chains
+from tests.support.bundles import bundle_of, pem
+from tests.support.chains import DEVICE_KEY_KINDS, NOW, ca, device_key, issue_device, sound_chain
+
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+SERIAL = "camera-7.fleet.example.org"
+
+
+def sound_bundle(captured_at: datetime = NOW) -> Bundle:
+    """A bundle of a device of the authority of these tests."""
+    return bundle_of(
+        sound_chain(SERIAL).leaf, ca().intermediate, device_key("ec-p256"), captured_at=captured_at
+    )
+
+
+def verify(bundle: Bundle | bytes, *, now: datetime = NOW, **arguments: Any) -> VerifiedBundle:
+    """Verify under the authority of these tests."""
+    return verify_bundle(bundle, root=ca().root, now=now, **arguments)
+
+
+def test_what_a_sound_bundle_proves() -> None:
+    bundle = sound_bundle()
+    for each in (bundle, bundle.to_json()):
+        verified = verify(each)
+        assert verified.device_serial == SERIAL
+        assert verified.certificate_serial == sound_chain(SERIAL).leaf.serial_number
+        assert verified.image_hash == bundle.content.image_hash
+        assert verified.camera_token == bundle.content.camera_token
+        assert verified.captured_at == NOW
+
+
+@pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)
+@pytest.mark.parametrize("authority", [CaKeyType.EC_P256, CaKeyType.EC_P384])
+def test_each_kind_of_key(kind: str, authority: CaKeyType) -> None:
+    key = device_key(kind)
+    leaf = issue_device(ca(authority), key.public_key(), "camera")
+    bundle = bundle_of(leaf, ca(authority).intermediate, key, captured_at=NOW)
+    verified = verify_bundle(bundle.to_json(), root=ca(authority).root, now=NOW)
+    assert verified.device_serial == "camera"
+
+
+@pytest.mark.parametrize("make", chains.BAD_CHAINS, ids=lambda make: make.__name__)
+def test_bad_chains(make: Any) -> None:
+    """Threats 1, 2 and 3: none of the chains that verifiers refuse gets through here."""
+    chain = make()
+    issuers = [*chain.intermediates, ca().intermediate]
+    bundle = bundle_of(chain.leaf, issuers[0], device_key("ec-p256"), captured_at=NOW)
+    with pytest.raises(BundleCertificateError):
+        verify_bundle(bundle, root=chain.root, now=NOW)
+
+
+def test_the_signature_is_by_the_key_of_the_certificate() -> None:
+    """Whoever sends another device's certificate along cannot sign for it."""
+    with pytest.raises(BundleSignatureError):
+        verify(replace(sound_bundle(), signature=secrets.token_bytes(70)))
+    stranger = device_key("ec-p384")
+    bundle = bundle_of(sound_chain(SERIAL).leaf, ca().intermediate, stranger, captured_at=NOW)
+    with pytest.raises(BundleSignatureError):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("field", ["image_hash", "camera_token", "captured_at"])
+def test_nothing_can_be_exchanged(field: str) -> None:
+    """Threat 31 of the token alone: in a bundle it is bound to the picture and the time."""
+    ours, others = sound_bundle(), sound_bundle(NOW - HOUR)
+    others = replace(others, content=replace(others.content, image_hash=bytes(32)))
+    mixed = replace(ours.content, **{field: getattr(others.content, field)})
+    with pytest.raises(BundleSignatureError):
+        verify(Bundle(mixed, ours.signature))
+
+
+# --- times
+
+
+def test_a_device_clock_may_be_fast_by_an_hour() -> None:
+    assert verify(sound_bundle(NOW + HOUR)).captured_at == NOW + HOUR
+    with pytest.raises(BundleTimeError, match="future"):
+        verify(sound_bundle(NOW + HOUR + SECOND))
+
+
+def test_how_old_a_bundle_may_be() -> None:
+    late = NOW + 2 * DAY
+    verify(sound_bundle(), now=late, max_age=3 * DAY)
+    with pytest.raises(BundleTimeError, match="too long ago"):
+        verify(sound_bundle(), now=late, max_age=DAY)
+
+
+def test_the_certificate_was_valid_when_the_picture_was_captured() -> None:
+    with pytest.raises(BundleCertificateError):
+        verify(sound_bundle(NOW - 2 * HOUR))
+
+
+def test_the_certificate_is_valid_now_or_ended_within_the_grace() -> None:
+    """Whoever gets hold of an old key cannot date pictures back for ever."""
+    end = sound_chain(SERIAL).leaf.not_valid_after_utc
+    verify(sound_bundle(), now=end)
+    with pytest.raises(BundleCertificateError):
+        verify(sound_bundle(), now=end + DAY)
+    verify(sound_bundle(), now=end + DAY, grace=DAY)
+    with pytest.raises(BundleCertificateError):
+        verify(sound_bundle(), now=end + DAY + SECOND, grace=DAY)
+    with pytest.raises(BundleCertificateError):
+        verify(sound_bundle(end + SECOND), now=end + DAY, grace=DAY)
+
+
+# --- revocation
+
+
+def crl_of(
+    *serials: int, authority: chains.Ca | None = None, now: datetime = NOW
+) -> x509.CertificateRevocationList:
+    """A list of the intermediate's."""
+    issuer = authority or ca()
+    return sign_crl(
+        [RevokedCertificate(each, now, "key_compromise") for each in serials],
+        issuer=issuer.intermediate,
+        signer=issuer.signer,
+        number=1,
+        now=now,
+    )
+
+
+def test_a_revoked_device() -> None:
+    """Threat 6: revoked is revoked, whenever the picture says it was captured."""
+    verify(sound_bundle(), crl=crl_of(1, 2, 3))
+    crl = crl_of(sound_chain(SERIAL).leaf.serial_number)
+    with pytest.raises(DeviceRevokedError):
+        verify(sound_bundle(), crl=crl)
+    with pytest.raises(DeviceRevokedError):
+        verify(sound_bundle(NOW - HOUR / 2), crl=crl)
+
+
+def with_a_critical_extension() -> x509.CertificateRevocationList:
+    """A list of some reasons only, which does not name all that are revoked."""
+    point = x509.IssuingDistributionPoint(
+        None, None, False, False, frozenset({x509.ReasonFlags.key_compromise}), False, False
+    )
+    return (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca().intermediate.subject)
+        .last_update(NOW)
+        .next_update(NOW + DAY)
+        .add_extension(point, critical=True)
+        .sign(ca().signer.key, ca().signer.hash_algorithm)
+    )
+
+
+def altered() -> x509.CertificateRevocationList:
+    """A list whose signature does not fit."""
+    der = bytearray(crl_of().public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    return x509.load_der_x509_crl(bytes(der))
+
+
+@pytest.mark.parametrize(
+    "crl",
+    [
+        crl_of(now=NOW - 2 * DAY),
+        crl_of(now=NOW + 3 * HOUR),
+        crl_of(authority=ca(CaKeyType.EC_P384)),
+        with_a_critical_extension(),
+        altered(),
+    ],
+    ids=["stale", "of the future", "another issuer's", "some reasons only", "altered"],
+)
+def test_a_list_that_cannot_say_is_no_rejection(crl: x509.CertificateRevocationList) -> None:
+    """Threat 19: a list that could not be fetched must not reject genuine pictures."""
+    with pytest.raises(RevocationUnknownError) as unknown:
+        verify(sound_bundle(), crl=crl)
+    assert not isinstance(unknown.value, BundleError)
+
+
+# --- what attackers send
+
+
+DAMAGED_FROM = (sound_chain(SERIAL).leaf, ca().intermediate)
+"""Made once, since each signature has a length of its own."""
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_damaged_certificate_is_refused(data: st.DataObject) -> None:
+    """Whatever byte of a certificate is changed, the bundle is refused and nothing else raised."""
+    which = data.draw(st.integers(0, 1))
+    der = bytearray(DAMAGED_FROM[which].public_bytes(Encoding.DER))
+    at = data.draw(st.integers(0, len(der) - 1))
+    der[at] ^= data.draw(st.integers(1, 255))
+    lines = b64encode(der).decode()
+    text = "\n".join(lines[i : i + 64] for i in range(0, len(lines), 64))
+    texts = [pem(each) for each in DAMAGED_FROM]
+    texts[which] = f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
+    fields = json.loads(sound_bundle().to_json()) | {"device_certificate_chain": texts}
+    with pytest.raises(BundleError):
+        verify(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"\xff", b"[" * 30_000])
+def test_what_is_no_bundle(text: bytes) -> None:
+    with pytest.raises(MalformedBundleError):
+        verify(text)
+
+
+def test_certificates_in_the_wrong_order() -> None:
+    bundle = bundle_of(
+        ca().intermediate, sound_chain(SERIAL).leaf, device_key("ec-p256"), captured_at=NOW
+    )
+    with pytest.raises(BundleCertificateError):
+        verify(bundle)
+
+
+# --- one device
+
+
+@pytest.mark.parametrize("told", [SERIAL, None])
+def test_a_token_of_the_same_device_passes(told: str | None) -> None:
+    outcome = Pass("SimulatedMfg", NOW, "Test", told)
+    assert of_the_same_device(verify(sound_bundle()), outcome) is outcome
+
+
+def test_a_token_of_another_device_fails() -> None:
+    """A device that puts another's token into its bundles is told apart, where serials are told."""
+    outcome = of_the_same_device(
+        verify(sound_bundle()), Pass("SimulatedMfg", NOW, "Test", "another")
+    )
+    assert isinstance(outcome, Fail)
+    assert outcome.error is not None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Fail("SimulatedMfg", datetime(2026, 1, 1, tzinfo=UTC)), Indeterminate(Cause.TIMED_OUT, "So.")],
+    ids=str,
+)
+def test_the_others_stay_what_they_are(outcome: Outcome) -> None:
+    assert of_the_same_device(verify(sound_bundle()), outcome) is outcome
