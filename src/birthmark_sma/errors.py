@@ -32,6 +32,18 @@ class UnopenedCameraTokenError(ProtocolError):
     """A well-formed camera token does not open: wrong key, or an altered nonce, text or tag."""
 
 
+class BundleError(ProtocolError):
+    """A bundle cannot be relied on."""
+
+
+class MalformedBundleError(BundleError):
+    """A bundle is not of the form that it must have; no cryptography was tried."""
+
+
+class BundleSignatureError(BundleError):
+    """A well-formed bundle was not signed by the device that its certificate names."""
+
+
 # --- pki
 
 

@@ -1,0 +1,228 @@
+"""Bundles: what a camera hands to an aggregation server for each picture.
+
+The contract of this room: an `UnsignedBundle` or a `Bundle` exists only if it is well formed, else
+MalformedBundleError. A bundle has one spelling: `parse_bundle` takes exactly what `to_json` could
+have written, but for white space and the order of the fields, so that two texts with different
+values are two bundles. Being well formed says nothing about the signature or the certificates.
+
+The signature (`bundle_signature`) covers `signed_bytes()`: a prefix that keeps it apart from all
+else that the key signs, and all other fields as canonical JSON (RFC 8785).
+"""
+
+import binascii
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+
+from birthmark_sma.errors import MalformedBundleError, MalformedCameraTokenError
+from birthmark_sma.protocol.camera_token import (
+    ENCRYPTED_NUC_HASH_BYTES,
+    NONCE_BYTES,
+    CameraToken,
+)
+
+VERSION = 1
+IMAGE_HASH_BYTES = 32
+SIGNING_PREFIX = b"birthmark-bundle-v1\0"
+CHAIN_LENGTH = 2
+"""The device's certificate and the intermediate's. The root is pinned: sent along, it proves
+nothing."""
+MAX_CERTIFICATE_CHARACTERS = 8_192
+MAX_SIGNATURE_BYTES = 512
+"""That of RSA-4096, the longest that a device key makes."""
+MAX_BUNDLE_BYTES = 32_768
+
+_FIELDS = frozenset(
+    {
+        "version",
+        "image_hash",
+        "camera_token",
+        "device_certificate_chain",
+        "captured_at",
+        "signature",
+    }
+)
+_TOKEN_FIELDS = frozenset({"encrypted_nuc_hash", "table_id", "key_index", "nonce"})
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+# One certificate in the strict textual encoding of RFC 7468, section 3.
+_PEM = re.compile(
+    r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedBundle:
+    """All of a bundle but its signature.
+
+    `image_hash` is the SHA-256 of the picture file's bytes (32 bytes); `device_certificate_chain`
+    the PEM of the device's certificate and then of the intermediate's; `captured_at` the device's
+    own clock, in UTC.
+    """
+
+    image_hash: bytes
+    camera_token: CameraToken
+    device_certificate_chain: tuple[str, ...]
+    captured_at: datetime
+
+    def __post_init__(self) -> None:
+        if len(self.image_hash) != IMAGE_HASH_BYTES:
+            _refuse(f"image_hash has {IMAGE_HASH_BYTES} bytes, not {len(self.image_hash)}")
+        if len(self.device_certificate_chain) != CHAIN_LENGTH:
+            _refuse("device_certificate_chain is the device's certificate, then the intermediate's")
+        for pem in self.device_certificate_chain:
+            if len(pem) > MAX_CERTIFICATE_CHARACTERS or not _PEM.fullmatch(pem):
+                _refuse("device_certificate_chain has one certificate in PEM an entry")
+        if self.captured_at.utcoffset() != timedelta(0):
+            _refuse("captured_at is in UTC")
+
+    def signed_bytes(self) -> bytes:
+        """Return what the device signs: the prefix, and canonical JSON (RFC 8785, section 3.2)."""
+        # All names and values are ASCII and all numbers integers below 2**53: for those, sorting
+        # by code point and the library's escapes are what RFC 8785 demands.
+        return SIGNING_PREFIX + json.dumps(
+            self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+        ).encode("ascii")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        token = self.camera_token
+        return {
+            "version": VERSION,
+            "image_hash": self.image_hash.hex(),
+            "camera_token": {
+                "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
+                "table_id": token.table_id,
+                "key_index": token.key_index,
+                "nonce": token.nonce.hex(),
+            },
+            "device_certificate_chain": list(self.device_certificate_chain),
+            "captured_at": _rfc3339(self.captured_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An authentication bundle: what was captured, and the device's signature over it."""
+
+    content: UnsignedBundle
+    signature: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.signature) <= MAX_SIGNATURE_BYTES:
+            _refuse(f"signature has 1 to {MAX_SIGNATURE_BYTES} bytes, not {len(self.signature)}")
+
+    def to_json(self) -> bytes:
+        """Return the bundle as it travels: canonical JSON too, so that equal bundles are equal
+        texts."""
+        fields = self.content.to_dict() | {"signature": b64encode(self.signature).decode("ascii")}
+        return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(
+            "ascii"
+        )
+
+
+def parse_bundle(text: bytes | str) -> Bundle:
+    """Return the bundle that JSON text describes. Raises MalformedBundleError with the reason."""
+    if len(text) > MAX_BUNDLE_BYTES:
+        _refuse(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is one of the first
+        _refuse("A bundle is JSON in UTF-8, with each name once")
+    return bundle_from_dict(value)
+
+
+def bundle_from_dict(value: object) -> Bundle:
+    """Return the bundle that parsed JSON describes. Raises MalformedBundleError with the reason."""
+    fields = _exactly(value, _FIELDS, "A bundle")
+    if type(fields["version"]) is not int or fields["version"] != VERSION:
+        _refuse(f"version is {VERSION}: this program knows no other")
+    return Bundle(
+        UnsignedBundle(
+            image_hash=_hex(fields["image_hash"], IMAGE_HASH_BYTES, "image_hash"),
+            camera_token=_camera_token(fields["camera_token"]),
+            device_certificate_chain=_chain(fields["device_certificate_chain"]),
+            captured_at=_time(fields["captured_at"]),
+        ),
+        signature=_base64(fields["signature"], "signature"),
+    )
+
+
+def _camera_token(value: object) -> CameraToken:
+    fields = _exactly(value, _TOKEN_FIELDS, "camera_token")
+    if type(fields["table_id"]) is not int or type(fields["key_index"]) is not int:
+        _refuse("table_id and key_index are integers")
+    try:
+        return CameraToken(
+            encrypted_nuc_hash=_hex(
+                fields["encrypted_nuc_hash"], ENCRYPTED_NUC_HASH_BYTES, "encrypted_nuc_hash"
+            ),
+            table_id=fields["table_id"],
+            key_index=fields["key_index"],
+            nonce=_hex(fields["nonce"], NONCE_BYTES, "nonce"),
+        )
+    except MalformedCameraTokenError as error:
+        raise MalformedBundleError(str(error)) from None
+
+
+def _chain(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        _refuse("device_certificate_chain is a list of texts")
+    return tuple(value)
+
+
+def _hex(value: object, length: int, name: str) -> bytes:
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{2 * length}}}", value):
+        _refuse(f"{name} is {2 * length} hex digits in lower case")
+    return bytes.fromhex(value)
+
+
+def _base64(value: object, name: str) -> bytes:
+    """Decode base64 (RFC 4648, section 4), and only its one right spelling."""
+    try:
+        decoded = b64decode(value, validate=True) if isinstance(value, str) else b""
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if not decoded or b64encode(decoded).decode("ascii") != value:
+        _refuse(f"{name} is base64, with padding")
+    return decoded
+
+
+def _time(value: object) -> datetime:
+    """Parse RFC 3339 as bundles have it: UTC, microseconds, `Z`."""
+    try:
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return datetime.fromisoformat(value)
+    except ValueError:
+        pass
+    return _refuse("captured_at is a time such as 2026-01-31T12:00:00.000000Z")
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def _exactly(value: object, names: frozenset[str], what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or set(value) != names:
+        _refuse(f"{what} has exactly the fields {', '.join(sorted(names))}")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name stands twice")
+    return fields
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise MalformedBundleError(f"{sentence}.")

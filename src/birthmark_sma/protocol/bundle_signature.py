@@ -1,0 +1,66 @@
+"""The device's signature over a bundle, by the kind of its key.
+
+| device key | signature |
+| --- | --- |
+| EC P-256 | ECDSA with SHA-256, DER (FIPS 186-5; RFC 3279, section 2.2.3) |
+| EC P-384 | ECDSA with SHA-384, DER |
+| RSA | RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, section 8.2): every key store has it |
+| Ed25519 | Ed25519 (RFC 8032, section 5.1) |
+
+The kind of the key alone decides: nothing in a bundle can choose a weaker one.
+"""
+
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from birthmark_sma.errors import BundleSignatureError
+from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+
+SigningKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+_ECDSA: dict[str, ec.ECDSA] = {
+    "secp256r1": ec.ECDSA(hashes.SHA256()),
+    "secp384r1": ec.ECDSA(hashes.SHA384()),
+}
+
+
+def sign_bundle(content: UnsignedBundle, key: SigningKey) -> Bundle:
+    """Sign with the device's key. Raises BundleSignatureError for a curve that no device has.
+
+    A device whose key lies in hardware has `content.signed_bytes()` signed there instead, as the
+    table above says, and makes a `Bundle` of it.
+    """
+    message = content.signed_bytes()
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return Bundle(content, key.sign(message, _ecdsa(key.curve)))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return Bundle(content, key.sign(message, padding.PKCS1v15(), hashes.SHA256()))
+    return Bundle(content, key.sign(message))
+
+
+def verify_signature(bundle: Bundle, key: object) -> None:
+    """Return nothing if `key`, a public key, made the bundle's signature.
+
+    Raises BundleSignatureError where it did not, or is of a kind that no device has.
+    """
+    message = bundle.content.signed_bytes()
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(bundle.signature, message, _ecdsa(key.curve))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(bundle.signature, message, padding.PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(bundle.signature, message)
+        else:
+            raise BundleSignatureError("No device signs with a key of this kind.")
+    except InvalidSignature:
+        raise BundleSignatureError("The device's signature does not fit this bundle.") from None
+
+
+def _ecdsa(curve: ec.EllipticCurve) -> ec.ECDSA:
+    if curve.name not in _ECDSA:
+        raise BundleSignatureError(f"No device signs with a key on {curve.name}.")
+    return _ECDSA[curve.name]
