@@ -346,4 +346,6 @@ class NoncesUsedUpError(DeviceError):
     """A camera has made as many camera tokens as its nonce counter allows: 2**32."""
 
     def __init__(self) -> None:
-        super().__init__("This camera has used its nonces up: provision it again under a new serial")
+        super().__init__(
+            "This camera has used its nonces up: provision it again under a new serial"
+        )

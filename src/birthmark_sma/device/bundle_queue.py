@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from birthmark_sma.device.private_directory import PrivateDirectory
-from birthmark_sma.errors import DamagedDeviceStateError, MalformedBundleError, QueueFullError
+from birthmark_sma.errors import MalformedBundleError, QueueFullError
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle
 
 MAX_BUNDLES = 10_000
@@ -112,14 +112,14 @@ class BundleQueue:
 
     def _deliver(self, name: str, send: Send) -> Delivery:
         text = self._directory.read(name)
+        if text is None:
+            _log.warning("Somebody removed the bundle %s from the queue", name)
+            return Delivery.REFUSED
         try:
-            if text is None:
-                raise DamagedDeviceStateError(f"{name} is gone.")
             bundle = parse_bundle(text)
-        except (MalformedBundleError, DamagedDeviceStateError) as error:
-            _log.warning("A bundle in the queue is damaged, and is put aside: %s", error)
-            if text is not None:
-                self._put_aside(name, _DAMAGED)
+        except MalformedBundleError as error:
+            _log.warning("The bundle %s is damaged, and is put aside: %s", name, error)
+            self._put_aside(name, _DAMAGED)
             return Delivery.REFUSED
         delivery = send(bundle)
         if delivery is Delivery.REFUSED:

@@ -26,7 +26,7 @@ class PrivateDirectory:
     """A directory of mode 0700 with files of mode 0600. POSIX systems only."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory, or check the one that is there, and clear away unfinished files.
+        """Make the directory, or check the one that is there.
 
         Raises DeviceStorageError where it cannot be made, or where others can enter it.
         """
@@ -34,9 +34,6 @@ class PrivateDirectory:
         try:
             _make(path)
             _check_mode(path, path.lstat(), _DIRECTORY_MODE)
-            for name in os.listdir(path):
-                if name.endswith(_PARTIAL):
-                    (path / name).unlink()
         except OSError as error:
             raise _unusable(path, error) from None
 
@@ -62,10 +59,18 @@ class PrivateDirectory:
             raise _unusable(path, error) from None
         return descriptor
 
+    def clear_unfinished(self) -> None:
+        """Remove what a killed process was writing. Only for who keeps all others out."""
+        try:
+            for path in self.path.glob(f".*{_PARTIAL}"):
+                path.unlink()
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
     def names(self) -> list[str]:
         """Return the names of its files, sorted."""
         try:
-            return sorted(name for name in os.listdir(self.path) if not name.endswith(_PARTIAL))
+            return sorted(path.name for path in self.path.iterdir() if path.suffix != _PARTIAL)
         except OSError as error:
             raise _unusable(self.path, error) from None
 
