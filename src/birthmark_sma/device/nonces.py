@@ -43,6 +43,8 @@ _HALF = NONCE_BYTES // 2
 _ROUNDS = 10
 _LINEAGE_BYTES = 16
 
+_random_bytes = os.urandom
+
 
 @dataclass(frozen=True, slots=True)
 class _Reservation:
@@ -80,7 +82,7 @@ class Nonces:
             if self._next == self._kept.reserved:
                 self._reserve()
             count, self._next = self._next, self._next + 1
-        return permute(self._key, count.to_bytes(_COUNT_BYTES, "big") + os.urandom(_RANDOM_BYTES))
+        return permute(self._key, count.to_bytes(_COUNT_BYTES, "big") + _random_bytes(_RANDOM_BYTES))
 
     def _reserve(self) -> None:
         if self._kept.reserved >= MAX_COUNT:
