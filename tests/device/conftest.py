@@ -47,8 +47,12 @@ def start(authority: Authority, place: Path, enrolment: Enrolment) -> Iterator[S
     started: list[Camera] = []
 
     def start_one(directory: Path = place, **options: Any) -> Camera:
-        given = {"sealing": UNSEALED, "enrolment": enrolment, "client": InProcess(authority)}
-        camera = start_camera(directory, **given | options)
+        given: dict[str, Any] = {
+            "sealing": UNSEALED,
+            "enrolment": enrolment,
+            "client": InProcess(authority),
+        }
+        camera = start_camera(directory, **(given | options))
         started.append(camera)
         return camera
 

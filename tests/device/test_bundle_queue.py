@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def folder(tmp_path: Path) -> PrivateDirectory:
 
 
 @pytest.fixture
-def queue(folder: PrivateDirectory, bundles: list[Bundle]) -> Iterator[BundleQueue]:
+def queue(folder: PrivateDirectory, bundles: list[Bundle]) -> BundleQueue:
     """A queue of four bundles that holds five."""
     made = BundleQueue(folder, max_bundles=5)
     for bundle in bundles[:4]:

@@ -1,5 +1,6 @@
 """Nonces: never twice, whatever happens to the process or the file."""
 
+import hmac
 import os
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_a_permutation_can_be_undone() -> None:
     for number in (bytes(12), b"\xff" * 12, os.urandom(12)):
         left, right = permute(SECRET, number)[:6], permute(SECRET, number)[6:]
         for step in reversed(range(10)):
-            mask = nonces.hmac.digest(SECRET, bytes([step]) + left, "sha256")
+            mask = hmac.digest(SECRET, bytes([step]) + left, "sha256")
             left, right = bytes(a ^ b for a, b in zip(right, mask, strict=False)), left
         assert left + right == number
 

@@ -128,7 +128,6 @@ def provision(
     save: Callable[[Pending], None],
     *,
     client: httpx2.Client | None = None,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> Identity:
     """Ask until there is an answer. `pending` is on disk; `save` puts a changed one there.
 
@@ -141,7 +140,7 @@ def provision(
             f" {enrolment.device_serial!r}."
         )
     with _client(enrolment, client) as http:
-        asking = _Asking(http, enrolment, sleep)
+        asking = _Asking(http, enrolment)
         while True:
             try:
                 return asking.until_answered(pending)
@@ -157,12 +156,9 @@ def provision(
 class _Asking:
     """Sends one request until it is answered, for as long as the app has patience."""
 
-    def __init__(
-        self, http: httpx2.Client, enrolment: Enrolment, sleep: Callable[[float], None]
-    ) -> None:
+    def __init__(self, http: httpx2.Client, enrolment: Enrolment) -> None:
         self._http = http
         self._enrolment = enrolment
-        self._sleep = sleep
         self._deadline = time.monotonic() + enrolment.patience
 
     def until_answered(self, pending: Pending) -> Identity:
@@ -189,7 +185,7 @@ class _Asking:
                     " best within 24 hours.",
                     retry_after=asked_to_wait,
                 )
-            self._sleep(pause)
+            time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     def _ask(self, pending: Pending) -> tuple[int, httpx2.Headers, bytes]:
@@ -266,7 +262,7 @@ def _changed(
         return replace(pending, enrolment_key=enrolment.enrolment_key)
     asked = json.loads(pending.request)
     asked = {name: asked[name] for name in asked if name not in {"csr", _KEY_ENCRYPTION}}
-    if refused.status == httpx2.codes.UNPROCESSABLE_ENTITY and asked != enrolment.details():
+    if refused.status == httpx2.codes.UNPROCESSABLE_CONTENT and asked != enrolment.details():
         return replace(
             pending,
             request=_request(
