@@ -309,6 +309,19 @@ def test_a_certificate_of_another_camera(start: StartCamera, authority: Authorit
         start(client=InProcess(authority, altered(device_certificate=theirs)))
 
 
+def test_a_certificate_for_another_serial(start: StartCamera, authority: Authority) -> None:
+    """Of this camera's key, by an authority that mixed two up."""
+
+    def mixed_up(request: httpx2.Request, _: Answer) -> httpx2.Response:
+        fields = json.loads(request.content) | {"device_serial": new_serial()}
+        return InProcess(authority).post(
+            request.url, json=fields, headers={"Idempotency-Key": fields["device_serial"]}
+        )
+
+    with pytest.raises(AuthorityAwayError, match="for another camera"):
+        start(client=InProcess(authority, mixed_up))
+
+
 @pytest.mark.parametrize(
     "url",
     [
