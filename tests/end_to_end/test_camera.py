@@ -10,12 +10,14 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from birthmark_sma.authority.authority import ROOT_PATH
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.errors import AuthorityAwayError, DeviceStorageError
 from birthmark_sma.protocol.bundle import parse_bundle
@@ -35,9 +37,8 @@ def openssl(*arguments: str, cwd: Path) -> str:
     return ran.stdout
 
 
-def test_openssl_and_the_server_agree_on_a_bundle(start_server: Start, tmp_path: Path) -> None:
+def test_openssl_and_the_server_agree_on_a_bundle(running: Running, tmp_path: Path) -> None:
     """Threats 1 and 7: from the JSON alone, with nothing of this project to read it."""
-    running = start_server()
     enrolment = Enrolment(running.server.url, new_serial(), "Test")
     with start_camera(tmp_path / "camera", sealing=UNSEALED, enrolment=enrolment) as camera:
         text = camera.capture(b"a picture").to_json()
@@ -51,9 +52,10 @@ def test_openssl_and_the_server_agree_on_a_bundle(start_server: Start, tmp_path:
     (tmp_path / "device.pem").write_text(device)
     (tmp_path / "intermediate.pem").write_text(intermediate)
     with running.client() as client:
-        (tmp_path / "root.pem").write_bytes(client.get("/pki/root.pem").content)
+        (tmp_path / "root.crt").write_bytes(client.get(ROOT_PATH).content)
         answer = client.post(VALIDATE, json=fields["camera_token"]).json()
     assert answer["validation_result"] == "PASS"
+    openssl("x509", "-inform", "DER", "-in", "root.crt", "-out", "root.pem", cwd=tmp_path)
     openssl(
         "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "intermediate.pem",
         "device.pem", cwd=tmp_path,
@@ -107,9 +109,8 @@ def in_a_child(work: Callable[[], None]) -> str:
     return told
 
 
-def test_a_disk_that_fills_up_at_any_point(start_server: Start, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_at_any_point(running: Running, tmp_path: Path) -> None:
     """Threats 8 and 29: it says so, loses nothing, and goes on once there is room."""
-    running = start_server()
     place = tmp_path / "camera"
     enrolment = Enrolment(running.server.url, new_serial(), "Test")
 
@@ -118,7 +119,7 @@ def test_a_disk_that_fills_up_at_any_point(start_server: Start, tmp_path: Path) 
         with start_camera(place, sealing=UNSEALED, enrolment=enrolment) as camera:
             camera.queue.put(camera.capture(b"picture"))
 
-    told = [in_a_child(lambda limit=limit: work(limit)) for limit in range(0, 8_000, 500)]
+    told = [in_a_child(partial(work, limit)) for limit in range(0, 8_000, 500)]
     full = [each for each in told if each]
     assert len(full) > 5
     assert not told[-1]
@@ -128,9 +129,8 @@ def test_a_disk_that_fills_up_at_any_point(start_server: Start, tmp_path: Path) 
     assert not list(place.rglob("*.partial"))
 
 
-def test_a_directory_that_cannot_be_written(start_server: Start, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written(running: Running, tmp_path: Path) -> None:
     """As an ordinary user, since root may write anywhere."""
-    running = start_server()
     enrolment = Enrolment(running.server.url, new_serial(), "Test")
     place = tmp_path / "camera"
     start_camera(place, sealing=UNSEALED, enrolment=enrolment).close()
@@ -208,11 +208,8 @@ def aggregator() -> Iterator[Aggregator]:
         started.shutdown()
 
 
-def test_the_raspberry_pi_service(
-    start_server: Start, aggregator: Aggregator, tmp_path: Path
-) -> None:
+def test_the_raspberry_pi_service(running: Running, aggregator: Aggregator, tmp_path: Path) -> None:
     """The complete program of the guide: killed amid its work, it comes back and sends all."""
-    running: Running = start_server()
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     key = tmp_path / "key"

@@ -82,7 +82,8 @@ class Nonces:
             if self._next == self._kept.reserved:
                 self._reserve()
             count, self._next = self._next, self._next + 1
-        return permute(self._key, count.to_bytes(_COUNT_BYTES, "big") + _random_bytes(_RANDOM_BYTES))
+        number = count.to_bytes(_COUNT_BYTES, "big") + _random_bytes(_RANDOM_BYTES)
+        return permute(self._key, number)
 
     def _reserve(self) -> None:
         if self._kept.reserved >= MAX_COUNT:
