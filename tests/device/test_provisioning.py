@@ -350,6 +350,7 @@ def test_keys_do_not_travel_in_the_open(url: str) -> None:
         ({"enrolment_key": "a\r\nX: y"}, ConfigurationError),
         ({"nuc_hash": b"short"}, ConfigurationError),
         ({"keys_per_table": 0}, ConfigurationError),
+        ({"root_fingerprint": "ab:cd"}, ConfigurationError),
     ],
 )
 def test_what_cannot_be_right_is_refused_at_once(

@@ -9,6 +9,7 @@
 """
 
 import json
+import re
 import secrets
 import ssl
 import time
@@ -50,6 +51,8 @@ _TRY_AGAIN = frozenset({408, 425, 429})
 _NOT_WITH_THIS_KEY = frozenset({401, 403})
 _KEY_ENCRYPTION = "key_encryption_public_key"
 
+_FINGERPRINT = re.compile(r"(?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}")
+
 _chance = secrets.SystemRandom()
 
 
@@ -89,6 +92,8 @@ class Enrolment:
             raise ConfigurationError("An enrolment key is visible ASCII, without spaces.")
         if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
             raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
+        if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
+            raise ConfigurationError("A root's fingerprint is SHA-256 in hex, colons or not.")
         if self.keys_per_table < 1:
             raise ConfigurationError("A key table has at least 1 key.")
 
