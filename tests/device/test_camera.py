@@ -17,6 +17,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.device import (
     UNSEALED,
+    Delivery,
     Enrolment,
     passphrase,
     renew_nonces,
@@ -25,6 +26,7 @@ from birthmark_sma.device import (
 )
 from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.errors import (
+    ConfigurationError,
     DamagedDeviceStateError,
     DeviceBusyError,
     DeviceSecretError,
@@ -178,6 +180,36 @@ def test_a_copied_disk_under_another_serial(start: StartCamera, enrolment: Enrol
     other = Enrolment(enrolment.url, "another", "Test")
     with pytest.raises(OtherDeviceError, match="was the disk copied"):
         start(enrolment=other)
+
+
+def test_a_queue_for_each_aggregation_server(start: StartCamera, place: Path) -> None:
+    """Dual submission: one that is away keeps nothing from the other, and none gets a bundle twice.
+
+    What waits for one that the app no longer names stays on disk.
+    """
+    camera = start(queues=("first", "second"))
+    bundle = camera.capture(PICTURE)
+    for queue in camera.queues.values():
+        queue.put(bundle)
+    assert camera.queue is camera.queues["first"]
+    assert camera.queues["first"].drain(lambda _: Delivery.TAKEN) == 1
+    assert camera.queues["second"].drain(lambda _: Delivery.LATER) == 0
+    camera.close()
+    start(queues=("first",)).close()
+    again = start(queues=("first", "second"))
+    assert [len(queue) for queue in again.queues.values()] == [0, 1]
+
+
+@pytest.mark.parametrize("queues", [(), ("../out",), ("a/b",), ("camera.json",), ("",), ("A",)])
+def test_names_of_queues(start: StartCamera, place: Path, queues: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="queue"):
+        start(queues=queues)
+    assert not place.exists()
+
+
+def test_a_queue_cannot_be_the_lock(start: StartCamera) -> None:
+    with pytest.raises(DeviceStorageError, match="in the way"):
+        start(queues=("lock",))
 
 
 # --- modes and secrets

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
+import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -22,6 +23,7 @@ from birthmark_sma.device.provisioning import Enrolment
 from birthmark_sma.device.sealing import Sealing
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.errors import (
+    ConfigurationError,
     DamagedDeviceStateError,
     DeviceBusyError,
     DeviceStorageError,
@@ -33,7 +35,7 @@ from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 
 Clock = Callable[[], datetime]
-_QUEUE = "queue"
+_QUEUE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _READ_BYTES = 1_048_576
 
 
@@ -42,6 +44,7 @@ def start_camera(
     *,
     sealing: Sealing,
     enrolment: Enrolment | None = None,
+    queues: Sequence[str] = ("queue",),
     max_bundles: int = MAX_BUNDLES,
     clock: Clock = lambda: datetime.now(UTC),
     client: httpx2.Client | None = None,
@@ -50,21 +53,23 @@ def start_camera(
 
     To be called at every start, always in the same way. It can be interrupted at any point, and
     goes on at the next start. Without `enrolment` a camera that is not provisioned is refused.
+    `queues` names a queue for each aggregation server that is to get all bundles; each holds up to
+    `max_bundles`.
 
     Raises DeviceStorageError (wrong modes, full disk, another process, damaged files),
     DeviceSecretError (sealed under another secret), OtherDeviceError (a copied disk),
     AuthorityAwayError (start again later) and ProvisioningRefusedError (a person has to act).
     """
+    if not queues or not all(_QUEUE.fullmatch(name) for name in queues):
+        raise ConfigurationError("A camera has a queue, and its name is of a-z, 0-9 and hyphens.")
     place = PrivateDirectory(directory)
     lock = place.lock()
     try:
         place.clear_unfinished()
         identity = _identity(place, sealing, enrolment, client)
-        waiting = PrivateDirectory(directory / _QUEUE)
-        waiting.clear_unfinished()
-        queue = BundleQueue(waiting, max_bundles)
+        waiting = {name: _queue(directory, name, max_bundles) for name in queues}
         spent = Nonces(place, bytes.fromhex(identity.nonce_secret))
-        return Camera(identity, spent, queue, clock, lock)
+        return Camera(identity, spent, waiting, clock, lock)
     except BaseException:
         os.close(lock)
         raise
@@ -90,9 +95,14 @@ class Camera:
     """A provisioned camera. `start_camera` makes it. Threads may share it; processes may not."""
 
     def __init__(
-        self, identity: Identity, spent: Nonces, queue: BundleQueue, clock: Clock, lock: int
+        self,
+        identity: Identity,
+        spent: Nonces,
+        queues: Mapping[str, BundleQueue],
+        clock: Clock,
+        lock: int,
     ) -> None:
-        self.queue = queue
+        self.queues = queues
         self.device_serial = identity.device_serial
         self.certificate = x509.load_pem_x509_certificate(identity.device_certificate.encode())
         self._chain = (identity.device_certificate, identity.certificate_chain[0])
@@ -111,6 +121,11 @@ class Camera:
         self._lock: int | None = lock
         self._process = os.getpid()
         self._closing = threading.Lock()
+
+    @property
+    def queue(self) -> BundleQueue:
+        """The first queue, and for most cameras the only one."""
+        return next(iter(self.queues.values()))
 
     @property
     def certificate_expired(self) -> bool:
@@ -206,6 +221,12 @@ def _identity(
     identity = provisioning.provision(kept, enrolment, save, client=client)
     state.save(identity, place, sealing)
     return identity
+
+
+def _queue(directory: Path, name: str, max_bundles: int) -> BundleQueue:
+    waiting = PrivateDirectory(directory / name)
+    waiting.clear_unfinished()
+    return BundleQueue(waiting, max_bundles)
 
 
 def _sha256(image: bytes | BinaryIO) -> bytes:
