@@ -24,6 +24,7 @@ from birthmark_sma.protocol.camera_token import (
     NONCE_BYTES,
     CameraToken,
 )
+from birthmark_sma.protocol.strict_json import parse_json
 
 VERSION = 1
 IMAGE_HASH_BYTES = 32
@@ -64,7 +65,7 @@ class UnsignedBundle:
     """
 
     image_hash: bytes
-    camera_token: CameraToken
+    camera_token: CameraToken = field(repr=False)
     device_certificate_chain: tuple[str, ...]
     captured_at: datetime
 
@@ -129,10 +130,8 @@ def parse_bundle(text: bytes | str) -> Bundle:
     if len(text) > MAX_BUNDLE_BYTES:
         _refuse(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes")
     try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
-    except (ValueError, RecursionError):  # UnicodeDecodeError is one of the first
+        value = parse_json(text.encode("utf-8") if isinstance(text, str) else text)
+    except ValueError:
         _refuse("A bundle is JSON in UTF-8, with each name once")
     return bundle_from_dict(value)
 
@@ -211,17 +210,6 @@ def _exactly(value: object, names: frozenset[str], what: str) -> Mapping[str, An
     if not isinstance(value, dict) or set(value) != names:
         _refuse(f"{what} has exactly the fields {', '.join(sorted(names))}")
     return value
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name stands twice")
-    return fields
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _refuse(sentence: str) -> NoReturn:
