@@ -5,7 +5,7 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser run test check demo bench bench-docs profile lock clean
+.PHONY: setup setup-dev setup-browser run test soak check demo bench bench-docs profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -43,6 +43,9 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 
 test: setup-dev ## everything, on real parts
 	@.venv/bin/python -m pytest -q -n auto
+
+soak: setup-dev ## kill cameras at 200 random points of each kind, on both databases: some minutes
+	@BIRTHMARK_CAMERA_KILLS=200 .venv/bin/python -m pytest -q -n auto tests/end_to_end/test_mortal_cameras.py
 
 check: setup-dev ## format, lint, types, structure, insecure calls, secrets, known vulnerabilities
 	@.venv/bin/ruff format --check .

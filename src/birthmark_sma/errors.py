@@ -105,6 +105,76 @@ class ClientMisuseError(BirthmarkError):
     """A client is used after it was closed, or from another event loop than the one it began on."""
 
 
+# --- device
+
+
+class DeviceError(BirthmarkError):
+    """A camera cannot do what its app asked. What it holds on disk is as good as before."""
+
+
+class DeviceStorageError(DeviceError):
+    """A camera's directory or a file in it cannot be used: modes, a full or read-only disk."""
+
+
+class DeviceBusyError(DeviceStorageError):
+    """Another process has this camera's directory, and two would spend the same nonces."""
+
+
+class DamagedDeviceStateError(DeviceStorageError):
+    """A file of a camera's state is missing, torn or altered. It was left as it is."""
+
+
+class DeviceSecretError(DeviceError):
+    """A camera's state is not sealed under the secret that its app gave."""
+
+
+class OtherDeviceError(DeviceError):
+    """The directory belongs to another device serial: a copied disk, or the wrong directory."""
+
+
+class ProvisioningError(DeviceError):
+    """The camera is not provisioned yet."""
+
+
+class AuthorityAwayError(ProvisioningError):
+    """The authority gave no answer that counts. Nothing is lost: start again later.
+
+    `retry_after` is in seconds, where the authority said so.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ProvisioningRefusedError(ProvisioningError):
+    """The authority refuses to provision this camera: asking again changes nothing.
+
+    `status` is the answer's (HTTP), `kind` the last part of the problem's type.
+    """
+
+    def __init__(self, message: str, *, status: int, kind: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
+class QueueFullError(DeviceError):
+    """A camera's queue holds as many bundles as it may. The bundle was not queued."""
+
+    def __init__(self) -> None:
+        super().__init__("The queue is full: have its bundles sent, or make it larger")
+
+
+class NoncesUsedUpError(DeviceError):
+    """A camera has made as many camera tokens as its nonce counter allows: 2**32."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This camera has used its nonces up: provision it again under a new serial"
+        )
+
+
 # --- storage
 
 

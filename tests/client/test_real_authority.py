@@ -33,9 +33,10 @@ from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key
+from tests.support.commands import sma
 from tests.support.faulty import closed_port
 from tests.support.running import Running, new_serial, start
-from tests.support.server import server_environ, sma
+from tests.support.server import server_environ
 from tests.support.tls import TestCa
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aggregator.py"

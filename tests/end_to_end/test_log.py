@@ -11,10 +11,10 @@ import pytest
 
 from tests.end_to_end.conftest import Start
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.commands import sma
 from tests.support.load import validate_all
 from tests.support.needles import found_in
 from tests.support.running import Running, new_serial, wait_until
-from tests.support.server import sma
 
 TALKATIVE = ("--log-level", "debug", "--slow-query-ms", "0.000001")
 REFUSING = {

@@ -12,10 +12,11 @@ import pytest
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.collector import CollectedSpan, Collector, collecting
+from tests.support.commands import sma
 from tests.support.load import validate_all
 from tests.support.needles import found_in
 from tests.support.running import Running, new_serial, wait_until
-from tests.support.server import server_environ, sma
+from tests.support.server import server_environ
 
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
 STEPS = ["parse", "wait", "open", "settle", "commit"]

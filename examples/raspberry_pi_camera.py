@@ -1,0 +1,130 @@
+"""A camera service for a Raspberry Pi: authenticates every picture that appears in a folder.
+
+Whatever takes the pictures (rpicam-still, an app, a motion detector) moves them, finished, into the
+folder. This program makes a bundle of each, moves the picture to `authenticated/`, and sends the
+bundles to an aggregation server as soon as that can be reached. It can be switched off at any
+moment. docs/camera.md has the unit for systemd.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import httpx2
+
+from birthmark_sma.device import Camera, Delivery, Enrolment, bundle_id, key_file, start_camera
+from birthmark_sma.errors import AuthorityAwayError, BirthmarkError, QueueFullError
+from birthmark_sma.protocol.bundle import Bundle
+
+SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
+SECONDS_BETWEEN_ROUNDS = 1.0
+
+log = logging.getLogger("camera")
+stopping = threading.Event()
+
+
+class Aggregator:
+    """The aggregation server: takes bundles at a URL of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._http = httpx2.Client(timeout=30)
+
+    def send(self, bundle: Bundle) -> Delivery:
+        """Send one bundle. Its id lets the server see that it has it already."""
+        if stopping.is_set():
+            return Delivery.LATER
+        try:
+            response = self._http.post(
+                self._url,
+                content=bundle.to_json(),
+                headers={
+                    "Content-Type": "application/json",
+                    "Idempotency-Key": bundle_id(bundle),
+                },
+            )
+        except httpx2.HTTPError as error:
+            log.info("The aggregation server is away (%s)", type(error).__name__)
+            return Delivery.LATER
+        if response.is_success:
+            return Delivery.TAKEN
+        if response.status_code in {400, 413, 422}:
+            log.error("The aggregation server refuses a bundle: %s", response.status_code)
+            return Delivery.REFUSED
+        log.info("The aggregation server answers with %s", response.status_code)
+        return Delivery.LATER
+
+
+def authenticate(camera: Camera, pictures: Path) -> None:
+    """Queue a bundle for every picture, and put the picture aside."""
+    done = pictures / "authenticated"
+    done.mkdir(exist_ok=True)
+    for picture in sorted(pictures.glob("*.jpg")):
+        with picture.open("rb") as file:
+            bundle = camera.capture(file)
+        camera.queue.put(bundle)
+        # Cut off just here, the picture gets a second bundle at the next start. Both are true.
+        picture.rename(done / picture.name)
+        log.info("%s is authenticated", picture.name)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Start the camera, as soon as the authority can be reached, and serve until told to stop."""
+    enrolment = Enrolment(
+        arguments.authority,
+        arguments.serial or SERIAL_NUMBER.read_text("ascii").strip("\0\n"),
+        arguments.family,
+        enrolment_key=os.environ.get("BIRTHMARK_ENROLMENT_KEY"),
+        patience=10,
+    )
+    aggregator = Aggregator(arguments.aggregator)
+    while not stopping.is_set():
+        try:
+            camera = start_camera(
+                arguments.directory, sealing=key_file(arguments.key_file), enrolment=enrolment
+            )
+        except AuthorityAwayError as error:
+            log.warning("%s", error)
+            stopping.wait(error.retry_after or SECONDS_BETWEEN_ROUNDS)
+            continue
+        with camera:
+            log.info("This is camera %s", camera.device_serial)
+            if camera.certificate_expired:
+                log.warning("The certificate's time is over, or the clock is wrong")
+            while not stopping.wait(SECONDS_BETWEEN_ROUNDS):
+                try:
+                    authenticate(camera, arguments.pictures)
+                except QueueFullError as error:
+                    log.warning("%s", error)  # the pictures stay where they are until there is room
+                camera.queue.drain(aggregator.send)
+
+
+def main() -> int:
+    """Read the command line, and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--authority", required=True, help="URL of the manufacturer authority")
+    parser.add_argument("--aggregator", required=True, help="URL that takes bundles")
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of finished pictures")
+    parser.add_argument("--directory", type=Path, required=True, help="what the camera keeps")
+    parser.add_argument("--key-file", type=Path, required=True, help="openssl rand -hex 32")
+    parser.add_argument("--serial", help="default: that of the Raspberry Pi")
+    parser.add_argument("--family", default="Raspberry Pi")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        run(arguments)
+    except BirthmarkError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""A camera: starts, captures, and keeps what cannot be sent yet."""
+
+import hashlib
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import httpx2
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from birthmark_sma.device import nonces, provisioning, state
+from birthmark_sma.device.bundle_queue import MAX_BUNDLES, BundleQueue
+from birthmark_sma.device.nonces import Nonces
+from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.provisioning import Enrolment
+from birthmark_sma.device.sealing import Sealing
+from birthmark_sma.device.state import Identity, Pending
+from birthmark_sma.errors import (
+    ConfigurationError,
+    DamagedDeviceStateError,
+    DeviceBusyError,
+    DeviceStorageError,
+    OtherDeviceError,
+    ProvisioningError,
+)
+from birthmark_sma.protocol import camera_token, key_derivation
+from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle_signature import sign_bundle
+
+Clock = Callable[[], datetime]
+_QUEUE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_READ_BYTES = 1_048_576
+
+
+def start_camera(
+    directory: Path,
+    *,
+    sealing: Sealing,
+    enrolment: Enrolment | None = None,
+    queues: Sequence[str] = ("queue",),
+    max_bundles: int = MAX_BUNDLES,
+    clock: Clock = lambda: datetime.now(UTC),
+    client: httpx2.Client | None = None,
+) -> "Camera":
+    """Open the camera in a directory; at the first start make it, and have it provisioned.
+
+    To be called at every start, always in the same way. It can be interrupted at any point, and
+    goes on at the next start. Without `enrolment` a camera that is not provisioned is refused.
+    `queues` names a queue for each aggregation server that is to get all bundles; each holds up to
+    `max_bundles`.
+
+    Raises DeviceStorageError (wrong modes, full disk, another process, damaged files),
+    DeviceSecretError (sealed under another secret), OtherDeviceError (a copied disk),
+    AuthorityAwayError (start again later) and ProvisioningRefusedError (a person has to act).
+    """
+    if not queues or not all(_QUEUE.fullmatch(name) for name in queues):
+        raise ConfigurationError("A camera has a queue, and its name is of a-z, 0-9 and hyphens.")
+    place = PrivateDirectory(directory)
+    lock = place.lock()
+    try:
+        place.clear_unfinished()
+        identity = _identity(place, sealing, enrolment, client)
+        waiting = {name: _queue(directory, name, max_bundles) for name in queues}
+        spent = Nonces(place, bytes.fromhex(identity.nonce_secret))
+        return Camera(identity, spent, waiting, clock, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def renew_nonces(directory: Path) -> None:
+    """Begin the nonces of a camera anew, where the file that counts them is lost or damaged.
+
+    From then on its nonces and those from before are apart as those of two cameras are: by chance,
+    in 96 bits. Raises DeviceStorageError.
+    """
+    place = PrivateDirectory(directory)
+    lock = place.lock()
+    try:
+        if state.FILE not in place.names():
+            raise DeviceStorageError(f"There is no camera in {directory}.")
+        nonces.begin(place)
+    finally:
+        os.close(lock)
+
+
+class Camera:
+    """A provisioned camera. `start_camera` makes it. Threads may share it; processes may not."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        spent: Nonces,
+        queues: Mapping[str, BundleQueue],
+        clock: Clock,
+        lock: int,
+    ) -> None:
+        self.queues = queues
+        self.device_serial = identity.device_serial
+        self.certificate = x509.load_pem_x509_certificate(identity.device_certificate.encode())
+        self._chain = (identity.device_certificate, identity.certificate_chain[0])
+        key = serialization.load_pem_private_key(identity.private_key.encode(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise DamagedDeviceStateError("The camera's key is of another kind than it makes.")
+        self._key = key
+        self._nuc_hash = bytes.fromhex(identity.nuc_hash)
+        self._tables = {
+            int(table): key_derivation.extract(bytes.fromhex(master_key))
+            for table, master_key in identity.table_keys.items()
+        }
+        self._keys_per_table = identity.keys_per_table
+        self._nonces = spent
+        self._clock = clock
+        self._lock: int | None = lock
+        self._process = os.getpid()
+        self._closing = threading.Lock()
+
+    @property
+    def queue(self) -> BundleQueue:
+        """The first queue, and for most cameras the only one."""
+        return next(iter(self.queues.values()))
+
+    @property
+    def certificate_expired(self) -> bool:
+        """Whether the certificate's time is over, by the camera's own clock.
+
+        The camera captures all the same: its clock may be wrong, and aggregation servers decide.
+        """
+        return self._now() > self.certificate.not_valid_after_utc
+
+    def capture(self, image: bytes | BinaryIO) -> Bundle:
+        """Return the bundle of a picture: the bytes of its file, or the file, open for reading.
+
+        Each call makes a new camera token, also for the same picture. The bundle is nowhere on
+        disk yet: `queue.put` it, or send it. Raises DeviceStorageError where a nonce cannot be
+        reserved, NoncesUsedUpError, DeviceBusyError in a process that was forked.
+        """
+        if os.getpid() != self._process:
+            raise DeviceBusyError(
+                "This process was forked from the camera's: start the camera after forking."
+            )
+        if self._lock is None:
+            raise DeviceStorageError("This camera is closed.")
+        captured_at = self._now()
+        return sign_bundle(
+            UnsignedBundle(
+                image_hash=_sha256(image),
+                camera_token=self._camera_token(),
+                device_certificate_chain=self._chain,
+                captured_at=captured_at,
+            ),
+            self._key,
+        )
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        with self._closing:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _camera_token(self) -> camera_token.CameraToken:
+        table_id = secrets.choice(list(self._tables))
+        key_index = secrets.randbelow(self._keys_per_table)
+        return camera_token.seal(
+            self._nuc_hash,
+            key=key_derivation.expand(self._tables[table_id], key_index),
+            table_id=table_id,
+            key_index=key_index,
+            nonce=self._nonces.draw(),
+        )
+
+    def _now(self) -> datetime:
+        return self._clock().astimezone(UTC)
+
+
+def _identity(
+    place: PrivateDirectory,
+    sealing: Sealing,
+    enrolment: Enrolment | None,
+    client: httpx2.Client | None,
+) -> Identity:
+    """Return who this camera is, once that is on disk."""
+    kept = state.load(place, sealing)
+    if isinstance(kept, Identity):
+        if enrolment is not None and enrolment.device_serial != kept.device_serial:
+            raise OtherDeviceError(
+                f"This directory is that of camera {kept.device_serial!r}, and the app says"
+                f" {enrolment.device_serial!r}: was the disk copied?"
+            )
+        return kept
+    if enrolment is None:
+        raise ProvisioningError("This camera is not provisioned yet: say where and as what.")
+
+    def save(pending: Pending) -> None:
+        state.save(pending, place, sealing)
+
+    if kept is None:
+        if nonces.FILE in place.names():
+            raise DamagedDeviceStateError(
+                f"{place.path / state.FILE} is missing, though there was a camera here. Restore it;"
+                " for a new camera take an empty directory."
+            )
+        kept = provisioning.begin(enrolment)
+        save(kept)
+    if nonces.FILE not in place.names():
+        nonces.begin(place)
+    identity = provisioning.provision(kept, enrolment, save, client=client)
+    state.save(identity, place, sealing)
+    return identity
+
+
+def _queue(directory: Path, name: str, max_bundles: int) -> BundleQueue:
+    waiting = PrivateDirectory(directory / name)
+    waiting.clear_unfinished()
+    return BundleQueue(waiting, max_bundles)
+
+
+def _sha256(image: bytes | BinaryIO) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return hashlib.sha256(image).digest()
+    digest = hashlib.sha256()
+    while part := image.read(_READ_BYTES):
+        digest.update(part)
+    return digest.digest()

@@ -1,0 +1,167 @@
+"""A directory of a camera's own: nobody else reads it, one process has it, no file is ever torn.
+
+The contract of this room: when `write`, `rename` or `remove` has returned, a power cut changes
+nothing about it; when it raised, or the process was killed meanwhile, the file is as it was before
+or as it should become, and never anything between.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from birthmark_sma.errors import DamagedDeviceStateError, DeviceBusyError, DeviceStorageError
+
+LOCK = "lock"
+_PARTIAL = ".partial"
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+_MAX_FILE_BYTES = 1_048_576
+"""No file of a camera's is a tenth of this; one that is larger is none of ours."""
+
+
+class PrivateDirectory:
+    """A directory of mode 0700 with files of mode 0600. POSIX systems only."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory, or check the one that is there.
+
+        Raises DeviceStorageError where it cannot be made, or where others can enter it.
+        """
+        self.path = path
+        try:
+            _make(path)
+            _check_mode(path, path.lstat(), _DIRECTORY_MODE)
+        except OSError as error:
+            raise _unusable(path, error) from None
+
+    def lock(self) -> int:
+        """Keep every other process out until the descriptor returned is closed.
+
+        The lock ends with the process, however it ends. Raises DeviceBusyError where another
+        process has it.
+        """
+        path = self.path / LOCK
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _FILE_MODE)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except BlockingIOError:
+            raise DeviceBusyError(
+                f"Another process uses {self.path}: a camera belongs to one process at a time."
+            ) from None
+        except OSError as error:
+            raise _unusable(path, error) from None
+        return descriptor
+
+    def clear_unfinished(self) -> None:
+        """Remove what a killed process was writing. Only for who keeps all others out."""
+        try:
+            for path in self.path.glob(f".*{_PARTIAL}"):
+                path.unlink()
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
+    def names(self) -> list[str]:
+        """Return the names of its files, sorted."""
+        try:
+            return sorted(path.name for path in self.path.iterdir() if path.suffix != _PARTIAL)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, or None where there is no such file.
+
+        Raises DeviceStorageError where others can read it, or where it cannot be read.
+        """
+        path = self.path / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unusable(path, error) from None
+        with os.fdopen(descriptor, "rb") as file:
+            _check_mode(path, os.fstat(descriptor), _FILE_MODE)
+            try:
+                content = file.read(_MAX_FILE_BYTES + 1)
+            except OSError as error:
+                raise _unusable(path, error) from None
+        if len(content) > _MAX_FILE_BYTES:
+            raise DamagedDeviceStateError(f"{path} is far too large to be a camera's.")
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, or replace it: whole and on disk, or not at all.
+
+        Raises DeviceStorageError, on a full disk for example.
+        """
+        path = self.path / name
+        partial = self.path / f".{name}.{secrets.token_hex(4)}{_PARTIAL}"
+        try:
+            _write_durably(partial, content)
+            partial.replace(path)
+            _sync(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise _unusable(path, error) from None
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name. Raises DeviceStorageError."""
+        try:
+            (self.path / name).replace(self.path / new_name)
+            _sync(self.path)
+        except OSError as error:
+            raise _unusable(self.path / name, error) from None
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error. Raises DeviceStorageError."""
+        try:
+            (self.path / name).unlink(missing_ok=True)
+            _sync(self.path)
+        except OSError as error:
+            raise _unusable(self.path / name, error) from None
+
+
+def _make(path: Path) -> None:
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        missing.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+        _sync(missing.parent)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, _FILE_MODE)  # whatever the umask left of it
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    """Make what was created, renamed or removed in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_mode(path: Path, status: os.stat_result, mode: int) -> None:
+    right_kind = stat.S_ISDIR if mode == _DIRECTORY_MODE else stat.S_ISREG
+    if not right_kind(status.st_mode):
+        raise DeviceStorageError(f"{path} is in the way: it is not what a camera keeps there.")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise DeviceStorageError(f"{path} is open to others. Type: chmod {mode:o} {path}")
+    if status.st_uid != os.geteuid():
+        raise DeviceStorageError(f"{path} belongs to another user than the one who runs this.")
+
+
+def _unusable(path: Path, error: OSError) -> DeviceStorageError:
+    return DeviceStorageError(f"{path} cannot be used: {error.strerror or 'it cannot be read'}.")

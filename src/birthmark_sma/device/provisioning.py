@@ -1,0 +1,379 @@
+"""Provision a camera, once, however often it is interrupted.
+
+1. What is asked for is on disk, whole, before a byte leaves: key pairs, the body of the request,
+   its Idempotency-Key, the enrolment key. Whoever starts again sends the very same request, and
+   the authority gives the very same answer, for 24 hours.
+2. The answer is checked: it is for this camera's key and serial, and its keys are what they should
+   be. A captive portal's 200 is no answer.
+3. The answer replaces the request on disk in one step.
+"""
+
+import json
+import re
+import secrets
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import Any
+
+import httpx2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from birthmark_sma.device.state import Identity, Pending
+from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.errors import (
+    AuthorityAwayError,
+    ConfigurationError,
+    OtherDeviceError,
+    PathRefusedError,
+    ProtocolError,
+    ProvisioningRefusedError,
+)
+from birthmark_sma.pki.names import check_device_serial
+from birthmark_sma.pki.path import verify_path
+from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
+from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
+from birthmark_sma.protocol.key_table import STANDARD_SIZES, TABLES_PER_DEVICE
+
+PATH = "/api/v1/devices/provision"
+MAX_ANSWER_BYTES = 262_144
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 70
+"""The authority itself gives up after 60."""
+_FIRST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 60.0
+_TRY_AGAIN = frozenset({408, 425, 429})
+_NOT_WITH_THIS_KEY = frozenset({401, 403})
+_KEY_ENCRYPTION = "key_encryption_public_key"
+
+_FINGERPRINT = re.compile(r"(?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}")
+
+_chance = secrets.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an app says so that its camera can be provisioned.
+
+    `url` is the authority's, https unless it is on this very machine. `nuc_hash` is 32 bytes, where
+    the sensor's own is known. `keys_per_table` is the authority's size: 1,000, or 100 for a
+    prototype. `root_fingerprint` pins the authority: 64 hex, SHA-256 of the root's certificate.
+    `patience` is how long to try, in seconds, before AuthorityAwayError.
+    """
+
+    url: str
+    device_serial: str
+    device_family: str
+    enrolment_key: str | None = field(default=None, repr=False)
+    app_version: str | None = None
+    nuc_hash: bytes | None = field(default=None, repr=False)
+    keys_per_table: int = STANDARD_SIZES.keys_per_table
+    root_fingerprint: str | None = None
+    ssl_context: ssl.SSLContext | None = None
+    patience: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_device_serial(self.device_serial)
+        try:
+            url = httpx2.URL(self.url)
+        except httpx2.InvalidURL:
+            raise ConfigurationError("The authority's URL cannot be read.") from None
+        if url.scheme != "https" and not (url.scheme == "http" and _is_this_machine(url.host)):
+            raise ConfigurationError(
+                "The authority's URL begins with https://, as keys come back from there; http:// is"
+                " for this very machine."
+            )
+        if self.enrolment_key is not None and not all("!" <= c <= "~" for c in self.enrolment_key):
+            raise ConfigurationError("An enrolment key is visible ASCII, without spaces.")
+        if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
+            raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
+        if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
+            raise ConfigurationError("A root's fingerprint is SHA-256 in hex, colons or not.")
+        if self.keys_per_table < 1:
+            raise ConfigurationError("A key table has at least 1 key.")
+
+    def details(self) -> dict[str, str]:
+        """Return the fields of the request that are not made for it."""
+        given = {
+            "device_serial": self.device_serial,
+            "device_family": self.device_family,
+            "app_version": self.app_version,
+            "nuc_hash": None if self.nuc_hash is None else self.nuc_hash.hex(),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class UnusableAnswerError(Exception):
+    """A 200 that is not what a camera asked for. Only `ask` sees it."""
+
+
+def begin(enrolment: Enrolment) -> Pending:
+    """Make a camera's keys and its request. Draws randomness; sends and writes nothing."""
+    signing, key_encryption = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    return Pending(
+        device_serial=enrolment.device_serial,
+        request=_request(enrolment, signing, key_encryption),
+        idempotency_key=secrets.token_urlsafe(24),
+        enrolment_key=enrolment.enrolment_key,
+        private_key=_private_pem(signing),
+        key_encryption_private_key=_private_pem(key_encryption),
+        nonce_secret=secrets.token_hex(32),
+        keys_per_table=enrolment.keys_per_table,
+    )
+
+
+def provision(
+    pending: Pending,
+    enrolment: Enrolment,
+    save: Callable[[Pending], None],
+    *,
+    client: httpx2.Client | None = None,
+) -> Identity:
+    """Ask until there is an answer. `pending` is on disk; `save` puts a changed one there.
+
+    Raises OtherDeviceError where another serial was asked for before, AuthorityAwayError once
+    patience is at an end, ProvisioningRefusedError.
+    """
+    if pending.device_serial != enrolment.device_serial:
+        raise OtherDeviceError(
+            f"This directory began as camera {pending.device_serial!r}. Use another directory for"
+            f" {enrolment.device_serial!r}."
+        )
+    with _client(enrolment, client) as http:
+        asking = _Asking(http, enrolment)
+        while True:
+            try:
+                return asking.until_answered(pending)
+            except ProvisioningRefusedError as refused:
+                # Only now, that this request is refused for certain, may another take its place.
+                changed = _changed(pending, enrolment, refused)
+                if changed is None:
+                    raise
+                pending = changed
+                save(pending)
+
+
+class _Asking:
+    """Sends one request until it is answered, for as long as the app has patience."""
+
+    def __init__(self, http: httpx2.Client, enrolment: Enrolment) -> None:
+        self._http = http
+        self._enrolment = enrolment
+        self._deadline = time.monotonic() + enrolment.patience
+
+    def until_answered(self, pending: Pending) -> Identity:
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            asked_to_wait: float | None = None
+            try:
+                status, headers, content = self._ask(pending)
+                if status == httpx2.codes.OK:
+                    return identity_of(pending, content, self._enrolment.root_fingerprint)
+                if not _may_change(status):
+                    raise _refusal(status, content)
+                why = f"it answers with status {status}"
+                asked_to_wait = _retry_after(headers)
+            except httpx2.HTTPError as error:
+                why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            except UnusableAnswerError as error:
+                why = str(error)
+            # Half of it is left to chance, so that cameras that woke together do not ask together.
+            pause = max(wait * _chance.uniform(0.5, 1.0), asked_to_wait or 0.0)
+            if time.monotonic() + pause > self._deadline:
+                raise AuthorityAwayError(
+                    f"The authority gives no answer ({why}). Nothing is lost: start again later,"
+                    " best within 24 hours.",
+                    retry_after=asked_to_wait,
+                )
+            time.sleep(pause)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def _ask(self, pending: Pending) -> tuple[int, httpx2.Headers, bytes]:
+        headers = {"Content-Type": "application/json", "Idempotency-Key": pending.idempotency_key}
+        if pending.enrolment_key is not None:
+            headers["Authorization"] = f"Bearer {pending.enrolment_key}"
+        url = self._enrolment.url.rstrip("/") + PATH
+        content = b""
+        too_late = time.monotonic() + 2 * ANSWER_SECONDS  # for who sends a byte now and then
+        with self._http.stream(
+            "POST", url, content=pending.request.encode(), headers=headers, follow_redirects=False
+        ) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > MAX_ANSWER_BYTES or time.monotonic() > too_late:
+                    raise UnusableAnswerError("what answers there sends too much, or too slowly")
+            return response.status_code, response.headers, content
+
+
+def identity_of(pending: Pending, answer: bytes, root_fingerprint: str | None = None) -> Identity:
+    """Return what an answer makes of a camera. Raises UnusableAnswerError with the reason."""
+    try:
+        fields: dict[str, Any] = json.loads(answer)
+        leaf = _certificate(fields["device_certificate"])
+        intermediate, root = (_certificate(pem) for pem in fields["certificate_chain"])
+        nuc_hash = _hex(fields["simulated_nuc_hash"], NUC_HASH_BYTES)
+        table_keys = _table_keys(pending, fields)
+        provisioning_id = str(fields["provisioning_id"])
+    except (KeyError, TypeError, ValueError, RecursionError, ProtocolError):
+        raise UnusableAnswerError("what answers there is no authority of this kind") from None
+    asked = _load_private(pending.private_key).public_key()
+    if leaf.public_key() != asked:
+        raise UnusableAnswerError("the certificate in its answer is for another key")
+    fingerprint = root.fingerprint(hashes.SHA256()).hex()
+    if root_fingerprint is not None and fingerprint != root_fingerprint.lower().replace(":", ""):
+        raise UnusableAnswerError("its root certificate is not the one that the app expects")
+    # The camera's clock may be wrong, so that the certificates are asked for a time of their own.
+    valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
+    try:
+        named = verify_path(leaf, [intermediate], root=root, now=valid_from)
+    except PathRefusedError:
+        raise UnusableAnswerError("the certificates in its answer are no chain") from None
+    if named != pending.device_serial:
+        raise UnusableAnswerError("the certificate in its answer is for another camera")
+    return Identity(
+        device_serial=pending.device_serial,
+        provisioning_id=provisioning_id,
+        device_certificate=_pem(leaf),
+        certificate_chain=(_pem(intermediate), _pem(root)),
+        private_key=pending.private_key,
+        nuc_hash=nuc_hash,
+        table_keys=table_keys,
+        nonce_secret=pending.nonce_secret,
+        keys_per_table=pending.keys_per_table,
+    )
+
+
+def _table_keys(pending: Pending, fields: dict[str, Any]) -> dict[str, str]:
+    """Return the master keys of the three tables, in hex. Sealed they come, as was asked."""
+    key = _load_private(pending.key_encryption_private_key)
+    opened = open_table_keys(fields["table_keys_jwe"], key)
+    table_keys = {str(int(table)): _hex(key, MASTER_KEY_BYTES) for table, key in opened.items()}
+    assigned = {str(int(table)) for table in fields["table_assignments"]}
+    if len(assigned) != TABLES_PER_DEVICE or set(table_keys) != assigned:
+        raise ValueError
+    return table_keys
+
+
+def _changed(
+    pending: Pending, enrolment: Enrolment, refused: ProvisioningRefusedError
+) -> Pending | None:
+    """Return the request to send in place of one that was refused, if the app says another now."""
+    if refused.status in _NOT_WITH_THIS_KEY and enrolment.enrolment_key != pending.enrolment_key:
+        return replace(pending, enrolment_key=enrolment.enrolment_key)
+    asked = json.loads(pending.request)
+    asked = {name: asked[name] for name in asked if name not in {"csr", _KEY_ENCRYPTION}}
+    if refused.status == httpx2.codes.UNPROCESSABLE_CONTENT and asked != enrolment.details():
+        return replace(
+            pending,
+            request=_request(
+                enrolment,
+                _load_private(pending.private_key),
+                _load_private(pending.key_encryption_private_key),
+            ),
+            idempotency_key=secrets.token_urlsafe(24),
+            enrolment_key=enrolment.enrolment_key,
+            keys_per_table=enrolment.keys_per_table,
+        )
+    return None
+
+
+def _request(
+    enrolment: Enrolment,
+    signing: ec.EllipticCurvePrivateKey,
+    key_encryption: ec.EllipticCurvePrivateKey,
+) -> str:
+    # Without a subject: the authority takes the key and its proof from a CSR, nothing else.
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    public = key_encryption.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return json.dumps(
+        enrolment.details()
+        | {
+            "csr": _pem(csr.sign(signing, hashes.SHA256())),
+            _KEY_ENCRYPTION: public.decode(),
+        }
+    )
+
+
+def _may_change(status: int) -> bool:
+    """Say whether asking again may be answered otherwise; a redirect is a captive portal's."""
+    return status in _TRY_AGAIN or 300 <= status < 400 or status >= 500
+
+
+def _refusal(status: int, content: bytes) -> ProvisioningRefusedError:
+    try:
+        problem = json.loads(content)
+        kind = str(problem["type"]).rpartition(":")[2]
+        detail = str(problem["detail"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        kind, detail = "unknown", "what answers there is no authority of this kind."
+    advice = _ADVICE.get(kind, "")
+    return ProvisioningRefusedError(
+        f"The authority refuses ({status}): {detail}{advice}", status=status, kind=kind
+    )
+
+
+_ADVICE = {
+    "device-already-provisioned": (
+        " Either another camera has this serial, or this one was answered more than 24 hours ago"
+        " and never heard it. Have the operator revoke it, and begin again under a new serial in an"
+        " empty directory."
+    ),
+}
+
+
+def _retry_after(headers: httpx2.Headers) -> float | None:
+    """Return the seconds of Retry-After; a date is left alone, as the camera's clock may be off."""
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
+def _client(
+    enrolment: Enrolment, given: httpx2.Client | None
+) -> AbstractContextManager[httpx2.Client]:
+    if given is not None:
+        return nullcontext(given)
+    timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _load_private(pem: str) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("a camera's keys are EC keys")
+    return key
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),  # the whole state is sealed
+    ).decode()
+
+
+def _certificate(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+def _pem(thing: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    return thing.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _hex(text: str, length: int) -> str:
+    if len(bytes.fromhex(text)) != length:
+        raise ValueError
+    return text.lower()

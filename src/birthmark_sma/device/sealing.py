@@ -1,0 +1,191 @@
+"""How a camera's secrets lie on its disk: sealed with AES-256-GCM under a secret of the app's.
+
+The secret is a passphrase (scrypt, RFC 7914), a key in a file, or a key that a command writes, for
+a TPM or a secure element; a key becomes the sealing key by HKDF-SHA256 (RFC 5869). An app that has
+nowhere to keep a secret says `UNSEALED`: then the mode 0600 is all that protects the file, and a
+checksum still tells when it is damaged.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from birthmark_sma.errors import DamagedDeviceStateError, DeviceSecretError
+
+KEY_BYTES = 32
+COMMAND_SECONDS = 30.0
+_SALT_BYTES = 16
+_NONCE_BYTES = 12
+_FORMAT = "birthmark-camera-state-v1"
+_NONE = "none"
+# 32 MiB, and about half a second on a Raspberry Pi, once a start.
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**15, 8, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What a camera's state is sealed under. `kind` stands in the file, so that it can be told."""
+
+    kind: str
+    derive: Callable[[bytes], bytes] | None = field(default=None, repr=False)
+    """From a 16-byte salt to the 32-byte sealing key. Raises DeviceSecretError."""
+
+
+UNSEALED = Sealing(_NONE)
+"""Nothing but the file's mode protects the state."""
+
+
+def passphrase(words: str) -> Sealing:
+    """Seal under a passphrase. Raises DeviceSecretError for an empty one."""
+    if not words:
+        raise DeviceSecretError("The passphrase for this camera's state is empty.")
+
+    def derive(salt: bytes) -> bytes:
+        scrypt = Scrypt(salt=salt, length=KEY_BYTES, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P)
+        return scrypt.derive(words.encode())
+
+    return Sealing("passphrase", derive)
+
+
+def key_file(path: Path) -> Sealing:
+    """Seal under the key in a file of mode 0600: 32 raw bytes, or 64 hex digits."""
+    return Sealing("file", lambda salt: _from_key(_read_key_file(path), salt, str(path)))
+
+
+def key_command(arguments: Sequence[str]) -> Sealing:
+    """Seal under the key that a program writes to stdout: 32 raw bytes, or 64 hex digits.
+
+    It runs without a shell, for 30 seconds at most, and nothing that it writes is ever shown.
+    """
+    command = tuple(arguments)
+    return Sealing("command", lambda salt: _from_key(_run(command), salt, "The key command"))
+
+
+def seal(content: bytes, sealing: Sealing) -> bytes:
+    """Return the text of a file that holds `content`. Raises DeviceSecretError."""
+    if sealing.derive is None:
+        return _json(
+            {
+                "format": _FORMAT,
+                "sealing": sealing.kind,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "content": base64.b64encode(content).decode(),
+            }
+        )
+    salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+    head = {"format": _FORMAT, "sealing": sealing.kind, "salt": salt.hex()}
+    # Every file has a salt, and so a key, of its own: no nonce can repeat under it.
+    sealed = AESGCM(sealing.derive(salt)).encrypt(nonce, content, _json(head))
+    return _json(head | {"nonce": nonce.hex(), "content": base64.b64encode(sealed).decode()})
+
+
+def unseal(text: bytes, sealing: Sealing, path: Path) -> bytes:
+    """Return the content of a file that `seal` wrote.
+
+    Raises DamagedDeviceStateError where it is torn or altered, DeviceSecretError where it is sealed
+    in another way, or under another secret.
+    """
+    fields = _parse(text, path)
+    if fields["sealing"] != sealing.kind:
+        raise DeviceSecretError(
+            f"{path} is sealed by '{fields['sealing']}', and the app offers '{sealing.kind}'."
+        )
+    try:
+        content = base64.b64decode(fields["content"], validate=True)
+        if sealing.derive is None:
+            if hashlib.sha256(content).hexdigest() != fields["sha256"]:
+                raise _damaged(path)
+            return content
+        salt, nonce = bytes.fromhex(fields["salt"]), bytes.fromhex(fields["nonce"])
+        if len(salt) != _SALT_BYTES or len(nonce) != _NONCE_BYTES:
+            raise _damaged(path)
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(path) from None
+    head = {"format": _FORMAT, "sealing": sealing.kind, "salt": salt.hex()}
+    try:
+        return AESGCM(sealing.derive(salt)).decrypt(nonce, content, _json(head))
+    except InvalidTag:
+        raise DeviceSecretError(
+            f"{path} does not open: the secret is another one, or the file was altered."
+        ) from None
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        raise _damaged(path) from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("sealing"), str):
+        raise _damaged(path)
+    if fields.get("format") != _FORMAT:
+        raise DamagedDeviceStateError(f"{path} is of another format: install the newer program.")
+    return fields
+
+
+def _from_key(key: bytes, salt: bytes, what: str) -> bytes:
+    if len(key) != KEY_BYTES:
+        try:
+            key = bytes.fromhex(key.decode("ascii").strip())
+        except ValueError:
+            key = b""
+    if len(key) != KEY_BYTES:
+        raise DeviceSecretError(
+            f"{what} gives neither 32 raw bytes nor 64 hex digits. To make a key, type:"
+            " openssl rand -hex 32"
+        )
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=_FORMAT.encode()).derive(key)
+
+
+def _read_key_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(1_024)
+    except OSError as error:
+        raise DeviceSecretError(f"The key file {path} cannot be read: {error.strerror}.") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise DeviceSecretError(f"{path} can be read by others. Type: chmod 600 {path}")
+    return key
+
+
+def _run(command: tuple[str, ...]) -> bytes:
+    try:
+        done = subprocess.run(  # noqa: S603  the app's own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it might hold what must not get into a log
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceSecretError("The key command did not end in time.") from None
+    except (OSError, ValueError, IndexError):
+        raise DeviceSecretError("The key command cannot be run.") from None
+    if done.returncode != 0:
+        raise DeviceSecretError(f"The key command ended with exit code {done.returncode}.")
+    return done.stdout
+
+
+def _damaged(path: Path) -> DamagedDeviceStateError:
+    return DamagedDeviceStateError(
+        f"{path} is torn or altered. Restore it from a backup; without one, this camera has to be"
+        " provisioned again under a new serial, in an empty directory."
+    )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

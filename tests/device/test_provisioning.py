@@ -1,0 +1,378 @@
+"""Provisioning: whatever goes wrong on the way, a camera gets its one answer."""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.device import UNSEALED, Enrolment, provisioning, start_camera, state
+from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.errors import (
+    AuthorityAwayError,
+    ConfigurationError,
+    DeviceSerialRefusedError,
+    OtherDeviceError,
+    ProvisioningRefusedError,
+)
+from tests.device.conftest import StartCamera
+from tests.support.authorities import new_camera
+from tests.support.in_process import (
+    Fault,
+    InProcess,
+    answering,
+    answering_with,
+    lost_answer,
+    refused_connection,
+)
+from tests.support.running import new_serial
+
+Answer = Callable[[], httpx2.Response]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was waited between requests; no time passes."""
+    waited: list[float] = []
+
+    class Time:
+        monotonic = staticmethod(lambda: sum(waited))
+        sleep = staticmethod(waited.append)
+
+    monkeypatch.setattr(provisioning, "time", Time)
+    return waited
+
+
+def slow(request: httpx2.Request, _: Answer) -> Any:
+    """Nothing comes in time."""
+    raise httpx2.ReadTimeout("timed out", request=request)
+
+
+def endless(_: httpx2.Request, __: Answer) -> httpx2.Response:
+    """Far more than a camera takes in."""
+    return httpx2.Response(200, content=b"x" * (provisioning.MAX_ANSWER_BYTES + 1))
+
+
+def altered(**changes: Any) -> Fault:
+    """A true answer, in which something is not as it should be."""
+
+    def fault(_: httpx2.Request, answer: Answer) -> httpx2.Response:
+        fields = answer().json()
+        for name, value in changes.items():
+            fields[name] = value(fields[name]) if callable(value) else value
+        return httpx2.Response(200, json=fields)
+
+    return fault
+
+
+RETRIED: dict[str, Fault] = {
+    "refused connection": refused_connection,
+    "lost answer": lost_answer,
+    "slow": slow,
+    "429": answering(429, "rate-limited", Retry_After="3"),
+    "408": answering(408, "request-timeout"),
+    "500": answering(500, "internal-error"),
+    "502 of a proxy": lambda _, __: httpx2.Response(502, text="<html>"),
+    "503": answering(503, "database-unavailable", Retry_After="1"),
+    "captive portal, redirect": lambda _, __: httpx2.Response(
+        302, headers={"Location": "http://login.example/"}
+    ),
+    "captive portal, page": answering_with(b"<html>Welcome to the airport</html>"),
+    "empty": answering_with(b""),
+    "deep": answering_with(b"[" * 100_000),
+    "endless": endless,
+    "half": altered(device_certificate=lambda pem: pem[:100]),
+    "no chain": altered(certificate_chain=[]),
+    "chain of strangers": altered(certificate_chain=lambda chain: [chain[1], chain[1]]),
+    "no keys": altered(table_keys_jwe=""),
+    "short NUC hash": altered(simulated_nuc_hash="ab"),
+    "tables of another": altered(table_assignments=[0, 1, 1]),
+    "number for text": altered(certificate_chain=7),
+}
+
+
+@pytest.mark.parametrize("fault", RETRIED)
+def test_what_may_go_by_is_tried_again(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, waits: list[float], fault: str
+) -> None:
+    """Threats 8 and 19: the very same request each time, and one device in the end."""
+    asked = InProcess(authority, RETRIED[fault], RETRIED[fault])
+    camera = start(client=asked, enrolment=replace(enrolment, patience=60))
+    assert camera.capture(b"picture")
+    assert len(asked.requests) == 3
+    assert len({(r.content, r.headers["Idempotency-Key"]) for r in asked.requests}) == 1
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("fault", RETRIED)
+def test_and_at_the_next_start(
+    start: StartCamera, authority: Authority, place: Path, fault: str
+) -> None:
+    """Threat 8: patience ends, the app too; a later start sends the same, and is answered."""
+    first = InProcess(authority, RETRIED[fault])
+    with pytest.raises(AuthorityAwayError, match="start again later"):
+        start(client=first)
+    second = InProcess(authority)
+    assert start(client=second).capture(b"picture")
+    assert first.requests[0].content == second.requests[0].content
+
+
+def test_waits_grow_and_differ(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, waits: list[float]
+) -> None:
+    asked = InProcess(authority, *[refused_connection] * 40)
+    with pytest.raises(AuthorityAwayError, match="ConnectError"):
+        start(client=asked, enrolment=replace(enrolment, patience=600))
+    assert sum(waits) <= 600
+    assert len(waits) > 10
+    assert all(0.5 * 2**n <= min(wait, 32) <= 2**n for n, wait in enumerate(waits[:6]))
+    assert max(waits) <= 60
+
+
+def test_the_authority_says_how_long(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, waits: list[float]
+) -> None:
+    asked = InProcess(authority, answering(429, Retry_After="17"))
+    start(client=asked, enrolment=replace(enrolment, patience=60))
+    assert waits == [17]
+
+
+def test_longer_than_there_is_patience_for(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, waits: list[float]
+) -> None:
+    """The app can sleep, or switch off, in place of waiting here."""
+    with pytest.raises(AuthorityAwayError) as raised:
+        start(
+            client=InProcess(authority, answering(503, Retry_After="900")),
+            enrolment=replace(enrolment, patience=60),
+        )
+    assert raised.value.retry_after == 900
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["Wed, 21 Oct 2026 07:28:00 GMT", "-3", "1e9", "9" * 40, ""]
+)
+def test_a_retry_after_that_is_no_number_of_seconds(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, waits: list[float],
+    retry_after: str,
+) -> None:  # fmt: skip
+    asked = InProcess(authority, answering(503, Retry_After=retry_after))
+    start(client=asked, enrolment=replace(enrolment, patience=60))
+    assert len(waits) == 1
+    assert waits[0] <= 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, "unauthenticated"), (403, "enrolment-refused"), (404, "not-found"),
+     (413, "body-too-large"), (422, "serial-refused"), (409, "public-key-in-use")],
+)  # fmt: skip
+def test_what_is_refused_is_asked_once(
+    start: StartCamera, authority: Authority, status: int, kind: str
+) -> None:
+    asked = InProcess(authority, answering(status, kind))
+    with pytest.raises(ProvisioningRefusedError) as raised:
+        start(client=asked)
+    assert (raised.value.status, raised.value.kind) == (status, kind)
+    assert len(asked.requests) == 1
+
+
+def test_a_serial_that_another_camera_has(
+    start: StartCamera, authority: Authority, enrolment: Enrolment
+) -> None:
+    """Threat 8: it says what a person can do about it."""
+    new_camera(authority, enrolment.device_serial)
+    for _ in range(2):
+        with pytest.raises(ProvisioningRefusedError, match="a new serial in an empty directory"):
+            start()
+
+
+def test_a_refusal_by_no_authority(start: StartCamera, authority: Authority) -> None:
+    asked = InProcess(authority, lambda _, __: httpx2.Response(404, text="nginx"))
+    with pytest.raises(ProvisioningRefusedError, match="no authority of this kind"):
+        start(client=asked)
+
+
+# --- what the app may change before there is an answer
+
+
+def test_details_are_put_right_after_a_refusal(
+    start: StartCamera, authority: Authority, enrolment: Enrolment
+) -> None:
+    """The first request goes out again first: it may have been answered after all."""
+    with pytest.raises(ProvisioningRefusedError):
+        start(client=InProcess(authority, answering(422, "description-refused")))
+    asked = InProcess(authority, answering(422, "description-refused"))
+    camera = start(client=asked, enrolment=replace(enrolment, device_family="Better"))
+    first, second = (json.loads(r.content) for r in asked.requests)
+    assert (first["device_family"], second["device_family"]) == ("Test", "Better")
+    assert len({r.headers["Idempotency-Key"] for r in asked.requests}) == 2
+    assert camera.capture(b"picture")
+
+
+def test_details_that_change_too_late_change_nothing(
+    start: StartCamera, authority: Authority, enrolment: Enrolment
+) -> None:
+    """Threat 8: an update of the app while the answer was lost must not end in a 409."""
+    with pytest.raises(AuthorityAwayError):
+        start(client=InProcess(authority, lost_answer))
+    assert start(enrolment=replace(enrolment, device_family="Better", app_version="2"))
+
+
+def test_another_serial_needs_another_directory(start: StartCamera, authority: Authority) -> None:
+    """A disk that was copied before its first answer: two cameras must not become one."""
+    asked = InProcess(authority, lost_answer)
+    with pytest.raises(AuthorityAwayError):
+        start(client=asked)
+    with pytest.raises(OtherDeviceError):
+        start(client=asked, enrolment=Enrolment("http://localhost", "another", "Test"))
+    assert len(asked.requests) == 1
+
+
+def test_a_new_enrolment_key_is_tried_after_the_old_one(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, place: Path
+) -> None:
+    """Threat 8: a first answer is given to the key that asked first, and only to that."""
+    with pytest.raises(AuthorityAwayError):
+        start(client=InProcess(authority, slow), enrolment=replace(enrolment, enrolment_key="old"))
+    asked = InProcess(authority, answering(401, "unauthenticated"), slow)
+    renewed = replace(enrolment, enrolment_key="new")
+    with pytest.raises(AuthorityAwayError):
+        start(client=asked, enrolment=renewed)
+    assert [r.headers["Authorization"] for r in asked.requests] == ["Bearer old", "Bearer new"]
+    kept = state.load(PrivateDirectory(place), UNSEALED)
+    assert isinstance(kept, state.Pending)
+    assert kept.enrolment_key == "new"
+    assert start(enrolment=renewed)
+
+
+# --- what is sent, and to whom
+
+
+def test_the_request_proves_possession_and_asks_for_sealed_keys(
+    start: StartCamera, authority: Authority, place: Path
+) -> None:
+    """Threats 4 and 28: neither private key leaves, and no master key travels in the open."""
+    answers: list[dict[str, Any]] = []
+
+    def note(_: httpx2.Request, answer: Answer) -> httpx2.Response:
+        response = answer()
+        answers.append(response.json())
+        return response
+
+    asked = InProcess(authority, note)
+    camera = start(client=asked)
+    body = json.loads(asked.requests[0].content)
+    csr = x509.load_pem_x509_csr(body["csr"].encode())
+    assert csr.is_signature_valid
+    assert csr.public_key() == camera.certificate.public_key()
+    assert "PRIVATE" not in asked.requests[0].content.decode()
+    assert "table_keys" not in answers[0]
+    head = answers[0]["table_keys_jwe"].partition(".")[0]
+    assert json.loads(base64.urlsafe_b64decode(head + "=="))["alg"] == "ECDH-ES+A256KW"
+
+
+def test_a_sensors_own_nuc_hash(
+    start: StartCamera, enrolment: Enrolment, place: Path, authority: Authority
+) -> None:
+    own = bytes(range(32))[::-1]
+    start(enrolment=replace(enrolment, nuc_hash=own))
+    kept = state.load(PrivateDirectory(place), UNSEALED)
+    assert isinstance(kept, state.Identity)
+    assert bytes.fromhex(kept.nuc_hash) == own
+
+
+def test_a_pinned_root(start: StartCamera, enrolment: Enrolment, authority: Authority) -> None:
+    """Threat 1: another authority's answer is none."""
+    with pytest.raises(AuthorityAwayError, match="root certificate is not the one"):
+        start(enrolment=replace(enrolment, root_fingerprint="00" * 32))
+    pinned = authority.root.fingerprint(hashes.SHA256()).hex(":").upper()
+    assert start(enrolment=replace(enrolment, root_fingerprint=pinned))
+
+
+def test_a_certificate_of_another_camera(start: StartCamera, authority: Authority) -> None:
+    serial = new_serial()
+    pending = provisioning.begin(Enrolment("http://localhost", serial, "Test"))
+    response = InProcess(authority).post(
+        "http://localhost", content=pending.request, headers={"Idempotency-Key": serial}
+    )
+    theirs = response.json()["device_certificate"]
+    with pytest.raises(AuthorityAwayError, match="for another key"):
+        start(client=InProcess(authority, altered(device_certificate=theirs)))
+
+
+def test_a_certificate_for_another_serial(start: StartCamera, authority: Authority) -> None:
+    """Of this camera's key, by an authority that mixed two up."""
+
+    def mixed_up(request: httpx2.Request, _: Answer) -> httpx2.Response:
+        fields = json.loads(request.content) | {"device_serial": new_serial()}
+        return InProcess(authority).post(
+            request.url, json=fields, headers={"Idempotency-Key": fields["device_serial"]}
+        )
+
+    with pytest.raises(AuthorityAwayError, match="for another camera"):
+        start(client=InProcess(authority, mixed_up))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://authority.example",
+        "http://192.0.2.1:8000",
+        "ftp://localhost",
+        "authority",
+        "",
+        "http://",
+    ],
+)
+def test_keys_do_not_travel_in_the_open(url: str) -> None:
+    """Threat 28: https, unless it stays on this machine."""
+    with pytest.raises(ConfigurationError, match="https://"):
+        Enrolment(url, "x", "Test")
+    for good in ("https://authority.example", "http://[::1]:8000", "http://localhost:8000/"):
+        assert Enrolment(good, "x", "Test")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"device_serial": ""}, DeviceSerialRefusedError),
+        ({"device_serial": "a\nb"}, DeviceSerialRefusedError),
+        ({"enrolment_key": "a b"}, ConfigurationError),
+        ({"enrolment_key": "a\r\nX: y"}, ConfigurationError),
+        ({"nuc_hash": b"short"}, ConfigurationError),
+        ({"keys_per_table": 0}, ConfigurationError),
+        ({"root_fingerprint": "ab:cd"}, ConfigurationError),
+    ],
+)
+def test_what_cannot_be_right_is_refused_at_once(
+    fields: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        Enrolment(
+            **{"url": "http://localhost", "device_serial": "x", "device_family": "T"} | fields
+        )
+
+
+def test_secrets_are_not_told(enrolment: Enrolment) -> None:
+    """Threat 28."""
+    pending = provisioning.begin(replace(enrolment, enrolment_key="sma_n33dle", nuc_hash=b"n" * 32))
+    told = repr(pending) + repr(replace(enrolment, enrolment_key="sma_n33dle", nuc_hash=b"n" * 32))
+    for secret in ("n33dle", "PRIVATE", pending.idempotency_key, pending.nonce_secret, "nnnn"):
+        assert secret not in told
+
+
+def test_nothing_listens(place: Path, enrolment: Enrolment) -> None:
+    """With the real client, and a port that nobody has."""
+    with pytest.raises(AuthorityAwayError, match="ConnectError"):
+        start_camera(
+            place, sealing=UNSEALED, enrolment=replace(enrolment, url="http://127.0.0.1:1")
+        )
