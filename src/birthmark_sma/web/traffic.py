@@ -31,7 +31,7 @@ _BOUNDS = tuple(
     int(each * _MILLISECOND)
     for each in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 )
-_ONE_TOKEN = ("/api/v1/validate/nuc", "/validate")
+_OF_ONE_TOKEN = [path for path in ("/api/v1/validate/nuc", "/validate") if path in RULES]
 _SHARES = (0.5, 0.95, 0.99)
 LATELY_SECONDS = 300.0
 """How far back `Traffic.lately` goes."""
@@ -71,7 +71,7 @@ class Traffic:
     def look(self) -> None:
         """Look at how long every process took until now; the server's loop does so every second."""
         sheets = self.sheets.all()
-        counted = (LATENCIES[route].total(sheets)[0] for route in _ONE_TOKEN)
+        counted = (LATENCIES[route].total(sheets)[0] for route in _OF_ONE_TOKEN)
         self._looks.take(monotonic(), [sum(each) for each in zip(*counted, strict=True)])
 
     def lately(self) -> list[tuple[float, float]]:
