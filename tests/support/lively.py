@@ -26,7 +26,7 @@ FAMILIES = {
     "Android": ("pixel-9-pro-{:06}", 28),
     "iOS": ("iPhone-17-{:06}", 17),
     "Mirrorless": ("MLC-A7-{:06}", 9),
-    "Dashcam and body camera, second generation": ("bodycam.fleet-west.example-{:06}", 4),
+    "Body camera, second generation": ("bodycam.fleet-west.example-{:06}", 4),
     "Drone": ("UAV-{:06}", 1),
 }
 """By family, how its serials are written, and how many of a hundred devices it has."""
@@ -231,6 +231,7 @@ def start_lively(
     running, keys = start_with_keys(directory / "data", "sqlite:")
     with running.database() as database:
         named = {address: issue(database, name, "validate") for name, address in _CALLERS.items()}
+        admin = secret_of(issue(database, "night-shift", "admin"))
         issue(database, "factory-line-3", "provision", device_family="Drone", uses_allowed=500)
     [(certificate,)] = running.rows("SELECT certificate FROM ca_certificates WHERE name = 'root'")
     fill(
@@ -248,7 +249,7 @@ def start_lively(
         for number in range(tokens):
             token = wire(cameras[number % len(cameras)].token())
             assert aggregator.post(VALIDATE, json=token).status_code == 200
-    return Lively(running, keys["admin"], cameras)
+    return Lively(running, admin, cameras)
 
 
 _CALLERS = {
