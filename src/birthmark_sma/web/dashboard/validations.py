@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage import audit_search
-from birthmark_sma.storage.audit_search import AuditEntry, AuditFilter, AuditPage, Place
+from birthmark_sma.storage.audit_search import AuditEntry, AuditFilter, Place
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard.pages import page
 from birthmark_sma.web.dashboard.queries import (
@@ -39,7 +39,7 @@ JSON_LINES = "/dashboard/validations.jsonl"
 _A_PAGE = 50
 _A_PIECE = 2_000
 _SECONDS = 30.0
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # those of full width as well
 
 Writer: TypeAlias = Callable[[Sequence[AuditEntry]], str]
 
@@ -122,14 +122,14 @@ async def _pieces(
     place: Place | None = before
     while place is not None:
 
-        def read(place: Place = place) -> AuditPage:
+        def read(place: Place = place) -> tuple[str, Place | None]:
             with database.read() as connection:
-                return audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
+                found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
+            return write(found.rows), found.older  # here: whoever validates waits for the loop
 
-        found = await asked(request.app.state.askers, read, _SECONDS)
-        if found.rows:
-            yield write(found.rows)
-        place = found.older
+        text, place = await asked(request.app.state.askers, read, _SECONDS)
+        if text:
+            yield text
 
 
 def _as_csv(rows: Sequence[AuditEntry]) -> str:
@@ -143,7 +143,7 @@ def _as_csv(rows: Sequence[AuditEntry]) -> str:
 def _cell(value: object) -> object:
     """Write a value so that a spreadsheet takes no serial for a formula."""
     if isinstance(value, datetime):
-        return value.isoformat()
+        return _as_time(value)
     if isinstance(value, str) and value.startswith(_FORMULA):
         return "'" + value
     return value
@@ -151,9 +151,14 @@ def _cell(value: object) -> object:
 
 def _as_json_lines(rows: Sequence[AuditEntry]) -> str:
     return "".join(
-        json.dumps(row._asdict() | {"validated_at": row.validated_at.isoformat()}) + "\n"
+        json.dumps(row._asdict() | {"validated_at": _as_time(row.validated_at)}) + "\n"
         for row in rows
     )
+
+
+def _as_time(moment: datetime) -> str:
+    """Write a time as all of the API does: RFC 3339, in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _filter_of(request: Request) -> AuditFilter:
