@@ -135,6 +135,7 @@ def create_app(
             copying = asyncio.create_task(metrics.copy_figures(authority, traffic))
             app.state.crl = (0.0, b"")
             app.state.crl_lock = asyncio.Lock()
+            app.state.exporting = asyncio.Lock()
             # What was made until now stays: the collector need not look at it again and again while
             # callers wait.
             gc.collect()

@@ -143,6 +143,8 @@ def test_exports_that_are_left_hold_nothing(servers: Servers) -> None:
             with client.stream("GET", f"{LIST}.csv", params={"caller": "export"}) as answer:
                 next(answer.iter_lines())
         wait_until(lambda: not _at_work(running), 5)
+        rest = client.get(f"{LIST}.csv", params={"caller": "nobody"})
+        assert rest.text.count("\n") == 1, "nor do they keep others from their turn"
         assert client.get("/dashboard").status_code == 200
 
 

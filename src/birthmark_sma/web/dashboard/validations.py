@@ -1,12 +1,15 @@
 """The audit trail: filter it, page through it, and take it away as CSV or JSON Lines.
 
 An export is read a piece at a time, each in a transaction of its own: it takes no more memory
-however much it brings, and holds up neither the database nor other pages.
+however much it brings, and holds up neither the database nor other pages. All exports of a process
+together have a third of a thread's time at most: whoever validates goes first.
 """
 
+import asyncio
 import csv
 import io
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -39,6 +42,8 @@ JSON_LINES = "/dashboard/validations.jsonl"
 _A_PAGE = 50
 _A_PIECE = 2_000
 _SECONDS = 30.0
+_RESTS = 2.0
+"""For how many times as long as a piece took no export of a process goes on."""
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # those of full width as well
 
 Writer: TypeAlias = Callable[[Sequence[AuditEntry]], str]
@@ -118,6 +123,7 @@ async def _pieces(
 ) -> AsyncIterator[str]:
     """Read a piece once the one before it is on its way: who reads slowly holds nothing up."""
     database = authority_of(request).database
+    turn: asyncio.Lock = request.app.state.exporting
     yield head
     place: Place | None = before
     while place is not None:
@@ -127,7 +133,11 @@ async def _pieces(
                 found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
             return write(found.rows), found.older  # here: whoever validates waits for the loop
 
-        text, place = await asked(request.app.state.askers, read, _SECONDS)
+        async with turn:
+            began = time.monotonic()
+            text, place = await asked(request.app.state.askers, read, _SECONDS)
+            if place is not None:
+                await asyncio.sleep(_RESTS * (time.monotonic() - began))
         if text:
             yield text
 
