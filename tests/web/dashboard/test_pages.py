@@ -102,7 +102,7 @@ def test_the_overview_says_how_long_tokens_take(tmp_path: Path) -> None:
             first = _fresh_page(running)
             assert "none came" in first
             assert "p95" not in first
-            assert "tokens, room for 20,000, in 2 processes" in first
+            assert "room for 20,000, in 2 processes" in first
         with running.client() as client:
             camera = Camera.provisioned(client, new_serial())
         tokens = [camera.token(key_index=number) for number in range(200)]

@@ -24,7 +24,7 @@
         height: width < 600 ? 180 : 240,
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
         legend: { show: false },
-        padding: [8, 8, 0, 0],
+        padding: [8, 20, 0, 0],
         cursor: { y: false, points: { size: 6 } },
         scales: { y: { range: (_, least, most) => [0, Math.max(4, most * 1.1)] } },
         axes: [
