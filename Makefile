@@ -5,7 +5,7 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser run test soak check demo bench bench-docs profile lock clean
+.PHONY: setup setup-dev setup-browser run test soak check demo bench bench-docs picture profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -63,6 +63,9 @@ bench: setup-dev ## measure, beside the conventional way; ARGS="--quick" or "--o
 
 bench-docs: setup-dev ## put the last measurement into docs/performance.md
 	@.venv/bin/python -m bench --document
+
+picture: setup-dev setup-browser ## the dashboard as the README shows it, docs/overview.png
+	@.venv/bin/python -m bench.picture
 
 profile: setup-dev ## where the time goes while the server validates
 	@.venv/bin/python -m bench --profile $(ARGS)

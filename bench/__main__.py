@@ -13,7 +13,7 @@ from bench.options import PARTS, Options
 from bench.terminal import print_report
 
 _RESULTS = Path(__file__).with_name("results")
-_WITHOUT_WRK = {"open-load", "provision", "bulk", "start", "memory"}
+_WITHOUT_WRK = {"open-load", "provision", "bulk", "start", "memory", "pages"}
 _MISSING = 2
 
 

@@ -1,10 +1,12 @@
-"""Fill the audit trail on PostgreSQL with what years of validations would have left, in SQL.
+"""Fill the audit trail with what many validations would have left, in SQL.
 
 Days get their partitions, and rows their counters, where the schema has such: the figures are then
 those that validations would have counted.
 """
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 
 import psycopg
 
@@ -16,6 +18,9 @@ def fill(url: str, *, rows: int, devices: int, say: Callable[[int], None]) -> No
 
     The database must be new: whatever was validated before would not be counted any more.
     """
+    if url.startswith("sqlite:///"):
+        _fill_sqlite(url.removeprefix("sqlite:///"), rows, devices, say)
+        return
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
         connection.execute(_PARTITIONS)
@@ -78,4 +83,50 @@ BEGIN
             ORDER BY passes DESC, device_serial LIMIT 25) AS busiest;
     END IF;
 END $$
+"""
+
+
+def _fill_sqlite(path: str, rows: int, devices: int, say: Callable[[int], None]) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        for start in range(0, rows, _CHUNK):
+            end = min(rows, start + _CHUNK)
+            connection.execute(
+                _SQLITE_ROWS, {"first": start, "last": end - 1, "rows": rows, "devices": devices}
+            )
+            say(end)
+        connection.executescript(_SQLITE_COUNTERS)
+        connection.execute("ANALYZE")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+_SQLITE_ROWS = """
+WITH RECURSIVE numbers (n) AS (
+    SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
+INSERT INTO validation_history (
+    encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
+    validated_at, request_ip)
+SELECT
+    randomblob(48), n % 2500, n % 1000,
+    CASE WHEN n % 100 = 0 THEN 'FAIL' ELSE 'PASS' END,
+    CASE WHEN n % 100 = 0 THEN 'not_opened' ELSE 'genuine' END,
+    CASE WHEN n % 100 = 0 THEN NULL ELSE printf('bench-%08d', n * 7919 % :devices) END,
+    strftime('%Y-%m-%d %H:%M:%f000+00:00', julianday('now') - 10.0 * (:rows - n) / :rows),
+    '127.0.0.1'
+FROM numbers
+"""
+
+_SQLITE_COUNTERS = """
+INSERT INTO validation_counters (minute, reason, writer, times)
+SELECT substr(validated_at, 1, 16) || ':00.000000+00:00', reason, 0, count(*)
+FROM validation_history GROUP BY 1, 2;
+INSERT INTO device_activity (day, device_serial, passes)
+SELECT substr(validated_at, 1, 10), device_serial, count(*)
+FROM validation_history WHERE validation_result = 'PASS' GROUP BY 1, 2;
+INSERT INTO busiest_devices (day, device_serial)
+SELECT day, device_serial FROM (
+    SELECT day, device_serial,
+        row_number() OVER (PARTITION BY day ORDER BY passes DESC, device_serial) AS place
+    FROM device_activity)
+WHERE place <= 25;
 """

@@ -22,6 +22,7 @@ PARTS = (
     "bulk",
     "start",
     "scale",
+    "pages",
     "memory",
 )
 
@@ -44,6 +45,7 @@ class Options:
     memory_validations: int = 1_000_000
     scale_devices: int = 1_000_000
     scale_rows: int = 10_000_000
+    pages_on_sqlite: bool = True
 
     def quick(self) -> "Options":
         """Return the same with small numbers: to see that everything works, not how fast."""

@@ -14,6 +14,7 @@ from bench.parts import (
     bulk,
     memory,
     open_load,
+    pages,
     provisioning,
     replay,
     scale,
@@ -33,6 +34,7 @@ _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
     (frozenset({"memory"}), memory.measure),
     (frozenset({"bulk"}), bulk.measure),
     (frozenset({"scale"}), scale.measure),
+    (frozenset({"pages"}), pages.measure),
 )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from bench.figures import CONVENTIONAL, NO_DATABASE, NOOP, POSTGRESQL, SERVER, SQLITE, Report
-from bench.parts import bulk, memory, open_load, provisioning, replay, scale, start
+from bench.parts import bulk, memory, open_load, pages, provisioning, replay, scale, start
 from birthmark_sma.pki.signer import CaKeyType
 
 _CONNECTIONS = 128
@@ -119,6 +120,15 @@ TARGETS = (
         *(50, 10, "{:.1f} ms"),
         _reading(scale.stats_name(scale.LARGE)),
         smaller=True,
+    ),
+    *(
+        Target(
+            f"every page of the dashboard at that size, {database}: the slowest of all",
+            *(200, 100, "{:.0f} ms"),
+            partial(pages.slowest, database=database),
+            smaller=True,
+        )
+        for database in (POSTGRESQL, SQLITE)
     ),
     Target(
         "provisioning with an RSA-4096 issuer, durable, against the bare signing rate of one core",

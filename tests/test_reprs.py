@@ -33,8 +33,8 @@ _IN_THE_OPEN = {
     "rewrapped", "key_usage", "extended_key_usage", "salt", "tls_key",
 }  # fmt: skip
 
-_OPEN_THERE = {"IssuedKey.key", "_Held.key", "TlsFiles.key"}
-"""Records of access keys, which hide the digests of their secrets by themselves, and a path."""
+_OPEN_THERE = {"IssuedKey.key", "_Held.key", "TlsFiles.key", "Manifest.key_encryption_keys"}
+"""Records of keys, which hide digests and what is wrapped by themselves, and a path."""
 
 
 def classes() -> Iterator[type]:

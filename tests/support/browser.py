@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 PROGRAM_VARIABLE = "SMA_TEST_CHROMIUM"
@@ -31,6 +32,15 @@ class Watched:
 
     page: Page
     faults: list[str] = field(default_factory=list)
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe finds that keeps somebody from using a page: rule, weight, and where."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']} ({each['impact']}): {[node['target'] for node in each['nodes']][:3]}"
+        for each in found
+    ]
 
 
 def find_chromium(named: str | None) -> str:

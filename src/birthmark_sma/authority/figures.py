@@ -84,6 +84,11 @@ class Figures:
         writer.waiting.set(self.sheet, waiting)
         self._copy(writer.refused, {(): refused})
 
+    def waiting(self, writer: BatchInstruments) -> tuple[int, int]:
+        """Return how many items wait for a writer in all processes, and how many processes run."""
+        alive = self.sheets.alive()
+        return writer.waiting.total(alive), len(alive)
+
     def copy_rate_limits(self, limits: RateLimitFigures) -> None:
         """Copy what rate limits have counted."""
         self._copy(RATE_REFUSALS, {(kind.value,): limits.refused[kind] for kind in Kind})

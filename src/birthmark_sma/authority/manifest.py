@@ -43,10 +43,10 @@ class Kek(_Part):
     kek_id: int
     source: str
     salt: str = Field(pattern=_HEX)
-    wrapped_nuc_hash_key: str = Field(pattern=_HEX)
+    wrapped_nuc_hash_key: str = Field(pattern=_HEX, repr=False)
     created_at: datetime
-    wrapped_successor: str | None = Field(default=None, pattern=_HEX)
-    wrapped_predecessor: str | None = Field(default=None, pattern=_HEX)
+    wrapped_successor: str | None = Field(default=None, pattern=_HEX, repr=False)
+    wrapped_predecessor: str | None = Field(default=None, pattern=_HEX, repr=False)
 
 
 class Manifest(_Part):

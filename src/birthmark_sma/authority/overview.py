@@ -1,74 +1,108 @@
-"""What an operator wants to see at a glance, read from the counters."""
+"""What an operator wants to see at a glance, read from the counters: in a terminal or a browser."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
+from sqlalchemy import Connection
 
-from birthmark_sma.authority.reports import Stats, collect_stats
+from birthmark_sma.authority.reports import Stats, read_stats
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage import access_keys, certificates, flags, kek_records, key_tables
 from birthmark_sma.storage.counters import count_by_minute, floor_to_minute
 from birthmark_sma.storage.engine import Database, measure
 
+DATABASE_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+"""What people call a database, by SQLAlchemy's name of its dialect."""
+
 MINUTES = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """The state of an authority.
+class Curve(NamedTuple):
+    """Verdicts of each of the last minutes, oldest first, and when each minute began."""
 
-    `passes` and `fails` are of the last MINUTES minutes that have begun, oldest first; `size` is in
-    bytes, `seconds` is how long the database took to tell all this. `rotating` says whether several
-    key-encryption keys are in force.
+    minutes: Sequence[datetime]
+    passes: Sequence[int]
+    fails: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What both show.
+
+    `flagged` counts devices that wait for review, `size` is in bytes, and `seconds` is how long the
+    database took to tell all this.
     """
 
     stats: Stats
-    passes: list[int]
-    fails: list[int]
+    curve: Curve
     flagged: int
-    tables_wanted: int
-    rotating: bool
-    keys_in_force: int
-    ca_ends: datetime | None
     dialect: str
     size: int
     seconds: float
 
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of an authority, as its database knows it.
+
+    `callers` counts the access keys in force; `rotating` says whether several key-encryption keys
+    are.
+    """
+
+    glance: Glance
+    tables_wanted: int
+    rotating: bool
+    callers: int
+    ca_ends: datetime | None
+
     @property
     def success_rate(self) -> float | None:
         """The share of PASS in 24 hours; None where nothing was validated."""
-        verdicts = self.stats.verdicts_24h
+        verdicts = self.glance.stats.verdicts_24h
         total = sum(verdicts.values())
         return verdicts[Verdict.PASS.value] / total if total else None
 
 
 def look(database: Database) -> Overview:
     """Read the overview. Raises DatabaseUnavailableError."""
-    began = time.monotonic()
-    stats = collect_stats(database)
-    last = floor_to_minute(stats.until)
-    minutes = [last - timedelta(minutes=ago) for ago in reversed(range(MINUTES))]
     with database.read() as connection:
-        counted = count_by_minute(connection, minutes[0])
+        glance = read_glance(connection, minutes=MINUTES)
         sizes = key_tables.find_sizes(connection)
         intermediate = certificates.find_ca(connection, "intermediate")
         keys = access_keys.all_keys(connection)
         return Overview(
-            stats=stats,
-            passes=[counted[each][Verdict.PASS] if each in counted else 0 for each in minutes],
-            fails=[counted[each][Verdict.FAIL] if each in counted else 0 for each in minutes],
-            flagged=flags.count_open(connection),
+            glance=glance,
             tables_wanted=0 if sizes is None else sizes.tables,
             rotating=len(kek_records.list_keks(connection)) > 1,
-            keys_in_force=sum(key.is_good(stats.until) for key in keys),
+            callers=sum(key.is_good(glance.stats.until) for key in keys),
             ca_ends=None
             if intermediate is None
             else x509.load_pem_x509_certificate(
                 intermediate.certificate.encode()
             ).not_valid_after_utc,
-            dialect=database.dialect_name,
-            size=measure(connection),
-            seconds=time.monotonic() - began,
         )
+
+
+def read_glance(connection: Connection, *, minutes: int) -> Glance:
+    """Read what both show; the curve has so many minutes, and the one that runs at its end."""
+    began = time.monotonic()
+    stats = read_stats(connection)
+    last = floor_to_minute(stats.until)
+    shown = [last - timedelta(minutes=ago) for ago in reversed(range(minutes))]
+    counted = count_by_minute(connection, shown[0])
+    passes, fails = (
+        [counted[each][verdict] if each in counted else 0 for each in shown]
+        for verdict in (Verdict.PASS, Verdict.FAIL)
+    )
+    return Glance(
+        stats=stats,
+        curve=Curve(shown, passes, fails),
+        flagged=flags.count_open(connection),
+        dialect=connection.dialect.name,
+        size=measure(connection),
+        seconds=time.monotonic() - began,
+    )

@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from sqlalchemy import Connection
+
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage import devices, key_tables
@@ -67,33 +69,38 @@ def count_totals(database: Database) -> Totals:
 
 
 def collect_stats(database: Database) -> Stats:
-    """Read the counters. The 24 hours begin with a whole minute; the audit trail is not read."""
+    """Read the counters; the audit trail is not read."""
+    with database.read() as connection:
+        return read_stats(connection)
+
+
+def read_stats(connection: Connection) -> Stats:
+    """The same, beside other things. The 24 hours begin with a whole minute."""
     until = datetime.now(UTC)
     since = floor_to_minute(until - _DAY)
-    with database.read() as connection:
-        by_hour = count_by_hour(connection, since)
-        reasons = sum(by_hour.values(), Counter[Reason]())
-        repeats = count_repeats(connection, since)
-        families = devices.count_by_family(connection)
-        return Stats(
-            total_devices=sum(families.values()),
-            devices_by_family=families,
-            key_tables=key_tables.count_tables(connection),
-            verdicts_24h=_verdicts(reasons),
-            fail_reasons_24h={
-                reason.value: times
-                for reason, times in reasons.items()
-                if reason.verdict is Verdict.FAIL
-            },
-            repeats_24h={kind.value: repeats[kind] for kind in Repeat},
-            hours=[
-                Hour(begins, _verdicts(by_hour.get(begins, Counter())))
-                for begins in hours_until(until, _HOURS)
-            ],
-            top_devices=most_active(connection, _two_days(until), limit=_TOP),
-            since=since,
-            until=until,
-        )
+    by_hour = count_by_hour(connection, since)
+    reasons = sum(by_hour.values(), Counter[Reason]())
+    repeats = count_repeats(connection, since)
+    families = devices.count_by_family(connection)
+    return Stats(
+        total_devices=sum(families.values()),
+        devices_by_family=families,
+        key_tables=key_tables.count_tables(connection),
+        verdicts_24h=_verdicts(reasons),
+        fail_reasons_24h={
+            reason.value: times
+            for reason, times in reasons.items()
+            if reason.verdict is Verdict.FAIL
+        },
+        repeats_24h={kind.value: repeats[kind] for kind in Repeat},
+        hours=[
+            Hour(begins, _verdicts(by_hour.get(begins, Counter())))
+            for begins in hours_until(until, _HOURS)
+        ],
+        top_devices=most_active(connection, _two_days(until), limit=_TOP),
+        since=since,
+        until=until,
+    )
 
 
 def count_registered(database: Database) -> int:

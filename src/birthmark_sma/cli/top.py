@@ -127,7 +127,7 @@ class _Watch(threading.Thread):
                     if not isinstance(seen, DatabaseUnavailableError):
                         raise seen
                     continue
-                known, self._since = seen, seen.stats.until
+                known, self._since = seen, seen.glance.stats.until
         return known
 
 

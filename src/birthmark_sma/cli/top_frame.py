@@ -1,33 +1,29 @@
 """One frame of `sma top`: the overview, drawn for a terminal of 80 columns or more."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from birthmark_sma import __version__
-
-if TYPE_CHECKING:
-    from birthmark_sma.authority.overview import Overview
+from birthmark_sma.authority.overview import DATABASE_NAMES, Overview
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _LISTED = 8
 _SERIAL_WIDTH = 26
 _FAMILY_WIDTH = 16
 _BAR_WIDTH = 6
-_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 _GOOD_RATE = 0.95
 
 
-def frame(overview: "Overview", away: str | None = None) -> RenderableType:
+def frame(overview: Overview, away: str | None = None) -> RenderableType:
     """Draw an overview. `away` says why there is no newer one."""
     return Group(
         _head(overview, away),
         Text(),
-        _curve("PASS/min", overview.passes, "green"),
-        _curve("FAIL/min", overview.fails, "red"),
+        _curve("PASS/min", overview.glance.curve.passes, "green"),
+        _curve("FAIL/min", overview.glance.curve.fails, "red"),
         Text("         60 minutes ago".ljust(66) + "now", style="dim"),
         Text(),
         _figures(overview),
@@ -46,12 +42,13 @@ def curve(values: Sequence[int]) -> str:
     return "".join(_LEVELS[max(-(-value * steps // highest), 0)] for value in values)
 
 
-def _head(overview: "Overview", away: str | None) -> Text:
+def _head(overview: Overview, away: str | None) -> Text:
     text = Text(f"birthmark-sma {__version__}", style="bold")
-    text.append(f"   {overview.stats.until:%Y-%m-%d %H:%M:%S} UTC   ", style="not bold")
+    text.append(f"   {overview.glance.stats.until:%Y-%m-%d %H:%M:%S} UTC   ", style="not bold")
     if away is None:
-        kind = f"{_NAMES[overview.dialect]}, {overview.size / 1_000_000:,.1f} MB"
-        text.append(f"{kind}, {overview.seconds * 1_000:,.0f} ms", style="green not bold")
+        name = DATABASE_NAMES[overview.glance.dialect]
+        kind = f"{name}, {overview.glance.size / 1_000_000:,.1f} MB"
+        text.append(f"{kind}, {overview.glance.seconds * 1_000:,.0f} ms", style="green not bold")
     else:
         text.append(f"\n{away} What follows is from before.", style="bold red")
     return text
@@ -63,8 +60,8 @@ def _curve(name: str, values: Sequence[int], colour: str) -> Text:
     return text.append(f" {values[-1]:>9,}", style="not bold")
 
 
-def _figures(overview: "Overview") -> Text:
-    stats, rate = overview.stats, overview.success_rate
+def _figures(overview: Overview) -> Text:
+    stats, rate = overview.glance.stats, overview.success_rate
     text = Text("24 hours  ", style="bold")
     if rate is None:
         return text.append("no validations", style="not bold")
@@ -83,19 +80,19 @@ def _figures(overview: "Overview") -> Text:
     return text
 
 
-def _state(overview: "Overview") -> Text:
-    tables, wanted = overview.stats.key_tables, overview.tables_wanted
+def _state(overview: Overview) -> Text:
+    tables, wanted = overview.glance.stats.key_tables, overview.tables_wanted
     text = Text("keys      ", style="bold")
     text.append(f"{tables:,} of {wanted:,} tables", _colour(tables == wanted))
     if overview.rotating:
         text.append(", a rotation is under way", style="yellow not bold")
-    text.append(f"   {overview.keys_in_force:,} access keys", style="not bold")
+    text.append(f"   {overview.callers:,} access keys", style="not bold")
     if overview.ca_ends is not None:
-        ahead = (overview.ca_ends - overview.stats.until).days
+        ahead = (overview.ca_ends - overview.glance.stats.until).days
         text.append(f"   CA until {overview.ca_ends:%Y-%m-%d}", _colour(ahead > 365))
     text.append("\nflags     ", style="bold")
-    some = f"{overview.flagged:,} devices wait for review: sma devices flagged"
-    text.append(some if overview.flagged else "none", _colour(not overview.flagged))
+    some = f"{overview.glance.flagged:,} devices wait for review: sma devices flagged"
+    text.append(some if overview.glance.flagged else "none", _colour(not overview.glance.flagged))
     return text
 
 
@@ -103,14 +100,14 @@ def _colour(good: bool) -> str:
     return "not bold" if good else "yellow not bold"
 
 
-def _lists(overview: "Overview") -> Table:
+def _lists(overview: Overview) -> Table:
     both = Table.grid(padding=(0, 3, 0, 0))
     both.add_row(_families(overview), _busiest(overview))
     return both
 
 
-def _families(overview: "Overview") -> Table:
-    stats = overview.stats
+def _families(overview: Overview) -> Table:
+    stats = overview.glance.stats
     table = _listed(f"{stats.total_devices:,} devices, by family")
     listed = list(stats.devices_by_family.items())[:_LISTED]
     most = max((number for _, number in listed), default=1)
@@ -123,9 +120,9 @@ def _families(overview: "Overview") -> Table:
     return table
 
 
-def _busiest(overview: "Overview") -> Table:
+def _busiest(overview: Overview) -> Table:
     table = _listed("PASS, today and yesterday (UTC)")
-    for serial, passes in overview.stats.top_devices[:_LISTED]:
+    for serial, passes in overview.glance.stats.top_devices[:_LISTED]:
         table.add_row(_cut(serial, _SERIAL_WIDTH), f"{passes:,}", "")
     return table
 

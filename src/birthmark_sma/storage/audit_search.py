@@ -20,10 +20,10 @@ from birthmark_sma.storage.counters import floor_to_minute
 from birthmark_sma.storage.schema import repeat_counters, validation_counters
 from birthmark_sma.storage.schema import validation_history as history
 
-SECONDS = 0.08
+SECONDS = 0.06
 """How long a search goes on looking, unless it is told otherwise."""
 
-_ROWS = 50_000  # how many rows a stretch has at most, but for one busy minute
+_ROWS = 20_000  # how many rows a stretch has at most, but for one busy minute
 _MINUTES = 1_000
 _MINUTE = timedelta(minutes=1)
 _END_OF_TIME = datetime(9000, 1, 1, tzinfo=UTC)

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, literal_column, or_, select
 
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.flags import FlagMode
-from birthmark_sma.storage.schema import device_flags
+from birthmark_sma.storage.schema import OUT_OF_ORDER, device_flags
 from birthmark_sma.storage.schema import registered_devices as devices
 
 _LAST_CHARACTER = "\U0010ffff"  # no serial has it, as it is not printable
@@ -76,11 +76,11 @@ def _by_serial(
     # In the order of bytes, by which alone a beginning is a range: see the index of that name.
     on_postgresql = connection.dialect.name == "postgresql"
     at_least, less, more = ("~>=~", "~<~", "~>~") if on_postgresql else (">=", "<", ">")
-    conditions += [
-        _serial.bool_op(at_least)(wanted.begins),
-        _serial.bool_op(less)(wanted.begins + _LAST_CHARACTER),
-    ]
-    if after is not None:
+    conditions.append(_serial.bool_op(less)(wanted.begins + _LAST_CHARACTER))
+    # One lower bound: of two, SQLite would begin at the one that comes first.
+    if after is None or after < wanted.begins:
+        conditions.append(_serial.bool_op(at_least)(wanted.begins))
+    else:
         conditions.append(_serial.bool_op(more)(after))
     order: ColumnElement[str] = _serial
     if on_postgresql:
@@ -94,6 +94,8 @@ def _conditions(wanted: DeviceFilter) -> list[ColumnElement[bool]]:
         conditions.append(devices.c.device_family == wanted.family)
     if wanted.status is not None:
         conditions.append(devices.c.status == wanted.status.value)
+        if wanted.status is not DeviceStatus.ACTIVE:
+            conditions.append(OUT_OF_ORDER)  # which no parameter proves: its index is of these only
     if wanted.flagged:
         flags = device_flags.c
         conditions.append(

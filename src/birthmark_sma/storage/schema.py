@@ -221,13 +221,14 @@ Index(
     registered_devices.c.device_family,
     registered_devices.c.device_serial,
 )
-_out_of_order = registered_devices.c.status != text("'active'")
+OUT_OF_ORDER = registered_devices.c.status != text("'active'")
+"""Of few devices; they alone are in the index of what is suspended or revoked."""
 Index(
     "registered_devices_status_idx",
     registered_devices.c.status,
     registered_devices.c.device_serial,
-    postgresql_where=_out_of_order,
-    sqlite_where=_out_of_order,
+    postgresql_where=OUT_OF_ORDER,
+    sqlite_where=OUT_OF_ORDER,
 )
 # By the beginning of a serial, a page at a time: only the order of bytes lets PostgreSQL find that
 # by an index, whatever language the database sorts by. SQLite sorts so in any case.

@@ -151,9 +151,10 @@ def create_app(
             app.state.deadlines = Deadlines()
             await authority.rate_limits.start()
             watching = asyncio.create_task(app.state.deadlines.watch())
-            copying = asyncio.create_task(metrics.copy_figures(authority))
+            copying = asyncio.create_task(metrics.copy_figures(authority, traffic))
             app.state.crl = (0.0, b"")
             app.state.crl_lock = asyncio.Lock()
+            app.state.exporting = asyncio.Lock()
             # What was made until now stays: the collector need not look at it again and again while
             # callers wait.
             gc.collect()

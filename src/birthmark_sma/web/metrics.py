@@ -78,10 +78,11 @@ def scrapes_of(authority: Authority, traffic: Traffic, thread: Executor) -> Scra
     return Scrapes(thread, lambda: reports.count_totals(authority.database), phrase)
 
 
-async def copy_figures(authority: Authority) -> None:
-    """Copy once a second, for ever, what is counted in plain numbers."""
+async def copy_figures(authority: Authority, traffic: Traffic) -> None:
+    """Copy once a second, for ever, what is counted in plain numbers; and look at latencies."""
     while True:
         authority.copy_figures()
+        traffic.look()
         await asyncio.sleep(_COPY_SECONDS)
 
 

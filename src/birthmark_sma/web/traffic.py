@@ -3,12 +3,13 @@
 Labels come from fixed lists, so that nobody fills the memory with paths and methods of his own.
 """
 
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
+from birthmark_sma.authority.latency import Looks, quantile
 from birthmark_sma.web.access import RULES, route_of
 from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.request_log import RequestLog
@@ -38,6 +39,10 @@ _BOUNDS = tuple(
     int(each * _MILLISECOND)
     for each in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 )
+_OF_ONE_TOKEN = [path for path in ("/api/v1/validate/nuc", "/validate") if path in RULES]
+_SHARES = (0.5, 0.95, 0.99)
+LATELY_SECONDS = 300.0
+"""How far back `Traffic.lately` goes."""
 REFUSALS = ("unauthenticated", "insufficient_scope", "misdirected")
 
 _layout = Layout()
@@ -69,6 +74,23 @@ class Traffic:
         self._log = log
         self.sheets = sheets or new_sheets(1)
         self._sheet = self.sheets.take_one()
+        self._looks = Looks(LATELY_SECONDS)
+
+    def look(self) -> None:
+        """Look at how long every process took until now; the server's loop does so every second."""
+        sheets = self.sheets.all()
+        counted = (LATENCIES[route].total(sheets)[0] for route in _OF_ONE_TOKEN)
+        self._looks.take(monotonic(), [sum(each) for each in zip(*counted, strict=True)])
+
+    def lately(self) -> list[tuple[float, float]]:
+        """Return shares of the requests with one camera token, and within how many milliseconds
+        they were answered lately, by any process; nothing where there was no such request.
+        """
+        counts = self._looks.since_the_first()
+        if not any(counts):
+            return []
+        told = ((share, quantile(_BOUNDS, counts, share)) for share in _SHARES)
+        return [(share, at / _MILLISECOND) for share, at in told if at is not None]
 
     def begins(self, scope: Scope) -> None:
         """Note when a request began, unless that was done."""

@@ -132,9 +132,10 @@ def test_a_hostile_serial_stays_text(running: Running) -> None:
     """Threat 22: in lists, pages, attributes, URLs and problems."""
     serial = HOSTILE[:48] + new_serial("")[:14]
     with running.client(headers=PAGE) as client:
-        camera = Camera.provisioned(client, serial)
+        camera = Camera.provisioned(client, serial, device_family=HOSTILE[:50])
         client.post(VALIDATE, json=wire(camera.token()))
         assert listed(client.get(LIST, params={"q": serial})) == [serial]
+        assert listed(client.get(LIST, params={"q": serial, "family": HOSTILE[:50]})) == [serial]
         for path, query in (
             (LIST, {"q": serial}),
             ("/dashboard/device", {"serial": serial}),

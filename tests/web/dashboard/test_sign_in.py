@@ -11,7 +11,7 @@ from birthmark_sma.authority.sessions import IDLE, LONGEST
 from tests.support.authorities import execute
 from tests.support.camera import PROVISION
 from tests.support.keys import bearer, issue, secret_of, start_with_keys
-from tests.support.running import wait_until
+from tests.support.running import start, wait_until
 from tests.web.dashboard.conftest import PAGE, SIGN_IN, Guarded, form_of, sign_in
 
 names = (f"operator {number}" for number in count())
@@ -206,6 +206,47 @@ def test_a_page_left_open_keeps_no_session_alive(guarded: Guarded) -> None:
         assert _seen(guarded, key) == _plain(guarded, long_ago)
         assert browser.get("/dashboard").status_code == 200
         assert _seen(guarded, key) != _plain(guarded, long_ago)
+
+
+def test_signing_in_again_ends_the_session_before(guarded: Guarded) -> None:
+    """Each time with a new token, whatever cookie the browser brought: none can be fixed."""
+    with guarded.browser(guarded.keys["admin"]) as browser:
+        before = browser.cookies["sma-session"]
+        assert sign_in(browser, guarded.keys["admin"]).status_code == 303
+        assert browser.cookies["sma-session"] != before
+        assert browser.get("/dashboard").status_code == 200
+    chosen = "A" * 43
+    for cookie in (before, chosen):
+        with guarded.running.client(headers=PAGE | {"Cookie": f"sma-session={cookie}"}) as other:
+            assert other.get("/dashboard").status_code == 303
+    with guarded.browser() as browser:
+        browser.cookies.set("sma-session", chosen, domain="127.0.0.1", path="/")
+        form = form_of(browser.get(SIGN_IN))
+        answer = browser.post(SIGN_IN, data={"form": form, "key": guarded.keys["admin"]})
+        assert answer.status_code == 303
+        assert chosen not in str(answer.headers.get_list("set-cookie"))
+
+
+def test_a_session_outlives_a_killed_server(tmp_path: Path) -> None:
+    """It is in the database; and where its key was revoked meanwhile, it has ended there too."""
+    running, keys = start_with_keys(tmp_path / "data", "sqlite:")
+    cookies = {}
+    with running.client(headers=PAGE) as browser:
+        sign_in(browser, keys["admin"])
+        cookies = dict(browser.cookies)
+    running.server.kill()
+    running = start(tmp_path / "data", "sqlite:", "--access", "keys")
+    try:
+        with running.client(headers=PAGE, cookies=cookies) as browser:
+            assert browser.get("/dashboard").status_code == 200
+        running.server.kill()
+        with running.database() as database:
+            revoke_key(database, keys["admin"].split("_")[1])
+        running = start(tmp_path / "data", "sqlite:", "--access", "keys")
+        with running.client(headers=PAGE, cookies=cookies) as browser:
+            assert browser.get("/dashboard").status_code == 303
+    finally:
+        running.server.close()
 
 
 def test_a_page_left_open_is_led_to_the_form(guarded: Guarded) -> None:

@@ -13,7 +13,7 @@ import pytest
 from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.trail import Trail
 from tests.support.camera import VALIDATE, Camera, wire
-from tests.support.running import Running, new_serial, resident_megabytes
+from tests.support.running import Running, Servers, new_serial, resident_megabytes, wait_until
 from tests.web.dashboard.conftest import PAGE
 from tests.web.dashboard.test_pages import assert_strict
 
@@ -61,6 +61,17 @@ def test_pages_and_filters(running: Running) -> None:
         assert f'value="{serial}"' in page.text
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\uff1d", "\uff20"])
+def test_no_serial_is_a_formula(running_on_sqlite: Running, start: str) -> None:
+    """In a spreadsheet: neither what begins with these signs, nor with those of full width."""
+    serial = f"{start}cmd|' /C calc'!A0 {new_serial('')}"
+    with running_on_sqlite.client(headers=PAGE) as client:
+        validated(client, serial, 1)
+        answer = client.get(f"{LIST}.csv", params={"device": serial})
+        [row] = csv.DictReader(io.StringIO(answer.text))
+        assert row["device_serial"] == f"'{serial}"
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -99,6 +110,9 @@ def test_exports_have_every_row(running: Running) -> None:
         assert [row["device_serial"] for row in told] == [serial] * 5
         assert [str(row["id"]) for row in told] == [row["id"] for row in rows]
         assert "encrypted_nuc_hash" not in told[0]
+        for row, line in zip(rows, told, strict=True):
+            assert row["validated_at"] == line["validated_at"]
+            assert line["validated_at"].endswith("Z"), "RFC 3339, as everywhere in the API"
         everything = client.get(f"{LIST}.jsonl").text.splitlines()
         assert len(everything) == running.count("validation_history")
 
@@ -118,6 +132,29 @@ def test_a_large_export_streams(running: Running) -> None:
         with client.stream("GET", f"{LIST}.csv", params={"caller": "export"}) as answer:
             next(answer.iter_lines())
         assert client.get("/dashboard").status_code == 200
+
+
+def test_exports_that_are_left_hold_nothing(servers: Servers) -> None:
+    """More of them than there are threads; then the database has nobody at work for them."""
+    running = servers.get("postgresql")
+    _append(running, 60_000)
+    with running.client(headers=PAGE) as client:
+        for _ in range(6):
+            with client.stream("GET", f"{LIST}.csv", params={"caller": "export"}) as answer:
+                next(answer.iter_lines())
+        wait_until(lambda: not _at_work(running), 5)
+        rest = client.get(f"{LIST}.csv", params={"caller": "nobody"})
+        assert rest.text.count("\n") == 1, "nor do they keep others from their turn"
+        assert client.get("/dashboard").status_code == 200
+
+
+def _at_work(running: Running) -> list[tuple[object, ...]]:
+    """What others do in the database, or have left open, that reads the audit trail."""
+    return running.rows(
+        "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND state <> 'idle'"
+        " AND strpos(query, 'validation_history') > 0 AND strpos(query, 'SELECT') = 1"
+    )
 
 
 def _append(running: Running, rows: int) -> None:

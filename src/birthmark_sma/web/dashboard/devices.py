@@ -33,7 +33,7 @@ _DAYS = 30
 _LISTED_DAYS = 7
 _LATEST = 15
 _FLAGS = 20
-_LOOKING = 0.05
+_LOOKING = 0.04
 _SECONDS = 10.0
 
 router = APIRouter(include_in_schema=False)

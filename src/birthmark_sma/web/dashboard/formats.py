@@ -26,6 +26,11 @@ def moment(value: datetime | None) -> Markup:
     return _time(value, "%Y-%m-%d %H:%M:%S UTC")
 
 
+def stamp(value: datetime | None) -> Markup:
+    """Write a time to the second where the head of a column names the zone."""
+    return _time(value, "%Y-%m-%d %H:%M:%S")
+
+
 def day(value: datetime | None) -> Markup:
     """Write the day of a time in UTC, where its hour is of no interest."""
     return _time(value, "%Y-%m-%d")
@@ -40,11 +45,21 @@ def span(duration: timedelta) -> str:
     return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
+def milliseconds(value: float) -> str:
+    """Write milliseconds with as many places as say something."""
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
 def spaced_hex(value: bytes | str) -> Markup:
     """Write bytes as pairs of hex digits that a line may be broken between."""
     digits = value.hex() if isinstance(value, bytes) else value
     pairs = [digits[start : start + 2] for start in range(0, len(digits), 2)]
     return Markup(":<wbr>").join(escape(pair) for pair in pairs)
+
+
+def parts(name: str) -> Markup:
+    """Write a distinguished name (RFC 4514) so that a line may be broken behind its commas."""
+    return Markup(",<wbr>").join(escape(each) for each in name.split(","))
 
 
 def size(value: int) -> str:

@@ -1,10 +1,8 @@
 """The overview: whether all is well, at a glance."""
 
 import json
-import time
-from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,19 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.figures import VALIDATIONS
+from birthmark_sma.authority.overview import DATABASE_NAMES, read_glance
 from birthmark_sma.pki.profiles import DEVICE
-from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage import certificates, counters, devices, flags
-from birthmark_sma.storage.engine import measure
+from birthmark_sma.storage import certificates, devices
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
+from birthmark_sma.web.dashboard.formats import milliseconds
 from birthmark_sma.web.dashboard.pages import page
 from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.traffic import LATELY_SECONDS, Traffic
 
-_MINUTE = timedelta(minutes=1)
-_MOST_FAMILIES = 10
+_LISTED = 8
 _MOST_COUNTED = 10_000
-_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,44 +43,52 @@ async def figures(request: Request) -> Response:
 async def _answer(request: Request, template: str) -> Response:
     authority = authority_of(request)
     hours = 24 if request.query_params.get("hours") == "24" else 1
-    return await page(request, template, lambda connection: _read(connection, authority, hours))
+    authority.copy_figures()  # this process's, so that no figure is older than the page
+    alive = _alive(authority, request.app.state.traffic)
+    return await page(
+        request, template, lambda connection: _read(connection, authority, hours) | alive
+    )
+
+
+def _alive(authority: Authority, traffic: Traffic) -> dict[str, Any]:
+    """Return what the processes of this server know, and no database."""
+    waiting, processes = authority.figures.waiting(VALIDATIONS)
+    return {
+        "waiting": waiting,
+        "room": authority.settings.pool_limit * processes,
+        "processes": processes,
+        "latency": [(f"p{share * 100:.0f}", milliseconds(at)) for share, at in traffic.lately()],
+        "lately": timedelta(seconds=LATELY_SECONDS),
+    }
 
 
 def _read(connection: Connection, authority: Authority, hours: int) -> dict[str, Any]:
-    now = datetime.now(UTC)
-    begun = time.perf_counter()
-    database = measure(connection)
-    milliseconds = round((time.perf_counter() - begun) * 1000, 1)
-    reasons = sum(
-        counters.count_by_hour(connection, now - timedelta(hours=24)).values(), Counter[Reason]()
-    )
-    passes = reasons[Reason.GENUINE]
-    shown = counters.count_by_minute(connection, now - timedelta(hours=hours))
-    families = list(devices.count_by_family(connection).items())
-    repeats = counters.count_repeats(connection, now - timedelta(hours=24))
+    glance = read_glance(connection, minutes=hours * 60 + 1)
+    stats = glance.stats
+    now = stats.until
+    # The minute that still runs is left out: it would look like a fall.
+    minutes = glance.curve.minutes[:-1]
+    passes, fails = glance.curve.passes[:-1], glance.curve.fails[:-1]
+    families = list(stats.devices_by_family.items())
     return {
         "hours": hours,
         "until": now,
-        "curve": _curve(shown, now, hours),
-        "passes_shown": sum(each[Verdict.PASS] for each in shown.values()),
-        "fails_shown": sum(each[Verdict.FAIL] for each in shown.values()),
-        "passes": passes,
-        "fails": reasons.total() - passes,
-        "reasons": [each for each in reasons.most_common() if each[0] is not Reason.GENUINE],
-        "repeats": repeats.most_common(),
-        "devices": sum(count for _, count in families),
-        "families": families[:_MOST_FAMILIES],
-        "more_families": max(0, len(families) - _MOST_FAMILIES),
-        "flagged": flags.count_open(connection),
-        "waiting": authority.validator.waiting,
-        "pool_limit": authority.settings.pool_limit,
-        "workers": authority.settings.workers,
+        "curve": _as_json(minutes, passes, fails),
+        "passes_shown": sum(passes),
+        "fails_shown": sum(fails),
+        "verdicts": stats.verdicts_24h,
+        "reasons": sorted(stats.fail_reasons_24h.items(), key=lambda each: -each[1]),
+        "repeats": {kind: times for kind, times in stats.repeats_24h.items() if times},
+        "devices": stats.total_devices,
+        "families": families[:_LISTED],
+        "more_families": max(0, len(families) - _LISTED),
+        "busiest": stats.top_devices[:_LISTED],
+        "flagged": glance.flagged,
         "database": {
-            "name": _NAMES[connection.dialect.name],
-            "size": database,
-            "milliseconds": milliseconds,
+            "name": DATABASE_NAMES[glance.dialect],
+            "size": glance.size,
+            "milliseconds": milliseconds(glance.seconds * 1000),
         },
-        "latency": _latency(authority),
         "certificates": [
             CertificateView.of("root", authority.root, now),
             CertificateView.of("intermediate", authority.issuer.certificate, now),
@@ -93,29 +99,10 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
     }
 
 
-def _latency(authority: Authority) -> Sequence[tuple[str, float]] | None:  # noqa: ARG001
-    """Return percentiles and how many milliseconds each is; None while nothing measures them."""
-    return None
-
-
-def _curve(shown: counters.Minutes, now: datetime, hours: int) -> str:
-    """Return times (seconds since 1970), PASS and FAIL of each whole minute, as JSON.
-
-    The minute that still runs is left out: it would look like a fall.
-    """
-    last = counters.floor_to_minute(now) - _MINUTE
-    minutes = [last - _MINUTE * ago for ago in reversed(range(hours * 60))]
-    nothing: Counter[Verdict] = Counter()
-    return json.dumps(
-        [
-            [int(minute.timestamp()) for minute in minutes],
-            *(
-                [shown.get(minute, nothing)[verdict] for minute in minutes]
-                for verdict in (Verdict.PASS, Verdict.FAIL)
-            ),
-        ],
-        separators=(",", ":"),
-    )
+def _as_json(minutes: Sequence[datetime], *verdicts: Sequence[int]) -> str:
+    """Return times (seconds since 1970), and PASS and FAIL of each minute, as uPlot reads them."""
+    times = [int(minute.timestamp()) for minute in minutes]
+    return json.dumps([times, *verdicts], separators=(",", ":"))
 
 
 def _expiring(connection: Connection, now: datetime) -> dict[str, Any]:

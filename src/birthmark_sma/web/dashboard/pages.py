@@ -106,6 +106,8 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": formats.number,
         "moment": formats.moment,
+        "stamp": formats.stamp,
+        "parts": formats.parts,
         "day": formats.day,
         "size": formats.size,
         "span": formats.span,

@@ -62,6 +62,13 @@ async def sign_in(request: Request) -> Response:
         return _form(request, place, str(error), 401)
     except InsufficientScopeError as error:
         return _form(request, place, str(error), 403)
+    replaced = request.scope.get(pages.TOKEN)
+    if replaced is not None:  # the session that this browser had, which nobody could end any more
+        await asked(
+            request.app.state.askers,
+            lambda: sessions.sign_out(authority.database, replaced),
+            _SECONDS,
+        )
     response = RedirectResponse(place, 303, {"Cache-Control": "no-store"})
     _set_cookie(request, response, session_cookie(request.scope), token)
     _forget_cookie(request, response, _form_cookie(request))

@@ -24,10 +24,11 @@
         height: width < 600 ? 180 : 240,
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
         legend: { show: false },
+        padding: [8, 20, 0, 0],
         cursor: { y: false, points: { size: 6 } },
         scales: { y: { range: (_, least, most) => [0, Math.max(4, most * 1.1)] } },
         axes: [
-          { ...axis, space: 70, values: (_, times) => times.map((s) => new Date(s * 1000).toISOString().slice(11, 16)) },
+          { ...axis, size: 26, space: 70, values: (_, times) => times.map((s) => new Date(s * 1000).toISOString().slice(11, 16)) },
           { ...axis, size: 56, values: (_, values) => values.map((v) => (Number.isInteger(v) ? whole.format(v) : "")) },
         ],
         series: [

@@ -1,0 +1,63 @@
+"""Searching the register: by an index, however many devices there are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.device_search import DeviceFilter, search
+from birthmark_sma.storage.engine import Database
+
+
+@contextmanager
+def told_plans(connection: Connection) -> Iterator[list[str]]:
+    """What the database would do for each statement meanwhile, with the same parameters."""
+    plans: list[str] = []
+    verb = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+
+    def note(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        cursor.execute(f"{verb} {statement}", parameters)
+        plans.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
+
+    event.listen(connection, "before_cursor_execute", note)
+    try:
+        yield plans
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "after", "index", "bound"),
+    [
+        (DeviceFilter(), "b", "registered_devices", "device_serial>?"),
+        (DeviceFilter(begins="a"), "ab", "registered_devices", "device_serial>?"),
+        (DeviceFilter(begins="b"), "a", "registered_devices", "device_serial>?"),
+        (DeviceFilter(family="f"), "b", "registered_devices_family_idx", "device_serial>?"),
+        (DeviceFilter(status=DeviceStatus.REVOKED), "b", "registered_devices_status_idx", "status"),
+        (
+            DeviceFilter(status=DeviceStatus.SUSPENDED),
+            None,
+            "registered_devices_status_idx",
+            "status",
+        ),
+    ],
+)
+def test_an_index_leads_there(
+    database: Database, wanted: DeviceFilter, after: str | None, index: str, bound: str
+) -> None:
+    """None of these reads the register from its beginning, nor those before the page."""
+    with database.read() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        with told_plans(connection) as plans:
+            assert search(connection, wanted, limit=51, after=after) == []
+    assert index in plans[0], plans[0]
+    if database.dialect_name == "sqlite":
+        assert "SCAN" not in plans[0]
+        assert bound in plans[0], plans[0]
+        assert "TEMP B-TREE" not in plans[0], "they come in the order of their serials"
+    else:
+        assert "Index Cond" in plans[0], plans[0]
