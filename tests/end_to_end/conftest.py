@@ -1,6 +1,6 @@
 """Servers of a test's own, on a fresh database of either kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ def start_server(database_url: str, tmp_path: Path) -> Iterator[Start]:
     """Start a server, on the same data whenever it is called again; all are stopped at the end."""
     started: list[Running] = []
 
-    def start_one(*arguments: str, **environ: str) -> Running:
-        running = start(tmp_path / "data", database_url, *arguments, **environ)
+    def start_one(*arguments: str, program: Sequence[str] = (), **environ: str) -> Running:
+        running = start(tmp_path / "data", database_url, *arguments, program=program, **environ)
         started.append(running)
         return running
 

@@ -22,6 +22,7 @@ from tests.support.running import (
     start,
     wait_until,
 )
+from tests.support.server import SMA
 
 MEMORY_MEGABYTES = 150
 LIVE_SECONDS = 0.25
@@ -70,7 +71,7 @@ def test_two_hundred_provisions_of_which_twenty_for_one_serial(start_server: Sta
 
 def test_memory_stays_small_after_thousands_of_validations(start_server: Start) -> None:
     """The server is resident in less than 150 MB, 2,500 open key tables included."""
-    running = start_server()
+    running = start_server(program=SMA)
     with running.client() as client:
         camera = Camera.provisioned(client, new_serial())
     tokens = [camera.token() for _ in range(4_000)]

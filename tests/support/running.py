@@ -6,7 +6,7 @@ import secrets
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +99,26 @@ def _plain(value: object) -> object:
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
 
 
-def start(data_dir: Path, database_url: str, *arguments: str, **environ: str) -> Running:
+def start(
+    data_dir: Path,
+    database_url: str,
+    *arguments: str,
+    program: Sequence[str] = (),
+    **environ: str,
+) -> Running:
     """Found an authority where there is none, and run a server on it.
 
     SQLite is always the file in the data directory: there the server founds it by itself.
     """
     if database_url.startswith("sqlite:"):
-        server = Server(data_dir, *arguments, environ=environ)
+        server = Server(data_dir, *arguments, environ=environ, program=program)
         return Running(server, f"sqlite:///{data_dir / 'sma.db'}")
     if not query(database_url, "SELECT 1 FROM pg_tables WHERE tablename = 'authority'"):
         founded = sma("init", environ=server_environ(data_dir, database_url) | environ)
         assert founded.returncode == 0, founded.stderr
-    server = Server(data_dir, *arguments, database_url=database_url, environ=environ)
+    server = Server(
+        data_dir, *arguments, database_url=database_url, environ=environ, program=program
+    )
     return Running(server, database_url)
 
 

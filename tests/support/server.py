@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import httpx2
 
+from tests.support.commands import Command
+
 START_SECONDS = 90
 STOP_SECONDS = 60
 SMA = (sys.executable, "-m", "birthmark_sma")
@@ -20,7 +22,8 @@ PASSPHRASE = "a passphrase for tests alone"
 class Server:
     """A running server. As a context manager it is stopped at the end, whatever happened.
 
-    `data_dir` holds SQLite unless `database_url` is given. Its log is the file `log`.
+    `data_dir` holds SQLite unless `database_url` is given. Its log is the file `log`. With a
+    `program` that is what is started, else a process that has imported everything already.
     """
 
     def __init__(
@@ -29,12 +32,13 @@ class Server:
         *arguments: str,
         database_url: str | None = None,
         environ: Mapping[str, str] | None = None,
-        program: Sequence[str] = SMA,
+        program: Sequence[str] = (),
     ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environ = server_environ(data_dir, database_url) | dict(environ or {})
-        self._command = [*program, "serve", "--json", "--port", "0", *arguments]
+        self._program = program
+        self._arguments = ["serve", "--json", "--port", "0", *arguments]
         self.process = self._start()
         self.facts = self._read_facts()
         self.url: str = self.facts["url"]
@@ -83,10 +87,12 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _start(self) -> "subprocess.Popen[str] | Command":
         with self.log.open("a", encoding="utf-8") as log:
+            if not self._program:
+                return Command(self._arguments, self._environ, stderr=log)
             return subprocess.Popen(
-                self._command,
+                [*self._program, *self._arguments],
                 env=self._environ,
                 stdout=subprocess.PIPE,
                 stderr=log,
