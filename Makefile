@@ -42,10 +42,10 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 	@.venv/bin/sma demo
 
 test: setup-dev ## everything, on real parts
-	@.venv/bin/python -m pytest -q -n auto
+	@.venv/bin/python -m pytest -q -n auto --dist worksteal
 
-soak: setup-dev ## kill cameras at 200 random points of each kind, on both databases: some minutes
-	@BIRTHMARK_CAMERA_KILLS=200 .venv/bin/python -m pytest -q -n auto tests/end_to_end/test_mortal_cameras.py
+soak: setup-dev ## what chance decides, many times: kills, doors, rotations; half an hour
+	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak
 
 check: setup-dev ## format, lint, types, structure, insecure calls, secrets, known vulnerabilities
 	@.venv/bin/ruff format --check .

@@ -41,6 +41,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_CHOSEN_BINARIES] = os.environ.get(BINARIES_VARIABLE)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one more test than there are cores: many of them wait for something most of the time."""
+    return (os.cpu_count() or 1) + 1
+
+
 class _Worker(Protocol):
     """What this file uses of pytest-xdist's WorkerController, which has no type hints."""
 

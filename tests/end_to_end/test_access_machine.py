@@ -30,6 +30,7 @@ from birthmark_sma.storage.engine import Database, open_database
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.keys import SEEN_SECONDS, UNLIMITED, secret_of, start_with_keys
 from tests.support.running import Running, new_serial, start
+from tests.support.soak import times
 
 PATHS: dict[tuple[str, str], set[str]] = {
     ("POST", PROVISION): {"provision"},
@@ -40,8 +41,8 @@ PATHS: dict[tuple[str, str], set[str]] = {
     ("GET", "/pki/root.crt"): {"provision", "validate", "admin"},
     ("GET", "/no/such/path"): {"admin"},
 }
-EXAMPLES, STEPS = 3, 20
-ASKED_AT_LEAST = 40
+EXAMPLES, STEPS = times(2, 30), 20
+ASKED_AT_LEAST = 20
 
 
 class Account:
@@ -231,6 +232,7 @@ def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("started")
+@pytest.mark.soak
 def test_never_a_5xx_and_never_beyond_the_scope() -> None:
     """Threats 20, 22 and 27, through restarts and kills."""
     bounded = settings(

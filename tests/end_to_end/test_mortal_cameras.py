@@ -4,7 +4,6 @@
 printed where a test fails.
 """
 
-import os
 import random
 import signal
 from pathlib import Path
@@ -16,8 +15,11 @@ from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, wire
 from tests.support.mortal_camera import CAPTURES, Journal, Life, live
 from tests.support.running import Running, new_serial
+from tests.support.soak import times
 
-KILLS = int(os.environ.get("BIRTHMARK_CAMERA_KILLS", "16"))
+pytestmark = pytest.mark.soak
+
+KILLS = times(12, 200)
 LIVES_OF_ONE = 8
 
 

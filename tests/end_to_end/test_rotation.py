@@ -26,6 +26,7 @@ from tests.support.commands import sma
 from tests.support.load import Answer, Connection
 from tests.support.needles import found_in
 from tests.support.running import Running, new_serial
+from tests.support.soak import times
 
 OTHER = "another passphrase for tests alone"
 REQUESTS_A_SECOND = 500
@@ -179,15 +180,17 @@ def assert_opens(running: Running) -> None:
         open_authority(load_settings({}, new_environ(running))).close()
 
 
+@pytest.mark.soak
 def test_rotation_killed_again_and_again(start_server: Start) -> None:
-    """Threat 30: killed at a dozen random moments beside a server at work, then brought to its end.
+    """Threat 30: killed at random moments beside a server at work, then brought to its end.
 
     After each kill the authority opens with the secret that is in place.
     """
     running = start_server()
     environ = rotate_environ(running)
     with under_load(running) as load:
-        for number in range(12):
+        kills = times(5, 24)
+        for number in range(kills):
             process = subprocess.Popen(
                 [sys.executable, "-m", "birthmark_sma", "secrets", "rotate"],
                 env=environ,
@@ -195,7 +198,7 @@ def test_rotation_killed_again_and_again(start_server: Start) -> None:
                 stderr=subprocess.DEVNULL,
             )
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.8 + number * 0.12 + random.random() * 0.2)
+                process.wait(0.8 + number * 1.5 / kills + random.random() * 0.3)
             process.send_signal(signal.SIGKILL)
             process.wait(30)
             assert_opens(running)
