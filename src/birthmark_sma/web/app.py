@@ -144,6 +144,7 @@ def create_app(
             ThreadPoolExecutor(1, thread_name_prefix="scraper") as scraper,
         ):
             app.state.authority = authority
+            app.state.traffic = traffic
             app.state.scrapes = metrics.scrapes_of(authority, traffic, scraper)
             app.state.door = Door(authority.settings, authority.key_ring)
             app.state.askers = askers
