@@ -41,8 +41,8 @@ PATHS: dict[tuple[str, str], set[str]] = {
     ("GET", "/pki/root.crt"): {"provision", "validate", "admin"},
     ("GET", "/no/such/path"): {"admin"},
 }
-EXAMPLES, STEPS = times(2, 30), 20
-ASKED_AT_LEAST = 20
+EXAMPLES, STEPS = times(1, 30), 25
+ASKED_AT_LEAST = 10
 
 
 class Account:
