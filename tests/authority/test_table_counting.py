@@ -63,16 +63,17 @@ def test_tokens_are_counted_once(authority: Authority) -> None:
 
 
 def test_what_may_still_be_on_its_way_is_left_alone(authority: Authority) -> None:
+    now = datetime.now(UTC)  # of this very moment: the clock of the database counts as well
     database = authority.database
     counting = TableCounting(database)
-    append(database, NOW - timedelta(seconds=60), 1)
-    counting.work(NOW)
+    append(database, now - timedelta(seconds=60), 1)
+    counting.work(now)
     assert tokens(database) == {}
-    append(database, NOW - timedelta(seconds=60), 1)  # it was on its way
-    counting.work(NOW + timedelta(minutes=2))
+    append(database, now - timedelta(seconds=60), 1)  # it was on its way
+    counting.work(now + timedelta(minutes=2))
     assert tokens(database) == {}, "the database's own clock counts as well"
-    append(database, NOW - timedelta(minutes=9), 3)
-    counting.work(NOW)
+    append(database, now - timedelta(minutes=9), 3)
+    counting.work(now)
     assert tokens(database) == {3: (1, 0)}
 
 
