@@ -6,6 +6,8 @@ workers where it is; otherwise it starts when a test first asks for it.
 
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +39,12 @@ settings.load_profile("sma")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the tests' own variable before `clean_environment` takes it away."""
+    """Read the tests' own variable before `clean_environment` takes it away.
+
+    And let the programs that tests start hear Ctrl-C, which shells hide from what runs behind them.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_CHOSEN_BINARIES] = os.environ.get(BINARIES_VARIABLE)
 
 

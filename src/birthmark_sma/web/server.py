@@ -36,6 +36,7 @@ from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_con
 if TYPE_CHECKING:
     from birthmark_sma.web.tracing import Tracing
 
+_HUNG_SECONDS = 30  # a worker is killed then: one on a busy machine is not to be
 _DRAIN_SECONDS = 30
 _START_SECONDS = 60
 _SPAWNING = multiprocessing.get_context("spawn")  # as uvicorn starts workers
@@ -193,6 +194,7 @@ def uvicorn_config(
         ssl_context_factory=None if files is None else partial(serving_context, files),
         ws="none",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_worker_healthcheck=_HUNG_SECONDS,
     )
     config.request_seconds = settings.request_timeout
     if settings.trusted_proxies:
