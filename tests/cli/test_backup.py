@@ -7,6 +7,7 @@ import secrets
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,6 +261,44 @@ def test_a_dump_that_cannot_be_restored(
     restored = sma("restore", str(folder), environ=founded)
     assert restored.returncode == 0, restored.stderr
     assert sma("tables", "show", environ=founded).returncode == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_postgresql_while_partitions_are_dropped(
+    founded: dict[str, str], postgres_url: str, tmp_path: Path, moment: str
+) -> None:
+    """What is counted is what was dumped, whoever prunes at the wrong moment; it restores."""
+    (day,) = query(postgres_url, "SELECT max(relname) FROM pg_class WHERE relname ~ '_[0-9]{8}$'")
+    query_only(
+        postgres_url,
+        f"INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index, validation_result, reason,"
+        " validated_at) VALUES ('', 0, 0, 'FAIL', 'unknown_device',"
+        f" to_timestamp('{day[0][-8:]} 12 UTC', 'YYYYMMDD HH24 TZ'))",
+    )
+    drop = (
+        f"{sys.executable} -c \"import psycopg; c = psycopg.connect('{postgres_url}');"
+        f" c.execute('SET lock_timeout = 200'); c.execute('DROP TABLE {day[0]}'); c.commit()\""
+        " 2>/dev/null"
+    )
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = f'{shutil.which("pg_dump", path=founded["PATH"])} "$@"'
+    steps = [drop, real] if moment == "before" else [real, drop]
+    (programs / "pg_dump").write_text(
+        "#!/bin/sh\n"
+        + "\n".join([f'test "$1" = --version && exec {real}', *steps, "exit 0"])
+        + "\n"
+    )
+    (programs / "pg_dump").chmod(0o755)
+    folder = tmp_path / "backup"
+    busy = founded | {"PATH": f"{programs}:{founded['PATH']}"}
+    made = sma("backup", str(folder), environ=busy)
+    assert made.returncode == 0, made.stderr
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rows"]["validation_history"] == 1
+    query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    restored = sma("restore", str(folder), environ=founded)
+    assert restored.returncode == 0, restored.stderr
 
 
 def query_only(url: str, statement: str) -> None:

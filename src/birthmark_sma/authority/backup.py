@@ -37,7 +37,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
 from birthmark_sma.storage import certificates, kek_records, key_tables, postgresql_programs, vitals
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.inventory import Progress, take_inventory
+from birthmark_sma.storage.inventory import Progress, hold_tables, take_inventory
 from birthmark_sma.storage.private_files import (
     make_private_directory,
     new_private_file,
@@ -173,8 +173,10 @@ def _from_postgresql(
     beside: Mapping[FileName, FileInBackup],
 ) -> Manifest:
     with database.read() as connection:
-        # Counted and dumped on the same snapshot, which lives as long as this transaction.
+        # Counted and dumped on the same snapshot, which lives as long as this transaction. No
+        # snapshot keeps a partition from being dropped, nor a table from being rewritten: locks do.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        hold_tables(connection)
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         major = vitals.ask_postgresql(connection).version // 10_000
         program = postgresql_programs.find_program("pg_dump", at_least=major)
