@@ -92,6 +92,13 @@ def test_one_restore_at_a_time(place: Place, folder: Path, tmp_path: Path) -> No
     assert elsewhere.sma("secrets", "check", settings=passphrase(place)).returncode == 0
 
 
+def test_no_backup_is_called_as_an_unfinished_one(place: Place, tmp_path: Path) -> None:
+    """The next backup would remove it."""
+    refused = place.sma("backup", str(tmp_path / ".nightly.sma-backup"))
+    assert_refused(refused, 3, "choose another name")
+    assert not (tmp_path / ".nightly.sma-backup").exists()
+
+
 def test_what_exists_is_never_overwritten(place: Place, folder: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
     assert_refused(place.sma("backup", str(folder)), 5, "exists already")
@@ -122,6 +129,21 @@ def one_more(path: Path) -> None:
     path.write_text(json.dumps(told))
 
 
+def write(content: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(content) and None
+
+
+def without_devices(path: Path) -> None:
+    told = json.loads(path.read_text())
+    del told["rows"]["registered_devices"]
+    path.write_text(json.dumps(told))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def elsewhere_named(path: Path) -> None:
     told = json.loads(path.read_text())
     told["files"]["../../etc/passwd"] = told["files"]["database.sqlite"]
@@ -138,6 +160,15 @@ def elsewhere_named(path: Path) -> None:
         ("manifest.json", Path.unlink, "is no backup"),
         ("manifest.json", one_more, "does not prove itself"),
         ("manifest.json", elsewhere_named, "damaged"),
+        ("manifest.json", write('{"format": Infinity}'), "damaged"),
+        ("manifest.json", write("[" * 100_000), "damaged"),
+        ("manifest.json", write(" " * 2_000_000 + "{}"), "damaged"),
+        ("manifest.json", without_devices, "does not count every table"),
+        ("manifest.json", change(key_encryption_keys=[]), "damaged"),
+        ("manifest.json", change(format=0), "damaged"),
+        ("manifest.json", change(made_by="\x1b[2J", schema_revision="0001"), "damaged"),
+        ("manifest.json", pipe, "no file"),
+        ("database.sqlite", pipe, "no file"),
         ("manifest.json", change(certificates={}), "does not prove itself"),
         ("manifest.json", change(format=2), "newer program"),
         ("manifest.json", change(schema_revision="9999"), "newer program"),

@@ -52,6 +52,7 @@ Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress
 """Opens a progress bar: what is done, and what is counted."""
 
 _UNFINISHED = ".sma-backup"
+_UNFINISHED_NAMES = f".*{_UNFINISHED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: boo
     target = target.absolute()
     if target.exists() or target.is_symlink():
         raise BackupPlaceTakenError(f"{target} exists already and is never overwritten.")
+    if target.match(_UNFINISHED_NAMES):
+        raise BackupError(
+            f"{target.name} is what an unfinished backup is called, which the next one removes:"
+            " choose another name."
+        )
     with opened_database(settings) as database, _unfinished(target) as folder:
         with database.read() as connection:
             if key_tables.find_sizes(connection) is None:
@@ -100,11 +106,11 @@ def _unfinished(target: Path) -> Iterator[Path]:
     folder = target.with_name(f".{target.name}{_UNFINISHED}")
     try:
         folder.mkdir(mode=0o700)
-    except FileExistsError:
+        held = os.open(folder, os.O_RDONLY)
+    except (FileExistsError, FileNotFoundError):  # the latter where another one took it for left
         raise BackupPlaceTakenError(f"Another backup to {target} is under way.") from None
     except OSError as error:
         raise BackupError(f"{target} cannot be written: {error.strerror}.") from None
-    held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
@@ -115,7 +121,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove what was cut off: nobody holds it."""
-    for left in parent.glob(f".*{_UNFINISHED}"):
+    for left in parent.glob(_UNFINISHED_NAMES):
         with suppress(OSError):
             held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

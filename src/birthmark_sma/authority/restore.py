@@ -19,7 +19,7 @@ from birthmark_sma.authority.ceremony import random_serial_number, root_key_file
 from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import open_secrets
 from birthmark_sma.authority.key_stock import open_key_stock
-from birthmark_sma.authority.manifest import Manifest, check_files, read_manifest
+from birthmark_sma.authority.manifest import MANIFEST, Manifest, check_files, read_manifest
 from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, PathRefusedError
@@ -38,7 +38,7 @@ from birthmark_sma.storage.private_files import (
     sync_directory,
     write_private_file,
 )
-from birthmark_sma.storage.schema import HEAD_REVISION
+from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
 SAMPLE = 500
 """How many devices' certificates are verified."""
@@ -96,6 +96,8 @@ def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
             f"{folder} has schema {manifest.schema_revision}: restore it with birthmark-sma"
             f" {manifest.made_by}, then type sma migrate with this one."
         )
+    if set(manifest.rows) != set(metadata.tables):
+        raise BackupError(f"{folder / MANIFEST} does not count every table: take another backup.")
     if manifest.kind == "sqlite" and not settings.uses_sqlite:
         raise BackupError(f"{folder} is of SQLite: unset DATABASE_URL to restore it.")
     if manifest.kind == "postgresql" and settings.uses_sqlite:
@@ -249,9 +251,9 @@ def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar)
         found = take_inventory(connection, progress)
         marks = fingerprints(connection)
     for table, rows in manifest.rows.items():
-        if found.rows.get(table) != rows:
+        if found.rows[table] != rows:
             raise BackupError(
-                f"The backup does not prove itself: {table} has {found.rows.get(table, 0):,} rows,"
+                f"The backup does not prove itself: {table} has {found.rows[table]:,} rows,"
                 f" and the manifest says {rows:,}."
             )
     trail = (manifest.highest_audit_id, manifest.newest_audit_at)
