@@ -302,8 +302,8 @@ def test_postgresql_while_partitions_are_dropped(
     (day,) = query(postgres_url, "SELECT max(relname) FROM pg_class WHERE relname ~ '_[0-9]{8}$'")
     query_only(
         postgres_url,
-        f"INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index, validation_result, reason,"
-        " validated_at) VALUES ('', 0, 0, 'FAIL', 'unknown_device',"
+        "INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index,"
+        " validation_result, reason, validated_at) VALUES ('', 0, 0, 'FAIL', 'unknown_device',"
         f" to_timestamp('{day[0][-8:]} 12 UTC', 'YYYYMMDD HH24 TZ'))",
     )
     drop = (
