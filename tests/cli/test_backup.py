@@ -130,7 +130,10 @@ def one_more(path: Path) -> None:
 
 
 def write(content: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(content) and None
+    def written(path: Path) -> None:
+        path.write_text(content)
+
+    return written
 
 
 def without_devices(path: Path) -> None:
@@ -245,6 +248,33 @@ def test_postgresql_into_a_database_that_is_not_empty(
     assert_refused(wrong, 3, "not the one")
     del founded["DATABASE_URL"]
     assert_refused(sma("restore", str(folder), environ=founded), 3, "is of PostgreSQL")
+
+
+def test_postgresql_with_secrets(
+    founded: dict[str, str], postgres_url: str, tmp_path: Path
+) -> None:
+    """The root's key comes back as well; the passphrase is not the data directory's to keep."""
+    root_key = tmp_path / "data" / "simulated-mfg-root-ca.key"
+    before = root_key.read_bytes()
+    (tmp_path / "data" / "ca-password").write_text("of another authority, on SQLite")
+    folder = tmp_path / "backup"
+    made = sma("backup", str(folder), "--with-secrets", environ=founded)
+    assert made.returncode == 0, made.stderr
+    assert "The passphrase is not in it" in made.stdout
+    assert "--database-url SOMEWHERE-EMPTY" in made.stdout
+    query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    root_key.write_text("another one")
+    assert_refused(sma("restore", str(folder), environ=founded), 5, "never overwritten")
+    assert query(postgres_url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
+    elsewhere = founded | {"SMA_DATA_DIR": str(tmp_path / "elsewhere")}
+    restored = sma("restore", str(folder), environ=elsewhere)
+    assert restored.returncode == 0, restored.stderr
+    assert (tmp_path / "elsewhere" / root_key.name).read_bytes() == before
+
+    query_only(postgres_url, "DROP TABLE validation_history_unforeseen")
+    looked = sma("doctor", environ=elsewhere)
+    assert looked.returncode == 2, "critical, and no crash"
+    assert "has not validation_history_unforeseen" in looked.stdout
 
 
 @pytest.mark.parametrize(

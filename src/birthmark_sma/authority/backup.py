@@ -237,6 +237,8 @@ def _copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBack
     assert {PASSPHRASE_FILE, ROOT_KEY_FILE} == set(places)  # noqa: S101  names that must agree
     copied = {}
     for name, place in places.items():
+        if name == PASSPHRASE_FILE and not settings.uses_sqlite:
+            continue  # on PostgreSQL nothing is opened by it
         if place.exists():
             write_private_file(folder / name, read_private_file(place))
             copied[name] = measure(folder / name, lambda _, __: None)

@@ -71,6 +71,7 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
         return manifest, _into_sqlite(proving, folder, manifest, file, bar)
+    _check_secrets_free(settings, folder, manifest)
     open_secrets(manifest.kek_records, GivenSecret.of(proving))
     database = open_database(settings.resolved_database_url)
     try:
@@ -108,6 +109,10 @@ def _check_free(settings: Settings, folder: Path, manifest: Manifest, file: Path
     """Refuse where a database is, or other secrets than those that are to go there."""
     for path in (file, *file.parent.glob(f"{file.name}-*")):
         raise_if_taken(path)
+    _check_secrets_free(settings, folder, manifest)
+
+
+def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
     for name, place in _places(settings).items():
         if (
             name in manifest.files
@@ -180,9 +185,7 @@ def _into_sqlite(
             proof = _prove(database, settings, manifest, bar)
         finally:
             database.close()
-        for name, place in _places(settings).items():
-            if name in manifest.files and not place.exists():
-                write_private_file(place, read_private_file(folder / name))
+        _place_secrets(settings, folder, manifest)
         file.hardlink_to(partial)  # unlike a rename, this never replaces what came meanwhile
         sync_directory(file.parent)
     except FileExistsError:
@@ -195,6 +198,14 @@ def _into_sqlite(
         _forget(partial)
         os.close(held)
     return proof
+
+
+def _place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Put what the backup has besides the database to where it belongs."""
+    for name, place in _places(settings).items():
+        if name in manifest.files and not place.exists():
+            make_private_directory(place.parent)
+            write_private_file(place, read_private_file(folder / name))
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
@@ -235,6 +246,7 @@ def _into_postgresql(
         raise BackupError(
             f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
         ) from None
+    _place_secrets(settings, folder, manifest)
     with database.write() as transaction:
         vitals.gather_statistics(transaction)
         partitions.make_ahead(transaction, database_time(transaction).date())

@@ -106,6 +106,8 @@ def missing_parts(connection: Connection) -> list[str]:
     inspector = inspect(connection)
     present = set(inspector.get_table_names())
     missing = []
+    if connection.dialect.name == "postgresql" and UNFORESEEN not in present:
+        missing.append(UNFORESEEN)
     for wanted in metadata.sorted_tables:
         if wanted.name not in present:
             missing.append(wanted.name)
