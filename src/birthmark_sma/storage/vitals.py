@@ -74,13 +74,22 @@ def ask_postgresql(connection: Connection) -> PostgresqlState:
 
 
 def missing_privileges(connection: Connection) -> list[str]:
-    """Return what the user may not do that the service does, as `INSERT on key_tables`."""
+    """Return what the user may not do that the service does, as `INSERT on key_tables`.
+
+    A number that a column takes from a sequence by itself needs USAGE of that, which no grant on
+    tables brings along.
+    """
     wanted = ("SELECT", "INSERT", "UPDATE", "DELETE")
     rows = connection.execute(
         text(
             "SELECT privilege || ' on ' || name FROM unnest(CAST(:names AS text[])) AS name,"
             " unnest(CAST(:wanted AS text[])) AS privilege"
-            " WHERE NOT has_table_privilege(name, privilege) ORDER BY name, privilege"
+            " WHERE NOT has_table_privilege(name, privilege)"
+            " UNION ALL SELECT 'USAGE on ' || sequence.relname FROM pg_depend"
+            " JOIN pg_class AS sequence ON sequence.oid = objid"
+            " WHERE refobjid = ANY(CAST(CAST(:names AS text[]) AS regclass[])) AND deptype = 'a'"
+            " AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(sequence.oid, 'USAGE')"
+            " ELSE false END"
         ),
         {"names": [each.name for each in metadata.sorted_tables], "wanted": list(wanted)},
     )
