@@ -93,7 +93,7 @@ def missing_privileges(connection: Connection) -> list[str]:
         ),
         {"names": [each.name for each in metadata.sorted_tables], "wanted": list(wanted)},
     )
-    return list(rows.scalars())
+    return sorted(rows.scalars())
 
 
 def sqlite_version(connection: Connection) -> str:
