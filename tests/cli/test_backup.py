@@ -7,6 +7,7 @@ import secrets
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def test_one_restore_at_a_time(place: Place, folder: Path, tmp_path: Path) -> No
     assert elsewhere.sma("secrets", "check", settings=passphrase(place)).returncode == 0
 
 
+def test_no_backup_is_called_as_an_unfinished_one(place: Place, tmp_path: Path) -> None:
+    """The next backup would remove it."""
+    refused = place.sma("backup", str(tmp_path / ".nightly.sma-backup"))
+    assert_refused(refused, 3, "choose another name")
+    assert not (tmp_path / ".nightly.sma-backup").exists()
+
+
 def test_what_exists_is_never_overwritten(place: Place, folder: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
     assert_refused(place.sma("backup", str(folder)), 5, "exists already")
@@ -121,6 +129,24 @@ def one_more(path: Path) -> None:
     path.write_text(json.dumps(told))
 
 
+def write(content: str) -> Callable[[Path], None]:
+    def written(path: Path) -> None:
+        path.write_text(content)
+
+    return written
+
+
+def without_devices(path: Path) -> None:
+    told = json.loads(path.read_text())
+    del told["rows"]["registered_devices"]
+    path.write_text(json.dumps(told))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def elsewhere_named(path: Path) -> None:
     told = json.loads(path.read_text())
     told["files"]["../../etc/passwd"] = told["files"]["database.sqlite"]
@@ -137,6 +163,15 @@ def elsewhere_named(path: Path) -> None:
         ("manifest.json", Path.unlink, "is no backup"),
         ("manifest.json", one_more, "does not prove itself"),
         ("manifest.json", elsewhere_named, "damaged"),
+        ("manifest.json", write('{"format": Infinity}'), "damaged"),
+        ("manifest.json", write("[" * 100_000), "damaged"),
+        ("manifest.json", write(" " * 2_000_000 + "{}"), "damaged"),
+        ("manifest.json", without_devices, "does not count every table"),
+        ("manifest.json", change(key_encryption_keys=[]), "damaged"),
+        ("manifest.json", change(format=0), "damaged"),
+        ("manifest.json", change(made_by="\x1b[2J", schema_revision="0001"), "damaged"),
+        ("manifest.json", pipe, "no file"),
+        ("database.sqlite", pipe, "no file"),
         ("manifest.json", change(certificates={}), "does not prove itself"),
         ("manifest.json", change(format=2), "newer program"),
         ("manifest.json", change(schema_revision="9999"), "newer program"),
@@ -215,6 +250,33 @@ def test_postgresql_into_a_database_that_is_not_empty(
     assert_refused(sma("restore", str(folder), environ=founded), 3, "is of PostgreSQL")
 
 
+def test_postgresql_with_secrets(
+    founded: dict[str, str], postgres_url: str, tmp_path: Path
+) -> None:
+    """The root's key comes back as well; the passphrase is not the data directory's to keep."""
+    root_key = tmp_path / "data" / "simulated-mfg-root-ca.key"
+    before = root_key.read_bytes()
+    (tmp_path / "data" / "ca-password").write_text("of another authority, on SQLite")
+    folder = tmp_path / "backup"
+    made = sma("backup", str(folder), "--with-secrets", environ=founded)
+    assert made.returncode == 0, made.stderr
+    assert "The passphrase is not in it" in made.stdout
+    assert "--database-url SOMEWHERE-EMPTY" in made.stdout
+    query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    root_key.write_text("another one")
+    assert_refused(sma("restore", str(folder), environ=founded), 5, "never overwritten")
+    assert query(postgres_url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
+    elsewhere = founded | {"SMA_DATA_DIR": str(tmp_path / "elsewhere")}
+    restored = sma("restore", str(folder), environ=elsewhere)
+    assert restored.returncode == 0, restored.stderr
+    assert (tmp_path / "elsewhere" / root_key.name).read_bytes() == before
+
+    query_only(postgres_url, "DROP TABLE validation_history_unforeseen")
+    looked = sma("doctor", environ=elsewhere)
+    assert looked.returncode == 2, "critical, and no crash"
+    assert "has not validation_history_unforeseen" in looked.stdout
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
@@ -260,6 +322,44 @@ def test_a_dump_that_cannot_be_restored(
     restored = sma("restore", str(folder), environ=founded)
     assert restored.returncode == 0, restored.stderr
     assert sma("tables", "show", environ=founded).returncode == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_postgresql_while_partitions_are_dropped(
+    founded: dict[str, str], postgres_url: str, tmp_path: Path, moment: str
+) -> None:
+    """What is counted is what was dumped, whoever prunes at the wrong moment; it restores."""
+    (day,) = query(postgres_url, "SELECT max(relname) FROM pg_class WHERE relname ~ '_[0-9]{8}$'")
+    query_only(
+        postgres_url,
+        "INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index,"
+        " validation_result, reason, validated_at) VALUES ('', 0, 0, 'FAIL', 'unknown_device',"
+        f" to_timestamp('{day[0][-8:]} 12 UTC', 'YYYYMMDD HH24 TZ'))",
+    )
+    drop = (
+        f"{sys.executable} -c \"import psycopg; c = psycopg.connect('{postgres_url}');"
+        f" c.execute('SET lock_timeout = 200'); c.execute('DROP TABLE {day[0]}'); c.commit()\""
+        " 2>/dev/null"
+    )
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = f'{shutil.which("pg_dump", path=founded["PATH"])} "$@"'
+    steps = [drop, real] if moment == "before" else [real, drop]
+    (programs / "pg_dump").write_text(
+        "#!/bin/sh\n"
+        + "\n".join([f'test "$1" = --version && exec {real}', *steps, "exit 0"])
+        + "\n"
+    )
+    (programs / "pg_dump").chmod(0o755)
+    folder = tmp_path / "backup"
+    busy = founded | {"PATH": f"{programs}:{founded['PATH']}"}
+    made = sma("backup", str(folder), environ=busy)
+    assert made.returncode == 0, made.stderr
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rows"]["validation_history"] == 1
+    query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    restored = sma("restore", str(folder), environ=founded)
+    assert restored.returncode == 0, restored.stderr
 
 
 def query_only(url: str, statement: str) -> None:

@@ -1,5 +1,7 @@
 """What takes long is seen on a terminal, and never in a pipe."""
 
+import re
+
 import pytest
 
 from tests.cli.conftest import Place
@@ -29,3 +31,25 @@ def test_progress_is_for_terminals_alone(place: Place, command: list[str], words
     assert ran.returncode == 0
     assert words not in ran.stdout
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [(["doctor"], "All is well."), (["top", "--once"], "CA until")], ids=str
+)
+def test_a_narrow_terminal_without_colours(place: Place, command: list[str], words: str) -> None:
+    """What is told fits into 40 columns, and no colour is sent to whoever declines them."""
+    environ = server_environ(place.data_dir) | {"NO_COLOR": "1"}
+    made = place.sma("provision", "camera-1", "--output-dir", str(place.data_dir.parent / "out"))
+    assert made.returncode == 0, made.stderr
+    screen = Screen(environ, *command, columns=40)
+    try:
+        assert screen.end() == 0
+        said = screen.said.decode()
+    finally:
+        screen.close()
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", said)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.replace("\r\n", "\n").rpartition("\r")[2])
+    assert words in shown
+    # A path alone may be longer than a line.
+    assert [line for line in shown.splitlines() if len(line) > 40 and "/" not in line] == []
+    assert not re.search(r"\S…\s*$", shown, re.MULTILINE), "no figure is cut off"

@@ -38,14 +38,14 @@ def note(url: str, *verdicts: tuple[Reason, str]) -> None:
 
 
 class Screen:
-    """A command on a terminal of 80 columns and 24 rows."""
+    """A command on a terminal of 24 rows."""
 
-    def __init__(self, environ: dict[str, str], *arguments: str) -> None:
+    def __init__(self, environ: dict[str, str], *arguments: str, columns: int = 80) -> None:
         self._ours, theirs = pty.openpty()
-        ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.process = subprocess.Popen(
             [*SMA, *arguments],
-            env=environ | {"TERM": "xterm-256color"},
+            env=environ | {"TERM": "xterm-256color", "COLUMNS": str(columns)},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -37,7 +37,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
 from birthmark_sma.storage import certificates, kek_records, key_tables, postgresql_programs, vitals
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.inventory import Progress, take_inventory
+from birthmark_sma.storage.inventory import Progress, hold_tables, take_inventory
 from birthmark_sma.storage.private_files import (
     make_private_directory,
     new_private_file,
@@ -52,6 +52,7 @@ Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress
 """Opens a progress bar: what is done, and what is counted."""
 
 _UNFINISHED = ".sma-backup"
+_UNFINISHED_NAMES = f".*{_UNFINISHED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: boo
     target = target.absolute()
     if target.exists() or target.is_symlink():
         raise BackupPlaceTakenError(f"{target} exists already and is never overwritten.")
+    if target.match(_UNFINISHED_NAMES):
+        raise BackupError(
+            f"{target.name} is what an unfinished backup is called, which the next one removes:"
+            " choose another name."
+        )
     with opened_database(settings) as database, _unfinished(target) as folder:
         with database.read() as connection:
             if key_tables.find_sizes(connection) is None:
@@ -100,11 +106,11 @@ def _unfinished(target: Path) -> Iterator[Path]:
     folder = target.with_name(f".{target.name}{_UNFINISHED}")
     try:
         folder.mkdir(mode=0o700)
-    except FileExistsError:
+        held = os.open(folder, os.O_RDONLY)
+    except (FileExistsError, FileNotFoundError):  # the latter where another one took it for left
         raise BackupPlaceTakenError(f"Another backup to {target} is under way.") from None
     except OSError as error:
         raise BackupError(f"{target} cannot be written: {error.strerror}.") from None
-    held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
@@ -115,7 +121,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove what was cut off: nobody holds it."""
-    for left in parent.glob(f".*{_UNFINISHED}"):
+    for left in parent.glob(_UNFINISHED_NAMES):
         with suppress(OSError):
             held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -173,8 +179,10 @@ def _from_postgresql(
     beside: Mapping[FileName, FileInBackup],
 ) -> Manifest:
     with database.read() as connection:
-        # Counted and dumped on the same snapshot, which lives as long as this transaction.
+        # Counted and dumped on the same snapshot, which lives as long as this transaction. No
+        # snapshot keeps a partition from being dropped, nor a table from being rewritten: locks do.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        hold_tables(connection)
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         major = vitals.ask_postgresql(connection).version // 10_000
         program = postgresql_programs.find_program("pg_dump", at_least=major)
@@ -229,6 +237,8 @@ def _copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBack
     assert {PASSPHRASE_FILE, ROOT_KEY_FILE} == set(places)  # noqa: S101  names that must agree
     copied = {}
     for name, place in places.items():
+        if name == PASSPHRASE_FILE and not settings.uses_sqlite:
+            continue  # on PostgreSQL nothing is opened by it
         if place.exists():
             write_private_file(folder / name, read_private_file(place))
             copied[name] = measure(folder / name, lambda _, __: None)

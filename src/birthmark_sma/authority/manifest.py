@@ -4,13 +4,16 @@ No secret is in it in the clear. What proves a passphrase is the same as in the 
 wrapped under the key-encryption key.
 """
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from birthmark_sma.errors import BackupError
 from birthmark_sma.storage.inventory import Progress
@@ -23,6 +26,7 @@ POSTGRESQL_FILE = "database.dump"
 FORMAT = 1
 _CHUNK = 1 << 20
 _HEX = r"^([0-9a-f]{2})+$"
+_MOST_BYTES = 1 << 20
 FileName = Literal["database.sqlite", "database.dump", "ca-password", "simulated-mfg-root-ca.key"]
 
 
@@ -52,17 +56,17 @@ class Kek(_Part):
 class Manifest(_Part):
     """What a backup holds. `rows` are counted by table; certificates are SHA-256 fingerprints."""
 
-    format: int
-    made_by: str
+    format: Literal[1]
+    made_by: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
     made_at: datetime
     kind: Literal["sqlite", "postgresql"]
-    schema_revision: str
+    schema_revision: str = Field(pattern=r"^[0-9]{4}$")
     postgresql_major: int | None
     rows: dict[str, int]
     highest_audit_id: int | None
     newest_audit_at: datetime | None
     certificates: dict[str, str]
-    key_encryption_keys: list[Kek]
+    key_encryption_keys: list[Kek] = Field(min_length=1)
     files: dict[FileName, FileInBackup]
 
     @property
@@ -111,21 +115,21 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise BackupError(f"{folder} is not there, or is no directory.")
     try:
-        content = (folder / MANIFEST).read_bytes()
+        with _open(folder / MANIFEST) as file:
+            content = file.read(_MOST_BYTES)
     except FileNotFoundError:
         raise BackupError(f"{folder} is no backup: it has no {MANIFEST}.") from None
     except OSError as error:
         raise BackupError(f"{folder / MANIFEST} cannot be read: {error.strerror}.") from None
     try:
         told = json.loads(content)
-        newer = isinstance(told, dict) and int(told.get("format", 0)) > FORMAT
-        if newer:
+        if isinstance(told, dict) and int(told.get("format", 0)) > FORMAT:
             raise BackupError(
                 f"{folder} was made by a newer program, in a form that this one does not know:"
                 " install that program."
             )
         manifest = Manifest.model_validate(told)
-    except (ValueError, TypeError, ValidationError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise BackupError(
             f"{folder / MANIFEST} is damaged or was cut off: take another backup."
         ) from None
@@ -137,8 +141,8 @@ def read_manifest(folder: Path) -> Manifest:
 def measure(path: Path, progress: Progress) -> FileInBackup:
     """Read a file to its end. `progress` is told bytes. Raises OSError."""
     digest, read = hashlib.sha256(), 0
-    total = path.stat().st_size
-    with path.open("rb") as file:
+    with _open(path) as file:
+        total = os.fstat(file.fileno()).st_size
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             read += len(chunk)
@@ -160,6 +164,15 @@ def check_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
             raise BackupError(
                 f"{path} is not what was written when the backup was made: take another one."
             )
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a regular file: nobody waits for what will never come out of a pipe. Raises OSError."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file")
+    return file
 
 
 def _hex(value: bytes | None) -> str | None:

@@ -19,7 +19,7 @@ from birthmark_sma.authority.ceremony import random_serial_number, root_key_file
 from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import open_secrets
 from birthmark_sma.authority.key_stock import open_key_stock
-from birthmark_sma.authority.manifest import Manifest, check_files, read_manifest
+from birthmark_sma.authority.manifest import MANIFEST, Manifest, check_files, read_manifest
 from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, PathRefusedError
@@ -38,7 +38,7 @@ from birthmark_sma.storage.private_files import (
     sync_directory,
     write_private_file,
 )
-from birthmark_sma.storage.schema import HEAD_REVISION
+from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
 SAMPLE = 500
 """How many devices' certificates are verified."""
@@ -71,6 +71,7 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
         return manifest, _into_sqlite(proving, folder, manifest, file, bar)
+    _check_secrets_free(settings, folder, manifest)
     open_secrets(manifest.kek_records, GivenSecret.of(proving))
     database = open_database(settings.resolved_database_url)
     try:
@@ -96,6 +97,8 @@ def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
             f"{folder} has schema {manifest.schema_revision}: restore it with birthmark-sma"
             f" {manifest.made_by}, then type sma migrate with this one."
         )
+    if set(manifest.rows) != set(metadata.tables):
+        raise BackupError(f"{folder / MANIFEST} does not count every table: take another backup.")
     if manifest.kind == "sqlite" and not settings.uses_sqlite:
         raise BackupError(f"{folder} is of SQLite: unset DATABASE_URL to restore it.")
     if manifest.kind == "postgresql" and settings.uses_sqlite:
@@ -106,6 +109,10 @@ def _check_free(settings: Settings, folder: Path, manifest: Manifest, file: Path
     """Refuse where a database is, or other secrets than those that are to go there."""
     for path in (file, *file.parent.glob(f"{file.name}-*")):
         raise_if_taken(path)
+    _check_secrets_free(settings, folder, manifest)
+
+
+def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
     for name, place in _places(settings).items():
         if (
             name in manifest.files
@@ -178,9 +185,7 @@ def _into_sqlite(
             proof = _prove(database, settings, manifest, bar)
         finally:
             database.close()
-        for name, place in _places(settings).items():
-            if name in manifest.files and not place.exists():
-                write_private_file(place, read_private_file(folder / name))
+        _place_secrets(settings, folder, manifest)
         file.hardlink_to(partial)  # unlike a rename, this never replaces what came meanwhile
         sync_directory(file.parent)
     except FileExistsError:
@@ -193,6 +198,14 @@ def _into_sqlite(
         _forget(partial)
         os.close(held)
     return proof
+
+
+def _place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Put what the backup has besides the database to where it belongs."""
+    for name, place in _places(settings).items():
+        if name in manifest.files and not place.exists():
+            make_private_directory(place.parent)
+            write_private_file(place, read_private_file(folder / name))
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
@@ -233,6 +246,7 @@ def _into_postgresql(
         raise BackupError(
             f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
         ) from None
+    _place_secrets(settings, folder, manifest)
     with database.write() as transaction:
         vitals.gather_statistics(transaction)
         partitions.make_ahead(transaction, database_time(transaction).date())
@@ -249,9 +263,9 @@ def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar)
         found = take_inventory(connection, progress)
         marks = fingerprints(connection)
     for table, rows in manifest.rows.items():
-        if found.rows.get(table) != rows:
+        if found.rows[table] != rows:
             raise BackupError(
-                f"The backup does not prove itself: {table} has {found.rows.get(table, 0):,} rows,"
+                f"The backup does not prove itself: {table} has {found.rows[table]:,} rows,"
                 f" and the manifest says {rows:,}."
             )
     trail = (manifest.highest_audit_id, manifest.newest_audit_at)

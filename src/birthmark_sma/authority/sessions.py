@@ -8,11 +8,16 @@ than the secret that opened it: where that is revoked, rotated or expires, the s
 import hashlib
 import hmac
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from birthmark_sma.authority.key_ring import KeyRing, digest
-from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
+from birthmark_sma.errors import (
+    DatabaseUnavailableError,
+    InsufficientScopeError,
+    UnauthenticatedError,
+)
 from birthmark_sma.storage import sessions
 from birthmark_sma.storage.access_keys import AccessKey, KeyScope
 from birthmark_sma.storage.engine import Database
@@ -65,9 +70,10 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     if session is None or not _lasts(session, now):
         return None
     if by_person and now - session.seen_at > _NOTE_AFTER:
-        with database.write() as transaction:
+        # On a full disk nothing can be noted, and that is when people most need to look.
+        with suppress(DatabaseUnavailableError), database.write() as transaction:
             sessions.note_seen(transaction, session.digest, now)
-        return replace(session, seen_at=now)
+            return replace(session, seen_at=now)
     return session
 
 

@@ -67,7 +67,8 @@ def backup(
     _show(made.folder, made.manifest)
     say()
     say(_what_is_not_in_it(made.manifest))
-    say(f"To prove it, restore it elsewhere: sma restore '{place}' --data-dir SOMEWHERE-EMPTY")
+    where = "--data-dir" if made.manifest.kind == "sqlite" else "--database-url"
+    say(f"To prove it, restore it elsewhere: sma restore '{place}' {where} SOMEWHERE-EMPTY")
 
 
 def restore(

@@ -27,6 +27,7 @@ _MARKS = {"well": ("✓", "green"), "noted": ("i", "blue"), "warning": ("!", "ye
 _WORST_MARK = ("✗", "red")
 _CODES = {"well": 0, "noted": 0, "warning": 1, "critical": 2}
 _NARROWEST = 40
+"""Where fewer columns are left for them, sentences stand below the names."""
 
 
 def doctor(
@@ -81,17 +82,25 @@ def _as_json(finding: "Finding") -> dict[str, str | None]:
 
 
 def _tell(findings: "list[Finding]") -> None:
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     wide = max(len(each.name) for each in findings)
+    indent = wide + 4
+    beside = columns is None or columns - indent >= _NARROWEST
     for each in findings:
         mark, colour = _MARKS.get(each.state.value, _WORST_MARK)
         bold = each.state.value in {"warning", "critical"}
-        head = f"{typer.style(_written(mark), fg=colour, bold=True)} {each.name.ljust(wide)}  "
-        first, *others = _lines(f"{each.sentence}.", wide + 4)
-        say(head + typer.style(first, bold=bold))
-        for line in others:
-            say(" " * (wide + 4) + typer.style(line, bold=bold))
-        for line in _lines(f"{each.remedy}.", wide + 6) if each.remedy else []:
-            say(" " * (wide + 6) + typer.style(line, fg=colour))
+        styled = typer.style(_written(mark), fg=colour, bold=True)
+        if not beside:
+            say(f"{styled} {each.name}")
+            indent = 2
+        lines = _lines(_ended(each.sentence), columns, indent)
+        if beside:
+            first, *lines = lines
+            say(f"{styled} {each.name.ljust(wide)}  {typer.style(first, bold=bold)}")
+        for line in lines:
+            say(" " * indent + typer.style(line, bold=bold))
+        for line in _lines(_ended(each.remedy), columns, indent + 2) if each.remedy else []:
+            say(" " * (indent + 2) + typer.style(line, fg=colour))
     counted = Counter(each.state.value for each in findings)
     say()
     if counted["critical"] or counted["warning"]:
@@ -100,12 +109,16 @@ def _tell(findings: "list[Finding]") -> None:
         say("All is well.")
 
 
-def _lines(text: str, indent: int) -> list[str]:
+def _lines(text: str, columns: int | None, indent: int) -> list[str]:
     """Break a sentence where it meets the edge of a terminal; a pipe gets it whole."""
-    if not sys.stdout.isatty():
+    if columns is None:
         return [text]
-    width = max(shutil.get_terminal_size().columns - indent, _NARROWEST)
+    width = max(columns - indent, 1)
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith(("?", ".")) else f"{sentence}."
 
 
 def _written(mark: str) -> str:

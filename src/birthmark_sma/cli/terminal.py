@@ -1,6 +1,7 @@
 """What a person sees: text to stdout, progress to stderr and only on a terminal."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ Progressed = Callable[[int, int | None], None]
 
 
 def say(text: str = "") -> None:
-    """Print a line for a person."""
-    typer.echo(text)
+    """Print a line for a person, in colours where a terminal has them and nobody declined them."""
+    declined = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    typer.echo(text, color=False if declined else None)
 
 
 def note(text: str) -> None:

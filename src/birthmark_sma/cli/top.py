@@ -17,7 +17,7 @@ from birthmark_sma.cli.init import existing_database
 from birthmark_sma.cli.options import DatabaseUrl, DataDir
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from birthmark_sma.authority.overview import Overview
     from birthmark_sma.storage.engine import Database
@@ -45,7 +45,7 @@ def top(
     with existing_database(data_dir, database_url) as database:
         console = Console(highlight=False)
         if once or not console.is_terminal:
-            console.print(frame(look(database)))
+            console.print(frame(look(database), width=console.width))
             return
         _live(console, database)
 
@@ -55,6 +55,9 @@ def _live(console: "Console", database: "Database") -> None:
 
     from birthmark_sma.cli.top_frame import frame
 
+    def drawn() -> "RenderableType":
+        return frame(latest, watch.away, width=console.width)
+
     watch = _Watch(database)
     watch.start()
     latest = watch.first()
@@ -63,7 +66,9 @@ def _live(console: "Console", database: "Database") -> None:
     with (
         _single_keys(),
         contextlib.suppress(KeyboardInterrupt),
-        Live(frame(latest), console=console, screen=True, auto_refresh=False) as live,
+        Live(
+            frame(latest, width=console.width), console=console, screen=True, auto_refresh=False
+        ) as live,
     ):
         live.refresh()
         shown = (latest, watch.away, console.size)
@@ -71,7 +76,7 @@ def _live(console: "Console", database: "Database") -> None:
             latest = watch.newest(latest)
             if (latest, watch.away, console.size) != shown:
                 shown = (latest, watch.away, console.size)
-                live.update(frame(latest, watch.away), refresh=True)
+                live.update(drawn(), refresh=True)
 
 
 class _Watch(threading.Thread):

@@ -1,4 +1,4 @@
-"""One frame of `sma top`: the overview, drawn for a terminal of 80 columns or more."""
+"""One frame of `sma top`: the overview, drawn for a terminal of 80 columns; narrower, in less."""
 
 from collections.abc import Sequence
 
@@ -15,21 +15,24 @@ _SERIAL_WIDTH = 26
 _FAMILY_WIDTH = 16
 _BAR_WIDTH = 6
 _GOOD_RATE = 0.95
+_BESIDE_CURVE = 20  # columns: its name before it, its last value behind it
+_TWO_LISTS = 74
 
 
-def frame(overview: Overview, away: str | None = None) -> RenderableType:
-    """Draw an overview. `away` says why there is no newer one."""
+def frame(overview: Overview, away: str | None = None, *, width: int = 80) -> RenderableType:
+    """Draw an overview for so many columns. `away` says why there is no newer one."""
+    minutes = max(min(len(overview.glance.curve.passes), width - _BESIDE_CURVE), 1)
     return Group(
         _head(overview, away),
         Text(),
-        _curve("PASS/min", overview.glance.curve.passes, "green"),
-        _curve("FAIL/min", overview.glance.curve.fails, "red"),
-        Text("         60 minutes ago".ljust(66) + "now", style="dim"),
+        _curve("PASS/min", overview.glance.curve.passes[-minutes:], "green"),
+        _curve("FAIL/min", overview.glance.curve.fails[-minutes:], "red"),
+        Text(" " * 9 + f"{minutes} minutes ago".ljust(minutes - 3) + "now", style="dim"),
         Text(),
         _figures(overview),
         _state(overview),
         Text(),
-        _lists(overview),
+        _lists(overview, width),
     )
 
 
@@ -100,7 +103,9 @@ def _colour(good: bool) -> str:
     return "not bold" if good else "yellow not bold"
 
 
-def _lists(overview: Overview) -> Table:
+def _lists(overview: Overview, width: int) -> RenderableType:
+    if width < _TWO_LISTS:
+        return Group(_families(overview), Text(), _busiest(overview))
     both = Table.grid(padding=(0, 3, 0, 0))
     both.add_row(_families(overview), _busiest(overview))
     return both

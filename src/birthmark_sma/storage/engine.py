@@ -148,7 +148,8 @@ _ADVICE = {
     "SQLITE_CANTOPEN": "the file cannot be opened: is its directory there, and yours?",
     "SQLITE_BUSY": "another program has locked the file for long",
     "SQLITE_IOERR": "the disk fails, or is full",
-    "42501": "its user may not do this: grant it the schema, such as GRANT ALL ON SCHEMA public",
+    "42501": "its user may not do this: sma doctor says what to grant, and before sma init it is"
+    " GRANT ALL ON SCHEMA public",
     "53100": "its disk is full",
     "55P03": "a long query or transaction holds what must change; try again when it has ended",
     "53300": "it has too many connections already",

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from birthmark_sma.storage.schema import metadata, validation_history
 
 Progress = Callable[[int, int | None], None]
+
+_PATIENCE = "30s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,21 @@ class Inventory:
     rows: dict[str, int]
     highest_audit_id: int | None
     newest_audit_at: datetime | None
+
+
+def hold_tables(connection: Connection) -> None:
+    """Keep PostgreSQL's tables and their partitions as they are until this transaction ends.
+
+    Who reads and writes rows goes on. Before the first query of a transaction, so that its snapshot
+    sees nothing that was gone by then. Raises DatabaseUnavailableError where others change them for
+    longer than `_PATIENCE`.
+    """
+    names = ", ".join(
+        connection.dialect.identifier_preparer.quote(each.name) for each in metadata.sorted_tables
+    )
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
+    connection.execute(text(f"LOCK TABLE {names} IN ACCESS SHARE MODE"))
+    connection.execute(text("SET LOCAL lock_timeout = DEFAULT"))
 
 
 def take_inventory(connection: Connection, progress: Progress) -> Inventory:

@@ -19,6 +19,8 @@ from birthmark_sma.errors import BackupError
 from birthmark_sma.storage.inventory import Progress
 
 _VERSION_SECONDS = 30
+_LOCK_SECONDS = 30
+"""Who changes tables may wait for whoever exported the snapshot, and that one waits for pg_dump."""
 _CHUNK = 1 << 20
 _WHAT_IS_LEFT_OUT = (
     "--no-owner",
@@ -77,7 +79,13 @@ def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Pr
 
     `progress` is told bytes. Raises BackupError, and OSError where the file cannot be written.
     """
-    arguments = ["--format=custom", "--compress=1", f"--snapshot={snapshot}", *_WHAT_IS_LEFT_OUT]
+    arguments = [
+        "--format=custom",
+        "--compress=1",
+        f"--snapshot={snapshot}",
+        f"--lock-wait-timeout={_LOCK_SECONDS * 1000}",
+        *_WHAT_IS_LEFT_OUT,
+    ]
     with _running(program, arguments, url, "pg_dump") as (_, output):
         written = 0
         while chunk := output.read(_CHUNK):

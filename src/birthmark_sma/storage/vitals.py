@@ -74,17 +74,26 @@ def ask_postgresql(connection: Connection) -> PostgresqlState:
 
 
 def missing_privileges(connection: Connection) -> list[str]:
-    """Return what the user may not do that the service does, as `INSERT on key_tables`."""
+    """Return what the user may not do that the service does, as `INSERT on key_tables`.
+
+    A number that a column takes from a sequence by itself needs USAGE of that, which no grant on
+    tables brings along.
+    """
     wanted = ("SELECT", "INSERT", "UPDATE", "DELETE")
     rows = connection.execute(
         text(
             "SELECT privilege || ' on ' || name FROM unnest(CAST(:names AS text[])) AS name,"
             " unnest(CAST(:wanted AS text[])) AS privilege"
-            " WHERE NOT has_table_privilege(name, privilege) ORDER BY name, privilege"
+            " WHERE NOT has_table_privilege(name, privilege)"
+            " UNION ALL SELECT 'USAGE on ' || sequence.relname FROM pg_depend"
+            " JOIN pg_class AS sequence ON sequence.oid = objid"
+            " WHERE refobjid = ANY(CAST(CAST(:names AS text[]) AS regclass[])) AND deptype = 'a'"
+            " AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(sequence.oid, 'USAGE')"
+            " ELSE false END"
         ),
         {"names": [each.name for each in metadata.sorted_tables], "wanted": list(wanted)},
     )
-    return list(rows.scalars())
+    return sorted(rows.scalars())
 
 
 def sqlite_version(connection: Connection) -> str:
@@ -106,6 +115,8 @@ def missing_parts(connection: Connection) -> list[str]:
     inspector = inspect(connection)
     present = set(inspector.get_table_names())
     missing = []
+    if connection.dialect.name == "postgresql" and UNFORESEEN not in present:
+        missing.append(UNFORESEEN)
     for wanted in metadata.sorted_tables:
         if wanted.name not in present:
             missing.append(wanted.name)

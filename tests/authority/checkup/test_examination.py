@@ -307,6 +307,14 @@ def test_a_user_who_may_not_write(postgres_url: str, tmp_path: Path) -> None:
         finding = found(changed(reader, kek_file=settings.kek_file))["schema"]
         assert finding.state is State.CRITICAL
         assert "DELETE on access_keys" in finding.sentence
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        finding = found(changed(reader, kek_file=settings.kek_file))["schema"]
+        assert finding.state is State.CRITICAL, "no audit row could get its number"
+        assert "USAGE on validation_history_id_seq" in finding.sentence
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+        assert found(changed(reader, kek_file=settings.kek_file))["schema"].state is State.WELL
     finally:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

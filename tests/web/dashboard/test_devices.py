@@ -75,6 +75,24 @@ def test_pages_bring_every_device_once(running: Running) -> None:
         assert len(everything) == len(set(everything))
 
 
+def test_spaces_hide_no_device(running: Running) -> None:
+    """A serial may begin and end with them: no page is skipped for it, and each has its own."""
+    name = new_serial("space")
+    family = f" {name} "
+    serials = [f" zzz-{name}-{number:02}" for number in range(50)] + [name]
+    with running.database() as database:
+        register(database, serials, device_family=family)
+    with running.client(headers=PAGE) as client:
+        assert every_page(client, family=family) == serials
+        spaced = f" {new_serial()} "
+        camera = Camera.provisioned(client, spaced)
+        page = client.get("/dashboard/device", params={"serial": spaced})
+        assert page.status_code == 200
+        assert client.post(VALIDATE, json=wire(camera.token())).status_code == 200
+        found = client.get("/dashboard/validations", params={"device": spaced})
+        assert "PASS</span>" in found.text
+
+
 def test_beginnings_are_taken_literally(running: Running) -> None:
     """No character is a pattern: neither LIKE's nor those at the ends of the alphabet."""
     start = new_serial("lit")

@@ -138,6 +138,10 @@ def test_a_database_that_is_away_is_a_page(own_postgres: Postgres, tmp_path: Pat
                 assert "database" in page.text
                 assert "retry-after" in page.headers
                 assert not re.search(r"psycopg|sqlalchemy|Traceback|postgresql://", page.text)
+            export = browser.get("/dashboard/validations.csv", headers={"Accept": "*/*"})
+            assert export.status_code == 503, "programs get the problem itself"
+            assert export.headers["content-type"] == "application/problem+json"
+            assert "x-request-id" in export.headers
             news = browser.get("/dashboard/figures", headers={"HX-Request": "true"})
             assert (news.status_code, news.text) == (503, "")
             assert news.headers["hx-reswap"] == "none", "the last figures stay where they are"

@@ -3,11 +3,16 @@
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from birthmark_sma.authority.access import revoke_key, rotate_key
-from birthmark_sma.authority.sessions import IDLE, LONGEST
+from birthmark_sma.authority.key_ring import KeyRing
+from birthmark_sma.authority.sessions import IDLE, LONGEST, find_session
+from birthmark_sma.authority.sessions import sign_in as sign_in_at
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute
 from tests.support.camera import PROVISION
 from tests.support.keys import bearer, issue, secret_of, start_with_keys
@@ -206,6 +211,20 @@ def test_a_page_left_open_keeps_no_session_alive(guarded: Guarded) -> None:
         assert _seen(guarded, key) == _plain(guarded, long_ago)
         assert browser.get("/dashboard").status_code == 200
         assert _seen(guarded, key) != _plain(guarded, long_ago)
+
+
+def test_a_session_goes_on_where_nothing_can_be_written(guarded: Guarded) -> None:
+    """As on a full disk: reading is what helps then."""
+    with guarded.database.read() as connection:
+        key_ring = KeyRing(connection)
+    token = sign_in_at(guarded.database, key_ring, guarded.keys["admin"])
+    earlier = datetime.now(UTC) - timedelta(minutes=10)
+    execute(guarded.database, "UPDATE dashboard_sessions SET seen_at = :seen", seen=earlier)
+    refused = DatabaseUnavailableError("The database does not answer", "the disk is full")
+    with patch.object(Database, "write", side_effect=refused):
+        session = find_session(guarded.database, token, by_person=True)
+    assert session is not None
+    assert abs(session.seen_at - earlier) < timedelta(seconds=1)
 
 
 def test_signing_in_again_ends_the_session_before(guarded: Guarded) -> None:

@@ -83,6 +83,8 @@ def test_no_serial_is_a_formula(running_on_sqlite: Running, start: str) -> None:
         {"since": "0001-01-01T00:00+14:00"},
         {"before": "2026-01-01T00:00:00_1"},
         {"before": "x"},
+        {"before": "0001-01-01T00:00:00+23:59_5"},
+        {"before": "9999-12-31T23:59:59-23:59_5"},
         {"before": "2026-01-01T00:00:00+00:00_" + "9" * 40},
     ],
 )

@@ -154,7 +154,7 @@ def recognise(database: Database) -> Iterator[Finding]:
         yield critical(
             "schema",
             f"The database's user may not do what the service does: {_some(refused)}",
-            "Grant it, as with GRANT ALL ON ALL TABLES IN SCHEMA public",
+            "Grant it, as with GRANT ALL ON ALL TABLES IN SCHEMA public, and ALL SEQUENCES too",
         )
     else:
         yield well("schema", f"The schema is {HEAD_REVISION}, as this program needs it")

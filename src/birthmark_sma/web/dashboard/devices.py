@@ -19,7 +19,7 @@ from birthmark_sma.storage.device_search import DeviceFilter
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.pages import page
-from birthmark_sma.web.dashboard.queries import choice_of, link, refused, text_of
+from birthmark_sma.web.dashboard.queries import choice_of, link, name_of, refused, text_of
 from birthmark_sma.web.intake import authority_of
 
 LIST = "/dashboard/devices"
@@ -44,11 +44,11 @@ async def list_devices(request: Request) -> Response:
     """Show a page of the devices that are looked for."""
     wanted = DeviceFilter(
         begins=text_of(request, "q"),
-        family=text_of(request, "family"),
+        family=name_of(request, "family"),
         status=choice_of(request, "status", DeviceStatus),
         flagged=text_of(request, "flagged") is not None,
     )
-    after = text_of(request, "after")
+    after = name_of(request, "after")
 
     def read(connection: Connection) -> dict[str, Any]:
         found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
@@ -106,7 +106,7 @@ async def download(request: Request) -> Response:
 
 
 def _serial_of(request: Request) -> str:
-    device_serial = text_of(request, "serial")
+    device_serial = name_of(request, "serial")
     if device_serial is None:
         raise refused("serial names the device.")
     return device_serial

@@ -69,17 +69,15 @@ class Gate:
             return
         scope.setdefault("app", self._fastapi)
         headers = Headers(scope=scope)
-        if not _wants_page(headers):
-            await self._admit(scope, headers)
-            await self._app(scope, receive, send)
-            return
-        problem = _ProblemAsPage(scope, receive, send)
+        if _wants_page(headers):
+            send = _ProblemAsPage(scope, receive, send).send
         try:
             await self._admit(scope, headers)
         except DatabaseUnavailableError as error:
-            await respond(Request(scope), error)(scope, receive, problem.send)
+            # Nothing out there makes an answer of it: programs get the problem as it is.
+            await respond(Request(scope), error)(scope, receive, send)
         else:
-            await self._app(scope, receive, problem.send)
+            await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope, headers: Headers) -> None:
         authority: Authority = self._state.authority

@@ -25,8 +25,17 @@ def refused(detail: str) -> RequestError:
 
 
 def text_of(request: Request, name: str) -> str | None:
-    """Return a text. Raises RequestError for one that nothing here can be."""
-    value = request.query_params.get(name, "").strip()
+    """Return a text as a person types it. Raises RequestError for one that nothing here can be."""
+    return _printable(name, request.query_params.get(name, "").strip())
+
+
+def name_of(request: Request, name: str) -> str | None:
+    """Return a name as it was registered: a device's may begin or end with a space."""
+    value = request.query_params.get(name, "")
+    return _printable(name, value if value.strip() else "")
+
+
+def _printable(name: str, value: str) -> str | None:
     if len(value) > _MOST_CHARACTERS or not value.isprintable():
         raise refused(f"{name} has at most {_MOST_CHARACTERS} printable characters.")
     return value or None

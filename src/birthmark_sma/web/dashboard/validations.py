@@ -29,6 +29,7 @@ from birthmark_sma.web.dashboard.queries import (
     choice_of,
     link,
     moment_of,
+    name_of,
     number_of,
     refused,
     text_of,
@@ -176,7 +177,7 @@ def _filter_of(request: Request) -> AuditFilter:
         result=choice_of(request, "result", Verdict),
         reason=choice_of(request, "reason", Reason),
         repeat=choice_of(request, "repeat", Repeat),
-        device_serial=text_of(request, "device"),
+        device_serial=name_of(request, "device"),
         table_id=number_of(request, "table"),
         caller=text_of(request, "caller"),
         since=moment_of(request, "since"),
@@ -188,13 +189,18 @@ def _place_of(request: Request) -> Place | None:
     value = text_of(request, "before")
     if value is None:
         return None
-    moment, _, number = value.partition("_")
+    fault = refused("before is a place that an earlier page named.")
+    named, _, number = value.partition("_")
     try:
-        place = Place(datetime.fromisoformat(moment), int(number))
-    except ValueError:
-        raise refused("before is a place that an earlier page named.") from None
-    if place.validated_at.tzinfo is None or not 0 <= place.id < 2**63:
-        raise refused("before is a place that an earlier page named.")
+        moment = datetime.fromisoformat(named)
+        if moment.tzinfo is None:
+            raise fault
+        # Here, as the first and last days of all have no name in UTC where they have one elsewhere.
+        place = Place(moment.astimezone(UTC), int(number))
+    except (ValueError, OverflowError):
+        raise fault from None
+    if not 0 <= place.id < 2**63:
+        raise fault
     return place
 
 
