@@ -30,6 +30,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from tests.support.authorities import PASSPHRASE, opened, quiet, small_settings
 from tests.support.camera import Camera, csr_pem, new_key, public_pem
 from tests.support.chains import DEVICE_KEY_KINDS, DEVICE_SERIALS, Chain, device_key
+from tests.support.commands import sma
 from tests.support.oracles import ask_openssl, ask_ourselves
 from tests.support.postgres import Postgres
 from tests.support.running import query, wait_until
@@ -114,10 +115,9 @@ class Factory:
 
     def run(self, *arguments: str, code: int = 0, stdin: str | None = None) -> str:
         """Run to the end, which must be this code; return what it said on stderr."""
-        ran = subprocess.run(
-            [*SMA, *arguments], env=self.environ, cwd=self.directory, text=True,
-            capture_output=True, timeout=120, check=False, input=stdin,
-        )  # fmt: skip
+        ran = sma(
+            "provision-batch", *arguments, environ=self.environ, cwd=self.directory, stdin=stdin
+        )
         assert ran.returncode == code, ran.stderr
         assert "Traceback" not in ran.stderr
         assert ran.stdout == ""
