@@ -180,14 +180,6 @@ def test_what_is_no_json_is_422(sqlite_client: httpx2.Client, content: bytes) ->
     assert_problem(sqlite_client.post(PUBLISHED, content=content, headers=JSON), 422)
 
 
-def test_it_is_limited_as_any_validation(sqlite_client: httpx2.Client) -> None:
-    """The header fields tell the policy of validations, not that of an operator's pages."""
-    camera = published(Camera.provisioned(sqlite_client, new_serial()))
-    told = sqlite_client.post(PUBLISHED, json=camera.body()).headers
-    same = sqlite_client.post(VALIDATE, json={}).headers
-    assert told.get("ratelimit-policy") == same.get("ratelimit-policy")
-
-
 def test_other_methods_are_405(sqlite_client: httpx2.Client) -> None:
     for method in ("GET", "PUT", "DELETE"):
         assert_problem(sqlite_client.request(method, PUBLISHED), 405)
