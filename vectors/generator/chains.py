@@ -1,4 +1,4 @@
-"""certificate_chain_test.json: certification paths, sound ones and bad ones as seen in the field."""
+"""certificate_chain_test.json: certification paths, sound ones, and bad ones from the field."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

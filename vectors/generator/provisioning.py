@@ -6,7 +6,7 @@ are digests of labels; the authority itself leaves all of that to its JOSE libra
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
@@ -120,13 +120,12 @@ def _sealed(curve: str) -> Group:
 
 
 def _key(curve: str, label: str) -> Recipient:
-    makers = {
+    makers: dict[str, Callable[[str], Recipient]] = {
         "P-256": seeded_keys.p256,
         "P-384": seeded_keys.p384,
         "X25519": seeded_keys.x25519_key,
     }
-    made: Recipient = makers[curve](label)
-    return made
+    return makers[curve](label)
 
 
 def _epk(curve: str, key: Recipient) -> dict[str, str]:

@@ -4,7 +4,7 @@ from itertools import product
 
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason, Standing, decide
-from vectors.generator.document import Case, Document, Group
+from vectors.generator.document import Case, Document, Group, Result
 
 _SIZES = TableSizes(tables=2_500, keys_per_table=1_000)
 _ASSIGNED = (3, 42, 2_499)
@@ -12,7 +12,7 @@ _NOTES = {
     reason.name.title().replace("_", ""): text
     for reason, text in {
         Reason.UNKNOWN_TABLE: "There is no such table: the caller is told so (400 at the API).",
-        Reason.UNKNOWN_KEY_INDEX: "The table has no such key: the caller is told so (400 at the API).",
+        Reason.UNKNOWN_KEY_INDEX: "The table has no such key: the caller is told so (400, too).",
         Reason.NOT_OPENED: "The token does not open under the derived key.",
         Reason.UNKNOWN_DEVICE: "No device has this NUC hash.",
         Reason.TABLE_NOT_ASSIGNED: "The device was not given this table.",
@@ -48,7 +48,7 @@ def make() -> Document:
             "reason": reason.value,
             "toldToCaller": reason.told_to_caller,
         }
-        result = "valid" if reason is Reason.GENUINE else "invalid"
+        result: Result = "valid" if reason is Reason.GENUINE else "invalid"
         flag = reason.name.title().replace("_", "")
         tests.append(Case(comment, result, fields, (flag,)))
     return Document(
