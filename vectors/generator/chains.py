@@ -30,6 +30,8 @@ _NOTES = {
     "OtherRoot": "It chains to a root of the same name that is not the pinned one.",
     "Altered": "Something was changed after signing.",
     "Expired": "A certificate of the path has ended.",
+    "LastSecond": "Validity includes both its ends (RFC 5280, section 4.1.2.5), but OpenSSL takes a"
+    " certificate for expired in its last second.",
     "NotYetValid": "A certificate of the path begins later.",
     "Purpose": "The leaf is not for what a device does: clientAuth, digitalSignature, no CA.",
     "WeakKey": "The leaf's key is of a kind that no device has.",
@@ -112,8 +114,11 @@ def _sound(ca: SeededCa) -> list[_Path]:
     leaf = device_certificate(ca, _device_key(), "camera-7")
     first = leaf.not_valid_before_utc
     last = min(leaf.not_valid_after_utc, ca.intermediate.not_valid_after_utc)
-    for comment, moment in (("in its first second", first), ("in its last second", last)):
-        sound.append(_Path(comment, "valid", leaf, [ca.intermediate], (), moment, "camera-7"))
+    between = [ca.intermediate]
+    sound += [
+        _Path("in its first second", "valid", leaf, between, (), first, "camera-7"),
+        _Path("in its last second", "acceptable", leaf, between, ("LastSecond",), last, "camera-7"),
+    ]
     with_root = [ca.intermediate, ca.root]
     flags = ("RootSentAlong",)
     sound.append(_Path("root sent along", "acceptable", leaf, with_root, flags, NOW, "camera-7"))

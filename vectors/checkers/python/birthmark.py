@@ -206,7 +206,8 @@ def _parse(text: str) -> dict:
             set(bundle) == _FIELDS
             and set(token) == _TOKEN_FIELDS
             and bundle["version"] == 1
-            and {type(bundle["version"]), type(token["table_id"]), type(token["key_index"])} == {int}
+            and {type(bundle["version"]), type(token["table_id"]), type(token["key_index"])}
+            == {int}
             and _lower_hex(bundle["image_hash"], 32)
             and _lower_hex(token["encrypted_nuc_hash"], 48)
             and _lower_hex(token["nonce"], 12)
