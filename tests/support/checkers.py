@@ -1,7 +1,7 @@
 """The checkers of `vectors/checkers/`, built and run as a developer of their language would.
 
-Python, Node, Java and C are always there: what is missing fails the test, with what to type. Go and
-Kotlin run where there is a compiler.
+Python, Node, Java and C are always there: what is missing fails the test, with what to type. Go runs
+where there is a compiler.
 """
 
 import json
@@ -19,8 +19,7 @@ _SOURCES = VECTORS / "checkers"
 _SECONDS = 300
 
 ALWAYS = ("python", "javascript", "java", "c")
-WHERE_PRESENT = {"go": "go", "kotlin": "kotlinc"}
-LANGUAGES = (*ALWAYS, *(name for name, tool in WHERE_PRESENT.items() if shutil.which(tool)))
+LANGUAGES = (*ALWAYS, "go") if shutil.which("go") else ALWAYS
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,9 @@ class Checker:
         return bytes.fromhex(ran.stdout) if ran.returncode == 0 else None
 
 
-def build(language: str, directory: Path) -> Checker:
-    """Build the checker of a language into a directory, or take the one that this process built."""
-    return _build(language, directory)
-
-
 @cache
-def _build(language: str, directory: Path) -> Checker:
+def build(language: str, directory: Path) -> Checker:
+    """Build the checker of a language into a directory, once."""
     makers: dict[str, Callable[[Path], Checker]] = {
         "python": lambda _: Checker((sys.executable, str(_SOURCES / "python" / "check.py"))),
         "javascript": lambda _: Checker(
@@ -78,7 +73,6 @@ def _build(language: str, directory: Path) -> Checker:
         "java": _java,
         "c": _c,
         "go": _go,
-        "kotlin": _kotlin,
     }
     return makers[language](directory)
 
@@ -104,12 +98,6 @@ def _go(directory: Path) -> Checker:
     program = str(directory / "check-go")
     _compile(["go", "build", "-o", program, "."], cwd=_SOURCES / "go")
     return Checker((program,))
-
-
-def _kotlin(directory: Path) -> Checker:
-    jar = str(directory / "check-kotlin.jar")
-    _compile(["kotlinc", *_files("kotlin", "*.kt"), "-include-runtime", "-d", jar])
-    return Checker((_tool("java", "default-jdk-headless"), "-jar", jar))
 
 
 def _files(language: str, pattern: str) -> list[str]:

@@ -68,7 +68,7 @@ def _response(**keys: Any) -> dict[str, Any]:
 
 
 def _responses() -> Group:
-    jwe = _jwe("P-256", _key("P-256", "test recipient P-256"))
+    jwe = _jwe("P-256", recipient_key("P-256", "test recipient P-256"))
     cases = {
         "table keys in the clear": _response(table_keys=_TABLE_KEYS),
         "table keys sealed": _response(table_keys_jwe=jwe),
@@ -79,10 +79,10 @@ def _responses() -> Group:
 
 def _sealed(curve: str) -> Group:
     label = f"test recipient {curve}"
-    recipient = _key(curve, label)
+    recipient = recipient_key(curve, label)
     good = _jwe(curve, recipient)
     head, wrapped, nonce, ciphertext, tag = good.split(".")
-    point = _epk(curve, _key(curve, "test ephemeral key"))
+    point = _epk(curve, recipient_key(curve, "test ephemeral key"))
     off_curve = point | {"x": _base64url(bytes(31) + b"\x05")}
     bad: list[tuple[str, str, str]] = [
         (
@@ -99,7 +99,11 @@ def _sealed(curve: str) -> Group:
         ("text altered", ".".join([head, wrapped, nonce, _altered(ciphertext), tag]), "AlteredJwe"),
         ("tag altered", ".".join([head, wrapped, nonce, ciphertext, _altered(tag)]), "AlteredJwe"),
         ("tag cut", ".".join([head, wrapped, nonce, ciphertext, tag[:-2]]), "AlteredJwe"),
-        ("sealed to another", _jwe(curve, _key(curve, "another recipient")), "OtherRecipient"),
+        (
+            "sealed to another",
+            _jwe(curve, recipient_key(curve, "another recipient")),
+            "OtherRecipient",
+        ),
         ("four parts", good.rpartition(".")[0], "MalformedJwe"),
         ("six parts", good + ".", "MalformedJwe"),
         ("no base64url", good.replace(tag, "*" + tag[1:]), "MalformedJwe"),
@@ -119,7 +123,8 @@ def _sealed(curve: str) -> Group:
     return Group("Sealed", tests, {"curve": curve, "recipientLabel": label})
 
 
-def _key(curve: str, label: str) -> Recipient:
+def recipient_key(curve: str, label: str) -> Recipient:
+    """Return the key that a label stands for."""
     makers: dict[str, Callable[[str], Recipient]] = {
         "P-256": seeded_keys.p256,
         "P-384": seeded_keys.p384,
@@ -140,7 +145,7 @@ def _epk(curve: str, key: Recipient) -> dict[str, str]:
 
 
 def _jwe(curve: str, recipient: Recipient, changes: Mapping[str, Any] | None = None) -> str:
-    ephemeral = _key(curve, "test ephemeral key")
+    ephemeral = recipient_key(curve, "test ephemeral key")
     header = {"alg": _ALGORITHM, "enc": "A256GCM", "cty": "json", "epk": _epk(curve, ephemeral)}
     header |= dict(changes or {})
     head = _base64url(json.dumps(header, separators=(",", ":")).encode())

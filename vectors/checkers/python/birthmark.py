@@ -1,6 +1,6 @@
 """The Birthmark protocol in Python: the standard library and `cryptography`, nothing else.
 
-Copy this file. What is refused raises Refused, which never says more than a caller may know.
+Copy this file. What is refused raises RefusedError, which never says more than a caller may know.
 """
 
 import base64
@@ -9,6 +9,7 @@ import hmac
 import json
 import re
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import unquote
 
 from cryptography import x509
@@ -24,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 SALT = b"Birthmark"
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What was given is not what it should be."""
 
 
@@ -40,7 +41,9 @@ def derive_key(
     return hmac.digest(pseudorandom_key, info + b"\x01", "sha256")
 
 
-def seal(nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int, nonce: bytes) -> dict:
+def seal(
+    nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int, nonce: bytes
+) -> dict[str, Any]:
     """Make a camera token. The nonce is 12 fresh random bytes, never used twice."""
     sealed = AESGCM(derive_key(master_key, key_index)).encrypt(nonce, nuc_hash, None)
     return {
@@ -51,28 +54,30 @@ def seal(nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int, nonc
     }
 
 
-def open_token(token: dict, master_key: bytes, keys_per_table: int = 1_000) -> bytes:
+def open_token(token: dict[str, Any], master_key: bytes, keys_per_table: int = 1_000) -> bytes:
     """Return the NUC hash inside a camera token."""
     sealed = _hex(token["encrypted_nuc_hash"], 48)
     nonce = _hex(token["nonce"], 12)
     if type(token["key_index"]) is not int or not 0 <= token["key_index"] < keys_per_table:
-        raise Refused("no such key")
+        raise RefusedError("no such key")
     try:
         return AESGCM(derive_key(master_key, token["key_index"])).decrypt(nonce, sealed, None)
     except InvalidTag:
-        raise Refused("it does not open") from None
+        raise RefusedError("it does not open") from None
 
 
 def _hex(text: object, size: int) -> bytes:
     if not isinstance(text, str) or not re.fullmatch(f"[0-9a-fA-F]{{{2 * size}}}", text):
-        raise Refused(f"not {size} bytes in hex")
+        raise RefusedError(f"not {size} bytes in hex")
     return bytes.fromhex(text)
 
 
 # --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
 
 
-def open_table_keys(jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey) -> dict:
+def open_table_keys(
+    jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
+) -> dict[str, Any]:
     """Return the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6)."""
     try:
         head, *rest = jwe.encode("ascii").split(b".")
@@ -80,18 +85,18 @@ def open_table_keys(jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519Pri
         header = json.loads(_base64url(head))
         known = header["alg"] == "ECDH-ES+A256KW" and header["enc"] == "A256GCM"
         if not known or "crit" in header or len(nonce) != 12 or len(tag) != 16:
-            raise Refused("no such way of sealing")
+            raise RefusedError("no such way of sealing")
         algorithm = header["alg"].encode()
         other = len(algorithm).to_bytes(4, "big") + algorithm + bytes(8) + (256).to_bytes(4, "big")
         wrapping = ConcatKDFHash(hashes.SHA256(), 32, other).derive(_agree(key, header["epk"]))
         content_key = aes_key_unwrap(wrapping, wrapped)
-        opened: dict = json.loads(AESGCM(content_key).decrypt(nonce, text + tag, head))
+        opened: dict[str, Any] = json.loads(AESGCM(content_key).decrypt(nonce, text + tag, head))
     except (KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
-        raise Refused("it does not open") from None
+        raise RefusedError("it does not open") from None
     return opened
 
 
-def _agree(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey, epk: dict) -> bytes:
+def _agree(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey, epk: dict[str, Any]) -> bytes:
     if isinstance(key, x25519.X25519PrivateKey):
         point = x25519.X25519PublicKey.from_public_bytes(_base64url(epk["x"].encode()))
         return key.exchange(point)
@@ -126,14 +131,14 @@ def verify_chain(chain: list[str], root: str, now: datetime) -> str:
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
     except (verification.VerificationError, x509.ExtensionNotFound, ValueError):
-        raise Refused("it does not chain to the root") from None
+        raise RefusedError("it does not chain to the root") from None
     if basic.ca or not usage.digital_signature or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-        raise Refused("not a device's certificate")
+        raise RefusedError("not a device's certificate")
     _check_kind(leaf.public_key())
     for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
         if uri.startswith("urn:birthmark:device:"):
             return unquote(uri.removeprefix("urn:birthmark:device:"))
-    raise Refused("it names no device")
+    raise RefusedError("it names no device")
 
 
 def _check_kind(key: object) -> None:
@@ -142,7 +147,7 @@ def _check_kind(key: object) -> None:
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in {"secp256r1", "secp384r1"}:
         return
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise Refused("no device has such a key")
+        raise RefusedError("no device has such a key")
 
 
 # --- bundles
@@ -159,7 +164,7 @@ _TOKEN_FIELDS = {"encrypted_nuc_hash", "table_id", "key_index", "nonce"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
-def signed_bytes(bundle: dict) -> bytes:
+def signed_bytes(bundle: dict[str, Any]) -> bytes:
     """Return what the device signs: a prefix, and canonical JSON (RFC 8785) of all else."""
     content = {name: value for name, value in bundle.items() if name != "signature"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -177,9 +182,9 @@ def verify_signature(signature: bytes, message: bytes, key: object) -> None:
         elif isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, message)
         else:
-            raise Refused("no device has such a key")
+            raise RefusedError("no device has such a key")
     except InvalidSignature:
-        raise Refused("the signature does not fit") from None
+        raise RefusedError("the signature does not fit") from None
 
 
 def verify_bundle(text: str, root: str, now: datetime) -> str:
@@ -187,7 +192,7 @@ def verify_bundle(text: str, root: str, now: datetime) -> str:
     bundle = _parse(text)
     captured = datetime.fromisoformat(bundle["captured_at"])
     if captured > now + timedelta(hours=1):
-        raise Refused("captured in the future")
+        raise RefusedError("captured in the future")
     chain = bundle["device_certificate_chain"]
     serial = verify_chain(chain, root, now)
     verify_chain(chain, root, min(captured, now))
@@ -196,7 +201,7 @@ def verify_bundle(text: str, root: str, now: datetime) -> str:
     return serial
 
 
-def _parse(text: str) -> dict:
+def _parse(text: str) -> dict[str, Any]:
     """Take exactly these fields, each in its one spelling."""
     try:
         bundle = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
@@ -217,9 +222,9 @@ def _parse(text: str) -> dict:
         )
         datetime.fromisoformat(bundle["captured_at"])
     except (KeyError, TypeError, ValueError):
-        raise Refused("not a bundle") from None
+        raise RefusedError("not a bundle") from None
     if not one_spelling:
-        raise Refused("not a bundle")
+        raise RefusedError("not a bundle")
     return dict(bundle)
 
 
@@ -227,7 +232,7 @@ def _lower_hex(value: str, size: int) -> bool:
     return re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value) is not None
 
 
-def _each_once(pairs: list[tuple[str, object]]) -> dict:
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError
     return dict(pairs)
@@ -240,8 +245,14 @@ def _no_constant(_: str) -> None:
 # --- verdicts
 
 
-def judge(
-    tables: int, keys_per_table: int, table: int, index: int, *, opened: bool, device: dict | None
+def judge(  # noqa: PLR0911  one return a rule reads best
+    tables: int,
+    keys_per_table: int,
+    table: int,
+    index: int,
+    *,
+    opened: bool,
+    device: dict[str, Any] | None,
 ) -> str:
     """Return why a well-formed token gets its verdict: it is PASS for `genuine` alone."""
     if not 0 <= table < tables:
