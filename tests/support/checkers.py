@@ -1,7 +1,7 @@
 """The checkers of `vectors/checkers/`, built and run as a developer of their language would.
 
-Python, Node, Java and C are always there: what is missing fails the test, with what to type. Go runs
-where there is a compiler.
+Python, Node, Java and C are always there: what is missing fails the test, with what to type. Go
+runs where there is a compiler.
 """
 
 import json

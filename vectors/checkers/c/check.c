@@ -118,7 +118,8 @@ static bool verdict(const json *group, const json *test)
                                   json_number(test, "opened") != 0,
                                   known->type == JSON_OBJECT ? &device : NULL);
     if (strcmp(reason, json_text(test, "reason"))) {
-        printf("verdict %d: %s\n", (int)json_number(test, "tcId"), reason);
+        printf("verdict %d: %s in place of %s\n", (int)json_number(test, "tcId"), reason,
+               json_text(test, "reason"));
         exit(1);
     }
     return !strcmp(reason, "genuine");
