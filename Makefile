@@ -5,7 +5,8 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser run test soak check demo bench bench-docs picture profile lock clean
+.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check demo bench bench-docs picture \
+  profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -35,6 +36,14 @@ setup-browser: ## a Chromium for the tests of the dashboard, which are skipped w
 	  [ -n "$$SMA_TEST_CHROMIUM" ] || { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null || \
 	  { echo "No Chromium could be installed. Name yours: SMA_TEST_CHROMIUM=/path/to/chrome"; exit 1; }
 
+# Debian's, as root, where one is missing. Elsewhere install a JDK of 17 or later, Node of 18 or later, and a C
+# compiler with OpenSSL 3's headers.
+setup-tool-chains: ## what the checkers of the vectors are compiled and run with
+	@command -v javac >/dev/null && command -v node >/dev/null && command -v cc >/dev/null && \
+	  echo '#include <openssl/evp.h>' | cc -E - >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -y -qq default-jdk-headless nodejs gcc libc6-dev libssl-dev; } >/dev/null || \
+	  { echo "Install a JDK, Node, a C compiler and OpenSSL's headers."; exit 1; }
+
 run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
 	@PORT=$(PORT) .venv/bin/sma serve
 
@@ -52,7 +61,7 @@ check: setup-dev ## format, lint, types, structure, insecure calls, secrets, kno
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks examples
+	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks examples vectors
 	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache \
 	  --exclude .pytest_cache --exclude .mypy_cache --exclude .ruff_cache --exclude .hypothesis --no-validate \
 	  --no-update-check --redact --quiet --rule-cache-dir .cache/kingfisher

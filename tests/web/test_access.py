@@ -37,6 +37,7 @@ from tests.support.running import Running, new_serial, start
 from tests.support.tls import TestCa
 
 BATCH = f"{VALIDATE}/batch"
+PUBLISHED = "/validate"
 names = (f"key {number}" for number in count())
 
 
@@ -93,6 +94,7 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("POST", PROVISION): {"provision"},
     ("POST", VALIDATE): {"validate"},
     ("POST", BATCH): {"validate"},
+    ("POST", PUBLISHED): {"validate"},
     ("GET", "/health"): EVERY,
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
@@ -133,7 +135,7 @@ PLACES = {
 """What is asked for of a directory."""
 
 
-DOCUMENTED = {PROVISION, VALIDATE, BATCH, "/health", "/health/live", "/stats", "/pki/root.crt"}
+DOCUMENTED = {PROVISION, VALIDATE, BATCH, PUBLISHED, "/health", "/stats", "/pki/root.crt"}
 
 
 def all_routes() -> set[tuple[str, str]]:

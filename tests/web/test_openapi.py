@@ -34,6 +34,7 @@ CHECKS = [
 OPERATIONS = {
     ("POST", PROVISION),
     ("POST", VALIDATE),
+    ("POST", validate.PUBLISHED_PATH),
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
@@ -123,6 +124,7 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
     ("POST", PROVISION): wire.ProvisionResponse,
     ("POST", VALIDATE): wire.ValidateNucResponse,
+    ("POST", validate.PUBLISHED_PATH): wire.PublishedValidateResponse,
     ("GET", "/health"): wire.HealthResponse,
     ("GET", "/stats"): wire.StatsResponse,
 }
@@ -137,7 +139,11 @@ def test_examples_of_answers_hold(document: dict[str, Any], operation: tuple[str
 
 
 def test_examples_of_requests_hold(document: dict[str, Any]) -> None:
-    models: list[type[BaseModel]] = [wire.ValidateNucRequest, wire.ProvisionRequest]
+    models: list[type[BaseModel]] = [
+        wire.ValidateNucRequest,
+        wire.PublishedValidateRequest,
+        wire.ProvisionRequest,
+    ]
     for model in models:
         examples = document["components"]["schemas"][model.__name__]["examples"]
         assert examples

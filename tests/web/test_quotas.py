@@ -12,6 +12,7 @@ import pytest
 from tests.support.camera import PROVISION, VALIDATE, Camera, new_key, public_pem, wire
 from tests.support.commands import sma
 from tests.support.problems import assert_problem
+from tests.support.published_camera import PublishedCamera
 from tests.support.running import Running, new_serial, start
 from tests.support.server import server_environ
 from tests.web.conftest import documented_client
@@ -98,6 +99,21 @@ def test_the_limit_is_exact_and_no_verdict(
     assert told["r"] == 0
     assert 0 < told["t"] <= wait
     assert len(limited.audit_rows(token)) == 20
+
+
+def test_published_clients_share_the_limit(
+    limited: Running, client: httpx2.Client, camera: Camera
+) -> None:
+    """Threat 19: a 429 at /validate says nothing of a token; failures there count as elsewhere."""
+    theirs = PublishedCamera(camera.serial, camera.nuc_hash, camera.table_keys)
+    assert client.post(VALIDATE, json=wire(camera.token())).status_code == 200
+    first = client.post("/validate", json=theirs.body())
+    assert first.json()["valid"] is True
+    assert items_of(first, "RateLimit")["validate"]["r"] == 18
+    failed = [client.post("/validate", json=theirs.body(nonce="00" * 12)) for _ in range(5)]
+    assert [each.json()["valid"] for each in failed] == [False] * 5
+    refused = client.post("/validate", json=theirs.body())
+    assert "valid" not in assert_problem(refused, 429)
 
 
 def test_whoever_else_asks_is_let_in(
@@ -299,7 +315,7 @@ def test_a_key_with_a_rate_that_is_none_is_refused(with_keys: Running) -> None:
     assert "The rate of a key cannot be used" in made.stderr
 
 
-@pytest.mark.parametrize("path", [VALIDATE, BATCH, PROVISION, "/stats"])
+@pytest.mark.parametrize("path", [VALIDATE, BATCH, "/validate", PROVISION, "/stats"])
 def test_who_guesses_is_slowed_down_and_nobody_else(
     with_keys: Running, path: str, address: str
 ) -> None:

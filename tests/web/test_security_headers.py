@@ -33,6 +33,7 @@ OTHERS = (
     PROVISION,
     VALIDATE,
     BATCH,
+    "/validate",
     *(f"/static-offline-docs/{name}" for name in ASSETS),
 )
 ALWAYS = {

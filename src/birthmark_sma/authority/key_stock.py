@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.key_encryption import KeyEncryptionKey, KeyEncryptionKeys
 from birthmark_sma.errors import KeyTablesError, NotInitialisedError
 from birthmark_sma.protocol import key_derivation
-from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
+from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES, NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage import devices, key_tables
 from birthmark_sma.storage.engine import Database
@@ -36,9 +36,13 @@ class KeyStock:
         """Return the 32-byte master key of a table, for the device that it is assigned to."""
         return self._master_keys[table_id]
 
-    def derived_key(self, table_id: int, key_index: int) -> bytes:
+    def derived_key(
+        self, table_id: int, key_index: int, derivation: Derivation = NORMATIVE
+    ) -> bytes:
         """Return one key of one table."""
-        return key_derivation.expand(self._pseudorandom_keys[table_id], key_index)
+        if derivation is NORMATIVE:
+            return key_derivation.expand(self._pseudorandom_keys[table_id], key_index)
+        return key_derivation.derive_key(self._master_keys[table_id], key_index, derivation)
 
 
 def populate(

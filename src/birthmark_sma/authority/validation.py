@@ -28,6 +28,8 @@ from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.origins import Origin
 from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
+from birthmark_sma.protocol.key_table import PUBLISHED_KEYS_PER_TABLE, TableSizes
 from birthmark_sma.protocol.repeat import Repeat, Sighting, digest_of
 from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
 from birthmark_sma.storage import ledger
@@ -42,6 +44,8 @@ class Attempt(NamedTuple):
 
     camera_token: CameraToken
     caller: Caller
+    derivation: Derivation = NORMATIVE
+    """How the keys are derived where it came in. No other way is ever tried."""
 
 
 class Validation(NamedTuple):
@@ -98,6 +102,7 @@ class Validator:
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
+        self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_KEYS_PER_TABLE)
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
         self._watcher: Watcher | None = None
@@ -116,14 +121,18 @@ class Validator:
         self._watcher = watcher
 
     def offer(
-        self, camera_token: CameraToken, caller: Caller, origin: Origin | None = None
+        self,
+        camera_token: CameraToken,
+        caller: Caller,
+        origin: Origin | None = None,
+        derivation: Derivation = NORMATIVE,
     ) -> "asyncio.Future[Validation]":
         """Judge a token, for a coroutine; the future is done once its audit row is durable.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
         DatabaseUnavailableError where the verdict could not be recorded: then there is none.
         """
-        return self._writer.offer(Attempt(camera_token, caller), origin)
+        return self._writer.offer(Attempt(camera_token, caller, derivation), origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and wait for it. Raises as `offer` does."""
@@ -175,13 +184,13 @@ class Validator:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
         now = datetime.now(UTC)
         self._begun = perf_counter_ns()
-        opened = [self._open(attempt.camera_token) for attempt in attempts]
+        opened = [self._open(attempt.camera_token, attempt.derivation) for attempt in attempts]
         self._opened = perf_counter_ns()
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
         standings, repeats = self._look_up(transaction, attempts, sought, now)
         validations = [
-            self._judge(attempt.camera_token, nuc_hash is not None, standings.get(key), now, repeat)
+            self._judge(attempt, nuc_hash is not None, standings.get(key), now, repeat)
             for attempt, nuc_hash, key, repeat in zip(
                 attempts, opened, sought, repeats, strict=True
             )
@@ -206,15 +215,18 @@ class Validator:
         ]
         return ledger.look_up(transaction, sightings, nuc_hashes, now)
 
-    def _open(self, camera_token: CameraToken) -> bytes | None:
+    def _sizes_of(self, derivation: Derivation) -> TableSizes:
+        return self._stock.sizes if derivation is NORMATIVE else self._published_sizes
+
+    def _open(self, camera_token: CameraToken, derivation: Derivation) -> bytes | None:
         """Return the HMAC of the NUC hash inside, or None where the token does not open."""
-        sizes = self._stock.sizes
+        sizes = self._sizes_of(derivation)
         if not (
             sizes.has_table(camera_token.table_id) and sizes.has_key_index(camera_token.key_index)
         ):
             return None
         self._figures.sheet[self._ranges + camera_token.table_id // self._tables_a_range] += 1
-        key = self._stock.derived_key(camera_token.table_id, camera_token.key_index)
+        key = self._stock.derived_key(camera_token.table_id, camera_token.key_index, derivation)
         try:
             return self._nuc_hash_index.of(open_camera_token(camera_token, key))
         except UnopenedCameraTokenError:
@@ -222,16 +234,16 @@ class Validator:
 
     def _judge(
         self,
-        camera_token: CameraToken,
+        attempt: Attempt,
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
         repeat: Repeat | None,
     ) -> Validation:
         reason = decide(
-            sizes=self._stock.sizes,
-            table_id=camera_token.table_id,
-            key_index=camera_token.key_index,
+            sizes=self._sizes_of(attempt.derivation),
+            table_id=attempt.camera_token.table_id,
+            key_index=attempt.camera_token.key_index,
             opened=opened,
             standing=None if device is None else Standing(device.status, device.table_assignments),
         )

@@ -67,6 +67,7 @@ RULES: Mapping[str, Rule] = {
     "/redoc": ANY_KEY,
     "/static-offline-docs": ANY_KEY,
     "/stats": ADMIN,
+    "/validate": _VALIDATE,
 }
 """One entry a path, and one a directory of files. What is not here is for `admin` alone."""
 

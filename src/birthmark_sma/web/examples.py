@@ -21,6 +21,22 @@ CAMERA_TOKEN: dict[str, JsonValue] = {
     "nonce": _HEX[:24],
 }
 
+PUBLISHED_REQUEST: dict[str, JsonValue] = {
+    "camera_token": {
+        "ciphertext": _HEX,
+        "auth_tag": _HEX[:32],
+        "nonce": _HEX[:24],
+        "table_id": 42,
+        "key_index": 234,
+    },
+    "manufacturer_authority_id": "SimulatedMfg",
+}
+PUBLISHED_VALID: dict[str, object] = {"valid": True, "message": "The camera token is valid."}
+PUBLISHED_NOT_VALID: dict[str, object] = {
+    "valid": False,
+    "message": "The camera token is not valid.",
+}
+
 PROVISION_REQUESTS: list[JsonValue] = [
     {
         "device_serial": "camera-0001",

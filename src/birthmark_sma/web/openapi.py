@@ -21,6 +21,7 @@ hands out key tables, and says of a camera token whether a registered camera mad
 * **Cameras** provision themselves once, and keep what they get.
 * **Aggregation servers** have camera tokens validated: `PASS`, `FAIL`, or an error, which is *not*
   a `FAIL`. Only a 200 and the two 400s of an unknown address carry a verdict.
+* The Birthmark project's **published clients** find `POST /validate` in the form that they know.
 
 Errors are problem documents (RFC 9457); `detail` says what to do. Besides those listed below there
 are 404 and 405 for other paths and methods, and 400 for what is not HTTP.
@@ -132,7 +133,12 @@ _SCHEMES: dict[str, Any] = {
     },
 }
 
-_SELF_PARSED = (wire.ValidateNucRequest, wire.ValidateBatchRequest, wire.ProvisionRequest)
+_SELF_PARSED = (
+    wire.ValidateNucRequest,
+    wire.ValidateBatchRequest,
+    wire.PublishedValidateRequest,
+    wire.ProvisionRequest,
+)
 _PROBLEMS = (wire.ProblemDocument, wire.InvalidRequestProblem, wire.UnknownAddressProblem)
 _REFERENCE = "#/components/schemas/{model}"
 

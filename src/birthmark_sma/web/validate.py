@@ -1,7 +1,7 @@
-"""POST /api/v1/validate/nuc and /batch: camera tokens in, verdicts out."""
+"""POST /api/v1/validate/nuc and /batch, and /validate: camera tokens in, verdicts out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from birthmark_sma.errors import (
     UnauthenticatedError,
 )
 from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web import examples, openapi, quotas
@@ -42,6 +43,8 @@ from birthmark_sma.web.problems import (
 from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.traffic import TRACE, Traffic
 from birthmark_sma.web.wire import (
+    PublishedValidateRequest,
+    PublishedValidateResponse,
     ValidateBatchRequest,
     ValidateBatchResponse,
     ValidateNucRequest,
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 
 PATH = "/api/v1/validate/nuc"
 BATCH_PATH = "/api/v1/validate/nuc/batch"
+PUBLISHED_PATH = "/validate"
+"""Where the Birthmark project's published clients ask, in a form and a derivation of their own."""
 _BATCH_BODY_BYTES = 1024 * 1024
 
 router = APIRouter(tags=["validate"])
@@ -98,6 +103,31 @@ async def validate_batch(request: Request) -> ASGIApp:
     return await _Many(request.app).answer(request.scope, request.receive)
 
 
+@router.post(
+    PUBLISHED_PATH,
+    response_model=None,
+    summary="Validate a camera token of a published client",
+    description="For the Birthmark project's published clients: the token was sealed under a key"
+    " of their derivation, and no other is tried. It is judged and recorded as any other. An"
+    " unknown `table_id` is an answer 200 here too. Those clients take every other status for a"
+    " verdict of invalid: new ones use the other addresses.",
+    responses={
+        **openapi.success(
+            PublishedValidateResponse,
+            "A verdict",
+            valid=examples.PUBLISHED_VALID,
+            invalid=examples.PUBLISHED_NOT_VALID,
+        ),
+        **openapi.problems(PUBLISHED_PATH, 408, 413, 415, 422, 429, 500, 503),
+        **openapi.replayed(PUBLISHED_PATH),
+    },
+    openapi_extra={"requestBody": openapi.request_body(PublishedValidateRequest)},
+)
+async def validate_published(request: Request) -> ASGIApp:
+    """Stand in the documentation, as above."""
+    return await _Published(request.app).answer(request.scope, request.receive)
+
+
 class ShortWay:
     """The ASGI application: callers are let in, camera tokens are answered at once, and all else
     goes FastAPI's way.
@@ -111,7 +141,14 @@ class ShortWay:
         self._traffic = traffic
         self.routes: Sequence[BaseRoute] = app.routes
         """Every route, those that are answered the short way included."""
-        self._one = _One(app) if tracing is None else _TracedOne(app, tracing)
+        self._single: Mapping[str, _One]
+        if tracing is None:
+            self._single = {PATH: _One(app), PUBLISHED_PATH: _Published(app)}
+        else:
+            self._single = {
+                PATH: _TracedOne(app, tracing),
+                PUBLISHED_PATH: _TracedPublished(app, tracing),
+            }
         self._many = _Many(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,7 +178,7 @@ class ShortWay:
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
         """Single camera tokens need no task of their own."""
-        return self._one if scope["path"] == PATH and scope["method"] == "POST" else None
+        return self._single.get(scope["path"]) if scope["method"] == "POST" else None
 
     def _guessed(self, scope: Scope) -> RateLimitedError | None:
         """Count credentials that were shown and are wrong."""
@@ -165,7 +202,7 @@ class ShortWay:
         if scope["method"] != "POST":
             return None
         path = scope["path"]
-        return self._one if path == PATH else self._many if path == BATCH_PATH else None
+        return self._many if path == BATCH_PATH else self._single.get(path)
 
 
 class _Json:
@@ -225,6 +262,8 @@ class _CameraTokens:
 class _One(_CameraTokens):
     """One camera token a request, in two halves (see `direct_answers`)."""
 
+    _derivation = NORMATIVE
+
     async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         """Read, and then both halves."""
         body = await read_json(scope, receive, self._authority.settings.max_body_bytes)
@@ -238,10 +277,13 @@ class _One(_CameraTokens):
         caller = scope.get("caller") or self._door.admit(scope)
         quotas.take(scope, authority.rate_limits, Kind.VALIDATE, caller)
         check_head(scope, authority.settings.max_body_bytes)
-        camera_token = parse(body, ValidateNucRequest).camera_token()
+        camera_token = self._camera_token(body)
         if authority.rate_limits.shared:
             return asyncio.ensure_future(self._confirmed(scope, camera_token, caller))
         return self._offer(scope, camera_token, caller)
+
+    def _camera_token(self, body: bytes) -> CameraToken:
+        return parse(body, ValidateNucRequest).camera_token()
 
     async def _confirmed(
         self, scope: Scope, camera_token: CameraToken, caller: Caller
@@ -253,7 +295,7 @@ class _One(_CameraTokens):
     def _offer(
         self, scope: Scope, camera_token: CameraToken, caller: Caller
     ) -> "asyncio.Future[Validation]":
-        future = self._authority.validator.offer(camera_token, caller, scope)
+        future = self._authority.validator.offer(camera_token, caller, scope, self._derivation)
         self._deadlines.add(future, self._authority.settings.answer_timeout)
         return future
 
@@ -263,9 +305,24 @@ class _One(_CameraTokens):
         if validation.reason is not Reason.GENUINE:  # also where the caller is not told so again
             self._authority.rate_limits.failed(caller_of(scope))
         self._check_repeat(validation)
+        return self._phrase(validation, caller_of(scope))
+
+    def _phrase(self, validation: Validation, caller: Caller) -> bytes:
         if validation.reason.told_to_caller is not None:
             raise UnknownAddressError(validation.reason)
-        return to_json(self._verdict(validation, caller_of(scope)))
+        return to_json(self._verdict(validation, caller))
+
+
+class _Published(_One):
+    """The same in the form of the published clients, whose keys are derived in their own way."""
+
+    _derivation = PUBLISHED_CLIENTS
+
+    def _camera_token(self, body: bytes) -> CameraToken:
+        return parse(body, PublishedValidateRequest).token()
+
+    def _phrase(self, validation: Validation, caller: Caller) -> bytes:  # noqa: ARG002
+        return to_json(PublishedValidateResponse.of(validation.reason))
 
 
 class _TracedOne(_One):
@@ -292,6 +349,10 @@ class _TracedOne(_One):
     ) -> "asyncio.Future[Validation]":
         _trace_of(scope).offered()
         return super()._offer(scope, camera_token, caller)
+
+
+class _TracedPublished(_TracedOne, _Published):
+    """Both."""
 
 
 def _trace_of(scope: Scope) -> "RequestTrace":

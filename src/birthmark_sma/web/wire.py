@@ -16,12 +16,17 @@ from birthmark_sma.config import Disclosure
 from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
 from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+from birthmark_sma.protocol.key_table import (
+    MAX_WIRE_INTEGER,
+    PUBLISHED_KEYS_PER_TABLE,
+    STANDARD_SIZES,
+)
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.web import examples
 
+MAX_AUTHORITY_ID = 256
 WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
 Pem = Annotated[str, Field(min_length=1, max_length=MAX_PEM_CHARACTERS)]
 
@@ -31,6 +36,7 @@ def _hex(digits: int) -> object:
 
 
 Hex24 = Annotated[str, _hex(24)]
+Hex32 = Annotated[str, _hex(32)]
 Hex64 = Annotated[str, _hex(64)]
 Hex96 = Annotated[str, _hex(96)]
 
@@ -79,6 +85,61 @@ class ValidateNucResponse(_Response):
     device_family: str | None
     device_serial: str | None
     timestamp: str
+
+
+class PublishedCameraToken(_Request):
+    """A camera token in the form of the published clients: the tag stands apart."""
+
+    ciphertext: Annotated[Hex64, Field(repr=False, description="32 bytes of ciphertext, in hex")]
+    auth_tag: Annotated[Hex32, Field(repr=False, description="The 16-byte tag, in hex")]
+    nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
+    table_id: Annotated[int, Field(ge=0, lt=STANDARD_SIZES.tables)]
+    key_index: Annotated[int, Field(ge=0, lt=PUBLISHED_KEYS_PER_TABLE)]
+
+
+class PublishedValidateRequest(_Request):
+    """A camera token, as the published submission server sends it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PUBLISHED_REQUEST]})
+
+    camera_token: Annotated[PublishedCameraToken, Field(repr=False)]
+    manufacturer_authority_id: Annotated[
+        str,
+        Field(
+            max_length=MAX_AUTHORITY_ID,
+            description="Whatever the submission server calls this authority. It decides nothing",
+        ),
+    ]
+
+    def token(self) -> CameraToken:
+        """Return the token in the protocol's own form."""
+        sent = self.camera_token
+        return CameraToken(
+            encrypted_nuc_hash=bytes.fromhex(sent.ciphertext + sent.auth_tag),
+            table_id=sent.table_id,
+            key_index=sent.key_index,
+            nonce=bytes.fromhex(sent.nonce),
+        )
+
+
+class PublishedValidateResponse(_Response):
+    """A verdict in two words. Nothing tells which device it was."""
+
+    valid: bool
+    message: str
+
+    @classmethod
+    def of(cls, reason: Reason) -> Self:
+        """Phrase a verdict."""
+        valid = reason.verdict is Verdict.PASS
+        told = reason.told_to_caller or _PUBLISHED_MESSAGES[reason.verdict]
+        return cls(valid=valid, message=told)
+
+
+_PUBLISHED_MESSAGES = {
+    Verdict.PASS: "The camera token is valid.",
+    Verdict.FAIL: "The camera token is not valid.",
+}
 
 
 class ValidateBatchRequest(_Request):

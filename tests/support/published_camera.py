@@ -1,0 +1,73 @@
+"""A camera as the Birthmark project's published Raspberry Pi client is one: by what is published.
+
+It shares no line with this project's protocol/: HKDF is written out (RFC 5869), so that an error in
+one of the two does not hide in both.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+FIELDS = {
+    "device_serial": str,
+    "device_certificate": str,
+    "certificate_chain": str,
+    "device_private_key": str,
+    "device_public_key": str,
+    "table_assignments": list,
+    "nuc_hash": str,
+    "device_family": str,
+    "master_keys": dict,
+}
+"""What that client needs of `provisioning_data.json`, and the JSON types that it counts on."""
+
+
+@dataclass(frozen=True)
+class PublishedCamera:
+    """What such a client keeps of the file."""
+
+    serial: str
+    nuc_hash: bytes = field(repr=False)
+    master_keys: dict[int, bytes] = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> "PublishedCamera":
+        """Read `provisioning_data.json` alone."""
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name, kind in FIELDS.items():
+            assert isinstance(data[name], kind), name
+        keys = {int(table): bytes.fromhex(key) for table, key in data["master_keys"].items()}
+        assert sorted(keys) == data["table_assignments"]
+        return cls(data["device_serial"], bytes.fromhex(data["nuc_hash"]), keys)
+
+    def body(self, index: int | None = None, **changes: Any) -> dict[str, Any]:
+        """What a published submission server sends of a new token; it draws any index of 1,000.
+
+        `changes` are made to the fields once the token is sealed.
+        """
+        table = secrets.choice(sorted(self.master_keys))
+        index = secrets.randbelow(1_000) if index is None else index
+        nonce = secrets.token_bytes(12)
+        key = published_key(self.master_keys[table], index)
+        sealed = AESGCM(key).encrypt(nonce, self.nuc_hash, None)
+        token = {
+            "ciphertext": sealed[:32].hex(),
+            "auth_tag": sealed[32:].hex(),
+            "nonce": nonce.hex(),
+            "table_id": table,
+            "key_index": index,
+        }
+        return {"camera_token": token | changes, "manufacturer_authority_id": "TEST_MFG_001"}
+
+
+def published_key(master_key: bytes, key_index: int) -> bytes:
+    """HKDF-SHA256, empty salt, info = index in 4 bytes and `Birthmark`; RFC 5869, section 2."""
+    pseudorandom_key = hmac.digest(bytes(32), master_key, hashlib.sha256)
+    info = key_index.to_bytes(4, "big") + b"Birthmark"
+    return hmac.digest(pseudorandom_key, info + b"\x01", hashlib.sha256)

@@ -1,0 +1,146 @@
+"""The checkers in other languages: they agree with the vectors, the server, and the camera."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from birthmark_sma.device import UNSEALED, Enrolment, start_camera, state
+from birthmark_sma.device.private_directory import PrivateDirectory
+from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.checkers import LANGUAGES, VECTORS, Checker, build
+from tests.support.running import Running, new_serial
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this process builds the checkers, once each."""
+    return tmp_path_factory.mktemp("checkers")
+
+
+@pytest.fixture(params=LANGUAGES)
+def checker(request: pytest.FixtureRequest, built: Path) -> Checker:
+    """The checker of each language."""
+    return build(request.param, built)
+
+
+def test_it_agrees_with_every_vector(checker: Checker) -> None:
+    ran = checker.check()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    counted = dict(line.split(": ") for line in ran.stdout.splitlines())
+    assert counted["key_derivation"] == "145 tests"
+    assert counted["camera_token"] == "47 tests"
+    assert len(counted) >= 4
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def _wrong_result(document: dict[str, Any]) -> None:
+    test = next(
+        test
+        for group in document["testGroups"]
+        for test in reversed(group["tests"])
+        if test["result"] == "invalid"
+    )
+    test["result"] = "valid"
+
+
+def _wrong_value(name: str) -> Change:
+    def change(document: dict[str, Any]) -> None:
+        test = document["testGroups"][0]["tests"][0]
+        test[name] = test[name][:-1] + ("0" if test[name][-1] != "0" else "1")
+
+    return change
+
+
+def _wrong_reason(document: dict[str, Any]) -> None:
+    document["testGroups"][0]["tests"][-1]["reason"] = "genuine"
+
+
+SPOILT: dict[str, tuple[Change, ...]] = {
+    "key_derivation": (_wrong_value("derivedKey"),),
+    "camera_token": (_wrong_value("nucHash"), _wrong_result),
+    "bundle_signature": (_wrong_result,),
+    "verdict": (_wrong_reason,),
+}
+
+
+def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
+    """A checker that always says yes is none."""
+    spoilt = tmp_path / "vectors"
+    spoilt.mkdir()
+    for file in VECTORS.glob("*_test.json"):
+        document = json.loads(file.read_text("ascii"))
+        for change in SPOILT.get(file.name.removesuffix("_test.json"), ()):
+            change(document)
+        (spoilt / file.name).write_text(json.dumps(document), "ascii")
+    ran = checker.check(spoilt)
+    assert ran.returncode == 1, ran.stdout
+    said = (ran.stdout + ran.stderr).splitlines()
+    found = [line for line in said if re.search("valid$|genuine", line)]
+    assert [line.split()[0] for line in found[:4]] == [
+        *("key_derivation", "camera_token", "camera_token", "bundle_signature")
+    ], found
+    assert found[4:], "the reason is wrong too"
+
+
+def test_its_tokens_pass_on_the_server(checker: Checker, running: Running) -> None:
+    """And one that was altered fails, so that it is not the server that says yes to all."""
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        for index, (table, key) in enumerate(camera.table_keys.items()):
+            token = checker.seal(camera.nuc_hash, key, table, (0, 500, 999)[index])
+            assert token == checker_shape(token)
+            answer = client.post(VALIDATE, json=token).json()
+            assert answer["validation_result"] == "PASS"
+            assert answer["device_serial"] == camera.serial
+            altered = token | {"key_index": 7}
+            assert client.post(VALIDATE, json=altered).json()["validation_result"] == "FAIL"
+
+
+def checker_shape(token: dict[str, Any]) -> dict[str, Any]:
+    """Exactly the fields of the wire, in lower case."""
+    fields = ("encrypted_nuc_hash", "table_id", "key_index", "nonce")
+    return {
+        name: token[name].lower() if isinstance(token[name], str) else token[name]
+        for name in fields
+    }
+
+
+def test_it_never_seals_under_one_nonce_twice(checker: Checker) -> None:
+    tokens = [checker.seal(bytes(32), bytes(32), 1, 1) for _ in range(5)]
+    assert len({token["nonce"] for token in tokens}) == 5
+
+
+@pytest.fixture(scope="module")
+def captured(
+    running_once: Running, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], bytes, bytes]:
+    """A camera token of the Python device library, its master key, and the NUC hash inside."""
+    place = tmp_path_factory.mktemp("camera") / "camera"
+    enrolment = Enrolment(running_once.server.url, new_serial(), "Test")
+    with (
+        httpx2.Client(trust_env=False) as client,
+        start_camera(place, sealing=UNSEALED, enrolment=enrolment, client=client) as camera,
+    ):
+        token = camera.capture(b"a picture").content.camera_token
+    kept = state.load(PrivateDirectory(place), UNSEALED)
+    assert isinstance(kept, state.Identity)
+    master_key = bytes.fromhex(kept.table_keys[str(token.table_id)])
+    return wire(token), master_key, bytes.fromhex(kept.nuc_hash)
+
+
+def test_it_opens_what_the_python_camera_sealed(
+    checker: Checker, captured: tuple[dict[str, Any], bytes, bytes]
+) -> None:
+    token, master_key, nuc_hash = captured
+    assert checker.open(token, master_key) == nuc_hash
+    assert checker.open(token, bytes(32)) is None
+    assert checker.open(token | {"key_index": (token["key_index"] + 1) % 1_000}, master_key) is None
+    assert checker.open(token | {"nonce": token["nonce"][:-2]}, master_key) is None
+    assert checker.open(token | {"nonce": "zz" * 12}, master_key) is None

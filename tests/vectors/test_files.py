@@ -1,0 +1,245 @@
+"""The files of vectors: what the generator makes, as the schemas say, and true of this project."""
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_public_key,
+)
+from jsonschema_rs import Draft202012Validator
+from jwcrypto import jwe, jwk
+from jwcrypto.common import JWException
+
+from birthmark_sma.client.verification import verify_bundle
+from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.errors import BirthmarkError, MalformedCameraTokenError
+from birthmark_sma.pki.path import verify_path
+from birthmark_sma.protocol.bundle import parse_bundle
+from birthmark_sma.protocol.bundle_signature import verify_signature
+from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+from birthmark_sma.protocol.key_derivation import (
+    NORMATIVE,
+    PUBLISHED_CLIENTS,
+    Derivation,
+    derive_key,
+)
+from birthmark_sma.protocol.key_table import STANDARD_SIZES
+from birthmark_sma.web.wire import ProvisionResponse
+from vectors.generator import provisioning
+from vectors.generator.all_files import all_files
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+NAMES = (
+    "key_derivation",
+    "camera_token",
+    "provisioning_response",
+    "certificate_chain",
+    "bundle_signature",
+    "verdict",
+)
+MADE_ELSEWHERE = ("key_derivation", "key_derivation_published_clients", "camera_token")
+
+
+def read(name: str) -> dict[str, Any]:
+    """A file of vectors."""
+    document: dict[str, Any] = json.loads((VECTORS / f"{name}_test.json").read_text("ascii"))
+    return document
+
+
+def cases(name: str, *kinds: str) -> list[Any]:
+    """The tests of a file, each with its group, as parameters."""
+    return [
+        pytest.param(group, test, id=f"{test['tcId']}-{test['comment']}".replace(" ", "_"))
+        for group in read(name)["testGroups"]
+        for test in group["tests"]
+        if not kinds or group["type"] in kinds
+    ]
+
+
+def assert_result(test: dict[str, Any], accepted: bool) -> None:
+    """It was accepted if it is valid; if it is acceptable, either way."""
+    assert test["result"] == "acceptable" or accepted == (test["result"] == "valid")
+
+
+# --- the files themselves
+
+
+def test_the_files_are_what_the_generator_makes() -> None:
+    """To the byte, and nothing else is there. `python -m vectors` writes them."""
+    made = all_files(VECTORS)
+    assert all_files(VECTORS) == made, "the generator is not the same twice"
+    for name, content in made.items():
+        assert (VECTORS / name).read_bytes() == content, f"{name}: type python -m vectors"
+    there = {str(each.relative_to(VECTORS)) for each in VECTORS.rglob("*.json")}
+    assert there == made.keys() | {f"{name}.json" for name in MADE_ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_holds(name: str) -> None:
+    document = read(name)
+    schema = json.loads((VECTORS / document["schema"]).read_text("ascii"))
+    validator = Draft202012Validator(schema)
+    assert [str(error) for error in validator.iter_errors(document)] == []
+    test = document["testGroups"][0]["tests"][0]
+    for spoilt in ({"result": "maybe"}, {"surplus": 1}, {"tcId": "1"}):
+        kept = dict(test)
+        test |= spoilt
+        assert not validator.is_valid(document), spoilt
+        test.clear()
+        test |= kept
+    del document["notes"]
+    assert not validator.is_valid(document)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_and_notes_are_complete(name: str) -> None:
+    document = read(name)
+    tests = [test for group in document["testGroups"] for test in group["tests"]]
+    assert [test["tcId"] for test in tests] == list(range(1, document["numberOfTests"] + 1))
+    assert {flag for test in tests for flag in test["flags"]} == document["notes"].keys()
+    for test in tests:
+        assert test["flags"] or test["result"] == "valid", "why is it not valid?"
+
+
+def test_no_private_key_is_in_any_file() -> None:
+    for file in VECTORS.rglob("*"):
+        if file.is_file() and file.suffix != ".pyc":
+            assert not re.search(r"-----BEGIN [A-Z ]*PRIVATE KEY", file.read_text("utf-8")), file
+    assert '"d"' not in "".join(file.read_text("ascii") for file in VECTORS.glob("*_test.json"))
+
+
+def test_what_was_computed_elsewhere_is_all_there() -> None:
+    """The normative files were not made with Python: not a value of theirs is lost or changed."""
+    groups = read("key_derivation")["testGroups"]
+    for group, name in zip(groups, MADE_ELSEWHERE[:2], strict=True):
+        source = json.loads((VECTORS / f"{name}.json").read_text("ascii"))["tests"]
+        fields = ("masterKey", "keyIndex", "derivedKey")
+        assert [[t[f] for f in fields] for t in group["tests"]] == [
+            [t[f] for f in fields] for t in source
+        ]
+    source = json.loads((VECTORS / "camera_token.json").read_text("ascii"))["tests"]
+    [group] = read("camera_token")["testGroups"]
+    for was, test in zip(source, group["tests"], strict=False):
+        token = test["cameraToken"]
+        assert test["result"] == ("valid" if was["result"] == "valid" else "invalid")
+        assert (was["masterKey"], was["keyIndex"], was["nonce"], was["encryptedNucHash"]) == (
+            test["masterKey"],
+            token["key_index"],
+            token["nonce"],
+            token["encrypted_nuc_hash"],
+        )
+        assert was.get("nucHash") == test.get("nucHash")
+
+
+# --- this project, by the files
+
+
+@pytest.mark.parametrize(("group", "test"), cases("key_derivation"))
+def test_key_derivation(group: dict[str, Any], test: dict[str, Any]) -> None:
+    derivation = {"Normative": NORMATIVE, "PublishedClients": PUBLISHED_CLIENTS}[group["type"]]
+    stated = Derivation(bytes.fromhex(group["salt"]), bytes.fromhex(group["infoSuffix"]))
+    assert stated == derivation
+    key = derive_key(bytes.fromhex(test["masterKey"]), test["keyIndex"], derivation)
+    assert key.hex() == test["derivedKey"]
+
+
+@pytest.mark.parametrize(("group", "test"), cases("camera_token"))
+def test_camera_tokens(group: dict[str, Any], test: dict[str, Any]) -> None:
+    assert group["keysPerTable"] == STANDARD_SIZES.keys_per_table
+    try:
+        accepted = _open(test) == test.get("nucHash")
+    except BirthmarkError:
+        accepted = False
+    assert_result(test, accepted)
+
+
+def _open(test: dict[str, Any]) -> str:
+    sent = test["cameraToken"]
+    if not all(re.fullmatch("([0-9a-fA-F]{2})*", sent[f]) for f in ("encrypted_nuc_hash", "nonce")):
+        raise MalformedCameraTokenError("no hex")
+    if not STANDARD_SIZES.has_key_index(sent["key_index"]):
+        raise MalformedCameraTokenError("no such index")
+    token = CameraToken(
+        encrypted_nuc_hash=bytes.fromhex(sent["encrypted_nuc_hash"]),
+        table_id=sent["table_id"],
+        key_index=sent["key_index"],
+        nonce=bytes.fromhex(sent["nonce"]),
+    )
+    key = derive_key(bytes.fromhex(test["masterKey"]), sent["key_index"])
+    return open_camera_token(token, key).hex()
+
+
+@pytest.mark.parametrize(("group", "test"), cases("provisioning_response", "Response"))
+def test_provisioning_responses(group: dict[str, Any], test: dict[str, Any]) -> None:
+    answer = ProvisionResponse.model_validate(test["response"])
+    assert answer.model_dump(exclude_none=True) == test["response"]
+    leaf, intermediate, root = (
+        x509.load_pem_x509_certificate(pem.encode())
+        for pem in (answer.device_certificate, *answer.certificate_chain)
+    )
+    now = datetime.fromisoformat(read("bundle_signature")["testGroups"][-1]["now"])
+    assert verify_path(leaf, [intermediate], root=root, now=now) == "camera-7"
+
+
+@pytest.mark.parametrize(("group", "test"), cases("provisioning_response", "Sealed"))
+def test_sealed_table_keys(group: dict[str, Any], test: dict[str, Any]) -> None:
+    """By a JOSE library that had no part in making them; on P-256 also by the camera's own code."""
+    key = provisioning.recipient_key(group["curve"], group["recipientLabel"])
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    opened = jwe.JWE(algs=["ECDH-ES+A256KW", "A256GCM"])
+    try:
+        opened.deserialize(test["tableKeysJwe"], jwk.JWK.from_pem(pem))
+        accepted = json.loads(opened.payload) == test.get("tableKeys")
+    except (JWException, ValueError):
+        accepted = False
+    assert_result(test, accepted)
+    if isinstance(key, ec.EllipticCurvePrivateKey) and group["curve"] == "P-256":
+        try:
+            accepted = open_table_keys(test["tableKeysJwe"], key) == test.get("tableKeys")
+        except BirthmarkError:
+            accepted = False
+        assert_result(test, accepted)
+
+
+@pytest.mark.parametrize(("group", "test"), cases("certificate_chain"))
+def test_certificate_chains(group: dict[str, Any], test: dict[str, Any]) -> None:
+    root = x509.load_pem_x509_certificate(group["root"].encode())
+    leaf, *between = (x509.load_pem_x509_certificate(pem.encode()) for pem in test["chain"])
+    try:
+        serial = verify_path(leaf, between, root=root, now=datetime.fromisoformat(test["now"]))
+    except BirthmarkError:
+        serial = "refused"
+    assert_result(test, serial == test.get("deviceSerial"))
+
+
+@pytest.mark.parametrize(("group", "test"), cases("bundle_signature", "BundleSignature"))
+def test_signatures_of_bundles(group: dict[str, Any], test: dict[str, Any]) -> None:
+    bundle = parse_bundle(test["bundle"])
+    assert bundle.content.signed_bytes().hex() == test["signedBytes"]
+    assert bundle.signature.hex() == test["signature"]
+    try:
+        verify_signature(bundle, load_pem_public_key(group["publicKey"].encode()))
+    except BirthmarkError:
+        assert_result(test, accepted=False)
+    else:
+        assert_result(test, accepted=True)
+
+
+@pytest.mark.parametrize(("group", "test"), cases("bundle_signature", "Bundle"))
+def test_whole_bundles(group: dict[str, Any], test: dict[str, Any]) -> None:
+    root = x509.load_pem_x509_certificate(group["root"].encode())
+    now = datetime.fromisoformat(group["now"])
+    try:
+        serial = verify_bundle(test["bundle"].encode(), root=root, now=now).device_serial
+    except BirthmarkError:
+        serial = "refused"
+    assert_result(test, serial == test.get("deviceSerial"))

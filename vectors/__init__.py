@@ -1,0 +1,1 @@
+"""Test vectors for every implementation of the protocol, and what makes them."""

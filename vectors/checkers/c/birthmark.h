@@ -1,0 +1,53 @@
+/* The Birthmark protocol in C, against OpenSSL 3. Copy birthmark.h and birthmark.c.
+ *
+ * What returns bool says whether it was accepted; nothing else is to be used of what was refused. */
+
+#ifndef BIRTHMARK_H
+#define BIRTHMARK_H
+
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+enum { BM_KEY = 32, BM_NUC_HASH = 32, BM_NONCE = 12, BM_TAG = 16, BM_SEALED = 48, BM_SERIAL = 256 };
+
+typedef struct {
+    unsigned char sealed[BM_SEALED]; /* ciphertext, then tag */
+    unsigned char nonce[BM_NONCE];
+    int64_t table_id, key_index;
+} bm_token;
+
+/* HKDF-SHA256, 32 bytes long (RFC 5869). The normative salt is "Birthmark", without a suffix. */
+bool bm_derive_key(const unsigned char master_key[BM_KEY], uint32_t key_index,
+                   const unsigned char *salt, size_t salt_size,
+                   const unsigned char *suffix, size_t suffix_size, unsigned char key[BM_KEY]);
+
+/* Make a camera token. table_id, key_index and nonce are set; the nonce is 12 fresh random bytes. */
+bool bm_seal(const unsigned char nuc_hash[BM_NUC_HASH], const unsigned char master_key[BM_KEY],
+             bm_token *token);
+
+/* Get the NUC hash out of a camera token. */
+bool bm_open(const bm_token *token, const unsigned char master_key[BM_KEY], int64_t keys_per_table,
+             unsigned char nuc_hash[BM_NUC_HASH]);
+
+/* Verify a chain (device first) to the pinned root, and get the device serial. */
+bool bm_verify_chain(STACK_OF(X509) *chain, X509 *root, time_t now, char serial[BM_SERIAL]);
+
+/* Verify a device's signature. The kind of the key alone decides how it signs. */
+bool bm_verify_signature(EVP_PKEY *key, const unsigned char *message, size_t message_size,
+                         const unsigned char *signature, size_t signature_size);
+
+typedef struct {
+    const char *status; /* "active", "suspended" or "revoked" */
+    const int64_t *tables;
+    size_t table_count;
+} bm_device;
+
+/* Why a well-formed token gets its verdict: it is PASS for "genuine" alone. */
+const char *bm_judge(int64_t tables, int64_t keys_per_table, int64_t table_id, int64_t key_index,
+                     bool opened, const bm_device *device);
+
+#endif

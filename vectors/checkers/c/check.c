@@ -1,0 +1,240 @@
+/* `check check <vectors>`, or `check seal` / `check open` with JSON on standard input. */
+
+#define _GNU_SOURCE /* timegm, strptime */
+
+#include "birthmark.h"
+#include "json.h"
+
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Hex of a given size, in either case. */
+static bool from_hex(const char *text, unsigned char *out, size_t size)
+{
+    size_t written = 0;
+    return strlen(text) == 2 * size && strspn(text, "0123456789abcdefABCDEF") == 2 * size &&
+           (size == 0 || (OPENSSL_hexstr2buf_ex(out, size, &written, text, '\0') && written == size));
+}
+
+static bool equals_hex(const unsigned char *bytes, size_t size, const char *text)
+{
+    unsigned char expected[64];
+    return size <= sizeof expected && from_hex(text, expected, size) && !memcmp(bytes, expected, size);
+}
+
+static bool read_token(const json *fields, bm_token *token)
+{
+    token->table_id = json_number(fields, "table_id");
+    token->key_index = json_number(fields, "key_index");
+    return json_get(fields, "key_index")->type == JSON_NUMBER &&
+           from_hex(json_text(fields, "encrypted_nuc_hash"), token->sealed, BM_SEALED) &&
+           from_hex(json_text(fields, "nonce"), token->nonce, BM_NONCE);
+}
+
+/* --- each says whether a test was accepted with what it says */
+
+static bool key_derivation(const json *group, const json *test)
+{
+    unsigned char master_key[BM_KEY], key[BM_KEY], salt[64], suffix[64];
+    const char *salt_text = json_text(group, "salt"), *suffix_text = json_text(group, "infoSuffix");
+    size_t salt_size = strlen(salt_text) / 2, suffix_size = strlen(suffix_text) / 2;
+    return salt_size <= sizeof salt && suffix_size <= sizeof suffix &&
+           from_hex(salt_text, salt, salt_size) && from_hex(suffix_text, suffix, suffix_size) &&
+           from_hex(json_text(test, "masterKey"), master_key, BM_KEY) &&
+           bm_derive_key(master_key, (uint32_t)json_number(test, "keyIndex"), salt, salt_size, suffix,
+                         suffix_size, key) &&
+           equals_hex(key, BM_KEY, json_text(test, "derivedKey"));
+}
+
+static bool camera_token(const json *group, const json *test)
+{
+    unsigned char master_key[BM_KEY], nuc_hash[BM_NUC_HASH];
+    bm_token token, again;
+    if (!read_token(json_get(test, "cameraToken"), &token) ||
+        !from_hex(json_text(test, "masterKey"), master_key, BM_KEY) ||
+        !bm_open(&token, master_key, json_number(group, "keysPerTable"), nuc_hash))
+        return false;
+    again = token;
+    memset(again.sealed, 0, sizeof again.sealed);
+    return equals_hex(nuc_hash, BM_NUC_HASH, json_text(test, "nucHash")) &&
+           bm_seal(nuc_hash, master_key, &again) && !memcmp(again.sealed, token.sealed, BM_SEALED);
+}
+
+static X509 *certificate(const char *pem)
+{
+    BIO *memory = BIO_new_mem_buf(pem, -1);
+    X509 *read = PEM_read_bio_X509(memory, NULL, NULL, NULL);
+    BIO_free(memory);
+    return read;
+}
+
+static bool certificate_chain(const json *group, const json *test)
+{
+    char serial[BM_SERIAL] = "";
+    struct tm moment = {0};
+    STACK_OF(X509) *chain = sk_X509_new_null();
+    X509 *root = certificate(json_text(group, "root"));
+    bool ok = root && strptime(json_text(test, "now"), "%Y-%m-%dT%H:%M:%SZ", &moment);
+    for (const json *each = json_get(test, "chain")->first; ok && each; each = each->next) {
+        X509 *member = certificate(each->text);
+        ok = member && sk_X509_push(chain, member);
+    }
+    ok = ok && bm_verify_chain(chain, root, timegm(&moment), serial) &&
+         !strcmp(serial, json_text(test, "deviceSerial"));
+    sk_X509_pop_free(chain, X509_free);
+    X509_free(root);
+    return ok;
+}
+
+static bool bundle_signature(const json *group, const json *test)
+{
+    long message_size = 0, signature_size = 0;
+    BIO *memory = BIO_new_mem_buf(json_text(group, "publicKey"), -1);
+    EVP_PKEY *key = PEM_read_bio_PUBKEY(memory, NULL, NULL, NULL);
+    unsigned char *message = OPENSSL_hexstr2buf(json_text(test, "signedBytes"), &message_size);
+    unsigned char *signature = OPENSSL_hexstr2buf(json_text(test, "signature"), &signature_size);
+    bool ok = key && message && signature &&
+              bm_verify_signature(key, message, (size_t)message_size, signature, (size_t)signature_size);
+    OPENSSL_free(message);
+    OPENSSL_free(signature);
+    EVP_PKEY_free(key);
+    BIO_free(memory);
+    return ok;
+}
+
+static bool verdict(const json *group, const json *test)
+{
+    int64_t tables[8];
+    const json *known = json_get(test, "device");
+    bm_device device = {json_text(known, "status"), tables, 0};
+    for (const json *each = json_get(known, "tableAssignments")->first;
+         each && device.table_count < sizeof tables / sizeof *tables; each = each->next)
+        tables[device.table_count++] = each->number;
+    const char *reason = bm_judge(json_number(group, "tables"), json_number(group, "keysPerTable"),
+                                  json_number(test, "tableId"), json_number(test, "keyIndex"),
+                                  json_number(test, "opened") != 0,
+                                  known->type == JSON_OBJECT ? &device : NULL);
+    if (strcmp(reason, json_text(test, "reason"))) {
+        printf("verdict %d: %s in place of %s\n", (int)json_number(test, "tcId"), reason,
+               json_text(test, "reason"));
+        exit(1);
+    }
+    return !strcmp(reason, "genuine");
+}
+
+static const struct {
+    const char *name;
+    bool (*accepts)(const json *group, const json *test);
+} files[] = {
+    {"key_derivation", key_derivation},     {"camera_token", camera_token},
+    {"certificate_chain", certificate_chain}, {"bundle_signature", bundle_signature},
+    {"verdict", verdict},
+};
+
+/* --- */
+
+static json *read_json(FILE *file)
+{
+    size_t size = 0, room = 1 << 16;
+    char *text = malloc(room);
+    while (text && file) {
+        size += fread(text + size, 1, room - size - 1, file);
+        if (size < room - 1)
+            break;
+        text = realloc(text, room *= 2);
+    }
+    if (!text || !file)
+        return NULL;
+    text[size] = '\0';
+    json *read = json_parse(text);
+    free(text);
+    return read;
+}
+
+static int check(const char *directory)
+{
+    int wrong = 0;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[4096];
+        int ran = 0;
+        snprintf(path, sizeof path, "%s/%s_test.json", directory, files[i].name);
+        FILE *file = fopen(path, "r");
+        json *document = read_json(file);
+        if (!document) {
+            printf("%s cannot be read\n", path);
+            return 1;
+        }
+        fclose(file);
+        for (const json *group = json_get(document, "testGroups")->first; group; group = group->next) {
+            if (!strcmp(json_text(group, "type"), "Bundle"))
+                continue; /* whole bundles: see the checker in Python */
+            for (const json *test = json_get(group, "tests")->first; test; test = test->next) {
+                const char *result = json_text(test, "result");
+                bool accepted = files[i].accepts(group, test);
+                ran++;
+                if (strcmp(result, "acceptable") && accepted != !strcmp(result, "valid")) {
+                    printf("%s %d: %s: %s\n", files[i].name, (int)json_number(test, "tcId"),
+                           json_text(test, "comment"), result);
+                    wrong++;
+                }
+            }
+        }
+        printf("%s: %d tests\n", files[i].name, ran);
+        json_free(document);
+    }
+    return wrong > 0;
+}
+
+static void print_hex(const unsigned char *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        printf("%02x", bytes[i]);
+}
+
+static int seal(const json *given)
+{
+    unsigned char nuc_hash[BM_NUC_HASH], master_key[BM_KEY];
+    bm_token token = {.table_id = json_number(given, "table_id"),
+                      .key_index = json_number(given, "key_index")};
+    if (!from_hex(json_text(given, "nuc_hash"), nuc_hash, BM_NUC_HASH) ||
+        !from_hex(json_text(given, "master_key"), master_key, BM_KEY) ||
+        RAND_bytes(token.nonce, BM_NONCE) != 1 || !bm_seal(nuc_hash, master_key, &token))
+        return 1;
+    printf("{\"encrypted_nuc_hash\":\"");
+    print_hex(token.sealed, BM_SEALED);
+    printf("\",\"table_id\":%lld,\"key_index\":%lld,\"nonce\":\"", (long long)token.table_id,
+           (long long)token.key_index);
+    print_hex(token.nonce, BM_NONCE);
+    printf("\"}\n");
+    return 0;
+}
+
+static int open_token(const json *given)
+{
+    unsigned char nuc_hash[BM_NUC_HASH], master_key[BM_KEY];
+    bm_token token;
+    if (!read_token(json_get(given, "camera_token"), &token) ||
+        !from_hex(json_text(given, "master_key"), master_key, BM_KEY) ||
+        !bm_open(&token, master_key, 1000, nuc_hash))
+        return 1;
+    print_hex(nuc_hash, BM_NUC_HASH);
+    printf("\n");
+    return 0;
+}
+
+int main(int count, char **arguments)
+{
+    if (count == 3 && !strcmp(arguments[1], "check"))
+        return check(arguments[2]);
+    json *given = count == 2 ? read_json(stdin) : NULL;
+    if (!given) {
+        fprintf(stderr, "check check <vectors>, or check seal / open with JSON on standard input\n");
+        return 2;
+    }
+    int code = strcmp(arguments[1], "seal") ? open_token(given) : seal(given);
+    json_free(given);
+    return code;
+}

@@ -1,0 +1,169 @@
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.GeneralSecurityException;
+import java.security.KeyFactory;
+import java.security.PublicKey;
+import java.security.SecureRandom;
+import java.security.spec.X509EncodedKeySpec;
+import java.time.Instant;
+import java.util.Base64;
+import java.util.HexFormat;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** {@code java Check check <vectors>}, or {@code seal} / {@code open} with JSON on standard input. */
+public final class Check {
+    private static final HexFormat HEX = HexFormat.of();
+
+    /** Says whether a test was accepted with what it says; a refusal is an exception. */
+    private interface Run {
+        boolean accepts(Map<String, Object> group, Map<String, Object> test)
+                throws GeneralSecurityException;
+    }
+
+    private static final Map<String, Run> FILES = new LinkedHashMap<>();
+
+    static {
+        FILES.put("key_derivation", Check::keyDerivation);
+        FILES.put("camera_token", Check::cameraToken);
+        FILES.put("certificate_chain", Check::certificateChain);
+        FILES.put("bundle_signature", Check::bundleSignature);
+        FILES.put("verdict", Check::verdict);
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        if (arguments[0].equals("check")) {
+            System.exit(check(Path.of(arguments[1])) == 0 ? 0 : 1);
+        }
+        Map<String, Object> given = object(Json.parse(new String(System.in.readAllBytes(), StandardCharsets.UTF_8)));
+        byte[] masterKey = bytes(given, "master_key");
+        if (arguments[0].equals("seal")) {
+            byte[] nonce = new byte[12];
+            new SecureRandom().nextBytes(nonce);
+            Birthmark.CameraToken token = Birthmark.seal(
+                    bytes(given, "nuc_hash"), masterKey, number(given, "table_id"), number(given, "key_index"), nonce);
+            System.out.printf(
+                    "{\"encrypted_nuc_hash\":\"%s\",\"table_id\":%d,\"key_index\":%d,\"nonce\":\"%s\"}%n",
+                    token.encryptedNucHash(), token.tableId(), token.keyIndex(), token.nonce());
+        } else {
+            Birthmark.CameraToken token = token(object(given.get("camera_token")));
+            System.out.println(HEX.formatHex(Birthmark.open(token, masterKey, 1_000)));
+        }
+    }
+
+    private static int check(Path vectors) throws Exception {
+        int wrong = 0;
+        for (Map.Entry<String, Run> file : FILES.entrySet()) {
+            String text = Files.readString(vectors.resolve(file.getKey() + "_test.json"));
+            int ran = 0;
+            for (Object group : list(object(Json.parse(text)).get("testGroups"))) {
+                if ("Bundle".equals(object(group).get("type"))) {
+                    continue; // whole bundles: see the checker in Python
+                }
+                for (Object each : list(object(group).get("tests"))) {
+                    Map<String, Object> test = object(each);
+                    ran++;
+                    boolean accepted = accepts(file.getValue(), object(group), test);
+                    Object result = test.get("result");
+                    if (!result.equals("acceptable") && accepted != result.equals("valid")) {
+                        wrong++;
+                        System.out.printf("%s %s: %s: %s%n",
+                                file.getKey(), test.get("tcId"), test.get("comment"), result);
+                    }
+                }
+            }
+            System.out.printf("%s: %d tests%n", file.getKey(), ran);
+        }
+        return wrong;
+    }
+
+    private static boolean accepts(Run run, Map<String, Object> group, Map<String, Object> test) {
+        try {
+            return run.accepts(group, test);
+        } catch (GeneralSecurityException | IllegalArgumentException refusal) {
+            return false;
+        }
+    }
+
+    private static boolean keyDerivation(Map<String, Object> group, Map<String, Object> test)
+            throws GeneralSecurityException {
+        byte[] key = Birthmark.deriveKey(
+                bytes(test, "masterKey"), number(test, "keyIndex"), bytes(group, "salt"), bytes(group, "infoSuffix"));
+        return HEX.formatHex(key).equals(test.get("derivedKey"));
+    }
+
+    private static boolean cameraToken(Map<String, Object> group, Map<String, Object> test)
+            throws GeneralSecurityException {
+        Birthmark.CameraToken token = token(object(test.get("cameraToken")));
+        byte[] masterKey = bytes(test, "masterKey");
+        byte[] nucHash = Birthmark.open(token, masterKey, number(group, "keysPerTable"));
+        Birthmark.CameraToken again = Birthmark.seal(
+                nucHash, masterKey, token.tableId(), token.keyIndex(), HEX.parseHex(token.nonce()));
+        return HEX.formatHex(nucHash).equals(test.get("nucHash"))
+                && again.encryptedNucHash().equalsIgnoreCase(token.encryptedNucHash());
+    }
+
+    private static boolean certificateChain(Map<String, Object> group, Map<String, Object> test)
+            throws GeneralSecurityException {
+        List<String> chain = list(test.get("chain")).stream().map(Object::toString).toList();
+        Instant now = Instant.parse(test.get("now").toString());
+        return Birthmark.verifyChain(chain, group.get("root").toString(), now)
+                .equals(test.get("deviceSerial"));
+    }
+
+    private static boolean bundleSignature(Map<String, Object> group, Map<String, Object> test)
+            throws GeneralSecurityException {
+        PublicKey key = publicKey(group.get("publicKey").toString(), group.get("keyKind").toString());
+        return Birthmark.verifySignature(bytes(test, "signature"), bytes(test, "signedBytes"), key);
+    }
+
+    private static PublicKey publicKey(String pem, String kind) throws GeneralSecurityException {
+        String algorithm = kind.startsWith("EC ") ? "EC" : kind.startsWith("RSA ") ? "RSA" : kind;
+        byte[] der = Base64.getMimeDecoder().decode(pem.replaceAll("-----[A-Z ]+-----", ""));
+        return KeyFactory.getInstance(algorithm).generatePublic(new X509EncodedKeySpec(der));
+    }
+
+    private static boolean verdict(Map<String, Object> group, Map<String, Object> test) {
+        Birthmark.Device device = null;
+        if (test.get("device") != null) {
+            Map<String, Object> known = object(test.get("device"));
+            List<Long> tables = list(known.get("tableAssignments")).stream().map(Long.class::cast).toList();
+            device = new Birthmark.Device(known.get("status").toString(), tables);
+        }
+        String reason = Birthmark.judge(
+                number(group, "tables"), number(group, "keysPerTable"),
+                number(test, "tableId"), number(test, "keyIndex"), (Boolean) test.get("opened"), device);
+        if (!reason.equals(test.get("reason"))) {
+            throw new AssertionError(reason + " in place of " + test.get("reason"));
+        }
+        return reason.equals("genuine");
+    }
+
+    private static Birthmark.CameraToken token(Map<String, Object> fields) {
+        return new Birthmark.CameraToken(
+                fields.get("encrypted_nuc_hash").toString(),
+                number(fields, "table_id"),
+                number(fields, "key_index"),
+                fields.get("nonce").toString());
+    }
+
+    private static byte[] bytes(Map<String, Object> fields, String name) {
+        return HEX.parseHex(fields.get(name).toString());
+    }
+
+    private static long number(Map<String, Object> fields, String name) {
+        return (Long) fields.get(name);
+    }
+
+    @SuppressWarnings("unchecked")
+    private static Map<String, Object> object(Object value) {
+        return (Map<String, Object>) value;
+    }
+
+    @SuppressWarnings("unchecked")
+    private static List<Object> list(Object value) {
+        return (List<Object>) value;
+    }
+}

@@ -1,0 +1,163 @@
+// The Birthmark protocol in JavaScript, for Node 18 or later, without packages. Copy this file.
+//
+// What is refused throws. Node alone cannot verify certification paths (its checkIssued accepts
+// issuers that are no CA): use a library for those.
+
+import { createDecipheriv, createCipheriv, createECDH, createHash, createPrivateKey,
+  createPublicKey, diffieHellman, hkdfSync, verify } from "node:crypto";
+
+export class Refused extends Error {}
+
+// --- keys and camera tokens
+
+/** HKDF-SHA256, 32 bytes long (RFC 5869). */
+export function deriveKey(masterKey, keyIndex, salt = "Birthmark", infoSuffix = Buffer.alloc(0)) {
+  const info = Buffer.alloc(4);
+  info.writeUInt32BE(keyIndex);
+  return Buffer.from(hkdfSync("sha256", masterKey, salt, Buffer.concat([info, infoSuffix]), 32));
+}
+
+/** Make a camera token. The nonce is 12 fresh random bytes, never used twice. */
+export function seal(nucHash, masterKey, tableId, keyIndex, nonce) {
+  const cipher = createCipheriv("aes-256-gcm", deriveKey(masterKey, keyIndex), nonce);
+  const sealed = Buffer.concat([cipher.update(nucHash), cipher.final(), cipher.getAuthTag()]);
+  return {
+    encrypted_nuc_hash: sealed.toString("hex"),
+    table_id: tableId,
+    key_index: keyIndex,
+    nonce: nonce.toString("hex"),
+  };
+}
+
+/** Return the NUC hash inside a camera token. */
+export function openToken(token, masterKey, keysPerTable = 1000) {
+  const sealed = fromHex(token.encrypted_nuc_hash, 48);
+  const nonce = fromHex(token.nonce, 12);
+  const index = token.key_index;
+  if (!Number.isInteger(index) || index < 0 || index >= keysPerTable) throw new Refused("no such key");
+  return openGcm(deriveKey(masterKey, index), nonce, sealed.subarray(0, 32), sealed.subarray(32));
+}
+
+function openGcm(key, nonce, text, tag, aad = Buffer.alloc(0)) {
+  // Without authTagLength Node would take shorter tags.
+  const decipher = createDecipheriv("aes-256-gcm", key, nonce, { authTagLength: 16 });
+  try {
+    decipher.setAAD(aad).setAuthTag(tag);
+    return Buffer.concat([decipher.update(text), decipher.final()]);
+  } catch {
+    throw new Refused("it does not open");
+  }
+}
+
+function fromHex(text, size) {
+  if (typeof text !== "string" || text.length !== 2 * size || !/^[0-9a-f]*$/i.test(text)) {
+    throw new Refused(`not ${size} bytes in hex`);
+  }
+  return Buffer.from(text, "hex");
+}
+
+// --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+
+/** Return the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6). */
+export function openTableKeys(jwe, privateKey) {
+  const parts = jwe.split(".");
+  if (parts.length !== 5) throw new Refused("not compact JWE");
+  const [head, wrapped, nonce, text, tag] = parts.map(fromBase64url);
+  const header = parseJson(head);
+  if (header.alg !== "ECDH-ES+A256KW" || header.enc !== "A256GCM" || "crit" in header
+      || nonce.length !== 12 || tag.length !== 16) {
+    throw new Refused("no such way of sealing");
+  }
+  const wrapping = concatKdf(agree(privateKey, header.epk), header.alg);
+  const contentKey = unwrap(wrapping, wrapped);
+  return parseJson(openGcm(contentKey, nonce, text, tag, Buffer.from(parts[0])));
+}
+
+function agree(privateKey, epk) {
+  try {
+    return diffieHellman({ privateKey, publicKey: createPublicKey({ key: epk, format: "jwk" }) });
+  } catch {
+    throw new Refused("no such point");
+  }
+}
+
+function concatKdf(shared, algorithm) { // one round is enough for 32 bytes
+  const round = Buffer.from([0, 0, 0, 1]);
+  const bits = Buffer.from([0, 0, 1, 0]);
+  const length = Buffer.from([0, 0, 0, algorithm.length]);
+  const other = Buffer.concat([length, Buffer.from(algorithm), Buffer.alloc(8), bits]);
+  return createHash("sha256").update(round).update(shared).update(other).digest();
+}
+
+function unwrap(wrapping, wrapped) {
+  try { // RFC 3394
+    const cipher = createDecipheriv("id-aes256-wrap", wrapping, Buffer.alloc(8, 0xa6));
+    return Buffer.concat([cipher.update(wrapped), cipher.final()]);
+  } catch {
+    throw new Refused("it does not open");
+  }
+}
+
+function fromBase64url(text) {
+  const decoded = Buffer.from(text, "base64url"); // which takes anything
+  if (decoded.toString("base64url") !== text) throw new Refused("not base64url");
+  return decoded;
+}
+
+function parseJson(bytes) {
+  try {
+    return JSON.parse(bytes.toString());
+  } catch {
+    throw new Refused("not JSON");
+  }
+}
+
+// --- bundles
+
+/** Return what the device signs: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
+export function signedBytes({ signature, ...content }) {
+  return Buffer.from(`birthmark-bundle-v1\0${canonical(content)}`);
+}
+
+function canonical(value) {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const fields = Object.keys(value).sort().map((name) => `${JSON.stringify(name)}:${canonical(value[name])}`);
+  return `{${fields.join(",")}}`;
+}
+
+/** The kind of the key alone decides how it signs. */
+export function verifySignature(signature, message, key) {
+  const curve = key.asymmetricKeyDetails?.namedCurve;
+  const hash = { ed25519: null, rsa: "sha256" }[key.asymmetricKeyType]
+    ?? { prime256v1: "sha256", secp384r1: "sha384" }[curve] ?? null;
+  if (hash === null && key.asymmetricKeyType !== "ed25519") throw new Refused("no device has such a key");
+  if (!verify(hash, message, key, signature)) throw new Refused("the signature does not fit");
+}
+
+// --- verdicts
+
+/** Return why a well-formed token gets its verdict: it is PASS for "genuine" alone. */
+export function judge(tables, keysPerTable, { tableId, keyIndex, opened, device }) {
+  if (tableId < 0 || tableId >= tables) return "unknown_table";
+  if (keyIndex < 0 || keyIndex >= keysPerTable) return "unknown_key_index";
+  if (!opened) return "not_opened";
+  if (device === null) return "unknown_device";
+  if (!device.tableAssignments.includes(tableId)) return "table_not_assigned";
+  return device.status === "active" ? "genuine" : `device_${device.status}`;
+}
+
+/** Make the test key that a label stands for. For tests alone: everybody can. */
+export function recipientKey(label, curve) {
+  const secret = createHash(curve === "P-384" ? "sha384" : "sha256").update(label).digest();
+  if (curve === "X25519") {
+    const der = Buffer.concat([Buffer.from("302e020100300506032b656e04220420", "hex"), secret]);
+    return createPrivateKey({ key: der, format: "der", type: "pkcs8" });
+  }
+  const pair = createECDH(curve === "P-384" ? "secp384r1" : "prime256v1");
+  pair.setPrivateKey(secret);
+  const point = pair.getPublicKey().subarray(1);
+  const [x, y] = [point.subarray(0, secret.length), point.subarray(secret.length)];
+  const [d, ...public_] = [secret, x, y].map((each) => each.toString("base64url"));
+  return createPrivateKey({ key: { kty: "EC", crv: curve, d, x: public_[0], y: public_[1] }, format: "jwk" });
+}

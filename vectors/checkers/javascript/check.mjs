@@ -1,0 +1,74 @@
+// `node check.mjs check <vectors>`, or `seal` / `open` with JSON on standard input.
+
+import { createPublicKey, randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import * as birthmark from "./birthmark.mjs";
+
+const hex = (text) => Buffer.from(text, "hex");
+
+// Each returns whether a test was accepted with what it says; a refusal throws.
+const FILES = {
+  key_derivation: (group, test) =>
+    birthmark.deriveKey(hex(test.masterKey), test.keyIndex, hex(group.salt), hex(group.infoSuffix))
+      .equals(hex(test.derivedKey)),
+  camera_token: (group, { cameraToken: token, masterKey, nucHash }) => {
+    const opened = birthmark.openToken(token, hex(masterKey), group.keysPerTable);
+    const again = birthmark.seal(opened, hex(masterKey), token.table_id, token.key_index, hex(token.nonce));
+    return opened.toString("hex") === nucHash
+      && again.encrypted_nuc_hash === token.encrypted_nuc_hash.toLowerCase();
+  },
+  provisioning_response: (group, test) => {
+    if (group.type === "Response") return ("table_keys" in test.response) !== ("table_keys_jwe" in test.response);
+    const key = birthmark.recipientKey(group.recipientLabel, group.curve);
+    const keys = birthmark.openTableKeys(test.tableKeysJwe, key);
+    return JSON.stringify(keys) === JSON.stringify(test.tableKeys);
+  },
+  bundle_signature: (group, test) => {
+    if (group.type === "Bundle") return null; // it needs certification paths
+    const message = birthmark.signedBytes(JSON.parse(test.bundle));
+    birthmark.verifySignature(hex(test.signature), message, createPublicKey(group.publicKey));
+    return message.equals(hex(test.signedBytes));
+  },
+  verdict: (group, test) => {
+    const reason = birthmark.judge(group.tables, group.keysPerTable, test);
+    if (reason !== test.reason) throw new Error(`${reason} in place of ${test.reason}`);
+    return reason === "genuine";
+  },
+};
+
+function check(directory) {
+  let wrong = 0;
+  for (const [name, run] of Object.entries(FILES)) {
+    const document = JSON.parse(readFileSync(`${directory}/${name}_test.json`, "utf8"));
+    let ran = 0;
+    for (const group of document.testGroups) {
+      for (const test of group.tests) {
+        let accepted;
+        try {
+          accepted = run(group, test);
+        } catch (error) {
+          if (!(error instanceof birthmark.Refused)) throw error;
+          accepted = false;
+        }
+        if (accepted === null) continue;
+        ran += 1;
+        if (test.result === "acceptable" || accepted === (test.result === "valid")) continue;
+        wrong += 1;
+        console.log(`${name} ${test.tcId}: ${test.comment}: ${test.result}`);
+      }
+    }
+    console.log(`${name}: ${ran} tests`);
+  }
+  return wrong;
+}
+
+const [command, directory] = process.argv.slice(2);
+if (command === "check") {
+  process.exitCode = check(directory) === 0 ? 0 : 1;
+} else {
+  const given = JSON.parse(readFileSync(0, "utf8"));
+  const masterKey = hex(given.master_key);
+  console.log(command === "seal"
+    ? JSON.stringify(birthmark.seal(hex(given.nuc_hash), masterKey, given.table_id, given.key_index, randomBytes(12)))
+    : birthmark.openToken(given.camera_token, masterKey).toString("hex"));
+}

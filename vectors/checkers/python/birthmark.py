@@ -1,0 +1,281 @@
+"""The Birthmark protocol in Python: the standard library and `cryptography`, nothing else.
+
+Copy this file. What is refused raises RefusedError, which never says more than a caller may know.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import unquote
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+SALT = b"Birthmark"
+
+
+class RefusedError(Exception):
+    """What was given is not what it should be."""
+
+
+# --- keys and camera tokens
+
+
+def derive_key(
+    master_key: bytes, key_index: int, salt: bytes = SALT, info_suffix: bytes = b""
+) -> bytes:
+    """HKDF-SHA256, 32 bytes long (RFC 5869)."""
+    pseudorandom_key = hmac.digest(salt, master_key, "sha256")
+    info = key_index.to_bytes(4, "big") + info_suffix
+    return hmac.digest(pseudorandom_key, info + b"\x01", "sha256")
+
+
+def seal(
+    nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int, nonce: bytes
+) -> dict[str, Any]:
+    """Make a camera token. The nonce is 12 fresh random bytes, never used twice."""
+    sealed = AESGCM(derive_key(master_key, key_index)).encrypt(nonce, nuc_hash, None)
+    return {
+        "encrypted_nuc_hash": sealed.hex(),
+        "table_id": table_id,
+        "key_index": key_index,
+        "nonce": nonce.hex(),
+    }
+
+
+def open_token(token: dict[str, Any], master_key: bytes, keys_per_table: int = 1_000) -> bytes:
+    """Return the NUC hash inside a camera token."""
+    sealed = _hex(token["encrypted_nuc_hash"], 48)
+    nonce = _hex(token["nonce"], 12)
+    if type(token["key_index"]) is not int or not 0 <= token["key_index"] < keys_per_table:
+        raise RefusedError("no such key")
+    try:
+        return AESGCM(derive_key(master_key, token["key_index"])).decrypt(nonce, sealed, None)
+    except InvalidTag:
+        raise RefusedError("it does not open") from None
+
+
+def _hex(text: object, size: int) -> bytes:
+    if not isinstance(text, str) or not re.fullmatch(f"[0-9a-fA-F]{{{2 * size}}}", text):
+        raise RefusedError(f"not {size} bytes in hex")
+    return bytes.fromhex(text)
+
+
+# --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+
+
+def open_table_keys(
+    jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
+) -> dict[str, Any]:
+    """Return the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6)."""
+    try:
+        head, *rest = jwe.encode("ascii").split(b".")
+        wrapped, nonce, text, tag = map(_base64url, rest)
+        header = json.loads(_base64url(head))
+        known = header["alg"] == "ECDH-ES+A256KW" and header["enc"] == "A256GCM"
+        if not known or "crit" in header or len(nonce) != 12 or len(tag) != 16:
+            raise RefusedError("no such way of sealing")
+        algorithm = header["alg"].encode()
+        other = len(algorithm).to_bytes(4, "big") + algorithm + bytes(8) + (256).to_bytes(4, "big")
+        wrapping = ConcatKDFHash(hashes.SHA256(), 32, other).derive(_agree(key, header["epk"]))
+        content_key = aes_key_unwrap(wrapping, wrapped)
+        opened: dict[str, Any] = json.loads(AESGCM(content_key).decrypt(nonce, text + tag, head))
+    except (KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
+        raise RefusedError("it does not open") from None
+    return opened
+
+
+def _agree(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey, epk: dict[str, Any]) -> bytes:
+    if isinstance(key, x25519.X25519PrivateKey):
+        point = x25519.X25519PublicKey.from_public_bytes(_base64url(epk["x"].encode()))
+        return key.exchange(point)
+    x, y = (int.from_bytes(_base64url(epk[name].encode()), "big") for name in ("x", "y"))
+    return key.exchange(ec.ECDH(), ec.EllipticCurvePublicNumbers(x, y, key.curve).public_key())
+
+
+def _base64url(part: bytes) -> bytes:
+    return base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
+
+
+# --- certificates
+
+
+def verify_chain(chain: list[str], root: str, now: datetime) -> str:
+    """Return the device serial of a chain (device first) that leads to the pinned root."""
+    leaf, *intermediates = (x509.load_pem_x509_certificate(pem.encode()) for pem in chain)
+    policy = (
+        verification.PolicyBuilder()
+        .store(verification.Store([x509.load_pem_x509_certificate(root.encode())]))
+        .time(now)
+        .extension_policies(
+            ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
+            ee_policy=verification.ExtensionPolicy.webpki_defaults_ee(),
+        )
+    )
+    try:
+        policy.build_client_verifier().verify(leaf, intermediates)
+        extensions = leaf.extensions
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        basic = extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (verification.VerificationError, x509.ExtensionNotFound, ValueError):
+        raise RefusedError("it does not chain to the root") from None
+    if basic.ca or not usage.digital_signature or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        raise RefusedError("not a device's certificate")
+    _check_kind(leaf.public_key())
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        if uri.startswith("urn:birthmark:device:"):
+            return unquote(uri.removeprefix("urn:birthmark:device:"))
+    raise RefusedError("it names no device")
+
+
+def _check_kind(key: object) -> None:
+    if isinstance(key, rsa.RSAPublicKey) and 2_048 <= key.key_size <= 4_096:
+        return
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in {"secp256r1", "secp384r1"}:
+        return
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise RefusedError("no device has such a key")
+
+
+# --- bundles
+
+_FIELDS = {
+    "version",
+    "image_hash",
+    "camera_token",
+    "device_certificate_chain",
+    "captured_at",
+    "signature",
+}
+_TOKEN_FIELDS = {"encrypted_nuc_hash", "table_id", "key_index", "nonce"}
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+
+
+def signed_bytes(bundle: dict[str, Any]) -> bytes:
+    """Return what the device signs: a prefix, and canonical JSON (RFC 8785) of all else."""
+    content = {name: value for name, value in bundle.items() if name != "signature"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return b"birthmark-bundle-v1\0" + canonical.encode("ascii")
+
+
+def verify_signature(signature: bytes, message: bytes, key: object) -> None:
+    """The kind of the key alone decides how it signs."""
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            hashed = hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
+            key.verify(signature, message, ec.ECDSA(hashed))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, message)
+        else:
+            raise RefusedError("no device has such a key")
+    except InvalidSignature:
+        raise RefusedError("the signature does not fit") from None
+
+
+def verify_bundle(text: str, root: str, now: datetime) -> str:
+    """Return the device serial of a bundle that holds: form, time, certificates, signature."""
+    bundle = _parse(text)
+    captured = datetime.fromisoformat(bundle["captured_at"])
+    if captured > now + timedelta(hours=1):
+        raise RefusedError("captured in the future")
+    chain = bundle["device_certificate_chain"]
+    serial = verify_chain(chain, root, now)
+    verify_chain(chain, root, min(captured, now))
+    key = x509.load_pem_x509_certificate(chain[0].encode()).public_key()
+    verify_signature(base64.b64decode(bundle["signature"]), signed_bytes(bundle), key)
+    return serial
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Take exactly these fields, each in its one spelling."""
+    try:
+        bundle = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+        token = bundle["camera_token"]
+        decoded = base64.b64decode(bundle["signature"], validate=True)
+        one_spelling = (
+            set(bundle) == _FIELDS
+            and set(token) == _TOKEN_FIELDS
+            and bundle["version"] == 1
+            and {type(bundle["version"]), type(token["table_id"]), type(token["key_index"])}
+            == {int}
+            and _lower_hex(bundle["image_hash"], 32)
+            and _lower_hex(token["encrypted_nuc_hash"], 48)
+            and _lower_hex(token["nonce"], 12)
+            and len(bundle["device_certificate_chain"]) == 2
+            and _TIME.fullmatch(bundle["captured_at"])
+            and base64.b64encode(decoded).decode() == bundle["signature"] != ""
+        )
+        datetime.fromisoformat(bundle["captured_at"])
+    except (KeyError, TypeError, ValueError):
+        raise RefusedError("not a bundle") from None
+    if not one_spelling:
+        raise RefusedError("not a bundle")
+    return dict(bundle)
+
+
+def _lower_hex(value: str, size: int) -> bool:
+    return re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value) is not None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError
+    return dict(pairs)
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError
+
+
+# --- verdicts
+
+
+def judge(  # noqa: PLR0911  one return a rule reads best
+    tables: int,
+    keys_per_table: int,
+    table: int,
+    index: int,
+    *,
+    opened: bool,
+    device: dict[str, Any] | None,
+) -> str:
+    """Return why a well-formed token gets its verdict: it is PASS for `genuine` alone."""
+    if not 0 <= table < tables:
+        return "unknown_table"
+    if not 0 <= index < keys_per_table:
+        return "unknown_key_index"
+    if not opened:
+        return "not_opened"
+    if device is None:
+        return "unknown_device"
+    if table not in device["tableAssignments"]:
+        return "table_not_assigned"
+    if device["status"] != "active":
+        return f"device_{device['status']}"
+    return "genuine"
+
+
+def recipient_key(label: str, curve: str) -> ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey:
+    """Make the test key that a label stands for. For tests alone: everybody can."""
+    digest = hashlib.sha384 if curve == "P-384" else hashlib.sha256
+    secret = digest(label.encode()).digest()
+    if curve == "X25519":
+        return x25519.X25519PrivateKey.from_private_bytes(secret)
+    return ec.derive_private_key(
+        int.from_bytes(secret, "big"), ec.SECP384R1() if curve == "P-384" else ec.SECP256R1()
+    )

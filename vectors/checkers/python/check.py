@@ -1,0 +1,118 @@
+"""`python check.py check <vectors>`, or `seal` / `open` with JSON on standard input."""
+
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import birthmark
+from birthmark import RefusedError
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+Fields = dict[str, Any]
+
+# Each says whether a test was accepted with what it says; a refusal is a RefusedError.
+
+
+def key_derivation(group: Fields, test: Fields) -> bool:
+    salt, suffix = bytes.fromhex(group["salt"]), bytes.fromhex(group["infoSuffix"])
+    key = birthmark.derive_key(bytes.fromhex(test["masterKey"]), test["keyIndex"], salt, suffix)
+    return key == bytes.fromhex(test["derivedKey"])
+
+
+def camera_token(group: Fields, test: Fields) -> bool:
+    token, master_key = test["cameraToken"], bytes.fromhex(test["masterKey"])
+    nuc_hash = birthmark.open_token(token, master_key, group["keysPerTable"])
+    nonce = bytes.fromhex(token["nonce"])
+    again = birthmark.seal(nuc_hash, master_key, token["table_id"], token["key_index"], nonce)
+    same = again == {k: v.lower() if isinstance(v, str) else v for k, v in token.items()}
+    return same and nuc_hash == bytes.fromhex(test["nucHash"])
+
+
+def provisioning_response(group: Fields, test: Fields) -> bool:
+    if group["type"] == "Response":
+        return ("table_keys" in test["response"]) != ("table_keys_jwe" in test["response"])
+    key = birthmark.recipient_key(group["recipientLabel"], group["curve"])
+    opened: Fields = birthmark.open_table_keys(test["tableKeysJwe"], key)
+    return bool(opened == test["tableKeys"])
+
+
+def certificate_chain(group: Fields, test: Fields) -> bool:
+    now = datetime.fromisoformat(test["now"])
+    serial: str = birthmark.verify_chain(test["chain"], group["root"], now)
+    return bool(serial == test["deviceSerial"])
+
+
+def bundle_signature(group: Fields, test: Fields) -> bool:
+    if group["type"] == "Bundle":
+        now = datetime.fromisoformat(group["now"])
+        serial: str = birthmark.verify_bundle(test["bundle"], group["root"], now)
+        return bool(serial == test["deviceSerial"])
+    key = load_pem_public_key(group["publicKey"].encode())
+    message = birthmark.signed_bytes(json.loads(test["bundle"]))
+    birthmark.verify_signature(bytes.fromhex(test["signature"]), message, key)
+    return message == bytes.fromhex(test["signedBytes"])
+
+
+def verdict(group: Fields, test: Fields) -> bool:
+    reason = birthmark.judge(
+        group["tables"],
+        group["keysPerTable"],
+        test["tableId"],
+        test["keyIndex"],
+        opened=test["opened"],
+        device=test["device"],
+    )
+    if reason != test["reason"]:
+        raise AssertionError(f"{reason} in place of {test['reason']}")
+    return reason == "genuine"
+
+
+FILES = (
+    key_derivation,
+    camera_token,
+    provisioning_response,
+    certificate_chain,
+    bundle_signature,
+    verdict,
+)
+
+
+def check(vectors: Path) -> int:
+    """Run all files; return how many tests went wrong."""
+    wrong = 0
+    for accepts in FILES:
+        name = accepts.__name__
+        document = json.loads((vectors / f"{name}_test.json").read_text(encoding="ascii"))
+        tests = [(group, test) for group in document["testGroups"] for test in group["tests"]]
+        for group, test in tests:
+            try:
+                accepted = accepts(group, test)
+            except RefusedError:
+                accepted = False
+            if test["result"] != "acceptable" and accepted != (test["result"] == "valid"):
+                wrong += 1
+                print(f"{name} {test['tcId']}: {test['comment']}: {test['result']}")
+        print(f"{name}: {len(tests)} tests")
+    return wrong
+
+
+def main() -> int:
+    """Run as the first argument says."""
+    if sys.argv[1] == "check":
+        return 1 if check(Path(sys.argv[2])) else 0
+    given = json.load(sys.stdin)
+    master_key = bytes.fromhex(given["master_key"])
+    if sys.argv[1] == "seal":
+        nuc_hash = bytes.fromhex(given["nuc_hash"])
+        table, index = given["table_id"], given["key_index"]
+        print(json.dumps(birthmark.seal(nuc_hash, master_key, table, index, os.urandom(12))))
+        return 0
+    print(birthmark.open_token(given["camera_token"], master_key).hex())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

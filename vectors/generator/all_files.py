@@ -1,0 +1,31 @@
+"""Every file that the generator makes, by its path below `vectors/`."""
+
+from pathlib import Path
+
+from vectors.generator import (
+    bundles,
+    camera_tokens,
+    chains,
+    key_derivation,
+    provisioning,
+    verdicts,
+)
+from vectors.generator.document import as_json
+from vectors.generator.schemas import SCHEMAS
+
+
+def all_files(here: Path) -> dict[str, bytes]:
+    """Make them all. `here` is where the normative files are that others take values from."""
+    documents = {
+        "key_derivation": key_derivation.make(here),
+        "camera_token": camera_tokens.make(here),
+        "provisioning_response": provisioning.make(),
+        "certificate_chain": chains.make(),
+        "bundle_signature": bundles.make(),
+        "verdict": verdicts.make(),
+    }
+    files = {f"{name}_test.json": document.to_json() for name, document in documents.items()}
+    schemas = {
+        f"schemas/{name}_test_schema.json": as_json(schema) for name, schema in SCHEMAS.items()
+    }
+    return files | schemas

@@ -1,0 +1,229 @@
+"""bundle_signature_test.json: what a device signs, and whole bundles."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle_signature import SigningKey
+from birthmark_sma.protocol.camera_token import seal
+from birthmark_sma.protocol.key_derivation import derive_key
+from vectors.generator import seeded_keys
+from vectors.generator.authorities import NOW, authority, device_certificate, pem
+from vectors.generator.document import Case, Document, Group
+from vectors.generator.seeded_keys import secret
+
+_NOTES = {
+    "AlteredBundle": "A field was changed after signing.",
+    "AlteredSignature": "The signature was changed.",
+    "OtherKey": "Another device's key made the signature.",
+    "OtherScheme": "The right key signed, but with another hash, encoding or prefix.",
+    "Malformed": "Not exactly the fields, or not in their one spelling.",
+    "Untimely": "Captured in the future, or when the certificate was not valid.",
+    "OtherRoot": "The chain leads to a root that is not the pinned one.",
+}
+_CAPTURED = NOW - timedelta(hours=1, microseconds=-123_456)
+
+_KEYS: dict[str, Callable[[], SigningKey]] = {
+    "EC P-256": lambda: seeded_keys.p256("test device"),
+    "EC P-384": lambda: seeded_keys.p384("test device"),
+    "RSA 2048": lambda: seeded_keys.rsa_key("test device"),
+    "Ed25519": lambda: seeded_keys.ed25519_key("test device"),
+}
+
+
+def make() -> Document:
+    """Sign with each kind of key, and then spoil it."""
+    groups = [_signatures(kind, key()) for kind, key in _KEYS.items()]
+    return Document(
+        algorithm="BirthmarkBundle-v1",
+        schema="schemas/bundle_signature_test_schema.json",
+        header=[
+            "BundleSignature: signedBytes is what the device signs of bundle (a JSON text), and"
+            " signature the signature by publicKey. The kind of the key alone decides the scheme.",
+            "Bundle: the whole text as a camera sends it, judged at the time now against root.",
+        ],
+        notes=_NOTES,
+        groups=[*groups, _bundles()],
+    )
+
+
+def _content(key: SigningKey) -> UnsignedBundle:
+    ca = authority()
+    leaf = device_certificate(ca, key.public_key(), "camera-7")
+    token = seal(
+        secret("test NUC hash"),
+        key=derive_key(secret("test master key"), 234),
+        table_id=42,
+        key_index=234,
+        nonce=secret("test nonce")[:12],
+    )
+    return UnsignedBundle(
+        image_hash=secret("a picture"),
+        camera_token=token,
+        device_certificate_chain=(pem(leaf), pem(ca.intermediate)),
+        captured_at=_CAPTURED,
+    )
+
+
+def _sign(message: bytes, key: SigningKey, hashed: HashAlgorithm | None = None) -> bytes:
+    """Sign as bundles are signed, or with another hash; always with the same result."""
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        usual = SHA384() if key.key_size == 384 else SHA256()
+        return key.sign(message, ec.ECDSA(hashed or usual, deterministic_signing=True))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(message, padding.PKCS1v15(), hashed or SHA256())
+    return key.sign(message)
+
+
+def _signatures(kind: str, key: SigningKey) -> Group:
+    content = _content(key)
+    message = content.signed_bytes()
+    good = _sign(message, key)
+    flipped = bytes([*good[:-1], good[-1] ^ 1])
+    bad = [
+        ("last bit flipped", flipped, "AlteredSignature"),
+        ("cut short", good[:-1], "AlteredSignature"),
+        ("one byte more", good + b"\0", "AlteredSignature"),
+        ("another device's key", _sign(message, _another(key)), "OtherKey"),
+        ("without the prefix", _sign(message.partition(b"\0")[2], key), "OtherScheme"),
+    ]
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        bad.append(("SHA-512", _sign(message, key, SHA512()), "OtherScheme"))
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        size = key.key_size // 8
+        pair = b"".join(each.to_bytes(size, "big") for each in decode_dss_signature(good))
+        bad.append(("r and s without DER", pair, "OtherScheme"))
+    tests = [Case("signed", "valid", _signed(content, message, good))]
+    tests += [
+        Case(comment, "invalid", _signed(content, message, signature), (flag,))
+        for comment, signature, flag in bad
+    ]
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    shared = {"keyKind": kind, "publicKey": public.decode("ascii")}
+    return Group("BundleSignature", tests, shared)
+
+
+def _another(key: SigningKey) -> SigningKey:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        maker = seeded_keys.p384 if key.key_size == 384 else seeded_keys.p256
+        return maker("another test device")
+    if isinstance(key, rsa.RSAPrivateKey):
+        return seeded_keys.rsa_key("another test device")
+    return seeded_keys.ed25519_key("another test device")
+
+
+def _signed(content: UnsignedBundle, message: bytes, signature: bytes) -> dict[str, Any]:
+    return {
+        "bundle": Bundle(content, signature).to_json().decode("ascii"),
+        "signedBytes": message.hex(),
+        "signature": signature.hex(),
+    }
+
+
+def _bundles() -> Group:
+    key = seeded_keys.p256("test device")
+    content = _content(key)
+    fields = json.loads(Bundle(content, _sign(content.signed_bytes(), key)).to_json())
+    whole = json.dumps(fields)
+    tests = [
+        Case(
+            "as the library writes it",
+            "valid",
+            {"bundle": _text(fields), "deviceSerial": "camera-7"},
+        ),
+        Case(
+            "with white space",
+            "valid",
+            {"bundle": json.dumps(fields, indent=1), "deviceSerial": "camera-7"},
+        ),
+        Case(
+            "fields in another order",
+            "valid",
+            {"bundle": _text(dict(reversed(fields.items()))), "deviceSerial": "camera-7"},
+        ),
+    ]
+    token = fields["camera_token"]
+    altered: dict[str, dict[str, Any]] = {
+        "another picture": {"image_hash": secret("another picture").hex()},
+        "another time": {"captured_at": "2026-11-23T11:00:00.123457Z"},
+        "another key index": {"camera_token": token | {"key_index": 235}},
+        "another token": {"camera_token": token | {"nonce": "00" * 12}},
+    }
+    malformed: dict[str, dict[str, Any]] = {
+        "version 2": {"version": 2},
+        "version as text": {"version": "1"},
+        "hex in upper case": {"image_hash": fields["image_hash"].upper()},
+        "short image hash": {"image_hash": fields["image_hash"][:-2]},
+        "time without fraction": {"captured_at": "2026-11-23T11:00:00Z"},
+        "time with an offset": {"captured_at": "2026-11-23T11:00:00.123456+00:00"},
+        "no such day": {"captured_at": "2026-02-30T11:00:00.123456Z"},
+        "base64 without padding": {"signature": fields["signature"].rstrip("=") + "A"},
+        "empty signature": {"signature": ""},
+        "one certificate": {"device_certificate_chain": fields["device_certificate_chain"][:1]},
+        "root sent along": {
+            "device_certificate_chain": [*fields["device_certificate_chain"], pem(authority().root)]
+        },
+        "index as text": {"camera_token": token | {"key_index": "234"}},
+        "index with a fraction": {"camera_token": token | {"key_index": 234.0}},
+        "one field more": {"note": ""},
+        "one field more in the token": {"camera_token": token | {"image_hash": "00"}},
+    }
+    for comment, change in altered.items():
+        tests.append(
+            Case(comment, "invalid", {"bundle": _text(fields | change)}, ("AlteredBundle",))
+        )
+    for comment, change in malformed.items():
+        tests.append(Case(comment, "invalid", {"bundle": _text(fields | change)}, ("Malformed",)))
+    texts = {
+        "a name twice": '{"version": 1, ' + whole[1:],
+        "cut short": whole[:-1],
+        "no object": "[]",
+        "not a number": whole.replace('"version": 1', '"version": NaN'),
+    }
+    for comment, text in texts.items():
+        tests.append(Case(comment, "invalid", {"bundle": text}, ("Malformed",)))
+    for comment, moment in (
+        ("captured in the future", NOW + timedelta(hours=2)),
+        ("captured before the certificate began", NOW - timedelta(days=40)),
+    ):
+        tests.append(
+            Case(comment, "invalid", {"bundle": _resigned(captured_at=moment)}, ("Untimely",))
+        )
+    foreign = authority("another authority")
+    leaf = device_certificate(foreign, key.public_key(), "camera-7")
+    chain = (pem(leaf), pem(foreign.intermediate))
+    tests.append(
+        Case(
+            "another authority",
+            "invalid",
+            {"bundle": _resigned(device_certificate_chain=chain)},
+            ("OtherRoot",),
+        )
+    )
+    shared = {"root": pem(authority().root), "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return Group("Bundle", tests, shared)
+
+
+def _resigned(**changes: Any) -> str:
+    key = seeded_keys.p256("test device")
+    usual = _content(key)
+    content = UnsignedBundle(
+        image_hash=usual.image_hash,
+        camera_token=usual.camera_token,
+        device_certificate_chain=changes.get(
+            "device_certificate_chain", usual.device_certificate_chain
+        ),
+        captured_at=changes.get("captured_at", usual.captured_at),
+    )
+    return Bundle(content, _sign(content.signed_bytes(), key)).to_json().decode("ascii")
+
+
+def _text(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, separators=(",", ":"))

@@ -1,0 +1,252 @@
+"""certificate_chain_test.json: certification paths, sound ones, and bad ones from the field."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark_sma.pki.key_policy import DeviceKey
+from vectors.generator import seeded_keys
+from vectors.generator.authorities import (
+    CLIENT_AUTH,
+    NOT_A_CA,
+    NOW,
+    SERVER_AUTH,
+    SeededCa,
+    SeededSigner,
+    authority,
+    device_certificate,
+    hand_made,
+    key_usage,
+    pem,
+)
+from vectors.generator.document import Case, Document, Group, Result
+
+_NOTES = {
+    "NotACa": "A certificate that issued another may not: no CA:TRUE, or past a pathlen.",
+    "OtherRoot": "It chains to a root of the same name that is not the pinned one.",
+    "Altered": "Something was changed after signing.",
+    "Expired": "A certificate of the path has ended.",
+    "LastSecond": "Validity includes both its ends (RFC 5280, section 4.1.2.5), but OpenSSL takes a"
+    " certificate for expired in its last second.",
+    "NotYetValid": "A certificate of the path begins later.",
+    "Purpose": "The leaf is not for what a device does: clientAuth, digitalSignature, no CA.",
+    "WeakKey": "The leaf's key is of a kind that no device has.",
+    "NoSerial": "The leaf names no device: it has no URI urn:birthmark:device:...",
+    "Incomplete": "The intermediate is missing.",
+    "RootSentAlong": "The device sends a root along, which proves nothing.",
+}
+
+
+@dataclass(frozen=True)
+class _Path:
+    comment: str
+    result: Result
+    leaf: x509.Certificate
+    intermediates: Sequence[x509.Certificate]
+    flags: tuple[str, ...] = ()
+    now: datetime = NOW
+    serial: str | None = None
+
+
+def make() -> Document:
+    """Build all paths under one pinned root."""
+    ca = authority()
+    tests = [
+        Case(
+            path.comment,
+            path.result,
+            {
+                "chain": [pem(path.leaf), *map(pem, path.intermediates)],
+                "now": path.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                **({} if path.serial is None else {"deviceSerial": path.serial}),
+            },
+            path.flags,
+        )
+        for path in (*_sound(ca), *_altered(ca), *_untimely(ca), *_not_for_devices(ca), *_no_ca(ca))
+    ]
+    return Document(
+        algorithm="X.509",
+        schema="schemas/certificate_chain_test_schema.json",
+        header=[
+            "Certification paths (RFC 5280, section 6), the device's certificate first.",
+            "Only root is trusted. Each is judged at the time now; valid ones name deviceSerial.",
+        ],
+        notes=_NOTES,
+        groups=[Group("CertificateChain", tests, {"root": pem(ca.root)})],
+    )
+
+
+def _device_key() -> DeviceKey:
+    return seeded_keys.p256("test device").public_key()
+
+
+def _sound(ca: SeededCa) -> list[_Path]:
+    kinds: dict[str, DeviceKey] = {
+        "EC P-256": _device_key(),
+        "EC P-384": seeded_keys.p384("test device").public_key(),
+        "RSA 2048": seeded_keys.rsa_key("test device").public_key(),
+        "Ed25519": seeded_keys.ed25519_key("test device").public_key(),
+    }
+    serials = {
+        "a host name": "camera-7.fleet.example.org",
+        "words": "Field camera 7 (spare)",
+        "Unicode": "Kamera S\u00fcd \u2116 \u6771\u4eac",
+        "64 characters": "SN 100%/" + "0123456789abcdef" * 3 + "&Co.+#7?",
+    }
+    paths = [(f"device with {kind}", key, "camera-7") for kind, key in kinds.items()]
+    paths += [(f"serial: {kind}", _device_key(), serial) for kind, serial in serials.items()]
+    sound = [
+        _Path(
+            comment,
+            "valid",
+            device_certificate(ca, key, serial),
+            [ca.intermediate],
+            (),
+            NOW,
+            serial,
+        )
+        for comment, key, serial in paths
+    ]
+    leaf = device_certificate(ca, _device_key(), "camera-7")
+    first = leaf.not_valid_before_utc
+    last = min(leaf.not_valid_after_utc, ca.intermediate.not_valid_after_utc)
+    between = [ca.intermediate]
+    sound += [
+        _Path("in its first second", "valid", leaf, between, (), first, "camera-7"),
+        _Path("in its last second", "acceptable", leaf, between, ("LastSecond",), last, "camera-7"),
+    ]
+    with_root = [ca.intermediate, ca.root]
+    flags = ("RootSentAlong",)
+    sound.append(_Path("root sent along", "acceptable", leaf, with_root, flags, NOW, "camera-7"))
+    return sound
+
+
+def _altered(ca: SeededCa) -> list[_Path]:
+    leaf = device_certificate(ca, _device_key(), "camera-7")
+    der = leaf.public_bytes(Encoding.DER)
+    signature = x509.load_der_x509_certificate(der[:-1] + bytes([der[-1] ^ 1]))
+    serial = x509.load_der_x509_certificate(der.replace(b"camera-7", b"camera-8"))
+    foreign = authority("another authority")
+    foreign_leaf = device_certificate(foreign, _device_key(), "camera-7")
+    between = [ca.intermediate]
+    return [
+        _Path("last bit of the signature flipped", "invalid", signature, between, ("Altered",)),
+        _Path("one letter of the serial changed", "invalid", serial, between, ("Altered",)),
+        _Path("another authority", "invalid", foreign_leaf, [foreign.intermediate], ("OtherRoot",)),
+        _Path(
+            "another authority, its root sent along",
+            "invalid",
+            foreign_leaf,
+            [foreign.intermediate, foreign.root],
+            ("OtherRoot", "RootSentAlong"),
+        ),
+        _Path("another's intermediate", "invalid", leaf, [foreign.intermediate], ("OtherRoot",)),
+        _Path("no intermediate", "invalid", leaf, [], ("Incomplete",)),
+    ]
+
+
+def _untimely(ca: SeededCa) -> list[_Path]:
+    leaf = device_certificate(ca, _device_key(), "camera-7")
+    early = leaf.not_valid_before_utc - timedelta(seconds=1)
+    late = leaf.not_valid_after_utc + timedelta(seconds=1)
+    outlives = hand_made(
+        _device_key(),
+        "camera-outlives",
+        NOT_A_CA,
+        key_usage(ca=False),
+        CLIENT_AUTH,
+        issuer=ca.intermediate,
+        signer=ca.signer,
+        lasting=timedelta(days=3_000),
+    )
+    after_issuer = ca.intermediate.not_valid_after_utc + timedelta(seconds=1)
+    between = [ca.intermediate]
+    return [
+        _Path("a second before it begins", "invalid", leaf, between, ("NotYetValid",), early),
+        _Path("a second after it ended", "invalid", leaf, between, ("Expired",), late),
+        _Path("its issuer has ended", "invalid", outlives, between, ("Expired",), after_issuer),
+    ]
+
+
+def _not_for_devices(ca: SeededCa) -> list[_Path]:
+    device = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
+    weak = rsa.RSAPublicNumbers(
+        65537, seeded_keys.rsa_key("weak test device", 1_024).public_key().public_numbers().n
+    ).public_key()
+    other: DeviceKey = seeded_keys.p521("test device").public_key()
+    made: list[tuple[str, str, DeviceKey, tuple[x509.ExtensionType, ...], bool]] = [
+        ("for servers alone", "Purpose", _device_key(), (*device[:2], SERVER_AUTH), True),
+        ("for no purpose", "Purpose", _device_key(), device[:2], True),
+        (
+            "may not sign",
+            "Purpose",
+            _device_key(),
+            (NOT_A_CA, key_usage(ca=True), CLIENT_AUTH),
+            True,
+        ),
+        ("no extensions", "Purpose", _device_key(), (), True),
+        ("RSA 1024", "WeakKey", weak, device, True),
+        ("EC P-521", "WeakKey", other, device, True),
+        ("no alternative name", "NoSerial", _device_key(), device, False),
+    ]
+    return [
+        _Path(
+            comment,
+            "invalid",
+            hand_made(
+                key,
+                f"camera, {comment}",
+                *extensions,
+                issuer=ca.intermediate,
+                signer=ca.signer,
+                alternative_names=None if named else [],
+            ),
+            [ca.intermediate],
+            (flag,),
+        )
+        for comment, flag, key, extensions, named in made
+    ]
+
+
+def _no_ca(ca: SeededCa) -> list[_Path]:
+    device = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
+    camera = SeededSigner(seeded_keys.p256("an issuing camera"))
+    issuing = device_certificate(ca, camera.public_key, "an issuing camera")
+    below_device = hand_made(
+        _device_key(), "camera below a camera", *device, issuer=issuing, signer=camera
+    )
+    second = SeededSigner(seeded_keys.p256("a second intermediate"))
+    second_ca = hand_made(
+        second.public_key,
+        "A second intermediate",
+        x509.BasicConstraints(ca=True, path_length=0),
+        key_usage(ca=True),
+        issuer=ca.intermediate,
+        signer=ca.signer,
+    )
+    below_second = hand_made(
+        _device_key(), "camera below two", *device, issuer=second_ca, signer=second
+    )
+    bare = hand_made(
+        ca.signer.public_key,
+        "Simulated Mfg Intermediate CA",
+        issuer=ca.root,
+        signer=ca.root_signer,
+        alternative_names=[],
+    )
+    below_bare = hand_made(
+        _device_key(), "camera below no CA", *device, issuer=bare, signer=ca.signer
+    )
+    chains = {
+        "a device issued it": (below_device, [issuing, ca.intermediate]),
+        "a CA below pathlen 0": (below_second, [second_ca, ca.intermediate]),
+        "an intermediate without CA:TRUE": (below_bare, [bare]),
+    }
+    return [
+        _Path(comment, "invalid", leaf, between, ("NotACa",))
+        for comment, (leaf, between) in chains.items()
+    ]

@@ -1,0 +1,85 @@
+"""The frame of a file of vectors, in the shape that Project Wycheproof made common.
+
+A file has notes (what its flags mean) and groups; a group has what its tests share; a test has a
+number, a comment, flags and a result:
+
+* `valid`: must be accepted;
+* `invalid`: must be refused;
+* `acceptable`: may be accepted or refused. Whoever accepts must get what the test says.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Result = Literal["valid", "invalid", "acceptable"]
+
+GENERATOR_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. `fields` differ from file to file."""
+
+    comment: str
+    result: Result
+    fields: Mapping[str, Any]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tests that share something."""
+
+    kind: str
+    tests: list[Case]
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole file. `notes` say what each flag means."""
+
+    algorithm: str
+    schema: str
+    header: list[str]
+    notes: Mapping[str, str]
+    groups: list[Group]
+
+    def to_json(self) -> bytes:
+        """Number the tests and write them."""
+        numbers = iter(range(1, 1_000_000))
+        used = {flag for group in self.groups for test in group.tests for flag in test.flags}
+        if used != self.notes.keys():
+            raise ValueError(f"flags without a note, or the reverse: {used ^ self.notes.keys()}")
+        return as_json(
+            {
+                "algorithm": self.algorithm,
+                "schema": self.schema,
+                "generatorVersion": GENERATOR_VERSION,
+                "numberOfTests": sum(len(group.tests) for group in self.groups),
+                "header": self.header,
+                "notes": {name: {"description": self.notes[name]} for name in sorted(self.notes)},
+                "testGroups": [_group(group, numbers) for group in self.groups],
+            }
+        )
+
+
+def _group(group: Group, numbers: Iterator[int]) -> dict[str, Any]:
+    tests = [
+        {
+            "tcId": next(numbers),
+            "comment": test.comment,
+            "flags": list(test.flags),
+            **test.fields,
+            "result": test.result,
+        }
+        for test in group.tests
+    ]
+    return {"type": group.kind, **group.shared, "tests": tests}
+
+
+def as_json(value: Any) -> bytes:
+    """Write JSON as the files have it: two spaces, ASCII, a line end."""
+    return (json.dumps(value, indent=2, ensure_ascii=True) + "\n").encode("ascii")

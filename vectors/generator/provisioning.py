@@ -1,0 +1,174 @@
+"""provisioning_response_test.json: what a device gets, with its table keys in the clear or sealed.
+
+The compact JWE is put together here by RFC 7518, section 4.6, with an ephemeral key and nonces that
+are digests of labels; the authority itself leaves all of that to its JOSE library, and chance.
+"""
+
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+
+from vectors.generator import seeded_keys
+from vectors.generator.authorities import authority, device_certificate, pem
+from vectors.generator.document import Case, Document, Group
+from vectors.generator.seeded_keys import secret
+
+Recipient: TypeAlias = ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
+
+_ALGORITHM = "ECDH-ES+A256KW"
+_TABLES = (42, 1_337, 2_048)
+_TABLE_KEYS = {str(table): secret(f"test table {table}").hex() for table in _TABLES}
+_NOTES = {
+    "AlteredJwe": "Header, key, nonce, ciphertext or tag was changed.",
+    "OtherRecipient": "Sealed to a key that is not the recipient's.",
+    "MalformedJwe": "Not five parts of base64url, or no JSON where JSON must be.",
+    "UnknownHeader": "An algorithm, or a critical header, that this protocol does not use.",
+    "InvalidCurve": "The ephemeral key is not a point of the curve.",
+}
+
+
+def make() -> Document:
+    """Seal to each kind of key, and then spoil it."""
+    return Document(
+        algorithm="ECDH-ES+A256KW",
+        schema="schemas/provisioning_response_test_schema.json",
+        header=[
+            "Response: whole answers to POST /api/v1/devices/provision.",
+            "Sealed: what stands in them as table_keys_jwe, compact JWE (RFC 7516) to the device's"
+            " second key; tableKeys is what must come out.",
+            "No private key is here. The recipient's is made of recipientLabel: the scalar of P-256"
+            " is SHA-256 of the label, that of P-384 SHA-384, the 32 bytes of X25519 SHA-256.",
+        ],
+        notes=_NOTES,
+        groups=[
+            _responses(),
+            *(_sealed(kind) for kind in ("P-256", "P-384", "X25519")),
+        ],
+    )
+
+
+def _response(**keys: Any) -> dict[str, Any]:
+    ca = authority()
+    leaf = device_certificate(ca, seeded_keys.p256("test device").public_key(), "camera-7")
+    return {
+        "device_certificate": pem(leaf),
+        "certificate_chain": [pem(ca.intermediate), pem(ca.root)],
+        "table_assignments": list(_TABLES),
+        "provisioning_id": "PROV-20261123-11E3C9B113DD3612",
+        "simulated_nuc_hash": secret("test NUC hash").hex(),
+        **keys,
+    }
+
+
+def _responses() -> Group:
+    jwe = _jwe("P-256", recipient_key("P-256", "test recipient P-256"))
+    cases = {
+        "table keys in the clear": _response(table_keys=_TABLE_KEYS),
+        "table keys sealed": _response(table_keys_jwe=jwe),
+    }
+    tests = [Case(comment, "valid", {"response": each}) for comment, each in cases.items()]
+    return Group("Response", tests)
+
+
+def _sealed(curve: str) -> Group:
+    label = f"test recipient {curve}"
+    recipient = recipient_key(curve, label)
+    good = _jwe(curve, recipient)
+    head, wrapped, nonce, ciphertext, tag = good.split(".")
+    point = _epk(curve, recipient_key(curve, "test ephemeral key"))
+    off_curve = point | {"x": _base64url(bytes(31) + b"\x05")}
+    bad: list[tuple[str, str, str]] = [
+        (
+            "header altered",
+            ".".join([_altered(head, 8), wrapped, nonce, ciphertext, tag]),
+            "AlteredJwe",
+        ),
+        ("key altered", ".".join([head, _altered(wrapped), nonce, ciphertext, tag]), "AlteredJwe"),
+        (
+            "nonce altered",
+            ".".join([head, wrapped, _altered(nonce), ciphertext, tag]),
+            "AlteredJwe",
+        ),
+        ("text altered", ".".join([head, wrapped, nonce, _altered(ciphertext), tag]), "AlteredJwe"),
+        ("tag altered", ".".join([head, wrapped, nonce, ciphertext, _altered(tag)]), "AlteredJwe"),
+        ("tag cut", ".".join([head, wrapped, nonce, ciphertext, tag[:-2]]), "AlteredJwe"),
+        (
+            "sealed to another",
+            _jwe(curve, recipient_key(curve, "another recipient")),
+            "OtherRecipient",
+        ),
+        ("four parts", good.rpartition(".")[0], "MalformedJwe"),
+        ("six parts", good + ".", "MalformedJwe"),
+        ("no base64url", good.replace(tag, "*" + tag[1:]), "MalformedJwe"),
+        ("empty", "", "MalformedJwe"),
+        ("critical header", _jwe(curve, recipient, {"crit": ["exp"], "exp": 0}), "UnknownHeader"),
+        ("alg dir", _jwe(curve, recipient, {"alg": "dir"}), "UnknownHeader"),
+        ("enc A128GCM", _jwe(curve, recipient, {"enc": "A128GCM"}), "UnknownHeader"),
+    ]
+    if curve != "X25519":  # there every 32 bytes are a point
+        bad.append(
+            ("point off the curve", _jwe(curve, recipient, {"epk": off_curve}), "InvalidCurve")
+        )
+    tests = [Case("sealed", "valid", {"tableKeysJwe": good, "tableKeys": _TABLE_KEYS})]
+    tests += [
+        Case(comment, "invalid", {"tableKeysJwe": jwe}, (flag,)) for comment, jwe, flag in bad
+    ]
+    return Group("Sealed", tests, {"curve": curve, "recipientLabel": label})
+
+
+def recipient_key(curve: str, label: str) -> Recipient:
+    """Return the key that a label stands for."""
+    makers: dict[str, Callable[[str], Recipient]] = {
+        "P-256": seeded_keys.p256,
+        "P-384": seeded_keys.p384,
+        "X25519": seeded_keys.x25519_key,
+    }
+    return makers[curve](label)
+
+
+def _epk(curve: str, key: Recipient) -> dict[str, str]:
+    """Return the public half as a JWK. RFC 7518, section 6.2.1; RFC 8037, section 2."""
+    if isinstance(key, x25519.X25519PrivateKey):
+        raw = key.public_key().public_bytes_raw()
+        return {"kty": "OKP", "crv": curve, "x": _base64url(raw)}
+    numbers = key.public_key().public_numbers()
+    size = (key.key_size + 7) // 8
+    x, y = (_base64url(each.to_bytes(size, "big")) for each in (numbers.x, numbers.y))
+    return {"kty": "EC", "crv": curve, "x": x, "y": y}
+
+
+def _jwe(curve: str, recipient: Recipient, changes: Mapping[str, Any] | None = None) -> str:
+    ephemeral = recipient_key(curve, "test ephemeral key")
+    header = {"alg": _ALGORITHM, "enc": "A256GCM", "cty": "json", "epk": _epk(curve, ephemeral)}
+    header |= dict(changes or {})
+    head = _base64url(json.dumps(header, separators=(",", ":")).encode())
+    if isinstance(ephemeral, x25519.X25519PrivateKey):
+        assert isinstance(recipient, x25519.X25519PrivateKey)  # noqa: S101 - of one curve
+        shared = ephemeral.exchange(recipient.public_key())
+    else:
+        assert isinstance(recipient, ec.EllipticCurvePrivateKey)  # noqa: S101 - of one curve
+        shared = ephemeral.exchange(ec.ECDH(), recipient.public_key())
+    # AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo: section 4.6.2.
+    name = _ALGORITHM.encode()
+    other = len(name).to_bytes(4, "big") + name + bytes(8) + (256).to_bytes(4, "big")
+    wrapping = ConcatKDFHash(SHA256(), 32, other).derive(shared)
+    content_key, nonce = secret("test content key"), secret("test JWE nonce")[:12]
+    sealed = AESGCM(content_key).encrypt(nonce, json.dumps(_TABLE_KEYS).encode(), head.encode())
+    parts = (aes_key_wrap(wrapping, content_key), nonce, sealed[:-16], sealed[-16:])
+    return ".".join([head, *map(_base64url, parts)])
+
+
+def _altered(part: str, place: int = 3) -> str:
+    """Change one letter."""
+    return part[:place] + ("A" if part[place] != "A" else "B") + part[place + 1 :]
+
+
+def _base64url(value: bytes) -> str:
+    return urlsafe_b64encode(value).rstrip(b"=").decode()
