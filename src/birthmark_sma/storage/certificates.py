@@ -92,6 +92,12 @@ def add_revocation(transaction: Connection, revocation: Revocation) -> None:
     )
 
 
+def forget_revocations(transaction: Connection, before: datetime) -> None:
+    """Take certificates off the list that were revoked before a time: for a sandbox alone."""
+    revoked = revoked_certificates
+    transaction.execute(delete(revoked).where(revoked.c.revoked_at < before))
+
+
 def list_revocations(connection: Connection) -> list[Revocation]:
     """Return every revoked certificate, oldest first."""
     table = revoked_certificates.c
