@@ -234,16 +234,12 @@ def is_initialised(settings: Settings) -> bool:
         database.close()
 
 
-def check_founded_as(settings: Settings, *, sandbox: bool) -> None:
-    """Raise ConfigurationError unless the authority of these settings was founded as this.
-
-    Where there is none yet, it raises nothing.
-    """
-    if sandbox:
-        check_settings(settings)
+def check_may_be_sandbox(settings: Settings) -> None:
+    """Raise ConfigurationError where settings, or an authority that is there, are in earnest."""
+    check_settings(settings)
     if is_initialised(settings):
         with opened_database(settings) as database, database.read() as connection:
-            check_kind(key_tables.was_founded_as_sandbox(connection), sandbox=sandbox)
+            check_kind(key_tables.was_founded_as_sandbox(connection), sandbox=True)
 
 
 def initialise(

@@ -176,7 +176,8 @@ def serve(
     flags = dict(locals())  # all but the last are settings, or `prototype` and `sandbox`
     flags.pop("as_json")
     settings = settings_from(**flags)
-    _check_kind(settings, sandbox=sandbox)
+    if sandbox:
+        _check_sandbox(settings)
     _check_access(settings)
     check_tls(settings)
     _check_traces(settings)
@@ -184,14 +185,14 @@ def serve(
     with _bind(settings) as listener:
         initialise_on_a_laptop(settings, sandbox=sandbox)
         settings, local = find_local_certificate(settings, listener)
-        _run(settings, listener, local, as_json=as_json)
+        _run(settings, listener, local, sandbox=sandbox, as_json=as_json)
 
 
-def _check_kind(settings: "Settings", *, sandbox: bool) -> None:
-    """Refuse to serve as what the authority was not founded as, before anything begins."""
-    from birthmark_sma.authority.authority import check_founded_as
+def _check_sandbox(settings: "Settings") -> None:
+    """Refuse what is in earnest, before anything begins."""
+    from birthmark_sma.authority.authority import check_may_be_sandbox
 
-    check_founded_as(settings, sandbox=sandbox)
+    check_may_be_sandbox(settings)
 
 
 def _check_access(settings: "Settings") -> None:
@@ -259,11 +260,14 @@ def _run(
     listener: socket.socket,
     local: "LocalCertificate | None",
     *,
+    sandbox: bool,
     as_json: bool,
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
     from birthmark_sma.authority.one_core import keep_to_one_core
+    from birthmark_sma.authority.sandbox.profile import check_kind
+    from birthmark_sma.errors import ConfigurationError
     from birthmark_sma.web import logs
     from birthmark_sma.web.server import run_server
     from birthmark_sma.web.tls import hold_hangups
@@ -275,6 +279,11 @@ def _run(
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     with waiting("Opening the authority"):
         authority = open_authority(settings)
+    try:
+        check_kind(authority.sandbox is not None, sandbox=sandbox)
+    except ConfigurationError:
+        authority.close()
+        raise
     if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
         note(
             f"Rate limits: each of the {settings.workers} processes counts by itself."

@@ -1,4 +1,4 @@
-"""Table ids for which a sandbox has its verdict ready, whatever else is in the camera token. PURE."""
+"""Table ids for which a sandbox has its verdict ready, whatever else is in the token. PURE."""
 
 from collections.abc import Mapping
 
