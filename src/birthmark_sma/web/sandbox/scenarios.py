@@ -145,7 +145,7 @@ ALL = (
     Scenario("cut", "the connection is closed without an answer", table_id=9_901, serials=True),
     Scenario("reset", "the connection is reset (RST)", table_id=9_902, serials=True),
     Scenario(
-        "cut-in-answer",
+        "truncated",
         "done, and the connection is closed in the middle of the answer",
         table_id=9_903,
         serials=True,

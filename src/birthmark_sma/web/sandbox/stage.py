@@ -30,7 +30,8 @@ from birthmark_sma.authority.sandbox.scripted_verdicts import VERDICTS
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.web import provision, validate
 from birthmark_sma.web.asking import asked
-from birthmark_sma.web.problems import Kind, problem, respond
+from birthmark_sma.web.intake import parse_json
+from birthmark_sma.web.problems import InvalidRequestError, Kind, problem, respond
 from birthmark_sma.web.sandbox import scenarios
 from birthmark_sma.web.sandbox.http_protocol import CUT, Cut
 from birthmark_sma.web.sandbox.scenarios import Asked, Place, UnknownScenarioError
@@ -131,7 +132,7 @@ class Stage:
             "slow": self._slow,
             "cut": self._cut,
             "reset": self._reset,
-            "cut-in-answer": self._cut_in_answer,
+            "truncated": self._truncated,
             "garbage": self._garbage,
             "redirected": self._redirected,
             "recovers": self._recovers,
@@ -198,7 +199,7 @@ class Stage:
     async def _reset(self, performance: Performance) -> None:
         await performance.cut(reset=True)
 
-    async def _cut_in_answer(self, performance: Performance) -> None:
+    async def _truncated(self, performance: Performance) -> None:
         head, body = await performance.true_answer()
         await performance.send(head)
         half = {"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True}
@@ -384,8 +385,8 @@ def _put_table_id(performance: Performance) -> None:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return parse_json(body)
+    except InvalidRequestError:
         return None  # the authority says what is wrong with it
 
 
