@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from birthmark_sma.authority.sandbox.scripted_verdicts import VERDICTS
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web.sandbox import scenarios
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
@@ -51,7 +52,7 @@ def test_verdicts_by_table_id_and_by_header(each_sandbox: Running, reason: Reaso
     [scenario] = [
         each
         for each in scenarios.ALL
-        if each.table_id is not None and scenarios.VERDICTS.get(each.table_id) is reason
+        if each.table_id is not None and VERDICTS.get(each.table_id) is reason
     ]
     assert scenario.table_id is not None
     with each_sandbox.client() as client:

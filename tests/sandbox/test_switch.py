@@ -84,7 +84,7 @@ def test_an_authority_serves_as_what_it_was_founded_as(
 
 @pytest.mark.parametrize("sandbox", [True, False])
 def test_the_application_looks_for_itself(tmp_path: Path, *, sandbox: bool) -> None:
-    """Threat 32: should a command ever forget to, an application of the wrong kind does not start."""
+    """Threat 32: should a command forget to, an application of the wrong kind does not start."""
     settings = small_settings(tmp_path, None, kek_file=None)
     initialise(settings, quiet, sandbox=not sandbox)
     front = SandboxFront if sandbox else Front
