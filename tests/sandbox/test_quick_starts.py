@@ -115,8 +115,9 @@ def test_verdicts_of_the_aggregators(sandbox: Running, tmp_path: Path, language:
         b"login page": (scripted(9_904), "KEPT"),
         b"redirected": (scripted(9_905), "KEPT"),
     }
-    bundles = [device.capture(picture, token) for picture, (token, _) in cases.items()]
-    bundles.append(p384.capture(b"P-384"))
+    # Verdicts first: after a few faults in a row a client rests, as it should.
+    bundles = [p384.capture(b"P-384")]
+    bundles += [device.capture(picture, token) for picture, (token, _) in cases.items()]
     expected = [(sha256(picture).hexdigest(), verdict) for picture, (_, verdict) in cases.items()]
     expected.append((sha256(b"P-384").hexdigest(), "PASS"))
     lines = [each.to_json() for each in bundles]
@@ -184,3 +185,62 @@ def test_the_shell_script(sandbox: Running, tmp_path: Path) -> None:
         "SELECT device_family FROM registered_devices WHERE device_family = ?", "Shell"
     )
     assert row == [("Shell",)]
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Java of examples/android, compiled; warnings are errors."""
+    place = tmp_path_factory.mktemp("classes")
+    sources = sorted((EXAMPLES / "android").rglob("*.java"))
+    compiled = subprocess.run(
+        ["javac", "-Xlint:all", "-Werror", "-d", str(place), *map(str, sources)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    return place
+
+
+def captured(running: Running, classes: Path, serial: str, picture: Path) -> Any:
+    """What the camera on a desk says."""
+    return subprocess.run(
+        ["java", "-cp", str(classes), "org.birthmark.camera.DesktopCamera"]
+        + [running.server.url, serial, str(picture)],
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", ["", "SANDBOX-RECOVERS-", "SANDBOX-LOST-", "SANDBOX-RESET-"])
+def test_the_core_of_the_android_app(
+    sandbox: Running, classes: Path, tmp_path: Path, script: str
+) -> None:
+    """Threat 8: it opens its JWE, its bundles pass, and a lost answer does not brick it."""
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(b"a picture")
+    serial = f"{script}{new_serial()}"
+    ran = captured(sandbox, classes, serial, picture)
+    if script == "SANDBOX-RESET-":
+        assert ran.returncode == 1
+        assert b"SocketException" in ran.stderr
+        return
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert (b"again" in ran.stderr) is bool(script)
+    bundle = verify_bundle(ran.stdout.strip(), root=root_of(sandbox), now=datetime.now(UTC))
+    assert bundle.device_serial == serial
+    assert bundle.image_hash == sha256(b"a picture").digest()
+    with AuthorityClient(sandbox.server.url) as client:
+        outcome = client.validate_bundle(bundle)
+    assert isinstance(outcome, Pass)
+    assert outcome.device_serial == serial
+
+
+def test_the_android_core_refuses_with_the_reason(
+    sandbox: Running, classes: Path, tmp_path: Path
+) -> None:
+    ran = captured(sandbox, classes, "SANDBOX-CONFLICT", tmp_path / "none")
+    assert ran.returncode == 1
+    assert b"device-already-provisioned" in ran.stderr
