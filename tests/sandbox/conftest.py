@@ -18,7 +18,6 @@ def sandboxes(
         postgres_admin_url,
         "--sandbox",
         SMA_TABLES="10",
-        SMA_KEYS_PER_TABLE="100",
     )
     yield shared
     shared.close()
