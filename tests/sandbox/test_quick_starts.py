@@ -21,7 +21,8 @@ from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
-from tests.support.running import Running, new_serial
+from tests.support.faulty import FaultyServer
+from tests.support.running import Running, new_serial, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 AGGREGATORS = {
@@ -248,3 +249,43 @@ def test_the_android_core_refuses_with_the_reason(
     ran = captured(sandbox, classes, "SANDBOX-CONFLICT", tmp_path / "none")
     assert ran.returncode == 1
     assert b"device-already-provisioned" in ran.stderr
+
+
+def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:
+    """Threat 8: its first answer is lost, and its bundle arrives all the same, and passes."""
+    serial = f"SANDBOX-LOST-{new_serial()}"
+    pictures, key_file = tmp_path / "pictures", tmp_path / "key"
+    pictures.mkdir()
+    (pictures / "one.jpg").write_bytes(b"a picture")
+    key_file.touch(0o600)
+    key_file.write_text("ab" * 32)
+    with FaultyServer(lambda visit: visit.answer({})) as aggregator:
+        service = subprocess.Popen(
+            [
+                *(sys.executable, str(EXAMPLES / "raspberry_pi_camera.py")),
+                *("--authority", sandbox.server.url, "--aggregator", aggregator.url),
+                *("--pictures", str(pictures), "--directory", str(tmp_path / "state")),
+                *("--key-file", str(key_file), "--serial", serial),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: bool(aggregator.visits), 60)
+            service.terminate()
+            assert service.wait(20) == 0
+        finally:
+            service.kill()
+            service.wait(20)
+        sent = aggregator.visits[0].request.partition(b"\r\n\r\n")[2]
+    bundle = verify_bundle(sent, root=root_of(sandbox), now=datetime.now(UTC))
+    assert bundle.device_serial == serial
+    with AuthorityClient(sandbox.server.url) as client:
+        assert isinstance(client.validate_bundle(bundle), Pass)
+
+
+def test_what_the_guide_says_of_kotlin() -> None:
+    """The guide names every file of the app, and says which is not compiled by any test."""
+    guide = (EXAMPLES.parent / "docs" / "quick-starts.md").read_text(encoding="utf-8")
+    for path in sorted((EXAMPLES / "android").rglob("*.*")):
+        assert f"`{path.name}`" in guide
+    assert "`BirthmarkCamera.kt` is *not* compiled or run" in guide

@@ -1,5 +1,8 @@
 """What can be asked of a sandbox: the list itself, and how it is read."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from birthmark_sma.authority.sandbox.scripted_verdicts import (
@@ -108,3 +111,13 @@ def test_the_key_index_is_the_number_within_bounds() -> None:
 @pytest.mark.parametrize("serial", [None, 7, "", "sandbox-cut", "SANDBOX", "SANDBOX-", "camera-1"])
 def test_serials_that_ask_for_nothing(serial: object) -> None:
     assert scenarios.by_serial(serial) is None
+
+
+def test_the_guide_lists_every_scenario() -> None:
+    """docs/sandbox.md has each by its name, with its table id in the same row, and no other id."""
+    guide = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d{4}) \| `([a-z-]+)", guide, re.MULTILINE)
+    expected = {(str(each.table_id), each.name) for each in scenarios.ALL if each.table_id}
+    assert set(rows) == expected
+    for each in scenarios.ALL:
+        assert re.search(rf"`{each.name}[`;]", guide), each.name
