@@ -14,10 +14,10 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    _create_access_keys()
     op.add_column(
         "authority", sa.Column("sandbox", sa.Boolean, nullable=False, server_default=sa.false())
     )
-    _create_access_keys()
     _let_keys_be_changed()
     _create_ledger()
     _create_flags()
