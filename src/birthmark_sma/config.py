@@ -336,6 +336,13 @@ PROTOTYPE: Mapping[str, Any] = {
 }
 """Other defaults, for the one-device prototype. Whatever is set explicitly still beats them."""
 
+SANDBOX: Mapping[str, Any] = {
+    "ca_key_type": CaKeyType.EC_P256,
+    "data_dir": Path("sma-sandbox"),
+}
+"""Other defaults, for a sandbox: founded at once, and in a place of its own. That it is one is no
+setting: an environment or file that somebody copies must not make one."""
+
 
 def is_origin(text: str) -> bool:
     """Say whether a text is an origin, written as browsers do (RFC 6454, section 6.2)."""
@@ -358,16 +365,20 @@ def variable_of(field: str) -> str:
 
 
 def load_settings(
-    flags: Mapping[str, Any], environ: Mapping[str, str], *, prototype: bool = False
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    prototype: bool = False,
+    sandbox: bool = False,
 ) -> Settings:
     """Merge flags, environment and file into Settings; a flag that is None was not given.
 
     An empty variable counts as unset. Raises ConfigurationError, naming the setting and never its
     value, for anything that is unknown or cannot be used.
     """
-    defaults = dict(PROTOTYPE) if prototype else {}
     merged = (
-        defaults
+        (dict(SANDBOX) if sandbox else {})
+        | (dict(PROTOTYPE) if prototype else {})
         | _from_file(environ)
         | _from_environment(environ)
         | {field: value for field, value in flags.items() if value is not None}

@@ -114,7 +114,8 @@ def start(
         server = Server(data_dir, *arguments, environ=environ, program=program)
         return Running(server, f"sqlite:///{data_dir / 'sma.db'}")
     if not query(database_url, "SELECT 1 FROM pg_tables WHERE tablename = 'authority'"):
-        founded = sma("init", environ=server_environ(data_dir, database_url) | environ)
+        kind = [each for each in arguments if each == "--sandbox"]
+        founded = sma("init", *kind, environ=server_environ(data_dir, database_url) | environ)
         assert founded.returncode == 0, founded.stderr
     server = Server(
         data_dir, *arguments, database_url=database_url, environ=environ, program=program
@@ -125,7 +126,9 @@ def start(
 class Servers:
     """The servers that the tests of one process share, one for each kind of database."""
 
-    def __init__(self, directory: Path, admin_url: str) -> None:
+    def __init__(self, directory: Path, admin_url: str, *arguments: str, **environ: str) -> None:
+        self._arguments = arguments
+        self._environ = environ
         self._directory = directory
         self._admin_url = admin_url
         self._running: dict[str, Running] = {}
@@ -135,7 +138,9 @@ class Servers:
         """The server on `sqlite` or `postgresql`, started when it is first asked for."""
         if kind not in self._running:
             url = "sqlite:" if kind == "sqlite" else self._new_database()
-            self._running[kind] = start(self._directory / kind, url)
+            self._running[kind] = start(
+                self._directory / kind, url, *self._arguments, **self._environ
+            )
         return self._running[kind]
 
     def close(self) -> None:

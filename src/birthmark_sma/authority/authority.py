@@ -25,6 +25,10 @@ from birthmark_sma.authority.key_watch import KeyWatch
 from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
+from birthmark_sma.authority.sandbox.profile import check_kind, check_settings
+from birthmark_sma.authority.sandbox.scripted_devices import ClockTravel, SandboxCandidateMaker
+from birthmark_sma.authority.sandbox.scripted_validation import SandboxValidator
+from birthmark_sma.authority.sandbox.short_life import ShortLife
 from birthmark_sma.authority.table_counting import TableCounting
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
@@ -65,6 +69,8 @@ class Authority:
     rate_limits: RateLimits = field(repr=False)
     """For whoever serves, who begins and closes them too: they belong to an event loop."""
     figures: Figures = field(repr=False)
+    sandbox: ClockTravel | None = field(default=None, repr=False)
+    """Of a sandbox, its clock; None says that this is none."""
 
     def start(self) -> None:
         """Begin what a server does beside answering; a single command should not wait for it."""
@@ -122,6 +128,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = Figures(sheets)
+    validator_class = Validator if parts.sandbox is None else SandboxValidator
     return Authority(
         settings=settings,
         database=database,
@@ -129,7 +136,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         issuer=parts.issuer,
         secrets=parts.secrets,
         stock=parts.stock,
-        validator=Validator(
+        validator=validator_class(
             database,
             parts.stock,
             parts.secrets.nuc_hash_index,
@@ -145,8 +152,10 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             AbuseWatch(database, policy_of(settings), settings.abuse),
             KeyWatch(database, parts.secrets.keks, key_ring),
             TableCounting(database),
+            *(() if parts.sandbox is None else (ShortLife(database),)),
         ),
         rate_limits=rate_limits_of(settings),
+        sandbox=parts.sandbox,
     )
 
 
@@ -174,10 +183,15 @@ class _Parts:
     issuer: Issuer
     secrets: OpenedSecrets = field(repr=False)
     stock: KeyStock = field(repr=False)
+    sandbox: ClockTravel | None
 
     @property
     def maker(self) -> CandidateMaker:
-        return CandidateMaker(self.stock, self.secrets.nuc_hash_index, self.issuer)
+        if self.sandbox is None:
+            return CandidateMaker(self.stock, self.secrets.nuc_hash_index, self.issuer)
+        maker = SandboxCandidateMaker(self.stock, self.secrets.nuc_hash_index, self.issuer)
+        maker.travel = self.sandbox
+        return maker
 
     @property
     def first_answers(self) -> FirstAnswers:
@@ -188,6 +202,8 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
     check_schema(database)
     root, intermediate = load_certificates(database)
     check_sizes(database, settings)
+    with database.read() as connection:
+        sandbox = key_tables.was_founded_as_sandbox(connection)
     opened = open_stored_secrets(database, settings)
     issuer = Issuer(
         certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
@@ -200,6 +216,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
         issuer=issuer,
         secrets=opened,
         stock=key_stock.open_key_stock(database, opened.keks),
+        sandbox=ClockTravel() if sandbox else None,
     )
 
 
@@ -217,13 +234,23 @@ def is_initialised(settings: Settings) -> bool:
         database.close()
 
 
+def check_may_be_sandbox(settings: Settings) -> None:
+    """Raise ConfigurationError where settings, or an authority that is there, are in earnest."""
+    check_settings(settings)
+    if is_initialised(settings):
+        with opened_database(settings) as database, database.read() as connection:
+            check_kind(key_tables.was_founded_as_sandbox(connection), sandbox=True)
+
+
 def initialise(
-    settings: Settings, progress: Callable[[int, int], None]
+    settings: Settings, progress: Callable[[int, int], None], *, sandbox: bool = False
 ) -> ceremony.Ceremony | None:
     """Do what is missing of: schema, ceremony, key tables. None where the ceremony was held before.
 
     Every step is durable or undone by itself, so a run that was cut off is simply run again.
     """
+    if sandbox:
+        check_settings(settings)
     if settings.uses_sqlite:
         make_private_directory(settings.data_dir)
     else:
@@ -233,9 +260,11 @@ def initialise(
         migrate(database)
         ceremony.finish_ceremony(database, settings)
         try:
-            held = ceremony.hold_ceremony(database, settings)
+            held = ceremony.hold_ceremony(database, settings, sandbox=sandbox)
         except AlreadyInitialisedError:  # before, or by another program at this very moment
             held = None
+            with database.read() as connection:
+                check_kind(key_tables.was_founded_as_sandbox(connection), sandbox=sandbox)
         populate_tables(database, settings, progress)
         return held
     finally:

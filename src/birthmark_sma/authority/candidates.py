@@ -21,7 +21,7 @@ from birthmark_sma.errors import (
     KeyEncryptionKeyRefusedError,
     KeyRefusedError,
 )
-from birthmark_sma.pki import csr, issue, key_policy
+from birthmark_sma.pki import csr, issue, key_policy, profiles
 from birthmark_sma.pki.issue import Publication
 from birthmark_sma.pki.key_policy import DeviceKey, KeyEncryptionKey
 from birthmark_sma.pki.names import check_device_serial
@@ -108,6 +108,8 @@ class Candidate:
 class CandidateMaker:
     """Makes candidates, in any thread, or in a process that was forked off."""
 
+    profile = profiles.DEVICE
+
     def __init__(self, stock: KeyStock, nuc_hash_index: NucHashIndex, issuer: Issuer) -> None:
         self._stock = stock
         self._nuc_hash_index = nuc_hash_index
@@ -141,7 +143,7 @@ class CandidateMaker:
     def make(self, checked: Checked, now: datetime) -> Candidate:
         """Sign the certificate, assign tables, and phrase the answer."""
         request = checked.request
-        certificate = self._issue(checked.public_key, request.device_serial, now)
+        certificate = self._issue(checked, now)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
@@ -158,14 +160,15 @@ class CandidateMaker:
         )
         return Candidate(request, device, self._answer(device, checked))
 
-    def _issue(self, public_key: DeviceKey, device_serial: str, now: datetime) -> x509.Certificate:
+    def _issue(self, checked: Checked, now: datetime) -> x509.Certificate:
         prepared = issue.prepare_device(
-            public_key,
-            device_serial,
+            checked.public_key,
+            checked.request.device_serial,
             issuer=self._issuer.certificate,
             now=now,
             serial_number=random_serial_number(),
             publication=self._issuer.publication,
+            profile=self.profile,
         )
         return issue.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
 

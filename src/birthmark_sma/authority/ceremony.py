@@ -6,7 +6,7 @@ intermediate's goes into the database, sealed under the key-encryption key.
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -19,8 +19,8 @@ from birthmark_sma.authority.key_encryption import found_secrets
 from birthmark_sma.authority.passphrase import find_or_make_passphrase
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
-from birthmark_sma.pki import issue, signer
-from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS
+from birthmark_sma.pki import issue, profiles, signer
+from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS, Profile
 from birthmark_sma.storage import certificates, kek_records, key_tables
 from birthmark_sma.storage.certificates import StoredCa
 from birthmark_sma.storage.engine import Database
@@ -42,8 +42,24 @@ class Ceremony:
     root_key_file: Path
 
 
-def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
+@dataclass(frozen=True, slots=True)
+class _Founding:
+    """What root and intermediate carry, and how long ago they begin."""
+
+    root: Profile
+    intermediate: Profile
+    age: timedelta
+
+
+_PRODUCTION = _Founding(profiles.ROOT, profiles.INTERMEDIATE, timedelta(0))
+# Old enough that devices can be certified whose certificates have ended long ago.
+_SANDBOX = _Founding(profiles.SANDBOX_ROOT, profiles.SANDBOX_INTERMEDIATE, timedelta(days=1_000))
+
+
+def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = False) -> Ceremony:
     """Create root and intermediate, and the key-encryption key, in a migrated database.
+
+    What `sandbox` says is recorded for ever, and is in the names of root and intermediate.
 
     Raises AlreadyInitialisedError, with nothing changed, where the database has an authority, and
     PrivateFileError where the root key's file belongs to another authority.
@@ -60,8 +76,11 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
     now = datetime.now(UTC)
     kek_record, opened = found_secrets(GivenSecret.of(settings), now)
     kek = opened.keks.newest
-    root_signer, root = _create_root(settings, now)
-    intermediate_signer, intermediate = _create_intermediate(settings, root_signer, root, now)
+    founding = _SANDBOX if sandbox else _PRODUCTION
+    root_signer, root = _create_root(settings, founding, now)
+    intermediate_signer, intermediate = _create_intermediate(
+        settings, founding, root_signer, root, now
+    )
 
     # Until the commit the key bears the name of its root, so that no other ceremony touches it. A
     # crash before the commit leaves a key of nothing, one after it a key that `finish_ceremony`
@@ -71,7 +90,10 @@ def hold_ceremony(database: Database, settings: Settings) -> Ceremony:
     write_private_file(pending, root_signer.encrypted_pem(passphrase).encode())
     try:
         with database.write() as transaction:
-            _refuse_second(not key_tables.add_authority(transaction, settings.table_sizes, now))
+            added = key_tables.add_authority(
+                transaction, settings.table_sizes, now, sandbox=sandbox
+            )
+            _refuse_second(not added)
             kek_records.add_kek(transaction, kek_record)
             certificates.add_ca(transaction, StoredCa("root", _pem(root)), now)
             certificates.add_ca(
@@ -120,18 +142,33 @@ def random_serial_number() -> int:
     return 1 << (MAX_SERIAL_NUMBER_BITS - 1) | secrets.randbits(MAX_SERIAL_NUMBER_BITS - 1)
 
 
-def _create_root(settings: Settings, now: datetime) -> tuple[signer.Signer, x509.Certificate]:
+def _create_root(
+    settings: Settings, founding: _Founding, now: datetime
+) -> tuple[signer.Signer, x509.Certificate]:
     key = signer.generate(settings.ca_key_type)
-    prepared = issue.prepare_root(key.public_key, now=now, serial_number=random_serial_number())
+    prepared = issue.prepare_root(
+        key.public_key,
+        now=now - founding.age,
+        serial_number=random_serial_number(),
+        profile=founding.root,
+    )
     return key, issue.sign(prepared, key)
 
 
 def _create_intermediate(
-    settings: Settings, root_signer: signer.Signer, root: x509.Certificate, now: datetime
+    settings: Settings,
+    founding: _Founding,
+    root_signer: signer.Signer,
+    root: x509.Certificate,
+    now: datetime,
 ) -> tuple[signer.Signer, x509.Certificate]:
     key = signer.generate(settings.ca_key_type)
     prepared = issue.prepare_intermediate(
-        key.public_key, issuer=root, now=now, serial_number=random_serial_number()
+        key.public_key,
+        issuer=root,
+        now=now - founding.age,
+        serial_number=random_serial_number(),
+        profile=founding.intermediate,
     )
     return key, issue.sign(prepared, root_signer, issuer=root)
 

@@ -54,12 +54,12 @@ def revoke_device(database: Database, device_serial: str, reason: str) -> None:
 
 
 def current_crl(
-    database: Database, issuer: x509.Certificate, signer: Signer
+    database: Database, issuer: x509.Certificate, signer: Signer, now: datetime | None = None
 ) -> x509.CertificateRevocationList:
     """Sign the list of all certificates revoked so far (RFC 5280, section 5)."""
     with database.read() as connection:
         revoked = certificates.list_revocations(connection)
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     return crl.sign_crl(
         [
             RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)

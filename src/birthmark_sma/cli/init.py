@@ -15,6 +15,7 @@ from birthmark_sma.cli.options import (
     KeysPerTable,
     Prototype,
     RootKeyFile,
+    Sandbox,
     Tables,
     settings_from,
 )
@@ -32,6 +33,7 @@ def init(
     kek_file: KekFile = None,
     kek_command: KekCommand = None,
     prototype: Prototype = False,
+    sandbox: Sandbox = False,
     ca_key_type: CaKeyType = None,
     tables: Tables = None,
     keys_per_table: KeysPerTable = None,
@@ -47,6 +49,7 @@ def init(
     """
     settings = settings_from(
         prototype=prototype,
+        sandbox=sandbox,
         data_dir=data_dir,
         database_url=database_url,
         kek_file=kek_file,
@@ -56,24 +59,24 @@ def init(
         keys_per_table=keys_per_table,
         root_key_file=root_key_file,
     )
-    held = initialise_with_progress(settings)
+    held = initialise_with_progress(settings, sandbox=sandbox)
     if as_json:
         print_json(_as_json(settings, held))
     elif held is None:
         say("This authority was founded before; nothing was missing. To see it: sma ca show")
     else:
-        _tell(held)
+        _tell(held, sandbox=sandbox)
 
 
-def initialise_with_progress(settings: "Settings") -> "Ceremony | None":
+def initialise_with_progress(settings: "Settings", *, sandbox: bool = False) -> "Ceremony | None":
     """Found what is missing, with a progress bar."""
     from birthmark_sma.authority.authority import initialise
 
     with progress_bar("Populating key tables") as progress:
-        return initialise(settings, progress)
+        return initialise(settings, progress, sandbox=sandbox)
 
 
-def initialise_on_a_laptop(settings: "Settings") -> None:
+def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> None:
     """Found an authority where SQLite has none yet: a newcomer's first command just works.
 
     A PostgreSQL database is never founded unasked.
@@ -81,8 +84,9 @@ def initialise_on_a_laptop(settings: "Settings") -> None:
     from birthmark_sma.authority.authority import is_initialised
 
     if settings.database_url is None and not is_initialised(settings):
-        note(f"There is no authority in {settings.data_dir} yet: founding one.")
-        initialise_with_progress(settings)
+        what = "a sandbox" if sandbox else "one"
+        note(f"There is no authority in {settings.data_dir} yet: founding {what}.")
+        initialise_with_progress(settings, sandbox=sandbox)
 
 
 def migrate(
@@ -148,7 +152,7 @@ def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:
     }
 
 
-def _tell(held: "Ceremony") -> None:
+def _tell(held: "Ceremony", *, sandbox: bool) -> None:
     from birthmark_sma.cli.describe import certificate_as_fields
 
     say("The authority is founded.\n")
@@ -159,5 +163,9 @@ def _tell(held: "Ceremony") -> None:
             ("root key", f"{held.root_key_file} (encrypted)"),
         ]
     )
+    if sandbox:
+        say("\nThis is a sandbox, and never serves as anything else.")
+        say("Next: sma serve --sandbox")
+        return
     say("\nMove the root's key to a safe place: the server never needs it.")
     say("Next: sma serve")

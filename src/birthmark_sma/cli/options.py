@@ -40,6 +40,14 @@ Prototype = Annotated[
         help="The prototype profile: 10 tables of 100 keys, port 5001, data in ./sma-prototype.",
     ),
 ]
+Sandbox = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox",
+        help="An authority for integration tests, which fails on demand and forgets after an hour;"
+        " data in ./sma-sandbox. Never together with what is for earnest.",
+    ),
+]
 ManufacturerId = Annotated[
     str | None, typer.Option(help="What stands in every verdict. [SMA_MANUFACTURER_ID]")
 ]
@@ -87,7 +95,7 @@ AbuseLeast = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-def settings_from(*, prototype: bool = False, **flags: Any) -> "Settings":
+def settings_from(*, prototype: bool = False, sandbox: bool = False, **flags: Any) -> "Settings":
     """Merge flags, environment and file. A flag that is None was not given."""
     from birthmark_sma.config import load_settings
 
@@ -96,7 +104,7 @@ def settings_from(*, prototype: bool = False, **flags: Any) -> "Settings":
             "WARNING: everybody on this machine can read the password in --database-url. Set"
             " DATABASE_URL instead."
         )
-    return load_settings(flags, os.environ, prototype=prototype)
+    return load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox)
 
 
 def holds_password(database_url: str | None) -> bool:

@@ -24,6 +24,7 @@ from birthmark_sma.cli.options import (
     Prototype,
     PublicUrl,
     RootKeyFile,
+    Sandbox,
     Tables,
     settings_from,
 )
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from birthmark_sma.web.local_certificate import LocalCertificate
 
 _BACKLOG = 2048
+_SANDBOX = "fails on demand, as /sandbox says; forgets devices and validations after an hour"
 
 
 def serve(
@@ -76,6 +78,7 @@ def serve(
     kek_file: KekFile = None,
     kek_command: KekCommand = None,
     prototype: Prototype = False,
+    sandbox: Sandbox = False,
     access: Annotated[
         str | None,
         typer.Option(
@@ -170,17 +173,26 @@ def serve(
     With SQLite, an authority that does not exist yet is founded first. Ctrl-C or SIGTERM stops it:
     what was accepted is still recorded and answered. SIGHUP reads the TLS certificate again.
     """
-    flags = dict(locals())  # every parameter but the last is a setting, or `prototype`
+    flags = dict(locals())  # all but the last are settings, or `prototype` and `sandbox`
     flags.pop("as_json")
     settings = settings_from(**flags)
+    if sandbox:
+        _check_sandbox(settings)
     _check_access(settings)
     check_tls(settings)
     _check_traces(settings)
     # Asking for the port first spares a newcomer the ceremony where the port is taken.
     with _bind(settings) as listener:
-        initialise_on_a_laptop(settings)
+        initialise_on_a_laptop(settings, sandbox=sandbox)
         settings, local = find_local_certificate(settings, listener)
-        _run(settings, listener, local, as_json=as_json)
+        _run(settings, listener, local, sandbox=sandbox, as_json=as_json)
+
+
+def _check_sandbox(settings: "Settings") -> None:
+    """Refuse what is in earnest, before anything begins."""
+    from birthmark_sma.authority.authority import check_may_be_sandbox
+
+    check_may_be_sandbox(settings)
 
 
 def _check_access(settings: "Settings") -> None:
@@ -248,11 +260,14 @@ def _run(
     listener: socket.socket,
     local: "LocalCertificate | None",
     *,
+    sandbox: bool,
     as_json: bool,
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
     from birthmark_sma.authority.one_core import keep_to_one_core
+    from birthmark_sma.authority.sandbox.profile import check_kind
+    from birthmark_sma.errors import ConfigurationError
     from birthmark_sma.web import logs
     from birthmark_sma.web.server import run_server
     from birthmark_sma.web.tls import hold_hangups
@@ -264,6 +279,11 @@ def _run(
         keep_to_one_core(os.getpid())  # before the authority starts its threads
     with waiting("Opening the authority"):
         authority = open_authority(settings)
+    try:
+        check_kind(authority.sandbox is not None, sandbox=sandbox)
+    except ConfigurationError:
+        authority.close()
+        raise
     if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
         note(
             f"Rate limits: each of the {settings.workers} processes counts by itself."
@@ -301,6 +321,7 @@ def _facts_for_scripts(
         "tables": authority.table_sizes.tables,
         "keys_per_table": authority.table_sizes.keys_per_table,
         "database": authority.database.dialect_name,
+        "sandbox": authority.sandbox is not None,
         "tls_ca_file": None if local is None else str(local.ca_file),
     }
 
@@ -316,6 +337,7 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
     say(typer.style(f"Birthmark Simulated Manufacturer Authority {__version__}\n", bold=True))
     print_fields(
         [
+            *([] if authority.sandbox is None else [("SANDBOX", _SANDBOX)]),
             ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
             ("documentation", f"{url}/docs"),
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
@@ -328,6 +350,10 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
         ]
     )
     say("\nTry next, in another terminal:")
+    if authority.sandbox is not None:
+        say(f"  curl {curl_options(local)}{url_for_this_machine(url)}/sandbox")
+        say("Ctrl-C stops.")
+        return
     probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
     say(f"  curl {curl_options(local)}{url_for_this_machine(url)}{probe}")
     say("  sma demo        the whole story, with a camera and an aggregation server")

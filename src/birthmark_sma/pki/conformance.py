@@ -102,11 +102,11 @@ def _check_extensions(prepared: Prepared) -> None:
 
 def _check_names(prepared: Prepared) -> None:
     """A CA bears its fixed name; a device its serial, the same in subject and alternative names."""
-    if prepared.profile.common_name is not None:
-        if prepared.subject != names.distinguished_name(prepared.profile.common_name):
+    profile = prepared.profile
+    if profile.common_name is not None:
+        if prepared.subject != names.distinguished_name(profile.common_name, profile.organization):
             raise ProfileViolationError(
-                f"A {prepared.profile.name} certificate bears the name"
-                f" {prepared.profile.common_name}."
+                f"A {profile.name} certificate bears the name {profile.common_name}."
             )
         return
     common_names = prepared.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -115,13 +115,13 @@ def _check_names(prepared: Prepared) -> None:
         names.check_device_serial(device_serial)
     except DeviceSerialRefusedError as error:
         raise ProfileViolationError(str(error)) from None
-    if prepared.subject != names.distinguished_name(device_serial):
+    if prepared.subject != names.distinguished_name(device_serial, profile.organization):
         raise ProfileViolationError("The subject is not that of a device of this authority.")
     _demand(prepared, [names.device_alternative_names(device_serial)])
 
 
 def _check_self_issued(prepared: Prepared) -> None:
-    if prepared.profile is not profiles.ROOT:
+    if prepared.profile not in (profiles.ROOT, profiles.SANDBOX_ROOT):
         raise ProfileViolationError("Only the root signs itself.")
     if prepared.issuer != prepared.subject:
         raise ProfileViolationError("The root names another issuer than itself.")
@@ -130,6 +130,8 @@ def _check_self_issued(prepared: Prepared) -> None:
 def _check_issuer(prepared: Prepared, issuer: x509.Certificate) -> None:
     if prepared.issuer != issuer.subject:
         raise ProfileViolationError("The issuer's name is not that of the issuing certificate.")
+    if names.is_of_sandbox(issuer.subject) is not names.is_of_sandbox(prepared.subject):
+        raise ProfileViolationError("A sandbox and what is none sign nothing for each other.")
     if prepared.not_after > issuer.not_valid_after_utc:
         raise ProfileViolationError("The certificate would outlive its issuer.")
     if prepared.not_before < issuer.not_valid_before_utc:

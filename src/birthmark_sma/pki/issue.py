@@ -28,38 +28,49 @@ class Publication:
     issuer_url: str
 
 
-def prepare_root(public_key: VerifyingKey, *, now: datetime, serial_number: int) -> Prepared:
+def prepare_root(
+    public_key: VerifyingKey,
+    *,
+    now: datetime,
+    serial_number: int,
+    profile: Profile = profiles.ROOT,
+) -> Prepared:
     """Prepare the self-signed root certificate."""
-    name = names.distinguished_name(names.ROOT_COMMON_NAME)
+    name = _ca_name(profile)
     not_before = _backdated(now)
     return Prepared(
-        profile=profiles.ROOT,
+        profile=profile,
         subject=name,
         issuer=name,
         public_key=public_key,
         serial_number=serial_number,
         not_before=not_before,
-        not_after=not_before + profiles.ROOT.validity,
-        extensions=tuple(_common_extensions(profiles.ROOT, public_key)),
+        not_after=not_before + profile.validity,
+        extensions=tuple(_common_extensions(profile, public_key)),
     )
 
 
 def prepare_intermediate(
-    public_key: VerifyingKey, *, issuer: x509.Certificate, now: datetime, serial_number: int
+    public_key: VerifyingKey,
+    *,
+    issuer: x509.Certificate,
+    now: datetime,
+    serial_number: int,
+    profile: Profile = profiles.INTERMEDIATE,
 ) -> Prepared:
     """Prepare the intermediate certificate, which the root is to sign."""
     return _prepare_under(
         issuer,
         Prepared(
-            profile=profiles.INTERMEDIATE,
-            subject=names.distinguished_name(names.INTERMEDIATE_COMMON_NAME),
+            profile=profile,
+            subject=_ca_name(profile),
             issuer=issuer.subject,
             public_key=public_key,
             serial_number=serial_number,
             not_before=_backdated(now),
-            not_after=_backdated(now) + profiles.INTERMEDIATE.validity,
+            not_after=_backdated(now) + profile.validity,
             extensions=(
-                *_common_extensions(profiles.INTERMEDIATE, public_key),
+                *_common_extensions(profile, public_key),
                 authority_key_identifier(issuer),
             ),
         ),
@@ -75,6 +86,7 @@ def prepare_device(
     now: datetime,
     serial_number: int,
     publication: Publication | None = None,
+    profile: Profile = profiles.DEVICE,
 ) -> Prepared:
     """Prepare a device certificate, which the intermediate is to sign.
 
@@ -83,7 +95,7 @@ def prepare_device(
     """
     names.check_device_serial(device_serial)
     extensions = [
-        *_common_extensions(profiles.DEVICE, public_key),
+        *_common_extensions(profile, public_key),
         authority_key_identifier(issuer),
         names.device_alternative_names(device_serial),
     ]
@@ -92,13 +104,13 @@ def prepare_device(
     return _prepare_under(
         issuer,
         Prepared(
-            profile=profiles.DEVICE,
-            subject=names.distinguished_name(device_serial),
+            profile=profile,
+            subject=names.distinguished_name(device_serial, profile.organization),
             issuer=issuer.subject,
             public_key=public_key,
             serial_number=serial_number,
             not_before=_backdated(now),
-            not_after=_backdated(now) + profiles.DEVICE.validity,
+            not_after=_backdated(now) + profile.validity,
             extensions=tuple(extensions),
         ),
         now,
@@ -122,6 +134,11 @@ def sign(
     return x509.load_der_x509_certificate(
         der.certificate(tbs, signer.signature_algorithm, signature)
     )
+
+
+def _ca_name(profile: Profile) -> x509.Name:
+    assert profile.common_name is not None  # noqa: S101  a device alone has none
+    return names.distinguished_name(profile.common_name, profile.organization)
 
 
 def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:

@@ -7,6 +7,8 @@ anything else there is malformed for every verifier.
 
 import re
 import warnings
+from collections.abc import Sequence
+from functools import cache
 from urllib.parse import quote, unquote
 
 from cryptography import x509
@@ -20,16 +22,22 @@ MAX_SERIAL_CHARACTERS = 64
 DEVICE_URN_PREFIX = "urn:birthmark:device:"
 ROOT_COMMON_NAME = "Simulated Mfg Root CA"
 INTERMEDIATE_COMMON_NAME = "Simulated Mfg Intermediate CA"
+ORGANIZATION = "Birthmark Simulated Manufacturer"
 
-_MANUFACTURER = [
-    x509.RelativeDistinguishedName([x509.NameAttribute(oid, value)])
-    for oid, value in (
-        (NameOID.COUNTRY_NAME, "US"),
-        (NameOID.STATE_OR_PROVINCE_NAME, "Oregon"),
-        (NameOID.ORGANIZATION_NAME, "Birthmark Simulated Manufacturer"),
+SANDBOX_ROOT_COMMON_NAME = f"SANDBOX {ROOT_COMMON_NAME}"
+SANDBOX_INTERMEDIATE_COMMON_NAME = f"SANDBOX {INTERMEDIATE_COMMON_NAME}"
+SANDBOX_ORGANIZATION = f"SANDBOX {ORGANIZATION}"
+"""What a sandbox and all its devices bear, so that nobody takes their certificates for others."""
+
+_CA_NAMES = {
+    name.casefold()
+    for name in (
+        ROOT_COMMON_NAME,
+        INTERMEDIATE_COMMON_NAME,
+        SANDBOX_ROOT_COMMON_NAME,
+        SANDBOX_INTERMEDIATE_COMMON_NAME,
     )
-]
-_CA_NAMES = {ROOT_COMMON_NAME.casefold(), INTERMEDIATE_COMMON_NAME.casefold()}
+}
 
 # X.520 bounds a common name in characters; the library counts the bytes of their encoding, and
 # would refuse, or warn of, 64 characters beyond ASCII. `check_device_serial` holds the bound.
@@ -58,10 +66,29 @@ def check_device_serial(device_serial: str) -> None:
         raise DeviceSerialRefusedError("This is the name of a CA, and so of no device.")
 
 
-def distinguished_name(common_name: str) -> x509.Name:
+def distinguished_name(common_name: str, organization: str = ORGANIZATION) -> x509.Name:
     """Return C=US, ST=Oregon, O=Birthmark Simulated Manufacturer, CN=`common_name`."""
     own = x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)
-    return x509.Name([*_MANUFACTURER, x509.RelativeDistinguishedName([own])])
+    return x509.Name([*_manufacturer(organization), x509.RelativeDistinguishedName([own])])
+
+
+def is_of_sandbox(name: x509.Name) -> bool:
+    """Say whether a name is that of a sandbox or of one of its devices."""
+    organizations = name.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return any(each.value == SANDBOX_ORGANIZATION for each in organizations)
+
+
+@cache
+def _manufacturer(organization: str) -> Sequence[x509.RelativeDistinguishedName]:
+    """Return what comes before the common name: one of two, and made for every certificate."""
+    return [
+        x509.RelativeDistinguishedName([x509.NameAttribute(oid, value)])
+        for oid, value in (
+            (NameOID.COUNTRY_NAME, "US"),
+            (NameOID.STATE_OR_PROVINCE_NAME, "Oregon"),
+            (NameOID.ORGANIZATION_NAME, organization),
+        )
+    ]
 
 
 def device_urn(device_serial: str) -> str:

@@ -3,13 +3,20 @@
 `issue` builds from these tables and checks against them before it signs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from birthmark_sma.pki.names import INTERMEDIATE_COMMON_NAME, ROOT_COMMON_NAME
+from birthmark_sma.pki.names import (
+    INTERMEDIATE_COMMON_NAME,
+    ORGANIZATION,
+    ROOT_COMMON_NAME,
+    SANDBOX_INTERMEDIATE_COMMON_NAME,
+    SANDBOX_ORGANIZATION,
+    SANDBOX_ROOT_COMMON_NAME,
+)
 
 CLOCK_SKEW = timedelta(hours=1)
 """notBefore lies this far in the past, for devices whose clock is slow."""
@@ -49,6 +56,7 @@ class Profile:
     extended_key_usage: x509.ExtendedKeyUsage | None
     required: frozenset[x509.ObjectIdentifier]
     allowed: frozenset[x509.ObjectIdentifier] = frozenset()
+    organization: str = ORGANIZATION
 
 
 CRITICAL = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
@@ -92,3 +100,11 @@ DEVICE = Profile(
         {ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.AUTHORITY_INFORMATION_ACCESS}
     ),
 )
+
+SANDBOX_ROOT = replace(
+    ROOT, common_name=SANDBOX_ROOT_COMMON_NAME, organization=SANDBOX_ORGANIZATION
+)
+SANDBOX_INTERMEDIATE = replace(
+    INTERMEDIATE, common_name=SANDBOX_INTERMEDIATE_COMMON_NAME, organization=SANDBOX_ORGANIZATION
+)
+SANDBOX_DEVICE = replace(DEVICE, organization=SANDBOX_ORGANIZATION)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from birthmark_sma.storage.schema import ca_certificates, revoked_certificates
 
@@ -90,6 +90,12 @@ def add_revocation(transaction: Connection, revocation: Revocation) -> None:
             revocation_reason=revocation.revocation_reason,
         )
     )
+
+
+def forget_revocations(transaction: Connection, before: datetime) -> None:
+    """Take certificates off the list that were revoked before a time: for a sandbox alone."""
+    revoked = revoked_certificates
+    transaction.execute(delete(revoked).where(revoked.c.revoked_at < before))
 
 
 def list_revocations(connection: Connection) -> list[Revocation]:

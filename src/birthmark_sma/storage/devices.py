@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, exists, func, select, text, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, select, text, update
 
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip, is_any_of
@@ -109,6 +109,32 @@ def _add_on_postgresql(transaction: Connection, new: Sequence[Device]) -> set[st
         ),
     )
     return {(added.get_value(row, 0) or b"").decode() for row in range(added.ntuples)}
+
+
+def delete_older(transaction: Connection, before: datetime, *, limit: int) -> int:
+    """Delete up to `limit` devices that were provisioned before a time; return how many.
+
+    Only a sandbox does this: elsewhere a device that is not known any more could come again.
+    """
+    oldest = (
+        select(devices.c.device_serial)
+        .where(devices.c.provisioned_at < before)
+        .order_by(devices.c.provisioned_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    gone = transaction.execute(
+        delete(devices)
+        .where(devices.c.device_serial.in_(oldest))
+        .returning(devices.c.device_family)
+    ).scalars()
+    counts = Counter(gone)
+    if counts:
+        transaction.execute(
+            insert_or_add(transaction, device_family_counters, _families.devices),
+            [{"device_family": name, "devices": -n} for name, n in sorted(counts.items())],
+        )
+    return counts.total()
 
 
 def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dict[str, str]:

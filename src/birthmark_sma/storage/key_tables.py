@@ -20,14 +20,27 @@ class WrappedTable:
     kek_id: int
 
 
-def add_authority(transaction: Connection, sizes: TableSizes, now: datetime) -> bool:
+def add_authority(
+    transaction: Connection, sizes: TableSizes, now: datetime, *, sandbox: bool = False
+) -> bool:
     """Claim this database for an authority of these sizes; False where it has one already."""
     claimed = transaction.execute(
         insert_or_skip(transaction, authority)
-        .values(id=1, tables=sizes.tables, keys_per_table=sizes.keys_per_table, created_at=now)
+        .values(
+            id=1,
+            tables=sizes.tables,
+            keys_per_table=sizes.keys_per_table,
+            created_at=now,
+            sandbox=sandbox,
+        )
         .returning(authority.c.id)
     )
     return claimed.one_or_none() is not None
+
+
+def was_founded_as_sandbox(connection: Connection) -> bool:
+    """Say whether the authority here is a sandbox; False also where there is none yet."""
+    return bool(connection.execute(select(authority.c.sandbox)).scalar_one_or_none())
 
 
 def find_sizes(connection: Connection) -> TableSizes | None:

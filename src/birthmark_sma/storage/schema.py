@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -90,9 +92,11 @@ authority = Table(
     Column("keys_per_table", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("access_generation", BigInteger, nullable=False, server_default="0"),
+    Column("sandbox", Boolean, nullable=False, server_default=false()),
 )
 """One row: the authority that this database holds. `access_generation` goes up with every change to
-access keys, so that servers see at a glance whether there was one."""
+access keys, so that servers see at a glance whether there was one. `sandbox` says what it was
+founded as, and is never changed."""
 
 access_keys = Table(
     "access_keys",

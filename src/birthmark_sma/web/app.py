@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.instruments import Sheets
+from birthmark_sma.authority.sandbox.profile import check_kind
 from birthmark_sma.web import (
     metrics,
     openapi,
@@ -70,6 +71,8 @@ class Front:
     A request of a page of another origin goes the ordinary way, as its answer says who may read it.
     """
 
+    of_sandbox = False
+
     def __init__(
         self,
         app: FastAPI,
@@ -80,7 +83,7 @@ class Front:
         self.routes = app.routes
         self.traffic = traffic
         self._short_way = validate.ShortWay(app, traffic, tracing)
-        gate = Gate(self._short_way, app)
+        gate = self._inside(Gate(self._short_way, app), app)
         self._for_pages = bool(origins)
         answers = security_headers.AnswerHeaders(
             CORSMiddleware(
@@ -104,6 +107,10 @@ class Front:
         """Answer."""
         await self._app(scope, receive, send)
 
+    def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:  # noqa: ARG002  for subclasses
+        """Return what stands between what completes answers and what gives them."""
+        return gate
+
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
         """Return what answers a request without all this, if anything does."""
         if self._for_pages and any(name == b"origin" for name, _ in scope["headers"]):
@@ -117,11 +124,14 @@ def create_app(
     traffic_sheets: Sheets | None = None,
     log: RequestLog | None = None,
     tracing: "Tracing | None" = None,
+    *,
+    front: type[Front] = Front,
 ) -> Front:
     """Build the application. The authority is opened when it starts, and drained when it stops.
 
     Pages of these origins may call it from a browser. Requests are counted on sheets that processes
-    share, or else for this one alone; and told to a log, and to traces, if there are any.
+    share, or else for this one alone; and told to a log, and to traces, if there are any. `front`
+    is another for a sandbox alone: an authority is served as what it was founded as, or not at all.
     """
     traffic = (
         Traffic(traffic_sheets, log)
@@ -133,6 +143,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         request_ids.answer_directly_here()
         authority = await asyncio.to_thread(open_authority)
+        check_kind(authority.sandbox is not None, sandbox=front.of_sandbox)
         authority.start()
         if tracing is not None:
             authority.validator.watch(tracing.note_batch)
@@ -196,4 +207,4 @@ def create_app(
         for_a_person = "text/html" in request.headers.get("accept", "")
         return RedirectResponse(HOME if for_a_person else "/docs")
 
-    return Front(app, origins, traffic, tracing)
+    return front(app, origins, traffic, tracing)

@@ -33,8 +33,8 @@ class _Refusal(NamedTuple):
     slug: str
     detail: str
 
-    def answer(self) -> bytes:
-        """Return the answer, under a name of its own."""
+    def answer(self, more_fields: bytes = b"") -> bytes:
+        """Return the answer, under a name of its own, with whole header fields besides."""
         request_id = new_id()
         body = json.dumps(
             {
@@ -52,6 +52,7 @@ class _Refusal(NamedTuple):
                 b"Content-Type: application/problem+json\r\n",
                 b"X-Request-ID: %b\r\n" % request_id.encode(),
                 _FOR_BROWSERS,
+                more_fields,
                 b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body),
             )
         )
@@ -114,6 +115,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     A request must be whole `BoundedConfig.request_seconds` after it began, or half as long again.
     """
 
+    _fields_of_refusals = b""
     _request_seconds = REQUEST_SECONDS
     _look_seconds = REQUEST_SECONDS / 2
     _refused = False
@@ -272,7 +274,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._refused = True
-        answer = refusal.answer()
+        answer = refusal.answer(self._fields_of_refusals)
         self._note_refusal(refusal.status)
         if self.cycle and self.cycle.more_body and self.pipeline:
             self.pipeline.popleft()  # it is this one that is refused, and not begun yet

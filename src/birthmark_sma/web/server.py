@@ -24,12 +24,14 @@ from birthmark_sma.authority.one_core import keep_to_one_core
 from birthmark_sma.config import LogLevel, Settings
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.web import logs, traffic
-from birthmark_sma.web.app import create_app
+from birthmark_sma.web.app import Front, create_app
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.far_end import FarEndHttpProtocol
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.http_protocol import BoundedConfig
 from birthmark_sma.web.request_log import RequestLog
+from birthmark_sma.web.sandbox.front import SandboxFront
+from birthmark_sma.web.sandbox.http_protocol import equip
 from birthmark_sma.web.security_headers import EVERYWHERE
 from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_context, tls_files
 
@@ -127,8 +129,13 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     if settings.workers == 1:
         log = request_log_of(settings)
         tracing = tracing_of(settings)
-        app = create_app(lambda: authority, settings.cors_origins, log=log, tracing=tracing)
+        front = Front if authority.sandbox is None else SandboxFront
+        app = create_app(
+            lambda: authority, settings.cors_origins, log=log, tracing=tracing, front=front
+        )
         config = uvicorn_config(app, settings, factory=False)
+        if authority.sandbox is not None:
+            equip(config)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
     workers = WorkerApp(

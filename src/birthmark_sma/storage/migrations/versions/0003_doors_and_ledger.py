@@ -15,6 +15,9 @@ down_revision = "0002"
 
 def upgrade() -> None:
     _create_access_keys()
+    op.add_column(
+        "authority", sa.Column("sandbox", sa.Boolean, nullable=False, server_default=sa.false())
+    )
     _let_keys_be_changed()
     _create_ledger()
     _create_flags()

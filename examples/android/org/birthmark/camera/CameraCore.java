@@ -1,0 +1,281 @@
+package org.birthmark.camera;
+
+import java.math.BigInteger;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.security.AlgorithmParameters;
+import java.security.GeneralSecurityException;
+import java.security.KeyFactory;
+import java.security.MessageDigest;
+import java.security.PublicKey;
+import java.security.SecureRandom;
+import java.security.spec.ECFieldFp;
+import java.security.spec.ECGenParameterSpec;
+import java.security.spec.ECParameterSpec;
+import java.security.spec.ECPoint;
+import java.security.spec.ECPublicKeySpec;
+import java.util.ArrayList;
+import java.util.Base64;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import javax.crypto.Cipher;
+import javax.crypto.Mac;
+import javax.crypto.spec.GCMParameterSpec;
+import javax.crypto.spec.SecretKeySpec;
+
+/**
+ * What a camera computes: requests, table keys, camera tokens, bundles. It has no keys of its own and
+ * imports nothing of Android's, so that it runs, and is tested, on any JVM. Java 8 language, Android 8.
+ */
+public final class CameraCore {
+    /** A key that signs, wherever it lies: ECDSA on P-256 with SHA-256, DER. */
+    public interface SigningKey {
+        byte[] sign(byte[] message) throws GeneralSecurityException;
+    }
+
+    /** A key that agrees (ECDH on P-256), wherever it lies. */
+    public interface AgreementKey {
+        byte[] agree(PublicKey other) throws GeneralSecurityException;
+    }
+
+    /** What a camera keeps of the answer to its provisioning. All of it is secret. */
+    public static final class Provisioned {
+        final List<String> chain;
+        final byte[] nucHash;
+        final Map<Integer, byte[]> tableKeys;
+
+        Provisioned(List<String> chain, byte[] nucHash, Map<Integer, byte[]> tableKeys) {
+            this.chain = chain;
+            this.nucHash = nucHash;
+            this.tableKeys = tableKeys;
+        }
+    }
+
+    private static final byte[] PREFIX = "birthmark-bundle-v1\0".getBytes(StandardCharsets.US_ASCII);
+    private static final byte[] SALT = "Birthmark".getBytes(StandardCharsets.US_ASCII);
+    private static final String ALGORITHM = "ECDH-ES+A256KW";
+    private static final int KEYS_PER_TABLE = 1_000;
+    private static final SecureRandom RANDOM = new SecureRandom();
+
+    private CameraCore() {}
+
+    // --- provisioning
+
+    /** The body of the request. Keep it, with its Idempotency-Key, until the answer is stored. */
+    public static String provisioningRequest(
+            String serial, String family, PublicKey signing, SigningKey key, PublicKey agreement)
+            throws GeneralSecurityException {
+        return "{\"device_serial\":" + quoted(serial)
+                + ",\"device_family\":" + quoted(family)
+                + ",\"csr\":" + quoted(pem("CERTIFICATE REQUEST", csr(signing, key)))
+                + ",\"key_encryption_public_key\":"
+                + quoted(pem("PUBLIC KEY", agreement.getEncoded())) + "}";
+    }
+
+    /** Reads the answer, and opens its table keys with the camera's second key. */
+    public static Provisioned provisioned(String answer, AgreementKey key)
+            throws GeneralSecurityException {
+        List<String> chain = new ArrayList<>();
+        chain.add(unescaped(member(answer, "device_certificate")));
+        Matcher first = Pattern.compile("\"certificate_chain\" ?: ?\\[ ?\"([^\"]+)\"").matcher(answer);
+        demand(first.find(), "the answer has no certificate chain");
+        chain.add(unescaped(first.group(1)));
+        String opened = openJwe(member(answer, "table_keys_jwe"), key);
+        Map<Integer, byte[]> tableKeys = new TreeMap<>();
+        Matcher entry = Pattern.compile("\"(\\d{1,9})\" ?: ?\"([0-9a-f]{64})\"").matcher(opened);
+        while (entry.find()) tableKeys.put(Integer.valueOf(entry.group(1)), bytes(entry.group(2)));
+        demand(tableKeys.size() == 3, "a camera has three tables");
+        return new Provisioned(chain, bytes(member(answer, "simulated_nuc_hash")), tableKeys);
+    }
+
+    /** PKCS#10 (RFC 2986) without a subject: it proves that the camera has its private key. */
+    static byte[] csr(PublicKey publicKey, SigningKey key) throws GeneralSecurityException {
+        byte[] info = der(0x30, new byte[] {2, 1, 0}, der(0x30), publicKey.getEncoded(), der(0xA0));
+        byte[] ecdsaWithSha256 = {6, 8, 0x2A, (byte) 0x86, 0x48, (byte) 0xCE, 0x3D, 4, 3, 2};
+        byte[] signature = der(3, new byte[1], key.sign(info));
+        return der(0x30, info, der(0x30, ecdsaWithSha256), signature);
+    }
+
+    // --- pictures
+
+    /** The key of an index: HKDF-SHA256 (RFC 5869) of one block. */
+    public static byte[] derivedKey(byte[] masterKey, int keyIndex) throws GeneralSecurityException {
+        byte[] info = ByteBuffer.allocate(5).putInt(keyIndex).put((byte) 1).array();
+        return hmac(hmac(SALT, masterKey), info);
+    }
+
+    /** A bundle for a picture: its camera token under a random key, signed by the camera. */
+    public static String capture(
+            Provisioned camera, byte[] picture, SigningKey key, String capturedAt)
+            throws GeneralSecurityException {
+        List<Integer> tables = new ArrayList<>(camera.tableKeys.keySet());
+        int tableId = tables.get(RANDOM.nextInt(tables.size()));
+        int keyIndex = RANDOM.nextInt(KEYS_PER_TABLE);
+        byte[] nonce = new byte[12];
+        RANDOM.nextBytes(nonce); // never twice under one key: 96 random bits see to it
+        byte[] derived = derivedKey(camera.tableKeys.get(tableId), keyIndex);
+        byte[] sealed = gcm(Cipher.ENCRYPT_MODE, derived, nonce, new byte[0], camera.nucHash);
+        // Names in their order and no white space: this is canonical JSON (RFC 8785) as it stands.
+        String head = "{\"camera_token\":{\"encrypted_nuc_hash\":\"" + hex(sealed)
+                + "\",\"key_index\":" + keyIndex + ",\"nonce\":\"" + hex(nonce)
+                + "\",\"table_id\":" + tableId + "},\"captured_at\":" + quoted(capturedAt)
+                + ",\"device_certificate_chain\":[" + quoted(camera.chain.get(0)) + ","
+                + quoted(camera.chain.get(1)) + "],\"image_hash\":\""
+                + hex(MessageDigest.getInstance("SHA-256").digest(picture)) + "\"";
+        String tail = ",\"version\":1}";
+        byte[] signature = key.sign(joined(PREFIX, ascii(head + tail)));
+        return head + ",\"signature\":\"" + Base64.getEncoder().encodeToString(signature) + "\"" + tail;
+    }
+
+    // --- JWE: ECDH-ES+A256KW on P-256 with A256GCM (RFC 7516, RFC 7518)
+
+    static String openJwe(String jwe, AgreementKey key) throws GeneralSecurityException {
+        String[] parts = jwe.split("\\.", -1);
+        demand(parts.length == 5, "this is no compact JWE");
+        String header = new String(base64url(parts[0]), StandardCharsets.UTF_8);
+        demand(ALGORITHM.equals(member(header, "alg")), "another algorithm");
+        demand("A256GCM".equals(member(header, "enc")), "another encryption");
+        demand("P-256".equals(member(header, "crv")), "another curve");
+        demand(!header.contains("\"crit\"") && !header.contains("\"ap"), "it asks for more");
+        byte[] shared = key.agree(point(member(header, "x"), member(header, "y")));
+        // RFC 7518, section 4.6.2: one round, no party information, 256 bits.
+        ByteBuffer info = ByteBuffer.allocate(4 + shared.length + 4 + ALGORITHM.length() + 12);
+        info.putInt(1).put(shared).putInt(ALGORITHM.length()).put(ascii(ALGORITHM));
+        info.putInt(0).putInt(0).putInt(256);
+        byte[] wrapping = MessageDigest.getInstance("SHA-256").digest(info.array());
+        byte[] contentKey = unwrapped(wrapping, base64url(parts[1]));
+        byte[] sealed = joined(base64url(parts[3]), base64url(parts[4]));
+        byte[] opened =
+                gcm(Cipher.DECRYPT_MODE, contentKey, base64url(parts[2]), ascii(parts[0]), sealed);
+        return new String(opened, StandardCharsets.UTF_8);
+    }
+
+    /** AES key unwrapping (RFC 3394, section 2.2.2); not every Android has it as a cipher. */
+    static byte[] unwrapped(byte[] key, byte[] wrapped) throws GeneralSecurityException {
+        demand(wrapped.length == 40, "a wrapped key has 40 bytes");
+        @SuppressWarnings("InsecureCryptoUsage") // one block at a time is what the RFC says
+        Cipher aes = Cipher.getInstance("AES/ECB/NoPadding");
+        aes.init(Cipher.DECRYPT_MODE, new SecretKeySpec(key, "AES"));
+        byte[] r = wrapped.clone();
+        for (int t = 24; t >= 1; t--) {
+            int i = 8 * ((t - 1) % 4 + 1);
+            byte[] block = ByteBuffer.allocate(16).put(r, 0, 8).put(r, i, 8).array();
+            block[7] ^= (byte) t;
+            byte[] out = aes.doFinal(block);
+            System.arraycopy(out, 0, r, 0, 8);
+            System.arraycopy(out, 8, r, i, 8);
+        }
+        byte difference = 0;
+        for (int i = 0; i < 8; i++) difference |= (byte) (r[i] ^ (byte) 0xA6);
+        demand(difference == 0, "the table keys are not for this camera");
+        return ByteBuffer.allocate(32).put(r, 8, 32).array();
+    }
+
+    /** The sender's key; one that is not on the curve would tell the camera's own, bit by bit. */
+    private static PublicKey point(String x, String y) throws GeneralSecurityException {
+        AlgorithmParameters named = AlgorithmParameters.getInstance("EC");
+        named.init(new ECGenParameterSpec("secp256r1"));
+        ECParameterSpec spec = named.getParameterSpec(ECParameterSpec.class);
+        BigInteger p = ((ECFieldFp) spec.getCurve().getField()).getP();
+        BigInteger px = new BigInteger(1, base64url(x));
+        BigInteger py = new BigInteger(1, base64url(y));
+        BigInteger right =
+                px.pow(3).add(spec.getCurve().getA().multiply(px)).add(spec.getCurve().getB()).mod(p);
+        demand(px.compareTo(p) < 0 && py.compareTo(p) < 0, "no point");
+        demand(py.pow(2).mod(p).equals(right), "not on the curve");
+        ECPublicKeySpec key = new ECPublicKeySpec(new ECPoint(px, py), spec);
+        return KeyFactory.getInstance("EC").generatePublic(key);
+    }
+
+    // --- small parts
+
+    private static byte[] gcm(int mode, byte[] key, byte[] nonce, byte[] more, byte[] input)
+            throws GeneralSecurityException {
+        demand(nonce.length == 12, "a nonce has 12 bytes");
+        Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding");
+        cipher.init(mode, new SecretKeySpec(key, "AES"), new GCMParameterSpec(128, nonce));
+        cipher.updateAAD(more);
+        return cipher.doFinal(input);
+    }
+
+    private static byte[] hmac(byte[] key, byte[] message) throws GeneralSecurityException {
+        Mac mac = Mac.getInstance("HmacSHA256");
+        mac.init(new SecretKeySpec(key, "HmacSHA256"));
+        return mac.doFinal(message);
+    }
+
+    /** A text of a JSON object, by its name; what the authority sends needs no more than this. */
+    static String member(String json, String name) throws GeneralSecurityException {
+        Matcher found = Pattern.compile("\"" + name + "\" ?: ?\"([^\"]*)\"").matcher(json);
+        demand(found.find(), "there is no " + name);
+        return found.group(1);
+    }
+
+    private static String quoted(String text) {
+        StringBuilder out = new StringBuilder("\"");
+        for (char c : text.toCharArray()) {
+            if (c == '\n') out.append("\\n");
+            else if (c == '"' || c == '\\') out.append('\\').append(c);
+            else if (c < 0x20 || c > 0x7E) out.append(String.format("\\u%04x", (int) c));
+            else out.append(c);
+        }
+        return out.append('"').toString();
+    }
+
+    private static String unescaped(String text) {
+        return text.replace("\\n", "\n").replace("\\/", "/");
+    }
+
+    private static String pem(String what, byte[] der) {
+        String lines = Base64.getMimeEncoder(64, new byte[] {'\n'}).encodeToString(der);
+        return "-----BEGIN " + what + "-----\n" + lines + "\n-----END " + what + "-----\n";
+    }
+
+    private static byte[] der(int tag, byte[]... parts) {
+        byte[] content = joined(parts);
+        int length = content.length;
+        byte[] head = length < 0x80
+                ? new byte[] {(byte) tag, (byte) length}
+                : length < 0x100
+                        ? new byte[] {(byte) tag, (byte) 0x81, (byte) length}
+                        : new byte[] {(byte) tag, (byte) 0x82, (byte) (length >> 8), (byte) length};
+        return joined(head, content);
+    }
+
+    private static byte[] joined(byte[]... parts) {
+        int length = 0;
+        for (byte[] each : parts) length += each.length;
+        ByteBuffer all = ByteBuffer.allocate(length);
+        for (byte[] each : parts) all.put(each);
+        return all.array();
+    }
+
+    private static byte[] ascii(String text) {
+        return text.getBytes(StandardCharsets.US_ASCII);
+    }
+
+    private static byte[] base64url(String text) {
+        return Base64.getUrlDecoder().decode(text);
+    }
+
+    private static String hex(byte[] bytes) {
+        StringBuilder out = new StringBuilder();
+        for (byte each : bytes) out.append(String.format("%02x", each));
+        return out.toString();
+    }
+
+    private static byte[] bytes(String hex) {
+        byte[] out = new byte[hex.length() / 2];
+        for (int i = 0; i < out.length; i++) {
+            out[i] = (byte) Integer.parseInt(hex.substring(2 * i, 2 * i + 2), 16);
+        }
+        return out;
+    }
+
+    private static void demand(boolean holds, String otherwise) throws GeneralSecurityException {
+        if (!holds) throw new GeneralSecurityException(otherwise);
+    }
+}

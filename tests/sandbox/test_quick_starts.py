@@ -1,0 +1,291 @@
+"""The quick starts of docs/quick-starts.md, each run as it stands against a real sandbox."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark_sma.client import AuthorityClient, Pass, verify_bundle
+from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle_signature import sign_bundle
+from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
+from tests.support.faulty import FaultyServer
+from tests.support.running import Running, new_serial, wait_until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+AGGREGATORS = {
+    "python": [sys.executable, str(EXAMPLES / "aggregator.py")],
+    "node": ["node", str(EXAMPLES / "aggregator.mjs")],
+}
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Device:
+    """A camera that signs bundles."""
+
+    camera: Camera
+    key: ec.EllipticCurvePrivateKey
+
+    @classmethod
+    def of(cls, running: Running, serial: str, curve: ec.EllipticCurve | None = None) -> "Device":
+        key = new_key() if curve is None else ec.generate_private_key(curve)
+        body = {"csr": csr_pem(key), "device_serial": serial, "device_family": "Test"}
+        with running.client() as client:
+            response = client.post(PROVISION, json=body)
+        assert response.status_code == 200, response.text
+        return cls(Camera.of(serial, response.json()), key)
+
+    def capture(self, picture: bytes, token: CameraToken | None = None) -> Bundle:
+        """A bundle for a picture."""
+        response = self.camera.response
+        content = UnsignedBundle(
+            image_hash=sha256(picture).digest(),
+            camera_token=token or self.camera.token(),
+            device_certificate_chain=(
+                response["device_certificate"],
+                response["certificate_chain"][0],
+            ),
+            captured_at=datetime.now(UTC),
+        )
+        return sign_bundle(content, self.key)
+
+
+def root_of(running: Running) -> x509.Certificate:
+    with running.client() as client:
+        return x509.load_der_x509_certificate(client.get("/pki/root.crt").content)
+
+
+def judged(
+    running: Running, tmp_path: Path, language: str, lines: list[bytes]
+) -> list[tuple[str, str]]:
+    """What an example says of bundles: image hashes and verdicts, in the order of the hashes."""
+    root_file = tmp_path / "root.crt"
+    root_file.write_bytes(root_of(running).public_bytes(Encoding.PEM))
+    ran = subprocess.run(
+        [*AGGREGATORS[language], running.server.url, str(root_file)],
+        input=b"\n".join(lines) + b"\n",
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+    told = [line.split("\t") for line in ran.stdout.decode().splitlines()]
+    return sorted((each[0], each[1]) for each in told)
+
+
+@pytest.fixture(params=AGGREGATORS)
+def language(request: pytest.FixtureRequest) -> str:
+    """Each language in turn. Node is what the tests of this project need."""
+    name: str = request.param
+    assert shutil.which(AGGREGATORS[name][0]), f"{name} is not installed"
+    return name
+
+
+def scripted(table_id: int, number: int = 0) -> CameraToken:
+    return CameraToken(os.urandom(48), table_id, number, os.urandom(12))
+
+
+def test_verdicts_of_the_aggregators(sandbox: Running, tmp_path: Path, language: str) -> None:
+    """Threat 19: a verdict comes of a verdict; what is scripted to go wrong is kept."""
+    device = Device.of(sandbox, new_serial())
+    p384 = Device.of(sandbox, new_serial(), ec.SECP384R1())
+    other = Device.of(sandbox, new_serial())
+    cases: dict[bytes, tuple[CameraToken | None, str]] = {
+        b"genuine": (None, "PASS"),
+        b"stranger": (device.camera.token(nuc_hash=bytes(32)), "FAIL"),
+        b"another's": (other.camera.token(), "FAIL"),
+        b"revoked": (scripted(9_005), "FAIL"),
+        b"unknown table": (scripted(9_006), "FAIL"),
+        b"internal error": (scripted(9_500), "KEPT"),
+        b"away": (scripted(9_503, 60), "KEPT"),
+        b"limited": (scripted(9_429, 60), "KEPT"),
+        b"cut": (scripted(9_901), "KEPT"),
+        b"login page": (scripted(9_904), "KEPT"),
+        b"redirected": (scripted(9_905), "KEPT"),
+    }
+    # Verdicts first: after a few faults in a row a client rests, as it should.
+    bundles = [p384.capture(b"P-384")]
+    bundles += [device.capture(picture, token) for picture, (token, _) in cases.items()]
+    expected = [(sha256(picture).hexdigest(), verdict) for picture, (_, verdict) in cases.items()]
+    expected.append((sha256(b"P-384").hexdigest(), "PASS"))
+    lines = [each.to_json() for each in bundles]
+    assert judged(sandbox, tmp_path, language, lines) == sorted(expected)
+
+
+def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language: str) -> None:
+    """Tampering, certificates of other times, chains of others, and what is no bundle."""
+    device = Device.of(sandbox, new_serial())
+    other = Device.of(sandbox, new_serial())
+    expired = Device.of(sandbox, f"SANDBOX-EXPIRED-{new_serial()}")
+    early = Device.of(sandbox, f"SANDBOX-NOT-YET-VALID-{new_serial()}")
+    good = device.capture(b"genuine").to_json()
+    value: dict[str, Any] = json.loads(good)
+    chain = value["device_certificate_chain"]
+    swapped = sha256(b"swapped").hexdigest().encode()
+    bad = [
+        good.replace(sha256(b"genuine").hexdigest().encode(), swapped),
+        expired.capture(b"late").to_json(),
+        early.capture(b"early").to_json(),
+        b"{",
+        b"null",
+        b'{"version": 1}',
+        json.dumps(value | {"version": 2}).encode(),
+        json.dumps(value | {"more": 1}).encode(),
+        json.dumps(value | {"signature": "AAAA"}).encode(),
+        json.dumps(value | {"device_certificate_chain": chain[::-1]}).encode(),
+        json.dumps(value | {"device_certificate_chain": [chain[0]] * 2}).encode(),
+        json.dumps(value | {"captured_at": "2020-01-01T00:00:00.000000Z"}).encode(),
+        json.dumps(
+            value
+            | {"device_certificate_chain": [other.camera.response["device_certificate"], chain[1]]}
+        ).encode(),
+    ]
+    expected = sorted(
+        [(sha256(b"genuine").hexdigest(), "PASS"), *[("?" * 64, "REJECTED")] * len(bad)]
+    )
+    assert judged(sandbox, tmp_path, language, [*bad, good]) == expected
+
+
+def test_the_shell_script(sandbox: Running, tmp_path: Path) -> None:
+    """examples/camera.sh does each of its steps, and says what came of it."""
+    token_file = tmp_path / "token.json"
+    device = Device.of(sandbox, new_serial())
+    token_file.write_text(json.dumps(wire(device.camera.token())))
+    ran = subprocess.run(
+        ["sh", str(EXAMPLES / "camera.sh"), sandbox.server.url, str(token_file)],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    said = ran.stdout.splitlines()
+    assert said[0] == "health: 200 healthy"
+    assert said[1].startswith("provision: 200 PROV-")
+    assert said[2:5] == ["the same again: 200", "the answers are the same", "device.pem: OK"]
+    assert said[5].rstrip() == "table 9000: 200 PASS"
+    assert said[6].rstrip() == "table 9001: 200 FAIL"
+    assert said[7].startswith("table 9006: 400 FAIL Unknown table ID")
+    assert said[8] == "table 9503: 503  The database does not answer."
+    assert said[9] == "your token: 200 PASS"
+    row = sandbox.rows(
+        "SELECT device_family FROM registered_devices WHERE device_family = ?", "Shell"
+    )
+    assert row == [("Shell",)]
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Java of examples/android, compiled; warnings are errors."""
+    place = tmp_path_factory.mktemp("classes")
+    sources = sorted((EXAMPLES / "android").rglob("*.java"))
+    compiled = subprocess.run(
+        ["javac", "-Xlint:all", "-Werror", "-d", str(place), *map(str, sources)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    return place
+
+
+def captured(running: Running, classes: Path, serial: str, picture: Path) -> Any:
+    """What the camera on a desk says."""
+    return subprocess.run(
+        [
+            *("java", "-cp", str(classes), "org.birthmark.camera.DesktopCamera"),
+            *(running.server.url, serial, str(picture)),
+        ],
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", ["", "SANDBOX-RECOVERS-", "SANDBOX-LOST-", "SANDBOX-RESET-"])
+def test_the_core_of_the_android_app(
+    sandbox: Running, classes: Path, tmp_path: Path, script: str
+) -> None:
+    """Threat 8: it opens its JWE, its bundles pass, and a lost answer does not brick it."""
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(b"a picture")
+    serial = f"{script}{new_serial()}"
+    ran = captured(sandbox, classes, serial, picture)
+    if script == "SANDBOX-RESET-":
+        assert ran.returncode == 1
+        assert b"SocketException" in ran.stderr
+        return
+    assert ran.returncode == 0, ran.stderr.decode()
+    if script == "SANDBOX-RECOVERS-":
+        assert b"again: 503" in ran.stderr
+    bundle = verify_bundle(ran.stdout.strip(), root=root_of(sandbox), now=datetime.now(UTC))
+    assert bundle.device_serial == serial
+    assert bundle.image_hash == sha256(b"a picture").digest()
+    with AuthorityClient(sandbox.server.url) as client:
+        outcome = client.validate_bundle(bundle)
+    assert isinstance(outcome, Pass)
+    assert outcome.device_serial == serial
+
+
+def test_the_android_core_refuses_with_the_reason(
+    sandbox: Running, classes: Path, tmp_path: Path
+) -> None:
+    ran = captured(sandbox, classes, "SANDBOX-CONFLICT", tmp_path / "none")
+    assert ran.returncode == 1
+    assert b"device-already-provisioned" in ran.stderr
+
+
+def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:
+    """Threat 8: its first answer is lost, and its bundle arrives all the same, and passes."""
+    serial = f"SANDBOX-LOST-{new_serial()}"
+    pictures, key_file = tmp_path / "pictures", tmp_path / "key"
+    pictures.mkdir()
+    (pictures / "one.jpg").write_bytes(b"a picture")
+    key_file.touch(0o600)
+    key_file.write_text("ab" * 32)
+    with FaultyServer(lambda visit: visit.answer({})) as aggregator:
+        service = subprocess.Popen(
+            [
+                *(sys.executable, str(EXAMPLES / "raspberry_pi_camera.py")),
+                *("--authority", sandbox.server.url, "--aggregator", aggregator.url),
+                *("--pictures", str(pictures), "--directory", str(tmp_path / "state")),
+                *("--key-file", str(key_file), "--serial", serial),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: bool(aggregator.visits), 60)
+            service.terminate()
+            assert service.wait(20) == 0
+        finally:
+            service.kill()
+            service.wait(20)
+        sent = aggregator.visits[0].request.partition(b"\r\n\r\n")[2]
+    bundle = verify_bundle(sent, root=root_of(sandbox), now=datetime.now(UTC))
+    assert bundle.device_serial == serial
+    with AuthorityClient(sandbox.server.url) as client:
+        assert isinstance(client.validate_bundle(bundle), Pass)
+
+
+def test_what_the_guide_says_of_kotlin() -> None:
+    """The guide names every file of the app, and says which is not compiled by any test."""
+    guide = (EXAMPLES.parent / "docs" / "quick-starts.md").read_text(encoding="utf-8")
+    for path in sorted((EXAMPLES / "android").rglob("*.*")):
+        assert f"`{path.name}`" in guide
+    assert "`BirthmarkCamera.kt` is *not* compiled or run" in guide

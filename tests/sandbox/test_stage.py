@@ -1,0 +1,359 @@
+"""A real sandbox does what its list says, on both kinds of database."""
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from birthmark_sma.authority.sandbox.scripted_verdicts import VERDICTS
+from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.web.sandbox import scenarios
+from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.running import Running, new_serial
+
+BATCH = f"{VALIDATE}/batch"
+CRL = "/pki/intermediate.crl"
+
+
+def token_for(table_id: int, key_index: int = 0) -> dict[str, Any]:
+    """A camera token as somebody types it."""
+    nonce = f"{time.monotonic_ns():024x}"[-24:]
+    return {
+        "encrypted_nuc_hash": "00" * 48,
+        "table_id": table_id,
+        "key_index": key_index,
+        "nonce": nonce,
+    }
+
+
+def asking(scenario: str) -> Mapping[str, str]:
+    return {scenarios.HEADER: scenario}
+
+
+def reasons_of(running: Running) -> list[str]:
+    return [row[0] for row in running.rows("SELECT reason FROM validation_history ORDER BY id")]
+
+
+def newest_reason(running: Running) -> str:
+    rows = running.rows("SELECT reason FROM validation_history ORDER BY validated_at DESC LIMIT 1")
+    return str(rows[0][0])
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_verdicts_by_table_id_and_by_header(each_sandbox: Running, reason: Reason) -> None:
+    """The caller learns what it would in earnest, and the audit trail has the reason."""
+    [scenario] = [
+        each
+        for each in scenarios.ALL
+        if each.table_id is not None and VERDICTS.get(each.table_id) is reason
+    ]
+    assert scenario.table_id is not None
+    with each_sandbox.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        for answer in (
+            client.post(VALIDATE, json=token_for(scenario.table_id)),
+            client.post(VALIDATE, json=wire(camera.token()), headers=asking(scenario.name)),
+        ):
+            told = answer.json()
+            assert answer.status_code == (200 if reason.told_to_caller is None else 400)
+            assert told["validation_result"] == reason.verdict.value
+            assert told.get("error") == reason.told_to_caller
+            assert newest_reason(each_sandbox) == reason.value
+            assert answer.headers[scenarios.HEADER] == scenario.name
+        batch = client.post(BATCH, json={"tokens": [token_for(scenario.table_id)]})
+        [result] = batch.json()["results"]
+        assert result["validation_result"] == reason.verdict.value
+
+
+def test_without_a_scenario_it_is_an_authority(each_sandbox: Running) -> None:
+    """Real cameras get real verdicts, and every answer says what this is."""
+    with each_sandbox.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        passed = client.post(VALIDATE, json=wire(camera.token()))
+        failed = client.post(VALIDATE, json=wire(camera.token(nuc_hash=bytes(32))))
+        assert passed.json()["device_serial"] == camera.serial
+        assert failed.json()["validation_result"] == "FAIL"
+        for answer in (
+            passed,
+            failed,
+            client.get("/health"),
+            client.get("/nothing"),
+            client.get("/docs"),
+            client.post(VALIDATE, content=b"{"),
+        ):
+            assert answer.headers[scenarios.MARK] == scenarios.MARKED
+            assert scenarios.HEADER not in answer.headers
+
+
+def test_what_is_not_http_is_told_so_by_a_sandbox(sandbox: Running) -> None:
+    """The mark is also on what is answered before there is a request."""
+    with sandbox.client() as client:
+        answer = client.get("/health", headers={"x": "y" * 70_000})
+    assert answer.status_code == 431
+    assert answer.headers[scenarios.MARK] == scenarios.MARKED
+
+
+@pytest.mark.parametrize(
+    ("scenario", "status", "slug"),
+    [
+        ("unauthenticated", 401, "unauthenticated"),
+        ("forbidden", 403, "insufficient-scope"),
+        ("already-submitted", 409, "token-already-submitted"),
+        ("rate-limited; seconds=7", 429, "rate-limited"),
+        ("internal-error", 500, "internal-error"),
+        ("unavailable; seconds=7", 503, "database-unavailable"),
+    ],
+)
+def test_problems(client: httpx2.Client, scenario: str, status: int, slug: str) -> None:
+    """The very documents of the authority, and Retry-After where one belongs."""
+    name, _, seconds = scenario.partition("; seconds=")
+    table_id = scenarios.BY_NAME[name].table_id
+    assert table_id is not None
+    by_token = token_for(table_id, int(seconds or 0))
+    for answer in (
+        client.post(VALIDATE, json=token_for(1), headers=asking(scenario)),
+        client.post(VALIDATE, json=by_token),
+        client.post(BATCH, json={"tokens": [token_for(9_000), by_token]}),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == f"urn:birthmark:problem:{slug}"
+        assert "validation_result" not in answer.json()
+        assert answer.headers.get("retry-after") == (seconds or None)
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+def test_a_conflict_and_other_problems_of_provisioning(client: httpx2.Client) -> None:
+    """By serial; nothing is registered."""
+    expected = {"CONFLICT": 409, "RATE-LIMITED": 429, "UNAVAILABLE-7": 503, "FORBIDDEN": 403}
+    for name, status in expected.items():
+        for _ in range(2):
+            serial = f"SANDBOX-{name}"
+            assert client.post(PROVISION, json=provision_body(serial)).status_code == status
+
+
+@pytest.mark.parametrize("path", [VALIDATE, BATCH])
+def test_connections_that_break(client: httpx2.Client, path: str) -> None:
+    def body(table_id: int) -> dict[str, Any]:
+        token = token_for(table_id)
+        return token if path == VALIDATE else {"tokens": [token]}
+
+    for table_id in (9_901, 9_903):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post(path, json=body(table_id))
+    with pytest.raises(httpx2.ReadError):
+        client.post(path, json=body(9_902))
+    garbage = client.post(path, json=body(9_904))
+    assert (garbage.status_code, garbage.headers["content-type"][:9]) == (200, "text/html")
+    assert client.post(path, json=body(9_905)).status_code == 302
+
+
+def test_slow_is_slow_and_holds_up_nobody(client: httpx2.Client) -> None:
+    """The others are answered meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        slow = pool.submit(client.post, VALIDATE, json=token_for(9_900, 2))
+        time.sleep(0.2)
+        assert client.post(VALIDATE, json=token_for(9_000)).status_code == 200
+        assert time.monotonic() - began < 1.5
+        assert slow.result().json()["validation_result"] == "PASS"
+        assert time.monotonic() - began >= 2
+
+
+def test_what_recovers_does_so_for_the_very_same_request(client: httpx2.Client) -> None:
+    token, other = token_for(9_906, 2), token_for(9_906, 2)
+    statuses = [client.post(VALIDATE, json=token).status_code for _ in range(4)]
+    assert statuses == [503, 503, 200, 200]
+    assert client.post(VALIDATE, json=other).status_code == 503
+
+
+def test_a_lost_answer_is_there_with_its_idempotency_key(each_sandbox: Running) -> None:
+    """Threat 8: and without one the serial is taken."""
+    serial = f"SANDBOX-LOST-{new_serial()}"
+    body, headers = provision_body(serial), {"Idempotency-Key": serial}
+    with each_sandbox.client() as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post(PROVISION, json=body, headers=headers)
+        assert each_sandbox.rows(
+            "SELECT count(*) FROM registered_devices WHERE device_serial = ?", serial
+        ) == [(1,)]
+        again = client.post(PROVISION, json=body, headers=headers)
+        assert again.status_code == 200
+        assert client.post(PROVISION, json=body).status_code == 409
+        assert again.json()["certificate_chain"]
+
+
+# --- devices and time
+
+
+def leaf_of(answer: httpx2.Response) -> x509.Certificate:
+    assert answer.status_code == 200, answer.text
+    return x509.load_pem_x509_certificate(answer.json()["device_certificate"].encode())
+
+
+def test_certificates_of_other_times(each_sandbox: Running) -> None:
+    """By serial and by header; the rest of the chain is good, and the row says the true time."""
+    now = datetime.now(UTC)
+    with each_sandbox.client() as client:
+        for name, first, last in (("EXPIRED", -741, -739), ("NOT-YET-VALID", 6, 8)):
+            body = provision_body(f"SANDBOX-{name}-{new_serial()}")
+            leaf = leaf_of(client.post(PROVISION, json=body))
+            assert timedelta(first) < leaf.not_valid_before_utc - now < timedelta(last)
+        serial = new_serial()
+        body = provision_body(serial)
+        answer = client.post(PROVISION, json=body, headers=asking("clock; days=-900"))
+        leaf = leaf_of(answer)
+        intermediate = x509.load_pem_x509_certificate(
+            answer.json()["certificate_chain"][0].encode()
+        )
+        assert leaf.not_valid_after_utc < now - timedelta(150)
+        assert intermediate.not_valid_before_utc < leaf.not_valid_before_utc
+        leaf.verify_directly_issued_by(intermediate)
+        # The clock is right again for everybody else.
+        leaf = leaf_of(client.post(PROVISION, json=provision_body(new_serial())))
+        assert leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc
+    row = each_sandbox.rows(
+        "SELECT provisioned_at FROM registered_devices WHERE device_serial = ?", serial
+    )
+    assert str(row[0][0]).startswith(str(now.date())[:7])
+
+
+@pytest.mark.parametrize("state", ["revoked", "suspended"])
+def test_devices_that_are_taken_out_at_once(each_sandbox: Running, state: str) -> None:
+    """Their tokens FAIL; the revoked one is on the list; the repetition answers the same."""
+    serial = f"SANDBOX-{state.upper()}-{new_serial()}"
+    body, headers = provision_body(serial), {"Idempotency-Key": serial}
+    with each_sandbox.client() as client:
+        first = client.post(PROVISION, json=body, headers=headers)
+        camera = Camera.of(serial, first.json())
+        failed = client.post(VALIDATE, json=wire(camera.token())).json()
+        assert failed["validation_result"] == "FAIL"
+        assert newest_reason(each_sandbox) == f"device_{state}"
+        assert client.post(PROVISION, json=body, headers=headers).json() == first.json()
+        crl = x509.load_der_x509_crl(client.get(CRL, headers=asking("clock; days=0")).content)
+        number = leaf_of(first).serial_number
+        listed = crl.get_revoked_certificate_by_serial_number(number)
+        assert (listed is not None) is (state == "revoked")
+
+
+def test_the_clock_of_answers_and_of_the_list(client: httpx2.Client) -> None:
+    now = datetime.now(UTC)
+    travelled = asking("clock; days=30")
+    one = client.post(VALIDATE, json=token_for(9_000), headers=travelled).json()
+    batch = client.post(
+        BATCH, json={"tokens": [token_for(9_000), token_for(9_006)]}, headers=travelled
+    ).json()
+    for text in (one["timestamp"], batch["results"][0]["timestamp"]):
+        assert timedelta(29) < datetime.fromisoformat(text) - now < timedelta(31)
+    old = x509.load_der_x509_crl(client.get(CRL, headers=asking("clock; days=-30")).content)
+    assert old.next_update_utc is not None
+    assert old.next_update_utc < now - timedelta(28)
+    new = x509.load_der_x509_crl(client.get(CRL).content)
+    assert new.next_update_utc is not None
+    assert new.next_update_utc > now
+
+
+# --- what is asked wrongly, and what is said of it all
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scenario"),
+    [
+        ("GET", "/health", "no-such-thing"),
+        ("GET", "/health", "fail-not-opened"),
+        ("POST", VALIDATE, "expired"),
+        ("POST", PROVISION, "pass"),
+        ("GET", "/health", "clock; days=3"),
+        ("POST", VALIDATE, "slow; seconds=9999"),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    client: httpx2.Client, method: str, path: str, scenario: str
+) -> None:
+    answer = client.request(method, path, json=token_for(9_000), headers=asking(scenario))
+    assert answer.status_code == 400
+    assert answer.json()["type"] == "urn:birthmark:problem:unknown-scenario"
+    assert "validation_result" not in answer.json()
+
+
+def test_two_headers_are_refused(client: httpx2.Client) -> None:
+    headers = [(scenarios.HEADER, "cut"), (scenarios.HEADER, "reset")]
+    assert client.get("/health", headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"9000",
+        b'{"tokens": 9000}',
+        b'{"device_serial": ["SANDBOX-CUT"]}',
+        b"[" * 60_000,
+        b'{"table_id": 9000, "table_id": 9001, "key_index": 0}',
+        b"\xff\xfe",
+        b"x" * 3_000_000,
+    ],
+)
+@pytest.mark.parametrize("path", [VALIDATE, BATCH, PROVISION])
+def test_malformed_bodies_are_refused_as_ever(
+    client: httpx2.Client, path: str, body: bytes
+) -> None:
+    """Threat 21: looking for scripts makes nothing of them that the authority would not."""
+    headers = {"content-type": "application/json"}
+    for more in ({}, asking("recovers"), asking("fail-not-opened")):
+        try:
+            answer = client.post(path, content=body, headers={**headers, **more})
+        except httpx2.TransportError:
+            assert len(body) > 1_000_000  # closed while it was still being sent
+            continue
+        assert answer.status_code in {400, 413, 422, 503}
+        assert "validation_result" not in answer.json()
+
+
+def test_the_list_and_the_document(client: httpx2.Client) -> None:
+    """/sandbox lists everything, and OpenAPI has the header with every operation."""
+    listed = client.get("/sandbox").json()
+    assert [each["name"] for each in listed["scenarios"]] == [each.name for each in scenarios.ALL]
+    assert listed["data_kept_seconds"] == 3600
+    document = client.get("/openapi.json").json()
+    assert document["info"]["title"].endswith("(SANDBOX)")
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert scenarios.HEADER in [each["name"] for each in operation["parameters"]]
+            for answer in operation["responses"].values():
+                assert scenarios.MARK in answer["headers"]
+
+
+def test_its_certificates_say_what_they_are(each_sandbox: Running) -> None:
+    """Threat 32: root, intermediate, device and CRL cannot be taken for others."""
+    with each_sandbox.client() as client:
+        answer = client.post(PROVISION, json=provision_body(new_serial())).json()
+        names = [x509.load_der_x509_crl(client.get(CRL).content).issuer]
+    for pem in (answer["device_certificate"], *answer["certificate_chain"]):
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        names += [certificate.subject, certificate.issuer]
+    for name in names:
+        [organization] = name.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        assert str(organization.value).startswith("SANDBOX ")
+
+
+def test_many_at_once(client: httpx2.Client) -> None:
+    """Scripts do not get mixed up between requests."""
+    wanted = [9_000, 9_001, 9_429, 9_503, 9_906, 9_904] * 20
+    expected = {9_000: 200, 9_001: 200, 9_429: 429, 9_503: 503, 9_906: 503, 9_904: 200}
+
+    def ask(table_id: int) -> tuple[int, int]:
+        return table_id, client.post(VALIDATE, json=token_for(table_id)).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        for table_id, status in pool.map(ask, wanted):
+            assert status == expected[table_id], json.dumps({"table": table_id})
