@@ -30,10 +30,11 @@ setup: .venv/.run ## install what `run` needs into .venv
 
 setup-dev: .venv/.dev ## and what `test` and `check` need
 
-# Debian's, as root, where there is no Chromium yet. Elsewhere install one, or name it to the tests.
-setup-browser: ## a Chromium for the tests of the dashboard, which are skipped without one
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-	  [ -n "$$SMA_TEST_CHROMIUM" ] || { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null || \
+# Debian's, as root, where there is no Chromium yet, or else Playwright's. Or name one to the tests.
+setup-browser: setup-dev ## a Chromium for the tests of the dashboard
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -n "$$SMA_TEST_CHROMIUM" ] || \
+	  { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || \
+	  .venv/bin/playwright install --with-deps chromium >/dev/null 2>&1 || \
 	  { echo "No Chromium could be installed. Name yours: SMA_TEST_CHROMIUM=/path/to/chrome"; exit 1; }
 
 # Debian's, as root, where one is missing. Elsewhere install a JDK of 17 or later, Node of 18 or later, and a C
@@ -50,7 +51,9 @@ run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma
 demo: setup ## the whole story: a camera, a picture, an aggregation server, five forgeries
 	@.venv/bin/sma demo
 
+# What could not be installed is missed by its own tests, and by no other.
 test: setup-dev ## everything, on real parts
+	-@$(MAKE) --no-print-directory setup-browser setup-tool-chains
 	@.venv/bin/python -m pytest -q -n auto --dist worksteal
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations; half an hour

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
@@ -44,11 +44,14 @@ def barriers(page: Page) -> list[str]:
 
 
 def find_chromium(named: str | None) -> str:
-    """Return where Chromium is; skip the test where there is none."""
+    """Return where Chromium is: the named one, the system's, or Playwright's own."""
     found = named or next((p for p in map(shutil.which, _PROGRAMS) if p), None)
-    if found is None:
-        pytest.skip(f"no Chromium: type make setup-browser, or name one in {PROGRAM_VARIABLE}")
-    return found
+    if found is not None:
+        return found
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    assert Path(own).exists(), f"No Chromium: `make setup-browser`, or name one: {PROGRAM_VARIABLE}"
+    return own
 
 
 @contextmanager
