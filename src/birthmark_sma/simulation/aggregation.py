@@ -1,7 +1,7 @@
-"""A simulated aggregation server: `birthmark_sma.client`, and what such a server keeps beside it."""
+"""A simulated aggregation server: `birthmark_sma.client`, and what such a server keeps."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -41,12 +41,13 @@ _REJECTIONS: tuple[tuple[type[BundleError], Ending], ...] = (
 class Judgement:
     """What the server came to, and a sentence about it where there is something to say.
 
-    `asked` is how often the authority was asked.
+    `asked` is how often the authority was asked; `device_serial` that of a bundle that was good.
     """
 
     ending: Ending
     detail: str = ""
     asked: int = 0
+    device_serial: str | None = None
 
 
 class Aggregator:
@@ -66,16 +67,17 @@ class Aggregator:
             verified = verify_bundle(bundle, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
-        if verified.device_serial in self.reported:
-            return Judgement(Ending.REPORTED)
+        serial = verified.device_serial
+        if serial in self.reported:
+            return Judgement(Ending.REPORTED, device_serial=serial)
         identity = bundle_id(bundle)
         if identity in self._seen:
-            return Judgement(Ending.DUPLICATE)
+            return Judgement(Ending.DUPLICATE, device_serial=serial)
         self._seen.add(identity)
         judgement = await self._ask(verified, until)
         if judgement.ending is Ending.UNDECIDED:
             self._seen.discard(identity)  # it may be sent again
-        return judgement
+        return replace(judgement, device_serial=serial)
 
     async def _ask(self, bundle: VerifiedBundle, until: float) -> Judgement:
         """Ask the authority until there is a verdict: an outage is none."""

@@ -70,6 +70,14 @@ TAMPERING = (
 CLONES = (Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR)
 REPLAYS = (Case.REPLAYED_BUNDLE, Case.REUSED_CAMERA_TOKEN, Case.BORROWED_CAMERA_TOKEN)
 """Those begin with the bundle of an earlier picture."""
+BY_ONE_CAMERA = (
+    Case.GENUINE,
+    *TAMPERING,
+    Case.REPLAYED_BUNDLE,
+    Case.REUSED_CAMERA_TOKEN,
+    *CLONES,
+)
+"""What can be done with the pictures of one camera whose clock is right."""
 
 WHAT: Mapping[Case, str] = {
     Case.GENUINE: "A camera's own picture, sent as it should be.",
@@ -110,6 +118,9 @@ class Surroundings:
     answers_repeats: bool
     reports_to_authority: bool
 
+
+ASSUMED = Surroundings(discloses_serials=True, answers_repeats=True, reports_to_authority=False)
+"""Where nobody has asked."""
 
 _ALWAYS: Mapping[Case, frozenset[Ending]] = {
     Case.GENUINE: frozenset({Ending.PASS}),

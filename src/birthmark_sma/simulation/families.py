@@ -62,5 +62,6 @@ def named(names: Sequence[str]) -> tuple[Family, ...]:
     if not names:
         return FAMILIES
     return tuple(
-        replace(FAMILIES[n % len(FAMILIES)], name=name) for n, name in enumerate(dict.fromkeys(names))
+        replace(FAMILIES[n % len(FAMILIES)], name=name)
+        for n, name in enumerate(dict.fromkeys(names))
     )

@@ -19,12 +19,13 @@ import httpx2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from birthmark_sma.device import UNSEALED, Camera, Enrolment, state, start_camera
+from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.device.state import Identity
 from birthmark_sma.errors import DamagedDeviceStateError
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.protocol.bundle import Bundle
+from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.simulation import forgery
 from birthmark_sma.simulation.cases import TAMPERING, Case
 
@@ -38,9 +39,7 @@ Clock = Callable[[], datetime]
 def memory_directory() -> Iterator[Path]:
     """Give a private directory that is gone at the end, in memory where the system has that."""
     usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
-    with tempfile.TemporaryDirectory(
-        prefix="birthmark-", dir=_MEMORY if usable else None
-    ) as name:
+    with tempfile.TemporaryDirectory(prefix="birthmark-", dir=_MEMORY if usable else None) as name:
         yield Path(name)
 
 
@@ -74,21 +73,22 @@ class PlayedCamera:
             return forgery.signed_by_another(bundle, ec.generate_private_key(ec.SECP256R1()))
         if case is Case.ALTERED_BUNDLE:
             return forgery.with_another_picture(bundle, hashlib.sha256(image + b"x").digest())
-        if case in TAMPERING:
-            token = bundle.content.camera_token
-            master_key = bytes.fromhex(self.identity.table_keys[str(token.table_id)])
-            token = forgery.altered_token(
-                case, token, chance=os.urandom, key=key_derivation.extract(master_key)
-            )
-            return forgery.with_token(bundle, token, self._key())
-        if case in {Case.REUSED_CAMERA_TOKEN, Case.BORROWED_CAMERA_TOKEN} and source is not None:
-            return forgery.with_token(bundle, source.content.camera_token, self._key())
-        return bundle
+        token = self._token(case, bundle.content.camera_token, source)
+        return bundle if token is None else forgery.with_token(bundle, token, self._key())
 
     def close(self) -> None:
         """Let go of its directory, and of those of its copies."""
         for each in (self.camera, *self._copies.values()):
             each.close()
+
+    def _token(self, case: Case, token: CameraToken, source: Bundle | None) -> CameraToken | None:
+        """Return the camera token that takes the place of the true one, if one does."""
+        if case in TAMPERING:
+            master_key = bytes.fromhex(self.identity.table_keys[str(token.table_id)])
+            return forgery.altered_token(
+                case, token, chance=os.urandom, key=key_derivation.extract(master_key)
+            )
+        return None if source is None else source.content.camera_token
 
     def _key(self) -> ec.EllipticCurvePrivateKey:
         pem = self.identity.private_key.encode()
@@ -162,4 +162,3 @@ def clock_of(ahead: float, drift: float) -> Clock:
         return real + (real - begun) * drift + timedelta(seconds=ahead)
 
     return now
-

@@ -147,6 +147,24 @@ def draw_plan(terms: Terms) -> Plan:
     return Plan(terms, cameras, tuple(pictures))
 
 
+def plan_of_one(terms: Terms, cases: Sequence[Case]) -> Plan:
+    """Return the plan of one camera that takes pictures at one pace, with the cases in turn.
+
+    A replay begins with the last genuine picture; before there is one, the picture is genuine.
+    """
+    pictures: list[Picture] = []
+    last: int | None = None
+    for number in range(terms.pictures):
+        case = cases[number % len(cases)]
+        if case in REPLAYS and last is None:
+            case = Case.GENUINE
+        source = last if case in REPLAYS else None
+        pictures.append(Picture(number, number / terms.rate, 0, case, (0,), source))
+        last = number if case is Case.GENUINE else last
+    camera = CameraPlan(0, terms.families[0].name, Role.ORDINARY, 0.0, 0.0)
+    return Plan(terms, (camera,), tuple(pictures))
+
+
 # --- cameras
 
 
@@ -163,23 +181,31 @@ def _cameras(terms: Terms, chance: random.Random) -> tuple[CameraPlan, ...]:
         roles[number] = (Role.FAST, Role.SLOW)[n % 2]
     offline = set(_some(left, terms.offline, terms.cameras))
     return tuple(
-        _camera(number, families[number].name, roles[number], number in offline, terms, chance)
+        _camera(
+            CameraPlan(number, families[number].name, roles[number], 0.0, 0.0),
+            terms,
+            chance,
+            is_offline=number in offline,
+        )
         for number in range(terms.cameras)
     )
 
 
 def _camera(
-    number: int, family: str, role: Role, offline: bool, terms: Terms, chance: random.Random  # noqa: FBT001
+    camera: CameraPlan, terms: Terms, chance: random.Random, *, is_offline: bool
 ) -> CameraPlan:
+    """Give a camera its clock, and the time that it is offline or in other hands."""
     off = chance.uniform(*_FAR_OFF)
-    clock = {Role.FAST: off, Role.SLOW: -off}.get(role, chance.uniform(-1, 1) * _SMALL_DRIFT / 2)
+    clock = {Role.FAST: off, Role.SLOW: -off}.get(
+        camera.role, chance.uniform(-1, 1) * _SMALL_DRIFT / 2
+    )
     drift = chance.uniform(-1, 1) * min(1e-4, _SMALL_DRIFT / 2 / terms.seconds)
-    camera = CameraPlan(number, family, role, clock, drift)
+    camera = replace(camera, clock=clock, drift=drift)
     begins, lasts = chance.uniform(0.1, 0.6), chance.uniform(0.1, 0.3)
     span = (begins * terms.seconds, (begins + lasts) * terms.seconds)
-    if offline:
+    if is_offline:
         return replace(camera, offline=span)
-    if role is Role.STOLEN:
+    if camera.role is Role.STOLEN:
         return replace(camera, stolen_at=span[0], reported_at=span[1])
     return camera
 

@@ -95,6 +95,7 @@ class Play:
         self._bundles: dict[int, asyncio.Future[Bundle]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()
+        self._fault: BaseException | None = None
 
     @property
     def under_way(self) -> int:
@@ -119,10 +120,11 @@ class Play:
     def halt(self) -> None:
         """Take no more pictures; let those that are under way come to their endings."""
         self.stopped = True
+        self._end = min(self._end, asyncio.get_running_loop().time() + self._settle)
         self._halt.set()
 
     async def run(self) -> None:
-        """Play it all."""
+        """Play it all. Raises DeviceError where a camera cannot go on."""
         loop = asyncio.get_running_loop()
         self._begun = loop.time()
         self._end = self._begun + self.plan.terms.seconds + self._settle
@@ -139,6 +141,8 @@ class Play:
                 for each in self._tasks:
                     each.cancel()
         self.seconds = self.elapsed()
+        if self._fault is not None:
+            raise self._fault
 
     def _acts(self) -> list[tuple[float, Callable[[], None]]]:
         """Return everything that happens, in order."""
@@ -288,4 +292,5 @@ class Play:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+            self._fault = error
+            self.halt()

@@ -17,7 +17,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import STANDARD_SIZES
 from birthmark_sma.simulation.cases import Surroundings
 
-_PROVISION_SECONDS = 120.0
+_PROVISION_SECONDS = 30.0
 _REPORT_SECONDS = 60.0
 _MAX_TOLD = 300
 
@@ -62,9 +62,7 @@ class Site:
         """Return the client of an aggregation server. Raises ConfigurationError."""
         key = self.validate_keys[number] if self.validate_keys else None
         options = Options(max_waiting=100_000, circuit_rest=1.0)
-        return AsyncAuthorityClient(
-            self.url, access_key=key, ca_file=self.ca_file, options=options
-        )
+        return AsyncAuthorityClient(self.url, access_key=key, ca_file=self.ca_file, options=options)
 
     async def report(self, device_serial: str) -> str | None:
         """Have a device suspended; return None once that is done, else what went wrong."""
