@@ -1,4 +1,4 @@
-"""`sma simulate camera` and `sma simulate aggregator`: one end alone, to build the other against."""
+"""`sma simulate camera` and `aggregator`: one end alone, to build the other against."""
 
 import json
 import time

@@ -88,10 +88,8 @@ def site_of(
 
 def validate_keys(files: Sequence[Path] | None, aggregators: int) -> tuple[str, ...]:
     """Return a key for each aggregation server, or none. Raises ConfigurationError."""
-    if files:
-        keys = [_key_in(each) for each in files]
-    else:
-        keys = os.environ.get(VALIDATE_KEYS, "").split()
+    told = os.environ.get(VALIDATE_KEYS, "").split()
+    keys = [_key_in(each) for each in files] if files else told
     if len(keys) == 1:
         keys *= aggregators
     if keys and len(keys) != aggregators:
