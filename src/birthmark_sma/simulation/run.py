@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from cryptography import x509
 
 from birthmark_sma.simulation.aggregation import Aggregator
@@ -75,10 +74,9 @@ def simulate(
         circumstances = Circumstances(
             site.url, manner.serial_prefix, now, time.monotonic() - before
         )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(
-                _play(plan, site, cameras, circumstances, settle=manner.settle, watch=watch)
-            )
+        return asyncio.run(
+            _play(plan, site, cameras, circumstances, settle=manner.settle, watch=watch)
+        )
 
 
 @contextmanager
