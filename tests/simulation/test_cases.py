@@ -42,9 +42,7 @@ def test_tampering_never_passes() -> None:
 
 
 def test_what_depends_on_agreements() -> None:
-    hidden = Surroundings(
-        discloses_serials=False, answers_repeats=True, reports_to_authority=False
-    )
+    hidden = Surroundings(discloses_serials=False, answers_repeats=True, reports_to_authority=False)
     once = Surroundings(discloses_serials=True, answers_repeats=False, reports_to_authority=True)
     assert right_endings(Case.BORROWED_CAMERA_TOKEN, OPEN) == {Ending.FAIL}
     assert right_endings(Case.BORROWED_CAMERA_TOKEN, hidden) == {Ending.PASS}
