@@ -47,7 +47,12 @@ Directory = Annotated[
     ),
 ]
 Settle = Annotated[
-    float, typer.Option(min=0, max=3600, help="How many seconds the last verdicts have to come.")
+    float,
+    typer.Option(
+        min=0,
+        max=3600,
+        help="For so many seconds pictures may be late; the last verdicts have as long again.",
+    ),
 ]
 
 

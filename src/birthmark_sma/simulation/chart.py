@@ -14,7 +14,7 @@ _TABLE_TOP = 336
 _ROW = 26
 _BARS, _BARS_WIDTH = 570, 200
 _NOTE_ROW = 18
-_NOTE_CHARACTERS = 128
+_NOTE_CHARACTERS = 145
 
 _STYLE = """
 svg { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -38,7 +38,7 @@ def chart(report: Mapping[str, Any]) -> str:
     """Return the picture of a report."""
     notes = [*_notes(report)]
     table_ends = _TABLE_TOP + _ROW * (len(report["cases"]) + 1)
-    height = table_ends + (_NOTE_ROW * len(notes) + 56 if notes else 24)
+    height = table_ends + (_NOTE_ROW * len(notes) + 72 if notes else 24)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
         f' width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title">',
@@ -61,7 +61,7 @@ def _headline(report: Mapping[str, Any]) -> str:
     missing = report["pictures"]["planned"] - report["pictures"]["taken"]
     faults = [
         f"{bundles['wrong']:,} endings were wrong" if bundles["wrong"] else "",
-        f"{bundles['lost']:,} were lost" if bundles["lost"] else "",
+        f"{bundles['lost']:,} bundles were lost" if bundles["lost"] else "",
         f"{missing:,} pictures were not taken" if missing else "",
         "a theft could not be reported" if any(e["failure"] for e in report["thefts"]) else "",
     ]
@@ -127,7 +127,7 @@ def _course(report: Mapping[str, Any]) -> Iterator[str]:
     for kind, label in zip(kinds, ("PASS", "turned away, rightly", "wrong or lost"), strict=True):
         yield f'<rect class="{kind}" x="{x}" y="{bottom + 32}" width="12" height="12"/>'
         yield _text(x + 18, bottom + 43, label, "text small")
-        x += 18 + 7.5 * len(label) + 22
+        x += 18 + 6.2 * len(label) + 24
 
 
 def _table(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:

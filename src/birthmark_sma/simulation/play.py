@@ -1,7 +1,7 @@
 """Play a plan: take each picture at its time, send it, and judge what comes back.
 
-Bounded in time: `settle` seconds after the plan's end everything is cut off, and what has no
-verdict then is lost. Bounded in memory: so many bundles are under way at once at most; a machine
+Bounded in time: `settle` seconds after the plan's end no picture is taken any more, and as long
+again after that everything is cut off: what has no verdict then is lost. Bounded in memory: so many bundles are under way at once at most; a machine
 that is too slow takes pictures late, and the report says by how much.
 """
 
@@ -89,6 +89,7 @@ class Play:
         self._report = report
         self._settle = settle
         self._begun = 0.0
+        self._last_picture = 0.0
         self._end = 0.0
         self._offline: dict[str, Picture] = {}
         self._sources = plan.sources()
@@ -127,7 +128,8 @@ class Play:
         """Play it all. Raises DeviceError where a camera cannot go on."""
         loop = asyncio.get_running_loop()
         self._begun = loop.time()
-        self._end = self._begun + self.plan.terms.seconds + self._settle
+        self._last_picture = self._begun + self.plan.terms.seconds + self._settle
+        self._end = self._last_picture + self._settle
         for at, act in self._acts():
             if not await self._reaches(at):
                 break
@@ -135,6 +137,7 @@ class Play:
         for number in range(len(self._cameras)):
             self._reconnect(number)
         self.not_taken = len(self.plan.pictures) - self.taken.total()
+        self._end = min(self._end, loop.time() + self._settle)
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=_PAUSE)
             if loop.time() > self._end + 1.0:
@@ -161,7 +164,7 @@ class Play:
     async def _reaches(self, at: float) -> bool:
         """Wait for a moment of the plan; False where it does not come in this run."""
         loop = asyncio.get_running_loop()
-        while not self._halt.is_set() and loop.time() < self._end:
+        while not self._halt.is_set() and loop.time() < self._last_picture:
             left = self._begun + at - loop.time()
             if left <= 0 and len(self._tasks) < _UNDER_WAY:
                 self.late = max(self.late, -left)
