@@ -1,8 +1,9 @@
 """Play a plan: take each picture at its time, send it, and judge what comes back.
 
 Bounded in time: `settle` seconds after the plan's end no picture is taken any more, and as long
-again after that everything is cut off: what has no verdict then is lost. Bounded in memory: so many bundles are under way at once at most; a machine
-that is too slow takes pictures late, and the report says by how much.
+again after that everything is cut off: what has no verdict then is lost. Bounded in memory: so many
+bundles are under way at once at most. A machine that is too slow takes pictures late, and the
+report says by how much.
 """
 
 import asyncio
