@@ -59,7 +59,7 @@ def frame(play: "Play") -> RenderableType:
         head,
         counts,
         Text("PASS      ", style="bold").append(curve(passed), style="cyan not bold"),
-        Text("no        ", style="bold").append(curve(refused), style="yellow not bold"),
+        Text("refused   ", style="bold").append(curve(refused), style="yellow not bold"),
     )
 
 
@@ -119,7 +119,7 @@ def _sums(report: Mapping[str, Any]) -> Text:
     )
     if waits is not None:
         text.append(
-            f" Verdicts: half within {waits['p50'] * 1000:,.0f} ms, 99 of 100 within"
+            f"\nVerdicts: half within {waits['p50'] * 1000:,.0f} ms, 99 of 100 within"
             f" {waits['p99'] * 1000:,.0f} ms."
         )
     if report["latest_picture_seconds"] > 1:
