@@ -53,7 +53,7 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 test: setup-dev ## everything, on real parts
 	@.venv/bin/python -m pytest -q -n auto --dist worksteal
 
-soak: setup-dev ## what chance decides, many times: kills, doors, rotations; half an hour
+soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s tests/simulation/test_fleet.py -k none_is_lost
 

@@ -15,11 +15,11 @@ from birthmark_sma.simulation.cases import CLONES, REPLAYS, TAMPERING, Case
 from tests.support.commands import sma
 from tests.support.running import Running, new_serial
 from tests.support.server import SMA
+from tests.support.soak import SOAKING
 
-SOAK = "BIRTHMARK_FLEET_SOAK" in os.environ
 FLEET = (
     ("--cameras", "200", "--duration", "60", "--rate", "300", "--seed", "1")
-    if SOAK
+    if SOAKING
     # A seed that has two cameras reported early, so that there are pictures after that.
     else (
         *("--cameras", "25", "--duration", "5", "--rate", "60", "--seed", "97"),
@@ -62,7 +62,7 @@ def test_every_verdict_is_right_and_none_is_lost(running: Running, tmp_path: Pat
     ended = endings(report)
     assert set(ended) >= {*TAMPERING, *CLONES, *REPLAYS, Case.GENUINE}
     # On a busy machine the command that reports may take as long as the small fleet.
-    assert ended.keys() & ({Case.REPORTED} if SOAK else {Case.REPORTED, Case.BEING_REPORTED})
+    assert ended.keys() & ({Case.REPORTED} if SOAKING else {Case.REPORTED, Case.BEING_REPORTED})
     assert ended.get(Case.REPORTED, {"FAIL": 0}).keys() == {"FAIL"}
     assert ended[Case.CLONE_OTHER_SENSOR].keys() == {"FAIL"}
     told_apart = {each["case"] for each in report["unseen"]}
@@ -79,7 +79,7 @@ def test_every_verdict_is_right_and_none_is_lost(running: Running, tmp_path: Pat
     assert suspended == [(len(report["thefts"]),)]
     assert json.loads((tmp_path / "report.json").read_text()) == report
     ElementTree.parse(tmp_path / "report.svg")
-    if SOAK:
+    if SOAKING:
         print(json.dumps(bundles | report["verdict_seconds"]))  # noqa: T201  what a soak is for
 
 
