@@ -1,7 +1,8 @@
 """What is played, and which ending of it is right. Pure.
 
 An aggregation server comes to one `Ending` for each bundle that it gets. Which ones are right is
-decided here and nowhere else, from what the protocol promises, and never from what was seen.
+decided here and nowhere else, from what the protocol promises and what was agreed on
+(`Surroundings`), never from how a case ended.
 """
 
 from collections.abc import Mapping
