@@ -56,8 +56,9 @@ test: setup-dev ## everything, on real parts
 	-@$(MAKE) --no-print-directory setup-browser setup-tool-chains
 	@.venv/bin/python -m pytest -q -n auto --dist worksteal
 
-soak: setup-dev ## what chance decides, many times: kills, doors, rotations; half an hour
+soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak
+	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s tests/simulation/test_fleet.py -k none_is_lost
 
 check: setup-dev ## format, lint, types, structure, insecure calls, secrets, known vulnerabilities
 	@.venv/bin/ruff format --check .

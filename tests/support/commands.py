@@ -114,7 +114,11 @@ def _end_all() -> None:
 
 
 def sma(
-    *arguments: str, environ: Mapping[str, str], stdin: str | None = None, cwd: Path | None = None
+    *arguments: str,
+    environ: Mapping[str, str],
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    seconds: float = _SECONDS,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of `sma` to its end."""
     with (
@@ -126,7 +130,7 @@ def sma(
         given.seek(0)
         command = Command(arguments, environ, cwd, stdin=given, stdout=said, stderr=told)
         try:
-            code = command.wait(_SECONDS)
+            code = command.wait(seconds)
         finally:
             command.kill()
         said.seek(0)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from birthmark_sma import __version__
-from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, tables
+from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, simulate, tables
 from birthmark_sma.cli.backup import backup, restore
 from birthmark_sma.cli.doctor import doctor
 from birthmark_sma.cli.init import init, migrate
@@ -63,6 +63,7 @@ app.command()(restore)
 app.command()(provision)
 app.command()(provision_batch)
 app.command()(validate)
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(devices.app, name="devices")
 app.add_typer(tables.app, name="tables")
 app.add_typer(ca.app, name="ca")

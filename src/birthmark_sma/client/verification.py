@@ -81,9 +81,12 @@ def verify_bundle(
     judged_at = ends if ends < now <= ends + grace else now
     try:
         device_serial = verify_path(device, [intermediate], root=root, now=judged_at)
-        verify_path(device, [intermediate], root=root, now=min(content.captured_at, now))
     except PathRefusedError as error:
         raise BundleCertificateError(str(error)) from None
+    # Of a path, only the validity of its certificates depends on the time (RFC 5280, 6.1.3).
+    captured_at = min(content.captured_at, now)
+    if not all(_is_valid_at(captured_at, each) for each in (device, intermediate, root)):
+        raise BundleCertificateError("A certificate was not valid when the picture was captured.")
     # 4
     if crl is not None:
         check_revocation(device, issuer=intermediate, crl=crl, now=now)
@@ -110,6 +113,10 @@ def of_the_same_device(bundle: VerifiedBundle, outcome: Outcome) -> Outcome:
             error="The camera token is another device's than the bundle",
         )
     return outcome
+
+
+def _is_valid_at(time: datetime, certificate: x509.Certificate) -> bool:
+    return certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc
 
 
 def _certificate(pem: str) -> x509.Certificate:

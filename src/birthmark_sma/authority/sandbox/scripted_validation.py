@@ -3,8 +3,7 @@
 from datetime import datetime
 
 from birthmark_sma.authority.sandbox.scripted_verdicts import reason_of
-from birthmark_sma.authority.validation import Validation, Validator
-from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.authority.validation import Attempt, Validation, Validator
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.standings import DeviceStanding
@@ -19,15 +18,15 @@ class SandboxValidator(Validator):
 
     def _judge(
         self,
-        camera_token: CameraToken,
+        attempt: Attempt,
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
         repeat: Repeat | None,
     ) -> Validation:
-        reason = reason_of(camera_token.table_id)
+        reason = reason_of(attempt.camera_token.table_id)
         if reason is None:
-            return super()._judge(camera_token, opened, device, now, repeat)
+            return super()._judge(attempt, opened, device, now, repeat)
         if reason.verdict is Verdict.PASS:
             return Validation(reason, SERIAL, FAMILY, now, repeat)
         return Validation(reason, None, None, now, repeat)

@@ -1,0 +1,184 @@
+"""What is played, and which ending of it is right. Pure.
+
+An aggregation server comes to one `Ending` for each bundle that it gets. Which ones are right is
+decided here and nowhere else, from what the protocol promises and what was agreed on
+(`Surroundings`), never from how a case ended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Ending(StrEnum):
+    """What an aggregation server came to."""
+
+    PASS = "PASS"  # noqa: S105  a verdict, not a password
+    FAIL = "FAIL"
+    MALFORMED = "malformed"
+    WRONG_TIME = "wrong time"
+    WRONG_CERTIFICATE = "wrong certificate"
+    WRONG_SIGNATURE = "wrong signature"
+    DUPLICATE = "duplicate"
+    """The very same bundle came before."""
+    REPORTED = "reported stolen"
+    """The aggregation server has the device on its own list."""
+    ALREADY_SUBMITTED = "already submitted"
+    """The authority answers each caller once, and gave no verdict."""
+    UNDECIDED = "undecided"
+    """There was no verdict in time: lost."""
+
+
+class Case(StrEnum):
+    """What is done with a picture."""
+
+    GENUINE = "genuine"
+    TAMPERED_CIPHERTEXT = "tampered ciphertext"
+    TAMPERED_TAG = "tampered tag"
+    TAMPERED_NONCE = "tampered nonce"
+    TAMPERED_TABLE_ID = "tampered table id"
+    TAMPERED_KEY_INDEX = "tampered key index"
+    UNKNOWN_TABLE = "unknown table"
+    UNKNOWN_KEY_INDEX = "unknown key index"
+    WRONG_NUC_HASH = "wrong NUC hash"
+    FORGED_SIGNATURE = "forged signature"
+    ALTERED_BUNDLE = "altered bundle"
+    REPLAYED_BUNDLE = "replayed bundle"
+    REUSED_CAMERA_TOKEN = "reused camera token"  # noqa: S105  a name
+    BORROWED_CAMERA_TOKEN = "borrowed camera token"  # noqa: S105  a name
+    CLONE_OTHER_SENSOR = "clone, other sensor"
+    CLONE_SAME_SENSOR = "clone, same sensor"
+    STOLEN = "stolen, not reported"
+    BEING_REPORTED = "stolen, being reported"
+    REPORTED = "stolen and reported"
+    FAST_CLOCK = "clock far ahead"
+    SLOW_CLOCK = "clock far behind"
+
+
+TAMPERING = (
+    Case.TAMPERED_CIPHERTEXT,
+    Case.TAMPERED_TAG,
+    Case.TAMPERED_NONCE,
+    Case.TAMPERED_TABLE_ID,
+    Case.TAMPERED_KEY_INDEX,
+    Case.UNKNOWN_TABLE,
+    Case.UNKNOWN_KEY_INDEX,
+    Case.WRONG_NUC_HASH,
+    Case.FORGED_SIGNATURE,
+    Case.ALTERED_BUNDLE,
+)
+"""What `tampering` is a rate of: each as often as the others."""
+CLONES = (Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR)
+REPLAYS = (Case.REPLAYED_BUNDLE, Case.REUSED_CAMERA_TOKEN, Case.BORROWED_CAMERA_TOKEN)
+"""Those begin with the bundle of an earlier picture."""
+BY_ONE_CAMERA = (
+    Case.GENUINE,
+    *TAMPERING,
+    Case.REPLAYED_BUNDLE,
+    Case.REUSED_CAMERA_TOKEN,
+    *CLONES,
+)
+"""What can be done with the pictures of one camera whose clock is right."""
+
+WHAT: Mapping[Case, str] = {
+    Case.GENUINE: "A camera's own picture, sent as it should be.",
+    Case.TAMPERED_CIPHERTEXT: "One bit of the sealed NUC hash altered, then signed.",
+    Case.TAMPERED_TAG: "One bit of the tag altered, then signed.",
+    Case.TAMPERED_NONCE: "One bit of the nonce altered, then signed.",
+    Case.TAMPERED_TABLE_ID: "Another table named than the token was sealed under, then signed.",
+    Case.TAMPERED_KEY_INDEX: "Another key named than the token was sealed under, then signed.",
+    Case.UNKNOWN_TABLE: "A table that no authority has, then signed.",
+    Case.UNKNOWN_KEY_INDEX: "A key that no table has, then signed.",
+    Case.WRONG_NUC_HASH: "Sealed by the device itself, but of a sensor that nobody registered.",
+    Case.FORGED_SIGNATURE: "A genuine token and certificate, signed with somebody's own key.",
+    Case.ALTERED_BUNDLE: "Another picture put into a signed bundle.",
+    Case.REPLAYED_BUNDLE: "A bundle that was sent before, sent again to the same servers.",
+    Case.REUSED_CAMERA_TOKEN: "The device signs another picture with a camera token of before.",
+    Case.BORROWED_CAMERA_TOKEN: "A device signs a bundle with another device's camera token.",
+    Case.CLONE_OTHER_SENSOR: "Keys, tables and certificate copied into a body with its own sensor.",
+    Case.CLONE_SAME_SENSOR: "A whole copy: keys, tables, certificate, and the sensor's NUC hash.",
+    Case.STOLEN: "A thief's picture, before the owner has reported the camera.",
+    Case.BEING_REPORTED: "A thief's picture, judged while the report was on its way.",
+    Case.REPORTED: "A thief's picture, after the camera was reported.",
+    Case.FAST_CLOCK: "A camera whose clock is hours ahead or more.",
+    Case.SLOW_CLOCK: "A camera whose clock stands before its certificate begins.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the authority and those who use it agreed on, as far as right endings depend on it.
+
+    `discloses_serials`: all aggregation servers are told which device a camera token is of.
+    `answers_repeats`: a caller who brings a camera token again gets the verdict again.
+    `reports_to_authority`: a stolen camera is suspended or revoked there; else the aggregation
+    servers alone know of it.
+    """
+
+    discloses_serials: bool
+    answers_repeats: bool
+    reports_to_authority: bool
+
+
+ASSUMED = Surroundings(discloses_serials=True, answers_repeats=True, reports_to_authority=False)
+"""Where nobody has asked."""
+
+_ALWAYS: Mapping[Case, frozenset[Ending]] = {
+    Case.GENUINE: frozenset({Ending.PASS}),
+    **dict.fromkeys(TAMPERING, frozenset({Ending.FAIL})),
+    Case.FORGED_SIGNATURE: frozenset({Ending.WRONG_SIGNATURE}),
+    Case.ALTERED_BUNDLE: frozenset({Ending.WRONG_SIGNATURE}),
+    Case.REPLAYED_BUNDLE: frozenset({Ending.DUPLICATE}),
+    Case.CLONE_OTHER_SENSOR: frozenset({Ending.FAIL}),
+    Case.CLONE_SAME_SENSOR: frozenset({Ending.PASS}),
+    Case.STOLEN: frozenset({Ending.PASS}),
+    Case.FAST_CLOCK: frozenset({Ending.WRONG_TIME}),
+    Case.SLOW_CLOCK: frozenset({Ending.WRONG_CERTIFICATE}),
+}
+
+
+def right_endings(case: Case, there: Surroundings) -> frozenset[Ending]:
+    """Return the endings that the protocol promises for a case."""
+    match case:
+        case Case.REUSED_CAMERA_TOKEN:
+            return frozenset({Ending.PASS if there.answers_repeats else Ending.ALREADY_SUBMITTED})
+        case Case.BORROWED_CAMERA_TOKEN:
+            if not there.answers_repeats:
+                return frozenset({Ending.ALREADY_SUBMITTED})
+            return frozenset({Ending.FAIL if there.discloses_serials else Ending.PASS})
+        case Case.REPORTED:
+            return frozenset({Ending.FAIL if there.reports_to_authority else Ending.REPORTED})
+        case Case.BEING_REPORTED:
+            return right_endings(Case.STOLEN, there) | right_endings(Case.REPORTED, there)
+        case _:
+            return _ALWAYS[case]
+
+
+_UNSEEN: Mapping[Case, str] = {
+    Case.CLONE_SAME_SENSOR: (
+        "Whoever has a device's keys and its NUC hash is that device: the protocol cannot tell a"
+        " whole copy from the original. Its pictures count towards the device's rate, which the"
+        " authority watches."
+    ),
+    Case.STOLEN: (
+        "A thief who holds a camera takes genuine pictures with it. Nothing shows until somebody"
+        " reports it and the operator suspends or revokes the device."
+    ),
+    Case.REUSED_CAMERA_TOKEN: (
+        "A camera token is bound to nothing, not to the picture: a device that signs can use one"
+        " again for another picture. The authority notes it as a replay; the aggregation server,"
+        " which is told PASS, could keep the camera tokens that it has seen. An authority with"
+        " SMA_REPLAY=refuse-same-caller gives no second verdict."
+    ),
+    Case.BORROWED_CAMERA_TOKEN: (
+        "Where the authority withholds serials, an aggregation server cannot see that a camera"
+        " token is another device's than the one that signed the bundle."
+    ),
+}
+
+
+def unseen(case: Case, there: Surroundings) -> str | None:
+    """Return what the protocol cannot see of a case, or None where it sees what it should."""
+    if Ending.PASS in right_endings(case, there):
+        return _UNSEEN.get(case)
+    return None

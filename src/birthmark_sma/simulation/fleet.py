@@ -1,0 +1,164 @@
+"""Cameras of a simulation: real ones, of `birthmark_sma.device`, in directories of their own.
+
+They sync what they write, as all cameras do. In memory, where `memory_directory` puts them, that
+costs nothing, and the disk is left to the authority.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx2
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera, state
+from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.state import Identity
+from birthmark_sma.errors import DamagedDeviceStateError
+from birthmark_sma.protocol import key_derivation
+from birthmark_sma.protocol.bundle import Bundle
+from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.simulation import forgery
+from birthmark_sma.simulation.cases import TAMPERING, Case
+
+_AT_ONCE = 8
+_MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
+
+Clock = Callable[[], datetime]
+
+
+@contextmanager
+def memory_directory() -> Iterator[Path]:
+    """Give a private directory that is gone at the end, in memory where the system has that."""
+    usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
+    with tempfile.TemporaryDirectory(prefix="birthmark-", dir=_MEMORY if usable else None) as name:
+        yield Path(name)
+
+
+@dataclass(slots=True)
+class PlayedCamera:
+    """A camera, and what whoever holds it could do with what is inside."""
+
+    camera: Camera
+    directory: Path
+    identity: Identity = field(repr=False)
+    _copies: dict[Case, Camera] = field(default_factory=dict, repr=False)
+
+    @property
+    def device_serial(self) -> str:
+        """The serial in its certificate."""
+        return self.camera.device_serial
+
+    @property
+    def root_pem(self) -> str:
+        """The root that the authority showed at provisioning."""
+        return self.identity.certificate_chain[1]
+
+    def make(self, case: Case, image: bytes, source: Bundle | None) -> Bundle:
+        """Return the bundle of a picture, with what the case says done to it."""
+        if case is Case.REPLAYED_BUNDLE and source is not None:
+            return source
+        if case in {Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR}:
+            return self._copy(case).capture(image)
+        bundle = self.camera.capture(image)
+        if case is Case.FORGED_SIGNATURE:
+            return forgery.signed_by_another(bundle, ec.generate_private_key(ec.SECP256R1()))
+        if case is Case.ALTERED_BUNDLE:
+            return forgery.with_another_picture(bundle, hashlib.sha256(image + b"x").digest())
+        token = self._token(case, bundle.content.camera_token, source)
+        return bundle if token is None else forgery.with_token(bundle, token, self._key())
+
+    def close(self) -> None:
+        """Let go of its directory, and of those of its copies."""
+        for each in (self.camera, *self._copies.values()):
+            each.close()
+
+    def _token(self, case: Case, token: CameraToken, source: Bundle | None) -> CameraToken | None:
+        """Return the camera token that takes the place of the true one, if one does."""
+        if case in TAMPERING:
+            master_key = bytes.fromhex(self.identity.table_keys[str(token.table_id)])
+            return forgery.altered_token(
+                case, token, chance=os.urandom, key=key_derivation.extract(master_key)
+            )
+        return None if source is None else source.content.camera_token
+
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        pem = self.identity.private_key.encode()
+        key = serialization.load_pem_private_key(pem, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise DamagedDeviceStateError("The camera's key is of another kind than it makes.")
+        return key
+
+    def _copy(self, case: Case) -> Camera:
+        """Copy the camera's disk, as a thief of cards would; then, perhaps, change the sensor."""
+        if case not in self._copies:
+            name = "other" if case is Case.CLONE_OTHER_SENSOR else "same"
+            directory = self.directory.with_name(f"{self.directory.name}-clone-{name}")
+            shutil.copytree(self.directory, directory)
+            if case is Case.CLONE_OTHER_SENSOR:
+                other = replace(self.identity, nuc_hash=os.urandom(32).hex())
+                state.save(other, PrivateDirectory(directory), UNSEALED)
+            self._copies[case] = start_camera(directory, sealing=UNSEALED)
+        return self._copies[case]
+
+
+def provision(
+    enrolments: Sequence[Enrolment],
+    clocks: Sequence[Clock],
+    directory: Path,
+    *,
+    max_bundles: int,
+    client: httpx2.Client,
+    done: Callable[[], None],
+) -> list[PlayedCamera]:
+    """Have cameras provisioned, several at once. `done` is called after each.
+
+    Raises what `start_camera` raises; the cameras that were started are then closed again.
+    """
+
+    def start(n: int) -> PlayedCamera:
+        place = directory / f"camera-{n:05}"
+        camera = start_camera(
+            place,
+            sealing=UNSEALED,
+            enrolment=enrolments[n],
+            max_bundles=max_bundles,
+            clock=clocks[n],
+            client=client,
+        )
+        identity = state.load(PrivateDirectory(place), UNSEALED)
+        if not isinstance(identity, Identity):
+            raise DamagedDeviceStateError(f"{place} changed while a camera was started in it.")
+        done()
+        return PlayedCamera(camera, place, identity)
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="provision") as threads:
+        futures = [threads.submit(start, n) for n in range(len(enrolments))]
+        try:
+            return [each.result() for each in futures]
+        except BaseException:
+            for each in futures:
+                each.cancel()
+            for each in futures:
+                with suppress(BaseException):
+                    each.result().close()
+            raise
+
+
+def clock_of(ahead: float, drift: float) -> Clock:
+    """Return a clock that is ahead by seconds, and gains `drift` of them in each."""
+    begun = datetime.now(UTC)
+
+    def now() -> datetime:
+        real = datetime.now(UTC)
+        return real + (real - begun) * drift + timedelta(seconds=ahead)
+
+    return now

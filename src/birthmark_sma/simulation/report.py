@@ -1,0 +1,142 @@
+"""The report of a run, for machines and as the source of its picture. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from birthmark_sma import __version__
+from birthmark_sma.simulation.cases import WHAT, Case, Surroundings, right_endings, unseen
+from birthmark_sma.simulation.plan import Plan, Role
+from birthmark_sma.simulation.play import Play
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a report says of a run beside what came of it."""
+
+    url: str
+    serial_prefix: str
+    begun_at: datetime
+    provisioning_seconds: float
+
+
+def report_of(play: Play, there: Circumstances) -> dict[str, Any]:
+    """Return the report as JSON has it: docs/simulate.md says what each field is."""
+    tally, plan = play.tally, play.plan
+    return {
+        "format": FORMAT,
+        "program": f"birthmark-sma {__version__}",
+        "all_right": play.all_right,
+        "stopped": play.stopped,
+        "begun_at": there.begun_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "seconds": round(play.seconds or 0.0, 3),
+        "provisioning_seconds": round(there.provisioning_seconds, 3),
+        "url": there.url,
+        "serial_prefix": there.serial_prefix,
+        "terms": _terms(plan),
+        "surroundings": {
+            "discloses_serials": tally.surroundings.discloses_serials,
+            "answers_repeats": tally.surroundings.answers_repeats,
+            "reports_to_authority": tally.surroundings.reports_to_authority,
+        },
+        "pictures": {"planned": len(plan.pictures), "taken": play.taken.total()},
+        "bundles": {
+            "sent": play.sent,
+            "right": tally.right,
+            "wrong": tally.wrong,
+            "lost": tally.lost,
+        },
+        "verdict_seconds": _waits(play.waits),
+        "latest_picture_seconds": round(play.late, 3),
+        "cases": [_case(case, play) for case in Case if case in tally.endings],
+        "unseen": _unseen(play.tally.endings, tally.surroundings),
+        "surprises": [
+            {
+                "picture": each.picture,
+                "case": each.case,
+                "device_serial": each.device_serial,
+                "aggregator": each.aggregator,
+                "ended": each.ended,
+                "right": sorted(each.right),
+                "detail": each.detail,
+            }
+            for each in tally.surprises
+        ],
+        "thefts": [
+            {
+                "device_serial": each.device_serial,
+                "report_seconds": (
+                    None
+                    if each.begun is None or each.ended is None
+                    else round(each.ended - each.begun, 3)
+                ),
+                "failure": each.failure,
+            }
+            for each in play.thefts.values()
+        ],
+        "course": {
+            "passed": play.course.passed,
+            "refused": play.course.refused,
+            "wrong": play.course.wrong,
+        },
+    }
+
+
+def _terms(plan: Plan) -> dict[str, Any]:
+    terms = plan.terms
+    families = Counter(each.family for each in plan.cameras)
+    roles = Counter(each.role for each in plan.cameras)
+    return {
+        "seed": terms.seed,
+        "cameras": terms.cameras,
+        "families": dict(families),
+        "seconds": terms.seconds,
+        "rate": terms.rate,
+        "day": terms.day,
+        "aggregators": terms.aggregators,
+        "dual": terms.dual,
+        "tampering": terms.tampering,
+        "clones": terms.clones,
+        "replays": terms.replays,
+        "stolen": roles[Role.STOLEN],
+        "wrong_clocks": roles[Role.FAST] + roles[Role.SLOW],
+        "offline": sum(each.offline is not None for each in plan.cameras),
+    }
+
+
+def _case(case: Case, play: Play) -> dict[str, Any]:
+    tally = play.tally
+    right = right_endings(case, tally.surroundings)
+    endings = tally.endings[case]
+    good = sum(count for ending, count in endings.items() if ending in right)
+    return {
+        "case": case,
+        "what": WHAT[case],
+        "right": sorted(right),
+        "ended": dict(sorted(endings.items())),
+        "bundles": endings.total(),
+        "bundles_right": good,
+        "unseen": unseen(case, tally.surroundings) is not None,
+    }
+
+
+def _unseen(cases: Mapping[Case, object], there: Surroundings) -> list[dict[str, str]]:
+    found = ((case, unseen(case, there)) for case in Case if case in cases)
+    return [{"case": case, "why": why} for case, why in found if why is not None]
+
+
+def _waits(waits: Sequence[float]) -> dict[str, float] | None:
+    """Return how long verdicts took: the middle one, the 99th of a hundred, and the longest."""
+    if not waits:
+        return None
+    ordered = sorted(waits)
+    last = len(ordered) - 1
+    return {
+        "p50": round(ordered[last // 2], 4),
+        "p99": round(ordered[last * 99 // 100], 4),
+        "longest": round(ordered[-1], 4),
+    }

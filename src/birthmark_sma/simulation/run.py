@@ -1,0 +1,164 @@
+"""One run from beginning to end: provision, ask what was agreed on, play."""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from birthmark_sma.simulation.aggregation import Aggregator
+from birthmark_sma.simulation.fleet import PlayedCamera, clock_of, memory_directory, provision
+from birthmark_sma.simulation.plan import Plan
+from birthmark_sma.simulation.play import Play
+from birthmark_sma.simulation.report import Circumstances, report_of
+from birthmark_sma.simulation.site import Site, probe
+from birthmark_sma.simulation.tally import Tally
+
+Provisioned = Callable[[int, int | None], None]
+"""Is told how many cameras are provisioned, and how many there will be."""
+Watch = Callable[[Play], AbstractContextManager[object]]
+"""Given a run that begins, returns what is entered while it goes on, to show it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a plan is carried out. `settle` is how many seconds the last verdicts have.
+
+    `directory` is where cameras keep what they have; None is in memory, and gone at the end. With
+    `is_serial` the prefix is the whole serial of the only camera.
+    """
+
+    serial_prefix: str
+    settle: float = 30.0
+    directory: Path | None = None
+    is_serial: bool = False
+
+    def device_serial(self, number: int) -> str:
+        """Return the serial of a camera of the plan."""
+        return self.serial_prefix if self.is_serial else f"{self.serial_prefix}-{number:05}"
+
+
+def new_serial_prefix() -> str:
+    """Return a prefix that no other run has: a serial can be provisioned once."""
+    return f"sim-{secrets.token_hex(4)}"
+
+
+def simulate(
+    plan: Plan,
+    site: Site,
+    manner: Manner,
+    *,
+    provisioning: AbstractContextManager[Provisioned],
+    watch: Watch,
+) -> dict[str, Any]:
+    """Carry a plan out against a real authority, and return the report.
+
+    `provisioning` is entered while cameras are provisioned, and gives what is told of it. Raises
+    ConfigurationError where the run would make no sense, and what `start_camera` raises.
+    """
+    with ExitStack() as stack:
+        place = manner.directory or stack.enter_context(memory_directory())
+        before, now = time.monotonic(), datetime.now(UTC)
+        with provisioning as provisioned:
+            cameras = _provision(plan, site, manner, place, provisioned)
+        for each in cameras:
+            stack.callback(each.close)
+        circumstances = Circumstances(
+            site.url, manner.serial_prefix, now, time.monotonic() - before
+        )
+        return asyncio.run(
+            _play(plan, site, cameras, circumstances, settle=manner.settle, watch=watch)
+        )
+
+
+@contextmanager
+def one_camera(plan: Plan, site: Site, manner: Manner) -> Iterator[PlayedCamera]:
+    """Give the plan's only camera, provisioned, to whoever sends its bundles elsewhere."""
+    with ExitStack() as stack:
+        place = manner.directory or stack.enter_context(memory_directory())
+        [played] = _provision(plan, site, manner, place, lambda _done, _total: None)
+        stack.callback(played.close)
+        yield played
+
+
+def _provision(
+    plan: Plan,
+    site: Site,
+    manner: Manner,
+    place: Path,
+    provisioned: Provisioned,
+) -> list[PlayedCamera]:
+    made = 0
+
+    def one_more() -> None:
+        nonlocal made
+        made += 1
+        provisioned(made, len(plan.cameras))
+
+    provisioned(0, len(plan.cameras))
+    with site.provisioning_client() as client:
+        return provision(
+            [site.enrolment(manner.device_serial(e.number), e.family) for e in plan.cameras],
+            [clock_of(each.clock, each.drift) for each in plan.cameras],
+            place,
+            max_bundles=len(plan.pictures) + 1,
+            client=client,
+            done=one_more,
+        )
+
+
+async def _play(
+    plan: Plan,
+    site: Site,
+    cameras: list[PlayedCamera],
+    circumstances: Circumstances,
+    *,
+    settle: float,
+    watch: Watch,
+) -> dict[str, Any]:
+    root = x509.load_pem_x509_certificate(cameras[0].root_pem.encode())
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(site.aggregator_client(number))
+            for number in range(plan.terms.aggregators)
+        ]
+        token = cameras[0].camera.capture(b"before the run").content.camera_token
+        reports = bool(site.report_command)
+        surroundings = await probe(clients, token, reports=reports)
+        play = Play(
+            plan,
+            cameras,
+            [Aggregator(client, root) for client in clients],
+            Tally(surroundings),
+            report=site.report if reports else None,
+            settle=settle,
+        )
+        with _halted_by_signal(play), watch(play):
+            await play.run()
+        return report_of(play, circumstances)
+
+
+@contextmanager
+def _halted_by_signal(play: Play) -> Iterator[None]:
+    """Have the first Ctrl-C end the run in order, and the second one at once."""
+    loop = asyncio.get_running_loop()
+
+    def halt() -> None:
+        play.halt()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # only in a main thread
+        loop.add_signal_handler(signal.SIGINT, halt)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            loop.remove_signal_handler(signal.SIGINT)
