@@ -177,6 +177,8 @@ def put_devices(
     transaction: Connection, table_ids: Iterable[int], counted: Mapping[int, int], seconds: float
 ) -> None:
     """Put the devices of these tables in the place of what was counted before."""
+    # First the row that `add_tokens` takes first, too: else they could block each other.
+    transaction.execute(update(key_table_counting).values(devices_seconds=seconds))
     rows = [{"table_id": each, "devices": counted.get(each, 0)} for each in sorted(table_ids)]
     if rows:
         inserting = _insert(transaction)
@@ -186,7 +188,6 @@ def put_devices(
             ),
             rows,
         )
-    transaction.execute(update(key_table_counting).values(devices_seconds=seconds))
 
 
 def _insert(transaction: Connection) -> postgresql.Insert | sqlite.Insert:
