@@ -41,8 +41,8 @@ PATHS: dict[tuple[str, str], set[str]] = {
     ("GET", "/pki/root.crt"): {"provision", "validate", "admin"},
     ("GET", "/no/such/path"): {"admin"},
 }
-EXAMPLES, STEPS = times(1, 30), 25
-ASKED_AT_LEAST = 10
+EXAMPLES, STEPS = times(1, 30), 15
+ASKED_AT_LEAST = 5
 
 
 class Account:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from tests.support.commands import Command
 
 START_SECONDS = 90
 STOP_SECONDS = 60
+_TLS = ssl.create_default_context()  # making one costs more than most tests with a client
 SMA = (sys.executable, "-m", "birthmark_sma")
 PASSPHRASE = "a passphrase for tests alone"
 
@@ -50,7 +52,9 @@ class Server:
             timeout=30,
             trust_env=False,
             transport=httpx2.HTTPTransport(
-                local_address=address, limits=httpx2.Limits(max_connections=None)
+                local_address=address,
+                limits=httpx2.Limits(max_connections=None),
+                verify=_TLS,
             ),
             **options,
         )
