@@ -109,7 +109,7 @@ def test_a_replay_is_refused_where_that_is_set(start_server: Start) -> None:
         for name, token in tokens.items():
             first = client.post(VALIDATE, json=wire(token))
             for _ in range(2):
-                again = client.post(VALIDATE, json=wire(token))
+                again = client.post(VALIDATE, json=wire(token), headers={"X-Request-ID": "same"})
                 assert_problem(again, 409)
                 assert again.json()["type"].endswith(":token-already-submitted")
                 assert "validation_result" not in again.json()

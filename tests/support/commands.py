@@ -26,9 +26,13 @@ _SECONDS = 90
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(
     [
-        each.name
-        for each in pkgutil.walk_packages(birthmark_sma.__path__, "birthmark_sma.")
-        if not each.name.endswith("__main__")
+        "alembic.command",  # and what else is imported late
+        "rich.progress",
+        *(
+            each.name
+            for each in pkgutil.walk_packages(birthmark_sma.__path__, "birthmark_sma.")
+            if not each.name.endswith("__main__")
+        ),
     ]
 )
 
