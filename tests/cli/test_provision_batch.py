@@ -35,6 +35,7 @@ from tests.support.oracles import ask_openssl, ask_ourselves
 from tests.support.postgres import Postgres
 from tests.support.running import query, wait_until
 from tests.support.server import server_environ
+from tests.support.soak import times
 
 SMA = (sys.executable, "-m", "birthmark_sma", "provision-batch")
 KEYS = [public_pem(new_key()) for _ in range(40)]
@@ -396,14 +397,15 @@ def test_arguments_that_cannot_be(
 # --- resuming
 
 
+@pytest.mark.soak
 def test_killed_again_and_again(factory: Factory) -> None:
-    """Threats 8 and 30: SIGKILL to the parent alone in the middle, five times, then to the end.
+    """Threats 8 and 30: SIGKILL to the parent alone in the middle, several times, then to the end.
 
     Its processes end by themselves, and whoever resumes at once waits for them.
     """
     lines = [device(number) for number in range(2_500)]
     factory.write("devices.jsonl", lines)
-    for round_ in range(1, 6):
+    for round_ in range(1, times(3, 6)):
         before = len(factory.registered())
         run = factory.start(*factory.arguments())
         wait_until(
@@ -422,7 +424,8 @@ def test_killed_again_and_again(factory: Factory) -> None:
     assert factory.refused() == []
 
 
-@pytest.mark.parametrize("step", range(2, 14))
+@pytest.mark.soak
+@pytest.mark.parametrize("step", range(2, 14, times(2, 1)))
 def test_killed_at_each_step(tmp_path: Path, step: int) -> None:
     """Threats 8 and 29: all processes die just before a file is touched, for the n-th time each.
 

@@ -19,11 +19,12 @@ from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wi
 from tests.support.load import Answer, validate_all
 from tests.support.problems import assert_problem
 from tests.support.running import Running, new_serial, start, wait_until
+from tests.support.soak import times
 
-ROUNDS = 10
+ROUNDS = times(3, 10)
 TOKENS_A_ROUND = 850
 ANSWERS_BEFORE_THE_KILL = (500, 800)
-ANSWERS_IN_ALL = 5_000
+ANSWERS_IN_ALL = ROUNDS * ANSWERS_BEFORE_THE_KILL[0]
 
 
 def mixed_tokens(camera: Camera, number: int) -> list[CameraToken]:
@@ -62,8 +63,9 @@ def assert_recorded(
     return len(received)
 
 
+@pytest.mark.soak
 def test_nothing_acknowledged_is_missing_after_sigkill(start_server: Start) -> None:
-    """Threat 30: killed in the middle of validations, ten times over.
+    """Threat 30: killed in the middle of validations, several times over; ten times in a soak.
 
     Every answer that a client received has its audit row, with the same verdict, once a new server
     is up on the same data.

@@ -18,10 +18,11 @@ from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.load import Answer, Note, ask_all, validate_all
 from tests.support.running import Running, new_serial, wait_until
+from tests.support.soak import times
 
 BATCH = VALIDATE + "/batch"
 SIZE = 25
-ROUNDS = 4
+ROUNDS = times(2, 10)
 BATCHES_A_ROUND = 120
 TOKENS_A_ROUND = 900
 
@@ -83,6 +84,7 @@ def is_gone(running: Running, worker: int) -> bool:
     return worker not in workers_of(running)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_no_batch_that_was_answered_is_missing_after_sigkill(
     start_server: Start, workers: str
@@ -131,6 +133,7 @@ def assert_batches_are_whole(running: Running, tokens: Sequence[CameraToken]) ->
         }
 
 
+@pytest.mark.soak
 def test_a_worker_that_is_killed_takes_no_answer_with_it(start_server: Start) -> None:
     """Threat 30: one of two is killed; the other goes on, and soon there are two again."""
     running = start_server("--workers", "2")

@@ -130,9 +130,9 @@ def test_rotation_under_load(start_server: Start, workers: int) -> None:
     if running.uses_sqlite:
         old = (running.server.data_dir / "ca-password").read_text().strip()
     with under_load(running) as load:
-        time.sleep(2)
+        time.sleep(1)
         ran = sma("secrets", "rotate", "--json", environ=rotate_environ(running))
-        time.sleep(2)
+        time.sleep(1)
     assert ran.returncode == 0, ran.stderr
     assert not load.wrong, load.wrong[:3]
     assert set(load.statuses) == {200}
