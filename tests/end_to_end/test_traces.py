@@ -12,11 +12,10 @@ import pytest
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.collector import CollectedSpan, Collector, collecting
-from tests.support.commands import sma
 from tests.support.load import validate_all
 from tests.support.needles import found_in
 from tests.support.running import Running, new_serial, wait_until
-from tests.support.server import server_environ
+from tests.support.server import SMA, server_environ
 
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
 STEPS = ["parse", "wait", "open", "settle", "commit"]
@@ -247,7 +246,14 @@ def test_without_opentelemetry_it_says_so(tmp_path: Path) -> None:
         with place.open("a") as file:
             file.write(f"import sys; sys.modules[{module!r}] = None\n")
     environ = server_environ(tmp_path / "data") | {"PYTHONPATH": str(hidden)}
-    refused = sma("serve", "--traces-url", "http://127.0.0.1:1", "--port", "0", environ=environ)
+    refused = subprocess.run(
+        [*SMA, "serve", "--traces-url", "http://127.0.0.1:1", "--port", "0"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert refused.returncode == 3
     assert refused.stderr.count("\n") == 1
     assert 'pip install "birthmark-sma[server,traces]"' in refused.stderr
