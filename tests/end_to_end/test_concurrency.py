@@ -15,12 +15,11 @@ from tests.end_to_end.conftest import Start
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.load import Answer, Connection, ask_all, post_all, validate_all
 from tests.support.running import (
-    Running,
-    children_of,
     new_serial,
     resident_megabytes,
     start,
     wait_until,
+    workers_of,
 )
 from tests.support.server import SMA
 
@@ -110,11 +109,6 @@ def test_signing_with_rsa_4096_does_not_stop_the_loop(tmp_path: Path) -> None:
     assert statistics.median(times) < LIVE_SECONDS
 
 
-def _workers(running: Running) -> set[int]:
-    children = children_of(running.server.process.pid)
-    return {pid for pid, line in children.items() if "spawn_main" in line}
-
-
 def _verdict(client: httpx2.Client, camera: Camera) -> str:
     """A verdict, over a new connection."""
     response = client.post(VALIDATE, json=wire(camera.token()), headers={"Connection": "close"})
@@ -126,7 +120,7 @@ def test_service_goes_on_when_a_worker_is_killed(start_server: Start) -> None:
     """Two workers serve each other's devices; one that dies is replaced."""
     running = start_server("--workers", "2")
     with running.client() as client:
-        before = _workers(running)
+        before = workers_of(running)
         assert len(before) == 2
         cameras = [
             Camera.of(body["device_serial"], answer.json())
@@ -136,9 +130,9 @@ def test_service_goes_on_when_a_worker_is_killed(start_server: Start) -> None:
         assert {_verdict(client, camera) for camera in cameras for _ in range(3)} == {"PASS"}
         killed = min(before)
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: killed not in _workers(running), 10)
+        wait_until(lambda: killed not in workers_of(running), 10)
         assert {_verdict(client, camera) for camera in cameras for _ in range(3)} == {"PASS"}
-        wait_until(lambda: len(_workers(running)) == 2, 30)
+        wait_until(lambda: len(workers_of(running)) == 2, 30)
         assert {_verdict(client, camera) for camera in cameras for _ in range(3)} == {"PASS"}
     assert running.server.terminate() == 0
     assert running.count("validation_history") == 54

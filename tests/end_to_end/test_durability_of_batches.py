@@ -7,7 +7,6 @@ import random
 import signal
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from tests.end_to_end.test_durability import assert_recorded, mixed_tokens
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.load import Answer, Note, ask_all, validate_all
-from tests.support.running import Running, new_serial, wait_until
+from tests.support.running import Running, new_serial, wait_until, workers_of
 from tests.support.soak import times
 
 BATCH = VALIDATE + "/batch"
@@ -61,22 +60,6 @@ def a_camera(running: Running) -> Camera:
     """A provisioned camera."""
     with running.client() as client:
         return Camera.provisioned(client, new_serial())
-
-
-def workers_of(running: Running) -> list[int]:
-    """The processes that serve, below the one that looks after them."""
-    parent = running.server.process.pid
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if int(status[1]) == parent and b"spawn_main" in command:
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 def is_gone(running: Running, worker: int) -> bool:

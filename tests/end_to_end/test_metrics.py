@@ -26,6 +26,7 @@ from tests.support.running import (
     resident_megabytes,
     start,
     wait_until,
+    workers_of,
 )
 
 WORKERS = 4
@@ -98,12 +99,6 @@ def kill_two_under_load(running: Running, camera: Camera) -> set[int]:
     assert acknowledged >= 300
     wait_until(lambda: running.count("validation_history") >= before + acknowledged, 10)
     return killed
-
-
-def workers_of(running: Running) -> list[int]:
-    """The processes that serve."""
-    found = children_of(running.server.process.pid)
-    return [process for process, line in found.items() if "spawn_main" in line]
 
 
 def scrapeable(running: Running) -> bool:

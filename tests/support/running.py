@@ -183,6 +183,12 @@ def children_of(pid: int) -> dict[int, str]:
     return found
 
 
+def workers_of(running: Running) -> list[int]:
+    """The processes that serve, below the one that looks after them."""
+    children = children_of(running.server.process.pid)
+    return sorted(pid for pid, line in children.items() if "spawn_main" in line)
+
+
 @contextmanager
 def frozen(pids: Iterable[int]) -> Iterator[None]:
     """Stop processes where they stand, as a machine that hangs would; let them go on at the end.

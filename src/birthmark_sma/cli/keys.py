@@ -125,7 +125,7 @@ def list_(
                     key.name,
                     key.key_id,
                     key.scope.value,
-                    _state(key, now),
+                    key.state_at(now),
                     "; ".join(_limits(key)) or "none",
                     "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%d %H:%M}",
                 ]
@@ -206,7 +206,7 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
         "name": key.name,
         "id": key.key_id,
         "scope": key.scope.value,
-        "state": _state(key, now),
+        "state": key.state_at(now),
         "device_family": key.device_family,
         "uses": key.uses,
         "uses_allowed": key.uses_allowed,
@@ -219,12 +219,6 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
         "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
         "last_used_at": key.last_used_at and key.last_used_at.isoformat(),
     }
-
-
-def _state(key: "AccessKey", now: datetime) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    return "in force" if key.is_good(now) else "expired"
 
 
 def _limits(key: "AccessKey") -> list[str]:

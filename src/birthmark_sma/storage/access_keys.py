@@ -58,6 +58,12 @@ class AccessKey:
         """Say whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
+    def state_at(self, now: datetime) -> str:
+        """Return how the key stands, for people: `in force`, `revoked` or `expired`."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "in force" if self.is_good(now) else "expired"
+
 
 _NAMES = tuple(each.name for each in fields(AccessKey))
 

@@ -31,18 +31,12 @@ def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
     now = datetime.now(UTC)
     keys = sorted(access_keys.all_keys(connection), key=lambda key: not key.is_good(now))
     return {
-        "keys": [(key, _state(key, now), _terms(key)) for key in keys[:_MOST]],
+        "keys": [(key, key.state_at(now), _terms(key)) for key in keys[:_MOST]],
         "more": max(0, len(keys) - _MOST),
         "in_force": sum(key.is_good(now) for key in keys),
         "access": authority.settings.resolved_access.value,
         "limits": [(kind.value, rate_text(authority.settings, kind)) for kind in Kind],
     }
-
-
-def _state(key: AccessKey, now: datetime) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    return "in force" if key.is_good(now) else "expired"
 
 
 def _terms(key: AccessKey) -> list[str]:
