@@ -4,8 +4,8 @@ Pure, and made of the report alone, so that a stored one can be drawn again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any
-from xml.sax.saxutils import escape
 
 _WIDTH = 960
 _LEFT, _RIGHT = 32, 928

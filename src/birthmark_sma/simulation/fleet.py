@@ -30,7 +30,8 @@ from birthmark_sma.simulation import forgery
 from birthmark_sma.simulation.cases import TAMPERING, Case
 
 _AT_ONCE = 8
-_MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
+# Nothing here has a name that others could foresee: a directory of mode 0700 is made in it.
+_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 Clock = Callable[[], datetime]
 
