@@ -7,9 +7,7 @@ streams) is its own. Where memory or the command line is looked at, start `SMA` 
 """
 
 import atexit
-import multiprocessing
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -19,22 +17,9 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
 
-import birthmark_sma
+from tests.support.forking import FORKING
 
 _SECONDS = 90
-
-_forking = multiprocessing.get_context("forkserver")
-_forking.set_forkserver_preload(
-    [
-        "alembic.command",  # and what else is imported late
-        "rich.progress",
-        *(
-            each.name
-            for each in pkgutil.walk_packages(birthmark_sma.__path__, "birthmark_sma.")
-            if not each.name.endswith("__main__")
-        ),
-    ]
-)
 
 
 class Command:
@@ -58,7 +43,7 @@ class Command:
                 reading, writing = os.pipe()
                 self.stdout, stdout = os.fdopen(reading, encoding="utf-8"), os.fdopen(writing, "w")
             streams = (stdin or nothing, stdout, stderr)
-            self._process = _forking.Process(
+            self._process = FORKING.Process(
                 target=_run,
                 args=(self.args, dict(environ), cwd or Path.cwd(), *map(_Handed, streams)),
             )

@@ -5,7 +5,6 @@ process wrote. The random part is taken out of its nonces, so that a count used 
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -28,15 +27,12 @@ from birthmark_sma.device import (
     start_camera,
 )
 from birthmark_sma.protocol.bundle import Bundle
+from tests.support.forking import FORKING
 
 ROUND_SECONDS = 60
 CAPTURES = 3
 _OURS = str(Path(package.__file__).parent)
 _HTTP = str(Path(httpx2.__file__).parent)
-
-# A process that has imported all of this already, and makes those that are killed: in milliseconds.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Journal:
 
 def live(life: Life, seconds: float | None = None) -> int:
     """Run a life to its end, at the latest after `seconds`, and return its exit code."""
-    process: BaseProcess = _context.Process(target=_live, args=(life,))
+    process: BaseProcess = FORKING.Process(target=_live, args=(life,))
     process.start()
     process.join(ROUND_SECONDS if seconds is None else seconds)
     if seconds is not None:

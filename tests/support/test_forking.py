@@ -1,0 +1,21 @@
+"""What the tests fork is quick: nothing is imported again in each process."""
+
+import pkgutil
+import sys
+
+import birthmark_sma
+from tests.support.forking import FORKING
+
+
+def _assert_imported(names: set[str]) -> None:
+    assert names <= sys.modules.keys(), names - sys.modules.keys()
+
+
+def test_all_is_imported_before_the_fork() -> None:
+    """A module that cannot be imported there, or that another list forgets, slows every test."""
+    package = pkgutil.walk_packages(birthmark_sma.__path__, "birthmark_sma.")
+    names = {each.name for each in package} | {"tests.support.mortal_camera"}
+    process = FORKING.Process(target=_assert_imported, args=(names - {"birthmark_sma.__main__"},))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
