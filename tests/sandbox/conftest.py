@@ -7,6 +7,9 @@ import pytest
 
 from tests.support.running import Running, Servers
 
+PAGES = "https://app.example"
+"""Of this origin pages may call the sandboxes."""
+
 
 @pytest.fixture(scope="session")
 def sandboxes(
@@ -18,6 +21,7 @@ def sandboxes(
         postgres_admin_url,
         "--sandbox",
         SMA_TABLES="10",
+        SMA_CORS_ORIGINS=PAGES,
     )
     yield shared
     shared.close()

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from birthmark_sma.client import (
     Options,
     Outcome,
     Pass,
+    VerifiedBundle,
 )
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.running import Running
@@ -61,6 +63,7 @@ TABLE: dict[tuple[str, int, int], Any] = {
     ("unknown key index", 9_007, 0): Fail,
     ("unauthenticated", 9_401, 0): Cause.NOT_ALLOWED,
     ("forbidden", 9_403, 0): Cause.NOT_ALLOWED,
+    ("already submitted", 9_409, 0): Cause.ALREADY_SUBMITTED,
     ("rate limited", 9_429, 60): Cause.RATE_LIMITED,
     ("internal error", 9_500, 0): Cause.UNAVAILABLE,
     ("unavailable", 9_503, 60): Cause.UNAVAILABLE,
@@ -91,3 +94,19 @@ def test_each_fault_has_its_outcome(
         assert outcome.cause is expected
     else:
         assert isinstance(outcome, expected), outcome
+
+
+@pytest.mark.parametrize(("table_id", "expected"), [(9_000, Pass), (9_001, Fail), (9_906, Pass)])
+def test_bundles_get_the_verdict_that_they_ask_for(
+    sandbox: Running, table_id: int, expected: type[Outcome]
+) -> None:
+    """A scripted PASS names no device, so it is not taken for another one's."""
+    bundle = VerifiedBundle(
+        device_serial="camera-1",
+        certificate_serial=7,
+        image_hash=bytes(32),
+        camera_token=scripted(table_id),
+        captured_at=datetime.now(UTC),
+    )
+    with AuthorityClient(sandbox.server.url, options=IMPATIENT) as client:
+        assert isinstance(client.validate_bundle(bundle), expected)

@@ -1,6 +1,7 @@
 """A real sandbox does what its list says, on both kinds of database."""
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ from cryptography.x509.oid import NameOID
 from birthmark_sma.authority.sandbox.scripted_verdicts import VERDICTS
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web.sandbox import scenarios
+from tests.sandbox.conftest import PAGES
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.running import Running, new_serial
 
 BATCH = f"{VALIDATE}/batch"
+PUBLISHED = "/validate"
 CRL = "/pki/intermediate.crl"
 
 
@@ -30,6 +33,15 @@ def token_for(table_id: int, key_index: int = 0) -> dict[str, Any]:
         "table_id": table_id,
         "key_index": key_index,
         "nonce": nonce,
+    }
+
+
+def published_token() -> dict[str, Any]:
+    """One in the form of the published clients, which nobody made."""
+    token = {"ciphertext": "00" * 32, "auth_tag": "00" * 16, "nonce": secrets.token_hex(12)}
+    return {
+        "camera_token": token | {"table_id": 1, "key_index": 0},
+        "manufacturer_authority_id": "TEST_MFG_001",
     }
 
 
@@ -67,6 +79,8 @@ def test_verdicts_by_table_id_and_by_header(each_sandbox: Running, reason: Reaso
             assert told.get("error") == reason.told_to_caller
             assert newest_reason(each_sandbox) == reason.value
             assert answer.headers[scenarios.HEADER] == scenario.name
+            # Not even on PASS: whoever compares serials would find another camera's.
+            assert told.get("device_serial") is told.get("device_family") is None
         batch = client.post(BATCH, json={"tokens": [token_for(scenario.table_id)]})
         [result] = batch.json()["results"]
         assert result["validation_result"] == reason.verdict.value
@@ -105,7 +119,6 @@ def test_what_is_not_http_is_told_so_by_a_sandbox(sandbox: Running) -> None:
     [
         ("unauthenticated", 401, "unauthenticated"),
         ("forbidden", 403, "insufficient-scope"),
-        ("already-submitted", 409, "token-already-submitted"),
         ("rate-limited; seconds=7", 429, "rate-limited"),
         ("internal-error", 500, "internal-error"),
         ("unavailable; seconds=7", 503, "database-unavailable"),
@@ -128,6 +141,30 @@ def test_problems(client: httpx2.Client, scenario: str, status: int, slug: str) 
         assert "validation_result" not in answer.json()
         assert answer.headers.get("retry-after") == (seconds or None)
         assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+def test_what_was_submitted_before(each_sandbox: Running) -> None:
+    """409 for a token alone; in a batch its element has an error, and spoils no other."""
+    before = token_for(9_409)
+    with each_sandbox.client() as client:
+        for body, headers in ((before, {}), (token_for(1), asking("already-submitted"))):
+            answer = client.post(VALIDATE, json=body, headers=headers)
+            assert answer.status_code == 409
+            assert answer.json()["type"] == "urn:birthmark:problem:token-already-submitted"
+            assert newest_reason(each_sandbox) == "genuine"  # it is recorded all the same
+        tokens = [token_for(9_000), before, token_for(9_002), {"table_id": 9_409, "key_index": 0}]
+        results = client.post(BATCH, json={"tokens": tokens}).json()["results"]
+        assert [each.get("validation_result") for each in results] == ["PASS", None, "FAIL", "FAIL"]
+        assert set(results[1]) == {"error"}
+        assert "encrypted_nuc_hash" in results[3]["error"]
+        by_header = client.post(
+            BATCH, json={"tokens": tokens}, headers=asking("already-submitted")
+        ).json()["results"]
+        assert [each.get("validation_result") for each in by_header] == [None, None, None, "FAIL"]
+        several = {"tokens": [before, token_for(9_503)]}
+        assert client.post(BATCH, json=several).status_code == 503
+        malformed = client.post(VALIDATE, json={"table_id": 9_409, "key_index": 0})
+        assert malformed.status_code == 422
 
 
 def test_a_conflict_and_other_problems_of_provisioning(client: httpx2.Client) -> None:
@@ -168,9 +205,10 @@ def test_slow_is_slow_and_holds_up_nobody(client: httpx2.Client) -> None:
 
 
 def test_what_recovers_does_so_for_the_very_same_request(client: httpx2.Client) -> None:
+    """And begins anew behind the true answer: the next run of a test meets the same."""
     token, other = token_for(9_906, 2), token_for(9_906, 2)
-    statuses = [client.post(VALIDATE, json=token).status_code for _ in range(4)]
-    assert statuses == [503, 503, 200, 200]
+    statuses = [client.post(VALIDATE, json=token).status_code for _ in range(6)]
+    assert statuses == [503, 503, 200, 503, 503, 200]
     assert client.post(VALIDATE, json=other).status_code == 503
 
 
@@ -186,8 +224,50 @@ def test_a_lost_answer_is_there_with_its_idempotency_key(each_sandbox: Running) 
         ) == [(1,)]
         again = client.post(PROVISION, json=body, headers=headers)
         assert again.status_code == 200
-        assert client.post(PROVISION, json=body).status_code == 409
         assert again.json()["certificate_chain"]
+        with pytest.raises(httpx2.RemoteProtocolError):  # it begins anew
+            client.post(PROVISION, json=body)
+        assert client.post(PROVISION, json=body).status_code == 409
+
+
+# --- the published clients' form
+
+
+@pytest.mark.parametrize(
+    ("scenario", "told"),
+    [
+        ("pass", {"valid": True, "message": "The camera token is valid."}),
+        ("fail-device-revoked", {"valid": False, "message": "The camera token is not valid."}),
+        ("unknown-table", {"valid": False, "message": "Unknown table ID"}),
+    ],
+)
+def test_published_clients_get_verdicts_by_header(
+    each_sandbox: Running, scenario: str, told: dict[str, Any]
+) -> None:
+    """Whatever is in the token; and without the header it is judged as ever."""
+    with each_sandbox.client() as client:
+        answer = client.post(PUBLISHED, json=published_token(), headers=asking(scenario))
+        assert (answer.status_code, answer.json()) == (200, told)
+        reason = VERDICTS[scenarios.BY_NAME[scenario].table_id or 0]
+        assert newest_reason(each_sandbox) == reason.value
+        plain = client.post(PUBLISHED, json=published_token())
+        assert (plain.status_code, plain.json()["valid"]) == (200, False)
+        assert client.post(PUBLISHED, json={}, headers=asking(scenario)).status_code == 422
+
+
+def test_published_clients_meet_failures_each_request_by_itself(client: httpx2.Client) -> None:
+    one, other = published_token(), published_token()
+    headers = asking("recovers; times=1")
+    statuses = [
+        client.post(PUBLISHED, json=each, headers=headers).status_code
+        for each in (one, other, one, other)
+    ]
+    assert statuses == [503, 503, 200, 200]
+    answer = client.post(PUBLISHED, json=one, headers=asking("already-submitted"))
+    assert (answer.status_code, answer.json()["status"]) == (409, 409)
+    with pytest.raises(httpx2.RemoteProtocolError):
+        client.post(PUBLISHED, json=one, headers=asking("lost"))
+    assert client.post(PUBLISHED, json=one, headers=asking("lost")).status_code == 200
 
 
 # --- devices and time
@@ -223,6 +303,25 @@ def test_certificates_of_other_times(each_sandbox: Running) -> None:
         "SELECT provisioned_at FROM registered_devices WHERE device_serial = ?", serial
     )
     assert str(row[0][0]).startswith(str(now.date())[:7])
+
+
+def test_the_clock_travels_for_one_request_alone(client: httpx2.Client) -> None:
+    """Not for another one of the same serial at the same time, whichever of the two is first."""
+    now = datetime.now(UTC)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(15):
+            body = provision_body(new_serial())
+            travelling, plain = (
+                pool.submit(client.post, PROVISION, json=body, headers=headers)
+                for headers in (asking("clock; days=-900"), {})
+            )
+            answers = {-900: travelling.result(), 0: plain.result()}
+            statuses = sorted(each.status_code for each in answers.values())
+            assert statuses == [200, 409]
+            for days, answer in answers.items():
+                if answer.status_code == 200:
+                    since = leaf_of(answer).not_valid_before_utc - now - timedelta(days)
+                    assert abs(since) < timedelta(days=1)
 
 
 @pytest.mark.parametrize("state", ["revoked", "suspended"])
@@ -281,6 +380,34 @@ def test_what_cannot_be_asked_for(
     assert answer.status_code == 400
     assert answer.json()["type"] == "urn:birthmark:problem:unknown-scenario"
     assert "validation_result" not in answer.json()
+
+
+def test_a_page_of_another_site_gets_no_script_played(client: httpx2.Client) -> None:
+    """Threat 22: one whose name resolves to this machine is turned away as ever, first."""
+    for scenario in ("garbage", "unauthenticated", "no-such-thing"):
+        headers = {**asking(scenario), "Host": "pages.example.org"}
+        for path in ("/health", "/sandbox"):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 421
+            assert scenarios.HEADER not in answer.headers
+        answer = client.post(VALIDATE, json=token_for(9_904), headers={"Host": "a.example"})
+        assert answer.status_code == 421
+
+
+def test_a_page_that_may_call_may_ask_and_read(client: httpx2.Client) -> None:
+    """CORS names the sandbox's own header fields beside the others."""
+    asked = client.options(
+        VALIDATE,
+        headers={
+            "Origin": PAGES,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": f"content-type, {scenarios.HEADER.lower()}",
+        },
+    )
+    assert asked.status_code == 200, asked.text
+    answer = client.post(VALIDATE, json=token_for(9_429), headers={"Origin": PAGES})
+    readable = answer.headers["access-control-expose-headers"]
+    assert {scenarios.HEADER, scenarios.MARK, "Retry-After"} <= set(readable.split(", "))
 
 
 def test_two_headers_are_refused(client: httpx2.Client) -> None:

@@ -1,6 +1,7 @@
 """Nothing of the sandbox is reachable without the flag, and the flag opens no other authority."""
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from starlette.types import Message
 from birthmark_sma.authority.authority import initialise, open_authority
 from birthmark_sma.errors import ConfigurationError, ProfileViolationError
 from birthmark_sma.pki import issue, profiles, signer
+from birthmark_sma.storage.engine import open_database
+from birthmark_sma.storage.migration import schema_revision
 from birthmark_sma.web.app import Front, create_app
 from birthmark_sma.web.sandbox import scenarios
 from birthmark_sma.web.sandbox.front import SandboxFront
-from tests.support.authorities import quiet, small_settings
+from tests.support.authorities import execute, migrate_to, quiet, small_settings
 from tests.support.camera import PROVISION, VALIDATE, provision_body
 from tests.support.chains import NOW
 from tests.support.commands import sma
@@ -80,6 +83,24 @@ def test_an_authority_serves_as_what_it_was_founded_as(
         assert "founded as a sandbox" in ran.stderr
         assert "Traceback" not in ran.stderr
     assert sma("init", *as_founded, environ=environ).returncode == 0
+
+
+def test_an_older_authority_is_not_even_migrated_by_trying(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Threat 32: `--sandbox` on a database of an earlier program, which had no sandboxes."""
+    settings = small_settings(tmp_path, database_url, kek_file=None)
+    with closing(open_database(database_url)) as database:
+        migrate_to(database, "0001")
+        execute(
+            database,
+            "INSERT INTO authority (id, tables, keys_per_table, created_at)"
+            " VALUES (1, 6, 16, '2026-01-01 00:00:00+00:00')",
+        )
+        with pytest.raises(ConfigurationError, match="not founded as a sandbox"):
+            initialise(settings, quiet, sandbox=True)
+        with database.read() as connection:
+            assert schema_revision(connection) == "0001"
 
 
 @pytest.mark.parametrize("sandbox", [True, False])

@@ -4,33 +4,21 @@ import json
 import secrets
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from birthmark_sma.protocol.repeat import Repeat, Sighting
-from birthmark_sma.storage import devices, ledger, migration
+from birthmark_sma.storage import devices, ledger
 from birthmark_sma.storage.activity import most_active
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION
-from tests.support.authorities import execute, rows_of
+from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 
 NOW = datetime.now(UTC)
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
-
-
-def migrate_to(database: Database, revision: str) -> None:
-    """Do what an earlier version of this program did."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
-    with database.write() as transaction:
-        config.attributes["connection"] = transaction
-        command.upgrade(config, revision)
 
 
 @pytest.fixture

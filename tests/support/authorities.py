@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import event, text
 
 from birthmark_sma.authority.authority import Authority, initialise, open_authority
 from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings, load_settings
+from birthmark_sma.storage import migration
 from birthmark_sma.storage.engine import Database
 from tests.support.camera import Camera, new_key, public_pem
 
@@ -109,6 +112,15 @@ def execute(database: Database, statement: str, **parameters: Any) -> None:
     """Change something behind the program's back."""
     with database.write() as transaction:
         transaction.execute(text(statement), parameters)
+
+
+def migrate_to(database: Database, revision: str) -> None:
+    """Do what an earlier version of this program did."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
+    with database.write() as transaction:
+        config.attributes["connection"] = transaction
+        command.upgrade(config, revision)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from birthmark_sma.authority.passphrase import find_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
 from birthmark_sma.authority.sandbox.profile import check_kind, check_settings
-from birthmark_sma.authority.sandbox.scripted_devices import ClockTravel, SandboxCandidateMaker
+from birthmark_sma.authority.sandbox.scripted_devices import SandboxCandidateMaker
 from birthmark_sma.authority.sandbox.scripted_validation import SandboxValidator
 from birthmark_sma.authority.sandbox.short_life import ShortLife
 from birthmark_sma.authority.table_counting import TableCounting
@@ -69,8 +69,8 @@ class Authority:
     rate_limits: RateLimits = field(repr=False)
     """For whoever serves, who begins and closes them too: they belong to an event loop."""
     figures: Figures = field(repr=False)
-    sandbox: ClockTravel | None = field(default=None, repr=False)
-    """Of a sandbox, its clock; None says that this is none."""
+    sandbox: bool = False
+    """What it was founded as."""
 
     def start(self) -> None:
         """Begin what a server does beside answering; a single command should not wait for it."""
@@ -128,7 +128,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = Figures(sheets)
-    validator_class = Validator if parts.sandbox is None else SandboxValidator
+    validator_class = SandboxValidator if parts.sandbox else Validator
     return Authority(
         settings=settings,
         database=database,
@@ -152,7 +152,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             AbuseWatch(database, policy_of(settings), settings.abuse),
             KeyWatch(database, parts.secrets.keks, key_ring),
             TableCounting(database),
-            *(() if parts.sandbox is None else (ShortLife(database),)),
+            *((ShortLife(database),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits_of(settings),
         sandbox=parts.sandbox,
@@ -183,15 +183,12 @@ class _Parts:
     issuer: Issuer
     secrets: OpenedSecrets = field(repr=False)
     stock: KeyStock = field(repr=False)
-    sandbox: ClockTravel | None
+    sandbox: bool
 
     @property
     def maker(self) -> CandidateMaker:
-        if self.sandbox is None:
-            return CandidateMaker(self.stock, self.secrets.nuc_hash_index, self.issuer)
-        maker = SandboxCandidateMaker(self.stock, self.secrets.nuc_hash_index, self.issuer)
-        maker.travel = self.sandbox
-        return maker
+        maker_class = SandboxCandidateMaker if self.sandbox else CandidateMaker
+        return maker_class(self.stock, self.secrets.nuc_hash_index, self.issuer)
 
     @property
     def first_answers(self) -> FirstAnswers:
@@ -203,7 +200,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
     root, intermediate = load_certificates(database)
     check_sizes(database, settings)
     with database.read() as connection:
-        sandbox = key_tables.was_founded_as_sandbox(connection)
+        sandbox = bool(key_tables.was_founded_as_sandbox(connection))
     opened = open_stored_secrets(database, settings)
     issuer = Issuer(
         certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
@@ -216,7 +213,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
         issuer=issuer,
         secrets=opened,
         stock=key_stock.open_key_stock(database, opened.keks),
-        sandbox=ClockTravel() if sandbox else None,
+        sandbox=sandbox,
     )
 
 
@@ -237,9 +234,13 @@ def is_initialised(settings: Settings) -> bool:
 def check_may_be_sandbox(settings: Settings) -> None:
     """Raise ConfigurationError where settings, or an authority that is there, are in earnest."""
     check_settings(settings)
-    if is_initialised(settings):
-        with opened_database(settings) as database, database.read() as connection:
-            check_kind(key_tables.was_founded_as_sandbox(connection), sandbox=True)
+    if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+        return
+    database = open_database(settings.resolved_database_url)
+    try:
+        _check_kind(database, sandbox=True)
+    finally:
+        database.close()
 
 
 def initialise(
@@ -257,18 +258,26 @@ def initialise(
         find_passphrase(settings)  # before anything is written: there is nowhere to keep one
     database = open_database(settings.resolved_database_url)
     try:
+        _check_kind(database, sandbox=sandbox)  # before anything is changed that is not to be
         migrate(database)
         ceremony.finish_ceremony(database, settings)
         try:
             held = ceremony.hold_ceremony(database, settings, sandbox=sandbox)
         except AlreadyInitialisedError:  # before, or by another program at this very moment
             held = None
-            with database.read() as connection:
-                check_kind(key_tables.was_founded_as_sandbox(connection), sandbox=sandbox)
+            _check_kind(database, sandbox=sandbox)
         populate_tables(database, settings, progress)
         return held
     finally:
         database.close()
+
+
+def _check_kind(database: Database, *, sandbox: bool) -> None:
+    """Raise ConfigurationError where an authority is there that was founded as the other kind."""
+    with database.read() as connection:
+        founded_as_sandbox = key_tables.was_founded_as_sandbox(connection)
+    if founded_as_sandbox is not None:
+        check_kind(founded_as_sandbox, sandbox=sandbox)
 
 
 def populate_tables(

@@ -280,7 +280,7 @@ def _run(
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
-        check_kind(authority.sandbox is not None, sandbox=sandbox)
+        check_kind(authority.sandbox, sandbox=sandbox)
     except ConfigurationError:
         authority.close()
         raise
@@ -321,7 +321,7 @@ def _facts_for_scripts(
         "tables": authority.table_sizes.tables,
         "keys_per_table": authority.table_sizes.keys_per_table,
         "database": authority.database.dialect_name,
-        "sandbox": authority.sandbox is not None,
+        "sandbox": authority.sandbox,
         "tls_ca_file": None if local is None else str(local.ca_file),
     }
 
@@ -337,7 +337,7 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
     say(typer.style(f"Birthmark Simulated Manufacturer Authority {__version__}\n", bold=True))
     print_fields(
         [
-            *([] if authority.sandbox is None else [("SANDBOX", _SANDBOX)]),
+            *([("SANDBOX", _SANDBOX)] if authority.sandbox else []),
             ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
             ("documentation", f"{url}/docs"),
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
@@ -350,7 +350,7 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
         ]
     )
     say("\nTry next, in another terminal:")
-    if authority.sandbox is not None:
+    if authority.sandbox:
         say(f"  curl {curl_options(local)}{url_for_this_machine(url)}/sandbox")
         say("Ctrl-C stops.")
         return

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, inspect, select, update
 
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage.dialects import insert_or_skip
@@ -38,9 +38,15 @@ def add_authority(
     return claimed.one_or_none() is not None
 
 
-def was_founded_as_sandbox(connection: Connection) -> bool:
-    """Say whether the authority here is a sandbox; False also where there is none yet."""
-    return bool(connection.execute(select(authority.c.sandbox)).scalar_one_or_none())
+def was_founded_as_sandbox(connection: Connection) -> bool | None:
+    """Say whether the authority here is a sandbox, at whatever schema; None where there is none."""
+    schema = inspect(connection)
+    if not schema.has_table(authority.name):
+        return None
+    if all(column["name"] != "sandbox" for column in schema.get_columns(authority.name)):
+        there = connection.execute(select(authority.c.id)).scalar_one_or_none()
+        return None if there is None else False  # older than all sandboxes
+    return connection.execute(select(authority.c.sandbox)).scalar_one_or_none()
 
 
 def find_sizes(connection: Connection) -> TableSizes | None:

@@ -72,6 +72,15 @@ class Front:
     """
 
     of_sandbox = False
+    sent_by_pages: tuple[str, ...] = (
+        "Authorization",
+        "Content-Type",
+        provision.IDEMPOTENCY_HEADER,
+        request_ids.HEADER,
+    )
+    """Header fields that pages of other origins may send, where these may ask at all,"""
+    read_by_pages: tuple[str, ...] = (*quotas.FIELDS, "Retry-After", request_ids.HEADER)
+    """and those of answers that they may read."""
 
     def __init__(
         self,
@@ -90,13 +99,8 @@ class Front:
                 gate,
                 allow_origins=origins,
                 allow_methods=("GET", "POST"),
-                allow_headers=(
-                    "Authorization",
-                    "Content-Type",
-                    provision.IDEMPOTENCY_HEADER,
-                    request_ids.HEADER,
-                ),
-                expose_headers=(*quotas.FIELDS, "Retry-After", request_ids.HEADER),
+                allow_headers=self.sent_by_pages,
+                expose_headers=self.read_by_pages,
             )
             if origins
             else gate
@@ -143,7 +147,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         request_ids.answer_directly_here()
         authority = await asyncio.to_thread(open_authority)
-        check_kind(authority.sandbox is not None, sandbox=front.of_sandbox)
+        check_kind(authority.sandbox, sandbox=front.of_sandbox)
         authority.start()
         if tracing is not None:
             authority.validator.watch(tracing.note_batch)

@@ -129,12 +129,12 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     if settings.workers == 1:
         log = request_log_of(settings)
         tracing = tracing_of(settings)
-        front = Front if authority.sandbox is None else SandboxFront
+        front = SandboxFront if authority.sandbox else Front
         app = create_app(
             lambda: authority, settings.cors_origins, log=log, tracing=tracing, front=front
         )
         config = uvicorn_config(app, settings, factory=False)
-        if authority.sandbox is not None:
+        if authority.sandbox:
             equip(config)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return

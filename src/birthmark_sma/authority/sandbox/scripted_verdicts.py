@@ -19,8 +19,10 @@ VERDICTS: Mapping[int, Reason] = {
 }
 """The verdicts to be had."""
 
-DELIVERED = frozenset({9_900, 9_903, 9_906, 9_907})
-"""Scripts of the connection that have an answer, sooner or later, and it is PASS."""
+ALREADY_SUBMITTED = 9_409
+"""Recorded as PASS, and the caller is told no verdict."""
+DELIVERED = frozenset({ALREADY_SUBMITTED, 9_900, 9_903, 9_906, 9_907})
+"""Scripts that the authority is asked about, sooner or later, and then it is PASS."""
 
 
 def reason_of(table_id: int) -> Reason | None:

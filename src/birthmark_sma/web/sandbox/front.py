@@ -31,8 +31,9 @@ _LIST: dict[str, Any] = {
     " they are an hour old.",
     "how": f"Ask by the header {scenarios.HEADER} of any request; or by the table_id of a camera"
     " token, whose key_index then is the number (0: the default); or by the device_serial that is"
-    " to be provisioned. The header beats the others. In a batch, the first table_id that asks for"
-    " anything but a verdict decides for the whole request.",
+    " to be provisioned. The header beats the others, and is the only way at /validate. In a batch,"
+    " each element gets the verdict that its table_id asks for, or none (already-submitted); the"
+    " first that asks for anything else decides for the whole request.",
     "marks": {
         scenarios.MARK: "on every answer",
         scenarios.HEADER: "on the answer to what was asked for",
@@ -45,6 +46,8 @@ class SandboxFront(Front):
     """Puts a stage before everything, says what can be asked for, and knows no short way."""
 
     of_sandbox = True
+    sent_by_pages = (*Front.sent_by_pages, scenarios.HEADER)
+    read_by_pages = (*Front.read_by_pages, scenarios.MARK, scenarios.HEADER)
 
     def __init__(
         self,

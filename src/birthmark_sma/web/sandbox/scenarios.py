@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from birthmark_sma.authority.sandbox.scripted_verdicts import FIRST_SCRIPTED_TABLE, VERDICTS
+from birthmark_sma.authority.sandbox.scripted_verdicts import (
+    ALREADY_SUBMITTED,
+    FIRST_SCRIPTED_TABLE,
+    VERDICTS,
+)
 from birthmark_sma.authority.sandbox.short_life import LIFETIME
 from birthmark_sma.protocol.verdict import Reason
 
@@ -107,7 +111,7 @@ _FAIL = "200 FAIL, as for any other reason; the audit trail has "
 _RETRY_AFTER = Number("seconds", 1, 1, 3_600)
 
 ALL = (
-    _verdict(Reason.GENUINE, "pass", "200 PASS, of the device SANDBOX-CAMERA"),
+    _verdict(Reason.GENUINE, "pass", "200 PASS, which names no device"),
     _verdict(Reason.NOT_OPENED, "fail-not-opened", f"{_FAIL}not_opened"),
     _verdict(Reason.UNKNOWN_DEVICE, "fail-unknown-device", f"{_FAIL}unknown_device"),
     _verdict(Reason.TABLE_NOT_ASSIGNED, "fail-table-not-assigned", f"{_FAIL}table_not_assigned"),
@@ -119,9 +123,10 @@ ALL = (
     Scenario("forbidden", "403: the key is good for something else", table_id=9_403, serials=True),
     Scenario(
         "already-submitted",
-        "409: this caller had the camera token validated before; no verdict",
+        "409: this caller had the camera token validated before; no verdict. In a batch, an element"
+        " with an error and no verdict",
         Place.VALIDATION,
-        table_id=9_409,
+        table_id=ALREADY_SUBMITTED,
     ),
     Scenario("conflict", "409: the serial is registered already", Place.PROVISIONING, serials=True),
     Scenario(
@@ -159,15 +164,17 @@ ALL = (
     Scenario("redirected", "302 to somewhere else", table_id=9_905, serials=True),
     Scenario(
         "recovers",
-        "503 the first so many times that this very request comes, and then the true answer",
+        "503 the first so many times that this very request comes, and then the true answer; after"
+        " which it begins anew",
         number=Number("times", 1, 1, 10),
         table_id=9_906,
         serials=True,
     ),
     Scenario(
         "lost",
-        "done, and the connection is closed without an answer: sent again with its Idempotency-Key,"
-        " provisioning gives the answer",
+        "done, and the connection is closed without an answer, the first so many times that this"
+        " very request comes, and then the true answer (of provisioning, with its Idempotency-Key);"
+        " after which it begins anew",
         number=Number("times", 1, 1, 10),
         table_id=9_907,
         serials=True,

@@ -1,20 +1,19 @@
 """Plays what requests ask for, in front of an application that answers as ever.
 
-The contract of this room: a request that asks for nothing passes as it came. Problem documents are
-those of the authority itself, made of the same errors, so that a client meets here what it will
-meet in earnest. What is scripted here is not in the audit trail, but for verdicts, which the
-authority gives itself (`authority.sandbox.scripted_validation`).
+The contract of this room: a request that asks for nothing passes as it came, and so does one that
+the door would not let in. Problem documents are those of the authority itself, made of the same
+errors, so that a client meets here what it will meet in earnest. What is scripted here is not in
+the audit trail, but for verdicts, which the authority gives itself
+(`authority.sandbox.scripted_validation`).
 """
 
 import asyncio
 import json
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.datastructures import State
@@ -25,22 +24,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from birthmark_sma import errors
 from birthmark_sma.authority import revocation
 from birthmark_sma.authority.authority import CRL_PATH, Authority
-from birthmark_sma.authority.sandbox.scripted_devices import ClockTravel
-from birthmark_sma.authority.sandbox.scripted_verdicts import VERDICTS
-from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
+from birthmark_sma.authority.sandbox.scripted_devices import clock_ahead
+from birthmark_sma.authority.sandbox.scripted_validation import as_of_table
+from birthmark_sma.errors import (
+    DeviceStatusError,
+    TokenAlreadySubmittedError,
+    UnknownDeviceError,
+)
 from birthmark_sma.web import provision, validate
+from birthmark_sma.web.access import Door
 from birthmark_sma.web.asking import asked
-from birthmark_sma.web.intake import parse_json
-from birthmark_sma.web.problems import InvalidRequestError, Kind, problem, respond
-from birthmark_sma.web.sandbox import scenarios
+from birthmark_sma.web.problems import (
+    Kind,
+    RequestError,
+    problem,
+    respond,
+)
+from birthmark_sma.web.sandbox import lookup, scenarios
 from birthmark_sma.web.sandbox.http_protocol import CUT, Cut
-from birthmark_sma.web.sandbox.scenarios import Asked, Place, UnknownScenarioError
+from birthmark_sma.web.sandbox.repetitions import Repetitions, digest_of
+from birthmark_sma.web.sandbox.scenarios import Asked, UnknownScenarioError
 from birthmark_sma.web.wire import rfc3339
 
-_VALIDATIONS = frozenset({validate.PATH, validate.BATCH_PATH})
-_SPOKEN_TO = _VALIDATIONS | {provision.PATH}
-_BODY_BYTES = 1024 * 1024
-_REMEMBERED = 10_000
 _SECONDS = 10.0
 _HEADER = scenarios.HEADER.lower().encode()
 _UNKNOWN = Kind(400, "unknown-scenario", "Unknown scenario")
@@ -53,7 +58,6 @@ _PROBLEMS: Mapping[str, Callable[[int], Exception]] = {
     "forbidden": lambda _: errors.InsufficientScopeError(
         "This access key is good for something else."
     ),
-    "already-submitted": lambda _: errors.TokenAlreadySubmittedError(),
     "conflict": lambda _: errors.DeviceAlreadyProvisionedError(),
     "rate-limited": lambda seconds: errors.RateLimitedError(
         f"Too many requests. Try again in {seconds} seconds.", retry_after=seconds, policy="sandbox"
@@ -74,7 +78,17 @@ class Performance:
     receive: Receive
     send: Send
     body: bytes = field(repr=False)
+    """Where it may ask for something, or is what tells two requests apart; else empty."""
     asked: Asked
+    by_header: bool
+
+    def verdict_by_header(self) -> AbstractContextManager[None]:
+        """Have the authority give the verdict that a header asks for, to every camera token.
+
+        A table id that asks stands in the camera token, where the authority sees it by itself.
+        """
+        table_id = self.asked.scenario.table_id
+        return as_of_table(table_id) if self.by_header and table_id is not None else nullcontext()
 
     async def answer(self, answer: ASGIApp) -> None:
         """Answer with this."""
@@ -116,7 +130,7 @@ class Performance:
     @property
     def device_serial(self) -> str:
         """Of a request to provision a device, its serial."""
-        value = _parsed(self.body)
+        value = lookup.parsed(self.body)
         serial = value.get("device_serial") if isinstance(value, dict) else None
         return serial if isinstance(serial, str) else ""
 
@@ -127,8 +141,9 @@ class Stage:
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app
         self._state = state
-        self._times = _Times()
+        self._repetitions = Repetitions()
         self._acts: Mapping[str, Act] = {
+            "already-submitted": self._already_submitted,
             "slow": self._slow,
             "cut": self._cut,
             "reset": self._reset,
@@ -146,20 +161,13 @@ class Stage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look for what a request asks for, and play it, or hand on."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not self._is_let_in(scope):
             await self._app(scope, receive, send)
             return
         told = [value for name, value in scope["headers"] if name == _HEADER]
-        body, receive = await _peeked(scope, receive)
+        body, receive = await lookup.peek(scope, receive)
         try:
-            if len(told) > 1:
-                raise UnknownScenarioError(f"{scenarios.HEADER} stands in the request twice.")
-            if told:
-                asked_for: Asked | None = scenarios.by_header(told[0].decode("latin-1"))
-            else:
-                asked_for = _asked_in(scope, body)
-            if asked_for is not None:
-                _check_place(asked_for, scope)
+            asked_for = lookup.find(scope, told, body)
         except UnknownScenarioError as error:
             await problem(Request(scope), _UNKNOWN, str(error))(scope, receive, send)
             return
@@ -168,11 +176,26 @@ class Stage:
             return
         marking = _marking(send, asked_for.scenario.name)
         performance = Performance(
-            app=self._app, scope=scope, receive=receive, send=marking, body=body, asked=asked_for
+            app=self._app,
+            scope=scope,
+            receive=receive,
+            send=marking,
+            body=body,
+            asked=asked_for,
+            by_header=bool(told),
         )
-        await self._play(performance, by_header=bool(told))
+        await self._play(performance)
 
-    async def _play(self, performance: Performance, *, by_header: bool) -> None:
+    def _is_let_in(self, scope: Scope) -> bool:
+        """Whether the door would let a request in: else it says why not, behind this."""
+        door: Door = self._state.door
+        try:
+            door.admit(scope)
+        except RequestError:
+            return False
+        return True
+
+    async def _play(self, performance: Performance) -> None:
         name = performance.asked.scenario.name
         fault = _PROBLEMS.get(name)
         if fault is not None:
@@ -183,9 +206,20 @@ class Stage:
         elif name in self._acts:
             await self._acts[name](performance)
         else:
-            if by_header:
-                _put_table_id(performance)
-            await performance.answer_truly()
+            with performance.verdict_by_header():
+                await performance.answer_truly()
+
+    async def _already_submitted(self, performance: Performance) -> None:
+        """Recorded as any other, and no verdict told; in a batch, of those elements alone."""
+        with performance.verdict_by_header():
+            head, body = await performance.true_answer()
+        if head["status"] != 200:
+            await performance.release(head, body)
+        elif performance.scope["path"] != validate.BATCH_PATH:
+            error = TokenAlreadySubmittedError()
+            await performance.answer(respond(Request(performance.scope), error))
+        else:
+            await performance.release(head, _without_verdicts(body, performance))
 
     # --- the connection
 
@@ -214,17 +248,21 @@ class Stage:
         await performance.answer(RedirectResponse(_ELSEWHERE, 302))
 
     async def _recovers(self, performance: Performance) -> None:
-        if self._times.seen(performance) <= performance.asked.number:
+        request = digest_of(performance.scope, performance.body, performance.asked)
+        if self._repetitions.seen(request) <= performance.asked.number:
             error = errors.DatabaseUnavailableError()
             await performance.answer(respond(Request(performance.scope), error))
         else:
+            self._repetitions.forget(request)
             await performance.answer_truly()
 
     async def _lost(self, performance: Performance) -> None:
-        if self._times.seen(performance) <= performance.asked.number:
+        request = digest_of(performance.scope, performance.body, performance.asked)
+        if self._repetitions.seen(request) <= performance.asked.number:
             await performance.true_answer()
             await performance.cut()
         else:
+            self._repetitions.forget(request)
             await performance.answer_truly()
 
     # --- time
@@ -233,7 +271,7 @@ class Stage:
         offset = timedelta(days=performance.asked.number)
         path = performance.scope["path"]
         if path == provision.PATH:
-            with self._clock_of_certificates().set(performance.device_serial, offset):
+            with clock_ahead(offset):
                 await performance.answer_truly()
         elif path == CRL_PATH:
             await performance.answer(await self._list_as_of(datetime.now(UTC) + offset))
@@ -243,7 +281,7 @@ class Stage:
 
     async def _certified_then(self, performance: Performance) -> None:
         offset = _OFFSETS[performance.asked.scenario.name]
-        with self._clock_of_certificates().set(performance.device_serial, offset):
+        with clock_ahead(offset):
             await performance.answer_truly()
 
     async def _list_as_of(self, now: datetime) -> Response:
@@ -256,11 +294,6 @@ class Stage:
             _SECONDS,
         )
         return Response(signed.public_bytes(Encoding.DER), media_type="application/pkix-crl")
-
-    def _clock_of_certificates(self) -> ClockTravel:
-        clock = self._authority.sandbox
-        assert clock is not None  # noqa: S101  checked before a sandbox is served
-        return clock
 
     # --- devices
 
@@ -285,114 +318,21 @@ class Stage:
         return authority
 
 
-class _Times:
-    """How often the very same request has come; of the last so many, so that it stays small."""
-
-    def __init__(self) -> None:
-        self._seen: OrderedDict[bytes, int] = OrderedDict()
-
-    def seen(self, performance: Performance) -> int:
-        """Count a request, and say the how manieth it is."""
-        scope = performance.scope
-        line = f"{scope['method']} {scope['path']} {performance.asked.scenario.name} ".encode()
-        digest = sha256(line + performance.body).digest()
-        times = self._seen.pop(digest, 0) + 1
-        self._seen[digest] = times
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-        return times
-
-
-async def _peeked(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
-    """Return the body of a request whose body may ask for something, and how to read it again.
-
-    One that is too large is handed on as far as it was read, and asks for nothing.
-    """
-    if scope["method"] != "POST" or scope["path"] not in _SPOKEN_TO:
-        return b"", receive
-    messages: list[Message] = []
-    body = bytearray()
-    more = True
-    while more and len(body) <= _BODY_BYTES:
-        message = await receive()
-        messages.append(message)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    kept = iter(messages)
-
-    async def again() -> Message:
-        return next(kept, None) or await receive()
-
-    return (b"" if more else bytes(body)), again
-
-
-def _asked_in(scope: Scope, body: bytes) -> Asked | None:
-    path = scope["path"]
-    if path not in _SPOKEN_TO or not body:
-        return None
-    value = _parsed(body)
-    if not isinstance(value, dict):
-        return None
-    if path == provision.PATH:
-        return scenarios.by_serial(value.get("device_serial"))
-    if path == validate.PATH:
-        return scenarios.by_token(value)
-    tokens = value.get("tokens")
-    for token in tokens if isinstance(tokens, list) else ():
-        found = scenarios.by_token(token)
-        # Verdicts each element gets by itself, from the authority.
-        if found is not None and found.scenario.table_id not in VERDICTS:
-            return found
-    return None
-
-
-def _check_place(asked_for: Asked, scope: Scope) -> None:
-    """Raise UnknownScenarioError where a scenario is asked for that is for other requests."""
-    path, place = scope["path"], asked_for.scenario.place
-    fits = {
-        Place.ANYWHERE: True,
-        Place.VALIDATION: path in _VALIDATIONS,
-        Place.PROVISIONING: path == provision.PATH,
-        Place.TIMED: path in _SPOKEN_TO or path == CRL_PATH,
-    }
-    if not fits[place]:
-        raise UnknownScenarioError(
-            f"The scenario {asked_for.scenario.name} is for {place.value} alone."
-        )
-
-
-def _put_table_id(performance: Performance) -> None:
-    """Let the authority give a verdict that the header asks for, to every token of the request."""
-    value, table_id = _parsed(performance.body), performance.asked.scenario.table_id
-    tokens = value.get("tokens", [value]) if isinstance(value, dict) else []
-    for token in tokens if isinstance(tokens, list) else []:
-        if isinstance(token, dict) and type(token.get("table_id")) is int:
-            token["table_id"] = table_id
-    body = json.dumps(value).encode()
-    rest = performance.receive
-    sent = False
-
-    async def changed() -> Message:
-        nonlocal sent
-        if sent:
-            return await rest()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    if value is not None:
-        performance.receive = changed
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return parse_json(body)
-    except InvalidRequestError:
-        return None  # the authority says what is wrong with it
+def _without_verdicts(body: bytes, performance: Performance) -> bytes:
+    """Take the verdicts of those elements out of the answer to a batch that came before."""
+    answer, refusal = json.loads(body), {"error": f"{TokenAlreadySubmittedError()}."}
+    tokens = lookup.tokens_of(performance.body)
+    for place, (token, result) in enumerate(zip(tokens, answer["results"], strict=True)):
+        asks = scenarios.by_token(token)
+        came_before = performance.by_header or asks == performance.asked
+        if came_before and "manufacturer_id" in result:  # else it is malformed, and it says so
+            answer["results"][place] = refusal
+    return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def _dated(body: bytes, offset: timedelta) -> bytes:
     """Move the times in an answer to a validation."""
-    value = _parsed(body)
+    value = lookup.parsed(body)
     if not isinstance(value, dict):
         return body
     for each in value.get("results", [value]):
