@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 from xml.etree import ElementTree
 
-from birthmark_sma.simulation.chart import chart
+from birthmark_sma.simulation.chart import chart, interruptions
 from birthmark_sma.simulation.play import BINS
 
 REPORT: dict[str, Any] = {
@@ -13,6 +13,7 @@ REPORT: dict[str, Any] = {
     "terms": {"cameras": 3, "seconds": 60.0, "aggregators": 2, "seed": 1, "day": True},
     "pictures": {"planned": 10, "taken": 10},
     "bundles": {"sent": 20, "right": 20, "wrong": 0, "lost": 0},
+    "indeterminate": {"bundles": 0, "times": 0, "causes": {}},
     "verdict_seconds": {"p50": 0.012, "p99": 0.1, "longest": 1.5},
     "latest_picture_seconds": 0.01,
     "cases": [
@@ -46,6 +47,20 @@ def test_it_says_what_was_wrong() -> None:
     told = texts(report)
     assert "2 endings were wrong, 1 bundles were lost, 1 pictures were not taken" in told
     assert "15 of 18 ✗" in told
+
+
+def test_it_says_that_there_was_an_outage() -> None:
+    """Threat 19: as no FAIL, and what became of it."""
+    report = deepcopy(REPORT)
+    assert interruptions(report) is None
+    causes = {"circuit_open": 1_200, "unreachable": 4}
+    report["indeterminate"] = {"bundles": 9, "times": 1_204, "causes": causes}
+    assert (
+        "INDETERMINATE, which is no FAIL: 1,204 times (circuit_open 1,200, unreachable 4) for 9"
+        " bundles; all were asked about again, and none was lost." in texts(report)
+    )
+    report["bundles"]["lost"] = 2
+    assert any(each.endswith("; 2 were lost.") for each in texts(report))
 
 
 def test_an_empty_run_can_be_drawn() -> None:

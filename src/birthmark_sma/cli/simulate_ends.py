@@ -71,8 +71,8 @@ def camera(
 ) -> None:
     """Play one camera: provisioned like any other, it takes pictures and sends their bundles.
 
-    With --to it exits with 0 if each bundle was answered, and as it should be where the answer says
-    how it ended; without, as `sma simulate fleet` does.
+    With --to it exits with 0 if each bundle was answered as it should be: by the ending that the
+    answer names, else by its status. Without, it exits as `sma simulate fleet` does.
     """
     from birthmark_sma.simulation.run import Manner, new_serial_prefix
 
@@ -141,7 +141,7 @@ def _deliver_all(
 
     from birthmark_sma.client.transport import tls_context
     from birthmark_sma.simulation.cases import ASSUMED, Case, right_endings
-    from birthmark_sma.simulation.delivery import deliver
+    from birthmark_sma.simulation.delivery import deliver, fault_in
 
     context = tls_context(site.ca_file, None)
     verify = True if context is None else context
@@ -156,8 +156,8 @@ def _deliver_all(
             if each.case is Case.GENUINE:
                 previous = bundle
             right = right_endings(each.case, ASSUMED)
-            fits = answer.ending in right if answer.ending else answer.status is not None
-            bad += not fits
+            fault = fault_in(answer, right)
+            bad += fault is not None
             lines.append(
                 {
                     "case": each.case,
@@ -165,11 +165,13 @@ def _deliver_all(
                     "status": answer.status,
                     "ending": answer.ending,
                     "detail": answer.detail,
+                    "fault": fault,
                 }
             )
             if not as_json:
-                shown = answer.ending or answer.detail or "it does not say how it ended"
-                mark = typer.style("✓", fg="green") if fits else typer.style("✗", fg="red")
+                mark = typer.style("✗", fg="red") if fault else typer.style("✓", fg="green")
+                told = [answer.ending, fault] if answer.status else [fault]
+                shown = ": ".join(each for each in told if each) or "it does not say how it ended"
                 say(f"{mark} {each.case:<24} {answer.status or '---'}  {shown}")
     if as_json:
         print_json({"device_serial": played.device_serial, "bundles": lines})

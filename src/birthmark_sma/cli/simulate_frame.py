@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from birthmark_sma.cli.top_frame import curve
+from birthmark_sma.simulation.chart import interruptions
 
 if TYPE_CHECKING:
     from birthmark_sma.simulation.play import Play
@@ -52,6 +53,8 @@ def frame(play: "Play") -> RenderableType:
     for name, number in (("wrong", tally.wrong), ("lost", tally.lost)):
         counts.append(f"   {number:,} {name}", style="bold red" if number else "not bold")
     counts.append(f"   {play.under_way:,} under way", style="not bold")
+    if play.indeterminate:
+        counts.append(f"   {play.indeterminate.total():,} INDETERMINATE", style="yellow not bold")
     if play.late > 1:
         counts.append(f"   {play.late:.0f} s late at most", style="yellow not bold")
     passed, refused = _halved(play.course.passed), _halved(play.course.refused)
@@ -70,6 +73,7 @@ def _halved(counts: list[int]) -> list[int]:
 def print_report(report: Mapping[str, Any]) -> None:
     """Print a report for a person, to stdout."""
     console = Console(highlight=False, soft_wrap=True)
+    console.print(_played(report))
     console.print(_cases(report))
     for each in report["surprises"][:10]:
         console.print(
@@ -90,6 +94,18 @@ def print_report(report: Mapping[str, Any]) -> None:
             console.print(Text(f"{each['case']}: {each['why']}", style="dim"), soft_wrap=False)
     console.print()
     console.print(_sums(report))
+
+
+def _played(report: Mapping[str, Any]) -> Text:
+    terms = report["terms"]
+    cameras = _counted(terms["cameras"], "camera")
+    servers = _counted(terms["aggregators"], "aggregation server")
+    text = Text(f"{cameras} and {servers}, at {report['url']}", style="bold")
+    return text.append(f"\nSerials begin with {report['serial_prefix']}.\n", "not bold dim")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _cases(report: Mapping[str, Any]) -> Table:
@@ -124,6 +140,9 @@ def _sums(report: Mapping[str, Any]) -> Text:
         )
     if report["latest_picture_seconds"] > 1:
         text.append(f" Pictures up to {report['latest_picture_seconds']:,.0f} s late.", "yellow")
+    interrupted = interruptions(report)
+    if interrupted is not None:
+        text.append(f"\n{interrupted}", "yellow")
     sums = f"\n{bundles['right']:,} right, {bundles['wrong']:,} wrong, {bundles['lost']:,} lost."
     text.append(sums, "bold green" if report["all_right"] else "bold red")
     if report["stopped"]:

@@ -41,12 +41,14 @@ _REJECTIONS: tuple[tuple[type[BundleError], Ending], ...] = (
 class Judgement:
     """What the server came to, and a sentence about it where there is something to say.
 
-    `asked` is how often the authority was asked; `device_serial` that of a bundle that was good.
+    `asked` is how often the authority was asked; `indeterminate` why it gave no verdict, each time
+    that it gave none; `device_serial` that of a bundle that was good.
     """
 
     ending: Ending
     detail: str = ""
     asked: int = 0
+    indeterminate: tuple[Cause, ...] = ()
     device_serial: str | None = None
 
 
@@ -84,21 +86,24 @@ class Aggregator:
         loop = asyncio.get_running_loop()
         last = Indeterminate(Cause.TIMED_OUT, "There was no time left to ask.")
         asked = 0
+        without: list[Cause] = []
         while (left := until - loop.time()) > 0:
             asked += 1
             match await self.client.validate_bundle(bundle, deadline=min(left, 10.0)):
                 case Pass():
-                    return Judgement(Ending.PASS, asked=asked)
+                    return Judgement(Ending.PASS, "", asked, tuple(without))
                 case Fail(error=error):
-                    return Judgement(Ending.FAIL, error or "", asked)
+                    return Judgement(Ending.FAIL, error or "", asked, tuple(without))
                 case Indeterminate(cause=Cause.ALREADY_SUBMITTED, detail=detail):
-                    return Judgement(Ending.ALREADY_SUBMITTED, detail, asked)
-                case Indeterminate() as last if not last.cause.passes:
-                    break
+                    return Judgement(Ending.ALREADY_SUBMITTED, detail, asked, tuple(without))
                 case Indeterminate() as last:
+                    without.append(last.cause)
+                    if not last.cause.passes:
+                        break
                     pause = max(last.retry_after or 0.0, _PAUSE)
                     await asyncio.sleep(max(0.0, min(pause, until - loop.time())))
-        return Judgement(Ending.UNDECIDED, f"{last.cause}: {last.detail}", asked)
+        detail = f"{last.cause}: {last.detail}"
+        return Judgement(Ending.UNDECIDED, detail, asked, tuple(without))
 
 
 def _rejection(error: BundleError) -> Ending:

@@ -90,6 +90,22 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
             f" Pictures at most {_seconds(report['latest_picture_seconds'])} late.",
             "dim",
         )
+    interrupted = interruptions(report)
+    if interrupted is not None:
+        yield _text(_LEFT, 114, interrupted, "refused small")
+
+
+def interruptions(report: Mapping[str, Any]) -> str | None:
+    """Say how often the authority gave no verdict, and what came of it, if it ever did not."""
+    told, lost = report["indeterminate"], report["bundles"]["lost"]
+    if not told["times"]:
+        return None
+    causes = ", ".join(f"{cause} {times:,}" for cause, times in told["causes"].items())
+    end = f"{lost:,} were lost" if lost else "all were asked about again, and none was lost"
+    return (
+        f"INDETERMINATE, which is no FAIL: {told['times']:,} times ({causes})"
+        f" for {told['bundles']:,} bundles; {end}."
+    )
 
 
 def _course(report: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A simulated camera's way to an aggregation server that somebody else runs, over HTTP."""
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 
 import httpx2
@@ -11,6 +12,10 @@ from birthmark_sma.simulation.cases import Ending
 
 _SECONDS = 30.0
 _MAX_ANSWER_BYTES = 65_536
+_SEEN_ALONE = frozenset(
+    {Ending.MALFORMED, Ending.WRONG_TIME, Ending.WRONG_CERTIFICATE, Ending.WRONG_SIGNATURE}
+)
+_NOT_OF_THE_BUNDLE = frozenset({404, 405, 408, 421, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,27 @@ class Answer:
     status: int | None
     ending: Ending | None = None
     detail: str = ""
+
+
+def fault_in(answer: Answer, right: Set[Ending]) -> str | None:
+    """Return what is wrong with an answer to a bundle of which these endings are right, or None.
+
+    Where it names no ending, the status has to do: what is good is taken (2xx); what an aggregation
+    server can see for itself to be bad is turned away (4xx); and what the authority alone knows may
+    be either, as it may be asked later.
+    """
+    if answer.status is None:
+        return answer.detail
+    if answer.ending is not None:
+        return None if answer.ending in right else f"it should be {' or '.join(sorted(right))}"
+    taken = 200 <= answer.status < 300
+    if not taken and (not 400 <= answer.status < 500 or answer.status in _NOT_OF_THE_BUNDLE):
+        return "that says nothing of the bundle: it is neither taken (2xx) nor turned away (4xx)"
+    if taken and right <= _SEEN_ALONE:
+        return f"it was taken, and is to be turned away (4xx): {' or '.join(sorted(right))}"
+    if not taken and Ending.PASS in right:
+        return "it was turned away, and is good: to be taken (2xx)"
+    return None
 
 
 def deliver(client: httpx2.Client, url: str, bundle: Bundle) -> Answer:

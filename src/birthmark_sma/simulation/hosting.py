@@ -10,7 +10,6 @@ import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from birthmark_sma.client.transport import tls_context
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.simulation.aggregation import Aggregator, Judgement
 from birthmark_sma.simulation.reception import reception
@@ -81,16 +80,12 @@ async def host_aggregator(
 
 def fetch_root(site: Site) -> x509.Certificate:
     """Return the root that the authority shows, if it is the one that the site pins."""
-    context = tls_context(site.ca_file, None)
     headers = {"Authorization": f"Bearer {site.validate_keys[0]}"} if site.validate_keys else {}
     try:
-        answer = httpx2.get(
-            site.url.rstrip("/") + _ROOT_PATH,
-            headers=headers,
-            verify=True if context is None else context,
-            timeout=_SECONDS,
-            trust_env=False,
-        )
+        with site.http_client() as client:
+            site.check_trust(client)
+            url = site.url.rstrip("/") + _ROOT_PATH
+            answer = client.get(url, headers=headers, timeout=_SECONDS)
         answer.raise_for_status()
         root = x509.load_der_x509_certificate(answer.content)
     except (httpx2.HTTPError, ValueError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from birthmark_sma.client import Cause
 from birthmark_sma.device import Delivery, bundle_id
 from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.bundle import Bundle
@@ -83,6 +84,10 @@ class Play:
         """How long it took, once it is over."""
         self.waits = array("d")
         """Seconds from sending to an ending, for each bundle that was asked about."""
+        self.indeterminate: Counter[Cause] = Counter()
+        """How often the authority was asked and gave no verdict, by why."""
+        self.kept_waiting = 0
+        """How many bundles that happened to."""
         self.course = Course()
         self.thefts: dict[int, Theft] = {}
         self._cameras = cameras
@@ -248,6 +253,8 @@ class Play:
         judged = loop.time()
         if judgement.asked:
             self.waits.append(judged - sent)
+        self.indeterminate.update(judgement.indeterminate)
+        self.kept_waiting += bool(judgement.indeterminate)
         theft = self.thefts.get(picture.camera)
         case = picture.case if theft is None else theft.case_of(picture.case, sent, judged)
         self._count(picture, case, judgement, number)

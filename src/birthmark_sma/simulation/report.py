@@ -50,6 +50,11 @@ def report_of(play: Play, there: Circumstances) -> dict[str, Any]:
             "wrong": tally.wrong,
             "lost": tally.lost,
         },
+        "indeterminate": {
+            "bundles": play.kept_waiting,
+            "times": play.indeterminate.total(),
+            "causes": dict(play.indeterminate.most_common()),
+        },
         "verdict_seconds": _waits(play.waits),
         "latest_picture_seconds": round(play.late, 3),
         "cases": [_case(case, play) for case in Case if case in tally.endings],

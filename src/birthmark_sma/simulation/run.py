@@ -104,7 +104,8 @@ def _provision(
         provisioned(made, len(plan.cameras))
 
     provisioned(0, len(plan.cameras))
-    with site.provisioning_client() as client:
+    with site.http_client() as client:
+        site.check_trust(client)
         return provision(
             [site.enrolment(manner.device_serial(e.number), e.family) for e in plan.cameras],
             [clock_of(each.clock, each.drift) for each in plan.cameras],

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import httpx2
 
-from birthmark_sma.client import AsyncAuthorityClient, Fail, Indeterminate, Options, Pass
-from birthmark_sma.client.transport import tls_context
+from birthmark_sma.client import (
+    AsyncAuthorityClient,
+    Cause,
+    Fail,
+    Indeterminate,
+    Options,
+    Pass,
+)
+from birthmark_sma.client.transport import fault_of, tls_context
 from birthmark_sma.device import Enrolment
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.camera_token import CameraToken
@@ -18,6 +25,8 @@ from birthmark_sma.protocol.key_table import STANDARD_SIZES
 from birthmark_sma.simulation.cases import Surroundings
 
 _PROVISION_SECONDS = 30.0
+_ALIVE_PATH = "/health/live"
+_ALIVE_SECONDS = 5.0
 _REPORT_SECONDS = 60.0
 _MAX_TOLD = 300
 
@@ -51,12 +60,27 @@ class Site:
             patience=_PROVISION_SECONDS,
         )
 
-    def provisioning_client(self) -> httpx2.Client:
-        """Return an HTTP client that all cameras share."""
+    def http_client(self) -> httpx2.Client:
+        """Return an HTTP client that trusts what the site does, for all but validation."""
         context: ssl.SSLContext | None = tls_context(self.ca_file, None)
         return httpx2.Client(
             verify=True if context is None else context, timeout=70, trust_env=False
         )
+
+    def check_trust(self, client: httpx2.Client) -> None:
+        """Raise ConfigurationError where whoever answers there is not to be trusted.
+
+        That does not change while one waits; all else a camera bears with patience.
+        """
+        try:
+            client.get(f"{self.url.rstrip('/')}{_ALIVE_PATH}", timeout=_ALIVE_SECONDS)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            if isinstance(error, httpx2.HTTPError) and fault_of(error).cause is Cause.UNTRUSTED:
+                raise ConfigurationError(
+                    "The authority's TLS certificate is not one that is trusted here. Name the CA"
+                    " that it comes from with --ca-file; sma serve --tls-self prints where its"
+                    " own is."
+                ) from None
 
     def aggregator_client(self, number: int) -> AsyncAuthorityClient:
         """Return the client of an aggregation server. Raises ConfigurationError."""
@@ -99,7 +123,7 @@ async def probe(
     """Find out what was agreed on, with one genuine camera token. `reports`: to the authority.
 
     Raises ConfigurationError where the authority does not answer as it must for any run to make
-    sense: a wrong key, another number of keys in a table.
+    sense: a wrong key, another number of keys in a table, no verdict when it is asked again.
     """
     disclosed = True
     for number, client in enumerate(clients, start=1):
@@ -112,7 +136,7 @@ async def probe(
                     " --keys-per-table says (100 in a prototype)?"
                 )
             case Indeterminate(cause=cause, detail=detail):
-                if number > 1 and cause == "already_submitted":
+                if number > 1 and cause is Cause.ALREADY_SUBMITTED:
                     raise ConfigurationError(
                         "This authority answers each caller once, and takes the aggregation servers"
                         " for one: give each a key of its own."
@@ -120,9 +144,22 @@ async def probe(
                 raise ConfigurationError(
                     f"Aggregation server {number} gets no verdict ({cause}): {detail}"
                 )
-    again = await clients[0].validate(token)
+    match await clients[0].validate(token):
+        case Pass():
+            answers_repeats = True
+        case Indeterminate(cause=Cause.ALREADY_SUBMITTED):
+            answers_repeats = False
+        case Fail():
+            raise ConfigurationError(
+                "A genuine camera token got PASS first and then FAIL. Does somebody suspend devices"
+                " at this very moment?"
+            )
+        case Indeterminate(cause=cause, detail=detail):
+            raise ConfigurationError(
+                f"Asked for a second time, the authority gives no verdict ({cause}): {detail}"
+            )
     return Surroundings(
         discloses_serials=disclosed,
-        answers_repeats=isinstance(again, Pass),
+        answers_repeats=answers_repeats,
         reports_to_authority=reports,
     )

@@ -1,0 +1,57 @@
+"""What is found out of an authority before a run, and when there is no sense in a run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from birthmark_sma.client import AsyncAuthorityClient, Options
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.simulation.cases import Surroundings
+from birthmark_sma.simulation.site import probe
+from tests.support.asking import some_token
+from tests.support.faulty import FAILED, PASSED, Behaviour, FaultyServer, all_pass
+
+QUICK = Options(deadline=1.0, attempts=1)
+REFUSED: dict[str, Any] = {"error": "You had this camera token validated before."}
+
+
+def answering(result: dict[str, Any]) -> Behaviour:
+    """An authority that gives this result to the one token that it is asked about."""
+    return lambda visit: visit.answer({"results": [result]})
+
+
+def busy(visit: Any) -> None:
+    """An authority that is overloaded."""
+    visit.answer({}, 503, "application/problem+json", retry_after="60")
+
+
+def probed(*behaviours: Behaviour) -> Surroundings:
+    """Probe with one aggregation server."""
+
+    async def ask() -> Surroundings:
+        async with AsyncAuthorityClient(server.url, options=QUICK) as client:
+            return await probe([client], some_token(), reports=False)
+
+    with FaultyServer(*behaviours) as server:
+        return asyncio.run(ask())
+
+
+def test_whether_a_caller_is_answered_twice() -> None:
+    assert probed(all_pass).answers_repeats
+    assert not probed(all_pass, answering(REFUSED)).answers_repeats
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (answering(FAILED), "PASS first and then FAIL"),
+        (busy, "unavailable"),
+        (lambda visit: visit.reset(), "unreachable"),
+        (answering(PASSED | {"validation_result": "MAYBE"}), "not_understood"),
+    ],
+)
+def test_no_second_answer_is_no_policy(second: Behaviour, words: str) -> None:
+    """Else a run would take every second submission for wrong, or every refusal for right."""
+    with pytest.raises(ConfigurationError, match=words):
+        probed(all_pass, second)
