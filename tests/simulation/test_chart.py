@@ -57,7 +57,7 @@ def test_it_says_that_there_was_an_outage() -> None:
     report["indeterminate"] = {"bundles": 9, "times": 1_204, "causes": causes}
     assert (
         "INDETERMINATE, which is no FAIL: 1,204 times (circuit_open 1,200, unreachable 4) for 9"
-        " bundles; all were asked about again, and none was lost." in texts(report)
+        " bundles; all were asked about again, and none was lost." in " ".join(texts(report))
     )
     report["bundles"]["lost"] = 2
     assert any(each.endswith("; 2 were lost.") for each in texts(report))

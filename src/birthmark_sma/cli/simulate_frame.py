@@ -145,6 +145,10 @@ def _sums(report: Mapping[str, Any]) -> Text:
         text.append(f"\n{interrupted}", "yellow")
     sums = f"\n{bundles['right']:,} right, {bundles['wrong']:,} wrong, {bundles['lost']:,} lost."
     text.append(sums, "bold green" if report["all_right"] else "bold red")
+    if missing := pictures["planned"] - pictures["taken"]:
+        text.append(f" Not taken: {_counted(missing, 'picture')}.", "red")
+    if unreported := sum(bool(each["failure"]) for each in report["thefts"]):
+        text.append(f" Not reported: {_counted(unreported, 'theft')}.", "red")
     if report["stopped"]:
         text.append(" The run was stopped before its end.", "red")
     return text

@@ -1,6 +1,7 @@
 """A simulated aggregation server: `birthmark_sma.client`, and what such a server keeps."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -37,18 +38,23 @@ _REJECTIONS: tuple[tuple[type[BundleError], Ending], ...] = (
 )
 
 
+Unanswered = Callable[[Cause], None]
+
+
+def _nobody(_cause: Cause) -> None:
+    """Hear nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What the server came to, and a sentence about it where there is something to say.
 
-    `asked` is how often the authority was asked; `indeterminate` why it gave no verdict, each time
-    that it gave none; `device_serial` that of a bundle that was good.
+    `asked` is how often the authority was asked; `device_serial` that of a bundle that was good.
     """
 
     ending: Ending
     detail: str = ""
     asked: int = 0
-    indeterminate: tuple[Cause, ...] = ()
     device_serial: str | None = None
 
 
@@ -62,8 +68,13 @@ class Aggregator:
         self._root = root
         self._seen: set[str] = set()
 
-    async def take(self, text: bytes, *, until: float) -> Judgement:
-        """Judge a bundle as it came. `until` is the time of the event loop to give up at."""
+    async def take(
+        self, text: bytes, *, until: float, unanswered: Unanswered = _nobody
+    ) -> Judgement:
+        """Judge a bundle as it came. `until` is the time of the event loop to give up at.
+
+        `unanswered` hears why, each time that the authority was asked and gave no verdict.
+        """
         try:
             bundle = parse_bundle(text)
             verified = verify_bundle(bundle, root=self._root, now=datetime.now(UTC))
@@ -76,34 +87,32 @@ class Aggregator:
         if identity in self._seen:
             return Judgement(Ending.DUPLICATE, device_serial=serial)
         self._seen.add(identity)
-        judgement = await self._ask(verified, until)
+        judgement = await self._ask(verified, until, unanswered)
         if judgement.ending is Ending.UNDECIDED:
             self._seen.discard(identity)  # it may be sent again
         return replace(judgement, device_serial=serial)
 
-    async def _ask(self, bundle: VerifiedBundle, until: float) -> Judgement:
+    async def _ask(self, bundle: VerifiedBundle, until: float, unanswered: Unanswered) -> Judgement:
         """Ask the authority until there is a verdict: an outage is none."""
         loop = asyncio.get_running_loop()
         last = Indeterminate(Cause.TIMED_OUT, "There was no time left to ask.")
         asked = 0
-        without: list[Cause] = []
         while (left := until - loop.time()) > 0:
             asked += 1
             match await self.client.validate_bundle(bundle, deadline=min(left, 10.0)):
                 case Pass():
-                    return Judgement(Ending.PASS, "", asked, tuple(without))
+                    return Judgement(Ending.PASS, asked=asked)
                 case Fail(error=error):
-                    return Judgement(Ending.FAIL, error or "", asked, tuple(without))
+                    return Judgement(Ending.FAIL, error or "", asked)
                 case Indeterminate(cause=Cause.ALREADY_SUBMITTED, detail=detail):
-                    return Judgement(Ending.ALREADY_SUBMITTED, detail, asked, tuple(without))
+                    return Judgement(Ending.ALREADY_SUBMITTED, detail, asked)
                 case Indeterminate() as last:
-                    without.append(last.cause)
+                    unanswered(last.cause)
                     if not last.cause.passes:
                         break
                     pause = max(last.retry_after or 0.0, _PAUSE)
                     await asyncio.sleep(max(0.0, min(pause, until - loop.time())))
-        detail = f"{last.cause}: {last.detail}"
-        return Judgement(Ending.UNDECIDED, detail, asked, tuple(without))
+        return Judgement(Ending.UNDECIDED, f"{last.cause}: {last.detail}", asked)
 
 
 def _rejection(error: BundleError) -> Ending:

@@ -91,8 +91,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
             "dim",
         )
     interrupted = interruptions(report)
-    if interrupted is not None:
-        yield _text(_LEFT, 114, interrupted, "refused small")
+    for n, line in enumerate(_wrapped(interrupted) if interrupted else ()):
+        yield _text(_LEFT, 110 + 15 * n, line, "refused small")
 
 
 def interruptions(report: Mapping[str, Any]) -> str | None:
@@ -138,7 +138,7 @@ def _course(report: Mapping[str, Any]) -> Iterator[str]:
         anchor = {0: "", 4: " number"}.get(n, " middle")
         yield _text(x, bottom + 18, mark, f"dim small{anchor}")
     a_second = most / (seconds / len(parts))
-    yield _text(_RIGHT, _COURSE_TOP - 8, f"highest: {a_second:,.0f} bundles/s", "dim small number")
+    yield _text(_RIGHT, bottom + 43, f"highest: {a_second:,.0f} bundles/s", "dim small number")
     x = float(_LEFT)
     for kind, label in zip(kinds, ("PASS", "turned away, rightly", "wrong or lost"), strict=True):
         yield f'<rect class="{kind}" x="{x}" y="{bottom + 32}" width="12" height="12"/>'

@@ -124,6 +124,11 @@ class Play:
         """How many seconds have gone by since the beginning."""
         return asyncio.get_running_loop().time() - self._begun
 
+    def _last_verdict(self, now: float) -> float:
+        """When those who ask for a verdict now give up: no later than the whole run ends."""
+        planned = self._begun + self.plan.terms.seconds
+        return min(self._end, max(planned, now) + self._settle)
+
     def halt(self) -> None:
         """Take no more pictures; let those that are under way come to their endings."""
         self.stopped = True
@@ -143,7 +148,7 @@ class Play:
         for number in range(len(self._cameras)):
             self._reconnect(number)
         self.not_taken = len(self.plan.pictures) - self.taken.total()
-        self._end = min(self._end, loop.time() + self._settle)
+        self._end = self._last_verdict(loop.time())
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=_PAUSE)
             if loop.time() > self._end + 1.0:
@@ -244,8 +249,17 @@ class Play:
     async def _submit(self, picture: Picture, text: bytes, number: int) -> None:
         loop = asyncio.get_running_loop()
         sent = loop.time()
+        unanswered: list[Cause] = []
+
+        def note(cause: Cause) -> None:
+            self.kept_waiting += not unanswered
+            self.indeterminate[cause] += 1
+            unanswered.append(cause)
+
         try:
-            judgement = await self._aggregators[number].take(text, until=self._end)
+            judgement = await self._aggregators[number].take(
+                text, until=self._last_verdict(sent), unanswered=note
+            )
         except asyncio.CancelledError:
             judgement = Judgement(Ending.UNDECIDED, "The run was over.")
         except BirthmarkError as error:
@@ -253,8 +267,6 @@ class Play:
         judged = loop.time()
         if judgement.asked:
             self.waits.append(judged - sent)
-        self.indeterminate.update(judgement.indeterminate)
-        self.kept_waiting += bool(judgement.indeterminate)
         theft = self.thefts.get(picture.camera)
         case = picture.case if theft is None else theft.case_of(picture.case, sent, judged)
         self._count(picture, case, judgement, number)

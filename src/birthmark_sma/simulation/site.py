@@ -114,7 +114,7 @@ class Site:
         if process.returncode == 0:
             return None
         said = told.decode(errors="replace").strip()[-_MAX_TOLD:]
-        return f"The command ended with {process.returncode}: {said}"
+        return f"The command ended with {process.returncode}{f': {said}' if said else '.'}"
 
 
 async def probe(
