@@ -261,7 +261,8 @@ class Play:
                 text, until=self._last_verdict(sent), unanswered=note
             )
         except asyncio.CancelledError:
-            judgement = Judgement(Ending.UNDECIDED, "The run was over.")
+            last = f" ({unanswered[-1]} until then)" if unanswered else ""
+            judgement = Judgement(Ending.UNDECIDED, f"The run was over{last}.")
         except BirthmarkError as error:
             judgement = Judgement(Ending.UNDECIDED, str(error))
         judged = loop.time()
