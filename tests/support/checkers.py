@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 VECTORS = Path(__file__).parents[2] / "vectors"
-_SOURCES = VECTORS / "checkers"
+SOURCES = VECTORS / "checkers"
 _SECONDS = 300
 
 ALWAYS = ("python", "javascript", "java", "c")
@@ -26,6 +26,7 @@ LANGUAGES = (*ALWAYS, "go") if shutil.which("go") else ALWAYS
 class Checker:
     """A program that checks vectors, seals and opens."""
 
+    language: str
     command: tuple[str, ...]
 
     def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
@@ -63,45 +64,43 @@ class Checker:
 
 
 @cache
-def build(language: str, directory: Path) -> Checker:
+def build(language: str, directory: Path, sources: Path = SOURCES) -> Checker:
     """Build the checker of a language into a directory, once."""
-    makers: dict[str, Callable[[Path], Checker]] = {
-        "python": lambda _: Checker((sys.executable, str(_SOURCES / "python" / "check.py"))),
-        "javascript": lambda _: Checker(
-            (_tool("node", "nodejs"), str(_SOURCES / "javascript" / "check.mjs"))
-        ),
+    makers: dict[str, Callable[[Path, Path], tuple[str, ...]]] = {
+        "python": lambda source, _: (sys.executable, str(source / "check.py")),
+        "javascript": lambda source, _: (_tool("node", "nodejs"), str(source / "check.mjs")),
         "java": _java,
         "c": _c,
         "go": _go,
     }
-    return makers[language](directory)
+    return Checker(language, makers[language](sources / language, directory))
 
 
-def _java(directory: Path) -> Checker:
+def _java(source: Path, directory: Path) -> tuple[str, ...]:
     classes = directory / "java"
     compiler = _tool("javac", "default-jdk-headless")
-    _compile([compiler, "-Xlint:all", "-Werror", "-d", str(classes), *_files("java", "*.java")])
+    _compile([compiler, "-Xlint:all", "-Werror", "-d", str(classes), *_files(source, "*.java")])
     quick = ("-Xshare:auto", "-XX:TieredStopAtLevel=1")
-    return Checker((_tool("java", "default-jdk-headless"), *quick, "-cp", str(classes), "Check"))
+    return (_tool("java", "default-jdk-headless"), *quick, "-cp", str(classes), "Check")
 
 
-def _c(directory: Path) -> Checker:
+def _c(source: Path, directory: Path) -> tuple[str, ...]:
     program = str(directory / "check-c")
     strict = ["-std=c17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-O1"]
     sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     compiler = _tool("cc", "gcc libc6-dev libssl-dev")
-    _compile([compiler, *strict, *sanitized, "-o", program, *_files("c", "*.c"), "-lcrypto"])
-    return Checker((program,))
+    _compile([compiler, *strict, *sanitized, "-o", program, *_files(source, "*.c"), "-lcrypto"])
+    return (program,)
 
 
-def _go(directory: Path) -> Checker:
+def _go(source: Path, directory: Path) -> tuple[str, ...]:
     program = str(directory / "check-go")
-    _compile(["go", "build", "-o", program, "."], cwd=_SOURCES / "go")
-    return Checker((program,))
+    _compile(["go", "build", "-o", program, "."], cwd=source)
+    return (program,)
 
 
-def _files(language: str, pattern: str) -> list[str]:
-    return [str(file) for file in sorted((_SOURCES / language).glob(pattern))]
+def _files(source: Path, pattern: str) -> list[str]:
+    return [str(file) for file in sorted(source.glob(pattern))]
 
 
 def _compile(command: list[str], cwd: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from tests.support.camera import VALIDATE, Camera, wire
-from tests.support.checkers import LANGUAGES, VECTORS, Checker, build
+from tests.support.checkers import LANGUAGES, SOURCES, VECTORS, Checker, build
 from tests.support.running import Running, new_serial
 
 
@@ -62,12 +63,34 @@ def _wrong_reason(document: dict[str, Any]) -> None:
     document["testGroups"][0]["tests"][-1]["reason"] = "genuine"
 
 
+def _accepted_as(result: str, name: str) -> Change:
+    """What is sound, said to be invalid or acceptable, and to give something else."""
+
+    def change(document: dict[str, Any]) -> None:
+        test = document["testGroups"][0]["tests"][1]
+        test["result"] = result
+        test[name] = test[name][:-1] + ("0" if test[name][-1] != "0" else "1")
+
+    return change
+
+
 SPOILT: dict[str, tuple[Change, ...]] = {
     "key_derivation": (_wrong_value("derivedKey"),),
-    "camera_token": (_wrong_value("nucHash"), _wrong_result),
+    "camera_token": (_wrong_value("nucHash"), _accepted_as("invalid", "nucHash"), _wrong_result),
+    "certificate_chain": (_accepted_as("acceptable", "deviceSerial"),),
     "bundle_signature": (_wrong_result,),
     "verdict": (_wrong_reason,),
 }
+
+
+def _found(checker: Checker, vectors: Path) -> set[tuple[str, int]]:
+    """The tests that came out otherwise than the files say."""
+    ran = checker.check(vectors)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    return {
+        (name, int(number))
+        for name, number in re.findall(r"^(\w+) (\d+): .*: \w+$", ran.stdout, re.MULTILINE)
+    }
 
 
 def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
@@ -79,14 +102,47 @@ def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
         for change in SPOILT.get(file.name.removesuffix("_test.json"), ()):
             change(document)
         (spoilt / file.name).write_text(json.dumps(document), "ascii")
-    ran = checker.check(spoilt)
-    assert ran.returncode == 1, ran.stdout
-    said = (ran.stdout + ran.stderr).splitlines()
-    found = [line for line in said if re.search("valid$|genuine", line)]
-    assert [line.split()[0] for line in found[:4]] == [
-        *("key_derivation", "camera_token", "camera_token", "bundle_signature")
-    ], found
-    assert found[4:], "the reason is wrong too"
+    wrong = {("key_derivation", 1), ("camera_token", 1), ("camera_token", 2), ("camera_token", 45)}
+    wrong |= {("certificate_chain", 2), ("bundle_signature", 8), ("verdict", 60)}
+    if checker.language == "javascript":  # which judges no certification paths
+        wrong -= {("certificate_chain", 2)}
+    assert _found(checker, spoilt) == wrong
+
+
+TAGLESS = {
+    "python": (
+        "birthmark.py",
+        "decrypt(nonce, sealed, None)",
+        "encrypt(nonce, sealed[:32], None)[:32]",
+    ),
+    "javascript": (
+        "birthmark.mjs",
+        "[decipher.update(text), decipher.final()]",
+        "[decipher.update(text)]",
+    ),
+    "c": ("birthmark.c", "EVP_DecryptFinal_ex(cipher, nuc_hash + size, &rest) > 0", "rest == 0"),
+}
+
+
+@pytest.mark.parametrize("language", TAGLESS)
+def test_it_finds_an_implementation_that_verifies_no_tag(language: str, tmp_path: Path) -> None:
+    """Counter mode alone opens every token, to something: all that are altered are found."""
+    sources = tmp_path / "sources"
+    shutil.copytree(SOURCES / language, sources / language)
+    name, sound, careless = TAGLESS[language]
+    file = sources / language / name
+    text = file.read_text("utf-8")
+    assert text.count(sound) == 1
+    file.write_text(text.replace(sound, careless), "utf-8")
+    document = json.loads((VECTORS / "camera_token_test.json").read_text("ascii"))
+    altered = {
+        ("camera_token", test["tcId"])
+        for test in document["testGroups"][0]["tests"]
+        if "Altered" in test["flags"]
+    }
+    assert len(altered) == 9
+    found = _found(build(language, tmp_path, sources), VECTORS)
+    assert {each for each in found if each[0] == "camera_token"} == altered
 
 
 def test_its_tokens_pass_on_the_server(checker: Checker, running: Running) -> None:
