@@ -34,7 +34,7 @@ def test_it_agrees_with_every_vector(checker: Checker) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     counted = dict(line.split(": ") for line in ran.stdout.splitlines())
     assert counted["key_derivation"] == "145 tests"
-    assert counted["camera_token"] == "47 tests"
+    assert counted["camera_token"] == "46 tests"
     assert len(counted) >= 4
 
 

@@ -128,7 +128,7 @@ def test_what_was_computed_elsewhere_is_all_there() -> None:
         ]
     source = json.loads((VECTORS / "camera_token.json").read_text("ascii"))["tests"]
     [group] = read("camera_token")["testGroups"]
-    for was, test in zip(source, group["tests"], strict=False):
+    for was, test in zip(source, group["tests"], strict=True):
         token = test["cameraToken"]
         assert test["result"] == ("valid" if was["result"] == "valid" else "invalid")
         assert (was["masterKey"], was["keyIndex"], was["nonce"], was["encryptedNucHash"]) == (
