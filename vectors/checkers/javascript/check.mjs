@@ -19,7 +19,7 @@ const FILES = {
       && again.encrypted_nuc_hash === token.encrypted_nuc_hash.toLowerCase();
   },
   provisioning_response: (group, test) => {
-    if (group.type === "Response") return ("table_keys" in test.response) !== ("table_keys_jwe" in test.response);
+    if (group.type === "Response") return null; // it needs certification paths
     const key = birthmark.recipientKey(group.recipientLabel, group.curve);
     const keys = birthmark.openTableKeys(test.tableKeysJwe, key);
     return JSON.stringify(keys) === JSON.stringify(test.tableKeys);

@@ -96,6 +96,35 @@ def open_table_keys(
     return opened
 
 
+def open_response(
+    response: dict[str, Any],
+    root: str,
+    now: datetime,
+    *,
+    device_serial: str,
+    device_key: object,
+    key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey,
+) -> dict[str, str]:
+    """Return the table keys that an authority gave a device. `key` is the device's second one."""
+    try:
+        chain = [response["device_certificate"], *response["certificate_chain"]]
+        tables, nuc_hash = response["table_assignments"], response["simulated_nuc_hash"]
+        sealed = response.get("table_keys_jwe")
+        keys = response["table_keys"] if sealed is None else open_table_keys(sealed, key)
+    except KeyError:
+        raise RefusedError("something is missing") from None
+    if len(chain) != 3 or verify_chain(chain[:2], root, now) != device_serial:
+        raise RefusedError("the certificate is another device's")
+    leaf, _, top, pinned = (x509.load_pem_x509_certificate(pem.encode()) for pem in (*chain, root))
+    if leaf.public_key() != device_key or top != pinned:
+        raise RefusedError("the certificate is for another key, or not under this root")
+    if len(tables) != 3 or {str(table) for table in tables} != keys.keys() or len(keys) != 3:
+        raise RefusedError("not the keys of its three tables")
+    for secret in (nuc_hash, *keys.values()):
+        _hex(secret, 32)
+    return keys
+
+
 def _agree(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey, epk: dict[str, Any]) -> bytes:
     if isinstance(key, x25519.X25519PrivateKey):
         point = x25519.X25519PublicKey.from_public_bytes(_base64url(epk["x"].encode()))

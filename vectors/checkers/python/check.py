@@ -34,11 +34,20 @@ def camera_token(group: Fields, test: Fields) -> bool:
 
 
 def provisioning_response(group: Fields, test: Fields) -> bool:
-    if group["type"] == "Response":
-        return ("table_keys" in test["response"]) != ("table_keys_jwe" in test["response"])
     key = birthmark.recipient_key(group["recipientLabel"], group["curve"])
-    opened: Fields = birthmark.open_table_keys(test["tableKeysJwe"], key)
-    return bool(opened == test.get("tableKeys"))
+    opened: Fields
+    if group["type"] == "Response":
+        opened = birthmark.open_response(
+            test["response"],
+            group["root"],
+            datetime.fromisoformat(group["now"]),
+            device_serial=group["deviceSerial"],
+            device_key=load_pem_public_key(group["devicePublicKey"].encode()),
+            key=key,
+        )
+    else:
+        opened = birthmark.open_table_keys(test["tableKeysJwe"], key)
+    return opened == test.get("tableKeys")
 
 
 def certificate_chain(group: Fields, test: Fields) -> bool:
