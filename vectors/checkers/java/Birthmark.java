@@ -269,7 +269,8 @@ final class Birthmark {
         List<String> chain = texts(bundle.get("device_certificate_chain"));
         if (!bundle.keySet().equals(FIELDS) || !Long.valueOf(1).equals(bundle.get("version"))
                 || !token.keySet().equals(TOKEN_FIELDS)
-                || !(token.get("table_id") instanceof Long) || !(token.get("key_index") instanceof Long)
+                || !(token.get("table_id") instanceof Long table && table >= 0)
+                || !(token.get("key_index") instanceof Long index && index >= 0)
                 || !lowerHex(text(bundle, "image_hash"), 32)
                 || !lowerHex(text(token, "encrypted_nuc_hash"), 48) || !lowerHex(text(token, "nonce"), 12)
                 || chain.size() != 2 || !chain.stream().allMatch(PEM.asMatchPredicate())) {

@@ -190,6 +190,9 @@ _FIELDS = {
     "signature",
 }
 _TOKEN_FIELDS = {"encrypted_nuc_hash", "table_id", "key_index", "nonce"}
+_PEM = re.compile(
+    "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
+)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
@@ -245,7 +248,9 @@ def _parse(text: str) -> dict[str, Any]:
             and _lower_hex(bundle["image_hash"], 32)
             and _lower_hex(token["encrypted_nuc_hash"], 48)
             and _lower_hex(token["nonce"], 12)
+            and min(token["table_id"], token["key_index"]) >= 0
             and len(bundle["device_certificate_chain"]) == 2
+            and all(map(_PEM.fullmatch, bundle["device_certificate_chain"]))
             and _TIME.fullmatch(bundle["captured_at"])
             and base64.b64encode(decoded).decode() == bundle["signature"] != ""
         )
