@@ -17,25 +17,35 @@ from tests.support.checkers import LANGUAGES, SOURCES, VECTORS, Checker, build
 from tests.support.running import Running, new_serial
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where this process builds the checkers, once each."""
-    return tmp_path_factory.mktemp("checkers")
-
-
 @pytest.fixture(params=LANGUAGES)
-def checker(request: pytest.FixtureRequest, built: Path) -> Checker:
+def checker(request: pytest.FixtureRequest) -> Checker:
     """The checker of each language."""
-    return build(request.param, built)
+    return build(request.param)
 
 
 def test_it_agrees_with_every_vector(checker: Checker) -> None:
     ran = checker.check()
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    counted = dict(line.split(": ") for line in ran.stdout.splitlines())
-    assert counted["key_derivation"] == "145 tests"
-    assert counted["camera_token"] == "46 tests"
-    assert len(counted) >= 4
+    counted = dict(re.findall(r"(\w+): (\d+) tests", ran.stdout))
+    assert counted == {
+        file.name.removesuffix("_test.json"): str(number)
+        for file in VECTORS.glob("*_test.json")
+        if (number := _judged_by(checker.language, json.loads(file.read_text("ascii")))) > 0
+    }
+
+
+NOT_JUDGED = {
+    "javascript": {"Response", "CertificateChain", "Bundle"},
+    "c": {"Response", "Sealed", "Bundle"},
+    "go": {"Response", "Sealed", "Bundle"},
+}
+"""Which groups of tests a language leaves to the others: docs/vectors.md says why."""
+
+
+def _judged_by(language: str, document: dict[str, Any]) -> int:
+    groups = document["testGroups"]
+    left = NOT_JUDGED.get(language, set())
+    return sum(len(group["tests"]) for group in groups if group["type"] not in left)
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -141,7 +151,7 @@ def test_it_finds_an_implementation_that_verifies_no_tag(language: str, tmp_path
         if "Altered" in test["flags"]
     }
     assert len(altered) == 9
-    found = _found(build(language, tmp_path, sources), VECTORS)
+    found = _found(build(language, sources), VECTORS)
     assert {each for each in found if each[0] == "camera_token"} == altered
 
 
