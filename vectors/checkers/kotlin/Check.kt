@@ -123,9 +123,9 @@ private fun number(fields: Fields, name: String): Long =
 private fun isRight(agrees: (Fields, Fields) -> Boolean, group: Fields, test: Fields): Boolean =
     try {
         agrees(group, test) && test["result"] != "invalid"
-    } catch (_: GeneralSecurityException) {
+    } catch (refused: GeneralSecurityException) {
         test["result"] != "valid"
-    } catch (_: IllegalArgumentException) {
+    } catch (refused: IllegalArgumentException) {
         test["result"] != "valid"
     }
 
