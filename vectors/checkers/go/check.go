@@ -2,12 +2,17 @@ package main
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdh"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,16 +21,21 @@ import (
 
 // group and test have the fields of all files; each file uses some.
 type group struct {
-	Type, Salt, InfoSuffix, Root, PublicKey string
-	Tables, KeysPerTable                    int64
-	Tests                                   []test
+	Type, Salt, InfoSuffix, Root, PublicKey, Now string
+	DeviceSerial, DevicePublicKey                string
+	Curve, RecipientLabel                        string
+	Tables, KeysPerTable                         int64
+	Tests                                        []test
 }
 
 type test struct {
 	TcID                           int
 	Comment, Result                string
 	MasterKey, DerivedKey, NucHash string
-	SignedBytes, Signature         string
+	Bundle, SignedBytes, Signature string
+	Response                       json.RawMessage
+	TableKeysJwe                   string
+	TableKeys                      Fields
 	Now, DeviceSerial, Reason      string
 	KeyIndex, TableID              int64
 	CameraToken                    CameraToken
@@ -36,11 +46,12 @@ type test struct {
 
 // Each says whether what came out is what the test says; a refusal is an error.
 var files = []struct {
-	name    string
+	name   string
 	agrees func(group, test) (bool, error)
 }{
 	{"key_derivation", keyDerivation},
 	{"camera_token", cameraToken},
+	{"provisioning_response", provisioningResponse},
 	{"certificate_chain", certificateChain},
 	{"bundle_signature", bundleSignature},
 	{"verdict", verdict},
@@ -61,6 +72,50 @@ func cameraToken(g group, t test) (bool, error) {
 	return strings.EqualFold(again.EncryptedNucHash, t.CameraToken.EncryptedNucHash), err
 }
 
+func provisioningResponse(g group, t test) (bool, error) {
+	key, err := recipientKey(g.RecipientLabel, g.Curve)
+	if err != nil {
+		return false, nil
+	}
+	if g.Type == "Sealed" {
+		keys, err := OpenTableKeys(t.TableKeysJwe, key)
+		return maps.Equal(keys, t.TableKeys), err
+	}
+	response, err := Parse(string(t.Response))
+	if err != nil {
+		return false, err
+	}
+	now, err := time.Parse(time.RFC3339, g.Now)
+	if err != nil {
+		return false, nil
+	}
+	asked := Asked{g.DeviceSerial, publicKey(g.DevicePublicKey), key, g.Root}
+	keys, err := OpenResponse(response, asked, now)
+	return maps.Equal(keys, t.TableKeys), err
+}
+
+// recipientKey is the test key that a label stands for: everybody can make it.
+func recipientKey(label, curve string) (*ecdh.PrivateKey, error) {
+	secret, longer := sha256.Sum256([]byte(label)), sha512.Sum384([]byte(label))
+	switch curve {
+	case "X25519":
+		return ecdh.X25519().NewPrivateKey(secret[:])
+	case "P-384":
+		return ecdh.P384().NewPrivateKey(longer[:])
+	}
+	return ecdh.P256().NewPrivateKey(secret[:])
+}
+
+// publicKey is nil where there is none, which no signature fits.
+func publicKey(text string) crypto.PublicKey {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil
+	}
+	key, _ := x509.ParsePKIXPublicKey(block.Bytes)
+	return key
+}
+
 func certificateChain(g group, t test) (bool, error) {
 	now, err := time.Parse(time.RFC3339, t.Now)
 	if err != nil {
@@ -71,12 +126,26 @@ func certificateChain(g group, t test) (bool, error) {
 }
 
 func bundleSignature(g group, t test) (bool, error) {
-	block, _ := pem.Decode([]byte(g.PublicKey))
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err == nil && !VerifySignature(bytesOf(t.Signature), bytesOf(t.SignedBytes), key) {
-		err = ErrRefused
+	if g.Type == "Bundle" {
+		now, err := time.Parse(time.RFC3339, g.Now)
+		if err != nil {
+			return false, nil
+		}
+		serial, err := VerifyBundle(t.Bundle, g.Root, now)
+		return serial == t.DeviceSerial, err
 	}
-	return true, err
+	bundle, err := Parse(t.Bundle)
+	if err != nil {
+		return false, err
+	}
+	message, err := SignedBytes(bundle)
+	if err != nil || hex.EncodeToString(message) != t.SignedBytes {
+		return false, err
+	}
+	if !VerifySignature(bytesOf(t.Signature), message, publicKey(g.PublicKey)) {
+		return false, ErrRefused
+	}
+	return true, nil
 }
 
 func verdict(g group, t test) (bool, error) {
@@ -116,9 +185,6 @@ func check(directory string) (int, error) {
 		}
 		ran := 0
 		for _, g := range document.TestGroups {
-			if g.Type == "Bundle" { // whole bundles: see the checker in Python
-				continue
-			}
 			for _, t := range g.Tests {
 				ran++
 				if agrees, refused := file.agrees(g, t); !right(agrees, refused, t.Result) {
