@@ -74,44 +74,67 @@ static outcome camera_token(const json *group, const json *test)
                     !memcmp(again.sealed, token.sealed, BM_SEALED));
 }
 
-static X509 *certificate(const char *pem)
+static bool moment(const json *fields, time_t *out)
 {
-    BIO *memory = BIO_new_mem_buf(pem, -1);
-    X509 *read = PEM_read_bio_X509(memory, NULL, NULL, NULL);
-    BIO_free(memory);
-    return read;
+    struct tm read = {0};
+    bool ok = strptime(json_text(fields, "now"), "%Y-%m-%dT%H:%M:%SZ", &read);
+    *out = timegm(&read);
+    return ok;
 }
 
 static outcome certificate_chain(const json *group, const json *test)
 {
     char serial[BM_SERIAL] = "";
-    struct tm moment = {0};
+    time_t now;
     STACK_OF(X509) *chain = sk_X509_new_null();
-    X509 *root = certificate(json_text(group, "root"));
-    bool ok = root && strptime(json_text(test, "now"), "%Y-%m-%dT%H:%M:%SZ", &moment);
+    X509 *root = bm_certificate(json_text(group, "root"));
+    bool ok = root && moment(test, &now);
     for (const json *each = json_get(test, "chain")->first; ok && each; each = each->next) {
-        X509 *member = certificate(each->text);
+        X509 *member = bm_certificate(each->text);
         ok = member && sk_X509_push(chain, member);
     }
-    ok = ok && bm_verify_chain(chain, root, timegm(&moment), serial);
+    ok = ok && bm_verify_chain(chain, root, now, serial);
     sk_X509_pop_free(chain, X509_free);
+    X509_free(root);
+    return ok ? compared(!strcmp(serial, json_text(test, "deviceSerial"))) : REFUSED;
+}
+
+static outcome whole_bundle(const json *group, const json *test)
+{
+    char serial[BM_SERIAL] = "";
+    time_t now;
+    X509 *root = bm_certificate(json_text(group, "root"));
+    bool ok = root && moment(group, &now) &&
+              bm_verify_bundle(json_text(test, "bundle"), root, now, serial);
     X509_free(root);
     return ok ? compared(!strcmp(serial, json_text(test, "deviceSerial"))) : REFUSED;
 }
 
 static outcome bundle_signature(const json *group, const json *test)
 {
-    long message_size = 0, signature_size = 0;
+    if (!strcmp(json_text(group, "type"), "Bundle"))
+        return whole_bundle(group, test);
+    long expected_size = 0, signature_size = 0;
+    char *message = NULL;
+    json *bundle = json_parse(json_text(test, "bundle"));
+    BIO *signed_bytes = bundle ? bm_signed_bytes(bundle) : NULL;
+    long message_size = signed_bytes ? BIO_get_mem_data(signed_bytes, &message) : 0;
     BIO *memory = BIO_new_mem_buf(json_text(group, "publicKey"), -1);
     EVP_PKEY *key = PEM_read_bio_PUBKEY(memory, NULL, NULL, NULL);
-    unsigned char *message = OPENSSL_hexstr2buf(json_text(test, "signedBytes"), &message_size);
+    unsigned char *expected = OPENSSL_hexstr2buf(json_text(test, "signedBytes"), &expected_size);
     unsigned char *signature = OPENSSL_hexstr2buf(json_text(test, "signature"), &signature_size);
-    bool ok = key && message && signature &&
-              bm_verify_signature(key, message, (size_t)message_size, signature, (size_t)signature_size);
-    OPENSSL_free(message);
+    bool same = message && expected && message_size == expected_size &&
+                !memcmp(message, expected, (size_t)expected_size);
+    bool ok = same && key && signature &&
+              bm_verify_signature(key, expected, (size_t)expected_size, signature, (size_t)signature_size);
+    OPENSSL_free(expected);
     OPENSSL_free(signature);
     EVP_PKEY_free(key);
     BIO_free(memory);
+    BIO_free(signed_bytes);
+    json_free(bundle);
+    if (!same)
+        return DIFFERS;
     return ok ? AGREES : REFUSED;
 }
 
@@ -176,8 +199,6 @@ static int check(const char *directory)
         }
         fclose(file);
         for (const json *group = json_get(document, "testGroups")->first; group; group = group->next) {
-            if (!strcmp(json_text(group, "type"), "Bundle"))
-                continue; /* whole bundles: see the checker in Python */
             for (const json *test = json_get(group, "tests")->first; test; test = test->next) {
                 const char *result = json_text(test, "result");
                 outcome was = files[i].judge(group, test);
