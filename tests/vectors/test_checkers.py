@@ -41,6 +41,18 @@ NOT_JUDGED = {
 """Which groups of tests a language leaves to the others: docs/vectors.md says why."""
 
 
+def test_the_guide_says_what_each_judges() -> None:
+    guide = (VECTORS.parent / "docs" / "vectors.md").read_text("utf-8")
+    heading, rows = guide.split("| file, kind of test ")[1].split("\n", 1)
+    languages = re.findall(r"\w+", heading.lower())
+    for file in VECTORS.glob("*_test.json"):
+        for group in json.loads(file.read_text("ascii"))["testGroups"]:
+            kind = group["type"]
+            [said] = re.findall(rf"^\| `{file.name}`(?:, {kind})? \|(.*)$", rows, re.MULTILINE)
+            judges = ["no" if kind in NOT_JUDGED.get(each, ()) else "yes" for each in languages]
+            assert re.findall(r"\w+", said) == judges, kind
+
+
 def _judged_by(language: str, document: dict[str, Any]) -> int:
     groups = document["testGroups"]
     left = NOT_JUDGED.get(language, set())
