@@ -95,9 +95,20 @@ def _accepted_as(result: str, name: str) -> Change:
     return change
 
 
+def _other_table_keys(document: dict[str, Any]) -> None:
+    [test] = [each for each in document["testGroups"][1]["tests"] if each["tcId"] == SEALED]
+    test |= {"result": "invalid", "tableKeys": test["tableKeys"] | {"42": "00" * 32}}
+
+
+SEALED = next(
+    group["tests"][0]["tcId"]
+    for group in json.loads((VECTORS / "provisioning_response_test.json").read_text())["testGroups"]
+    if group["type"] == "Sealed"
+)
 SPOILT: dict[str, tuple[Change, ...]] = {
     "key_derivation": (_wrong_value("derivedKey"),),
     "camera_token": (_wrong_value("nucHash"), _accepted_as("invalid", "nucHash"), _wrong_result),
+    "provisioning_response": (_other_table_keys,),
     "certificate_chain": (_accepted_as("acceptable", "deviceSerial"),),
     "bundle_signature": (_wrong_result, _accepted_as("invalid", "signedBytes")),
     "verdict": (_wrong_reason,),
@@ -124,9 +135,12 @@ def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
             change(document)
         (spoilt / file.name).write_text(json.dumps(document), "ascii")
     wrong = {("key_derivation", 1), ("camera_token", 1), ("camera_token", 2), ("camera_token", 45)}
-    wrong |= {("certificate_chain", 2), ("bundle_signature", 8), ("verdict", 60)}
-    if checker.language == "javascript":  # which judges no certification paths
-        wrong -= {("certificate_chain", 2)}
+    wrong |= {("certificate_chain", 2), ("verdict", 60)}
+    wrong |= {("bundle_signature", 2), ("bundle_signature", 8), ("provisioning_response", SEALED)}
+    if checker.language == "javascript":
+        wrong.remove(("certificate_chain", 2))
+    if checker.language == "c":
+        wrong.remove(("provisioning_response", SEALED))
     assert _found(checker, spoilt) == wrong
 
 
