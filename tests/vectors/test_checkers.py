@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,50 @@ import pytest
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from tests.support.camera import VALIDATE, Camera, wire
-from tests.support.checkers import LANGUAGES, VECTORS, Checker, build
+from tests.support.checkers import LANGUAGES, SOURCES, VECTORS, Checker, build
 from tests.support.running import Running, new_serial
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where this process builds the checkers, once each."""
-    return tmp_path_factory.mktemp("checkers")
-
-
 @pytest.fixture(params=LANGUAGES)
-def checker(request: pytest.FixtureRequest, built: Path) -> Checker:
+def checker(request: pytest.FixtureRequest) -> Checker:
     """The checker of each language."""
-    return build(request.param, built)
+    return build(request.param)
 
 
 def test_it_agrees_with_every_vector(checker: Checker) -> None:
     ran = checker.check()
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    counted = dict(line.split(": ") for line in ran.stdout.splitlines())
-    assert counted["key_derivation"] == "145 tests"
-    assert counted["camera_token"] == "47 tests"
-    assert len(counted) >= 4
+    counted = dict(re.findall(r"(\w+): (\d+) tests", ran.stdout))
+    assert counted == {
+        file.name.removesuffix("_test.json"): str(number)
+        for file in VECTORS.glob("*_test.json")
+        if (number := _judged_by(checker.language, json.loads(file.read_text("ascii")))) > 0
+    }
+
+
+NOT_JUDGED = {
+    "javascript": {"Response", "CertificateChain", "Bundle"},
+    "c": {"Response", "Sealed"},
+}
+"""Which groups of tests a language leaves to the others: docs/vectors.md says why."""
+
+
+def test_the_guide_says_what_each_judges() -> None:
+    guide = (VECTORS.parent / "docs" / "vectors.md").read_text("utf-8")
+    heading, rows = guide.split("| file, kind of test ")[1].split("\n", 1)
+    languages = re.findall(r"\w+", heading.lower())
+    for file in VECTORS.glob("*_test.json"):
+        for group in json.loads(file.read_text("ascii"))["testGroups"]:
+            kind = group["type"]
+            [said] = re.findall(rf"^\| `{file.name}`(?:, {kind})? \|(.*)$", rows, re.MULTILINE)
+            judges = ["no" if kind in NOT_JUDGED.get(each, ()) else "yes" for each in languages]
+            assert re.findall(r"\w+", said) == judges, kind
+
+
+def _judged_by(language: str, document: dict[str, Any]) -> int:
+    groups = document["testGroups"]
+    left = NOT_JUDGED.get(language, set())
+    return sum(len(group["tests"]) for group in groups if group["type"] not in left)
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -62,12 +84,45 @@ def _wrong_reason(document: dict[str, Any]) -> None:
     document["testGroups"][0]["tests"][-1]["reason"] = "genuine"
 
 
+def _accepted_as(result: str, name: str) -> Change:
+    """What is sound, said to be invalid or acceptable, and to give something else."""
+
+    def change(document: dict[str, Any]) -> None:
+        test = document["testGroups"][0]["tests"][1]
+        test["result"] = result
+        test[name] = test[name][:-1] + ("0" if test[name][-1] != "0" else "1")
+
+    return change
+
+
+def _other_table_keys(document: dict[str, Any]) -> None:
+    [test] = [each for each in document["testGroups"][1]["tests"] if each["tcId"] == SEALED]
+    test |= {"result": "invalid", "tableKeys": test["tableKeys"] | {"42": "00" * 32}}
+
+
+SEALED = next(
+    group["tests"][0]["tcId"]
+    for group in json.loads((VECTORS / "provisioning_response_test.json").read_text())["testGroups"]
+    if group["type"] == "Sealed"
+)
 SPOILT: dict[str, tuple[Change, ...]] = {
     "key_derivation": (_wrong_value("derivedKey"),),
-    "camera_token": (_wrong_value("nucHash"), _wrong_result),
-    "bundle_signature": (_wrong_result,),
+    "camera_token": (_wrong_value("nucHash"), _accepted_as("invalid", "nucHash"), _wrong_result),
+    "provisioning_response": (_other_table_keys,),
+    "certificate_chain": (_accepted_as("acceptable", "deviceSerial"),),
+    "bundle_signature": (_wrong_result, _accepted_as("invalid", "signedBytes")),
     "verdict": (_wrong_reason,),
 }
+
+
+def _found(checker: Checker, vectors: Path) -> set[tuple[str, int]]:
+    """The tests that came out otherwise than the files say."""
+    ran = checker.check(vectors)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    return {
+        (name, int(number))
+        for name, number in re.findall(r"^(\w+) (\d+): .*: \w+$", ran.stdout, re.MULTILINE)
+    }
 
 
 def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
@@ -79,14 +134,50 @@ def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
         for change in SPOILT.get(file.name.removesuffix("_test.json"), ()):
             change(document)
         (spoilt / file.name).write_text(json.dumps(document), "ascii")
-    ran = checker.check(spoilt)
-    assert ran.returncode == 1, ran.stdout
-    said = (ran.stdout + ran.stderr).splitlines()
-    found = [line for line in said if re.search("valid$|genuine", line)]
-    assert [line.split()[0] for line in found[:4]] == [
-        *("key_derivation", "camera_token", "camera_token", "bundle_signature")
-    ], found
-    assert found[4:], "the reason is wrong too"
+    wrong = {("key_derivation", 1), ("camera_token", 1), ("camera_token", 2), ("camera_token", 45)}
+    wrong |= {("certificate_chain", 2), ("verdict", 60)}
+    wrong |= {("bundle_signature", 2), ("bundle_signature", 8), ("provisioning_response", SEALED)}
+    if checker.language == "javascript":
+        wrong.remove(("certificate_chain", 2))
+    if checker.language == "c":
+        wrong.remove(("provisioning_response", SEALED))
+    assert _found(checker, spoilt) == wrong
+
+
+TAGLESS = {
+    "python": (
+        "birthmark.py",
+        "decrypt(nonce, sealed, None)",
+        "encrypt(nonce, sealed[:32], None)[:32]",
+    ),
+    "javascript": (
+        "birthmark.mjs",
+        "[decipher.update(text), decipher.final()]",
+        "[decipher.update(text)]",
+    ),
+    "c": ("birthmark.c", "EVP_DecryptFinal_ex(cipher, nuc_hash + size, &rest) > 0", "rest == 0"),
+}
+
+
+@pytest.mark.parametrize("language", TAGLESS)
+def test_it_finds_an_implementation_that_verifies_no_tag(language: str, tmp_path: Path) -> None:
+    """Counter mode alone opens every token, to something: all that are altered are found."""
+    sources = tmp_path / "sources"
+    shutil.copytree(SOURCES / language, sources / language)
+    name, sound, careless = TAGLESS[language]
+    file = sources / language / name
+    text = file.read_text("utf-8")
+    assert text.count(sound) == 1
+    file.write_text(text.replace(sound, careless), "utf-8")
+    document = json.loads((VECTORS / "camera_token_test.json").read_text("ascii"))
+    altered = {
+        ("camera_token", test["tcId"])
+        for test in document["testGroups"][0]["tests"]
+        if "Altered" in test["flags"]
+    }
+    assert len(altered) == 9
+    found = _found(build(language, sources), VECTORS)
+    assert {each for each in found if each[0] == "camera_token"} == altered
 
 
 def test_its_tokens_pass_on_the_server(checker: Checker, running: Running) -> None:

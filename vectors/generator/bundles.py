@@ -149,7 +149,7 @@ def _bundles() -> Group:
             {"bundle": _text(dict(reversed(fields.items()))), "deviceSerial": "camera-7"},
         ),
     ]
-    token = fields["camera_token"]
+    token, chain = fields["camera_token"], fields["device_certificate_chain"]
     altered: dict[str, dict[str, Any]] = {
         "another picture": {"image_hash": secret("another picture").hex()},
         "another time": {"captured_at": "2026-11-23T11:00:00.123457Z"},
@@ -166,10 +166,12 @@ def _bundles() -> Group:
         "no such day": {"captured_at": "2026-02-30T11:00:00.123456Z"},
         "base64 without padding": {"signature": fields["signature"].rstrip("=") + "A"},
         "empty signature": {"signature": ""},
-        "one certificate": {"device_certificate_chain": fields["device_certificate_chain"][:1]},
-        "root sent along": {
-            "device_certificate_chain": [*fields["device_certificate_chain"], pem(authority().root)]
+        "one certificate": {"device_certificate_chain": chain[:1]},
+        "root sent along": {"device_certificate_chain": [*chain, pem(authority().root)]},
+        "text before a certificate": {
+            "device_certificate_chain": [f"camera-7\n{each}" for each in chain],
         },
+        "index below zero": {"camera_token": token | {"key_index": -1}},
         "index as text": {"camera_token": token | {"key_index": "234"}},
         "index with a fraction": {"camera_token": token | {"key_index": 234.0}},
         "one field more": {"note": ""},
@@ -198,12 +200,12 @@ def _bundles() -> Group:
         )
     foreign = authority("another authority")
     leaf = device_certificate(foreign, key.public_key(), "camera-7")
-    chain = (pem(leaf), pem(foreign.intermediate))
+    foreign_chain = (pem(leaf), pem(foreign.intermediate))
     tests.append(
         Case(
             "another authority",
             "invalid",
-            {"bundle": _resigned(device_certificate_chain=chain)},
+            {"bundle": _resigned(device_certificate_chain=foreign_chain)},
             ("OtherRoot",),
         )
     )

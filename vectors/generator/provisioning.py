@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vectors.generator import seeded_keys
-from vectors.generator.authorities import authority, device_certificate, pem
+from vectors.generator.authorities import NOW, authority, device_certificate, pem
 from vectors.generator.document import Case, Document, Group
 from vectors.generator.seeded_keys import secret
 
@@ -31,6 +32,11 @@ _NOTES = {
     "MalformedJwe": "Not five parts of base64url, or no JSON where JSON must be.",
     "UnknownHeader": "An algorithm, or a critical header, that this protocol does not use.",
     "InvalidCurve": "The ephemeral key is not a point of the curve.",
+    "Incomplete": "Something is not there without which no camera token or bundle can be made.",
+    "MalformedSecret": "A NUC hash and a master key have 32 bytes each, in hex.",
+    "OtherTables": "There is one master key for each of the three tables assigned, and no other.",
+    "OtherDevice": "The certificate is for another key or serial than the device asked for.",
+    "OtherRoot": "The certificates do not chain to the pinned root.",
 }
 
 
@@ -40,7 +46,8 @@ def make() -> Document:
         algorithm="ECDH-ES+A256KW",
         schema="schemas/provisioning_response_test_schema.json",
         header=[
-            "Response: whole answers to POST /api/v1/devices/provision.",
+            "Response: whole answers to POST /api/v1/devices/provision, as the device judges them"
+            " that asked with devicePublicKey and deviceSerial, pinned root and sent a second key.",
             "Sealed: what stands in them as table_keys_jwe, compact JWE (RFC 7516) to the device's"
             " second key; tableKeys is what must come out.",
             "No private key is here. The recipient's is made of recipientLabel: the scalar of P-256"
@@ -68,13 +75,96 @@ def _response(**keys: Any) -> dict[str, Any]:
 
 
 def _responses() -> Group:
-    jwe = _jwe("P-256", recipient_key("P-256", "test recipient P-256"))
-    cases = {
-        "table keys in the clear": _response(table_keys=_TABLE_KEYS),
-        "table keys sealed": _response(table_keys_jwe=jwe),
+    label = "test recipient P-256"
+    recipient = recipient_key("P-256", label)
+
+    def sealed(keys: Mapping[str, str], **changes: Any) -> dict[str, Any]:
+        return _response(table_keys_jwe=_jwe("P-256", recipient, table_keys=keys)) | changes
+
+    good = sealed(_TABLE_KEYS)
+    ca, foreign = authority(), authority("another authority")
+    key = seeded_keys.p256("test device").public_key()
+    other_key = seeded_keys.p256("another test device").public_key()
+    two = dict(list(_TABLE_KEYS.items())[:2])
+    chain = good["certificate_chain"]
+    foreign_chain = [pem(foreign.intermediate), pem(foreign.root)]
+    bad: list[tuple[str, str, dict[str, Any]]] = [
+        (f"without {name}", "Incomplete", {k: v for k, v in good.items() if k != name})
+        for name in good
+        if name != "provisioning_id"
+    ]
+    bad += [
+        (
+            "no root in the chain",
+            "Incomplete",
+            good | {"certificate_chain": chain[:1]},
+        ),
+        ("NUC hash of 31 bytes", "MalformedSecret", good | {"simulated_nuc_hash": "00" * 31}),
+        ("NUC hash that is no hex", "MalformedSecret", good | {"simulated_nuc_hash": "zz" * 32}),
+        ("key of 31 bytes", "MalformedSecret", sealed(two | {"2048": "00" * 31})),
+        ("key that is no hex", "MalformedSecret", sealed(two | {"2048": "zz" * 32})),
+        ("key for another table", "OtherTables", sealed(two | {"2047": "00" * 32})),
+        ("key missing", "OtherTables", sealed(two)),
+        ("key too many", "OtherTables", sealed(_TABLE_KEYS | {"2049": "00" * 32})),
+        ("two tables", "OtherTables", sealed(two, table_assignments=[42, 1_337])),
+        ("one table twice", "OtherTables", sealed(two, table_assignments=[42, 42, 1_337])),
+        (
+            "sealed to another",
+            "OtherRecipient",
+            _response(table_keys_jwe=_jwe("P-256", recipient_key("P-256", "another recipient"))),
+        ),
+        (
+            "certificate of another key",
+            "OtherDevice",
+            good | {"device_certificate": pem(device_certificate(ca, other_key, "camera-7"))},
+        ),
+        (
+            "certificate of another serial",
+            "OtherDevice",
+            good | {"device_certificate": pem(device_certificate(ca, key, "camera-8"))},
+        ),
+        (
+            "another authority",
+            "OtherRoot",
+            good
+            | {
+                "device_certificate": pem(device_certificate(foreign, key, "camera-7")),
+                "certificate_chain": foreign_chain,
+            },
+        ),
+        ("another authority's chain", "OtherRoot", good | {"certificate_chain": foreign_chain}),
+        (
+            "another authority's root",
+            "OtherRoot",
+            good | {"certificate_chain": [chain[0], foreign_chain[1]]},
+        ),
+        (
+            "chain the wrong way round",
+            "OtherRoot",
+            good | {"certificate_chain": chain[::-1]},
+        ),
+    ]
+    tests = [
+        Case(comment, "valid", {"response": response, "tableKeys": _TABLE_KEYS})
+        for comment, response in (
+            ("table keys sealed", good),
+            ("table keys in the clear", _response(table_keys=_TABLE_KEYS)),
+        )
+    ]
+    tests += [
+        Case(comment, "invalid", {"response": response}, (flag,)) for comment, flag, response in bad
+    ]
+    shared = {
+        "root": pem(ca.root),
+        "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "deviceSerial": "camera-7",
+        "devicePublicKey": key.public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        ).decode(),
+        "curve": "P-256",
+        "recipientLabel": label,
     }
-    tests = [Case(comment, "valid", {"response": each}) for comment, each in cases.items()]
-    return Group("Response", tests)
+    return Group("Response", tests, shared)
 
 
 def _sealed(curve: str) -> Group:
@@ -144,7 +234,12 @@ def _epk(curve: str, key: Recipient) -> dict[str, str]:
     return {"kty": "EC", "crv": curve, "x": x, "y": y}
 
 
-def _jwe(curve: str, recipient: Recipient, changes: Mapping[str, Any] | None = None) -> str:
+def _jwe(
+    curve: str,
+    recipient: Recipient,
+    changes: Mapping[str, Any] | None = None,
+    table_keys: Mapping[str, str] = _TABLE_KEYS,
+) -> str:
     ephemeral = recipient_key(curve, "test ephemeral key")
     header = {"alg": _ALGORITHM, "enc": "A256GCM", "cty": "json", "epk": _epk(curve, ephemeral)}
     header |= dict(changes or {})
@@ -160,7 +255,7 @@ def _jwe(curve: str, recipient: Recipient, changes: Mapping[str, Any] | None = N
     other = len(name).to_bytes(4, "big") + name + bytes(8) + (256).to_bytes(4, "big")
     wrapping = ConcatKDFHash(SHA256(), 32, other).derive(shared)
     content_key, nonce = secret("test content key"), secret("test JWE nonce")[:12]
-    sealed = AESGCM(content_key).encrypt(nonce, json.dumps(_TABLE_KEYS).encode(), head.encode())
+    sealed = AESGCM(content_key).encrypt(nonce, json.dumps(table_keys).encode(), head.encode())
     parts = (aes_key_wrap(wrapping, content_key), nonce, sealed[:-16], sealed[-16:])
     return ".".join([head, *map(_base64url, parts)])
 

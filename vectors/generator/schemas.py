@@ -44,6 +44,12 @@ def _test(required: Schema, optional: Schema | None = None) -> Schema:
     )
 
 
+def _sound_if_valid(test: Schema, response: Schema) -> Schema:
+    """What is invalid may have any shape; what is valid has that of the API."""
+    valid = {"properties": {"result": {"const": "valid"}}}
+    return {**test, "if": valid, "then": {"properties": {"response": response}}}
+
+
 def _group(kinds: list[str], shared: Schema, test: Schema) -> Schema:
     return _object({"type": {"enum": kinds}, **shared, "tests": _list(test)})
 
@@ -86,7 +92,8 @@ _RESPONSE = _object(
         "simulated_nuc_hash": _hex(32),
     },
     {"table_keys": _TABLE_KEYS, "table_keys_jwe": TEXT},
-)
+) | {"oneOf": [{"required": ["table_keys"]}, {"required": ["table_keys_jwe"]}]}
+_RECIPIENT = {"curve": {"enum": ["P-256", "P-384", "X25519"]}, "recipientLabel": TEXT}
 _SIZES = {"keySizeBits": {"const": 256}}
 
 SCHEMAS: dict[str, Schema] = {
@@ -119,10 +126,22 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "provisioning_response": _file(
         "Provisioning responses",
-        _group(["Response"], {}, _test({"response": _RESPONSE})),
+        _group(
+            ["Response"],
+            {
+                "root": PEM,
+                "now": MOMENT,
+                "deviceSerial": TEXT,
+                "devicePublicKey": PEM,
+                **_RECIPIENT,
+            },
+            _sound_if_valid(
+                _test({"response": {"type": "object"}}, {"tableKeys": _TABLE_KEYS}), _RESPONSE
+            ),
+        ),
         _group(
             ["Sealed"],
-            {"curve": {"enum": ["P-256", "P-384", "X25519"]}, "recipientLabel": TEXT},
+            _RECIPIENT,
             _test({"tableKeysJwe": TEXT}, {"tableKeys": _TABLE_KEYS}),
         ),
     ),

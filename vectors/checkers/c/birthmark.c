@@ -1,8 +1,11 @@
+#define _GNU_SOURCE /* timegm, strptime */
+
 #include "birthmark.h"
 
-#include <limits.h>
 #include <openssl/hmac.h>
+#include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include <regex.h>
 #include <string.h>
 
 /* --- keys and camera tokens */
@@ -142,6 +145,14 @@ static bool name_of(X509 *leaf, char serial[BM_SERIAL])
     return found;
 }
 
+X509 *bm_certificate(const char *pem)
+{
+    BIO *memory = BIO_new_mem_buf(pem, -1);
+    X509 *read = PEM_read_bio_X509(memory, NULL, NULL, NULL);
+    BIO_free(memory);
+    return read;
+}
+
 bool bm_verify_chain(STACK_OF(X509) *chain, X509 *root, time_t now, char serial[BM_SERIAL])
 {
     X509 *leaf = sk_X509_value(chain, 0);
@@ -181,6 +192,185 @@ bool bm_verify_signature(EVP_PKEY *key, const unsigned char *message, size_t mes
     bool ok = known && context && EVP_DigestVerifyInit(context, NULL, hash, NULL, key) == 1 &&
               EVP_DigestVerify(context, signature, signature_size, message, message_size) == 1;
     EVP_MD_CTX_free(context);
+    return ok;
+}
+
+static void write_text(BIO *out, const char *text)
+{
+    static const char plain[] = "\n\r\t\b\f\"\\", names[] = "nrtbf\"\\";
+    BIO_puts(out, "\"");
+    for (; *text; text++) {
+        const char *known = strchr(plain, *text);
+        if (known)
+            BIO_printf(out, "\\%c", names[known - plain]);
+        else if ((unsigned char)*text < ' ')
+            BIO_printf(out, "\\u%04x", (unsigned int)*text);
+        else
+            BIO_write(out, text, 1);
+    }
+    BIO_puts(out, "\"");
+}
+
+/* RFC 8785, for names in ASCII. One name is left out. */
+static void write_canonical(BIO *out, const json *value, const char *left_out)
+{
+    const char *before = NULL, *separator = "";
+    switch (value->type) {
+    case JSON_NULL:
+        BIO_puts(out, "null");
+        break;
+    case JSON_BOOLEAN:
+        BIO_puts(out, value->number ? "true" : "false");
+        break;
+    case JSON_NUMBER:
+        BIO_printf(out, "%lld", (long long)value->number);
+        break;
+    case JSON_STRING:
+        write_text(out, value->text);
+        break;
+    case JSON_ARRAY:
+        BIO_puts(out, "[");
+        for (const json *each = value->first; each; each = each->next, separator = ",") {
+            BIO_puts(out, separator);
+            write_canonical(out, each, "");
+        }
+        BIO_puts(out, "]");
+        break;
+    case JSON_OBJECT:
+        BIO_puts(out, "{");
+        for (const json *next = value->first; next; ) {
+            next = NULL; /* the first name after the one before */
+            for (const json *each = value->first; each; each = each->next)
+                if (strcmp(each->name, left_out) && (!before || strcmp(each->name, before) > 0) &&
+                    (!next || strcmp(each->name, next->name) < 0))
+                    next = each;
+            if (next) {
+                BIO_puts(out, separator);
+                write_text(out, next->name);
+                BIO_puts(out, ":");
+                write_canonical(out, next, "");
+                before = next->name;
+                separator = ",";
+            }
+        }
+        BIO_puts(out, "}");
+    }
+}
+
+BIO *bm_signed_bytes(const json *bundle)
+{
+    static const char prefix[] = "birthmark-bundle-v1"; /* the zero at its end is of it */
+    BIO *out = BIO_new(BIO_s_mem());
+    if (out) {
+        BIO_write(out, prefix, sizeof prefix);
+        write_canonical(out, bundle, "signature");
+    }
+    return out;
+}
+
+static bool matches(const json *text, const char *pattern)
+{
+    regex_t compiled;
+    if (text->type != JSON_STRING || regcomp(&compiled, pattern, REG_EXTENDED | REG_NOSUB))
+        return false;
+    bool match = regexec(&compiled, text->text, 0, NULL, 0) == 0;
+    regfree(&compiled);
+    return match;
+}
+
+static bool is_index(const json *value)
+{
+    return value->type == JSON_NUMBER && value->number >= 0;
+}
+
+static size_t count(const json *value)
+{
+    size_t members = 0;
+    for (const json *each = value->first; each; each = each->next)
+        members++;
+    return members;
+}
+
+/* Exactly these fields, each in its one spelling. */
+static bool is_bundle(const json *bundle)
+{
+    const json *token = json_get(bundle, "camera_token");
+    const json *chain = json_get(bundle, "device_certificate_chain");
+    if (bundle->type != JSON_OBJECT || count(bundle) != 6 || token->type != JSON_OBJECT ||
+        count(token) != 4 || chain->type != JSON_ARRAY || count(chain) != 2)
+        return false;
+    for (const json *each = chain->first; each; each = each->next)
+        if (!matches(each, "^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+"
+                           "-----END CERTIFICATE-----\n?$"))
+            return false;
+    const json *version = json_get(bundle, "version");
+    return version->type == JSON_NUMBER && version->number == 1 &&
+           is_index(json_get(token, "table_id")) && is_index(json_get(token, "key_index")) &&
+           matches(json_get(token, "encrypted_nuc_hash"), "^[0-9a-f]{96}$") &&
+           matches(json_get(token, "nonce"), "^[0-9a-f]{24}$") &&
+           matches(json_get(bundle, "image_hash"), "^[0-9a-f]{64}$") &&
+           matches(json_get(bundle, "captured_at"),
+                   "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z$") &&
+           matches(json_get(bundle, "signature"), "^[A-Za-z0-9+/]+={0,2}$");
+}
+
+/* The second of a time, rounded down; -1 for no such day. */
+static time_t second_of(const char *text)
+{
+    struct tm read = {0}, again;
+    char back[32];
+    if (!strptime(text, "%Y-%m-%dT%H:%M:%S", &read))
+        return -1;
+    time_t second = timegm(&read);
+    if (!gmtime_r(&second, &again) || !strftime(back, sizeof back, "%Y-%m-%dT%H:%M:%S", &again))
+        return -1;
+    return strncmp(back, text, strlen(back)) ? -1 : second;
+}
+
+/* The bytes of base64 in its one spelling; their number, or 0. */
+static size_t from_base64(const char *text, unsigned char *out, size_t room)
+{
+    unsigned char again[2048];
+    size_t size = strlen(text), bytes = size / 4 * 3;
+    if (size % 4 || bytes > room || size >= sizeof again ||
+        EVP_DecodeBlock(out, (const unsigned char *)text, (int)size) < 0)
+        return 0;
+    const char *padding = strchr(text, '='); /* the pattern lets two be there at most */
+    bytes -= padding ? strlen(padding) : 0;
+    EVP_EncodeBlock(again, out, (int)bytes);
+    return strcmp((const char *)again, text) ? 0 : bytes;
+}
+
+static bool holds(const json *bundle, X509 *root, time_t now, char serial[BM_SERIAL])
+{
+    unsigned char signature[1024];
+    char *message = NULL;
+    time_t captured = second_of(json_text(bundle, "captured_at"));
+    size_t size = from_base64(json_text(bundle, "signature"), signature, sizeof signature);
+    if (captured < 0 || captured > now + 3600 || size == 0)
+        return false;
+    STACK_OF(X509) *chain = sk_X509_new_null();
+    for (const json *each = json_get(bundle, "device_certificate_chain")->first; each; each = each->next) {
+        X509 *certificate = bm_certificate(each->text);
+        if (certificate)
+            sk_X509_push(chain, certificate);
+    }
+    BIO *signed_bytes = bm_signed_bytes(bundle);
+    long written = signed_bytes ? BIO_get_mem_data(signed_bytes, &message) : 0;
+    bool ok = sk_X509_num(chain) == 2 && written > 0 && bm_verify_chain(chain, root, now, serial) &&
+              bm_verify_chain(chain, root, captured < now ? captured : now, serial) &&
+              bm_verify_signature(X509_get0_pubkey(sk_X509_value(chain, 0)),
+                                  (const unsigned char *)message, (size_t)written, signature, size);
+    BIO_free(signed_bytes);
+    sk_X509_pop_free(chain, X509_free);
+    return ok;
+}
+
+bool bm_verify_bundle(const char *text, X509 *root, time_t now, char serial[BM_SERIAL])
+{
+    json *bundle = json_parse(text);
+    bool ok = bundle && is_bundle(bundle) && holds(bundle, root, now, serial);
+    json_free(bundle);
     return ok;
 }
 

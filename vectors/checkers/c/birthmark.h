@@ -1,10 +1,13 @@
-/* The Birthmark protocol in C, against OpenSSL 3. Copy birthmark.h and birthmark.c.
+/* The Birthmark protocol in C, against OpenSSL 3, on POSIX. Copy birthmark.* and json.*.
  *
  * What returns bool says whether it was accepted; nothing else is to be used of what was refused. */
 
 #ifndef BIRTHMARK_H
 #define BIRTHMARK_H
 
+#include "json.h"
+
+#include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/x509.h>
 #include <stdbool.h>
@@ -33,12 +36,21 @@ bool bm_seal(const unsigned char nuc_hash[BM_NUC_HASH], const unsigned char mast
 bool bm_open(const bm_token *token, const unsigned char master_key[BM_KEY], int64_t keys_per_table,
              unsigned char nuc_hash[BM_NUC_HASH]);
 
+/* Read a certificate in PEM; NULL where it is none. */
+X509 *bm_certificate(const char *pem);
+
 /* Verify a chain (device first) to the pinned root, and get the device serial. */
 bool bm_verify_chain(STACK_OF(X509) *chain, X509 *root, time_t now, char serial[BM_SERIAL]);
 
 /* Verify a device's signature. The kind of the key alone decides how it signs. */
 bool bm_verify_signature(EVP_PKEY *key, const unsigned char *message, size_t message_size,
                          const unsigned char *signature, size_t signature_size);
+
+/* What the device signs, in memory: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
+BIO *bm_signed_bytes(const json *bundle);
+
+/* Verify a whole bundle: form, time, certificates, signature. Get the device serial. */
+bool bm_verify_bundle(const char *text, X509 *root, time_t now, char serial[BM_SERIAL]);
 
 typedef struct {
     const char *status; /* "active", "suspended" or "revoked" */

@@ -1,5 +1,6 @@
 #include "json.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,18 +40,24 @@ static const char *string(const char *at, char **out)
     if (!write)
         return NULL;
     while (at < end) {
-        static const char names[] = "nrtbf", values[] = "\n\r\t\b\f";
-        const char *known;
-        if (*at != '\\') {
+        static const char names[] = "nrtbf\"\\/", values[] = "\n\r\t\b\f\"\\/";
+        const char *known = strchr(names, at[1]);
+        if ((unsigned char)*at < ' ') {
+            return NULL;
+        } else if (*at != '\\') {
             *write++ = *at++;
-        } else if (at[1] == 'u' && end - at >= 6) {
+        } else if (at[1] == 'u' && end - at >= 6 && strspn(at + 2, "0123456789abcdefABCDEF") >= 4) {
             char digits[5] = {at[2], at[3], at[4], at[5], 0};
-            write = utf8(write, strtoul(digits, NULL, 16));
+            unsigned long code = strtoul(digits, NULL, 16);
+            if (code == 0 || (code >= 0xd800 && code < 0xe000))
+                return NULL;
+            write = utf8(write, code);
             at += 6;
-        } else {
-            known = strchr(names, at[1]);
-            *write++ = known ? values[known - names] : at[1];
+        } else if (known) {
+            *write++ = values[known - names];
             at += 2;
+        } else {
+            return NULL;
         }
     }
     *write = '\0';
@@ -74,6 +81,9 @@ static const char *members(const char *at, json *into, char end, int depth)
             at = string(at, &member->name);
             if (!at || *(at = space(at)) != ':')
                 return NULL;
+            for (const json *other = into->first; other != member; other = other->next)
+                if (!strcmp(other->name, member->name))
+                    return NULL;
             at++;
         }
         if (!(at = value(at, member, depth + 1)))
@@ -103,9 +113,14 @@ static const char *value(const char *at, json *into, int depth)
         into->number = *at == 't';
         return at + (*at == 't' ? 4 : 5);
     }
+    const char *digits = at + (*at == '-');
+    size_t count = strspn(digits, "0123456789");
+    if (count == 0 || (count > 1 && *digits == '0'))
+        return NULL;
+    errno = 0;
     into->type = JSON_NUMBER;
     into->number = strtoll(at, &end, 10);
-    return end == at ? NULL : end;
+    return errno ? NULL : end;
 }
 
 json *json_parse(const char *text)

@@ -1,4 +1,5 @@
-/* Reads JSON (RFC 8259) into a tree: enough for files that one trusts, such as the vectors. */
+/* Reads JSON (RFC 8259) into a tree. It is strict, as bundles want it: no name twice, no number but
+ * integers, no NUL in a text, and no character beyond the first plane by its escape. */
 
 #ifndef JSON_H
 #define JSON_H

@@ -2,9 +2,11 @@
 package main
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -13,12 +15,17 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -83,19 +90,188 @@ func Open(token CameraToken, masterKey []byte, keysPerTable int64) ([]byte, erro
 	return aead.Open(nil, nonce, sealed, nil)
 }
 
-// VerifyChain returns the device serial of a chain (device first) that leads to the pinned root.
-func VerifyChain(chain []string, root string, now time.Time) (string, error) {
-	var path []*x509.Certificate
-	for _, text := range append([]string{root}, chain...) {
+const sealing = "ECDH-ES+A256KW"
+
+// OpenTableKeys opens compact JWE (RFC 7516, section 5.2; RFC 7518, section 4.6).
+func OpenTableKeys(jwe string, key *ecdh.PrivateKey) (Fields, error) {
+	var parts [5][]byte
+	texts := strings.Split(jwe, ".")
+	if len(texts) != len(parts) {
+		return nil, ErrRefused
+	}
+	for i, text := range texts {
+		decoded, err := base64.RawURLEncoding.Strict().DecodeString(text)
+		if err != nil {
+			return nil, err
+		}
+		parts[i] = decoded
+	}
+	header, err := Parse(string(parts[0]))
+	if err != nil {
+		return nil, err
+	}
+	_, critical := header["crit"]
+	if header["alg"] != sealing || header["enc"] != "A256GCM" || critical ||
+		len(parts[2]) != 12 || len(parts[4]) != 16 {
+		return nil, ErrRefused
+	}
+	point, err := ephemeral(header["epk"], key.Curve())
+	if err != nil {
+		return nil, err
+	}
+	shared, err := key.ECDH(point)
+	if err != nil {
+		return nil, err
+	}
+	contentKey, err := unwrap(concatKDF(shared), parts[1])
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(contentKey)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := aead.Open(nil, parts[2], append(parts[3], parts[4]...), []byte(texts[0]))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(string(opened))
+}
+
+func ephemeral(epk any, curve ecdh.Curve) (*ecdh.PublicKey, error) {
+	fields, _ := epk.(Fields)
+	x, _ := fields["x"].(string)
+	y, _ := fields["y"].(string)
+	point, err := base64.RawURLEncoding.Strict().DecodeString(x)
+	if err != nil {
+		return nil, err
+	}
+	if curve != ecdh.X25519() {
+		rest, err := base64.RawURLEncoding.Strict().DecodeString(y)
+		if err != nil {
+			return nil, err
+		}
+		point = slices.Concat([]byte{4}, point, rest) // uncompressed: SEC 1, section 2.3.4
+	}
+	return curve.NewPublicKey(point) // which refuses what is not on the curve
+}
+
+// concatKDF: one round is enough for 32 bytes. No party is named; 256 is the size of the key in bits.
+func concatKDF(shared []byte) []byte {
+	message := append(binary.BigEndian.AppendUint32(nil, 1), shared...)
+	message = append(binary.BigEndian.AppendUint32(message, uint32(len(sealing))), sealing...)
+	message = binary.BigEndian.AppendUint32(append(message, make([]byte, 8)...), 256)
+	digest := sha256.Sum256(message)
+	return digest[:]
+}
+
+// unwrap undoes AES key wrap (RFC 3394, section 2.2.2), which the standard library has not.
+func unwrap(key, wrapped []byte) ([]byte, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil || len(wrapped) != 40 {
+		return nil, ErrRefused
+	}
+	both, rest := make([]byte, 16), bytes.Clone(wrapped)
+	for step := 6 * 4; step > 0; step-- {
+		r := rest[8*((step-1)%4+1):][:8]
+		copy(both, rest[:8])
+		copy(both[8:], r)
+		both[7] ^= byte(step)
+		block.Decrypt(both, both)
+		copy(rest, both[:8])
+		copy(r, both[8:])
+	}
+	if !bytes.Equal(rest[:8], bytes.Repeat([]byte{0xa6}, 8)) {
+		return nil, ErrRefused
+	}
+	return rest[8:], nil
+}
+
+// Asked is what a device asked for, and what it trusts.
+type Asked struct {
+	DeviceSerial string
+	DeviceKey    crypto.PublicKey
+	SecondKey    *ecdh.PrivateKey
+	Root         string
+}
+
+// OpenResponse returns the table keys in an answer to provisioning, if all of it is for this device.
+func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
+	leaf, _ := response["device_certificate"].(string)
+	above, err := texts(response["certificate_chain"])
+	if err != nil || len(above) != 2 {
+		return nil, ErrRefused
+	}
+	serial, err := VerifyChain([]string{leaf, above[0]}, asked.Root, now)
+	if err != nil || serial != asked.DeviceSerial {
+		return nil, ErrRefused
+	}
+	path, err := certificates(leaf, above[1], asked.Root)
+	if err != nil || !path[1].Equal(path[2]) || !sameKey(path[0].PublicKey, asked.DeviceKey) {
+		return nil, ErrRefused
+	}
+	keys, _ := response["table_keys"].(Fields)
+	if sealed, found := response["table_keys_jwe"].(string); found {
+		if keys, err = OpenTableKeys(sealed, asked.SecondKey); err != nil {
+			return nil, err
+		}
+	}
+	tables, _ := response["table_assignments"].([]any)
+	nucHash, _ := response["simulated_nuc_hash"].(string)
+	if len(tables) != 3 || len(keys) != 3 || !hex32.MatchString(nucHash) {
+		return nil, ErrRefused
+	}
+	for _, table := range tables { // three keys and three tables, each of them with its own
+		number, _ := table.(int64)
+		key, _ := keys[strconv.FormatInt(number, 10)].(string)
+		if !hex32.MatchString(key) {
+			return nil, ErrRefused
+		}
+	}
+	return keys, unlessTwice(tables)
+}
+
+var hex32 = regexp.MustCompile("^[0-9a-fA-F]{64}$")
+
+func unlessTwice(tables []any) error {
+	for i, table := range tables {
+		if slices.Contains(tables[:i], table) {
+			return ErrRefused
+		}
+	}
+	return nil
+}
+
+func sameKey(one, other crypto.PublicKey) bool {
+	key, comparable := one.(interface{ Equal(crypto.PublicKey) bool })
+	return comparable && key.Equal(other)
+}
+
+func certificates(texts ...string) ([]*x509.Certificate, error) {
+	var read []*x509.Certificate
+	for _, text := range texts {
 		block, _ := pem.Decode([]byte(text))
 		if block == nil {
-			return "", ErrRefused
+			return nil, ErrRefused
 		}
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		path = append(path, certificate)
+		read = append(read, certificate)
+	}
+	return read, nil
+}
+
+// VerifyChain returns the device serial of a chain (device first) that leads to the pinned root.
+func VerifyChain(chain []string, root string, now time.Time) (string, error) {
+	path, err := certificates(append([]string{root}, chain...)...)
+	if err != nil || len(path) < 2 {
+		return "", ErrRefused
 	}
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(path[0])
@@ -103,7 +279,7 @@ func VerifyChain(chain []string, root string, now time.Time) (string, error) {
 		between.AddCert(certificate)
 	}
 	leaf := path[1]
-	_, err := leaf.Verify(x509.VerifyOptions{
+	_, err = leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: between,
 		CurrentTime:   now,
@@ -153,6 +329,155 @@ func VerifySignature(signature, message []byte, key crypto.PublicKey) bool {
 		return ed25519.Verify(key, message, signature)
 	}
 	return false
+}
+
+// SignedBytes is what the device signs: a prefix, and canonical JSON (RFC 8785) of all but the
+// signature.
+func SignedBytes(bundle Fields) ([]byte, error) {
+	content := maps.Clone(bundle)
+	delete(content, "signature")
+	message := bytes.NewBufferString("birthmark-bundle-v1\x00")
+	encoder := json.NewEncoder(message) // for the ASCII of a bundle it writes as the RFC says
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(content)
+	return bytes.TrimSuffix(message.Bytes(), []byte("\n")), err
+}
+
+const spelling = "2006-01-02T15:04:05.000000Z"
+
+// How a bundle spells each of its texts.
+var (
+	certificatePEM = regexp.MustCompile(
+		"^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?$")
+	lowerHex32 = regexp.MustCompile("^[0-9a-f]{64}$")
+	lowerHex48 = regexp.MustCompile("^[0-9a-f]{96}$")
+	lowerHex12 = regexp.MustCompile("^[0-9a-f]{24}$")
+)
+
+// VerifyBundle returns the device serial of a bundle that holds: form, time, certificates, signature.
+func VerifyBundle(text, root string, now time.Time) (string, error) {
+	bundle, err := Parse(text)
+	if err != nil {
+		return "", err
+	}
+	token, _ := bundle["camera_token"].(Fields)
+	chain, err := texts(bundle["device_certificate_chain"])
+	if err != nil || len(chain) != 2 || len(bundle) != 6 || len(token) != 4 ||
+		bundle["version"] != int64(1) || !isIndex(token["table_id"]) || !isIndex(token["key_index"]) ||
+		!spelt(lowerHex32, bundle["image_hash"]) || !spelt(lowerHex48, token["encrypted_nuc_hash"]) ||
+		!spelt(lowerHex12, token["nonce"]) ||
+		!certificatePEM.MatchString(chain[0]) || !certificatePEM.MatchString(chain[1]) {
+		return "", ErrRefused
+	}
+	signed, _ := bundle["signature"].(string)
+	signature, err := base64.StdEncoding.Strict().DecodeString(signed)
+	if err != nil || strings.ContainsAny(signed, "\r\n") {
+		return "", ErrRefused
+	}
+	moment, _ := bundle["captured_at"].(string)
+	captured, err := time.Parse(spelling, moment) // which takes a comma, too
+	if err != nil || captured.Format(spelling) != moment || captured.After(now.Add(time.Hour)) {
+		return "", ErrRefused
+	}
+	serial, err := VerifyChain(chain, root, now)
+	if err != nil {
+		return "", err
+	}
+	if captured.Before(now) {
+		if _, err := VerifyChain(chain, root, captured); err != nil {
+			return "", err
+		}
+	}
+	message, err := SignedBytes(bundle)
+	if err != nil {
+		return "", err
+	}
+	leaf, err := certificates(chain[0])
+	if err != nil || !VerifySignature(signature, message, leaf[0].PublicKey) {
+		return "", ErrRefused
+	}
+	return serial, nil
+}
+
+func isIndex(value any) bool {
+	number, found := value.(int64)
+	return found && number >= 0
+}
+
+func spelt(pattern *regexp.Regexp, value any) bool {
+	text, found := value.(string)
+	return found && pattern.MatchString(text)
+}
+
+func texts(value any) ([]string, error) {
+	items, _ := value.([]any)
+	var read []string
+	for _, item := range items {
+		text, found := item.(string)
+		if !found {
+			return nil, ErrRefused
+		}
+		read = append(read, text)
+	}
+	return read, nil
+}
+
+// Fields is a JSON object that others wrote. Its numbers are int64.
+type Fields = map[string]any
+
+// Parse reads an object strictly, as bundles want it: no name twice, no number but integers.
+func Parse(text string) (Fields, error) {
+	if !json.Valid([]byte(text)) {
+		return nil, ErrRefused
+	}
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	value, err := next(decoder)
+	fields, found := value.(Fields)
+	if err == nil && !found {
+		err = ErrRefused
+	}
+	return fields, err
+}
+
+func next(decoder *json.Decoder) (any, error) {
+	token, err := decoder.Token()
+	if err != nil {
+		return nil, err
+	}
+	if number, found := token.(json.Number); found {
+		return strconv.ParseInt(number.String(), 10, 64)
+	}
+	begin, found := token.(json.Delim)
+	if !found {
+		return token, nil
+	}
+	fields, items := Fields{}, []any{}
+	for decoder.More() {
+		name := ""
+		if begin == '{' {
+			token, err := decoder.Token()
+			if err != nil {
+				return nil, err
+			}
+			name = token.(string)
+			if _, twice := fields[name]; twice {
+				return nil, ErrRefused
+			}
+		}
+		value, err := next(decoder)
+		if err != nil {
+			return nil, err
+		}
+		fields[name], items = value, append(items, value)
+	}
+	if _, err := decoder.Token(); err != nil {
+		return nil, err
+	}
+	if begin == '[' {
+		return items, nil
+	}
+	return fields, nil
 }
 
 // Device is what the authority knows of one.

@@ -4,6 +4,10 @@ import java.net.URLDecoder;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
+import java.security.Key;
+import java.security.KeyFactory;
+import java.security.MessageDigest;
+import java.security.PrivateKey;
 import java.security.PublicKey;
 import java.security.Signature;
 import java.security.cert.CertPath;
@@ -12,23 +16,36 @@ import java.security.cert.CertificateFactory;
 import java.security.cert.PKIXParameters;
 import java.security.cert.TrustAnchor;
 import java.security.cert.X509Certificate;
+import java.security.interfaces.ECPrivateKey;
 import java.security.interfaces.ECPublicKey;
 import java.security.interfaces.RSAPublicKey;
+import java.security.spec.ECPoint;
+import java.security.spec.ECPublicKeySpec;
+import java.security.spec.X509EncodedKeySpec;
+import java.time.DateTimeException;
 import java.time.Instant;
+import java.time.LocalDateTime;
+import java.time.ZoneOffset;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Base64;
 import java.util.Collection;
 import java.util.Date;
+import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
+import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import javax.crypto.Cipher;
+import javax.crypto.KeyAgreement;
 import javax.crypto.Mac;
 import javax.crypto.spec.GCMParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 
 /**
- * The Birthmark protocol in Java, for JDK 17 or later, without libraries. Copy this file.
+ * The Birthmark protocol in Java, for JDK 17 or later, without libraries. Copy this file and Json.java.
  *
  * <p>What is refused is a GeneralSecurityException or an IllegalArgumentException.
  */
@@ -37,6 +54,14 @@ final class Birthmark {
     private static final String DEVICE = "urn:birthmark:device:";
     private static final String CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
     private static final int URI = 6;
+
+    private static final String SEALING = "ECDH-ES+A256KW";
+    private static final Set<String> FIELDS = Set.of(
+            "version", "image_hash", "camera_token", "device_certificate_chain", "captured_at", "signature");
+    private static final Set<String> TOKEN_FIELDS =
+            Set.of("encrypted_nuc_hash", "table_id", "key_index", "nonce");
+    private static final Pattern PEM = Pattern.compile(
+            "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?");
 
     private Birthmark() {}
 
@@ -95,6 +120,95 @@ final class Birthmark {
         return HexFormat.of().parseHex(text);
     }
 
+    // --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+
+    /** Returns the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6). */
+    static Map<String, Object> openTableKeys(String jwe, PrivateKey key) throws GeneralSecurityException {
+        String[] parts = jwe.split("\\.", -1);
+        if (parts.length != 5) {
+            throw new IllegalArgumentException("not compact JWE");
+        }
+        Map<String, Object> header = fields(Json.parse(utf8(fromBase64url(parts[0]))));
+        byte[] nonce = fromBase64url(parts[2]);
+        byte[] tag = fromBase64url(parts[4]);
+        if (!SEALING.equals(header.get("alg")) || !"A256GCM".equals(header.get("enc"))
+                || header.containsKey("crit") || nonce.length != 12 || tag.length != 16) {
+            throw new IllegalArgumentException("no such way of sealing");
+        }
+        byte[] wrapping = concatKdf(agree(key, fields(header.get("epk"))));
+        Cipher unwrapper = Cipher.getInstance("AESWrap"); // RFC 3394
+        unwrapper.init(Cipher.UNWRAP_MODE, new SecretKeySpec(wrapping, "AES"));
+        Key contentKey = unwrapper.unwrap(fromBase64url(parts[1]), "AES", Cipher.SECRET_KEY);
+        Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding");
+        cipher.init(Cipher.DECRYPT_MODE, contentKey, new GCMParameterSpec(128, nonce));
+        cipher.updateAAD(parts[0].getBytes(StandardCharsets.US_ASCII));
+        cipher.update(fromBase64url(parts[3])); // the JDK gives nothing out before the tag is right
+        return fields(Json.parse(utf8(cipher.doFinal(tag))));
+    }
+
+    private static byte[] agree(PrivateKey key, Map<String, Object> epk) throws GeneralSecurityException {
+        boolean montgomery = !(key instanceof ECPrivateKey);
+        KeyAgreement agreement = KeyAgreement.getInstance(montgomery ? "X25519" : "ECDH");
+        agreement.init(key);
+        byte[] x = fromBase64url(text(epk, "x"));
+        PublicKey point;
+        if (montgomery) {
+            byte[] der = HexFormat.of().parseHex("302a300506032b656e032100" + HexFormat.of().formatHex(x));
+            point = KeyFactory.getInstance("X25519").generatePublic(new X509EncodedKeySpec(der));
+        } else {
+            ECPoint w = new ECPoint(new BigInteger(1, x), new BigInteger(1, fromBase64url(text(epk, "y"))));
+            ECPublicKeySpec spec = new ECPublicKeySpec(w, ((ECPrivateKey) key).getParams());
+            point = KeyFactory.getInstance("EC").generatePublic(spec);
+        }
+        agreement.doPhase(point, true); // refuses what is not on the curve
+        return agreement.generateSecret();
+    }
+
+    private static byte[] concatKdf(byte[] shared) throws GeneralSecurityException {
+        // One round is enough for 32 bytes. No party is named; 256 is the size of the key in bits.
+        ByteBuffer message = ByteBuffer.allocate(4 + shared.length + 4 + SEALING.length() + 8 + 4);
+        message.putInt(1).put(shared).putInt(SEALING.length());
+        message.put(SEALING.getBytes(StandardCharsets.US_ASCII)).putLong(0).putInt(256);
+        return MessageDigest.getInstance("SHA-256").digest(message.array());
+    }
+
+    private static byte[] fromBase64url(String text) {
+        byte[] decoded = Base64.getUrlDecoder().decode(text); // which takes padding, and loose bits
+        if (!Base64.getUrlEncoder().withoutPadding().encodeToString(decoded).equals(text)) {
+            throw new IllegalArgumentException("not base64url");
+        }
+        return decoded;
+    }
+
+    /** What a device asked for, and what it trusts. */
+    record Asked(String deviceSerial, PublicKey deviceKey, PrivateKey secondKey, String root) {}
+
+    /** Returns the table keys in an answer to provisioning, if all of it is for this device. */
+    static Map<String, Object> openResponse(Map<String, Object> response, Asked asked, Instant now)
+            throws GeneralSecurityException {
+        List<String> chain = new ArrayList<>(List.of(text(response, "device_certificate")));
+        chain.addAll(texts(response.get("certificate_chain")));
+        if (chain.size() != 3
+                || !verifyChain(chain.subList(0, 2), asked.root(), now).equals(asked.deviceSerial())
+                || !certificate(chain.get(0)).getPublicKey().equals(asked.deviceKey())
+                || !certificate(chain.get(2)).equals(certificate(asked.root()))) {
+            throw new GeneralSecurityException("the certificates are another's");
+        }
+        Map<String, Object> keys = response.get("table_keys_jwe") instanceof String sealed
+                ? openTableKeys(sealed, asked.secondKey())
+                : fields(response.get("table_keys"));
+        List<?> tables = items(response.get("table_assignments"));
+        Set<String> names = tables.stream().map(String::valueOf).collect(Collectors.toSet());
+        if (tables.size() != 3 || keys.size() != 3 || !names.equals(keys.keySet())) {
+            throw new IllegalArgumentException("not the keys of its three tables");
+        }
+        fromHex(text(response, "simulated_nuc_hash"), 32);
+        for (String table : keys.keySet()) {
+            fromHex(text(keys, table), 32);
+        }
+        return keys;
+    }
+
     // --- certificates
 
     /** Returns the device serial of a chain (device first) that leads to the pinned root. */
@@ -140,6 +254,59 @@ final class Birthmark {
     }
 
     // --- bundles
+
+    /** Returns what the device signs: a prefix, and canonical JSON of all but the signature. */
+    static byte[] signedBytes(Map<String, Object> bundle) {
+        Map<String, Object> content = new HashMap<>(bundle);
+        content.remove("signature");
+        return ("birthmark-bundle-v1\0" + Json.canonical(content)).getBytes(StandardCharsets.UTF_8);
+    }
+
+    /** Returns the device serial of a bundle that holds: form, time, certificates, signature. */
+    static String verifyBundle(String text, String root, Instant now) throws GeneralSecurityException {
+        Map<String, Object> bundle = fields(Json.parse(text));
+        Map<String, Object> token = fields(bundle.get("camera_token"));
+        List<String> chain = texts(bundle.get("device_certificate_chain"));
+        if (!bundle.keySet().equals(FIELDS) || !Long.valueOf(1).equals(bundle.get("version"))
+                || !token.keySet().equals(TOKEN_FIELDS)
+                || !(token.get("table_id") instanceof Long table && table >= 0)
+                || !(token.get("key_index") instanceof Long index && index >= 0)
+                || !lowerHex(text(bundle, "image_hash"), 32)
+                || !lowerHex(text(token, "encrypted_nuc_hash"), 48) || !lowerHex(text(token, "nonce"), 12)
+                || chain.size() != 2 || !chain.stream().allMatch(PEM.asMatchPredicate())) {
+            throw new IllegalArgumentException("not a bundle");
+        }
+        byte[] signature = Base64.getDecoder().decode(text(bundle, "signature"));
+        if (!Base64.getEncoder().encodeToString(signature).equals(bundle.get("signature"))) {
+            throw new IllegalArgumentException("not in its one spelling");
+        }
+        Instant captured = moment(text(bundle, "captured_at"));
+        if (captured.isAfter(now.plusSeconds(3_600))) {
+            throw new IllegalArgumentException("captured in the future");
+        }
+        String serial = verifyChain(chain, root, now);
+        verifyChain(chain, root, captured.isBefore(now) ? captured : now);
+        PublicKey key = certificate(chain.get(0)).getPublicKey();
+        if (!verifySignature(signature, signedBytes(bundle), key)) {
+            throw new GeneralSecurityException("the signature does not fit");
+        }
+        return serial;
+    }
+
+    private static Instant moment(String text) {
+        if (!text.matches("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z")) {
+            throw new IllegalArgumentException("not a time in its one spelling");
+        }
+        try {
+            return LocalDateTime.parse(text.substring(0, text.length() - 1)).toInstant(ZoneOffset.UTC);
+        } catch (DateTimeException noSuchDay) {
+            throw new IllegalArgumentException(noSuchDay);
+        }
+    }
+
+    private static boolean lowerHex(String text, int size) {
+        return text.matches("[0-9a-f]{" + 2 * size + "}");
+    }
 
     /** The kind of the key alone decides how it signs. */
     static boolean verifySignature(byte[] signature, byte[] message, PublicKey key)
@@ -195,5 +362,40 @@ final class Birthmark {
             return "table_not_assigned";
         }
         return device.status().equals("active") ? "genuine" : "device_" + device.status();
+    }
+
+    // --- JSON that others wrote
+
+    @SuppressWarnings("unchecked")
+    private static Map<String, Object> fields(Object value) {
+        if (value instanceof Map) {
+            return (Map<String, Object>) value; // as Json reads them
+        }
+        throw new IllegalArgumentException("not an object");
+    }
+
+    private static List<?> items(Object value) {
+        if (value instanceof List<?> items) {
+            return items;
+        }
+        throw new IllegalArgumentException("not an array");
+    }
+
+    private static List<String> texts(Object value) {
+        if (!items(value).stream().allMatch(String.class::isInstance)) {
+            throw new IllegalArgumentException("not texts");
+        }
+        return items(value).stream().map(String.class::cast).toList();
+    }
+
+    private static String text(Map<String, Object> fields, String name) {
+        if (fields.get(name) instanceof String text) {
+            return text;
+        }
+        throw new IllegalArgumentException("no text: " + name);
+    }
+
+    private static String utf8(byte[] bytes) {
+        return new String(bytes, StandardCharsets.UTF_8);
     }
 }

@@ -6,19 +6,20 @@ import * as birthmark from "./birthmark.mjs";
 
 const hex = (text) => Buffer.from(text, "hex");
 
-// Each returns whether a test was accepted with what it says; a refusal throws.
+// Each returns whether what came out is what the test says; a refusal throws.
 const FILES = {
   key_derivation: (group, test) =>
     birthmark.deriveKey(hex(test.masterKey), test.keyIndex, hex(group.salt), hex(group.infoSuffix))
       .equals(hex(test.derivedKey)),
-  camera_token: (group, { cameraToken: token, masterKey, nucHash }) => {
+  camera_token: (group, { cameraToken: token, masterKey, nucHash, result }) => {
     const opened = birthmark.openToken(token, hex(masterKey), group.keysPerTable);
+    if (result !== "valid") return opened.toString("hex") === nucHash;
     const again = birthmark.seal(opened, hex(masterKey), token.table_id, token.key_index, hex(token.nonce));
     return opened.toString("hex") === nucHash
       && again.encrypted_nuc_hash === token.encrypted_nuc_hash.toLowerCase();
   },
   provisioning_response: (group, test) => {
-    if (group.type === "Response") return ("table_keys" in test.response) !== ("table_keys_jwe" in test.response);
+    if (group.type === "Response") return null; // it needs certification paths
     const key = birthmark.recipientKey(group.recipientLabel, group.curve);
     const keys = birthmark.openTableKeys(test.tableKeysJwe, key);
     return JSON.stringify(keys) === JSON.stringify(test.tableKeys);
@@ -26,13 +27,14 @@ const FILES = {
   bundle_signature: (group, test) => {
     if (group.type === "Bundle") return null; // it needs certification paths
     const message = birthmark.signedBytes(JSON.parse(test.bundle));
+    if (!message.equals(hex(test.signedBytes))) return false;
     birthmark.verifySignature(hex(test.signature), message, createPublicKey(group.publicKey));
-    return message.equals(hex(test.signedBytes));
+    return true;
   },
   verdict: (group, test) => {
     const reason = birthmark.judge(group.tables, group.keysPerTable, test);
-    if (reason !== test.reason) throw new Error(`${reason} in place of ${test.reason}`);
-    return reason === "genuine";
+    if (reason === test.reason && reason !== "genuine") throw new birthmark.Refused(reason);
+    return reason === test.reason;
   },
 };
 
@@ -43,16 +45,17 @@ function check(directory) {
     let ran = 0;
     for (const group of document.testGroups) {
       for (const test of group.tests) {
-        let accepted;
-        try {
-          accepted = run(group, test);
+        let right;
+        try { // to accept something else is no refusal
+          const agrees = run(group, test);
+          if (agrees === null) continue;
+          right = agrees && test.result !== "invalid";
         } catch (error) {
           if (!(error instanceof birthmark.Refused)) throw error;
-          accepted = false;
+          right = test.result !== "valid";
         }
-        if (accepted === null) continue;
         ran += 1;
-        if (test.result === "acceptable" || accepted === (test.result === "valid")) continue;
+        if (right) continue;
         wrong += 1;
         console.log(`${name} ${test.tcId}: ${test.comment}: ${test.result}`);
       }

@@ -96,6 +96,35 @@ def open_table_keys(
     return opened
 
 
+def open_response(
+    response: dict[str, Any],
+    root: str,
+    now: datetime,
+    *,
+    device_serial: str,
+    device_key: object,
+    key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey,
+) -> dict[str, str]:
+    """Return the table keys that an authority gave a device. `key` is the device's second one."""
+    try:
+        chain = [response["device_certificate"], *response["certificate_chain"]]
+        tables, nuc_hash = response["table_assignments"], response["simulated_nuc_hash"]
+        sealed = response.get("table_keys_jwe")
+        keys = response["table_keys"] if sealed is None else open_table_keys(sealed, key)
+    except KeyError:
+        raise RefusedError("something is missing") from None
+    if len(chain) != 3 or verify_chain(chain[:2], root, now) != device_serial:
+        raise RefusedError("the certificate is another device's")
+    leaf, _, top, pinned = (x509.load_pem_x509_certificate(pem.encode()) for pem in (*chain, root))
+    if leaf.public_key() != device_key or top != pinned:
+        raise RefusedError("the certificate is for another key, or not under this root")
+    if len(tables) != 3 or {str(table) for table in tables} != keys.keys() or len(keys) != 3:
+        raise RefusedError("not the keys of its three tables")
+    for secret in (nuc_hash, *keys.values()):
+        _hex(secret, 32)
+    return keys
+
+
 def _agree(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey, epk: dict[str, Any]) -> bytes:
     if isinstance(key, x25519.X25519PrivateKey):
         point = x25519.X25519PublicKey.from_public_bytes(_base64url(epk["x"].encode()))
@@ -161,6 +190,9 @@ _FIELDS = {
     "signature",
 }
 _TOKEN_FIELDS = {"encrypted_nuc_hash", "table_id", "key_index", "nonce"}
+_PEM = re.compile(
+    "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
+)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
@@ -216,7 +248,9 @@ def _parse(text: str) -> dict[str, Any]:
             and _lower_hex(bundle["image_hash"], 32)
             and _lower_hex(token["encrypted_nuc_hash"], 48)
             and _lower_hex(token["nonce"], 12)
+            and min(token["table_id"], token["key_index"]) >= 0
             and len(bundle["device_certificate_chain"]) == 2
+            and all(map(_PEM.fullmatch, bundle["device_certificate_chain"]))
             and _TIME.fullmatch(bundle["captured_at"])
             and base64.b64encode(decoded).decode() == bundle["signature"] != ""
         )

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 Fields = dict[str, Any]
 
-# Each says whether a test was accepted with what it says; a refusal is a RefusedError.
+# Each says whether what came out is what the test says; a refusal is a RefusedError.
 
 
 def key_derivation(group: Fields, test: Fields) -> bool:
@@ -24,7 +24,9 @@ def key_derivation(group: Fields, test: Fields) -> bool:
 
 def camera_token(group: Fields, test: Fields) -> bool:
     token, master_key = test["cameraToken"], bytes.fromhex(test["masterKey"])
-    nuc_hash = birthmark.open_token(token, master_key, group["keysPerTable"])
+    nuc_hash: bytes = birthmark.open_token(token, master_key, group["keysPerTable"])
+    if test["result"] != "valid":
+        return nuc_hash.hex() == test.get("nucHash")
     nonce = bytes.fromhex(token["nonce"])
     again = birthmark.seal(nuc_hash, master_key, token["table_id"], token["key_index"], nonce)
     same = again == {k: v.lower() if isinstance(v, str) else v for k, v in token.items()}
@@ -32,28 +34,39 @@ def camera_token(group: Fields, test: Fields) -> bool:
 
 
 def provisioning_response(group: Fields, test: Fields) -> bool:
-    if group["type"] == "Response":
-        return ("table_keys" in test["response"]) != ("table_keys_jwe" in test["response"])
     key = birthmark.recipient_key(group["recipientLabel"], group["curve"])
-    opened: Fields = birthmark.open_table_keys(test["tableKeysJwe"], key)
-    return bool(opened == test["tableKeys"])
+    opened: Fields
+    if group["type"] == "Response":
+        opened = birthmark.open_response(
+            test["response"],
+            group["root"],
+            datetime.fromisoformat(group["now"]),
+            device_serial=group["deviceSerial"],
+            device_key=load_pem_public_key(group["devicePublicKey"].encode()),
+            key=key,
+        )
+    else:
+        opened = birthmark.open_table_keys(test["tableKeysJwe"], key)
+    return opened == test.get("tableKeys")
 
 
 def certificate_chain(group: Fields, test: Fields) -> bool:
     now = datetime.fromisoformat(test["now"])
     serial: str = birthmark.verify_chain(test["chain"], group["root"], now)
-    return bool(serial == test["deviceSerial"])
+    return bool(serial == test.get("deviceSerial"))
 
 
 def bundle_signature(group: Fields, test: Fields) -> bool:
     if group["type"] == "Bundle":
         now = datetime.fromisoformat(group["now"])
         serial: str = birthmark.verify_bundle(test["bundle"], group["root"], now)
-        return bool(serial == test["deviceSerial"])
+        return bool(serial == test.get("deviceSerial"))
     key = load_pem_public_key(group["publicKey"].encode())
-    message = birthmark.signed_bytes(json.loads(test["bundle"]))
+    message: bytes = birthmark.signed_bytes(json.loads(test["bundle"]))
+    if message.hex() != test["signedBytes"]:
+        return False
     birthmark.verify_signature(bytes.fromhex(test["signature"]), message, key)
-    return message == bytes.fromhex(test["signedBytes"])
+    return True
 
 
 def verdict(group: Fields, test: Fields) -> bool:
@@ -65,9 +78,9 @@ def verdict(group: Fields, test: Fields) -> bool:
         opened=test["opened"],
         device=test["device"],
     )
-    if reason != test["reason"]:
-        raise AssertionError(f"{reason} in place of {test['reason']}")
-    return reason == "genuine"
+    if reason == test["reason"] != "genuine":
+        raise RefusedError(reason)  # FAIL, and for that reason
+    return bool(reason == test["reason"])
 
 
 FILES = (
@@ -83,16 +96,16 @@ FILES = (
 def check(vectors: Path) -> int:
     """Run all files; return how many tests went wrong."""
     wrong = 0
-    for accepts in FILES:
-        name = accepts.__name__
+    for agrees in FILES:
+        name = agrees.__name__
         document = json.loads((vectors / f"{name}_test.json").read_text(encoding="ascii"))
         tests = [(group, test) for group in document["testGroups"] for test in group["tests"]]
         for group, test in tests:
-            try:
-                accepted = accepts(group, test)
+            try:  # to accept something else is no refusal
+                right = agrees(group, test) and test["result"] != "invalid"
             except RefusedError:
-                accepted = False
-            if test["result"] != "acceptable" and accepted != (test["result"] == "valid"):
+                right = test["result"] != "valid"
+            if not right:
                 wrong += 1
                 print(f"{name} {test['tcId']}: {test['comment']}: {test['result']}")
         print(f"{name}: {len(tests)} tests")

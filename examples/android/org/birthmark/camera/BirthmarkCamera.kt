@@ -4,7 +4,6 @@ import android.content.Context
 import android.os.Build
 import android.security.keystore.KeyGenParameterSpec
 import android.security.keystore.KeyProperties
-import android.security.keystore.StrongBoxUnavailableException
 import android.util.AtomicFile
 import java.io.File
 import java.io.IOException
@@ -13,6 +12,7 @@ import java.net.URL
 import java.security.KeyPairGenerator
 import java.security.KeyStore
 import java.security.PrivateKey
+import java.security.ProviderException
 import java.security.Signature
 import java.security.spec.ECGenParameterSpec
 import java.text.SimpleDateFormat
@@ -129,8 +129,9 @@ class BirthmarkCamera(
         }
         try {
             make(strongBox = true)
-        } catch (_: StrongBoxUnavailableException) {
-            make(strongBox = false) // then the TEE has it, on nearly every phone
+        } catch (unavailable: ProviderException) {
+            // There is no StrongBox, or one that makes no such key: the TEE does, on nearly every phone.
+            make(strongBox = false)
         }
     }
 

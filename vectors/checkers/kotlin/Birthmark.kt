@@ -1,0 +1,328 @@
+// The Birthmark protocol in Kotlin 2, for the JVM of JDK 17 or later, without libraries. Copy this file,
+// and Json.java of the checker in Java.
+//
+// What is refused is a GeneralSecurityException or an IllegalArgumentException.
+
+import java.math.BigInteger
+import java.net.URLDecoder
+import java.nio.ByteBuffer
+import java.security.GeneralSecurityException
+import java.security.KeyFactory
+import java.security.MessageDigest
+import java.security.PrivateKey
+import java.security.PublicKey
+import java.security.Signature
+import java.security.cert.CertPathValidator
+import java.security.cert.CertificateFactory
+import java.security.cert.PKIXParameters
+import java.security.cert.TrustAnchor
+import java.security.cert.X509Certificate
+import java.security.interfaces.ECPrivateKey
+import java.security.interfaces.ECPublicKey
+import java.security.interfaces.RSAPublicKey
+import java.security.spec.ECPoint
+import java.security.spec.ECPublicKeySpec
+import java.security.spec.X509EncodedKeySpec
+import java.time.DateTimeException
+import java.time.Instant
+import java.time.LocalDateTime
+import java.time.ZoneOffset
+import java.util.Base64
+import java.util.Date
+import java.util.HexFormat
+import javax.crypto.Cipher
+import javax.crypto.KeyAgreement
+import javax.crypto.Mac
+import javax.crypto.spec.GCMParameterSpec
+import javax.crypto.spec.SecretKeySpec
+
+typealias Fields = Map<String, Any?>
+
+private val HEX: HexFormat = HexFormat.of()
+
+fun hex(bytes: ByteArray): String = HEX.formatHex(bytes)
+
+fun bytes(hex: String): ByteArray = HEX.parseHex(hex)
+
+private fun bytes(hex: String, size: Int): ByteArray {
+    require(hex.length == 2 * size) { "not $size bytes in hex" }
+    return bytes(hex)
+}
+
+// --- keys and camera tokens
+
+data class CameraToken(
+    val encryptedNucHash: String,
+    val tableId: Long,
+    val keyIndex: Long,
+    val nonce: String,
+)
+
+private val SALT = "Birthmark".toByteArray()
+
+/** HKDF-SHA256, 32 bytes long (RFC 5869). */
+fun deriveKey(
+    masterKey: ByteArray,
+    keyIndex: Long,
+    salt: ByteArray = SALT,
+    infoSuffix: ByteArray = ByteArray(0),
+): ByteArray {
+    // A missing salt is 32 zeros (section 2.2); the JDK takes no empty key.
+    val pseudorandomKey = hmac(salt.ifEmpty { ByteArray(32) }, masterKey)
+    val index = ByteBuffer.allocate(4).putInt(keyIndex.toInt()).array()
+    return hmac(pseudorandomKey, index + infoSuffix + 1)
+}
+
+private fun ByteArray.ifEmpty(other: () -> ByteArray) = if (isEmpty()) other() else this
+
+private fun hmac(key: ByteArray, message: ByteArray): ByteArray =
+    Mac.getInstance("HmacSHA256").run {
+        init(SecretKeySpec(key, "HmacSHA256"))
+        doFinal(message)
+    }
+
+private fun gcm(mode: Int, key: ByteArray, nonce: ByteArray): Cipher =
+    Cipher.getInstance("AES/GCM/NoPadding").apply {
+        init(mode, SecretKeySpec(key, "AES"), GCMParameterSpec(128, nonce))
+    }
+
+/** Makes a camera token. The nonce is 12 fresh random bytes, never used twice. */
+fun seal(
+    nucHash: ByteArray,
+    masterKey: ByteArray,
+    tableId: Long,
+    keyIndex: Long,
+    nonce: ByteArray,
+): CameraToken {
+    val sealed = gcm(Cipher.ENCRYPT_MODE, deriveKey(masterKey, keyIndex), nonce).doFinal(nucHash)
+    return CameraToken(hex(sealed), tableId, keyIndex, hex(nonce))
+}
+
+/** Returns the NUC hash inside a camera token. */
+fun open(token: CameraToken, masterKey: ByteArray, keysPerTable: Long = 1_000): ByteArray {
+    val sealed = bytes(token.encryptedNucHash, 48)
+    val nonce = bytes(token.nonce, 12)
+    require(token.keyIndex in 0..<keysPerTable) { "no such key" }
+    return gcm(Cipher.DECRYPT_MODE, deriveKey(masterKey, token.keyIndex), nonce).doFinal(sealed)
+}
+
+// --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+
+private const val SEALING = "ECDH-ES+A256KW"
+
+/** Returns the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6). */
+fun openTableKeys(jwe: String, key: PrivateKey): Fields {
+    val parts = jwe.split('.')
+    require(parts.size == 5) { "not compact JWE" }
+    val header = fields(Json.parse(String(fromBase64url(parts[0]))))
+    val (wrapped, nonce, text, tag) = parts.drop(1).map(::fromBase64url)
+    require(header["alg"] == SEALING && header["enc"] == "A256GCM" && "crit" !in header) { "no such way" }
+    require(nonce.size == 12 && tag.size == 16) { "no such way of sealing" }
+    val wrapping = SecretKeySpec(concatKdf(agree(key, fields(header["epk"]))), "AES")
+    val contentKey = Cipher.getInstance("AESWrap").run { // RFC 3394
+        init(Cipher.UNWRAP_MODE, wrapping)
+        unwrap(wrapped, "AES", Cipher.SECRET_KEY)
+    }
+    val cipher = gcm(Cipher.DECRYPT_MODE, contentKey.encoded, nonce)
+    cipher.updateAAD(parts[0].toByteArray())
+    return fields(Json.parse(String(cipher.doFinal(text + tag))))
+}
+
+private fun agree(key: PrivateKey, epk: Fields): ByteArray {
+    val x = fromBase64url(text(epk, "x"))
+    val algorithm: String
+    val point: PublicKey
+    if (key is ECPrivateKey) {
+        algorithm = "ECDH"
+        val w = ECPoint(BigInteger(1, x), BigInteger(1, fromBase64url(text(epk, "y"))))
+        point = KeyFactory.getInstance("EC").generatePublic(ECPublicKeySpec(w, key.params))
+    } else {
+        algorithm = "X25519"
+        val der = X509EncodedKeySpec(bytes("302a300506032b656e032100") + x)
+        point = KeyFactory.getInstance("X25519").generatePublic(der)
+    }
+    return KeyAgreement.getInstance(algorithm).run {
+        init(key)
+        doPhase(point, true) // refuses what is not on the curve
+        generateSecret()
+    }
+}
+
+/** One round is enough for 32 bytes. No party is named; 256 is the size of the key in bits. */
+private fun concatKdf(shared: ByteArray): ByteArray {
+    val message = ByteBuffer.allocate(4 + shared.size + 4 + SEALING.length + 8 + 4)
+    message.putInt(1).put(shared).putInt(SEALING.length).put(SEALING.toByteArray())
+    message.putLong(0).putInt(256)
+    return MessageDigest.getInstance("SHA-256").digest(message.array())
+}
+
+private fun fromBase64url(text: String): ByteArray {
+    val decoded = Base64.getUrlDecoder().decode(text) // which takes padding, and loose bits
+    val again = Base64.getUrlEncoder().withoutPadding().encodeToString(decoded)
+    require(again == text) { "not base64url" }
+    return decoded
+}
+
+/** What a device asked for, and what it trusts. */
+class Asked(
+    val deviceSerial: String,
+    val deviceKey: PublicKey,
+    val secondKey: PrivateKey,
+    val root: String,
+)
+
+/** Returns the table keys in an answer to provisioning, if all of it is for this device. */
+fun openResponse(response: Fields, asked: Asked, now: Instant): Fields {
+    val chain = listOf(text(response, "device_certificate")) + texts(response["certificate_chain"])
+    require(
+        chain.size == 3 && verifyChain(chain.take(2), asked.root, now) == asked.deviceSerial &&
+            certificate(chain[0]).publicKey == asked.deviceKey &&
+            certificate(chain[2]) == certificate(asked.root),
+    ) { "the certificates are another's" }
+    val sealed = response["table_keys_jwe"]
+    val keys = if (sealed is String) openTableKeys(sealed, asked.secondKey) else fields(response["table_keys"])
+    val tables = items(response["table_assignments"])
+    require(tables.size == 3 && keys.size == 3 && tables.map { "$it" }.toSet() == keys.keys) {
+        "not the keys of its three tables"
+    }
+    bytes(text(response, "simulated_nuc_hash"), 32)
+    keys.keys.forEach { bytes(text(keys, it), 32) }
+    return keys
+}
+
+// --- certificates
+
+private const val DEVICE = "urn:birthmark:device:"
+private const val CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
+private const val URI = 6
+
+/** Returns the device serial of a chain (device first) that leads to the pinned root. */
+fun verifyChain(chain: List<String>, root: String, now: Instant): String {
+    val pinned = certificate(root)
+    val path = chain.map(::certificate).filter { it != pinned } // a root that is sent along proves nothing
+    val parameters = PKIXParameters(setOf(TrustAnchor(pinned, null)))
+    parameters.isRevocationEnabled = false // ask the CRL apart
+    parameters.date = Date.from(now)
+    val certPath = CertificateFactory.getInstance("X.509").generateCertPath(path)
+    CertPathValidator.getInstance("PKIX").validate(certPath, parameters)
+    return deviceSerial(path.first())
+}
+
+private fun deviceSerial(leaf: X509Certificate): String {
+    val maySign = leaf.keyUsage?.get(0) ?: false
+    val isDevice = leaf.basicConstraints == -1 && CLIENT_AUTH in leaf.extendedKeyUsage.orEmpty()
+    require(maySign && isDevice) { "not a device's certificate" }
+    signatureAlgorithm(leaf.publicKey)
+    val named = leaf.subjectAlternativeNames.orEmpty()
+        .firstOrNull { it[0] == URI && "${it[1]}".startsWith(DEVICE) }
+    val serial = requireNotNull(named) { "it names no device" }[1].toString().removePrefix(DEVICE)
+    // URLDecoder is for forms, where a plus is a space.
+    return URLDecoder.decode(serial.replace("+", "%2B"), Charsets.UTF_8)
+}
+
+private fun certificate(pem: String): X509Certificate =
+    CertificateFactory.getInstance("X.509").generateCertificate(pem.byteInputStream()) as X509Certificate
+
+// --- bundles
+
+private val FIELDS =
+    setOf("version", "image_hash", "camera_token", "device_certificate_chain", "captured_at", "signature")
+private val TOKEN_FIELDS = setOf("encrypted_nuc_hash", "table_id", "key_index", "nonce")
+private val PEM =
+    Regex("-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?")
+private val TIME = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z")
+
+/** Returns what the device signs: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
+fun signedBytes(bundle: Fields): ByteArray =
+    "birthmark-bundle-v1\u0000${Json.canonical(bundle - "signature")}".toByteArray()
+
+/** Returns the device serial of a bundle that holds: form, time, certificates, signature. */
+fun verifyBundle(text: String, root: String, now: Instant): String {
+    val bundle = fields(Json.parse(text))
+    val token = fields(bundle["camera_token"])
+    val chain = texts(bundle["device_certificate_chain"])
+    require(bundle.keys == FIELDS && token.keys == TOKEN_FIELDS && bundle["version"] == 1L) { "not a bundle" }
+    require(isIndex(token["table_id"]) && isIndex(token["key_index"])) { "not an index" }
+    requireLowerHex(text(bundle, "image_hash"), 32)
+    requireLowerHex(text(token, "encrypted_nuc_hash"), 48)
+    requireLowerHex(text(token, "nonce"), 12)
+    require(chain.size == 2 && chain.all(PEM::matches)) { "not a chain" }
+    val signature = Base64.getDecoder().decode(text(bundle, "signature"))
+    require(Base64.getEncoder().encodeToString(signature) == bundle["signature"]) { "not in its one spelling" }
+    val captured = moment(text(bundle, "captured_at"))
+    require(captured <= now.plusSeconds(3_600)) { "captured in the future" }
+    val serial = verifyChain(chain, root, now)
+    verifyChain(chain, root, minOf(captured, now))
+    verifySignature(signature, signedBytes(bundle), certificate(chain[0]).publicKey)
+    return serial
+}
+
+private fun isIndex(value: Any?) = value is Long && value >= 0
+
+private fun requireLowerHex(text: String, size: Int) =
+    require(Regex("[0-9a-f]{${2 * size}}").matches(text)) { "not $size bytes in lower-case hex" }
+
+private fun moment(text: String): Instant {
+    require(TIME.matches(text)) { "not a time in its one spelling" }
+    try {
+        return LocalDateTime.parse(text.dropLast(1)).toInstant(ZoneOffset.UTC)
+    } catch (noSuchDay: DateTimeException) {
+        throw IllegalArgumentException(noSuchDay)
+    }
+}
+
+/** The kind of the key alone decides how it signs. */
+fun verifySignature(signature: ByteArray, message: ByteArray, key: PublicKey) {
+    val algorithm = signatureAlgorithm(key)
+    val fits = Signature.getInstance(algorithm).run {
+        initVerify(key)
+        update(message)
+        // The JDK takes zeros at the end of an Ed25519 signature.
+        (algorithm != "Ed25519" || signature.size == 64) && verify(signature)
+    }
+    if (!fits) throw GeneralSecurityException("the signature does not fit")
+}
+
+private fun signatureAlgorithm(key: PublicKey): String = when {
+    key is ECPublicKey && key.params.order.bitLength() == 256 -> "SHA256withECDSA"
+    key is ECPublicKey && key.params.order.bitLength() == 384 -> "SHA384withECDSA"
+    key is RSAPublicKey && key.modulus.bitLength() in 2048..4096 -> "SHA256withRSA"
+    key.algorithm in setOf("EdDSA", "Ed25519") -> "Ed25519"
+    else -> throw GeneralSecurityException("no device has such a key")
+}
+
+// --- verdicts
+
+/** What the authority knows of a device. */
+class Device(val status: String, val tableAssignments: List<Long>)
+
+/** Returns why a well-formed token gets its verdict: it is PASS for "genuine" alone. */
+fun judge(
+    tables: Long,
+    keysPerTable: Long,
+    tableId: Long,
+    keyIndex: Long,
+    opened: Boolean,
+    device: Device?,
+): String = when {
+    tableId !in 0..<tables -> "unknown_table"
+    keyIndex !in 0..<keysPerTable -> "unknown_key_index"
+    !opened -> "not_opened"
+    device == null -> "unknown_device"
+    tableId !in device.tableAssignments -> "table_not_assigned"
+    device.status != "active" -> "device_${device.status}"
+    else -> "genuine"
+}
+
+// --- JSON that others wrote
+
+@Suppress("UNCHECKED_CAST") // as Json reads them
+fun fields(value: Any?): Fields = requireNotNull(value as? Fields) { "not an object" }
+
+fun items(value: Any?): List<Any?> = requireNotNull(value as? List<Any?>) { "not an array" }
+
+fun texts(value: Any?): List<String> =
+    items(value).map { requireNotNull(it as? String) { "not a text" } }
+
+fun text(fields: Fields, name: String): String =
+    requireNotNull(fields[name] as? String) { "no text: $name" }
