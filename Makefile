@@ -3,7 +3,6 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := .venv/bin/uv
-KOTLIN := kotlin-compiler@2.4.20
 PORT ?= 8000
 
 .PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check demo bench bench-docs picture \
@@ -47,9 +46,11 @@ setup-tool-chains: setup-dev ## what the checkers of the vectors are compiled an
 	  { echo "Install a JDK, Node, a C compiler and OpenSSL's headers."; exit 1; }
 	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/tool-chains.lock || \
 	  echo "No Go compiler could be installed: its checker is left out, unless a go is on the PATH."
-	@test -d .cache/tool-chains/node_modules/kotlin-compiler || \
-	  npm install --silent --ignore-scripts --no-save --prefix .cache/tool-chains $(KOTLIN) || \
-	  echo "No Kotlin compiler could be installed: its checker is left out, unless a kotlinc is on the PATH."
+	@cmp -s requirements/npm/package-lock.json .cache/tool-chains/package-lock.json || \
+	  { mkdir -p .cache/tool-chains && cp requirements/npm/*.json .cache/tool-chains && \
+	    npm ci --silent --ignore-scripts --no-audit --fetch-retries=1 --prefix .cache/tool-chains; } || \
+	  { rm -f .cache/tool-chains/package-lock.json; \
+	    echo "No Kotlin compiler could be installed: its checker is left out, unless a kotlinc is on the PATH."; }
 
 run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
 	@PORT=$(PORT) .venv/bin/sma serve
@@ -96,6 +97,7 @@ lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	  pyproject.toml --extra server --extra traces --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  --group tool-chains -o requirements/tool-chains.lock
+	@cd requirements/npm && npm install --silent --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
 
 clean: ## remove what the other targets made, except your data
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache build dist
