@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -17,6 +18,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.device import (
     UNSEALED,
+    Camera,
     Delivery,
     Enrolment,
     passphrase,
@@ -42,6 +44,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
 from tests.support.authorities import KEYS_PER_TABLE
 from tests.support.in_process import InProcess
+from tests.support.running import wait_until
 
 PICTURE = b"\xff\xd8 a picture"
 
@@ -166,6 +169,61 @@ def test_a_closed_camera_captures_nothing(start: StartCamera) -> None:
     camera.close()
     with pytest.raises(DeviceStorageError, match="closed"):
         camera.capture(PICTURE)
+
+
+def is_closed(camera: Camera) -> bool:
+    try:
+        camera.queue.discard_put_aside()
+    except DeviceStorageError:
+        return True
+    return False
+
+
+def test_closing_waits_for_what_is_being_written(
+    start: StartCamera, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process counts from the file, so the file must have its last number."""
+    camera = start()
+    entered, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        fsync(descriptor)
+
+    with monkeypatch.context() as disk, ThreadPoolExecutor(2) as pool:
+        disk.setattr(os, "fsync", slow)
+        captured = pool.submit(camera.capture, PICTURE)
+        assert entered.wait(10)
+        closed = pool.submit(camera.close)
+        wait_until(lambda: is_closed(camera), 10)
+        with pytest.raises(DeviceBusyError):
+            start()
+        assert not closed.done()
+        go_on.set()
+        assert captured.result(10)
+        closed.result(10)
+    assert start().capture(PICTURE)
+
+
+def test_a_handler_of_signals_may_close_a_camera(
+    start: StartCamera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread that it interrupts: what that one was writing is finished first."""
+    camera = start()
+    fsync = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        camera.close()
+        fsync(descriptor)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", interrupted)
+        assert camera.capture(PICTURE)
+    with pytest.raises(DeviceStorageError, match="closed"):
+        camera.capture(PICTURE)
+    assert start().capture(PICTURE)
 
 
 def test_threads_share_a_camera(start: StartCamera, no_chance: None) -> None:
