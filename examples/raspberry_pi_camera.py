@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.serial or SERIAL_NUMBER.read_text("ascii").strip("\0\n"),
         arguments.family,
         enrolment_key=os.environ.get("BIRTHMARK_ENROLMENT_KEY"),
+        keys_per_table=arguments.keys_per_table,
         patience=10,
     )
     aggregator = Aggregator(arguments.aggregator)
@@ -113,6 +114,7 @@ def main() -> int:
     parser.add_argument("--key-file", type=Path, required=True, help="openssl rand -hex 32")
     parser.add_argument("--serial", help="default: that of the Raspberry Pi")
     parser.add_argument("--family", default="Raspberry Pi")
+    parser.add_argument("--keys-per-table", type=int, help="default: 1000, or a prototype's 100")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ from birthmark_sma.protocol.bundle import parse_bundle
 from birthmark_sma.protocol.bundle_signature import verify_signature
 from birthmark_sma.protocol.camera_token import open_camera_token
 from birthmark_sma.protocol.key_derivation import derive_key
+from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES
 from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
-from tests.support.authorities import KEYS_PER_TABLE
+from tests.support.authorities import KEYS_PER_TABLE, founded, small_settings
 from tests.support.in_process import InProcess
-from tests.support.running import wait_until
+from tests.support.running import new_serial, wait_until
 
 PICTURE = b"\xff\xd8 a picture"
 
@@ -72,6 +74,21 @@ def test_the_authority_says_pass(start: StartCamera, authority: Authority) -> No
     assert len(tables) == 3
     assert len(indices) > 8
     assert indices <= set(range(KEYS_PER_TABLE))
+
+
+def test_a_prototypes_authority_says_pass(tmp_path: Path) -> None:
+    """Threat 14: to a camera that was told nothing of its 10 tables of 100 keys."""
+    sizes = asdict(PROTOTYPE_SIZES)
+    (tmp_path / "authority").mkdir()
+    with founded(small_settings(tmp_path / "authority", None, **sizes)) as prototype:
+        enrolment = Enrolment("http://localhost", new_serial(), "Test")
+        with start_camera(
+            tmp_path / "camera", sealing=UNSEALED, enrolment=enrolment, client=InProcess(prototype)
+        ) as camera:
+            for _ in range(30):
+                token = camera.capture(PICTURE).content.camera_token
+                validation = prototype.validator.submit(token, Caller("192.0.2.7")).result(30)
+                assert validation.verdict is Verdict.PASS
 
 
 def test_a_file_and_its_bytes_are_one_picture(start: StartCamera) -> None:

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import ssl
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from hypothesis import given
+from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.device import UNSEALED, Enrolment, provisioning, start_camera, state
@@ -72,6 +76,19 @@ def altered(**changes: Any) -> Fault:
     return fault
 
 
+def of_version_8(pem: str) -> str:
+    """The same certificate, of a version of X.509 that there is not."""
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    assert der.count(b"\xa0\x03\x02\x01\x02") == 1
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"))
+
+
+def jwe_header(**members: Any) -> str:
+    """A compact JWE with anything in its header, and nothing in its other parts."""
+    header = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"} | members
+    return base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=") + "...."
+
+
 RETRIED: dict[str, Fault] = {
     "refused connection": refused_connection,
     "lost answer": lost_answer,
@@ -95,6 +112,18 @@ RETRIED: dict[str, Fault] = {
     "short NUC hash": altered(simulated_nuc_hash="ab"),
     "tables of another": altered(table_assignments=[0, 1, 1]),
     "number for text": altered(certificate_chain=7),
+    "number for a certificate": altered(device_certificate=7),
+    "certificate of version 8": altered(device_certificate=of_version_8),
+    "number for a JWE": altered(table_keys_jwe=7),
+    "number in a JWE": altered(
+        table_keys_jwe=jwe_header(epk={"kty": "EC", "crv": "P-256", "x": 1, "y": 2})
+    ),
+    "table without end": lambda _, answer: httpx2.Response(
+        200, json=answer().json() | {"table_assignments": [0, 1, 2**31]}
+    ),
+    "table of infinity": lambda _, answer: httpx2.Response(
+        200, content=json.dumps(answer().json() | {"table_assignments": [float("inf")] * 3})
+    ),
 }
 
 
@@ -199,6 +228,95 @@ def test_a_refusal_by_no_authority(start: StartCamera, authority: Authority) -> 
     asked = InProcess(authority, lambda _, __: httpx2.Response(404, text="nginx"))
     with pytest.raises(ProvisioningRefusedError, match="no authority of this kind"):
         start(client=asked)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A request, and the true answer to it."""
+
+    pending: state.Pending
+    enrolment: Enrolment
+    fields: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def answered(authority: Authority) -> Answered:
+    """What all examples are alterations of."""
+    enrolment = Enrolment("http://localhost", new_serial(), "Test")
+    pending = provisioning.begin(enrolment)
+    response = InProcess(authority).post(
+        "http://localhost",
+        content=pending.request,
+        headers={"Idempotency-Key": pending.idempotency_key},
+    )
+    return Answered(pending, enrolment, response.json())
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+EPHEMERAL = st.fixed_dictionaries(
+    {"kty": st.just("EC") | ANYTHING, "crv": st.just("P-256") | ANYTHING},
+    optional={"x": ANYTHING, "y": ANYTHING},
+)
+
+
+@given(data=st.data())
+def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> None:
+    """Threat 21: whatever stands where, it is one kind of refusal, or it is the true answer."""
+    fields = dict(answered.fields)
+    name = data.draw(st.sampled_from([*fields, None]))
+    if name is None:
+        answer = data.draw(ANYTHING)
+    elif name == "table_keys_jwe" and data.draw(st.booleans()):
+        answer = fields | {name: jwe_header(epk=data.draw(EPHEMERAL), apu=data.draw(ANYTHING))}
+    elif name == "device_certificate" and data.draw(st.booleans()):
+        der = bytearray(ssl.PEM_cert_to_DER_cert(fields[name]))
+        der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
+        answer = fields | {name: ssl.DER_cert_to_PEM_cert(bytes(der))}
+    else:
+        answer = fields | {name: data.draw(ANYTHING)}
+    with suppress(provisioning.UnusableAnswerError):
+        identity = provisioning.identity_of(
+            answered.pending, json.dumps(answer).encode(), answered.enrolment
+        )
+        assert isinstance(identity, state.Identity)
+
+
+# --- how many keys a table has, which no answer tells
+
+
+@pytest.mark.parametrize(
+    ("tables", "keys"),
+    [("0 1 9", 100), ("7 8 9", 100), ("0 1 10", 1_000), ("2497 2498 2499", 1_000)],
+)
+def test_keys_of_a_prototype_and_of_the_others(tables: str, keys: int) -> None:
+    """Threat 14: an index beyond the table FAILs, however genuine the picture."""
+    assert provisioning.keys_in(tables.split()) == keys
+
+
+@pytest.mark.parametrize("said", [None, 7])
+def test_what_the_app_says_counts_for_more(
+    start: StartCamera, enrolment: Enrolment, place: Path, said: int | None
+) -> None:
+    """These tables are numbered as a prototype's are."""
+    camera = start(enrolment=replace(enrolment, keys_per_table=said))
+    indices = {camera.capture(b"x").content.camera_token.key_index for _ in range(200)}
+    assert max(indices) < (said or 100)
+    assert len(indices) > (6 if said else 50)
+
+
+def test_what_the_app_says_later_counts_too(
+    start: StartCamera, enrolment: Enrolment, place: Path
+) -> None:
+    """A camera that began with the wrong size need not be provisioned anew."""
+    start(enrolment=replace(enrolment, keys_per_table=None)).close()
+    start(enrolment=replace(enrolment, keys_per_table=3)).close()
+    camera = start(enrolment=replace(enrolment, keys_per_table=None))
+    indices = {camera.capture(b"x").content.camera_token.key_index for _ in range(60)}
+    assert indices <= {0, 1, 2}
 
 
 # --- what the app may change before there is an answer
@@ -350,6 +468,7 @@ def test_keys_do_not_travel_in_the_open(url: str) -> None:
         ({"enrolment_key": "a\r\nX: y"}, ConfigurationError),
         ({"nuc_hash": b"short"}, ConfigurationError),
         ({"keys_per_table": 0}, ConfigurationError),
+        ({"keys_per_table": 2**31}, ConfigurationError),
         ({"root_fingerprint": "ab:cd"}, ConfigurationError),
     ],
 )

@@ -4,6 +4,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -194,7 +195,7 @@ def _identity(
                 f"This directory is that of camera {kept.device_serial!r}, and the app says"
                 f" {enrolment.device_serial!r}: was the disk copied?"
             )
-        return kept
+        return _corrected(kept, enrolment, place, sealing)
     if enrolment is None:
         raise ProvisioningError("This camera is not provisioned yet: say where and as what.")
 
@@ -214,6 +215,18 @@ def _identity(
     identity = provisioning.provision(kept, enrolment, save, client=client)
     state.save(identity, place, sealing)
     return identity
+
+
+def _corrected(
+    kept: Identity, enrolment: Enrolment | None, place: PrivateDirectory, sealing: Sealing
+) -> Identity:
+    """Let the app say later how many keys a table has: no answer of the authority's told it."""
+    said = None if enrolment is None else enrolment.keys_per_table
+    if said is None or said == kept.keys_per_table:
+        return kept
+    corrected = replace(kept, keys_per_table=said)
+    state.save(corrected, place, sealing)
+    return corrected
 
 
 def _queue(directory: Path, lock: DirectoryLock, max_bundles: int) -> BundleQueue:
