@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -34,6 +34,7 @@ from birthmark_sma.errors import (
     DeviceBusyError,
     DeviceSecretError,
     DeviceStorageError,
+    EmptyPictureError,
     OtherDeviceError,
     ProvisioningError,
 )
@@ -97,6 +98,31 @@ def test_a_file_and_its_bytes_are_one_picture(start: StartCamera) -> None:
     first, second = camera.capture(large), camera.capture(io.BytesIO(large))
     assert first.content.image_hash == second.content.image_hash
     assert first.content.camera_token != second.content.camera_token
+
+
+def test_a_file_is_hashed_from_its_beginning(start: StartCamera, tmp_path: Path) -> None:
+    """Whoever has just written it, or looked at its first bytes, has not shortened the picture."""
+    camera = start()
+    whole = hashlib.sha256(PICTURE).digest()
+    with (tmp_path / "picture.jpg").open("w+b") as file:
+        file.write(PICTURE)
+        assert camera.capture(file).content.image_hash == whole
+        file.seek(2)
+        assert camera.capture(file).content.image_hash == whole
+    reading, writing = os.pipe()
+    os.write(writing, PICTURE)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert camera.capture(pipe).content.image_hash == whole
+
+
+def test_nothing_is_no_picture(start: StartCamera, tmp_path: Path) -> None:
+    """A file that is made and not yet written: its hash is that of every other such file."""
+    camera = start()
+    cases: list[bytes | BinaryIO] = [b"", io.BytesIO()]
+    for empty in cases:
+        with pytest.raises(EmptyPictureError):
+            camera.capture(empty)
 
 
 def test_the_same_camera_at_every_start(start: StartCamera, authority: Authority) -> None:

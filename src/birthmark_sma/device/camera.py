@@ -25,6 +25,7 @@ from birthmark_sma.errors import (
     ConfigurationError,
     DamagedDeviceStateError,
     DeviceStorageError,
+    EmptyPictureError,
     OtherDeviceError,
     ProvisioningError,
 )
@@ -134,10 +135,13 @@ class Camera:
     def capture(self, image: bytes | BinaryIO) -> Bundle:
         """Return the bundle of a picture: the bytes of its file, or the file, open for reading.
 
-        Each call makes a new camera token, also for the same picture. The bundle is nowhere on
-        disk yet: `queue.put` it, or send it. Raises DeviceStorageError where a nonce cannot be
-        reserved or the camera is closed, NoncesUsedUpError, DeviceBusyError in a process that was
-        forked.
+        A file is read from its beginning, unless it cannot go back there, as a pipe. Each call
+        makes a new camera token, also for the same picture. The bundle is nowhere on disk yet:
+        `queue.put` it, or send it.
+
+        Raises EmptyPictureError, DeviceStorageError where a nonce cannot be reserved or the camera
+        is closed, NoncesUsedUpError, DeviceBusyError in a process that was forked; and what reading
+        the file raises.
         """
         captured_at = self._now()
         image_hash = _sha256(image)
@@ -236,9 +240,17 @@ def _queue(directory: Path, lock: DirectoryLock, max_bundles: int) -> BundleQueu
 
 
 def _sha256(image: bytes | BinaryIO) -> bytes:
+    """Hash a whole picture: a file from its beginning, wherever its writer or reader left off."""
     if isinstance(image, bytes | bytearray | memoryview):
-        return hashlib.sha256(image).digest()
-    digest = hashlib.sha256()
-    while part := image.read(_READ_BYTES):
-        digest.update(part)
+        digest = hashlib.sha256(image)
+        size = memoryview(image).nbytes
+    else:
+        digest, size = hashlib.sha256(), 0
+        if image.seekable():
+            image.seek(0)
+        while part := image.read(_READ_BYTES):
+            digest.update(part)
+            size += len(part)
+    if size == 0:
+        raise EmptyPictureError
     return digest.digest()
