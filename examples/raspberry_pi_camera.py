@@ -12,12 +12,20 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx2
 
 from birthmark_sma.device import Camera, Delivery, Enrolment, bundle_id, key_file, start_camera
-from birthmark_sma.errors import AuthorityAwayError, BirthmarkError, QueueFullError
+from birthmark_sma.errors import (
+    AuthorityAwayError,
+    BirthmarkError,
+    ConfigurationError,
+    EmptyPictureError,
+    QueueFullError,
+)
 from birthmark_sma.protocol.bundle import Bundle
 
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
@@ -28,29 +36,37 @@ stopping = threading.Event()
 
 
 class Aggregator:
-    """The aggregation server: takes bundles at a URL of its own."""
+    """The aggregation server: takes bundles at a URL of its own.
+
+    Whoever answers with a bundle's id has it: `{"bundle_id": "..."}`. Any other 200 is a login
+    page's, or that of a server at which the URL is wrong, and the bundle stays in the queue.
+    """
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        place = httpx2.URL(url)
+        if place.scheme != "https" and not (place.scheme == "http" and is_this_machine(place.host)):
+            raise ConfigurationError(
+                "The aggregation server's URL begins with https://, as anybody could say there that"
+                " a bundle was taken; http:// is for this very machine."
+            )
+        self._url = place
         self._http = httpx2.Client(timeout=30)
 
     def send(self, bundle: Bundle) -> Delivery:
         """Send one bundle. Its id lets the server see that it has it already."""
         if stopping.is_set():
             return Delivery.LATER
+        identity = bundle_id(bundle)
         try:
             response = self._http.post(
                 self._url,
                 content=bundle.to_json(),
-                headers={
-                    "Content-Type": "application/json",
-                    "Idempotency-Key": bundle_id(bundle),
-                },
+                headers={"Content-Type": "application/json", "Idempotency-Key": identity},
             )
         except httpx2.HTTPError as error:
             log.info("The aggregation server is away (%s)", type(error).__name__)
             return Delivery.LATER
-        if response.is_success:
+        if response.is_success and named_in(response) == identity:
             return Delivery.TAKEN
         if response.status_code in {400, 413, 422}:
             log.error("The aggregation server refuses a bundle: %s", response.status_code)
@@ -59,17 +75,55 @@ class Aggregator:
         return Delivery.LATER
 
 
-def authenticate(camera: Camera, pictures: Path) -> None:
-    """Queue a bundle for every picture, and put the picture aside."""
-    done = pictures / "authenticated"
-    done.mkdir(exist_ok=True)
-    for picture in sorted(pictures.glob("*.jpg")):
-        with picture.open("rb") as file:
-            bundle = camera.capture(file)
-        camera.queue.put(bundle)
-        # Cut off just here, the picture gets a second bundle at the next start. Both are true.
-        picture.rename(done / picture.name)
-        log.info("%s is authenticated", picture.name)
+def is_this_machine(host: str) -> bool:
+    """Say whether what is sent to a host stays here."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def named_in(response: httpx2.Response) -> object:
+    """Return the bundle id in an answer, if it is one."""
+    try:
+        return response.json()["bundle_id"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+class Folder:
+    """The folder of finished pictures, and `authenticated/` in it for those that have a bundle."""
+
+    def __init__(self, pictures: Path) -> None:
+        self._pictures = pictures
+        self._done = pictures / "authenticated"
+        self._left_alone: set[Path] = set()
+        """What could not be read or moved: told once, and tried again at the next start."""
+
+    def authenticate(self, camera: Camera) -> None:
+        """Queue a bundle for every picture, and put the picture aside."""
+        self._done.mkdir(exist_ok=True)
+        for picture in sorted(set(self._pictures.glob("*.jpg")) - self._left_alone):
+            try:
+                if not picture.is_file():
+                    raise OSError("it is no file")
+                with picture.open("rb") as file:
+                    bundle = camera.capture(file)
+                camera.queue.put(bundle)
+                # Cut off just here, the picture gets a second bundle at the next start. Both are
+                # true.
+                picture.rename(self._place_for(picture, bundle))
+                log.info("%s is authenticated", picture.name)
+            except (OSError, EmptyPictureError) as error:
+                self._left_alone.add(picture)
+                log.error("%s is left alone until the next start: %s", picture.name, error)
+
+    def _place_for(self, picture: Path, bundle: Bundle) -> Path:
+        """Return where a picture goes: cameras count from IMG_0001 again, and lose none by it."""
+        place = self._done / picture.name
+        if place.exists():
+            place = self._done / f"{bundle.content.image_hash.hex()}.jpg"  # else the very same
+        return place
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -83,6 +137,7 @@ def run(arguments: argparse.Namespace) -> None:
         patience=10,
     )
     aggregator = Aggregator(arguments.aggregator)
+    folder = Folder(arguments.pictures)
     while not stopping.is_set():
         try:
             camera = start_camera(
@@ -97,11 +152,19 @@ def run(arguments: argparse.Namespace) -> None:
             if camera.certificate_expired:
                 log.warning("The certificate's time is over, or the clock is wrong")
             while not stopping.wait(SECONDS_BETWEEN_ROUNDS):
-                try:
-                    authenticate(camera, arguments.pictures)
-                except QueueFullError as error:
-                    log.warning("%s", error)  # the pictures stay where they are until there is room
-                camera.queue.drain(aggregator.send)
+                one_round(camera, folder, aggregator.send)
+
+
+def one_round(camera: Camera, folder: Folder, send: Callable[[Bundle], Delivery]) -> None:
+    """Queue what is new, and send what waits."""
+    try:
+        folder.authenticate(camera)
+    except QueueFullError as error:  # the pictures stay where they are meanwhile
+        log.warning("%s", error)
+        if camera.queue.put_aside:
+            log.warning("%s bundles that were refused make room", camera.queue.put_aside)
+            camera.queue.discard_put_aside()
+    camera.queue.drain(send)
 
 
 def main() -> int:
@@ -122,7 +185,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.set())
     try:
         run(arguments)
-    except BirthmarkError as error:
+    except (BirthmarkError, OSError, httpx2.InvalidURL) as error:
         log.error("%s", error)
         return 1
     return 0
