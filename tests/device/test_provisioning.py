@@ -3,6 +3,7 @@
 import base64
 import json
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from birthmark_sma.errors import (
 )
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
+from tests.support.faulty import Behaviour, FaultyServer
 from tests.support.in_process import (
     Fault,
     InProcess,
@@ -37,6 +39,7 @@ from tests.support.in_process import (
     refused_connection,
 )
 from tests.support.running import new_serial
+from tests.support.tls import TestCa
 
 Answer = Callable[[], httpx2.Response]
 
@@ -487,6 +490,69 @@ def test_secrets_are_not_told(enrolment: Enrolment) -> None:
     told = repr(pending) + repr(replace(enrolment, enrolment_key="sma_n33dle", nuc_hash=b"n" * 32))
     for secret in ("n33dle", "PRIVATE", pending.idempotency_key, pending.nonce_secret, "nnnn"):
         assert secret not in told
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n"
+DRIPPING: dict[str, Behaviour] = {
+    "head": lambda visit: visit.drip(b"HTTP/1.1 200 OK\r\n" + b"X-Drop: 1\r\n" * 100, 0.02),
+    "body": lambda visit: visit.drip(HEAD + b"\r\n" + b" " * 1_000, 0.02),
+    "body without a length": lambda visit: visit.drip(
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 999, 0.02
+    ),
+    "silence": lambda visit: visit.wait(),
+}
+
+
+@pytest.mark.parametrize("dripping", DRIPPING)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_whoever_sends_a_byte_now_and_then_holds_nobody_up(
+    tmp_path: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch,
+    scheme: str, dripping: str,
+) -> None:  # fmt: skip
+    """An attempt ends as a whole, in time: a camera in the field has nobody to restart it."""
+    monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 0.3)
+    ca = TestCa(tmp_path / "ca")
+    issued = ca.issue("localhost")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(issued.certificate_file, issued.key_file)
+    with FaultyServer(DRIPPING[dripping], tls=tls if scheme == "https" else None) as server:
+        begun = time.monotonic()
+        asked = replace(enrolment, url=server.url, ssl_context=ca.client_context())
+        with pytest.raises(AuthorityAwayError, match="takes too long"):
+            start_camera(tmp_path / "camera", sealing=UNSEALED, enrolment=asked)
+        assert time.monotonic() - begun < 5
+
+
+def test_every_attempt_has_its_time(
+    place: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the second one, after an answer that left the connection open."""
+    monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 1)
+    monkeypatch.setattr(provisioning, "_FIRST_WAIT_SECONDS", 0.05)
+    with FaultyServer(lambda visit: visit.answer({}, 503), DRIPPING["head"]) as server:
+        begun = time.monotonic()
+        with pytest.raises(AuthorityAwayError, match="takes too long"):
+            start_camera(
+                place,
+                sealing=UNSEALED,
+                enrolment=replace(enrolment, url=server.url, patience=0.9),
+            )
+        assert time.monotonic() - begun < 5
+        assert server.connections == len(server.visits) == 2
+
+
+def test_a_handshake_that_drips_ends_too(
+    place: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is on the way needs no certificate for that."""
+    monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 0.3)
+    record = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03" + bytes(5_000)
+    with FaultyServer(before_reading=lambda visit: visit.drip(record, 0.02)) as server:
+        begun = time.monotonic()
+        asked = replace(enrolment, url=server.url.replace("http", "https"))
+        with pytest.raises(AuthorityAwayError, match="takes too long"):
+            start_camera(place, sealing=UNSEALED, enrolment=asked)
+        assert time.monotonic() - begun < 5
 
 
 def test_nothing_listens(place: Path, enrolment: Enrolment) -> None:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.device.time_limit import TimeLimit
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
@@ -51,6 +52,9 @@ MAX_ANSWER_BYTES = 262_144
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 70
 """The authority itself gives up after 60."""
+ATTEMPT_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS
+"""From the first byte of an attempt to the last one, however slowly they come."""
+_TOO_SLOW = "what answers there takes too long"
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _TRY_AGAIN = frozenset({408, 425, 429})
@@ -69,8 +73,8 @@ class Enrolment:
     `url` is the authority's, https unless it is on this very machine. `nuc_hash` is 32 bytes, where
     the sensor's own is known. `keys_per_table` is the authority's size, which no answer tells: to
     be said where it is neither 1,000 nor a prototype's 100 (see `keys_in`). `root_fingerprint` pins
-    the authority: 64 hex, SHA-256 of the root's certificate. `patience` is how long to try, in
-    seconds, before AuthorityAwayError.
+    the authority: 64 hex, SHA-256 of the root's certificate. `patience` is for how many seconds new
+    attempts are made before AuthorityAwayError; the last one may take 80 more.
     """
 
     url: str
@@ -205,15 +209,29 @@ class _Asking:
             headers["Authorization"] = f"Bearer {pending.enrolment_key}"
         url = self._enrolment.url.rstrip("/") + PATH
         content = b""
-        too_late = time.monotonic() + 2 * ANSWER_SECONDS  # for who sends a byte now and then
-        with self._http.stream(
-            "POST", url, content=pending.request.encode(), headers=headers, follow_redirects=False
-        ) as response:
-            for part in response.iter_bytes():
-                content += part
-                if len(content) > MAX_ANSWER_BYTES or time.monotonic() > too_late:
-                    raise UnusableAnswerError("what answers there sends too much, or too slowly")
-            return response.status_code, response.headers, content
+        try:
+            with (
+                TimeLimit(ATTEMPT_SECONDS) as limit,
+                self._http.stream(
+                    "POST",
+                    url,
+                    content=pending.request.encode(),
+                    headers=headers,
+                    follow_redirects=False,
+                    extensions={"trace": limit.note},
+                ) as response,
+            ):
+                for part in response.iter_bytes():
+                    content += part
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise UnusableAnswerError("what answers there sends too much")
+        except httpx2.HTTPError:
+            if limit.over:
+                raise UnusableAnswerError(_TOO_SLOW) from None
+            raise
+        if limit.over:  # whatever came of it
+            raise UnusableAnswerError(_TOO_SLOW)
+        return response.status_code, response.headers, content
 
 
 def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
@@ -357,7 +375,9 @@ def _client(
     if given is not None:
         return nullcontext(given)
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
+    # A connection for each attempt, as its time limit wants it.
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    return httpx2.Client(timeout=timeout, limits=limits, verify=enrolment.ssl_context or True)
 
 
 def _is_this_machine(host: str) -> bool:
