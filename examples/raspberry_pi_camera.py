@@ -97,13 +97,16 @@ class Folder:
     def __init__(self, pictures: Path) -> None:
         self._pictures = pictures
         self._done = pictures / "authenticated"
-        self._left_alone: set[Path] = set()
-        """What could not be read or moved: told once, and tried again at the next start."""
+        self._left_alone: set[tuple[Path, int, int]] = set()
+        """What could not be read or moved, as it was then: told once, and tried when it changes."""
 
     def authenticate(self, camera: Camera) -> None:
         """Queue a bundle for every picture, and put the picture aside."""
         self._done.mkdir(exist_ok=True)
-        for picture in sorted(set(self._pictures.glob("*.jpg")) - self._left_alone):
+        for picture in sorted(self._pictures.glob("*.jpg")):
+            status = picture.lstat()
+            if (picture, status.st_ino, status.st_ctime_ns) in self._left_alone:
+                continue
             try:
                 if not picture.is_file():
                     raise OSError("it is no file")
@@ -115,8 +118,8 @@ class Folder:
                 picture.rename(self._place_for(picture, bundle))
                 log.info("%s is authenticated", picture.name)
             except (OSError, EmptyPictureError) as error:
-                self._left_alone.add(picture)
-                log.error("%s is left alone until the next start: %s", picture.name, error)
+                self._left_alone.add((picture, status.st_ino, status.st_ctime_ns))
+                log.error("%s is left alone as it is: %s", picture.name, error)
 
     def _place_for(self, picture: Path, bundle: Bundle) -> Path:
         """Return where a picture goes: cameras count from IMG_0001 again, and lose none by it."""

@@ -123,7 +123,11 @@ def test_what_cannot_be_read_holds_nothing_up(
     assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple)] == [
         f"{name}.jpg" for name in "abcd"
     ]
-    assert waiting(camera) == [hashlib.sha256(b"a picture").digest()]
+    (pictures / "c.jpg").write_bytes(b"finished")
+    folder.authenticate(camera)
+    assert waiting(camera) == [
+        hashlib.sha256(each).digest() for each in (b"a picture", b"finished")
+    ]
 
 
 def test_a_picture_that_cannot_be_moved_gets_one_bundle(
