@@ -104,7 +104,10 @@ class Folder:
         """Queue a bundle for every picture, and put the picture aside."""
         self._done.mkdir(exist_ok=True)
         for picture in sorted(self._pictures.glob("*.jpg")):
-            status = picture.lstat()
+            try:
+                status = picture.lstat()
+            except FileNotFoundError:  # somebody was faster
+                continue
             if (picture, status.st_ino, status.st_ctime_ns) in self._left_alone:
                 continue
             try:
