@@ -159,6 +159,13 @@ class ProvisioningRefusedError(ProvisioningError):
         self.kind = kind
 
 
+class EmptyPictureError(DeviceError):
+    """A picture's file has no bytes: it is not written yet, or writing it failed."""
+
+    def __init__(self) -> None:
+        super().__init__("The picture's file is empty: there is nothing to authenticate")
+
+
 class QueueFullError(DeviceError):
     """A camera's queue holds as many bundles as it may. The bundle was not queued."""
 

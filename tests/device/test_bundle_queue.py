@@ -2,13 +2,15 @@
 
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from birthmark_sma.device import BundleQueue, Delivery, bundle_id
-from birthmark_sma.device.private_directory import PrivateDirectory
-from birthmark_sma.errors import DeviceStorageError, QueueFullError
+from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.errors import DeviceBusyError, DeviceStorageError, QueueFullError
 from birthmark_sma.protocol.bundle import Bundle
 from tests.device.conftest import StartCamera
 
@@ -27,9 +29,17 @@ def folder(tmp_path: Path) -> PrivateDirectory:
 
 
 @pytest.fixture
-def queue(folder: PrivateDirectory, bundles: list[Bundle]) -> BundleQueue:
+def held(tmp_path: Path) -> Iterator[DirectoryLock]:
+    """The lock of the camera that the queue belongs to."""
+    lock = PrivateDirectory(tmp_path / "its camera").lock()
+    yield lock
+    lock.release()
+
+
+@pytest.fixture
+def queue(folder: PrivateDirectory, held: DirectoryLock, bundles: list[Bundle]) -> BundleQueue:
     """A queue of four bundles that holds five."""
-    made = BundleQueue(folder, max_bundles=5)
+    made = BundleQueue(folder, held, max_bundles=5)
     for bundle in bundles[:4]:
         made.put(bundle)
     return made
@@ -56,10 +66,10 @@ def test_all_arrive_once_and_in_order(queue: BundleQueue, bundles: list[Bundle])
 
 
 def test_it_outlives_its_process(
-    queue: BundleQueue, folder: PrivateDirectory, bundles: list[Bundle]
+    queue: BundleQueue, folder: PrivateDirectory, held: DirectoryLock, bundles: list[Bundle]
 ) -> None:
     queue.drain(Aggregator(Delivery.TAKEN, Delivery.LATER))
-    found = BundleQueue(folder, max_bundles=5)
+    found = BundleQueue(folder, held, max_bundles=5)
     assert len(found) == 3
     found.put(bundles[4])
     aggregator = Aggregator()
@@ -87,17 +97,83 @@ def test_what_send_raises_goes_through(queue: BundleQueue) -> None:
     assert queue.drain(Aggregator()) == 4
 
 
-def test_what_is_refused_does_not_hold_up_the_others(
+@pytest.mark.parametrize("answer", [None, True, "taken", 200])
+def test_a_send_that_returns_no_delivery_loses_nothing(queue: BundleQueue, answer: Any) -> None:
+    """A callback that forgot its `return` is told so, and every bundle stays."""
+    for _ in range(2):
+        with pytest.raises(TypeError, match="send returns a Delivery"):
+            queue.drain(lambda _: answer)
+    assert (len(queue), queue.put_aside) == (4, 0)
+    assert queue.drain(Aggregator()) == 4
+
+
+def test_a_forked_process_touches_no_queue(
     queue: BundleQueue, folder: PrivateDirectory, bundles: list[Bundle]
+) -> None:
+    """Its parent's next bundle would get the same number, and take the place of this one."""
+    queue.drain(Aggregator(Delivery.REFUSED, Delivery.LATER))
+    before = folder.names()
+    forbidden: list[Callable[[], object]] = [
+        lambda: queue.put(bundles[4]),
+        lambda: queue.drain(Aggregator()),
+        queue.discard_put_aside,
+    ]
+    child = os.fork()
+    if child == 0:
+        told = 0
+        for each in forbidden:
+            try:
+                each()
+            except DeviceBusyError:
+                told += 1
+        os._exit(told)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(forbidden)
+    assert folder.names() == before
+
+
+def test_a_queue_ends_with_its_camera(
+    queue: BundleQueue, folder: PrivateDirectory, held: DirectoryLock, bundles: list[Bundle]
+) -> None:
+    """Closed amid a delivery, it leaves the rest, that bundle too, to whoever comes next."""
+
+    def take_and_close(_: Bundle) -> Delivery:
+        held.release()
+        return Delivery.TAKEN
+
+    with pytest.raises(DeviceStorageError, match="closed"):
+        queue.drain(take_and_close)
+    with pytest.raises(DeviceStorageError, match="closed"):
+        queue.put(bundles[4])
+    with pytest.raises(DeviceStorageError, match="closed"):
+        queue.discard_put_aside()
+    assert len(folder.names()) == 4
+
+
+def test_a_bundle_takes_no_others_place(
+    queue: BundleQueue, folder: PrivateDirectory, bundles: list[Bundle]
+) -> None:
+    """Whoever wrote a file of the next number, it stays; the bundle gets the number after it."""
+    taken = f"{5:020}.json"
+    folder.write(taken, bundles[5].to_json())
+    with pytest.raises(DeviceStorageError, match="exists"):
+        queue.put(bundles[4])
+    assert folder.read(taken) == bundles[5].to_json()
+    queue.put(bundles[4])
+    assert folder.names()[-1] == f"{6:020}.json"
+    assert not list(folder.path.glob(".*"))
+
+
+def test_what_is_refused_does_not_hold_up_the_others(
+    queue: BundleQueue, folder: PrivateDirectory, held: DirectoryLock
 ) -> None:
     assert queue.drain(Aggregator(Delivery.REFUSED)) == 3
     assert (len(queue), queue.put_aside) == (0, 1)
-    assert BundleQueue(folder).put_aside == 1
+    assert BundleQueue(folder, held).put_aside == 1
     again = Aggregator()
     assert queue.drain(again) == 0
     queue.discard_put_aside()
     assert folder.names() == []
-    assert BundleQueue(folder).put_aside == queue.put_aside == 0
+    assert BundleQueue(folder, held).put_aside == queue.put_aside == 0
 
 
 def test_it_is_bounded(queue: BundleQueue, bundles: list[Bundle]) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -17,6 +19,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.device import (
     UNSEALED,
+    Camera,
     Delivery,
     Enrolment,
     passphrase,
@@ -31,6 +34,7 @@ from birthmark_sma.errors import (
     DeviceBusyError,
     DeviceSecretError,
     DeviceStorageError,
+    EmptyPictureError,
     OtherDeviceError,
     ProvisioningError,
 )
@@ -38,10 +42,12 @@ from birthmark_sma.protocol.bundle import parse_bundle
 from birthmark_sma.protocol.bundle_signature import verify_signature
 from birthmark_sma.protocol.camera_token import open_camera_token
 from birthmark_sma.protocol.key_derivation import derive_key
+from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES
 from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
-from tests.support.authorities import KEYS_PER_TABLE
+from tests.support.authorities import KEYS_PER_TABLE, founded, small_settings
 from tests.support.in_process import InProcess
+from tests.support.running import new_serial, wait_until
 
 PICTURE = b"\xff\xd8 a picture"
 
@@ -71,12 +77,52 @@ def test_the_authority_says_pass(start: StartCamera, authority: Authority) -> No
     assert indices <= set(range(KEYS_PER_TABLE))
 
 
+def test_a_prototypes_authority_says_pass(tmp_path: Path) -> None:
+    """Threat 14: to a camera that was told nothing of its 10 tables of 100 keys."""
+    sizes = asdict(PROTOTYPE_SIZES)
+    (tmp_path / "authority").mkdir()
+    with founded(small_settings(tmp_path / "authority", None, **sizes)) as prototype:
+        enrolment = Enrolment("http://localhost", new_serial(), "Test")
+        with start_camera(
+            tmp_path / "camera", sealing=UNSEALED, enrolment=enrolment, client=InProcess(prototype)
+        ) as camera:
+            for _ in range(30):
+                token = camera.capture(PICTURE).content.camera_token
+                validation = prototype.validator.submit(token, Caller("192.0.2.7")).result(30)
+                assert validation.verdict is Verdict.PASS
+
+
 def test_a_file_and_its_bytes_are_one_picture(start: StartCamera) -> None:
     camera = start()
     large = os.urandom(3_000_000)
     first, second = camera.capture(large), camera.capture(io.BytesIO(large))
     assert first.content.image_hash == second.content.image_hash
     assert first.content.camera_token != second.content.camera_token
+
+
+def test_a_file_is_hashed_from_its_beginning(start: StartCamera, tmp_path: Path) -> None:
+    """Whoever has just written it, or looked at its first bytes, has not shortened the picture."""
+    camera = start()
+    whole = hashlib.sha256(PICTURE).digest()
+    with (tmp_path / "picture.jpg").open("w+b") as file:
+        file.write(PICTURE)
+        assert camera.capture(file).content.image_hash == whole
+        file.seek(2)
+        assert camera.capture(file).content.image_hash == whole
+    reading, writing = os.pipe()
+    os.write(writing, PICTURE)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert camera.capture(pipe).content.image_hash == whole
+
+
+def test_nothing_is_no_picture(start: StartCamera, tmp_path: Path) -> None:
+    """A file that is made and not yet written: its hash is that of every other such file."""
+    camera = start()
+    cases: list[bytes | BinaryIO] = [b"", io.BytesIO()]
+    for empty in cases:
+        with pytest.raises(EmptyPictureError):
+            camera.capture(empty)
 
 
 def test_the_same_camera_at_every_start(start: StartCamera, authority: Authority) -> None:
@@ -166,6 +212,61 @@ def test_a_closed_camera_captures_nothing(start: StartCamera) -> None:
     camera.close()
     with pytest.raises(DeviceStorageError, match="closed"):
         camera.capture(PICTURE)
+
+
+def is_closed(camera: Camera) -> bool:
+    try:
+        camera.queue.discard_put_aside()
+    except DeviceStorageError:
+        return True
+    return False
+
+
+def test_closing_waits_for_what_is_being_written(
+    start: StartCamera, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process counts from the file, so the file must have its last number."""
+    camera = start()
+    entered, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        fsync(descriptor)
+
+    with monkeypatch.context() as disk, ThreadPoolExecutor(2) as pool:
+        disk.setattr(os, "fsync", slow)
+        captured = pool.submit(camera.capture, PICTURE)
+        assert entered.wait(10)
+        closed = pool.submit(camera.close)
+        wait_until(lambda: is_closed(camera), 10)
+        with pytest.raises(DeviceBusyError):
+            start()
+        assert not closed.done()
+        go_on.set()
+        assert captured.result(10)
+        closed.result(10)
+    assert start().capture(PICTURE)
+
+
+def test_a_handler_of_signals_may_close_a_camera(
+    start: StartCamera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread that it interrupts: what that one was writing is finished first."""
+    camera = start()
+    fsync = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        camera.close()
+        fsync(descriptor)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", interrupted)
+        assert camera.capture(PICTURE)
+    with pytest.raises(DeviceStorageError, match="closed"):
+        camera.capture(PICTURE)
+    assert start().capture(PICTURE)
 
 
 def test_threads_share_a_camera(start: StartCamera, no_chance: None) -> None:

@@ -2,8 +2,11 @@
 
 import base64
 import json
+import ssl
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from hypothesis import given
+from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.device import UNSEALED, Enrolment, provisioning, start_camera, state
@@ -24,6 +29,7 @@ from birthmark_sma.errors import (
 )
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
+from tests.support.faulty import Behaviour, FaultyServer
 from tests.support.in_process import (
     Fault,
     InProcess,
@@ -33,6 +39,7 @@ from tests.support.in_process import (
     refused_connection,
 )
 from tests.support.running import new_serial
+from tests.support.tls import TestCa
 
 Answer = Callable[[], httpx2.Response]
 
@@ -72,6 +79,19 @@ def altered(**changes: Any) -> Fault:
     return fault
 
 
+def of_version_8(pem: str) -> str:
+    """The same certificate, of a version of X.509 that there is not."""
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    assert der.count(b"\xa0\x03\x02\x01\x02") == 1
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"))
+
+
+def jwe_header(**members: Any) -> str:
+    """A compact JWE with anything in its header, and nothing in its other parts."""
+    header = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"} | members
+    return base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=") + "...."
+
+
 RETRIED: dict[str, Fault] = {
     "refused connection": refused_connection,
     "lost answer": lost_answer,
@@ -95,6 +115,18 @@ RETRIED: dict[str, Fault] = {
     "short NUC hash": altered(simulated_nuc_hash="ab"),
     "tables of another": altered(table_assignments=[0, 1, 1]),
     "number for text": altered(certificate_chain=7),
+    "number for a certificate": altered(device_certificate=7),
+    "certificate of version 8": altered(device_certificate=of_version_8),
+    "number for a JWE": altered(table_keys_jwe=7),
+    "number in a JWE": altered(
+        table_keys_jwe=jwe_header(epk={"kty": "EC", "crv": "P-256", "x": 1, "y": 2})
+    ),
+    "table without end": lambda _, answer: httpx2.Response(
+        200, json=answer().json() | {"table_assignments": [0, 1, 2**31]}
+    ),
+    "table of infinity": lambda _, answer: httpx2.Response(
+        200, content=json.dumps(answer().json() | {"table_assignments": [float("inf")] * 3})
+    ),
 }
 
 
@@ -199,6 +231,95 @@ def test_a_refusal_by_no_authority(start: StartCamera, authority: Authority) -> 
     asked = InProcess(authority, lambda _, __: httpx2.Response(404, text="nginx"))
     with pytest.raises(ProvisioningRefusedError, match="no authority of this kind"):
         start(client=asked)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A request, and the true answer to it."""
+
+    pending: state.Pending
+    enrolment: Enrolment
+    fields: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def answered(authority: Authority) -> Answered:
+    """What all examples are alterations of."""
+    enrolment = Enrolment("http://localhost", new_serial(), "Test")
+    pending = provisioning.begin(enrolment)
+    response = InProcess(authority).post(
+        "http://localhost",
+        content=pending.request,
+        headers={"Idempotency-Key": pending.idempotency_key},
+    )
+    return Answered(pending, enrolment, response.json())
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+EPHEMERAL = st.fixed_dictionaries(
+    {"kty": st.just("EC") | ANYTHING, "crv": st.just("P-256") | ANYTHING},
+    optional={"x": ANYTHING, "y": ANYTHING},
+)
+
+
+@given(data=st.data())
+def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> None:
+    """Threat 21: whatever stands where, it is one kind of refusal, or it is the true answer."""
+    fields = dict(answered.fields)
+    name = data.draw(st.sampled_from([*fields, None]))
+    if name is None:
+        answer = data.draw(ANYTHING)
+    elif name == "table_keys_jwe" and data.draw(st.booleans()):
+        answer = fields | {name: jwe_header(epk=data.draw(EPHEMERAL), apu=data.draw(ANYTHING))}
+    elif name == "device_certificate" and data.draw(st.booleans()):
+        der = bytearray(ssl.PEM_cert_to_DER_cert(fields[name]))
+        der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
+        answer = fields | {name: ssl.DER_cert_to_PEM_cert(bytes(der))}
+    else:
+        answer = fields | {name: data.draw(ANYTHING)}
+    with suppress(provisioning.UnusableAnswerError):
+        identity = provisioning.identity_of(
+            answered.pending, json.dumps(answer).encode(), answered.enrolment
+        )
+        assert isinstance(identity, state.Identity)
+
+
+# --- how many keys a table has, which no answer tells
+
+
+@pytest.mark.parametrize(
+    ("tables", "keys"),
+    [("0 1 9", 100), ("7 8 9", 100), ("0 1 10", 1_000), ("2497 2498 2499", 1_000)],
+)
+def test_keys_of_a_prototype_and_of_the_others(tables: str, keys: int) -> None:
+    """Threat 14: an index beyond the table FAILs, however genuine the picture."""
+    assert provisioning.keys_in(tables.split()) == keys
+
+
+@pytest.mark.parametrize("said", [None, 7])
+def test_what_the_app_says_counts_for_more(
+    start: StartCamera, enrolment: Enrolment, place: Path, said: int | None
+) -> None:
+    """These tables are numbered as a prototype's are."""
+    camera = start(enrolment=replace(enrolment, keys_per_table=said))
+    indices = {camera.capture(b"x").content.camera_token.key_index for _ in range(200)}
+    assert max(indices) < (said or 100)
+    assert len(indices) > (6 if said else 50)
+
+
+def test_what_the_app_says_later_counts_too(
+    start: StartCamera, enrolment: Enrolment, place: Path
+) -> None:
+    """A camera that began with the wrong size need not be provisioned anew."""
+    start(enrolment=replace(enrolment, keys_per_table=None)).close()
+    start(enrolment=replace(enrolment, keys_per_table=3)).close()
+    camera = start(enrolment=replace(enrolment, keys_per_table=None))
+    indices = {camera.capture(b"x").content.camera_token.key_index for _ in range(60)}
+    assert indices <= {0, 1, 2}
 
 
 # --- what the app may change before there is an answer
@@ -350,6 +471,7 @@ def test_keys_do_not_travel_in_the_open(url: str) -> None:
         ({"enrolment_key": "a\r\nX: y"}, ConfigurationError),
         ({"nuc_hash": b"short"}, ConfigurationError),
         ({"keys_per_table": 0}, ConfigurationError),
+        ({"keys_per_table": 2**31}, ConfigurationError),
         ({"root_fingerprint": "ab:cd"}, ConfigurationError),
     ],
 )
@@ -368,6 +490,69 @@ def test_secrets_are_not_told(enrolment: Enrolment) -> None:
     told = repr(pending) + repr(replace(enrolment, enrolment_key="sma_n33dle", nuc_hash=b"n" * 32))
     for secret in ("n33dle", "PRIVATE", pending.idempotency_key, pending.nonce_secret, "nnnn"):
         assert secret not in told
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n"
+DRIPPING: dict[str, Behaviour] = {
+    "head": lambda visit: visit.drip(b"HTTP/1.1 200 OK\r\n" + b"X-Drop: 1\r\n" * 100, 0.02),
+    "body": lambda visit: visit.drip(HEAD + b"\r\n" + b" " * 1_000, 0.02),
+    "body without a length": lambda visit: visit.drip(
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 999, 0.02
+    ),
+    "silence": lambda visit: visit.wait(),
+}
+
+
+@pytest.mark.parametrize("dripping", DRIPPING)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_whoever_sends_a_byte_now_and_then_holds_nobody_up(
+    tmp_path: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch,
+    scheme: str, dripping: str,
+) -> None:  # fmt: skip
+    """An attempt ends as a whole, in time: a camera in the field has nobody to restart it."""
+    monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 0.3)
+    ca = TestCa(tmp_path / "ca")
+    issued = ca.issue("localhost")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(issued.certificate_file, issued.key_file)
+    with FaultyServer(DRIPPING[dripping], tls=tls if scheme == "https" else None) as server:
+        begun = time.monotonic()
+        asked = replace(enrolment, url=server.url, ssl_context=ca.client_context())
+        with pytest.raises(AuthorityAwayError, match="takes too long"):
+            start_camera(tmp_path / "camera", sealing=UNSEALED, enrolment=asked)
+        assert time.monotonic() - begun < 5
+
+
+def test_every_attempt_has_its_time(
+    place: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the second one, after an answer that left the connection open."""
+    monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 1)
+    monkeypatch.setattr(provisioning, "_FIRST_WAIT_SECONDS", 0.05)
+    with FaultyServer(lambda visit: visit.answer({}, 503), DRIPPING["head"]) as server:
+        begun = time.monotonic()
+        with pytest.raises(AuthorityAwayError, match="takes too long"):
+            start_camera(
+                place,
+                sealing=UNSEALED,
+                enrolment=replace(enrolment, url=server.url, patience=0.9),
+            )
+        assert time.monotonic() - begun < 5
+        assert server.connections == len(server.visits) == 2
+
+
+def test_a_handshake_that_drips_ends_too(
+    place: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is on the way needs no certificate for that."""
+    monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 0.3)
+    record = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03" + bytes(5_000)
+    with FaultyServer(before_reading=lambda visit: visit.drip(record, 0.02)) as server:
+        begun = time.monotonic()
+        asked = replace(enrolment, url=server.url.replace("http", "https"))
+        with pytest.raises(AuthorityAwayError, match="takes too long"):
+            start_camera(place, sealing=UNSEALED, enrolment=asked)
+        assert time.monotonic() - begun < 5
 
 
 def test_nothing_listens(place: Path, enrolment: Enrolment) -> None:

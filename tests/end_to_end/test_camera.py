@@ -193,8 +193,10 @@ class _Bundles(BaseHTTPRequestHandler):
             self.server.taken[known] = body
         self.send_response(201 if known in self.server.seen else 503)
         self.server.seen.add(known)
-        self.send_header("Content-Length", "0")
+        answer = json.dumps({"bundle_id": known}).encode()
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
+        self.wfile.write(answer)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

@@ -22,7 +22,7 @@ from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
-from tests.support.faulty import FaultyServer
+from tests.support.faulty import FaultyServer, Visit
 from tests.support.running import Running, new_serial, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -252,6 +252,11 @@ def test_the_android_core_refuses_with_the_reason(
     assert b"device-already-provisioned" in ran.stderr
 
 
+def taken(visit: Visit) -> None:
+    """Answer as an aggregation server that has the bundle."""
+    visit.answer({"bundle_id": visit.headers["idempotency-key"]})
+
+
 def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:
     """Threat 8: its first answer is lost, and its bundle arrives all the same, and passes."""
     serial = f"SANDBOX-LOST-{new_serial()}"
@@ -260,7 +265,7 @@ def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:
     (pictures / "one.jpg").write_bytes(b"a picture")
     key_file.touch(0o600)
     key_file.write_text("ab" * 32)
-    with FaultyServer(lambda visit: visit.answer({})) as aggregator:
+    with FaultyServer(taken) as aggregator:
         service = subprocess.Popen(
             [
                 *(sys.executable, str(EXAMPLES / "raspberry_pi_camera.py")),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +24,9 @@ from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rot
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.config import Access
-from birthmark_sma.errors import UnauthenticatedError
-from birthmark_sma.storage.access_keys import KeyScope
+from birthmark_sma.device import UNSEALED, Enrolment, start_camera
+from birthmark_sma.errors import AuthorityAwayError, ProvisioningRefusedError, UnauthenticatedError
+from birthmark_sma.storage.access_keys import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.web.access import ADMIN, RULES, Door, rule_of
 from birthmark_sma.web.app import create_app
@@ -382,6 +383,82 @@ def test_a_lost_answer_can_be_had_again_when_the_key_is_used_up(locked: Locked) 
         answer = client.post(PROVISION, json=body, headers=headers)
         assert answer.status_code == 409
         assert "table_keys" not in answer.json()
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+def test_a_lost_answer_can_be_had_again_when_the_key_has_lapsed(locked: Locked, end: str) -> None:
+    """Threat 8: under another key, once that of the first request is in force no more.
+
+    Only the very same request under the same Idempotency-Key; and only with a key that would have
+    allowed it.
+    """
+    key, other = locked.issue("provision"), locked.issue("provision", uses_allowed=1)
+    body, headers = provision_body(new_serial()), {"Idempotency-Key": f"first-start-{end}"}
+    with locked.client(key) as client:
+        first = client.post(PROVISION, json=body, headers=headers).json()
+    with locked.client(other) as client:
+        assert client.post(PROVISION, json=body, headers=headers).status_code == 409
+        if end == "revoked":
+            revoke_key(locked.database, key[4:14])
+        else:
+            with locked.database.write() as transaction:
+                change_key(transaction, key[4:14], expires_at=datetime.now(UTC))
+        assert client.post(PROVISION, json=body, headers=headers).json() == first
+        assert client.post(PROVISION, json=body).status_code == 409
+        assert (
+            client.post(PROVISION, json=body, headers={"Idempotency-Key": "x"}).status_code == 409
+        )
+        changed = provision_body(body["device_serial"])
+        assert client.post(PROVISION, json=changed, headers=headers).status_code == 409
+        assert client.post(PROVISION, json=provision_body(new_serial())).status_code == 200
+    with locked.client(locked.issue("provision", device_family="Other")) as client:
+        assert client.post(PROVISION, json=body, headers=headers).status_code == 409
+
+
+class LostAnswers(httpx2.HTTPTransport):
+    """The way to a server on which every answer gets lost."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        assert super().handle_request(request).status_code == 200
+        raise httpx2.ReadError("Connection reset by peer", request=request)
+
+
+def test_a_camera_whose_enrolment_key_was_revoked_meanwhile(locked: Locked, tmp_path: Path) -> None:
+    """Threat 8: its answer was lost; with another key it goes on where it was, and its tokens pass.
+
+    The operator need do nothing but give it a key.
+    """
+    serial, old, new = new_serial(), locked.issue("provision"), locked.issue("provision")
+    place = tmp_path / "camera"
+
+    def enrolment(key: str) -> Enrolment:
+        return Enrolment(locked.running.server.url, serial, "Test", enrolment_key=key, patience=0)
+
+    with httpx2.Client(transport=LostAnswers()) as client, pytest.raises(AuthorityAwayError):
+        start_camera(place, sealing=UNSEALED, enrolment=enrolment(old), client=client)
+    revoke_key(locked.database, old[4:14])
+    with locked.client(old) as client:
+        known_within(lambda: client.get("/health").status_code == 401)
+    with pytest.raises(ProvisioningRefusedError, match="401"):
+        start_camera(place, sealing=UNSEALED, enrolment=enrolment(old))
+    with (
+        start_camera(place, sealing=UNSEALED, enrolment=enrolment(new)) as camera,
+        locked.client(locked.keys["validate"]) as client,
+    ):
+        token = wire(camera.capture(b"a picture").content.camera_token)
+        assert client.post(VALIDATE, json=token).json()["validation_result"] == "PASS"
+
+
+def test_a_key_that_lapsed_long_ago_gives_nothing_back(locked: Locked) -> None:
+    """Threat 8: an answer is there for 24 hours, and so are the keys that it was given under."""
+    key, other = locked.issue("provision"), locked.issue("provision")
+    body, headers = provision_body(new_serial()), {"Idempotency-Key": "long-ago"}
+    with locked.client(key) as client:
+        assert client.post(PROVISION, json=body, headers=headers).status_code == 200
+    with locked.database.write() as transaction:
+        change_key(transaction, key[4:14], revoked_at=datetime.now(UTC) - timedelta(hours=25))
+    with locked.client(other) as client:
+        assert client.post(PROVISION, json=body, headers=headers).status_code == 409
 
 
 def test_repeats_of_a_refused_request_are_refused_at_once(locked: Locked) -> None:

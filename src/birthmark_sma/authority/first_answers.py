@@ -19,10 +19,13 @@ from birthmark_sma.errors import (
     IdempotencyKeyReusedError,
     KeyEncryptionKeyChangedError,
 )
-from birthmark_sma.storage import idempotency
+from birthmark_sma.storage import access_keys, idempotency
+from birthmark_sma.storage.access_keys import KeyScope
 from birthmark_sma.storage.idempotency import FirstAnswer
 
 IDEMPOTENCY_PERIOD = timedelta(hours=24)
+_MAX_LAPSED_KEYS = 10_000
+"""Of one day; they cost a request that is refused anyway some 10 ms."""
 
 
 class FirstAnswers:
@@ -42,6 +45,28 @@ class FirstAnswers:
         if found is None or found.created_at <= now - IDEMPOTENCY_PERIOD:
             return None
         return self._open(connection, found, request_digest(request))
+
+    def find_of_lapsed_key(
+        self, connection: Connection, request: ProvisioningRequest, now: datetime
+    ) -> Provisioned | None:
+        """Return the answer that this request got under an access key that is no longer in force.
+
+        A camera whose answer was lost must not be stranded because its enrolment key was revoked or
+        ran out before it came again with another one. While a key is in force, its answers are for
+        whoever shows that key alone.
+        """
+        if request.idempotency_key is None or request.enrolled_with is None:
+            return None
+        since = now - IDEMPOTENCY_PERIOD
+        lapsed = access_keys.lapsed_since(
+            connection, KeyScope.PROVISION, since, now, limit=_MAX_LAPSED_KEYS
+        )
+        places = [_place_under(key_id, request.idempotency_key) for key_id in lapsed]
+        digest = request_digest(request)
+        for found in idempotency.find(connection, places).values():
+            if found.created_at > since and found.request_digest == digest:
+                return self._open(connection, found, digest)
+        return None
 
     def claim(
         self, transaction: Connection, candidates: Sequence[Candidate]
@@ -125,7 +150,11 @@ def place_of(request: ProvisioningRequest) -> bytes | None:
         return None
     if request.enrolled_with is None:
         return _digest(request.idempotency_key)
-    return _digest(f"{request.enrolled_with.key_id}\0{request.idempotency_key}")
+    return _place_under(request.enrolled_with.key_id, request.idempotency_key)
+
+
+def _place_under(key_id: str, idempotency_key: str) -> bytes:
+    return _digest(f"{key_id}\0{idempotency_key}")
 
 
 def _sealed(candidate: Candidate, key: bytes, kek: KeyEncryptionKey) -> FirstAnswer:

@@ -142,19 +142,22 @@ class Provisioner:
         now = datetime.now(UTC)
         # A refusal that is certain already must not cost a signature. The writer decides the rest.
         with self._database.read() as connection:
-            refusal = find_conflict(
+            conflict = find_conflict(
                 connection,
                 request.device_serial,
                 checked.public_key_fingerprint,
                 checked.nuc_hash_index,
-            ) or enrolment.find_refusal(connection, request)
+            )
+            refusal = enrolment.find_refusal(connection, request)
             # In this order: where the first answer is what took the serial or used the key up,
             # that answer is there now.
             known = self._first_answers.find(connection, request, now)
+            if known is None and conflict is not None and refusal is None:
+                known = self._first_answers.find_of_lapsed_key(connection, request, now)
         if known is not None:
             return known
-        if refusal is not None:
-            raise refusal
+        if certain := conflict or refusal:
+            raise certain
         return self._maker.make(checked, now)
 
     # --- in the writer thread

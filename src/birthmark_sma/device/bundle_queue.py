@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.errors import MalformedBundleError, QueueFullError
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle
 
@@ -42,9 +42,12 @@ Send = Callable[[Bundle], Delivery]
 class BundleQueue:
     """A bounded queue in a directory of its own. Threads may share it; processes may not."""
 
-    def __init__(self, directory: PrivateDirectory, max_bundles: int = MAX_BUNDLES) -> None:
-        """Find what an earlier process left. Raises DeviceStorageError."""
+    def __init__(
+        self, directory: PrivateDirectory, held: DirectoryLock, max_bundles: int = MAX_BUNDLES
+    ) -> None:
+        """Find what an earlier process left. `held` is the camera's. Raises DeviceStorageError."""
         self._directory = directory
+        self._held = held
         self._max = max_bundles
         names = directory.names()
         self._waiting = [name for name in names if name.endswith(_WAITING)]
@@ -67,25 +70,29 @@ class BundleQueue:
     def put(self, bundle: Bundle) -> None:
         """Add a bundle; when this returns, it is on disk.
 
-        Raises QueueFullError, or DeviceStorageError where the disk takes no more.
+        Raises QueueFullError, DeviceStorageError where the disk takes no more or the camera is
+        closed, DeviceBusyError in a process that was forked.
         """
-        with self._lock:
+        with self._held.in_use(), self._lock:
             if len(self._waiting) + len(self._aside) >= self._max:
                 raise QueueFullError
             # A number is used once, even where writing failed: the file may be there after all.
             self._last += 1
             name = f"{self._last:020}{_WAITING}"
-            self._directory.write(name, bundle.to_json())
+            self._directory.create(name, bundle.to_json())
             self._waiting.append(name)
 
     def drain(self, send: Send) -> int:
         """Send what waits, oldest first, until the queue is empty or `send` says LATER.
 
-        Returns how many were taken. What `send` raises goes through, and the bundle stays. Raises
-        DeviceStorageError where an acknowledged bundle cannot be removed; in this process it is
-        not sent again all the same.
+        Returns how many were taken. What `send` raises goes through, and the bundle stays; so it
+        does where `send` returns no Delivery, which is a TypeError. Raises DeviceStorageError where
+        an acknowledged bundle cannot be removed, and in this process it is not sent again all the
+        same; also where the camera is closed, and DeviceBusyError in a process that was forked.
         """
         taken = 0
+        with self._held.in_use():
+            pass  # before the lock, which a forked process may find taken for ever
         with self._draining:  # two drains at once would send the first bundle twice
             while self._waiting:
                 name = self._waiting[0]
@@ -97,21 +104,23 @@ class BundleQueue:
                         self._taken.add(name)
                         taken += 1
                 if name in self._taken:
-                    self._directory.remove(name)
+                    with self._held.in_use():
+                        self._directory.remove(name)
                     self._taken.discard(name)
                 with self._lock:
                     self._waiting.remove(name)
         return taken
 
     def discard_put_aside(self) -> None:
-        """Remove what was refused or damaged. Raises DeviceStorageError."""
-        with self._lock:
+        """Remove what was refused or damaged. Raises as `put` does."""
+        with self._held.in_use(), self._lock:
             while self._aside:
                 self._directory.remove(self._aside[-1])
                 self._aside.pop()
 
     def _deliver(self, name: str, send: Send) -> Delivery:
-        text = self._directory.read(name)
+        with self._held.in_use():
+            text = self._directory.read(name)
         if text is None:
             _log.warning("Somebody removed the bundle %s from the queue", name)
             return Delivery.REFUSED
@@ -122,14 +131,16 @@ class BundleQueue:
             self._put_aside(name, _DAMAGED)
             return Delivery.REFUSED
         delivery = send(bundle)
+        if not isinstance(delivery, Delivery):
+            raise TypeError(f"send returns a Delivery, not {type(delivery).__name__}.")
         if delivery is Delivery.REFUSED:
             self._put_aside(name, _REFUSED)
         return delivery
 
     def _put_aside(self, name: str, ending: str) -> None:
         aside = name.removesuffix(_WAITING) + ending
-        self._directory.rename(name, aside)
-        with self._lock:
+        with self._held.in_use(), self._lock:
+            self._directory.rename(name, aside)
             self._aside.append(aside)
 
 

@@ -1,11 +1,10 @@
 """A camera: starts, captures, and keeps what cannot be sent yet."""
 
 import hashlib
-import os
 import re
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -18,15 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from birthmark_sma.device import nonces, provisioning, state
 from birthmark_sma.device.bundle_queue import MAX_BUNDLES, BundleQueue
 from birthmark_sma.device.nonces import Nonces
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.device.provisioning import Enrolment
 from birthmark_sma.device.sealing import Sealing
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.errors import (
     ConfigurationError,
     DamagedDeviceStateError,
-    DeviceBusyError,
     DeviceStorageError,
+    EmptyPictureError,
     OtherDeviceError,
     ProvisioningError,
 )
@@ -67,11 +66,11 @@ def start_camera(
     try:
         place.clear_unfinished()
         identity = _identity(place, sealing, enrolment, client)
-        waiting = {name: _queue(directory, name, max_bundles) for name in queues}
+        waiting = {name: _queue(directory / name, lock, max_bundles) for name in queues}
         spent = Nonces(place, bytes.fromhex(identity.nonce_secret))
         return Camera(identity, spent, waiting, clock, lock)
     except BaseException:
-        os.close(lock)
+        lock.release()
         raise
 
 
@@ -88,7 +87,7 @@ def renew_nonces(directory: Path) -> None:
             raise DeviceStorageError(f"There is no camera in {directory}.")
         nonces.begin(place)
     finally:
-        os.close(lock)
+        lock.release()
 
 
 class Camera:
@@ -100,7 +99,7 @@ class Camera:
         spent: Nonces,
         queues: Mapping[str, BundleQueue],
         clock: Clock,
-        lock: int,
+        lock: DirectoryLock,
     ) -> None:
         self.queues = queues
         self.device_serial = identity.device_serial
@@ -118,9 +117,7 @@ class Camera:
         self._keys_per_table = identity.keys_per_table
         self._nonces = spent
         self._clock = clock
-        self._lock: int | None = lock
-        self._process = os.getpid()
-        self._closing = threading.Lock()
+        self._lock = lock
 
     @property
     def queue(self) -> BundleQueue:
@@ -138,21 +135,22 @@ class Camera:
     def capture(self, image: bytes | BinaryIO) -> Bundle:
         """Return the bundle of a picture: the bytes of its file, or the file, open for reading.
 
-        Each call makes a new camera token, also for the same picture. The bundle is nowhere on
-        disk yet: `queue.put` it, or send it. Raises DeviceStorageError where a nonce cannot be
-        reserved, NoncesUsedUpError, DeviceBusyError in a process that was forked.
+        A file is read from its beginning, unless it cannot go back there, as a pipe. Each call
+        makes a new camera token, also for the same picture. The bundle is nowhere on disk yet:
+        `queue.put` it, or send it.
+
+        Raises EmptyPictureError, DeviceStorageError where a nonce cannot be reserved or the camera
+        is closed, NoncesUsedUpError, DeviceBusyError in a process that was forked; and what reading
+        the file raises.
         """
-        if os.getpid() != self._process:
-            raise DeviceBusyError(
-                "This process was forked from the camera's: start the camera after forking."
-            )
-        if self._lock is None:
-            raise DeviceStorageError("This camera is closed.")
         captured_at = self._now()
+        image_hash = _sha256(image)
+        with self._lock.in_use():
+            token = self._camera_token()
         return sign_bundle(
             UnsignedBundle(
-                image_hash=_sha256(image),
-                camera_token=self._camera_token(),
+                image_hash=image_hash,
+                camera_token=token,
                 device_certificate_chain=self._chain,
                 captured_at=captured_at,
             ),
@@ -160,11 +158,11 @@ class Camera:
         )
 
     def close(self) -> None:
-        """Let another process have the directory."""
-        with self._closing:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+        """Let another process have the directory, once what is being written is on disk.
+
+        A bundle that is being sent meanwhile stays in the queue, and goes out again.
+        """
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +199,7 @@ def _identity(
                 f"This directory is that of camera {kept.device_serial!r}, and the app says"
                 f" {enrolment.device_serial!r}: was the disk copied?"
             )
-        return kept
+        return _corrected(kept, enrolment, place, sealing)
     if enrolment is None:
         raise ProvisioningError("This camera is not provisioned yet: say where and as what.")
 
@@ -223,16 +221,36 @@ def _identity(
     return identity
 
 
-def _queue(directory: Path, name: str, max_bundles: int) -> BundleQueue:
-    waiting = PrivateDirectory(directory / name)
+def _corrected(
+    kept: Identity, enrolment: Enrolment | None, place: PrivateDirectory, sealing: Sealing
+) -> Identity:
+    """Let the app say later how many keys a table has: no answer of the authority's told it."""
+    said = None if enrolment is None else enrolment.keys_per_table
+    if said is None or said == kept.keys_per_table:
+        return kept
+    corrected = replace(kept, keys_per_table=said)
+    state.save(corrected, place, sealing)
+    return corrected
+
+
+def _queue(directory: Path, lock: DirectoryLock, max_bundles: int) -> BundleQueue:
+    waiting = PrivateDirectory(directory)
     waiting.clear_unfinished()
-    return BundleQueue(waiting, max_bundles)
+    return BundleQueue(waiting, lock, max_bundles)
 
 
 def _sha256(image: bytes | BinaryIO) -> bytes:
+    """Hash a whole picture: a file from its beginning, wherever its writer or reader left off."""
     if isinstance(image, bytes | bytearray | memoryview):
-        return hashlib.sha256(image).digest()
-    digest = hashlib.sha256()
-    while part := image.read(_READ_BYTES):
-        digest.update(part)
+        digest = hashlib.sha256(image)
+        size = memoryview(image).nbytes
+    else:
+        digest, size = hashlib.sha256(), 0
+        if image.seekable():
+            image.seek(0)
+        while part := image.read(_READ_BYTES):
+            digest.update(part)
+            size += len(part)
+    if size == 0:
+        raise EmptyPictureError
     return digest.digest()

@@ -10,6 +10,8 @@ import fcntl
 import os
 import secrets
 import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from birthmark_sma.errors import DamagedDeviceStateError, DeviceBusyError, DeviceStorageError
@@ -20,6 +22,62 @@ _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _MAX_FILE_BYTES = 1_048_576
 """No file of a camera's is a tenth of this; one that is larger is none of ours."""
+
+
+class DirectoryLock:
+    """This process has a camera's directory to itself, until `release` or its own end.
+
+    Threads share it. What only the holder may do is done within `in_use`.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self._process = os.getpid()
+        self._released = False
+        self._users: list[int] = []
+        """The threads that are within `in_use`."""
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the lock until the end of the block, even if another thread releases it.
+
+        Raises DeviceBusyError in a process that was forked off, DeviceStorageError after `release`.
+        """
+        # Before the condition: a forked process may have got it from a thread that is not there.
+        if os.getpid() != self._process:
+            raise DeviceBusyError(
+                "This process was forked from the camera's: start the camera after forking."
+            )
+        thread = threading.get_ident()
+        with self._changed:
+            if self._released:
+                raise DeviceStorageError("This camera is closed.")
+            self._users.append(thread)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users.remove(thread)
+                self._changed.notify_all()
+                self._close_if_over()
+
+    def release(self) -> None:
+        """Let another process have the directory, once nobody in this one uses it any more."""
+        self._released = True
+        if os.getpid() != self._process:
+            self._users.clear()  # they are threads of its parent's
+            self._close_if_over()
+            return
+        with self._changed:
+            if threading.get_ident() not in self._users:  # else a handler of signals calls this
+                self._changed.wait_for(lambda: not self._users)
+            self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self._released and not self._users and self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class PrivateDirectory:
@@ -37,8 +95,8 @@ class PrivateDirectory:
         except OSError as error:
             raise _unusable(path, error) from None
 
-    def lock(self) -> int:
-        """Keep every other process out until the descriptor returned is closed.
+    def lock(self) -> DirectoryLock:
+        """Keep every other process out until the lock is released.
 
         The lock ends with the process, however it ends. Raises DeviceBusyError where another
         process has it.
@@ -57,7 +115,7 @@ class PrivateDirectory:
             ) from None
         except OSError as error:
             raise _unusable(path, error) from None
-        return descriptor
+        return DirectoryLock(descriptor)
 
     def clear_unfinished(self) -> None:
         """Remove what a killed process was writing. Only for who keeps all others out."""
@@ -110,6 +168,23 @@ class PrivateDirectory:
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+            raise _unusable(path, error) from None
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write a new file: whole and on disk, or not at all.
+
+        Raises DeviceStorageError, also where there is a file of this name, which stays as it is.
+        """
+        path = self.path / name
+        partial = self.path / f".{name}.{secrets.token_hex(4)}{_PARTIAL}"
+        try:
+            try:
+                _write_durably(partial, content)
+                path.hardlink_to(partial)  # in place of renaming, which replaces
+            finally:
+                partial.unlink(missing_ok=True)
+            _sync(self.path)
+        except OSError as error:
             raise _unusable(path, error) from None
 
     def rename(self, name: str, new_name: str) -> None:

@@ -13,7 +13,7 @@ import re
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -21,11 +21,13 @@ from typing import Any
 
 import httpx2
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.device.time_limit import TimeLimit
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
@@ -38,13 +40,21 @@ from birthmark_sma.pki.names import check_device_serial
 from birthmark_sma.pki.path import verify_path
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
-from birthmark_sma.protocol.key_table import STANDARD_SIZES, TABLES_PER_DEVICE
+from birthmark_sma.protocol.key_table import (
+    MAX_WIRE_INTEGER,
+    PROTOTYPE_SIZES,
+    STANDARD_SIZES,
+    TABLES_PER_DEVICE,
+)
 
 PATH = "/api/v1/devices/provision"
 MAX_ANSWER_BYTES = 262_144
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 70
 """The authority itself gives up after 60."""
+ATTEMPT_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS
+"""From the first byte of an attempt to the last one, however slowly they come."""
+_TOO_SLOW = "what answers there takes too long"
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _TRY_AGAIN = frozenset({408, 425, 429})
@@ -61,9 +71,10 @@ class Enrolment:
     """What an app says so that its camera can be provisioned.
 
     `url` is the authority's, https unless it is on this very machine. `nuc_hash` is 32 bytes, where
-    the sensor's own is known. `keys_per_table` is the authority's size: 1,000, or 100 for a
-    prototype. `root_fingerprint` pins the authority: 64 hex, SHA-256 of the root's certificate.
-    `patience` is how long to try, in seconds, before AuthorityAwayError.
+    the sensor's own is known. `keys_per_table` is the authority's size, which no answer tells: to
+    be said where it is neither 1,000 nor a prototype's 100 (see `keys_in`). `root_fingerprint` pins
+    the authority: 64 hex, SHA-256 of the root's certificate. `patience` is for how many seconds new
+    attempts are made before AuthorityAwayError; the last one may take 80 more.
     """
 
     url: str
@@ -72,7 +83,7 @@ class Enrolment:
     enrolment_key: str | None = field(default=None, repr=False)
     app_version: str | None = None
     nuc_hash: bytes | None = field(default=None, repr=False)
-    keys_per_table: int = STANDARD_SIZES.keys_per_table
+    keys_per_table: int | None = None
     root_fingerprint: str | None = None
     ssl_context: ssl.SSLContext | None = None
     patience: float = 60.0
@@ -94,7 +105,7 @@ class Enrolment:
             raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
         if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
             raise ConfigurationError("A root's fingerprint is SHA-256 in hex, colons or not.")
-        if self.keys_per_table < 1:
+        if self.keys_per_table is not None and not 1 <= self.keys_per_table <= MAX_WIRE_INTEGER:
             raise ConfigurationError("A key table has at least 1 key.")
 
     def details(self) -> dict[str, str]:
@@ -123,7 +134,6 @@ def begin(enrolment: Enrolment) -> Pending:
         private_key=_private_pem(signing),
         key_encryption_private_key=_private_pem(key_encryption),
         nonce_secret=secrets.token_hex(32),
-        keys_per_table=enrolment.keys_per_table,
     )
 
 
@@ -173,7 +183,7 @@ class _Asking:
             try:
                 status, headers, content = self._ask(pending)
                 if status == httpx2.codes.OK:
-                    return identity_of(pending, content, self._enrolment.root_fingerprint)
+                    return identity_of(pending, content, self._enrolment)
                 if not _may_change(status):
                     raise _refusal(status, content)
                 why = f"it answers with status {status}"
@@ -199,33 +209,48 @@ class _Asking:
             headers["Authorization"] = f"Bearer {pending.enrolment_key}"
         url = self._enrolment.url.rstrip("/") + PATH
         content = b""
-        too_late = time.monotonic() + 2 * ANSWER_SECONDS  # for who sends a byte now and then
-        with self._http.stream(
-            "POST", url, content=pending.request.encode(), headers=headers, follow_redirects=False
-        ) as response:
-            for part in response.iter_bytes():
-                content += part
-                if len(content) > MAX_ANSWER_BYTES or time.monotonic() > too_late:
-                    raise UnusableAnswerError("what answers there sends too much, or too slowly")
-            return response.status_code, response.headers, content
+        try:
+            with (
+                TimeLimit(ATTEMPT_SECONDS) as limit,
+                self._http.stream(
+                    "POST",
+                    url,
+                    content=pending.request.encode(),
+                    headers=headers,
+                    follow_redirects=False,
+                    extensions={"trace": limit.note},
+                ) as response,
+            ):
+                for part in response.iter_bytes():
+                    content += part
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise UnusableAnswerError("what answers there sends too much")
+        except httpx2.HTTPError:
+            if limit.over:
+                raise UnusableAnswerError(_TOO_SLOW) from None
+            raise
+        if limit.over:  # whatever came of it
+            raise UnusableAnswerError(_TOO_SLOW)
+        return response.status_code, response.headers, content
 
 
-def identity_of(pending: Pending, answer: bytes, root_fingerprint: str | None = None) -> Identity:
+def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
     """Return what an answer makes of a camera. Raises UnusableAnswerError with the reason."""
     try:
         fields: dict[str, Any] = json.loads(answer)
         leaf = _certificate(fields["device_certificate"])
         intermediate, root = (_certificate(pem) for pem in fields["certificate_chain"])
+        certified = leaf.public_key()
         nuc_hash = _hex(fields["simulated_nuc_hash"], NUC_HASH_BYTES)
         table_keys = _table_keys(pending, fields)
-        provisioning_id = str(fields["provisioning_id"])
-    except (KeyError, TypeError, ValueError, RecursionError, ProtocolError):
+        provisioning_id = _text(fields["provisioning_id"])
+    except (KeyError, TypeError, ValueError, RecursionError, UnsupportedAlgorithm, ProtocolError):
         raise UnusableAnswerError("what answers there is no authority of this kind") from None
-    asked = _load_private(pending.private_key).public_key()
-    if leaf.public_key() != asked:
+    if certified != _load_private(pending.private_key).public_key():
         raise UnusableAnswerError("the certificate in its answer is for another key")
     fingerprint = root.fingerprint(hashes.SHA256()).hex()
-    if root_fingerprint is not None and fingerprint != root_fingerprint.lower().replace(":", ""):
+    pinned = enrolment.root_fingerprint
+    if pinned is not None and fingerprint != pinned.lower().replace(":", ""):
         raise UnusableAnswerError("its root certificate is not the one that the app expects")
     # The camera's clock may be wrong, so that the certificates are asked for a time of their own.
     valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
@@ -244,19 +269,30 @@ def identity_of(pending: Pending, answer: bytes, root_fingerprint: str | None = 
         nuc_hash=nuc_hash,
         table_keys=table_keys,
         nonce_secret=pending.nonce_secret,
-        keys_per_table=pending.keys_per_table,
+        keys_per_table=enrolment.keys_per_table or keys_in(table_keys),
     )
+
+
+def keys_in(tables: Iterable[str]) -> int:
+    """Return how many keys a camera's tables have, as far as their ids tell.
+
+    A prototype has the tables 0 to 9 alone. A camera of a full authority whose three are all among
+    them, one in twenty million, uses the first 100 keys of each: they pass as well.
+    """
+    is_prototype = all(PROTOTYPE_SIZES.has_table(int(table)) for table in tables)
+    return (PROTOTYPE_SIZES if is_prototype else STANDARD_SIZES).keys_per_table
 
 
 def _table_keys(pending: Pending, fields: dict[str, Any]) -> dict[str, str]:
     """Return the master keys of the three tables, in hex. Sealed they come, as was asked."""
     key = _load_private(pending.key_encryption_private_key)
-    opened = open_table_keys(fields["table_keys_jwe"], key)
-    table_keys = {str(int(table)): _hex(key, MASTER_KEY_BYTES) for table, key in opened.items()}
-    assigned = {str(int(table)) for table in fields["table_assignments"]}
-    if len(assigned) != TABLES_PER_DEVICE or set(table_keys) != assigned:
+    opened = open_table_keys(_text(fields["table_keys_jwe"]), key)
+    tables = fields["table_assignments"]
+    if not all(type(table) is int and 0 <= table <= MAX_WIRE_INTEGER for table in tables):
         raise ValueError
-    return table_keys
+    if len(opened) != TABLES_PER_DEVICE or set(opened) != {str(table) for table in tables}:
+        raise ValueError
+    return {table: _hex(master_key, MASTER_KEY_BYTES) for table, master_key in opened.items()}
 
 
 def _changed(
@@ -277,7 +313,6 @@ def _changed(
             ),
             idempotency_key=secrets.token_urlsafe(24),
             enrolment_key=enrolment.enrolment_key,
-            keys_per_table=enrolment.keys_per_table,
         )
     return None
 
@@ -340,7 +375,9 @@ def _client(
     if given is not None:
         return nullcontext(given)
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
+    # A connection for each attempt, as its time limit wants it.
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    return httpx2.Client(timeout=timeout, limits=limits, verify=enrolment.ssl_context or True)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -365,15 +402,25 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
     ).decode()
 
 
-def _certificate(pem: str) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(pem.encode())
+def _certificate(pem: object) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(_text(pem).encode())
+    except x509.InvalidVersion:
+        raise ValueError from None
 
 
 def _pem(thing: x509.Certificate | x509.CertificateSigningRequest) -> str:
     return thing.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _hex(text: str, length: int) -> str:
-    if len(bytes.fromhex(text)) != length:
+def _hex(value: object, length: int) -> str:
+    content = bytes.fromhex(_text(value))
+    if len(content) != length:
         raise ValueError
-    return text.lower()
+    return content.hex()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value

@@ -31,7 +31,6 @@ class Pending:
     private_key: str = field(repr=False)
     key_encryption_private_key: str = field(repr=False)
     nonce_secret: str = field(repr=False)
-    keys_per_table: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,20 +44,26 @@ def open_table_keys(jwe: str, key: ec.EllipticCurvePrivateKey) -> dict[str, Any]
     return opened
 
 
-def _ephemeral(epk: dict[str, str]) -> ec.EllipticCurvePublicKey:
+def _ephemeral(epk: dict[str, Any]) -> ec.EllipticCurvePublicKey:
     """Return the sender's key; one that is not on the curve is a ValueError. RFC 7518, 6.2.1."""
     if epk["kty"] != "EC" or epk["crv"] != "P-256":
         raise ValueError
-    x, y = (int.from_bytes(_decode(epk[each].encode("ascii")), "big") for each in ("x", "y"))
+    x, y = (int.from_bytes(_decode_text(epk[each]), "big") for each in ("x", "y"))
     return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
 
 
-def _other_info(header: dict[str, str]) -> bytes:
+def _other_info(header: dict[str, Any]) -> bytes:
     """Return what the key agreement is bound to. RFC 7518, section 4.6.2."""
-    parties = (_decode(header.get(each, "").encode("ascii")) for each in ("apu", "apv"))
+    parties = (_decode_text(header.get(each, "")) for each in ("apu", "apv"))
     lengths_first = (_ALGORITHM.encode("ascii"), *parties)
     bits = (8 * _KEY_BYTES).to_bytes(4, "big")
     return b"".join(len(each).to_bytes(4, "big") + each for each in lengths_first) + bits
+
+
+def _decode_text(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError
+    return _decode(value.encode("ascii"))
 
 
 def _decode(part: bytes) -> bytes:

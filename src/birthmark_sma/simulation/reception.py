@@ -1,10 +1,11 @@
 """The HTTP door of a simulated aggregation server, for cameras that somebody else builds.
 
-    POST /bundles   a bundle; 200 {"ending": ..., "detail": ...} once it is judged
+    POST /bundles   a bundle; 200 {"ending": ..., "detail": ..., "bundle_id": ...} once it is judged
     GET  /          what this is
 
 422 for a bundle that cannot be relied on, whatever is tried again; 413 for one that is too large;
-503 with Retry-After where the authority could not be asked: send it again.
+503 with Retry-After where the authority could not be asked: send it again. `bundle_id` is what the
+camera sent as Idempotency-Key, so that it can tell this answer from a login page's.
 """
 
 import asyncio
@@ -45,7 +46,11 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
         judgement = await aggregator.take(bytes(text), until=until)
         told(judgement)
         return JSONResponse(
-            {"ending": judgement.ending, "detail": judgement.detail},
+            {
+                "ending": judgement.ending,
+                "detail": judgement.detail,
+                "bundle_id": request.headers.get("Idempotency-Key"),
+            },
             _STATUSES.get(judgement.ending, 200),
             {"Retry-After": _RETRY_AFTER} if judgement.ending is Ending.UNDECIDED else None,
         )

@@ -123,6 +123,15 @@ def find_keys(connection: Connection, name_or_id: str) -> list[AccessKey]:
     return _find(connection, (_columns.name == name_or_id) | (_columns.key_id == name_or_id))
 
 
+def lapsed_since(
+    connection: Connection, scope: KeyScope, since: datetime, now: datetime, limit: int
+) -> list[str]:
+    """Return the ids of keys of a scope that were revoked or have expired since a time."""
+    lapsed = or_(_columns.revoked_at >= since, _columns.expires_at.between(since, now))
+    found = select(_columns.key_id).where(_columns.scope == scope, lapsed).limit(limit)
+    return list(connection.execute(found).scalars())
+
+
 def generation(connection: Connection) -> int:
     """Return how often keys have been changed; 0 where there is no authority yet."""
     return connection.execute(select(authority.c.access_generation)).scalar() or 0

@@ -57,7 +57,6 @@ public final class CameraCore {
     private static final byte[] PREFIX = "birthmark-bundle-v1\0".getBytes(StandardCharsets.US_ASCII);
     private static final byte[] SALT = "Birthmark".getBytes(StandardCharsets.US_ASCII);
     private static final String ALGORITHM = "ECDH-ES+A256KW";
-    private static final int KEYS_PER_TABLE = 1_000;
     private static final SecureRandom RANDOM = new SecureRandom();
 
     private CameraCore() {}
@@ -107,13 +106,23 @@ public final class CameraCore {
         return hmac(hmac(SALT, masterKey), info);
     }
 
+    /**
+     * How many keys a table has. No answer tells it: an index beyond is FAIL, so write yours here where
+     * your authority has other sizes. A prototype has the tables 0 to 9 alone, with 100 keys each; a
+     * full authority's camera that happens to have three of these uses the first 100 of their keys.
+     */
+    static int keysPerTable(List<Integer> tables) {
+        for (int table : tables) if (table > 9) return 1_000;
+        return 100;
+    }
+
     /** A bundle for a picture: its camera token under a random key, signed by the camera. */
     public static String capture(
             Provisioned camera, byte[] picture, SigningKey key, String capturedAt)
             throws GeneralSecurityException {
         List<Integer> tables = new ArrayList<>(camera.tableKeys.keySet());
         int tableId = tables.get(RANDOM.nextInt(tables.size()));
-        int keyIndex = RANDOM.nextInt(KEYS_PER_TABLE);
+        int keyIndex = RANDOM.nextInt(keysPerTable(tables));
         byte[] nonce = new byte[12];
         RANDOM.nextBytes(nonce); // never twice under one key: 96 random bits see to it
         byte[] derived = derivedKey(camera.tableKeys.get(tableId), keyIndex);
