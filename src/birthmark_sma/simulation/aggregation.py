@@ -15,7 +15,6 @@ from birthmark_sma.client import (
     VerifiedBundle,
     verify_bundle,
 )
-from birthmark_sma.device import bundle_id
 from birthmark_sma.errors import (
     BundleCertificateError,
     BundleError,
@@ -23,7 +22,6 @@ from birthmark_sma.errors import (
     BundleTimeError,
     MalformedBundleError,
 )
-from birthmark_sma.protocol.bundle import parse_bundle
 from birthmark_sma.simulation.cases import Ending
 
 _PAUSE = 0.5
@@ -63,14 +61,13 @@ class Aggregator:
     async def take(self, text: bytes, *, until: float) -> Judgement:
         """Judge a bundle as it came. `until` is the time of the event loop to give up at."""
         try:
-            bundle = parse_bundle(text)
-            verified = verify_bundle(bundle, root=self._root, now=datetime.now(UTC))
+            verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
         serial = verified.device_serial
         if serial in self.reported:
             return Judgement(Ending.REPORTED, device_serial=serial)
-        identity = bundle_id(bundle)
+        identity = verified.bundle_id
         if identity in self._seen:
             return Judgement(Ending.DUPLICATE, device_serial=serial)
         self._seen.add(identity)
