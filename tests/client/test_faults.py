@@ -11,9 +11,11 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from birthmark_sma.client import Cause, Indeterminate, Pass
+from birthmark_sma.client.transport import fault_of
 from tests.support.asking import CALLS, IMPATIENT, Ask
 from tests.support.faulty import (
     FAILED,
@@ -104,6 +106,11 @@ def half_an_answer(visit: Visit) -> None:
     visit.connection.close()
 
 
+def half_a_head(visit: Visit) -> None:
+    visit.send(b"HTTP/1.1 200 OK\r\nContent-Ty")
+    visit.connection.close()
+
+
 def half_a_chunk(visit: Visit) -> None:
     visit.send(
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -172,6 +179,7 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
     "reset": (reset, NOBODY, THRICE),
     "closed": (close, NOBODY, THRICE),
     "reset within the answer": (reset_within_the_answer, NOBODY, THRICE),
+    "truncated head": (half_a_head, NOBODY, THRICE),
     "truncated body": (half_an_answer, NOBODY, THRICE),
     "truncated chunk": (half_a_chunk, NOBODY, THRICE),
     # slowness
@@ -190,6 +198,8 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
     "503 at once": (status(503, Retry_After="0"), AWAY, THRICE),
     "503 in an hour": (status(503, Retry_After="3600"), AWAY, ONCE),
     "503 no JSON": (status(503, b"<html>FAIL</html>"), AWAY, THRICE),
+    "429 compressed": (status(429, b"\x1f\x8b\x08", Content_Encoding="gzip"), LIMITED, THRICE),
+    "503 compressed": (status(503, b"\x1f\x8b\x08", Content_Encoding="gzip"), AWAY, THRICE),
     # other statuses, each of which says FAIL
     "500": (status(500), AWAY, ONCE),
     "502": (status(502), AWAY, ONCE),
@@ -280,6 +290,7 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
             "a third verdict": FAILED | {"validation_result": "MAYBE"},
             "no verdict": FAILED | {"validation_result": None},
             "a boolean verdict": FAILED | {"validation_result": False},
+            "a family that nothing can print": PASSED | {"device_family": "\ud800"},
             "a list of verdicts": FAILED | {"validation_result": ["FAIL"]},
             "a FAIL that names": FAILED | {"device_serial": "camera-1"},
             "a numbered device": PASSED | {"device_serial": 1},
@@ -335,6 +346,12 @@ def test_a_fault_that_passes_is_asked_over(name: str, ask: Ask) -> None:
         outcomes = ask(server.url, options=IMPATIENT)
         assert all(isinstance(each, Pass) for each in outcomes), outcomes
         assert len(server.visits) == 3
+
+
+def test_no_connection_of_ones_own_is_free() -> None:
+    """That is this process's matter: nothing went out, and nothing speaks against the authority."""
+    fault = fault_of(httpx2.PoolTimeout("none is free"))
+    assert (fault.cause, fault.again, fault.authority_ails) == (Cause.OVERLOADED, True, False)
 
 
 def test_nobody_listens(ask: Ask) -> None:

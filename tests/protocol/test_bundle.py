@@ -67,7 +67,7 @@ def test_a_bundle_comes_back_as_it_was() -> None:
 
 
 def test_escapes_in_texts_are_left_to_json() -> None:
-    """Some libraries write every solidus as \\/, or every = as an escape: the values are the same."""
+    """Some libraries write a solidus as \\/, or = as an escape: the values are the same."""
     escaped = BUNDLE.to_json().replace(b"=", b"\\u003d").replace(b'"version"', b'"\\u0076ersion"')
     escaped = escaped.replace(b"/", b"\\/")
     assert parse_bundle(escaped) == BUNDLE

@@ -1,7 +1,7 @@
 """JSON with one meaning (RFC 8259), and errors of one kind.
 
-Each name stands once. There is no NaN, no -0, which some parsers keep apart from 0, and no half of a
-surrogate pair, which no file or terminal takes.
+Each name stands once. There is no NaN, no -0, which some parsers keep apart from 0, and no half of
+a surrogate pair, which no file or terminal takes.
 """
 
 import json
