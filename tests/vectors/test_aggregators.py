@@ -1,13 +1,15 @@
 """The example aggregation servers accept exactly the valid vectors, and what the authority passes.
 
-Each is called as its own main program calls it, with the time and grace of the vectors: 0.
+Each is called as its own main program calls it, at the time of the vectors. What the vectors leave
+out is made here: spellings, certificates, and the grace for cameras that were offline.
 """
 
 import importlib.util
 import json
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +21,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.client import AuthorityClient
+from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.faulty import FAILED, PASSED, FaultyServer, Visit
 from vectors.generator import seeded_keys
+from vectors.generator.authorities import (
+    CLIENT_AUTH,
+    NOT_A_CA,
+    NOW,
+    authority,
+    hand_made,
+    key_usage,
+    pem,
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -40,6 +52,7 @@ class Case:
     now: str
     passes: bool | None
     device_serial: str | None = None
+    grace: timedelta = timedelta(0)
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -81,6 +94,147 @@ def chains() -> Iterator[Case]:
                 of_result(test),
                 test.get("deviceSerial"),
             )
+
+
+def spellings() -> Iterator[Case]:
+    """A bundle in spellings of JSON that mean the same to some parsers, and not to others."""
+    *_, group = read("bundle_signature")
+    good = group["tests"][0]["bundle"]
+    fields = json.loads(good)
+    token, (leaf, intermediate) = fields["camera_token"], fields["device_certificate_chain"]
+
+    def signed(**changes: Any) -> str:
+        """Sign what no `UnsignedBundle` would be, so that it is refused for its form alone."""
+        content = {name: value for name, value in fields.items() if name != "signature"} | changes
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        signature = sign(b"birthmark-bundle-v1\0" + text.encode(), seeded_keys.p256("test device"))
+        return json.dumps(content | {"signature": b64encode(signature).decode()})
+
+    key_0 = signed(camera_token=token | {"key_index": 0})
+    accepted = {
+        "signed here": signed(),
+        "key 0": key_0,
+        "escapes in texts": good.replace("/", r"\/").replace("=", r"\u003d"),
+        "escapes in names": good.replace('"version"', r'"\u0076ersion"'),
+        "white space of every kind": good.replace(",", " ,\t\r\n "),
+    }
+    refused = {
+        "-0": key_0.replace('"key_index": 0', '"key_index": -0'),
+        "0.0": key_0.replace('"key_index": 0', '"key_index": 0.0'),
+        "0e1": key_0.replace('"key_index": 0', '"key_index": 0e1'),
+        "00": key_0.replace('"key_index": 0', '"key_index": 00'),
+        "2.34e2": good.replace('"key_index":234', '"key_index":2.34e2'),
+        "version 1.0": good.replace('"version":1', '"version":1.0'),
+        "a name twice": good.replace('"version":1', '"version":1,"version":1'),
+        "a name twice, once escaped": good.replace('"version":1', r'"version":1,"\u0076ersion":1'),
+        "a name of the token twice": good.replace('"key_index"', '"key_index":234,"key_index"'),
+        "a table beyond the wire": signed(camera_token=token | {"table_id": 2**31}),
+        "a table that is true": signed(camera_token=token | {"table_id": True}),
+        "half of a surrogate pair": good.replace('"version":1', r'"version":1,"\ud800":1'),
+        "another time format": signed(captured_at="2026-11-23T11:00:00.123Z"),
+        "a 31st of November": signed(captured_at="2026-11-31T11:00:00.000000Z"),
+        "hour 24": signed(captured_at="2026-11-23T24:00:00.000000Z"),
+        "text around a certificate": signed(
+            device_certificate_chain=["a camera's\n" + leaf, intermediate]
+        ),
+        "two certificates in one": signed(
+            device_certificate_chain=[leaf + intermediate, intermediate]
+        ),
+        "a byte order mark": "\ufeff" + good,
+        "more than 32 KiB": good + " " * 32_768,
+        "a token that is a list": signed(camera_token=[token]),
+        "a hash with a line end": signed(image_hash=fields["image_hash"] + "\n"),
+        "a long signature": good.replace(
+            f'"{fields["signature"]}"', f'"{b64encode(bytes(513)).decode()}"'
+        ),
+    }
+    for passes, texts in ((True, accepted), (False, refused)):
+        for name, text in texts.items():
+            yield Case(name, text, group["root"], "2026-12-02T12:00:00Z", passes)
+
+
+def certificates() -> Iterator[Case]:
+    """Certificates of our own CA that are not what they must be, and ones that have ended."""
+    ca, key = authority(), seeded_keys.p256("test device").public_key()
+    now = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
+    a_ca, profile = x509.BasicConstraints(True, 0), (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
+    urns = [x509.UniformResourceIdentifier(f"urn:birthmark:device:{each}") for each in "ab"]
+    between = ca.intermediate
+
+    def leaf(*extensions: x509.ExtensionType, **arguments: Any) -> x509.Certificate:
+        issuer = arguments.pop("issuer", between)
+        return hand_made(key, "camera-7", *extensions, issuer=issuer, signer=ca.signer, **arguments)
+
+    def issuing(*extensions: x509.ExtensionType) -> x509.Certificate:
+        name = "Simulated Mfg Intermediate CA"
+        return hand_made(
+            ca.signer.public_key,
+            name,
+            *extensions,
+            issuer=ca.root,
+            signer=ca.root_signer,
+            alternative_names=[],
+        )
+
+    sound = issuing(a_ca, key_usage(ca=True))
+    paths = {
+        "made by hand": (leaf(*profile), between, True),
+        "below one made by hand": (leaf(*profile, issuer=sound), sound, True),
+        "no basicConstraints": (leaf(*profile[1:]), between, False),
+        "two URNs": (leaf(*profile, alternative_names=urns), between, False),
+        "an unknown critical extension": (critical(leaf(*profile), ca.signer), between, False),
+    }
+    for name, extensions in {
+        "an issuer that may not certify": (a_ca, key_usage(ca=False)),
+        "an issuer without keyUsage": (a_ca,),
+        "an issuer without basicConstraints": (key_usage(ca=True),),
+    }.items():
+        issuer = issuing(*extensions)
+        paths[name] = (leaf(*profile, issuer=issuer), issuer, False)
+    for name, (first, second, passes) in paths.items():
+        yield Case(name, bundle_of([pem(first), pem(second)], now), pem(ca.root), now, passes)
+
+    short = leaf(*profile, lasting=timedelta(days=2))
+    ends = short.not_valid_after_utc
+    text = bundle_of([pem(short), pem(between)], now)
+    for name, after, grace, passes in (
+        ("ended yesterday, no grace", 1, 0, False),
+        ("ended yesterday", 1, 30, True),
+        ("ended thirty days ago", 30, 30, True),
+        ("ended longer ago than the grace", 31, 30, False),
+    ):
+        judged = (ends + timedelta(days=after)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        yield Case(name, text, pem(ca.root), judged, passes, grace=timedelta(days=grace))
+    late = bundle_of([pem(short), pem(between)], (ends + timedelta(seconds=1)).isoformat())
+    judged = (ends + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    yield Case("captured when it had ended", late, pem(ca.root), judged, False, None, DAYS_30)
+    for name, minutes, passes in (("a fast clock", 59, True), ("a wrong clock", 61, False)):
+        ahead = bundle_of([pem(leaf(*profile)), pem(between)], later(NOW, minutes))
+        yield Case(name, ahead, pem(ca.root), now, passes)
+
+
+DAYS_30 = timedelta(days=30)
+
+
+def later(time: datetime, minutes: int) -> str:
+    return (time + timedelta(minutes=minutes)).isoformat()
+
+
+def critical(like: x509.Certificate, signer: Signer) -> x509.Certificate:
+    """The same certificate with an extension that demands to be understood, and is not."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(like.subject)
+        .issuer_name(like.issuer)
+        .public_key(like.public_key())
+        .serial_number(like.serial_number)
+        .not_valid_before(like.not_valid_before_utc)
+        .not_valid_after(like.not_valid_after_utc)
+    )
+    for each in like.extensions:
+        builder = builder.add_extension(each.value, each.critical)
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
+    return builder.add_extension(unknown, critical=True).sign(signer.key, signer.hash_algorithm)
 
 
 TOKEN = CameraToken(bytes(48), 42, 234, bytes(12))
@@ -146,7 +300,7 @@ def in_python(cases: Sequence[Case], url: str) -> list[tuple[str, str, str]]:
                 x509.load_pem_x509_certificate(case.root.encode()),
                 case.text.encode(),
                 now=datetime.fromisoformat(case.now),
-                grace=timedelta(0),
+                grace=case.grace,
             )
             for case in cases
         ]
@@ -175,12 +329,12 @@ def in_node(cases: Sequence[Case], url: str) -> list[tuple[str, str, str]]:
     script = """
         const { judge } = await import(aggregator);
         const told = [];
-        for (const { text, root, now } of given.cases) {
-          told.push(await judge(text, root, given.url, Date.parse(now), 0));
+        for (const { text, root, now, grace } of given.cases) {
+          told.push(await judge(text, root, given.url, Date.parse(now), grace));
         }
         console.log(JSON.stringify(told));
     """
-    sent = [{"text": each.text, "root": each.root, "now": each.now} for each in cases]
+    sent = [asdict(each) | {"grace": each.grace.total_seconds() * 1_000} for each in cases]
     return [tuple(each) for each in node(script, {"cases": sent, "url": url})]
 
 
@@ -196,7 +350,7 @@ def passing(visit: Visit) -> None:
     visit.answer({"results": [UNNAMED] * len(visit.tokens)})
 
 
-@pytest.mark.parametrize("source", [bundles, chains])
+@pytest.mark.parametrize("source", [bundles, chains, spellings, certificates])
 def test_exactly_the_valid_vectors_pass(source: Callable[[], Iterator[Case]], judge: Judge) -> None:
     """Threats 1, 2 and 3 among them: what any verifier must refuse is refused before it asks."""
     cases = [*source()]
