@@ -80,7 +80,7 @@ function parseBundle(text) {
   demand(isTime(bundle.captured_at), "It is malformed: captured_at.");
   const signature = Buffer.from(String(bundle.signature), "base64");
   demand(
-    signature.length > 0 && signature.length <= 512 && signature.toString("base64") === bundle.signature,
+    signature.length > 0 && signature.toString("base64") === bundle.signature,
     "It is malformed: signature.",
   );
   return { ...bundle, signature };
@@ -132,6 +132,7 @@ function read(pem) {
       from: Date.parse(certificate.validFrom),
       to: Date.parse(certificate.validTo),
       critical: [...extensions].filter(([, { critical }]) => critical).map(([oid]) => oid),
+      isCa: constraints.some(({ tag, content }) => tag === 1 && content[0] === 0xff),
       pathLength: pathLength ?? Infinity,
       keyUsage: extensions.get(KEY_USAGE)?.value.content[1] ?? 0,
       purposes: certificate.keyUsage ?? [], // that is what Node calls the extended one
@@ -148,7 +149,7 @@ export function verifyChain(chain, root, times) {
   path.slice(1).forEach((issuer, below) => {
     const { certificate } = path[below];
     demand(
-      issuer.certificate.ca &&
+      issuer.isCa &&
         issuer.critical.includes(BASIC_CONSTRAINTS) &&
         issuer.keyUsage & KEY_CERT_SIGN &&
         issuer.pathLength >= below,
@@ -165,7 +166,7 @@ export function verifyChain(chain, root, times) {
   }
   const [leaf] = path;
   demand(
-    !leaf.certificate.ca &&
+    !leaf.isCa &&
       leaf.critical.includes(BASIC_CONSTRAINTS) &&
       leaf.critical.includes(KEY_USAGE) &&
       leaf.keyUsage & DIGITAL_SIGNATURE &&

@@ -143,6 +143,8 @@ def spellings() -> Iterator[Case]:
         "a byte order mark": "\ufeff" + good,
         "more than 32 KiB": good + " " * 32_768,
         "a token that is a list": signed(camera_token=[token]),
+        "a short hash": signed(image_hash="00" * 31),
+        "a hash in upper case": signed(image_hash="AB" * 32),
         "a hash with a line end": signed(image_hash=fields["image_hash"] + "\n"),
         "a long signature": good.replace(
             f'"{fields["signature"]}"', f'"{b64encode(bytes(513)).decode()}"'
@@ -182,15 +184,29 @@ def certificates() -> Iterator[Case]:
         "below one made by hand": (leaf(*profile, issuer=sound), sound, True),
         "no basicConstraints": (leaf(*profile[1:]), between, False),
         "two URNs": (leaf(*profile, alternative_names=urns), between, False),
-        "an unknown critical extension": (critical(leaf(*profile), ca.signer), between, False),
+        "another issuer's name": (leaf(*profile, issuer=ca.root), between, False),
+        "a CA that may sign": (
+            leaf(x509.BasicConstraints(True, None), *profile[1:]),
+            between,
+            False,
+        ),
+        "an unknown critical extension": (rebuilt(leaf(*profile), ca.signer), between, False),
+        "keyUsage not critical": (
+            rebuilt(leaf(*profile), ca.signer, uncritical=x509.KeyUsage),
+            between,
+            False,
+        ),
     }
     for name, extensions in {
         "an issuer that may not certify": (a_ca, key_usage(ca=False)),
         "an issuer without keyUsage": (a_ca,),
         "an issuer without basicConstraints": (key_usage(ca=True),),
+        "an issuer with CA:FALSE": (NOT_A_CA, key_usage(ca=True)),
     }.items():
         issuer = issuing(*extensions)
         paths[name] = (leaf(*profile, issuer=issuer), issuer, False)
+    issuer = rebuilt(sound, ca.root_signer, uncritical=x509.BasicConstraints)
+    paths["an issuer that is one uncritically"] = leaf(*profile, issuer=issuer), issuer, False
     for name, (first, second, passes) in paths.items():
         yield Case(name, bundle_of([pem(first), pem(second)], now), pem(ca.root), now, passes)
 
@@ -211,6 +227,8 @@ def certificates() -> Iterator[Case]:
     for name, minutes, passes in (("a fast clock", 59, True), ("a wrong clock", 61, False)):
         ahead = bundle_of([pem(leaf(*profile)), pem(between)], later(NOW, minutes))
         yield Case(name, ahead, pem(ca.root), now, passes)
+    ahead = bundle_of([pem(short), pem(between)], later(ends, 20))
+    yield Case("a fast clock as it ends", ahead, pem(ca.root), later(ends, -10), True)
 
 
 DAYS_30 = timedelta(days=30)
@@ -220,8 +238,12 @@ def later(time: datetime, minutes: int) -> str:
     return (time + timedelta(minutes=minutes)).isoformat()
 
 
-def critical(like: x509.Certificate, signer: Signer) -> x509.Certificate:
-    """The same certificate with an extension that demands to be understood, and is not."""
+def rebuilt(
+    like: x509.Certificate,
+    signer: Signer,
+    uncritical: type[x509.ExtensionType] | None = None,
+) -> x509.Certificate:
+    """The same certificate with an extension not critical, or else with one that nobody knows."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(like.subject)
@@ -232,9 +254,12 @@ def critical(like: x509.Certificate, signer: Signer) -> x509.Certificate:
         .not_valid_after(like.not_valid_after_utc)
     )
     for each in like.extensions:
-        builder = builder.add_extension(each.value, each.critical)
-    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
-    return builder.add_extension(unknown, critical=True).sign(signer.key, signer.hash_algorithm)
+        stays = uncritical is None or not isinstance(each.value, uncritical)
+        builder = builder.add_extension(each.value, critical=each.critical and stays)
+    if uncritical is None:
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
+        builder = builder.add_extension(unknown, critical=True)
+    return builder.sign(signer.key, signer.hash_algorithm)
 
 
 TOKEN = CameraToken(bytes(48), 42, 234, bytes(12))
