@@ -31,11 +31,12 @@ function demand(holds, sentence) {
 const PEM = /^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?$/;
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
 
-// JSON.parse takes a name that stands twice, and reads 1.0 as 1. Written anew, such a text is another.
+// JSON.parse takes a name that stands twice, 1.0 for 1, and half of a surrogate pair. Written anew, such
+// a text is another.
 function parseStrictly(text) {
   const value = JSON.parse(text);
-  const texts = (part) => (part.startsWith('"') ? JSON.stringify(JSON.parse(part)) : "");
-  const compact = text.replace(/"(?:[^"\\]|\\.)*"|\s+/g, texts);
+  const plain = (part) => (part.startsWith('"') ? JSON.stringify(JSON.parse(part).toWellFormed()) : "");
+  const compact = text.replace(/"(?:[^"\\]|\\.)*"|\s+/g, plain);
   if (JSON.stringify(value) !== compact) throw new SyntaxError("This JSON has several meanings.");
   return value;
 }
