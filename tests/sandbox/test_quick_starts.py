@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -228,12 +230,12 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def captured(running: Running, classes: Path, serial: str, picture: Path) -> Any:
+def captured(url: str, classes: Path, serial: str, picture: Path) -> Any:
     """What the camera on a desk says."""
     return subprocess.run(
         [
             *("java", "-cp", str(classes), "org.birthmark.camera.DesktopCamera"),
-            *(running.server.url, serial, str(picture)),
+            *(url, serial, str(picture)),
         ],
         capture_output=True,
         timeout=SECONDS,
@@ -249,7 +251,7 @@ def test_the_core_of_the_android_app(
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(b"a picture")
     serial = f"{script}{new_serial()}"
-    ran = captured(sandbox, classes, serial, picture)
+    ran = captured(sandbox.server.url, classes, serial, picture)
     if script == "SANDBOX-RESET-":
         assert ran.returncode == 1
         assert b"SocketException" in ran.stderr
@@ -269,9 +271,32 @@ def test_the_core_of_the_android_app(
 def test_the_android_core_refuses_with_the_reason(
     sandbox: Running, classes: Path, tmp_path: Path
 ) -> None:
-    ran = captured(sandbox, classes, "SANDBOX-CONFLICT", tmp_path / "none")
+    ran = captured(sandbox.server.url, classes, "SANDBOX-CONFLICT", tmp_path / "none")
     assert ran.returncode == 1
     assert b"device-already-provisioned" in ran.stderr
+
+
+def test_the_android_core_takes_no_certificate_of_another_key(
+    sandbox: Running, classes: Path, tmp_path: Path
+) -> None:
+    """It would sign bundles that nobody takes. It waits as it is told to, if not for hours."""
+    theirs = Device.of(sandbox, new_serial()).camera.response
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)
+    with FaultyServer(
+        lambda visit: visit.answer({}, 429, Retry_After="1"),
+        lambda visit: visit.answer({}, 503, Retry_After=soon),
+        lambda visit: visit.answer(theirs),
+    ) as authority:
+        began = time.monotonic()
+        ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
+        assert len(authority.visits) == 3
+    assert time.monotonic() - began > 2.5
+    assert (ran.returncode, ran.stderr.count(b"again: ")) == (1, 2)
+    assert b"the certificate is for another key" in ran.stderr
+
+    with FaultyServer(lambda visit: visit.answer({}, 503, Retry_After="3600")) as authority:
+        ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
+        assert (ran.returncode, len(authority.visits)) == (1, 1)
 
 
 def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:
