@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.client import AuthorityClient
 from birthmark_sma.pki.signer import Signer
-from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.faulty import FAILED, PASSED, FaultyServer, Visit
 from vectors.generator import seeded_keys
@@ -451,3 +452,22 @@ def test_verdicts_are_taken_as_they_are_meant(judge: Judge) -> None:
     with FaultyServer(answer) as authority:
         told = judge(cases, authority.url)
     assert [verdict for _, verdict, _ in told] == [test["verdict"] for test in tests]
+
+
+def test_where_asking_again_cannot_help_each_asks_once(judge: Judge) -> None:
+    """A wrong access key is somebody's to mend; the bundle is kept meanwhile."""
+    good = next(bundles())
+    with FaultyServer(lambda visit: visit.answer({}, 401)) as authority:
+        [(_, verdict, _)] = judge([good], authority.url)
+        assert (verdict, len(authority.visits)) == ("KEPT", 1)
+
+
+def test_the_one_in_python_reads_no_line_without_end() -> None:
+    """Of what is too long it takes no more than shows that, and goes on at the next line."""
+    lines = module_of(EXAMPLES / "aggregator.py").lines
+    longest = b"b" * MAX_BUNDLE_BYTES
+    stream = BytesIO(b"a\n" + longest + b"\n" + longest * 5 + b"\nc\n" + longest * 2)
+    read = [*lines(stream)]
+    assert [read[0], read[1], read[3]] == [b"a", longest, b"c"]
+    assert [MAX_BUNDLE_BYTES < len(read[n]) <= MAX_BUNDLE_BYTES + 2 for n in (2, 4)] == [True] * 2
+    assert len(read) == 5
