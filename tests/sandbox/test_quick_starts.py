@@ -25,7 +25,7 @@ from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
-from tests.support.faulty import FaultyServer
+from tests.support.faulty import FaultyServer, Visit
 from tests.support.running import Running, new_serial, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -281,16 +281,22 @@ def test_the_android_core_takes_no_certificate_of_another_key(
 ) -> None:
     """It would sign bundles that nobody takes. It waits as it is told to, if not for hours."""
     theirs = Device.of(sandbox, new_serial()).camera.response
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)
-    with FaultyServer(
-        lambda visit: visit.answer({}, 429, Retry_After="1"),
-        lambda visit: visit.answer({}, 503, Retry_After=soon),
-        lambda visit: visit.answer(theirs),
-    ) as authority:
-        began = time.monotonic()
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    asks = [format_datetime(soon, usegmt=True), "1"]  # by itself it would wait less
+    visited: list[float] = []
+
+    def answer(visit: Visit) -> None:
+        visited.append(time.time())
+        if asks:
+            visit.answer({}, 503, Retry_After=asks.pop(0))
+        else:
+            visit.answer(theirs)
+
+    with FaultyServer(answer) as authority:
         ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
-        assert len(authority.visits) == 3
-    assert time.monotonic() - began > 2.5
+    _, second, third = visited
+    assert second >= soon.timestamp()
+    assert third - second >= 1
     assert (ran.returncode, ran.stderr.count(b"again: ")) == (1, 2)
     assert b"the certificate is for another key" in ran.stderr
 
