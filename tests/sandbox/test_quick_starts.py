@@ -268,14 +268,6 @@ def test_the_core_of_the_android_app(
     assert outcome.device_serial == serial
 
 
-def test_the_android_core_refuses_with_the_reason(
-    sandbox: Running, classes: Path, tmp_path: Path
-) -> None:
-    ran = captured(sandbox.server.url, classes, "SANDBOX-CONFLICT", tmp_path / "none")
-    assert ran.returncode == 1
-    assert b"device-already-provisioned" in ran.stderr
-
-
 def test_the_android_core_takes_no_certificate_of_another_key(
     sandbox: Running, classes: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +295,14 @@ def test_the_android_core_takes_no_certificate_of_another_key(
     with FaultyServer(lambda visit: visit.answer({}, 503, Retry_After="3600")) as authority:
         ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
         assert (ran.returncode, len(authority.visits)) == (1, 1)
+
+
+def test_the_android_core_refuses_with_the_reason(
+    sandbox: Running, classes: Path, tmp_path: Path
+) -> None:
+    ran = captured(sandbox.server.url, classes, "SANDBOX-CONFLICT", tmp_path / "none")
+    assert ran.returncode == 1
+    assert b"device-already-provisioned" in ran.stderr
 
 
 def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:
