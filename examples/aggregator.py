@@ -11,23 +11,23 @@ in the file that AUTHORITY_CRL names.
 import os
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography import x509
 
-from birthmark_sma.client import (
-    AuthorityClient,
-    Fail,
-    Indeterminate,
-    Pass,
-    VerifiedBundle,
-    verify_bundle,
-)
+from birthmark_sma.client import AuthorityClient, Fail, Indeterminate, Pass, verify_bundle
 from birthmark_sma.errors import BundleError, RevocationUnknownError
+from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES
 
 OFFLINE = timedelta(days=30)  # how long a camera may have been without a network
 ROUNDS, PAUSE = 3, 1.0  # a server goes on for as long as it keeps the bundle
+THREADS = 16  # what they ask at the same time goes out together
 
 
 def main(url: str, root_file: str) -> None:
@@ -36,49 +36,58 @@ def main(url: str, root_file: str) -> None:
     crl_file = os.environ.get("AUTHORITY_CRL")
     crl = x509.load_der_x509_crl(Path(crl_file).read_bytes()) if crl_file else None
     ca_file = os.environ.get("AUTHORITY_CA")
-    waiting: list[VerifiedBundle] = []
-    for line in sys.stdin.buffer:
-        try:  # 1. Is it whole, and signed by a device that the pinned root vouches for?
-            bundle = verify_bundle(line, root=root, now=datetime.now(UTC), crl=crl, grace=OFFLINE)
-        except BundleError as error:
-            tell("?" * 64, "REJECTED", str(error))
-        except RevocationUnknownError as error:
-            sys.exit(f"{error}")  # it says nothing of the bundle: fetch a newer list
-        else:
-            waiting.append(bundle)
-
-    with AuthorityClient(
-        url,
-        access_key=os.environ.get("AUTHORITY_KEY"),
-        ca_file=Path(ca_file) if ca_file else None,
-    ) as authority:
-        for _ in range(ROUNDS):
-            waiting = [bundle for bundle in waiting if not settled(authority, bundle)]
-            if not waiting:
-                return
-            time.sleep(PAUSE)
-    for bundle in waiting:  # 3. Neither accepted nor rejected: keep it, and go on asking.
-        tell(bundle.image_hash.hex(), "KEPT", bundle.device_serial)
+    with (
+        AuthorityClient(
+            url,
+            access_key=os.environ.get("AUTHORITY_KEY"),
+            ca_file=Path(ca_file) if ca_file else None,
+        ) as authority,
+        ThreadPoolExecutor(THREADS) as threads,
+    ):
+        waiting = lines(sys.stdin.buffer)
+        while some := [*islice(waiting, 10 * THREADS)]:
+            for told in threads.map(partial(judge, authority, root, crl=crl), some):
+                print(*told, sep="\t", flush=True)
 
 
-def settled(authority: AuthorityClient, bundle: VerifiedBundle) -> bool:
-    """Ask the authority, and say whether there is a verdict."""
+def judge(
+    authority: AuthorityClient,
+    root: x509.Certificate,
+    text: bytes,
+    *,
+    crl: x509.CertificateRevocationList | None = None,
+    now: datetime | None = None,
+    grace: timedelta = OFFLINE,
+) -> tuple[str, str, str]:
+    """Return a bundle's image hash, the verdict, and the device or the reason."""
+    try:  # 1. Is it whole, and signed by a device that the pinned root vouches for?
+        bundle = verify_bundle(text, root=root, now=now or datetime.now(UTC), crl=crl, grace=grace)
+    except BundleError as error:
+        return "?" * 64, "REJECTED", str(error)
+    except RevocationUnknownError as error:
+        sys.exit(f"{error}")  # it says nothing of the bundle: fetch a newer list
     image_hash = bundle.image_hash.hex()
-    match authority.validate_bundle(bundle):  # 2. Is its camera token genuine?
-        case Pass(device_family=family):
-            tell(image_hash, "PASS", f"{bundle.device_serial} ({family})")
-            return True
-        case Fail():
-            tell(image_hash, "FAIL", bundle.device_serial)
-            return True
-        case Indeterminate(cause=cause, detail=detail, request_id=request_id):
-            print(f"{cause}: {detail} request {request_id}", file=sys.stderr)
-            return False
+    for number in range(ROUNDS):
+        if number:
+            time.sleep(PAUSE)
+        match authority.validate_bundle(bundle):  # 2. Is its camera token genuine?
+            case Pass(device_family=family):
+                return image_hash, "PASS", f"{bundle.device_serial} ({family})"
+            case Fail():
+                return image_hash, "FAIL", bundle.device_serial
+            case Indeterminate(cause=cause, detail=detail, request_id=request_id):
+                print(f"{cause}: {detail} request {request_id}", file=sys.stderr)
+                if not cause.passes:  # somebody has to mend it first
+                    break
+    return image_hash, "KEPT", bundle.device_serial  # 3. Neither: keep it, and go on asking.
 
 
-def tell(image_hash: str, verdict: str, about: str) -> None:
-    """Write a line of the outcome."""
-    print(image_hash, verdict, about, sep="\t", flush=True)
+def lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Give each line, and of one that is too long for a bundle no more than shows it."""
+    while line := stream.readline(MAX_BUNDLE_BYTES + 2):
+        yield line.removesuffix(b"\n")
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_BUNDLE_BYTES)
 
 
 if __name__ == "__main__":

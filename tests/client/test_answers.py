@@ -122,6 +122,7 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
         ('"failures";q=2;w=60, "validate-60s";q=20;w=60, "validate-1s";q=5;w=1', 500, 5),
         ('"failures";q=2;w=60', 500, None),
         ('"validate";q=0;w=60', 500, None),
+        ('"validate";q=10;w=60, "validate";q=0;w=1', 500, None),
         ("nonsense", 500, None),
     ],
 )
@@ -130,6 +131,15 @@ def test_too_many_at_once(policy: str, count: int, at_most: int | None) -> None:
     found = understood(b"", count, 429, {"ratelimit-policy": policy})
     assert isinstance(found, Fault)
     assert (found.cause, found.at_most) == (Cause.RATE_LIMITED, at_most)
+
+
+def test_names_that_nothing_can_print() -> None:
+    """Half of a surrogate pair would end the program that writes it to a log."""
+    passed = json.dumps(PASSED).replace('"Test"', '"\\ud800"')
+    assert isinstance(understood(b'{"results": [%b]}' % passed.encode()), Fault)
+    whole = json.dumps(PASSED | {"device_family": "\U0001f4f7"})  # written as a pair
+    [outcome] = understood(b'{"results": [%b]}' % whole.encode())
+    assert outcome.device_family == "\U0001f4f7"
 
 
 def test_the_answer_to_another_request() -> None:

@@ -208,6 +208,56 @@ def test_no_batch_is_larger_than_the_limit_allows() -> None:
         assert sorted(len(visit.tokens) for visit in server.visits) == [5, 10, 10, 25]
 
 
+def test_batches_grow_again_when_the_limit_does() -> None:
+    """Each answer tells the limit; one that no answer tells any more is forgotten in a minute."""
+    limit = 0
+
+    def limited(visit: Visit) -> None:
+        policy = f'"validate";q={limit};w=60'
+        if len(visit.tokens) > limit:
+            visit.answer({}, 429, Retry_After="60", RateLimit_Policy=policy)
+        else:
+            results = [PASSED] * len(visit.tokens)
+            visit.answer({"results": results}, RateLimit_Policy=policy)
+
+    async def ask(url: str) -> None:
+        nonlocal limit
+        async with AsyncAuthorityClient(url, options=Options(max_in_flight=1)) as client:
+            sizes = []
+            for each in (10, 15, 40):
+                limit = each
+                await client.validate_many([some_token() for _ in range(30)])
+                sizes.append([len(visit.tokens) for visit in server.visits])
+                server.visits.clear()
+            assert sizes == [[30, 10, 10, 10], [10, 15, 5], [15, 15]]
+            client._limited_until = 0.0  # a minute later
+            limit = 100
+            await client.validate_many([some_token() for _ in range(100)])
+            assert [len(visit.tokens) for visit in server.visits] == [100]
+
+    with FaultyServer(limited) as server:
+        asyncio.run(ask(server.url))
+
+
+def test_a_proxy_that_names_requests_by_itself() -> None:
+    """Its answers are another's until told otherwise; why is told even by an open circuit."""
+
+    def renamed(visit: Visit) -> None:
+        visit.answer({"results": [PASSED]}, X_Request_ID="of-the-proxy")
+
+    options = replace(IMPATIENT, circuit_failures=1)
+    with FaultyServer(renamed) as server:
+        with AuthorityClient(server.url, options=options) as client:
+            for cause in (Cause.NOT_UNDERSTOOD, Cause.CIRCUIT_OPEN):
+                outcome = client.validate(some_token())
+                assert isinstance(outcome, Indeterminate)
+                assert outcome.cause is cause
+                assert "check_request_id=False" in outcome.detail
+        options = replace(options, check_request_id=False)
+        with AuthorityClient(server.url, options=options) as client:
+            assert isinstance(client.validate(some_token()), Pass)
+
+
 def test_nothing_to_ask_is_nothing_asked() -> None:
     with FaultyServer() as server, AuthorityClient(server.url) as client:
         assert client.validate_many([]) == []

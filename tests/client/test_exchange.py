@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from birthmark_sma.client.answers import Fault
+from birthmark_sma.client.circuit import State
 from birthmark_sma.client.exchange import (
     MAX_HOLD,
     Exchange,
@@ -147,6 +148,22 @@ def test_only_an_ailing_authority_opens_the_circuit(cause: Cause) -> None:
     asked = exchange(gate=gate, options=options)
     hear(asked, asked.begin(0), Fault(cause, "So."), 0)
     assert (gate.circuit.admit(0) is None) is (cause in ails)
+
+
+def test_what_never_went_out_tells_nothing_of_the_authority() -> None:
+    """Where no connection became free, the circuit is none the wiser: open it stays, or closed."""
+    options = Options(circuit_failures=2, circuit_rest=5)
+    gate = Gate.of(options)
+    late, stuck = Fault(Cause.TIMED_OUT, "Late."), Fault(Cause.OVERLOADED, "Stuck.")
+    for fault in (late, stuck, late):  # two failures in a row, for the one between is none
+        asked = exchange(gate=gate, options=options)
+        hear(asked, asked.begin(0), fault, 0)
+    outcome = why(exchange(gate=gate, options=options).begin(1))
+    assert outcome.cause is Cause.CIRCUIT_OPEN
+    assert outcome.detail.endswith("Late.")
+    asked = exchange(gate=gate, options=options)
+    hear(asked, asked.begin(5), stuck, 5)  # the one request of a half-open circuit
+    assert gate.circuit.state is State.OPEN
 
 
 def test_too_many_at_once_are_split() -> None:

@@ -4,16 +4,21 @@ INDETERMINATE; never FAIL, and never an exception.
 
 import json
 import ssl
+import subprocess
 import time
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from birthmark_sma.client import Cause, Indeterminate, Pass
+from birthmark_sma.client.transport import fault_of
 from tests.support.asking import CALLS, IMPATIENT, Ask
 from tests.support.faulty import (
     FAILED,
@@ -31,6 +36,8 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 
 SLACK = 1.5
 """Seconds by which a busy machine may be late."""
+
+AGGREGATOR = Path(__file__).parents[2] / "examples" / "aggregator.mjs"
 
 FAIL_BODY = {"validation_result": "FAIL", "error": "Unknown table ID"}
 
@@ -104,6 +111,11 @@ def half_an_answer(visit: Visit) -> None:
     visit.connection.close()
 
 
+def half_a_head(visit: Visit) -> None:
+    visit.send(b"HTTP/1.1 200 OK\r\nContent-Ty")
+    visit.connection.close()
+
+
 def half_a_chunk(visit: Visit) -> None:
     visit.send(
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -172,6 +184,7 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
     "reset": (reset, NOBODY, THRICE),
     "closed": (close, NOBODY, THRICE),
     "reset within the answer": (reset_within_the_answer, NOBODY, THRICE),
+    "truncated head": (half_a_head, NOBODY, THRICE),
     "truncated body": (half_an_answer, NOBODY, THRICE),
     "truncated chunk": (half_a_chunk, NOBODY, THRICE),
     # slowness
@@ -190,6 +203,8 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
     "503 at once": (status(503, Retry_After="0"), AWAY, THRICE),
     "503 in an hour": (status(503, Retry_After="3600"), AWAY, ONCE),
     "503 no JSON": (status(503, b"<html>FAIL</html>"), AWAY, THRICE),
+    "429 compressed": (status(429, b"\x1f\x8b\x08", Content_Encoding="gzip"), LIMITED, THRICE),
+    "503 compressed": (status(503, b"\x1f\x8b\x08", Content_Encoding="gzip"), AWAY, THRICE),
     # other statuses, each of which says FAIL
     "500": (status(500), AWAY, ONCE),
     "502": (status(502), AWAY, ONCE),
@@ -280,6 +295,7 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
             "a third verdict": FAILED | {"validation_result": "MAYBE"},
             "no verdict": FAILED | {"validation_result": None},
             "a boolean verdict": FAILED | {"validation_result": False},
+            "a family that nothing can print": PASSED | {"device_family": "\ud800"},
             "a list of verdicts": FAILED | {"validation_result": ["FAIL"]},
             "a FAIL that names": FAILED | {"device_serial": "camera-1"},
             "a numbered device": PASSED | {"device_serial": 1},
@@ -335,6 +351,93 @@ def test_a_fault_that_passes_is_asked_over(name: str, ask: Ask) -> None:
         outcomes = ask(server.url, options=IMPATIENT)
         assert all(isinstance(each, Pass) for each in outcomes), outcomes
         assert len(server.visits) == 3
+
+
+ASK_IN_NODE = """
+    import { readFileSync } from "node:fs";
+    const { aggregator, servers, deadline } = JSON.parse(readFileSync(0, "utf8"));
+    const told = async ([name, url], number) => {
+      const { ask } = await import(`${aggregator}?${number}`); // a 429 counts for the program
+      const asked = performance.now();
+      const verdict = (await ask(url, {}, deadline))?.validation_result ?? null;
+      return [name, { verdict, seconds: (performance.now() - asked) / 1000 }];
+    };
+    const all = await Promise.all(Object.entries(servers).map(told));
+    console.log(JSON.stringify(Object.fromEntries(all)));
+    process.exit();
+"""
+"""Asks at each address, as so many programs would."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What examples/aggregator.mjs makes of a server, how often it asked, and for how long."""
+
+    verdict: str | None
+    visits: int
+    seconds: float
+
+
+def in_node(behaviours: Mapping[str, Sequence[Behaviour]], deadline: float) -> dict[str, Told]:
+    """Ask servers that behave so, all at the same time."""
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(FaultyServer(*behaves))
+            for name, behaves in behaviours.items()
+        }
+        given = {
+            "aggregator": AGGREGATOR.as_uri(),
+            "servers": {name: server.url for name, server in servers.items()},
+            "deadline": deadline * 1_000,
+        }
+        ran = subprocess.run(
+            ["node", "--input-type=module", "--eval", ASK_IN_NODE],
+            input=json.dumps(given).encode(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr.decode()
+        told = json.loads(ran.stdout)
+        return {
+            name: Told(each["verdict"], len(servers[name].visits), each["seconds"])
+            for name, each in told.items()
+        }
+
+
+def test_the_example_for_node_takes_no_fault_for_a_verdict() -> None:
+    """Threat 19: the same table, but for an answer that names another request: it names none."""
+    table = {name: [fault] for name, (fault, *_) in FAULTS.items() if fault is not somebody_elses}
+    told = in_node({**table, "passed": [all_pass], "failed": [results(FAILED)]}, 1.5)
+    assert (told["passed"].verdict, told["failed"].verdict) == ("PASS", "FAIL")
+    del told["passed"], told["failed"]
+    assert [name for name, each in told.items() if each.verdict is not None] == []
+    assert [name for name, each in told.items() if each.seconds > 1.5 + SLACK] == []
+    assert [name for name, each in told.items() if each.visits == 0] == []
+    for name in ("429 in an hour", "429 until a date", "503 in an hour", "500", "401", "302"):
+        assert told[name].visits == 1, name
+
+
+def test_the_example_for_node_waits_as_long_as_it_is_told_to() -> None:
+    """Retry-After in seconds and as a date; nonsense is as if it were not there."""
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)
+    told = in_node(
+        {
+            "seconds": [status(429, Retry_After="2"), all_pass],
+            "a date": [status(503, Retry_After=soon), all_pass],
+            "nothing": [status(503), all_pass],
+            "nonsense": [status(429, Retry_After="-5"), all_pass],
+        },
+        8,
+    )
+    assert [(each.verdict, each.visits) for each in told.values()] == [("PASS", 2)] * 4
+    assert [round(each.seconds) >= 2 for each in told.values()] == [True, True, False, False]
+
+
+def test_no_connection_of_ones_own_is_free() -> None:
+    """That is this process's matter: nothing went out, and nothing speaks against the authority."""
+    fault = fault_of(httpx2.PoolTimeout("none is free"))
+    assert (fault.cause, fault.again, fault.authority_ails) == (Cause.OVERLOADED, True, False)
 
 
 def test_nobody_listens(ask: Ask) -> None:

@@ -277,9 +277,9 @@ def test_the_example(running: Running, tmp_path: Path) -> None:
     lines = [line.split("\t") for line in ran.stdout.decode().splitlines()]
     serial = device.camera.serial
     assert lines == [
-        ["?" * 64, "REJECTED", "The device's signature does not fit this bundle."],
         [sha256(b"genuine").hexdigest(), "PASS", f"{serial} (Test)"],
         [sha256(b"forged").hexdigest(), "FAIL", serial],
+        ["?" * 64, "REJECTED", "The device's signature does not fit this bundle."],
     ]
 
 

@@ -4,12 +4,17 @@ import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +64,28 @@ def test_a_bundle_comes_back_as_it_was() -> None:
     assert parse_bundle(BUNDLE.to_json().decode()) == BUNDLE
     spaced = json.dumps(dict(reversed(fields().items())), indent=2)
     assert parse_bundle(spaced) == BUNDLE
+
+
+def test_escapes_in_texts_are_left_to_json() -> None:
+    """Some libraries write a solidus as \\/, or = as an escape: the values are the same."""
+    escaped = BUNDLE.to_json().replace(b"=", b"\\u003d").replace(b'"version"', b'"\\u0076ersion"')
+    escaped = escaped.replace(b"/", b"\\/")
+    assert parse_bundle(escaped) == BUNDLE
+
+
+def test_a_bundle_is_known_by_what_was_signed() -> None:
+    """Who carries an ECDSA signature can make another of it; the bundle is the same one."""
+    key = device_key("ec-p256")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signed = sign_bundle(CONTENT, key)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
+    r, s = decode_dss_signature(signed.signature)
+    other = Bundle(CONTENT, encode_dss_signature(r, order - s))
+    verify_signature(other, key.public_key())
+    assert other.to_json() != signed.to_json()
+    assert other.bundle_id == signed.bundle_id == hashlib.sha256(CONTENT.signed_bytes()).hexdigest()
+    later = replace(CONTENT, captured_at=CONTENT.captured_at + timedelta(microseconds=1))
+    assert Bundle(later, b"a signature").bundle_id != signed.bundle_id
 
 
 SPOILERS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -133,8 +160,14 @@ def test_another_spelling_is_refused(name: str) -> None:
         b'{"version": 1, ' + BUNDLE.to_json()[1:],
         BUNDLE.to_json().replace(b'"version":1', b'"version":NaN'),
         BUNDLE.to_json() + b" " * MAX_BUNDLE_BYTES,
+        BUNDLE.to_json().replace(b'"table_id":42', b'"table_id":-0'),
+        BUNDLE.to_json().replace(b'"table_id":42', b'"table_id":42.0'),
+        BUNDLE.to_json().replace(b'"table_id":42', b'"table_id":4.2e1'),
+        BUNDLE.to_json().replace(b'"table_id":42', b'"table_id":042'),
+        BUNDLE.to_json().replace(b'"version":1', b'"version":1,"\\u0076ersion":1'),
+        BUNDLE.to_json().replace(b'"version":1', b'"version":1,"\\ud800":1'),
     ],
-    ids=range(10),
+    ids=range(16),
 )
 def test_what_is_no_bundle(text: bytes | str) -> None:
     """Threat 21: malformed, deep and huge JSON end in one error."""

@@ -6,8 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from base64 import b64encode
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.client import AuthorityClient, Pass, verify_bundle
-from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
@@ -63,6 +67,12 @@ class Device:
         )
         return sign_bundle(content, self.key)
 
+    def signed(self, content: dict[str, Any]) -> bytes:
+        """A bundle of anything, soundly signed: it can only be refused for what it says."""
+        text = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        signature = self.key.sign(SIGNING_PREFIX + text, ec.ECDSA(SHA256()))
+        return json.dumps(content | {"signature": b64encode(signature).decode()}).encode()
+
 
 def root_of(running: Running) -> x509.Certificate:
     with running.client() as client:
@@ -71,8 +81,8 @@ def root_of(running: Running) -> x509.Certificate:
 
 def judged(
     running: Running, tmp_path: Path, language: str, lines: list[bytes]
-) -> list[tuple[str, str]]:
-    """What an example says of bundles: image hashes and verdicts, in the order of the hashes."""
+) -> list[tuple[str, str, str]]:
+    """What an example says of each bundle: image hash, verdict, device or reason."""
     root_file = tmp_path / "root.crt"
     root_file.write_bytes(root_of(running).public_bytes(Encoding.PEM))
     ran = subprocess.run(
@@ -85,7 +95,7 @@ def judged(
     )
     assert ran.returncode == 0, ran.stderr.decode()
     told = [line.split("\t") for line in ran.stdout.decode().splitlines()]
-    return sorted((each[0], each[1]) for each in told)
+    return [(image_hash, verdict, about) for image_hash, verdict, about in told]
 
 
 @pytest.fixture(params=AGGREGATORS)
@@ -105,26 +115,30 @@ def test_verdicts_of_the_aggregators(sandbox: Running, tmp_path: Path, language:
     device = Device.of(sandbox, new_serial())
     p384 = Device.of(sandbox, new_serial(), ec.SECP384R1())
     other = Device.of(sandbox, new_serial())
-    cases: dict[bytes, tuple[CameraToken | None, str]] = {
+    verdicts: dict[bytes, tuple[CameraToken | None, str]] = {
         b"genuine": (None, "PASS"),
         b"stranger": (device.camera.token(nuc_hash=bytes(32)), "FAIL"),
         b"another's": (other.camera.token(), "FAIL"),
         b"revoked": (scripted(9_005), "FAIL"),
         b"unknown table": (scripted(9_006), "FAIL"),
+    }
+    faults: dict[bytes, tuple[CameraToken | None, str]] = {
         b"internal error": (scripted(9_500), "KEPT"),
-        b"away": (scripted(9_503, 60), "KEPT"),
-        b"limited": (scripted(9_429, 60), "KEPT"),
         b"cut": (scripted(9_901), "KEPT"),
         b"login page": (scripted(9_904), "KEPT"),
         b"redirected": (scripted(9_905), "KEPT"),
+        b"away": (scripted(9_503, 60), "KEPT"),
+        b"limited": (scripted(9_429, 60), "KEPT"),
     }
-    # Verdicts first: after a few faults in a row a client rests, as it should.
-    bundles = [p384.capture(b"P-384")]
-    bundles += [device.capture(picture, token) for picture, (token, _) in cases.items()]
-    expected = [(sha256(picture).hexdigest(), verdict) for picture, (_, verdict) in cases.items()]
-    expected.append((sha256(b"P-384").hexdigest(), "PASS"))
-    lines = [each.to_json() for each in bundles]
-    assert judged(sandbox, tmp_path, language, lines) == sorted(expected)
+    # Apart: what is asked at the same time goes out in one request, and shares its fate.
+    for cases in (verdicts, faults):
+        lines = [device.capture(picture, token).to_json() for picture, (token, _) in cases.items()]
+        expected = [(sha256(each).hexdigest(), verdict) for each, (_, verdict) in cases.items()]
+        if cases is verdicts:
+            lines.append(p384.capture(b"P-384").to_json())
+            expected.append((sha256(b"P-384").hexdigest(), "PASS"))
+        told = judged(sandbox, tmp_path, language, lines)
+        assert [(image_hash, verdict) for image_hash, verdict, _ in told] == expected
 
 
 def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language: str) -> None:
@@ -134,31 +148,42 @@ def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language:
     expired = Device.of(sandbox, f"SANDBOX-EXPIRED-{new_serial()}")
     early = Device.of(sandbox, f"SANDBOX-NOT-YET-VALID-{new_serial()}")
     good = device.capture(b"genuine").to_json()
-    value: dict[str, Any] = json.loads(good)
-    chain = value["device_certificate_chain"]
-    swapped = sha256(b"swapped").hexdigest().encode()
-    bad = [
-        good.replace(sha256(b"genuine").hexdigest().encode(), swapped),
-        expired.capture(b"late").to_json(),
-        early.capture(b"early").to_json(),
-        b"{",
-        b"null",
-        b'{"version": 1}',
-        json.dumps(value | {"version": 2}).encode(),
-        json.dumps(value | {"more": 1}).encode(),
-        json.dumps(value | {"signature": "AAAA"}).encode(),
-        json.dumps(value | {"device_certificate_chain": chain[::-1]}).encode(),
-        json.dumps(value | {"device_certificate_chain": [chain[0]] * 2}).encode(),
-        json.dumps(value | {"captured_at": "2020-01-01T00:00:00.000000Z"}).encode(),
-        json.dumps(
-            value
-            | {"device_certificate_chain": [other.camera.response["device_certificate"], chain[1]]}
-        ).encode(),
-    ]
-    expected = sorted(
-        [(sha256(b"genuine").hexdigest(), "PASS"), *[("?" * 64, "REJECTED")] * len(bad)]
+    content: dict[str, Any] = json.loads(good)
+    signature = content.pop("signature")
+    first, second = content["device_certificate_chain"]
+    others = other.camera.response["device_certificate"]
+    swapped = good.replace(
+        sha256(b"genuine").hexdigest().encode(), sha256(b"swapped").hexdigest().encode()
     )
-    assert judged(sandbox, tmp_path, language, [*bad, good]) == expected
+
+    def chain(*certificates: str) -> dict[str, Any]:
+        return content | {"device_certificate_chain": [*certificates]}
+
+    # All but the first are signed: each has one thing wrong, and that is the reason it is told.
+    bad = [
+        (swapped, "signature"),
+        (expired.capture(b"late").to_json(), "not valid"),
+        (early.capture(b"early").to_json(), "not valid"),
+        (b"{", "JSON"),
+        (good.replace(b'"version":1', b'"version":1,"version":1'), "JSON"),
+        (b"null", "fields"),
+        (b'{"version": 1}', "fields"),
+        (device.signed(content | {"more": 1}), "fields"),
+        (device.signed(content | {"version": 2}), "version"),
+        (device.signed(content | {"image_hash": "00"}), "image_hash"),
+        (json.dumps(content | {"signature": signature[:-4]}).encode(), "signature"),
+        (device.signed(chain(second, first)), "certificate"),
+        (device.signed(chain(first, first)), "certificate"),
+        (device.signed(content | {"captured_at": "2020-01-01T00:00:00.000000Z"}), "not valid"),
+        (device.signed(chain(others, second)), "signature"),
+    ]
+    lines = [*(text for text, _ in bad), device.signed(content), good]
+    told = judged(sandbox, tmp_path, language, lines)
+    image_hash = sha256(b"genuine").hexdigest()
+    assert [each[:2] for each in told[len(bad) :]] == [(image_hash, "PASS")] * 2
+    for (_, reason), (said_hash, verdict, said) in zip(bad, told, strict=False):
+        assert (said_hash, verdict) == ("?" * 64, "REJECTED")
+        assert reason in said
 
 
 def test_the_shell_script(sandbox: Running, tmp_path: Path) -> None:
@@ -206,12 +231,12 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def captured(running: Running, classes: Path, serial: str, picture: Path) -> Any:
+def captured(url: str, classes: Path, serial: str, picture: Path) -> Any:
     """What the camera on a desk says."""
     return subprocess.run(
         [
             *("java", "-cp", str(classes), "org.birthmark.camera.DesktopCamera"),
-            *(running.server.url, serial, str(picture)),
+            *(url, serial, str(picture)),
         ],
         capture_output=True,
         timeout=SECONDS,
@@ -227,7 +252,7 @@ def test_the_core_of_the_android_app(
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(b"a picture")
     serial = f"{script}{new_serial()}"
-    ran = captured(sandbox, classes, serial, picture)
+    ran = captured(sandbox.server.url, classes, serial, picture)
     if script == "SANDBOX-RESET-":
         assert ran.returncode == 1
         assert b"SocketException" in ran.stderr
@@ -244,10 +269,39 @@ def test_the_core_of_the_android_app(
     assert outcome.device_serial == serial
 
 
+def test_the_android_core_takes_no_certificate_of_another_key(
+    sandbox: Running, classes: Path, tmp_path: Path
+) -> None:
+    """It would sign bundles that nobody takes. It waits as it is told to, if not for hours."""
+    theirs = Device.of(sandbox, new_serial()).camera.response
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    asks = [format_datetime(soon, usegmt=True), "1"]  # by itself it would wait less
+    visited: list[float] = []
+
+    def answer(visit: Visit) -> None:
+        visited.append(time.time())
+        if asks:
+            visit.answer({}, 503, Retry_After=asks.pop(0))
+        else:
+            visit.answer(theirs)
+
+    with FaultyServer(answer) as authority:
+        ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
+    _, second, third = visited
+    assert second >= soon.timestamp()
+    assert third - second >= 1
+    assert (ran.returncode, ran.stderr.count(b"again: ")) == (1, 2)
+    assert b"the certificate is for another key" in ran.stderr
+
+    with FaultyServer(lambda visit: visit.answer({}, 503, Retry_After="3600")) as authority:
+        ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
+        assert (ran.returncode, len(authority.visits)) == (1, 1)
+
+
 def test_the_android_core_refuses_with_the_reason(
     sandbox: Running, classes: Path, tmp_path: Path
 ) -> None:
-    ran = captured(sandbox, classes, "SANDBOX-CONFLICT", tmp_path / "none")
+    ran = captured(sandbox.server.url, classes, "SANDBOX-CONFLICT", tmp_path / "none")
     assert ran.returncode == 1
     assert b"device-already-provisioned" in ran.stderr
 

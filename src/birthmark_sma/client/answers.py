@@ -64,15 +64,21 @@ _AILMENTS = frozenset(
 )
 
 
-def read(reply: Reply, *, count: int, request_id: str, now: datetime) -> Sequence[Outcome] | Fault:
+def read(
+    reply: Reply, *, count: int, request_id: str, now: datetime, check_request_id: bool = True
+) -> Sequence[Outcome] | Fault:
     """Return one outcome for each of `count` camera tokens, or why there are none.
 
-    `request_id` is the one that was sent; `now` is the time in UTC, for a Retry-After that is one.
+    `request_id` is the one that was sent, and `check_request_id` whether an answer that carries
+    another is refused; `now` is the time in UTC, for a Retry-After that is one.
     """
     answered_id = reply.headers.get("x-request-id")
-    if answered_id is not None and answered_id != request_id:
+    if check_request_id and answered_id is not None and answered_id != request_id:
         # A proxy that loses count of its connections hands out the answers to others' questions.
-        return _not_understood("It is the answer to another request")
+        return _not_understood(
+            "It is the answer to another request, going by its X-Request-ID; where a proxy puts"
+            " its own in the place of ours, set check_request_id=False"
+        )
     if reply.status != 200:
         return _without_verdict(reply, count, now)
     media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -172,12 +178,12 @@ def _without_verdict(reply: Reply, count: int, now: datetime) -> Fault:
     fault = Fault(cause, detail.format(status))
     if status not in _AGAIN:
         return fault
-    most = _most_at_once(reply.headers.get("ratelimit-policy", "")) if status == 429 else None
+    most = most_at_once(reply.headers) if status == 429 else None
     return replace(
         fault,
         again=True,
         retry_after=retry_after_of(reply.headers.get("retry-after"), now),
-        at_most=most if most is not None and 1 <= most < count else None,
+        at_most=most if most is not None and most < count else None,
     )
 
 
@@ -197,9 +203,10 @@ def retry_after_of(value: str | None, now: datetime) -> float | None:
         return None
 
 
-def _most_at_once(policies: str) -> int | None:
-    """Return how many camera tokens can pass at once by a RateLimit-Policy, if it says."""
-    return min(map(int, _VALIDATE_POLICY.findall(policies)), default=None)
+def most_at_once(headers: Mapping[str, str]) -> int | None:
+    """Return how many camera tokens can pass at once by the RateLimit-Policy, if it says."""
+    amounts = map(int, _VALIDATE_POLICY.findall(headers.get("ratelimit-policy", "")))
+    return min(amounts, default=None) or None
 
 
 def _not_understood(sentence: str) -> Fault:

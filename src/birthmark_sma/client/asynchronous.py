@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from birthmark_sma.client.answers import Fault, read
-from birthmark_sma.client.exchange import Exchange, Gate, Send, Settled, Split, Wait
+from birthmark_sma.client.answers import Fault, most_at_once, read
+from birthmark_sma.client.exchange import MAX_HOLD, Exchange, Gate, Send, Settled, Split, Wait
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
 from birthmark_sma.client.transport import Transport, tls_context
@@ -88,6 +88,7 @@ class AsyncAuthorityClient:
         self._waiting: deque[_Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_most = self._options.max_batch
+        self._limited_until = 0.0
         self._will_dispatch = False
         self._callers = 0
         self._idle = asyncio.Event()
@@ -198,6 +199,8 @@ class AsyncAuthorityClient:
     def _dispatch(self) -> None:
         """Send what waits, as far as not enough is on its way already."""
         self._will_dispatch = False
+        if asyncio.get_running_loop().time() > self._limited_until:
+            self._at_most = self._options.max_batch
         while self._waiting and len(self._tasks) < self._options.max_in_flight:
             calls: list[_Call] = []
             while self._waiting and len(calls) < self._at_most:
@@ -255,8 +258,7 @@ class AsyncAuthorityClient:
                         call.attempts, call.request_id = step.attempt, request_id
                     found = await self._attempt(step, body, request_id, len(calls))
                     step = exchange.heard(step, found, loop.time(), request_id=request_id)
-                case Split():
-                    self._at_most = min(self._at_most, step.at_most)
+                case Split():  # `_learn` has seen it too
                     self._waiting.extendleft(reversed(calls))
                     return None
         return step.outcomes
@@ -274,7 +276,20 @@ class AsyncAuthorityClient:
             raise
         if isinstance(reply, Fault):
             return reply
-        return read(reply, count=count, request_id=request_id, now=datetime.now(UTC))
+        self._learn(most_at_once(reply.headers))
+        return read(
+            reply,
+            count=count,
+            request_id=request_id,
+            now=datetime.now(UTC),
+            check_request_id=self._options.check_request_id,
+        )
+
+    def _learn(self, most: int | None) -> None:
+        """Ask about no more at once than passes; each answer of a limited authority says it."""
+        if most is not None:
+            self._at_most = min(most, self._options.max_batch)
+            self._limited_until = asyncio.get_running_loop().time() + MAX_HOLD
 
 
 def _parts(tokens: Sequence[CameraToken], at_most: int) -> Iterator[Sequence[CameraToken]]:

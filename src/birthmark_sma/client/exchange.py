@@ -21,7 +21,7 @@ from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
 
 MAX_HOLD = 60.0
-"""However long a Retry-After is: after a minute one request may find out whether it still holds."""
+"""However long a limit is said to hold, it is tried again once a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,13 @@ Step: TypeAlias = Send | Wait | Split | Settled
 
 @dataclass(slots=True)
 class Gate:
-    """What all exchanges of a client share: the circuit, and until when a 429 holds them back."""
+    """What all exchanges of a client share.
+
+    The circuit and the failure that it last saw, and until when a 429 holds all of them back.
+    """
 
     circuit: Circuit
+    last_failure: str = ""
     held_until: float = 0.0
 
     @classmethod
@@ -107,10 +111,10 @@ class Exchange:
         ticket = self._gate.circuit.admit(now)
         if ticket is None:
             rest = self._gate.circuit.rest_left(now)
-            fault = Fault(
-                Cause.CIRCUIT_OPEN, "The last requests failed; nothing is sent for a moment."
-            )
-            return self._settle(replace(fault, retry_after=rest))
+            detail = "The last requests failed; nothing is sent for a moment."
+            if self._gate.last_failure:
+                detail += f" The last failure: {self._gate.last_failure}"
+            return self._settle(Fault(Cause.CIRCUIT_OPEN, detail, retry_after=rest))
         self._attempts += 1
         return Send(left, ticket, self._attempts)
 
@@ -125,6 +129,9 @@ class Exchange:
             return Settled([self._counted(each) for each in found])
         if found.authority_ails:
             circuit.failed(send.ticket, now)
+            self._gate.last_failure = found.detail
+        elif found.cause is Cause.OVERLOADED:
+            circuit.abandoned(send.ticket)  # it never went out: that tells nothing
         else:
             circuit.succeeded(send.ticket)
         if found.at_most is not None:

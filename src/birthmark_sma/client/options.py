@@ -24,6 +24,8 @@ class Options:
     max_batch          so many camera tokens go out in one request at most,
     max_in_flight      in so many requests at once; what comes meanwhile is gathered
     max_waiting        more calls than this are not kept waiting
+    check_request_id   an answer that carries another X-Request-ID than was sent is another's; False
+                       where a proxy on the way puts its own in the place of ours
     """
 
     deadline: float = 10.0
@@ -38,6 +40,7 @@ class Options:
     max_batch: int = 500
     max_in_flight: int = 4
     max_waiting: int = 10_000
+    check_request_id: bool = True
 
     def __post_init__(self) -> None:
         for name in _SECONDS:

@@ -80,7 +80,8 @@ class Transport:
 
 async def _read(response: httpx2.Response) -> Reply | Fault:
     """Read an answer whose head is there."""
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if response.status_code == 200 and encoding != "identity":  # else the status says it all
         return Fault(Cause.NOT_UNDERSTOOD, "The answer is compressed, which nobody asked for.")
     body = bytearray()
     try:
@@ -100,6 +101,7 @@ _WRONG_CERTIFICATE = Fault(
     Cause.UNTRUSTED, "The server's TLS certificate is not one that is trusted."
 )
 _NO_HTTP = Fault(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
+_CUT_SHORT = "peer unexpectedly closed connection"  # what h11 says of half a head
 _BROKEN = Fault(Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True)
 
 # The first row that an error belongs to tells what it means.
@@ -107,6 +109,10 @@ _ERRORS: tuple[tuple[type[Exception], Fault], ...] = (
     (
         httpx2.ConnectTimeout,
         Fault(Cause.UNREACHABLE, "No connection came about in time.", again=True),
+    ),
+    (
+        httpx2.PoolTimeout,
+        Fault(Cause.OVERLOADED, "No connection of this client's became free.", again=True),
     ),
     (httpx2.TimeoutException, Fault(Cause.TIMED_OUT, "The authority did not answer in time.")),
     (
@@ -131,7 +137,7 @@ def fault_of(error: Exception) -> Fault:
         if type(each) is ssl.SSLError:  # its subclasses: wait for more, or the peer has gone
             return _NO_TLS
         if isinstance(each, h11.RemoteProtocolError):
-            return _NO_HTTP
+            return _BROKEN if str(each) == _CUT_SHORT else _NO_HTTP
     for kind, fault in _ERRORS:
         if isinstance(error, kind):
             return fault

@@ -37,9 +37,11 @@ _NO_GRACE = timedelta(0)
 class VerifiedBundle:
     """What a bundle says, and which device signed it.
 
-    `captured_at` is that device's own word. The device's family comes with the authority's PASS.
+    `bundle_id` is the same whenever the bundle comes again. `captured_at` is that device's own
+    word. The device's family comes with the authority's PASS.
     """
 
+    bundle_id: str
     device_serial: str
     certificate_serial: int
     image_hash: bytes
@@ -93,6 +95,7 @@ def verify_bundle(
     # 5
     verify_signature(bundle, device.public_key())
     return VerifiedBundle(
+        bundle_id=bundle.bundle_id,
         device_serial=device_serial,
         certificate_serial=device.serial_number,
         image_hash=content.image_hash,

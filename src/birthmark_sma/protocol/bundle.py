@@ -1,15 +1,16 @@
 """Bundles: what a camera hands to an aggregation server for each picture.
 
 The contract of this room: an `UnsignedBundle` or a `Bundle` exists only if it is well formed, else
-MalformedBundleError. A bundle has one spelling: `parse_bundle` takes exactly what `to_json` could
-have written, but for white space and the order of the fields, so that two texts with different
-values are two bundles. Being well formed says nothing about the signature or the certificates.
+MalformedBundleError. Each value has one spelling: `parse_bundle` takes what `to_json` could have
+written, but for what JSON leaves open, which is white space, the order of the fields, and escapes
+in texts. Being well formed says nothing about the signature or the certificates.
 
 The signature (`bundle_signature`) covers `signed_bytes()`: a prefix that keeps it apart from all
 else that the key signs, and all other fields as canonical JSON (RFC 8785).
 """
 
 import binascii
+import hashlib
 import json
 import re
 from base64 import b64decode, b64encode
@@ -48,7 +49,6 @@ _FIELDS = frozenset(
     }
 )
 _TOKEN_FIELDS = frozenset({"encrypted_nuc_hash", "table_id", "key_index", "nonce"})
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 # One certificate in the strict textual encoding of RFC 7468, section 3.
 _PEM = re.compile(
     r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
@@ -116,6 +116,15 @@ class Bundle:
         if not 1 <= len(self.signature) <= MAX_SIGNATURE_BYTES:
             _refuse(f"signature has 1 to {MAX_SIGNATURE_BYTES} bytes, not {len(self.signature)}")
 
+    @property
+    def bundle_id(self) -> str:
+        """The SHA-256 of what the device signed, in hex: what to know a bundle by.
+
+        Not of the signature: whoever carries an ECDSA signature can make it another valid one, and
+        the bundle would count as new.
+        """
+        return hashlib.sha256(self.content.signed_bytes()).hexdigest()
+
     def to_json(self) -> bytes:
         """Return the bundle as it travels: canonical JSON too, so that equal bundles are equal
         texts."""
@@ -132,7 +141,7 @@ def parse_bundle(text: bytes | str) -> Bundle:
     try:
         value = parse_json(text.encode("utf-8") if isinstance(text, str) else text)
     except ValueError:
-        _refuse("A bundle is JSON in UTF-8, with each name once")
+        _refuse("A bundle is JSON in UTF-8 with one meaning, and has each name once")
     return bundle_from_dict(value)
 
 
@@ -195,10 +204,11 @@ def _base64(value: object, name: str) -> bytes:
 def _time(value: object) -> datetime:
     """Parse RFC 3339 as bundles have it: UTC, microseconds, `Z`."""
     try:
-        if isinstance(value, str) and _TIME.fullmatch(value):
-            return datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
-        pass
+        time = None
+    if time is not None and _rfc3339(time) == value:  # the library takes many spellings more
+        return time
     return _refuse("captured_at is a time such as 2026-01-31T12:00:00.000000Z")
 
 

@@ -1,4 +1,8 @@
-"""JSON with one meaning: each name once, no NaN, and errors of one kind (RFC 8259)."""
+"""JSON with one meaning (RFC 8259), and errors of one kind.
+
+Each name stands once. There is no NaN, no -0, which some parsers keep apart from 0, and no half of
+a surrogate pair, which no file or terminal takes.
+"""
 
 import json
 from typing import Any, NoReturn
@@ -7,11 +11,17 @@ from typing import Any, NoReturn
 def parse_json(text: bytes) -> object:
     """Parse JSON in UTF-8. Raises ValueError for anything that two parsers might read two ways."""
     try:
-        return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_once_each, parse_constant=_no_constant
+        value = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_once_each,
+            parse_constant=_no_constant,
+            parse_int=_integer,
         )
+        if b"\\u" in text:  # no other way leads to half of a pair
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    return value
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -19,6 +29,12 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a name stands twice")
     return fields
+
+
+def _integer(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError("-0 is no integer")
+    return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -16,7 +16,6 @@ from birthmark_sma.client import (
     VerifiedBundle,
     verify_bundle,
 )
-from birthmark_sma.device import bundle_id
 from birthmark_sma.errors import (
     BundleCertificateError,
     BundleError,
@@ -24,7 +23,6 @@ from birthmark_sma.errors import (
     BundleTimeError,
     MalformedBundleError,
 )
-from birthmark_sma.protocol.bundle import parse_bundle
 from birthmark_sma.simulation.cases import Ending
 
 _PAUSE = 0.5
@@ -76,14 +74,13 @@ class Aggregator:
         `unanswered` hears why, each time that the authority was asked and gave no verdict.
         """
         try:
-            bundle = parse_bundle(text)
-            verified = verify_bundle(bundle, root=self._root, now=datetime.now(UTC))
+            verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
         serial = verified.device_serial
         if serial in self.reported:
             return Judgement(Ending.REPORTED, device_serial=serial)
-        identity = bundle_id(bundle)
+        identity = verified.bundle_id
         if identity in self._seen:
             return Judgement(Ending.DUPLICATE, device_serial=serial)
         self._seen.add(identity)

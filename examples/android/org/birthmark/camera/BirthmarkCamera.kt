@@ -68,7 +68,7 @@ class BirthmarkCamera(
     }
 
     private val provisioned: CameraCore.Provisioned by lazy {
-        CameraCore.provisioned(if (state.baseFile.exists()) unsealed() else provision(), agreed)
+        opened(if (state.baseFile.exists()) unsealed() else provision())
     }
 
     /** The bundle of a picture, as JSON. The first one provisions, and throws IOException offline. */
@@ -88,11 +88,14 @@ class BirthmarkCamera(
         }
         val (idempotencyKey, body) = String(request.readFully()).split('\n', limit = 2)
         val answer = post(idempotencyKey, body)
-        CameraCore.provisioned(answer, agreed) // it must open before it counts
+        opened(answer) // it must open before it counts
         write(state, sealed(answer.toByteArray()))
         request.delete()
         return answer
     }
+
+    private fun opened(answer: String) =
+        CameraCore.provisioned(answer, publicKey(SIGNING), agreed)
 
     private fun post(idempotencyKey: String, body: String): String {
         val http = URL("$authority/api/v1/devices/provision").openConnection() as HttpURLConnection

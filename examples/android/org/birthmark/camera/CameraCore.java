@@ -1,5 +1,6 @@
 package org.birthmark.camera;
 
+import java.io.ByteArrayInputStream;
 import java.math.BigInteger;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
@@ -9,12 +10,14 @@ import java.security.KeyFactory;
 import java.security.MessageDigest;
 import java.security.PublicKey;
 import java.security.SecureRandom;
+import java.security.cert.CertificateFactory;
 import java.security.spec.ECFieldFp;
 import java.security.spec.ECGenParameterSpec;
 import java.security.spec.ECParameterSpec;
 import java.security.spec.ECPoint;
 import java.security.spec.ECPublicKeySpec;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Base64;
 import java.util.List;
 import java.util.Map;
@@ -74,11 +77,17 @@ public final class CameraCore {
                 + quoted(pem("PUBLIC KEY", agreement.getEncoded())) + "}";
     }
 
-    /** Reads the answer, and opens its table keys with the camera's second key. */
-    public static Provisioned provisioned(String answer, AgreementKey key)
+    /** Reads the answer to this camera's request, and opens its table keys with the second key. */
+    public static Provisioned provisioned(String answer, PublicKey signing, AgreementKey key)
             throws GeneralSecurityException {
         List<String> chain = new ArrayList<>();
         chain.add(unescaped(member(answer, "device_certificate")));
+        PublicKey certified = CertificateFactory.getInstance("X.509")
+                .generateCertificate(new ByteArrayInputStream(ascii(chain.get(0))))
+                .getPublicKey();
+        demand(
+                Arrays.equals(certified.getEncoded(), signing.getEncoded()),
+                "the certificate is for another key");
         Matcher first = Pattern.compile("\"certificate_chain\" ?: ?\\[ ?\"([^\"]+)\"").matcher(answer);
         demand(first.find(), "the answer has no certificate chain");
         chain.add(unescaped(first.group(1)));

@@ -13,6 +13,8 @@ import java.security.KeyPair;
 import java.security.KeyPairGenerator;
 import java.security.Signature;
 import java.security.spec.ECGenParameterSpec;
+import java.time.DateTimeException;
+import java.time.Duration;
 import java.time.Instant;
 import java.time.ZoneOffset;
 import java.time.format.DateTimeFormatter;
@@ -28,6 +30,7 @@ import javax.crypto.KeyAgreement;
  */
 public final class DesktopCamera {
     private static final int ATTEMPTS = 5;
+    private static final long LONGEST_WAIT_MS = 60_000;
 
     private DesktopCamera() {}
 
@@ -49,7 +52,7 @@ public final class DesktopCamera {
         String request = CameraCore.provisioningRequest(
                 arguments[1], "Android", signing.getPublic(), signer, agreement.getPublic());
         String answer = provision(arguments[0], request, UUID.randomUUID().toString());
-        CameraCore.Provisioned camera = CameraCore.provisioned(answer, agreed);
+        CameraCore.Provisioned camera = CameraCore.provisioned(answer, signing.getPublic(), agreed);
         byte[] picture = Files.readAllBytes(Path.of(arguments[2]));
         System.out.println(CameraCore.capture(camera, picture, signer, now()));
     }
@@ -59,6 +62,7 @@ public final class DesktopCamera {
             throws IOException, InterruptedException {
         for (int attempt = 1; ; attempt++) {
             String trouble;
+            long wait = 200L << attempt;
             try {
                 URI place = URI.create(url + "/api/v1/devices/provision");
                 HttpURLConnection http = (HttpURLConnection) place.toURL().openConnection();
@@ -77,13 +81,26 @@ public final class DesktopCamera {
                     if (status == 200) return said;
                     trouble = status + " " + said;
                     if (status != 429 && status != 503) throw new IllegalStateException(trouble);
+                    wait = Math.max(wait, retryAfter(http.getHeaderField("Retry-After")));
                 }
             } catch (IOException error) {
                 trouble = error.toString();
             }
-            if (attempt == ATTEMPTS) throw new IOException(trouble);
+            if (attempt == ATTEMPTS || wait > LONGEST_WAIT_MS) throw new IOException(trouble);
             System.err.println("again: " + trouble);
-            Thread.sleep(200L << attempt);
+            Thread.sleep(wait);
+        }
+    }
+
+    /** Milliseconds, of seconds or a date (RFC 9110, section 10.2.3); 0 for nonsense. */
+    private static long retryAfter(String value) {
+        if (value == null) return 0;
+        if (value.matches("[0-9]{1,9}")) return 1_000L * Integer.parseInt(value);
+        try {
+            Instant time = Instant.from(DateTimeFormatter.RFC_1123_DATE_TIME.parse(value));
+            return Math.max(0, Duration.between(Instant.now(), time).toMillis());
+        } catch (DateTimeException nonsense) {
+            return 0;
         }
     }
 
