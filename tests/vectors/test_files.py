@@ -192,18 +192,22 @@ def test_provisioning_responses(group: dict[str, Any], test: dict[str, Any]) -> 
     if "table_keys" in test["response"]:
         assert test["response"]["table_keys"] == test["tableKeys"]
         return
+    root = x509.load_pem_x509_certificate(group["root"].encode())
+    enrolment = Enrolment(
+        "https://sma.example.org",
+        group["deviceSerial"],
+        "Test",
+        root_fingerprint=root.fingerprint(SHA256()).hex(),
+    )
     pending = replace(
-        begin(Enrolment("https://sma.example.org", group["deviceSerial"], "Test")),
+        begin(enrolment),
         private_key=_pem(seeded_keys.p256("test device")),
         key_encryption_private_key=_pem(
             provisioning.recipient_key(group["curve"], group["recipientLabel"])
         ),
     )
-    root = x509.load_pem_x509_certificate(group["root"].encode())
     try:
-        identity = identity_of(
-            pending, json.dumps(test["response"]).encode(), root.fingerprint(SHA256()).hex()
-        )
+        identity = identity_of(pending, json.dumps(test["response"]).encode(), enrolment)
         accepted = identity.table_keys == test.get("tableKeys")
     except UnusableAnswerError:
         accepted = False

@@ -85,7 +85,7 @@ def fleet(
     validate_key_file: ValidateKeyFile = None,
     ca_file: CaFile = None,
     root_fingerprint: RootFingerprint = None,
-    keys_per_table: KeysPerTable = 1000,
+    keys_per_table: KeysPerTable = None,
     directory: Directory = None,
     report: ReportFile = None,
     picture: PictureFile = None,

@@ -36,7 +36,9 @@ ValidateKeyFile = Annotated[
 RootFingerprint = Annotated[
     str | None, typer.Option(help="SHA-256 of the authority's root certificate, to pin it.")
 ]
-KeysPerTable = Annotated[int, typer.Option(min=1, help="Keys in each table; a prototype has 100.")]
+KeysPerTable = Annotated[
+    int | None, typer.Option(min=1, help="Keys in each table, unless 1,000 or a prototype's 100.")
+]
 ReportFile = Annotated[Path | None, typer.Option(help="Write the report there, as JSON.")]
 PictureFile = Annotated[Path | None, typer.Option(help="Draw the report there, as SVG.")]
 Directory = Annotated[
@@ -64,7 +66,7 @@ def site_of(
     enrolment_key_file: Path | None = None,
     validate_key_file: Sequence[Path] | None = None,
     root_fingerprint: str | None = None,
-    keys_per_table: int = 1000,
+    keys_per_table: int | None = None,
     report_command: str | None = None,
 ) -> "Site":
     """Return the site that flags and environment describe. Raises ConfigurationError."""

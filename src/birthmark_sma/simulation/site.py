@@ -21,7 +21,6 @@ from birthmark_sma.client.transport import fault_of, tls_context
 from birthmark_sma.device import Enrolment
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.key_table import STANDARD_SIZES
 from birthmark_sma.simulation.cases import Surroundings
 
 _PROVISION_SECONDS = 30.0
@@ -44,7 +43,7 @@ class Site:
     validate_keys: tuple[str, ...] = field(default=(), repr=False)
     ca_file: Path | None = None
     root_fingerprint: str | None = None
-    keys_per_table: int = STANDARD_SIZES.keys_per_table
+    keys_per_table: int | None = None
     report_command: tuple[str, ...] = field(default=(), repr=False)
 
     def enrolment(self, device_serial: str, family: str) -> Enrolment:
