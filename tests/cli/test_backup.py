@@ -9,15 +9,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.cli.conftest import Place, assert_refused
-from tests.support.commands import sma
+from tests.support.commands import Background, sma
 from tests.support.running import query
-from tests.support.server import PASSPHRASE, SMA, server_environ
+from tests.support.server import PASSPHRASE, server_environ
 
 SMALL = {"SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}
 
@@ -83,11 +84,10 @@ def test_one_restore_at_a_time(place: Place, folder: Path, tmp_path: Path) -> No
     elsewhere.data_dir.mkdir(mode=0o700)
     (elsewhere.data_dir / ".sma.db.restoring").write_bytes(b"cut off")
     environ = server_environ(elsewhere.data_dir) | passphrase(place)
-    all_at_once = [
-        subprocess.Popen([*SMA, "restore", str(folder)], env=environ, stderr=subprocess.DEVNULL)
-        for _ in range(4)
-    ]
-    assert sorted(each.wait(90) for each in all_at_once) == [0, 5, 5, 5]
+    all_at_once = [Background("restore", str(folder), environ=environ) for _ in range(4)]
+    for each in all_at_once:
+        each.communicate()
+    assert sorted(each.wait() for each in all_at_once) == [0, 5, 5, 5]
     assert [each.name for each in elsewhere.data_dir.iterdir()] == ["sma.db"]
     assert elsewhere.sma("secrets", "check", settings=passphrase(place)).returncode == 0
 
@@ -204,15 +204,13 @@ def test_a_full_disk(place: Place, folder: Path, tmp_path: Path, command: str) -
     target = tmp_path / "second"
     arguments = {"backup": [str(target)], "restore": [str(folder), "--data-dir", str(target)]}
     limit = 100_000
-    ran = subprocess.run(
-        [*SMA, command, *arguments[command]],
-        env=server_environ(place.data_dir) | passphrase(place),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-        check=False,
+    run = Background(
+        *(command, *arguments[command]),
+        environ=server_environ(place.data_dir) | passphrase(place),
+        before=[partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))],
     )
-    assert_refused(ran, 3)
+    said, told = run.communicate()
+    assert_refused(subprocess.CompletedProcess(command, run.wait(), said, told), 3)
     assert not target.exists() or not list(target.iterdir())
     assert list(tmp_path.glob(".*")) == []
 

@@ -7,7 +7,8 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from birthmark_sma.protocol import camera_token, key_derivation
 from tests.cli.conftest import Place, assert_refused
 from tests.support.camera import wire
+from tests.support.commands import Background
 from tests.support.running import query
 from tests.support.server import server_environ
+from tests.support.stepping import count_steps, die_before_step
 
 SERIAL = "RaspberryPi-Prototype-001"
 FILES = {
@@ -28,30 +31,6 @@ FILES = {
     "certificate_chain.pem",
     "provisioning_data.json",
 }
-
-# Counts what the program does to the file system below the output's parent, and ends itself with
-# SIGKILL just before the step of that number. Prints how many steps there were if it gets through.
-DRIVER = """
-import os, signal, sys
-parent, last, sys.argv = sys.argv[1], int(sys.argv[2]), ["sma", *sys.argv[3:]]
-WATCHED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
-steps = 0
-def watch(event, arguments):
-    global steps
-    if event in WATCHED and any(
-        isinstance(os.fspath(a) if isinstance(a, os.PathLike) else a, str)
-        and os.fspath(a).startswith(parent) for a in arguments
-    ):
-        steps += 1
-        if steps == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-from birthmark_sma.cli.main import run
-try:
-    run()
-finally:
-    print("steps:", steps)
-"""
 
 
 def assert_complete(output: Path) -> dict[str, object]:
@@ -215,44 +194,31 @@ def test_a_run_that_was_killed_is_simply_run_again(place: Place, tmp_path: Path)
     """
     parent = tmp_path / "devices"
 
-    def provision(serial: str, last: int) -> "subprocess.CompletedProcess[str]":
-        output = str(parent / serial)
-        return subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                DRIVER,
-                str(parent),
-                str(last),
-                "provision",
-                serial,
-                "--output-dir",
-                output,
-            ],
-            env=server_environ(place.data_dir),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+    def provision(serial: str, before: Callable[[], None]) -> Background:
+        run = Background(
+            *("provision", serial, "--output-dir", str(parent / serial)),
+            environ=server_environ(place.data_dir),
+            before=[before],
         )
+        run.communicate()
+        return run
 
     parent.mkdir()
-    whole = provision("whole", 0)
-    assert whole.returncode == 0, whole.stderr
-    counted = re.search(r"steps: (\d+)", whole.stdout)
-    assert counted is not None
-    steps = int(counted[1])
+    marks = tmp_path / "marks"
+    assert provision("whole", partial(count_steps, parent, marks)).returncode == 0
+    steps = marks.stat().st_size
     assert steps >= 15
     shutil.rmtree(parent / "whole")
     points = sorted({4, steps // 3, steps // 2, steps - 2, steps})
     for point in points:
         serial = f"killed-{point}"
-        assert provision(serial, point).returncode == -signal.SIGKILL
+        killed = provision(serial, partial(die_before_step, parent, point))
+        assert killed.returncode == -signal.SIGKILL
         output = parent / serial
         if output.exists():
             assert_complete(output)
             continue
-        again = provision(serial, 0)
+        again = place.sma("provision", serial, "--output-dir", str(output))
         assert again.returncode == 0, again.stderr
         data = assert_complete(output)
         assert [(serial, data["provisioning_id"])] == [

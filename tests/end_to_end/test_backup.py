@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +14,11 @@ import pytest
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
-from tests.support.commands import sma
+from tests.support.commands import Background, sma
 from tests.support.load import Connection
 from tests.support.postgres import Postgres
 from tests.support.running import Running, new_serial, query
-from tests.support.server import SMA, Server, server_environ
+from tests.support.server import Server, server_environ
 
 PER_SECOND = 500
 TOGETHER = 10  # tokens a request: this machine seals and sends them as well
@@ -156,16 +154,11 @@ def test_a_backup_that_is_killed(start_server: Start, tmp_path: Path) -> None:
     hidden = tmp_path / ".backup.sma-backup"
     killed = False
     for _ in range(20):
-        process = subprocess.Popen(
-            [*SMA, "backup", str(folder)],
-            env=running.environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = Background("backup", str(folder), environ=running.environ)
         while process.poll() is None and not hidden.exists():
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate()
         if hidden.exists():
             killed = True
             break

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from birthmark_sma.config import load_settings
 from birthmark_sma.errors import WrongSecretError
 from tests.end_to_end.conftest import Start
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
-from tests.support.commands import sma
+from tests.support.commands import Background, sma
 from tests.support.load import Answer, Connection
 from tests.support.needles import found_in
 from tests.support.running import Running, new_serial
@@ -191,16 +190,11 @@ def test_rotation_killed_again_and_again(start_server: Start) -> None:
     with under_load(running) as load:
         kills = times(5, 24)
         for number in range(kills):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "birthmark_sma", "secrets", "rotate"],
-                env=environ,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            process = Background("secrets", "rotate", environ=environ)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.8 + number * 1.5 / kills + random.random() * 0.3)
-            process.send_signal(signal.SIGKILL)
-            process.wait(30)
+                process.wait(0.1 + number * 1.5 / kills + random.random() * 0.3)
+            process.kill()
+            process.communicate()
             assert_opens(running)
         ran = sma("secrets", "rotate", "--json", environ=environ)
     assert ran.returncode == 0 or "in force already" in ran.stderr
@@ -218,13 +212,9 @@ def test_two_rotations_at_once(start_server: Start) -> None:
     """One of them does it; the other is told so, and has changed nothing."""
     running = start_server()
     environ = rotate_environ(running)
-    command = [sys.executable, "-m", "birthmark_sma", "secrets", "rotate"]
-    both = [
-        subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=90)[1].decode() for process in both]
-    assert sorted(process.returncode for process in both) == [0, 5], said
+    both = [Background("secrets", "rotate", environ=environ) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.wait() for process in both) == [0, 5], said
     assert "Another rotation is under way" in said[0] + said[1]
     assert running.rows("SELECT kek_id FROM key_encryption_keys") == [(2,)]
 

@@ -7,12 +7,13 @@ streams) is its own. Where memory or the command line is looked at, start `SMA` 
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
@@ -34,8 +35,12 @@ class Command:
         stdin: IO[str] | None = None,
         stdout: IO[str] | None = None,
         stderr: IO[str],
+        before: Sequence[Callable[[], object]] = (),
     ) -> None:
-        """Start it. Without `stdout` there is a pipe of that name to read what it says."""
+        """Start it. Without `stdout` there is a pipe of that name to read what it says.
+
+        Its process calls what is to be done `before`, in turn.
+        """
         self.args = ["sma", *arguments]
         self.stdout: IO[str] | None = None
         with Path(os.devnull).open(encoding="utf-8") as nothing:
@@ -45,7 +50,7 @@ class Command:
             streams = (stdin or nothing, stdout, stderr)
             self._process = FORKING.Process(
                 target=_run,
-                args=(self.args, dict(environ), cwd or Path.cwd(), *map(_Handed, streams)),
+                args=(self.args, dict(environ), cwd or Path.cwd(), before, *map(_Handed, streams)),
             )
             self._process.start()
             if self.stdout is not None:
@@ -92,6 +97,52 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
+class Background(Command):
+    """A command that runs beside the test, as the leader of a process group.
+
+    `stdin` is a pipe to it where it `reads`; what it says is kept, to be read at its end.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        environ: Mapping[str, str],
+        cwd: Path | None = None,
+        reads: bool = False,
+        before: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        self._said, self._told = _new_file(), _new_file()
+        self.stdin: IO[str] | None = None
+        given: IO[str] | None = None
+        if reads:
+            reading, writing = os.pipe()
+            given, self.stdin = os.fdopen(reading), os.fdopen(writing, "w", encoding="utf-8")
+        super().__init__(
+            arguments,
+            environ,
+            cwd,
+            stdin=given,
+            stdout=self._said,
+            stderr=self._told,
+            before=(os.setsid, *before),
+        )
+        if given is not None:
+            given.close()
+
+    def communicate(self, text: str = "", timeout: float = _SECONDS) -> tuple[str, str]:
+        """Give it the rest of its input, wait for its end, and return what it said and told."""
+        if self.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self.stdin:
+                self.stdin.write(text)
+        self.wait(timeout)
+        texts = []
+        for file in (self._said, self._told):
+            with file:
+                file.seek(0)
+                texts.append(file.read())
+        return texts[0], texts[1]
+
+
 _running: set[Command] = set()
 
 
@@ -110,11 +161,7 @@ def sma(
     seconds: float = _SECONDS,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of `sma` to its end."""
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as given,
-        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as said,
-        tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as told,
-    ):
+    with _new_file() as given, _new_file() as said, _new_file() as told:
         given.write(stdin or "")
         given.seek(0)
         command = Command(arguments, environ, cwd, stdin=given, stdout=said, stderr=told)
@@ -125,6 +172,10 @@ def sma(
         said.seek(0)
         told.seek(0)
         return subprocess.CompletedProcess(command.args, code, said.read(), told.read())
+
+
+def _new_file() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8", newline="")
 
 
 class _Handed:
@@ -142,7 +193,13 @@ def _detached(handed: Any) -> int:
     return descriptor
 
 
-def _run(arguments: list[str], environ: Mapping[str, str], cwd: Path, *descriptors: int) -> None:
+def _run(
+    arguments: list[str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    before: Sequence[Callable[[], object]],
+    *descriptors: int,
+) -> None:
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(cwd)
@@ -151,6 +208,8 @@ def _run(arguments: list[str], environ: Mapping[str, str], cwd: Path, *descripto
         os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
     sys.argv = arguments
+    for each in before:
+        each()
     from birthmark_sma.cli.main import run  # noqa: PLC0415 - the tests that pass by import nothing
 
     run()

@@ -1,0 +1,43 @@
+"""Commands that end with SIGKILL just before they touch a file, for the n-th time."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+_WATCHED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+def die_before_step(folder: Path, last: int) -> None:
+    """Kill this process and those it forks, together, before one of them takes step `last`.
+
+    A step is whatever happens to a file below the folder. For a process that leads its group. That
+    hook stays for as long as the process lives.
+    """
+    _at_each_step(folder, last, None)
+
+
+def count_steps(folder: Path, marks: Path) -> None:
+    """Write a byte to `marks` for every step below the folder."""
+    _at_each_step(folder, 0, os.open(marks, os.O_WRONLY | os.O_CREAT))
+
+
+def _at_each_step(folder: Path, last: int, marks: int | None) -> None:
+    beginning, steps = str(folder), 0
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal steps
+        if event in _WATCHED and any(_begins(each, beginning) for each in arguments):
+            steps += 1
+            if steps == last:
+                assert os.getpgrp() in {os.getpid(), os.getppid()}
+                os.killpg(0, signal.SIGKILL)
+            if marks is not None:
+                os.write(marks, b".")
+
+    sys.addaudithook(watch)
+
+
+def _begins(argument: object, beginning: str) -> bool:
+    path = os.fspath(argument) if isinstance(argument, os.PathLike) else argument
+    return isinstance(path, str) and path.startswith(beginning)
