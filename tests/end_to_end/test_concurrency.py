@@ -6,15 +6,18 @@ import os
 import random
 import signal
 import statistics
+import time
 from collections import Counter
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.end_to_end.conftest import Start
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.load import Answer, Connection, ask_all, post_all, validate_all
 from tests.support.running import (
+    frozen,
     new_serial,
     resident_megabytes,
     start,
@@ -136,6 +139,18 @@ def test_service_goes_on_when_a_worker_is_killed(start_server: Start) -> None:
         assert {_verdict(client, camera) for camera in cameras for _ in range(3)} == {"PASS"}
     assert running.server.terminate() == 0
     assert running.count("validation_history") == 54
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_that_dies_while_it_is_asked_how_it_is(start_server: Start) -> None:
+    """It is replaced at once, and a signal is heard: nobody waits for its answer."""
+    running = start_server("--workers", "2")
+    victim = workers_of(running)[0]
+    with frozen([victim]):
+        time.sleep(1.2)  # it is asked twice a second
+        os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(set(workers_of(running)) - {victim}) == 2, 15)
+    assert running.server.terminate() == 0
 
 
 def test_two_servers_on_one_database(start_server: Start) -> None:

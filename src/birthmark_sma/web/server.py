@@ -100,8 +100,20 @@ class _Supervisor(Multiprocess):
 
     def init_processes(self) -> None:
         super().init_processes()
+        self._leave_answers_to_workers()
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
             self._announce()
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        self._leave_answers_to_workers()
+
+    def _leave_answers_to_workers(self) -> None:
+        """Close what the workers answer by: a pipe says that a worker has died once it alone had
+        that end. Else nobody is replaced, and no signal heard, while its answer is waited for.
+        """
+        for process in self.processes:
+            process.child_conn.close()
 
     def handle_signals(self) -> None:
         let_hangups_through()
