@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,49 @@ def test_what_a_sound_bundle_proves() -> None:
         assert verified.image_hash == bundle.content.image_hash
         assert verified.camera_token == bundle.content.camera_token
         assert verified.captured_at == NOW
+
+
+def _altered(certificate: x509.Certificate, *changes: tuple[bytes, bytes]) -> x509.Certificate:
+    der = certificate.public_bytes(Encoding.DER)
+    for old, new in changes:
+        before, found, after = der.rpartition(old)
+        assert found
+        der = before + new + after
+    return x509.load_der_x509_certificate(der)
+
+
+def _in_the_year_0(name: str) -> x509.Certificate:
+    years = {"begins": 2055, "ends": 2056}
+    key = device_key("ec-p256")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(datetime(years["begins"], 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(years["ends"], 1, 1, tzinfo=UTC))
+        .sign(key, SHA256())
+    )
+    return _altered(certificate, (f"{years[name]}0101000000Z".encode(), b"00000101000000Z"))
+
+
+def test_certificates_that_the_library_reads_late() -> None:
+    """Anybody can make these: none has a signature that counts, and none ends the program."""
+    sound = sound_chain(SERIAL).leaf
+    common_name, key_identifier = b"\x06\x03\x55\x04\x03", b"\x06\x03\x55\x1d\x23"
+    bit_string = (common_name + b"\x0c", common_name + b"\x03")
+    for leaf in (
+        _in_the_year_0("begins"),
+        _in_the_year_0("ends"),
+        _altered(sound, bit_string),
+        _altered(sound, bit_string, (key_identifier, b"\x06\x03\x55\x00\x23")),
+    ):
+        bundle = bundle_of(
+            leaf, ca().intermediate, device_key("ec-p256"), captured_at=NOW - timedelta(days=3650)
+        )
+        with pytest.raises(BundleCertificateError):
+            verify(bundle)
 
 
 @pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)

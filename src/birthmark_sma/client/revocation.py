@@ -35,7 +35,7 @@ def check_revocation(
 def _check_list(
     crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime
 ) -> None:
-    if crl.issuer != issuer.subject or not _signed_by(crl, issuer):
+    if not _signed_by(crl, issuer) or crl.issuer != issuer.subject:
         raise RevocationUnknownError("The revocation list is not that of the device's issuer.")
     if crl.last_update_utc > now + CLOCK_SKEW:
         raise RevocationUnknownError("The revocation list is from the future.")

@@ -124,6 +124,10 @@ def _is_valid_at(time: datetime, certificate: x509.Certificate) -> bool:
 
 def _certificate(pem: str) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem.encode("ascii"))
+        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        # These are read late, and a year 0, which X.509 has, is none that Python can tell.
+        for name in ("not_valid_before_utc", "not_valid_after_utc"):
+            getattr(certificate, name)
     except (ValueError, x509.InvalidVersion):
         raise BundleCertificateError("A certificate of the bundle cannot be read.") from None
+    return certificate

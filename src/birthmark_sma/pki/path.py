@@ -53,6 +53,7 @@ def verify_path(
         UnsupportedAlgorithm,
         KeyRefusedError,
         ValueError,
+        TypeError,  # of a name that the library reads late, such as one that is a bit string
     ) as error:
         raise PathRefusedError(
             f"The certificate does not chain to the trusted root: {error}"
