@@ -124,11 +124,11 @@ def find_keys(connection: Connection, name_or_id: str) -> list[AccessKey]:
 
 
 def lapsed_since(
-    connection: Connection, scope: KeyScope, since: datetime, now: datetime, limit: int
+    connection: Connection, scope: KeyScope, since: datetime, now: datetime
 ) -> list[str]:
     """Return the ids of keys of a scope that were revoked or have expired since a time."""
     lapsed = or_(_columns.revoked_at >= since, _columns.expires_at.between(since, now))
-    found = select(_columns.key_id).where(_columns.scope == scope, lapsed).limit(limit)
+    found = select(_columns.key_id).where(_columns.scope == scope, lapsed)
     return list(connection.execute(found).scalars())
 
 

@@ -50,6 +50,14 @@ def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, FirstAnsw
     return {row.idempotency_key: FirstAnswer(*row) for row in rows}
 
 
+def given_at(connection: Connection, time: datetime) -> list[FirstAnswer]:
+    """Return the first answers of a moment, which is that of their devices' registration too."""
+    return [
+        FirstAnswer(*row)
+        for row in connection.execute(_whole().where(responses.c.created_at == time))
+    ]
+
+
 def release(transaction: Connection, keys: Sequence[bytes]) -> None:
     """Give keys back whose request was refused after all."""
     transaction.execute(
