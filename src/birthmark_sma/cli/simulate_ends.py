@@ -141,13 +141,13 @@ def _deliver_all(
 
     from birthmark_sma.client.transport import tls_context
     from birthmark_sma.simulation.cases import ASSUMED, Case, right_endings
-    from birthmark_sma.simulation.delivery import deliver, fault_in
+    from birthmark_sma.simulation.delivery import SECONDS, deliver, fault_in
 
     context = tls_context(site.ca_file, None)
     verify = True if context is None else context
     bad, previous, lines = 0, None, []
     begun = time.monotonic()
-    with httpx2.Client(verify=verify, trust_env=False) as client:
+    with httpx2.Client(verify=verify, trust_env=False, timeout=SECONDS) as client:
         for each in plan.pictures:
             time.sleep(max(0.0, begun + each.at - time.monotonic()))
             image = f"simulated picture {each.number}".encode()

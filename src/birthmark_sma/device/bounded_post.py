@@ -27,8 +27,9 @@ def bounded_post(
     """POST, follow no redirect, and return an answer of at most `max_bytes`.
 
     It ends after `seconds`, however slowly bytes come, as a timeout of httpx2's does not: that
-    bounds the wait for the next byte. For this, each call makes a connection of its own; on one
-    that the client has kept open from another request, its timeouts are all there is.
+    bounds the wait for the next byte. For this, each call makes a connection of its own. How long
+    connecting may take is the client's to say; on a connection that it has kept open from another
+    request, its timeouts are all there is.
 
     Raises httpx2.HTTPError: ReadTimeout where it takes longer, RemoteProtocolError where the answer
     is larger, and whatever else goes wrong on the way. httpx2.InvalidURL is not one of them.
