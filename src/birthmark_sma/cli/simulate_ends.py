@@ -71,8 +71,8 @@ def camera(
 ) -> None:
     """Play one camera: provisioned like any other, it takes pictures and sends their bundles.
 
-    With --to it exits with 0 if each bundle was answered as it should be: by the ending that the
-    answer names, else by its status. Without, it exits as `sma simulate fleet` does.
+    With --to it exits with 0 if each bundle was answered as it should be: by its status, and by the
+    ending where the answer names one. Without, it exits as `sma simulate fleet` does.
     """
     from birthmark_sma.simulation.run import Manner, new_serial_prefix
 

@@ -106,7 +106,9 @@ class Enrolment:
         if not url.host:
             raise ConfigurationError("The authority's URL names no host.")
         if self.enrolment_key is not None and not _VISIBLE.fullmatch(self.enrolment_key):
-            raise ConfigurationError("An enrolment key is visible ASCII, without spaces.")
+            raise ConfigurationError(
+                "An enrolment key is visible ASCII without spaces, and not empty."
+            )
         if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
             raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
         if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
