@@ -32,7 +32,8 @@ def bounded_post(
     request, its timeouts are all there is.
 
     Raises httpx2.HTTPError: ReadTimeout where it takes longer, RemoteProtocolError where the answer
-    is larger, and whatever else goes wrong on the way. httpx2.InvalidURL is not one of them.
+    is larger, or compressed though it was asked not to be (64 KiB can become gigabytes), and
+    whatever else goes wrong on the way. httpx2.InvalidURL is not one of them.
     """
     received = b""
     try:
@@ -42,11 +43,13 @@ def bounded_post(
                 "POST",
                 url,
                 content=content,
-                headers=headers | {"Connection": "close"},
+                headers=headers | {"Accept-Encoding": "identity", "Connection": "close"},
                 follow_redirects=False,
                 extensions={"trace": limit.note},
             ) as response,
         ):
+            if "Content-Encoding" in response.headers:
+                raise httpx2.RemoteProtocolError("what answers there sends it compressed")
             for part in response.iter_bytes():
                 received += part
                 if len(received) > max_bytes:

@@ -107,7 +107,7 @@ class Enrolment:
             raise ConfigurationError("The authority's URL names no host.")
         if self.enrolment_key is not None and not _VISIBLE.fullmatch(self.enrolment_key):
             raise ConfigurationError(
-                "An enrolment key is visible ASCII without spaces, and not empty."
+                "An enrolment key is visible ASCII, without spaces, not empty."
             )
         if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
             raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
