@@ -7,6 +7,7 @@ moment. docs/camera.md has the unit for systemd.
 """
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -18,7 +19,15 @@ from pathlib import Path
 
 import httpx2
 
-from birthmark_sma.device import Camera, Delivery, Enrolment, bundle_id, key_file, start_camera
+from birthmark_sma.device import (
+    Camera,
+    Delivery,
+    Enrolment,
+    bounded_post,
+    bundle_id,
+    key_file,
+    start_camera,
+)
 from birthmark_sma.errors import (
     AuthorityAwayError,
     BirthmarkError,
@@ -30,6 +39,10 @@ from birthmark_sma.protocol.bundle import Bundle
 
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
 SECONDS_BETWEEN_ROUNDS = 1.0
+LONGEST_WAIT_SECONDS = 3600.0
+"""However long the authority asks for: it gives a lost answer again for 24 hours."""
+ANSWER_SECONDS = 30.0
+MAX_ANSWER_BYTES = 65_536
 
 log = logging.getLogger("camera")
 stopping = threading.Event()
@@ -50,7 +63,7 @@ class Aggregator:
                 " a bundle was taken; http:// is for this very machine."
             )
         self._url = place
-        self._http = httpx2.Client(timeout=30)
+        self._http = httpx2.Client(timeout=ANSWER_SECONDS)
 
     def send(self, bundle: Bundle) -> Delivery:
         """Send one bundle. Its id lets the server see that it has it already."""
@@ -58,20 +71,23 @@ class Aggregator:
             return Delivery.LATER
         identity = bundle_id(bundle)
         try:
-            response = self._http.post(
+            answer = bounded_post(
+                self._http,
                 self._url,
-                content=bundle.to_json(),
-                headers={"Content-Type": "application/json", "Idempotency-Key": identity},
+                bundle.to_json(),
+                {"Content-Type": "application/json", "Idempotency-Key": identity},
+                seconds=ANSWER_SECONDS,
+                max_bytes=MAX_ANSWER_BYTES,
             )
         except httpx2.HTTPError as error:
             log.info("The aggregation server is away (%s)", type(error).__name__)
             return Delivery.LATER
-        if response.is_success and named_in(response) == identity:
+        if httpx2.codes.is_success(answer.status) and named_in(answer.content) == identity:
             return Delivery.TAKEN
-        if response.status_code in {400, 413, 422}:
-            log.error("The aggregation server refuses a bundle: %s", response.status_code)
+        if answer.status in {400, 413, 422}:
+            log.error("The aggregation server refuses a bundle: %s", answer.status)
             return Delivery.REFUSED
-        log.info("The aggregation server answers with %s", response.status_code)
+        log.info("The aggregation server answers with %s", answer.status)
         return Delivery.LATER
 
 
@@ -83,10 +99,10 @@ def is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def named_in(response: httpx2.Response) -> object:
+def named_in(content: bytes) -> object:
     """Return the bundle id in an answer, if it is one."""
     try:
-        return response.json()["bundle_id"]
+        return json.loads(content)["bundle_id"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
@@ -138,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.authority,
         arguments.serial or SERIAL_NUMBER.read_text("ascii").strip("\0\n"),
         arguments.family,
-        enrolment_key=os.environ.get("BIRTHMARK_ENROLMENT_KEY"),
+        enrolment_key=os.environ.get("BIRTHMARK_ENROLMENT_KEY") or None,
         keys_per_table=arguments.keys_per_table,
         patience=10,
     )
@@ -151,7 +167,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
         except AuthorityAwayError as error:
             log.warning("%s", error)
-            stopping.wait(error.retry_after or SECONDS_BETWEEN_ROUNDS)
+            asked_for = error.retry_after or SECONDS_BETWEEN_ROUNDS
+            stopping.wait(min(asked_for, LONGEST_WAIT_SECONDS))
             continue
         with camera:
             log.info("This is camera %s", camera.device_serial)
@@ -170,7 +187,8 @@ def one_round(camera: Camera, folder: Folder, send: Callable[[Bundle], Delivery]
         if camera.queue.put_aside:
             log.warning("%s bundles that were refused make room", camera.queue.put_aside)
             camera.queue.discard_put_aside()
-    camera.queue.drain(send)
+    finally:  # also where the disk is full: it has room again once what waits is sent
+        camera.queue.drain(send)
 
 
 def main() -> int:

@@ -163,6 +163,20 @@ def test_a_bundle_takes_no_others_place(
     assert not list(folder.path.glob(".*"))
 
 
+def test_a_card_without_hard_links_will_do(
+    queue: BundleQueue, folder: PrivateDirectory, bundles: list[Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """FAT and exFAT have none; a bundle that is queued there is whole as well."""
+
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    queue.put(bundles[4])
+    assert folder.read(f"{5:020}.json") == bundles[4].to_json()
+
+
 def test_what_is_refused_does_not_hold_up_the_others(
     queue: BundleQueue, folder: PrivateDirectory, held: DirectoryLock
 ) -> None:

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 import pytest
@@ -23,11 +26,12 @@ from birthmark_sma.device import (
     Delivery,
     Enrolment,
     passphrase,
+    private_directory,
     renew_nonces,
     start_camera,
     state,
 )
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.errors import (
     ConfigurationError,
     DamagedDeviceStateError,
@@ -267,6 +271,49 @@ def test_a_handler_of_signals_may_close_a_camera(
     with pytest.raises(DeviceStorageError, match="closed"):
         camera.capture(PICTURE)
     assert start().capture(PICTURE)
+
+
+@contextmanager
+def interrupted_at(line: int, act: Callable[[], None]) -> Iterator[list[int]]:
+    """Do something before a line of DirectoryLock's is run, the n-th from here. Yields how many."""
+    watched = private_directory.__file__
+    lines = [0]
+
+    def each(frame: FrameType, event: str, _: object) -> Any:
+        if event == "line" and frame.f_locals.get("self").__class__ is DirectoryLock:
+            lines[0] += 1
+            if lines[0] == line:
+                sys.settrace(None)
+                act()
+        return each
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: each if frame.f_code.co_filename == watched else None)
+    try:
+        yield lines
+    finally:
+        sys.settrace(before)
+
+
+def test_a_handler_of_signals_that_comes_at_any_moment(tmp_path: Path) -> None:
+    """Within `in_use` nobody else gets the directory, wherever the handler released it."""
+    place = PrivateDirectory(tmp_path / "place")
+    ends: list[str] = []
+    for line in range(1, 100):
+        lock = place.lock()
+        with interrupted_at(line, lock.release) as lines:
+            try:
+                with lock.in_use(), pytest.raises(DeviceBusyError):
+                    place.lock()
+                ends.append("used")
+            except DeviceStorageError:
+                ends.append("closed")
+        if lines[0] < line:
+            lock.release()
+            break
+        place.lock().release()
+    assert set(ends) == {"used", "closed"}
+    assert 10 < len(ends) < 99
 
 
 def test_threads_share_a_camera(start: StartCamera, no_chance: None) -> None:

@@ -7,23 +7,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.device import UNSEALED, Enrolment, provisioning, start_camera, state
+from birthmark_sma.device import UNSEALED, Enrolment, nonces, provisioning, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
-    DeviceSerialRefusedError,
     OtherDeviceError,
     ProvisioningRefusedError,
 )
@@ -288,6 +289,24 @@ def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> No
         assert isinstance(identity, state.Identity)
 
 
+@pytest.mark.parametrize("moment", [b"20550101000000Z", b"20560101000000Z"])
+def test_a_certificate_of_the_year_0(answered: Answered, moment: bytes) -> None:
+    """Threat 21: a date that there is not is no date, wherever it stands."""
+    key = serialization.load_pem_private_key(answered.pending.private_key.encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    der = (
+        x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 77)
+        .not_valid_before(datetime(2055, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2056, 1, 1, tzinfo=UTC))
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.DER)
+    )
+    pem = ssl.DER_cert_to_PEM_cert(der.replace(moment, b"00000101000000Z"))
+    answer = answered.fields | {"device_certificate": pem, "certificate_chain": [pem, pem]}
+    with pytest.raises(provisioning.UnusableAnswerError, match="are no chain"):
+        provisioning.identity_of(answered.pending, json.dumps(answer).encode(), answered.enrolment)
+
+
 # --- how many keys a table has, which no answer tells
 
 
@@ -373,6 +392,33 @@ def test_a_new_enrolment_key_is_tried_after_the_old_one(
     assert isinstance(kept, state.Pending)
     assert kept.enrolment_key == "new"
     assert start(enrolment=renewed)
+
+
+def test_a_camera_that_began_with_an_empty_enrolment_key_gets_on(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, place: Path
+) -> None:
+    """Threat 8: no request can carry it, so none was answered; the app's next key counts."""
+    directory = PrivateDirectory(place)
+    nonces.begin(directory)
+    state.save(replace(provisioning.begin(enrolment), enrolment_key=""), directory, UNSEALED)
+    asked = InProcess(authority, answering(401, "unauthenticated"))
+    assert start(client=asked, enrolment=replace(enrolment, enrolment_key="right"))
+    assert [r.headers.get("Authorization") for r in asked.requests] == [None, "Bearer right"]
+
+
+@pytest.mark.parametrize("error", [httpx2.LocalProtocolError, httpx2.UnsupportedProtocol])
+def test_what_cannot_leave_is_no_absence(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, error: type[Exception]
+) -> None:
+    """Nobody waits for an authority that was never asked."""
+
+    def refused_here(_: httpx2.Request, __: Answer) -> Any:
+        raise error("Illegal header value")
+
+    asked = InProcess(authority, refused_here)
+    with pytest.raises(ConfigurationError, match="cannot be asked: Illegal"):
+        start(client=asked, enrolment=replace(enrolment, patience=60))
+    assert len(asked.requests) == 1
 
 
 # --- what is sent, and to whom
@@ -463,22 +509,25 @@ def test_keys_do_not_travel_in_the_open(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"),
+    ("fields", "told"),
     [
-        ({"device_serial": ""}, DeviceSerialRefusedError),
-        ({"device_serial": "a\nb"}, DeviceSerialRefusedError),
-        ({"enrolment_key": "a b"}, ConfigurationError),
-        ({"enrolment_key": "a\r\nX: y"}, ConfigurationError),
-        ({"nuc_hash": b"short"}, ConfigurationError),
-        ({"keys_per_table": 0}, ConfigurationError),
-        ({"keys_per_table": 2**31}, ConfigurationError),
-        ({"root_fingerprint": "ab:cd"}, ConfigurationError),
+        ({"device_serial": ""}, "serial"),
+        ({"device_serial": "a\nb"}, "serial"),
+        ({"device_serial": "x" * 65}, "serial"),
+        ({"url": "https://"}, "host"),
+        ({"url": "https://:443/"}, "host"),
+        ({"enrolment_key": ""}, "enrolment key"),
+        ({"enrolment_key": "a b"}, "enrolment key"),
+        ({"enrolment_key": "ab\n"}, "enrolment key"),
+        ({"enrolment_key": "a\r\nX: y"}, "enrolment key"),
+        ({"nuc_hash": b"short"}, "NUC hash"),
+        ({"keys_per_table": 0}, "key table"),
+        ({"keys_per_table": 2**31}, "key table"),
+        ({"root_fingerprint": "ab:cd"}, "fingerprint"),
     ],
 )
-def test_what_cannot_be_right_is_refused_at_once(
-    fields: dict[str, Any], error: type[Exception]
-) -> None:
-    with pytest.raises(error):
+def test_what_cannot_be_right_is_refused_at_once(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
         Enrolment(
             **{"url": "http://localhost", "device_serial": "x", "device_family": "T"} | fields
         )
@@ -523,19 +572,25 @@ def test_whoever_sends_a_byte_now_and_then_holds_nobody_up(
         assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize("of_the_app", [False, True])
 def test_every_attempt_has_its_time(
-    place: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    place: Path, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch,
+    of_the_app: bool,
+) -> None:  # fmt: skip
     """Also the second one, after an answer that left the connection open."""
     monkeypatch.setattr(provisioning, "ATTEMPT_SECONDS", 1)
     monkeypatch.setattr(provisioning, "_FIRST_WAIT_SECONDS", 0.05)
-    with FaultyServer(lambda visit: visit.answer({}, 503), DRIPPING["head"]) as server:
+    with (
+        httpx2.Client(timeout=5) as keeps_open,
+        FaultyServer(lambda visit: visit.answer({}, 503), DRIPPING["head"]) as server,
+    ):
         begun = time.monotonic()
         with pytest.raises(AuthorityAwayError, match="takes too long"):
             start_camera(
                 place,
                 sealing=UNSEALED,
                 enrolment=replace(enrolment, url=server.url, patience=0.9),
+                client=keeps_open if of_the_app else None,
             )
         assert time.monotonic() - begun < 5
         assert server.connections == len(server.visits) == 2

@@ -1,17 +1,26 @@
 """The parts of the Raspberry Pi service, in this process; end to end it is run elsewhere."""
 
+import argparse
 import hashlib
 import importlib.util
 import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from birthmark_sma.device import Delivery, bundle_id
-from birthmark_sma.errors import ConfigurationError, QueueFullError
+from birthmark_sma.device import Delivery, Enrolment, bundle_id, private_directory
+from birthmark_sma.errors import (
+    AuthorityAwayError,
+    BirthmarkError,
+    ConfigurationError,
+    DeviceStorageError,
+    QueueFullError,
+)
 from birthmark_sma.protocol.bundle import Bundle
 from tests.device.conftest import StartCamera
 from tests.support.faulty import Behaviour, FaultyServer, Visit
@@ -164,3 +173,111 @@ def test_refused_bundles_make_room(service: ModuleType, start: StartCamera, pict
     with pytest.raises(QueueFullError):
         folder.authenticate(camera)
     assert waiting(camera) == [hashlib.sha256(name).digest() for name in (b"c", b"d")]
+
+
+ENDLESS: dict[str, tuple[float, Behaviour]] = {
+    "dripping": (0.3, lambda visit: visit.drip(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 999, 0.02)),
+    "flooding": (30, naming(more="x" * 65_536)),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_an_answer_without_end_ends(
+    service: ModuleType, start: StartCamera, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also after one that left the connection open; the bundle stays, and SIGTERM is heard."""
+    seconds, behaviour = ENDLESS[kind]
+    monkeypatch.setattr(service, "ANSWER_SECONDS", seconds)
+    bundle = start().capture(b"a picture")
+    begun = time.monotonic()
+    with FaultyServer(naming(), behaviour) as server:
+        sender = service.Aggregator(server.url)
+        assert [sender.send(bundle) for _ in range(2)] == [Delivery.TAKEN, Delivery.LATER]
+    assert time.monotonic() - begun < 5
+
+
+def test_a_full_disk_is_emptied(
+    service: ModuleType, start: StartCamera, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits there is sent although nothing more can be queued; then there is room again."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    camera, folder = start(), service.Folder(pictures)
+    camera.queue.put(camera.capture(b"waiting"))
+    (pictures / "new.jpg").write_bytes(b"new")
+    sent: list[Bundle] = []
+
+    def send(bundle: Bundle) -> Delivery:
+        sent.append(bundle)
+        return Delivery.TAKEN
+
+    with monkeypatch.context() as disk:
+        disk.setattr(private_directory, "_write_durably", full)
+        with pytest.raises(DeviceStorageError, match="No space left"):
+            service.one_round(camera, folder, send)
+    assert [bundle.content.image_hash for bundle in sent] == [hashlib.sha256(b"waiting").digest()]
+    service.one_round(camera, folder, send)
+    assert len(sent) == 2
+
+
+@pytest.fixture
+def run(
+    service: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Enrolment]]:
+    """Run the service until it has asked the authority twice, with what it finds there."""
+
+    def run_with(found: BirthmarkError) -> list[Enrolment]:
+        asked: list[Enrolment] = []
+
+        def start_camera(_: Path, *, sealing: object, enrolment: Enrolment) -> None:
+            asked.append(enrolment)
+            if len(asked) == 2:
+                service.stopping.set()
+            raise found
+
+        monkeypatch.setattr(service, "start_camera", start_camera)
+        try:
+            service.run(
+                argparse.Namespace(
+                    authority="http://localhost",
+                    aggregator="http://localhost",
+                    serial="pi",
+                    family="Test",
+                    keys_per_table=None,
+                    pictures=tmp_path,
+                    directory=tmp_path,
+                    key_file=tmp_path,
+                )
+            )
+        finally:
+            service.stopping.clear()
+        return asked
+
+    return run_with
+
+
+def test_no_authority_makes_it_wait_for_days(
+    service: ModuleType, run: Callable[..., list[Enrolment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat 8: a lost first answer can be had for 24 hours."""
+    waits: list[float] = []
+    monkeypatch.setattr(service.stopping, "wait", waits.append)
+    for seconds in (None, 17.0, 999_999_999.0):
+        run(AuthorityAwayError("Nobody there.", retry_after=seconds))
+    assert waits[::2] == waits[1::2] == [1.0, 17.0, 3600.0]
+
+
+@pytest.mark.parametrize(("line", "key"), [("", None), ("sma_n33dle", "sma_n33dle"), (None, None)])
+def test_an_empty_line_in_the_environment_is_no_key(
+    service: ModuleType, run: Callable[..., list[Enrolment]], monkeypatch: pytest.MonkeyPatch,
+    line: str | None, key: str | None,
+) -> None:  # fmt: skip
+    """`BIRTHMARK_ENROLMENT_KEY=` is what is left where somebody took the key out."""
+    monkeypatch.delenv("BIRTHMARK_ENROLMENT_KEY", raising=False)
+    monkeypatch.setattr(service.stopping, "wait", lambda _: None)
+    if line is not None:
+        monkeypatch.setenv("BIRTHMARK_ENROLMENT_KEY", line)
+    asked = run(AuthorityAwayError("Nobody there."))
+    assert [enrolment.enrolment_key for enrolment in asked] == [key, key]

@@ -1,13 +1,19 @@
 """What an aggregation server answers to a camera that is played, and whether that will do."""
 
 import json
+import time
+from datetime import UTC, datetime
 
+import httpx2
 import pytest
 
+from birthmark_sma.simulation import delivery
 from birthmark_sma.simulation.cases import ASSUMED, BY_ONE_CAMERA, Case, Ending, right_endings
 from birthmark_sma.simulation.delivery import Answer, fault_in
+from tests.support.bundles import bundle_of
+from tests.support.chains import device_key, sound_chain
 from tests.support.commands import sma
-from tests.support.faulty import FaultyServer
+from tests.support.faulty import Behaviour, FaultyServer
 from tests.support.running import Running
 
 GOOD = right_endings(Case.GENUINE, ASSUMED)
@@ -19,9 +25,12 @@ REPLAYED = right_endings(Case.REPLAYED_BUNDLE, ASSUMED)
 @pytest.mark.parametrize("case", BY_ONE_CAMERA)
 @pytest.mark.parametrize("status", [302, 404, 405, 408, 421, 429, 500, 503])
 def test_what_says_nothing_of_the_bundle_will_never_do(status: int, case: Case) -> None:
-    fault = fault_in(Answer(status), right_endings(case, ASSUMED))
-    assert fault is not None
-    assert "nothing of the bundle" in fault
+    """Threat 19's kin: nor does the right ending in the body of a 500."""
+    right = right_endings(case, ASSUMED)
+    for ending in (None, *right):
+        fault = fault_in(Answer(status, ending), right)
+        assert fault is not None
+        assert "nothing of the bundle" in fault
 
 
 @pytest.mark.parametrize(
@@ -38,11 +47,35 @@ def test_a_status_alone(right: frozenset[Ending], statuses: set[int]) -> None:
         assert (fault_in(Answer(status), right) is None) is (status in statuses), status
 
 
-def test_an_ending_counts_more_than_the_status() -> None:
+def test_an_ending_counts_more_than_taken_or_turned_away() -> None:
     assert fault_in(Answer(422, Ending.WRONG_SIGNATURE), FORGED) is None
+    assert fault_in(Answer(200, Ending.WRONG_SIGNATURE), FORGED) is None
     assert fault_in(Answer(200, Ending.PASS), TAMPERED) == "it should be FAIL"
-    assert fault_in(Answer(503, Ending.UNDECIDED), GOOD) == "it should be PASS"
+    assert "it was turned away, and is good" in str(fault_in(Answer(422, Ending.PASS), GOOD))
     assert fault_in(Answer(None, detail="refused"), GOOD) == "refused"
+
+
+@pytest.mark.parametrize(
+    ("patience", "answer", "told"),
+    [
+        (0.3, lambda visit: visit.drip(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 999, 0.02), "too long"),
+        (30, lambda visit: visit.answer(b" " * 65_537), "too much"),
+    ],
+)
+def test_an_answer_without_end_is_none(
+    monkeypatch: pytest.MonkeyPatch, patience: float, answer: Behaviour, told: str
+) -> None:
+    """Whoever drips or floods holds no simulation up."""
+    monkeypatch.setattr(delivery, "SECONDS", patience)
+    sound, now = sound_chain(), datetime.now(UTC)
+    key = device_key("ec-p256")
+    bundle = bundle_of(sound.leaf, sound.intermediates[0], key, captured_at=now)
+    begun = time.monotonic()
+    with httpx2.Client() as client, FaultyServer(answer) as server:
+        got = delivery.deliver(client, server.url, bundle)
+    assert got.status is None
+    assert told in got.detail
+    assert time.monotonic() - begun < 5
 
 
 def test_a_server_that_takes_everything_is_found_out(running: Running) -> None:

@@ -8,7 +8,7 @@ import pytest
 from birthmark_sma.client import AsyncAuthorityClient, Options
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.simulation.cases import Surroundings
-from birthmark_sma.simulation.site import probe
+from birthmark_sma.simulation.site import Site, probe
 from tests.support.asking import some_token
 from tests.support.faulty import FAILED, PASSED, Behaviour, FaultyServer, all_pass
 
@@ -55,3 +55,12 @@ def test_no_second_answer_is_no_policy(second: Behaviour, words: str) -> None:
     """Else a run would take every second submission for wrong, or every refusal for right."""
     with pytest.raises(ConfigurationError, match=words):
         probed(all_pass, second)
+
+
+def test_a_camera_that_is_played_keeps_no_connection_open() -> None:
+    """On one that was open before, an attempt to be provisioned could take for ever."""
+    with FaultyServer(lambda visit: visit.answer({})) as server:
+        with Site(server.url).http_client() as client:
+            for _ in range(2):
+                client.post(server.url, content=b"{}")
+        assert server.connections == len(server.visits) == 2

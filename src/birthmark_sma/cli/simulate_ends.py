@@ -71,8 +71,8 @@ def camera(
 ) -> None:
     """Play one camera: provisioned like any other, it takes pictures and sends their bundles.
 
-    With --to it exits with 0 if each bundle was answered as it should be: by the ending that the
-    answer names, else by its status. Without, it exits as `sma simulate fleet` does.
+    With --to it exits with 0 if each bundle was answered as it should be: by its status, and by the
+    ending where the answer names one. Without, it exits as `sma simulate fleet` does.
     """
     from birthmark_sma.simulation.run import Manner, new_serial_prefix
 
@@ -141,13 +141,13 @@ def _deliver_all(
 
     from birthmark_sma.client.transport import tls_context
     from birthmark_sma.simulation.cases import ASSUMED, Case, right_endings
-    from birthmark_sma.simulation.delivery import deliver, fault_in
+    from birthmark_sma.simulation.delivery import SECONDS, deliver, fault_in
 
     context = tls_context(site.ca_file, None)
     verify = True if context is None else context
     bad, previous, lines = 0, None, []
     begun = time.monotonic()
-    with httpx2.Client(verify=verify, trust_env=False) as client:
+    with httpx2.Client(verify=verify, trust_env=False, timeout=SECONDS) as client:
         for each in plan.pictures:
             time.sleep(max(0.0, begun + each.at - time.monotonic()))
             image = f"simulated picture {each.number}".encode()

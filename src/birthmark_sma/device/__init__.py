@@ -8,6 +8,7 @@ It needs `cryptography` and `httpx2`, and nothing of the authority. docs/camera.
 `nonces` says why no nonce is ever used twice.
 """
 
+from birthmark_sma.device.bounded_post import bounded_post
 from birthmark_sma.device.bundle_queue import BundleQueue, Delivery, bundle_id
 from birthmark_sma.device.camera import Camera, renew_nonces, start_camera
 from birthmark_sma.device.provisioning import Enrolment
@@ -20,6 +21,7 @@ __all__ = [
     "Delivery",
     "Enrolment",
     "Sealing",
+    "bounded_post",
     "bundle_id",
     "key_command",
     "key_file",

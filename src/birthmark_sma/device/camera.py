@@ -53,11 +53,14 @@ def start_camera(
     To be called at every start, always in the same way. It can be interrupted at any point, and
     goes on at the next start. Without `enrolment` a camera that is not provisioned is refused.
     `queues` names a queue for each aggregation server that is to get all bundles; each holds up to
-    `max_bundles`.
+    `max_bundles`. `client` asks the authority in place of one that is made for it, with its own
+    timeouts; the time of a whole attempt is bounded only where it keeps no connection open from
+    other requests.
 
     Raises DeviceStorageError (wrong modes, full disk, another process, damaged files),
     DeviceSecretError (sealed under another secret), OtherDeviceError (a copied disk),
-    AuthorityAwayError (start again later) and ProvisioningRefusedError (a person has to act).
+    AuthorityAwayError (start again later), ProvisioningRefusedError (a person has to act) and
+    ConfigurationError (what was given cannot be right).
     """
     if not queues or not all(_QUEUE.fullmatch(name) for name in queues):
         raise ConfigurationError("A camera has a queue, and its name is of a-z, 0-9 and hyphens.")

@@ -6,6 +6,7 @@ or as it should become, and never anything between.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -51,10 +52,11 @@ class DirectoryLock:
             )
         thread = threading.get_ident()
         with self._changed:
-            if self._released:
-                raise DeviceStorageError("This camera is closed.")
             self._users.append(thread)
         try:
+            # Not before: a handler of signals that releases it just here leaves it to this block.
+            if self._released:
+                raise DeviceStorageError("This camera is closed.")
             yield
         finally:
             with self._changed:
@@ -75,9 +77,11 @@ class DirectoryLock:
             self._close_if_over()
 
     def _close_if_over(self) -> None:
-        if self._released and not self._users and self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._released and not self._users:
+            # Forgotten first: a handler of signals that comes just here closes no other's file.
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 class PrivateDirectory:
@@ -171,21 +175,15 @@ class PrivateDirectory:
             raise _unusable(path, error) from None
 
     def create(self, name: str, content: bytes) -> None:
-        """Write a new file: whole and on disk, or not at all.
+        """Write a new file: whole and on disk, or not at all. Only for who keeps all others out.
 
         Raises DeviceStorageError, also where there is a file of this name, which stays as it is.
         """
         path = self.path / name
-        partial = self.path / f".{name}.{secrets.token_hex(4)}{_PARTIAL}"
-        try:
-            try:
-                _write_durably(partial, content)
-                path.hardlink_to(partial)  # in place of renaming, which replaces
-            finally:
-                partial.unlink(missing_ok=True)
-            _sync(self.path)
-        except OSError as error:
-            raise _unusable(path, error) from None
+        # Not by a hard link, which would need no looking before: FAT and exFAT have none.
+        if os.path.lexists(path):
+            raise _unusable(path, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)))
+        self.write(name, content)
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a file another name. Raises DeviceStorageError."""

@@ -25,12 +25,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from birthmark_sma.device.bounded_post import Answer, bounded_post
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.device.table_keys_jwe import open_table_keys
-from birthmark_sma.device.time_limit import TimeLimit
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
+    DeviceSerialRefusedError,
     OtherDeviceError,
     PathRefusedError,
     ProtocolError,
@@ -54,13 +55,13 @@ ANSWER_SECONDS = 70
 """The authority itself gives up after 60."""
 ATTEMPT_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS
 """From the first byte of an attempt to the last one, however slowly they come."""
-_TOO_SLOW = "what answers there takes too long"
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 _TRY_AGAIN = frozenset({408, 425, 429})
 _NOT_WITH_THIS_KEY = frozenset({401, 403})
 _KEY_ENCRYPTION = "key_encryption_public_key"
 
+_VISIBLE = re.compile(r"[!-~]+")
 _FINGERPRINT = re.compile(r"(?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}")
 
 _chance = secrets.SystemRandom()
@@ -89,7 +90,10 @@ class Enrolment:
     patience: float = 60.0
 
     def __post_init__(self) -> None:
-        check_device_serial(self.device_serial)
+        try:
+            check_device_serial(self.device_serial)
+        except DeviceSerialRefusedError as error:
+            raise ConfigurationError(str(error)) from None
         try:
             url = httpx2.URL(self.url)
         except httpx2.InvalidURL:
@@ -99,8 +103,12 @@ class Enrolment:
                 "The authority's URL begins with https://, as keys come back from there; http:// is"
                 " for this very machine."
             )
-        if self.enrolment_key is not None and not all("!" <= c <= "~" for c in self.enrolment_key):
-            raise ConfigurationError("An enrolment key is visible ASCII, without spaces.")
+        if not url.host:
+            raise ConfigurationError("The authority's URL names no host.")
+        if self.enrolment_key is not None and not _VISIBLE.fullmatch(self.enrolment_key):
+            raise ConfigurationError(
+                "An enrolment key is visible ASCII, without spaces, not empty."
+            )
         if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
             raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
         if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
@@ -147,7 +155,7 @@ def provision(
     """Ask until there is an answer. `pending` is on disk; `save` puts a changed one there.
 
     Raises OtherDeviceError where another serial was asked for before, AuthorityAwayError once
-    patience is at an end, ProvisioningRefusedError.
+    patience is at an end, ProvisioningRefusedError, ConfigurationError where no request can leave.
     """
     if pending.device_serial != enrolment.device_serial:
         raise OtherDeviceError(
@@ -188,6 +196,9 @@ class _Asking:
                     raise _refusal(status, content)
                 why = f"it answers with status {status}"
                 asked_to_wait = _retry_after(headers)
+            except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol) as error:
+                # Nothing left this machine, and nothing will, however often it is tried.
+                raise ConfigurationError(f"The authority cannot be asked: {error}.") from None
             except httpx2.HTTPError as error:
                 why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             except UnusableAnswerError as error:
@@ -203,35 +214,19 @@ class _Asking:
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
-    def _ask(self, pending: Pending) -> tuple[int, httpx2.Headers, bytes]:
+    def _ask(self, pending: Pending) -> Answer:
         headers = {"Content-Type": "application/json", "Idempotency-Key": pending.idempotency_key}
-        if pending.enrolment_key is not None:
+        # Not an empty one either, which no request can carry: then a 401 lets the app's own in.
+        if pending.enrolment_key:
             headers["Authorization"] = f"Bearer {pending.enrolment_key}"
-        url = self._enrolment.url.rstrip("/") + PATH
-        content = b""
-        try:
-            with (
-                TimeLimit(ATTEMPT_SECONDS) as limit,
-                self._http.stream(
-                    "POST",
-                    url,
-                    content=pending.request.encode(),
-                    headers=headers,
-                    follow_redirects=False,
-                    extensions={"trace": limit.note},
-                ) as response,
-            ):
-                for part in response.iter_bytes():
-                    content += part
-                    if len(content) > MAX_ANSWER_BYTES:
-                        raise UnusableAnswerError("what answers there sends too much")
-        except httpx2.HTTPError:
-            if limit.over:
-                raise UnusableAnswerError(_TOO_SLOW) from None
-            raise
-        if limit.over:  # whatever came of it
-            raise UnusableAnswerError(_TOO_SLOW)
-        return response.status_code, response.headers, content
+        return bounded_post(
+            self._http,
+            self._enrolment.url.rstrip("/") + PATH,
+            pending.request.encode(),
+            headers,
+            seconds=ATTEMPT_SECONDS,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
 
 
 def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
@@ -252,11 +247,12 @@ def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identi
     pinned = enrolment.root_fingerprint
     if pinned is not None and fingerprint != pinned.lower().replace(":", ""):
         raise UnusableAnswerError("its root certificate is not the one that the app expects")
-    # The camera's clock may be wrong, so that the certificates are asked for a time of their own.
-    valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
     try:
+        # The camera's clock may be wrong, so that the certificates are asked for a time of their
+        # own. One with a date that there is not, in the year 0 say, raises ValueError.
+        valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
         named = verify_path(leaf, [intermediate], root=root, now=valid_from)
-    except PathRefusedError:
+    except (PathRefusedError, ValueError):
         raise UnusableAnswerError("the certificates in its answer are no chain") from None
     if named != pending.device_serial:
         raise UnusableAnswerError("the certificate in its answer is for another camera")
@@ -375,9 +371,7 @@ def _client(
     if given is not None:
         return nullcontext(given)
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    # A connection for each attempt, as its time limit wants it.
-    limits = httpx2.Limits(max_keepalive_connections=0)
-    return httpx2.Client(timeout=timeout, limits=limits, verify=enrolment.ssl_context or True)
+    return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
 
 
 def _is_this_machine(host: str) -> bool:

@@ -63,7 +63,11 @@ class Site:
         """Return an HTTP client that trusts what the site does, for all but validation."""
         context: ssl.SSLContext | None = tls_context(self.ca_file, None)
         return httpx2.Client(
-            verify=True if context is None else context, timeout=70, trust_env=False
+            verify=True if context is None else context,
+            timeout=70,
+            trust_env=False,
+            # A connection for each request, as a camera's attempts want it: `start_camera`.
+            limits=httpx2.Limits(max_keepalive_connections=0),
         )
 
     def check_trust(self, client: httpx2.Client) -> None:
