@@ -93,10 +93,14 @@ const BASIC_CONSTRAINTS = "551d13"; // OIDs in hex
 const KEY_USAGE = "551d0f";
 const EXTENDED_KEY_USAGE = "551d25";
 const ALTERNATIVE_NAME = "551d11";
+const NAME_CONSTRAINTS = "551d1e";
+const AUTHORITY_KEY_ID = "551d23";
 const UNDERSTOOD = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, ALTERNATIVE_NAME];
+const SIGNED_SOUNDLY = /^(2a8648ce3d04030[234]|2a864886f70d01010[bcd])$/; // ECDSA or RSA, SHA-2 of 256 or more
 const DIGITAL_SIGNATURE = 0x80;
 const KEY_CERT_SIGN = 0x04;
 const CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2";
+const ANY_PURPOSE = "2.5.29.37.0";
 const URN = "urn:birthmark:device:";
 
 /** The values that stand side by side in DER, each with its tag and content. */
@@ -116,7 +120,7 @@ function der(bytes) {
 function read(pem) {
   try {
     const certificate = new X509Certificate(pem);
-    const [signed] = der(der(certificate.raw)[0].content);
+    const [signed, algorithm] = der(der(certificate.raw)[0].content);
     const list = der(signed.content).find(({ tag }) => tag === 0xa3);
     const extensions = new Map();
     for (const { content } of list ? der(der(list.content)[0].content) : []) {
@@ -130,13 +134,15 @@ function read(pem) {
     return {
       certificate,
       publicKey: certificate.publicKey,
+      algorithm: der(algorithm.content)[0].content.toString("hex"),
       from: Date.parse(certificate.validFrom),
       to: Date.parse(certificate.validTo),
+      extensions: [...extensions.keys()],
       critical: [...extensions].filter(([, { critical }]) => critical).map(([oid]) => oid),
       isCa: constraints.some(({ tag, content }) => tag === 1 && content[0] === 0xff),
       pathLength: pathLength ?? Infinity,
       keyUsage: extensions.get(KEY_USAGE)?.value.content[1] ?? 0,
-      purposes: certificate.keyUsage ?? [], // that is what Node calls the extended one
+      purposes: certificate.keyUsage ?? [ANY_PURPOSE], // that is what Node calls the extended one
       uris: names.filter(({ tag }) => tag === 0x86).map(({ content }) => content.toString("latin1")),
     };
   } catch {
@@ -148,26 +154,34 @@ function read(pem) {
 export function verifyChain(chain, root, times) {
   const path = [...chain, root].map(read);
   path.slice(1).forEach((issuer, below) => {
-    const { certificate } = path[below];
+    const { certificate, algorithm } = path[below];
     demand(
       issuer.isCa &&
         issuer.critical.includes(BASIC_CONSTRAINTS) &&
         issuer.keyUsage & KEY_CERT_SIGN &&
+        issuer.purposes.some((each) => [ANY_PURPOSE, CLIENT_AUTHENTICATION].includes(each)) &&
         issuer.pathLength >= below,
       "The certificate chain has an issuer that is no CA.",
     );
+    demand(isOfCa(issuer.publicKey), "The certificate chain has an issuer with a key that is no CA's.");
     demand(
-      certificate.checkIssued(issuer.certificate) && certificate.verify(issuer.publicKey),
+      SIGNED_SOUNDLY.test(algorithm) &&
+        certificate.checkIssued(issuer.certificate) &&
+        certificate.verify(issuer.publicKey),
       "The certificate chain does not lead to the pinned root.",
     );
   });
-  for (const { from, to, critical } of path) {
+  for (const { from, to, critical, extensions } of path) {
     demand(times.every((time) => from <= time && time <= to), "A certificate was not valid then.");
-    demand(critical.every((oid) => UNDERSTOOD.includes(oid)), "A certificate has unknown terms.");
+    demand(
+      critical.every((oid) => UNDERSTOOD.includes(oid)) && !extensions.includes(NAME_CONSTRAINTS),
+      "A certificate has unknown terms.",
+    );
   }
   const [leaf] = path;
   demand(
     !leaf.isCa &&
+      leaf.extensions.includes(AUTHORITY_KEY_ID) &&
       leaf.critical.includes(BASIC_CONSTRAINTS) &&
       leaf.critical.includes(KEY_USAGE) &&
       leaf.keyUsage & DIGITAL_SIGNATURE &&
@@ -175,13 +189,28 @@ export function verifyChain(chain, root, times) {
     "The certificate is no device's.",
   );
   digestFor(leaf.publicKey);
-  const urns = leaf.uris.filter((uri) => uri.startsWith(URN));
-  demand(urns.length === 1, "The certificate names no device.");
+  const [urn, another] = leaf.uris.filter((uri) => uri.startsWith(URN));
+  const serial = urn && !another && decoded(urn.slice(URN.length));
+  demand(serial, "The certificate names no device."); // an empty serial is none either
+  return serial;
+}
+
+/** What is percent-encoded, or null: only its one right spelling counts, so that no two URNs name one device. */
+function decoded(text) {
+  const hex = (sign) => `%${sign.charCodeAt().toString(16).toUpperCase()}`;
   try {
-    return decodeURIComponent(urns[0].slice(URN.length));
+    const plain = decodeURIComponent(text);
+    return encodeURIComponent(plain).replace(/[!'()*]/g, hex) === text ? plain : null;
   } catch {
-    throw new Rejected("The certificate names no device.");
+    return null;
   }
+}
+
+/** Whether a key is of a kind and size that a CA may have. */
+function isOfCa(key) {
+  const { namedCurve, modulusLength } = key.asymmetricKeyDetails ?? {};
+  if (key.asymmetricKeyType === "rsa") return modulusLength >= 2048;
+  return ["prime256v1", "secp384r1", "secp521r1"].includes(namedCurve);
 }
 
 // The kind of key decides how it signs: docs/aggregator.md.

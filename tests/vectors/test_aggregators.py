@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.client import AuthorityClient
+from birthmark_sma.pki.key_policy import DeviceKey
 from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
@@ -31,6 +32,7 @@ from vectors.generator.authorities import (
     CLIENT_AUTH,
     NOT_A_CA,
     NOW,
+    SERVER_AUTH,
     authority,
     hand_made,
     key_usage,
@@ -161,17 +163,20 @@ def certificates() -> Iterator[Case]:
     ca, key = authority(), seeded_keys.p256("test device").public_key()
     now = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
     a_ca, profile = x509.BasicConstraints(True, 0), (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
-    urns = [x509.UniformResourceIdentifier(f"urn:birthmark:device:{each}") for each in "ab"]
     between = ca.intermediate
+    weak = Signer(seeded_keys.rsa_key("weak intermediate", 1_024))
+    koblitz = Signer(ec.derive_private_key(7, ec.SECP256K1()))
 
     def leaf(*extensions: x509.ExtensionType, **arguments: Any) -> x509.Certificate:
         issuer = arguments.pop("issuer", between)
         return hand_made(key, "camera-7", *extensions, issuer=issuer, signer=ca.signer, **arguments)
 
-    def issuing(*extensions: x509.ExtensionType) -> x509.Certificate:
+    def issuing(
+        *extensions: x509.ExtensionType, key: DeviceKey = ca.signer.public_key
+    ) -> x509.Certificate:
         name = "Simulated Mfg Intermediate CA"
         return hand_made(
-            ca.signer.public_key,
+            key,
             name,
             *extensions,
             issuer=ca.root,
@@ -184,21 +189,54 @@ def certificates() -> Iterator[Case]:
         "made by hand": (leaf(*profile), between, True),
         "below one made by hand": (leaf(*profile, issuer=sound), sound, True),
         "no basicConstraints": (leaf(*profile[1:]), between, False),
-        "two URNs": (leaf(*profile, alternative_names=urns), between, False),
+        "two URNs": (leaf(*profile, alternative_names=urns("a", "b")), between, False),
+        "no authorityKeyIdentifier": (
+            rebuilt(leaf(*profile), ca.signer, without=x509.AuthorityKeyIdentifier),
+            between,
+            False,
+        ),
         "another issuer's name": (leaf(*profile, issuer=ca.root), between, False),
         "a CA that may sign": (
             leaf(x509.BasicConstraints(True, None), *profile[1:]),
             between,
             False,
         ),
-        "an unknown critical extension": (rebuilt(leaf(*profile), ca.signer), between, False),
+        "signed with SHA-224": (
+            rebuilt(leaf(*profile), ca.signer, hashed=hashes.SHA224()),
+            between,
+            False,
+        ),
+        "an unknown critical extension": (
+            rebuilt(leaf(*profile), ca.signer, unknown=True),
+            between,
+            False,
+        ),
         "keyUsage not critical": (
             rebuilt(leaf(*profile), ca.signer, uncritical=x509.KeyUsage),
             between,
             False,
         ),
     }
+    for serial, passes in {
+        "a!b": False,  # which encodeURIComponent leaves as it is
+        "a%21b": True,
+        "%63amera-7": False,
+        "a b": False,
+        "a/b": False,
+        "a%2fb": False,
+        "a%2Fb%C3%A9": True,
+        "%FF": False,
+        "": False,
+    }.items():
+        named = leaf(*profile, alternative_names=urns(serial))
+        paths[f"the serial {serial!r}"] = named, between, passes
     for name, extensions in {
+        "an issuer for servers": (a_ca, key_usage(ca=True), SERVER_AUTH),
+        "an issuer for certain URIs": (
+            a_ca,
+            key_usage(ca=True),
+            x509.NameConstraints(None, [x509.UniformResourceIdentifier("birthmark")]),
+        ),
         "an issuer that may not certify": (a_ca, key_usage(ca=False)),
         "an issuer without keyUsage": (a_ca,),
         "an issuer without basicConstraints": (key_usage(ca=True),),
@@ -208,6 +246,12 @@ def certificates() -> Iterator[Case]:
         paths[name] = (leaf(*profile, issuer=issuer), issuer, False)
     issuer = rebuilt(sound, ca.root_signer, uncritical=x509.BasicConstraints)
     paths["an issuer that is one uncritically"] = leaf(*profile, issuer=issuer), issuer, False
+    issuer = issuing(a_ca, key_usage(ca=True), CLIENT_AUTH)
+    paths["an issuer for clients"] = leaf(*profile, issuer=issuer), issuer, True
+    for signer in weak, koblitz:
+        issuer = issuing(a_ca, key_usage(ca=True), key=signer.public_key)
+        name = f"an issuer with {type(signer.key).__name__}"
+        paths[name] = rebuilt(leaf(*profile, issuer=issuer), signer), issuer, False
     for name, (first, second, passes) in paths.items():
         yield Case(name, bundle_of([pem(first), pem(second)], now), pem(ca.root), now, passes)
 
@@ -239,12 +283,20 @@ def later(time: datetime, minutes: int) -> str:
     return (time + timedelta(minutes=minutes)).isoformat()
 
 
+def urns(*serials: str) -> list[x509.GeneralName]:
+    return [x509.UniformResourceIdentifier(f"urn:birthmark:device:{each}") for each in serials]
+
+
 def rebuilt(
     like: x509.Certificate,
     signer: Signer,
-    uncritical: type[x509.ExtensionType] | None = None,
+    *,
+    uncritical: type[x509.ExtensionType] | tuple[()] = (),
+    without: type[x509.ExtensionType] | tuple[()] = (),
+    unknown: bool = False,
+    hashed: hashes.SHA224 | None = None,
 ) -> x509.Certificate:
-    """The same certificate with an extension not critical, or else with one that nobody knows."""
+    """The same certificate, but that an extension or the hash differs as told."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(like.subject)
@@ -255,12 +307,15 @@ def rebuilt(
         .not_valid_after(like.not_valid_after_utc)
     )
     for each in like.extensions:
-        stays = uncritical is None or not isinstance(each.value, uncritical)
-        builder = builder.add_extension(each.value, critical=each.critical and stays)
-    if uncritical is None:
-        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
-        builder = builder.add_extension(unknown, critical=True)
-    return builder.sign(signer.key, signer.hash_algorithm)
+        value, critical = each.value, each.critical and not isinstance(each.value, uncritical)
+        if isinstance(value, x509.AuthorityKeyIdentifier):
+            value = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key)
+        if not isinstance(value, without):
+            builder = builder.add_extension(value, critical=critical)
+    if unknown:
+        nobodys = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
+        builder = builder.add_extension(nobodys, critical=True)
+    return builder.sign(signer.key, hashed or signer.hash_algorithm)
 
 
 TOKEN = CameraToken(bytes(48), 42, 234, bytes(12))
