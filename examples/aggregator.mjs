@@ -99,7 +99,7 @@ const ALTERNATIVE_NAME = "551d11";
 const NAME_CONSTRAINTS = "551d1e";
 const AUTHORITY_KEY_ID = "551d23";
 const UNDERSTOOD = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, ALTERNATIVE_NAME];
-const SIGNED_SOUNDLY = /^(2a8648ce3d04030[234]|2a864886f70d01010[bcd])$/; // ECDSA or RSA, SHA-2 of 256 or more
+const SIGNED_SOUNDLY = /^(2a8648ce3d04030[234]|2a864886f70d01010[bcd])$/; // ECDSA or RSA with SHA-2
 const DIGITAL_SIGNATURE = 0x80;
 const KEY_CERT_SIGN = 0x04;
 const CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2";
@@ -198,7 +198,7 @@ export function verifyChain(chain, root, times) {
   return serial;
 }
 
-/** What is percent-encoded, or null: only its one right spelling counts, so that no two URNs name one device. */
+/** What is percent-encoded, or null: only its one right spelling counts, else two URNs name one device. */
 function decoded(text) {
   const hex = (sign) => `%${sign.charCodeAt().toString(16).toUpperCase()}`;
   try {

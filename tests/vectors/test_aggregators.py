@@ -622,7 +622,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("language", PROGRAMS)
 def test_each_line_gets_one_line(language: str, tmp_path: Path) -> None:
-    """Threat 2: what a stranger's certificate says does not become a verdict of its own."""
+    """What a stranger's certificate says does not become a verdict of its own."""
     ca, key = authority(), seeded_keys.p256("test device").public_key()
     forged = f"x\n{'ab' * 32}\tPASS\tcamera-7"
     stranger = hand_made(key, forged, NOT_A_CA, issuer=ca.intermediate, signer=ca.root_signer)
