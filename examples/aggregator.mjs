@@ -10,7 +10,6 @@
 
 import { X509Certificate, verify } from "node:crypto";
 import { readFileSync, realpathSync } from "node:fs";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
@@ -18,7 +17,9 @@ const GRACE_MS = 30 * 24 * 3600 * 1000; // how long a camera may have been witho
 const SKEW_MS = 3600 * 1000; // by how much a camera's clock may be fast
 const ATTEMPTS = 4;
 const DEADLINE_MS = 10_000; // for all attempts at one bundle, and the waits between them
+const LONGEST_HOLD_MS = 60_000; // then one request shows whether a 429 still holds
 const LARGEST_ANSWER = 65_536;
+const LARGEST_BUNDLE = 32_768;
 
 class Rejected extends Error {}
 
@@ -29,7 +30,7 @@ function demand(holds, sentence) {
 // --- 1. Is it whole?
 
 const PEM = /^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?$/;
-const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/;
+const TIME = /^(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/; // RFC 3339
 
 // JSON.parse takes a name that stands twice, 1.0 for 1, and half of a surrogate pair. Written anew, such
 // a text is another.
@@ -54,7 +55,7 @@ const isCertificate = (value) => isText(value, PEM) && value.length <= 8_192;
 const isTime = (value) => isText(value, TIME) && new Date(value).toJSON()?.slice(0, 19) === value.slice(0, 19);
 
 function parseBundle(text) {
-  demand(Buffer.byteLength(text) <= 32_768, "It is malformed: too large.");
+  demand(Buffer.byteLength(text) <= LARGEST_BUNDLE, "It is malformed: too large.");
   let bundle;
   try {
     bundle = parseStrictly(text);
@@ -78,7 +79,9 @@ function parseBundle(text) {
     Array.isArray(chain) && chain.length === 2 && chain.every(isCertificate),
     "It is malformed: device_certificate_chain.",
   );
-  demand(isTime(bundle.captured_at), "It is malformed: captured_at.");
+  const { captured_at: captured } = bundle;
+  const sixDigits = isTime(captured) && captured.length === 27;
+  demand(sixDigits, "It is malformed: captured_at.");
   const signature = Buffer.from(String(bundle.signature), "base64");
   demand(
     signature.length > 0 && signature.toString("base64") === bundle.signature,
@@ -93,10 +96,14 @@ const BASIC_CONSTRAINTS = "551d13"; // OIDs in hex
 const KEY_USAGE = "551d0f";
 const EXTENDED_KEY_USAGE = "551d25";
 const ALTERNATIVE_NAME = "551d11";
+const NAME_CONSTRAINTS = "551d1e";
+const AUTHORITY_KEY_ID = "551d23";
 const UNDERSTOOD = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, ALTERNATIVE_NAME];
+const SIGNED_SOUNDLY = /^(2a8648ce3d04030[234]|2a864886f70d01010[bcd])$/; // ECDSA or RSA with SHA-2
 const DIGITAL_SIGNATURE = 0x80;
 const KEY_CERT_SIGN = 0x04;
 const CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2";
+const ANY_PURPOSE = "2.5.29.37.0";
 const URN = "urn:birthmark:device:";
 
 /** The values that stand side by side in DER, each with its tag and content. */
@@ -116,7 +123,7 @@ function der(bytes) {
 function read(pem) {
   try {
     const certificate = new X509Certificate(pem);
-    const [signed] = der(der(certificate.raw)[0].content);
+    const [signed, algorithm] = der(der(certificate.raw)[0].content);
     const list = der(signed.content).find(({ tag }) => tag === 0xa3);
     const extensions = new Map();
     for (const { content } of list ? der(der(list.content)[0].content) : []) {
@@ -130,13 +137,15 @@ function read(pem) {
     return {
       certificate,
       publicKey: certificate.publicKey,
+      algorithm: der(algorithm.content)[0].content.toString("hex"),
       from: Date.parse(certificate.validFrom),
       to: Date.parse(certificate.validTo),
+      extensions: [...extensions.keys()],
       critical: [...extensions].filter(([, { critical }]) => critical).map(([oid]) => oid),
       isCa: constraints.some(({ tag, content }) => tag === 1 && content[0] === 0xff),
       pathLength: pathLength ?? Infinity,
       keyUsage: extensions.get(KEY_USAGE)?.value.content[1] ?? 0,
-      purposes: certificate.keyUsage ?? [], // that is what Node calls the extended one
+      purposes: certificate.keyUsage ?? [ANY_PURPOSE], // that is what Node calls the extended one
       uris: names.filter(({ tag }) => tag === 0x86).map(({ content }) => content.toString("latin1")),
     };
   } catch {
@@ -148,26 +157,34 @@ function read(pem) {
 export function verifyChain(chain, root, times) {
   const path = [...chain, root].map(read);
   path.slice(1).forEach((issuer, below) => {
-    const { certificate } = path[below];
+    const { certificate, algorithm } = path[below];
     demand(
       issuer.isCa &&
         issuer.critical.includes(BASIC_CONSTRAINTS) &&
         issuer.keyUsage & KEY_CERT_SIGN &&
+        issuer.purposes.some((each) => [ANY_PURPOSE, CLIENT_AUTHENTICATION].includes(each)) &&
         issuer.pathLength >= below,
       "The certificate chain has an issuer that is no CA.",
     );
+    demand(isOfCa(issuer.publicKey), "The certificate chain has an issuer with a key that is no CA's.");
     demand(
-      certificate.checkIssued(issuer.certificate) && certificate.verify(issuer.publicKey),
+      SIGNED_SOUNDLY.test(algorithm) &&
+        certificate.checkIssued(issuer.certificate) &&
+        certificate.verify(issuer.publicKey),
       "The certificate chain does not lead to the pinned root.",
     );
   });
-  for (const { from, to, critical } of path) {
+  for (const { from, to, critical, extensions } of path) {
     demand(times.every((time) => from <= time && time <= to), "A certificate was not valid then.");
-    demand(critical.every((oid) => UNDERSTOOD.includes(oid)), "A certificate has unknown terms.");
+    demand(
+      critical.every((oid) => UNDERSTOOD.includes(oid)) && !extensions.includes(NAME_CONSTRAINTS),
+      "A certificate has unknown terms.",
+    );
   }
   const [leaf] = path;
   demand(
     !leaf.isCa &&
+      leaf.extensions.includes(AUTHORITY_KEY_ID) &&
       leaf.critical.includes(BASIC_CONSTRAINTS) &&
       leaf.critical.includes(KEY_USAGE) &&
       leaf.keyUsage & DIGITAL_SIGNATURE &&
@@ -175,13 +192,28 @@ export function verifyChain(chain, root, times) {
     "The certificate is no device's.",
   );
   digestFor(leaf.publicKey);
-  const urns = leaf.uris.filter((uri) => uri.startsWith(URN));
-  demand(urns.length === 1, "The certificate names no device.");
+  const [urn, another] = leaf.uris.filter((uri) => uri.startsWith(URN));
+  const serial = urn && !another && decoded(urn.slice(URN.length));
+  demand(serial, "The certificate names no device."); // an empty serial is none either
+  return serial;
+}
+
+/** What is percent-encoded, or null: only its one right spelling counts, else two URNs name one device. */
+function decoded(text) {
+  const hex = (sign) => `%${sign.charCodeAt().toString(16).toUpperCase()}`;
   try {
-    return decodeURIComponent(urns[0].slice(URN.length));
+    const plain = decodeURIComponent(text);
+    return encodeURIComponent(plain).replace(/[!'()*]/g, hex) === text ? plain : null;
   } catch {
-    throw new Rejected("The certificate names no device.");
+    return null;
   }
+}
+
+/** Whether a key is of a kind and size that a CA may have. */
+function isOfCa(key) {
+  const { namedCurve, modulusLength } = key.asymmetricKeyDetails ?? {};
+  if (key.asymmetricKeyType === "rsa") return modulusLength >= 2048;
+  return ["prime256v1", "secp384r1", "secp521r1"].includes(namedCurve);
 }
 
 // The kind of key decides how it signs: docs/aggregator.md.
@@ -228,11 +260,14 @@ export async function ask(url, token, deadlineMs = DEADLINE_MS) {
   const end = performance.now() + deadlineMs;
   let wait = quietUntil - performance.now();
   for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
-    if (performance.now() + wait >= end) return null;
+    if (performance.now() + wait >= end) {
+      process.stderr.write(`no time: ${Math.ceil(wait / 1000)} s to wait before the next request\n`);
+      return null;
+    }
     if (wait > 0) await sleep(wait);
     wait = 100 * 2 ** attempt * Math.random();
     try {
-      const answer = await fetch(`${url}/api/v1/validate/nuc/batch`, {
+      const answer = await fetch(`${url.replace(/\/+$/, "")}/api/v1/validate/nuc/batch`, {
         method: "POST",
         redirect: "manual",
         signal: AbortSignal.timeout(Math.max(1, Math.ceil(end - performance.now()))),
@@ -242,7 +277,7 @@ export async function ask(url, token, deadlineMs = DEADLINE_MS) {
         },
         body: JSON.stringify({ tokens: [token] }),
       });
-      if (answer.status === 200) return verdictOf(await textOf(answer));
+      if (answer.status === 200) return verdictOf(await bodyOf(answer));
       await answer.body?.cancel();
       process.stderr.write(`${answer.status} request ${answer.headers.get("x-request-id")}\n`);
       if (answer.status !== 429 && answer.status !== 503) return null;
@@ -257,28 +292,44 @@ export async function ask(url, token, deadlineMs = DEADLINE_MS) {
 
 /** Seconds or a date (RFC 9110, section 10.2.3); nonsense is as if it were not there. */
 function retryAfterMs(value) {
-  if (/^\d{1,9}$/.test(value)) return 1000 * Number(value);
-  const wait = value?.endsWith(" GMT") ? Date.parse(value) - Date.now() : 0;
-  return wait > 0 ? wait : 0;
+  const date = value?.endsWith(" GMT") ? Date.parse(value) : NaN;
+  const wait = /^\d{1,9}$/.test(value) ? 1000 * Number(value) : date - Date.now();
+  return wait > 0 ? Math.min(wait, LONGEST_HOLD_MS) : 0;
 }
 
-async function textOf(answer) {
-  if (!/^application\/json *(;|$)/i.test(answer.headers.get("content-type"))) return "";
+async function bodyOf(answer) {
+  if (!/^application\/json *(;|$)/i.test(answer.headers.get("content-type"))) return Buffer.alloc(0);
   const parts = [];
   let size = 0;
   for await (const part of answer.body ?? []) {
     parts.push(part);
     size += part.length;
-    if (size > LARGEST_ANSWER) return "";
+    if (size > LARGEST_ANSWER) return Buffer.alloc(0);
   }
-  return Buffer.concat(parts).toString();
+  return Buffer.concat(parts);
+}
+
+// Later versions of the authority may tell more, in numbers of any form: here only names stand once each,
+// and JSON.parse visits as many as it kept.
+function parseAnswer(body) {
+  const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(body);
+  let names = -1; // it visits the whole by a name as well
+  const value = JSON.parse(text, function visit(_, each) {
+    if (typeof each === "string" && !each.isWellFormed()) throw new SyntaxError("Half of a surrogate pair.");
+    if (!Array.isArray(this)) names += 1;
+    return each;
+  });
+  const written = text.match(/"(?:[^"\\]|\\.)*"\s*:?/g) ?? [];
+  const twice = written.filter((part) => part.endsWith(":")).length - names;
+  if (twice) throw new SyntaxError("A name stands twice.");
+  return value;
 }
 
 /** Only what looks exactly like a verdict is one. */
-function verdictOf(text) {
+function verdictOf(body) {
   let results;
   try {
-    ({ results } = parseStrictly(text));
+    ({ results } = parseAnswer(body));
   } catch {
     return null;
   }
@@ -290,7 +341,7 @@ function verdictOf(text) {
     return told && verdict === "FAIL" && hasExactly(result, "validation_result", "error") ? result : null;
   }
   const device = [result?.device_serial ?? null, result?.device_family ?? null];
-  const whole = isText(by, /./) && isText(timestamp, /Z$/) && !Number.isNaN(Date.parse(timestamp));
+  const whole = isText(by, /[^]/) && isTime(timestamp);
   if (verdict === "FAIL" && whole && device.every((each) => each === null)) return result;
   const named = device.every((each) => each === null || typeof each === "string");
   return verdict === "PASS" && whole && named ? result : null;
@@ -304,7 +355,7 @@ export async function judge(text, root, url, now = Date.now(), grace = GRACE_MS)
   try {
     bundle = verifyBundle(text, root, now, grace);
   } catch (error) {
-    if (!(error instanceof Rejected)) throw error;
+    if (!(error instanceof Rejected)) console.error(error); // a defect: tell it, and judge the others
     return ["?".repeat(64), "REJECTED", error.message];
   }
   const { image_hash: imageHash, deviceSerial } = bundle;
@@ -315,15 +366,30 @@ export async function judge(text, root, url, now = Date.now(), grace = GRACE_MS)
   return [imageHash, "PASS", `${deviceSerial} (${result.device_family ?? "?"})`];
 }
 
+/** Splits at line ends alone, and keeps of a line that is too long for a bundle what shows it. */
+async function* lines(stream) {
+  let last = "";
+  for await (const part of stream.setEncoding("utf8")) {
+    const some = (last + part).split("\n");
+    last = some.pop().slice(0, LARGEST_BUNDLE + 1);
+    yield* some;
+  }
+  if (last) yield last;
+}
+
+/** A line, in which what is of a certificate or an answer looks like no other line. */
+export function lineOf(told) {
+  return `${told.map((each) => each.replace(/(?! )[\p{C}\p{Z}]/gu, "?")).join("\t")}\n`;
+}
+
 async function main(url, rootFile) {
   const { protocol, hostname } = new URL(url);
   if (protocol !== "https:" && !["127.0.0.1", "[::1]", "localhost"].includes(hostname)) {
     throw new Error("Without TLS anybody on the way could answer PASS: use https://");
   }
   const root = readFileSync(rootFile);
-  // A server bounds the bodies of requests: a bundle has 32 KiB at most.
-  for await (const line of createInterface({ input: process.stdin })) {
-    process.stdout.write(`${(await judge(line, root, url)).join("\t")}\n`);
+  for await (const line of lines(process.stdin)) {
+    process.stdout.write(lineOf(await judge(line, root, url)));
   }
 }
 

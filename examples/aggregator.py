@@ -11,6 +11,7 @@ in the file that AUTHORITY_CRL names.
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -39,7 +40,7 @@ def main(url: str, root_file: str) -> None:
     with (
         AuthorityClient(
             url,
-            access_key=os.environ.get("AUTHORITY_KEY"),
+            access_key=os.environ.get("AUTHORITY_KEY") or None,
             ca_file=Path(ca_file) if ca_file else None,
         ) as authority,
         ThreadPoolExecutor(THREADS) as threads,
@@ -47,7 +48,8 @@ def main(url: str, root_file: str) -> None:
         waiting = lines(sys.stdin.buffer)
         while some := [*islice(waiting, 10 * THREADS)]:
             for told in threads.map(partial(judge, authority, root, crl=crl), some):
-                print(*told, sep="\t", flush=True)
+                sys.stdout.buffer.write(line_of(told))
+                sys.stdout.buffer.flush()
 
 
 def judge(
@@ -66,6 +68,9 @@ def judge(
         return "?" * 64, "REJECTED", str(error)
     except RevocationUnknownError as error:
         sys.exit(f"{error}")  # it says nothing of the bundle: fetch a newer list
+    except Exception as error:  # a defect: tell it, and judge the others
+        traceback.print_exception(error)
+        return "?" * 64, "REJECTED", f"It cannot be judged: {type(error).__name__}."
     image_hash = bundle.image_hash.hex()
     for number in range(ROUNDS):
         if number:
@@ -88,6 +93,12 @@ def lines(stream: BinaryIO) -> Iterator[bytes]:
         yield line.removesuffix(b"\n")
         while line and not line.endswith(b"\n"):
             line = stream.readline(MAX_BUNDLE_BYTES)
+
+
+def line_of(told: tuple[str, str, str]) -> bytes:
+    """Give a line, in which what is of a certificate or an answer looks like no other line."""
+    printable = ("".join(each if each.isprintable() else "?" for each in part) for part in told)
+    return "\t".join(printable).encode() + b"\n"
 
 
 if __name__ == "__main__":

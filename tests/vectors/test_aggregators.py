@@ -6,7 +6,10 @@ out is made here: spellings, certificates, and the grace for cameras that were o
 
 import importlib.util
 import json
+import os
+import re
 import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.client import AuthorityClient
+from birthmark_sma.pki.key_policy import DeviceKey
 from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
@@ -31,6 +35,7 @@ from vectors.generator.authorities import (
     CLIENT_AUTH,
     NOT_A_CA,
     NOW,
+    SERVER_AUTH,
     authority,
     hand_made,
     key_usage,
@@ -161,17 +166,20 @@ def certificates() -> Iterator[Case]:
     ca, key = authority(), seeded_keys.p256("test device").public_key()
     now = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
     a_ca, profile = x509.BasicConstraints(True, 0), (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
-    urns = [x509.UniformResourceIdentifier(f"urn:birthmark:device:{each}") for each in "ab"]
     between = ca.intermediate
+    weak = Signer(seeded_keys.rsa_key("weak intermediate", 1_024))
+    koblitz = Signer(ec.derive_private_key(7, ec.SECP256K1()))
 
     def leaf(*extensions: x509.ExtensionType, **arguments: Any) -> x509.Certificate:
         issuer = arguments.pop("issuer", between)
         return hand_made(key, "camera-7", *extensions, issuer=issuer, signer=ca.signer, **arguments)
 
-    def issuing(*extensions: x509.ExtensionType) -> x509.Certificate:
+    def issuing(
+        *extensions: x509.ExtensionType, key: DeviceKey = ca.signer.public_key
+    ) -> x509.Certificate:
         name = "Simulated Mfg Intermediate CA"
         return hand_made(
-            ca.signer.public_key,
+            key,
             name,
             *extensions,
             issuer=ca.root,
@@ -184,21 +192,54 @@ def certificates() -> Iterator[Case]:
         "made by hand": (leaf(*profile), between, True),
         "below one made by hand": (leaf(*profile, issuer=sound), sound, True),
         "no basicConstraints": (leaf(*profile[1:]), between, False),
-        "two URNs": (leaf(*profile, alternative_names=urns), between, False),
+        "two URNs": (leaf(*profile, alternative_names=urns("a", "b")), between, False),
+        "no authorityKeyIdentifier": (
+            rebuilt(leaf(*profile), ca.signer, without=x509.AuthorityKeyIdentifier),
+            between,
+            False,
+        ),
         "another issuer's name": (leaf(*profile, issuer=ca.root), between, False),
         "a CA that may sign": (
             leaf(x509.BasicConstraints(True, None), *profile[1:]),
             between,
             False,
         ),
-        "an unknown critical extension": (rebuilt(leaf(*profile), ca.signer), between, False),
+        "signed with SHA-224": (
+            rebuilt(leaf(*profile), ca.signer, hashed=hashes.SHA224()),
+            between,
+            False,
+        ),
+        "an unknown critical extension": (
+            rebuilt(leaf(*profile), ca.signer, unknown=True),
+            between,
+            False,
+        ),
         "keyUsage not critical": (
             rebuilt(leaf(*profile), ca.signer, uncritical=x509.KeyUsage),
             between,
             False,
         ),
     }
+    for serial, passes in {
+        "a!b": False,  # which encodeURIComponent leaves as it is
+        "a%21b": True,
+        "%63amera-7": False,
+        "a b": False,
+        "a/b": False,
+        "a%2fb": False,
+        "a%2Fb%C3%A9": True,
+        "%FF": False,
+        "": False,
+    }.items():
+        named = leaf(*profile, alternative_names=urns(serial))
+        paths[f"the serial {serial!r}"] = named, between, passes
     for name, extensions in {
+        "an issuer for servers": (a_ca, key_usage(ca=True), SERVER_AUTH),
+        "an issuer for certain URIs": (
+            a_ca,
+            key_usage(ca=True),
+            x509.NameConstraints(None, [x509.UniformResourceIdentifier("birthmark")]),
+        ),
         "an issuer that may not certify": (a_ca, key_usage(ca=False)),
         "an issuer without keyUsage": (a_ca,),
         "an issuer without basicConstraints": (key_usage(ca=True),),
@@ -208,6 +249,12 @@ def certificates() -> Iterator[Case]:
         paths[name] = (leaf(*profile, issuer=issuer), issuer, False)
     issuer = rebuilt(sound, ca.root_signer, uncritical=x509.BasicConstraints)
     paths["an issuer that is one uncritically"] = leaf(*profile, issuer=issuer), issuer, False
+    issuer = issuing(a_ca, key_usage(ca=True), CLIENT_AUTH)
+    paths["an issuer for clients"] = leaf(*profile, issuer=issuer), issuer, True
+    for signer in weak, koblitz:
+        issuer = issuing(a_ca, key_usage(ca=True), key=signer.public_key)
+        name = f"an issuer with {type(signer.key).__name__}"
+        paths[name] = rebuilt(leaf(*profile, issuer=issuer), signer), issuer, False
     for name, (first, second, passes) in paths.items():
         yield Case(name, bundle_of([pem(first), pem(second)], now), pem(ca.root), now, passes)
 
@@ -239,12 +286,20 @@ def later(time: datetime, minutes: int) -> str:
     return (time + timedelta(minutes=minutes)).isoformat()
 
 
+def urns(*serials: str) -> list[x509.GeneralName]:
+    return [x509.UniformResourceIdentifier(f"urn:birthmark:device:{each}") for each in serials]
+
+
 def rebuilt(
     like: x509.Certificate,
     signer: Signer,
-    uncritical: type[x509.ExtensionType] | None = None,
+    *,
+    uncritical: type[x509.ExtensionType] | tuple[()] = (),
+    without: type[x509.ExtensionType] | tuple[()] = (),
+    unknown: bool = False,
+    hashed: hashes.SHA224 | None = None,
 ) -> x509.Certificate:
-    """The same certificate with an extension not critical, or else with one that nobody knows."""
+    """The same certificate, but that an extension or the hash differs as told."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(like.subject)
@@ -255,12 +310,15 @@ def rebuilt(
         .not_valid_after(like.not_valid_after_utc)
     )
     for each in like.extensions:
-        stays = uncritical is None or not isinstance(each.value, uncritical)
-        builder = builder.add_extension(each.value, critical=each.critical and stays)
-    if uncritical is None:
-        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
-        builder = builder.add_extension(unknown, critical=True)
-    return builder.sign(signer.key, signer.hash_algorithm)
+        value, critical = each.value, each.critical and not isinstance(each.value, uncritical)
+        if isinstance(value, x509.AuthorityKeyIdentifier):
+            value = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key)
+        if not isinstance(value, without):
+            builder = builder.add_extension(value, critical=critical)
+    if unknown:
+        nobodys = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0")
+        builder = builder.add_extension(nobodys, critical=True)
+    return builder.sign(signer.key, hashed or signer.hash_algorithm)
 
 
 TOKEN = CameraToken(bytes(48), 42, 234, bytes(12))
@@ -460,6 +518,171 @@ def test_where_asking_again_cannot_help_each_asks_once(judge: Judge) -> None:
     with FaultyServer(lambda visit: visit.answer({}, 401)) as authority:
         [(_, verdict, _)] = judge([good], authority.url)
         assert (verdict, len(authority.visits)) == ("KEPT", 1)
+
+
+def answers() -> Iterator[tuple[str, bool]]:
+    """Answers at status 200, and whether each is a verdict."""
+
+    def with_fields(**fields: Any) -> str:
+        return json.dumps({"results": [UNNAMED | fields]})
+
+    good = with_fields()
+    verdicts = [
+        good,
+        with_fields(timestamp="2026-01-31T12:00:00Z"),
+        with_fields(timestamp="2026-01-31T12:00:00.1234567Z"),
+        with_fields(manufacturer_id="\n"),
+        *(with_fields(later=each) for each in (1.0, -0.0, 1e5, 12345678901234567890, [{"1": 2.5}])),
+        good[:-1] + ', "later": {"1": 2, "0": 3, "\\u0061": [], "": "a\\":"}}',
+        json.dumps({"results": [UNNAMED]}, indent=1),
+    ]
+    others = [
+        *(
+            with_fields(timestamp=each)
+            for each in (
+                "Z",
+                "1 Jan 2026 Z",
+                "2026-01-01Z",
+                "2026-02-30T00:00:00Z",
+                "2026-01-01T24:00:00Z",
+                "0000-01-01T00:00:00Z",
+                "2026-01-01T00:00:00",
+            )
+        ),
+        good[:-1] + ', "results": []}',
+        good[:-1] + r', "later": [{"a": 1, "\u0061": 1.0}]}',
+        with_fields(later="\ud800"),
+        with_fields(manufacturer_id=""),
+        "\ufeff" + good,
+        good.replace("SimulatedMfg", "\udcff"),  # a byte that is no UTF-8
+    ]
+    # In turn, as the client in Python rests after a number of answers in a row that are none.
+    for number, other in enumerate(others):
+        yield verdicts[number % len(verdicts)], True
+        yield other, False
+
+
+def test_an_answer_is_a_verdict_to_both_or_to_neither(judge: Judge) -> None:
+    """Threat 19: only what looks like a verdict is one, and fields of later versions harm none."""
+    told = [*answers()]
+    good = next(bundles())
+
+    def answer(visit: Visit) -> None:
+        text, _ = told[len(server.visits) - 1]
+        visit.answer(text.encode("utf-8", "surrogateescape"))
+
+    with FaultyServer(answer) as server:
+        said = judge([good] * len(told), server.url)
+        assert len(server.visits) == len(told)
+    wrong = [
+        (text, verdict)
+        for (text, is_verdict), (_, verdict, _) in zip(told, said, strict=True)
+        if verdict != ("PASS" if is_verdict else "KEPT")
+    ]
+    assert wrong == []
+
+
+def test_the_address_may_end_in_a_slash(judge: Judge) -> None:
+    with FaultyServer(passing) as authority:
+        judge([next(bundles())], f"{authority.url}/")
+        [visit] = authority.visits
+        assert visit.request.startswith(b"POST /api/v1/validate/nuc/batch ")
+
+
+def test_the_one_in_node_asks_again_after_a_minute_of_rest_and_says_that_it_rests() -> None:
+    """A Retry-After of a day, which one answer of a proxy may hold, does not silence it for one."""
+    script = """
+        const { ask } = await import(aggregator);
+        const [now, said] = [performance.now.bind(performance), []];
+        process.stderr.write = (text) => said.push(text);
+        const verdicts = [];
+        for (const seconds of [0, 50, 62]) {
+          performance.now = () => now() + 1_000 * seconds;
+          verdicts.push((await ask(given, {}))?.validation_result ?? null);
+        }
+        console.log(JSON.stringify([verdicts, said.map((text) => text.trimEnd())]));
+    """
+    with FaultyServer(
+        lambda visit: visit.answer({}, 429, retry_after="86400"), passing
+    ) as authority:
+        verdicts, said = node(script, authority.url)
+        assert len(authority.visits) == 2
+    assert verdicts == [None, None, "PASS"]
+    assert said[0].startswith("429 ")
+    seconds = [int(each) for each in re.findall(r"no time: (\d+) s to wait", "\n".join(said))]
+    assert 60 <= seconds[0] <= 62
+    assert 8 <= seconds[1] <= 12
+
+
+PROGRAMS = {
+    "python": [sys.executable, str(EXAMPLES / "aggregator.py")],
+    "node": ["node", str(EXAMPLES / "aggregator.mjs")],
+}
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+def test_each_line_gets_one_line(language: str, tmp_path: Path) -> None:
+    """What a stranger's certificate says does not become a verdict of its own."""
+    ca, key = authority(), seeded_keys.p256("test device").public_key()
+    forged = f"x\n{'ab' * 32}\tPASS\tcamera-7"
+    stranger = hand_made(key, forged, NOT_A_CA, issuer=ca.intermediate, signer=ca.root_signer)
+    good = next(bundles()).text
+    lines = [
+        good,
+        good.replace(",", ",\r"),
+        good + "\r",
+        "",
+        good + " " * 5 * MAX_BUNDLE_BYTES,
+        bundle_of([pem(stranger), pem(ca.intermediate)], "2020-01-01T00:00:00Z"),
+        "no line end after this",
+    ]
+    root_file = tmp_path / "root.crt"
+    root_file.write_text(pem(ca.root))
+    with FaultyServer(passing) as server:
+        ran = subprocess.run(
+            [*PROGRAMS[language], server.url, str(root_file)],
+            input="\n".join(lines).encode(),
+            env={"PATH": os.environ["PATH"], "AUTHORITY_KEY": ""},
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert ran.returncode == 0, ran.stderr.decode()
+    told = [line.split("\t") for line in ran.stdout.decode().removesuffix("\n").split("\n")]
+    assert [len(each) for each in told] == [3] * len(lines)
+    assert told[1] == told[2] == told[0]  # whatever that is at this time
+    assert {verdict for _, verdict, _ in told[3:]} == {"REJECTED"}
+
+
+def test_what_is_told_of_a_bundle_stays_on_its_line() -> None:
+    told = ["00", "PASS", "camera\u202e é\n\t\x85 (a\u2028b\u00a0)"]
+    expected = "00\tPASS\tcamera? é??? (a?b?)\n"
+    assert module_of(EXAMPLES / "aggregator.py").line_of(told).decode() == expected
+    script = "const { lineOf } = await import(aggregator);"
+    assert node(script + "console.log(JSON.stringify(lineOf(given)));", told) == expected
+
+
+def test_a_line_that_breaks_the_judging_is_rejected_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A defect, here or in a library, ends neither program, and is not passed over in silence."""
+    program = module_of(EXAMPLES / "aggregator.py")
+
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(program, "verify_bundle", broken)
+    told = program.judge(None, None, b"")
+    assert told == ("?" * 64, "REJECTED", "It cannot be judged: TypeError.")
+    assert "TypeError: a defect" in capsys.readouterr().err
+    script = """
+        const { judge } = await import(aggregator);
+        const said = [];
+        console.error = (error) => said.push(error.name);
+        console.log(JSON.stringify([await judge(given), said]));
+    """
+    (_, verdict, _), said = node(script, {"no": "text"})
+    assert (verdict, said) == ("REJECTED", ["TypeError"])
 
 
 def test_the_one_in_python_reads_no_line_without_end() -> None:
