@@ -41,6 +41,14 @@ def test_the_verdicts() -> None:
         assert one({"validation_result": "FAIL", "error": error}) == Fail(error=error)
 
 
+@pytest.mark.parametrize(
+    "timestamp",
+    ["2026-01-01 00:00:00Z", "20260101T000000Z", "2026-W01-1T00Z", "2026-02-30T00:00:00Z", "Z"],
+)
+def test_times_that_rfc_3339_does_not_know(timestamp: str) -> None:
+    assert isinstance(one(PASSED | {"timestamp": timestamp}), Indeterminate)
+
+
 def test_further_fields_are_no_harm() -> None:
     """A later version may say more."""
     assert isinstance(one(PASSED | {"more": 1}), Pass)

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,27 @@ def test_certificates_that_the_library_reads_late() -> None:
         )
         with pytest.raises(BundleCertificateError):
             verify(bundle)
+
+
+def test_what_a_refusal_quotes_stays_on_its_line() -> None:
+    """The subject is whoever's choice who made the certificate: no second line of a log is."""
+    key = device_key("ec-p256")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x\n00\tPASS\u2028camera-7")])
+    stranger = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(NOW - HOUR)
+        .not_valid_after(NOW + HOUR)
+        .sign(key, SHA256())
+    )
+    bundle = bundle_of(stranger, ca().intermediate, key, captured_at=NOW)
+    with pytest.raises(BundleCertificateError) as refused:
+        verify(bundle)
+    assert "PASS" in str(refused.value)
+    assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)

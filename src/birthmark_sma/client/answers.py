@@ -20,6 +20,9 @@ _ERRORS_THAT_ARE_VERDICTS = frozenset(
     reason.told_to_caller for reason in Reason if reason.told_to_caller is not None
 )
 _VALIDATE_POLICY = re.compile(r'"validate[^"]{0,40}";q=([0-9]{1,9})')
+_RFC3339_UTC = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z"
+)
 _MAX_TEXT = 200
 
 
@@ -144,7 +147,7 @@ def _verdict_with_error(result: Mapping[str, Any]) -> Fail | None:
 
 def _time(value: object) -> datetime | None:
     """Parse RFC 3339 in UTC."""
-    if not isinstance(value, str) or not value.endswith("Z"):
+    if not isinstance(value, str) or not _RFC3339_UTC.fullmatch(value):
         return None
     try:
         return datetime.fromisoformat(value)

@@ -56,11 +56,16 @@ def verify_path(
         TypeError,  # of a name that the library reads late, such as one that is a bit string
     ) as error:
         raise PathRefusedError(
-            f"The certificate does not chain to the trusted root: {error}"
+            f"The certificate does not chain to the trusted root: {_on_one_line(error)}"
         ) from None
     if device_serial is None:
         raise PathRefusedError("The certificate names no device.")
     return device_serial
+
+
+def _on_one_line(error: Exception) -> str:
+    """Return what an error says. It may quote names, which anybody may have chosen."""
+    return "".join(each if each.isprintable() else "?" for each in str(error))
 
 
 def _leaf_policy() -> verification.ExtensionPolicy:
