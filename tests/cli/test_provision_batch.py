@@ -521,6 +521,7 @@ def test_two_runs_of_one_file_at_once(factory: Factory) -> None:
         assert {each["problem"] for each in refused} <= {"Device already provisioned"}
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_two_runs_into_one_file(factory: Factory) -> None:
     """The second waits for the first, and gives up with a sentence where that takes long."""
     factory.write("devices.jsonl", [device(1)])
