@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from sqlalchemy import Connection
 
 from birthmark_sma.authority import authority as wiring
 from birthmark_sma.authority import ceremony
@@ -20,6 +21,7 @@ from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
 from birthmark_sma.pki.signer import CaKeyType
 from birthmark_sma.storage import certificates, key_tables
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.private_files import write_private_file
 from tests.support.authorities import (
     PASSPHRASE,
@@ -298,6 +300,29 @@ def initialise_at_once(*all_settings: Settings) -> list[Any]:
     for thread in threads:
         thread.join(60)
     return [outcomes[number] for number in range(len(all_settings))]
+
+
+def test_a_ceremony_that_another_one_overtakes(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told that there is an authority now, not that a stranger's key lies about."""
+    find_sizes = key_tables.find_sizes
+    others: list[object] = []
+
+    def find_and_be_overtaken(connection: Connection) -> object:
+        found = find_sizes(connection)
+        monkeypatch.setattr(key_tables, "find_sizes", find_sizes)
+        others.append(initialise(settings, quiet))
+        return found
+
+    database = open_database(settings.resolved_database_url)
+    migrate(database)
+    monkeypatch.setattr(key_tables, "find_sizes", find_and_be_overtaken)
+    with pytest.raises(AlreadyInitialisedError):
+        hold_ceremony(database, settings)
+    database.close()
+    assert isinstance(others[0], Ceremony)
+    assert_consistent(settings)
 
 
 def test_two_initialisations_at_once_found_one_authority(settings: Settings) -> None:

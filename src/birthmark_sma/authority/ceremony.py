@@ -65,9 +65,11 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
     PrivateFileError where the root key's file belongs to another authority.
     """
     key_file = root_key_file(settings)
+    # In this order: a key that another ceremony leaves at this moment comes after its commit.
+    has_key = key_file.exists()
     with database.read() as connection:
         _refuse_second(key_tables.find_sizes(connection) is not None)
-    if key_file.exists():
+    if has_key:
         raise PrivateFileError(
             f"{key_file} holds the root key of another authority. Move it to a safe place, or"
             " name another file with --root-key-file."
