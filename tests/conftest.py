@@ -50,8 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Run two more tests than there are cores: with one more, a fifth of the time nothing runs."""
-    return (os.cpu_count() or 1) + 2
+    """Run one more test than there are cores: many of them wait for something most of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 class _Worker(Protocol):

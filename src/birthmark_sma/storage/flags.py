@@ -146,7 +146,7 @@ def count_open(connection: Connection) -> int:
 def list_flags(
     connection: Connection, *, shadow: bool, reviewed: bool, limit: int
 ) -> tuple[int, list[ShownFlag]]:
-    """Return how many flags there are and up to `limit` of them, the latest days first.
+    """Return how many flags there are and up to `limit` (from 1) of them, the latest days first.
 
     `shadow` asks for those of shadow mode instead of the others; `reviewed`, also for those that
     were put aside.
@@ -156,12 +156,10 @@ def list_flags(
     ]
     if not reviewed:
         chosen.append(_flags.reviewed_at.is_(None))
-    total = connection.execute(
-        select(func.count()).select_from(device_flags).where(*chosen)
-    ).scalar_one()
     known = registered_devices.c
+    # Counted by the same statement, so that the number fits what is shown while others are flagged.
     rows = connection.execute(
-        select(*_COLUMNS, known.device_family, known.status)
+        select(*_COLUMNS, known.device_family, known.status, func.count().over().label("total"))
         .outerjoin_from(
             device_flags, registered_devices, known.device_serial == _flags.device_serial
         )
@@ -169,7 +167,9 @@ def list_flags(
         .order_by(_flags.day.desc(), _flags.pictures.desc(), _flags.device_serial)
         .limit(limit)
     )
-    return total, [_shown(row._asdict()) for row in rows]
+    found = [row._asdict() for row in rows]
+    total = max((each.pop("total") for each in found), default=0)
+    return total, [_shown(each) for each in found]
 
 
 def flags_of(connection: Connection, device_serial: str, *, limit: int) -> list[Flag]:
