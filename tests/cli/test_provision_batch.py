@@ -631,8 +631,11 @@ def test_a_disk_that_is_full(factory: Factory) -> None:
 
 
 def test_a_process_that_is_killed(factory: Factory) -> None:
-    """As by a kernel short of memory: a sentence, and the next run carries on."""
-    lines = [device(number) for number in range(1_500)]
+    """As by a kernel short of memory: a sentence, and the next run carries on.
+
+    Two chunks are left, so that each process is asked again; without its share nobody would miss it.
+    """
+    lines = [device(number) for number in range(2_000)]
     factory.write("devices.jsonl", lines)
     run = factory.start_on_a_pipe(lines[:1_000])
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
