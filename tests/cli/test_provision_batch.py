@@ -633,7 +633,7 @@ def test_a_disk_that_is_full(factory: Factory) -> None:
 def test_a_process_that_is_killed(factory: Factory) -> None:
     """As by a kernel short of memory: a sentence, and the next run carries on.
 
-    Two chunks are left, so that each process is asked again; without its share nobody would miss it.
+    Two chunks are left, so that each process is asked again: nobody misses one that is not.
     """
     lines = [device(number) for number in range(2_000)]
     factory.write("devices.jsonl", lines)
