@@ -219,7 +219,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
 
 def is_initialised(settings: Settings) -> bool:
     """Say whether a complete authority is in this database. A wrong schema raises as always."""
-    if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+    if _is_nothing_there(settings):
         return False
     database = open_database(settings.resolved_database_url)
     try:
@@ -234,7 +234,7 @@ def is_initialised(settings: Settings) -> bool:
 def check_may_be_sandbox(settings: Settings) -> None:
     """Raise ConfigurationError where settings, or an authority that is there, are in earnest."""
     check_settings(settings)
-    if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+    if _is_nothing_there(settings):
         return
     database = open_database(settings.resolved_database_url)
     try:
@@ -270,6 +270,11 @@ def initialise(
         return held
     finally:
         database.close()
+
+
+def _is_nothing_there(settings: Settings) -> bool:
+    """Say whether not even a file is there; to open a database would make one."""
+    return settings.database_url is None and not (settings.data_dir / "sma.db").exists()
 
 
 def _check_kind(database: Database, *, sandbox: bool) -> None:
