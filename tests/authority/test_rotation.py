@@ -36,8 +36,9 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.pki.signer import load_encrypted
 from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.only_one import ROTATION, only_one
+from birthmark_sma.storage.only_one import only_one
 from tests.support.authorities import (
     PASSPHRASE,
     execute,
@@ -439,7 +440,10 @@ def test_a_new_secret_that_cannot_be(
 def test_two_at_once(founded_by_passphrase: Settings) -> None:
     """The second is told so."""
     before = state(founded_by_passphrase)
-    with database_of(founded_by_passphrase) as database, only_one(database, ROTATION) as alone:
+    with (
+        database_of(founded_by_passphrase) as database,
+        only_one(database, AdvisoryLock.KEY_ROTATION) as alone,
+    ):
         assert alone
         with pytest.raises(RotationError, match="Another rotation is under way"):
             rotated(founded_by_passphrase, new_ca_password=OTHER)

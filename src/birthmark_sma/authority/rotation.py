@@ -35,9 +35,10 @@ from birthmark_sma.errors import (
     WrongSecretError,
 )
 from birthmark_sma.storage import certificates, erasure, idempotency, kek_records, key_tables
+from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.kek_records import KekRecord
-from birthmark_sma.storage.only_one import ROTATION, only_one
+from birthmark_sma.storage.only_one import only_one
 
 FOLLOWING_SECONDS = 4.0
 """How long both keys are there at least: running servers look for a new one twice a second."""
@@ -102,7 +103,7 @@ def rotate(
     WrongSecretError or ConfigurationError with nothing touched, RotationError where another
     rotation is under way, PrivateFileError and DatabaseUnavailableError; it is then run again.
     """
-    with only_one(database, ROTATION) as alone:
+    with only_one(database, AdvisoryLock.KEY_ROTATION) as alone:
         if not alone:
             raise RotationError(
                 "Another rotation is under way in this authority. Wait for its end."

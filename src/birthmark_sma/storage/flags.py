@@ -9,13 +9,13 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.dialects import is_any_of
 from birthmark_sma.storage.schema import device_flags, registered_devices
 
-_ADVISORY_LOCK = 0x5_3A_0003  # any number that all programs of this project share
 _flags = device_flags.c
 
 
@@ -59,9 +59,8 @@ _COLUMNS = [_flags[field.name] for field in fields(Flag)]
 
 
 def take_turns(transaction: Connection) -> None:
-    """Let one program at a time flag devices. SQLite has one writer at a time in any case."""
-    if transaction.dialect.name == "postgresql":
-        transaction.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+    """Let one program at a time flag devices."""
+    wait_for_lock(transaction, AdvisoryLock.ABUSE_FLAGS)
 
 
 def find_excused(

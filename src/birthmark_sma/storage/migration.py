@@ -10,11 +10,11 @@ from sqlalchemy import Connection, inspect, text
 
 from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage import partitions
+from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _SCRIPTS = Path(__file__).parent / "migrations"
-_ADVISORY_LOCK = 0x5_3A_0001  # any number that all programs of this project share
 
 
 def schema_revision(connection: Connection) -> str | None:
@@ -55,8 +55,7 @@ def migrate(database: Database) -> tuple[str | None, str]:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     with database.write() as transaction:
-        if database.dialect_name == "postgresql":
-            transaction.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+        wait_for_lock(transaction, AdvisoryLock.MIGRATION)
         before = schema_revision(transaction)
         if before is not None and before > HEAD_REVISION:
             raise SchemaMismatchError(

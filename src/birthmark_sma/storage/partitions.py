@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TableClause, column, delete, insert, select, table, text
 
+from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.schema import UtcDateTime, validation_history
 
 DAYS_AHEAD = 7
@@ -20,7 +21,6 @@ UNFORESEEN = "validation_history_unforeseen"
 """The default partition."""
 
 _PATIENCE = "200ms"
-_ADVISORY_LOCK = 0x5_3A_0002  # any number that all programs of this project share
 
 
 class Partition(NamedTuple):
@@ -61,7 +61,7 @@ def make_ahead(transaction: Connection, today: date) -> list[str]:
     if not missing:
         return []
     _wait_for_locks_no_longer_than(transaction, "2s")
-    transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    wait_for_lock(transaction, AdvisoryLock.PARTITIONS)
     _wait_for_locks_no_longer_than(transaction, _PATIENCE)
     return [_make(transaction, day) for day in missing_days(transaction, today)]
 

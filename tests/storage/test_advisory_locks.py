@@ -1,0 +1,41 @@
+"""Advisory locks: each job excludes itself, and no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import birthmark_sma
+from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.engine import open_database
+from birthmark_sma.storage.only_one import only_one
+
+
+def test_no_two_jobs_share_a_number() -> None:
+    """An alias would be a second name in __members__, and missing from the iteration."""
+    assert len(AdvisoryLock.__members__) == len({lock.value for lock in AdvisoryLock})
+
+
+def test_every_number_is_from_the_list() -> None:
+    package = Path(birthmark_sma.__file__).parent
+    numbers = {
+        path.name: re.findall(r"0x5_3A_\d+", path.read_text()) for path in package.rglob("*.py")
+    }
+    assert [name for name, found in numbers.items() if found] == ["advisory_locks.py"]
+
+
+@pytest.mark.parametrize(
+    "other", [each for each in AdvisoryLock if each is not AdvisoryLock.KEY_ROTATION]
+)
+def test_a_job_is_not_kept_from_its_turn_by_another(postgres_url: str, other: AdvisoryLock) -> None:
+    """Partitions and key rotation once failed while the other ran."""
+    database = open_database(postgres_url)
+    try:
+        with database.write() as transaction:
+            wait_for_lock(transaction, other)
+            with only_one(database, AdvisoryLock.KEY_ROTATION) as alone:
+                assert alone
+            with only_one(database, other) as alone:
+                assert not alone
+    finally:
+        database.close()
