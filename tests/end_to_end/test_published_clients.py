@@ -8,8 +8,13 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from sqlalchemy import update
 
+from birthmark_sma.authority.authority import open_stored_secrets
+from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES
+from birthmark_sma.storage.engine import open_database
+from birthmark_sma.storage.schema import key_tables, registered_devices
 from tests.end_to_end.conftest import Start
 from tests.support.camera import Camera
 from tests.support.collector import collecting
@@ -18,7 +23,9 @@ from tests.support.problems import assert_problem
 from tests.support.published_camera import PublishedCamera
 from tests.support.redis import Redis
 from tests.support.running import new_serial
+from tests.support.server import server_environ
 
+CASES = Path(__file__).parent / "published_legacy.json"
 SERIAL = "RaspberryPi-Prototype-001"
 SIZES = {
     "SMA_TABLES": str(PROTOTYPE_SIZES.tables),
@@ -41,12 +48,15 @@ def test_a_prototype_from_its_file_to_a_verdict(start_server: Start, tmp_path: P
         for index in (0, 99, 100, 999, None, None):
             answer = client.post("/validate", json=camera.body(index))
             assert (answer.status_code, answer.json()["valid"]) == (200, True)
+            packed, _ = camera.legacy_body()
+            answer = client.post("/validate-legacy", json=packed)
+            assert (answer.status_code, answer.json()["valid"]) == (200, True)
         unknown = client.post("/validate", json=camera.body(table_id=2_499))
     assert (unknown.status_code, unknown.json()) == (
         200,
         {"valid": False, "message": "Unknown table ID"},
     )
-    assert running.count("validation_history") == 7
+    assert running.count("validation_history") == 13
     assert running.count("key_tables") == 10
     assert_loadable(json.loads((output / "provisioning_data.json").read_text()))
 
@@ -73,7 +83,8 @@ def test_their_tokens_go_by_the_same_rules_as_all(start_server: Start, redis: Re
             assert again.json()["type"].endswith(":token-already-submitted")
             assert "valid" not in again.json()
             nonce = body["camera_token"]["nonce"]
-            assert client.post("/validate", json={"camera_token": nonce}).status_code == 422
+            malformed = client.post("/validate", json={"camera_token": nonce})
+            assert (malformed.status_code, malformed.json()["valid"]) == (200, False)
             assert client.post("/validate", json=body).status_code == 409
             limited = client.post("/validate", json=body)
             assert_problem(limited, 429)
@@ -88,6 +99,59 @@ def test_their_tokens_go_by_the_same_rules_as_all(start_server: Start, redis: Re
     repeats = running.rows("SELECT repeat FROM validation_history ORDER BY id")
     assert [repeat for (repeat,) in repeats] == [None, "replayed", "dual_submission", "replayed"]
     assert str(redis.ask("KEYS", "*")).count(caller), "the limit was not counted in the store"
+
+
+def test_packed_tokens_that_were_made_elsewhere(
+    start_server: Start, database_url: str, tmp_path: Path
+) -> None:
+    """An authority of `sma init --published`, and tokens that no Python program sealed."""
+    given = json.loads(CASES.read_text())
+    environ = server_environ(tmp_path / "data", None if "sqlite" in database_url else database_url)
+    made = sma("init", "--published", "--json", environ=environ)
+    assert made.returncode == 0, made.stderr
+    sizes = json.loads(made.stdout)
+    assert (sizes["tables"], sizes["keys_per_table"]) == (250, 1_000)
+    keys = {int(table): bytes.fromhex(key) for table, key in given["device"]["master_keys"].items()}
+    plant_master_keys(load_settings({}, environ), keys)
+    running = start_server()
+    with running.client() as client:
+        serial = new_serial()
+        Camera.provisioned(client, serial, nuc_hash=given["device"]["nuc_hash"])
+        with running.database() as database, database.write() as transaction:
+            transaction.execute(
+                update(registered_devices)
+                .where(registered_devices.c.device_serial == serial)
+                .values(table_assignments=sorted(keys))
+            )
+        for case in given["cases"]:
+            answer = client.post("/validate-legacy", json=case["body"])
+            assert answer.status_code == 200, case["comment"]
+            assert answer.json()["valid"] is case["valid"], case["comment"]
+
+
+def plant_master_keys(settings: Settings, keys: dict[int, bytes]) -> None:
+    """Put these master keys in place of those that an authority made."""
+    database = open_database(settings.resolved_database_url)
+    try:
+        keks = open_stored_secrets(database, settings).keks
+        with database.write() as transaction:
+            kek = keks.hold(transaction)
+            for table_id, key in keys.items():
+                transaction.execute(
+                    update(key_tables)
+                    .where(key_tables.c.table_id == table_id)
+                    .values(master_key=kek.wrap(key, b"key table %d" % table_id))
+                )
+    finally:
+        database.close()
+
+
+def test_published_sizes_are_not_mixed_with_others(tmp_path: Path) -> None:
+    for other in (("--prototype",), ("--tables", "9"), ("--keys-per-table", "9")):
+        refused = sma("init", "--published", *other, environ=server_environ(tmp_path / "data"))
+        assert refused.returncode != 0
+        assert "--published fixes the sizes" in refused.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def assert_loadable(data: dict[str, Any]) -> None:

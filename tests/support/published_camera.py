@@ -4,6 +4,7 @@ It shares no line with this project's protocol/: HKDF is written out (RFC 5869),
 one of the two does not hide in both.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -53,9 +54,7 @@ class PublishedCamera:
         """
         table = secrets.choice(sorted(self.master_keys))
         index = secrets.randbelow(1_000) if index is None else index
-        nonce = secrets.token_bytes(12)
-        key = published_key(self.master_keys[table], index)
-        sealed = AESGCM(key).encrypt(nonce, self.nuc_hash, None)
+        nonce, sealed = self._seal(table, index)
         token = {
             "ciphertext": sealed[:32].hex(),
             "auth_tag": sealed[32:].hex(),
@@ -64,6 +63,22 @@ class PublishedCamera:
             "key_index": index,
         }
         return {"camera_token": token | changes, "manufacturer_authority_id": "TEST_MFG_001"}
+
+    def legacy_body(self, table: int | None = None) -> tuple[dict[str, Any], int]:
+        """What it sends of a token as the Raspberry Pi client packs it, and the true key index."""
+        tables = sorted(self.master_keys)
+        table = secrets.choice(tables) if table is None else table
+        indices = [secrets.randbelow(1_000) for _ in tables]
+        index = indices[tables.index(table)]
+        nonce, sealed = self._seal(table, index)
+        text = base64.b64encode(sealed[:32] + nonce + sealed[32:])
+        body = {"ciphertext": text.hex(), "table_references": tables, "key_indices": indices}
+        return body, index
+
+    def _seal(self, table: int, index: int) -> tuple[bytes, bytes]:
+        nonce = secrets.token_bytes(12)
+        key = published_key(self.master_keys[table], index)
+        return nonce, AESGCM(key).encrypt(nonce, self.nuc_hash, None)
 
 
 def published_key(master_key: bytes, key_index: int) -> bytes:

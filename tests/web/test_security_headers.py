@@ -34,6 +34,7 @@ OTHERS = (
     VALIDATE,
     BATCH,
     "/validate",
+    "/validate-legacy",
     *(f"/static-offline-docs/{name}" for name in ASSETS),
 )
 ALWAYS = {

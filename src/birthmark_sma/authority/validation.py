@@ -29,7 +29,7 @@ from birthmark_sma.authority.origins import Origin
 from birthmark_sma.errors import UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-from birthmark_sma.protocol.key_table import PUBLISHED_KEYS_PER_TABLE, TableSizes
+from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
 from birthmark_sma.protocol.repeat import Repeat, Sighting, digest_of
 from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
 from birthmark_sma.storage import ledger
@@ -46,6 +46,8 @@ class Attempt(NamedTuple):
     caller: Caller
     derivation: Derivation = NORMATIVE
     """How the keys are derived where it came in. No other way is ever tried."""
+    alternatives: Sequence[CameraToken] = ()
+    """The same sealed NUC hash under other tables: published cameras name all three of theirs."""
 
 
 class Validation(NamedTuple):
@@ -102,7 +104,7 @@ class Validator:
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
-        self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_KEYS_PER_TABLE)
+        self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_SIZES.keys_per_table)
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
         self._watcher: Watcher | None = None
@@ -126,13 +128,17 @@ class Validator:
         caller: Caller,
         origin: Origin | None = None,
         derivation: Derivation = NORMATIVE,
+        alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
         """Judge a token, for a coroutine; the future is done once its audit row is durable.
+
+        With `alternatives` the one that opens is judged and recorded; where none opens, or more
+        than one, it is `camera_token` that failed.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
         DatabaseUnavailableError where the verdict could not be recorded: then there is none.
         """
-        return self._writer.offer(Attempt(camera_token, caller, derivation), origin)
+        return self._writer.offer(Attempt(camera_token, caller, derivation, alternatives), origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and wait for it. Raises as `offer` does."""
@@ -184,7 +190,7 @@ class Validator:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
         now = datetime.now(UTC)
         self._begun = perf_counter_ns()
-        opened = [self._open(attempt.camera_token, attempt.derivation) for attempt in attempts]
+        attempts, opened = zip(*map(self._open_attempt, attempts), strict=True)
         self._opened = perf_counter_ns()
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
@@ -217,6 +223,20 @@ class Validator:
 
     def _sizes_of(self, derivation: Derivation) -> TableSizes:
         return self._stock.sizes if derivation is NORMATIVE else self._published_sizes
+
+    def _open_attempt(self, attempt: Attempt) -> tuple[Attempt, bytes | None]:
+        """Return the attempt with the one token to judge, and the HMAC of its NUC hash."""
+        if not attempt.alternatives:
+            return attempt, self._open(attempt.camera_token, attempt.derivation)
+        # All are tried, so that the time does not tell which one opened, or whether any did. GCM
+        # does not commit to a key: a token that opens under two was made to.
+        tried = dict.fromkeys((attempt.camera_token, *attempt.alternatives))
+        found = [(each, self._open(each, attempt.derivation)) for each in tried]
+        opened = [(each, nuc_hash) for each, nuc_hash in found if nuc_hash is not None]
+        if len(opened) != 1:
+            return attempt, None
+        [(camera_token, nuc_hash)] = opened
+        return attempt._replace(camera_token=camera_token), nuc_hash
 
     def _open(self, camera_token: CameraToken, derivation: Derivation) -> bytes | None:
         """Return the HMAC of the NUC hash inside, or None where the token does not open."""

@@ -14,12 +14,15 @@ from birthmark_sma.cli.options import (
     KekFile,
     KeysPerTable,
     Prototype,
+    Published,
     RootKeyFile,
     Sandbox,
     Tables,
     settings_from,
 )
 from birthmark_sma.cli.terminal import note, print_fields, print_json, progress_bar, say, waiting
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.ceremony import Ceremony
@@ -33,6 +36,7 @@ def init(
     kek_file: KekFile = None,
     kek_command: KekCommand = None,
     prototype: Prototype = False,
+    published: Published = False,
     sandbox: Sandbox = False,
     ca_key_type: CaKeyType = None,
     tables: Tables = None,
@@ -47,6 +51,12 @@ def init(
 
     Afterwards move the root's key file to a safe place. The server never needs it.
     """
+    if published:
+        if prototype or tables is not None or keys_per_table is not None:
+            raise ConfigurationError(
+                "--published fixes the sizes. Leave out --prototype, --tables and --keys-per-table."
+            )
+        tables, keys_per_table = PUBLISHED_SIZES.tables, PUBLISHED_SIZES.keys_per_table
     settings = settings_from(
         prototype=prototype,
         sandbox=sandbox,

@@ -40,6 +40,13 @@ Prototype = Annotated[
         help="The prototype profile: 10 tables of 100 keys, port 5001, data in ./sma-prototype.",
     ),
 ]
+Published = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="250 tables of 1,000 keys, as the Birthmark project's published server expects.",
+    ),
+]
 Sandbox = Annotated[
     bool,
     typer.Option(

@@ -39,8 +39,9 @@ class TableSizes:
 
 STANDARD_SIZES = TableSizes(tables=2_500, keys_per_table=1_000)
 PROTOTYPE_SIZES = TableSizes(tables=10, keys_per_table=100)
-PUBLISHED_KEYS_PER_TABLE = 1_000
-"""What the Birthmark project's published clients count on, whatever the sizes of an authority."""
+PUBLISHED_SIZES = TableSizes(tables=250, keys_per_table=1_000)
+"""The Birthmark project's published server refuses table ids from 250 on, and its cameras draw one
+of 1,000 key indices, whatever the sizes of an authority."""
 
 Sample = Callable[[Sequence[int], int], list[int]]
 

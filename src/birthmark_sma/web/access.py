@@ -68,6 +68,9 @@ RULES: Mapping[str, Rule] = {
     "/static-offline-docs": ANY_KEY,
     "/stats": ADMIN,
     "/validate": _VALIDATE,
+    "/validate-cert": _VALIDATE,
+    "/validate-cert-legacy": _VALIDATE,
+    "/validate-legacy": _VALIDATE,
 }
 """One entry a path, and one a directory of files. What is not here is for `admin` alone."""
 

@@ -31,6 +31,11 @@ PUBLISHED_REQUEST: dict[str, JsonValue] = {
     },
     "manufacturer_authority_id": "SimulatedMfg",
 }
+LEGACY_REQUEST: dict[str, JsonValue] = {
+    "ciphertext": (_HEX + _HEX[:16]).encode().hex(),
+    "table_references": [12, 87, 203],
+    "key_indices": [5, 77, 901],
+}
 PUBLISHED_VALID: dict[str, object] = {"valid": True, "message": "The camera token is valid."}
 PUBLISHED_NOT_VALID: dict[str, object] = {
     "valid": False,

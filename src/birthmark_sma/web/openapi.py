@@ -21,7 +21,8 @@ hands out key tables, and says of a camera token whether a registered camera mad
 * **Cameras** provision themselves once, and keep what they get.
 * **Aggregation servers** have camera tokens validated: `PASS`, `FAIL`, or an error, which is *not*
   a `FAIL`. Only a 200 and the two 400s of an unknown address carry a verdict.
-* The Birthmark project's **published clients** find `POST /validate` in the form that they know.
+* The Birthmark project's **published clients** find `POST /validate` and `POST /validate-legacy` in
+  the forms that they know.
 
 Errors are problem documents (RFC 9457); `detail` says what to do. Besides those listed below there
 are 404 and 405 for other paths and methods, and 400 for what is not HTTP.
@@ -36,6 +37,7 @@ _TITLES = {
     401: "No access key was shown, or none that is in force",
     403: "The access key is good for something else",
     409: "The serial, the public key or the NUC hash is registered already",
+    410: "Not supported: nothing was read, and nothing was decided",
     413: "The body is too large",
     415: "The body is not JSON by its Content-Type",
     422: "The request is malformed, or a key in it is refused",
@@ -60,6 +62,12 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "device-already-provisioned",
         "Device already provisioned",
         "Device already provisioned.",
+    ),
+    410: (
+        "withdrawn",
+        "Not supported",
+        "This authority does not validate certificate bundles: they would tell it the hash of the"
+        " image. Send the camera token to /validate or /validate-legacy.",
     ),
     413: ("body-too-large", "Body too large", "A body here has at most 65536 bytes."),
     415: (
@@ -137,6 +145,7 @@ _SELF_PARSED = (
     wire.ValidateNucRequest,
     wire.ValidateBatchRequest,
     wire.PublishedValidateRequest,
+    wire.LegacyValidateRequest,
     wire.ProvisionRequest,
 )
 _PROBLEMS = (wire.ProblemDocument, wire.InvalidRequestProblem, wire.UnknownAddressProblem)
@@ -185,7 +194,7 @@ def _name_keys(made: dict[str, Any]) -> None:
 def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
     """Put examples back as they were given: FastAPI leaves every null out of them."""
     for route in routes:
-        if not isinstance(route, APIRoute):
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
         for method in route.methods or ():
             operation = made["paths"].get(route.path, {}).get(method.lower(), {})

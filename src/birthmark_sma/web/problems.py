@@ -82,6 +82,7 @@ _REQUEST_KINDS = {
     for kind in (
         Kind(413, "body-too-large", "Body too large"),
         Kind(415, "unsupported-media-type", "Unsupported media type"),
+        Kind(410, "withdrawn", "Not supported"),
         Kind(408, "request-timeout", "Request timeout"),
         Kind(421, MISDIRECTED, "Misdirected request"),
         Kind(403, "foreign-form", "Form from elsewhere"),

@@ -31,7 +31,7 @@ TRACE = "trace"
 
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _STATUSES = (
-    *(200, 204, 206, 302, 303, 304, 307, 400, 401, 403, 404, 405, 408, 409),
+    *(200, 204, 206, 302, 303, 304, 307, 400, 401, 403, 404, 405, 408, 409, 410),
     *(412, 413, 414, 415, 416, 421, 422, 429, 431, 500, 503, 504),
 )
 _MILLISECOND = 1_000_000
@@ -39,7 +39,9 @@ _BOUNDS = tuple(
     int(each * _MILLISECOND)
     for each in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 )
-_OF_ONE_TOKEN = [path for path in ("/api/v1/validate/nuc", "/validate") if path in RULES]
+_OF_ONE_TOKEN = [
+    path for path in ("/api/v1/validate/nuc", "/validate", "/validate-legacy") if path in RULES
+]
 _SHARES = (0.5, 0.95, 0.99)
 LATELY_SECONDS = 300.0
 """How far back `Traffic.lately` goes."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -32,7 +33,14 @@ from birthmark_sma.web import examples, openapi, quotas
 from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
-from birthmark_sma.web.intake import caller_of, check_head, parse, read_json
+from birthmark_sma.web.intake import (
+    caller_of,
+    check_head,
+    checked,
+    parse,
+    parse_json,
+    read_json,
+)
 from birthmark_sma.web.problems import (
     MISDIRECTED,
     InvalidRequestError,
@@ -43,6 +51,7 @@ from birthmark_sma.web.problems import (
 from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.traffic import TRACE, Traffic
 from birthmark_sma.web.wire import (
+    LegacyValidateRequest,
     PublishedValidateRequest,
     PublishedValidateResponse,
     ValidateBatchRequest,
@@ -59,6 +68,11 @@ PATH = "/api/v1/validate/nuc"
 BATCH_PATH = "/api/v1/validate/nuc/batch"
 PUBLISHED_PATH = "/validate"
 """Where the Birthmark project's published clients ask, in a form and a derivation of their own."""
+LEGACY_PATH = "/validate-legacy"
+"""Where they ask for tokens of published Raspberry Pi clients, as these pack them."""
+WITHDRAWN_PATHS = ("/validate-cert", "/validate-cert-legacy")
+"""Where they would send an image hash and a device's secret in the clear. They make the address by
+putting `/validate-cert` in place of `/validate` in the one that they were given."""
 _BATCH_BODY_BYTES = 1024 * 1024
 
 router = APIRouter(tags=["validate"])
@@ -103,29 +117,72 @@ async def validate_batch(request: Request) -> ASGIApp:
     return await _Many(request.app).answer(request.scope, request.receive)
 
 
-@router.post(
-    PUBLISHED_PATH,
-    response_model=None,
-    summary="Validate a camera token of a published client",
-    description="For the Birthmark project's published clients: the token was sealed under a key"
-    " of their derivation, and no other is tried. It is judged and recorded as any other. An"
-    " unknown `table_id` is an answer 200 here too. Those clients take every other status for a"
-    " verdict of invalid: new ones use the other addresses.",
-    responses={
+def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
+    return {
         **openapi.success(
             PublishedValidateResponse,
             "A verdict",
             valid=examples.PUBLISHED_VALID,
             invalid=examples.PUBLISHED_NOT_VALID,
         ),
-        **openapi.problems(PUBLISHED_PATH, 408, 413, 415, 422, 429, 500, 503),
-        **openapi.replayed(PUBLISHED_PATH),
-    },
+        **openapi.problems(path, 408, 413, 415, 422, 429, 500, 503),
+        **openapi.replayed(path),
+    }
+
+
+@router.post(
+    PUBLISHED_PATH,
+    response_model=None,
+    summary="Validate a camera token of a published client",
+    description="For the Birthmark project's published clients: the token was sealed under a key"
+    " of their derivation, and no other is tried. It is judged and recorded as any other. An"
+    " unknown `table_id`, and a member that is missing, too long or out of range, are an answer 200"
+    " here too, and unknown members are ignored. Those clients take every other status for a"
+    " verdict of invalid and store it: new ones use the other addresses.",
+    responses=_published_responses(PUBLISHED_PATH),
     openapi_extra={"requestBody": openapi.request_body(PublishedValidateRequest)},
 )
 async def validate_published(request: Request) -> ASGIApp:
     """Stand in the documentation, as above."""
     return await _Published(request.app).answer(request.scope, request.receive)
+
+
+@router.post(
+    LEGACY_PATH,
+    response_model=None,
+    summary="Validate a camera token that a published Raspberry Pi client packed",
+    description="The token names three tables and a key index for each, two of which are random:"
+    " it is valid if exactly one of the three keys opens it and all other rules hold for that"
+    " table. It is judged and recorded once. All else is as at `/validate`.",
+    responses=_published_responses(LEGACY_PATH),
+    openapi_extra={"requestBody": openapi.request_body(LegacyValidateRequest)},
+)
+async def validate_legacy(request: Request) -> ASGIApp:
+    """Stand in the documentation, as above."""
+    return await _Legacy(request.app).answer(request.scope, request.receive)
+
+
+async def validate_certificate() -> None:
+    """Refuse what would tell this authority an image hash and a device's secret. Reads no body."""
+    raise RequestError(
+        "withdrawn",
+        "This authority does not validate certificate bundles: they would tell it the hash of the"
+        f" image. Send the camera token to {PUBLISHED_PATH} or {LEGACY_PATH}.",
+    )
+
+
+for path in WITHDRAWN_PATHS:
+    router.add_api_route(
+        path,
+        validate_certificate,
+        methods=["POST"],
+        status_code=410,
+        response_class=Response,
+        response_model=None,
+        include_in_schema=path == WITHDRAWN_PATHS[0],
+        summary="Not supported: it would tell the authority the hash of the image",
+        responses=openapi.problems(path, 410, 429, 500, 503),
+    )
 
 
 class ShortWay:
@@ -143,11 +200,16 @@ class ShortWay:
         """Every route, those that are answered the short way included."""
         self._single: Mapping[str, _One]
         if tracing is None:
-            self._single = {PATH: _One(app), PUBLISHED_PATH: _Published(app)}
+            self._single = {
+                PATH: _One(app),
+                PUBLISHED_PATH: _Published(app),
+                LEGACY_PATH: _Legacy(app),
+            }
         else:
             self._single = {
                 PATH: _TracedOne(app, tracing),
                 PUBLISHED_PATH: _TracedPublished(app, tracing),
+                LEGACY_PATH: _TracedLegacy(app, tracing),
             }
         self._many = _Many(app)
 
@@ -277,25 +339,32 @@ class _One(_CameraTokens):
         caller = scope.get("caller") or self._door.admit(scope)
         quotas.take(scope, authority.rate_limits, Kind.VALIDATE, caller)
         check_head(scope, authority.settings.max_body_bytes)
-        camera_token = self._camera_token(body)
+        camera_tokens = self._camera_tokens(body)
         if authority.rate_limits.shared:
-            return asyncio.ensure_future(self._confirmed(scope, camera_token, caller))
-        return self._offer(scope, camera_token, caller)
+            return asyncio.ensure_future(self._confirmed(scope, camera_tokens, caller))
+        return self._offer(scope, camera_tokens, caller)
 
-    def _camera_token(self, body: bytes) -> CameraToken:
-        return parse(body, ValidateNucRequest).camera_token()
+    def _camera_tokens(self, body: bytes) -> Sequence[CameraToken]:
+        """Return the token; published cameras name more than one table that it may be sealed under.
+
+        Raises InvalidRequestError.
+        """
+        return [parse(body, ValidateNucRequest).camera_token()]
 
     async def _confirmed(
-        self, scope: Scope, camera_token: CameraToken, caller: Caller
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> Validation:
         handle(scope)
         await quotas.confirm(scope, self._authority.rate_limits, Kind.VALIDATE, caller)
-        return await self._offer(scope, camera_token, caller)
+        return await self._offer(scope, camera_tokens, caller)
 
     def _offer(
-        self, scope: Scope, camera_token: CameraToken, caller: Caller
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> "asyncio.Future[Validation]":
-        future = self._authority.validator.offer(camera_token, caller, scope, self._derivation)
+        camera_token, *alternatives = camera_tokens
+        future = self._authority.validator.offer(
+            camera_token, caller, scope, self._derivation, alternatives
+        )
         self._deadlines.add(future, self._authority.settings.answer_timeout)
         return future
 
@@ -317,12 +386,45 @@ class _Published(_One):
     """The same in the form of the published clients, whose keys are derived in their own way."""
 
     _derivation = PUBLISHED_CLIENTS
+    _model: type[PublishedValidateRequest | LegacyValidateRequest] = PublishedValidateRequest
 
-    def _camera_token(self, body: bytes) -> CameraToken:
-        return parse(body, PublishedValidateRequest).token()
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
+        """Parse, and hand over to the validator; an object without a token is answered as such."""
+        try:
+            return super().begin(scope, body)
+        except _NoCameraTokenError as error:
+            future: asyncio.Future[Validation] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return future
+
+    def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
+        """Phrase the verdict."""
+        try:
+            return super().finish(scope, future)
+        except _NoCameraTokenError as error:
+            return to_json(PublishedValidateResponse.malformed(str(error)))
+
+    def _camera_tokens(self, body: bytes) -> Sequence[CameraToken]:
+        value = parse_json(body)
+        try:
+            return checked(value, self._model).tokens()
+        except InvalidRequestError as error:
+            if isinstance(value, dict):
+                raise _NoCameraTokenError(str(error)) from None
+            raise
 
     def _phrase(self, validation: Validation, caller: Caller) -> bytes:  # noqa: ARG002
         return to_json(PublishedValidateResponse.of(validation.reason))
+
+
+class _Legacy(_Published):
+    """The same for tokens as published Raspberry Pi clients pack them, which name three tables."""
+
+    _model = LegacyValidateRequest
+
+
+class _NoCameraTokenError(Exception):
+    """A published client's body is an object, but holds no camera token."""
 
 
 class _TracedOne(_One):
@@ -339,20 +441,24 @@ class _TracedOne(_One):
         return super().begin(scope, body)
 
     async def _confirmed(
-        self, scope: Scope, camera_token: CameraToken, caller: Caller
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> Validation:
         _trace_of(scope).parsed()
-        return await super()._confirmed(scope, camera_token, caller)
+        return await super()._confirmed(scope, camera_tokens, caller)
 
     def _offer(
-        self, scope: Scope, camera_token: CameraToken, caller: Caller
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> "asyncio.Future[Validation]":
         _trace_of(scope).offered()
-        return super()._offer(scope, camera_token, caller)
+        return super()._offer(scope, camera_tokens, caller)
 
 
 class _TracedPublished(_TracedOne, _Published):
-    """Both."""
+    """A published client's request, with a trace."""
+
+
+class _TracedLegacy(_TracedOne, _Legacy):
+    """A published Raspberry Pi client's request, with a trace."""
 
 
 def _trace_of(scope: Scope) -> "RequestTrace":

@@ -3,6 +3,7 @@
 A model that parsed is well formed; whether a table exists or a key is good is not decided here.
 """
 
+import binascii
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
@@ -15,19 +16,21 @@ from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure
 from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
 from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
-from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.key_table import (
-    MAX_WIRE_INTEGER,
-    PUBLISHED_KEYS_PER_TABLE,
-    STANDARD_SIZES,
+from birthmark_sma.protocol.camera_token import (
+    ENCRYPTED_NUC_HASH_BYTES,
+    NONCE_BYTES,
+    CameraToken,
 )
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER, TABLES_PER_DEVICE
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.web import examples
 
-MAX_AUTHORITY_ID = 256
 WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
+_Three = Annotated[
+    list[WireInteger], Field(min_length=TABLES_PER_DEVICE, max_length=TABLES_PER_DEVICE)
+]
 Pem = Annotated[str, Field(min_length=1, max_length=MAX_PEM_CHARACTERS)]
 
 
@@ -39,6 +42,7 @@ Hex24 = Annotated[str, _hex(24)]
 Hex32 = Annotated[str, _hex(32)]
 Hex64 = Annotated[str, _hex(64)]
 Hex96 = Annotated[str, _hex(96)]
+Hex160 = Annotated[str, _hex(160)]
 
 
 @lru_cache(maxsize=4)  # all verdicts of a batch have one time
@@ -87,39 +91,95 @@ class ValidateNucResponse(_Response):
     timestamp: str
 
 
-class PublishedCameraToken(_Request):
+class _PublishedRequest(BaseModel):
+    """A request of a published client, which may carry members that nobody knows here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class PublishedCameraToken(_PublishedRequest):
     """A camera token in the form of the published clients: the tag stands apart."""
 
     ciphertext: Annotated[Hex64, Field(repr=False, description="32 bytes of ciphertext, in hex")]
     auth_tag: Annotated[Hex32, Field(repr=False, description="The 16-byte tag, in hex")]
     nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
-    table_id: Annotated[int, Field(ge=0, lt=STANDARD_SIZES.tables)]
-    key_index: Annotated[int, Field(ge=0, lt=PUBLISHED_KEYS_PER_TABLE)]
+    table_id: WireInteger
+    key_index: WireInteger
 
 
-class PublishedValidateRequest(_Request):
+class PublishedValidateRequest(_PublishedRequest):
     """A camera token, as the published submission server sends it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.PUBLISHED_REQUEST]})
 
     camera_token: Annotated[PublishedCameraToken, Field(repr=False)]
     manufacturer_authority_id: Annotated[
-        str,
+        Any,
         Field(
-            max_length=MAX_AUTHORITY_ID,
-            description="Whatever the submission server calls this authority. It decides nothing",
+            description="The submission server's name for this authority. It decides nothing",
+            json_schema_extra={"type": "string"},
+        ),
+    ] = None
+
+    def tokens(self) -> list[CameraToken]:
+        """Return the one token in the protocol's own form."""
+        sent = self.camera_token
+        return [
+            CameraToken(
+                encrypted_nuc_hash=bytes.fromhex(sent.ciphertext + sent.auth_tag),
+                table_id=sent.table_id,
+                key_index=sent.key_index,
+                nonce=bytes.fromhex(sent.nonce),
+            )
+        ]
+
+
+class LegacyValidateRequest(_PublishedRequest):
+    """A camera token that a published Raspberry Pi client packed: one of three keys opens it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.LEGACY_REQUEST]})
+
+    ciphertext: Annotated[
+        Hex160,
+        Field(
+            repr=False,
+            description="The hex form of the base64 text of 32 bytes of ciphertext, the 12-byte"
+            " nonce and the 16-byte tag",
         ),
     ]
+    table_references: _Three
+    key_indices: Annotated[
+        _Three, Field(description="One per table, in the same order: two of the three are random")
+    ]
 
-    def token(self) -> CameraToken:
-        """Return the token in the protocol's own form."""
-        sent = self.camera_token
-        return CameraToken(
-            encrypted_nuc_hash=bytes.fromhex(sent.ciphertext + sent.auth_tag),
-            table_id=sent.table_id,
-            key_index=sent.key_index,
-            nonce=bytes.fromhex(sent.nonce),
-        )
+    @field_validator("ciphertext")
+    @classmethod
+    def _packed(cls, value: str) -> str:
+        try:
+            _unpack(value)
+        except ValueError:
+            raise ValueError("it is not the hex form of the base64 text of 60 bytes") from None
+        return value
+
+    def tokens(self) -> list[CameraToken]:
+        """Return one token per table in the protocol's own form, at most one of which opens."""
+        packed = _unpack(self.ciphertext)
+        return [
+            CameraToken(
+                encrypted_nuc_hash=packed[:32] + packed[44:],
+                table_id=table_id,
+                key_index=key_index,
+                nonce=packed[32:44],
+            )
+            for table_id, key_index in zip(self.table_references, self.key_indices, strict=True)
+        ]
+
+
+def _unpack(ciphertext: str) -> bytes:
+    packed = binascii.a2b_base64(bytes.fromhex(ciphertext), strict_mode=True)
+    if len(packed) != ENCRYPTED_NUC_HASH_BYTES + NONCE_BYTES:
+        raise ValueError
+    return packed
 
 
 class PublishedValidateResponse(_Response):
@@ -134,6 +194,11 @@ class PublishedValidateResponse(_Response):
         valid = reason.verdict is Verdict.PASS
         told = reason.told_to_caller or _PUBLISHED_MESSAGES[reason.verdict]
         return cls(valid=valid, message=told)
+
+    @classmethod
+    def malformed(cls, error: str) -> Self:
+        """Phrase a body that holds no camera token: no other status would be understood."""
+        return cls(valid=False, message=f"The request is malformed: {error}.")
 
 
 _PUBLISHED_MESSAGES = {

@@ -47,9 +47,13 @@ class SandboxValidator(Validator):
         caller: Caller,
         origin: Origin | None = None,
         derivation: Derivation = NORMATIVE,
+        alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
         """Judge a token, as of the table that the request asks for."""
-        return super().offer(_scripted(camera_token), caller, origin, derivation)
+        scripted = _scripted(camera_token)
+        if scripted is not camera_token:
+            alternatives = ()
+        return super().offer(scripted, caller, origin, derivation, alternatives)
 
     def offer_together(
         self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None

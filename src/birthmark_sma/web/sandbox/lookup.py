@@ -13,7 +13,9 @@ from birthmark_sma.web.problems import InvalidRequestError
 from birthmark_sma.web.sandbox import scenarios
 from birthmark_sma.web.sandbox.scenarios import Asked, Place, UnknownScenarioError
 
-_VALIDATIONS = frozenset({validate.PATH, validate.BATCH_PATH, validate.PUBLISHED_PATH})
+_VALIDATIONS = frozenset(
+    {validate.PATH, validate.BATCH_PATH, validate.PUBLISHED_PATH, validate.LEGACY_PATH}
+)
 _SPOKEN_TO = _VALIDATIONS | {provision.PATH}
 _BODY_BYTES = 1024 * 1024
 
