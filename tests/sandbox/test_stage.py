@@ -456,7 +456,7 @@ def test_malformed_bodies_are_refused_as_ever(
         if path == PUBLISHED and answer.status_code == 200:  # all that those clients understand
             assert answer.json()["message"].startswith("The request is malformed: ")
             continue
-        # To a published client a malformed token is an answer, in whose place a 409 may be asked for.
+        # A published client gets an answer for a malformed token, and a script may replace it.
         asked_for = {409} if path == PUBLISHED and more == asking("already-submitted") else set()
         assert answer.status_code in {400, 413, 422, 503} | asked_for
         assert not {"validation_result", "valid"} & answer.json().keys()
