@@ -112,8 +112,10 @@ _OTHER_VERSION = _Refusal(
 _VERSIONS = frozenset({"1.1", "1.0"})
 _LINE_OVERHEAD = len("  HTTP/1.1")
 _FIELD_OVERHEAD = len(": \r\n")
-# RFC 3986, section 3.2: an address in brackets or a registered name; userinfo is an error.
-_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
+_ENDS_OF_LINES = len("\r\n\r\n")  # of the request line and of the head
+# RFC 3986, section 3.2: an address in brackets or a registered name. Userinfo is an error, and a
+# comma is what joins two fields.
+_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?"
 _IS_HOST = re.compile(_HOST).fullmatch
 _ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
 _LINGER_SECONDS = 1.0
@@ -253,7 +255,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         A trailer is no part of the head: anything in it could contradict what was let in by that.
         """
         self._field_bytes += len(name) + len(value) + _FIELD_OVERHEAD
-        if self._field_bytes > HEAD_BYTES:
+        if self._field_bytes > HEAD_BYTES - _ENDS_OF_LINES:
             self._refuse(_HEAD_TOO_LARGE)
         elif self._head_is_whole:
             return

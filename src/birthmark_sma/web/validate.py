@@ -266,8 +266,10 @@ class _CameraTokens:
         try:
             return await read_json(scope, receive, limit)
         except RequestError:
-            limits = self._authority.rate_limits
-            quotas.take(scope, limits, Kind.VALIDATE, caller_of(scope))
+            limits, caller = self._authority.rate_limits, caller_of(scope)
+            quotas.take(scope, limits, Kind.VALIDATE, caller)
+            if limits.shared:
+                await quotas.confirm(scope, limits, Kind.VALIDATE, caller)
             raise
 
     def _check_repeat(self, validation: Validation) -> None:
