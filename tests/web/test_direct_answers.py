@@ -33,8 +33,8 @@ class Connection:
             self.socket.sendall(part)
             time.sleep(pause)
 
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read one answer: status, headers by lower-case name, body."""
+    def answer(self, *, bodiless: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer: status, headers by lower-case name, body; of HEAD there is none."""
         while b"\r\n\r\n" not in self.rest:
             self._more()
         head, _, self.rest = self.rest.partition(b"\r\n\r\n")
@@ -42,7 +42,7 @@ class Connection:
         headers = {
             name.lower(): value for name, _, value in (each.partition(": ") for each in fields)
         }
-        length = int(headers["content-length"])
+        length = 0 if bodiless else int(headers["content-length"])
         while len(self.rest) < length:
             self._more()
         body, self.rest = self.rest[:length], self.rest[length:]

@@ -159,6 +159,27 @@ def test_malformed_requests_count_once(client: httpx2.Client) -> None:
     assert items_of(response, "RateLimit")["validate"]["r"] == 16
 
 
+@pytest.mark.parametrize("path", [VALIDATE, BATCH, "/validate", PROVISION])
+@pytest.mark.parametrize("size", ["known", "unknown"])
+def test_what_is_refused_unread_costs_one_everywhere(
+    client: httpx2.Client, path: str, size: str
+) -> None:
+    """Threat 23: 415 and 413 take from the same limit as an answer, by the same amount."""
+    kind = "provision" if path == PROVISION else "validate"
+    most = 3 if path == PROVISION else 20
+    large = b'{"a": "' + b"a" * 2_000_000 + b'"}'
+    for left, (body, media_type, status) in enumerate(
+        ((b"{}", "text/plain", 415), (large, "application/json", 413)), 1
+    ):
+        response = client.post(
+            path,
+            content=body if size == "known" else iter([body]),
+            headers={"Content-Type": media_type},
+        )
+        assert_problem(response, status)
+        assert items_of(response, "RateLimit")[kind]["r"] == most - left
+
+
 def test_who_gathers_fails_slows_down(client: httpx2.Client, camera: Camera) -> None:
     """Whatever they are: 400s as well, in batches as well. A good token then waits too."""
     good = wire(camera.token())

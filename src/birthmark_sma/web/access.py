@@ -1,11 +1,16 @@
-"""The door: who may ask for what.
+"""Find the route of a request, authenticate its caller and check the scope.
 
-Each path has a rule, and a path without one is for keys of scope `admin`. A key comes as a bearer
-token (RFC 6750), or as a client certificate that TLS has verified; on the dashboard, also as the
-session of a browser that signed in with one.
+`route_of` reads the path, undecoded, once a request. Scope, rate limit, metrics and the endpoint
+are chosen by its result, so no two of them can read one path differently. A path that is no route
+is 404 for every caller and never reaches FastAPI.
+
+A key comes as a bearer token (RFC 6750), or as a client certificate that TLS has verified; on the
+dashboard, also as the session of a browser that signed in with one. A credential that is shown is
+checked on an open server too: what works on a laptop then works where keys are required.
 """
 
 import ipaddress
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,7 +31,7 @@ from birthmark_sma.storage.access_keys import AccessKey, KeyScope
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 
 Rule: TypeAlias = frozenset[KeyScope] | None
-"""The scopes whose keys open a path; None is for anyone, key or not."""
+"""The scopes whose keys open a route; None is for anyone, and a key that is shown is checked."""
 
 ANYONE: Rule = None
 ANY_KEY: Rule = frozenset(KeyScope)
@@ -65,6 +70,7 @@ RULES: Mapping[str, Rule] = {
     INTERMEDIATE_PATH: ANY_KEY,
     ROOT_PATH: ANY_KEY,
     "/redoc": ANY_KEY,
+    "/sandbox": ANY_KEY,
     "/static-offline-docs": ANY_KEY,
     "/stats": ADMIN,
     "/validate": _VALIDATE,
@@ -72,32 +78,55 @@ RULES: Mapping[str, Rule] = {
     "/validate-cert-legacy": _VALIDATE,
     "/validate-legacy": _VALIDATE,
 }
-"""One entry a path, and one a directory of files. What is not here is for `admin` alone."""
+"""One entry a route: a path, or a directory of files. Every other path is `UNKNOWN`."""
+
+UNKNOWN = "unknown"
+"""The route of a path that does not exist. Any key is told so; who shows none learns nothing."""
+
+PROBES = frozenset({"/health/live", "/health/ready"})
+"""Routes that ignore credentials: probes have none, and must not depend on them."""
 
 PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH})
-"""What anyone may read where the settings say so: verifiers of certificates have no keys."""
+"""Routes that ignore credentials where the settings publish them: verifiers have no keys."""
 
 _DIRECTORIES = ("/dashboard/static/", "/static-offline-docs/")
+# Names of files that are there to be found: no escapes, no empty segment, nothing like "..".
+_FILE = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_ROUTE = "birthmark_route"
+
 SESSION = "dashboard_session"
-"""Where in the scope the dashboard's gate puts the session of a request for one of its pages."""
+"""Where in the scope the dashboard's gate puts the session of a request for one of its pages: None
+for a cookie whose session is unknown or over, and nothing where no cookie was shown."""
 
 _SCHEME = b"bearer "
 _KNOWN_HOSTS = 64
 _MAX_ADDRESS_CHARACTERS = 45
 
 
-def rule_of(path: str) -> Rule:
-    """Return the rule of a path, known or not."""
-    route = route_of(path)
-    return ADMIN if route is None else RULES[route]
+def rule_of(route: str) -> Rule:
+    """Return the rule of a route."""
+    return RULES.get(route, ANY_KEY)
 
 
-def route_of(path: str) -> str | None:
-    """Return the entry of RULES that a path belongs to, if it has one."""
+def route_of(scope: Scope) -> str:
+    """Return the route of a request: an entry of RULES, or UNKNOWN.
+
+    The path is matched as it was sent. No route has a character that needs an escape, so a path
+    with one, an encoded control character included, matches nothing.
+    """
+    route: str | None = scope.get(_ROUTE)
+    if route is None:
+        route = scope[_ROUTE] = _find_route(scope["raw_path"].decode("latin-1"))
+    return route
+
+
+def _find_route(path: str) -> str:
+    if path in RULES:
+        return path
     for directory in _DIRECTORIES:
-        if path.startswith(directory):
+        if path.startswith(directory) and _FILE.fullmatch(path, len(directory)):
             return directory.rstrip("/")
-    return path if path in RULES else None
+    return UNKNOWN
 
 
 class Door:
@@ -105,35 +134,38 @@ class Door:
 
     def __init__(self, settings: Settings, key_ring: KeyRing) -> None:
         self._open = settings.resolved_access is Access.OPEN
-        self._published = settings.publish_pki
+        self._published = self._open or settings.publish_pki or settings.public_url is not None
         self._key_ring = key_ring
         self._names = _names_of_this_server(settings) if self._open else None
         self._known_hosts: set[bytes] = set()
 
     def admit(self, scope: Scope) -> Caller:
-        """Say who sends a request that may be answered, and note it in the scope.
+        """Authenticate a request, note its caller in the scope, and return the caller.
 
         Raises UnauthenticatedError, InsufficientScopeError, or RequestError where a page of another
         site sends a browser here under that site's name.
         """
         client = scope["client"]
         address = None if client is None else client[0][:_MAX_ADDRESS_CHARACTERS]
-        if self._open:
-            if self._names is not None:
-                self._check_host(scope)
-            caller = Caller(address)
-        else:
-            caller = Caller(address, self._key_for(scope))
+        if self._names is not None:
+            self._check_host(scope)
+        caller = Caller(address, self._key_for(scope))
         scope["caller"] = caller
         return caller
 
     def _key_for(self, scope: Scope) -> AccessKey | None:
-        path = scope["path"]
-        rule = rule_of(path)
-        if rule is None or (self._published and path in PUBLISHED):
+        """Return the key that a request shows, in force and of the right scope; None without one.
+
+        Raises UnauthenticatedError or InsufficientScopeError.
+        """
+        route = route_of(scope)
+        if route in PROBES or (self._published and route in PUBLISHED):
             return None
-        key = self._shown_key(scope)
-        if key.scope not in rule:
+        rule = rule_of(route)
+        key = self._key_by_secret(scope) or self._key_by_itself(scope, rule)
+        if key is None:
+            return None
+        if rule is not None and key.scope not in rule:
             raise InsufficientScopeError(
                 f"This access key is good for {key.scope.value}; here one for"
                 f" {' or '.join(sorted(rule))} is needed."
@@ -141,23 +173,48 @@ class Door:
         self._key_ring.note_use(key)
         return key
 
-    def _shown_key(self, scope: Scope) -> AccessKey:
+    def _key_by_secret(self, scope: Scope) -> AccessKey | None:
+        """Return the key of the Authorization field, or None without such a field."""
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         if not shown:
-            key = self._key_of_session(scope) or self._key_of_certificate(scope)
-            if key is None:
-                raise UnauthenticatedError(
-                    "Show an access key: Authorization: Bearer sma_... The operator makes one with:"
-                    " sma keys create"
-                )
-        elif len(shown) > 1 or shown[0][: len(_SCHEME)].lower() != _SCHEME:
+            return None
+        if len(shown) > 1 or shown[0][: len(_SCHEME)].lower() != _SCHEME:
             raise UnauthenticatedError("Show one access key, as: Authorization: Bearer sma_...")
-        else:
-            key = self._key_ring.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
-            if key is None:
-                raise UnauthenticatedError("This access key is not known here.")
+        key = self._key_ring.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
+        if key is None:
+            raise UnauthenticatedError("This access key is not known here.")
         _check_in_force(key)
         return key
+
+    def _key_by_itself(self, scope: Scope, rule: Rule) -> AccessKey | None:
+        """Return the key of a session or client certificate, which a client sends unasked.
+
+        A page for anyone, such as the one to sign in, is shown whatever they are worth.
+        """
+        try:
+            key = self._key_of_session(scope) or self._key_of_certificate(scope)
+            if key is not None:
+                _check_in_force(key)
+                return key
+        except UnauthenticatedError:
+            if rule is not ANYONE:
+                raise
+        if rule is ANYONE:
+            return None
+        tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
+        if SESSION in scope:
+            raise UnauthenticatedError("This session is over. Sign in again.")
+        if tls.get("client_cert_der") is not None:
+            raise UnauthenticatedError(
+                "No access key belongs to this client certificate. The operator makes one with:"
+                " sma keys create --client-cert"
+            )
+        if not self._open:
+            raise UnauthenticatedError(
+                "Show an access key: Authorization: Bearer sma_... The operator makes one with:"
+                " sma keys create"
+            )
+        return None
 
     def _key_of_session(self, scope: Scope) -> AccessKey | None:
         """Find the key of a browser that is signed in, which opens the dashboard alone."""

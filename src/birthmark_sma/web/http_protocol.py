@@ -1,12 +1,16 @@
 """uvicorn's HTTP protocol, with bounds on what a request may take up before it is whole.
 
-uvicorn's own, made for speed, stores heads of any size and waits for ever. Here a head of more than
-HEAD_BYTES is answered 431 (RFC 6585, section 5), and a request that is not whole in time 408 (RFC
-9110, section 15.5.9); then the connection is closed.
+uvicorn's own, made for speed, stores heads of any size, waits for ever and reads HTTP generously.
+Here a request line of more than LINE_BYTES is answered 414, a head of more than HEAD_BYTES or
+MAX_FIELDS 431 (RFC 6585, section 5), and a request that is not whole in time 408 (RFC 9110, section
+15.5.9). What two programs could read differently is refused: no Host or two, transfer codings,
+other versions, a fragment in the target. Trailer fields are dropped. After a refusal the connection
+is closed.
 """
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Sized
 from typing import NamedTuple
@@ -21,7 +25,9 @@ from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.request_ids import new_id
 from birthmark_sma.web.security_headers import EVERYWHERE, OF_JSON
 
-HEAD_BYTES = 65_536
+LINE_BYTES = 8_192
+HEAD_BYTES = 16_384
+MAX_FIELDS = 100
 REQUEST_SECONDS = 30.0
 
 
@@ -68,7 +74,13 @@ _HEAD_TOO_LARGE = _Refusal(
     431,
     "Request Header Fields Too Large",
     "head-too-large",
-    f"Request line and headers have at most {HEAD_BYTES} bytes.",
+    f"A head has at most {HEAD_BYTES} bytes and {MAX_FIELDS} fields. Send fewer or shorter ones.",
+)
+_LINE_TOO_LONG = _Refusal(
+    414,
+    "URI Too Long",
+    "target-too-long",
+    f"A request line has at most {LINE_BYTES} bytes. Shorten the query.",
 )
 _TOO_SLOW = _Refusal(
     408,
@@ -79,6 +91,35 @@ _TOO_SLOW = _Refusal(
 
 
 _NOT_HTTP = _Refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
+_NO_ONE_HOST = _Refusal(
+    400,
+    "Bad Request",
+    "not-one-host",
+    "HTTP/1.1 wants one Host field with a name or an address, and perhaps a port (RFC 9112, section"
+    " 3.2). Send exactly one.",
+)
+_CODED = _Refusal(
+    501,
+    "Not Implemented",
+    "transfer-coding",
+    "No transfer coding but chunked is known here. Send a Content-Length, or Transfer-Encoding:"
+    " chunked alone.",
+)
+_OTHER_VERSION = _Refusal(
+    505, "HTTP Version Not Supported", "http-version", "Speak HTTP/1.1 or HTTP/1.0 here."
+)
+
+_VERSIONS = frozenset({"1.1", "1.0"})
+_LINE_OVERHEAD = len("  HTTP/1.1")
+_FIELD_OVERHEAD = len(": \r\n")
+_ENDS_OF_LINES = len("\r\n\r\n")  # of the request line and of the head
+# RFC 3986, section 3.2: an address in brackets or a registered name. Userinfo is an error, and a
+# comma is what joins two fields.
+_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?"
+_IS_HOST = re.compile(_HOST).fullmatch
+_ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 1_048_576
 
 
 _OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
@@ -124,6 +165,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _last_words: bytes | None = None  # a refusal that waits for the answers to earlier requests
     _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
     _field_bytes = 0  # of request line, header and trailer fields
+    _head_is_whole = False  # fields that come now are trailers
     _begun: float | None = None  # when the request that is not whole yet began
     _idle_since: float | None = None  # the last answer, until the next request
     _looking: asyncio.TimerHandle | None = None
@@ -151,6 +193,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, and refuse a head or trailer that goes on for too long."""
         if self._refused:
+            self._linger(len(data))
             return
         if self._begun is None:
             self._begun = self.loop.time()
@@ -186,33 +229,51 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if following is not None:
             self._start_asgi_task(*following)
         elif self._last_words is not None:
-            self.transport.write(self._last_words)
-            self.transport.close()
+            self._say_and_close(self._last_words)
         else:
             self._idle_since = self.loop.time()
 
+    def on_message_begin(self) -> None:
+        """Expect a head, of which nothing was counted yet."""
+        self._field_bytes = 0
+        self._head_is_whole = False
+        HttpToolsProtocol.on_message_begin(self)
+
     def on_url(self, url: bytes) -> None:
         """Count, before it is stored."""
+        if not self._field_bytes:
+            self._field_bytes = len(self.parser.get_method()) + _LINE_OVERHEAD
         self._field_bytes += len(url)
-        HttpToolsProtocol.on_url(self, url)
+        if self._field_bytes > LINE_BYTES:
+            self._refuse(_LINE_TOO_LONG)
+        else:
+            HttpToolsProtocol.on_url(self, url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count header and trailer fields alike, and store no more than the bound."""
-        self._field_bytes += len(name) + len(value)
-        if self._field_bytes > HEAD_BYTES:
+        """Count header and trailer fields alike, and store the header fields.
+
+        A trailer is no part of the head: anything in it could contradict what was let in by that.
+        """
+        self._field_bytes += len(name) + len(value) + _FIELD_OVERHEAD
+        if self._field_bytes > HEAD_BYTES - _ENDS_OF_LINES:
+            self._refuse(_HEAD_TOO_LARGE)
+        elif self._head_is_whole:
+            return
+        elif len(self.headers) >= MAX_FIELDS:
             self._refuse(_HEAD_TOO_LARGE)
         else:
-            HttpToolsProtocol.on_header(self, name, value)
+            HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """Let the body come: its size is its reader's to bound."""
         self._pending_bytes = 0
-        if self._field_bytes > HEAD_BYTES:
-            self._refuse(_HEAD_TOO_LARGE)
+        self._head_is_whole = True
         if not self._refused:
-            if self._passes_over_upgrade():
-                return
-            HttpToolsProtocol.on_headers_complete(self)
+            refusal = self._fault_of_head()
+            if refusal is not None:
+                self._refuse(refusal)
+            elif not self._passes_over_upgrade():
+                HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
         """Hand on a part of the body."""
@@ -227,7 +288,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._refused:
             HttpToolsProtocol.on_message_complete(self)
         self._pending_bytes = 0
-        self._field_bytes = 0
         self._begun = None
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the words are our own
@@ -245,8 +305,34 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         offset = getattr(sys.exc_info()[1], "args", (0,))[0]
         if head is not None and self._fed is not None and not self._refused:
             self.parser = httptools.HttpRequestParser(self)
-            self._field_bytes = 0
             HttpToolsProtocol.data_received(self, head + self._fed[offset:])
+
+    def _fault_of_head(self) -> _Refusal | None:
+        """Return what refuses a head that the parser accepts.
+
+        The host in an absolute target takes the place of Host (RFC 9112, section 3.2.2), so that
+        all that follows reads one host and one path.
+        """
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if version not in _VERSIONS:
+            return _OTHER_VERSION
+        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_IS_HOST, hosts)):
+            return _NO_ONE_HOST
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+            return _CODED
+        if b"#" in self.url or (codings and version == "1.0"):
+            return _NOT_HTTP
+        if not self.url.startswith((b"/", b"*")):
+            absolute = _ABSOLUTE.match(self.url)
+            if absolute is None or not absolute[1]:
+                return _NOT_HTTP
+            rest = self.url[absolute.end() :]
+            self.url = rest if rest.startswith(b"/") else b"/" + rest
+            self.headers[:] = [field for field in self.headers if field[0] != b"host"]
+            self.headers.append((b"host", absolute[1]))
+        return None
 
     def _passes_over_upgrade(self) -> bool:
         """Write the head anew, where it asks for another protocol."""
@@ -283,8 +369,33 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             owing = self._owes_an_answer()
         if owing:
             self._last_words = answer
-        elif not self.transport.is_closing():
-            self.transport.write(answer)
+        else:
+            self._say_and_close(answer)
+
+    def _say_and_close(self, answer: bytes) -> None:
+        """Send a refusal, and read on for a moment before the connection is closed.
+
+        To close while the sender still sends makes TCP reset the connection, and the sender may
+        never read why.
+        """
+        if self.transport.is_closing():
+            return
+        if self.cycle and not self.cycle.response_complete:  # nothing may follow the refusal
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(answer)
+        if self.scheme == "https":  # TLS cannot be closed on one side alone here
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._pending_bytes = 0
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def _linger(self, size: int) -> None:
+        """Pass over what comes after a refusal, up to a bound."""
+        self._pending_bytes += size
+        if self._pending_bytes > _LINGER_BYTES:
             self.transport.close()
 
     def _note_refusal(self, status: int) -> None:

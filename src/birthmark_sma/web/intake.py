@@ -17,7 +17,8 @@ from birthmark_sma.web.wire import FieldError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_JSON = b"application/json"
+_JSON = "application/json"
+_UTF_8 = (b"utf-8", b"utf8")
 
 
 def authority_of(request: Request) -> Authority:
@@ -33,22 +34,37 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def check_head(scope: Scope, limit: int) -> None:
-    """Raise RequestError unless a head announces JSON, and no more than `limit` bytes.
+    """Raise RequestError unless a head announces JSON as it is, and no more than `limit` bytes.
 
-    A page of another site can send anything but JSON here unasked.
+    A page of another site can send anything but JSON here unasked. Two types, another charset or a
+    content coding would let a proxy and this server read one body differently.
     """
-    media_type = length = b""
+    media_types: list[bytes] = []
+    length = coding = b""
     for name, value in scope["headers"]:
         if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
+            media_types.append(value)
         elif name == b"content-length":
             length = value
-    if media_type != _JSON:
+        elif name == b"content-encoding":
+            coding = value
+    if len(media_types) != 1 or not _is_json(media_types[0]) or coding:
         raise RequestError(
-            "unsupported-media-type", f"Send the body as JSON, with Content-Type: {_JSON.decode()}."
+            "unsupported-media-type",
+            f"Send the body as JSON in UTF-8, not compressed, with one Content-Type: {_JSON}.",
         )
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
+
+
+def _is_json(media_type: bytes) -> bool:
+    """Say whether a Content-Type is JSON, which is UTF-8 (RFC 8259, section 8.1)."""
+    name, *parameters = media_type.lower().split(b";")
+    pairs = (each.partition(b"=") for each in parameters)
+    charsets = (value for key, _, value in pairs if key.strip() == b"charset")
+    return name.strip() == _JSON.encode() and all(
+        each.strip(b' \t"') in _UTF_8 for each in charsets
+    )
 
 
 async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:

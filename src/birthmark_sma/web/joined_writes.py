@@ -31,6 +31,11 @@ class JoinedWrites:
         held, self._held = self._held, b""
         self._send(held + data)
 
+    def write_eof(self) -> None:
+        """Send what is held, and that nothing more will come."""
+        self._release()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Send what is held, then close."""
         self._release()

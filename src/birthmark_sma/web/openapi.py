@@ -25,10 +25,11 @@ hands out key tables, and says of a camera token whether a registered camera mad
   the forms that they know.
 
 Errors are problem documents (RFC 9457); `detail` says what to do. Besides those listed below there
-are 404 and 405 for other paths and methods, and 400 for what is not HTTP.
+are 404 and 405 for other paths and methods, 400 for what is not HTTP/1.1 or has not exactly one
+Host, 501 for a transfer coding other than `chunked`, and 505 for other versions of HTTP.
 """
 
-_ANYWHERE = (408, 421, 431, 500)
+_ANYWHERE = (408, 414, 421, 431, 500)
 _WITH_A_KEY = (401, 403)
 
 _TITLES = {
@@ -39,12 +40,13 @@ _TITLES = {
     409: "The serial, the public key or the NUC hash is registered already",
     410: "Not supported: nothing was read, and nothing was decided",
     413: "The body is too large",
-    415: "The body is not JSON by its Content-Type",
+    414: "The request line is too long",
+    415: "The body is not JSON by its Content-Type, or is compressed",
     422: "The request is malformed, or a key in it is refused",
     421: "Access is open, and the name in Host is none of this server's",
     429: "The caller's rate limit is reached: no verdict, and nothing was done; try again after"
     " Retry-After",
-    431: "Request line and headers are too large",
+    431: "The header fields are too large or too many",
     500: "A fault inside the authority; nothing was decided",
     503: "The database is away, or too much work is waiting; try again after Retry-After",
 }
@@ -70,6 +72,7 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         " image. Send the camera token to /validate or /validate-legacy.",
     ),
     413: ("body-too-large", "Body too large", "A body here has at most 65536 bytes."),
+    414: ("target-too-long", "URI Too Long", "A request line has at most 8192 bytes."),
     415: (
         "unsupported-media-type",
         "Unsupported media type",
@@ -93,7 +96,7 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
     431: (
         "head-too-large",
         "Request Header Fields Too Large",
-        "Request line and headers have at most 65536 bytes.",
+        "A head has at most 16384 bytes and 100 fields. Send fewer or shorter ones.",
     ),
     500: ("internal-error", "Internal error", "Something went wrong inside the authority..."),
     503: ("database-unavailable", "Database unavailable", "The database does not answer."),

@@ -14,12 +14,12 @@ from birthmark_sma.authority.rate_limits import Kind, Quota, RateLimits
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.rates import Rate
 from birthmark_sma.web import provision
+from birthmark_sma.web.access import PROBES, route_of
 from birthmark_sma.web.security_headers import ADDED
 
 FIELDS = ("RateLimit", "RateLimit-Policy")
 
 _OUTCOME = "rate_limit_outcome"
-_NEVER_LIMITED = frozenset({"/health/live", "/health/ready"})
 
 
 def kind_of(scope: Scope) -> Kind | None:
@@ -27,10 +27,10 @@ def kind_of(scope: Scope) -> Kind | None:
 
     Probes ask often, and from addresses that they share with callers.
     """
-    path = scope["path"]
-    if path == provision.PATH and scope["method"] == "POST":
+    route = route_of(scope)
+    if route == provision.PATH and scope["method"] == "POST":
         return Kind.PROVISION
-    return None if path in _NEVER_LIMITED else Kind.ADMIN
+    return None if route in PROBES else Kind.ADMIN
 
 
 def take(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from birthmark_sma.web.access import route_of
 from birthmark_sma.web.request_ids import request_id_of
 
 Header = tuple[bytes, bytes]
@@ -39,7 +40,7 @@ _WORKERS = {"/redoc": "; worker-src blob:"}  # its search runs in one
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 PRIVATE = b"no-store"
-_PUBLIC = ("/pki/", "/static-offline-docs/")
+_PUBLIC = ("/pki/", "/static-offline-docs")
 
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 _ONLY_HERE = (b"localhost", b"127.0.0.1", b"[::1]")
@@ -76,7 +77,7 @@ class AnswerHeaders:
                 message["headers"] = [*message["headers"], *_headers(scope, message, NOTHING_RUNS)]
             elif page is not None:
                 head, page = page, None
-                policy = _policy_of_page(scope["path"], message.get("body", b""))
+                policy = _policy_of_page(route_of(scope), message.get("body", b""))
                 head["headers"] = [*head["headers"], *_headers(scope, head, policy)]
                 await send(head)
             await send(message)
@@ -99,7 +100,7 @@ def _headers(scope: Scope, head: Message, policy: bytes) -> Iterator[Header]:
     present = {name.lower() for name, _ in head["headers"]}
     if b"content-security-policy" not in present:
         yield b"content-security-policy", policy
-    if b"cache-control" not in present and not scope["path"].startswith(_PUBLIC):
+    if b"cache-control" not in present and not route_of(scope).startswith(_PUBLIC):
         yield b"cache-control", PRIVATE
     yield from of_transport(scope)
     yield from scope.get(ADDED, ())
@@ -113,8 +114,8 @@ def _is_page(head: Message) -> bool:
     )
 
 
-def _policy_of_page(path: str, body: bytes) -> bytes:
+def _policy_of_page(route: str, body: bytes) -> bytes:
     """Let a page run this server's scripts, and those that stand in it as they stand there."""
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(body))
     hashes = "".join(f" 'sha256-{base64.b64encode(each).decode()}'" for each in digests)
-    return _PAGE.format(hashes=hashes, more=_WORKERS.get(path, "")).encode()
+    return _PAGE.format(hashes=hashes, more=_WORKERS.get(route, "")).encode()

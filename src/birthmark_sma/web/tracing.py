@@ -37,7 +37,7 @@ from starlette.types import Scope
 from birthmark_sma import __version__
 from birthmark_sma.authority.group_commit import Batch
 from birthmark_sma.authority.validation import Steps
-from birthmark_sma.web.access import route_of
+from birthmark_sma.web.access import UNKNOWN, route_of
 from birthmark_sma.web.request_ids import request_id_of
 from birthmark_sma.web.traffic import BEGAN, TRACE
 
@@ -78,16 +78,16 @@ class Tracing:
 
     def begin(self, scope: Scope) -> None:
         """Begin the trace of a request, unless that was done, below the sender's if it has one."""
-        if TRACE in scope or scope["path"] in _NOT_TRACED:
+        route = route_of(scope)
+        if TRACE in scope or route in _NOT_TRACED:
             return
         offset = time_ns() - perf_counter_ns()
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        route = route_of(scope["path"])
         attributes = {"http.request.method": method, "sma.request_id": request_id_of(scope)}
-        if route is not None:
+        if route != UNKNOWN:
             attributes["http.route"] = route
         span = self._requests.start_span(
-            method if route is None else f"{method} {route}",
+            method if route == UNKNOWN else f"{method} {route}",
             context=self._sender_of(scope),
             kind=SpanKind.SERVER,
             attributes=attributes,

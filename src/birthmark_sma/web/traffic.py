@@ -10,15 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
 from birthmark_sma.authority.latency import Looks, quantile
-from birthmark_sma.web.access import RULES, route_of
+from birthmark_sma.web.access import RULES, UNKNOWN, route_of
 from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.request_log import RequestLog
 
 if TYPE_CHECKING:
     from birthmark_sma.web.tracing import RequestTrace, Tracing
 
-UNKNOWN = "unknown"
-"""The route of a path that does not exist, and of what is no request at all."""
 OTHER = "other"
 NO_ANSWER = "none"
 """The status of a request whose sender left before its answer."""
@@ -32,7 +30,7 @@ TRACE = "trace"
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _STATUSES = (
     *(200, 204, 206, 302, 303, 304, 307, 400, 401, 403, 404, 405, 408, 409, 410),
-    *(412, 413, 414, 415, 416, 421, 422, 429, 431, 500, 503, 504),
+    *(412, 413, 414, 415, 416, 421, 422, 429, 431, 500, 501, 503, 504, 505),
 )
 _MILLISECOND = 1_000_000
 _BOUNDS = tuple(
@@ -101,7 +99,7 @@ class Traffic:
     def answered(self, scope: Scope, status: int) -> None:
         """Note an answer; status 0 where there was none."""
         took = perf_counter_ns() - scope[BEGAN]
-        route = route_of(scope["path"]) or UNKNOWN
+        route = route_of(scope)
         method, name = scope["method"], _NAMES.get(status, OTHER)
         REQUESTS.add(self._sheet, (route, method if method in _METHODS else OTHER, name))
         LATENCIES[route].observe(self._sheet, took)
@@ -111,7 +109,7 @@ class Traffic:
     def answered_directly(self, scope: Scope) -> None:
         """Note an answer of status 200 to a POST; each lookup less is felt here."""
         took = perf_counter_ns() - scope[BEGAN]
-        place, histogram = _OF_POSTS[scope["path"]]
+        place, histogram = _OF_POSTS[route_of(scope)]
         self._sheet[place] += 1
         histogram.observe(self._sheet, took)
         if self._log is not None:
@@ -119,7 +117,7 @@ class Traffic:
 
     def refused(self, status: int) -> None:
         """Note that something was turned away before it was a whole request."""
-        REQUESTS.add(self._sheet, (UNKNOWN, OTHER, _NAMES[status]))
+        REQUESTS.add(self._sheet, (UNKNOWN, OTHER, _NAMES.get(status, OTHER)))
 
     def turned_away(self, reason: str) -> None:
         """Note a request that the door did not let in: one of REFUSALS."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
 from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -29,8 +30,8 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.web import examples, openapi, quotas
-from birthmark_sma.web.access import Door
+from birthmark_sma.web import examples, openapi, operate, quotas
+from birthmark_sma.web.access import UNKNOWN, Door, route_of
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.intake import (
@@ -226,7 +227,7 @@ class ShortWay:
                 response = await endpoint.answer(scope, receive)
             else:
                 await self._pass(scope, caller)
-                response = self._app
+                response = await self._handler(scope)
         except UnauthenticatedError as error:
             self._traffic.turned_away("unauthenticated")
             response = respond(Request(scope), self._guessed(scope) or error)
@@ -240,7 +241,21 @@ class ShortWay:
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
         """Single camera tokens need no task of their own."""
-        return self._single.get(scope["path"]) if scope["method"] == "POST" else None
+        return self._single.get(route_of(scope)) if scope["method"] == "POST" else None
+
+    async def _handler(self, scope: Scope) -> ASGIApp:
+        """Return what answers a request that is not for validation.
+
+        FastAPI gets a path only if `route_of` knows it, so it cannot match one in a way of its own.
+        Probes pass it by: it would parse their whole query, and they show no credential.
+        """
+        route = route_of(scope)
+        if route == UNKNOWN:
+            raise HTTPException(404)
+        probe = operate.PROBE_ANSWERS.get(route) if scope["method"] in {"GET", "HEAD"} else None
+        if probe is None:
+            return self._app
+        return await probe(Request({**scope, "app": self._app}))
 
     def _guessed(self, scope: Scope) -> RateLimitedError | None:
         """Count credentials that were shown and are wrong."""
@@ -263,8 +278,8 @@ class ShortWay:
     def _endpoint(self, scope: Scope) -> "_One | _Many | None":
         if scope["method"] != "POST":
             return None
-        path = scope["path"]
-        return self._many if path == BATCH_PATH else self._single.get(path)
+        route = route_of(scope)
+        return self._many if route == BATCH_PATH else self._single.get(route)
 
 
 class _Json:
@@ -308,6 +323,17 @@ class _CameraTokens:
     def _refuses_replays(self) -> bool:
         return self._authority.settings.replay is ReplayPolicy.REFUSE_SAME_CALLER
 
+    async def _read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
+        """Read a JSON body. One that is refused unread costs the caller as much as a token."""
+        try:
+            return await read_json(scope, receive, limit)
+        except RequestError:
+            limits, caller = self._authority.rate_limits, caller_of(scope)
+            quotas.take(scope, limits, Kind.VALIDATE, caller)
+            if limits.shared:
+                await quotas.confirm(scope, limits, Kind.VALIDATE, caller)
+            raise
+
     def _check_repeat(self, validation: Validation) -> None:
         """Raise TokenAlreadySubmittedError where there shall be no verdict a second time."""
         if validation.repeat is Repeat.REPLAYED and self._refuses_replays:
@@ -328,7 +354,7 @@ class _One(_CameraTokens):
 
     async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         """Read, and then both halves."""
-        body = await read_json(scope, receive, self._authority.settings.max_body_bytes)
+        body = await self._read(scope, receive, self._authority.settings.max_body_bytes)
         future = self.begin(scope, body)
         await asyncio.wait([future])
         return _Json(self.finish(scope, future))
@@ -474,7 +500,7 @@ class _Many(_CameraTokens):
         settings = self._authority.settings
         caller = caller_of(scope)
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
-        body = await read_json(scope, receive, limit)
+        body = await self._read(scope, receive, limit)
         limits = self._authority.rate_limits
         trace: RequestTrace | None = scope.get(TRACE)
         if trace is not None:

@@ -15,7 +15,7 @@ from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard import pages
 from birthmark_sma.web.dashboard.gate import HOME, SIGN_IN, cookie_of, session_cookie
-from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.intake import authority_of, caller_of
 from birthmark_sma.web.problems import RequestError
 
 SIGN_OUT = "/dashboard/sign-out"
@@ -28,15 +28,16 @@ _SECONDS = 10.0
 router = APIRouter(include_in_schema=False)
 
 
-@router.get(SIGN_IN)
 async def show_form(request: Request) -> Response:
     """Ask for a key; where nobody is asked for one, there is nothing to sign in to."""
     if authority_of(request).settings.resolved_access is Access.OPEN:
-        return RedirectResponse(HOME, 303)
-    return _form(request, _local_path(request.query_params.get("next", "")))
+        response = RedirectResponse(HOME, 303)
+        if caller_of(request.scope).key is None:  # a session that is over would lead here again
+            _forget_cookie(request, response, session_cookie(request.scope))
+        return response
+    return _form(request, _local_path(_read_fields(request.scope["query_string"]).get("next", "")))
 
 
-@router.post(SIGN_IN)
 async def sign_in(request: Request) -> Response:
     """Open a session and hand out its cookie.
 
@@ -75,7 +76,6 @@ async def sign_in(request: Request) -> Response:
     return response
 
 
-@router.post(SIGN_OUT)
 async def sign_out(request: Request) -> Response:
     """End the session, here and in the database."""
     form = await _read_form(request)
@@ -88,6 +88,12 @@ async def sign_out(request: Request) -> Response:
         await asked(request.app.state.askers, lambda: sessions.sign_out(database, token), _SECONDS)
         _forget_cookie(request, response, session_cookie(request.scope))
     return response
+
+
+# Routes of Starlette: FastAPI would parse all of a stranger's query and cookies first.
+router.add_route(SIGN_IN, show_form, methods=["GET"])
+router.add_route(SIGN_IN, sign_in, methods=["POST"])
+router.add_route(SIGN_OUT, sign_out, methods=["POST"])
 
 
 def _form(request: Request, place: str, fault: str | None = None, status: int = 200) -> Response:
@@ -107,9 +113,13 @@ async def _read_form(request: Request) -> dict[str, str]:
         body += part
         if len(body) > _FORM_BYTES:
             raise RequestError("body-too-large", f"A form here has at most {_FORM_BYTES} bytes.")
+    return _read_fields(bytes(body))
+
+
+def _read_fields(encoded: bytes) -> dict[str, str]:
     try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=16))
-    except ValueError:  # no form of ours has so many fields
+        return dict(parse_qsl(encoded.decode("utf-8", "replace"), max_num_fields=16))
+    except ValueError:  # no form or link of ours has so many fields
         return {}
 
 

@@ -63,7 +63,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         raise HTTPException(404)
     if request.method != "GET":
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
-    is_named = request.query_params.get("v") == found.digest
+    is_named = scope["query_string"] == b"v=" + found.digest.encode()
     headers = {
         "Cache-Control": _FOR_GOOD if is_named else _ASK_AGAIN,
         "ETag": f'"{found.digest}"',

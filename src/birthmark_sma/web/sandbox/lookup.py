@@ -8,6 +8,7 @@ from starlette.types import Message, Receive, Scope
 from birthmark_sma.authority.authority import CRL_PATH
 from birthmark_sma.authority.sandbox.scripted_verdicts import ALREADY_SUBMITTED, VERDICTS
 from birthmark_sma.web import provision, validate
+from birthmark_sma.web.access import route_of
 from birthmark_sma.web.intake import parse_json
 from birthmark_sma.web.problems import InvalidRequestError
 from birthmark_sma.web.sandbox import scenarios
@@ -25,7 +26,7 @@ async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
 
     One that is too large is handed on as far as it was read, and asks for nothing.
     """
-    if scope["method"] != "POST" or scope["path"] not in _SPOKEN_TO:
+    if scope["method"] != "POST" or route_of(scope) not in _SPOKEN_TO:
         return b"", receive
     messages: list[Message] = []
     body = bytearray()
@@ -76,7 +77,7 @@ def tokens_of(body: bytes) -> Sequence[object]:
 
 
 def _find_in_body(scope: Scope, body: bytes) -> Asked | None:
-    path = scope["path"]
+    path = route_of(scope)
     if not body:
         return None
     if path == validate.BATCH_PATH:
@@ -103,7 +104,7 @@ def _of_batch(each_asks: Sequence[Asked | None]) -> Asked | None:
 
 
 def _check_place(asked_for: Asked, scope: Scope) -> None:
-    path, place = scope["path"], asked_for.scenario.place
+    path, place = route_of(scope), asked_for.scenario.place
     fits = {
         Place.ANYWHERE: True,
         Place.VALIDATION: path in _VALIDATIONS,

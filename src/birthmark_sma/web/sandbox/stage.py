@@ -32,7 +32,7 @@ from birthmark_sma.errors import (
     UnknownDeviceError,
 )
 from birthmark_sma.web import provision, validate
-from birthmark_sma.web.access import Door
+from birthmark_sma.web.access import Door, route_of
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.problems import (
     Kind,
@@ -191,7 +191,7 @@ class Stage:
         door: Door = self._state.door
         try:
             door.admit(scope)
-        except RequestError:
+        except (RequestError, errors.BirthmarkError):
             return False
         return True
 
@@ -215,7 +215,7 @@ class Stage:
             head, body = await performance.true_answer()
         if head["status"] != 200:
             await performance.release(head, body)
-        elif performance.scope["path"] != validate.BATCH_PATH:
+        elif route_of(performance.scope) != validate.BATCH_PATH:
             error = TokenAlreadySubmittedError()
             await performance.answer(respond(Request(performance.scope), error))
         else:
@@ -269,7 +269,7 @@ class Stage:
 
     async def _clock(self, performance: Performance) -> None:
         offset = timedelta(days=performance.asked.number)
-        path = performance.scope["path"]
+        path = route_of(performance.scope)
         if path == provision.PATH:
             with clock_ahead(offset):
                 await performance.answer_truly()
