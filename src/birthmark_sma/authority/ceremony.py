@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.authority.ca_key import seal_ca_key
+from birthmark_sma.authority.crl_publication import add_root_crl
 from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import found_secrets
 from birthmark_sma.authority.passphrase import find_or_make_passphrase
@@ -108,6 +109,7 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
                 ),
                 now,
             )
+            add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
     except AlreadyInitialisedError:
         pending.unlink(missing_ok=True)
         raise

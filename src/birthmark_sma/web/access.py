@@ -17,7 +17,12 @@ from cryptography import x509
 from starlette.types import Scope
 
 from birthmark_sma.authority import sessions
-from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
+from birthmark_sma.authority.authority import (
+    CRL_PATH,
+    INTERMEDIATE_PATH,
+    ROOT_CRL_PATH,
+    ROOT_PATH,
+)
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.config import Access, Settings, is_loopback
@@ -63,6 +68,7 @@ RULES: Mapping[str, Rule] = {
     "/openapi.json": ANY_KEY,
     CRL_PATH: ANY_KEY,
     INTERMEDIATE_PATH: ANY_KEY,
+    ROOT_CRL_PATH: ANY_KEY,
     ROOT_PATH: ANY_KEY,
     "/redoc": ANY_KEY,
     "/static-offline-docs": ANY_KEY,
@@ -71,7 +77,7 @@ RULES: Mapping[str, Rule] = {
 }
 """One entry a path, and one a directory of files. What is not here is for `admin` alone."""
 
-PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH})
+PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_CRL_PATH, ROOT_PATH})
 """What anyone may read where the settings say so: verifiers of certificates have no keys."""
 
 _DIRECTORIES = ("/dashboard/static/", "/static-offline-docs/")

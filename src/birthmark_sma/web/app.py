@@ -26,6 +26,7 @@ from birthmark_sma.web import (
     provision,
     quotas,
     request_ids,
+    revocation_lists,
     security_headers,
     validate,
 )
@@ -35,6 +36,7 @@ from birthmark_sma.web.dashboard.gate import HOME, Gate
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.request_log import RequestLog
+from birthmark_sma.web.revocation_lists import Crls
 from birthmark_sma.web.traffic import Observed, TracedTraffic, Traffic
 
 if TYPE_CHECKING:
@@ -44,7 +46,13 @@ _THREADS = 2
 """How many threads ask the database for figures, and how many for probes: who reads figures without
 end must not make a healthy server look dead."""
 
-_ROUTERS = (validate.router, provision.router, operate.router, metrics.router)
+_ROUTERS = (
+    validate.router,
+    provision.router,
+    operate.router,
+    revocation_lists.router,
+    metrics.router,
+)
 _TAGS = [
     {"name": "validate", "description": "For aggregation servers."},
     {"name": "provision", "description": "For cameras, once in their life."},
@@ -168,8 +176,7 @@ def create_app(
             await authority.rate_limits.start()
             watching = asyncio.create_task(app.state.deadlines.watch())
             copying = asyncio.create_task(metrics.copy_figures(authority, traffic))
-            app.state.crl = (0.0, b"")
-            app.state.crl_lock = asyncio.Lock()
+            app.state.crls = Crls(authority.served_crls, askers)
             app.state.exporting = asyncio.Lock()
             # What was made until now stays: the collector need not look at it again and again while
             # callers wait.
