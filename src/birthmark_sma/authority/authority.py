@@ -158,7 +158,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             AbuseWatch(database, policy_of(settings), settings.abuse),
             KeyWatch(database, parts.secrets.keks, key_ring),
             TableCounting(database),
-            CrlPublication(database, parts.issuer, served_crls),
+            CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
             *((ShortLife(database),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits_of(settings),

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from cryptography import x509
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.candidates import Issuer
 from birthmark_sma.authority.chore import Chore
 from birthmark_sma.authority.served_crls import ServedCrls
 from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError, ShuttingDownError
@@ -55,19 +54,20 @@ class CrlPublication(Chore):
     name = "crl-publication"
     every_seconds = 1.0
 
-    def __init__(self, database: Database, issuer: Issuer, served: ServedCrls) -> None:
+    def __init__(
+        self, database: Database, issuer: x509.Certificate, signer: Signer, served: ServedCrls
+    ) -> None:
         super().__init__()
         self._database = database
         self._issuer = issuer
+        self._signer = signer
         self._served = served
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  the database's clock counts
         """Look, and publish what is due. An outage must not mean a long pause."""
         began = time.monotonic()
         try:
-            if publish_due_crl(
-                self._database, self._issuer.certificate, self._issuer.signer, self._breathe
-            ):
+            if publish_due_crl(self._database, self._issuer, self._signer, self._breathe):
                 self.pause(_RESTS * (time.monotonic() - began))
             self._served.newest(INTERMEDIATE)
         except ShuttingDownError:
