@@ -16,7 +16,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.chore import Chore
-from birthmark_sma.authority.served_crls import ServedCrls
+from birthmark_sma.authority.served_crls import ServedCrl, ServedCrls
 from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError, ShuttingDownError
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.profiles import CLOCK_SKEW
@@ -120,6 +120,26 @@ def publish_due_crl(
             if stored:
                 published_crls.set_last_list(transaction, leaving, head.number)
         return stored
+
+
+def publish_crls(
+    database: Database, signer: Signer, root_signer: Signer | None
+) -> dict[str, ServedCrl]:
+    """Publish the intermediate's list, and the root's where its key is given.
+
+    Return the newest list of each issuer that has one. Raises as the two others here do.
+    """
+    with database.read() as connection:
+        intermediate = certificates.find_ca(connection, INTERMEDIATE)
+    if intermediate is None:
+        raise NotInitialisedError
+    issuer = x509.load_pem_x509_certificate(intermediate.certificate.encode())
+    publish_due_crl(database, issuer, signer, at_once=True)
+    if root_signer is not None:
+        publish_root_crl(database, root_signer)
+    served = ServedCrls(database)
+    newest = {name: served.newest(name) for name in (ROOT, INTERMEDIATE)}
+    return {name: crl for name, crl in newest.items() if crl is not None}
 
 
 def publish_root_crl(database: Database, root_signer: Signer) -> None:
