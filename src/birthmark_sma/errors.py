@@ -200,6 +200,13 @@ class DatabaseUnavailableError(StorageError):
         self.advice = advice
 
 
+class AbandonedWorkError(StorageError):
+    """Nobody waits for this work any more, so it ends. What was not committed never happened."""
+
+    def __init__(self) -> None:
+        super().__init__("Whoever asked has left, or has waited too long")
+
+
 class SchemaMismatchError(StorageError):
     """The database has another schema version than this program."""
 

@@ -97,6 +97,8 @@ class Authority:
     def close(self) -> None:
         """Finish and answer everything that is under way, then let go of the database."""
         for chore in self.chores:
+            chore.stop()
+        for chore in self.chores:
             chore.close()
         self.provisioner.close()
         self.validator.close()

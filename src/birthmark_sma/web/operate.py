@@ -109,7 +109,7 @@ async def stats(request: Request) -> Response:
     """Count, and phrase."""
     authority = authority_of(request)
     figures = await asked(
-        request.app.state.askers,
+        request.app.state.slow,
         lambda: reports.collect_stats(authority.database),
         _STATS_SECONDS,
     )

@@ -49,7 +49,7 @@ async def download(request: Request) -> Response:
     if item is None:
         raise refused("name says what.")
     authority = authority_of(request)
-    pem = await asked(request.app.state.askers, lambda: _pem(authority, item), _SECONDS)
+    pem = await asked(request.app.state.slow, lambda: _pem(authority, item), _SECONDS)
     headers = {"Content-Disposition": f'attachment; filename="birthmark-{item.value}.pem"'}
     return Response(pem, headers=headers, media_type="application/x-pem-file")
 
