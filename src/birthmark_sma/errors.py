@@ -200,6 +200,13 @@ class DatabaseUnavailableError(StorageError):
         self.advice = advice
 
 
+class AbandonedWorkError(StorageError):
+    """Nobody waits for this work any more, so it ends. What was not committed never happened."""
+
+    def __init__(self) -> None:
+        super().__init__("Whoever asked has left, or has waited too long")
+
+
 class SchemaMismatchError(StorageError):
     """The database has another schema version than this program."""
 
@@ -293,6 +300,25 @@ class DeviceDescriptionRefusedError(AuthorityError):
 
 class UnknownDeviceError(AuthorityError):
     """No device of this serial is registered."""
+
+
+class CrlNotPublishedError(AuthorityError):
+    """No revocation list is stored yet: the first is made within seconds of a server's start."""
+
+    def __init__(
+        self, message: str = "The revocation list is not published yet; try again shortly"
+    ) -> None:
+        super().__init__(message)
+
+
+class RootCrlNotPublishedError(CrlNotPublishedError):
+    """The root's key has signed no revocation list in this database."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The root has signed no revocation list yet. The operator makes one where the root's"
+            " key is: sma ca publish-crl"
+        )
 
 
 class UnknownFlagError(AuthorityError):

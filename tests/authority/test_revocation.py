@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.crl_publication import publish_due_crl
 from birthmark_sma.authority.revocation import (
-    current_crl,
     reinstate_device,
     revoke_device,
     suspend_device,
@@ -53,8 +53,12 @@ def revocations(authority: Authority) -> list[Revocation]:
 
 
 def crl_of(authority: Authority) -> x509.CertificateRevocationList:
-    """Return the current list."""
-    return current_crl(authority.database, authority.issuer.certificate, authority.issuer.signer)
+    """Publish what was revoked, and return the list."""
+    issuer = authority.issuer
+    publish_due_crl(authority.database, issuer.certificate, issuer.signer, at_once=True)
+    crl = authority.served_crls.newest("intermediate")
+    assert crl is not None
+    return x509.load_der_x509_crl(crl.der)
 
 
 # --- transitions

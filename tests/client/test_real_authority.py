@@ -34,6 +34,7 @@ from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key
 from tests.support.commands import sma
+from tests.support.crls import certificate_serial_of, fetch_crl_with
 from tests.support.faulty import closed_port
 from tests.support.running import Running, new_serial, start
 from tests.support.server import server_environ
@@ -168,7 +169,7 @@ def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
             environ=running.environ,
         )
         assert revoked.returncode == 0, revoked.stderr
-        crl = x509.load_der_x509_crl(http.get("/pki/intermediate.crl").content)
+        crl = fetch_crl_with(http, certificate_serial_of(device.camera.response), within=5)
     with AuthorityClient(running.server.url) as client:
         assert isinstance(client.validate(token), Fail)
     with pytest.raises(DeviceRevokedError):

@@ -26,7 +26,7 @@ from birthmark_sma.errors import (
     MalformedBundleError,
     RevocationUnknownError,
 )
-from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
+from birthmark_sma.pki.crl import LIFETIME, RevokedCertificate, sign_crl
 from birthmark_sma.pki.signer import CaKeyType
 from birthmark_sma.protocol.bundle import Bundle
 from tests.support import chains
@@ -207,12 +207,15 @@ def crl_of(
 ) -> x509.CertificateRevocationList:
     """A list of the intermediate's."""
     issuer = authority or ca()
-    return sign_crl(
-        [RevokedCertificate(each, now, "key_compromise") for each in serials],
-        issuer=issuer.intermediate,
-        signer=issuer.signer,
-        number=1,
-        now=now,
+    return x509.load_der_x509_crl(
+        sign_crl(
+            [RevokedCertificate(each, now, "key_compromise") for each in serials],
+            issuer=issuer.intermediate,
+            signer=issuer.signer,
+            number=1,
+            this_update=now - timedelta(hours=1),
+            next_update=now + LIFETIME,
+        )
     )
 
 

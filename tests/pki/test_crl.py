@@ -1,5 +1,8 @@
 """Revocation lists: what stands in them, and that others can read and verify them."""
 
+import hashlib
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -7,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 
+from birthmark_sma.pki.conformance import authority_key_identifier
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.signer import CaKeyType
 from tests.support.chains import NOW, Chain, ca, certificate_serial, sound_chain
@@ -17,15 +21,33 @@ from tests.support.oracles import (
 )
 
 REVOKED_AT = NOW - timedelta(hours=5)
+FAR = datetime(2050, 1, 1, tzinfo=UTC)
+"""From here on times are written with four digits of the year."""
 
 
 def list_of(
     *revoked: RevokedCertificate, key_type: CaKeyType = CaKeyType.EC_P256, number: int = 1
 ) -> x509.CertificateRevocationList:
     """Let the intermediate of a kind sign the list of these."""
+    return x509.load_der_x509_crl(der_of(revoked, key_type=key_type, number=number))
+
+
+def der_of(
+    revoked: Iterable[RevokedCertificate],
+    *,
+    key_type: CaKeyType = CaKeyType.EC_P256,
+    number: int = 1,
+    this_update: datetime = NOW,
+) -> bytes:
+    """Let the intermediate of a kind sign the list of these."""
     authority = ca(key_type)
     return sign_crl(
-        revoked, issuer=authority.intermediate, signer=authority.signer, number=number, now=NOW
+        revoked,
+        issuer=authority.intermediate,
+        signer=authority.signer,
+        number=number,
+        this_update=this_update,
+        next_update=this_update + LIFETIME,
     )
 
 
@@ -74,10 +96,10 @@ def test_a_revoked_device_is_refused_and_others_are_not() -> None:
 
 
 def test_the_head_of_the_list() -> None:
-    """Issuer, times, backdated for slow clocks, key identifier and number, neither critical."""
+    """Issuer, times, key identifier and number, neither critical."""
     signed = list_of(number=4_711)
     assert signed.issuer == ca().intermediate.subject
-    assert timedelta(0) <= NOW - signed.last_update_utc <= timedelta(hours=1, seconds=1)
+    assert signed.last_update_utc == NOW.replace(microsecond=0)
     assert signed.next_update_utc == NOW.replace(microsecond=0) + LIFETIME
     assert timedelta(days=1) == LIFETIME
     assert {extension.oid: extension.critical for extension in signed.extensions} == {
@@ -134,6 +156,75 @@ def test_times_of_other_zones_are_written_in_utc() -> None:
     tokyo = timezone(timedelta(hours=9))
     moment = datetime(2030, 1, 1, 3, tzinfo=tokyo)
     entry = RevokedCertificate(certificate_serial("a"), moment, "superseded")
-    signed = sign_crl([entry], issuer=ca().intermediate, signer=ca().signer, number=1, now=moment)
+    signed = x509.load_der_x509_crl(der_of([entry], this_update=moment))
     assert signed.next_update_utc == datetime(2030, 1, 1, 18, tzinfo=UTC)
     assert [entry.revocation_date_utc for entry in signed] == [moment]
+
+
+def test_no_entry_is_newer_than_its_list() -> None:
+    """Threat 44: what a clock dated that was ahead is dated as the list is."""
+    entries = [
+        RevokedCertificate(
+            certificate_serial(str(ahead)), NOW + timedelta(hours=ahead), "superseded"
+        )
+        for ahead in (-1, 0, 1, 24 * 365)
+    ]
+    signed = list_of(*entries)
+    at = {each.serial_number: each.revocation_date_utc for each in signed}
+    issued = NOW.replace(microsecond=0)
+    assert [at[each.certificate_serial] for each in entries] == [
+        issued - timedelta(hours=1),
+        issued,
+        issued,
+        issued,
+    ]
+    assert signed.last_update_utc == issued
+    assert lint_crl(signed) == []
+
+
+@pytest.mark.parametrize("key_type", CaKeyType)
+def test_the_list_is_the_library_s_byte_for_byte(key_type: CaKeyType) -> None:
+    """What is signed is what the library's own builder makes of the same entries."""
+    authority = ca(key_type)
+    for entries in ([], [*EVERY_REASON, RevokedCertificate(2**158 + 1, FAR, "superseded")]):
+        built = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(authority.intermediate.subject)
+            .last_update(FAR)
+            .next_update(FAR + LIFETIME)
+            .add_extension(authority_key_identifier(authority.intermediate), critical=False)
+            .add_extension(x509.CRLNumber(7), critical=False)
+        )
+        for entry in entries:
+            one = (
+                x509.RevokedCertificateBuilder()
+                .serial_number(entry.certificate_serial)
+                .revocation_date(entry.revoked_at)
+            )
+            if entry.reason != "unspecified":
+                one = one.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
+            built = built.add_revoked_certificate(one.build())
+        theirs = built.sign(authority.signer.key, authority.signer.hash_algorithm)
+        ours = der_of(entries, key_type=key_type, number=7, this_update=FAR)
+        assert x509.load_der_x509_crl(ours).tbs_certlist_bytes == theirs.tbs_certlist_bytes
+
+
+def test_a_list_takes_time_in_proportion_to_its_entries() -> None:
+    """Threat 44: 100,000 entries once took minutes, as each was added to a copy of the others."""
+    entries = [
+        RevokedCertificate(
+            int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:19], "big"),
+            REVOKED_AT + timedelta(seconds=number % 10_000),
+            "key_compromise",
+        )
+        for number in range(100_000)
+    ]
+
+    def seconds(some: list[RevokedCertificate]) -> float:
+        began = time.perf_counter()
+        assert len(x509.load_der_x509_crl(der_of(some))) == len(some)
+        return time.perf_counter() - began
+
+    few, all_of_them = seconds(entries[:10_000]), seconds(entries)
+    assert all_of_them < 10
+    assert all_of_them < 40 * few

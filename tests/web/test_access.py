@@ -108,6 +108,7 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/pki/root.crt"): EVERY,
     ("GET", "/pki/intermediate.crt"): EVERY,
     ("GET", "/pki/intermediate.crl"): EVERY,
+    ("GET", "/pki/root.crl"): EVERY,
     ("GET", "/"): None,
     ("GET", "/dashboard"): {"admin"},
     ("GET", "/dashboard/callers"): {"admin"},
@@ -544,8 +545,8 @@ def test_certificates_for_everybody(tmp_path: Path) -> None:
     """Verifiers have no keys: what certificates point at can be published, and nothing else is."""
     running, _ = start_with_keys(tmp_path / "data", "sqlite:", "--publish-pki", SMA_TABLES="5")
     with running.server, running.client() as client:
-        for path in ("/pki/root.crt", "/pki/intermediate.crt", "/pki/intermediate.crl"):
-            assert client.get(path).status_code == 200
+        for name in ("root.crt", "root.crl", "intermediate.crt", "intermediate.crl"):
+            assert client.get(f"/pki/{name}").status_code == 200
         for path in ("/pki/", "/pki/root.key", "/stats", "/docs", "/health", "//pki/root.crt"):
             assert client.get(path).status_code == 401
 

@@ -44,6 +44,7 @@ OPERATIONS = {
     ("GET", "/pki/root.crt"),
     ("GET", "/pki/intermediate.crt"),
     ("GET", "/pki/intermediate.crl"),
+    ("GET", "/pki/root.crl"),
 }
 
 

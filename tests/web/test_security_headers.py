@@ -29,6 +29,7 @@ OTHERS = (
     "/pki/root.crt",
     "/pki/intermediate.crt",
     "/pki/intermediate.crl",
+    "/pki/root.crl",
     "/nothing",
     PROVISION,
     VALIDATE,

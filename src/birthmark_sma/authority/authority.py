@@ -13,6 +13,7 @@ from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.authority.ca_key import open_ca_key
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.chore import Chore
+from birthmark_sma.authority.crl_publication import CrlPublication
 from birthmark_sma.authority.figures import Figures
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
@@ -29,6 +30,7 @@ from birthmark_sma.authority.sandbox.profile import check_kind, check_settings
 from birthmark_sma.authority.sandbox.scripted_devices import SandboxCandidateMaker
 from birthmark_sma.authority.sandbox.scripted_validation import SandboxValidator
 from birthmark_sma.authority.sandbox.short_life import ShortLife
+from birthmark_sma.authority.served_crls import ServedCrls
 from birthmark_sma.authority.table_counting import TableCounting
 from birthmark_sma.authority.validation import Validator
 from birthmark_sma.config import Settings
@@ -47,6 +49,7 @@ from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.private_files import make_private_directory
 
 CRL_PATH = "/pki/intermediate.crl"
+ROOT_CRL_PATH = "/pki/root.crl"
 INTERMEDIATE_PATH = "/pki/intermediate.crt"
 ROOT_PATH = "/pki/root.crt"
 
@@ -69,6 +72,7 @@ class Authority:
     rate_limits: RateLimits = field(repr=False)
     """For whoever serves, who begins and closes them too: they belong to an event loop."""
     figures: Figures = field(repr=False)
+    served_crls: ServedCrls = field(repr=False)
     sandbox: bool = False
     """What it was founded as."""
 
@@ -92,6 +96,8 @@ class Authority:
 
     def close(self) -> None:
         """Finish and answer everything that is under way, then let go of the database."""
+        for chore in self.chores:
+            chore.stop()
         for chore in self.chores:
             chore.close()
         self.provisioner.close()
@@ -128,6 +134,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = Figures(sheets)
+    served_crls = ServedCrls(database)
     validator_class = SandboxValidator if parts.sandbox else Validator
     return Authority(
         settings=settings,
@@ -146,12 +153,14 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
         figures=figures,
+        served_crls=served_crls,
         key_ring=key_ring,
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, policy_of(settings), settings.abuse),
             KeyWatch(database, parts.secrets.keks, key_ring),
             TableCounting(database),
+            CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
             *((ShortLife(database),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits_of(settings),

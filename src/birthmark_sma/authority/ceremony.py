@@ -14,11 +14,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.authority.ca_key import seal_ca_key
+from birthmark_sma.authority.crl_publication import add_root_crl
 from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import found_secrets
-from birthmark_sma.authority.passphrase import find_or_make_passphrase
+from birthmark_sma.authority.passphrase import find_or_make_passphrase, find_passphrase
+from birthmark_sma.authority.root_key import RootKey
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
+from birthmark_sma.errors import AlreadyInitialisedError, ConfigurationError, PrivateFileError
 from birthmark_sma.pki import issue, profiles, signer
 from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS, Profile
 from birthmark_sma.storage import certificates, kek_records, key_tables
@@ -108,6 +110,7 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
                 ),
                 now,
             )
+            add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
     except AlreadyInitialisedError:
         pending.unlink(missing_ok=True)
         raise
@@ -137,6 +140,18 @@ def finish_ceremony(database: Database, settings: Settings) -> None:
 def root_key_file(settings: Settings) -> Path:
     """Return where the root's encrypted key is kept until somebody moves it to a safe place."""
     return settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
+
+
+def load_root_signer(settings: Settings) -> signer.Signer | None:
+    """Return the root's key, where its file is here and CA_PASSWORD opens it.
+
+    Raises PrivateFileError where others can read the file.
+    """
+    try:
+        passphrase = find_passphrase(settings)
+    except ConfigurationError:
+        return None
+    return RootKey(root_key_file(settings), None).opened([passphrase])
 
 
 def random_serial_number() -> int:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from birthmark_sma.errors import DatabaseUnavailableError
 
 _TRY_AGAIN_SECONDS = 60.0
-_LEAVING_SECONDS = 5.0
+_LEAVING_SECONDS = 1.0
+"""Whoever waits for a database longer than this is left behind: the process ends all the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +33,13 @@ class Chore(ABC):
         """Begin. Only a server does: a single command should not wait for this."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Begin nothing more; return at once."""
+        self._closing.set()
+
     def close(self) -> None:
         """Stop after the step under way, which is a short one; harmless where nothing was begun."""
-        self._closing.set()
+        self.stop()
         if self._thread.is_alive():
             self._thread.join(_LEAVING_SECONDS)
 

@@ -1,6 +1,6 @@
 """Take a device out: suspend it for a while, or revoke it for good."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cryptography import x509
 from sqlalchemy import Connection
@@ -37,7 +37,7 @@ def reinstate_device(database: Database, device_serial: str) -> None:
 
 
 def revoke_device(database: Database, device_serial: str, reason: str) -> None:
-    """Make a device's tokens FAIL for ever, and put its certificate on the CRL.
+    """Make a device's tokens FAIL for ever, and put its certificate on the next CRL.
 
     `reason` is a key of `pki.crl.REASONS`. Raises UnknownDeviceError, or DeviceStatusError where
     it is revoked already or the reason is unknown.
@@ -49,17 +49,19 @@ def revoke_device(database: Database, device_serial: str, reason: str) -> None:
         _change(transaction, device_serial, device.status, DeviceStatus.REVOKED)
         certificates.add_revocation(
             transaction,
-            Revocation(device.certificate_serial, device_serial, datetime.now(UTC), reason),
+            Revocation(
+                device.certificate_serial, device_serial, database_time(transaction), reason
+            ),
         )
 
 
-def current_crl(
-    database: Database, issuer: x509.Certificate, signer: Signer, now: datetime | None = None
-) -> x509.CertificateRevocationList:
-    """Sign the list of all certificates revoked so far (RFC 5280, section 5)."""
+def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
+    """Sign the list of all certificates revoked so far as if it were that time: for a sandbox.
+
+    It is stored nowhere; `authority.crl_publication` makes the lists that are served.
+    """
     with database.read() as connection:
         revoked = certificates.list_revocations(connection)
-    now = now or datetime.now(UTC)
     return crl.sign_crl(
         [
             RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)
@@ -67,8 +69,9 @@ def current_crl(
         ],
         issuer=issuer,
         signer=signer,
-        number=int(now.timestamp() * 1_000),  # grows with every list, on every machine
-        now=now,
+        number=int(now.timestamp() * 1_000),
+        this_update=now,
+        next_update=now + crl.LIFETIME,
     )
 
 

@@ -42,6 +42,13 @@ class RootKey:
         """The files of a rotation that are there."""
         return [self._pending] if self._pending.exists() else []
 
+    def opened(self, known: Sequence[bytes]) -> Signer | None:
+        """Return the key, where it is here and one of these passphrases opens it.
+
+        Raises PrivateFileError.
+        """
+        return _opened(self._path, known)
+
     def prepare(self, known: Sequence[bytes]) -> None:
         """Encrypt the key anew, beside the old file, by one of the passphrases that are known.
 

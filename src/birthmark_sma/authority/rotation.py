@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from birthmark_sma.authority import first_answers, key_stock
 from birthmark_sma.authority.ca_key import open_ca_key, seal_ca_key
 from birthmark_sma.authority.ceremony import root_key_file
+from birthmark_sma.authority.crl_publication import publish_root_crl
 from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import (
     KeyEncryptionKey,
@@ -151,7 +152,10 @@ class _Rotation:
         if finished_before and not superseded and not self._leftovers(plan):
             raise ConfigurationError(_IN_FORCE)
         # Files first: a disk that is full, or not ours, stops this before anything is touched.
+        root_signer = plan.root_key.opened(self._passphrases(plan))
         self._prepare_files(plan)
+        if root_signer is not None:  # as always where the root's key is at hand
+            publish_root_crl(self._database, root_signer)
         if newest is None:
             newest = self._begin(records[-1], keks, plan)
             with self._database.read() as connection:
@@ -257,6 +261,10 @@ class _Rotation:
         if plan.file is not None:
             plan.file.prepare(plan.new_passphrase)
         plan.root_key.prepare(self._old_passphrases(plan))
+
+    def _passphrases(self, plan: _Plan) -> list[bytes]:
+        new = [] if plan.new_passphrase is None else [plan.new_passphrase]
+        return [*self._old_passphrases(plan), *new]
 
     def _old_passphrases(self, plan: _Plan) -> list[bytes]:
         kept = [] if plan.file is None else plan.file.kept()

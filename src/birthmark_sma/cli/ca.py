@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark_sma.cli.init import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    KekCommand,
+    KekFile,
+    RootKeyFile,
+    settings_from,
+)
 from birthmark_sma.cli.terminal import print_fields, print_json, say
 
 if TYPE_CHECKING:
@@ -76,6 +84,59 @@ def export(
         say(str(output_dir / name))
     if not certificates_only and "simulated-mfg-root-ca.key" not in files:
         say("The root's key is not here: it was moved to its safe place.")
+
+
+@app.command("publish-crl")
+def publish_crl(
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Write the lists (DER) here too; made where missing.")
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    kek_command: KekCommand = None,
+    root_key_file: RootKeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Publish the revocation lists now, also where no server runs.
+
+    A running server publishes the intermediate's list by itself. The root's list is signed where
+    the root's key file is, and is valid until that key is needed next.
+    """
+    from birthmark_sma.authority.authority import (
+        load_certificates,
+        open_signer,
+        open_stored_secrets,
+        opened_database,
+    )
+    from birthmark_sma.authority.ceremony import load_root_signer
+    from birthmark_sma.authority.crl_publication import publish_crls
+    from birthmark_sma.storage.private_files import make_private_directory, write_private_file
+
+    settings = settings_from(
+        data_dir=data_dir,
+        database_url=database_url,
+        kek_file=kek_file,
+        kek_command=kek_command,
+        root_key_file=root_key_file,
+    )
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        load_certificates(database)
+        signer = open_signer(database, settings, open_stored_secrets(database, settings))
+        root_signer = load_root_signer(settings)
+        lists = publish_crls(database, signer, root_signer)
+    if output_dir is not None:
+        make_private_directory(output_dir)
+        for name, crl in lists.items():
+            path = output_dir / f"{_FILE_STEM[name]}.crl"
+            write_private_file(path, crl.der, replace=True)
+    if as_json:
+        print_json({name: {"number": crl.number} for name, crl in lists.items()})
+        return
+    print_fields([(name, f"list {crl.number} is published") for name, crl in lists.items()])
+    if root_signer is None:
+        say("The root's key is not here, or CA_PASSWORD does not open it: its list stays as it is.")
 
 
 def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:

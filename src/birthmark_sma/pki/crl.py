@@ -1,18 +1,18 @@
-"""Certificate revocation lists of the intermediate (RFC 5280, section 5)."""
+"""Certificate revocation lists of root and intermediate (RFC 5280, section 5)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
 from birthmark_sma.errors import ProfileViolationError
+from birthmark_sma.pki import der
 from birthmark_sma.pki.conformance import authority_key_identifier
-from birthmark_sma.pki.profiles import CLOCK_SKEW
 from birthmark_sma.pki.signer import Signer
 
 LIFETIME = timedelta(days=1)
-"""How long a list may be relied on before a verifier fetches the next."""
+"""How long a list of the intermediate may be relied on before a verifier fetches the next."""
 
 REASONS = {
     "unspecified": x509.ReasonFlags.unspecified,
@@ -34,42 +34,52 @@ class RevokedCertificate:
     reason: str
 
 
+# Section 5.3.1: the reason code is left out rather than saying "unspecified".
+_ENTRY_EXTENSIONS = {
+    name: der.crl_entry_extensions(
+        *([] if flag is x509.ReasonFlags.unspecified else [x509.CRLReason(flag)])
+    )
+    for name, flag in REASONS.items()
+}
+
+
 def sign_crl(
     revoked: Iterable[RevokedCertificate],
     *,
     issuer: x509.Certificate,
     signer: Signer,
     number: int,
-    now: datetime,
-) -> x509.CertificateRevocationList:
-    """Sign the list of all revoked certificates. `number` must grow from list to list (5.2.3).
+    this_update: datetime,
+    next_update: datetime,
+) -> bytes:
+    """Sign the list of all revoked certificates; return it as DER.
+
+    `number` must grow from list to list (5.2.3). The time it takes is linear in the number of
+    entries. A revocation that is dated after `this_update`, by a clock that was ahead, gets that
+    date: a list cannot tell of the future.
 
     Raises ProfileViolationError where the signer's key is not the issuer's.
     """
     if issuer.public_key() != signer.public_key:
         raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
-    now = now.replace(microsecond=0)
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.subject)
-        .last_update(now - CLOCK_SKEW)
-        .next_update(now + LIFETIME)
-        .add_extension(authority_key_identifier(issuer), critical=False)
-        .add_extension(x509.CRLNumber(number), critical=False)
+    issued = _whole_seconds(this_update)
+    tbs = der.tbs_cert_list(
+        issuer=issuer.subject,
+        this_update=issued,
+        next_update=_whole_seconds(next_update),
+        revoked_certificates=[
+            der.revoked_certificate(
+                each.certificate_serial,
+                min(_whole_seconds(each.revoked_at), issued),
+                _ENTRY_EXTENSIONS[each.reason],
+            )
+            for each in revoked
+        ],
+        extensions=(authority_key_identifier(issuer), x509.CRLNumber(number)),
+        signature_algorithm=signer.signature_algorithm,
     )
-    for entry in revoked:
-        builder = builder.add_revoked_certificate(_entry(entry))
-    return builder.sign(signer.key, signer.hash_algorithm)
+    return der.signed(tbs, signer.signature_algorithm, signer.sign(tbs))
 
 
-def _entry(revoked: RevokedCertificate) -> x509.RevokedCertificate:
-    builder = (
-        x509.RevokedCertificateBuilder()
-        .serial_number(revoked.certificate_serial)
-        .revocation_date(revoked.revoked_at.replace(microsecond=0))
-    )
-    reason = REASONS[revoked.reason]
-    # Section 5.3.1: the reason code is left out rather than saying "unspecified".
-    if reason is not x509.ReasonFlags.unspecified:
-        builder = builder.add_extension(x509.CRLReason(reason), critical=False)
-    return builder.build()
+def _whole_seconds(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(microsecond=0)

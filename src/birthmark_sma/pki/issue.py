@@ -131,9 +131,7 @@ def sign(
         raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
     tbs = der.tbs_certificate(prepared, signer.signature_algorithm)
     signature = signer.sign(tbs)
-    return x509.load_der_x509_certificate(
-        der.certificate(tbs, signer.signature_algorithm, signature)
-    )
+    return x509.load_der_x509_certificate(der.signed(tbs, signer.signature_algorithm, signature))
 
 
 def _ca_name(profile: Profile) -> x509.Name:

@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
-from birthmark_sma.storage import postgresql
+from birthmark_sma.storage import interruption, postgresql
 
 _UNAVAILABLE = (
     exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
@@ -45,6 +45,7 @@ class Database:
     """
 
     def __init__(self, engine: Engine) -> None:
+        event.listen(engine, "before_cursor_execute", interruption.check)
         self._reading = engine
         self._writing = engine.execution_options(sma_write=True)
 
@@ -61,7 +62,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, on one snapshot on SQLite."""
-        with _translated(), self._reading.connect() as connection, connection.begin():
+        with self._connected(self._reading) as connection:
             yield connection
 
     @contextmanager
@@ -71,7 +72,17 @@ class Database:
         SQLite admits one writer at a time: it is taken at the start, so that no writer finds out
         half way that another was faster.
         """
-        with _translated(), self._writing.connect() as connection, connection.begin():
+        with self._connected(self._writing) as connection:
+            yield connection
+
+    @contextmanager
+    def _connected(self, engine: Engine) -> Iterator[Connection]:
+        with (
+            _translated(),
+            engine.connect() as connection,
+            interruption.interruptible(connection),
+            connection.begin(),
+        ):
             yield connection
 
     def warn_when_slow(self, seconds: float) -> None:

@@ -26,13 +26,14 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     false,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 """The Alembic revision that this program reads and writes."""
 
 
@@ -249,7 +250,28 @@ revoked_certificates = Table(
     Column("device_serial", String(64), nullable=False),
     Column("revoked_at", UtcDateTime, nullable=False),
     Column("revocation_reason", String(32), nullable=False),
+    Column("certificate_expires_at", UtcDateTime),
+    Column("last_crl_number", BigInteger),
 )
+"""`certificate_expires_at` is NULL where the register does not know the certificate, or until the
+next list is made; `last_crl_number` is NULL while the certificate is on every list."""
+
+published_crls = Table(
+    "published_crls",
+    metadata,
+    Column("issuer", String(16), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("follows", BigInteger, nullable=False),
+    Column("this_update", UtcDateTime, nullable=False),
+    Column("next_update", UtcDateTime, nullable=False),
+    Column("revocations", BigInteger, nullable=False),
+    Column("newest_revocation", UtcDateTime),
+    Column("der", LargeBinary, nullable=False),
+    UniqueConstraint("issuer", "follows"),
+)
+"""The newest revocation lists of each issuer (a name of `ca_certificates`), as they are served.
+`follows` is the number of the list before, 0 for the first: two lists never follow the same one.
+`revocations` and `newest_revocation` say what there was to list, to see whether that changed."""
 
 validation_history = Table(
     "validation_history",

@@ -22,7 +22,12 @@ from cryptography import x509
 from starlette.types import Scope
 
 from birthmark_sma.authority import sessions
-from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
+from birthmark_sma.authority.authority import (
+    CRL_PATH,
+    INTERMEDIATE_PATH,
+    ROOT_CRL_PATH,
+    ROOT_PATH,
+)
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.config import Access, Settings, is_loopback
@@ -68,6 +73,7 @@ RULES: Mapping[str, Rule] = {
     "/openapi.json": ANY_KEY,
     CRL_PATH: ANY_KEY,
     INTERMEDIATE_PATH: ANY_KEY,
+    ROOT_CRL_PATH: ANY_KEY,
     ROOT_PATH: ANY_KEY,
     "/redoc": ANY_KEY,
     "/sandbox": ANY_KEY,
@@ -86,7 +92,7 @@ UNKNOWN = "unknown"
 PROBES = frozenset({"/health/live", "/health/ready"})
 """Routes that ignore credentials: probes have none, and must not depend on them."""
 
-PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH})
+PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_CRL_PATH, ROOT_PATH})
 """Routes that ignore credentials where the settings publish them: verifiers have no keys."""
 
 _DIRECTORIES = ("/dashboard/static/", "/static-offline-docs/")

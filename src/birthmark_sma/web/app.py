@@ -2,9 +2,8 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -18,6 +17,7 @@ from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.instruments import Sheets
 from birthmark_sma.authority.sandbox.profile import check_kind
+from birthmark_sma.authority.worker_pool import WorkerPool
 from birthmark_sma.web import (
     metrics,
     openapi,
@@ -26,6 +26,7 @@ from birthmark_sma.web import (
     provision,
     quotas,
     request_ids,
+    revocation_lists,
     security_headers,
     validate,
 )
@@ -34,17 +35,28 @@ from birthmark_sma.web.dashboard import routes
 from birthmark_sma.web.dashboard.gate import HOME, Gate
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
+from birthmark_sma.web.leaving import Cancellable
 from birthmark_sma.web.request_log import RequestLog
+from birthmark_sma.web.revocation_lists import Crls
 from birthmark_sma.web.traffic import Observed, TracedTraffic, Traffic
 
 if TYPE_CHECKING:
     from birthmark_sma.web.tracing import Tracing
 
 _THREADS = 2
-"""How many threads ask the database for figures, and how many for probes: who reads figures without
-end must not make a healthy server look dead."""
+"""How many threads ask the database for what takes long (figures, pages, exports), how many for
+what is quick (sessions, revocation lists), and how many for probes. Who reads figures without end
+must not keep others out, nor make a healthy server look dead."""
+_MOST_WAITING = 100
+"""How many questions may wait for the threads of a kind; more are refused with 503."""
 
-_ROUTERS = (validate.router, provision.router, operate.router, metrics.router)
+_ROUTERS = (
+    validate.router,
+    provision.router,
+    operate.router,
+    revocation_lists.router,
+    metrics.router,
+)
 _TAGS = [
     {"name": "validate", "description": "For aggregation servers."},
     {"name": "provision", "description": "For cameras, once in their life."},
@@ -105,7 +117,7 @@ class Front:
             if origins
             else gate
         )
-        self._app = Observed(answers, traffic)
+        self._app = Observed(Cancellable(answers), traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -126,6 +138,15 @@ async def _front_door(request: Request) -> RedirectResponse:
     """Show people the dashboard, and programs the documentation."""
     for_a_person = "text/html" in request.headers.get("accept", "")
     return RedirectResponse(HOME if for_a_person else "/docs")
+
+
+@contextmanager
+def _pool(name: str, threads: int) -> Iterator[WorkerPool]:
+    pool = WorkerPool(threads, name, most_waiting=_MOST_WAITING)
+    try:
+        yield pool
+    finally:
+        pool.shutdown()
 
 
 def create_app(
@@ -160,22 +181,23 @@ def create_app(
         if log is not None:
             log.start()
         with (
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
-            ThreadPoolExecutor(1, thread_name_prefix="scraper") as scraper,
+            _pool("slow", _THREADS) as slow,
+            _pool("asker", _THREADS) as askers,
+            _pool("prober", _THREADS) as probers,
+            _pool("scraper", 1) as scraper,
         ):
             app.state.authority = authority
             app.state.traffic = traffic
             app.state.scrapes = metrics.scrapes_of(authority, traffic, scraper)
             app.state.door = Door(authority.settings, authority.key_ring)
+            app.state.slow = slow
             app.state.askers = askers
             app.state.probers = probers
             app.state.deadlines = Deadlines()
             await authority.rate_limits.start()
             watching = asyncio.create_task(app.state.deadlines.watch())
             copying = asyncio.create_task(metrics.copy_figures(authority, traffic))
-            app.state.crl = (0.0, b"")
-            app.state.crl_lock = asyncio.Lock()
+            app.state.crls = Crls(authority.served_crls, askers)
             app.state.exporting = asyncio.Lock()
             # What was made until now stays: the collector need not look at it again and again while
             # callers wait.

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from birthmark_sma.web.http_protocol import BoundedHttpProtocol
 from birthmark_sma.web.joined_writes import JoinedWrites
+from birthmark_sma.web.leaving import Cancellable
 from birthmark_sma.web.problems import respond
 from birthmark_sma.web.request_ids import DIRECT, request_id_of
 from birthmark_sma.web.security_headers import ADDED, OF_JSON, AnswerHeaders, Header, of_transport
@@ -134,7 +135,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         self.on_response_complete()
 
     def _answer_as_usual(self, cycle: RequestResponseCycle, answer: Response) -> None:
-        app = cast("Any", Observed(AnswerHeaders(answer), self._traffic))
+        app = cast("Any", Observed(Cancellable(AnswerHeaders(answer)), self._traffic))
         BoundedHttpProtocol._start_asgi_task(self, cycle, app)
 
 

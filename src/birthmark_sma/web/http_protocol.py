@@ -13,15 +13,17 @@ import json
 import re
 import sys
 from collections.abc import Sized
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httptools
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.joined_writes import JoinedWrites
+from birthmark_sma.web.leaving import CALLER_LEFT
 from birthmark_sma.web.request_ids import new_id
 from birthmark_sma.web.security_headers import EVERYWHERE, OF_JSON
 
@@ -122,6 +124,8 @@ _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1_048_576
 
 
+_SAFE_METHODS = ("GET", "HEAD")
+_GONE_SECONDS = 2.0
 _OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
 
 
@@ -141,6 +145,13 @@ class _OneReadAtATime(FlowControl):
         """Read on, if nothing waits."""
         if not self._pipeline:
             super().resume_reading()
+
+
+class _Answering(NamedTuple):
+    """A request, and the task that answers it."""
+
+    cycle: RequestResponseCycle
+    task: asyncio.Task[None]
 
 
 class BoundedConfig(uvicorn.Config):
@@ -169,6 +180,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _begun: float | None = None  # when the request that is not whole yet began
     _idle_since: float | None = None  # the last answer, until the next request
     _looking: asyncio.TimerHandle | None = None
+    _answering: _Answering | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
@@ -185,9 +197,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
+        """Stop looking, and end the request under way: nobody is there for its answer."""
         if self._looking is not None:
             self._looking.cancel()
+        self._end_request()
         HttpToolsProtocol.connection_lost(self, exc)
 
     def data_received(self, data: bytes) -> None:
@@ -213,7 +226,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._owes_an_answer():
             return None
         self.cycle.keep_alive = False
+        if self._answering is not None and self.cycle.scope["method"] in _SAFE_METHODS:
+            self.loop.call_later(_GONE_SECONDS, self._end_unanswered, self._answering)
         return True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer in a task, which ends when the caller leaves."""
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self._answering = _Answering(cycle, task)
+
+    def _end_unanswered(self, answering: _Answering) -> None:
+        """End a request of a client that has closed its half, and has heard nothing since.
+
+        Most such clients are gone, which TCP does not tell until something is sent to them.
+        """
+        if answering is self._answering and not answering.cycle.response_started:
+            self._end_request()
+            self.transport.close()
+
+    def _end_request(self) -> None:
+        answering, self._answering = self._answering, None
+        if answering is not None and not answering.cycle.response_complete:
+            cast("Scope", answering.cycle.scope)[CALLER_LEFT] = True
+            answering.task.cancel()
 
     def on_response_complete(self) -> None:
         """Go on with what waits in the pipeline, or count as idle.

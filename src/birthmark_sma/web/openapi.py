@@ -34,6 +34,7 @@ _WITH_A_KEY = (401, 403)
 
 _TITLES = {
     400: "Unknown table or key index: FAIL, and recorded",
+    404: "The root's key has signed no list here yet",
     408: "The request did not arrive whole in time",
     401: "No access key was shown, or none that is in force",
     403: "The access key is good for something else",
@@ -58,6 +59,11 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "insufficient-scope",
         "Insufficient scope",
         "This access key is good for provision; here one for validate is needed.",
+    ),
+    404: (
+        "crl-not-published",
+        "Revocation list not published",
+        "The root has signed no revocation list yet...",
     ),
     408: ("request-timeout", "Request Timeout", "The request did not arrive whole in time."),
     409: (

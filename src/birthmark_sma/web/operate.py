@@ -1,6 +1,5 @@
 """What operators and probes ask: /health, /stats, and the certificates that verifiers fetch."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -10,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma import __version__
-from birthmark_sma.authority import reports, revocation
-from birthmark_sma.authority.authority import CRL_PATH, INTERMEDIATE_PATH, ROOT_PATH
+from birthmark_sma.authority import reports
+from birthmark_sma.authority.authority import INTERMEDIATE_PATH, ROOT_PATH
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web import examples, openapi
 from birthmark_sma.web.asking import asked
@@ -21,7 +20,6 @@ from birthmark_sma.web.wire import HealthResponse, ProbeResponse, StatsResponse
 SERVICE = "birthmark-sma"
 _HEALTH_SECONDS = 4.0
 _STATS_SECONDS = 30.0
-_CRL_KEPT_SECONDS = 60.0
 
 router = APIRouter(tags=["operate"])
 
@@ -121,7 +119,7 @@ async def stats(request: Request) -> Response:
     """Count, and phrase."""
     authority = authority_of(request)
     figures = await asked(
-        request.app.state.askers,
+        request.app.state.slow,
         lambda: reports.collect_stats(authority.database),
         _STATS_SECONDS,
     )
@@ -161,34 +159,6 @@ async def intermediate_certificate(request: Request) -> Response:
     """Return the intermediate certificate: where the AIA of device certificates points."""
     certificate = authority_of(request).issuer.certificate
     return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
-
-
-@router.get(
-    CRL_PATH,
-    summary="The revoked device certificates (DER, RFC 5280)",
-    response_class=Response,
-    responses={
-        **_download("application/pkix-crl", "The list, at most a minute old"),
-        **openapi.problems(CRL_PATH, 429, 500, 503),
-    },
-)
-async def revocation_list(request: Request) -> Response:
-    """Return the CRL. It is signed at most once a minute, whoever asks how often."""
-    state = request.app.state
-    async with state.crl_lock:
-        signed_at, der = state.crl
-        if time.monotonic() - signed_at > _CRL_KEPT_SECONDS or not der:
-            der = await asked(request.app.state.askers, lambda: _sign_crl(request), _STATS_SECONDS)
-            state.crl = (time.monotonic(), der)
-    return Response(der, media_type="application/pkix-crl")
-
-
-def _sign_crl(request: Request) -> bytes:
-    authority = authority_of(request)
-    crl = revocation.current_crl(
-        authority.database, authority.issuer.certificate, authority.issuer.signer
-    )
-    return crl.public_bytes(Encoding.DER)
 
 
 def _health(answer: HealthResponse, status: int) -> JSONResponse:

@@ -143,6 +143,14 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
         Kind(409, "token-already-submitted", "Camera token already submitted"),
     ),
     (errors.UnknownDeviceError, Kind(404, "unknown-device", "Unknown device")),
+    (
+        errors.RootCrlNotPublishedError,
+        Kind(404, "crl-not-published", "Revocation list not published"),
+    ),
+    (
+        errors.CrlNotPublishedError,
+        Kind(503, "crl-not-published", "Revocation list not published", retry=True),
+    ),
     (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
     (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
     (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),

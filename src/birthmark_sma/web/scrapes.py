@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar
 
 from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.web.asking import abandon, put
 
 FRESH_SECONDS = 0.5
 _DATABASE_SECONDS = 4.0
@@ -55,9 +56,11 @@ class Scrapes(Generic[Totals]):
         """Return what the database says; None where it is away, which is a figure too."""
         if self._asked is not None and not self._asked.done():
             return None  # it has hung since an earlier scrape
-        self._asked = self._thread.submit(self._ask)
+        self._asked, interruption = put(self._thread, self._ask)
         try:
             async with asyncio.timeout(_DATABASE_SECONDS):
                 return await asyncio.wrap_future(self._asked)
         except (TimeoutError, DatabaseUnavailableError):
             return None
+        finally:
+            abandon(self._asked, interruption)

@@ -29,6 +29,12 @@ from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.far_end import FarEndHttpProtocol
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.http_protocol import BoundedConfig
+from birthmark_sma.web.leaving import (
+    DRAIN_SECONDS,
+    SUPERVISOR_SECONDS,
+    WORKER_SECONDS,
+    end_in_time,
+)
 from birthmark_sma.web.request_log import RequestLog
 from birthmark_sma.web.sandbox.front import SandboxFront
 from birthmark_sma.web.sandbox.http_protocol import equip
@@ -39,7 +45,6 @@ if TYPE_CHECKING:
     from birthmark_sma.web.tracing import Tracing
 
 _HUNG_SECONDS = 30  # a worker is killed then: one on a busy machine is not to be
-_DRAIN_SECONDS = 30
 _START_SECONDS = 60
 _SPAWNING = multiprocessing.get_context("spawn")  # as uvicorn starts workers
 
@@ -72,6 +77,14 @@ class WorkerApp:
         )
 
 
+class _Config(BoundedConfig):
+    """The settings of a process that ends in time. They are loaded once signals are handled."""
+
+    def load(self) -> None:
+        super().load()
+        end_in_time(WORKER_SECONDS)
+
+
 class _AnnouncingServer(uvicorn.Server):
     """A server that says when it accepts connections."""
 
@@ -97,6 +110,11 @@ class _Supervisor(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._announce = announce
+        end_in_time(SUPERVISOR_SECONDS, self._kill_all)
+
+    def _kill_all(self) -> None:
+        for worker in self.processes:
+            worker.process.kill()
 
     def init_processes(self) -> None:
         super().init_processes()
@@ -198,7 +216,7 @@ def uvicorn_config(
 ) -> uvicorn.Config:
     """Return how uvicorn serves an application here: also what measurements compare with."""
     files = tls_files(settings)
-    config = BoundedConfig(
+    config = _Config(
         app,
         factory=factory,
         workers=settings.workers,
@@ -212,7 +230,7 @@ def uvicorn_config(
         http=FarEndHttpProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
         ssl_context_factory=None if files is None else partial(serving_context, files),
         ws="none",
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_worker_healthcheck=_HUNG_SECONDS,
     )
     config.request_seconds = settings.request_timeout

@@ -11,9 +11,10 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from birthmark_sma.authority import revocation
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.errors import CrlNotPublishedError
 from birthmark_sma.storage import certificates, devices
+from birthmark_sma.storage.published_crls import INTERMEDIATE
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.pages import page
@@ -48,7 +49,7 @@ async def download(request: Request) -> Response:
     if item is None:
         raise refused("name says what.")
     authority = authority_of(request)
-    pem = await asked(request.app.state.askers, lambda: _pem(authority, item), _SECONDS)
+    pem = await asked(request.app.state.slow, lambda: _pem(authority, item), _SECONDS)
     headers = {"Content-Disposition": f'attachment; filename="birthmark-{item.value}.pem"'}
     return Response(pem, headers=headers, media_type="application/x-pem-file")
 
@@ -72,9 +73,10 @@ def _pem(authority: Authority, item: Item) -> bytes:
         case Item.INTERMEDIATE:
             return authority.issuer.certificate.public_bytes(Encoding.PEM)
         case Item.CRL:
-            issuer = authority.issuer
-            crl = revocation.current_crl(authority.database, issuer.certificate, issuer.signer)
-            return crl.public_bytes(Encoding.PEM)
+            crl = authority.served_crls.newest(INTERMEDIATE)
+            if crl is None:
+                raise CrlNotPublishedError
+            return x509.load_der_x509_crl(crl.der).public_bytes(Encoding.PEM)
 
 
 def _read(connection: Connection, authority: Authority) -> dict[str, Any]:

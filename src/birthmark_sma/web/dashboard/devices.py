@@ -95,7 +95,7 @@ async def download(request: Request) -> Response:
         with authority.database.read() as connection:
             return _find(connection, device_serial).device_certificate
 
-    pem = await asked(request.app.state.askers, read, _SECONDS)
+    pem = await asked(request.app.state.slow, read, _SECONDS)
     chain = [pem, *authority.issuer.chain]
     # No serial in the name: it may hold anything that is printable.
     return Response(

@@ -55,7 +55,7 @@ async def page(
             values = read(connection)
         return draw(request, template, **values)
 
-    return answer(await asked(request.app.state.askers, drawn, _PAGE_SECONDS))
+    return answer(await asked(request.app.state.slow, drawn, _PAGE_SECONDS))
 
 
 def draw(request: Request, template: str, **values: Any) -> str:

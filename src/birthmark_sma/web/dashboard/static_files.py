@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from birthmark_sma.web import conditional
+
 PATH = "/dashboard/static"
 
 _MEDIA_TYPES = {
@@ -68,8 +70,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         "Cache-Control": _FOR_GOOD if is_named else _ASK_AGAIN,
         "ETag": f'"{found.digest}"',
     }
-    known = request.headers.get("if-none-match", "")
-    if headers["ETag"] in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+    if conditional.is_known(request, headers["ETag"]):
         await Response(status_code=304, headers=headers)(scope, receive, send)
         return
     await Response(found.content, headers=headers, media_type=found.media_type)(

@@ -136,7 +136,7 @@ async def _pieces(
 
         async with turn:
             began = time.monotonic()
-            text, place = await asked(request.app.state.askers, read, _SECONDS)
+            text, place = await asked(request.app.state.slow, read, _SECONDS)
             if place is not None:
                 await asyncio.sleep(_RESTS * (time.monotonic() - began))
         if text:

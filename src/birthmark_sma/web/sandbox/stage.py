@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -288,12 +287,12 @@ class Stage:
         authority = self._authority
         signed = await asked(
             self._state.askers,
-            lambda: revocation.current_crl(
+            lambda: revocation.crl_as_of(
                 authority.database, authority.issuer.certificate, authority.issuer.signer, now
             ),
             _SECONDS,
         )
-        return Response(signed.public_bytes(Encoding.DER), media_type="application/pkix-crl")
+        return Response(signed, media_type="application/pkix-crl")
 
     # --- devices
 

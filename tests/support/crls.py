@@ -1,0 +1,44 @@
+"""Revocation lists as a verifier fetches them."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+from cryptography import x509
+
+INTERMEDIATE_CRL = "/pki/intermediate.crl"
+ROOT_CRL = "/pki/root.crl"
+
+
+def fetch_crl(
+    client: httpx2.Client, path: str = INTERMEDIATE_CRL
+) -> x509.CertificateRevocationList:
+    """Return the list that a server serves."""
+    answer = client.get(path)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/pkix-crl"
+    return x509.load_der_x509_crl(answer.content)
+
+
+def fetch_crl_with(
+    client: httpx2.Client, certificate_serial: int, *, within: float
+) -> x509.CertificateRevocationList:
+    """Fetch the list until a certificate is on it; fail after so many seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        crl = fetch_crl(client)
+        if crl.get_revoked_certificate_by_serial_number(certificate_serial) is not None:
+            return crl
+        assert time.monotonic() < deadline, f"{certificate_serial:x} is not listed"
+        time.sleep(0.1)
+
+
+def number_of(crl: x509.CertificateRevocationList) -> int:
+    """Return the number of a list (RFC 5280, section 5.2.3)."""
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def certificate_serial_of(answer: Mapping[str, Any]) -> int:
+    """Return the serial number of the certificate that a device got."""
+    return x509.load_pem_x509_certificate(answer["device_certificate"].encode()).serial_number
