@@ -477,7 +477,7 @@ def test_the_list_and_the_document(client: httpx2.Client) -> None:
 
 
 def test_its_certificates_say_what_they_are(each_sandbox: Running) -> None:
-    """Threat 32: root, intermediate, device and CRL cannot be taken for others."""
+    """Threat 51: root, intermediate, device and CRL cannot be taken for others."""
     with each_sandbox.client() as client:
         answer = client.post(PROVISION, json=provision_body(new_serial())).json()
         names = [x509.load_der_x509_crl(client.get(CRL).content).issuer]

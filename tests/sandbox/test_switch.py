@@ -50,14 +50,14 @@ def refused(data_dir: Path, *arguments: str, **environ: str) -> str:
     ],
 )
 def test_never_together_with_what_is_in_earnest(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """Threat 32: refused in a sentence, before anything is founded."""
+    """Threat 51: refused in a sentence, before anything is founded."""
     said = refused(tmp_path / "data", "serve", "--sandbox", "--port", "0", *arguments)
     assert "sandbox" in said
     assert not (tmp_path / "data").exists()
 
 
 def test_no_variable_and_no_file_switches_it_on(tmp_path: Path) -> None:
-    """Threat 32: only a flag, which somebody types."""
+    """Threat 51: only a flag, which somebody types."""
     data_dir = tmp_path / "data"
     assert "SMA_SANDBOX" in refused(data_dir, "ca", "show", SMA_SANDBOX="true")
     file = tmp_path / "sma.toml"
@@ -70,7 +70,7 @@ def test_no_variable_and_no_file_switches_it_on(tmp_path: Path) -> None:
 def test_an_authority_serves_as_what_it_was_founded_as(
     tmp_path: Path, request: pytest.FixtureRequest, kind: str, first: str
 ) -> None:
-    """Threat 32: neither way, on both kinds of database, and nothing is changed by trying."""
+    """Threat 51: neither way, on both kinds of database, and nothing is changed by trying."""
     url = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
     environ = server_environ(tmp_path / "data", url) | SMALL
     as_founded = [first] if first else []
@@ -88,7 +88,7 @@ def test_an_authority_serves_as_what_it_was_founded_as(
 def test_an_older_authority_is_not_even_migrated_by_trying(
     tmp_path: Path, database_url: str
 ) -> None:
-    """Threat 32: `--sandbox` on a database of an earlier program, which had no sandboxes."""
+    """Threat 51: `--sandbox` on a database of an earlier program, which had no sandboxes."""
     settings = small_settings(tmp_path, database_url, kek_file=None)
     with closing(open_database(database_url)) as database:
         migrate_to(database, "0001")
@@ -105,7 +105,7 @@ def test_an_older_authority_is_not_even_migrated_by_trying(
 
 @pytest.mark.parametrize("sandbox", [True, False])
 def test_the_application_looks_for_itself(tmp_path: Path, *, sandbox: bool) -> None:
-    """Threat 32: should a command forget to, an application of the wrong kind does not start."""
+    """Threat 51: should a command forget to, an application of the wrong kind does not start."""
     settings = small_settings(tmp_path, None, kek_file=None)
     initialise(settings, quiet, sandbox=not sandbox)
     front = SandboxFront if sandbox else Front
@@ -122,7 +122,7 @@ def test_the_application_looks_for_itself(tmp_path: Path, *, sandbox: bool) -> N
 
 
 def test_an_authority_that_is_none_knows_nothing_of_it(tmp_path: Path) -> None:
-    """Threat 32: header, serials and table ids of scripts mean nothing; there is no /sandbox."""
+    """Threat 51: header, serials and table ids of scripts mean nothing; there is no /sandbox."""
     running: Running = start(tmp_path / "data", "sqlite:", **SMALL)
     with running.server, running.client() as client:
         token = {
@@ -151,7 +151,7 @@ def test_an_authority_that_is_none_knows_nothing_of_it(tmp_path: Path) -> None:
 
 
 def test_neither_signs_for_the_other() -> None:
-    """Threat 32: a device of the one under a CA of the other is not even signed."""
+    """Threat 51: a device of the one under a CA of the other is not even signed."""
     key = signer.generate(signer.CaKeyType.EC_P256)
     for root, intermediate in (
         (profiles.SANDBOX_ROOT, profiles.INTERMEDIATE),

@@ -272,6 +272,7 @@ def test_what_the_bounds_allow_is_not_parsed_for_strangers(impatient: Server, de
         pytest.param(b"GET /health/live HTTP/1.1\r\nHost: a,b\r\n", 400, id="a list"),
         pytest.param(b"GET /health/live HTTP/1.1\r\nHost: a@b\r\n", 400, id="userinfo"),
         pytest.param(b"GET /health/live HTTP/1.1\r\nHost: a/b\r\n", 400, id="a path in Host"),
+        pytest.param(b"GET /health/live HTTP/1.1\r\nHost: a%2Eb\r\n", 400, id="an escape"),
         pytest.param(b"GET http://a/health/live HTTP/1.1\r\n", 400, id="absolute, no Host"),
         pytest.param(b"GET /health/live HTTP/2.0\r\nHost: a\r\n", 505, id="2.0"),
         pytest.param(b"GET /health/live HTTP/0.9\r\nHost: a\r\n", 505, id="0.9"),

@@ -168,7 +168,7 @@ class Door:
         if route in PROBES or (self._published and route in PUBLISHED):
             return None
         rule = rule_of(route)
-        key = self._key_by_secret(scope) or self._key_by_itself(scope, rule)
+        key = self._bearer_key(scope) or self._ambient_key(scope, rule)
         if key is None:
             return None
         if rule is not None and key.scope not in rule:
@@ -179,7 +179,7 @@ class Door:
         self._key_ring.note_use(key)
         return key
 
-    def _key_by_secret(self, scope: Scope) -> AccessKey | None:
+    def _bearer_key(self, scope: Scope) -> AccessKey | None:
         """Return the key of the Authorization field, or None without such a field."""
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         if not shown:
@@ -192,10 +192,11 @@ class Door:
         _check_in_force(key)
         return key
 
-    def _key_by_itself(self, scope: Scope, rule: Rule) -> AccessKey | None:
-        """Return the key of a session or client certificate, which a client sends unasked.
+    def _ambient_key(self, scope: Scope, rule: Rule) -> AccessKey | None:
+        """Return the key of a session or client certificate, or None where none is needed.
 
-        A page for anyone, such as the one to sign in, is shown whatever they are worth.
+        Browsers and TLS send these by themselves, so a page for anyone, such as the page to sign
+        in, takes a bad one for none. Raises UnauthenticatedError.
         """
         try:
             key = self._key_of_session(scope) or self._key_of_certificate(scope)

@@ -93,7 +93,7 @@ _TOO_SLOW = _Refusal(
 
 
 _NOT_HTTP = _Refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
-_NO_ONE_HOST = _Refusal(
+_BAD_HOST = _Refusal(
     400,
     "Bad Request",
     "not-one-host",
@@ -115,9 +115,9 @@ _VERSIONS = frozenset({"1.1", "1.0"})
 _LINE_OVERHEAD = len("  HTTP/1.1")
 _FIELD_OVERHEAD = len(": \r\n")
 _ENDS_OF_LINES = len("\r\n\r\n")  # of the request line and of the head
-# RFC 3986, section 3.2: an address in brackets or a registered name. Userinfo is an error, and a
-# comma is what joins two fields.
-_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?"
+# A name or an address as DNS and browsers write them. RFC 3986, section 3.2, allows more: userinfo,
+# escapes and commas, which programs read differently.
+_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]*)?"
 _IS_HOST = re.compile(_HOST).fullmatch
 _ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
 _LINGER_SECONDS = 1.0
@@ -266,7 +266,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if following is not None:
             self._start_asgi_task(*following)
         elif self._last_words is not None:
-            self._say_and_close(self._last_words)
+            self._send_refusal(self._last_words)
         else:
             self._idle_since = self.loop.time()
 
@@ -306,7 +306,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._pending_bytes = 0
         self._head_is_whole = True
         if not self._refused:
-            refusal = self._fault_of_head()
+            refusal = self._check_head()
             if refusal is not None:
                 self._refuse(refusal)
             elif not self._passes_over_upgrade():
@@ -344,8 +344,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.parser = httptools.HttpRequestParser(self)
             HttpToolsProtocol.data_received(self, head + self._fed[offset:])
 
-    def _fault_of_head(self) -> _Refusal | None:
-        """Return what refuses a head that the parser accepts.
+    def _check_head(self) -> _Refusal | None:
+        """Return the refusal of a head that the parser accepts, if it has a fault.
 
         The host in an absolute target takes the place of Host (RFC 9112, section 3.2.2), so that
         all that follows reads one host and one path.
@@ -356,7 +356,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if version not in _VERSIONS:
             return _OTHER_VERSION
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_IS_HOST, hosts)):
-            return _NO_ONE_HOST
+            return _BAD_HOST
         if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
             return _CODED
         if b"#" in self.url or (codings and version == "1.0"):
@@ -407,9 +407,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if owing:
             self._last_words = answer
         else:
-            self._say_and_close(answer)
+            self._send_refusal(answer)
 
-    def _say_and_close(self, answer: bytes) -> None:
+    def _send_refusal(self, answer: bytes) -> None:
         """Send a refusal, and read on for a moment before the connection is closed.
 
         To close while the sender still sends makes TCP reset the connection, and the sender may

@@ -244,7 +244,7 @@ class ShortWay:
         return self._single.get(route_of(scope)) if scope["method"] == "POST" else None
 
     async def _handler(self, scope: Scope) -> ASGIApp:
-        """Return what answers a request that is not for validation.
+        """Return the application for a request that is not for validation.
 
         FastAPI gets a path only if `route_of` knows it, so it cannot match one in a way of its own.
         Probes pass it by: it would parse their whole query, and they show no credential.

@@ -106,7 +106,8 @@ def _form(request: Request, place: str, fault: str | None = None, status: int = 
 
 async def _read_form(request: Request) -> dict[str, str]:
     """Read a form of ours. Raises RequestError; of a name that stands twice, the last counts."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+    types = request.headers.getlist("content-type")
+    if [each.partition(";")[0].strip().lower() for each in types] != [_FORM_TYPE]:
         raise RequestError("unsupported-media-type", f"Send the form as {_FORM_TYPE}.")
     body = bytearray()
     async for part in request.stream():
