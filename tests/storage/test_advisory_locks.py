@@ -39,3 +39,32 @@ def test_a_job_is_not_kept_from_its_turn_by_another(postgres_url: str, other: Ad
                 assert not alone
     finally:
         database.close()
+
+
+def test_on_sqlite_each_job_has_a_lock_file_while_it_runs(tmp_path: Path) -> None:
+    """One job excludes itself and no other, and nothing stays behind."""
+    database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
+    job, other = AdvisoryLock.KEY_ROTATION, AdvisoryLock.CRL_PUBLICATION
+    try:
+        for _ in range(2):
+            with only_one(database, job) as first, only_one(database, other) as second:
+                assert first
+                assert second
+                with only_one(database, job) as again:
+                    assert not again
+                assert len(list(tmp_path.iterdir())) == 2
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        database.close()
+
+
+def test_a_lock_file_that_was_left_behind_locks_nobody_out(tmp_path: Path) -> None:
+    """Its holder was killed: the operating system has let go of the lock."""
+    (tmp_path / "sma.db-key_rotation").touch(0o600)
+    database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
+    try:
+        with only_one(database, AdvisoryLock.KEY_ROTATION) as alone:
+            assert alone
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        database.close()

@@ -26,10 +26,15 @@ def fetch_crl_with(
 ) -> x509.CertificateRevocationList:
     """Fetch the list until a certificate is on it; fail after so many seconds."""
     deadline = time.monotonic() + within
+    etag = ""
     while True:
-        crl = fetch_crl(client)
-        if crl.get_revoked_certificate_by_serial_number(certificate_serial) is not None:
-            return crl
+        answer = client.get(INTERMEDIATE_CRL, headers={"If-None-Match": etag})
+        if answer.status_code != 304:
+            assert answer.status_code == 200, answer.text
+            crl = x509.load_der_x509_crl(answer.content)
+            if crl.get_revoked_certificate_by_serial_number(certificate_serial) is not None:
+                return crl
+            etag = answer.headers["etag"]
         assert time.monotonic() < deadline, f"{certificate_serial:x} is not listed"
         time.sleep(0.1)
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark_sma import __version__
 from birthmark_sma.authority.revocation import revoke_device
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
-from tests.support.crls import certificate_serial_of, fetch_crl_with
+from tests.support.crls import certificate_serial_of, fetch_crl, fetch_crl_with
 from tests.support.postgres import Postgres
 from tests.support.problems import assert_problem, assert_tells_no_internals
 from tests.support.running import (
@@ -110,6 +110,16 @@ def test_health_tells_that_postgresql_was_killed(own_postgres: Postgres, tmp_pat
         assert_back(client, camera)
         assert running.count("registered_devices") == 1
     assert own_postgres.url not in running.server.said()
+
+
+def test_the_revocation_list_outlives_the_database(own_postgres: Postgres, tmp_path: Path) -> None:
+    """Verifiers get the list that was the newest while the database answered."""
+    running = start(tmp_path / "data", own_postgres.create_database("sma"))
+    with running.server, running.client() as client:
+        before = fetch_crl(client)
+        own_postgres.kill()
+        assert fetch_crl(client) == before
+        own_postgres.start()
 
 
 def test_a_frozen_postgresql_is_an_outage(own_postgres: Postgres, tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_cr
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 from birthmark_sma.pki.signer import Signer
 from birthmark_sma.storage import certificates, published_crls
-from birthmark_sma.storage.advisory_locks import AdvisoryLock, try_lock
+from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.certificates import Revocation
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.only_one import only_one
 from birthmark_sma.storage.published_crls import (
     INTERMEDIATE,
     ROOT,
@@ -40,9 +41,10 @@ _MOST_AHEAD = timedelta(hours=2)
 """A list that is dated further ahead was made by a clock that was wrong. It is replaced, as no
 verifier would believe it. A clock that is set back by an hour replaces nothing."""
 _PAUSE_SECONDS = 0.005
-"""After each 500 entries, so that whoever validates meanwhile hardly waits for the interpreter."""
-_RESTS = 3.0
-"""For how many times as long as a list took no other is begun."""
+"""After each 1,000 entries, so that who validates meanwhile hardly waits for the interpreter."""
+_LONGEST_REST_SECONDS = 2.0
+"""After a list a process rests as long as it took, up to this: revocations that go on and on must
+not keep it busy with nothing else, and 100,000 entries must not be late."""
 _EXPIRIES_A_LIST = 2_000
 
 _log = logging.getLogger(__name__)
@@ -68,13 +70,16 @@ class CrlPublication(Chore):
         began = time.monotonic()
         try:
             if publish_due_crl(self._database, self._issuer, self._signer, self._breathe):
-                self.pause(_RESTS * (time.monotonic() - began))
+                self._rest(began)
             self._served.newest(INTERMEDIATE)
         except ShuttingDownError:
             return
         except DatabaseUnavailableError as error:
             _log.warning("the revocation list waits for the database: %s", error.advice or error)
-            self.pause(_RESTS * (time.monotonic() - began))
+            self._rest(began)
+
+    def _rest(self, began: float) -> None:
+        self.pause(min(time.monotonic() - began, _LONGEST_REST_SECONDS))
 
     def _breathe(self) -> None:
         if self.pause(_PAUSE_SECONDS):
@@ -97,10 +102,20 @@ def publish_due_crl(
     with database.read() as connection:
         if not at_once and not _look(connection).is_due:
             return False
+    with only_one(database, AdvisoryLock.CRL_PUBLICATION) as alone:
+        return alone and _publish(database, issuer, signer, breathe, at_once=at_once)
+
+
+def _publish(
+    database: Database,
+    issuer: x509.Certificate,
+    signer: Signer,
+    breathe: Callable[[], None],
+    *,
+    at_once: bool,
+) -> bool:
     _note_expiries(database, breathe)
     with database.read() as connection:
-        if not try_lock(connection, AdvisoryLock.CRL_PUBLICATION):
-            return False
         look = _look(connection)
         if not at_once and not look.is_due:
             return False

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -70,7 +70,7 @@ def sign_crl(
         revoked_certificates=[
             der.revoked_certificate(
                 each.certificate_serial,
-                min(_whole_seconds(each.revoked_at), issued),
+                min(each.revoked_at, issued),
                 _ENTRY_EXTENSIONS[each.reason],
             )
             for each in revoked
@@ -82,4 +82,4 @@ def sign_crl(
 
 
 def _whole_seconds(time: datetime) -> datetime:
-    return time.astimezone(UTC).replace(microsecond=0)
+    return time.replace(microsecond=0)

@@ -6,7 +6,7 @@ builder of lists holds the interpreter's lock while it encodes, a second for 100
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from cryptography import x509
@@ -104,7 +104,11 @@ def _integer(number: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _time(time: datetime) -> bytes:
-    """Encode a time in UTC: two digits of the year until 2049 (RFC 5280, section 4.1.2.5)."""
+    """Encode a time in UTC: two digits of the year until 2049 (RFC 5280, section 4.1.2.5).
+
+    There are no fractions of a second.
+    """
+    time = time.astimezone(UTC)
     if time.year < 2050:
         return _value(_UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())
     return _value(_GENERALIZED_TIME, f"{time.year:04}{time:%m%d%H%M%SZ}".encode())

@@ -6,7 +6,7 @@ other, and each fails while the other runs. No module defines a number of its ow
 
 from enum import IntEnum, unique
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, text
 
 
 @unique
@@ -24,15 +24,3 @@ def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:
     """Hold the lock until the transaction ends. SQLite has one writer at a time in any case."""
     if transaction.dialect.name == "postgresql":
         transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock.value})
-
-
-def try_lock(transaction: Connection, lock: AdvisoryLock) -> bool:
-    """Hold the lock until the transaction ends, unless another one holds it.
-
-    SQLite has no such locks, and every caller gets it: only for work that may be done twice.
-    """
-    if transaction.dialect.name != "postgresql":
-        return True
-    return bool(
-        transaction.execute(select(func.pg_try_advisory_xact_lock(lock.value))).scalar_one()
-    )

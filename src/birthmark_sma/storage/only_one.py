@@ -24,14 +24,34 @@ def only_one(database: Database, lock: AdvisoryLock) -> Iterator[bool]:
                 select(func.pg_try_advisory_xact_lock(lock.value))
             ).scalar_one()
         return
-    # The directory: SQLite's own file has locks of its own, and another file would stay behind.
-    directory = os.open(Path(database.engine.url.database or "").absolute().parent, os.O_RDONLY)
+    database_file = Path(database.engine.url.database or "").absolute()
+    with _locked(database_file.with_name(f"{database_file.name}-{lock.name.lower()}")) as alone:
+        yield alone
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file, unless another process does. SQLite's own file has locks of its own."""
+    file = _lock(path)
     try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield file is not None
     finally:
-        os.close(directory)
+        if file is not None:
+            path.unlink(missing_ok=True)
+            os.close(file)
+
+
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a locked file, or None where another process has it locked."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except FileNotFoundError:
+            pass
+        os.close(file)  # its holder removed it between our opening and locking it: another is due

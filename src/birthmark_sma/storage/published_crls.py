@@ -21,7 +21,7 @@ ROOT = "root"
 """The issuers, by their names in `ca_certificates`."""
 
 _KEPT = 3  # whoever has just read the newest number still finds its list
-_CHUNK = 500
+_CHUNK = 1_000
 
 
 class RevocationState(NamedTuple):
