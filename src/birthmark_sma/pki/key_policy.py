@@ -175,14 +175,17 @@ def _check_ec_or_rsa(
 
 
 def _check_rsa(key: rsa.RSAPublicKey, remedy: str) -> None:
-    if key.key_size not in RSA_BITS:
-        raise KeyRefusedError(f"An RSA key of {key.key_size} bits is not accepted. {remedy}")
+    size = KeyRefusedError(f"An RSA key of {key.key_size} bits is not accepted. {remedy}")
+    if not min(RSA_BITS) <= key.key_size <= max(RSA_BITS):
+        raise size
     numbers = key.public_numbers()
     if numbers.e != RSA_EXPONENT:
         raise KeyRefusedError(f"An RSA key with e = {numbers.e} is not accepted. {remedy}")
     weakness = rsa_weaknesses.find_weakness(numbers.n)
     if weakness is not None:
         raise KeyRefusedError(f"This RSA modulus {weakness}. Make a new key pair.")
+    if key.key_size not in RSA_BITS:
+        raise size
 
 
 def _check_x25519(key: x25519.X25519PublicKey) -> None:

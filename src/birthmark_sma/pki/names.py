@@ -72,8 +72,8 @@ def fold(name: str) -> str:
 
     As RFC 5280, section 7.1, compares them, without regard to case, to the way in which a letter
     is composed, and to how much white space there is; and without regard to what is not seen. It
-    is Unicode's NFKC_Casefold (section 3.13, R5) with white space insignificant as in RFC 4518,
-    section 2.6.1. What it returns folds to itself.
+    is Unicode's NFKC_Casefold (The Unicode Standard, section 3.13, D147), with white space as in
+    RFC 4518, section 2.6.1. What it returns folds to itself.
     """
     folded = _fold_once(name)
     while (again := _fold_once(folded)) != folded:
@@ -82,7 +82,7 @@ def fold(name: str) -> str:
 
 
 def _fold_once(name: str) -> str:
-    text = unicodedata.normalize("NFKC", name).casefold()
+    text = unicodedata.normalize("NFD", name).casefold()
     seen = "".join(each for each in text if not _is_default_ignorable(each))
     normal = unicodedata.normalize("NFKC", seen.replace(_BLANK_BRAILLE, " "))
     return " ".join(normal.split())
