@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -427,7 +428,7 @@ def test_what_cannot_leave_is_no_absence(
 def test_the_request_proves_possession_and_asks_for_sealed_keys(
     start: StartCamera, authority: Authority, place: Path
 ) -> None:
-    """Threats 4 and 28: neither private key leaves, and no master key travels in the open."""
+    """Threats 4, 28 and 41: it names the camera, no private key leaves, no master key is open."""
     answers: list[dict[str, Any]] = []
 
     def note(_: httpx2.Request, answer: Answer) -> httpx2.Response:
@@ -440,6 +441,8 @@ def test_the_request_proves_possession_and_asks_for_sealed_keys(
     body = json.loads(asked.requests[0].content)
     csr = x509.load_pem_x509_csr(body["csr"].encode())
     assert csr.is_signature_valid
+    [common_name] = csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert common_name.value == body["device_serial"]
     assert csr.public_key() == camera.certificate.public_key()
     assert "PRIVATE" not in asked.requests[0].content.decode()
     assert "table_keys" not in answers[0]
