@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.ceremony import random_serial_number
 from birthmark_sma.device import UNSEALED, Enrolment, nonces, provisioning, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.errors import (
@@ -29,6 +30,8 @@ from birthmark_sma.errors import (
     OtherDeviceError,
     ProvisioningRefusedError,
 )
+from birthmark_sma.pki import issue
+from birthmark_sma.pki.key_policy import check_key
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
 from tests.support.faulty import Behaviour, FaultyServer
@@ -482,11 +485,20 @@ def test_a_certificate_of_another_camera(start: StartCamera, authority: Authorit
 def test_a_certificate_for_another_serial(start: StartCamera, authority: Authority) -> None:
     """Of this camera's key, by an authority that mixed two up."""
 
-    def mixed_up(request: httpx2.Request, _: Answer) -> httpx2.Response:
-        fields = json.loads(request.content) | {"device_serial": new_serial()}
-        return InProcess(authority).post(
-            request.url, json=fields, headers={"Idempotency-Key": fields["device_serial"]}
+    def mixed_up(request: httpx2.Request, answer: Answer) -> httpx2.Response:
+        fields = answer().json()
+        key = x509.load_pem_x509_csr(json.loads(request.content)["csr"].encode()).public_key()
+        prepared = issue.prepare_device(
+            check_key(key),
+            new_serial(),
+            issuer=authority.issuer.certificate,
+            now=datetime.now(UTC),
+            serial_number=random_serial_number(),
         )
+        other = issue.sign(
+            prepared, authority.issuer.signer, issuer=authority.issuer.certificate
+        ).public_bytes(serialization.Encoding.PEM)
+        return httpx2.Response(200, json=fields | {"device_certificate": other.decode()})
 
     with pytest.raises(AuthorityAwayError, match="for another camera"):
         start(client=InProcess(authority, mixed_up))
