@@ -284,6 +284,12 @@ def test_folding_is_stable(text: str) -> None:
     assert "\t" not in folded
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_folds_as_all_else(text: str) -> None:
+    """What is folded the short way comes out as the long way has it."""
+    assert fold(f"{text}\u00e9") == fold(f"{text}e\u0301") == (fold(f"{text}x")[:-1] + "\u00e9")
+
+
 def test_every_character_folds_to_a_fixed_point() -> None:
     """And no serial becomes too long for an index: PostgreSQL's takes 2,704 bytes of a text."""
     longest = 0
