@@ -16,10 +16,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.ceremony import random_serial_number
 from birthmark_sma.device import UNSEALED, Enrolment, nonces, provisioning, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.errors import (
@@ -28,6 +30,8 @@ from birthmark_sma.errors import (
     OtherDeviceError,
     ProvisioningRefusedError,
 )
+from birthmark_sma.pki import issue
+from birthmark_sma.pki.key_policy import check_key
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
 from tests.support.faulty import Behaviour, FaultyServer
@@ -427,7 +431,7 @@ def test_what_cannot_leave_is_no_absence(
 def test_the_request_proves_possession_and_asks_for_sealed_keys(
     start: StartCamera, authority: Authority, place: Path
 ) -> None:
-    """Threats 4 and 28: neither private key leaves, and no master key travels in the open."""
+    """Threats 4, 28 and 41: it names the camera, no private key leaves, no master key is open."""
     answers: list[dict[str, Any]] = []
 
     def note(_: httpx2.Request, answer: Answer) -> httpx2.Response:
@@ -440,6 +444,8 @@ def test_the_request_proves_possession_and_asks_for_sealed_keys(
     body = json.loads(asked.requests[0].content)
     csr = x509.load_pem_x509_csr(body["csr"].encode())
     assert csr.is_signature_valid
+    [common_name] = csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert common_name.value == body["device_serial"]
     assert csr.public_key() == camera.certificate.public_key()
     assert "PRIVATE" not in asked.requests[0].content.decode()
     assert "table_keys" not in answers[0]
@@ -479,11 +485,20 @@ def test_a_certificate_of_another_camera(start: StartCamera, authority: Authorit
 def test_a_certificate_for_another_serial(start: StartCamera, authority: Authority) -> None:
     """Of this camera's key, by an authority that mixed two up."""
 
-    def mixed_up(request: httpx2.Request, _: Answer) -> httpx2.Response:
-        fields = json.loads(request.content) | {"device_serial": new_serial()}
-        return InProcess(authority).post(
-            request.url, json=fields, headers={"Idempotency-Key": fields["device_serial"]}
+    def mixed_up(request: httpx2.Request, answer: Answer) -> httpx2.Response:
+        fields = answer().json()
+        key = x509.load_pem_x509_csr(json.loads(request.content)["csr"].encode()).public_key()
+        prepared = issue.prepare_device(
+            check_key(key),
+            new_serial(),
+            issuer=authority.issuer.certificate,
+            now=datetime.now(UTC),
+            serial_number=random_serial_number(),
         )
+        other = issue.sign(
+            prepared, authority.issuer.signer, issuer=authority.issuer.certificate
+        ).public_bytes(serialization.Encoding.PEM)
+        return httpx2.Response(200, json=fields | {"device_certificate": other.decode()})
 
     with pytest.raises(AuthorityAwayError, match="for another camera"):
         start(client=InProcess(authority, mixed_up))

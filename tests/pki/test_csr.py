@@ -3,19 +3,23 @@
 import base64
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.errors import CsrRefusedError, KeyRefusedError
 from birthmark_sma.pki import csr
+from birthmark_sma.pki.der_reader import elements
 from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
 from tests.support.chains import DEVICE_KEY_KINDS, DevicePrivateKey, device_key, sound_chain
 
@@ -62,6 +66,34 @@ P256 = device_key("ec-p256")
 SOUND = request(P256, SERIAL)
 
 
+def tlv(tag: int, content: bytes) -> bytes:
+    """Encode one element of DER (X.690, section 8.1)."""
+    length = len(content)
+    if length < 128:
+        return bytes([tag, length]) + content
+    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(octets)]) + octets + content
+
+
+def with_signature(unsigned: bytes, signature: bytes) -> str:
+    """Put what is signed and its signature together, as ecdsa-with-SHA256."""
+    ecdsa_with_sha256 = tlv(0x30, bytes.fromhex("06082a8648ce3d040302"))
+    return armoured(tlv(0x30, unsigned + ecdsa_with_sha256 + tlv(0x03, b"\0" + signature)))
+
+
+def signed(unsigned: bytes) -> str:
+    """Sign any bytes as a request."""
+    assert isinstance(P256, ec.EllipticCurvePrivateKey)
+    return with_signature(unsigned, P256.sign(unsigned, ec.ECDSA(hashes.SHA256())))
+
+
+def request_with_common_name(tag: int, content: bytes) -> str:
+    """Make a request whose common name is any 8 bytes of any type, correctly signed."""
+    return signed(
+        SOUND.tbs_certrequest_bytes.replace(tlv(0x0C, SERIAL.encode()), tlv(tag, content))
+    )
+
+
 @pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)
 @pytest.mark.parametrize("common_names", [(), (SERIAL,)], ids=["no name", "its name"])
 def test_possession_is_proven(kind: str, common_names: tuple[str, ...]) -> None:
@@ -71,12 +103,11 @@ def test_possession_is_proven(kind: str, common_names: tuple[str, ...]) -> None:
 
 
 def test_nothing_but_the_key_is_taken() -> None:
-    """A request for CA rights and another device's name in extensions yields a key, no more."""
+    """A request for CA rights yields a key, no more."""
     asked = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Another")]))
         .add_extension(x509.BasicConstraints(ca=True, path_length=5), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("example.org")]), critical=False)
         .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     )
     assert csr.verify(pem_of(asked), SERIAL) == asked.public_key()
@@ -107,13 +138,147 @@ def test_a_swapped_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "common_names",
-    [("camera-8",), ("Camera-7",), (" camera-7",), (SERIAL, "camera-8"), ("camera-8", SERIAL)],
+    "common_names", [("camera-8",), ("camera7",), (SERIAL, "camera-8"), ("camera-8", SERIAL)]
 )
 def test_the_name_of_another_device_is_refused(common_names: tuple[str, ...]) -> None:
-    """Threat 4: a request made for another serial is not taken for this one."""
+    """Threats 4 and 41: a request made for another serial is not taken for this one."""
     with pytest.raises(CsrRefusedError, match="common name is not the device_serial"):
         csr.verify(pem_of(request(P256, *common_names)), SERIAL)
+
+
+@pytest.mark.parametrize("common_name", ["Camera-7", "CAMERA-7", " camera-7 ", "camera\uff0d7"])
+def test_another_spelling_of_the_name_is_accepted(common_name: str) -> None:
+    """Threat 40: it is the same name under folding, and the certificate bears the serial."""
+    assert csr.verify(pem_of(request(P256, common_name)), SERIAL) == P256.public_key()
+
+
+def test_a_decomposed_name_is_the_composed_serial() -> None:
+    """An input that got a wrong answer: macOS decomposes what is typed."""
+    pem = (Path(__file__).parent / "csr_cn_decomposed.pem").read_text()
+    csr.verify(pem, "\u00e9-cam")
+
+
+def asking(
+    *alternatives: x509.GeneralName, subject: Sequence[tuple[x509.ObjectIdentifier, str]] = ()
+) -> str:
+    """Make a request with a subject and alternative names."""
+    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in subject])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    if alternatives:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    return pem_of(builder.sign(P256, hashes.SHA256()))
+
+
+def directory_name(oid: x509.ObjectIdentifier, value: str) -> x509.DirectoryName:
+    """A directoryName of one attribute."""
+    return x509.DirectoryName(x509.Name([x509.NameAttribute(oid, value)]))
+
+
+OTHERS = {
+    "serialNumber": asking(subject=[(NameOID.SERIAL_NUMBER, "camera-8")]),
+    "serialNumber beside the right name": asking(
+        subject=[(NameOID.COMMON_NAME, SERIAL), (NameOID.SERIAL_NUMBER, "camera-8")]
+    ),
+    "dNSName": asking(x509.DNSName("camera-8.example.org")),
+    "URN": asking(x509.UniformResourceIdentifier("urn:birthmark:device:camera-8")),
+    "URN in another spelling": asking(
+        x509.UniformResourceIdentifier("urn:birthmark:device:camera%2D7")
+    ),
+    "URN beside the right one": asking(
+        x509.UniformResourceIdentifier(f"urn:birthmark:device:{SERIAL}"),
+        x509.UniformResourceIdentifier("urn:birthmark:device:camera-8"),
+    ),
+    "URI": asking(x509.UniformResourceIdentifier("https://example.org/camera-8")),
+    "directoryName, common name": asking(directory_name(NameOID.COMMON_NAME, "camera-8")),
+    "directoryName, serialNumber": asking(directory_name(NameOID.SERIAL_NUMBER, "camera-8")),
+    "e-mail": asking(x509.RFC822Name("camera-8@example.org")),
+    "IP address": asking(x509.IPAddress(ip_address("192.0.2.8"))),
+    "registered id": asking(x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))),
+    "other name": asking(x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x0c\x01x")),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_device_is_named_nowhere(name: str) -> None:
+    """Threat 41: neither in serialNumber nor in any alternative name."""
+    with pytest.raises(CsrRefusedError, match=r"serialNumber|subjectAltName"):
+        csr.verify(OTHERS[name], SERIAL)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        asking(subject=[(NameOID.SERIAL_NUMBER, "CAMERA-7")]),
+        asking(x509.DNSName("Camera-7")),
+        asking(x509.UniformResourceIdentifier(f"urn:birthmark:device:{SERIAL}")),
+        asking(directory_name(NameOID.COMMON_NAME, SERIAL)),
+        asking(x509.UniformResourceIdentifier(f"urn:birthmark:recipient-key:sha-256:{'0' * 64}")),
+    ],
+    ids=["serialNumber", "dNSName", "URN", "directoryName", "recipient key"],
+)
+def test_its_own_names_are_accepted(asked: str) -> None:
+    """A request may name the device itself, and its recipient key."""
+    csr.verify(asked, SERIAL)
+
+
+def test_a_second_list_of_extensions_is_refused() -> None:
+    """Threat 41: the library reads the first one alone; another reader may read the other."""
+    der = der_of(x509.load_pem_x509_csr(OTHERS["dNSName"].encode()))
+    unsigned = elements(elements(der)[0].content)[0]
+    version, subject, key, attributes = elements(unsigned.content)
+    doubled = tlv(0xA0, attributes.content * 2)
+    parts = version.whole + subject.whole + key.whole + doubled
+    with pytest.raises(CsrRefusedError, match="two lists of requested extensions"):
+        csr.verify(signed(tlv(0x30, parts)), SERIAL)
+
+
+def test_two_requests_in_one_field_are_refused() -> None:
+    """Threat 41: the first was taken silently."""
+    pem = (Path(__file__).parent / "refused_keys" / "csr_two_in_one_field.pem").read_text()
+    with pytest.raises(CsrRefusedError, match="more than one PEM block"):
+        csr.verify(pem, "csr-7")
+
+
+def test_a_misread_key_is_refused_in_a_request() -> None:
+    """Threat 39: a PSS key signs its request, and could never sign a bundle."""
+    with tempfile.TemporaryDirectory() as directory:
+        key_file = Path(directory) / "device.pem"
+        made = ["openssl", "genpkey", "-algorithm", "RSA-PSS", "-out", str(key_file)]
+        subprocess.run(made, check=True, capture_output=True, timeout=60)
+        asked = subprocess.run(
+            ["openssl", "req", "-new", "-key", str(key_file), "-subj", f"/CN={SERIAL}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    with pytest.raises(KeyRefusedError, match="RSASSA-PSS"):
+        csr.verify(asked.stdout, SERIAL)
+
+
+def test_a_signature_of_webcrypto_is_named() -> None:
+    """IEEE P1363 puts r and s side by side; X.509 wants a SEQUENCE."""
+    assert isinstance(P256, ec.EllipticCurvePrivateKey)
+    unsigned = SOUND.tbs_certrequest_bytes
+    r, s = decode_dss_signature(P256.sign(unsigned, ec.ECDSA(hashes.SHA256())))
+    bare = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    with pytest.raises(CsrRefusedError, match="P1363"):
+        csr.verify(with_signature(unsigned, bare), SERIAL)
+    with pytest.raises(CsrRefusedError, match="does not verify under its own key"):
+        csr.verify(with_signature(unsigned, bare[::-1]), SERIAL)
+
+
+def test_a_version_that_there_is_not_is_named() -> None:
+    """PKCS#10 numbers its only version 0; some write 1."""
+    unsigned = SOUND.tbs_certrequest_bytes.replace(b"\x02\x01\x00", b"\x02\x01\x01", 1)
+    with pytest.raises(CsrRefusedError, match=r"version number 1\. PKCS#10 knows version 1 alone"):
+        csr.verify(signed(unsigned), SERIAL)
+
+
+def test_a_teletex_string_is_named() -> None:
+    """Old tools write them; its letters beyond ASCII cannot be read."""
+    with pytest.raises(CsrRefusedError, match=r"TeletexString.*use UTF8String"):
+        csr.verify(request_with_common_name(0x14, b"\xe9" * 8), SERIAL)
 
 
 def test_other_parts_of_the_subject_do_not_matter() -> None:
@@ -232,21 +397,6 @@ def test_a_huge_text_is_refused_before_it_is_read(length: int) -> None:
     """Threat 16: the length is looked at first, even where a sound request stands at the front."""
     with pytest.raises(CsrRefusedError, match="at most 8192 characters"):
         csr.verify(pem_of(SOUND).ljust(length, "\n"), SERIAL)
-
-
-def tlv(tag: int, content: bytes) -> bytes:
-    """Encode one element of DER of less than 256 bytes (X.690, section 8.1)."""
-    length = bytes([len(content)]) if len(content) < 128 else bytes([0x81, len(content)])
-    return bytes([tag]) + length + content
-
-
-def request_with_common_name(tag: int, content: bytes) -> str:
-    """Make a request whose common name is any 8 bytes of any type, correctly signed."""
-    assert isinstance(P256, ec.EllipticCurvePrivateKey)
-    ecdsa_with_sha256 = tlv(0x30, bytes.fromhex("06082a8648ce3d040302"))
-    unsigned = SOUND.tbs_certrequest_bytes.replace(tlv(0x0C, SERIAL.encode()), tlv(tag, content))
-    signature = P256.sign(unsigned, ec.ECDSA(hashes.SHA256()))
-    return armoured(tlv(0x30, unsigned + ecdsa_with_sha256 + tlv(0x03, b"\0" + signature)))
 
 
 def test_the_hand_made_request_is_sound_in_itself() -> None:

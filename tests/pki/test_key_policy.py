@@ -1,7 +1,11 @@
 """Which public keys are accepted, and that every other is refused with its reason."""
 
 import base64
+import hashlib
+import subprocess
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,26 +25,27 @@ from hypothesis import strategies as st
 from birthmark_sma.errors import KeyRefusedError
 from birthmark_sma.pki.key_policy import (
     MAX_PEM_CHARACTERS,
+    DeviceKey,
+    KeyEncryptionKey,
+    are_one_key,
+    check_is_secret,
     check_key,
     check_key_encryption_key,
+    fingerprint,
     load_public_key,
 )
+from birthmark_sma.pki.published_keys import PUBLISHED_KEYS
 from tests.support.chains import DEVICE_KEY_KINDS, device_key, sound_chain
+from tests.support.weak_keys import public_key, sound_modulus
+from vectors.generator import authorities, seeded_keys
+from vectors.generator.all_files import all_files
 
-SMALL_PRIMES = [n for n in range(2, 752) if all(n % divisor for divisor in range(2, n))]
-
-
-def modulus(bits: int) -> int:
-    """Return a number of so many bits without a small factor; nobody knows a private key for it."""
-    candidate = (1 << bits - 1) + 1
-    while any(candidate % prime == 0 for prime in SMALL_PRIMES):
-        candidate += 2
-    return candidate
+HERE = Path(__file__).parent
 
 
 def rsa_key(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
-    """Return a public key of this size and exponent."""
-    return rsa.RSAPublicNumbers(exponent, modulus(bits)).public_key()
+    """Return a public key of this size and exponent; nobody knows a private key for it."""
+    return public_key(sound_modulus(bits), exponent)
 
 
 def pem_of(key: Any) -> str:
@@ -61,14 +66,14 @@ P256_PEM = pem_of(device_key("ec-p256").public_key())
 
 @pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)
 def test_accepted_for_signing(kind: str) -> None:
-    """EC P-256 and P-384, RSA of 2048 to 4096 bits with e = 65537, and Ed25519."""
+    """EC P-256 and P-384, RSA of three sizes with e = 65537, and Ed25519."""
     key = device_key(kind).public_key()
     assert check_key(load_public_key(pem_of(key))) == key
 
 
-@pytest.mark.parametrize("bits", [2048, 2056, 3072, 4096])
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
 def test_accepted_rsa_sizes(bits: int) -> None:
-    """Both ends of the range belong to it."""
+    """Three sizes, and none between them."""
     key = rsa_key(bits)
     assert check_key(load_public_key(pem_of(key))) == key
     assert check_key_encryption_key(key) == key
@@ -76,16 +81,13 @@ def test_accepted_rsa_sizes(bits: int) -> None:
 
 REFUSED_EVERYWHERE: dict[str, tuple[Any, str]] = {
     "RSA-1024": (rsa_key(1024), "RSA key of 1024 bits"),
-    "RSA-2047": (rsa_key(2047), "RSA key of 2047 bits"),
-    "RSA-4097": (rsa_key(4097), "RSA key of 4097 bits"),
+    "RSA-2046": (rsa_key(2046), "RSA key of 2046 bits"),
+    "RSA-2056": (rsa_key(2056), "RSA key of 2056 bits"),
+    "RSA-4098": (rsa_key(4098), "RSA key of 4098 bits"),
     "RSA-8192": (rsa_key(8192), "RSA key of 8192 bits"),
     "e-3": (rsa_key(2048, 3), "e = 3 "),
     "e-17": (rsa_key(2048, 17), "e = 17 "),
     "e-65539": (rsa_key(2048, 65539), "e = 65539 "),
-    "small-factor": (
-        rsa.RSAPublicNumbers(65537, modulus(2041) * 251).public_key(),
-        "small factor",
-    ),
     "P-521": (ec.generate_private_key(ec.SECP521R1()).public_key(), "curve secp521r1"),
     "P-224": (ec.generate_private_key(ec.SECP224R1()).public_key(), "curve secp224r1"),
     "secp256k1": (ec.generate_private_key(ec.SECP256K1()).public_key(), "curve secp256k1"),
@@ -299,3 +301,208 @@ def test_an_x25519_key_of_small_order_is_refused(encoded: str) -> None:
     key = x25519.X25519PublicKey.from_public_bytes(bytes.fromhex(encoded))
     with pytest.raises(KeyRefusedError, match="small order"):
         check_key_encryption_key(key)
+
+
+# --- what is encoded as something else than the library reads
+
+
+def openssl(*arguments: str, given: bytes = b"") -> bytes:
+    """Run OpenSSL, which encodes keys in ways that pyca does not."""
+    done = subprocess.run(
+        ["openssl", *arguments], input=given, check=True, capture_output=True, timeout=60
+    )
+    return done.stdout
+
+
+def ec_key(*options: str) -> str:
+    """A new P-256 public key in PEM, encoded as asked."""
+    private = openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout")
+    return openssl("ec", "-pubout", *options, given=private).decode()
+
+
+def rsa_key_of(algorithm: str, *options: str) -> str:
+    """A new public key in PEM, whose algorithm is as asked."""
+    private = openssl("genpkey", "-algorithm", algorithm, *options)
+    return openssl("pkey", "-pubout", given=private).decode()
+
+
+OAEP = (
+    device_key("rsa-2048")
+    .public_key()
+    .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    .replace(bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06092a864886f70d010107"))
+)
+MISREAD: dict[str, tuple[Callable[[], str], str]] = {
+    "PSS": (lambda: rsa_key_of("RSA-PSS"), "RSASSA-PSS keys are not accepted"),
+    "PSS with parameters": (
+        lambda: rsa_key_of("RSA-PSS", "-pkeyopt", "rsa_pss_keygen_md:sha256"),
+        "RSASSA-PSS keys are not accepted",
+    ),
+    "OAEP": (lambda: armoured("PUBLIC KEY", OAEP), "RSAES-OAEP keys are not accepted"),
+    "hybrid": (lambda: ec_key("-conv_form", "hybrid"), "hybrid form"),
+    "explicit": (lambda: ec_key("-param_enc", "explicit"), "explicit curve parameters"),
+}
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_what_the_library_takes_for_another_key_is_refused(name: str) -> None:
+    """Threat 39: a PSS key could never sign a bundle; the others are not what is certified."""
+    make, reason = MISREAD[name]
+    with pytest.raises(KeyRefusedError, match=reason):
+        load_public_key(make())
+
+
+def test_a_compressed_point_is_accepted() -> None:
+    """RFC 5480 allows it; it is certified uncompressed."""
+    check_key(load_public_key(ec_key("-conv_form", "compressed")))
+
+
+POINT = (
+    device_key("ec-p256")
+    .public_key()
+    .public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    if isinstance(device_key("ec-p256"), ec.EllipticCurvePrivateKey)
+    else b""
+)
+RSA_PKCS1 = (
+    device_key("rsa-2048")
+    .public_key()
+    .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (base64.b64encode(POINT).decode(), "bare EC point"),
+        (base64.encodebytes(POINT).decode(), "bare EC point"),
+        (armoured("PUBLIC KEY", POINT), "bare EC point"),
+        (armoured("PUBLIC KEY", RSA_PKCS1), r"PKCS#1 RSAPublicKey"),
+        (armoured("RSA PUBLIC KEY", RSA_PKCS1), "begins '-----BEGIN PUBLIC KEY-----'"),
+        (P256_PEM + P256_PEM, "more than one PEM block"),
+        (P256_PEM + "-----BEGIN CERTIFICATE-----", "more than one PEM block"),
+        (
+            P256_PEM.replace("KEY-----\n", "KEY-----\nProc-Type: 4,ENCRYPTED\n\n", 1),
+            "encryption headers",
+        ),
+        (P256_PEM.replace("M", "!", 1), "damaged: it is not base64"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_the_cause_is_named(text: str, reason: str) -> None:
+    """Threat 39: what iOS exports, and texts with more than one meaning, are told apart."""
+    with pytest.raises(KeyRefusedError, match=reason):
+        load_public_key(text)
+
+
+@pytest.mark.parametrize("text", [P256_PEM.replace("\n", "\r\n"), f"Subject: Zoë\n{P256_PEM}\n"])
+def test_harmless_spellings_are_accepted(text: str) -> None:
+    """Line ends of Windows, and text around the block (RFC 7468, section 2)."""
+    check_key(load_public_key(text))
+
+
+CASES = {
+    "rsa_close_primes.pem": "close primes",
+    "rsa_close_primes_500_bits.pem": "close primes",
+    "rsa_factor_757.pem": "small factor",
+    "rsa_factor_65537.pem": "small factor",
+    "rsa_pss_without_parameters.pem": "RSASSA-PSS",
+    "pem_encryption_headers.pem": "encryption headers",
+    "ec_raw_point_base64.pem": "bare EC point",
+    "ec_raw_point_in_pem.pem": "bare EC point",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_that_got_a_wrong_answer(name: str) -> None:
+    """Threat 39: each was certified, or refused without its cause."""
+    text = (HERE / "refused_keys" / name).read_text()
+    for check in (check_key, check_key_encryption_key):
+        with pytest.raises(KeyRefusedError, match=CASES[name]):
+            check(load_public_key(text))
+
+
+# --- keys that anybody knows
+
+RFC_6979_P256 = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
+RFC_6979_P384 = int(
+    "6B9D3DAD2E1B8C1C05B19875B6659F4DE23C3B667BF297BA9AA47740787137D8"
+    "96D5724E4C70A825F872C9EA60D2EDF5",
+    16,
+)
+RFC_8032 = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
+RFC_7748 = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"
+
+
+def p256_of(scalar: int) -> ec.EllipticCurvePublicKey:
+    """The P-256 public key of a scalar."""
+    return ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
+
+
+KNOWN: dict[str, DeviceKey | KeyEncryptionKey] = {
+    "P-256 generator": p256_of(1),
+    "P-384 generator": ec.derive_private_key(1, ec.SECP384R1()).public_key(),
+    "RFC 6979, A.2.5": p256_of(RFC_6979_P256),
+    "RFC 6979, A.2.6": ec.derive_private_key(RFC_6979_P384, ec.SECP384R1()).public_key(),
+    "RFC 8032": ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(RFC_8032)).public_key(),
+    "RFC 7748": x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(RFC_7748)).public_key(),
+    "X25519 base point": x25519.X25519PublicKey.from_public_bytes(bytes([9, *bytes(31)])),
+    "Ed25519 base point": ed25519.Ed25519PublicKey.from_public_bytes(bytes([0x58, *[0x66] * 31])),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_published_key_is_refused(name: str) -> None:
+    """Threat 39: whoever has read an RFC could pose as the device."""
+    with pytest.raises(KeyRefusedError, match=r"private key of this public key is published"):
+        check_is_secret(KNOWN[name])
+
+
+@pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)
+def test_a_new_key_is_secret(kind: str) -> None:
+    """Keys that nobody has published are accepted."""
+    check_is_secret(check_key(device_key(kind).public_key()))
+
+
+def test_every_key_of_the_vectors_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threat 39: anybody can make them from their labels."""
+    made: dict[str, Any] = {}
+    for maker in ("p256", "p384", "ed25519_key", "x25519_key", "rsa_key"):
+        original = getattr(seeded_keys, maker)
+
+        def record(label: str, *bits: int, original: Any = original, maker: str = maker) -> Any:
+            key = original(label, *bits)
+            if not bits:  # others are too small for any device
+                made[f"{maker} {label}"] = key.public_key()
+            return key
+
+        for module in (seeded_keys, authorities):
+            if hasattr(module, maker):
+                monkeypatch.setattr(module, maker, record)
+    all_files(HERE.parents[1] / "vectors")
+    assert {"p256 test device", "x25519_key test recipient X25519"} <= made.keys()
+    missing = [label for label, key in made.items() if fingerprint(key) not in PUBLISHED_KEYS]
+    assert not missing, {label: fingerprint(made[label]).hex() for label in missing}
+
+
+# --- one key for two purposes
+
+
+@pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "rsa-2048"])
+def test_one_key_is_one_key(kind: str) -> None:
+    """Threat 39: the same key is recognised, and another of its kind is another."""
+    key = check_key(device_key(kind).public_key())
+    assert not isinstance(key, ed25519.Ed25519PublicKey)
+    assert are_one_key(key, key)
+    assert not are_one_key(key, check_key_encryption_key(p256_of(12345)))
+
+
+def test_an_ed25519_key_and_its_x25519_twin_are_one() -> None:
+    """Threat 39: both have one scalar: that of RFC 8032's first test (RFC 7748, section 4.1)."""
+    seed = bytes.fromhex(RFC_8032)
+    scalar = hashlib.sha512(seed).digest()[:32]
+    twin = x25519.X25519PrivateKey.from_private_bytes(scalar).public_key()
+    signing = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key()
+    assert are_one_key(signing, twin)
+    assert not are_one_key(signing, x25519.X25519PrivateKey.generate().public_key())
+    assert not are_one_key(signing, p256_of(12345))

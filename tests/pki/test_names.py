@@ -1,6 +1,8 @@
 """The names in certificates: what a serial may be, how it is written, and how it is read back."""
 
 import re
+import sys
+import unicodedata
 
 import pytest
 from cryptography import x509
@@ -18,6 +20,7 @@ from birthmark_sma.pki.names import (
     device_serial_of,
     device_urn,
     distinguished_name,
+    fold,
     is_host_name,
 )
 from tests.support.chains import NOT_A_CA, ca, device_key, hand_made
@@ -31,7 +34,7 @@ URN = re.compile(
 
 printable_serials = st.text(
     st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1, max_size=64
-)
+).filter(lambda serial: serial == serial.strip(" \u2800") and fold(serial) != "")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +43,7 @@ printable_serials = st.text(
         "x",
         "RaspberryPi-Prototype-001",
         "a camera",
-        " ",
-        "  x  ",
+        "two  blanks",
         "%41%",
         "Zoë",
         "東京",
@@ -228,3 +230,107 @@ def test_the_urn_is_found_among_other_names() -> None:
         x509.UniformResourceIdentifier(device_urn("a camera")),
     )
     assert device_serial_of(certificate) == "a camera"
+
+
+# --- names that are one name
+
+
+ONE_NAME = {
+    "case": ("Cam-1", "cam-1"),
+    "capitals": ("Cam-1", "CAM-1"),
+    "sharp s": ("Straße", "STRASSE"),
+    "composed": ("caf\u00e9", "cafe\u0301"),
+    "full width": ("Cam-1", "\uff23\uff41\uff4d\uff0d\uff11"),
+    "ligature": ("ﬁlm", "film"),
+    "blanks": ("a  b", "a b"),
+    "Braille's blank": ("a\u2800b", "a b"),
+    "variation selector": ("cam\ufe0f", "cam"),
+    "Hangul filler": ("cam\u3164", "cam"),
+    "combining grapheme joiner": ("c\u034fam", "cam"),
+    "leading blank": (" cam", "cam"),
+    "trailing blank": ("cam ", "cam"),
+    "Kelvin": ("\u212a", "k"),
+    "final sigma": ("ΟΔΟΣ", "οδος"),
+    "iota subscript": ("\u1fb3", "\u0391\u0399"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_NAME)
+def test_one_name_folds_to_one_text(name: str) -> None:
+    """Threat 40: people and RFC 5280, section 7.1, see no difference between these."""
+    first, second = ONE_NAME[name]
+    assert first != second
+    assert fold(first) == fold(second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("cam-1", "cam1"), ("cam", "cam."), ("a b", "ab"), ("é", "e")]
+)
+def test_other_names_stay_others(first: str, second: str) -> None:
+    """Nothing that is seen is folded away."""
+    assert fold(first) != fold(second)
+
+
+@given(st.text())
+@example("\u1fb3\u0345")
+@example("\u0345\u0301a")
+@example("\U000e0001 \u3164")
+def test_folding_is_stable(text: str) -> None:
+    """Threat 40: what is stored folds to itself, and no way of writing it escapes."""
+    folded = fold(text)
+    assert fold(folded) == folded
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert fold(unicodedata.normalize(form, text)) == folded
+    assert "\t" not in folded
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_folds_as_all_else(text: str) -> None:
+    """What is folded the short way comes out as the long way has it."""
+    assert fold(f"{text}\u00e9") == fold(f"{text}e\u0301") == (fold(f"{text}x")[:-1] + "\u00e9")
+
+
+def test_every_character_folds_to_a_fixed_point() -> None:
+    """And no serial becomes too long for an index: PostgreSQL's takes 2,704 bytes of a text."""
+    longest = 0
+    for code_point in range(sys.maxunicode + 1):
+        character = chr(code_point)
+        if not character.isprintable():
+            continue
+        folded = fold(character)
+        assert fold(folded) == folded, hex(code_point)
+        longest = max(longest, len(folded.encode()))
+    assert longest * MAX_SERIAL_CHARACTERS < 2_500
+
+
+@pytest.mark.parametrize(
+    "device_serial", [" ", " x", "x ", "\u2800", "x\u2800", "\u2800x", "  x  "]
+)
+def test_white_space_at_an_end_is_refused(device_serial: str) -> None:
+    """Threat 40: nobody sees whether it is there."""
+    with pytest.raises(DeviceSerialRefusedError, match="white space at either end"):
+        check_device_serial(device_serial)
+
+
+@pytest.mark.parametrize("device_serial", ["\u3164", "\ufe0f", "\u115f\u1160", "\u034f"])
+def test_a_serial_that_nobody_sees_is_refused(device_serial: str) -> None:
+    """Threat 40: such a device would have no name at all."""
+    with pytest.raises(DeviceSerialRefusedError, match="is seen"):
+        check_device_serial(device_serial)
+
+
+@pytest.mark.parametrize(
+    "device_serial",
+    [
+        ROOT_COMMON_NAME,
+        INTERMEDIATE_COMMON_NAME.upper(),
+        f"{ROOT_COMMON_NAME}\ufe0f",
+        "Simulated  Mfg  Root  CA",
+        "".join(chr(ord(c) + 0xFEE0) if c != " " else c for c in INTERMEDIATE_COMMON_NAME),
+        f"sandbox {ROOT_COMMON_NAME}",
+    ],
+)
+def test_the_name_of_a_ca_is_refused(device_serial: str) -> None:
+    """Threat 40: however it is spelled."""
+    with pytest.raises(DeviceSerialRefusedError, match="name of a CA"):
+        check_device_serial(device_serial)

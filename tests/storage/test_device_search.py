@@ -33,8 +33,8 @@ def told_plans(connection: Connection) -> Iterator[list[str]]:
     ("wanted", "after", "index", "bound"),
     [
         (DeviceFilter(), "b", "registered_devices", "device_serial>?"),
-        (DeviceFilter(begins="a"), "ab", "registered_devices", "device_serial>?"),
-        (DeviceFilter(begins="b"), "a", "registered_devices", "device_serial>?"),
+        (DeviceFilter(begins="A"), "ab", "registered_devices_serial_folded_key", "serial_folded>?"),
+        (DeviceFilter(begins="b"), "A", "registered_devices_serial_folded_key", "serial_folded>?"),
         (DeviceFilter(family="f"), "b", "registered_devices_family_idx", "device_serial>?"),
         (DeviceFilter(status=DeviceStatus.REVOKED), "b", "registered_devices_status_idx", "status"),
         (

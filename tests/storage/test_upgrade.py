@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from birthmark_sma.protocol.repeat import Repeat, Sighting
 from birthmark_sma.storage import devices, ledger
@@ -143,3 +144,88 @@ def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
     with empty_database.write() as transaction:
         assert ledger.note(transaction, [sighting, sighting], NOW) == [None, Repeat.REPLAYED]
     assert rows_of(empty_database, "SELECT count(*) FROM sighted_tokens") == [(1,)]
+
+
+# --- serials that are one name
+
+
+def register_as_0003(database: Database, serials: list[str]) -> None:
+    """Register devices one after another, a minute apart, as the third schema's program did."""
+    sqlite = database.dialect_name == "sqlite"
+    with database.write() as transaction:
+        transaction.execute(
+            text(
+                "INSERT INTO registered_devices (device_serial, nuc_hash, table_assignments,"
+                " device_certificate, certificate_serial, device_public_key,"
+                " public_key_fingerprint, device_family, status, provisioning_id, provisioned_at)"
+                " VALUES (:serial, :hash, :tables, 'pem', :number, 'pem', :hash, 'Pi', 'active',"
+                " :id, :at)"
+            ),
+            [
+                {
+                    "serial": serial,
+                    "hash": number.to_bytes(32, "big"),
+                    "tables": "[1, 2, 3]" if sqlite else [1, 2, 3],
+                    "number": f"{number:x}",
+                    "id": f"PROV-{number}",
+                    "at": at.isoformat(" ", "microseconds") if sqlite else at,
+                }
+                for number, serial in enumerate(serials)
+                for at in [NOW + timedelta(minutes=number)]
+            ],
+        )
+
+
+def test_names_that_collide_keep_working(empty_database: Database) -> None:
+    """Threat 40: the oldest has the folded name, and the others theirs behind it."""
+    migrate_to(empty_database, "0003")
+    one_name = ["Cam-1", "cam-1", " CAM-1", "\uff23am-1"]
+    register_as_0003(empty_database, [*one_name, "caf\u00e9", "cafe\u0301", "Solo", "\u2800"])
+    assert migrate(empty_database) == ("0003", HEAD_REVISION)
+    check_schema(empty_database)
+    folded = dict(
+        rows_of(empty_database, "SELECT device_serial, serial_folded FROM registered_devices")
+    )
+    assert folded == {
+        "Cam-1": "cam-1",
+        "cam-1": "cam-1\tPROV-1",
+        " CAM-1": "cam-1\tPROV-2",
+        "\uff23am-1": "cam-1\tPROV-3",
+        "caf\u00e9": "caf\u00e9",
+        "cafe\u0301": "caf\u00e9\tPROV-5",
+        "Solo": "solo",
+        "\u2800": "",
+    }
+    with empty_database.read() as connection:
+        for serial in one_name:
+            [found] = devices.find_devices_named(connection, serial)
+            assert found.device_serial == serial
+        several = devices.find_devices_named(connection, "CAM-1")
+        assert [each.device_serial for each in several] == one_name
+        assert devices.find_devices_named(connection, "cam") == []
+        [solo] = devices.find_devices_named(connection, "SOLO")
+        assert solo.device_serial == "Solo"
+        assert devices.list_collisions(connection, limit=10) == [
+            ("caf\u00e9", "cafe\u0301"),
+            ("Cam-1", "cam-1"),
+            ("Cam-1", " CAM-1"),
+            ("Cam-1", "\uff23am-1"),
+        ]
+        assert len(devices.list_collisions(connection, limit=2)) == 2
+        taken = [devices.find_taken(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")]
+    assert [each.device_serial for each in taken] == [True, False]
+
+
+def test_a_large_register_is_folded_in_batches(empty_database: Database) -> None:
+    """Every row of several batches, whatever order the database's language sorts by."""
+    migrate_to(empty_database, "0003")
+    serials = [f"{'Aa'[n % 2]}-{n // 2:05}" for n in range(11_000)]
+    register_as_0003(empty_database, serials)
+    migrate(empty_database)
+    rows = dict(
+        rows_of(empty_database, "SELECT device_serial, serial_folded FROM registered_devices")
+    )
+    assert rows == {
+        serial: f"a-{n // 2:05}" + ("" if n % 2 == 0 else f"\tPROV-{n}")
+        for n, serial in enumerate(serials)
+    }

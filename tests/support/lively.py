@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.schema import as_sqlite_text
@@ -99,8 +100,8 @@ def _register(
     connection.executemany(
         "INSERT INTO registered_devices (device_serial, nuc_hash, table_assignments,"
         " device_certificate, certificate_serial, device_public_key, public_key_fingerprint,"
-        " device_family, app_version, status, provisioning_id, provisioned_at)"
-        " VALUES (?, ?, ?, ?, ?, 'none', ?, ?, ?, ?, ?, ?)",
+        " device_family, app_version, status, provisioning_id, provisioned_at, serial_folded)"
+        " VALUES (?, ?, ?, ?, ?, 'none', ?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 each.serial,
@@ -114,6 +115,7 @@ def _register(
                 each.status,
                 f"PROV-LIVELY-{number:08}",
                 as_sqlite_text(now - timedelta(days=_OLDEST * chance.random() ** 2)),
+                fold(each.serial),
             )
             for number, each in enumerate(fleet)
         ),

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -238,7 +239,7 @@ def refused_keys() -> Iterator[Any]:
         "private": (private.decode(), "private key"),
         "text": ("no key", "PEM"),
         "damaged": (public_pem(new_key()).replace("M", "N", 1), "read"),
-        "NUL": ("-----BEGIN PUBLIC KEY-----\0-----END PUBLIC KEY-----", "read"),
+        "NUL": ("-----BEGIN PUBLIC KEY-----\0-----END PUBLIC KEY-----", "PEM"),
         "csr": (csr_pem(new_key()), "PEM"),
     }
     for name, (key, reason) in keys.items():
@@ -254,6 +255,83 @@ def test_other_keys_are_refused_with_the_reason(
     document = assert_problem(ask_with(sqlite_client, device_public_key=key)[1], 422)
     assert reason in document["detail"]
     assert running_on_sqlite.count("registered_devices") == before
+
+
+CASES = Path(__file__).parents[1] / "pki" / "refused_keys"
+RFC_6979_P256 = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
+FACTORABLE = {
+    "rsa_close_primes.pem": "close primes",
+    "rsa_close_primes_500_bits.pem": "close primes",
+    "rsa_factor_757.pem": "small factor",
+    "rsa_factor_65537.pem": "small factor",
+    "rsa_pss_without_parameters.pem": "RSASSA-PSS",
+    "pem_encryption_headers.pem": "encryption headers",
+    "ec_raw_point_base64.pem": "bare EC point",
+    "ec_raw_point_in_pem.pem": "bare EC point",
+}
+
+
+@pytest.mark.parametrize("field", ["device_public_key", "key_encryption_public_key"])
+@pytest.mark.parametrize("name", [*FACTORABLE, "RFC 6979"])
+def test_keys_that_anybody_can_use_are_refused(
+    sqlite_client: httpx2.Client, name: str, field: str
+) -> None:
+    """Threat 39: inputs that got a wrong answer, as signing key and as recipient key."""
+    if name in FACTORABLE:
+        key, cause = (CASES / name).read_text(), FACTORABLE[name]
+    else:
+        key, cause = public_pem(ec.derive_private_key(RFC_6979_P256, ec.SECP256R1())), "published"
+    response = ask_with(sqlite_client, **{field: key})[1]
+    document = assert_problem(response, 422)
+    assert document["type"] == "urn:birthmark:problem:key-refused"
+    assert cause in document["detail"]
+
+
+def test_two_csrs_in_one_field_are_refused(sqlite_client: httpx2.Client) -> None:
+    """Threat 41: the first was taken silently."""
+    body = provision_body("csr-7", csr=(CASES / "csr_two_in_one_field.pem").read_text())
+    del body["device_public_key"]
+    document = assert_problem(sqlite_client.post(PROVISION, json=body), 422)
+    assert "more than one PEM block" in document["detail"]
+
+
+def test_spellings_of_one_name(client: httpx2.Client) -> None:
+    """Threat 40: one 200, then 409 or 422."""
+    serial = new_serial("Cam")
+    wide = "".join(chr(ord(each) + 0xFEE0) for each in serial)
+    spellings = [serial, serial.lower(), serial.upper(), f"{serial} ", f" {serial}", wide]
+    answers = [client.post(PROVISION, json=provision_body(each)) for each in spellings]
+    assert [each.status_code for each in answers] == [200, 409, 409, 422, 422, 409]
+    cafe = new_serial("caf\u00e9")
+    for spelling, status in ((cafe, 200), (unicodedata.normalize("NFD", cafe), 409)):
+        assert client.post(PROVISION, json=provision_body(spelling)).status_code == status
+
+
+@pytest.mark.parametrize(
+    "serial",
+    [
+        "".join(chr(ord(c) + 0xFEE0) if c != " " else c for c in "Simulated Mfg Intermediate CA"),
+        "Simulated Mfg Root CA\ufe0f",
+        "\u2800",
+        "\u3164",
+    ],
+)
+def test_names_that_no_device_has(sqlite_client: httpx2.Client, serial: str) -> None:
+    """Threat 40: a CA's name in disguise, and what nobody sees."""
+    document = assert_problem(sqlite_client.post(PROVISION, json=provision_body(serial)), 422)
+    assert document["type"] == "urn:birthmark:problem:serial-refused"
+
+
+def test_a_decomposed_name_in_a_csr(sqlite_client: httpx2.Client) -> None:
+    """It is the name of the request, whose serial is composed; the certificate bears the serial."""
+    body = provision_body("\u00e9-cam", csr=(CASES.parent / "csr_cn_decomposed.pem").read_text())
+    del body["device_public_key"]
+    response = sqlite_client.post(PROVISION, json=body)
+    assert response.status_code == 200, response.text
+    pem = response.json()["device_certificate"]
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    [common_name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert common_name.value == "\u00e9-cam"
 
 
 def test_a_csr_proves_possession(client: httpx2.Client) -> None:

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.abuse_policy import AbusePolicy, Activity, Excess, compared_days
 from birthmark_sma.authority.chore import Chore
+from birthmark_sma.authority.revocation import find_named
 from birthmark_sma.config import AbuseMode
-from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
+from birthmark_sma.errors import UnknownFlagError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage import devices, flags, pictures
 from birthmark_sma.storage.dialects import database_time
@@ -108,11 +109,13 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
     """
     with database.write() as transaction:
         now = database_time(transaction)
-        reviewed = flags.set_reviewed(transaction, device_serial, now, day=day)
+        # A device that is not registered any more may still have flags.
+        named = devices.find_devices_named(transaction, device_serial)
+        serial = named[0].device_serial if len(named) == 1 else device_serial
+        reviewed = flags.set_reviewed(transaction, serial, now, day=day)
         if reviewed:
             return reviewed
-        if devices.find_device(transaction, device_serial) is None:
-            raise UnknownDeviceError(f"No device {device_serial} is registered.")
+        find_named(transaction, device_serial)
     when = "" if day is None else f" of {day}"
     raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
 

@@ -87,6 +87,7 @@ class Checked:
     public_key: DeviceKey
     public_key_fingerprint: bytes
     recipient: KeyEncryptionKey | None
+    recipient_fingerprint: bytes | None
     nuc_hash: bytes = field(repr=False)
     nuc_hash_index: bytes = field(repr=False)
 
@@ -98,6 +99,8 @@ class Candidate:
     request: ProvisioningRequest
     device: Device
     answer: Provisioned
+    recipient_fingerprint: bytes | None = None
+    """SHA-256 of the recipient key's DER SubjectPublicKeyInfo, where the request has one."""
 
     @property
     def provisioning_id(self) -> str:
@@ -114,6 +117,7 @@ class CandidateMaker:
         self._stock = stock
         self._nuc_hash_index = nuc_hash_index
         self._issuer = issuer
+        self._ca_keys = _ca_keys(issuer)
         self._random = secrets.SystemRandom()
 
     @property
@@ -129,13 +133,15 @@ class CandidateMaker:
         check_device_serial(request.device_serial)
         _check_description("device_family", request.device_family)
         _check_description("app_version", request.app_version)
-        public_key = _device_key(request)
+        public_key = self._check_device_key(request)
+        recipient = self._check_recipient(request, public_key)
         nuc_hash = request.nuc_hash or secrets.token_bytes(NUC_HASH_BYTES)
         return Checked(
             request=request,
             public_key=public_key,
-            public_key_fingerprint=hashlib.sha256(_der(public_key)).digest(),
-            recipient=_recipient(request),
+            public_key_fingerprint=key_policy.fingerprint(public_key),
+            recipient=recipient,
+            recipient_fingerprint=None if recipient is None else key_policy.fingerprint(recipient),
             nuc_hash=nuc_hash,
             nuc_hash_index=self._nuc_hash_index.of(nuc_hash),
         )
@@ -158,7 +164,41 @@ class CandidateMaker:
             provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
             provisioned_at=now,
         )
-        return Candidate(request, device, self._answer(device, checked))
+        return Candidate(
+            request, device, self._answer(device, checked), checked.recipient_fingerprint
+        )
+
+    def _check_device_key(self, request: ProvisioningRequest) -> DeviceKey:
+        if request.csr is not None:
+            key = csr.verify(request.csr, request.device_serial)
+        else:
+            key = key_policy.check_key(key_policy.load_public_key(request.device_public_key or ""))
+        self._check_is_secret(key)
+        return key
+
+    def _check_recipient(
+        self, request: ProvisioningRequest, device_key: DeviceKey
+    ) -> KeyEncryptionKey | None:
+        if request.key_encryption_public_key is None:
+            return None
+        try:
+            key = key_policy.check_key_encryption_key(
+                key_policy.load_public_key(request.key_encryption_public_key)
+            )
+            self._check_is_secret(key)
+            if key_policy.are_one_key(device_key, key):
+                raise KeyRefusedError(
+                    "This is the key that the device signs with: make a second key pair to decrypt"
+                    " with."
+                )
+        except KeyRefusedError as error:
+            raise KeyEncryptionKeyRefusedError(*error.args) from None
+        return key
+
+    def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:
+        key_policy.check_is_secret(key)
+        if key_policy.fingerprint(key) in self._ca_keys:
+            raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
     def _issue(self, checked: Checked, now: datetime) -> x509.Certificate:
         prepared = issue.prepare_device(
@@ -202,24 +242,18 @@ def _check_description(what: str, text: str | None) -> None:
         )
 
 
-def _device_key(request: ProvisioningRequest) -> DeviceKey:
-    if request.csr is not None:
-        return csr.verify(request.csr, request.device_serial)
-    return key_policy.check_key(key_policy.load_public_key(request.device_public_key or ""))
-
-
-def _recipient(request: ProvisioningRequest) -> KeyEncryptionKey | None:
-    if request.key_encryption_public_key is None:
-        return None
-    try:
-        key = key_policy.load_public_key(request.key_encryption_public_key)
-        return key_policy.check_key_encryption_key(key)
-    except KeyRefusedError as error:
-        raise KeyEncryptionKeyRefusedError(*error.args) from None
-
-
-def _der(public_key: DeviceKey) -> bytes:
-    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+def _ca_keys(issuer: Issuer) -> frozenset[bytes]:
+    """Return the fingerprints of the keys of the intermediate and of all CAs above it."""
+    certificates = [
+        issuer.certificate,
+        *(x509.load_pem_x509_certificate(pem.encode()) for pem in issuer.chain),
+    ]
+    return frozenset(
+        hashlib.sha256(
+            certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).digest()
+        for certificate in certificates
+    )
 
 
 def _public_pem(public_key: DeviceKey) -> str:

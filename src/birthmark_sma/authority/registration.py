@@ -13,13 +13,18 @@ from birthmark_sma.authority.candidates import Candidate, Provisioned
 from birthmark_sma.authority.first_answers import IDEMPOTENCY_PERIOD, FirstAnswers, place_of
 from birthmark_sma.errors import (
     BirthmarkError,
-    ConflictError,
     DeviceAlreadyProvisionedError,
+    KeyEncryptionKeyRefusedError,
+    KeyRefusedError,
     NucHashInUseError,
     PublicKeyInUseError,
 )
+from birthmark_sma.pki.names import fold
+from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage import devices, idempotency
 from birthmark_sma.storage.devices import Device
+
+_OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
 
 
 def register(
@@ -27,11 +32,13 @@ def register(
 ) -> list[Provisioned | BirthmarkError]:
     """Register a batch. Each candidate gets its answer, its first answer, or its conflict."""
     idempotency.forget_before(transaction, datetime.now(UTC) - IDEMPOTENCY_PERIOD)
-    # All programs take the same order, so that two of them do not wait for each other.
-    ordered = sorted(candidates, key=lambda candidate: candidate.device.device_serial)
+    # All programs take the same order, so that two of them do not wait for each other: that of
+    # folded serials, which are unique as well.
+    ordered = sorted(candidates, key=lambda candidate: fold(candidate.device.device_serial))
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
-    errors = _add(transaction, new)
+    errors = _refuse_recipients(transaction, new)
+    errors |= _add(transaction, [c for c in new if c.provisioning_id not in errors])
     refused = [c for c in new if c.provisioning_id in errors]
     first_answers.release(transaction, refused)
     # Who repeats a request that was refused in this very batch is refused as well.
@@ -45,6 +52,29 @@ def register(
         elif first is not None:
             outcomes[candidate.provisioning_id] = first
     return [outcomes[c.provisioning_id] for c in candidates]
+
+
+def _refuse_recipients(
+    transaction: Connection, candidates: Sequence[Candidate]
+) -> dict[str, BirthmarkError]:
+    """Return, by their id, the candidates whose recipient key some device signs with, and why."""
+    asked = {
+        c.provisioning_id: c.recipient_fingerprint
+        for c in candidates
+        if c.recipient_fingerprint is not None
+    }
+    if not asked:
+        return {}
+    holders = devices.find_key_holders(transaction, list(asked.values()))
+    return {
+        provisioning_id: KeyEncryptionKeyRefusedError(_OF_REVOKED)
+        if holders[key].status is DeviceStatus.REVOKED
+        else KeyEncryptionKeyRefusedError(
+            "Another device signs with this key: make a key pair that nothing else uses."
+        )
+        for provisioning_id, key in asked.items()
+        if key in holders
+    }
 
 
 def _add(transaction: Connection, candidates: Sequence[Candidate]) -> dict[str, BirthmarkError]:
@@ -70,7 +100,7 @@ def _add(transaction: Connection, candidates: Sequence[Candidate]) -> dict[str, 
     return errors
 
 
-def _loser(transaction: Connection, device: Device) -> ConflictError:
+def _loser(transaction: Connection, device: Device) -> BirthmarkError:
     conflict = find_conflict(
         transaction, device.device_serial, device.public_key_fingerprint, device.nuc_hash
     )
@@ -80,12 +110,18 @@ def _loser(transaction: Connection, device: Device) -> ConflictError:
 
 def find_conflict(
     connection: Connection, device_serial: str, fingerprint: bytes, nuc_hash: bytes
-) -> ConflictError | None:
-    """Say what about a device is registered already, if anything."""
+) -> BirthmarkError | None:
+    """Say what about a device is registered already, if anything.
+
+    A ConflictError, but for the key of a revoked device, which nobody may use again.
+    """
     taken = devices.find_taken(connection, device_serial, fingerprint, nuc_hash)
     if taken.device_serial:
         return DeviceAlreadyProvisionedError()
     if taken.public_key:
+        holder = devices.find_key_holders(connection, [fingerprint]).get(fingerprint)
+        if holder is not None and holder.status is DeviceStatus.REVOKED:
+            return KeyRefusedError(_OF_REVOKED)
         return PublicKeyInUseError()
     if taken.nuc_hash:
         return NucHashInUseError()

@@ -16,43 +16,56 @@ from birthmark_sma.storage.devices import Device
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
+_NAMED = 5
 
-def suspend_device(database: Database, device_serial: str) -> None:
-    """Make a device's tokens FAIL until it is reinstated.
 
-    Raises UnknownDeviceError, or DeviceStatusError unless it is active.
+def suspend_device(database: Database, name: str) -> str:
+    """Make a device's tokens FAIL until it is reinstated. Return its serial as registered.
+
+    `name` is as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError unless it is
+    active.
     """
     with database.write() as transaction:
-        _change(transaction, device_serial, DeviceStatus.ACTIVE, DeviceStatus.SUSPENDED)
+        device = find_named(transaction, name)
+        _change(transaction, device, DeviceStatus.ACTIVE, DeviceStatus.SUSPENDED)
+    return device.device_serial
 
 
-def reinstate_device(database: Database, device_serial: str) -> None:
+def reinstate_device(database: Database, name: str) -> str:
     """End a suspension, and put the device's flags aside: whoever does this has looked at them.
 
-    Raises UnknownDeviceError, or DeviceStatusError unless suspended.
+    Return its serial as registered. Raises UnknownDeviceError, or DeviceStatusError unless
+    suspended.
     """
     with database.write() as transaction:
-        _change(transaction, device_serial, DeviceStatus.SUSPENDED, DeviceStatus.ACTIVE)
-        flags.set_reviewed(transaction, device_serial, database_time(transaction))
+        device = find_named(transaction, name)
+        _change(transaction, device, DeviceStatus.SUSPENDED, DeviceStatus.ACTIVE)
+        flags.set_reviewed(transaction, device.device_serial, database_time(transaction))
+    return device.device_serial
 
 
-def revoke_device(database: Database, device_serial: str, reason: str) -> None:
+def revoke_device(database: Database, name: str, reason: str) -> str:
     """Make a device's tokens FAIL for ever, and put its certificate on the next CRL.
 
+    Return its serial as registered.
     `reason` is a key of `pki.crl.REASONS`. Raises UnknownDeviceError, or DeviceStatusError where
     it is revoked already or the reason is unknown.
     """
     if reason not in REASONS:
         raise DeviceStatusError(f"{reason} is no reason. Give one of: {', '.join(REASONS)}")
     with database.write() as transaction:
-        device = _find(transaction, device_serial)
-        _change(transaction, device_serial, device.status, DeviceStatus.REVOKED)
+        device = find_named(transaction, name)
+        _change(transaction, device, device.status, DeviceStatus.REVOKED)
         certificates.add_revocation(
             transaction,
             Revocation(
-                device.certificate_serial, device_serial, database_time(transaction), reason
+                device.certificate_serial,
+                device.device_serial,
+                database_time(transaction),
+                reason,
             ),
         )
+    return device.device_serial
 
 
 def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
@@ -75,22 +88,29 @@ def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now:
     )
 
 
-def _change(
-    transaction: Connection, device_serial: str, old: DeviceStatus, new: DeviceStatus
-) -> None:
-    device = _find(transaction, device_serial)
+def find_named(connection: Connection, name: str) -> Device:
+    """Return the device of this serial, or of one that is one name with it (`pki.names.fold`).
+
+    Raises UnknownDeviceError where there is none, or where it could be one of several.
+    """
+    found = devices.find_devices_named(connection, name)
+    if not found:
+        raise UnknownDeviceError(f"No device {name} is registered.")
+    if len(found) > 1:
+        serials = ", ".join(repr(device.device_serial) for device in found[:_NAMED])
+        raise UnknownDeviceError(
+            f"{len(found)} devices have a serial that is one name with {name!r}: {serials}. Give"
+            " one of them exactly."
+        )
+    return found[0]
+
+
+def _change(transaction: Connection, device: Device, old: DeviceStatus, new: DeviceStatus) -> None:
     if (
         device.status is not old
         or old is new
-        or not devices.set_status(transaction, device_serial, old=old, new=new)
+        or not devices.set_status(transaction, device.device_serial, old=old, new=new)
     ):
         raise DeviceStatusError(
-            f"{device_serial} is {device.status.value}, so it cannot become {new.value}."
+            f"{device.device_serial} is {device.status.value}, so it cannot become {new.value}."
         )
-
-
-def _find(transaction: Connection, device_serial: str) -> Device:
-    device = devices.find_device(transaction, device_serial)
-    if device is None:
-        raise UnknownDeviceError(f"No device {device_serial} is registered.")
-    return device

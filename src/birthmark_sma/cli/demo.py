@@ -202,8 +202,10 @@ def _provision(url: str, serial: str) -> _Camera:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from birthmark_sma.pki.names import requested_subject
+
     key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    csr = x509.CertificateSigningRequestBuilder().subject_name(requested_subject(serial))
     pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
     with _client(url) as client:
         response = client.post(

@@ -11,7 +11,7 @@ from birthmark_sma.cli.terminal import print_fields, print_json, print_table, sa
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
 
-Serial = Annotated[str, typer.Argument(help="The device's serial.")]
+Serial = Annotated[str, typer.Argument(help="The device's serial, in any case and composition.")]
 
 app.command()(flags.flagged)
 app.command()(flags.reviewed)
@@ -65,14 +65,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one device: status, tables, certificate. Nothing secret is shown."""
+    from birthmark_sma.authority.revocation import find_named
     from birthmark_sma.cli.describe import device_as_fields, device_as_json
-    from birthmark_sma.errors import UnknownDeviceError
-    from birthmark_sma.storage import devices
 
     with existing_database(data_dir, database_url) as database, database.read() as connection:
-        device = devices.find_device(connection, device_serial)
-    if device is None:
-        raise UnknownDeviceError(f"No device {device_serial} is registered.")
+        device = find_named(connection, device_serial)
     if as_json:
         print_json(device_as_json(device))
     else:
@@ -87,8 +84,8 @@ def suspend(
     from birthmark_sma.authority.revocation import suspend_device
 
     with existing_database(data_dir, database_url) as database:
-        suspend_device(database, device_serial)
-    say(f"{device_serial} is suspended. To undo: sma devices reinstate '{device_serial}'")
+        known = suspend_device(database, device_serial)
+    say(f"{known} is suspended. To undo: sma devices reinstate '{known}'")
 
 
 @app.command()
@@ -99,8 +96,8 @@ def reinstate(
     from birthmark_sma.authority.revocation import reinstate_device
 
     with existing_database(data_dir, database_url) as database:
-        reinstate_device(database, device_serial)
-    say(f"{device_serial} is active.")
+        known = reinstate_device(database, device_serial)
+    say(f"{known} is active.")
 
 
 @app.command()
@@ -123,5 +120,5 @@ def revoke(
     from birthmark_sma.authority.revocation import revoke_device
 
     with existing_database(data_dir, database_url) as database:
-        revoke_device(database, device_serial, reason)
-    say(f"{device_serial} is revoked, for good.")
+        known = revoke_device(database, device_serial, reason)
+    say(f"{known} is revoked, for good.")

@@ -86,15 +86,16 @@ def reviewed(
     It is not flagged again today. Its status stays as it is.
     """
     from birthmark_sma.authority.abuse import review_flags
-    from birthmark_sma.storage.devices import find_device
+    from birthmark_sma.storage.devices import find_devices_named
 
     with existing_database(data_dir, database_url) as database:
         number = review_flags(database, device_serial, None if day is None else day.date())
         with database.read() as connection:
-            device = find_device(connection, device_serial)
+            found = find_devices_named(connection, device_serial)
     say(f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} put aside.")
-    if device is not None and device.status.value == "suspended":
-        say(f"It is still suspended. To end that: sma devices reinstate '{device_serial}'")
+    if found and found[0].status.value == "suspended":
+        serial = found[0].device_serial
+        say(f"It is still suspended. To end that: sma devices reinstate '{serial}'")
 
 
 def _check(database: "Database", settings: "Settings") -> "Round":

@@ -37,7 +37,7 @@ from birthmark_sma.errors import (
     ProtocolError,
     ProvisioningRefusedError,
 )
-from birthmark_sma.pki.names import check_device_serial
+from birthmark_sma.pki.names import check_device_serial, requested_subject
 from birthmark_sma.pki.path import verify_path
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
@@ -318,8 +318,10 @@ def _request(
     signing: ec.EllipticCurvePrivateKey,
     key_encryption: ec.EllipticCurvePrivateKey,
 ) -> str:
-    # Without a subject: the authority takes the key and its proof from a CSR, nothing else.
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    # The CSR names the camera, so that nobody has its key certified under another serial.
+    csr = x509.CertificateSigningRequestBuilder().subject_name(
+        requested_subject(enrolment.device_serial)
+    )
     public = key_encryption.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )

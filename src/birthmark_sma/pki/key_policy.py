@@ -1,9 +1,12 @@
 """Which public keys may be certified, as data with the reason attached.
 
 `check_key` is for the key that a device signs with; `check_key_encryption_key` for a second key
-that table keys can be sealed to.
+that table keys can be sealed to. Both say whether a key is of an accepted kind and cannot be
+factored. `check_is_secret` is asked besides before a key is certified or sealed to for the first
+time: can anybody know the private key?
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,14 +15,30 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x448, x25519
 
 from birthmark_sma.errors import KeyRefusedError
+from birthmark_sma.pki import pem, rsa_weaknesses
+from birthmark_sma.pki.der_reader import elements
+from birthmark_sma.pki.pem import MAX_PEM_CHARACTERS, MalformedPemError
+from birthmark_sma.pki.published_keys import PUBLISHED_KEYS
+
+__all__ = [
+    "MAX_PEM_CHARACTERS",
+    "RSA_EXPONENT",
+    "DeviceKey",
+    "KeyEncryptionKey",
+    "are_one_key",
+    "check_encoding",
+    "check_is_secret",
+    "check_key",
+    "check_key_encryption_key",
+    "fingerprint",
+    "load_public_key",
+]
 
 DeviceKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 KeyEncryptionKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | x25519.X25519PublicKey
 
-MAX_PEM_CHARACTERS = 8_192
 RSA_EXPONENT = 65537
-RSA_MIN_BITS = 2048
-RSA_MAX_BITS = 4096
+RSA_BITS = (2048, 3072, 4096)
 
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 
@@ -45,33 +64,81 @@ _REFUSED_FOR_ENCRYPTION = (
     _Refusal(dsa.DSAPublicKey, "DSA", "it can sign but not decrypt or agree"),
     _Refusal(x448.X448PublicKey, "X448", "too few devices know it"),
 )
-_FOR_SIGNING = "Use EC P-256 or P-384, RSA of 2048 to 4096 bits with e = 65537, or Ed25519."
-_FOR_ENCRYPTION = "Use EC P-256 or P-384, X25519, or RSA of 2048 to 4096 bits with e = 65537."
+_FOR_SIGNING = "Use EC P-256 or P-384, RSA of 2048, 3072 or 4096 bits with e = 65537, or Ed25519."
+_FOR_ENCRYPTION = "Use EC P-256 or P-384, X25519, or RSA of 2048, 3072 or 4096 bits with e = 65537."
 
 
-def load_public_key(pem: str) -> object:
+_RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")
+_RSAES_OAEP = bytes.fromhex("06092a864886f70d010107")
+_EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")
+_OBJECT_IDENTIFIER, _SEQUENCE, _INTEGER, _BIT_STRING = 0x06, 0x30, 0x02, 0x03
+_HYBRID_FORMS = {6, 7}
+_BARE_POINT = (
+    "This is a bare EC point (ANSI X9.63, as iOS exports it): wrap it in a SubjectPublicKeyInfo,"
+    " and that in PEM."
+)
+_CANNOT_BE_READ = "The public key cannot be read: its PEM is damaged, or its algorithm is unknown."
+
+
+def load_public_key(text: str) -> object:
     """Parse a PEM SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7).
 
     Raises KeyRefusedError for anything else, a private key among it.
     """
-    if len(pem) > MAX_PEM_CHARACTERS:
-        raise KeyRefusedError(f"A public key in PEM has at most {MAX_PEM_CHARACTERS} characters.")
-    if "PRIVATE KEY" in pem:
+    if len(text) <= MAX_PEM_CHARACTERS and "PRIVATE KEY" in text:
         raise KeyRefusedError(
             "This is a private key. Send the public key, and never let the private key leave the"
             " device; this one must be replaced."
         )
-    if "BEGIN PUBLIC KEY" not in pem:
-        raise KeyRefusedError(
-            "The public key is not a PEM SubjectPublicKeyInfo, which begins"
-            " '-----BEGIN PUBLIC KEY-----'."
-        )
+    if pem.is_bare_point(pem.bare_base64(text)):
+        raise KeyRefusedError(_BARE_POINT)
     try:
-        return serialization.load_pem_public_key(pem.encode())
+        encoded = pem.read_block(text, ("PUBLIC KEY",), "public key (SubjectPublicKeyInfo)")
+    except MalformedPemError as error:
+        raise KeyRefusedError(*error.args) from None
+    check_encoding(encoded)
+    try:
+        return serialization.load_der_public_key(encoded)
     except (ValueError, UnsupportedAlgorithm):
+        raise KeyRefusedError(_CANNOT_BE_READ) from None
+
+
+def check_encoding(encoded: bytes) -> None:
+    """Refuse a DER SubjectPublicKeyInfo that the library reads, but as something else.
+
+    It takes RSASSA-PSS keys for rsaEncryption, and hybrid points and explicit parameters for the
+    named curve, so that another key would be certified than was sent. Raises KeyRefusedError.
+    """
+    if pem.is_bare_point(encoded):
+        raise KeyRefusedError(_BARE_POINT)
+    try:
+        [info] = elements(encoded)
+        parts = elements(info.content)
+        if [part.tag for part in parts] == [_INTEGER, _INTEGER]:
+            raise KeyRefusedError(
+                "This is a PKCS#1 RSAPublicKey (as iOS exports it): wrap it in a"
+                " SubjectPublicKeyInfo."
+            )
+        algorithm, key = parts
+        identifier, *parameters = elements(algorithm.content)
+    except ValueError:
+        raise KeyRefusedError(_CANNOT_BE_READ) from None
+    if identifier.whole in {_RSASSA_PSS, _RSAES_OAEP}:
+        name = "RSASSA-PSS" if identifier.whole == _RSASSA_PSS else "RSAES-OAEP"
         raise KeyRefusedError(
-            "The public key cannot be read: its PEM is damaged, or its algorithm is unknown."
-        ) from None
+            f"{name} keys are not accepted, as bundles are signed with PKCS#1 v1.5: mark the key as"
+            " rsaEncryption."
+        )
+    if identifier.whole == _EC_PUBLIC_KEY:
+        if [each.tag for each in parameters] != [_OBJECT_IDENTIFIER]:
+            raise KeyRefusedError(
+                "The EC key has explicit curve parameters: name the curve (RFC 5480, 2.1.1)."
+            )
+        # The first octet of a BIT STRING counts unused bits; the point follows.
+        if key.tag == _BIT_STRING and key.content[1:2] and key.content[1] in _HYBRID_FORMS:
+            raise KeyRefusedError(
+                "The EC point is in hybrid form: send it uncompressed (RFC 5480, section 2.2)."
+            )
 
 
 def check_key(key: object) -> DeviceKey:
@@ -108,13 +175,17 @@ def _check_ec_or_rsa(
 
 
 def _check_rsa(key: rsa.RSAPublicKey, remedy: str) -> None:
-    if not RSA_MIN_BITS <= key.key_size <= RSA_MAX_BITS:
-        raise KeyRefusedError(f"An RSA key of {key.key_size} bits is not accepted. {remedy}")
+    size = KeyRefusedError(f"An RSA key of {key.key_size} bits is not accepted. {remedy}")
+    if not min(RSA_BITS) <= key.key_size <= max(RSA_BITS):
+        raise size
     numbers = key.public_numbers()
     if numbers.e != RSA_EXPONENT:
         raise KeyRefusedError(f"An RSA key with e = {numbers.e} is not accepted. {remedy}")
-    if _has_small_factor(numbers.n):
-        raise KeyRefusedError(f"This RSA modulus has a small factor. {remedy}")
+    weakness = rsa_weaknesses.find_weakness(numbers.n)
+    if weakness is not None:
+        raise KeyRefusedError(f"This RSA modulus {weakness}. Make a new key pair.")
+    if key.key_size not in RSA_BITS:
+        raise size
 
 
 def _check_x25519(key: x25519.X25519PublicKey) -> None:
@@ -149,11 +220,38 @@ def is_sound_ed25519(encoded: bytes) -> bool:
     return is_square and not (x_squared == 0 and x_is_odd)
 
 
-def _has_small_factor(modulus: int) -> bool:
-    """Say whether a prime below 752 divides the modulus: a fault or a trap (as in SP 800-89)."""
-    return any(modulus % prime == 0 for prime in _SMALL_PRIMES)
+def check_is_secret(key: DeviceKey | KeyEncryptionKey) -> None:
+    """Raise KeyRefusedError where anybody can know the private key of an accepted public key."""
+    place = PUBLISHED_KEYS.get(fingerprint(key))
+    if place is not None:
+        raise KeyRefusedError(
+            f"The private key of this public key is published ({place}): make a new key pair."
+        )
+    if isinstance(key, rsa.RSAPublicKey) and rsa_weaknesses.is_prime(key.public_numbers().n):
+        raise KeyRefusedError(
+            "This RSA modulus is a prime, so that anybody can compute the private key: make a new"
+            " key pair."
+        )
 
 
-_SMALL_PRIMES = tuple(
-    n for n in range(2, 752) if all(n % divisor for divisor in range(2, int(n**0.5) + 1))
-)
+def fingerprint(key: DeviceKey | KeyEncryptionKey) -> bytes:
+    """Return the SHA-256 of a key's DER SubjectPublicKeyInfo."""
+    encoded = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(encoded).digest()
+
+
+def are_one_key(signing: DeviceKey, recipient: KeyEncryptionKey) -> bool:
+    """Say whether a signing key and a recipient key have one private key.
+
+    An Ed25519 key and the X25519 key of the same scalar are one: u = (1 + y) / (1 - y) modulo p
+    (RFC 7748, section 4.1).
+    """
+    if isinstance(signing, ed25519.Ed25519PublicKey):
+        if not isinstance(recipient, x25519.X25519PublicKey):
+            return False
+        y = int.from_bytes(signing.public_bytes_raw(), "little") & ((1 << 255) - 1)
+        u = (1 + y) * pow(1 - y, -1, _P) % _P
+        return u == int.from_bytes(recipient.public_bytes_raw(), "little") & ((1 << 255) - 1)
+    return fingerprint(signing) == fingerprint(recipient)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
+from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.flags import FlagMode
 from birthmark_sma.storage.schema import OUT_OF_ORDER, device_flags
@@ -18,6 +19,7 @@ from birthmark_sma.storage.schema import registered_devices as devices
 _LAST_CHARACTER = "\U0010ffff"  # no serial has it, as it is not printable
 
 _serial = devices.c.device_serial
+_folded = devices.c.serial_folded
 
 
 class ListedDevice(NamedTuple):
@@ -34,8 +36,9 @@ class ListedDevice(NamedTuple):
 class DeviceFilter:
     """Which devices are looked for; None and False leave all in.
 
-    `begins` is how the serial begins; or the whole serial number of a certificate, or the whole
-    provisioning id, where no serial begins so. `flagged`: with flags that nobody has reviewed.
+    `begins` is how the serial begins, under folding (`pki.names.fold`); or the whole serial number
+    of a certificate, or the whole provisioning id, where no serial begins so. `flagged`: with flags
+    that nobody has reviewed.
     """
 
     begins: str | None = None
@@ -73,19 +76,15 @@ def _by_serial(
         if after is not None:
             conditions.append(_serial > after)
         return _select(connection, conditions, _serial, limit)
-    # In the order of bytes, by which alone a beginning is a range: see the index of that name.
-    on_postgresql = connection.dialect.name == "postgresql"
-    at_least, less, more = ("~>=~", "~<~", "~>~") if on_postgresql else (">=", "<", ">")
-    conditions.append(_serial.bool_op(less)(wanted.begins + _LAST_CHARACTER))
+    begins = fold(wanted.begins)
+    conditions.append(_folded < begins + _LAST_CHARACTER)
     # One lower bound: of two, SQLite would begin at the one that comes first.
-    if after is None or after < wanted.begins:
-        conditions.append(_serial.bool_op(at_least)(wanted.begins))
+    if after is None or fold(after) < begins:
+        conditions.append(_folded >= begins)
     else:
-        conditions.append(_serial.bool_op(more)(after))
-    order: ColumnElement[str] = _serial
-    if on_postgresql:
-        order = literal_column("device_serial USING ~<~")
-    return _select(connection, conditions, order, limit)
+        last = select(_folded).where(_serial == after).scalar_subquery()
+        conditions.append(_folded > func.coalesce(last, fold(after)))
+    return _select(connection, conditions, _folded, limit)
 
 
 def _conditions(wanted: DeviceFilter) -> list[ColumnElement[bool]]:

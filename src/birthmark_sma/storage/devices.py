@@ -6,8 +6,22 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, delete, exists, func, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 
+from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip, is_any_of
 from birthmark_sma.storage.postgresql import (
@@ -46,17 +60,25 @@ class Device:
 _COLUMNS = [devices.c[field.name] for field in fields(Device)]
 _families = device_family_counters.c
 
+COLLISION_SEPARATOR = "\t"
+"""Stands in the folded name of a device whose name an older one has; no folded serial has it."""
+
 
 def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     """Add devices; return the provisioning ids of those that were added.
 
-    A device whose serial, public key or NUC hash exists, in the database or earlier in `new`, is
-    left out: UNIQUE constraints decide every race. What was added is counted in this transaction.
+    A device whose serial (under folding), public key or NUC hash exists, in the database or earlier
+    in `new`, is left out: UNIQUE constraints decide every race. What was added is counted in this
+    transaction.
     """
     if transaction.dialect.name == "postgresql":
         added = _add_on_postgresql(transaction, new)
     else:
-        rows = [{each.name: _plain(device, each.name) for each in _COLUMNS} for device in new]
+        rows = [
+            {each.name: _plain(device, each.name) for each in _COLUMNS}
+            | {"serial_folded": fold(device.device_serial)}
+            for device in new
+        ]
         returned = transaction.execute(
             insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
         )
@@ -76,14 +98,14 @@ _ADD_ON_POSTGRESQL = """
 INSERT INTO registered_devices (
     device_serial, nuc_hash, table_assignments, device_certificate, certificate_serial,
     device_public_key, public_key_fingerprint, device_family, app_version, status,
-    provisioning_id, provisioned_at)
+    provisioning_id, provisioned_at, serial_folded)
 SELECT serial, nuc_hash, CAST(tables AS integer[]), certificate, number, key, fingerprint, family,
-    version, status, id, at
+    version, status, id, at, folded
 FROM unnest(
     $1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
-    $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[]
+    $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::text[]
 ) AS new (serial, nuc_hash, tables, certificate, number, key, fingerprint, family, version,
-    status, id, at)
+    status, id, at, folded)
 ON CONFLICT DO NOTHING RETURNING provisioning_id
 """
 
@@ -106,6 +128,7 @@ def _add_on_postgresql(transaction: Connection, new: Sequence[Device]) -> set[st
             array_of_text([device.status.value for device in new]),
             array_of_text([device.provisioning_id for device in new]),
             array_of_times([device.provisioned_at for device in new]),
+            array_of_text([fold(device.device_serial) for device in new]),
         ),
     )
     return {(added.get_value(row, 0) or b"").decode() for row in range(added.ntuples)}
@@ -167,16 +190,23 @@ class Taken(NamedTuple):
     nuc_hash: bool
 
 
+# By the exact serial too: rows that operators inserted have no folded one.
 _TAKEN_ON_POSTGRESQL = """
-SELECT EXISTS (SELECT FROM registered_devices WHERE device_serial = $1::text),
-       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = $2::bytea),
-       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = $3::bytea)
+SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = $1::text)
+           OR EXISTS (SELECT FROM registered_devices WHERE device_serial = $2::text),
+       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = $3::bytea),
+       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = $4::bytea)
 """
+
+
+def _exists(mark: ColumnElement[Any]) -> ColumnElement[bool]:
+    return exists().where(mark == bindparam(mark.key, type_=mark.type))
+
+
 _TAKEN = select(
-    *(
-        exists().where(mark == bindparam(mark.name, type_=mark.type))
-        for mark in (devices.c.device_serial, devices.c.public_key_fingerprint, devices.c.nuc_hash)
-    )
+    or_(_exists(devices.c.serial_folded), _exists(devices.c.device_serial)),
+    _exists(devices.c.public_key_fingerprint),
+    _exists(devices.c.nuc_hash),
 )
 
 
@@ -188,10 +218,16 @@ def find_taken(
     It is asked before every signature.
     """
     if connection.dialect.name == "postgresql":
-        marks = (device_serial.encode(), public_key_fingerprint, nuc_hash)
+        marks = (
+            fold(device_serial).encode(),
+            device_serial.encode(),
+            public_key_fingerprint,
+            nuc_hash,
+        )
         found = at_once(connection, _TAKEN_ON_POSTGRESQL, marks)
         return Taken(*(found.get_value(0, column) == TRUE for column in range(3)))
     asked = {
+        "serial_folded": fold(device_serial),
         "device_serial": device_serial,
         "public_key_fingerprint": public_key_fingerprint,
         "nuc_hash": nuc_hash,
@@ -205,6 +241,70 @@ def find_device(connection: Connection, device_serial: str) -> Device | None:
         select(*_COLUMNS).where(devices.c.device_serial == device_serial)
     ).one_or_none()
     return None if row is None else _device(row)
+
+
+def find_devices_named(connection: Connection, name: str) -> list[Device]:
+    """Return the device of exactly this serial, or else those whose serial is one name with it.
+
+    There is more than one only where their names collided before folded serials were unique.
+    """
+    exact = find_device(connection, name)
+    if exact is not None:
+        return [exact]
+    folded, column = fold(name), devices.c.serial_folded
+    rows = connection.execute(
+        select(*_COLUMNS)
+        .where(
+            or_(
+                column == folded,
+                and_(
+                    column >= folded + COLLISION_SEPARATOR,
+                    column < folded + chr(ord(COLLISION_SEPARATOR) + 1),
+                ),
+            )
+        )
+        .order_by(column)
+    )
+    return [_device(row) for row in rows]
+
+
+def list_collisions(connection: Connection, *, limit: int) -> list[tuple[str, str]]:
+    """Return up to `limit` pairs of serials that are one name: the older device's, a later one's.
+
+    It reads the whole index of folded serials: half a second for a million devices.
+    """
+    later = devices.alias("later")
+    parted = later.c.serial_folded.contains(COLLISION_SEPARATOR)
+    rows = connection.execute(
+        select(later.c.device_serial).where(parted).order_by(later.c.serial_folded).limit(limit)
+    ).scalars()
+    pairs = []
+    for serial in rows:
+        older = connection.execute(
+            select(devices.c.device_serial).where(devices.c.serial_folded == fold(serial))
+        ).scalar()
+        pairs.append((older or fold(serial), serial))
+    return pairs
+
+
+class KeyHolder(NamedTuple):
+    """The device that a public key belongs to."""
+
+    device_serial: str
+    status: DeviceStatus
+
+
+def find_key_holders(
+    connection: Connection, fingerprints: Sequence[bytes]
+) -> dict[bytes, KeyHolder]:
+    """Return the devices whose public keys have these fingerprints."""
+    key = devices.c.public_key_fingerprint
+    rows = connection.execute(
+        select(key, devices.c.device_serial, devices.c.status).where(
+            is_any_of(connection, key, fingerprints)
+        )
+    )
+    return {bytes(found): KeyHolder(serial, DeviceStatus(status)) for found, serial, status in rows}
 
 
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:

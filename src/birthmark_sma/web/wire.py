@@ -264,12 +264,22 @@ class ProvisionRequest(_Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": examples.PROVISION_REQUESTS})
 
-    device_serial: Annotated[str, Field(min_length=1, max_length=MAX_SERIAL_CHARACTERS)]
+    device_serial: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_SERIAL_CHARACTERS,
+            description="Printable, without white space at either end. Unique without regard to"
+            " case, to how letters are composed, and to white space",
+        ),
+    ]
     device_family: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION)]
     device_public_key: Annotated[
         Pem | None, Field(description="PEM SubjectPublicKeyInfo. This or `csr`")
     ] = None
-    csr: Annotated[Pem | None, Field(description="PEM PKCS#10: proof of possession")] = None
+    csr: Annotated[
+        Pem | None, Field(description="PEM PKCS#10: proof of possession. It names no other device")
+    ] = None
     app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
     nuc_hash: Annotated[
         Hex64 | None,

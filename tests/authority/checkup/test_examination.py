@@ -20,6 +20,7 @@ from birthmark_sma.authority.checkup.findings import Finding, State, worst
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.access_keys import KeyScope
+from birthmark_sma.storage.devices import COLLISION_SEPARATOR
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.schema import metadata
@@ -76,6 +77,7 @@ def test_an_authority_that_is_well(authority: Authority, settings: Settings) -> 
     findings = found(settings)
     assert bad(findings) == {}
     looked = {"version", "database", "writing", "schema", "integrity", "key tables", "secrets"}
+    looked |= {"serials"}
     looked |= {"root CA", "intermediate CA", "clock", "access keys", "retention", "private files"}
     assert looked | {"disk"} <= findings.keys()
     assert ("partitions" in findings) == (authority.database.dialect_name == "postgresql")
@@ -94,6 +96,21 @@ def test_nothing_is_changed(authority: Authority, settings: Settings) -> None:
     expected = {} if settings.uses_sqlite else {"writing": State.CRITICAL}
     assert bad(found(reading)) == expected
     assert everything(authority) == before
+
+
+def test_serials_that_are_one_name_are_listed(authority: Authority, settings: Settings) -> None:
+    """Threat 40: which two, however they are spelled."""
+    for serial in ("Cam-1", "stand-in"):
+        new_camera(authority, serial)
+    execute(
+        authority.database,
+        "UPDATE registered_devices SET device_serial = 'CAM-1',"
+        " serial_folded = :folded WHERE device_serial = 'stand-in'",
+        folded=f"cam-1{COLLISION_SEPARATOR}PROV-1",
+    )
+    findings = found(settings)
+    assert bad(findings) == {"serials": State.WARNING}
+    assert "'CAM-1' is one name with 'Cam-1'" in findings["serials"].sentence
 
 
 def everything(authority: Authority) -> dict[str, list[tuple[object, ...]]]:

@@ -76,6 +76,7 @@ def _inside(database: Database, settings: Settings, now: datetime) -> list[Look]
     return [
         ("integrity", partial(database_checks.read_whole, database)),
         ("key tables", partial(holdings.look_at_tables, database)),
+        ("serials", partial(holdings.look_at_serials, database)),
         ("secrets", partial(holdings.look_at_secrets, database, settings)),
         ("CA", partial(dates.look_at_ca, database, now)),
         ("clock", partial(dates.look_at_clock, database, now)),

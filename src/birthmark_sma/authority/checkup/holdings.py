@@ -24,6 +24,7 @@ _DAY = timedelta(days=1)
 _AHEAD_DAYS = 2
 _COUNTED = 10_000
 _LEDGER_LOOK = 1_000
+_LISTED_COLLISIONS = 20
 _SHORT, _SCARCE = 5_000_000_000, 500_000_000
 _SHORT_SHARE, _SCARCE_SHARE = 0.10, 0.02
 
@@ -53,6 +54,27 @@ def look_at_tables(database: Database) -> Iterator[Finding]:
             if registered
             else "Type sma tables populate",
         )
+
+
+def look_at_serials(database: Database) -> Iterator[Finding]:
+    """List devices whose serials are one name, which only a register of old times can hold."""
+    with database.read() as connection:
+        pairs = devices.list_collisions(connection, limit=_LISTED_COLLISIONS + 1)
+    for older, later in pairs[:_LISTED_COLLISIONS]:
+        yield warning(
+            "serials",
+            f"{later!r} is one name with {older!r}, which was provisioned before",
+            "Both work under their exact serials. Provision one of the cameras again under another"
+            " serial, and revoke the old one",
+        )
+    if len(pairs) > _LISTED_COLLISIONS:
+        yield warning(
+            "serials",
+            f"More than {_LISTED_COLLISIONS} devices have a name that an older one has",
+            "See to those that are listed, and look again",
+        )
+    if not pairs:
+        yield well("serials", "No two devices have one name")
 
 
 def look_at_secrets(database: Database, settings: Settings) -> Iterator[Finding]:

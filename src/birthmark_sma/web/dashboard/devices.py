@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.errors import UnknownDeviceError
+from birthmark_sma.authority.revocation import find_named
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage import activity, audit_search, certificates, device_search, devices
 from birthmark_sma.storage import flags as device_flags
@@ -93,7 +93,7 @@ async def download(request: Request) -> Response:
 
     def read() -> str:
         with authority.database.read() as connection:
-            return _find(connection, device_serial).device_certificate
+            return find_named(connection, device_serial).device_certificate
 
     pem = await asked(request.app.state.slow, read, _SECONDS)
     chain = [pem, *authority.issuer.chain]
@@ -112,16 +112,10 @@ def _serial_of(request: Request) -> str:
     return device_serial
 
 
-def _find(connection: Connection, device_serial: str) -> devices.Device:
-    device = devices.find_device(connection, device_serial)
-    if device is None:
-        raise UnknownDeviceError(f"No device {device_serial} is registered here.")
-    return device
-
-
 def _read(connection: Connection, authority: Authority, device_serial: str) -> dict[str, Any]:
     now = datetime.now(UTC)
-    device = _find(connection, device_serial)
+    device = find_named(connection, device_serial)
+    device_serial = device.device_serial
     days = [now.date() - timedelta(days=ago) for ago in reversed(range(_DAYS))]
     passes = activity.passes_by_day(connection, device_serial, days)
     history = audit_search.search(

@@ -1,0 +1,62 @@
+"""RSA moduli for tests: sound ones, and those that anybody can factor. Nobody keeps the primes."""
+
+import math
+import random
+from functools import cache
+
+import gmpy2
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+_ROCA_MODULUS = math.prod(n for n in range(2, 168) if all(n % d for d in range(2, n)))
+
+
+def public_key(modulus: int, exponent: int = 65537) -> rsa.RSAPublicKey:
+    """The public key of a modulus."""
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+
+
+@cache
+def sound_modulus(bits: int) -> int:
+    """A modulus without any of the weaknesses, the same in every run."""
+    p, q = (next_prime(part << (bits // 2 - 4)) for part in (13, 15))
+    return p * q
+
+
+def next_prime(number: int) -> int:
+    """The first prime above a number."""
+    return int(gmpy2.next_prime(number))
+
+
+def weak_moduli(bits: int = 2048) -> dict[str, int]:
+    """Moduli of so many bits, by their weakness."""
+    half = bits // 2
+    prime = next_prime((13 << (half - 4)) + 1)
+    return {
+        "prime": next_prime(sound_modulus(bits)),
+        "square": prime * prime,
+        "close primes": prime * next_prime(prime),
+        "primes that Fermat finds after 90 rounds": _found_after(90, half),
+        **{
+            f"small factor {factor}": factor * next_prime((7 << (bits - 3)) // factor)
+            for factor in (3, 757, 65537, 131071)
+        },
+        "ROCA": _roca_prime(half, 1) * _roca_prime(half, 2),
+    }
+
+
+def _found_after(rounds: int, half: int) -> int:
+    """A modulus whose primes lie so far apart that Fermat's method needs about so many rounds."""
+    p = next_prime(13 << (half - 4))
+    # a - sqrt(n) is about (q - p)**2 / (8 p).
+    return p * next_prime(p + math.isqrt(8 * p * rounds))
+
+
+def _roca_prime(bits: int, seed: int) -> int:
+    """A prime of the faulty generator's form: k * M + (65537**a mod M)."""
+    chance = random.Random(seed)
+    while True:
+        least = (13 << (bits - 4)) // _ROCA_MODULUS
+        k = chance.randrange(least, least + least // 13)
+        candidate = k * _ROCA_MODULUS + pow(65537, chance.randrange(1 << 61), _ROCA_MODULUS)
+        if gmpy2.is_prime(candidate):
+            return candidate
