@@ -25,6 +25,7 @@ from birthmark_sma.client import (
     Indeterminate,
     Options,
     Pass,
+    RevocationList,
     VerifiedBundle,
     verify_bundle,
 )
@@ -168,7 +169,8 @@ def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
             environ=running.environ,
         )
         assert revoked.returncode == 0, revoked.stderr
-        crl = x509.load_der_x509_crl(http.get("/pki/intermediate.crl").content)
+        issuer = x509.load_der_x509_certificate(http.get("/pki/intermediate.crt").content)
+        crl = RevocationList.load(http.get("/pki/intermediate.crl").content, issuer=issuer)
     with AuthorityClient(running.server.url) as client:
         assert isinstance(client.validate(token), Fail)
     with pytest.raises(DeviceRevokedError):
@@ -251,12 +253,17 @@ def run_example(running: Running, bundles: list[bytes], tmp_path: Path, **enviro
     """Run the example as an operator would, on bundles a line each."""
     with running.client() as http:
         root = root_of(http)
-        (tmp_path / "crl").write_bytes(http.get("/pki/intermediate.crl").content)
+        for name in ("intermediate.crl", "intermediate.crt"):
+            (tmp_path / name).write_bytes(http.get(f"/pki/{name}").content)
+    files = {
+        "AUTHORITY_CRL": str(tmp_path / "intermediate.crl"),
+        "AUTHORITY_INTERMEDIATE": str(tmp_path / "intermediate.crt"),
+    }
     (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
     return subprocess.run(
         [sys.executable, str(EXAMPLE), running.server.url, str(tmp_path / "root.crt")],
         input=b"\n".join(bundles) + b"\n",
-        env=server_environ(tmp_path) | {"AUTHORITY_CRL": str(tmp_path / "crl")} | environ,
+        env=server_environ(tmp_path) | files | environ,
         capture_output=True,
         timeout=120,
         check=False,

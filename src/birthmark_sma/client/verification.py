@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from birthmark_sma.client.outcome import Fail, Outcome, Pass
-from birthmark_sma.client.revocation import check_revocation
+from birthmark_sma.client.revocation import RevocationList, check_aware, check_revocation
 from birthmark_sma.errors import (
     BundleCertificateError,
     BundleTimeError,
@@ -54,7 +54,7 @@ def verify_bundle(
     *,
     root: x509.Certificate,
     now: datetime,
-    crl: x509.CertificateRevocationList | None = None,
+    crl: RevocationList | None = None,
     grace: timedelta = _NO_GRACE,
     max_age: timedelta | None = None,
 ) -> VerifiedBundle:
@@ -66,8 +66,10 @@ def verify_bundle(
 
     Raises MalformedBundleError, BundleTimeError, BundleCertificateError, DeviceRevokedError or
     BundleSignatureError, all of them BundleError: reject the bundle. Raises RevocationUnknownError
-    where `crl` is of no use, which says nothing of the bundle: fetch a newer one.
+    where `crl` is of no use, which says nothing of the bundle: fetch a newer one. Raises
+    ClientMisuseError where `now` has no time zone.
     """
+    check_aware(now)
     # 1
     if not isinstance(bundle, Bundle):
         bundle = parse_bundle(bundle)
