@@ -33,6 +33,7 @@ from birthmark_sma.errors import DeviceRevokedError
 from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.bundles import der_of
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key
 from tests.support.commands import sma
 from tests.support.faulty import closed_port
@@ -86,9 +87,8 @@ class Device:
         content = UnsignedBundle(
             image_hash=sha256(picture).digest(),
             camera_token=token or self.camera.token(),
-            device_certificate_chain=(
-                response["device_certificate"],
-                response["certificate_chain"][0],
+            device_certificate_chain=der_of(
+                response["device_certificate"], response["certificate_chain"][0]
             ),
             captured_at=datetime.now(UTC),
         )

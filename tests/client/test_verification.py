@@ -39,7 +39,7 @@ from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
 from birthmark_sma.pki.signer import CaKeyType
 from birthmark_sma.protocol.bundle import Bundle
 from tests.support import chains
-from tests.support.bundles import bundle_of, pem
+from tests.support.bundles import bundle_of, der
 from tests.support.chains import DEVICE_KEY_KINDS, NOW, ca, device_key, issue_device, sound_chain
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
@@ -287,13 +287,10 @@ DAMAGED_FROM = (sound_chain(SERIAL).leaf, ca().intermediate)
 def test_a_damaged_certificate_is_refused(data: st.DataObject) -> None:
     """Whatever byte of a certificate is changed, the bundle is refused and nothing else raised."""
     which = data.draw(st.integers(0, 1))
-    der = bytearray(DAMAGED_FROM[which].public_bytes(Encoding.DER))
-    at = data.draw(st.integers(0, len(der) - 1))
-    der[at] ^= data.draw(st.integers(1, 255))
-    lines = b64encode(der).decode()
-    text = "\n".join(lines[i : i + 64] for i in range(0, len(lines), 64))
-    texts = [pem(each) for each in DAMAGED_FROM]
-    texts[which] = f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
+    certificates = [bytearray(der(each)) for each in DAMAGED_FROM]
+    at = data.draw(st.integers(0, len(certificates[which]) - 1))
+    certificates[which][at] ^= data.draw(st.integers(1, 255))
+    texts = [b64encode(each).decode() for each in certificates]
     fields = json.loads(sound_bundle().to_json()) | {"device_certificate_chain": texts}
     with pytest.raises(BundleError):
         verify(json.dumps(fields).encode())

@@ -25,6 +25,7 @@ from birthmark_sma.client import AuthorityClient, Pass, verify_bundle
 from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.bundles import der_of
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
 from tests.support.faulty import FaultyServer, Visit
 from tests.support.running import Running, new_serial, wait_until
@@ -59,9 +60,8 @@ class Device:
         content = UnsignedBundle(
             image_hash=sha256(picture).digest(),
             camera_token=token or self.camera.token(),
-            device_certificate_chain=(
-                response["device_certificate"],
-                response["certificate_chain"][0],
+            device_certificate_chain=der_of(
+                response["device_certificate"], response["certificate_chain"][0]
             ),
             captured_at=datetime.now(UTC),
         )
@@ -151,7 +151,7 @@ def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language:
     content: dict[str, Any] = json.loads(good)
     signature = content.pop("signature")
     first, second = content["device_certificate_chain"]
-    others = other.camera.response["device_certificate"]
+    [others] = map(b64encode, der_of(other.camera.response["device_certificate"]))
     swapped = good.replace(
         sha256(b"genuine").hexdigest().encode(), sha256(b"swapped").hexdigest().encode()
     )
@@ -175,7 +175,7 @@ def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language:
         (device.signed(chain(second, first)), "certificate"),
         (device.signed(chain(first, first)), "certificate"),
         (device.signed(content | {"captured_at": "2020-01-01T00:00:00.000000Z"}), "not valid"),
-        (device.signed(chain(others, second)), "signature"),
+        (device.signed(chain(others.decode(), second)), "signature"),
     ]
     lines = [*(text for text, _ in bad), device.signed(content), good]
     told = judged(sandbox, tmp_path, language, lines)

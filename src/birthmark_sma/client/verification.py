@@ -80,7 +80,7 @@ def verify_bundle(
     if max_age is not None and content.captured_at < now - max_age:
         raise BundleTimeError("The bundle was captured too long ago.")
     # 3
-    device, intermediate = (_certificate(pem) for pem in content.device_certificate_chain)
+    device, intermediate = (_certificate(der) for der in content.device_certificate_chain)
     ends = min(device.not_valid_after_utc, intermediate.not_valid_after_utc)
     judged_at = ends if ends < now <= ends + grace else now
     try:
@@ -124,9 +124,9 @@ def _is_valid_at(time: datetime, certificate: x509.Certificate) -> bool:
     return certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc
 
 
-def _certificate(pem: str) -> x509.Certificate:
+def _certificate(der: bytes) -> x509.Certificate:
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        certificate = x509.load_der_x509_certificate(der)
         # These are read late, and a year 0, which X.509 has, is none that Python can tell.
         for name in ("not_valid_before_utc", "not_valid_after_utc"):
             getattr(certificate, name)

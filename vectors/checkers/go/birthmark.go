@@ -269,17 +269,26 @@ func certificates(texts ...string) ([]*x509.Certificate, error) {
 
 // VerifyChain returns the device serial of a chain (device first) that leads to the pinned root.
 func VerifyChain(chain []string, root string, now time.Time) (string, error) {
-	path, err := certificates(append([]string{root}, chain...)...)
-	if err != nil || len(path) < 2 {
+	path, err := certificates(chain...)
+	if err != nil {
+		return "", err
+	}
+	return VerifyPath(path, root, now)
+}
+
+// VerifyPath does the same for certificates, each of which is issued by the next one.
+func VerifyPath(path []*x509.Certificate, root string, now time.Time) (string, error) {
+	pinned, err := certificates(root)
+	if err != nil || len(path) == 0 {
 		return "", ErrRefused
 	}
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(path[0])
-	for _, certificate := range path[2:] {
+	roots.AddCert(pinned[0])
+	for _, certificate := range path[1:] {
 		between.AddCert(certificate)
 	}
-	leaf := path[1]
-	_, err = leaf.Verify(x509.VerifyOptions{
+	leaf := path[0]
+	found, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: between,
 		CurrentTime:   now,
@@ -287,6 +296,13 @@ func VerifyChain(chain []string, root string, now time.Time) (string, error) {
 	})
 	if err != nil {
 		return "", err
+	}
+	// Verify looks for any path: it must be the one that was sent.
+	sent := append(slices.Clone(path), pinned[0])
+	if !slices.ContainsFunc(found, func(chain []*x509.Certificate) bool {
+		return slices.EqualFunc(chain, sent, (*x509.Certificate).Equal)
+	}) {
+		return "", ErrRefused
 	}
 	// Where an extension is missing, Verify takes all for allowed: it must be there.
 	if leaf.IsCA || !leaf.BasicConstraintsValid || leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 ||
@@ -347,8 +363,6 @@ const spelling = "2006-01-02T15:04:05.000000Z"
 
 // How a bundle spells each of its texts.
 var (
-	certificatePEM = regexp.MustCompile(
-		"^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?$")
 	lowerHex32 = regexp.MustCompile("^[0-9a-f]{64}$")
 	lowerHex48 = regexp.MustCompile("^[0-9a-f]{96}$")
 	lowerHex12 = regexp.MustCompile("^[0-9a-f]{24}$")
@@ -365,26 +379,37 @@ func VerifyBundle(text, root string, now time.Time) (string, error) {
 	if err != nil || len(chain) != 2 || len(bundle) != 6 || len(token) != 4 ||
 		bundle["version"] != int64(1) || !isIndex(token["table_id"]) || !isIndex(token["key_index"]) ||
 		!spelt(lowerHex32, bundle["image_hash"]) || !spelt(lowerHex48, token["encrypted_nuc_hash"]) ||
-		!spelt(lowerHex12, token["nonce"]) ||
-		!certificatePEM.MatchString(chain[0]) || !certificatePEM.MatchString(chain[1]) {
+		!spelt(lowerHex12, token["nonce"]) {
 		return "", ErrRefused
 	}
+	var path []*x509.Certificate
+	for _, each := range chain {
+		der, err := fromBase64(each)
+		if err != nil {
+			return "", err
+		}
+		certificate, err := x509.ParseCertificate(der) // which takes nothing after it
+		if err != nil {
+			return "", err
+		}
+		path = append(path, certificate)
+	}
 	signed, _ := bundle["signature"].(string)
-	signature, err := base64.StdEncoding.Strict().DecodeString(signed)
-	if err != nil || strings.ContainsAny(signed, "\r\n") {
-		return "", ErrRefused
+	signature, err := fromBase64(signed)
+	if err != nil {
+		return "", err
 	}
 	moment, _ := bundle["captured_at"].(string)
 	captured, err := time.Parse(spelling, moment) // which takes a comma, too
 	if err != nil || captured.Format(spelling) != moment || captured.After(now.Add(time.Hour)) {
 		return "", ErrRefused
 	}
-	serial, err := VerifyChain(chain, root, now)
+	serial, err := VerifyPath(path, root, now)
 	if err != nil {
 		return "", err
 	}
 	if captured.Before(now) {
-		if _, err := VerifyChain(chain, root, captured); err != nil {
+		if _, err := VerifyPath(path, root, captured); err != nil {
 			return "", err
 		}
 	}
@@ -392,11 +417,18 @@ func VerifyBundle(text, root string, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	leaf, err := certificates(chain[0])
-	if err != nil || !VerifySignature(signature, message, leaf[0].PublicKey) {
+	if !VerifySignature(signature, message, path[0].PublicKey) {
 		return "", ErrRefused
 	}
 	return serial, nil
+}
+
+// fromBase64 takes one spelling alone. Go ignores line ends, even where it is strict.
+func fromBase64(text string) ([]byte, error) {
+	if text == "" || strings.ContainsAny(text, "\r\n") {
+		return nil, ErrRefused
+	}
+	return base64.StdEncoding.Strict().DecodeString(text)
 }
 
 func isIndex(value any) bool {

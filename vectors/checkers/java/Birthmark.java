@@ -36,7 +36,6 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import javax.crypto.Cipher;
 import javax.crypto.KeyAgreement;
@@ -60,8 +59,6 @@ final class Birthmark {
             "version", "image_hash", "camera_token", "device_certificate_chain", "captured_at", "signature");
     private static final Set<String> TOKEN_FIELDS =
             Set.of("encrypted_nuc_hash", "table_id", "key_index", "nonce");
-    private static final Pattern PEM = Pattern.compile(
-            "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?");
 
     private Birthmark() {}
 
@@ -218,7 +215,13 @@ final class Birthmark {
         for (String pem : chain) {
             path.add(certificate(pem));
         }
+        return verifyPath(path, root, now);
+    }
+
+    private static String verifyPath(List<X509Certificate> chain, String root, Instant now)
+            throws GeneralSecurityException {
         X509Certificate pinned = certificate(root);
+        List<X509Certificate> path = new ArrayList<>(chain);
         path.removeIf(pinned::equals); // a root that is sent along proves nothing
         PKIXParameters parameters = new PKIXParameters(Set.of(new TrustAnchor(pinned, null)));
         parameters.setRevocationEnabled(false); // ask the CRL apart
@@ -248,7 +251,11 @@ final class Birthmark {
     }
 
     private static X509Certificate certificate(String pem) throws GeneralSecurityException {
-        byte[] bytes = pem.getBytes(StandardCharsets.US_ASCII);
+        return certificate(pem.getBytes(StandardCharsets.US_ASCII));
+    }
+
+    /** Of DER or PEM; what follows it is ignored. */
+    private static X509Certificate certificate(byte[] bytes) throws GeneralSecurityException {
         return (X509Certificate) CertificateFactory.getInstance("X.509")
                 .generateCertificate(new ByteArrayInputStream(bytes));
     }
@@ -273,24 +280,37 @@ final class Birthmark {
                 || !(token.get("key_index") instanceof Long index && index >= 0)
                 || !lowerHex(text(bundle, "image_hash"), 32)
                 || !lowerHex(text(token, "encrypted_nuc_hash"), 48) || !lowerHex(text(token, "nonce"), 12)
-                || chain.size() != 2 || !chain.stream().allMatch(PEM.asMatchPredicate())) {
+                || chain.size() != 2) {
             throw new IllegalArgumentException("not a bundle");
         }
-        byte[] signature = Base64.getDecoder().decode(text(bundle, "signature"));
-        if (!Base64.getEncoder().encodeToString(signature).equals(bundle.get("signature"))) {
-            throw new IllegalArgumentException("not in its one spelling");
+        List<X509Certificate> path = new ArrayList<>();
+        for (String each : chain) {
+            byte[] der = fromBase64(each);
+            path.add(certificate(der));
+            if (!Arrays.equals(path.get(path.size() - 1).getEncoded(), der)) {
+                throw new IllegalArgumentException("not one certificate in DER");
+            }
         }
+        byte[] signature = fromBase64(text(bundle, "signature"));
         Instant captured = moment(text(bundle, "captured_at"));
         if (captured.isAfter(now.plusSeconds(3_600))) {
             throw new IllegalArgumentException("captured in the future");
         }
-        String serial = verifyChain(chain, root, now);
-        verifyChain(chain, root, captured.isBefore(now) ? captured : now);
-        PublicKey key = certificate(chain.get(0)).getPublicKey();
+        String serial = verifyPath(path, root, now);
+        verifyPath(path, root, captured.isBefore(now) ? captured : now);
+        PublicKey key = path.get(0).getPublicKey();
         if (!verifySignature(signature, signedBytes(bundle), key)) {
             throw new GeneralSecurityException("the signature does not fit");
         }
         return serial;
+    }
+
+    private static byte[] fromBase64(String text) {
+        byte[] decoded = Base64.getDecoder().decode(text); // which takes no padding, and loose bits
+        if (!Base64.getEncoder().encodeToString(decoded).equals(text)) {
+            throw new IllegalArgumentException("not in its one spelling");
+        }
+        return decoded;
     }
 
     private static Instant moment(String text) {

@@ -197,9 +197,12 @@ private const val CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
 private const val URI = 6
 
 /** Returns the device serial of a chain (device first) that leads to the pinned root. */
-fun verifyChain(chain: List<String>, root: String, now: Instant): String {
+fun verifyChain(chain: List<String>, root: String, now: Instant): String =
+    verifyPath(chain.map(::certificate), root, now)
+
+private fun verifyPath(chain: List<X509Certificate>, root: String, now: Instant): String {
     val pinned = certificate(root)
-    val path = chain.map(::certificate).filter { it != pinned } // a root that is sent along proves nothing
+    val path = chain.filter { it != pinned } // a root that is sent along proves nothing
     val parameters = PKIXParameters(setOf(TrustAnchor(pinned, null)))
     parameters.isRevocationEnabled = false // ask the CRL apart
     parameters.date = Date.from(now)
@@ -220,16 +223,17 @@ private fun deviceSerial(leaf: X509Certificate): String {
     return URLDecoder.decode(serial.replace("+", "%2B"), Charsets.UTF_8)
 }
 
-private fun certificate(pem: String): X509Certificate =
-    CertificateFactory.getInstance("X.509").generateCertificate(pem.byteInputStream()) as X509Certificate
+private fun certificate(pem: String): X509Certificate = certificate(pem.toByteArray())
+
+/** Of DER or PEM; what follows it is ignored. */
+private fun certificate(bytes: ByteArray): X509Certificate =
+    CertificateFactory.getInstance("X.509").generateCertificate(bytes.inputStream()) as X509Certificate
 
 // --- bundles
 
 private val FIELDS =
     setOf("version", "image_hash", "camera_token", "device_certificate_chain", "captured_at", "signature")
 private val TOKEN_FIELDS = setOf("encrypted_nuc_hash", "table_id", "key_index", "nonce")
-private val PEM =
-    Regex("-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?")
 private val TIME = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z")
 
 /** Returns what the device signs: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
@@ -246,15 +250,24 @@ fun verifyBundle(text: String, root: String, now: Instant): String {
     requireLowerHex(text(bundle, "image_hash"), 32)
     requireLowerHex(text(token, "encrypted_nuc_hash"), 48)
     requireLowerHex(text(token, "nonce"), 12)
-    require(chain.size == 2 && chain.all(PEM::matches)) { "not a chain" }
-    val signature = Base64.getDecoder().decode(text(bundle, "signature"))
-    require(Base64.getEncoder().encodeToString(signature) == bundle["signature"]) { "not in its one spelling" }
+    require(chain.size == 2) { "not a chain" }
+    val path = chain.map { text ->
+        val der = fromBase64(text)
+        certificate(der).also { require(it.encoded.contentEquals(der)) { "not one certificate in DER" } }
+    }
+    val signature = fromBase64(text(bundle, "signature"))
     val captured = moment(text(bundle, "captured_at"))
     require(captured <= now.plusSeconds(3_600)) { "captured in the future" }
-    val serial = verifyChain(chain, root, now)
-    verifyChain(chain, root, minOf(captured, now))
-    verifySignature(signature, signedBytes(bundle), certificate(chain[0]).publicKey)
+    val serial = verifyPath(path, root, now)
+    verifyPath(path, root, minOf(captured, now))
+    verifySignature(signature, signedBytes(bundle), path[0].publicKey)
     return serial
+}
+
+private fun fromBase64(text: String): ByteArray {
+    val decoded = Base64.getDecoder().decode(text) // which takes no padding, and loose bits
+    require(Base64.getEncoder().encodeToString(decoded) == text) { "not in its one spelling" }
+    return decoded
 }
 
 private fun isIndex(value: Any?) = value is Long && value >= 0

@@ -142,10 +142,16 @@ def _base64url(part: bytes) -> bytes:
 
 def verify_chain(chain: list[str], root: str, now: datetime) -> str:
     """Return the device serial of a chain (device first) that leads to the pinned root."""
-    leaf, *intermediates = (x509.load_pem_x509_certificate(pem.encode()) for pem in chain)
+    return verify_path([x509.load_pem_x509_certificate(pem.encode()) for pem in chain], root, now)
+
+
+def verify_path(path: list[x509.Certificate], root: str, now: datetime) -> str:
+    """Return the device serial of a path whose certificates each are issued by the next one."""
+    leaf, *intermediates = path
+    pinned = x509.load_pem_x509_certificate(root.encode())
     policy = (
         verification.PolicyBuilder()
-        .store(verification.Store([x509.load_pem_x509_certificate(root.encode())]))
+        .store(verification.Store([pinned]))
         .time(now)
         .extension_policies(
             ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
@@ -153,7 +159,7 @@ def verify_chain(chain: list[str], root: str, now: datetime) -> str:
         )
     )
     try:
-        policy.build_client_verifier().verify(leaf, intermediates)
+        verified = policy.build_client_verifier().verify(leaf, intermediates).chain
         extensions = leaf.extensions
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
         purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -161,6 +167,8 @@ def verify_chain(chain: list[str], root: str, now: datetime) -> str:
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
     except (verification.VerificationError, x509.ExtensionNotFound, ValueError):
         raise RefusedError("it does not chain to the root") from None
+    if verified != [*path, pinned]:  # the library looks for any path
+        raise RefusedError("not all certificates are on the path")
     if basic.ca or not usage.digital_signature or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         raise RefusedError("not a device's certificate")
     _check_kind(leaf.public_key())
@@ -190,9 +198,6 @@ _FIELDS = {
     "signature",
 }
 _TOKEN_FIELDS = {"encrypted_nuc_hash", "table_id", "key_index", "nonce"}
-_PEM = re.compile(
-    "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
-)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
@@ -225,10 +230,14 @@ def verify_bundle(text: str, root: str, now: datetime) -> str:
     captured = datetime.fromisoformat(bundle["captured_at"])
     if captured > now + timedelta(hours=1):
         raise RefusedError("captured in the future")
-    chain = bundle["device_certificate_chain"]
-    serial = verify_chain(chain, root, now)
-    verify_chain(chain, root, min(captured, now))
-    key = x509.load_pem_x509_certificate(chain[0].encode()).public_key()
+    try:
+        chain = bundle["device_certificate_chain"]
+        path = [x509.load_der_x509_certificate(base64.b64decode(each)) for each in chain]
+    except ValueError:
+        raise RefusedError("no certificate") from None
+    serial = verify_path(path, root, now)
+    verify_path(path, root, min(captured, now))
+    key = path[0].public_key()
     verify_signature(base64.b64decode(bundle["signature"]), signed_bytes(bundle), key)
     return serial
 
@@ -238,7 +247,7 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         bundle = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
         token = bundle["camera_token"]
-        decoded = base64.b64decode(bundle["signature"], validate=True)
+        chain = bundle["device_certificate_chain"]
         one_spelling = (
             set(bundle) == _FIELDS
             and set(token) == _TOKEN_FIELDS
@@ -249,10 +258,10 @@ def _parse(text: str) -> dict[str, Any]:
             and _lower_hex(token["encrypted_nuc_hash"], 48)
             and _lower_hex(token["nonce"], 12)
             and min(token["table_id"], token["key_index"]) >= 0
-            and len(bundle["device_certificate_chain"]) == 2
-            and all(map(_PEM.fullmatch, bundle["device_certificate_chain"]))
+            and isinstance(chain, list)
+            and len(chain) == 2
+            and all(map(_one_base64, [*chain, bundle["signature"]]))
             and _TIME.fullmatch(bundle["captured_at"])
-            and base64.b64encode(decoded).decode() == bundle["signature"] != ""
         )
         datetime.fromisoformat(bundle["captured_at"])
     except (KeyError, TypeError, ValueError):
@@ -264,6 +273,11 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _lower_hex(value: str, size: int) -> bool:
     return re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value) is not None
+
+
+def _one_base64(value: str) -> bool:
+    decoded = base64.b64decode(value, validate=True)
+    return base64.b64encode(decoded).decode() == value != ""
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, Any]:

@@ -140,8 +140,8 @@ public final class CameraCore {
         String head = "{\"camera_token\":{\"encrypted_nuc_hash\":\"" + hex(sealed)
                 + "\",\"key_index\":" + keyIndex + ",\"nonce\":\"" + hex(nonce)
                 + "\",\"table_id\":" + tableId + "},\"captured_at\":" + quoted(capturedAt)
-                + ",\"device_certificate_chain\":[" + quoted(camera.chain.get(0)) + ","
-                + quoted(camera.chain.get(1)) + "],\"image_hash\":\""
+                + ",\"device_certificate_chain\":[" + quoted(base64(camera.chain.get(0))) + ","
+                + quoted(base64(camera.chain.get(1))) + "],\"image_hash\":\""
                 + hex(MessageDigest.getInstance("SHA-256").digest(picture)) + "\"";
         String tail = ",\"version\":1}";
         byte[] signature = key.sign(joined(PREFIX, ascii(head + tail)));
@@ -250,6 +250,11 @@ public final class CameraCore {
     private static String pem(String what, byte[] der) {
         String lines = Base64.getMimeEncoder(64, new byte[] {'\n'}).encodeToString(der);
         return "-----BEGIN " + what + "-----\n" + lines + "\n-----END " + what + "-----\n";
+    }
+
+    /** A certificate as bundles have it: base64 of its DER on one line, without PEM around it. */
+    private static String base64(String pem) {
+        return pem.replaceAll("-----[A-Z ]+-----", "").replaceAll("\\s", "");
     }
 
     private static byte[] der(int tag, byte[]... parts) {
