@@ -17,7 +17,7 @@ from itertools import pairwise
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -25,6 +25,7 @@ from birthmark_sma.errors import KeyRefusedError, PathRefusedError
 from birthmark_sma.pki.key_policy import check_key
 from birthmark_sma.pki.name_matching import same_name
 from birthmark_sma.pki.names import device_serial_of
+from birthmark_sma.pki.signer import CaKeyType, Signer, generate
 
 _NOT_CHAINED = "The certificate does not chain to the trusted root"
 
@@ -74,11 +75,11 @@ def _verify_issuers(
         _check_names([leaf, *issuers, root])
         if len(issuers) != 1 or not _differ_in_spelling(leaf, issuers[0], root):
             raise
-        intermediate, anchor = _in_one_spelling(leaf, issuers[0], root)
-        _verifier(anchor, now).verify(leaf, [intermediate])
-    else:
-        if verified != [leaf, *issuers, root]:
-            raise PathRefusedError(f"{_NOT_CHAINED} through the certificates that came along.")
+        intermediate, root = _in_one_spelling(leaf, issuers[0], root)
+        issuers = [intermediate]
+        verified = _verifier(root, now).verify(leaf, issuers).chain
+    if verified != [leaf, *issuers, root]:
+        raise PathRefusedError(f"{_NOT_CHAINED} through the certificates that came along.")
 
 
 def _verifier(root: x509.Certificate, now: datetime) -> verification.ClientVerifier:
@@ -130,37 +131,38 @@ def _in_one_spelling(
     The root's signature does not fit the copy, so it is verified here, and a key of the moment
     signs both copies. Everything else of the path is still the library's to verify.
     """
+    signer = generate(CaKeyType.EC_P256)
     intermediate.verify_directly_issued_by(
-        _copy(root, intermediate.issuer, key := ec.generate_private_key(ec.SECP256R1()))
+        _copy(root, intermediate.issuer, root.public_key(), signer)
     )
     if not isinstance(
         intermediate.signature_hash_algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512
     ):
         raise ValueError("the intermediate is signed over a hash that proves nothing")
     return (
-        _copy(intermediate, leaf.issuer, key),
-        _copy(root, intermediate.issuer, key, public_key=key.public_key()),
+        _copy(intermediate, leaf.issuer, intermediate.public_key(), signer),
+        _copy(root, intermediate.issuer, signer.public_key, signer),
     )
 
 
 def _copy(
     original: x509.Certificate,
     subject: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    public_key: ec.EllipticCurvePublicKey | None = None,
+    public_key: CertificatePublicKeyTypes,
+    signer: Signer,
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(original.issuer)
-        .public_key(public_key or original.public_key())
+        .public_key(public_key)
         .serial_number(original.serial_number)
         .not_valid_before(original.not_valid_before_utc)
         .not_valid_after(original.not_valid_after_utc)
     )
     for extension in original.extensions:
         builder = builder.add_extension(extension.value, critical=extension.critical)
-    return builder.sign(key, hashes.SHA256())
+    return builder.sign(signer.key, signer.hash_algorithm)
 
 
 def _on_one_line(error: Exception) -> str:

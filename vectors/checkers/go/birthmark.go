@@ -92,15 +92,15 @@ func Open(token CameraToken, masterKey []byte, keysPerTable int64) ([]byte, erro
 
 const sealing = "ECDH-ES+A256KW"
 
-// OpenTableKeys opens compact JWE (RFC 7516, section 5.2; RFC 7518, section 4.6).
-func OpenTableKeys(jwe string, key *ecdh.PrivateKey) (Fields, error) {
+// OpenSecrets opens compact JWE (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly.
+func OpenSecrets(jwe string, key *ecdh.PrivateKey) (Fields, error) {
 	var parts [5][]byte
 	texts := strings.Split(jwe, ".")
 	if len(texts) != len(parts) {
 		return nil, ErrRefused
 	}
 	for i, text := range texts {
-		decoded, err := base64.RawURLEncoding.Strict().DecodeString(text)
+		decoded, err := fromBase64url(text)
 		if err != nil {
 			return nil, err
 		}
@@ -110,9 +110,16 @@ func OpenTableKeys(jwe string, key *ecdh.PrivateKey) (Fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, critical := header["crit"]
-	if header["alg"] != sealing || header["enc"] != "A256GCM" || critical ||
-		len(parts[2]) != 12 || len(parts[4]) != 16 {
+	if contentType, found := header["cty"]; found && contentType != "json" {
+		return nil, ErrRefused
+	}
+	for name := range header { // no zip, no crit, no party information
+		if !slices.Contains([]string{"alg", "enc", "epk", "cty"}, name) {
+			return nil, ErrRefused
+		}
+	}
+	if header["alg"] != sealing || header["enc"] != "A256GCM" ||
+		len(parts[1]) != 40 || len(parts[2]) != 12 || len(parts[4]) != 16 {
 		return nil, ErrRefused
 	}
 	point, err := ephemeral(header["epk"], key.Curve())
@@ -146,18 +153,36 @@ func ephemeral(epk any, curve ecdh.Curve) (*ecdh.PublicKey, error) {
 	fields, _ := epk.(Fields)
 	x, _ := fields["x"].(string)
 	y, _ := fields["y"].(string)
-	point, err := base64.RawURLEncoding.Strict().DecodeString(x)
+	kind, name, members := "EC", "P-256", 4
+	switch curve {
+	case ecdh.P384():
+		name = "P-384"
+	case ecdh.X25519():
+		kind, name, members = "OKP", "X25519", 3
+	}
+	if fields["kty"] != kind || fields["crv"] != name || len(fields) != members {
+		return nil, ErrRefused
+	}
+	point, err := fromBase64url(x)
 	if err != nil {
 		return nil, err
 	}
 	if curve != ecdh.X25519() {
-		rest, err := base64.RawURLEncoding.Strict().DecodeString(y)
-		if err != nil {
-			return nil, err
+		rest, err := fromBase64url(y)
+		if err != nil || len(rest) != len(point) {
+			return nil, ErrRefused
 		}
 		point = slices.Concat([]byte{4}, point, rest) // uncompressed: SEC 1, section 2.3.4
 	}
-	return curve.NewPublicKey(point) // which refuses what is not on the curve
+	return curve.NewPublicKey(point) // which refuses what is not on the curve, and other lengths
+}
+
+// fromBase64url takes one spelling alone. Go ignores line ends, even where it is strict.
+func fromBase64url(text string) ([]byte, error) {
+	if strings.ContainsAny(text, "\r\n") {
+		return nil, ErrRefused
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(text)
 }
 
 // concatKDF: one round is enough for 32 bytes. No party is named; 256 is the size of the key in bits.
@@ -195,11 +220,11 @@ func unwrap(key, wrapped []byte) ([]byte, error) {
 type Asked struct {
 	DeviceSerial string
 	DeviceKey    crypto.PublicKey
-	SecondKey    *ecdh.PrivateKey
+	RecipientKey *ecdh.PrivateKey
 	Root         string
 }
 
-// OpenResponse returns the table keys in an answer to provisioning, if all of it is for this device.
+// OpenResponse returns the secrets in an answer to provisioning, if all of it is for this device.
 func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
 	leaf, _ := response["device_certificate"].(string)
 	above, err := texts(response["certificate_chain"])
@@ -214,14 +239,19 @@ func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
 	if err != nil || !path[1].Equal(path[2]) || !sameKey(path[0].PublicKey, asked.DeviceKey) {
 		return nil, ErrRefused
 	}
-	keys, _ := response["table_keys"].(Fields)
-	if sealed, found := response["table_keys_jwe"].(string); found {
-		if keys, err = OpenTableKeys(sealed, asked.SecondKey); err != nil {
-			return nil, err
-		}
+	sealed, _ := response["sealed_secrets"].(string)
+	secrets, err := OpenSecrets(sealed, asked.RecipientKey)
+	if err != nil {
+		return nil, err
 	}
+	digest := sha256.Sum256(path[0].Raw)
+	if len(secrets) != 4 || secrets["device_serial"] != asked.DeviceSerial ||
+		secrets["certificate_sha256"] != hex.EncodeToString(digest[:]) {
+		return nil, ErrRefused
+	}
+	keys, _ := secrets["table_keys"].(Fields)
 	tables, _ := response["table_assignments"].([]any)
-	nucHash, _ := response["simulated_nuc_hash"].(string)
+	nucHash, _ := secrets["nuc_hash"].(string)
 	if len(tables) != 3 || len(keys) != 3 || !hex32.MatchString(nucHash) {
 		return nil, ErrRefused
 	}
@@ -232,7 +262,7 @@ func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
 			return nil, ErrRefused
 		}
 	}
-	return keys, unlessTwice(tables)
+	return secrets, unlessTwice(tables)
 }
 
 var hex32 = regexp.MustCompile("^[0-9a-fA-F]{64}$")
