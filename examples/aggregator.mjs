@@ -29,7 +29,6 @@ function demand(holds, sentence) {
 
 // --- 1. Is it whole?
 
-const PEM = /^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?$/;
 const TIME = /^(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/; // RFC 3339
 
 // JSON.parse takes a name that stands twice, 1.0 for 1, and half of a surrogate pair. Written anew, such
@@ -50,7 +49,9 @@ function hasExactly(value, ...names) {
 const isText = (value, form) => typeof value === "string" && form.test(value);
 const isHex = (value, bytes) => isText(value, /^[0-9a-f]+$/) && value.length === 2 * bytes;
 const isIndex = (value) => Number.isInteger(value) && value >= 0 && value < 2 ** 31;
-const isCertificate = (value) => isText(value, PEM) && value.length <= 8_192;
+// Node takes base64 in many spellings: only the one that it would write itself counts.
+const isBase64 = (value) => isText(value, /./) && Buffer.from(value, "base64").toString("base64") === value;
+const isCertificate = (value) => isBase64(value) && value.length <= 8_192;
 // Date takes a 30th of February for the 2nd of March.
 const isTime = (value) => isText(value, TIME) && new Date(value).toJSON()?.slice(0, 19) === value.slice(0, 19);
 
@@ -75,19 +76,20 @@ function parseBundle(text) {
       isIndex(token.key_index),
     "It is malformed: camera_token.",
   );
+  demand(Array.isArray(chain) && chain.length === 2, "It is malformed: device_certificate_chain.");
   demand(
-    Array.isArray(chain) && chain.length === 2 && chain.every(isCertificate),
-    "It is malformed: device_certificate_chain.",
+    !chain.some((each) => isText(each, /-----BEGIN/)),
+    "It is malformed: device_certificate_chain is base64 of the DER, not PEM.",
+  );
+  demand(
+    chain.every(isCertificate),
+    "It is malformed: device_certificate_chain is base64 with padding and without line breaks.",
   );
   const { captured_at: captured } = bundle;
   const sixDigits = isTime(captured) && captured.length === 27;
   demand(sixDigits, "It is malformed: captured_at.");
-  const signature = Buffer.from(String(bundle.signature), "base64");
-  demand(
-    signature.length > 0 && signature.toString("base64") === bundle.signature,
-    "It is malformed: signature.",
-  );
-  return { ...bundle, signature };
+  demand(isBase64(bundle.signature), "It is malformed: signature.");
+  return { ...bundle, signature: Buffer.from(bundle.signature, "base64") };
 }
 
 // --- 2. Is it signed by a device that the pinned root vouches for?
@@ -119,10 +121,12 @@ function der(bytes) {
   return values;
 }
 
-/** What Node does not tell of a certificate, or tells in a form made for people. */
-function read(pem) {
+/** What Node does not tell of a certificate (DER or PEM), or tells in a form made for people. */
+function read(text) {
   try {
-    const certificate = new X509Certificate(pem);
+    const certificate = new X509Certificate(text);
+    const whole = !Buffer.isBuffer(text) || text[0] !== 0x30 || certificate.raw.equals(text);
+    if (!whole) throw new SyntaxError("There are bytes after the certificate.");
     const [signed, algorithm] = der(der(certificate.raw)[0].content);
     const list = der(signed.content).find(({ tag }) => tag === 0xa3);
     const extensions = new Map();
@@ -153,7 +157,24 @@ function read(pem) {
   }
 }
 
-/** Returns the serial of the device that the first of these certificates (PEM) is of. */
+/**
+ * A name as RFC 5280, section 7.1, compares it: case, string type, compatible characters and runs of
+ * white space make no difference. checkIssued folds ASCII alone.
+ */
+function folded(name) {
+  const unescaped = (line) =>
+    line.replace(/\\([0-9A-F]{2}|.)/g, (_, sign) =>
+      sign.length === 2 ? String.fromCharCode(parseInt(sign, 16)) : sign,
+    );
+  const fold = (line) => {
+    const [kind, ...value] = unescaped(line).split("=");
+    const text = value.join("=").normalize("NFKC").toUpperCase().toLowerCase().normalize("NFKC");
+    return `${kind}=${text.trim().replace(/\s+/g, " ")}`;
+  };
+  return (name ?? "").split("\n").map(fold).join("\n");
+}
+
+/** Returns the serial of the device that the first of these certificates (DER or PEM) is of. */
 export function verifyChain(chain, root, times) {
   const path = [...chain, root].map(read);
   path.slice(1).forEach((issuer, below) => {
@@ -169,7 +190,7 @@ export function verifyChain(chain, root, times) {
     demand(isOfCa(issuer.publicKey), "The certificate chain has an issuer with a key that is no CA's.");
     demand(
       SIGNED_SOUNDLY.test(algorithm) &&
-        certificate.checkIssued(issuer.certificate) &&
+        folded(certificate.issuer) === folded(issuer.certificate.subject) &&
         certificate.verify(issuer.publicKey),
       "The certificate chain does not lead to the pinned root.",
     );
@@ -240,10 +261,10 @@ function canonical(value) {
 /** Returns the bundle with the serial of its device. Times are milliseconds. */
 export function verifyBundle(text, root, now, grace = GRACE_MS) {
   const { signature, ...content } = parseBundle(text);
-  const chain = content.device_certificate_chain;
+  const chain = content.device_certificate_chain.map((each) => Buffer.from(each, "base64"));
   const captured = Date.parse(content.captured_at);
   demand(captured <= now + SKEW_MS, "It was captured in the future.");
-  const ends = Math.min(...chain.map((pem) => read(pem).to));
+  const ends = Math.min(...chain.map((each) => read(each).to));
   const judged = Math.min(now, Math.max(ends, now - grace)); // within the grace: when it ended
   const deviceSerial = verifyChain(chain, root, [Math.min(captured, now), judged]);
   const { publicKey } = read(chain[0]);

@@ -5,7 +5,8 @@
 reads a bundle a line, and writes a line for each: image hash, verdict, device or reason. The access
 key is in the environment, AUTHORITY_KEY; CAs for the authority's TLS certificate, if not those of
 the system, in the file that AUTHORITY_CA names; the authority's revocation list, if you fetch it,
-in the file that AUTHORITY_CRL names.
+in the file that AUTHORITY_CRL names, and the intermediate's certificate, which signs that list, in
+the file that AUTHORITY_INTERMEDIATE names (both in DER, as /pki/ has them).
 """
 
 import os
@@ -22,7 +23,14 @@ from typing import BinaryIO
 
 from cryptography import x509
 
-from birthmark_sma.client import AuthorityClient, Fail, Indeterminate, Pass, verify_bundle
+from birthmark_sma.client import (
+    AuthorityClient,
+    Fail,
+    Indeterminate,
+    Pass,
+    RevocationList,
+    verify_bundle,
+)
 from birthmark_sma.errors import BundleError, RevocationUnknownError
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES
 
@@ -35,7 +43,7 @@ def main(url: str, root_file: str) -> None:
     """Judge the bundles on standard input."""
     root = x509.load_pem_x509_certificate(Path(root_file).read_bytes())
     crl_file = os.environ.get("AUTHORITY_CRL")
-    crl = x509.load_der_x509_crl(Path(crl_file).read_bytes()) if crl_file else None
+    crl = load_crl(Path(crl_file)) if crl_file else None
     ca_file = os.environ.get("AUTHORITY_CA")
     with (
         AuthorityClient(
@@ -52,12 +60,19 @@ def main(url: str, root_file: str) -> None:
                 sys.stdout.buffer.flush()
 
 
+def load_crl(file: Path) -> RevocationList:
+    """Verify the authority's revocation list once: then a look-up costs nothing."""
+    intermediate = Path(os.environ["AUTHORITY_INTERMEDIATE"]).read_bytes()
+    issuer = x509.load_der_x509_certificate(intermediate)
+    return RevocationList.load(file.read_bytes(), issuer=issuer)
+
+
 def judge(
     authority: AuthorityClient,
     root: x509.Certificate,
     text: bytes,
     *,
-    crl: x509.CertificateRevocationList | None = None,
+    crl: RevocationList | None = None,
     now: datetime | None = None,
     grace: timedelta = OFFLINE,
 ) -> tuple[str, str, str]:

@@ -102,7 +102,10 @@ class RevocationUnknownError(PkiError):
 
 
 class ClientMisuseError(BirthmarkError):
-    """A client is used after it was closed, or from another event loop than the one it began on."""
+    """A client is used after it was closed or from another event loop, or gets a time without zone.
+
+    It says nothing of a bundle or a camera token: the calling program has to change.
+    """
 
 
 # --- device

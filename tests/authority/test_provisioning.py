@@ -8,19 +8,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from jwcrypto import jwe, jwk
 from sqlalchemy import event
 
-from birthmark_sma.authority import candidates, provisioning
+from birthmark_sma.authority import candidates, first_answers, provisioning
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.first_answers import FirstAnswers, request_digest
@@ -41,6 +41,7 @@ from birthmark_sma.errors import (
     WrongSecretError,
 )
 from birthmark_sma.pki import issue
+from birthmark_sma.pki.recipient_key import recipient_urn
 from birthmark_sma.protocol.key_table import Sample, TableSizes, assign_tables
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage import devices
@@ -58,7 +59,7 @@ from tests.support.authorities import (
     small_settings,
     writers_held_up,
 )
-from tests.support.camera import csr_pem, new_key, public_pem
+from tests.support.camera import csr_pem, new_key, public_pem, sealed_fields
 from tests.support.keys import issue as issue_key
 from tests.support.postgres import Postgres
 
@@ -120,8 +121,8 @@ def test_what_a_device_gets(authority: Authority) -> None:
     assert len(answer.certificate_chain) == 2
     assert answer.certificate_chain[1] == _pem(authority.root)
     assert answer.certificate_chain[0] == _pem(authority.issuer.certificate)
-    assert len(bytes.fromhex(answer.simulated_nuc_hash)) == 32
-    assert answer.table_keys_jwe is None
+    assert len(bytes.fromhex(answer.simulated_nuc_hash or "")) == 32
+    assert answer.sealed_secrets is None
     assert answer.table_keys == {
         str(table_id): authority.stock.master_key(table_id).hex()
         for table_id in answer.table_assignments
@@ -147,7 +148,7 @@ def test_what_is_registered(authority: Authority) -> None:
     assert device.provisioned_at == answer.provisioned_at
     assert (device.device_family, device.app_version) == ("Raspberry Pi", "1.2.3")
     assert device.status.value == "active"
-    assert device.nuc_hash != bytes.fromhex(answer.simulated_nuc_hash)
+    assert device.nuc_hash != bytes.fromhex(answer.simulated_nuc_hash or "")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +276,7 @@ def test_no_repr_shows_a_secret(authority: Authority) -> None:
     request = request_for("camera-1", nuc_hash=bytes(range(32)))
     answer = provision(authority, request)
     assert answer.table_keys is not None
+    assert answer.simulated_nuc_hash is not None
     for secret in (answer.simulated_nuc_hash, *answer.table_keys.values()):
         assert secret not in repr(answer)
         assert secret not in repr(request)
@@ -285,7 +287,7 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-# --- table keys sealed to the device
+# --- secrets sealed to the device
 
 
 @pytest.mark.parametrize(
@@ -298,25 +300,89 @@ def _pem(certificate: x509.Certificate) -> str:
     ],
     ids=["P-256", "P-384", "X25519", "RSA"],
 )
-def test_table_keys_as_jwe(authority: Authority, make: Callable[[], Any]) -> None:
-    """Another library opens exactly the keys of the assigned tables, and none lies open beside."""
+def test_sealed_secrets(authority: Authority, make: Callable[[], Any]) -> None:
+    """Another library opens NUC hash and table keys, and none of them lies open beside."""
     key = make()
+    own = bytes(range(32))
     answer = provision(
-        authority, request_for("camera-1", key_encryption_public_key=public_pem(key))
+        authority, request_for("camera-1", **sealed_fields("camera-1", key), nuc_hash=own)
     )
     assert answer.table_keys is None
-    assert answer.table_keys_jwe is not None
+    assert answer.simulated_nuc_hash is None
+    assert answer.sealed_secrets is not None
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     sealed = jwe.JWE()
-    sealed.deserialize(answer.table_keys_jwe, jwk.JWK.from_pem(pem))
+    sealed.deserialize(answer.sealed_secrets, jwk.JWK.from_pem(pem))
+    certificate = x509.load_pem_x509_certificate(answer.device_certificate.encode())
     assert json.loads(sealed.payload) == {
-        str(table_id): authority.stock.master_key(table_id).hex()
-        for table_id in answer.table_assignments
+        "device_serial": "camera-1",
+        "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+        "nuc_hash": own.hex(),
+        "table_keys": {
+            str(table_id): authority.stock.master_key(table_id).hex()
+            for table_id in answer.table_assignments
+        },
     }
+    uris = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert not [uri for uri in uris if "recipient-key" in str(uri.value)]
+
+
+def test_an_answer_of_an_earlier_version_is_given_again(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was kept with a member that there is no more, and without one that there is now."""
+
+    def as_it_was(answer: Any) -> dict[str, Any]:
+        fields = asdict(answer)
+        if isinstance(answer, Provisioned):  # requests are written with it too
+            del fields["sealed_secrets"]
+            fields["table_keys_jwe"] = None
+        return fields
+
+    request = request_for("camera-1", idempotency_key="key")
+    with monkeypatch.context() as patched:
+        patched.setattr(first_answers, "asdict", as_it_was)
+        first = provision(authority, request)
+    assert provision(authority, request) == first
+
+
+RECIPIENT, OTHERS = new_key(), new_key()
+URN = recipient_urn(RECIPIENT.public_key())
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no CSR": ({"csr": None, "device_public_key": public_pem(new_key())}, "needs a CSR"),
+    "another key": ({"key_encryption_public_key": public_pem(OTHERS)}, "another recipient key"),
+    "no recipient key": ({"key_encryption_public_key": None}, "in the clear"),
+    "no common name": ({"csr": csr_pem(new_key(), None, URN)}, "common name"),
+    "no URI": ({"csr": csr_pem(new_key(), "camera-1")}, "does not name the recipient key"),
+    "another URI": (
+        {"csr": csr_pem(new_key(), "camera-1", URN.replace("recipient", "other"))},
+        "does not name the recipient key",
+    ),
+    "two URIs": (
+        {"csr": csr_pem(new_key(), "camera-1", URN, recipient_urn(OTHERS.public_key()))},
+        "once",
+    ),
+    "a short digest": ({"csr": csr_pem(new_key(), "camera-1", URN[:-2])}, "once"),
+    "another digest": (
+        {"csr": csr_pem(new_key(), "camera-1", URN.replace("sha-256", "sha-384"))},
+        "once",
+    ),
+    "another common name": ({"csr": csr_pem(new_key(), "camera-2", URN)}, "common name"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_recipient_key_is_the_one_that_the_csr_names(authority: Authority, name: str) -> None:
+    """Threat 41: a relay can neither put its own key in its place, nor leave the key out."""
+    changes, told = REFUSED[name]
+    sound = sealed_fields("camera-1", RECIPIENT)
+    with pytest.raises(CsrRefusedError, match=told):
+        provision(authority, request_for("camera-1", **sound | changes))
+    assert provision(authority, request_for("camera-1", **sound)).sealed_secrets
 
 
 # --- tables
@@ -484,9 +550,7 @@ def test_the_same_request_gets_the_first_answer(authority: Authority, settings: 
 
 def test_a_sealed_answer_is_had_again(authority: Authority) -> None:
     """As JWE, the very same text."""
-    request = request_for(
-        "camera-1", idempotency_key="key", key_encryption_public_key=public_pem(new_key())
-    )
+    request = request_for("camera-1", idempotency_key="key", **sealed_fields("camera-1"))
     first = provision(authority, request)
     assert provision(authority, request) == first
 
@@ -499,7 +563,7 @@ def test_a_sealed_answer_is_had_again(authority: Authority) -> None:
         {"app_version": "2"},
         {"nuc_hash": bytes(32)},
         {"device_public_key": public_pem(new_key())},
-        {"key_encryption_public_key": public_pem(new_key())},
+        sealed_fields("camera-1"),
         {"device_public_key": None, "csr": csr_pem(new_key())},
     ],
     ids=lambda change: next(iter(change)),

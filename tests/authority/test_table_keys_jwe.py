@@ -1,4 +1,4 @@
-"""Table keys as JWE: another library opens them, with the recipient's key alone."""
+"""Secrets as JWE: another library opens them, with the recipient's key alone."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ def private_jwk(key: Any) -> jwk.JWK:
 
 @pytest.mark.parametrize(("kind", "key"), KEYS.items(), ids=list(KEYS))
 def test_jwcrypto_opens_it(kind: str, key: Any) -> None:
-    """Compact JWE with the algorithms of the contract, and exactly the table keys inside."""
+    """Compact JWE with the algorithms of the contract, and exactly the object inside."""
     sealed = seal_table_keys(TABLE_KEYS, key.public_key())
     assert sealed.count(".") == 4
     opened = jwe.JWE()

@@ -27,7 +27,7 @@ from birthmark_sma.authority.callers import Caller
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Verdict
 from tests.support.authorities import PASSPHRASE, opened, quiet, small_settings
-from tests.support.camera import Camera, csr_pem, new_key, public_pem
+from tests.support.camera import Camera, csr_pem, new_key, public_pem, sealed_fields
 from tests.support.chains import DEVICE_KEY_KINDS, DEVICE_SERIALS, Chain, device_key
 from tests.support.commands import Background, sma
 from tests.support.oracles import ask_openssl, ask_ourselves
@@ -173,7 +173,7 @@ def device(number: int, **fields: Any) -> dict[str, Any]:
 def test_every_kind_of_device(factory: Factory) -> None:
     """Each gets what the API would have answered, and openssl verifies every certificate."""
     key = new_key()
-    recipient = public_pem(x25519.X25519PrivateKey.generate())
+    recipient = x25519.X25519PrivateKey.generate()
     lines = [
         *(
             device(n, device_public_key=public_pem(device_key(kind)))
@@ -181,7 +181,7 @@ def test_every_kind_of_device(factory: Factory) -> None:
         ),
         *(device(10 + n, device_serial=s) for n, s in enumerate(DEVICE_SERIALS.values())),
         device(20, device_public_key=None, csr=csr_pem(key)),
-        device(21, key_encryption_public_key=recipient),
+        device(21, **sealed_fields("camera-00021", recipient)),
         device(22, nuc_hash="AB" * 32, app_version="1.2.3"),
     ]
     factory.write("devices.jsonl", lines)
@@ -192,8 +192,8 @@ def test_every_kind_of_device(factory: Factory) -> None:
     assert factory.refused() == []
     results = factory.results()
     sealed = results["camera-00021"]
-    assert "table_keys" not in sealed
-    assert len(sealed["table_keys_jwe"].split(".")) == 5
+    assert not {"table_keys", "simulated_nuc_hash"} & set(sealed)
+    assert len(sealed["sealed_secrets"].split(".")) == 5
     assert results["camera-00022"]["simulated_nuc_hash"] == "ab" * 32
     certificate = x509.load_pem_x509_certificate(
         results["camera-00020"]["device_certificate"].encode()
@@ -484,7 +484,7 @@ def test_a_line_that_was_changed_is_refused(factory: Factory) -> None:
         device(2, nuc_hash="00" * 32),
         device(3, device_public_key=public_pem(new_key())),
         device(4, device_public_key=None, csr=csr_pem(new_key())),
-        device(5, key_encryption_public_key=public_pem(new_key())),
+        device(5, **sealed_fields("camera-00005")),
         device(6),
         device(7, app_version=None),
         device(8),

@@ -25,6 +25,7 @@ from birthmark_sma.client import (
     Indeterminate,
     Options,
     Pass,
+    RevocationList,
     VerifiedBundle,
     verify_bundle,
 )
@@ -32,6 +33,7 @@ from birthmark_sma.errors import DeviceRevokedError
 from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.bundles import der_of
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key
 from tests.support.commands import sma
 from tests.support.crls import certificate_serial_of, fetch_crl_with
@@ -86,9 +88,8 @@ class Device:
         content = UnsignedBundle(
             image_hash=sha256(picture).digest(),
             camera_token=token or self.camera.token(),
-            device_certificate_chain=(
-                response["device_certificate"],
-                response["certificate_chain"][0],
+            device_certificate_chain=der_of(
+                response["device_certificate"], response["certificate_chain"][0]
             ),
             captured_at=datetime.now(UTC),
         )
@@ -169,7 +170,9 @@ def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
             environ=running.environ,
         )
         assert revoked.returncode == 0, revoked.stderr
-        crl = fetch_crl_with(http, certificate_serial_of(device.camera.response), within=5)
+        listed = fetch_crl_with(http, certificate_serial_of(device.camera.response), within=5)
+        issuer = x509.load_der_x509_certificate(http.get("/pki/intermediate.crt").content)
+        crl = RevocationList.load(listed.public_bytes(Encoding.DER), issuer=issuer)
     with AuthorityClient(running.server.url) as client:
         assert isinstance(client.validate(token), Fail)
     with pytest.raises(DeviceRevokedError):
@@ -252,12 +255,17 @@ def run_example(running: Running, bundles: list[bytes], tmp_path: Path, **enviro
     """Run the example as an operator would, on bundles a line each."""
     with running.client() as http:
         root = root_of(http)
-        (tmp_path / "crl").write_bytes(http.get("/pki/intermediate.crl").content)
+        for name in ("intermediate.crl", "intermediate.crt"):
+            (tmp_path / name).write_bytes(http.get(f"/pki/{name}").content)
+    files = {
+        "AUTHORITY_CRL": str(tmp_path / "intermediate.crl"),
+        "AUTHORITY_INTERMEDIATE": str(tmp_path / "intermediate.crt"),
+    }
     (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
     return subprocess.run(
         [sys.executable, str(EXAMPLE), running.server.url, str(tmp_path / "root.crt")],
         input=b"\n".join(bundles) + b"\n",
-        env=server_environ(tmp_path) | {"AUTHORITY_CRL": str(tmp_path / "crl")} | environ,
+        env=server_environ(tmp_path) | files | environ,
         capture_output=True,
         timeout=120,
         check=False,

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ceremony import random_serial_number
+from birthmark_sma.authority.table_keys_jwe import seal_table_keys
 from birthmark_sma.device import UNSEALED, Enrolment, nonces, provisioning, start_camera, state
 from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.errors import (
@@ -30,10 +30,15 @@ from birthmark_sma.errors import (
     OtherDeviceError,
     ProvisioningRefusedError,
 )
-from birthmark_sma.pki import issue
-from birthmark_sma.pki.key_policy import check_key
+from birthmark_sma.pki.key_policy import (
+    KeyEncryptionKey,
+    check_key_encryption_key,
+    load_public_key,
+)
+from birthmark_sma.pki.recipient_key import recipient_urn
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
+from tests.support.camera import csr_pem, new_key, public_pem
 from tests.support.faulty import Behaviour, FaultyServer
 from tests.support.in_process import (
     Fault,
@@ -116,15 +121,14 @@ RETRIED: dict[str, Fault] = {
     "half": altered(device_certificate=lambda pem: pem[:100]),
     "no chain": altered(certificate_chain=[]),
     "chain of strangers": altered(certificate_chain=lambda chain: [chain[1], chain[1]]),
-    "no keys": altered(table_keys_jwe=""),
-    "short NUC hash": altered(simulated_nuc_hash="ab"),
+    "no secrets": altered(sealed_secrets=""),
     "tables of another": altered(table_assignments=[0, 1, 1]),
     "number for text": altered(certificate_chain=7),
     "number for a certificate": altered(device_certificate=7),
     "certificate of version 8": altered(device_certificate=of_version_8),
-    "number for a JWE": altered(table_keys_jwe=7),
+    "number for a JWE": altered(sealed_secrets=7),
     "number in a JWE": altered(
-        table_keys_jwe=jwe_header(epk={"kty": "EC", "crv": "P-256", "x": 1, "y": 2})
+        sealed_secrets=jwe_header(epk={"kty": "EC", "crv": "P-256", "x": 1, "y": 2})
     ),
     "table without end": lambda _, answer: httpx2.Response(
         200, json=answer().json() | {"table_assignments": [0, 1, 2**31]}
@@ -278,8 +282,8 @@ def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> No
     name = data.draw(st.sampled_from([*fields, None]))
     if name is None:
         answer = data.draw(ANYTHING)
-    elif name == "table_keys_jwe" and data.draw(st.booleans()):
-        answer = fields | {name: jwe_header(epk=data.draw(EPHEMERAL), apu=data.draw(ANYTHING))}
+    elif name == "sealed_secrets" and data.draw(st.booleans()):
+        answer = fields | {name: jwe_header(epk=data.draw(EPHEMERAL), cty=data.draw(ANYTHING))}
     elif name == "device_certificate" and data.draw(st.booleans()):
         der = bytearray(ssl.PEM_cert_to_DER_cert(fields[name]))
         der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
@@ -448,8 +452,8 @@ def test_the_request_proves_possession_and_asks_for_sealed_keys(
     assert common_name.value == body["device_serial"]
     assert csr.public_key() == camera.certificate.public_key()
     assert "PRIVATE" not in asked.requests[0].content.decode()
-    assert "table_keys" not in answers[0]
-    head = answers[0]["table_keys_jwe"].partition(".")[0]
+    assert not {"table_keys", "simulated_nuc_hash"} & set(answers[0])
+    head = answers[0]["sealed_secrets"].partition(".")[0]
     assert json.loads(base64.urlsafe_b64decode(head + "=="))["alg"] == "ECDH-ES+A256KW"
 
 
@@ -482,26 +486,172 @@ def test_a_certificate_of_another_camera(start: StartCamera, authority: Authorit
         start(client=InProcess(authority, altered(device_certificate=theirs)))
 
 
-def test_a_certificate_for_another_serial(start: StartCamera, authority: Authority) -> None:
+def test_a_certificate_for_another_serial(
+    start: StartCamera, authority: Authority, place: Path
+) -> None:
     """Of this camera's key, by an authority that mixed two up."""
 
-    def mixed_up(request: httpx2.Request, answer: Answer) -> httpx2.Response:
-        fields = answer().json()
-        key = x509.load_pem_x509_csr(json.loads(request.content)["csr"].encode()).public_key()
-        prepared = issue.prepare_device(
-            check_key(key),
-            new_serial(),
-            issuer=authority.issuer.certificate,
-            now=datetime.now(UTC),
-            serial_number=random_serial_number(),
+    def mixed_up(request: httpx2.Request, _: Answer) -> httpx2.Response:
+        kept = state.load(PrivateDirectory(place), UNSEALED)
+        assert isinstance(kept, state.Pending)
+        fields = json.loads(request.content) | {"device_serial": new_serial()}
+        named = recipient_urn(private_key(kept.key_encryption_private_key).public_key())
+        fields["csr"] = csr_pem(private_key(kept.private_key), fields["device_serial"], named)
+        return InProcess(authority).post(
+            request.url, json=fields, headers={"Idempotency-Key": fields["device_serial"]}
         )
-        other = issue.sign(
-            prepared, authority.issuer.signer, issuer=authority.issuer.certificate
-        ).public_bytes(serialization.Encoding.PEM)
-        return httpx2.Response(200, json=fields | {"device_certificate": other.decode()})
 
     with pytest.raises(AuthorityAwayError, match="for another camera"):
         start(client=InProcess(authority, mixed_up))
+
+
+def private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem.encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+# --- a relay between the camera and the authority
+
+
+def recipient_of(request: httpx2.Request) -> KeyEncryptionKey:
+    """The camera's recipient key, which is no secret."""
+    pem: str = json.loads(request.content)["key_encryption_public_key"]
+    return check_key_encryption_key(load_public_key(pem))
+
+
+def sent_on(authority: Authority, request: httpx2.Request, **changes: Any) -> httpx2.Response:
+    """What the authority says to a request that the relay altered."""
+    fields = json.loads(request.content) | changes
+    return InProcess(authority).post(
+        request.url, json=fields, headers={"Idempotency-Key": new_serial()}
+    )
+
+
+@pytest.mark.parametrize("change", ["its own key", "no key"])
+def test_a_relay_cannot_choose_the_recipient_key(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, change: str
+) -> None:
+    """Threat 41: the camera signed the digest of its key; so nothing is sealed to another one."""
+    theirs = {"its own key": public_pem(new_key()), "no key": None}[change]
+    heard: list[httpx2.Response] = []
+
+    def relay(request: httpx2.Request, _: Answer) -> httpx2.Response:
+        heard.append(sent_on(authority, request, key_encryption_public_key=theirs))
+        return heard[0]
+
+    with pytest.raises(ProvisioningRefusedError, match="recipient key"):
+        start(client=InProcess(authority, relay))
+    assert not {"table_keys", "simulated_nuc_hash", "sealed_secrets"} & set(heard[0].json())
+    assert start().capture(b"picture")  # nothing was registered: it is provisioned in the end
+
+
+def of_another_camera(
+    authority: Authority, request: httpx2.Request, answer: Answer
+) -> httpx2.Response:
+    """The relay's own camera names this one's recipient key, and gets its own secrets sealed."""
+    serial = new_serial()
+    csr = csr_pem(new_key(), serial, recipient_urn(recipient_of(request)))
+    others = sent_on(authority, request, device_serial=serial, csr=csr).json()
+    # The tables as well, so that only serial and certificate tell the two apart.
+    swapped = {name: others[name] for name in ("sealed_secrets", "table_assignments")}
+    return httpx2.Response(200, json=answer().json() | swapped)
+
+
+def of_another_certificate(
+    _: Authority, request: httpx2.Request, answer: Answer
+) -> httpx2.Response:
+    """What was sealed for the same serial and another certificate."""
+    fields = answer().json()
+    secret = {
+        "device_serial": json.loads(request.content)["device_serial"],
+        "certificate_sha256": "00" * 32,
+        "nuc_hash": "11" * 32,
+        "table_keys": {str(table): "22" * 32 for table in fields["table_assignments"]},
+    }
+    sealed = seal_table_keys(secret, recipient_of(request))
+    return httpx2.Response(200, json=fields | {"sealed_secrets": sealed})
+
+
+def in_the_clear(_: Authority, __: httpx2.Request, answer: Answer) -> httpx2.Response:
+    """The form of the answer for cameras without a recipient key."""
+    fields = answer().json()
+    del fields["sealed_secrets"]
+    clear = {
+        "simulated_nuc_hash": "11" * 32,
+        "table_keys": {str(table): "22" * 32 for table in fields["table_assignments"]},
+    }
+    return httpx2.Response(200, json=fields | clear)
+
+
+@pytest.mark.parametrize(
+    ("swap", "told"),
+    [
+        (of_another_camera, "not those of this certificate"),
+        (of_another_certificate, "not those of this certificate"),
+        (in_the_clear, "no authority of this kind"),
+    ],
+)
+def test_a_relay_cannot_swap_the_secrets(
+    start: StartCamera, authority: Authority, swap: Callable[..., httpx2.Response], told: str
+) -> None:
+    """Threat 41: what is sealed says for which serial and certificate it is."""
+
+    def relay(request: httpx2.Request, answer: Answer) -> httpx2.Response:
+        return swap(authority, request, answer)
+
+    with pytest.raises(AuthorityAwayError, match=told):
+        start(client=InProcess(authority, relay))
+    assert start().capture(b"picture")
+
+
+SPOILT_SECRETS: dict[str, dict[str, Any]] = {
+    "a short NUC hash": {"nuc_hash": "11" * 31},
+    "a NUC hash that is no hex": {"nuc_hash": "zz" * 32},
+    "no NUC hash": {"nuc_hash": None},
+    "a list of keys": {"table_keys": ["22" * 32] * 3},
+    "two keys": {"table_keys": {"0": "22" * 32, "1": "22" * 32}},
+    "a member more": {"more": 1},
+    "a number for a serial": {"device_serial": 7},
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT_SECRETS.values(), ids=SPOILT_SECRETS)
+def test_secrets_that_are_not_what_they_should_be(
+    answered: Answered, spoilt: dict[str, Any]
+) -> None:
+    pem = answered.fields["device_certificate"].encode()
+    recipient = private_key(answered.pending.key_encryption_private_key)
+    sound = {
+        "device_serial": answered.pending.device_serial,
+        "certificate_sha256": x509.load_pem_x509_certificate(pem)
+        .fingerprint(hashes.SHA256())
+        .hex(),
+        "nuc_hash": "11" * 32,
+        "table_keys": {str(table): "22" * 32 for table in answered.fields["table_assignments"]},
+    }
+
+    def identity(secret: dict[str, Any]) -> state.Identity:
+        sealed = seal_table_keys(secret, recipient.public_key())
+        answer = json.dumps(answered.fields | {"sealed_secrets": sealed}).encode()
+        return provisioning.identity_of(answered.pending, answer, answered.enrolment)
+
+    assert identity(sound).nuc_hash == "11" * 32
+    with pytest.raises(provisioning.UnusableAnswerError):
+        identity(sound | spoilt)
+
+
+def test_a_request_of_an_earlier_version_is_made_anew(
+    start: StartCamera, authority: Authority, enrolment: Enrolment, place: Path
+) -> None:
+    """Its CSR names nobody, so that the authority refuses it, now and for ever."""
+    directory = PrivateDirectory(place)
+    nonces.begin(directory)
+    pending = provisioning.begin(enrolment)
+    body = json.loads(pending.request) | {"csr": csr_pem(private_key(pending.private_key))}
+    state.save(replace(pending, request=json.dumps(body)), directory, UNSEALED)
+    camera = start()
+    assert camera.certificate.public_key() == private_key(pending.private_key).public_key()
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,11 @@ def test_openssl_and_the_server_agree_on_a_bundle(running: Running, tmp_path: Pa
     (tmp_path / "altered").write_bytes(b"birthmark-bundle-v1\0" + signed.replace(b"a", b"b", 1))
     (tmp_path / "signature").write_bytes(b64decode(signature))
     device, intermediate = fields["device_certificate_chain"]
-    (tmp_path / "device.pem").write_text(device)
-    (tmp_path / "intermediate.pem").write_text(intermediate)
+    for name, each in (("device", device), ("intermediate", intermediate)):
+        (tmp_path / f"{name}.der").write_bytes(b64decode(each))
+        openssl(
+            *("x509", "-inform", "DER", "-in", f"{name}.der", "-out", f"{name}.pem"), cwd=tmp_path
+        )
     with running.client() as client:
         (tmp_path / "root.crt").write_bytes(client.get(ROOT_PATH).content)
         answer = client.post(VALIDATE, json=fields["camera_token"]).json()

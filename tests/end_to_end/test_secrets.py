@@ -21,7 +21,7 @@ from tests.support.camera import (
     Camera,
     new_key,
     provision_body,
-    public_pem,
+    sealed_fields,
     wire,
 )
 from tests.support.commands import sma
@@ -127,7 +127,8 @@ def test_no_secret_is_written_anywhere(start_server: Start) -> None:
         camera = Camera.provisioned(client, new_serial(), nuc_hash=own_hash.hex())
         other = Camera.provisioned(client, new_serial())
         headers = {"Idempotency-Key": idempotency_key}
-        sealed_body = provision_body(new_serial(), key_encryption_public_key=public_pem(new_key()))
+        serial, sealed_hash = new_serial(), secrets.token_bytes(32)
+        sealed_body = provision_body(serial, **sealed_fields(serial), nuc_hash=sealed_hash.hex())
         sealed = client.post(PROVISION, json=sealed_body, headers=headers).json()
         plain_body = provision_body(new_serial())
         kept = client.post(PROVISION, json=plain_body, headers={"Idempotency-Key": "-"}).json()
@@ -141,8 +142,8 @@ def test_no_secret_is_written_anywhere(start_server: Start) -> None:
         "NUC hash of a kept answer": bytes.fromhex(kept["simulated_nuc_hash"]),
         "NUC hash of nobody": bytes(range(32)),
         "passphrase": passphrase,
-        "JWE": sealed["table_keys_jwe"].encode(),
-        "NUC hash beside the JWE": bytes.fromhex(sealed["simulated_nuc_hash"]),
+        "JWE": sealed["sealed_secrets"].encode(),
+        "NUC hash in the JWE": sealed_hash,
         "Idempotency-Key": idempotency_key.encode(),
     }
     private |= {f"nonce {n}": token.nonce for n, token in enumerate(tokens)}

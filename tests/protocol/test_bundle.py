@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import textwrap
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
 )
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,13 +32,14 @@ from birthmark_sma.protocol.bundle import (
 )
 from birthmark_sma.protocol.bundle_signature import sign_bundle, verify_signature
 from birthmark_sma.protocol.camera_token import CameraToken
-from tests.support.chains import DEVICE_KEY_KINDS, device_key
+from tests.support.chains import DEVICE_KEY_KINDS, device_key, sound_chain
 
-PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+DER = b"\x30\x82\xff"
+BASE64 = "MIL/"
 CONTENT = UnsignedBundle(
     image_hash=hashlib.sha256(b"a picture").digest(),
     camera_token=CameraToken(bytes(range(48)), 42, 234, bytes(range(12))),
-    device_certificate_chain=(PEM, PEM),
+    device_certificate_chain=(DER, DER),
     captured_at=datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC),
 )
 BUNDLE = Bundle(CONTENT, b"a signature")
@@ -49,12 +53,11 @@ def fields() -> dict[str, Any]:
 
 def test_what_is_signed() -> None:
     """The prefix and the canonical JSON, written here by hand (RFC 8785)."""
-    pem = r"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
     token = f'{{"encrypted_nuc_hash":"{bytes(range(48)).hex()}","key_index":234,'
     token += f'"nonce":"{bytes(range(12)).hex()}","table_id":42}}'
     expected = '{"camera_token":' + token
     expected += ',"captured_at":"2026-01-31T12:00:00.000005Z"'
-    expected += f',"device_certificate_chain":["{pem}","{pem}"]'
+    expected += ',"device_certificate_chain":["MIL/","MIL/"]'
     expected += f',"image_hash":"{hashlib.sha256(b"a picture").hexdigest()}","version":1}}'
     assert CONTENT.signed_bytes() == b"birthmark-bundle-v1\0" + expected.encode()
 
@@ -108,17 +111,16 @@ SPOILERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a table below zero": lambda f: f["camera_token"].update(table_id=-1),
     "a table beyond the wire": lambda f: f["camera_token"].update(table_id=2**31),
     "a 64-byte nonce": lambda f: f["camera_token"].update(nonce="00" * 64),
-    "one certificate": lambda f: f.update(device_certificate_chain=[PEM]),
-    "three certificates": lambda f: f.update(device_certificate_chain=[PEM] * 3),
-    "a text for a chain": lambda f: f.update(device_certificate_chain=PEM),
+    "one certificate": lambda f: f.update(device_certificate_chain=[BASE64]),
+    "three certificates": lambda f: f.update(device_certificate_chain=[BASE64] * 3),
+    "a text for a chain": lambda f: f.update(device_certificate_chain=BASE64),
     "numbers for a chain": lambda f: f.update(device_certificate_chain=[1, 2]),
-    "two in one": lambda f: f.update(device_certificate_chain=[PEM + PEM, PEM]),
-    "a private key": lambda f: f.update(
-        device_certificate_chain=[PEM.replace("CERTIFICATE", "PRIVATE KEY"), PEM]
-    ),
-    "text around": lambda f: f.update(device_certificate_chain=["hello\n" + PEM, PEM]),
+    "an empty certificate": lambda f: f.update(device_certificate_chain=["", BASE64]),
+    "no base64": lambda f: f.update(device_certificate_chain=["MIL", BASE64]),
+    "two in one": lambda f: f.update(device_certificate_chain=["MIL/MA==MIL/", BASE64]),
+    "loose bits": lambda f: f.update(device_certificate_chain=["MB==", BASE64]),
     "a long certificate": lambda f: f.update(
-        device_certificate_chain=[PEM.replace("MIIB", "MIIB\n" * 3_000), PEM]
+        device_certificate_chain=[b64encode(bytes(6_145)).decode(), BASE64]
     ),
     "a local time": lambda f: f.update(captured_at="2026-01-31T12:00:00.000000+01:00"),
     "milliseconds": lambda f: f.update(captured_at="2026-01-31T12:00:00.000Z"),
@@ -145,6 +147,50 @@ def test_another_spelling_is_refused(name: str) -> None:
     with pytest.raises(MalformedBundleError) as refused:
         parse_bundle(json.dumps(spoilt))
     assert str(refused.value).endswith(".")
+
+
+CERTIFICATE = b64encode(sound_chain().leaf.public_bytes(Encoding.DER)).decode()
+LINES = textwrap.wrap(CERTIFICATE, 76)
+
+
+def in_pem(*lines: str, end: str = "\n") -> str:
+    return end.join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
+
+
+SPELLINGS = {
+    "PEM": (in_pem(*textwrap.wrap(CERTIFICATE, 64)), "not PEM"),
+    "PEM with CRLF": (in_pem(*textwrap.wrap(CERTIFICATE, 64), end="\r\n"), "not PEM"),
+    "PEM of 76 columns": (in_pem(*LINES), "not PEM"),
+    "PEM on one line": (in_pem(CERTIFICATE), "not PEM"),
+    "PEM after a newline": ("\n" + in_pem(*LINES), "not PEM"),
+    "Android's Base64.DEFAULT": ("\n".join([*LINES, ""]), "MIME"),
+    "Java's MIME encoder": ("\r\n".join(LINES), "MIME"),
+    "a trailing blank": (CERTIFICATE + " ", "white space"),
+    "base64url": (CERTIFICATE.replace("+", "-").replace("/", "_"), "URLs"),
+    "without padding": ("YWI", "with padding"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_refusal_names_the_field_and_the_spelling(name: str) -> None:
+    """What Android and Java write by default is recognised, so that nobody has to guess."""
+    spelling, named = SPELLINGS[name]
+    for number, chain in enumerate(([spelling, CERTIFICATE], [CERTIFICATE, spelling])):
+        with pytest.raises(MalformedBundleError, match=re.escape(named)) as refused:
+            bundle_from_dict(fields() | {"device_certificate_chain": chain})
+        assert str(refused.value).startswith(
+            f"device_certificate_chain[{number}] is base64 of a certificate's DER"
+        )
+    sound = fields() | {"device_certificate_chain": [CERTIFICATE, CERTIFICATE]}
+    assert json.loads(bundle_from_dict(sound).to_json()) == sound
+
+
+def test_the_limit_counts_bytes() -> None:
+    """Not characters, of which a text may have fewer."""
+    text = "é" * (MAX_BUNDLE_BYTES // 2 + 1)
+    for each in (text, text.encode()):
+        with pytest.raises(MalformedBundleError, match="at most 32768 bytes"):
+            parse_bundle(each)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +282,17 @@ def test_a_signature_for_another_purpose_is_none() -> None:
     signature = key.sign(unprefixed, ec.ECDSA(hashes.SHA256()))
     with pytest.raises(BundleSignatureError):
         verify_signature(Bundle(CONTENT, signature), key.public_key())
+
+
+@pytest.mark.parametrize("kind", ["ec-p256", "ec-p384"])
+def test_r_and_s_without_der_are_recognised(kind: str) -> None:
+    """Web Crypto and many smart cards write ECDSA signatures so."""
+    key = device_key(kind)
+    bundle = sign_bundle(CONTENT, key)
+    size = key.key_size // 8  # type: ignore[union-attr]
+    pair = b"".join(each.to_bytes(size, "big") for each in decode_dss_signature(bundle.signature))
+    with pytest.raises(BundleSignatureError, match="P1363"):
+        verify_signature(Bundle(CONTENT, pair), key.public_key())
 
 
 def test_keys_that_no_device_has() -> None:

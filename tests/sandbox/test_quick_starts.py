@@ -21,10 +21,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from birthmark_sma.authority.table_keys_jwe import seal_table_keys
 from birthmark_sma.client import AuthorityClient, Pass, verify_bundle
+from birthmark_sma.pki.key_policy import check_key_encryption_key, load_public_key
 from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.bundles import der_of
 from tests.support.camera import PROVISION, Camera, csr_pem, new_key, wire
 from tests.support.faulty import FaultyServer, Visit
 from tests.support.running import Running, new_serial, wait_until
@@ -59,9 +62,8 @@ class Device:
         content = UnsignedBundle(
             image_hash=sha256(picture).digest(),
             camera_token=token or self.camera.token(),
-            device_certificate_chain=(
-                response["device_certificate"],
-                response["certificate_chain"][0],
+            device_certificate_chain=der_of(
+                response["device_certificate"], response["certificate_chain"][0]
             ),
             captured_at=datetime.now(UTC),
         )
@@ -151,7 +153,7 @@ def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language:
     content: dict[str, Any] = json.loads(good)
     signature = content.pop("signature")
     first, second = content["device_certificate_chain"]
-    others = other.camera.response["device_certificate"]
+    [others] = map(b64encode, der_of(other.camera.response["device_certificate"]))
     swapped = good.replace(
         sha256(b"genuine").hexdigest().encode(), sha256(b"swapped").hexdigest().encode()
     )
@@ -175,7 +177,7 @@ def test_what_the_aggregators_reject(sandbox: Running, tmp_path: Path, language:
         (device.signed(chain(second, first)), "certificate"),
         (device.signed(chain(first, first)), "certificate"),
         (device.signed(content | {"captured_at": "2020-01-01T00:00:00.000000Z"}), "not valid"),
-        (device.signed(chain(others, second)), "signature"),
+        (device.signed(chain(others.decode(), second)), "signature"),
     ]
     lines = [*(text for text, _ in bad), device.signed(content), good]
     told = judged(sandbox, tmp_path, language, lines)
@@ -296,6 +298,38 @@ def test_the_android_core_takes_no_certificate_of_another_key(
     with FaultyServer(lambda visit: visit.answer({}, 503, Retry_After="3600")) as authority:
         ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
         assert (ran.returncode, len(authority.visits)) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["serial", "certificate", "in the clear"])
+def test_the_android_core_takes_no_secrets_of_another(
+    sandbox: Running, classes: Path, tmp_path: Path, change: str
+) -> None:
+    """Threat 41: a relay that seals what it likes to the camera's recipient key."""
+
+    def relay(visit: Visit) -> None:
+        asked = json.loads(visit.request.partition(b"\r\n\r\n")[2])
+        with sandbox.client() as client:
+            answer = client.post(PROVISION, json=asked).json()
+        certificate = x509.load_pem_x509_certificate(answer["device_certificate"].encode())
+        true = certificate.fingerprint(SHA256()).hex()
+        secret = {
+            "device_serial": "another" if change == "serial" else asked["device_serial"],
+            "certificate_sha256": "00" * 32 if change == "certificate" else true,
+            "nuc_hash": "11" * 32,
+            "table_keys": {str(table): "22" * 32 for table in answer["table_assignments"]},
+        }
+        recipient = load_public_key(asked["key_encryption_public_key"])
+        answer["sealed_secrets"] = seal_table_keys(secret, check_key_encryption_key(recipient))
+        if change == "in the clear":
+            del answer["sealed_secrets"]
+            answer |= {"simulated_nuc_hash": "11" * 32, "table_keys": secret["table_keys"]}
+        visit.answer(answer)
+
+    with FaultyServer(relay) as authority:
+        ran = captured(authority.url, classes, new_serial(), tmp_path / "none")
+    assert ran.returncode == 1
+    told = {"in the clear": b"there is no sealed_secrets"}
+    assert told.get(change, b"the secrets are for another certificate") in ran.stderr
 
 
 def test_the_android_core_refuses_with_the_reason(

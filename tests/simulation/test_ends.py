@@ -1,5 +1,6 @@
 """One end alone: a camera that sends to somebody's server, a server that takes from cameras."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -11,12 +12,15 @@ from typing import Any
 import httpx2
 import pytest
 
+from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.simulation.cases import BY_ONE_CAMERA
 from birthmark_sma.simulation.fleet import memory_directory
 from tests.support.commands import sma
 from tests.support.faulty import closed_port
 from tests.support.running import Running, new_serial, start
 from tests.support.server import SMA, server_environ
+
+JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
@@ -55,9 +59,31 @@ def test_a_camera_sends_to_a_server(running: Running) -> None:
 def test_what_is_no_bundle(running: Running) -> None:
     with played_aggregator(running) as (url, process):
         for body, status in ((b"{}", 422), (b"\0" * 40_000, 413), (b"[" * 20_000, 422)):
-            assert httpx2.post(f"{url}/bundles", content=body).status_code == status
+            sent = httpx2.post(f"{url}/bundles", content=body, headers=JSON)
+            assert sent.status_code == status
+        assert httpx2.post(f"{url}/bundles", content=b"{}").status_code == 415
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+def test_a_bundle_is_taken_once(running: Running, tmp_path: Path) -> None:
+    """The answer names the bundle that came, whatever the sender says of it."""
+    enrolment = Enrolment(running.server.url, new_serial(), "Test")
+    with start_camera(tmp_path / "camera", sealing=UNSEALED, enrolment=enrolment) as camera:
+        bundle = camera.capture(b"a picture")
+    with played_aggregator(running) as (url, _):
+        answers = [
+            httpx2.post(
+                f"{url}/bundles",
+                content=bundle.to_json(),
+                headers=JSON | {"Idempotency-Key": "another"},
+            )
+            for _ in range(2)
+        ]
+    assert [each.status_code for each in answers] == [200, 409]
+    assert {each.json()["bundle_id"] for each in answers} == {
+        hashlib.sha256(bundle.content.signed_bytes()).hexdigest()
+    }
 
 
 def test_a_directory_that_is_named_stays(running: Running, tmp_path: Path) -> None:

@@ -24,12 +24,17 @@ def bundle_of(
     content = UnsignedBundle(
         image_hash=sha256(b"a picture").digest(),
         camera_token=camera_token or some_token(),
-        device_certificate_chain=(pem(leaf), pem(intermediate)),
+        device_certificate_chain=(der(leaf), der(intermediate)),
         captured_at=captured_at,
     )
     return sign_bundle(content, key)
 
 
-def pem(certificate: x509.Certificate) -> str:
-    """A certificate as text."""
-    return certificate.public_bytes(Encoding.PEM).decode("ascii")
+def der(certificate: x509.Certificate) -> bytes:
+    """A certificate as bundles have it, but for base64."""
+    return certificate.public_bytes(Encoding.DER)
+
+
+def der_of(*texts: str) -> tuple[bytes, ...]:
+    """Certificates in PEM, as bundles have them."""
+    return tuple(der(x509.load_pem_x509_certificate(each.encode())) for each in texts)

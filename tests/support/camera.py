@@ -8,7 +8,9 @@ import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from birthmark_sma.pki.recipient_key import recipient_urn
 from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.camera_token import CameraToken
 
@@ -29,10 +31,28 @@ def public_pem(key: Any) -> str:
     return pem.decode()
 
 
-def csr_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    """A certification request without a subject."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+def csr_pem(key: ec.EllipticCurvePrivateKey, device_serial: str | None = None, *uris: str) -> str:
+    """A certification request, by itself without a subject."""
+    names = [] if device_serial is None else [_common_name(device_serial)]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
+    if uris:
+        alternatives = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _common_name(device_serial: str) -> x509.NameAttribute[str]:
+    return x509.NameAttribute(NameOID.COMMON_NAME, device_serial, _validate=False)
+
+
+def sealed_fields(device_serial: str, recipient: Any | None = None) -> dict[str, Any]:
+    """The fields of a request whose secrets are to be sealed to a recipient key of the device."""
+    recipient = recipient or new_key()
+    return {
+        "device_public_key": None,
+        "csr": csr_pem(new_key(), device_serial, recipient_urn(recipient.public_key())),
+        "key_encryption_public_key": public_pem(recipient),
+    }
 
 
 def provision_body(device_serial: str, **fields: Any) -> dict[str, Any]:

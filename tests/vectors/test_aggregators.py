@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 
 from birthmark_sma.client import AuthorityClient
 from birthmark_sma.pki.key_policy import DeviceKey
@@ -37,6 +39,7 @@ from vectors.generator.authorities import (
     NOW,
     SERVER_AUTH,
     authority,
+    der,
     hand_made,
     key_usage,
     pem,
@@ -144,7 +147,16 @@ def spellings() -> Iterator[Case]:
             device_certificate_chain=["a camera's\n" + leaf, intermediate]
         ),
         "two certificates in one": signed(
-            device_certificate_chain=[leaf + intermediate, intermediate]
+            device_certificate_chain=[
+                b64encode(b64decode(leaf) + b64decode(intermediate)).decode(),
+                intermediate,
+            ]
+        ),
+        "a certificate in PEM": signed(
+            device_certificate_chain=[
+                leaf,
+                f"-----BEGIN CERTIFICATE-----\n{intermediate}\n-----END CERTIFICATE-----\n",
+            ]
         ),
         "a byte order mark": "\ufeff" + good,
         "more than 32 KiB": good + " " * 32_768,
@@ -255,6 +267,12 @@ def certificates() -> Iterator[Case]:
         issuer = issuing(a_ca, key_usage(ca=True), key=signer.public_key)
         name = f"an issuer with {type(signer.key).__name__}"
         paths[name] = rebuilt(leaf(*profile, issuer=issuer), signer), issuer, False
+    for name, (change, kind, passes) in ISSUER_NAMES.items():
+        paths[f"an issuer {name}"] = (
+            rebuilt(leaf(*profile), ca.signer, issuer=spelt(between.subject, change, kind)),
+            between,
+            passes,
+        )
     for name, (first, second, passes) in paths.items():
         yield Case(name, bundle_of([pem(first), pem(second)], now), pem(ca.root), now, passes)
 
@@ -279,6 +297,32 @@ def certificates() -> Iterator[Case]:
     yield Case("a fast clock as it ends", ahead, pem(ca.root), later(ends, -10), True)
 
 
+UTF8 = _ASN1Type.UTF8String
+ISSUER_NAMES: dict[str, tuple[Callable[[str], str], _ASN1Type, bool]] = {
+    "in upper case": (str.upper, UTF8, True),
+    "as PrintableString": (str, _ASN1Type.PrintableString, True),
+    "as BMPString": (str, _ASN1Type.BMPString, True),
+    "with more white space": (lambda text: f"  {text.replace(' ', '   ')} ", UTF8, True),
+    "in full-width letters": (lambda text: text.replace("M", "\uff2d"), UTF8, True),
+    "with a letter less": (lambda text: text[1:], UTF8, False),
+    "without white space": (lambda text: text.replace(" ", ""), UTF8, False),
+    "with a comma more": (lambda text: f"{text},", UTF8, False),
+    "with a line end": (lambda text: f"{text}\nCN=x", UTF8, False),
+}
+
+
+def spelt(name: x509.Name, change: Callable[[str], str], kind: _ASN1Type) -> x509.Name:
+    """A name in another spelling. The country has a string type of its own."""
+    return x509.Name(
+        [
+            each
+            if each.oid == NameOID.COUNTRY_NAME
+            else x509.NameAttribute(each.oid, change(str(each.value)), kind, _validate=False)
+            for each in name
+        ]
+    )
+
+
 DAYS_30 = timedelta(days=30)
 
 
@@ -298,12 +342,13 @@ def rebuilt(
     without: type[x509.ExtensionType] | tuple[()] = (),
     unknown: bool = False,
     hashed: hashes.SHA224 | None = None,
+    issuer: x509.Name | None = None,
 ) -> x509.Certificate:
     """The same certificate, but that an extension or the hash differs as told."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(like.subject)
-        .issuer_name(like.issuer)
+        .issuer_name(issuer or like.issuer)
         .public_key(like.public_key())
         .serial_number(like.serial_number)
         .not_valid_before(like.not_valid_before_utc)
@@ -325,11 +370,11 @@ TOKEN = CameraToken(bytes(48), 42, 234, bytes(12))
 
 
 def bundle_of(chain: Sequence[str], now: str, token: CameraToken = TOKEN) -> str:
-    """A bundle that the device of a chain signed, captured now."""
-    leaf, intermediate = chain
+    """A bundle that the device of a chain (PEM) signed, captured now."""
+    leaf, intermediate = (x509.load_pem_x509_certificate(each.encode()) for each in chain)
     moment = datetime.fromisoformat(now)
-    content = UnsignedBundle(bytes(32), token, (leaf, intermediate), moment)
-    key = key_of(x509.load_pem_x509_certificate(leaf.encode()))
+    content = UnsignedBundle(bytes(32), token, (der(leaf), der(intermediate)), moment)
+    key = key_of(leaf)
     return Bundle(content, sign(content.signed_bytes(), key)).to_json().decode("ascii")
 
 
@@ -343,6 +388,7 @@ def key_of(certificate: x509.Certificate) -> Any:
         seeded_keys.ed25519_key(label),
         seeded_keys.rsa_key(label),
         seeded_keys.rsa_key(f"weak {label}", 1_024),
+        authority().signer.key,
     ):
         if key.public_key() == certificate.public_key():
             return key
@@ -476,8 +522,8 @@ def test_exactly_the_paths_of_any_length_that_are_valid_are_verified() -> None:
 
 def test_verdicts_are_taken_as_they_are_meant(judge: Judge) -> None:
     """Every rule's answer, as the contract has it: PASS for what is genuine, and else FAIL."""
-    *_, whole = read("bundle_signature")
-    chain = json.loads(whole["tests"][0]["bundle"])["device_certificate_chain"]
+    [paths] = read("certificate_chain")
+    chain, now = paths["tests"][0]["chain"], paths["tests"][0]["now"]
     [group] = read("verdict")
     tests = group["tests"]
 
@@ -498,11 +544,11 @@ def test_verdicts_are_taken_as_they_are_meant(judge: Judge) -> None:
             test["comment"],
             bundle_of(
                 chain,
-                whole["now"],
+                now,
                 CameraToken(bytes(48), test["tableId"], test["keyIndex"], nonce(number)),
             ),
-            whole["root"],
-            whole["now"],
+            paths["root"],
+            now,
             passes=test["verdict"] == "PASS",
         )
         for number, test in enumerate(tests)

@@ -95,9 +95,9 @@ def _accepted_as(result: str, name: str) -> Change:
     return change
 
 
-def _other_table_keys(document: dict[str, Any]) -> None:
+def _other_secrets(document: dict[str, Any]) -> None:
     [test] = [each for each in document["testGroups"][1]["tests"] if each["tcId"] == SEALED]
-    test |= {"result": "invalid", "tableKeys": test["tableKeys"] | {"42": "00" * 32}}
+    test |= {"result": "invalid", "secrets": test["secrets"] | {"nuc_hash": "00" * 32}}
 
 
 SEALED = next(
@@ -108,7 +108,7 @@ SEALED = next(
 SPOILT: dict[str, tuple[Change, ...]] = {
     "key_derivation": (_wrong_value("derivedKey"),),
     "camera_token": (_wrong_value("nucHash"), _accepted_as("invalid", "nucHash"), _wrong_result),
-    "provisioning_response": (_other_table_keys,),
+    "provisioning_response": (_other_secrets,),
     "certificate_chain": (_accepted_as("acceptable", "deviceSerial"),),
     "bundle_signature": (_wrong_result, _accepted_as("invalid", "signedBytes")),
     "verdict": (_wrong_reason,),

@@ -18,7 +18,17 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x44
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from jwcrypto import jwe, jwk
 
-from tests.support.camera import PROVISION, Camera, csr_pem, new_key, provision_body, public_pem
+from tests.support.camera import (
+    PROVISION,
+    VALIDATE,
+    Camera,
+    csr_pem,
+    new_key,
+    provision_body,
+    public_pem,
+    sealed_fields,
+    wire,
+)
 from tests.support.problems import assert_problem, fields_of
 from tests.support.running import Running, new_serial
 
@@ -29,7 +39,7 @@ HEX_64 = re.compile(r"[0-9a-f]{64}")
 
 def ask(client: httpx2.Client, **fields: Any) -> dict[str, Any]:
     """Provision a new device; return the answer."""
-    response = client.post(PROVISION, json=provision_body(new_serial(), **fields))
+    response = client.post(PROVISION, json=provision_body(new_serial()) | fields)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
@@ -409,29 +419,56 @@ def test_a_device_may_bring_its_own_nuc_hash_in_either_case(client: httpx2.Clien
         pytest.param(rsa.generate_private_key(65537, 2048), "RSA-OAEP-256", id="RSA"),
     ],
 )
-def test_table_keys_come_as_jwe_where_the_device_has_a_key_for_it(
+def test_secrets_come_sealed_where_the_device_has_a_key_for_it(
     sqlite_client: httpx2.Client, key: Any, algorithm: str
 ) -> None:
-    """Another implementation of JWE opens it; the keys are nowhere in the clear."""
-    answer = ask(sqlite_client, key_encryption_public_key=public_pem(key))
-    assert "table_keys" not in answer
+    """Another implementation of JWE opens them; they are nowhere in the clear."""
+    serial = new_serial()
+    fields = {"device_serial": serial} | sealed_fields(serial, key)
+    answer = ask(sqlite_client, **fields)
+    assert list(answer) == [
+        "device_certificate",
+        "certificate_chain",
+        "table_assignments",
+        "provisioning_id",
+        "sealed_secrets",
+    ]
     private = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     token = jwe.JWE(algs=[algorithm, "A256GCM"])
-    token.deserialize(answer["table_keys_jwe"], jwk.JWK.from_pem(private))
+    token.deserialize(answer["sealed_secrets"], jwk.JWK.from_pem(private))
     assert token.jose_header["alg"] == algorithm
     assert token.jose_header["enc"] == "A256GCM"
-    table_keys = json.loads(token.payload)
-    assert list(table_keys) == [str(table) for table in answer["table_assignments"]]
-    assert all(HEX_64.fullmatch(secret) for secret in table_keys.values())
-    # The keys in it are the true ones.
-    opened = {name: v for name, v in answer.items() if name != "table_keys_jwe"}
-    camera = Camera.of("sealed", opened | {"table_keys": table_keys})
-    from_another = ask(sqlite_client)
-    assert camera.table_keys.keys() != set(map(int, from_another["table_keys"]))
+    opened = json.loads(token.payload)
+    assert list(opened) == ["device_serial", "certificate_sha256", "nuc_hash", "table_keys"]
+    assert opened["device_serial"] == serial
+    der = x509.load_pem_x509_certificate(answer["device_certificate"].encode())
+    assert opened["certificate_sha256"] == der.fingerprint(hashes.SHA256()).hex()
+    assert list(opened["table_keys"]) == [str(table) for table in answer["table_assignments"]]
+    # They are the true ones.
+    clear = {"simulated_nuc_hash": opened["nuc_hash"], "table_keys": opened["table_keys"]}
+    camera = Camera.of(serial, answer | clear)
+    verdict = sqlite_client.post(VALIDATE, json=wire(camera.token())).json()
+    assert verdict["validation_result"] == "PASS"
+
+
+@pytest.mark.parametrize("change", ["another key", "no key", "no CSR"])
+def test_a_relay_cannot_choose_the_recipient_key(sqlite_client: httpx2.Client, change: str) -> None:
+    """Threat 41: the request is refused, and nothing is registered."""
+    serial = new_serial()
+    changes: dict[str, dict[str, Any]] = {
+        "another key": {"key_encryption_public_key": public_pem(new_key())},
+        "no key": {"key_encryption_public_key": None},
+        "no CSR": {"csr": None, "device_public_key": public_pem(new_key())},
+    }
+    fields = {"device_serial": serial} | sealed_fields(serial) | changes[change]
+    document = assert_problem(ask_with(sqlite_client, **fields)[1], 422)
+    assert document["type"] == "urn:birthmark:problem:csr-refused"
+    assert "recipient key" in document["detail"]
+    ask(sqlite_client, device_serial=serial)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +516,8 @@ def test_a_public_key_is_certified_once(client: httpx2.Client) -> None:
 def test_the_same_request_gets_the_first_answer_again(client: httpx2.Client) -> None:
     """Threat 8: a lost response does not brick a device; the answer is the same to the byte."""
     body = provision_body(new_serial(), nuc_hash=new_serial("a")[2:] + "0" * 52)
-    sealed = provision_body(new_serial(), key_encryption_public_key=public_pem(new_key()))
+    serial = new_serial()
+    sealed = provision_body(serial, **sealed_fields(serial))
     for each in (body, sealed):
         headers = {"Idempotency-Key": new_serial("key")}
         first, *later = [client.post(PROVISION, json=each, headers=headers) for _ in range(3)]

@@ -147,3 +147,8 @@ def serial_number(label: str) -> int:
 def pem(certificate: x509.Certificate) -> str:
     """Return a certificate as text."""
     return certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    """Return a certificate as bundles have it, but for base64."""
+    return certificate.public_bytes(Encoding.DER)

@@ -1,6 +1,7 @@
 """bundle_signature_test.json: what a device signs, and whole bundles."""
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import SigningKey
 from birthmark_sma.protocol.camera_token import seal
 from birthmark_sma.protocol.key_derivation import derive_key
 from vectors.generator import seeded_keys
-from vectors.generator.authorities import NOW, authority, device_certificate, pem
+from vectors.generator.authorities import NOW, authority, der, device_certificate, pem
 from vectors.generator.document import Case, Document, Group
 from vectors.generator.seeded_keys import secret
 
@@ -67,7 +68,7 @@ def _content(key: SigningKey) -> UnsignedBundle:
     return UnsignedBundle(
         image_hash=secret("a picture"),
         camera_token=token,
-        device_certificate_chain=(pem(leaf), pem(ca.intermediate)),
+        device_certificate_chain=(der(leaf), der(ca.intermediate)),
         captured_at=_CAPTURED,
     )
 
@@ -127,11 +128,53 @@ def _signed(content: UnsignedBundle, message: bytes, signature: bytes) -> dict[s
     }
 
 
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode("ascii")
+
+
+def _lines(text: str, end: str = "\n", width: int = 76) -> str:
+    """Break a text into lines, each with an end, as encoders for MIME do."""
+    return "".join(text[at : at + width] + end for at in range(0, len(text), width))
+
+
+def _in_pem(text: str, end: str = "\n", width: int = 64) -> str:
+    lines = _lines(text, end, width)
+    return f"-----BEGIN CERTIFICATE-----{end}{lines}-----END CERTIFICATE-----{end}"
+
+
+_SPELLINGS: dict[str, Callable[[str], str]] = {
+    "certificates in PEM": _in_pem,
+    "certificates in PEM with CRLF": lambda text: _in_pem(text, "\r\n"),
+    "certificates in lines of 76, each with a line end (Android)": _lines,
+    "certificates in lines of 76 with CRLF between (Java, MIME)": lambda text: _lines(
+        text, "\r\n"
+    ).removesuffix("\r\n"),
+    "a line end after a certificate": lambda text: text + "\n",
+    "certificates in base64url": lambda text: text.replace("+", "-").replace("/", "_"),
+    "certificates without padding": lambda text: text.rstrip("="),
+    "bytes after a certificate": lambda text: _base64(b64decode(text) + bytes(3)),
+    "two certificates in one": lambda text: _base64(2 * b64decode(text)),
+    "no certificates": lambda _: "",
+}
+
+
+def _signed_as_it_is(fields: dict[str, Any]) -> str:
+    """Sign what no `UnsignedBundle` would be, so that only its form is wrong."""
+    content = {name: value for name, value in fields.items() if name != "signature"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+    signature = _sign(SIGNING_PREFIX + canonical, seeded_keys.p256("test device"))
+    return _text(content | {"signature": _base64(signature)})
+
+
 def _bundles() -> Group:
     key = seeded_keys.p256("test device")
     content = _content(key)
     fields = json.loads(Bundle(content, _sign(content.signed_bytes(), key)).to_json())
     whole = json.dumps(fields)
+    of_64_bytes = seeded_keys.ed25519_key("test device")  # which base64 pads
+    padded = _content(of_64_bytes)
+    padded_fields = json.loads(Bundle(padded, _sign(padded.signed_bytes(), of_64_bytes)).to_json())
+    unpadded = {"signature": padded_fields["signature"].rstrip("=")}
     tests = [
         Case(
             "as the library writes it",
@@ -164,12 +207,11 @@ def _bundles() -> Group:
         "time without fraction": {"captured_at": "2026-11-23T11:00:00Z"},
         "time with an offset": {"captured_at": "2026-11-23T11:00:00.123456+00:00"},
         "no such day": {"captured_at": "2026-02-30T11:00:00.123456Z"},
-        "base64 without padding": {"signature": fields["signature"].rstrip("=") + "A"},
-        "empty signature": {"signature": ""},
         "one certificate": {"device_certificate_chain": chain[:1]},
-        "root sent along": {"device_certificate_chain": [*chain, pem(authority().root)]},
-        "text before a certificate": {
-            "device_certificate_chain": [f"camera-7\n{each}" for each in chain],
+        "root sent along": {"device_certificate_chain": [*chain, _base64(der(authority().root))]},
+        **{
+            comment: {"device_certificate_chain": [spell(each) for each in chain]}
+            for comment, spell in _SPELLINGS.items()
         },
         "index below zero": {"camera_token": token | {"key_index": -1}},
         "index as text": {"camera_token": token | {"key_index": "234"}},
@@ -182,8 +224,12 @@ def _bundles() -> Group:
             Case(comment, "invalid", {"bundle": _text(fields | change)}, ("AlteredBundle",))
         )
     for comment, change in malformed.items():
-        tests.append(Case(comment, "invalid", {"bundle": _text(fields | change)}, ("Malformed",)))
+        text = _signed_as_it_is(fields | change)
+        tests.append(Case(comment, "invalid", {"bundle": text}, ("Malformed",)))
     texts = {
+        "signature without padding": _text(padded_fields | unpadded),
+        "signature with line breaks": _text(fields | {"signature": _lines(fields["signature"])}),
+        "empty signature": _text(fields | {"signature": ""}),
         "a name twice": '{"version": 1, ' + whole[1:],
         "cut short": whole[:-1],
         "no object": "[]",
@@ -200,7 +246,7 @@ def _bundles() -> Group:
         )
     foreign = authority("another authority")
     leaf = device_certificate(foreign, key.public_key(), "camera-7")
-    foreign_chain = (pem(leaf), pem(foreign.intermediate))
+    foreign_chain = (der(leaf), der(foreign.intermediate))
     tests.append(
         Case(
             "another authority",

@@ -1,14 +1,17 @@
 """certificate_chain_test.json: certification paths, sound ones, and bad ones from the field."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 
 from birthmark_sma.pki.key_policy import DeviceKey
+from birthmark_sma.pki.signer import Signer
 from vectors.generator import seeded_keys
 from vectors.generator.authorities import (
     CLIENT_AUTH,
@@ -38,6 +41,9 @@ _NOTES = {
     "NoSerial": "The leaf names no device: it has no URI urn:birthmark:device:...",
     "Incomplete": "The intermediate is missing.",
     "RootSentAlong": "The device sends a root along, which proves nothing.",
+    "OtherSpelling": "An issuer's name has another case or string type than the subject that it"
+    " names. RFC 5280, section 7.1, takes them for one name; verifiers that compare bytes do not.",
+    "OffThePath": "A certificate came along that is not the issuer of the one before it.",
 }
 
 
@@ -66,7 +72,15 @@ def make() -> Document:
             },
             path.flags,
         )
-        for path in (*_sound(ca), *_altered(ca), *_untimely(ca), *_not_for_devices(ca), *_no_ca(ca))
+        for path in (
+            *_sound(ca),
+            *_altered(ca),
+            *_untimely(ca),
+            *_not_for_devices(ca),
+            *_no_ca(ca),
+            *_names(ca),
+            *_off_the_path(ca),
+        )
     ]
     return Document(
         algorithm="X.509",
@@ -249,4 +263,77 @@ def _no_ca(ca: SeededCa) -> list[_Path]:
     return [
         _Path(comment, "invalid", leaf, between, ("NotACa",))
         for comment, (leaf, between) in chains.items()
+    ]
+
+
+def _names(ca: SeededCa) -> list[_Path]:
+    """Let a leaf spell its issuer's name in another way than the issuer does."""
+
+    def spelt(change: Callable[[str], str], kind: _ASN1Type) -> x509.Name:
+        attributes = [
+            each
+            if each.oid == NameOID.COUNTRY_NAME
+            else x509.NameAttribute(each.oid, change(str(each.value)), kind)
+            for each in ca.intermediate.subject
+        ]
+        return x509.Name(attributes)
+
+    leaf = device_certificate(ca, _device_key(), "camera-7")
+    utf8 = _ASN1Type.UTF8String
+    names = {
+        "issuer in upper case": ("acceptable", spelt(str.upper, utf8)),
+        "issuer as PrintableString": ("acceptable", spelt(str, _ASN1Type.PrintableString)),
+        "issuer with more white space": (
+            "acceptable",
+            spelt(lambda text: text.replace(" ", "  "), utf8),
+        ),
+        "issuer with a letter less": ("invalid", spelt(lambda text: text[:-1], utf8)),
+    }
+    return [
+        _Path(
+            comment,
+            "acceptable" if result == "acceptable" else "invalid",
+            _issued_by(leaf, issuer, ca.signer),
+            [ca.intermediate],
+            ("OtherSpelling" if result == "acceptable" else "OtherRoot",),
+            serial="camera-7" if result == "acceptable" else None,
+        )
+        for comment, (result, issuer) in names.items()
+    ]
+
+
+def _issued_by(leaf: x509.Certificate, issuer: x509.Name, signer: Signer) -> x509.Certificate:
+    """Sign a certificate again, with another issuer's name in it."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(leaf.subject)
+        .issuer_name(issuer)
+        .public_key(leaf.public_key())
+        .serial_number(leaf.serial_number)
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+    )
+    for extension in leaf.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(signer.key, signer.hash_algorithm, ecdsa_deterministic=True)
+
+
+def _off_the_path(ca: SeededCa) -> list[_Path]:
+    device = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
+    below_root = hand_made(
+        _device_key(), "camera below the root", *device, issuer=ca.root, signer=ca.root_signer
+    )
+    leaf = device_certificate(ca, _device_key(), "camera-7")
+    foreign = authority("another authority")
+    flags = ("OffThePath",)
+    return [
+        _Path("an intermediate beside the path", "invalid", below_root, [ca.intermediate], flags),
+        _Path(
+            "another's intermediate beside the path",
+            "invalid",
+            leaf,
+            [ca.intermediate, foreign.intermediate],
+            flags,
+        ),
+        _Path("intermediate first", "invalid", ca.intermediate, [leaf], flags),
     ]

@@ -1,14 +1,15 @@
-"""provisioning_response_test.json: what a device gets, with its table keys in the clear or sealed.
+"""provisioning_response_test.json: what a device gets, with its secrets sealed.
 
 The compact JWE is put together here by RFC 7518, section 4.6, with an ephemeral key and nonces that
 are digests of labels; the authority itself leaves all of that to its JOSE library, and chance.
 """
 
 import json
-from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -29,8 +30,12 @@ _TABLE_KEYS = {str(table): secret(f"test table {table}").hex() for table in _TAB
 _NOTES = {
     "AlteredJwe": "Header, key, nonce, ciphertext or tag was changed.",
     "OtherRecipient": "Sealed to a key that is not the recipient's.",
-    "MalformedJwe": "Not five parts of base64url, or no JSON where JSON must be.",
+    "MalformedJwe": "Not five parts of base64url, or no JSON object where one must be.",
     "UnknownHeader": "An algorithm, or a critical header, that this protocol does not use.",
+    "Forbidden": "Soundly sealed, but in a way that RFC 7518 or RFC 7516 forbids: a length, a"
+    " header parameter, a name that stands twice. Many libraries take it.",
+    "NotSealed": "The secrets are in the clear, though the device sent a recipient key.",
+    "OtherSecrets": "Sealed for another serial or certificate than that of the response.",
     "InvalidCurve": "The ephemeral key is not a point of the curve.",
     "Incomplete": "Something is not there without which no camera token or bundle can be made.",
     "MalformedSecret": "A NUC hash and a master key have 32 bytes each, in hex.",
@@ -47,9 +52,10 @@ def make() -> Document:
         schema="schemas/provisioning_response_test_schema.json",
         header=[
             "Response: whole answers to POST /api/v1/devices/provision, as the device judges them"
-            " that asked with devicePublicKey and deviceSerial, pinned root and sent a second key.",
-            "Sealed: what stands in them as table_keys_jwe, compact JWE (RFC 7516) to the device's"
-            " second key; tableKeys is what must come out.",
+            " that asked with devicePublicKey and deviceSerial, pinned root and sent a recipient"
+            " key; secrets is what it keeps.",
+            "Sealed: what stands in them as sealed_secrets, compact JWE (RFC 7516) to the device's"
+            " recipient key; secrets is what must come out.",
             "No private key is here. The recipient's is made of recipientLabel: the scalar of P-256"
             " is SHA-256 of the label, that of P-384 SHA-384, the 32 bytes of X25519 SHA-256.",
         ],
@@ -69,23 +75,35 @@ def _response(**keys: Any) -> dict[str, Any]:
         "certificate_chain": [pem(ca.intermediate), pem(ca.root)],
         "table_assignments": list(_TABLES),
         "provisioning_id": "PROV-20261123-11E3C9B113DD3612",
-        "simulated_nuc_hash": secret("test NUC hash").hex(),
         **keys,
     }
+
+
+def _secrets(**changes: Any) -> dict[str, Any]:
+    leaf = x509.load_pem_x509_certificate(_response()["device_certificate"].encode())
+    return {
+        "device_serial": "camera-7",
+        "certificate_sha256": leaf.fingerprint(SHA256()).hex(),
+        "nuc_hash": secret("test NUC hash").hex(),
+        "table_keys": _TABLE_KEYS,
+    } | changes
 
 
 def _responses() -> Group:
     label = "test recipient P-256"
     recipient = recipient_key("P-256", label)
 
-    def sealed(keys: Mapping[str, str], **changes: Any) -> dict[str, Any]:
-        return _response(table_keys_jwe=_jwe("P-256", recipient, table_keys=keys)) | changes
+    def sealed(**changes: Any) -> dict[str, Any]:
+        text = json.dumps(_secrets(**changes))
+        return _response(sealed_secrets=_jwe("P-256", recipient, text=text))
 
-    good = sealed(_TABLE_KEYS)
+    good = sealed()
     ca, foreign = authority(), authority("another authority")
     key = seeded_keys.p256("test device").public_key()
     other_key = seeded_keys.p256("another test device").public_key()
     two = dict(list(_TABLE_KEYS.items())[:2])
+    in_the_clear = {"simulated_nuc_hash": secret("test NUC hash").hex(), "table_keys": _TABLE_KEYS}
+    without = {name: {k: v for k, v in _secrets().items() if k != name} for name in _secrets()}
     chain = good["certificate_chain"]
     foreign_chain = [pem(foreign.intermediate), pem(foreign.root)]
     bad: list[tuple[str, str, dict[str, Any]]] = [
@@ -99,19 +117,38 @@ def _responses() -> Group:
             "Incomplete",
             good | {"certificate_chain": chain[:1]},
         ),
-        ("NUC hash of 31 bytes", "MalformedSecret", good | {"simulated_nuc_hash": "00" * 31}),
-        ("NUC hash that is no hex", "MalformedSecret", good | {"simulated_nuc_hash": "zz" * 32}),
-        ("key of 31 bytes", "MalformedSecret", sealed(two | {"2048": "00" * 31})),
-        ("key that is no hex", "MalformedSecret", sealed(two | {"2048": "zz" * 32})),
-        ("key for another table", "OtherTables", sealed(two | {"2047": "00" * 32})),
-        ("key missing", "OtherTables", sealed(two)),
-        ("key too many", "OtherTables", sealed(_TABLE_KEYS | {"2049": "00" * 32})),
-        ("two tables", "OtherTables", sealed(two, table_assignments=[42, 1_337])),
-        ("one table twice", "OtherTables", sealed(two, table_assignments=[42, 42, 1_337])),
+        *(
+            (
+                f"without {name} in the secrets",
+                "Incomplete",
+                good | {"sealed_secrets": _jwe("P-256", recipient, text=json.dumps(secrets))},
+            )
+            for name, secrets in without.items()
+        ),
+        ("secrets in the clear", "NotSealed", _response(**in_the_clear)),
+        ("sealed for another serial", "OtherSecrets", sealed(device_serial="camera-8")),
+        (
+            "sealed for another certificate",
+            "OtherSecrets",
+            sealed(certificate_sha256=secret("another certificate").hex()),
+        ),
+        ("NUC hash of 31 bytes", "MalformedSecret", sealed(nuc_hash="00" * 31)),
+        ("NUC hash that is no hex", "MalformedSecret", sealed(nuc_hash="zz" * 32)),
+        ("key of 31 bytes", "MalformedSecret", sealed(table_keys=two | {"2048": "00" * 31})),
+        ("key that is no hex", "MalformedSecret", sealed(table_keys=two | {"2048": "zz" * 32})),
+        ("key for another table", "OtherTables", sealed(table_keys=two | {"2047": "00" * 32})),
+        ("key missing", "OtherTables", sealed(table_keys=two)),
+        ("key too many", "OtherTables", sealed(table_keys=_TABLE_KEYS | {"2049": "00" * 32})),
+        ("two tables", "OtherTables", sealed(table_keys=two) | {"table_assignments": [42, 1_337]}),
+        (
+            "one table twice",
+            "OtherTables",
+            sealed(table_keys=two) | {"table_assignments": [42, 42, 1_337]},
+        ),
         (
             "sealed to another",
             "OtherRecipient",
-            _response(table_keys_jwe=_jwe("P-256", recipient_key("P-256", "another recipient"))),
+            _response(sealed_secrets=_jwe("P-256", recipient_key("P-256", "another recipient"))),
         ),
         (
             "certificate of another key",
@@ -144,13 +181,7 @@ def _responses() -> Group:
             good | {"certificate_chain": chain[::-1]},
         ),
     ]
-    tests = [
-        Case(comment, "valid", {"response": response, "tableKeys": _TABLE_KEYS})
-        for comment, response in (
-            ("table keys sealed", good),
-            ("table keys in the clear", _response(table_keys=_TABLE_KEYS)),
-        )
-    ]
+    tests = [Case("secrets sealed", "valid", {"response": good, "secrets": _secrets()})]
     tests += [
         Case(comment, "invalid", {"response": response}, (flag,)) for comment, flag, response in bad
     ]
@@ -206,11 +237,47 @@ def _sealed(curve: str) -> Group:
         bad.append(
             ("point off the curve", _jwe(curve, recipient, {"epk": off_curve}), "InvalidCurve")
         )
-    tests = [Case("sealed", "valid", {"tableKeysJwe": good, "tableKeys": _TABLE_KEYS})]
+    bad += [(comment, jwe, "Forbidden") for comment, jwe in _forbidden(curve, recipient, point)]
+    tests = [Case("sealed", "valid", {"sealedSecrets": good, "secrets": _secrets()})]
     tests += [
-        Case(comment, "invalid", {"tableKeysJwe": jwe}, (flag,)) for comment, jwe, flag in bad
+        Case(comment, "invalid", {"sealedSecrets": jwe}, (flag,)) for comment, jwe, flag in bad
     ]
     return Group("Sealed", tests, {"curve": curve, "recipientLabel": label})
+
+
+def _forbidden(
+    curve: str, recipient: Recipient, point: dict[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Seal soundly, but for one thing each."""
+
+    def with_point(**changes: str) -> str:
+        return _jwe(curve, recipient, {"epk": point | changes})
+
+    yield "zip", _jwe(curve, recipient, {"zip": "DEF"})
+    yield "empty crit", _jwe(curve, recipient, {"crit": []})
+    yield "alg twice", _jwe(curve, recipient, twice=True)
+    yield "private part in epk", with_point(d=_base64url(secret("test ephemeral key")))
+    yield "epk that says another curve", with_point(crv="P-521")
+    yield "epk that says another key type", with_point(kty="RSA")
+    yield "longer coordinate", with_point(x=_base64url(b"\0" + _unbase64url(point["x"])))
+    yield "content key of 128 bits", _jwe(curve, recipient, key_bytes=16)
+    yield "nonce of 128 bits", _jwe(curve, recipient, nonce=secret("test JWE nonce")[:16])
+    yield (
+        "tag of 96 bits",
+        _jwe(curve, recipient)[: -len(_base64url(bytes(16)))]
+        + _base64url(_unbase64url(_jwe(curve, recipient).rpartition(".")[2])[:12]),
+    )
+    yield "loose bits at the end", _with_loose_bits(_jwe(curve, recipient))
+    yield "padding", _jwe(curve, recipient) + "=="
+    twice = json.dumps(_secrets()).replace('"nuc_hash"', f'"nuc_hash": "{"00" * 32}", "nuc_hash"')
+    yield "a name twice inside", _jwe(curve, recipient, text=twice)
+    yield "a list inside", _jwe(curve, recipient, text="[]")
+
+
+def _with_loose_bits(jwe: str) -> str:
+    """Set a bit of the last letter that belongs to no byte: 22 letters are 16 bytes and 4 bits."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return jwe[:-1] + letters[letters.index(jwe[-1]) | 1]
 
 
 def recipient_key(curve: str, label: str) -> Recipient:
@@ -238,12 +305,19 @@ def _jwe(
     curve: str,
     recipient: Recipient,
     changes: Mapping[str, Any] | None = None,
-    table_keys: Mapping[str, str] = _TABLE_KEYS,
+    *,
+    text: str | None = None,
+    twice: bool = False,
+    key_bytes: int = 32,
+    nonce: bytes = secret("test JWE nonce")[:12],
 ) -> str:
     ephemeral = recipient_key(curve, "test ephemeral key")
     header = {"alg": _ALGORITHM, "enc": "A256GCM", "cty": "json", "epk": _epk(curve, ephemeral)}
     header |= dict(changes or {})
-    head = _base64url(json.dumps(header, separators=(",", ":")).encode())
+    written = json.dumps(header, separators=(",", ":"))
+    if twice:
+        written = f'{{"alg":"{_ALGORITHM}",{written[1:]}'
+    head = _base64url(written.encode())
     if isinstance(ephemeral, x25519.X25519PrivateKey):
         assert isinstance(recipient, x25519.X25519PrivateKey)  # noqa: S101 - of one curve
         shared = ephemeral.exchange(recipient.public_key())
@@ -254,8 +328,9 @@ def _jwe(
     name = _ALGORITHM.encode()
     other = len(name).to_bytes(4, "big") + name + bytes(8) + (256).to_bytes(4, "big")
     wrapping = ConcatKDFHash(SHA256(), 32, other).derive(shared)
-    content_key, nonce = secret("test content key"), secret("test JWE nonce")[:12]
-    sealed = AESGCM(content_key).encrypt(nonce, json.dumps(table_keys).encode(), head.encode())
+    content_key = secret("test content key")[:key_bytes]
+    inside = json.dumps(_secrets()) if text is None else text
+    sealed = AESGCM(content_key).encrypt(nonce, inside.encode(), head.encode())
     parts = (aes_key_wrap(wrapping, content_key), nonce, sealed[:-16], sealed[-16:])
     return ".".join([head, *map(_base64url, parts)])
 
@@ -263,6 +338,10 @@ def _jwe(
 def _altered(part: str, place: int = 3) -> str:
     """Change one letter."""
     return part[:place] + ("A" if part[place] != "A" else "B") + part[place + 1 :]
+
+
+def _unbase64url(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _base64url(value: bytes) -> str:

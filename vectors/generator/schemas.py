@@ -89,10 +89,17 @@ _RESPONSE = _object(
         "certificate_chain": {"type": "array", "items": PEM, "minItems": 2, "maxItems": 2},
         "table_assignments": {"type": "array", "items": INTEGER, "minItems": 3, "maxItems": 3},
         "provisioning_id": {"type": "string", "pattern": "^PROV-[0-9]{8}-[0-9A-F]+$"},
-        "simulated_nuc_hash": _hex(32),
-    },
-    {"table_keys": _TABLE_KEYS, "table_keys_jwe": TEXT},
-) | {"oneOf": [{"required": ["table_keys"]}, {"required": ["table_keys_jwe"]}]}
+        "sealed_secrets": TEXT,
+    }
+)
+_SECRETS = _object(
+    {
+        "device_serial": TEXT,
+        "certificate_sha256": _hex(32),
+        "nuc_hash": _hex(32),
+        "table_keys": _TABLE_KEYS,
+    }
+)
 _RECIPIENT = {"curve": {"enum": ["P-256", "P-384", "X25519"]}, "recipientLabel": TEXT}
 _SIZES = {"keySizeBits": {"const": 256}}
 
@@ -136,13 +143,13 @@ SCHEMAS: dict[str, Schema] = {
                 **_RECIPIENT,
             },
             _sound_if_valid(
-                _test({"response": {"type": "object"}}, {"tableKeys": _TABLE_KEYS}), _RESPONSE
+                _test({"response": {"type": "object"}}, {"secrets": _SECRETS}), _RESPONSE
             ),
         ),
         _group(
             ["Sealed"],
             _RECIPIENT,
-            _test({"tableKeysJwe": TEXT}, {"tableKeys": _TABLE_KEYS}),
+            _test({"sealedSecrets": TEXT}, {"secrets": _SECRETS}),
         ),
     ),
     "certificate_chain": _file(

@@ -6,10 +6,11 @@ time of provisioning goes. Whether a candidate becomes a device is decided by `r
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark_sma.authority.ceremony import random_serial_number
@@ -25,6 +26,7 @@ from birthmark_sma.pki import csr, issue, key_policy, profiles
 from birthmark_sma.pki.issue import Publication
 from birthmark_sma.pki.key_policy import DeviceKey, KeyEncryptionKey
 from birthmark_sma.pki.names import check_device_serial
+from birthmark_sma.pki.recipient_key import check_recipient
 from birthmark_sma.pki.signer import Signer
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_table import assign_tables
@@ -57,16 +59,16 @@ class ProvisioningRequest:
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What a device gets. `table_keys` or `table_keys_jwe` is None, never both."""
+    """What a device gets: NUC hash and table keys in the clear, or `sealed_secrets` for both."""
 
     device_certificate: str
     certificate_chain: tuple[str, ...]
     table_assignments: tuple[int, ...]
     provisioning_id: str
     provisioned_at: datetime
-    simulated_nuc_hash: str = field(repr=False)
-    table_keys: dict[str, str] | None = field(repr=False)
-    table_keys_jwe: str | None = field(repr=False)
+    simulated_nuc_hash: str | None = field(default=None, repr=False)
+    table_keys: dict[str, str] | None = field(default=None, repr=False)
+    sealed_secrets: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +166,9 @@ class CandidateMaker:
             provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
             provisioned_at=now,
         )
-        return Candidate(
-            request, device, self._answer(device, checked), checked.recipient_fingerprint
-        )
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        answer = self._answer(device, checked, fingerprint)
+        return Candidate(request, device, answer, checked.recipient_fingerprint)
 
     def _check_device_key(self, request: ProvisioningRequest) -> DeviceKey:
         if request.csr is not None:
@@ -179,7 +181,9 @@ class CandidateMaker:
     def _check_recipient(
         self, request: ProvisioningRequest, device_key: DeviceKey
     ) -> KeyEncryptionKey | None:
+        """Return the recipient key, which the request's CSR, verified already, names."""
         if request.key_encryption_public_key is None:
+            check_recipient(request.csr, None)
             return None
         try:
             key = key_policy.check_key_encryption_key(
@@ -193,6 +197,7 @@ class CandidateMaker:
                 )
         except KeyRefusedError as error:
             raise KeyEncryptionKeyRefusedError(*error.args) from None
+        check_recipient(request.csr, key)
         return key
 
     def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:
@@ -212,22 +217,28 @@ class CandidateMaker:
         )
         return issue.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
 
-    def _answer(self, device: Device, checked: Checked) -> Provisioned:
-        recipient = checked.recipient
-        table_keys = {
-            str(table_id): self._stock.master_key(table_id).hex()
-            for table_id in device.table_assignments
-        }
-        return Provisioned(
+    def _answer(self, device: Device, checked: Checked, fingerprint: str) -> Provisioned:
+        answer = Provisioned(
             device_certificate=device.device_certificate,
             certificate_chain=self._issuer.chain,
             table_assignments=device.table_assignments,
             provisioning_id=device.provisioning_id,
             provisioned_at=device.provisioned_at,
-            simulated_nuc_hash=checked.nuc_hash.hex(),
-            table_keys=table_keys if recipient is None else None,
-            table_keys_jwe=None if recipient is None else seal_table_keys(table_keys, recipient),
         )
+        nuc_hash = checked.nuc_hash.hex()
+        table_keys = {
+            str(table_id): self._stock.master_key(table_id).hex()
+            for table_id in device.table_assignments
+        }
+        if checked.recipient is None:
+            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
+        secret = {
+            "device_serial": device.device_serial,
+            "certificate_sha256": fingerprint,
+            "nuc_hash": nuc_hash,
+            "table_keys": table_keys,
+        }
+        return replace(answer, sealed_secrets=seal_table_keys(secret, checked.recipient))
 
 
 def is_description(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Seal table keys to a key of the device's own: compact JWE (RFC 7516, RFC 7518).
+"""Seal a device's secrets to a key of its own: compact JWE (RFC 7516, RFC 7518).
 
 For a device whose transport is not trusted with its keys. EC and X25519 keys use ECDH-ES+A256KW,
 RSA keys RSA-OAEP-256; the content is always A256GCM.
@@ -17,12 +17,16 @@ from birthmark_sma.pki.key_policy import KeyEncryptionKey
 _CONTENT = "A256GCM"
 
 
-def seal_table_keys(table_keys: Mapping[str, str], recipient: KeyEncryptionKey) -> str:
-    """Return `{"<table_id>": "<64 hex>"}` as compact JWE that only the recipient can open."""
+def seal_table_keys(secrets: Mapping[str, object], recipient: KeyEncryptionKey) -> str:
+    """Return a JSON object as compact JWE that only the recipient can open.
+
+    It holds `device_serial` and `certificate_sha256`, which say whose secrets they are, and
+    `nuc_hash` and `table_keys`.
+    """
     algorithm, key = _import(recipient)
     return jwe.encrypt_compact(
         {"alg": algorithm, "enc": _CONTENT, "cty": "json"},
-        json.dumps(table_keys).encode(),
+        json.dumps(secrets).encode(),
         key,
         registry=jwe.JWERegistry(algorithms=[algorithm, _CONTENT]),
     )

@@ -254,7 +254,7 @@ def _verify(camera: _Camera, client: "httpx2.Client") -> str:
 
     root = x509.load_der_x509_certificate(client.get("/pki/root.crt").content)
     try:
-        return verify_path(camera.certificate, camera.chain, root=root, now=datetime.now(UTC))
+        return verify_path(camera.certificate, camera.chain[:1], root=root, now=datetime.now(UTC))
     except PathRefusedError as error:
         return str(error)
 

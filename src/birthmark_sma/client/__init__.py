@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from birthmark_sma.client.asynchronous import AsyncAuthorityClient
     from birthmark_sma.client.options import Options
     from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
+    from birthmark_sma.client.revocation import RevocationList
     from birthmark_sma.client.synchronous import AuthorityClient
     from birthmark_sma.client.verification import VerifiedBundle, verify_bundle
 
@@ -30,6 +31,7 @@ __all__ = [
     "Options",
     "Outcome",
     "Pass",
+    "RevocationList",
     "VerifiedBundle",
     "verify_bundle",
 ]
@@ -44,6 +46,7 @@ _MODULES = {
     "Options": "options",
     "Outcome": "outcome",
     "Pass": "outcome",
+    "RevocationList": "revocation",
     "VerifiedBundle": "verification",
     "verify_bundle": "verification",
 }

@@ -1,57 +1,151 @@
-"""Is a certificate on its issuer's revocation list? (RFC 5280, section 6.3.3)
+"""Find out whether a certificate is on its issuer's revocation list (RFC 5280, section 6.3.3).
 
-The contract of this room: `check_revocation` returns nothing, raises DeviceRevokedError where the
-list names the certificate, or RevocationUnknownError where the list cannot say.
+`RevocationList.load` verifies a list once and indexes it; `check_revocation` then costs one look
+into a set, however long the list is.
 """
 
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 
-from birthmark_sma.errors import DeviceRevokedError, RevocationUnknownError
+from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
+from birthmark_sma.pki.name_matching import same_name
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 
+_PARTIAL = (x509.IssuingDistributionPoint, x509.DeltaCRLIndicator)
 _KNOWN = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
+_KNOWN_OF_ENTRIES = (x509.CRLReason, x509.InvalidityDate)
+_SOUND_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A complete list whose signature and form are verified.
+
+    `number` only grows from list to list of one issuer (RFC 5280, section 5.2.3): never replace a
+    list by one with a lower number. The list says nothing before `this_update` and after
+    `next_update`.
+    """
+
+    issuer: x509.Certificate
+    number: int
+    this_update: datetime
+    next_update: datetime
+    certificate_serials: frozenset[int] = field(repr=False)
+
+    @classmethod
+    def load(cls, der: bytes, *, issuer: x509.Certificate) -> Self:
+        """Verify and index a list in DER. `issuer` is the intermediate of the devices' chains.
+
+        Takes about a second for 100,000 entries. Raises RevocationUnknownError with the reason
+        where the list is malformed, incomplete, or not the issuer's. No time is looked at here.
+        """
+        try:
+            crl = x509.load_der_x509_crl(der)
+            return cls._verified(crl, issuer)
+        except (
+            ValueError,
+            TypeError,
+            x509.InvalidVersion,
+            x509.UnsupportedGeneralNameType,
+            UnsupportedAlgorithm,
+        ):
+            raise RevocationUnknownError(
+                "The revocation list cannot be read: it should be an X.509 CRL in DER."
+            ) from None
+
+    @classmethod
+    def _verified(cls, crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> Self:
+        _check_issuer(crl, issuer)
+        number = _number_of_complete(crl)
+        if crl.next_update_utc is None:
+            raise RevocationUnknownError("The revocation list does not say when it ends.")
+        return cls(issuer, number, crl.last_update_utc, crl.next_update_utc, _index(crl))
 
 
 def check_revocation(
-    certificate: x509.Certificate,
-    *,
-    issuer: x509.Certificate,
-    crl: x509.CertificateRevocationList,
-    now: datetime,
+    certificate: x509.Certificate, *, issuer: x509.Certificate, crl: RevocationList, now: datetime
 ) -> None:
-    """Judge a certificate by a list of its issuer's, whose own path is verified already.
+    """Raise DeviceRevokedError if `crl` names a certificate of `issuer`, whose path is verified.
 
-    A revocation counts from the beginning, whenever the bundle says it was captured: that time is
+    Raises RevocationUnknownError where the list is another issuer's, or out of date at `now`. A
+    revocation counts from the beginning, whenever the bundle says it was captured: that time is
     the word of a key which may be in other hands.
     """
-    _check_list(crl, issuer, now)
-    if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+    check_aware(now)
+    if issuer != crl.issuer and not _same_authority(issuer, crl.issuer):
+        raise RevocationUnknownError("The revocation list is not that of the device's issuer.")
+    if crl.this_update > now + CLOCK_SKEW:
+        raise RevocationUnknownError("The revocation list is from the future.")
+    if crl.next_update < now:
+        raise RevocationUnknownError("The revocation list is out of date: fetch a newer one.")
+    if certificate.serial_number in crl.certificate_serials:
         raise DeviceRevokedError("The device's certificate is revoked.")
 
 
-def _check_list(
-    crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime
-) -> None:
-    if not _signed_by(crl, issuer) or crl.issuer != issuer.subject:
+def check_aware(now: datetime) -> None:
+    """Raise ClientMisuseError if a time has no zone: nobody can tell which moment it is."""
+    if now.utcoffset() is None:
+        raise ClientMisuseError("`now` has no time zone: pass datetime.now(UTC), for example.")
+
+
+def _check_issuer(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> None:
+    if not same_name(crl.issuer, issuer.subject) or not _signed_by(crl, issuer):
         raise RevocationUnknownError("The revocation list is not that of the device's issuer.")
-    if crl.last_update_utc > now + CLOCK_SKEW:
-        raise RevocationUnknownError("The revocation list is from the future.")
-    if crl.next_update_utc is None or crl.next_update_utc < now:
-        raise RevocationUnknownError("The revocation list is out of date: fetch a newer one.")
     try:
-        extensions = [*crl.extensions]
-    except ValueError:
-        raise RevocationUnknownError("The revocation list is malformed.") from None
-    if any(each.critical and not isinstance(each.value, _KNOWN) for each in extensions):
-        # Such as a list of some reasons or some certificates only, or of changes (section 5.2).
-        raise RevocationUnknownError("The revocation list is of a kind that is not understood.")
+        usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = None
+    if usage is None or not usage.crl_sign:  # section 6.3.3, (f)
+        raise RevocationUnknownError(
+            "The issuer's certificate does not allow it to sign revocation lists (cRLSign)."
+        )
 
 
 def _signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
-    try:
-        return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (TypeError, ValueError, UnsupportedAlgorithm):
-        return False
+    return isinstance(crl.signature_hash_algorithm, _SOUND_HASHES) and crl.is_signature_valid(
+        issuer.public_key()  # type: ignore[arg-type]  # any other kind is a TypeError
+    )
+
+
+def _same_authority(one: x509.Certificate, other: x509.Certificate) -> bool:
+    """Return True for two certificates of one CA: the same key under the same name."""
+    return one.public_key() == other.public_key() and same_name(one.subject, other.subject)
+
+
+def _number_of_complete(crl: x509.CertificateRevocationList) -> int:
+    """Return the number of a list that names all revoked certificates of its issuer."""
+    numbers = [each.value for each in crl.extensions if isinstance(each.value, x509.CRLNumber)]
+    for extension in crl.extensions:
+        if isinstance(extension.value, _PARTIAL):  # critical or not: section 5.2.4 and 5.2.5
+            raise RevocationUnknownError(
+                "The revocation list is partial: it has the changes since another list, or some"
+                " reasons or certificates only. Fetch the complete list."
+            )
+        if extension.critical and not isinstance(extension.value, _KNOWN):
+            raise RevocationUnknownError(
+                "The revocation list has a critical extension that is not understood:"
+                f" {extension.oid.dotted_string}."
+            )
+    if not numbers:
+        raise RevocationUnknownError("The revocation list has no number (RFC 5280, section 5.2.3).")
+    return numbers[0].crl_number
+
+
+def _index(crl: x509.CertificateRevocationList) -> frozenset[int]:
+    serials = []
+    for entry in crl:
+        for extension in entry.extensions:
+            unknown = extension.critical and not isinstance(extension.value, _KNOWN_OF_ENTRIES)
+            if unknown or isinstance(extension.value, x509.CertificateIssuer):
+                # It may change whose certificate the entry is about: section 5.3.
+                raise RevocationUnknownError(
+                    "An entry of the revocation list has an extension that is not understood:"
+                    f" {extension.oid.dotted_string}."
+                )
+        serials.append(entry.serial_number)
+    return frozenset(serials)

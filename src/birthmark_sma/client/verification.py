@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from birthmark_sma.client.outcome import Fail, Outcome, Pass
-from birthmark_sma.client.revocation import check_revocation
+from birthmark_sma.client.revocation import RevocationList, check_aware, check_revocation
 from birthmark_sma.errors import (
     BundleCertificateError,
     BundleTimeError,
@@ -54,7 +54,7 @@ def verify_bundle(
     *,
     root: x509.Certificate,
     now: datetime,
-    crl: x509.CertificateRevocationList | None = None,
+    crl: RevocationList | None = None,
     grace: timedelta = _NO_GRACE,
     max_age: timedelta | None = None,
 ) -> VerifiedBundle:
@@ -66,8 +66,10 @@ def verify_bundle(
 
     Raises MalformedBundleError, BundleTimeError, BundleCertificateError, DeviceRevokedError or
     BundleSignatureError, all of them BundleError: reject the bundle. Raises RevocationUnknownError
-    where `crl` is of no use, which says nothing of the bundle: fetch a newer one.
+    where `crl` is of no use, which says nothing of the bundle: fetch a newer one. Raises
+    ClientMisuseError where `now` has no time zone.
     """
+    check_aware(now)
     # 1
     if not isinstance(bundle, Bundle):
         bundle = parse_bundle(bundle)
@@ -78,7 +80,7 @@ def verify_bundle(
     if max_age is not None and content.captured_at < now - max_age:
         raise BundleTimeError("The bundle was captured too long ago.")
     # 3
-    device, intermediate = (_certificate(pem) for pem in content.device_certificate_chain)
+    device, intermediate = (_certificate(der) for der in content.device_certificate_chain)
     ends = min(device.not_valid_after_utc, intermediate.not_valid_after_utc)
     judged_at = ends if ends < now <= ends + grace else now
     try:
@@ -122,9 +124,9 @@ def _is_valid_at(time: datetime, certificate: x509.Certificate) -> bool:
     return certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc
 
 
-def _certificate(pem: str) -> x509.Certificate:
+def _certificate(der: bytes) -> x509.Certificate:
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        certificate = x509.load_der_x509_certificate(der)
         # These are read late, and a year 0, which X.509 has, is none that Python can tell.
         for name in ("not_valid_before_utc", "not_valid_after_utc"):
             getattr(certificate, name)

@@ -107,7 +107,11 @@ class Camera:
         self.queues = queues
         self.device_serial = identity.device_serial
         self.certificate = x509.load_pem_x509_certificate(identity.device_certificate.encode())
-        self._chain = (identity.device_certificate, identity.certificate_chain[0])
+        intermediate = x509.load_pem_x509_certificate(identity.certificate_chain[0].encode())
+        self._chain = tuple(
+            each.public_bytes(serialization.Encoding.DER)
+            for each in (self.certificate, intermediate)
+        )
         key = serialization.load_pem_private_key(identity.private_key.encode(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise DamagedDeviceStateError("The camera's key is of another kind than it makes.")

@@ -39,6 +39,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.pki.names import check_device_serial, requested_subject
 from birthmark_sma.pki.path import verify_path
+from birthmark_sma.pki.recipient_key import recipient_urn
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
 from birthmark_sma.protocol.key_table import (
@@ -60,6 +61,7 @@ _LONGEST_WAIT_SECONDS = 60.0
 _TRY_AGAIN = frozenset({408, 425, 429})
 _NOT_WITH_THIS_KEY = frozenset({401, 403})
 _KEY_ENCRYPTION = "key_encryption_public_key"
+_SECRETS = frozenset({"device_serial", "certificate_sha256", "nuc_hash", "table_keys"})
 
 _VISIBLE = re.compile(r"[!-~]+")
 _FINGERPRINT = re.compile(r"(?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}")
@@ -236,8 +238,10 @@ def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identi
         leaf = _certificate(fields["device_certificate"])
         intermediate, root = (_certificate(pem) for pem in fields["certificate_chain"])
         certified = leaf.public_key()
-        nuc_hash = _hex(fields["simulated_nuc_hash"], NUC_HASH_BYTES)
-        table_keys = _table_keys(pending, fields)
+        secret = open_table_keys(
+            _text(fields["sealed_secrets"]), _load_private(pending.key_encryption_private_key)
+        )
+        nuc_hash, table_keys = _secrets(secret, fields)
         provisioning_id = _text(fields["provisioning_id"])
     except (KeyError, TypeError, ValueError, RecursionError, UnsupportedAlgorithm, ProtocolError):
         raise UnusableAnswerError("what answers there is no authority of this kind") from None
@@ -256,6 +260,10 @@ def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identi
         raise UnusableAnswerError("the certificates in its answer are no chain") from None
     if named != pending.device_serial:
         raise UnusableAnswerError("the certificate in its answer is for another camera")
+    # Others are another camera's, or of another answer, which somebody on the way kept.
+    sealed_for = (secret["device_serial"], secret["certificate_sha256"])
+    if sealed_for != (pending.device_serial, leaf.fingerprint(hashes.SHA256()).hex()):
+        raise UnusableAnswerError("the secrets in its answer are not those of this certificate")
     return Identity(
         device_serial=pending.device_serial,
         provisioning_id=provisioning_id,
@@ -279,16 +287,18 @@ def keys_in(tables: Iterable[str]) -> int:
     return (PROTOTYPE_SIZES if is_prototype else STANDARD_SIZES).keys_per_table
 
 
-def _table_keys(pending: Pending, fields: dict[str, Any]) -> dict[str, str]:
-    """Return the master keys of the three tables, in hex. Sealed they come, as was asked."""
-    key = _load_private(pending.key_encryption_private_key)
-    opened = open_table_keys(_text(fields["table_keys_jwe"]), key)
-    tables = fields["table_assignments"]
+def _secrets(secret: dict[str, Any], fields: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return the NUC hash and the master keys of the three tables, in hex."""
+    table_keys, tables = secret["table_keys"], fields["table_assignments"]
+    if set(secret) != _SECRETS or not isinstance(table_keys, dict):
+        raise ValueError
     if not all(type(table) is int and 0 <= table <= MAX_WIRE_INTEGER for table in tables):
         raise ValueError
-    if len(opened) != TABLES_PER_DEVICE or set(opened) != {str(table) for table in tables}:
+    if len(table_keys) != TABLES_PER_DEVICE or set(table_keys) != {str(table) for table in tables}:
         raise ValueError
-    return {table: _hex(master_key, MASTER_KEY_BYTES) for table, master_key in opened.items()}
+    return _hex(secret["nuc_hash"], NUC_HASH_BYTES), {
+        table: _hex(master_key, MASTER_KEY_BYTES) for table, master_key in table_keys.items()
+    }
 
 
 def _changed(
@@ -298,8 +308,11 @@ def _changed(
     if refused.status in _NOT_WITH_THIS_KEY and enrolment.enrolment_key != pending.enrolment_key:
         return replace(pending, enrolment_key=enrolment.enrolment_key)
     asked = json.loads(pending.request)
+    # A request that an earlier version of this program made does not name its recipient key.
+    outdated = not x509.load_pem_x509_csr(asked["csr"].encode()).extensions
     asked = {name: asked[name] for name in asked if name not in {"csr", _KEY_ENCRYPTION}}
-    if refused.status == httpx2.codes.UNPROCESSABLE_CONTENT and asked != enrolment.details():
+    differs = outdated or asked != enrolment.details()
+    if refused.status == httpx2.codes.UNPROCESSABLE_CONTENT and differs:
         return replace(
             pending,
             request=_request(
@@ -318,11 +331,15 @@ def _request(
     signing: ec.EllipticCurvePrivateKey,
     key_encryption: ec.EllipticCurvePrivateKey,
 ) -> str:
-    # The CSR names the camera, so that nobody has its key certified under another serial.
-    csr = x509.CertificateSigningRequestBuilder().subject_name(
-        requested_subject(enrolment.device_serial)
+    # The name and the recipient key stand under the signature: nobody on the way can change them.
+    recipient = key_encryption.public_key()
+    named = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(recipient_urn(recipient))])
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(requested_subject(enrolment.device_serial))
+        .add_extension(named, critical=False)
     )
-    public = key_encryption.public_key().public_bytes(
+    public = recipient.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return json.dumps(

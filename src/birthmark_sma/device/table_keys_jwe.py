@@ -1,12 +1,11 @@
-"""Open the table keys that the authority sealed to this camera: compact JWE (RFC 7516).
+"""Open the secrets that the authority sealed to this camera: compact JWE (RFC 7516).
 
 PURE. One way of sealing is enough for a camera, which makes its own key: ECDH-ES+A256KW on P-256
-(RFC 7518, section 4.6) with A256GCM (section 5.3). Anything else is refused.
+(RFC 7518, section 4.6) with A256GCM (section 5.3). Anything else is refused: other header
+members, lengths, or spellings of base64url and JSON.
 """
 
-import base64
-import binascii
-import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -17,58 +16,71 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from birthmark_sma.errors import ProtocolError
+from birthmark_sma.protocol.strict_json import parse_json
 
 _ALGORITHM = "ECDH-ES+A256KW"
-_ENCRYPTION = "A256GCM"
+_HEADER = {"alg": _ALGORITHM, "enc": "A256GCM"}
+_CONTENT_TYPE = {"cty": "json"}  # which other libraries leave out
+_POINT = {"kty": "EC", "crv": "P-256"}
+_COORDINATE_BYTES = 32
 _KEY_BYTES = 32
+_WRAPPED_BYTES = _KEY_BYTES + 8  # RFC 3394
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
 
 
 def open_table_keys(jwe: str, key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
     """Return the JSON object inside. Raises ProtocolError, and never says which part was wrong."""
     try:
-        head, encrypted_key, nonce, ciphertext, tag = jwe.encode("ascii").split(b".")
-        header = json.loads(_decode(head))
-        if header["alg"] != _ALGORITHM or header["enc"] != _ENCRYPTION or "crit" in header:
-            raise ValueError
-        shared = key.exchange(ec.ECDH(), _ephemeral(header["epk"]))
-        wrapping = ConcatKDFHash(SHA256(), _KEY_BYTES, _other_info(header)).derive(shared)
-        content_key = aes_key_unwrap(wrapping, _decode(encrypted_key))
+        head, encrypted_key, nonce, ciphertext, tag = jwe.split(".")
+        shared = key.exchange(ec.ECDH(), _ephemeral(_decode(head)))
+        wrapping = ConcatKDFHash(SHA256(), _KEY_BYTES, _other_info()).derive(shared)
+        content_key = aes_key_unwrap(wrapping, _decode(encrypted_key, _WRAPPED_BYTES))
         # The additional data is the header as it travelled: RFC 7516, section 5.2, step 15.
-        opened = json.loads(
-            AESGCM(content_key).decrypt(_decode(nonce), _decode(ciphertext) + _decode(tag), head)
+        opened = parse_json(
+            AESGCM(content_key).decrypt(
+                _decode(nonce, _NONCE_BYTES),
+                _decode(ciphertext) + _decode(tag, _TAG_BYTES),
+                head.encode("ascii"),
+            )
         )
         if not isinstance(opened, dict):
             raise ValueError
-    except (KeyError, TypeError, ValueError, RecursionError, InvalidTag, InvalidUnwrap):
-        raise ProtocolError("The table keys do not open under this camera's key.") from None
+    except (KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
+        raise ProtocolError("The secrets do not open under this camera's key.") from None
     return opened
 
 
-def _ephemeral(epk: dict[str, Any]) -> ec.EllipticCurvePublicKey:
-    """Return the sender's key; one that is not on the curve is a ValueError. RFC 7518, 6.2.1."""
-    if epk["kty"] != "EC" or epk["crv"] != "P-256":
+def _ephemeral(head: bytes) -> ec.EllipticCurvePublicKey:
+    """Return the sender's key of a header that has nothing unknown, `zip` and `crit` among it.
+
+    A point that is not on the curve is a ValueError. RFC 7518, sections 4.6.1 and 6.2.1.
+    """
+    header = parse_json(head)
+    if not isinstance(header, dict) or not isinstance(header.get("epk"), dict):
+        raise TypeError
+    epk = header.pop("epk")
+    if header not in (_HEADER, _HEADER | _CONTENT_TYPE):
         raise ValueError
-    x, y = (int.from_bytes(_decode_text(epk[each]), "big") for each in ("x", "y"))
+    x, y = (int.from_bytes(_decode(epk.pop(name), _COORDINATE_BYTES), "big") for name in ("x", "y"))
+    if epk != _POINT:
+        raise ValueError
     return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
 
 
-def _other_info(header: dict[str, Any]) -> bytes:
-    """Return what the key agreement is bound to. RFC 7518, section 4.6.2."""
-    parties = (_decode_text(header.get(each, "")) for each in ("apu", "apv"))
-    lengths_first = (_ALGORITHM.encode("ascii"), *parties)
-    bits = (8 * _KEY_BYTES).to_bytes(4, "big")
-    return b"".join(len(each).to_bytes(4, "big") + each for each in lengths_first) + bits
+def _other_info() -> bytes:
+    """Return what the key agreement is bound to: no party is named. RFC 7518, section 4.6.2."""
+    algorithm, bits = _ALGORITHM.encode("ascii"), 8 * _KEY_BYTES
+    return len(algorithm).to_bytes(4, "big") + algorithm + bytes(8) + bits.to_bytes(4, "big")
 
 
-def _decode_text(value: object) -> bytes:
-    if not isinstance(value, str):
+def _decode(part: object, size: int | None = None) -> bytes:
+    """Decode base64url without padding, in its one spelling. RFC 7515, appendix C."""
+    if not isinstance(part, str):
         raise TypeError
-    return _decode(value.encode("ascii"))
-
-
-def _decode(part: bytes) -> bytes:
-    """Decode base64url without padding. RFC 7515, appendix C."""
-    try:
-        return base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
-        raise ValueError("no base64url") from None
+    decoded = urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    if urlsafe_b64encode(decoded).rstrip(b"=").decode() != part:
+        raise ValueError
+    if size is not None and len(decoded) != size:
+        raise ValueError
+    return decoded

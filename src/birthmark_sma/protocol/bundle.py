@@ -9,7 +9,6 @@ The signature (`bundle_signature`) covers `signed_bytes()`: a prefix that keeps 
 else that the key signs, and all other fields as canonical JSON (RFC 8785).
 """
 
-import binascii
 import hashlib
 import json
 import re
@@ -33,7 +32,7 @@ SIGNING_PREFIX = b"birthmark-bundle-v1\0"
 CHAIN_LENGTH = 2
 """The device's certificate and the intermediate's. The root is pinned: sent along, it proves
 nothing."""
-MAX_CERTIFICATE_CHARACTERS = 8_192
+MAX_CERTIFICATE_BYTES = 6_144
 MAX_SIGNATURE_BYTES = 512
 """That of RSA-4096, the longest that a device key makes."""
 MAX_BUNDLE_BYTES = 32_768
@@ -49,10 +48,6 @@ _FIELDS = frozenset(
     }
 )
 _TOKEN_FIELDS = frozenset({"encrypted_nuc_hash", "table_id", "key_index", "nonce"})
-# One certificate in the strict textual encoding of RFC 7468, section 3.
-_PEM = re.compile(
-    r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +55,13 @@ class UnsignedBundle:
     """All of a bundle but its signature.
 
     `image_hash` is the SHA-256 of the picture file's bytes (32 bytes); `device_certificate_chain`
-    the PEM of the device's certificate and then of the intermediate's; `captured_at` the device's
+    the DER of the device's certificate and then of the intermediate's; `captured_at` the device's
     own clock, in UTC.
     """
 
     image_hash: bytes
     camera_token: CameraToken = field(repr=False)
-    device_certificate_chain: tuple[str, ...]
+    device_certificate_chain: tuple[bytes, ...]
     captured_at: datetime
 
     def __post_init__(self) -> None:
@@ -74,9 +69,11 @@ class UnsignedBundle:
             _refuse(f"image_hash has {IMAGE_HASH_BYTES} bytes, not {len(self.image_hash)}")
         if len(self.device_certificate_chain) != CHAIN_LENGTH:
             _refuse("device_certificate_chain is the device's certificate, then the intermediate's")
-        for pem in self.device_certificate_chain:
-            if len(pem) > MAX_CERTIFICATE_CHARACTERS or not _PEM.fullmatch(pem):
-                _refuse("device_certificate_chain has one certificate in PEM an entry")
+        if not all(1 <= len(der) <= MAX_CERTIFICATE_BYTES for der in self.device_certificate_chain):
+            _refuse(
+                "device_certificate_chain has certificates in DER, of at most"
+                f" {MAX_CERTIFICATE_BYTES} bytes each"
+            )
         if self.captured_at.utcoffset() != timedelta(0):
             _refuse("captured_at is in UTC")
 
@@ -100,7 +97,7 @@ class UnsignedBundle:
                 "key_index": token.key_index,
                 "nonce": token.nonce.hex(),
             },
-            "device_certificate_chain": list(self.device_certificate_chain),
+            "device_certificate_chain": [_as_base64(der) for der in self.device_certificate_chain],
             "captured_at": _rfc3339(self.captured_at),
         }
 
@@ -128,7 +125,7 @@ class Bundle:
     def to_json(self) -> bytes:
         """Return the bundle as it travels: canonical JSON too, so that equal bundles are equal
         texts."""
-        fields = self.content.to_dict() | {"signature": b64encode(self.signature).decode("ascii")}
+        fields = self.content.to_dict() | {"signature": _as_base64(self.signature)}
         return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(
             "ascii"
         )
@@ -136,10 +133,11 @@ class Bundle:
 
 def parse_bundle(text: bytes | str) -> Bundle:
     """Return the bundle that JSON text describes. Raises MalformedBundleError with the reason."""
-    if len(text) > MAX_BUNDLE_BYTES:
-        _refuse(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes")
     try:
-        value = parse_json(text.encode("utf-8") if isinstance(text, str) else text)
+        encoded = text.encode("utf-8") if isinstance(text, str) else text
+        if len(encoded) > MAX_BUNDLE_BYTES:
+            _refuse(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes")
+        value = parse_json(encoded)
     except ValueError:
         _refuse("A bundle is JSON in UTF-8 with one meaning, and has each name once")
     return bundle_from_dict(value)
@@ -157,7 +155,7 @@ def bundle_from_dict(value: object) -> Bundle:
             device_certificate_chain=_chain(fields["device_certificate_chain"]),
             captured_at=_time(fields["captured_at"]),
         ),
-        signature=_base64(fields["signature"], "signature"),
+        signature=_base64(fields["signature"], "signature", "base64"),
     )
 
 
@@ -178,10 +176,16 @@ def _camera_token(value: object) -> CameraToken:
         raise MalformedBundleError(str(error)) from None
 
 
-def _chain(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        _refuse("device_certificate_chain is a list of texts")
-    return tuple(value)
+def _chain(value: object) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or len(value) != CHAIN_LENGTH:
+        _refuse(
+            "device_certificate_chain is a list of two: the device's certificate, then the"
+            " intermediate's"
+        )
+    return tuple(
+        _base64(each, f"device_certificate_chain[{number}]", "base64 of a certificate's DER")
+        for number, each in enumerate(value)
+    )
 
 
 def _hex(value: object, length: int, name: str) -> bytes:
@@ -190,15 +194,28 @@ def _hex(value: object, length: int, name: str) -> bytes:
     return bytes.fromhex(value)
 
 
-def _base64(value: object, name: str) -> bytes:
+def _base64(value: object, name: str, what: str) -> bytes:
     """Decode base64 (RFC 4648, section 4), and only its one right spelling."""
+    expected = f"{name} is {what}, with padding and without line breaks"
+    if not isinstance(value, str) or not value:
+        _refuse(expected)
+    if "-----BEGIN" in value:
+        _refuse(f"{expected}, not PEM: leave out its first and last line, and join the others")
+    if any(character.isspace() for character in value):
+        _refuse(f"{expected}: it has white space, as MIME encoders write it")
+    if "-" in value or "_" in value:
+        _refuse(f"{expected}, in the alphabet with + and /, not in that of URLs")
     try:
-        decoded = b64decode(value, validate=True) if isinstance(value, str) else b""
-    except (binascii.Error, ValueError):
+        decoded = b64decode(value, validate=True)
+    except ValueError:  # binascii.Error among them
         decoded = b""
-    if not decoded or b64encode(decoded).decode("ascii") != value:
-        _refuse(f"{name} is base64, with padding")
+    if _as_base64(decoded) != value:
+        _refuse(expected)
     return decoded
+
+
+def _as_base64(value: bytes) -> str:
+    return b64encode(value).decode("ascii")
 
 
 def _time(value: object) -> datetime:

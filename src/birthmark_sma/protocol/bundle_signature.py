@@ -57,7 +57,16 @@ def verify_signature(bundle: Bundle, key: object) -> None:
         else:
             raise BundleSignatureError("No device signs with a key of this kind.")
     except InvalidSignature:
-        raise BundleSignatureError("The device's signature does not fit this bundle.") from None
+        raise BundleSignatureError(_misfit(bundle, key)) from None
+
+
+def _misfit(bundle: Bundle, key: object) -> str:
+    sentence = "The device's signature does not fit this bundle"
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        size = (key.key_size + 7) // 8
+        if len(bundle.signature) == 2 * size:
+            return f"{sentence}: it has the length of r and s (IEEE P1363). Send it in DER."
+    return f"{sentence}."
 
 
 def _ecdsa(curve: ec.EllipticCurve) -> ec.ECDSA:

@@ -47,13 +47,15 @@ def _nobody(_cause: Cause) -> None:
 class Judgement:
     """What the server came to, and a sentence about it where there is something to say.
 
-    `asked` is how often the authority was asked; `device_serial` that of a bundle that was good.
+    `asked` is how often the authority was asked; `device_serial` and `bundle_id` are those of a
+    bundle that was good.
     """
 
     ending: Ending
     detail: str = ""
     asked: int = 0
     device_serial: str | None = None
+    bundle_id: str | None = None
 
 
 class Aggregator:
@@ -77,17 +79,16 @@ class Aggregator:
             verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
-        serial = verified.device_serial
+        serial, identity = verified.device_serial, verified.bundle_id
         if serial in self.reported:
-            return Judgement(Ending.REPORTED, device_serial=serial)
-        identity = verified.bundle_id
+            return Judgement(Ending.REPORTED, device_serial=serial, bundle_id=identity)
         if identity in self._seen:
-            return Judgement(Ending.DUPLICATE, device_serial=serial)
+            return Judgement(Ending.DUPLICATE, device_serial=serial, bundle_id=identity)
         self._seen.add(identity)
         judgement = await self._ask(verified, until, unanswered)
         if judgement.ending is Ending.UNDECIDED:
             self._seen.discard(identity)  # it may be sent again
-        return replace(judgement, device_serial=serial)
+        return replace(judgement, device_serial=serial, bundle_id=identity)
 
     async def _ask(self, bundle: VerifiedBundle, until: float, unanswered: Unanswered) -> Judgement:
         """Ask the authority until there is a verdict: an outage is none."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from birthmark_sma.device import bounded_post, bundle_id
+from birthmark_sma.device import bounded_post
 from birthmark_sma.protocol.bundle import Bundle
 from birthmark_sma.simulation.cases import Ending
 
@@ -55,14 +55,13 @@ def fault_in(answer: Answer, right: Set[Ending]) -> str | None:
 
 
 def deliver(client: httpx2.Client, url: str, bundle: Bundle) -> Answer:
-    """Send a bundle, once, with its id as Idempotency-Key."""
-    headers = {"Content-Type": "application/json", "Idempotency-Key": bundle_id(bundle)}
+    """Send a bundle, once."""
     try:
         answer = bounded_post(
             client,
             url,
             bundle.to_json(),
-            headers,
+            {"Content-Type": "application/json"},
             seconds=SECONDS,
             max_bytes=_MAX_ANSWER_BYTES,
         )

@@ -3,9 +3,10 @@
     POST /bundles   a bundle; 200 {"ending": ..., "detail": ..., "bundle_id": ...} once it is judged
     GET  /          what this is
 
-422 for a bundle that cannot be relied on, whatever is tried again; 413 for one that is too large;
-503 with Retry-After where the authority could not be asked: send it again. `bundle_id` is what the
-camera sent as Idempotency-Key, so that it can tell this answer from a login page's.
+409 with the same body for a bundle that came before; 422 for a bundle that cannot be relied on,
+whatever is tried again; 413 for one that is too large and 415 for another media type; 503 with
+Retry-After where the authority could not be asked: send it again. `bundle_id` is computed from the
+bundle, so that a camera can tell this answer from a login page's.
 """
 
 import asyncio
@@ -27,8 +28,10 @@ _STATUSES = {
     Ending.WRONG_TIME: 422,
     Ending.WRONG_CERTIFICATE: 422,
     Ending.WRONG_SIGNATURE: 422,
+    Ending.DUPLICATE: 409,
     Ending.UNDECIDED: 503,
 }
+_MEDIA_TYPE = "application/json"
 
 Told = Callable[[Judgement], None]
 
@@ -37,6 +40,9 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
     """Return the ASGI application. `told` hears of each judgement."""
 
     async def take(request: Request) -> Response:
+        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type != _MEDIA_TYPE:
+            return JSONResponse({"detail": f"Send a bundle as {_MEDIA_TYPE}."}, 415)
         text = bytearray()
         async for part in request.stream():
             text += part
@@ -49,7 +55,7 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
             {
                 "ending": judgement.ending,
                 "detail": judgement.detail,
-                "bundle_id": request.headers.get("Idempotency-Key"),
+                "bundle_id": judgement.bundle_id,
             },
             _STATUSES.get(judgement.ending, 200),
             {"Retry-After": _RETRY_AFTER} if judgement.ending is Ending.UNDECIDED else None,

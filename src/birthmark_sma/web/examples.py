@@ -48,7 +48,13 @@ PROVISION_REQUESTS: list[JsonValue] = [
         "device_family": "Android",
         "app_version": "1.4.0",
         "device_public_key": _PUBLIC_KEY,
-    }
+    },
+    {
+        "device_serial": "camera-0001",
+        "device_family": "Android",
+        "csr": "-----BEGIN CERTIFICATE REQUEST-----\nMIIB...\n-----END CERTIFICATE REQUEST-----\n",
+        "key_encryption_public_key": _PUBLIC_KEY,
+    },
 ]
 
 PROVISIONED: dict[str, object] = {
@@ -81,9 +87,10 @@ BATCH: dict[str, object] = {
     "results": [PASS, FAIL, {"validation_result": "FAIL", "error": "Unknown table ID"}]
 }
 
-PROVISIONED_JWE: dict[str, object] = {
-    **{name: value for name, value in PROVISIONED.items() if name != "table_keys"},
-    "table_keys_jwe": "eyJhbGciOiJFQ0RILUVTK0EyNTZLVyIsImVuYyI6IkEyNTZHQ00ifQ.(four more parts)",
+_IN_THE_CLEAR = {"simulated_nuc_hash", "table_keys"}
+PROVISIONED_SEALED: dict[str, object] = {
+    **{name: value for name, value in PROVISIONED.items() if name not in _IN_THE_CLEAR},
+    "sealed_secrets": "eyJhbGciOiJFQ0RILUVTK0EyNTZLVyIsImVuYyI6IkEyNTZHQ00ifQ.(four more parts)",
 }
 
 HEALTHY: dict[str, object] = {

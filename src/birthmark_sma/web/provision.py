@@ -25,15 +25,16 @@ router = APIRouter(tags=["provision"])
     PATH,
     summary="Provision a device",
     description="Certifies the device's public key, assigns three key tables, and returns their"
-    " master keys: in the clear, or sealed to `key_encryption_public_key`. Send an"
+    " master keys and a NUC hash: in the clear, or sealed to `key_encryption_public_key` as compact"
+    " JWE (ECDH-ES+A256KW or RSA-OAEP-256, with A256GCM). Send an"
     f" `{IDEMPOTENCY_HEADER}`, so that a lost response can be had again within 24 hours.",
     responses={
         **openapi.success(
             ProvisionResponse,
             "The device is registered",
             **{
-                "table keys in the clear": examples.PROVISIONED,
-                "table keys as JWE": examples.PROVISIONED_JWE,
+                "secrets in the clear": examples.PROVISIONED,
+                "sealed secrets": examples.PROVISIONED_SEALED,
             },
         ),
         **openapi.problems(PATH, 403, 408, 409, 413, 415, 422, 429, 500, 503),

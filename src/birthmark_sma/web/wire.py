@@ -16,6 +16,7 @@ from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure
 from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
 from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
+from birthmark_sma.pki.recipient_key import RECIPIENT_URN_PREFIX
 from birthmark_sma.protocol.camera_token import (
     ENCRYPTED_NUC_HASH_BYTES,
     NONCE_BYTES,
@@ -278,7 +279,13 @@ class ProvisionRequest(_Request):
         Pem | None, Field(description="PEM SubjectPublicKeyInfo. This or `csr`")
     ] = None
     csr: Annotated[
-        Pem | None, Field(description="PEM PKCS#10: proof of possession. It names no other device")
+        Pem | None,
+        Field(
+            description="PEM PKCS#10: proof of possession. It names no other device. With"
+            " `key_encryption_public_key` its common name is the serial, and it requests a"
+            f" subjectAltName with the URI `{RECIPIENT_URN_PREFIX}<64 hex>`: the SHA-256 of the DER"
+            " SubjectPublicKeyInfo of that key"
+        ),
     ] = None
     app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
     nuc_hash: Annotated[
@@ -288,7 +295,9 @@ class ProvisionRequest(_Request):
     key_encryption_public_key: Annotated[
         Pem | None,
         Field(
-            description="A second key of the device's, PEM; the table keys then come as compact JWE"
+            description="The recipient key, PEM: a second key of the device's, EC P-256 or P-384,"
+            " X25519, or RSA. `sealed_secrets` then takes the place of `simulated_nuc_hash` and"
+            " `table_keys`. It needs a `csr`"
         ),
     ] = None
 
@@ -329,9 +338,23 @@ class ProvisionResponse(_Response):
     certificate_chain: list[str]
     table_assignments: list[int]
     provisioning_id: str
-    simulated_nuc_hash: Annotated[str, Field(repr=False)]
-    table_keys: Annotated[dict[str, str] | None, Field(repr=False)] = None
-    table_keys_jwe: Annotated[str | None, Field(repr=False)] = None
+    simulated_nuc_hash: Annotated[
+        str | None, Field(repr=False, description="64 hex; not with a recipient key")
+    ] = None
+    table_keys: Annotated[
+        dict[str, str] | None,
+        Field(repr=False, description="Table id to master key, 64 hex; not with a recipient key"),
+    ] = None
+    sealed_secrets: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            description="With a recipient key: compact JWE (RFC 7516, RFC 7518). `alg` is"
+            " `ECDH-ES+A256KW` for P-256, P-384 and X25519 and `RSA-OAEP-256` for RSA; `enc` is"
+            " `A256GCM`. Inside is a JSON object: `device_serial`, `certificate_sha256` (SHA-256 of"
+            " the DER of `device_certificate`, 64 hex), `nuc_hash` (64 hex) and `table_keys`",
+        ),
+    ] = None
 
     @classmethod
     def of(cls, provisioned: Provisioned) -> Self:
@@ -343,7 +366,7 @@ class ProvisionResponse(_Response):
             provisioning_id=provisioned.provisioning_id,
             simulated_nuc_hash=provisioned.simulated_nuc_hash,
             table_keys=provisioned.table_keys,
-            table_keys_jwe=provisioned.table_keys_jwe,
+            sealed_secrets=provisioned.sealed_secrets,
         )
 
 

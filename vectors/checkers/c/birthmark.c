@@ -153,6 +153,19 @@ X509 *bm_certificate(const char *pem)
     return read;
 }
 
+/* OpenSSL looks for any path: it must be the one that was sent, with a root at its end or without. */
+static bool is_the_path(X509_STORE_CTX *context, STACK_OF(X509) *chain, X509 *root)
+{
+    STACK_OF(X509) *found = X509_STORE_CTX_get0_chain(context);
+    int sent = sk_X509_num(chain), length = sk_X509_num(found);
+    if (sent > 1 && !X509_cmp(sk_X509_value(chain, sent - 1), root))
+        sent--;
+    bool same = length == sent + 1 && !X509_cmp(sk_X509_value(found, sent), root);
+    for (int i = 0; same && i < sent; i++)
+        same = !X509_cmp(sk_X509_value(found, i), sk_X509_value(chain, i));
+    return same;
+}
+
 bool bm_verify_chain(STACK_OF(X509) *chain, X509 *root, time_t now, char serial[BM_SERIAL])
 {
     X509 *leaf = sk_X509_value(chain, 0);
@@ -165,7 +178,7 @@ bool bm_verify_chain(STACK_OF(X509) *chain, X509 *root, time_t now, char serial[
         X509_VERIFY_PARAM *parameters = X509_STORE_CTX_get0_param(context);
         X509_VERIFY_PARAM_set_time(parameters, now);
         X509_VERIFY_PARAM_set_flags(parameters, X509_V_FLAG_X509_STRICT);
-        ok = X509_verify_cert(context) == 1;
+        ok = X509_verify_cert(context) == 1 && is_the_path(context, chain, root);
     }
     X509_STORE_CTX_free(context);
     X509_STORE_free(store);
@@ -291,6 +304,8 @@ static size_t count(const json *value)
     return members;
 }
 
+#define BASE64 "^[A-Za-z0-9+/]+={0,2}$" /* in POSIX, $ is the end of the text alone */
+
 /* Exactly these fields, each in its one spelling. */
 static bool is_bundle(const json *bundle)
 {
@@ -300,8 +315,7 @@ static bool is_bundle(const json *bundle)
         count(token) != 4 || chain->type != JSON_ARRAY || count(chain) != 2)
         return false;
     for (const json *each = chain->first; each; each = each->next)
-        if (!matches(each, "^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+"
-                           "-----END CERTIFICATE-----\n?$"))
+        if (!matches(each, BASE64))
             return false;
     const json *version = json_get(bundle, "version");
     return version->type == JSON_NUMBER && version->number == 1 &&
@@ -311,7 +325,7 @@ static bool is_bundle(const json *bundle)
            matches(json_get(bundle, "image_hash"), "^[0-9a-f]{64}$") &&
            matches(json_get(bundle, "captured_at"),
                    "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z$") &&
-           matches(json_get(bundle, "signature"), "^[A-Za-z0-9+/]+={0,2}$");
+           matches(json_get(bundle, "signature"), BASE64);
 }
 
 /* The second of a time, rounded down; -1 for no such day. */
@@ -330,7 +344,7 @@ static time_t second_of(const char *text)
 /* The bytes of base64 in its one spelling; their number, or 0. */
 static size_t from_base64(const char *text, unsigned char *out, size_t room)
 {
-    unsigned char again[2048];
+    unsigned char again[8193];
     size_t size = strlen(text), bytes = size / 4 * 3;
     if (size % 4 || bytes > room || size >= sizeof again ||
         EVP_DecodeBlock(out, (const unsigned char *)text, (int)size) < 0)
@@ -339,6 +353,20 @@ static size_t from_base64(const char *text, unsigned char *out, size_t room)
     bytes -= padding ? strlen(padding) : 0;
     EVP_EncodeBlock(again, out, (int)bytes);
     return strcmp((const char *)again, text) ? 0 : bytes;
+}
+
+/* A certificate in DER, and nothing after it. */
+static X509 *from_der(const char *base64)
+{
+    unsigned char der[6144];
+    const unsigned char *at = der;
+    size_t size = from_base64(base64, der, sizeof der);
+    X509 *read = size ? d2i_X509(NULL, &at, (long)size) : NULL;
+    if (read && at != der + size) {
+        X509_free(read);
+        return NULL;
+    }
+    return read;
 }
 
 static bool holds(const json *bundle, X509 *root, time_t now, char serial[BM_SERIAL])
@@ -351,7 +379,7 @@ static bool holds(const json *bundle, X509 *root, time_t now, char serial[BM_SER
         return false;
     STACK_OF(X509) *chain = sk_X509_new_null();
     for (const json *each = json_get(bundle, "device_certificate_chain")->first; each; each = each->next) {
-        X509 *certificate = bm_certificate(each->text);
+        X509 *certificate = from_der(each->text);
         if (certificate)
             sk_X509_push(chain, certificate);
     }

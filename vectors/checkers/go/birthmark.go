@@ -92,15 +92,15 @@ func Open(token CameraToken, masterKey []byte, keysPerTable int64) ([]byte, erro
 
 const sealing = "ECDH-ES+A256KW"
 
-// OpenTableKeys opens compact JWE (RFC 7516, section 5.2; RFC 7518, section 4.6).
-func OpenTableKeys(jwe string, key *ecdh.PrivateKey) (Fields, error) {
+// OpenSecrets opens compact JWE (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly.
+func OpenSecrets(jwe string, key *ecdh.PrivateKey) (Fields, error) {
 	var parts [5][]byte
 	texts := strings.Split(jwe, ".")
 	if len(texts) != len(parts) {
 		return nil, ErrRefused
 	}
 	for i, text := range texts {
-		decoded, err := base64.RawURLEncoding.Strict().DecodeString(text)
+		decoded, err := fromBase64url(text)
 		if err != nil {
 			return nil, err
 		}
@@ -110,9 +110,16 @@ func OpenTableKeys(jwe string, key *ecdh.PrivateKey) (Fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, critical := header["crit"]
-	if header["alg"] != sealing || header["enc"] != "A256GCM" || critical ||
-		len(parts[2]) != 12 || len(parts[4]) != 16 {
+	if contentType, found := header["cty"]; found && contentType != "json" {
+		return nil, ErrRefused
+	}
+	for name := range header { // no zip, no crit, no party information
+		if !slices.Contains([]string{"alg", "enc", "epk", "cty"}, name) {
+			return nil, ErrRefused
+		}
+	}
+	if header["alg"] != sealing || header["enc"] != "A256GCM" ||
+		len(parts[1]) != 40 || len(parts[2]) != 12 || len(parts[4]) != 16 {
 		return nil, ErrRefused
 	}
 	point, err := ephemeral(header["epk"], key.Curve())
@@ -146,18 +153,36 @@ func ephemeral(epk any, curve ecdh.Curve) (*ecdh.PublicKey, error) {
 	fields, _ := epk.(Fields)
 	x, _ := fields["x"].(string)
 	y, _ := fields["y"].(string)
-	point, err := base64.RawURLEncoding.Strict().DecodeString(x)
+	kind, name, members := "EC", "P-256", 4
+	switch curve {
+	case ecdh.P384():
+		name = "P-384"
+	case ecdh.X25519():
+		kind, name, members = "OKP", "X25519", 3
+	}
+	if fields["kty"] != kind || fields["crv"] != name || len(fields) != members {
+		return nil, ErrRefused
+	}
+	point, err := fromBase64url(x)
 	if err != nil {
 		return nil, err
 	}
 	if curve != ecdh.X25519() {
-		rest, err := base64.RawURLEncoding.Strict().DecodeString(y)
-		if err != nil {
-			return nil, err
+		rest, err := fromBase64url(y)
+		if err != nil || len(rest) != len(point) {
+			return nil, ErrRefused
 		}
 		point = slices.Concat([]byte{4}, point, rest) // uncompressed: SEC 1, section 2.3.4
 	}
-	return curve.NewPublicKey(point) // which refuses what is not on the curve
+	return curve.NewPublicKey(point) // which refuses what is not on the curve, and other lengths
+}
+
+// fromBase64url takes one spelling alone. Go ignores line ends, even where it is strict.
+func fromBase64url(text string) ([]byte, error) {
+	if strings.ContainsAny(text, "\r\n") {
+		return nil, ErrRefused
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(text)
 }
 
 // concatKDF: one round is enough for 32 bytes. No party is named; 256 is the size of the key in bits.
@@ -195,11 +220,11 @@ func unwrap(key, wrapped []byte) ([]byte, error) {
 type Asked struct {
 	DeviceSerial string
 	DeviceKey    crypto.PublicKey
-	SecondKey    *ecdh.PrivateKey
+	RecipientKey *ecdh.PrivateKey
 	Root         string
 }
 
-// OpenResponse returns the table keys in an answer to provisioning, if all of it is for this device.
+// OpenResponse returns the secrets in an answer to provisioning, if all of it is for this device.
 func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
 	leaf, _ := response["device_certificate"].(string)
 	above, err := texts(response["certificate_chain"])
@@ -214,14 +239,19 @@ func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
 	if err != nil || !path[1].Equal(path[2]) || !sameKey(path[0].PublicKey, asked.DeviceKey) {
 		return nil, ErrRefused
 	}
-	keys, _ := response["table_keys"].(Fields)
-	if sealed, found := response["table_keys_jwe"].(string); found {
-		if keys, err = OpenTableKeys(sealed, asked.SecondKey); err != nil {
-			return nil, err
-		}
+	sealed, _ := response["sealed_secrets"].(string)
+	secrets, err := OpenSecrets(sealed, asked.RecipientKey)
+	if err != nil {
+		return nil, err
 	}
+	digest := sha256.Sum256(path[0].Raw)
+	if len(secrets) != 4 || secrets["device_serial"] != asked.DeviceSerial ||
+		secrets["certificate_sha256"] != hex.EncodeToString(digest[:]) {
+		return nil, ErrRefused
+	}
+	keys, _ := secrets["table_keys"].(Fields)
 	tables, _ := response["table_assignments"].([]any)
-	nucHash, _ := response["simulated_nuc_hash"].(string)
+	nucHash, _ := secrets["nuc_hash"].(string)
 	if len(tables) != 3 || len(keys) != 3 || !hex32.MatchString(nucHash) {
 		return nil, ErrRefused
 	}
@@ -232,7 +262,7 @@ func OpenResponse(response Fields, asked Asked, now time.Time) (Fields, error) {
 			return nil, ErrRefused
 		}
 	}
-	return keys, unlessTwice(tables)
+	return secrets, unlessTwice(tables)
 }
 
 var hex32 = regexp.MustCompile("^[0-9a-fA-F]{64}$")
@@ -269,17 +299,26 @@ func certificates(texts ...string) ([]*x509.Certificate, error) {
 
 // VerifyChain returns the device serial of a chain (device first) that leads to the pinned root.
 func VerifyChain(chain []string, root string, now time.Time) (string, error) {
-	path, err := certificates(append([]string{root}, chain...)...)
-	if err != nil || len(path) < 2 {
+	path, err := certificates(chain...)
+	if err != nil {
+		return "", err
+	}
+	return VerifyPath(path, root, now)
+}
+
+// VerifyPath does the same for certificates, each of which is issued by the next one.
+func VerifyPath(path []*x509.Certificate, root string, now time.Time) (string, error) {
+	pinned, err := certificates(root)
+	if err != nil || len(path) == 0 {
 		return "", ErrRefused
 	}
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(path[0])
-	for _, certificate := range path[2:] {
+	roots.AddCert(pinned[0])
+	for _, certificate := range path[1:] {
 		between.AddCert(certificate)
 	}
-	leaf := path[1]
-	_, err = leaf.Verify(x509.VerifyOptions{
+	leaf := path[0]
+	found, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: between,
 		CurrentTime:   now,
@@ -287,6 +326,13 @@ func VerifyChain(chain []string, root string, now time.Time) (string, error) {
 	})
 	if err != nil {
 		return "", err
+	}
+	// Verify looks for any path: it must be the one that was sent.
+	sent := append(slices.Clone(path), pinned[0])
+	if !slices.ContainsFunc(found, func(chain []*x509.Certificate) bool {
+		return slices.EqualFunc(chain, sent, (*x509.Certificate).Equal)
+	}) {
+		return "", ErrRefused
 	}
 	// Where an extension is missing, Verify takes all for allowed: it must be there.
 	if leaf.IsCA || !leaf.BasicConstraintsValid || leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 ||
@@ -347,8 +393,6 @@ const spelling = "2006-01-02T15:04:05.000000Z"
 
 // How a bundle spells each of its texts.
 var (
-	certificatePEM = regexp.MustCompile(
-		"^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?$")
 	lowerHex32 = regexp.MustCompile("^[0-9a-f]{64}$")
 	lowerHex48 = regexp.MustCompile("^[0-9a-f]{96}$")
 	lowerHex12 = regexp.MustCompile("^[0-9a-f]{24}$")
@@ -365,26 +409,37 @@ func VerifyBundle(text, root string, now time.Time) (string, error) {
 	if err != nil || len(chain) != 2 || len(bundle) != 6 || len(token) != 4 ||
 		bundle["version"] != int64(1) || !isIndex(token["table_id"]) || !isIndex(token["key_index"]) ||
 		!spelt(lowerHex32, bundle["image_hash"]) || !spelt(lowerHex48, token["encrypted_nuc_hash"]) ||
-		!spelt(lowerHex12, token["nonce"]) ||
-		!certificatePEM.MatchString(chain[0]) || !certificatePEM.MatchString(chain[1]) {
+		!spelt(lowerHex12, token["nonce"]) {
 		return "", ErrRefused
 	}
+	var path []*x509.Certificate
+	for _, each := range chain {
+		der, err := fromBase64(each)
+		if err != nil {
+			return "", err
+		}
+		certificate, err := x509.ParseCertificate(der) // which takes nothing after it
+		if err != nil {
+			return "", err
+		}
+		path = append(path, certificate)
+	}
 	signed, _ := bundle["signature"].(string)
-	signature, err := base64.StdEncoding.Strict().DecodeString(signed)
-	if err != nil || strings.ContainsAny(signed, "\r\n") {
-		return "", ErrRefused
+	signature, err := fromBase64(signed)
+	if err != nil {
+		return "", err
 	}
 	moment, _ := bundle["captured_at"].(string)
 	captured, err := time.Parse(spelling, moment) // which takes a comma, too
 	if err != nil || captured.Format(spelling) != moment || captured.After(now.Add(time.Hour)) {
 		return "", ErrRefused
 	}
-	serial, err := VerifyChain(chain, root, now)
+	serial, err := VerifyPath(path, root, now)
 	if err != nil {
 		return "", err
 	}
 	if captured.Before(now) {
-		if _, err := VerifyChain(chain, root, captured); err != nil {
+		if _, err := VerifyPath(path, root, captured); err != nil {
 			return "", err
 		}
 	}
@@ -392,11 +447,18 @@ func VerifyBundle(text, root string, now time.Time) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	leaf, err := certificates(chain[0])
-	if err != nil || !VerifySignature(signature, message, leaf[0].PublicKey) {
+	if !VerifySignature(signature, message, path[0].PublicKey) {
 		return "", ErrRefused
 	}
 	return serial, nil
+}
+
+// fromBase64 takes one spelling alone. Go ignores line ends, even where it is strict.
+func fromBase64(text string) ([]byte, error) {
+	if text == "" || strings.ContainsAny(text, "\r\n") {
+		return nil, ErrRefused
+	}
+	return base64.StdEncoding.Strict().DecodeString(text)
 }
 
 func isIndex(value any) bool {

@@ -12,9 +12,9 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -34,8 +34,8 @@ type test struct {
 	MasterKey, DerivedKey, NucHash string
 	Bundle, SignedBytes, Signature string
 	Response                       json.RawMessage
-	TableKeysJwe                   string
-	TableKeys                      Fields
+	SealedSecrets                  string
+	Secrets                        Fields
 	Now, DeviceSerial, Reason      string
 	KeyIndex, TableID              int64
 	CameraToken                    CameraToken
@@ -78,8 +78,8 @@ func provisioningResponse(g group, t test) (bool, error) {
 		return false, nil
 	}
 	if g.Type == "Sealed" {
-		keys, err := OpenTableKeys(t.TableKeysJwe, key)
-		return maps.Equal(keys, t.TableKeys), err
+		secrets, err := OpenSecrets(t.SealedSecrets, key)
+		return reflect.DeepEqual(secrets, t.Secrets), err
 	}
 	response, err := Parse(string(t.Response))
 	if err != nil {
@@ -90,8 +90,8 @@ func provisioningResponse(g group, t test) (bool, error) {
 		return false, nil
 	}
 	asked := Asked{g.DeviceSerial, publicKey(g.DevicePublicKey), key, g.Root}
-	keys, err := OpenResponse(response, asked, now)
-	return maps.Equal(keys, t.TableKeys), err
+	secrets, err := OpenResponse(response, asked, now)
+	return reflect.DeepEqual(secrets, t.Secrets), err
 }
 
 // recipientKey is the test key that a label stands for: everybody can make it.

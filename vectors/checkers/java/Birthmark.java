@@ -36,7 +36,6 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import javax.crypto.Cipher;
 import javax.crypto.KeyAgreement;
@@ -56,12 +55,13 @@ final class Birthmark {
     private static final int URI = 6;
 
     private static final String SEALING = "ECDH-ES+A256KW";
+    private static final Set<String> HEADER = Set.of("alg", "enc", "epk", "cty");
+    private static final Set<String> SECRETS =
+            Set.of("device_serial", "certificate_sha256", "nuc_hash", "table_keys");
     private static final Set<String> FIELDS = Set.of(
             "version", "image_hash", "camera_token", "device_certificate_chain", "captured_at", "signature");
     private static final Set<String> TOKEN_FIELDS =
             Set.of("encrypted_nuc_hash", "table_id", "key_index", "nonce");
-    private static final Pattern PEM = Pattern.compile(
-            "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?");
 
     private Birthmark() {}
 
@@ -120,25 +120,28 @@ final class Birthmark {
         return HexFormat.of().parseHex(text);
     }
 
-    // --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+    // --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
 
-    /** Returns the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6). */
-    static Map<String, Object> openTableKeys(String jwe, PrivateKey key) throws GeneralSecurityException {
+    /** Returns what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly. */
+    static Map<String, Object> openSecrets(String jwe, PrivateKey key) throws GeneralSecurityException {
         String[] parts = jwe.split("\\.", -1);
         if (parts.length != 5) {
             throw new IllegalArgumentException("not compact JWE");
         }
         Map<String, Object> header = fields(Json.parse(utf8(fromBase64url(parts[0]))));
+        byte[] wrapped = fromBase64url(parts[1]);
         byte[] nonce = fromBase64url(parts[2]);
         byte[] tag = fromBase64url(parts[4]);
         if (!SEALING.equals(header.get("alg")) || !"A256GCM".equals(header.get("enc"))
-                || header.containsKey("crit") || nonce.length != 12 || tag.length != 16) {
+                || !"json".equals(header.getOrDefault("cty", "json"))
+                || !HEADER.containsAll(header.keySet()) // no zip, no crit, no party information
+                || wrapped.length != 40 || nonce.length != 12 || tag.length != 16) {
             throw new IllegalArgumentException("no such way of sealing");
         }
         byte[] wrapping = concatKdf(agree(key, fields(header.get("epk"))));
         Cipher unwrapper = Cipher.getInstance("AESWrap"); // RFC 3394
         unwrapper.init(Cipher.UNWRAP_MODE, new SecretKeySpec(wrapping, "AES"));
-        Key contentKey = unwrapper.unwrap(fromBase64url(parts[1]), "AES", Cipher.SECRET_KEY);
+        Key contentKey = unwrapper.unwrap(wrapped, "AES", Cipher.SECRET_KEY);
         Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding");
         cipher.init(Cipher.DECRYPT_MODE, contentKey, new GCMParameterSpec(128, nonce));
         cipher.updateAAD(parts[0].getBytes(StandardCharsets.US_ASCII));
@@ -148,6 +151,14 @@ final class Birthmark {
 
     private static byte[] agree(PrivateKey key, Map<String, Object> epk) throws GeneralSecurityException {
         boolean montgomery = !(key instanceof ECPrivateKey);
+        int bits = montgomery ? 255 : ((ECPrivateKey) key).getParams().getOrder().bitLength();
+        if (!epk.keySet().equals(montgomery ? Set.of("kty", "crv", "x") : Set.of("kty", "crv", "x", "y"))
+                || !(montgomery ? "OKP" : "EC").equals(epk.get("kty"))
+                || !(montgomery ? "X25519" : "P-" + bits).equals(epk.get("crv"))
+                || fromBase64url(text(epk, "x")).length != (bits + 7) / 8
+                || !montgomery && fromBase64url(text(epk, "y")).length != (bits + 7) / 8) {
+            throw new IllegalArgumentException("no such point");
+        }
         KeyAgreement agreement = KeyAgreement.getInstance(montgomery ? "X25519" : "ECDH");
         agreement.init(key);
         byte[] x = fromBase64url(text(epk, "x"));
@@ -181,9 +192,9 @@ final class Birthmark {
     }
 
     /** What a device asked for, and what it trusts. */
-    record Asked(String deviceSerial, PublicKey deviceKey, PrivateKey secondKey, String root) {}
+    record Asked(String deviceSerial, PublicKey deviceKey, PrivateKey recipientKey, String root) {}
 
-    /** Returns the table keys in an answer to provisioning, if all of it is for this device. */
+    /** Returns the secrets in an answer to provisioning, if all of it is for this device. */
     static Map<String, Object> openResponse(Map<String, Object> response, Asked asked, Instant now)
             throws GeneralSecurityException {
         List<String> chain = new ArrayList<>(List.of(text(response, "device_certificate")));
@@ -194,19 +205,24 @@ final class Birthmark {
                 || !certificate(chain.get(2)).equals(certificate(asked.root()))) {
             throw new GeneralSecurityException("the certificates are another's");
         }
-        Map<String, Object> keys = response.get("table_keys_jwe") instanceof String sealed
-                ? openTableKeys(sealed, asked.secondKey())
-                : fields(response.get("table_keys"));
+        Map<String, Object> secrets = openSecrets(text(response, "sealed_secrets"), asked.recipientKey());
+        byte[] digest = MessageDigest.getInstance("SHA-256").digest(certificate(chain.get(0)).getEncoded());
+        if (!secrets.keySet().equals(SECRETS)
+                || !asked.deviceSerial().equals(secrets.get("device_serial"))
+                || !HexFormat.of().formatHex(digest).equals(secrets.get("certificate_sha256"))) {
+            throw new IllegalArgumentException("the secrets of another certificate");
+        }
+        Map<String, Object> keys = fields(secrets.get("table_keys"));
         List<?> tables = items(response.get("table_assignments"));
         Set<String> names = tables.stream().map(String::valueOf).collect(Collectors.toSet());
         if (tables.size() != 3 || keys.size() != 3 || !names.equals(keys.keySet())) {
             throw new IllegalArgumentException("not the keys of its three tables");
         }
-        fromHex(text(response, "simulated_nuc_hash"), 32);
+        fromHex(text(secrets, "nuc_hash"), 32);
         for (String table : keys.keySet()) {
             fromHex(text(keys, table), 32);
         }
-        return keys;
+        return secrets;
     }
 
     // --- certificates
@@ -218,7 +234,13 @@ final class Birthmark {
         for (String pem : chain) {
             path.add(certificate(pem));
         }
+        return verifyPath(path, root, now);
+    }
+
+    private static String verifyPath(List<X509Certificate> chain, String root, Instant now)
+            throws GeneralSecurityException {
         X509Certificate pinned = certificate(root);
+        List<X509Certificate> path = new ArrayList<>(chain);
         path.removeIf(pinned::equals); // a root that is sent along proves nothing
         PKIXParameters parameters = new PKIXParameters(Set.of(new TrustAnchor(pinned, null)));
         parameters.setRevocationEnabled(false); // ask the CRL apart
@@ -248,7 +270,11 @@ final class Birthmark {
     }
 
     private static X509Certificate certificate(String pem) throws GeneralSecurityException {
-        byte[] bytes = pem.getBytes(StandardCharsets.US_ASCII);
+        return certificate(pem.getBytes(StandardCharsets.US_ASCII));
+    }
+
+    /** Of DER or PEM; what follows it is ignored. */
+    private static X509Certificate certificate(byte[] bytes) throws GeneralSecurityException {
         return (X509Certificate) CertificateFactory.getInstance("X.509")
                 .generateCertificate(new ByteArrayInputStream(bytes));
     }
@@ -273,24 +299,37 @@ final class Birthmark {
                 || !(token.get("key_index") instanceof Long index && index >= 0)
                 || !lowerHex(text(bundle, "image_hash"), 32)
                 || !lowerHex(text(token, "encrypted_nuc_hash"), 48) || !lowerHex(text(token, "nonce"), 12)
-                || chain.size() != 2 || !chain.stream().allMatch(PEM.asMatchPredicate())) {
+                || chain.size() != 2) {
             throw new IllegalArgumentException("not a bundle");
         }
-        byte[] signature = Base64.getDecoder().decode(text(bundle, "signature"));
-        if (!Base64.getEncoder().encodeToString(signature).equals(bundle.get("signature"))) {
-            throw new IllegalArgumentException("not in its one spelling");
+        List<X509Certificate> path = new ArrayList<>();
+        for (String each : chain) {
+            byte[] der = fromBase64(each);
+            path.add(certificate(der));
+            if (!Arrays.equals(path.get(path.size() - 1).getEncoded(), der)) {
+                throw new IllegalArgumentException("not one certificate in DER");
+            }
         }
+        byte[] signature = fromBase64(text(bundle, "signature"));
         Instant captured = moment(text(bundle, "captured_at"));
         if (captured.isAfter(now.plusSeconds(3_600))) {
             throw new IllegalArgumentException("captured in the future");
         }
-        String serial = verifyChain(chain, root, now);
-        verifyChain(chain, root, captured.isBefore(now) ? captured : now);
-        PublicKey key = certificate(chain.get(0)).getPublicKey();
+        String serial = verifyPath(path, root, now);
+        verifyPath(path, root, captured.isBefore(now) ? captured : now);
+        PublicKey key = path.get(0).getPublicKey();
         if (!verifySignature(signature, signedBytes(bundle), key)) {
             throw new GeneralSecurityException("the signature does not fit");
         }
         return serial;
+    }
+
+    private static byte[] fromBase64(String text) {
+        byte[] decoded = Base64.getDecoder().decode(text); // which takes no padding, and loose bits
+        if (!Base64.getEncoder().encodeToString(decoded).equals(text)) {
+            throw new IllegalArgumentException("not in its one spelling");
+        }
+        return decoded;
     }
 
     private static Instant moment(String text) {

@@ -126,9 +126,9 @@ public final class Check {
             Instant now = Instant.parse(group.get("now").toString());
             opened = Birthmark.openResponse(object(test.get("response")), asked, now);
         } else {
-            opened = Birthmark.openTableKeys(test.get("tableKeysJwe").toString(), key);
+            opened = Birthmark.openSecrets(test.get("sealedSecrets").toString(), key);
         }
-        return opened.equals(test.get("tableKeys"));
+        return opened.equals(test.get("secrets"));
     }
 
     /** The test key that a label stands for: everybody can make it. */

@@ -56,24 +56,33 @@ function fromHex(text, size) {
   return Buffer.from(text, "hex");
 }
 
-// --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+// --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
 
-/** Return the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6). */
-export function openTableKeys(jwe, privateKey) {
+/** Return what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly. */
+export function openSecrets(jwe, privateKey) {
   const parts = jwe.split(".");
   if (parts.length !== 5) throw new Refused("not compact JWE");
   const [head, wrapped, nonce, text, tag] = parts.map(fromBase64url);
-  const header = parseJson(head);
-  if (header.alg !== "ECDH-ES+A256KW" || header.enc !== "A256GCM" || "crit" in header
-      || nonce.length !== 12 || tag.length !== 16) {
-    throw new Refused("no such way of sealing");
+  const { alg, enc, epk, cty = "json", ...more } = parseJson(head);
+  if (alg !== "ECDH-ES+A256KW" || enc !== "A256GCM" || cty !== "json" || Object.keys(more).length > 0
+      || wrapped.length !== 40 || nonce.length !== 12 || tag.length !== 16) {
+    throw new Refused("no such way of sealing"); // no zip, no crit, no party information
   }
-  const wrapping = concatKdf(agree(privateKey, header.epk), header.alg);
+  const wrapping = concatKdf(agree(privateKey, epk), alg);
   const contentKey = unwrap(wrapping, wrapped);
   return parseJson(openGcm(contentKey, nonce, text, tag, Buffer.from(parts[0])));
 }
 
 function agree(privateKey, epk) {
+  const { namedCurve: curve } = privateKey.asymmetricKeyDetails;
+  const [kty, crv, size] = { prime256v1: ["EC", "P-256", 32], secp384r1: ["EC", "P-384", 48] }[curve]
+    ?? ["OKP", "X25519", 32];
+  const { kty: kind, crv: named, ...coordinates } = epk ?? {};
+  const sizes = Object.values(coordinates).map((each) => fromBase64url(String(each)).length);
+  if (kind !== kty || named !== crv || !sizes.every((each) => each === size)
+      || Object.keys(coordinates).sort().join() !== (kty === "EC" ? "x,y" : "x")) {
+    throw new Refused("no such point");
+  }
   try {
     return diffieHellman({ privateKey, publicKey: createPublicKey({ key: epk, format: "jwk" }) });
   } catch {
@@ -104,12 +113,22 @@ function fromBase64url(text) {
   return decoded;
 }
 
+/** An object in which no name stands twice: JSON.parse would take the last one. */
 function parseJson(bytes) {
   try {
-    return JSON.parse(bytes.toString());
+    const text = bytes.toString();
+    let names = -1; // the whole is visited by a name as well
+    const value = JSON.parse(text, function visit(_, each) {
+      if (!Array.isArray(this)) names += 1;
+      return each;
+    });
+    const written = text.match(/"(?:[^"\\]|\\.)*"\s*:?/g) ?? [];
+    const all = written.filter((part) => part.endsWith(":")).length;
+    if (all === names && value !== null && typeof value === "object" && !Array.isArray(value)) return value;
   } catch {
-    throw new Refused("not JSON");
+    // as if it were another form
   }
+  throw new Refused("no JSON object of one meaning");
 }
 
 // --- bundles

@@ -21,8 +21,8 @@ const FILES = {
   provisioning_response: (group, test) => {
     if (group.type === "Response") return null; // it needs certification paths
     const key = birthmark.recipientKey(group.recipientLabel, group.curve);
-    const keys = birthmark.openTableKeys(test.tableKeysJwe, key);
-    return JSON.stringify(keys) === JSON.stringify(test.tableKeys);
+    const secrets = birthmark.openSecrets(test.sealedSecrets, key);
+    return JSON.stringify(secrets) === JSON.stringify(test.secrets);
   },
   bundle_signature: (group, test) => {
     if (group.type === "Bundle") return null; // it needs certification paths

@@ -106,18 +106,22 @@ fun open(token: CameraToken, masterKey: ByteArray, keysPerTable: Long = 1_000): 
     return gcm(Cipher.DECRYPT_MODE, deriveKey(masterKey, token.keyIndex), nonce).doFinal(sealed)
 }
 
-// --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+// --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
 
 private const val SEALING = "ECDH-ES+A256KW"
+private val HEADER = setOf("alg", "enc", "epk", "cty")
+private val SECRETS = setOf("device_serial", "certificate_sha256", "nuc_hash", "table_keys")
 
-/** Returns the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6). */
-fun openTableKeys(jwe: String, key: PrivateKey): Fields {
+/** Returns what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly. */
+fun openSecrets(jwe: String, key: PrivateKey): Fields {
     val parts = jwe.split('.')
     require(parts.size == 5) { "not compact JWE" }
     val header = fields(Json.parse(String(fromBase64url(parts[0]))))
     val (wrapped, nonce, text, tag) = parts.drop(1).map(::fromBase64url)
-    require(header["alg"] == SEALING && header["enc"] == "A256GCM" && "crit" !in header) { "no such way" }
-    require(nonce.size == 12 && tag.size == 16) { "no such way of sealing" }
+    require(header["alg"] == SEALING && header["enc"] == "A256GCM") { "no such way of sealing" }
+    // Nothing more: no zip, no crit, no party information.
+    require(header.keys - HEADER == emptySet<String>() && header.getOrDefault("cty", "json") == "json") { "more" }
+    require(wrapped.size == 40 && nonce.size == 12 && tag.size == 16) { "no such lengths" }
     val wrapping = SecretKeySpec(concatKdf(agree(key, fields(header["epk"]))), "AES")
     val contentKey = Cipher.getInstance("AESWrap").run { // RFC 3394
         init(Cipher.UNWRAP_MODE, wrapping)
@@ -132,6 +136,11 @@ private fun agree(key: PrivateKey, epk: Fields): ByteArray {
     val x = fromBase64url(text(epk, "x"))
     val algorithm: String
     val point: PublicKey
+    val bits = (key as? ECPrivateKey)?.params?.order?.bitLength()
+    val expected = if (bits == null) mapOf("kty" to "OKP", "crv" to "X25519") else mapOf("kty" to "EC", "crv" to "P-$bits")
+    val coordinates = if (bits == null) setOf("x") else setOf("x", "y")
+    require(epk - coordinates == expected && epk.keys.containsAll(coordinates)) { "no such point" }
+    require(coordinates.all { fromBase64url(text(epk, it)).size == ((bits ?: 255) + 7) / 8 }) { "no such lengths" }
     if (key is ECPrivateKey) {
         algorithm = "ECDH"
         val w = ECPoint(BigInteger(1, x), BigInteger(1, fromBase64url(text(epk, "y"))))
@@ -167,11 +176,11 @@ private fun fromBase64url(text: String): ByteArray {
 class Asked(
     val deviceSerial: String,
     val deviceKey: PublicKey,
-    val secondKey: PrivateKey,
+    val recipientKey: PrivateKey,
     val root: String,
 )
 
-/** Returns the table keys in an answer to provisioning, if all of it is for this device. */
+/** Returns the secrets in an answer to provisioning, if all of it is for this device. */
 fun openResponse(response: Fields, asked: Asked, now: Instant): Fields {
     val chain = listOf(text(response, "device_certificate")) + texts(response["certificate_chain"])
     require(
@@ -179,15 +188,20 @@ fun openResponse(response: Fields, asked: Asked, now: Instant): Fields {
             certificate(chain[0]).publicKey == asked.deviceKey &&
             certificate(chain[2]) == certificate(asked.root),
     ) { "the certificates are another's" }
-    val sealed = response["table_keys_jwe"]
-    val keys = if (sealed is String) openTableKeys(sealed, asked.secondKey) else fields(response["table_keys"])
+    val secrets = openSecrets(text(response, "sealed_secrets"), asked.recipientKey)
+    val digest = MessageDigest.getInstance("SHA-256").digest(certificate(chain[0]).encoded)
+    require(
+        secrets.keys == SECRETS && secrets["device_serial"] == asked.deviceSerial &&
+            secrets["certificate_sha256"] == hex(digest),
+    ) { "the secrets of another certificate" }
+    val keys = fields(secrets["table_keys"])
     val tables = items(response["table_assignments"])
     require(tables.size == 3 && keys.size == 3 && tables.map { "$it" }.toSet() == keys.keys) {
         "not the keys of its three tables"
     }
-    bytes(text(response, "simulated_nuc_hash"), 32)
+    bytes(text(secrets, "nuc_hash"), 32)
     keys.keys.forEach { bytes(text(keys, it), 32) }
-    return keys
+    return secrets
 }
 
 // --- certificates
@@ -197,9 +211,12 @@ private const val CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
 private const val URI = 6
 
 /** Returns the device serial of a chain (device first) that leads to the pinned root. */
-fun verifyChain(chain: List<String>, root: String, now: Instant): String {
+fun verifyChain(chain: List<String>, root: String, now: Instant): String =
+    verifyPath(chain.map(::certificate), root, now)
+
+private fun verifyPath(chain: List<X509Certificate>, root: String, now: Instant): String {
     val pinned = certificate(root)
-    val path = chain.map(::certificate).filter { it != pinned } // a root that is sent along proves nothing
+    val path = chain.filter { it != pinned } // a root that is sent along proves nothing
     val parameters = PKIXParameters(setOf(TrustAnchor(pinned, null)))
     parameters.isRevocationEnabled = false // ask the CRL apart
     parameters.date = Date.from(now)
@@ -220,16 +237,17 @@ private fun deviceSerial(leaf: X509Certificate): String {
     return URLDecoder.decode(serial.replace("+", "%2B"), Charsets.UTF_8)
 }
 
-private fun certificate(pem: String): X509Certificate =
-    CertificateFactory.getInstance("X.509").generateCertificate(pem.byteInputStream()) as X509Certificate
+private fun certificate(pem: String): X509Certificate = certificate(pem.toByteArray())
+
+/** Of DER or PEM; what follows it is ignored. */
+private fun certificate(bytes: ByteArray): X509Certificate =
+    CertificateFactory.getInstance("X.509").generateCertificate(bytes.inputStream()) as X509Certificate
 
 // --- bundles
 
 private val FIELDS =
     setOf("version", "image_hash", "camera_token", "device_certificate_chain", "captured_at", "signature")
 private val TOKEN_FIELDS = setOf("encrypted_nuc_hash", "table_id", "key_index", "nonce")
-private val PEM =
-    Regex("-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?")
 private val TIME = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z")
 
 /** Returns what the device signs: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
@@ -246,15 +264,24 @@ fun verifyBundle(text: String, root: String, now: Instant): String {
     requireLowerHex(text(bundle, "image_hash"), 32)
     requireLowerHex(text(token, "encrypted_nuc_hash"), 48)
     requireLowerHex(text(token, "nonce"), 12)
-    require(chain.size == 2 && chain.all(PEM::matches)) { "not a chain" }
-    val signature = Base64.getDecoder().decode(text(bundle, "signature"))
-    require(Base64.getEncoder().encodeToString(signature) == bundle["signature"]) { "not in its one spelling" }
+    require(chain.size == 2) { "not a chain" }
+    val path = chain.map { text ->
+        val der = fromBase64(text)
+        certificate(der).also { require(it.encoded.contentEquals(der)) { "not one certificate in DER" } }
+    }
+    val signature = fromBase64(text(bundle, "signature"))
     val captured = moment(text(bundle, "captured_at"))
     require(captured <= now.plusSeconds(3_600)) { "captured in the future" }
-    val serial = verifyChain(chain, root, now)
-    verifyChain(chain, root, minOf(captured, now))
-    verifySignature(signature, signedBytes(bundle), certificate(chain[0]).publicKey)
+    val serial = verifyPath(path, root, now)
+    verifyPath(path, root, minOf(captured, now))
+    verifySignature(signature, signedBytes(bundle), path[0].publicKey)
     return serial
+}
+
+private fun fromBase64(text: String): ByteArray {
+    val decoded = Base64.getDecoder().decode(text) // which takes no padding, and loose bits
+    require(Base64.getEncoder().encodeToString(decoded) == text) { "not in its one spelling" }
+    return decoded
 }
 
 private fun isIndex(value: Any?) = value is Long && value >= 0

@@ -54,9 +54,9 @@ private fun provisioningResponse(group: Fields, test: Fields): Boolean {
         val asked = Asked(text(group, "deviceSerial"), deviceKey, key, text(group, "root"))
         openResponse(fields(test["response"]), asked, Instant.parse(text(group, "now")))
     } else {
-        openTableKeys(text(test, "tableKeysJwe"), key)
+        openSecrets(text(test, "sealedSecrets"), key)
     }
-    return opened == test["tableKeys"]
+    return opened == test["secrets"]
 }
 
 private fun certificateChain(group: Fields, test: Fields): Boolean {

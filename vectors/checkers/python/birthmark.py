@@ -72,28 +72,34 @@ def _hex(text: object, size: int) -> bytes:
     return bytes.fromhex(text)
 
 
-# --- table keys that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+# --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+
+_SEALING = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"}
+_SECRETS = {"device_serial", "certificate_sha256", "nuc_hash", "table_keys"}
 
 
-def open_table_keys(
+def open_secrets(
     jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
 ) -> dict[str, Any]:
-    """Return the table keys (RFC 7516, section 5.2; RFC 7518, section 4.6)."""
+    """Return what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly."""
     try:
-        head, *rest = jwe.encode("ascii").split(b".")
+        head, *rest = jwe.split(".")
         wrapped, nonce, text, tag = map(_base64url, rest)
-        header = json.loads(_base64url(head))
-        known = header["alg"] == "ECDH-ES+A256KW" and header["enc"] == "A256GCM"
-        if not known or "crit" in header or len(nonce) != 12 or len(tag) != 16:
+        header = _parse_strictly(_base64url(head))
+        point = _point(header.pop("epk"), key)
+        # Nothing more than that: no zip, no crit, no party information.
+        if header not in (_SEALING, _SEALING | {"cty": "json"}):
             raise RefusedError("no such way of sealing")
+        if (len(wrapped), len(nonce), len(tag)) != (40, 12, 16):
+            raise RefusedError("no such lengths")
         algorithm = header["alg"].encode()
         other = len(algorithm).to_bytes(4, "big") + algorithm + bytes(8) + (256).to_bytes(4, "big")
-        wrapping = ConcatKDFHash(hashes.SHA256(), 32, other).derive(_agree(key, header["epk"]))
+        wrapping = ConcatKDFHash(hashes.SHA256(), 32, other).derive(_agree(key, point))
         content_key = aes_key_unwrap(wrapping, wrapped)
-        opened: dict[str, Any] = json.loads(AESGCM(content_key).decrypt(nonce, text + tag, head))
-    except (KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
+        opened = AESGCM(content_key).decrypt(nonce, text + tag, head.encode())
+        return _parse_strictly(opened)
+    except (AttributeError, KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
         raise RefusedError("it does not open") from None
-    return opened
 
 
 def open_response(
@@ -104,13 +110,12 @@ def open_response(
     device_serial: str,
     device_key: object,
     key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey,
-) -> dict[str, str]:
-    """Return the table keys that an authority gave a device. `key` is the device's second one."""
+) -> dict[str, Any]:
+    """Return the secrets that an authority gave a device. `key` is the device's recipient key."""
     try:
         chain = [response["device_certificate"], *response["certificate_chain"]]
-        tables, nuc_hash = response["table_assignments"], response["simulated_nuc_hash"]
-        sealed = response.get("table_keys_jwe")
-        keys = response["table_keys"] if sealed is None else open_table_keys(sealed, key)
+        tables = response["table_assignments"]
+        secrets = open_secrets(response["sealed_secrets"], key)
     except KeyError:
         raise RefusedError("something is missing") from None
     if len(chain) != 3 or verify_chain(chain[:2], root, now) != device_serial:
@@ -118,23 +123,58 @@ def open_response(
     leaf, _, top, pinned = (x509.load_pem_x509_certificate(pem.encode()) for pem in (*chain, root))
     if leaf.public_key() != device_key or top != pinned:
         raise RefusedError("the certificate is for another key, or not under this root")
+    if secrets.keys() != _SECRETS or not isinstance(secrets["table_keys"], dict):
+        raise RefusedError("not the secrets of a device")
+    sealed_for = (secrets["device_serial"], secrets["certificate_sha256"])
+    if sealed_for != (device_serial, leaf.fingerprint(hashes.SHA256()).hex()):
+        raise RefusedError("the secrets of another certificate")
+    keys = secrets["table_keys"]
     if len(tables) != 3 or {str(table) for table in tables} != keys.keys() or len(keys) != 3:
         raise RefusedError("not the keys of its three tables")
-    for secret in (nuc_hash, *keys.values()):
+    for secret in (secrets["nuc_hash"], *keys.values()):
         _hex(secret, 32)
-    return keys
+    return secrets
 
 
-def _agree(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey, epk: dict[str, Any]) -> bytes:
+def _point(
+    epk: dict[str, Any], key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
+) -> ec.EllipticCurvePublicKey | x25519.X25519PublicKey:
+    """Read the ephemeral key, which has exactly these members and lengths."""
     if isinstance(key, x25519.X25519PrivateKey):
-        point = x25519.X25519PublicKey.from_public_bytes(_base64url(epk["x"].encode()))
+        raw = _base64url(epk.pop("x"))
+        if epk != {"kty": "OKP", "crv": "X25519"}:
+            raise RefusedError("no such point")
+        return x25519.X25519PublicKey.from_public_bytes(raw)
+    x, y = (_base64url(epk.pop(name)) for name in ("x", "y"))
+    size = (key.key_size + 7) // 8
+    if epk != {"kty": "EC", "crv": f"P-{key.key_size}"} or {len(x), len(y)} != {size}:
+        raise RefusedError("no such point")
+    point = ec.EllipticCurvePublicNumbers(
+        int.from_bytes(x, "big"), int.from_bytes(y, "big"), key.curve
+    )
+    return point.public_key()
+
+
+def _agree(key: Any, point: Any) -> bytes:
+    if isinstance(key, x25519.X25519PrivateKey):
         return key.exchange(point)
-    x, y = (int.from_bytes(_base64url(epk[name].encode()), "big") for name in ("x", "y"))
-    return key.exchange(ec.ECDH(), ec.EllipticCurvePublicNumbers(x, y, key.curve).public_key())
+    shared: bytes = key.exchange(ec.ECDH(), point)
+    return shared
 
 
-def _base64url(part: bytes) -> bytes:
-    return base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
+def _base64url(part: str) -> bytes:
+    """Take one spelling alone: the library takes loose bits, and some more."""
+    decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=").decode() != part:
+        raise RefusedError("not base64url")
+    return decoded
+
+
+def _parse_strictly(text: bytes) -> dict[str, Any]:
+    value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+    if not isinstance(value, dict):
+        raise RefusedError("no object")
+    return value
 
 
 # --- certificates
@@ -142,10 +182,16 @@ def _base64url(part: bytes) -> bytes:
 
 def verify_chain(chain: list[str], root: str, now: datetime) -> str:
     """Return the device serial of a chain (device first) that leads to the pinned root."""
-    leaf, *intermediates = (x509.load_pem_x509_certificate(pem.encode()) for pem in chain)
+    return verify_path([x509.load_pem_x509_certificate(pem.encode()) for pem in chain], root, now)
+
+
+def verify_path(path: list[x509.Certificate], root: str, now: datetime) -> str:
+    """Return the device serial of a path whose certificates each are issued by the next one."""
+    leaf, *intermediates = path
+    pinned = x509.load_pem_x509_certificate(root.encode())
     policy = (
         verification.PolicyBuilder()
-        .store(verification.Store([x509.load_pem_x509_certificate(root.encode())]))
+        .store(verification.Store([pinned]))
         .time(now)
         .extension_policies(
             ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
@@ -153,7 +199,7 @@ def verify_chain(chain: list[str], root: str, now: datetime) -> str:
         )
     )
     try:
-        policy.build_client_verifier().verify(leaf, intermediates)
+        verified = policy.build_client_verifier().verify(leaf, intermediates).chain
         extensions = leaf.extensions
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
         purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -161,6 +207,8 @@ def verify_chain(chain: list[str], root: str, now: datetime) -> str:
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
     except (verification.VerificationError, x509.ExtensionNotFound, ValueError):
         raise RefusedError("it does not chain to the root") from None
+    if verified != [*path, pinned]:  # the library looks for any path
+        raise RefusedError("not all certificates are on the path")
     if basic.ca or not usage.digital_signature or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         raise RefusedError("not a device's certificate")
     _check_kind(leaf.public_key())
@@ -190,9 +238,6 @@ _FIELDS = {
     "signature",
 }
 _TOKEN_FIELDS = {"encrypted_nuc_hash", "table_id", "key_index", "nonce"}
-_PEM = re.compile(
-    "-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
-)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
@@ -225,10 +270,14 @@ def verify_bundle(text: str, root: str, now: datetime) -> str:
     captured = datetime.fromisoformat(bundle["captured_at"])
     if captured > now + timedelta(hours=1):
         raise RefusedError("captured in the future")
-    chain = bundle["device_certificate_chain"]
-    serial = verify_chain(chain, root, now)
-    verify_chain(chain, root, min(captured, now))
-    key = x509.load_pem_x509_certificate(chain[0].encode()).public_key()
+    try:
+        chain = bundle["device_certificate_chain"]
+        path = [x509.load_der_x509_certificate(base64.b64decode(each)) for each in chain]
+    except ValueError:
+        raise RefusedError("no certificate") from None
+    serial = verify_path(path, root, now)
+    verify_path(path, root, min(captured, now))
+    key = path[0].public_key()
     verify_signature(base64.b64decode(bundle["signature"]), signed_bytes(bundle), key)
     return serial
 
@@ -238,7 +287,7 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         bundle = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
         token = bundle["camera_token"]
-        decoded = base64.b64decode(bundle["signature"], validate=True)
+        chain = bundle["device_certificate_chain"]
         one_spelling = (
             set(bundle) == _FIELDS
             and set(token) == _TOKEN_FIELDS
@@ -249,10 +298,10 @@ def _parse(text: str) -> dict[str, Any]:
             and _lower_hex(token["encrypted_nuc_hash"], 48)
             and _lower_hex(token["nonce"], 12)
             and min(token["table_id"], token["key_index"]) >= 0
-            and len(bundle["device_certificate_chain"]) == 2
-            and all(map(_PEM.fullmatch, bundle["device_certificate_chain"]))
+            and isinstance(chain, list)
+            and len(chain) == 2
+            and all(map(_one_base64, [*chain, bundle["signature"]]))
             and _TIME.fullmatch(bundle["captured_at"])
-            and base64.b64encode(decoded).decode() == bundle["signature"] != ""
         )
         datetime.fromisoformat(bundle["captured_at"])
     except (KeyError, TypeError, ValueError):
@@ -264,6 +313,11 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _lower_hex(value: str, size: int) -> bool:
     return re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value) is not None
+
+
+def _one_base64(value: str) -> bool:
+    decoded = base64.b64decode(value, validate=True)
+    return base64.b64encode(decoded).decode() == value != ""
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def provisioning_response(group: Fields, test: Fields) -> bool:
             key=key,
         )
     else:
-        opened = birthmark.open_table_keys(test["tableKeysJwe"], key)
-    return opened == test.get("tableKeys")
+        opened = birthmark.open_secrets(test["sealedSecrets"], key)
+    return opened == test.get("secrets")
 
 
 def certificate_chain(group: Fields, test: Fields) -> bool:

@@ -31,9 +31,9 @@ import javax.crypto.spec.GCMParameterSpec
  *
  * Three keys lie in the AndroidKeyStore, and never leave it:
  * - SIGNING signs the CSR and the bundles. Made for PURPOSE_SIGN, it can do nothing else: the Keystore
- *   would refuse to open the table keys with it.
- * - AGREEMENT is that second key, for PURPOSE_AGREE_KEY (since API 31). The authority seals the table
- *   keys to it.
+ *   would refuse to open the secrets with it.
+ * - AGREEMENT is the recipient key, for PURPOSE_AGREE_KEY (since API 31). The authority seals NUC hash
+ *   and table keys to it.
  * - STORAGE encrypts what was got. Table keys and NUC hash have to be in memory to make a token, as no
  *   Keystore derives keys by HKDF; on disk they lie only under this key.
  *
@@ -95,7 +95,7 @@ class BirthmarkCamera(
     }
 
     private fun opened(answer: String) =
-        CameraCore.provisioned(answer, publicKey(SIGNING), agreed)
+        CameraCore.provisioned(serial, answer, publicKey(SIGNING), agreed)
 
     private fun post(idempotencyKey: String, body: String): String {
         val http = URL("$authority/api/v1/devices/provision").openConnection() as HttpURLConnection

@@ -11,6 +11,7 @@ import java.security.MessageDigest;
 import java.security.PublicKey;
 import java.security.SecureRandom;
 import java.security.cert.CertificateFactory;
+import java.security.cert.X509Certificate;
 import java.security.spec.ECFieldFp;
 import java.security.spec.ECGenParameterSpec;
 import java.security.spec.ECParameterSpec;
@@ -19,9 +20,12 @@ import java.security.spec.ECPublicKeySpec;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Base64;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import javax.crypto.Cipher;
@@ -30,7 +34,7 @@ import javax.crypto.spec.GCMParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 
 /**
- * What a camera computes: requests, table keys, camera tokens, bundles. It has no keys of its own and
+ * What a camera computes: requests, secrets, camera tokens, bundles. It has no keys of its own and
  * imports nothing of Android's, so that it runs, and is tested, on any JVM. Java 8 language, Android 8.
  */
 public final class CameraCore {
@@ -61,6 +65,16 @@ public final class CameraCore {
     private static final byte[] SALT = "Birthmark".getBytes(StandardCharsets.US_ASCII);
     private static final String ALGORITHM = "ECDH-ES+A256KW";
     private static final SecureRandom RANDOM = new SecureRandom();
+    private static final String DEVICE = "urn:birthmark:device:";
+    private static final String RECIPIENT = "urn:birthmark:recipient-key:sha-256:";
+    private static final Set<String> SECRETS = new TreeSet<>(
+            Arrays.asList("device_serial", "certificate_sha256", "nuc_hash", "table_keys"));
+    private static final String PAIR = "\"[A-Za-z0-9_]+\" ?: ?\"(?:[^\"\\\\]|\\\\.)*\"";
+    // Object identifiers in DER: 2.5.4.3, 2.5.29.17 and 1.2.840.113549.1.9.14.
+    private static final byte[] COMMON_NAME = {6, 3, 0x55, 4, 3};
+    private static final byte[] ALTERNATIVE_NAME = {6, 3, 0x55, 0x1D, 0x11};
+    private static final byte[] EXTENSION_REQUEST =
+            {6, 9, 0x2A, (byte) 0x86, 0x48, (byte) 0x86, (byte) 0xF7, 0x0D, 1, 9, 14};
 
     private CameraCore() {}
 
@@ -72,36 +86,71 @@ public final class CameraCore {
             throws GeneralSecurityException {
         return "{\"device_serial\":" + quoted(serial)
                 + ",\"device_family\":" + quoted(family)
-                + ",\"csr\":" + quoted(pem("CERTIFICATE REQUEST", csr(signing, key)))
+                + ",\"csr\":" + quoted(pem("CERTIFICATE REQUEST", csr(serial, signing, key, agreement)))
                 + ",\"key_encryption_public_key\":"
                 + quoted(pem("PUBLIC KEY", agreement.getEncoded())) + "}";
     }
 
-    /** Reads the answer to this camera's request, and opens its table keys with the second key. */
-    public static Provisioned provisioned(String answer, PublicKey signing, AgreementKey key)
+    /**
+     * Reads the answer to this camera's request, and opens its secrets with the recipient key.
+     *
+     * <p>Whoever carries the answer may have swapped any of it: the certificate is for this key and
+     * serial, and what is sealed says that it is for this certificate.
+     */
+    public static Provisioned provisioned(
+            String serial, String answer, PublicKey signing, AgreementKey key)
             throws GeneralSecurityException {
         List<String> chain = new ArrayList<>();
         chain.add(unescaped(member(answer, "device_certificate")));
-        PublicKey certified = CertificateFactory.getInstance("X.509")
-                .generateCertificate(new ByteArrayInputStream(ascii(chain.get(0))))
-                .getPublicKey();
+        X509Certificate certificate = (X509Certificate) CertificateFactory.getInstance("X.509")
+                .generateCertificate(new ByteArrayInputStream(ascii(chain.get(0))));
         demand(
-                Arrays.equals(certified.getEncoded(), signing.getEncoded()),
+                Arrays.equals(certificate.getPublicKey().getEncoded(), signing.getEncoded()),
                 "the certificate is for another key");
+        demand(names(certificate, DEVICE + percentEncoded(serial)), "the certificate is for another serial");
         Matcher first = Pattern.compile("\"certificate_chain\" ?: ?\\[ ?\"([^\"]+)\"").matcher(answer);
         demand(first.find(), "the answer has no certificate chain");
         chain.add(unescaped(first.group(1)));
-        String opened = openJwe(member(answer, "table_keys_jwe"), key);
+        String opened = openJwe(member(answer, "sealed_secrets"), key);
+        String inner = inner(opened, "table_keys");
+        Map<String, String> secrets = flat(opened.replace(inner, "\"\""));
+        demand(secrets.keySet().equals(SECRETS), "these are not the secrets of a camera");
+        byte[] digest = MessageDigest.getInstance("SHA-256").digest(certificate.getEncoded());
+        demand(
+                quoted(serial).equals("\"" + secrets.get("device_serial") + "\"")
+                        && hex(digest).equals(secrets.get("certificate_sha256")),
+                "the secrets are for another certificate");
         Map<Integer, byte[]> tableKeys = new TreeMap<>();
-        Matcher entry = Pattern.compile("\"(\\d{1,9})\" ?: ?\"([0-9a-f]{64})\"").matcher(opened);
-        while (entry.find()) tableKeys.put(Integer.valueOf(entry.group(1)), bytes(entry.group(2)));
-        demand(tableKeys.size() == 3, "a camera has three tables");
-        return new Provisioned(chain, bytes(member(answer, "simulated_nuc_hash")), tableKeys);
+        for (Map.Entry<String, String> entry : flat(inner).entrySet()) {
+            demand(entry.getKey().matches("\\d{1,9}"), "a table has a number");
+            tableKeys.put(Integer.valueOf(entry.getKey()), bytes(entry.getValue()));
+        }
+        Matcher tables = Pattern.compile("\"table_assignments\" ?: ?\\[([0-9, ]+)\\]").matcher(answer);
+        demand(tables.find(), "the answer has no tables");
+        String assigned = Arrays.toString(tableKeys.keySet().toArray()).replaceAll("[^0-9,]", "");
+        demand(
+                tableKeys.size() == 3 && assigned.equals(tables.group(1).replace(" ", "")),
+                "the keys are those of other tables");
+        return new Provisioned(chain, bytes(secrets.get("nuc_hash")), tableKeys);
     }
 
-    /** PKCS#10 (RFC 2986) without a subject: it proves that the camera has its private key. */
-    static byte[] csr(PublicKey publicKey, SigningKey key) throws GeneralSecurityException {
-        byte[] info = der(0x30, new byte[] {2, 1, 0}, der(0x30), publicKey.getEncoded(), der(0xA0));
+    /**
+     * PKCS#10 (RFC 2986): it proves that the camera has its private key, and which recipient key is
+     * its own: the SHA-256 of that key stands in it, so that nobody on the way can put in another.
+     */
+    static byte[] csr(String serial, PublicKey publicKey, SigningKey key, PublicKey recipient)
+            throws GeneralSecurityException {
+        byte[] name = der(0x30, COMMON_NAME, der(0x0C, serial.getBytes(StandardCharsets.UTF_8)));
+        byte[] digest = MessageDigest.getInstance("SHA-256").digest(recipient.getEncoded());
+        byte[] uri = der(0x86, ascii(RECIPIENT + hex(digest)));
+        byte[] extension = der(0x30, ALTERNATIVE_NAME, der(4, der(0x30, uri)));
+        byte[] attribute = der(0x30, EXTENSION_REQUEST, der(0x31, der(0x30, extension)));
+        byte[] info = der(
+                0x30,
+                new byte[] {2, 1, 0},
+                der(0x30, der(0x31, name)),
+                publicKey.getEncoded(),
+                der(0xA0, attribute));
         byte[] ecdsaWithSha256 = {6, 8, 0x2A, (byte) 0x86, 0x48, (byte) 0xCE, 0x3D, 4, 3, 2};
         byte[] signature = der(3, new byte[1], key.sign(info));
         return der(0x30, info, der(0x30, ecdsaWithSha256), signature);
@@ -140,8 +189,8 @@ public final class CameraCore {
         String head = "{\"camera_token\":{\"encrypted_nuc_hash\":\"" + hex(sealed)
                 + "\",\"key_index\":" + keyIndex + ",\"nonce\":\"" + hex(nonce)
                 + "\",\"table_id\":" + tableId + "},\"captured_at\":" + quoted(capturedAt)
-                + ",\"device_certificate_chain\":[" + quoted(camera.chain.get(0)) + ","
-                + quoted(camera.chain.get(1)) + "],\"image_hash\":\""
+                + ",\"device_certificate_chain\":[" + quoted(base64(camera.chain.get(0))) + ","
+                + quoted(base64(camera.chain.get(1))) + "],\"image_hash\":\""
                 + hex(MessageDigest.getInstance("SHA-256").digest(picture)) + "\"";
         String tail = ",\"version\":1}";
         byte[] signature = key.sign(joined(PREFIX, ascii(head + tail)));
@@ -153,12 +202,19 @@ public final class CameraCore {
     static String openJwe(String jwe, AgreementKey key) throws GeneralSecurityException {
         String[] parts = jwe.split("\\.", -1);
         demand(parts.length == 5, "this is no compact JWE");
-        String header = new String(base64url(parts[0]), StandardCharsets.UTF_8);
-        demand(ALGORITHM.equals(member(header, "alg")), "another algorithm");
-        demand("A256GCM".equals(member(header, "enc")), "another encryption");
-        demand("P-256".equals(member(header, "crv")), "another curve");
-        demand(!header.contains("\"crit\"") && !header.contains("\"ap"), "it asks for more");
-        byte[] shared = key.agree(point(member(header, "x"), member(header, "y")));
+        String text = new String(base64url(parts[0]), StandardCharsets.UTF_8);
+        String inner = inner(text, "epk");
+        Map<String, String> header = flat(text.replace(inner, "\"\""));
+        Map<String, String> epk = flat(inner);
+        demand(ALGORITHM.equals(header.remove("alg")), "another algorithm");
+        demand("A256GCM".equals(header.remove("enc")), "another encryption");
+        String content = header.remove("cty");
+        demand(content == null || content.equals("json"), "another content");
+        demand(header.keySet().equals(Collections.singleton("epk")), "it asks for more");
+        demand("EC".equals(epk.get("kty")) && "P-256".equals(epk.get("crv")), "another curve");
+        demand(epk.size() == 4 && epk.containsKey("x") && epk.containsKey("y"), "no point");
+        demand(base64url(parts[4]).length == 16, "a tag has 16 bytes");
+        byte[] shared = key.agree(point(epk.get("x"), epk.get("y")));
         // RFC 7518, section 4.6.2: one round, no party information, 256 bits.
         ByteBuffer info = ByteBuffer.allocate(4 + shared.length + 4 + ALGORITHM.length() + 12);
         info.putInt(1).put(shared).putInt(ALGORITHM.length()).put(ascii(ALGORITHM));
@@ -188,7 +244,7 @@ public final class CameraCore {
         }
         byte difference = 0;
         for (int i = 0; i < 8; i++) difference |= (byte) (r[i] ^ (byte) 0xA6);
-        demand(difference == 0, "the table keys are not for this camera");
+        demand(difference == 0, "the secrets are not for this camera");
         return ByteBuffer.allocate(32).put(r, 8, 32).array();
     }
 
@@ -198,6 +254,7 @@ public final class CameraCore {
         named.init(new ECGenParameterSpec("secp256r1"));
         ECParameterSpec spec = named.getParameterSpec(ECParameterSpec.class);
         BigInteger p = ((ECFieldFp) spec.getCurve().getField()).getP();
+        demand(base64url(x).length == 32 && base64url(y).length == 32, "a coordinate has 32 bytes");
         BigInteger px = new BigInteger(1, base64url(x));
         BigInteger py = new BigInteger(1, base64url(y));
         BigInteger right =
@@ -232,6 +289,45 @@ public final class CameraCore {
         return found.group(1);
     }
 
+    /** The object inside an object that has this name. */
+    private static String inner(String json, String name) throws GeneralSecurityException {
+        Matcher found = Pattern.compile("\"" + name + "\" ?: ?(\\{[^{}]*\\})").matcher(json);
+        demand(found.find(), "there is no " + name);
+        return found.group(1);
+    }
+
+    /** An object of texts in which no name stands twice. Their escapes are left as they are. */
+    private static Map<String, String> flat(String json) throws GeneralSecurityException {
+        demand(json.matches("\\{(" + PAIR + "(, ?" + PAIR + ")*)?\\}"), "it has another form");
+        Map<String, String> members = new TreeMap<>();
+        Matcher pair = Pattern.compile(PAIR).matcher(json);
+        while (pair.find()) {
+            String[] texts = pair.group().split("\" ?: ?\"", 2);
+            String value = texts[1].substring(0, texts[1].length() - 1);
+            demand(members.put(texts[0].substring(1), value) == null, "a name stands twice");
+        }
+        return members;
+    }
+
+    private static boolean names(X509Certificate certificate, String uri) throws GeneralSecurityException {
+        if (certificate.getSubjectAlternativeNames() == null) return false;
+        for (List<?> each : certificate.getSubjectAlternativeNames()) {
+            if (each.get(0).equals(6) && each.get(1).equals(uri)) return true;
+        }
+        return false;
+    }
+
+    /** RFC 3986, section 2.1, of UTF-8. */
+    private static String percentEncoded(String text) {
+        StringBuilder out = new StringBuilder();
+        for (byte each : text.getBytes(StandardCharsets.UTF_8)) {
+            char c = (char) (each & 0xFF);
+            boolean plain = c < 0x80 && (Character.isLetterOrDigit(c) || "-._~".indexOf(c) >= 0);
+            out.append(plain ? String.valueOf(c) : String.format("%%%02X", (int) c));
+        }
+        return out.toString();
+    }
+
     private static String quoted(String text) {
         StringBuilder out = new StringBuilder("\"");
         for (char c : text.toCharArray()) {
@@ -250,6 +346,11 @@ public final class CameraCore {
     private static String pem(String what, byte[] der) {
         String lines = Base64.getMimeEncoder(64, new byte[] {'\n'}).encodeToString(der);
         return "-----BEGIN " + what + "-----\n" + lines + "\n-----END " + what + "-----\n";
+    }
+
+    /** A certificate as bundles have it: base64 of its DER on one line, without PEM around it. */
+    private static String base64(String pem) {
+        return pem.replaceAll("-----[A-Z ]+-----", "").replaceAll("\\s", "");
     }
 
     private static byte[] der(int tag, byte[]... parts) {
@@ -275,8 +376,15 @@ public final class CameraCore {
         return text.getBytes(StandardCharsets.US_ASCII);
     }
 
-    private static byte[] base64url(String text) {
-        return Base64.getUrlDecoder().decode(text);
+    private static byte[] base64url(String text) throws GeneralSecurityException {
+        try {
+            byte[] decoded = Base64.getUrlDecoder().decode(text); // which takes padding and loose bits
+            String again = Base64.getUrlEncoder().withoutPadding().encodeToString(decoded);
+            demand(again.equals(text), "no base64url");
+            return decoded;
+        } catch (IllegalArgumentException damaged) {
+            throw new GeneralSecurityException("no base64url", damaged);
+        }
     }
 
     private static String hex(byte[] bytes) {
@@ -285,7 +393,8 @@ public final class CameraCore {
         return out.toString();
     }
 
-    private static byte[] bytes(String hex) {
+    private static byte[] bytes(String hex) throws GeneralSecurityException {
+        demand(hex.matches("[0-9a-f]{64}"), "a secret has 32 bytes in hex");
         byte[] out = new byte[hex.length() / 2];
         for (int i = 0; i < out.length; i++) {
             out[i] = (byte) Integer.parseInt(hex.substring(2 * i, 2 * i + 2), 16);

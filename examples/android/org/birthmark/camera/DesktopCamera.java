@@ -52,7 +52,8 @@ public final class DesktopCamera {
         String request = CameraCore.provisioningRequest(
                 arguments[1], "Android", signing.getPublic(), signer, agreement.getPublic());
         String answer = provision(arguments[0], request, UUID.randomUUID().toString());
-        CameraCore.Provisioned camera = CameraCore.provisioned(answer, signing.getPublic(), agreed);
+        CameraCore.Provisioned camera =
+                CameraCore.provisioned(arguments[1], answer, signing.getPublic(), agreed);
         byte[] picture = Files.readAllBytes(Path.of(arguments[2]));
         System.out.println(CameraCore.capture(camera, picture, signer, now()));
     }

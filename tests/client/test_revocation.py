@@ -1,0 +1,222 @@
+"""Revocation lists: which are believed, and that a long one costs a bundle nothing."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from birthmark_sma.client import RevocationList, verify_bundle
+from birthmark_sma.client.revocation import check_revocation
+from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
+from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
+from birthmark_sma.pki.names import distinguished_name
+from birthmark_sma.pki.signer import CaKeyType
+from tests.support import chains
+from tests.support.bundles import bundle_of
+from tests.support.chains import NOW, ca, device_key, sound_chain
+
+DAY = timedelta(days=1)
+LEAF = sound_chain("camera-7").leaf
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+NUMBER = x509.CRLNumber(7)
+Builder = x509.CertificateRevocationListBuilder
+
+
+def builder(*extensions: tuple[x509.ExtensionType, bool]) -> Builder:
+    """A list of the intermediate's that was not made by `sign_crl`."""
+    made = Builder().issuer_name(ca().intermediate.subject).last_update(NOW).next_update(NOW + DAY)
+    for extension, critical in extensions:
+        made = made.add_extension(extension, critical=critical)
+    return made
+
+
+def entry(serial: int, *extensions: tuple[x509.ExtensionType, bool]) -> x509.RevokedCertificate:
+    made = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW)
+    for extension, critical in extensions:
+        made = made.add_extension(extension, critical=critical)
+    return made.build()
+
+
+def signed(made: Builder, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    crl = made.sign(key or ca().signer.key, ca().signer.hash_algorithm)
+    return crl.public_bytes(Encoding.DER)
+
+
+def load(der: bytes) -> RevocationList:
+    return RevocationList.load(der, issuer=ca().intermediate)
+
+
+def point(**changes: object) -> x509.IssuingDistributionPoint:
+    """An issuing distribution point of a list that is not complete."""
+    fields: dict[str, object] = {
+        "full_name": None,
+        "relative_name": None,
+        "only_contains_user_certs": False,
+        "only_contains_ca_certs": False,
+        "only_some_reasons": None,
+        "indirect_crl": False,
+        "only_contains_attribute_certs": False,
+    }
+    return x509.IssuingDistributionPoint(**fields | changes)  # type: ignore[arg-type]
+
+
+KEY_COMPROMISE = frozenset({x509.ReasonFlags.key_compromise})
+PARTIAL: dict[str, x509.ExtensionType] = {
+    "some reasons": point(only_some_reasons=KEY_COMPROMISE),
+    "CAs only": point(only_contains_ca_certs=True),
+    "users only": point(only_contains_user_certs=True),
+    "indirect": point(indirect_crl=True),
+    "changes since another list": x509.DeltaCRLIndicator(6),
+}
+
+
+def test_what_a_list_says() -> None:
+    made = builder((NUMBER, False)).add_revoked_certificate(entry(LEAF.serial_number))
+    crl = load(signed(made))
+    assert crl.number == 7
+    assert crl.this_update == NOW.replace(microsecond=0)
+    assert crl.next_update == (NOW + DAY).replace(microsecond=0)
+    assert crl.certificate_serials == {LEAF.serial_number}
+    with pytest.raises(DeviceRevokedError):
+        check_revocation(LEAF, issuer=ca().intermediate, crl=crl, now=NOW)
+    check_revocation(sound_chain("camera-8").leaf, issuer=ca().intermediate, crl=crl, now=NOW)
+
+
+@pytest.mark.parametrize("critical", [True, False])
+@pytest.mark.parametrize("extension", PARTIAL.values(), ids=PARTIAL)
+def test_a_partial_list_is_refused(extension: x509.ExtensionType, critical: bool) -> None:
+    """It does not name all that are revoked, whether it admits that as critical or not."""
+    with pytest.raises(RevocationUnknownError, match="partial"):
+        load(signed(builder((NUMBER, False), (extension, critical))))
+
+
+def test_a_list_without_a_number_is_refused() -> None:
+    """Nothing would tell it from an older one: RFC 5280, section 5.2.3."""
+    with pytest.raises(RevocationUnknownError, match="no number"):
+        load(signed(builder()))
+
+
+def test_critical_extensions_that_are_not_understood() -> None:
+    """Of the list and of its entries; what is not critical may be ignored."""
+    load(signed(builder((NUMBER, False), (UNKNOWN, False))))
+    with pytest.raises(RevocationUnknownError, match=r"not understood: 1\.3\.6\.1"):
+        load(signed(builder((NUMBER, False), (UNKNOWN, True))))
+    ignored = builder((NUMBER, False)).add_revoked_certificate(entry(5, (UNKNOWN, False)))
+    assert load(signed(ignored)).certificate_serials == {5}
+
+
+@pytest.mark.parametrize(
+    ("extension", "critical"),
+    [
+        (UNKNOWN, True),
+        (x509.CertificateIssuer([x509.DirectoryName(distinguished_name("Another CA"))]), True),
+        (x509.CertificateIssuer([x509.DirectoryName(distinguished_name("Another CA"))]), False),
+    ],
+)
+def test_entries_that_are_not_understood(extension: x509.ExtensionType, critical: bool) -> None:
+    """The 99 sound entries do not make up for one that may mean another certificate."""
+    made = builder((NUMBER, False))
+    for serial in range(1, 100):
+        made = made.add_revoked_certificate(entry(serial))
+    made = made.add_revoked_certificate(entry(100, (extension, critical)))
+    with pytest.raises(RevocationUnknownError, match="entry"):
+        load(signed(made))
+
+
+@pytest.mark.parametrize("usage", [None, False], ids=["no key usage", "no cRLSign"])
+def test_the_issuer_may_sign_lists(usage: bool | None) -> None:
+    """RFC 5280, section 6.3.3 (f): the same key and name, in another certificate."""
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(ca().intermediate.subject)
+        .issuer_name(ca().root.subject)
+        .public_key(ca().signer.public_key)
+        .serial_number(9)
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + DAY)
+    )
+    if usage is not None:
+        signs_certificates = x509.KeyUsage(
+            False, False, False, False, False, True, usage, False, False
+        )
+        made = made.add_extension(signs_certificates, critical=True)
+    issuer = made.sign(ca().root_signer.key, ca().root_signer.hash_algorithm)
+    with pytest.raises(RevocationUnknownError, match="cRLSign"):
+        RevocationList.load(signed(builder((NUMBER, False))), issuer=issuer)
+
+
+def altered() -> bytes:
+    der = bytearray(signed(builder((NUMBER, False))))
+    der[-1] ^= 1
+    return bytes(der)
+
+
+MALFORMED: dict[str, Callable[[], bytes]] = {
+    "empty": lambda: b"",
+    "a certificate": lambda: ca().intermediate.public_bytes(Encoding.DER),
+    "a login page": lambda: b"<!doctype html>",
+    "altered": altered,
+    "another key": lambda: signed(
+        builder((NUMBER, False)), ec.generate_private_key(ec.SECP256R1())
+    ),
+    "another name": lambda: signed(
+        Builder()
+        .issuer_name(distinguished_name("Another CA"))
+        .last_update(NOW)
+        .next_update(NOW + DAY)
+        .add_extension(NUMBER, critical=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_not_the_issuers_list(make: Callable[[], bytes]) -> None:
+    with pytest.raises(RevocationUnknownError):
+        load(make())
+
+
+def test_the_list_of_another_issuer_says_nothing() -> None:
+    """A device under another intermediate is not on this list, and not cleared by it either."""
+    crl = load(signed(builder((NUMBER, False))))
+    foreign = ca(CaKeyType.EC_P384)
+    with pytest.raises(RevocationUnknownError, match="device's issuer"):
+        check_revocation(LEAF, issuer=foreign.intermediate, crl=crl, now=NOW)
+    renewed = chains.make_ca(CaKeyType.EC_P256, now=NOW - DAY).intermediate
+    assert renewed != ca().intermediate
+    check_revocation(LEAF, issuer=renewed, crl=crl, now=NOW)  # the same CA's newer certificate
+
+
+def test_a_time_without_a_zone_is_the_callers_mistake() -> None:
+    crl = load(signed(builder((NUMBER, False))))
+    with pytest.raises(ClientMisuseError, match="time zone"):
+        check_revocation(LEAF, issuer=ca().intermediate, crl=crl, now=NOW.replace(tzinfo=None))
+
+
+def test_a_bundle_costs_the_same_under_a_long_list() -> None:
+    """10,000 entries once added 24 ms to each bundle, which is 30 times what it takes."""
+    entries = [RevokedCertificate(serial, NOW, "superseded") for serial in range(1, 10_001)]
+    crl = load(
+        sign_crl(
+            entries,
+            issuer=ca().intermediate,
+            signer=ca().signer,
+            number=1,
+            this_update=NOW,
+            next_update=NOW + DAY,
+        )
+    )
+    bundle = bundle_of(LEAF, ca().intermediate, device_key("ec-p256"), captured_at=NOW)
+
+    def shortest(with_list: RevocationList | None) -> float:
+        times = []
+        for _ in range(30):
+            began = time.perf_counter()
+            verify_bundle(bundle, root=ca().root, now=NOW, crl=with_list)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert shortest(crl) < 2 * shortest(None)
