@@ -166,6 +166,10 @@ class EmptyPictureError(DeviceError):
         super().__init__("The picture's file is empty: there is nothing to authenticate")
 
 
+class WrongClockError(DeviceError):
+    """A camera's clock cannot be right. The picture was not signed: capture it once it is set."""
+
+
 class QueueFullError(DeviceError):
     """A camera's queue holds as many bundles as it may. The bundle was not queued."""
 
