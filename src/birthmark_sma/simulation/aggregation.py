@@ -47,13 +47,15 @@ def _nobody(_cause: Cause) -> None:
 class Judgement:
     """What the server came to, and a sentence about it where there is something to say.
 
-    `asked` is how often the authority was asked; `device_serial` that of a bundle that was good.
+    `asked` is how often the authority was asked; `device_serial` and `bundle_id` are those of a
+    bundle that was good.
     """
 
     ending: Ending
     detail: str = ""
     asked: int = 0
     device_serial: str | None = None
+    bundle_id: bytes | None = None
 
 
 class Aggregator:
@@ -64,7 +66,7 @@ class Aggregator:
         self.reported: set[str] = set()
         """Devices that this server takes nothing of any more, whatever the authority says."""
         self._root = root
-        self._seen: set[str] = set()
+        self._seen: set[bytes] = set()
 
     async def take(
         self, text: bytes, *, until: float, unanswered: Unanswered = _nobody
@@ -77,17 +79,17 @@ class Aggregator:
             verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
-        serial = verified.device_serial
-        if serial in self.reported:
-            return Judgement(Ending.REPORTED, device_serial=serial)
         identity = verified.bundle_id
-        if identity in self._seen:
-            return Judgement(Ending.DUPLICATE, device_serial=serial)
-        self._seen.add(identity)
-        judgement = await self._ask(verified, until, unanswered)
-        if judgement.ending is Ending.UNDECIDED:
-            self._seen.discard(identity)  # it may be sent again
-        return replace(judgement, device_serial=serial)
+        if verified.device_serial in self.reported:
+            judgement = Judgement(Ending.REPORTED)
+        elif identity in self._seen:
+            judgement = Judgement(Ending.DUPLICATE)
+        else:
+            self._seen.add(identity)
+            judgement = await self._ask(verified, until, unanswered)
+            if judgement.ending is Ending.UNDECIDED:
+                self._seen.discard(identity)  # it may be sent again
+        return replace(judgement, device_serial=verified.device_serial, bundle_id=identity)
 
     async def _ask(self, bundle: VerifiedBundle, until: float, unanswered: Unanswered) -> Judgement:
         """Ask the authority until there is a verdict: an outage is none."""
