@@ -105,6 +105,15 @@ class ClientMisuseError(BirthmarkError):
     """A client is used after it was closed, or from another event loop than the one it began on."""
 
 
+class TooManyPendingError(BirthmarkError):
+    """As many bundles without a verdict are kept as may be. This one was not added."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many bundles wait for a verdict: ask about those that are due, or allow more"
+        )
+
+
 # --- device
 
 
