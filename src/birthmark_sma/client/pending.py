@@ -42,7 +42,8 @@ Settled: TypeAlias = tuple[VerifiedBundle, Outcome]
 @dataclass(order=True, slots=True)
 class _Pending:
     due: float
-    attempts: int
+    number: int
+    attempts: int = field(compare=False)
     bundle: VerifiedBundle = field(compare=False)
     outcome: Indeterminate = field(compare=False)
 
@@ -61,6 +62,7 @@ class PendingBundles:
         self._max = max_bundles
         self._seconds = seconds
         self._chance = chance
+        self._last = 0
         self._heap: list[_Pending] = []
         self._known: dict[bytes, _Pending] = {}
         """By the bundle's id, also those that are being asked about."""
@@ -93,7 +95,8 @@ class PendingBundles:
                 return
             if len(self._known) >= self._max:
                 raise TooManyPendingError
-            pending = _Pending(0.0, 0, bundle, outcome)
+            self._last += 1
+            pending = _Pending(0.0, self._last, 0, bundle, outcome)
             self._known[bundle.bundle_id] = pending
             self._put_off(pending, outcome)
 
