@@ -161,7 +161,7 @@ BAD: dict[str, tuple[Behaviour, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_bad_replaces_no_good_list(opened: Open, name: str) -> None:
-    """Threat 44: the last good one is given out, with the reason; then it is fetched again."""
+    """The last good one is given out, with the reason; then it is fetched again."""
     bad, reason = BAD[name]
     with Serving(listing(7), bad, listing(8)) as server:
         get = opened(server.address, refresh=0.05, fetch_seconds=0.5, max_bytes=100_000)
