@@ -301,7 +301,7 @@ export async function ask(url, token, deadlineMs = DEADLINE_MS) {
       if (answer.status === 200) return verdictOf(await bodyOf(answer));
       await answer.body?.cancel();
       process.stderr.write(`${answer.status} request ${answer.headers.get("x-request-id")}\n`);
-      if (answer.status !== 429 && answer.status !== 503) return null;
+      if (![429, 502, 503, 504].includes(answer.status)) return null;
       wait += retryAfterMs(answer.headers.get("retry-after"));
       if (answer.status === 429) quietUntil = performance.now() + wait;
     } catch (error) {

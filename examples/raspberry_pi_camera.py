@@ -3,108 +3,55 @@
 Whatever takes the pictures (rpicam-still, an app, a motion detector) moves them, finished, into the
 folder. This program makes a bundle of each, moves the picture to `authenticated/`, and sends the
 bundles to an aggregation server as soon as that can be reached. It can be switched off at any
-moment. docs/camera.md has the unit for systemd.
+moment. While the clock is wrong, pictures stay in the folder. docs/camera.md has the unit for
+systemd.
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpx2
 
 from birthmark_sma.device import (
+    AuthorityAwayError,
+    BirthmarkError,
+    Bundle,
     Camera,
     Delivery,
+    EmptyPictureError,
     Enrolment,
-    bounded_post,
-    bundle_id,
+    Intake,
+    Later,
+    QueueFullError,
+    WrongClockError,
     key_file,
     start_camera,
 )
-from birthmark_sma.errors import (
-    AuthorityAwayError,
-    BirthmarkError,
-    ConfigurationError,
-    EmptyPictureError,
-    QueueFullError,
-)
-from birthmark_sma.protocol.bundle import Bundle
+from birthmark_sma.device.bundle_queue import Send
 
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
 SECONDS_BETWEEN_ROUNDS = 1.0
 LONGEST_WAIT_SECONDS = 3600.0
 """However long the authority asks for: it gives a lost answer again for 24 hours."""
-ANSWER_SECONDS = 30.0
-MAX_ANSWER_BYTES = 65_536
 
 log = logging.getLogger("camera")
 stopping = threading.Event()
 
 
-class Aggregator:
-    """The aggregation server: takes bundles at a URL of its own.
+class Sender:
+    """Sends bundles to the aggregation server, until this program is told to stop."""
 
-    Whoever answers with a bundle's id has it: `{"bundle_id": "..."}`. Any other 200 is a login
-    page's, or that of a server at which the URL is wrong, and the bundle stays in the queue.
-    """
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
-    def __init__(self, url: str) -> None:
-        place = httpx2.URL(url)
-        if place.scheme != "https" and not (place.scheme == "http" and is_this_machine(place.host)):
-            raise ConfigurationError(
-                "The aggregation server's URL begins with https://, as anybody could say there that"
-                " a bundle was taken; http:// is for this very machine."
-            )
-        self._url = place
-        self._http = httpx2.Client(timeout=ANSWER_SECONDS)
-
-    def send(self, bundle: Bundle) -> Delivery:
-        """Send one bundle. Its id lets the server see that it has it already."""
-        if stopping.is_set():
-            return Delivery.LATER
-        identity = bundle_id(bundle)
-        try:
-            answer = bounded_post(
-                self._http,
-                self._url,
-                bundle.to_json(),
-                {"Content-Type": "application/json", "Idempotency-Key": identity},
-                seconds=ANSWER_SECONDS,
-                max_bytes=MAX_ANSWER_BYTES,
-            )
-        except httpx2.HTTPError as error:
-            log.info("The aggregation server is away (%s)", type(error).__name__)
-            return Delivery.LATER
-        if httpx2.codes.is_success(answer.status) and named_in(answer.content) == identity:
-            return Delivery.TAKEN
-        if answer.status in {400, 413, 422}:
-            log.error("The aggregation server refuses a bundle: %s", answer.status)
-            return Delivery.REFUSED
-        log.info("The aggregation server answers with %s", answer.status)
-        return Delivery.LATER
-
-
-def is_this_machine(host: str) -> bool:
-    """Say whether what is sent to a host stays here."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def named_in(content: bytes) -> object:
-    """Return the bundle id in an answer, if it is one."""
-    try:
-        return json.loads(content)["bundle_id"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
+    def __call__(self, bundle: Bundle) -> Delivery | Later:
+        """Send one bundle."""
+        return Later(0) if stopping.is_set() else self._intake(bundle)
 
 
 class Folder:
@@ -117,7 +64,10 @@ class Folder:
         """What could not be read or moved, as it was then: told once, and tried when it changes."""
 
     def authenticate(self, camera: Camera) -> None:
-        """Queue a bundle for every picture, and put the picture aside."""
+        """Queue a bundle for every picture, and put the picture aside.
+
+        Raises WrongClockError where pictures have to wait until the clock is set.
+        """
         self._done.mkdir(exist_ok=True)
         for picture in sorted(self._pictures.glob("*.jpg")):
             try:
@@ -130,7 +80,7 @@ class Folder:
                 if not picture.is_file():
                     raise OSError("it is no file")
                 with picture.open("rb") as file:
-                    bundle = camera.capture(file)
+                    bundle = camera.capture(file, refuse_wrong_clock=True)
                 camera.queue.put(bundle)
                 # Cut off just here, the picture gets a second bundle at the next start. Both are
                 # true.
@@ -158,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
         keys_per_table=arguments.keys_per_table,
         patience=10,
     )
-    aggregator = Aggregator(arguments.aggregator)
+    Intake(arguments.aggregator).close()  # a wrong URL is told before anything is asked
     folder = Folder(arguments.pictures)
     while not stopping.is_set():
         try:
@@ -170,18 +120,18 @@ def run(arguments: argparse.Namespace) -> None:
             asked_for = error.retry_after or SECONDS_BETWEEN_ROUNDS
             stopping.wait(min(asked_for, LONGEST_WAIT_SECONDS))
             continue
-        with camera:
+        with camera, camera.intake(arguments.aggregator) as intake:
             log.info("This is camera %s", camera.device_serial)
-            if camera.certificate_expired:
-                log.warning("The certificate's time is over, or the clock is wrong")
             while not stopping.wait(SECONDS_BETWEEN_ROUNDS):
-                one_round(camera, folder, aggregator.send)
+                one_round(camera, folder, Sender(intake))
 
 
-def one_round(camera: Camera, folder: Folder, send: Callable[[Bundle], Delivery]) -> None:
+def one_round(camera: Camera, folder: Folder, send: Send) -> None:
     """Queue what is new, and send what waits."""
     try:
         folder.authenticate(camera)
+    except WrongClockError:
+        pass  # the camera has logged it, and the pictures stay where they are
     except QueueFullError as error:  # the pictures stay where they are meanwhile
         log.warning("%s", error)
         if camera.queue.put_aside:

@@ -108,6 +108,15 @@ class ClientMisuseError(BirthmarkError):
     """
 
 
+class TooManyPendingError(BirthmarkError):
+    """As many bundles without a verdict are kept as may be. This one was not added."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many bundles wait for a verdict: ask about those that are due, or allow more"
+        )
+
+
 # --- device
 
 
@@ -167,6 +176,10 @@ class EmptyPictureError(DeviceError):
 
     def __init__(self) -> None:
         super().__init__("The picture's file is empty: there is nothing to authenticate")
+
+
+class WrongClockError(DeviceError):
+    """A camera's clock cannot be right. The picture was not signed: capture it once it is set."""
 
 
 class QueueFullError(DeviceError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import re
 import signal
@@ -29,7 +30,15 @@ from birthmark_sma.client import (
 )
 from birthmark_sma.errors import ClientMisuseError, ConfigurationError
 from tests.support.asking import CALLS, IMPATIENT, Ask, some_token
-from tests.support.faulty import FAILED, PASSED, FaultyServer, Visit, all_pass, closed_port
+from tests.support.faulty import (
+    FAILED,
+    PASSED,
+    Behaviour,
+    FaultyServer,
+    Visit,
+    all_pass,
+    closed_port,
+)
 from tests.support.running import wait_until
 from tests.support.tls import TestCa
 
@@ -297,6 +306,100 @@ def test_what_is_no_camera_token_is_refused_before_it_is_sent() -> None:
             with pytest.raises(TypeError, match="no CameraToken"):
                 client.validate(wrong)  # type: ignore[arg-type]
         assert server.visits == []
+
+
+# --- why there is no verdict in time
+
+
+def told_to_wait(status: int) -> Behaviour:
+    """Ask to be left alone for a few seconds."""
+    return lambda visit: visit.answer({}, status, Retry_After="3")
+
+
+WAITS = [(429, Cause.RATE_LIMITED), (503, Cause.UNAVAILABLE), (502, Cause.UNAVAILABLE)]
+
+
+@pytest.mark.parametrize(("status", "cause"), WAITS)
+def test_a_deadline_that_ends_within_a_wait(status: int, cause: Cause) -> None:
+    """Threat 19's kin: it is told as the rate limit or the outage that it is, and for how long."""
+
+    async def ask(url: str) -> None:
+        async with AsyncAuthorityClient(url, options=Options(deadline=20)) as client:
+            patient = asyncio.create_task(client.validate(some_token()))
+            hasty = await client.validate(some_token(), deadline=0.5)
+            assert isinstance(hasty, Indeterminate)
+            assert (hasty.cause, hasty.attempts) == (cause, 1)
+            assert str(status) in hasty.detail
+            assert hasty.retry_after is not None
+            assert 2 < hasty.retry_after < 3
+            assert hasty.request_id == server.visits[0].headers["x-request-id"]
+            assert isinstance(await patient, Pass)
+
+    with FaultyServer(told_to_wait(status), all_pass) as server:
+        asyncio.run(ask(server.url))
+
+
+@pytest.mark.parametrize(("status", "cause"), WAITS)
+def test_a_call_behind_those_that_wait(status: int, cause: Cause) -> None:
+    """It was never sent, and is told what holds up those before it."""
+
+    async def ask(url: str) -> None:
+        options = Options(deadline=20, max_in_flight=1)
+        async with AsyncAuthorityClient(url, options=options) as client:
+            first = asyncio.create_task(client.validate(some_token()))
+            await asyncio.sleep(0.3)
+            hasty = await client.validate(some_token(), deadline=0.3)
+            assert isinstance(hasty, Indeterminate)
+            assert (hasty.cause, hasty.attempts) == (cause, 0)
+            assert hasty.retry_after is not None
+            assert isinstance(await first, Pass)
+
+    with FaultyServer(told_to_wait(status), all_pass) as server:
+        asyncio.run(ask(server.url))
+
+
+def test_no_answer_is_no_answer() -> None:
+    """And what was said before it is told as well."""
+    options = replace(IMPATIENT, read_timeout=5)
+    with (
+        FaultyServer(lambda visit: visit.answer({}, 503), lambda visit: visit.wait()) as server,
+        AuthorityClient(server.url, options=options) as client,
+    ):
+        outcome = client.validate(some_token(), deadline=0.5)
+    assert isinstance(outcome, Indeterminate)
+    assert (outcome.cause, outcome.attempts) == (Cause.TIMED_OUT, 2)
+    assert "(503)" in outcome.detail
+
+
+# --- the log
+
+
+def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Threat 28: retries, waits and the circuit, without key or token."""
+    caplog.set_level(logging.INFO, "birthmark_sma.client")
+    options = replace(IMPATIENT, circuit_failures=2, circuit_rest=0.3)
+    token = some_token()
+
+    def down(visit: Visit) -> None:
+        visit.answer({}, 503, Retry_After="0")
+
+    with (
+        FaultyServer(down, down, all_pass) as server,
+        AuthorityClient(server.url, options=options, access_key="sma_needle") as client,
+    ):
+        assert isinstance(client.validate(token), Indeterminate)
+        time.sleep(0.4)
+        assert isinstance(client.validate(token), Pass)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    ids = [visit.headers["x-request-id"] for visit in server.visits]
+    assert [level for level, _ in told] == ["INFO"] * 3 + ["WARNING"] + ["INFO"] * 2
+    assert told[0][1].startswith(f"Request {ids[0]} brought no verdict (unavailable)")
+    assert told[1][1].startswith("The next attempt is in 0.0 s")
+    assert told[2][1].startswith(f"Request {ids[1]} brought no verdict")
+    assert told[3][1].startswith("The circuit is open: nothing is sent for 0.3 s.")
+    assert told[5][1].startswith("The circuit is closed")
+    for secret in ("sma_needle", token.encrypted_nuc_hash.hex(), token.nonce.hex()):
+        assert secret not in caplog.text
 
 
 # --- the circuit

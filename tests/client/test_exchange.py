@@ -76,7 +76,7 @@ def test_the_jitter_is_full() -> None:
     """From nothing to the bound: those that failed together must not come back together."""
     for chance, seconds in ((0.0, 0.0), (0.25, 0.5), (1.0, 2.0)):
         asked = exchange(chance=lambda chance=chance: chance)  # type: ignore[misc]
-        assert hear(asked, asked.begin(0), LOST, 0) == Wait(seconds)
+        assert hear(asked, asked.begin(0), LOST, 0) == Wait(seconds, LOST)
 
 
 def test_what_asking_again_cannot_mend_is_asked_once() -> None:
@@ -86,7 +86,7 @@ def test_what_asking_again_cannot_mend_is_asked_once() -> None:
 
 def test_retry_after_is_the_least_wait() -> None:
     asked = exchange(chance=lambda: 0.5)
-    assert hear(asked, asked.begin(0), BUSY, 0) == Wait(7 + 1)
+    assert hear(asked, asked.begin(0), BUSY, 0) == Wait(7 + 1, BUSY)
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun() -> None:

@@ -207,8 +207,10 @@ FAULTS: dict[str, tuple[Behaviour, frozenset[Cause], int]] = {
     "503 compressed": (status(503, b"\x1f\x8b\x08", Content_Encoding="gzip"), AWAY, THRICE),
     # other statuses, each of which says FAIL
     "500": (status(500), AWAY, ONCE),
-    "502": (status(502), AWAY, ONCE),
-    "504": (status(504), AWAY, ONCE),
+    "502": (status(502), AWAY, THRICE),
+    "504": (status(504), AWAY, THRICE),
+    "502 in an hour": (status(502, Retry_After="3600"), AWAY, ONCE),
+    "407": (status(407), one_of(Cause.PROXY_REFUSED), ONCE),
     "400": (status(400), REFUSED, ONCE),
     "400 of a single token": (status(400, FAIL_BODY | FAILED), REFUSED, ONCE),
     "401": (status(401), one_of(Cause.NOT_ALLOWED), ONCE),
@@ -479,6 +481,42 @@ def test_a_deadline_bounds_what_only_drips(ask: Ask) -> None:
         check(outcomes, LATE, asked)
 
 
+# --- proxies
+
+
+def answering_connect(line: bytes) -> Behaviour:
+    """Be a proxy that answers CONNECT so."""
+
+    def behave(visit: Visit) -> None:
+        visit.connection.recv(65_536)
+        visit.send(b"HTTP/1.1 " + line + b"\r\nContent-Length: 0\r\n\r\n")
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("line", "cause", "times"),
+    [
+        (b"407 Proxy Authentication Required", Cause.PROXY_REFUSED, ONCE),
+        (b"407", Cause.PROXY_REFUSED, ONCE),
+        (b"403 Forbidden", Cause.PROXY_REFUSED, ONCE),
+        (b"502 Bad Gateway", Cause.UNREACHABLE, THRICE),
+        (b"504 Gateway Timeout", Cause.UNREACHABLE, THRICE),
+    ],
+)
+def test_a_proxy_that_lets_nobody_through(ask: Ask, line: bytes, cause: Cause, times: int) -> None:
+    """What it refuses has an ending of its own; what it does not reach may be there later."""
+    with FaultyServer(before_reading=answering_connect(line)) as proxy:
+        asked = time.monotonic()
+        outcomes = ask("https://authority.example", proxy=proxy.url, options=IMPATIENT)
+        check(outcomes, one_of(cause), asked)
+        assert proxy.connections == times
+    if cause is Cause.PROXY_REFUSED:
+        [detail] = {each.detail for each in outcomes if isinstance(each, Indeterminate)}
+        assert line[:3].decode() in detail
+        assert not cause.passes
+
+
 # --- TLS
 
 
@@ -508,12 +546,13 @@ def test_the_right_certificate(ca: TestCa, ask: Ask) -> None:
         assert all(isinstance(each, Pass) for each in outcomes)
 
 
-@pytest.mark.parametrize("wrong", ["foreign", "expired", "system", "name"])
+@pytest.mark.parametrize("wrong", ["foreign", "expired", "early", "system", "name"])
 def test_a_wrong_certificate(ca: TestCa, other_ca: TestCa, wrong: str, ask: Ask) -> None:
     """Threat 19: who cannot show the authority's certificate is not asked, and answers nothing."""
     issued = {
         "foreign": lambda: other_ca.issue("foreign"),
         "expired": lambda: ca.issue("expired", begin=-5 * DAY, end=-DAY),
+        "early": lambda: ca.issue("early", begin=DAY, end=5 * DAY),
     }.get(wrong, lambda: ca.issue("sound"))()
     with FaultyServer(tls=serving(issued)) as server:
         # The listener is on 127.0.0.1, and this name for it is not in the certificate.
@@ -522,6 +561,14 @@ def test_a_wrong_certificate(ca: TestCa, other_ca: TestCa, wrong: str, ask: Ask)
         outcomes = ask(url, ca_file=None if wrong == "system" else ca.file, options=IMPATIENT)
         check(outcomes, one_of(Cause.UNTRUSTED), asked)
         assert server.visits == []
+    [detail] = {each.detail for each in outcomes if isinstance(each, Indeterminate)}
+    assert {
+        "foreign": "comes from a CA that is not trusted here",
+        "system": "comes from a CA that is not trusted here",
+        "expired": "has expired",
+        "early": "is not valid yet",
+        "name": "is for another name",
+    }[wrong] in detail
 
 
 def test_no_tls_where_tls_should_be(ca: TestCa, ask: Ask) -> None:

@@ -63,7 +63,7 @@ def test_what_a_sound_bundle_proves() -> None:
     for each in (bundle, bundle.to_json()):
         verified = verify(each)
         assert verified.device_serial == SERIAL
-        assert verified.bundle_id == bundle.bundle_id
+        assert verified.bundle_id.hex() == bundle.bundle_id
         assert verified.certificate_serial == sound_chain(SERIAL).leaf.serial_number
         assert verified.image_hash == bundle.content.image_hash
         assert verified.camera_token == bundle.content.camera_token

@@ -3,12 +3,18 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from birthmark_sma.device import BundleQueue, Delivery, bundle_id
+from birthmark_sma.device import BundleQueue, Delivery, Later
+from birthmark_sma.device.bundle_queue import (
+    LONGEST_PAUSE_SECONDS,
+    LONGEST_RETRY_AFTER_SECONDS,
+    PUT_OFF_IN_A_ROW,
+)
 from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.errors import DeviceBusyError, DeviceStorageError, QueueFullError
 from birthmark_sma.protocol.bundle import Bundle
@@ -36,10 +42,35 @@ def held(tmp_path: Path) -> Iterator[DirectoryLock]:
     lock.release()
 
 
+class Time:
+    """A clock that stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def queue(folder: PrivateDirectory, held: DirectoryLock, bundles: list[Bundle]) -> BundleQueue:
+def time() -> Time:
+    """The clock by which the queue's pauses are over."""
+    return Time()
+
+
+Reopen = Callable[..., BundleQueue]
+
+
+@pytest.fixture
+def reopen(folder: PrivateDirectory, held: DirectoryLock, time: Time) -> Reopen:
+    """Open the queue, as another process would find it."""
+    return partial(BundleQueue, folder, held, max_bundles=5, seconds=time, chance=lambda: 1.0)
+
+
+@pytest.fixture
+def queue(reopen: Reopen, bundles: list[Bundle]) -> BundleQueue:
     """A queue of four bundles that holds five."""
-    made = BundleQueue(folder, held, max_bundles=5)
+    made = reopen()
     for bundle in bundles[:4]:
         made.put(bundle)
     return made
@@ -48,11 +79,11 @@ def queue(folder: PrivateDirectory, held: DirectoryLock, bundles: list[Bundle]) 
 class Aggregator:
     """Takes bundles, and answers as it is told; then TAKEN."""
 
-    def __init__(self, *answers: Delivery) -> None:
+    def __init__(self, *answers: Delivery | Later) -> None:
         self.answers = list(answers)
         self.got: list[Bundle] = []
 
-    def __call__(self, bundle: Bundle) -> Delivery:
+    def __call__(self, bundle: Bundle) -> Delivery | Later:
         self.got.append(bundle)
         return self.answers.pop(0) if self.answers else Delivery.TAKEN
 
@@ -66,44 +97,192 @@ def test_all_arrive_once_and_in_order(queue: BundleQueue, bundles: list[Bundle])
 
 
 def test_it_outlives_its_process(
-    queue: BundleQueue, folder: PrivateDirectory, held: DirectoryLock, bundles: list[Bundle]
+    queue: BundleQueue, reopen: Reopen, bundles: list[Bundle], time: Time
 ) -> None:
-    queue.drain(Aggregator(Delivery.TAKEN, Delivery.LATER))
-    found = BundleQueue(folder, held, max_bundles=5)
+    queue.drain(Aggregator(Delivery.TAKEN, Later(60)))
+    found = reopen()
     assert len(found) == 3
+    time.now += 1
     found.put(bundles[4])
     aggregator = Aggregator()
     assert found.drain(aggregator) == 4
-    assert aggregator.got == bundles[1:5]
+    # The one that was tried goes after those that were not, also in another process.
+    assert aggregator.got == [bundles[n] for n in (2, 3, 1, 4)]
+    assert (len(found), len(reopen())) == (0, 0)
 
 
-def test_whoever_is_away_is_asked_again(queue: BundleQueue, bundles: list[Bundle]) -> None:
-    aggregator = Aggregator(Delivery.TAKEN, Delivery.LATER)
-    assert queue.drain(aggregator) == 1
-    assert len(queue) == 3
-    assert queue.drain(aggregator) == 3
-    assert [bundle_id(b) for b in aggregator.got] == [
-        bundle_id(bundles[n]) for n in (0, 1, 1, 2, 3)
-    ]
+# --- later
 
 
-def test_what_send_raises_goes_through(queue: BundleQueue) -> None:
-    def broken(_: Bundle) -> Delivery:
+def refusing(bad: Bundle, got: list[Bundle]) -> Callable[[Bundle], Delivery]:
+    """Take all bundles but one."""
+
+    def send(bundle: Bundle) -> Delivery:
+        got.append(bundle)
+        return Delivery.LATER if bundle == bad else Delivery.TAKEN
+
+    return send
+
+
+def test_one_that_is_always_put_off_keeps_no_other_waiting(
+    start: StartCamera, folder: PrivateDirectory, held: DirectoryLock
+) -> None:
+    """Threat 50: 100 drains at once, by the clock of the machine, send the nine behind it."""
+    camera = start()
+    made = [camera.capture(bytes([n])) for n in range(10)]
+    queue = BundleQueue(folder, held)
+    for bundle in made:
+        queue.put(bundle)
+    got: list[Bundle] = []
+    assert sum(queue.drain(refusing(made[0], got)) for _ in range(100)) == 9
+    assert got[:10] == made
+    assert len(queue) == 1
+
+
+def test_more_bad_ones_than_are_tried_in_a_row(
+    queue: BundleQueue, bundles: list[Bundle], time: Time
+) -> None:
+    """Threat 50: after a pause, those that were not tried yet have their turn first."""
+    aggregator = Aggregator(*[Delivery.LATER] * PUT_OFF_IN_A_ROW)
+    assert queue.drain(aggregator) == 0
+    assert aggregator.got == bundles[:3]
+    assert [queue.drain(aggregator) for _ in range(9)] == [0] * 9
+    time.now += 1
+    assert queue.drain(aggregator) == 4
+    assert aggregator.got[3:] == [bundles[n] for n in (3, 0, 1, 2)]
+
+
+def test_it_is_put_off_behind_others_in_the_next_process_too(
+    queue: BundleQueue, reopen: Reopen, bundles: list[Bundle]
+) -> None:
+    """Threat 50: a camera that lives for one round at a time gets past any number of bad ones."""
+    for _ in range(2):
+        queue.drain(Aggregator(*[Delivery.LATER] * 3))
+        queue = reopen()
+    aggregator = Aggregator()
+    assert queue.drain(aggregator) == 4
+    # Tried by now: the first two twice, the third and the fourth once.
+    assert aggregator.got == [bundles[n] for n in (2, 3, 0, 1)]
+
+
+def test_pauses_grow_up_to_a_bound(queue: BundleQueue, bundles: list[Bundle], time: Time) -> None:
+    waits: list[float | None] = []
+    got: list[Bundle] = []
+    for _ in range(13):
+        queue.drain(refusing(bundles[0], got))
+        wait = queue.seconds_to_next_attempt
+        waits.append(wait)
+        assert wait
+        time.now += wait - 0.01
+        assert queue.drain(refusing(bundles[0], got)) == 0
+        time.now += 0.02
+    assert waits[:4] == [1, 2, 4, 8]
+    assert waits[-1] == LONGEST_PAUSE_SECONDS
+    assert len(got) == 13 + 3
+
+
+def test_half_of_a_pause_is_chance(folder: PrivateDirectory, held: DirectoryLock,
+                                   bundles: list[Bundle], time: Time) -> None:  # fmt: skip
+    """Cameras that lost one server together do not come back together."""
+    queue = BundleQueue(folder, held, seconds=time, chance=lambda: 0.0)
+    queue.put(bundles[0])
+    queue.drain(lambda _: Delivery.LATER)
+    assert queue.seconds_to_next_attempt == 0.5
+
+
+def test_a_server_that_asks_for_it_is_left_alone(
+    queue: BundleQueue, bundles: list[Bundle], time: Time
+) -> None:
+    """Retry-After is the server's, whichever bundle it was said to; then others go first."""
+    aggregator = Aggregator(Later(30))
+    assert queue.drain(aggregator) == 0
+    assert queue.seconds_to_next_attempt == 30
+    time.now += 29.9
+    assert queue.drain(aggregator) == 0
+    assert aggregator.got == bundles[:1]
+    time.now += 0.2
+    assert queue.drain(aggregator) == 4
+    assert aggregator.got[1:] == [bundles[n] for n in (1, 2, 3, 0)]
+    assert queue.seconds_to_next_attempt is None
+
+
+def test_a_server_that_asks_for_nothing_ends_the_round(
+    queue: BundleQueue, bundles: list[Bundle]
+) -> None:
+    """Also for whoever is told to stop, amid a round."""
+    aggregator = Aggregator(*[Later(0)] * 9)
+    assert queue.drain(aggregator) == 0
+    assert aggregator.got == bundles[:1]
+
+
+def test_nobody_asks_for_a_year(queue: BundleQueue) -> None:
+    queue.drain(Aggregator(Later(999_999_999)))
+    assert queue.seconds_to_next_attempt == LONGEST_RETRY_AFTER_SECONDS
+
+
+def test_a_disk_that_cannot_note_an_attempt(
+    queue: BundleQueue, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, time: Time
+) -> None:
+    """The pause holds all the same, and no bundle is lost."""
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    got: list[Bundle] = []
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "replace", read_only)
+        assert queue.drain(refusing(bundles[0], got)) == 3
+    time.now += 1
+    assert queue.drain(Aggregator()) == 1
+
+
+def test_a_disk_that_notes_an_attempt_and_says_it_does_not(
+    queue: BundleQueue, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch, time: Time
+) -> None:
+    """A rename that was not synced has happened: the file is found by its new name."""
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    def send(_: Bundle) -> Delivery:
+        monkeypatch.setattr(os, "fsync", broken)
+        return Delivery.LATER
+
+    assert queue.drain(send) == 0
+    monkeypatch.undo()
+    time.now += 1
+    assert queue.drain(Aggregator()) == 4
+
+
+def test_what_send_raises_goes_through_and_holds_nobody_up(
+    queue: BundleQueue, bundles: list[Bundle], time: Time
+) -> None:
+    """Threat 50: a bundle at which `send` always fails is put off as well."""
+    got: list[Bundle] = []
+
+    def broken(bundle: Bundle) -> Delivery:
+        got.append(bundle)
         raise ConnectionError("no network")
 
-    with pytest.raises(ConnectionError):
-        queue.drain(broken)
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            queue.drain(broken)
+    assert got == bundles[:2]
     assert len(queue) == 4
+    time.now += 1
     assert queue.drain(Aggregator()) == 4
 
 
 @pytest.mark.parametrize("answer", [None, True, "taken", 200])
-def test_a_send_that_returns_no_delivery_loses_nothing(queue: BundleQueue, answer: Any) -> None:
+def test_a_send_that_returns_no_delivery_loses_nothing(
+    queue: BundleQueue, answer: Any, time: Time
+) -> None:
     """A callback that forgot its `return` is told so, and every bundle stays."""
     for _ in range(2):
         with pytest.raises(TypeError, match="send returns a Delivery"):
             queue.drain(lambda _: answer)
     assert (len(queue), queue.put_aside) == (4, 0)
+    time.now += 1
     assert queue.drain(Aggregator()) == 4
 
 
@@ -111,7 +290,7 @@ def test_a_forked_process_touches_no_queue(
     queue: BundleQueue, folder: PrivateDirectory, bundles: list[Bundle]
 ) -> None:
     """Its parent's next bundle would get the same number, and take the place of this one."""
-    queue.drain(Aggregator(Delivery.REFUSED, Delivery.LATER))
+    queue.drain(Aggregator(Delivery.REFUSED, Later(60)))
     before = folder.names()
     forbidden: list[Callable[[], object]] = [
         lambda: queue.put(bundles[4]),
@@ -178,16 +357,22 @@ def test_a_card_without_hard_links_will_do(
 
 
 def test_what_is_refused_does_not_hold_up_the_others(
-    queue: BundleQueue, folder: PrivateDirectory, held: DirectoryLock
+    queue: BundleQueue, folder: PrivateDirectory, reopen: Reopen, bundles: list[Bundle]
 ) -> None:
-    assert queue.drain(Aggregator(Delivery.REFUSED)) == 3
+    """It is put aside, where a person can look at it; also where it was put off before."""
+    queue.drain(Aggregator(Later(0)))
+    queue = reopen()
+    assert queue.drain(Aggregator(*[Delivery.TAKEN] * 3, Delivery.REFUSED)) == 3
     assert (len(queue), queue.put_aside) == (0, 1)
-    assert BundleQueue(folder, held).put_aside == 1
+    assert reopen().put_aside == 1
+    [file] = queue.put_aside_files()
+    assert file == folder.path / f"{1:020}.refused"
+    assert file.read_bytes() == bundles[0].to_json()
     again = Aggregator()
     assert queue.drain(again) == 0
     queue.discard_put_aside()
     assert folder.names() == []
-    assert BundleQueue(folder, held).put_aside == queue.put_aside == 0
+    assert reopen().put_aside == queue.put_aside == 0
 
 
 def test_it_is_bounded(queue: BundleQueue, bundles: list[Bundle]) -> None:
@@ -195,7 +380,7 @@ def test_it_is_bounded(queue: BundleQueue, bundles: list[Bundle]) -> None:
     for _ in range(2):
         with pytest.raises(QueueFullError):
             queue.put(bundles[5])
-    queue.drain(Aggregator(Delivery.REFUSED, Delivery.LATER))
+    queue.drain(Aggregator(Delivery.REFUSED, Later(60)))
     with pytest.raises(QueueFullError):
         queue.put(bundles[5])
     queue.discard_put_aside()
@@ -255,7 +440,7 @@ def test_drains_do_not_get_into_each_others_way(queue: BundleQueue, bundles: lis
     aggregator = Aggregator()
     entered, go_on = threading.Event(), threading.Event()
 
-    def slow(bundle: Bundle) -> Delivery:
+    def slow(bundle: Bundle) -> Delivery | Later:
         entered.set()
         assert go_on.wait(10)
         return aggregator(bundle)

@@ -5,25 +5,23 @@ import hashlib
 import importlib.util
 import logging
 import os
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from birthmark_sma.device import Delivery, Enrolment, bundle_id, private_directory
+from birthmark_sma.device import Delivery, Enrolment, private_directory
 from birthmark_sma.errors import (
     AuthorityAwayError,
     BirthmarkError,
-    ConfigurationError,
     DeviceStorageError,
     QueueFullError,
 )
-from birthmark_sma.protocol.bundle import Bundle
+from birthmark_sma.protocol.bundle import Bundle, parse_bundle
 from tests.device.conftest import StartCamera
-from tests.support.faulty import Behaviour, FaultyServer, Visit
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "raspberry_pi_camera.py"
 
@@ -45,49 +43,6 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     return folder
-
-
-def naming(status: int = 200, **fields: Any) -> Behaviour:
-    """Answer with the id of the bundle, or with something else."""
-
-    def behave(visit: Visit) -> None:
-        visit.answer({"bundle_id": visit.headers["idempotency-key"]} | fields, status)
-
-    return behave
-
-
-ANSWERS: dict[str, tuple[Behaviour, Delivery]] = {
-    "taken": (naming(), Delivery.TAKEN),
-    "created": (naming(201, ending="PASS"), Delivery.TAKEN),
-    "a login page": (lambda v: v.answer(b"<html>", content_type="text/html"), Delivery.LATER),
-    "nothing said": (lambda v: v.answer({}), Delivery.LATER),
-    "a list": (lambda v: v.answer(b"[]"), Delivery.LATER),
-    "another bundle": (naming(bundle_id="00" * 32), Delivery.LATER),
-    "redirected": (naming(302), Delivery.LATER),
-    "away": (naming(503), Delivery.LATER),
-    "refused": (naming(422), Delivery.REFUSED),
-}
-
-
-def test_only_who_names_a_bundle_has_taken_it(service: ModuleType, start: StartCamera) -> None:
-    """Threat 19's kin: no 200 of a Wi-Fi's login page makes a picture vanish."""
-    bundle = start().capture(b"a picture")
-    with FaultyServer(*(behaviour for behaviour, _ in ANSWERS.values())) as server:
-        sender = service.Aggregator(f"{server.url}/bundles")
-        got = {name: sender.send(bundle) for name in ANSWERS}
-    assert got == {name: delivery for name, (_, delivery) in ANSWERS.items()}
-    assert {visit.headers["idempotency-key"] for visit in server.visits} == {bundle_id(bundle)}
-
-
-@pytest.mark.parametrize(
-    "url", ["http://aggregator.example/", "http://192.0.2.1/", "x", "ftp://[::1]"]
-)
-def test_bundles_go_out_over_https(service: ModuleType, url: str) -> None:
-    """Over http anybody on the way could say that a bundle was taken."""
-    with pytest.raises(ConfigurationError, match="https://"):
-        service.Aggregator(url)
-    for good in ("https://aggregator.example/", "http://[::1]:8000/", "http://localhost/"):
-        assert service.Aggregator(good)
 
 
 def waiting(camera: Any) -> list[bytes]:
@@ -155,13 +110,16 @@ def test_a_picture_that_cannot_be_moved_gets_one_bundle(
     assert len(camera.queue) == 1
 
 
-def test_refused_bundles_make_room(service: ModuleType, start: StartCamera, pictures: Path) -> None:
+def test_refused_bundles_make_room(
+    service: ModuleType, start: StartCamera, place: Path, pictures: Path
+) -> None:
     """Nobody empties a queue by hand in the field; what waits is never dropped."""
     camera, folder = start(max_bundles=2), service.Folder(pictures)
     for name in ("a", "b", "c"):
         (pictures / f"{name}.jpg").write_bytes(name.encode())
     service.one_round(camera, folder, lambda _: Delivery.REFUSED)
     assert camera.queue.put_aside == 2
+    assert len(camera.queue.put_aside_files()) == 2
     service.one_round(camera, folder, lambda _: Delivery.LATER)
     assert (len(camera.queue), camera.queue.put_aside) == (0, 0)
     service.one_round(camera, folder, lambda _: Delivery.LATER)
@@ -172,28 +130,60 @@ def test_refused_bundles_make_room(service: ModuleType, start: StartCamera, pict
     assert len(camera.queue) == 2
     with pytest.raises(QueueFullError):
         folder.authenticate(camera)
-    assert waiting(camera) == [hashlib.sha256(name).digest() for name in (b"c", b"d")]
+    kept = [parse_bundle(file.read_bytes()) for file in sorted(place.glob("queue/*.json"))]
+    assert [bundle.content.image_hash for bundle in kept] == [
+        hashlib.sha256(name).digest() for name in (b"c", b"d")
+    ]
 
 
-ENDLESS: dict[str, tuple[float, Behaviour]] = {
-    "dripping": (0.3, lambda visit: visit.drip(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 999, 0.02)),
-    "flooding": (30, naming(more="x" * 65_536)),
-}
-
-
-@pytest.mark.parametrize("kind", ENDLESS)
-def test_an_answer_without_end_ends(
-    service: ModuleType, start: StartCamera, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_pictures_wait_in_the_folder_while_the_clock_is_wrong(
+    service: ModuleType, start: StartCamera, pictures: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also after one that left the connection open; the bundle stays, and SIGTERM is heard."""
-    seconds, behaviour = ENDLESS[kind]
-    monkeypatch.setattr(service, "ANSWER_SECONDS", seconds)
-    bundle = start().capture(b"a picture")
-    begun = time.monotonic()
-    with FaultyServer(naming(), behaviour) as server:
-        sender = service.Aggregator(server.url)
-        assert [sender.send(bundle) for _ in range(2)] == [Delivery.TAKEN, Delivery.LATER]
-    assert time.monotonic() - begun < 5
+    """Threat 50: it is logged once, what waits is sent all the same, and the pictures follow."""
+    clock = [datetime.now(UTC)]
+    camera, folder = start(clock=lambda: clock[0]), service.Folder(pictures)
+    camera.queue.put(camera.capture(b"before"))
+    (pictures / "a.jpg").write_bytes(b"a picture")
+    clock[0] = datetime(1970, 1, 1, tzinfo=UTC)
+    sent: list[Bundle] = []
+
+    def send(bundle: Bundle) -> Delivery:
+        sent.append(bundle)
+        return Delivery.TAKEN
+
+    for _ in range(3):
+        service.one_round(camera, folder, send)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "set the clock" in caplog.text
+    assert (pictures / "a.jpg").exists()
+    clock[0] = datetime.now(UTC)
+    service.one_round(camera, folder, send)
+    assert [bundle.content.image_hash for bundle in sent] == [
+        hashlib.sha256(each).digest() for each in (b"before", b"a picture")
+    ]
+
+
+def test_a_service_that_is_told_to_stop_ends_its_round(
+    service: ModuleType, start: StartCamera
+) -> None:
+    """It asks nobody any more, and bundles that it did not send are as they were."""
+    camera = start()
+    bundles = [camera.capture(bytes([n])) for n in range(4)]
+    for bundle in bundles:
+        camera.queue.put(bundle)
+    asked: list[Bundle] = []
+
+    def intake(bundle: Bundle) -> Delivery:
+        asked.append(bundle)
+        service.stopping.set()
+        return Delivery.TAKEN
+
+    try:
+        assert camera.queue.drain(service.Sender(intake)) == 1
+    finally:
+        service.stopping.clear()
+    assert asked == bundles[:1]
+    assert len(camera.queue) == 3
 
 
 def test_a_full_disk_is_emptied(

@@ -191,7 +191,7 @@ class _Bundles(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        known = self.headers["Idempotency-Key"]
+        known = parse_bundle(body).bundle_id
         if known in self.server.seen:
             self.server.taken[known] = body
         self.send_response(201 if known in self.server.seen else 503)

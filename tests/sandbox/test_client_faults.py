@@ -102,7 +102,7 @@ def test_bundles_get_the_verdict_that_they_ask_for(
 ) -> None:
     """A scripted PASS names no device, so it is not taken for another one's."""
     bundle = VerifiedBundle(
-        bundle_id="00" * 32,
+        bundle_id=bytes(32),
         device_serial="camera-1",
         certificate_serial=7,
         image_hash=bytes(32),

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark_sma.authority.table_keys_jwe import seal_table_keys
 from birthmark_sma.client import AuthorityClient, Pass, verify_bundle
 from birthmark_sma.pki.key_policy import check_key_encryption_key, load_public_key
-from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle, parse_bundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.bundles import der_of
@@ -342,7 +342,8 @@ def test_the_android_core_refuses_with_the_reason(
 
 def taken(visit: Visit) -> None:
     """Answer as an aggregation server that has the bundle."""
-    visit.answer({"bundle_id": visit.headers["idempotency-key"]})
+    bundle = parse_bundle(visit.request.partition(b"\r\n\r\n")[2])
+    visit.answer({"bundle_id": bundle.bundle_id})
 
 
 def test_the_raspberry_pi_service(sandbox: Running, tmp_path: Path) -> None:

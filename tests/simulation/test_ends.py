@@ -53,14 +53,16 @@ def test_a_camera_sends_to_a_server(running: Running) -> None:
         bundles = json.loads(sent.stdout)["bundles"]
         assert [each["case"] for each in bundles] == list(BY_ONE_CAMERA)
         assert all(each["ending"] in each["right"] for each in bundles)
+        assert {each["status"] for each in bundles if each["ending"] == "duplicate"} == {409}
         assert process.wait(30) == 0
 
 
 def test_what_is_no_bundle(running: Running) -> None:
     with played_aggregator(running) as (url, process):
+        declared = {"Content-Type": "application/json; charset=utf-8"}
         for body, status in ((b"{}", 422), (b"\0" * 40_000, 413), (b"[" * 20_000, 422)):
-            sent = httpx2.post(f"{url}/bundles", content=body, headers=JSON)
-            assert sent.status_code == status
+            answer = httpx2.post(f"{url}/bundles", content=body, headers=declared)
+            assert answer.status_code == status
         assert httpx2.post(f"{url}/bundles", content=b"{}").status_code == 415
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

@@ -182,6 +182,8 @@ def _read_request(connection: socket.socket, stopped: threading.Event) -> bytes 
         data += part
         head, end, body = data.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+        if end and data.startswith(b"GET "):
+            return data
         if end and length is not None and len(body) >= int(length.group(1)):
             return data
     return None

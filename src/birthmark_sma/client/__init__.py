@@ -16,45 +16,101 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from birthmark_sma.client.asynchronous import AsyncAuthorityClient
+    from birthmark_sma.client.crl_cache import AsyncCrlCache, CrlCache
     from birthmark_sma.client.options import Options
     from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
+    from birthmark_sma.client.pending import PendingBundles
     from birthmark_sma.client.revocation import RevocationList
     from birthmark_sma.client.synchronous import AuthorityClient
     from birthmark_sma.client.verification import VerifiedBundle, verify_bundle
+    from birthmark_sma.errors import (
+        BirthmarkError,
+        BundleCertificateError,
+        BundleError,
+        BundleSignatureError,
+        BundleTimeError,
+        ClientMisuseError,
+        ConfigurationError,
+        DeviceRevokedError,
+        MalformedBundleError,
+        MalformedCameraTokenError,
+        RevocationUnknownError,
+        TooManyPendingError,
+    )
+    from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+    from birthmark_sma.protocol.camera_token import CameraToken
 
 __all__ = [
+    "MAX_BUNDLE_BYTES",
     "AsyncAuthorityClient",
+    "AsyncCrlCache",
     "AuthorityClient",
+    "BirthmarkError",
+    "Bundle",
+    "BundleCertificateError",
+    "BundleError",
+    "BundleSignatureError",
+    "BundleTimeError",
+    "CameraToken",
     "Cause",
+    "ClientMisuseError",
+    "ConfigurationError",
+    "CrlCache",
+    "DeviceRevokedError",
     "Fail",
     "Indeterminate",
+    "MalformedBundleError",
+    "MalformedCameraTokenError",
     "Options",
     "Outcome",
     "Pass",
+    "PendingBundles",
     "RevocationList",
+    "RevocationUnknownError",
+    "TooManyPendingError",
     "VerifiedBundle",
+    "parse_bundle",
     "verify_bundle",
 ]
 
 # HTTP and cryptography are loaded with the first name that needs them.
 _MODULES = {
-    "AsyncAuthorityClient": "asynchronous",
-    "AuthorityClient": "synchronous",
-    "Cause": "outcome",
-    "Fail": "outcome",
-    "Indeterminate": "outcome",
-    "Options": "options",
-    "Outcome": "outcome",
-    "Pass": "outcome",
-    "RevocationList": "revocation",
-    "VerifiedBundle": "verification",
-    "verify_bundle": "verification",
+    "AsyncAuthorityClient": "client.asynchronous",
+    "AsyncCrlCache": "client.crl_cache",
+    "AuthorityClient": "client.synchronous",
+    "BirthmarkError": "errors",
+    "Bundle": "protocol.bundle",
+    "BundleCertificateError": "errors",
+    "BundleError": "errors",
+    "BundleSignatureError": "errors",
+    "BundleTimeError": "errors",
+    "CameraToken": "protocol.camera_token",
+    "Cause": "client.outcome",
+    "ClientMisuseError": "errors",
+    "ConfigurationError": "errors",
+    "CrlCache": "client.crl_cache",
+    "DeviceRevokedError": "errors",
+    "Fail": "client.outcome",
+    "Indeterminate": "client.outcome",
+    "MAX_BUNDLE_BYTES": "protocol.bundle",
+    "MalformedBundleError": "errors",
+    "MalformedCameraTokenError": "errors",
+    "Options": "client.options",
+    "Outcome": "client.outcome",
+    "Pass": "client.outcome",
+    "PendingBundles": "client.pending",
+    "RevocationList": "client.revocation",
+    "RevocationUnknownError": "errors",
+    "TooManyPendingError": "errors",
+    "VerifiedBundle": "client.verification",
+    "parse_bundle": "protocol.bundle",
+    "verify_bundle": "client.verification",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    found: object = getattr(import_module(f"birthmark_sma.{_MODULES[name]}"), name)
     globals()[name] = found
     return found

@@ -161,10 +161,12 @@ def _time(value: object) -> datetime | None:
 _STATUSES: Mapping[int, tuple[Cause, str]] = {
     401: (Cause.NOT_ALLOWED, "The access key is missing, wrong, or no longer in force (401)."),
     403: (Cause.NOT_ALLOWED, "The access key is good for something else (403)."),
-    407: (Cause.NOT_ALLOWED, "The proxy does not let this client through (407)."),
+    407: (Cause.PROXY_REFUSED, "The proxy asks for a user name and password (407)."),
     409: (Cause.ALREADY_SUBMITTED, "The authority answers each caller once (409)."),
     429: (Cause.RATE_LIMITED, "The authority lets this caller ask no more just now (429)."),
+    502: (Cause.UNAVAILABLE, "A proxy does not reach the authority (502)."),
     503: (Cause.UNAVAILABLE, "The authority cannot answer now (503)."),
+    504: (Cause.UNAVAILABLE, "A proxy had no answer of the authority in time (504)."),
 }
 _CLASSES: Mapping[int, tuple[Cause, str]] = {
     3: (Cause.REDIRECTED, "The answer points elsewhere ({}), which is not followed."),
@@ -172,7 +174,7 @@ _CLASSES: Mapping[int, tuple[Cause, str]] = {
     5: (Cause.UNAVAILABLE, "The authority failed ({})."),
 }
 _OTHER = (Cause.NOT_UNDERSTOOD, "An answer of status {} is no verdict.")
-_AGAIN = frozenset({429, 503})
+_AGAIN = frozenset({429, 502, 503, 504})
 
 
 def _without_verdict(reply: Reply, count: int, now: datetime) -> Fault:

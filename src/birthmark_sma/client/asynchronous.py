@@ -2,6 +2,9 @@
 
 Calls that come while others are on their way are gathered and go out together, so that a thousand
 at once cost the authority hardly more than one. A call that comes alone goes out at once.
+
+What it does besides sending is logged: attempts that brought no verdict and waits at INFO, a
+circuit that opens at WARNING. No log line holds a camera token or an access key.
 """
 
 import asyncio
@@ -11,12 +14,13 @@ import secrets
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from birthmark_sma.client.answers import Fault, most_at_once, read
+from birthmark_sma.client.circuit import State
 from birthmark_sma.client.exchange import MAX_HOLD, Exchange, Gate, Send, Settled, Split, Wait
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
@@ -29,6 +33,19 @@ _log = logging.getLogger(__name__)
 _chance = secrets.SystemRandom().random
 
 
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """A wait before the next attempt: why, and until when the authority asked to be left alone."""
+
+    fault: Fault
+    until: float
+
+    def told(self, now: float) -> Fault:
+        """Return the fault with the `retry_after` that is left."""
+        left = max(0.0, self.until - now)
+        return replace(self.fault, retry_after=left if self.fault.retry_after else None)
+
+
 @dataclass(eq=False, slots=True)
 class _Call:
     """A camera token that somebody waits for."""
@@ -38,12 +55,28 @@ class _Call:
     deadline: float
     attempts: int = 0
     request_id: str | None = None
+    pause: _Pause | None = None
+    """What it waits for, unless it is under way."""
+    last: Fault | None = None
+    """What the attempt before the present one brought."""
 
-    def outcome_by_now(self) -> Outcome:
+    def outcome_by_now(self, others: Iterable[_Pause], now: float) -> Outcome:
+        """Return the outcome. `others` is what holds up those before it, if it was never sent."""
         if self.future.done():
             return self.future.result()
-        detail = "There was no answer in time."
-        return Indeterminate(Cause.TIMED_OUT, detail, self.attempts, request_id=self.request_id)
+        pause = self.pause
+        if pause is None and self.attempts == 0:
+            pause = max(others, key=lambda each: each.until, default=None)
+        if pause is not None:
+            fault = pause.told(now)
+        elif self.attempts == 0:
+            fault = Fault(Cause.TIMED_OUT, "The time was used up waiting to ask.")
+        else:
+            before = "" if self.last is None else f" The attempt before: {self.last.detail}"
+            fault = Fault(Cause.TIMED_OUT, f"There was no answer in time.{before}")
+        return Indeterminate(
+            fault.cause, fault.detail, self.attempts, fault.retry_after, self.request_id
+        )
 
 
 class AsyncAuthorityClient:
@@ -87,6 +120,8 @@ class AsyncAuthorityClient:
         self._gate = Gate.of(self._options)
         self._waiting: deque[_Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pauses: list[_Pause] = []
+        """What the requests that are under way wait for."""
         self._at_most = self._options.max_batch
         self._limited_until = 0.0
         self._will_dispatch = False
@@ -139,7 +174,7 @@ class AsyncAuthorityClient:
                 self._offer(call, loop)
             left = max(0.0, until - loop.time())
             await asyncio.wait([each.future for each in calls], timeout=left)
-            return [each.outcome_by_now() for each in calls]
+            return [each.outcome_by_now(self._pauses, loop.time()) for each in calls]
         finally:  # whoever is cancelled, or is out of time, waits for nothing more
             for call in calls:
                 call.future.cancel()
@@ -250,18 +285,51 @@ class AsyncAuthorityClient:
         while not isinstance(step, Settled):
             match step:
                 case Wait():
-                    await asyncio.sleep(step.seconds)
+                    await self._wait(step, calls)
                     step = exchange.begin(loop.time())
                 case Send():
                     request_id = secrets.token_hex(16)
                     for call in calls:
                         call.attempts, call.request_id = step.attempt, request_id
                     found = await self._attempt(step, body, request_id, len(calls))
+                    before = self._gate.circuit.state
                     step = exchange.heard(step, found, loop.time(), request_id=request_id)
+                    self._log_heard(found, request_id, before)
                 case Split():  # `_learn` has seen it too
                     self._waiting.extendleft(reversed(calls))
                     return None
         return step.outcomes
+
+    async def _wait(self, wait: Wait, calls: Sequence[_Call]) -> None:
+        """Wait, and let those who are out of time meanwhile know what for."""
+        now = asyncio.get_running_loop().time()
+        pause = _Pause(wait.because, now + (wait.because.retry_after or 0.0))
+        _log.info("The next attempt is in %.1f s: %s", wait.seconds, wait.because.detail)
+        self._pauses.append(pause)
+        for call in calls:
+            call.pause = pause
+        try:
+            await asyncio.sleep(wait.seconds)
+        finally:
+            self._pauses.remove(pause)
+            for call in calls:
+                call.pause, call.last = None, wait.because
+
+    def _log_heard(self, found: Sequence[Outcome] | Fault, request_id: str, before: State) -> None:
+        if isinstance(found, Fault):
+            _log.info(
+                "Request %s brought no verdict (%s): %s", request_id, found.cause, found.detail
+            )
+        after = self._gate.circuit.state
+        if after is State.OPEN and before is not State.OPEN:
+            rest = self._options.circuit_rest
+            _log.warning(
+                "The circuit is open: nothing is sent for %.1f s. The last failure: %s",
+                rest,
+                self._gate.last_failure,
+            )
+        elif after is State.CLOSED and before is not State.CLOSED:
+            _log.info("The circuit is closed: the authority answers again")
 
     async def _attempt(
         self, send: Send, body: bytes, request_id: str, count: int

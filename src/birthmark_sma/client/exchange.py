@@ -22,6 +22,7 @@ from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
 
 MAX_HOLD = 60.0
 """However long a limit is said to hold, it is tried again once a minute."""
+_LIMITED = Fault(Cause.RATE_LIMITED, "The authority lets this caller ask no more just now.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Send nothing for `seconds`."""
+    """Send nothing for `seconds`; `because` is why, with the `retry_after` that is left."""
 
     seconds: float
+    because: Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,8 @@ class Exchange:
             )
         held = self._gate.held_until - now
         if held > 0:
-            fault = self._last or Fault(
-                Cause.RATE_LIMITED, "The authority lets this caller ask no more just now."
-            )
-            return self._wait_or_settle(fault, held, now)
+            limited = self._last if self._last and self._last.cause is Cause.RATE_LIMITED else None
+            return self._wait_or_settle(limited or _LIMITED, held, now)
         ticket = self._gate.circuit.admit(now)
         if ticket is None:
             rest = self._gate.circuit.rest_left(now)
@@ -147,9 +147,8 @@ class Exchange:
     def _wait_or_settle(self, fault: Fault, at_least: float, now: float) -> Step:
         """Wait as long as was asked for and a little by chance, where the deadline allows it."""
         seconds = at_least + self._jitter()
-        if now + seconds >= self._deadline:
-            return self._settle(replace(fault, retry_after=at_least or None))
-        return Wait(seconds)
+        fault = replace(fault, retry_after=at_least or None)
+        return self._settle(fault) if now + seconds >= self._deadline else Wait(seconds, fault)
 
     def _jitter(self) -> float:
         """Draw the wait from all of 0..bound, so that callers who failed together part ways."""

@@ -75,7 +75,10 @@ class Cause(StrEnum):
     TIMED_OUT = "timed_out"
     """The authority did not answer in time, or the time was used up waiting to ask."""
     UNTRUSTED = "untrusted"
-    """Whoever answers at this address has not shown the authority's TLS certificate."""
+    """Whoever answers has not shown the authority's TLS certificate; `detail` says what is wrong.
+
+    An unknown CA, a certificate for another name, and one that has expired read differently.
+    """
     UNAVAILABLE = "unavailable"
     """The authority said that it cannot answer now, or failed (5xx)."""
     RATE_LIMITED = "rate_limited"
@@ -86,6 +89,8 @@ class Cause(StrEnum):
     """More calls wait in this process than the client takes; nothing was sent."""
     NOT_ALLOWED = "not_allowed"
     """The access key or client certificate is missing, wrong, or good for something else."""
+    PROXY_REFUSED = "proxy_refused"
+    """The proxy on the way does not let this client through (407, or 403 at CONNECT)."""
     ALREADY_SUBMITTED = "already_submitted"
     """This caller had the token validated before, and is not told again: go by that answer."""
     REFUSED = "refused"

@@ -5,6 +5,7 @@ and an answer is taken in its own bytes, bounded in size.
 """
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ class Transport:
         self._url = batch_url(url, plaintext=plaintext)
         self._options = options
         self._http = httpx2.AsyncClient(
-            headers=_headers(access_key),
+            headers=headers_for(access_key) | {"Content-Type": "application/json"},
             verify=True if tls is None else tls,
             trust_env=False,
             follow_redirects=False,
@@ -97,12 +98,26 @@ async def _read(response: httpx2.Response) -> Reply | Fault:
 
 
 _NO_TLS = Fault(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
-_WRONG_CERTIFICATE = Fault(
-    Cause.UNTRUSTED, "The server's TLS certificate is not one that is trusted."
-)
+_WRONG_CERTIFICATE = "The server's TLS certificate is not one that is trusted."
+# X509_V_ERR_ of OpenSSL's x509_vfy.h. Where the system's own verifier is used, there is no code.
+_CERTIFICATE_ERRORS = {
+    9: "The server's TLS certificate is not valid yet: is the clock of this machine right?",
+    10: "The server's TLS certificate has expired. Its operator has to renew it.",
+    **dict.fromkeys(
+        (2, 18, 19, 20, 21),
+        "The server's TLS certificate comes from a CA that is not trusted here: name that CA with"
+        " ca_file, if it is the right one.",
+    ),
+    **dict.fromkeys(
+        (62, 64),
+        "The server's TLS certificate is for another name: is this the authority's URL?",
+    ),
+}
 _NO_HTTP = Fault(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
 _CUT_SHORT = "peer unexpectedly closed connection"  # what h11 says of half a head
 _BROKEN = Fault(Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True)
+
+_REFUSED_BY_PROXY = re.compile(r"(403|407)\b")
 
 # The first row that an error belongs to tells what it means.
 _ERRORS: tuple[tuple[type[Exception], Fault], ...] = (
@@ -133,11 +148,18 @@ def fault_of(error: Exception) -> Fault:
     """Say what an error before the answer means, and whether asking again may help."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
-            return _WRONG_CERTIFICATE
+            code = getattr(each, "verify_code", 0)
+            detail = _CERTIFICATE_ERRORS.get(code, _WRONG_CERTIFICATE)
+            return Fault(Cause.UNTRUSTED, detail)
         if type(each) is ssl.SSLError:  # its subclasses: wait for more, or the peer has gone
             return _NO_TLS
         if isinstance(each, h11.RemoteProtocolError):
             return _BROKEN if str(each) == _CUT_SHORT else _NO_HTTP
+    if isinstance(error, httpx2.ProxyError) and (refused := _REFUSED_BY_PROXY.match(str(error))):
+        # What was answered to CONNECT; the library tells it in the error's text alone.
+        return Fault(
+            Cause.PROXY_REFUSED, f"The proxy does not let this client through ({refused[1]})."
+        )
     for kind, fault in _ERRORS:
         if isinstance(error, kind):
             return fault
@@ -154,12 +176,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
-def _headers(access_key: str | None) -> dict[str, str]:
+def headers_for(access_key: str | None) -> dict[str, str]:
+    """Return the header fields that every request has. Raises ConfigurationError."""
     headers = {
         "User-Agent": USER_AGENT,
         "Accept": "application/json",
         "Accept-Encoding": "identity",
-        "Content-Type": "application/json",
     }
     if access_key is not None:
         # Whatever is no visible ASCII could end the header and begin another.
@@ -170,10 +192,15 @@ def _headers(access_key: str | None) -> dict[str, str]:
 
 
 def batch_url(url: str, *, plaintext: bool) -> str:
-    """Return where camera tokens are validated, or raise ConfigurationError.
+    """Return where camera tokens are validated, or raise ConfigurationError."""
+    return check_url(url, plaintext=plaintext, risk="answer PASS").rstrip("/") + BATCH_PATH
 
-    Without TLS anybody between could answer PASS, and read the access key: that is refused but for
-    this machine, unless `plaintext` says that something else keeps the way safe.
+
+def check_url(url: str, *, plaintext: bool, risk: str) -> str:
+    """Return a URL of the authority's, or raise ConfigurationError.
+
+    Without TLS anybody between could do what `risk` says, and read the access key: that is refused
+    but for this machine, unless `plaintext` says that something else keeps the way safe.
     """
     try:
         parts = urlsplit(url)
@@ -189,10 +216,10 @@ def batch_url(url: str, *, plaintext: bool) -> str:
         )
     if parts.scheme == "http" and not plaintext and not _is_loopback(host):
         raise ConfigurationError(
-            "Without TLS anybody on the way could answer PASS: use https://, or say plaintext=True"
+            f"Without TLS anybody on the way could {risk}: use https://, or say plaintext=True"
             " where something else protects the way."
         )
-    return url.rstrip("/") + BATCH_PATH
+    return url
 
 
 def tls_context(

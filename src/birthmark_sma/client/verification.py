@@ -41,7 +41,7 @@ class VerifiedBundle:
     word. The device's family comes with the authority's PASS.
     """
 
-    bundle_id: str
+    bundle_id: bytes
     device_serial: str
     certificate_serial: int
     image_hash: bytes
@@ -97,7 +97,7 @@ def verify_bundle(
     # 5
     verify_signature(bundle, device.public_key())
     return VerifiedBundle(
-        bundle_id=bundle.bundle_id,
+        bundle_id=bytes.fromhex(bundle.bundle_id),
         device_serial=device_serial,
         certificate_serial=device.serial_number,
         image_hash=content.image_hash,

@@ -1,10 +1,17 @@
 """Send something and read the answer, in bounded time and memory, whatever answers there."""
 
+from collections.abc import Callable
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import NamedTuple
 
 import httpx2
 
 from birthmark_sma.device.time_limit import TimeLimit
+
+HearTime = Callable[[datetime, str], None]
+"""Is told the time that an answer says, and the name of the server that gave it."""
 
 
 class Answer(NamedTuple):
@@ -60,3 +67,36 @@ def bounded_post(
     if limit.over:  # whatever came of it
         raise httpx2.ReadTimeout("what answers there takes too long")
     return Answer(response.status_code, response.headers, received)
+
+
+def time_of(answer: Answer) -> datetime | None:
+    """Return the time that the server says it is (RFC 9110, section 6.6.1), if it says one."""
+    return _http_date(answer.headers.get("Date", ""))
+
+
+def retry_after_of(answer: Answer) -> float | None:
+    """Return the seconds of Retry-After, if there is one.
+
+    A date counts by the server's own clock: the camera's may be wrong.
+    """
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return float(text)
+    until, now = _http_date(text), time_of(answer)
+    return None if until is None or now is None else max(0.0, (until - now).total_seconds())
+
+
+def is_this_machine(host: str) -> bool:
+    """Say whether what is sent to a host stays on this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        time = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return time if time.tzinfo is not None else None

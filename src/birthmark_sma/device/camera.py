@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device import nonces, provisioning, state
 from birthmark_sma.device.bundle_queue import MAX_BUNDLES, BundleQueue
+from birthmark_sma.device.clock import CameraClock, Clock
+from birthmark_sma.device.intake import ANSWER_SECONDS, Intake
 from birthmark_sma.device.nonces import Nonces
 from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.device.provisioning import Enrolment
@@ -28,12 +30,12 @@ from birthmark_sma.errors import (
     EmptyPictureError,
     OtherDeviceError,
     ProvisioningError,
+    WrongClockError,
 )
 from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 
-Clock = Callable[[], datetime]
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _READ_BYTES = 1_048_576
 
@@ -68,10 +70,15 @@ def start_camera(
     lock = place.lock()
     try:
         place.clear_unfinished()
-        identity = _identity(place, sealing, enrolment, client)
+        said: dict[str, datetime] = {}
+        identity = _identity(place, sealing, enrolment, client, said)
         waiting = {name: _queue(directory / name, lock, max_bundles) for name in queues}
         spent = Nonces(place, bytes.fromhex(identity.nonce_secret))
-        return Camera(identity, spent, waiting, clock, lock)
+        watched = _watched(clock, identity, place, lock)
+        for source, time in said.items():
+            watched.hear(time, source)
+        watched.fault()  # so that the log has it, even if nobody asks
+        return Camera(identity, spent, waiting, watched, lock)
     except BaseException:
         lock.release()
         raise
@@ -101,7 +108,7 @@ class Camera:
         identity: Identity,
         spent: Nonces,
         queues: Mapping[str, BundleQueue],
-        clock: Clock,
+        clock: CameraClock,
         lock: DirectoryLock,
     ) -> None:
         self.queues = queues
@@ -137,20 +144,61 @@ class Camera:
 
         The camera captures all the same: its clock may be wrong, and aggregation servers decide.
         """
-        return self._now() > self.certificate.not_valid_after_utc
+        return self._clock.now() > self.certificate.not_valid_after_utc
 
-    def capture(self, image: bytes | BinaryIO) -> Bundle:
+    @property
+    def clock_is_wrong(self) -> bool:
+        """Whether the clock cannot be right, so that pictures that are signed now may be rejected.
+
+        The camera captures all the same, unless `capture` is told to refuse: hold such pictures
+        back, and capture them once the clock is set. `clock_fault` says what is wrong with it, and
+        `device.clock` by what a camera can tell.
+        """
+        return self.clock_fault is not None
+
+    @property
+    def clock_fault(self) -> str | None:
+        """What is wrong with the clock and what to do, as a sentence; None if nothing is known."""
+        return self._clock.fault()
+
+    def hear_time(self, time: datetime, source: str) -> None:
+        """Compare the clock with a server's, known to be that server's by TLS. `intake` does so.
+
+        `source` names the server. For a `send` of your own: the Date of each answer.
+        """
+        self._clock.hear(time, source)
+
+    def intake(
+        self,
+        url: str,
+        *,
+        client: httpx2.Client | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> Intake:
+        """Return what sends bundles to an aggregation server: give it to a queue's `drain`.
+
+        As `Intake`, which raises ConfigurationError; it compares the clocks too.
+        """
+        return Intake(url, client=client, hear_time=self.hear_time, answer_seconds=answer_seconds)
+
+    def capture(self, image: bytes | BinaryIO, *, refuse_wrong_clock: bool = False) -> Bundle:
         """Return the bundle of a picture: the bytes of its file, or the file, open for reading.
 
         A file is read from its beginning, unless it cannot go back there, as a pipe. Each call
         makes a new camera token, also for the same picture. The bundle is nowhere on disk yet:
         `queue.put` it, or send it.
 
+        A wrong clock is logged, once; with `refuse_wrong_clock` it is a WrongClockError, and the
+        picture can be captured once the clock is set. `captured_at` is the time of this call.
+
         Raises EmptyPictureError, DeviceStorageError where a nonce cannot be reserved or the camera
         is closed, NoncesUsedUpError, DeviceBusyError in a process that was forked; and what reading
         the file raises.
         """
-        captured_at = self._now()
+        captured_at = self._clock.now()
+        fault = self._clock.fault(captured_at)
+        if fault is not None and refuse_wrong_clock:
+            raise WrongClockError(fault)
         image_hash = _sha256(image)
         with self._lock.in_use():
             token = self._camera_token()
@@ -188,17 +236,15 @@ class Camera:
             nonce=self._nonces.draw(),
         )
 
-    def _now(self) -> datetime:
-        return self._clock().astimezone(UTC)
-
 
 def _identity(
     place: PrivateDirectory,
     sealing: Sealing,
     enrolment: Enrolment | None,
     client: httpx2.Client | None,
+    said: dict[str, datetime],
 ) -> Identity:
-    """Return who this camera is, once that is on disk."""
+    """Return who this camera is, once that is on disk. `said` gets the authority's time."""
     kept = state.load(place, sealing)
     if isinstance(kept, Identity):
         if enrolment is not None and enrolment.device_serial != kept.device_serial:
@@ -223,7 +269,11 @@ def _identity(
         save(kept)
     if nonces.FILE not in place.names():
         nonces.begin(place)
-    identity = provisioning.provision(kept, enrolment, save, client=client)
+
+    def hear_time(time: datetime, source: str) -> None:
+        said[source] = time
+
+    identity = provisioning.provision(kept, enrolment, save, client=client, hear_time=hear_time)
     state.save(identity, place, sealing)
     return identity
 
@@ -238,6 +288,14 @@ def _corrected(
     corrected = replace(kept, keys_per_table=said)
     state.save(corrected, place, sealing)
     return corrected
+
+
+def _watched(
+    clock: Clock, identity: Identity, place: PrivateDirectory, lock: DirectoryLock
+) -> CameraClock:
+    certificate = x509.load_pem_x509_certificate(identity.device_certificate.encode())
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return CameraClock(place, lock, clock, begins=begins, ends=ends)
 
 
 def _queue(directory: Path, lock: DirectoryLock, max_bundles: int) -> BundleQueue:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -25,7 +25,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from birthmark_sma.device.bounded_post import Answer, bounded_post
+from birthmark_sma.device.bounded_post import (
+    Answer,
+    HearTime,
+    bounded_post,
+    is_this_machine,
+    retry_after_of,
+    time_of,
+)
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.device.table_keys_jwe import open_table_keys
 from birthmark_sma.errors import (
@@ -100,7 +107,7 @@ class Enrolment:
             url = httpx2.URL(self.url)
         except httpx2.InvalidURL:
             raise ConfigurationError("The authority's URL cannot be read.") from None
-        if url.scheme != "https" and not (url.scheme == "http" and _is_this_machine(url.host)):
+        if url.scheme != "https" and not (url.scheme == "http" and is_this_machine(url.host)):
             raise ConfigurationError(
                 "The authority's URL begins with https://, as keys come back from there; http:// is"
                 " for this very machine."
@@ -153,8 +160,11 @@ def provision(
     save: Callable[[Pending], None],
     *,
     client: httpx2.Client | None = None,
+    hear_time: HearTime,
 ) -> Identity:
     """Ask until there is an answer. `pending` is on disk; `save` puts a changed one there.
+
+    `hear_time` is told the time that the authority's answer says.
 
     Raises OtherDeviceError where another serial was asked for before, AuthorityAwayError once
     patience is at an end, ProvisioningRefusedError, ConfigurationError where no request can leave.
@@ -168,7 +178,10 @@ def provision(
         asking = _Asking(http, enrolment)
         while True:
             try:
-                return asking.until_answered(pending)
+                identity, answered_at = asking.until_answered(pending)
+                if answered_at is not None:
+                    hear_time(answered_at, "the authority")
+                return identity
             except ProvisioningRefusedError as refused:
                 # Only now, that this request is refused for certain, may another take its place.
                 changed = _changed(pending, enrolment, refused)
@@ -186,18 +199,20 @@ class _Asking:
         self._enrolment = enrolment
         self._deadline = time.monotonic() + enrolment.patience
 
-    def until_answered(self, pending: Pending) -> Identity:
+    def until_answered(self, pending: Pending) -> tuple[Identity, datetime | None]:
+        """Return what the answer makes of the camera, and the time that it says."""
         wait = _FIRST_WAIT_SECONDS
         while True:
             asked_to_wait: float | None = None
             try:
-                status, headers, content = self._ask(pending)
+                answer = self._ask(pending)
+                status, _, content = answer
                 if status == httpx2.codes.OK:
-                    return identity_of(pending, content, self._enrolment)
+                    return identity_of(pending, content, self._enrolment), time_of(answer)
                 if not _may_change(status):
                     raise _refusal(status, content)
                 why = f"it answers with status {status}"
-                asked_to_wait = _retry_after(headers)
+                asked_to_wait = retry_after_of(answer)
             except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol) as error:
                 # Nothing left this machine, and nothing will, however often it is tried.
                 raise ConfigurationError(f"The authority cannot be asked: {error}.") from None
@@ -378,12 +393,6 @@ _ADVICE = {
 }
 
 
-def _retry_after(headers: httpx2.Headers) -> float | None:
-    """Return the seconds of Retry-After; a date is left alone, as the camera's clock may be off."""
-    text = headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
-
-
 def _client(
     enrolment: Enrolment, given: httpx2.Client | None
 ) -> AbstractContextManager[httpx2.Client]:
@@ -391,13 +400,6 @@ def _client(
         return nullcontext(given)
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _load_private(pem: str) -> ec.EllipticCurvePrivateKey:

@@ -55,7 +55,7 @@ class Judgement:
     detail: str = ""
     asked: int = 0
     device_serial: str | None = None
-    bundle_id: str | None = None
+    bundle_id: bytes | None = None
 
 
 class Aggregator:
@@ -66,7 +66,7 @@ class Aggregator:
         self.reported: set[str] = set()
         """Devices that this server takes nothing of any more, whatever the authority says."""
         self._root = root
-        self._seen: set[str] = set()
+        self._seen: set[bytes] = set()
 
     async def take(
         self, text: bytes, *, until: float, unanswered: Unanswered = _nobody
@@ -79,16 +79,17 @@ class Aggregator:
             verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
-        serial, identity = verified.device_serial, verified.bundle_id
-        if serial in self.reported:
-            return Judgement(Ending.REPORTED, device_serial=serial, bundle_id=identity)
-        if identity in self._seen:
-            return Judgement(Ending.DUPLICATE, device_serial=serial, bundle_id=identity)
-        self._seen.add(identity)
-        judgement = await self._ask(verified, until, unanswered)
-        if judgement.ending is Ending.UNDECIDED:
-            self._seen.discard(identity)  # it may be sent again
-        return replace(judgement, device_serial=serial, bundle_id=identity)
+        identity = verified.bundle_id
+        if verified.device_serial in self.reported:
+            judgement = Judgement(Ending.REPORTED)
+        elif identity in self._seen:
+            judgement = Judgement(Ending.DUPLICATE)
+        else:
+            self._seen.add(identity)
+            judgement = await self._ask(verified, until, unanswered)
+            if judgement.ending is Ending.UNDECIDED:
+                self._seen.discard(identity)  # it may be sent again
+        return replace(judgement, device_serial=verified.device_serial, bundle_id=identity)
 
     async def _ask(self, bundle: VerifiedBundle, until: float, unanswered: Unanswered) -> Judgement:
         """Ask the authority until there is a verdict: an outage is none."""

@@ -3,10 +3,9 @@
     POST /bundles   a bundle; 200 {"ending": ..., "detail": ..., "bundle_id": ...} once it is judged
     GET  /          what this is
 
-409 with the same body for a bundle that came before; 422 for a bundle that cannot be relied on,
-whatever is tried again; 413 for one that is too large and 415 for another media type; 503 with
-Retry-After where the authority could not be asked: send it again. `bundle_id` is computed from the
-bundle, so that a camera can tell this answer from a login page's.
+409 with the same body for a bundle that was taken before; 415 for a body that is not declared JSON,
+413 for one that is too large, 422 for a bundle that cannot be relied on, whatever is tried again;
+503 with Retry-After where the authority could not be asked: send it again.
 """
 
 import asyncio
@@ -24,6 +23,7 @@ from birthmark_sma.simulation.cases import Ending
 _PATIENCE = 20.0
 _RETRY_AFTER = "2"
 _STATUSES = {
+    Ending.DUPLICATE: 409,
     Ending.MALFORMED: 422,
     Ending.WRONG_TIME: 422,
     Ending.WRONG_CERTIFICATE: 422,
@@ -40,9 +40,9 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
     """Return the ASGI application. `told` hears of each judgement."""
 
     async def take(request: Request) -> Response:
-        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type != _MEDIA_TYPE:
-            return JSONResponse({"detail": f"Send a bundle as {_MEDIA_TYPE}."}, 415)
+        declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if declared != "application/json":
+            return JSONResponse({"detail": "A bundle is sent as application/json."}, 415)
         text = bytearray()
         async for part in request.stream():
             text += part
@@ -55,7 +55,7 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
             {
                 "ending": judgement.ending,
                 "detail": judgement.detail,
-                "bundle_id": judgement.bundle_id,
+                "bundle_id": None if judgement.bundle_id is None else judgement.bundle_id.hex(),
             },
             _STATUSES.get(judgement.ending, 200),
             {"Retry-After": _RETRY_AFTER} if judgement.ending is Ending.UNDECIDED else None,

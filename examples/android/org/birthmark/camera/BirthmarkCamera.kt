@@ -109,7 +109,7 @@ class BirthmarkCamera(
             enrolmentKey?.let { http.setRequestProperty("Authorization", "Bearer $it") }
             http.outputStream.use { it.write(body.toByteArray()) }
             if (http.responseCode != 200) {
-                // 429, 503 and no answer pass: try again, within 24 hours. The others need a person.
+                // 429, 502 to 504 and no answer pass: try again, within 24 hours. The others need a person.
                 val said = http.errorStream?.use { String(it.readBytes()) } ?: ""
                 throw IOException("${http.responseCode} $said")
             }

@@ -81,7 +81,7 @@ public final class DesktopCamera {
                     String said = body == null ? "" : new String(body.readAllBytes(), StandardCharsets.UTF_8);
                     if (status == 200) return said;
                     trouble = status + " " + said;
-                    if (status != 429 && status != 503) throw new IllegalStateException(trouble);
+                    if (status != 429 && (status < 502 || status > 504)) throw new IllegalStateException(trouble);
                     wait = Math.max(wait, retryAfter(http.getHeaderField("Retry-After")));
                 }
             } catch (IOException error) {

@@ -1,0 +1,175 @@
+"""Bundles without a verdict, to be asked about again.
+
+    pending = PendingBundles()
+    ...
+    match authority.validate_bundle(bundle):
+        case Indeterminate() as outcome:
+            pending.add(bundle, outcome)
+    ...
+    for bundle, outcome in pending.ask(authority):  # every second, say
+        ...  # Pass, Fail, or Indeterminate because of Cause.ALREADY_SUBMITTED: it is settled
+
+Each bundle has a pause that grows with its attempts, and no shorter than the authority asked for.
+They are in memory alone, and bounded: to survive a restart, keep the bundles themselves until they
+are settled, and begin with those that are not.
+"""
+
+import heapq
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from birthmark_sma.client.asynchronous import AsyncAuthorityClient
+from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
+from birthmark_sma.client.synchronous import AuthorityClient
+from birthmark_sma.client.verification import VerifiedBundle, of_the_same_device
+from birthmark_sma.errors import TooManyPendingError
+
+MAX_PENDING = 10_000
+AT_ONCE = 500
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 600.0
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+
+_chance = secrets.SystemRandom().random
+
+Settled: TypeAlias = tuple[VerifiedBundle, Outcome]
+
+
+@dataclass(order=True, slots=True)
+class _Pending:
+    due: float
+    number: int
+    attempts: int = field(compare=False)
+    bundle: VerifiedBundle = field(compare=False)
+    outcome: Indeterminate = field(compare=False)
+
+
+class PendingBundles:
+    """A bounded queue of bundles in memory. Threads and tasks may share it."""
+
+    def __init__(
+        self,
+        max_bundles: int = MAX_PENDING,
+        *,
+        seconds: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = _chance,
+    ) -> None:
+        """Begin empty. `seconds` is a clock that never goes back; `chance` draws from 0 to 1."""
+        self._max = max_bundles
+        self._seconds = seconds
+        self._chance = chance
+        self._last = 0
+        self._heap: list[_Pending] = []
+        self._known: dict[bytes, _Pending] = {}
+        """By the bundle's id, also those that are being asked about."""
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many bundles have no verdict yet."""
+        return len(self._known)
+
+    @property
+    def seconds_to_next_attempt(self) -> float | None:
+        """In how many seconds `ask` has something to ask; 0 for now, None for an empty queue."""
+        with self._lock:
+            return max(0.0, self._heap[0].due - self._seconds()) if self._heap else None
+
+    def bundles(self) -> list[tuple[VerifiedBundle, Indeterminate]]:
+        """Return all bundles, and why there is no verdict on each."""
+        with self._lock:
+            return [(each.bundle, each.outcome) for each in self._known.values()]
+
+    def add(self, bundle: VerifiedBundle, outcome: Indeterminate) -> None:
+        """Add a bundle that has no verdict. One that is there already is not added again.
+
+        Raises TooManyPendingError, and TypeError for an outcome that is a verdict.
+        """
+        if not isinstance(outcome, Indeterminate):
+            raise TypeError(f"{outcome} is a verdict: the bundle needs no asking again.")
+        with self._lock:
+            if bundle.bundle_id in self._known:
+                return
+            if len(self._known) >= self._max:
+                raise TooManyPendingError
+            self._last += 1
+            pending = _Pending(0.0, self._last, 0, bundle, outcome)
+            self._known[bundle.bundle_id] = pending
+            self._put_off(pending, outcome)
+
+    def ask(
+        self, authority: AuthorityClient, *, at_most: int = AT_ONCE, deadline: float | None = None
+    ) -> list[Settled]:
+        """Ask about up to `at_most` bundles that are due; return those that are settled.
+
+        Raises ClientMisuseError where the client is closed; no bundle is lost by it.
+        """
+        due = self._take_due(at_most)
+        outcomes: Sequence[Outcome] = ()
+        try:
+            if due:
+                tokens = [each.bundle.camera_token for each in due]
+                outcomes = authority.validate_many(tokens, deadline=deadline)
+        finally:
+            settled = self._settle(due, outcomes)
+        return settled
+
+    async def ask_async(
+        self,
+        authority: AsyncAuthorityClient,
+        *,
+        at_most: int = AT_ONCE,
+        deadline: float | None = None,
+    ) -> list[Settled]:
+        """As `ask`, for asyncio."""
+        due = self._take_due(at_most)
+        outcomes: Sequence[Outcome] = ()
+        try:
+            if due:
+                tokens = [each.bundle.camera_token for each in due]
+                outcomes = await authority.validate_many(tokens, deadline=deadline)
+        finally:
+            settled = self._settle(due, outcomes)
+        return settled
+
+    def _take_due(self, at_most: int) -> list[_Pending]:
+        with self._lock:
+            now = self._seconds()
+            taken: list[_Pending] = []
+            while self._heap and self._heap[0].due <= now and len(taken) < at_most:
+                taken.append(heapq.heappop(self._heap))
+            return taken
+
+    def _settle(self, asked: Sequence[_Pending], outcomes: Sequence[Outcome]) -> list[Settled]:
+        """Forget what is settled, and put the rest off; all of it where there are no outcomes."""
+        settled: list[Settled] = []
+        with self._lock:
+            for pending in asked[len(outcomes) :]:
+                self._put_off(pending, pending.outcome)
+            for pending, found in zip(asked, outcomes, strict=False):
+                outcome = of_the_same_device(pending.bundle, found)
+                if isinstance(outcome, Indeterminate) and _may_change(outcome):
+                    self._put_off(pending, outcome)
+                else:
+                    del self._known[pending.bundle.bundle_id]
+                    settled.append((pending.bundle, outcome))
+        return settled
+
+    def _put_off(self, pending: _Pending, outcome: Indeterminate) -> None:
+        pending.outcome = outcome
+        # Where somebody has to mend something first, such as an access key, there is no hurry.
+        doubled = FIRST_PAUSE_SECONDS * 2.0 ** min(pending.attempts, 30)
+        whole = doubled if outcome.cause.passes else LONGEST_PAUSE_SECONDS
+        pause = min(LONGEST_PAUSE_SECONDS, whole) * (0.5 + 0.5 * self._chance())
+        asked_for = min(outcome.retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS)
+        pending.attempts += 1
+        pending.due = self._seconds() + max(pause, asked_for)
+        heapq.heappush(self._heap, pending)
+
+
+def _may_change(outcome: Indeterminate) -> bool:
+    """Return False where the authority will never say more: this caller had its answer before."""
+    return outcome.cause is not Cause.ALREADY_SUBMITTED

@@ -1,0 +1,136 @@
+"""The intake of an aggregation server: POST of one bundle, and what each answer means.
+
+| answer | the bundle |
+| --- | --- |
+| 200, 201, 202, 409 with `{"bundle_id": "<the bundle's id>"}` | is forgotten: the server has it |
+| 400, 413, 415, 422 | is put aside: the server will never take it |
+| anything else, and no answer | is tried again later; after `Retry-After`, where there is one |
+
+A 200 of a Wi-Fi's login page, or of a server at which the URL is wrong, names no bundle.
+"""
+
+import json
+import logging
+from typing import Self
+
+import httpx2
+
+from birthmark_sma.device.bounded_post import (
+    Answer,
+    HearTime,
+    bounded_post,
+    is_this_machine,
+    retry_after_of,
+    time_of,
+)
+from birthmark_sma.device.bundle_queue import Delivery, Later
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.protocol.bundle import Bundle
+
+ANSWER_SECONDS = 30.0
+MAX_ANSWER_BYTES = 65_536
+_TAKEN = frozenset({200, 201, 202})
+_TAKEN_BEFORE = 409
+_REFUSED = frozenset({400, 413, 415, 422})
+
+_log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Sends bundles to one aggregation server. Give it to `BundleQueue.drain`, or call it.
+
+    `Camera.intake` makes one that also compares the camera's clock with the server's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: httpx2.Client | None = None,
+        hear_time: HearTime | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        """Remember where the bundles go; nothing is sent.
+
+        `client` sends in place of one that is made for it: give it headers that the server asks
+        for, or the CAs that it is trusted by. `hear_time` is told the time of each answer, and the
+        server's host. An answer takes at most `answer_seconds` and 64 KiB. Raises
+        ConfigurationError for a URL that is neither https nor on this machine.
+        """
+        try:
+            self._url = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            raise ConfigurationError("The aggregation server's URL cannot be read.") from None
+        scheme, host = self._url.scheme, self._url.host
+        if not host or (scheme != "https" and not (scheme == "http" and is_this_machine(host))):
+            raise ConfigurationError(
+                "The aggregation server's URL begins with https://, as anybody could say there that"
+                " a bundle was taken; http:// is for this very machine."
+            )
+        self._http = client or httpx2.Client(timeout=answer_seconds)
+        self._hear_time = hear_time
+        self._seconds = answer_seconds
+
+    def __call__(self, bundle: Bundle) -> Delivery | Later:
+        """Send one bundle, once."""
+        try:
+            answer = post_bundle(self._http, self._url, bundle, seconds=self._seconds)
+        except httpx2.HTTPError as error:
+            _log.info("No answer of %s (%s)", self._url.host, _told(error))
+            return Delivery.LATER
+        time = time_of(answer)
+        if time is not None and self._hear_time is not None:
+            self._hear_time(time, self._url.host)
+        delivery = delivery_of(answer, bundle.bundle_id)
+        if delivery is not Delivery.TAKEN:
+            level = logging.WARNING if delivery is Delivery.REFUSED else logging.INFO
+            _log.log(
+                level, "%s answers %s to a bundle: %s", self._url.host, answer.status, delivery
+            )
+        return delivery
+
+    def close(self) -> None:
+        """Close the HTTP client."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def post_bundle(
+    client: httpx2.Client, url: httpx2.URL | str, bundle: Bundle, *, seconds: float
+) -> Answer:
+    """POST a bundle. Raises as `bounded_post` does."""
+    return bounded_post(
+        client,
+        url,
+        bundle.to_json(),
+        {"Content-Type": "application/json"},
+        seconds=seconds,
+        max_bytes=MAX_ANSWER_BYTES,
+    )
+
+
+def delivery_of(answer: Answer, bundle_id: str) -> Delivery | Later:
+    """Return what an answer means for the bundle with this id."""
+    if answer.status in _TAKEN or answer.status == _TAKEN_BEFORE:
+        return Delivery.TAKEN if _named_in(answer.content) == bundle_id else Delivery.LATER
+    if answer.status in _REFUSED:
+        return Delivery.REFUSED
+    wait = retry_after_of(answer)
+    return Delivery.LATER if wait is None else Later(wait)
+
+
+def _named_in(content: bytes) -> str | None:
+    try:
+        named = json.loads(content)["bundle_id"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return named.lower() if isinstance(named, str) else None
+
+
+def _told(error: httpx2.HTTPError) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
