@@ -72,6 +72,16 @@ def test_a_short_passphrase_is_found(tmp_path: Path) -> None:
     assert "correct horse" not in checked.stdout
 
 
+@pytest.mark.parametrize("passphrase", ["a", "Summer2026!!"])
+def test_no_rotation_to_an_easy_passphrase(place: Place, passphrase: str) -> None:
+    """Threat 43: refused before anything is changed."""
+    files = {each: each.read_bytes() for each in place.data_dir.glob("[!s]*")}
+    rotated = place.sma("secrets", "rotate", settings={"SMA_NEW_CA_PASSWORD": passphrase})
+    assert_refused(rotated, 3, "The new passphrase", "Nothing was changed")
+    assert {each: each.read_bytes() for each in place.data_dir.glob("[!s]*")} == files
+    assert place.sma("secrets", "check").returncode == 0
+
+
 def test_leftovers_of_a_rotation_are_found(place: Place) -> None:
     (place.data_dir / "ca-password.old").touch(0o600)
     checked = place.sma("secrets", "check")

@@ -22,7 +22,8 @@ from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.key_watch import KeyWatch
-from birthmark_sma.authority.passphrase import find_passphrase
+from birthmark_sma.authority.passphrase import find_given_passphrase, find_passphrase
+from birthmark_sma.authority.passphrase_policy import check_new_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
 from birthmark_sma.authority.sandbox.profile import check_kind, check_settings
@@ -252,13 +253,17 @@ def initialise(
     """
     if sandbox:
         check_settings(settings)
+    if _is_nothing_there(settings):
+        _check_passphrase(settings)
     if settings.uses_sqlite:
         make_private_directory(settings.data_dir)
     else:
         find_passphrase(settings)  # before anything is written: there is nowhere to keep one
     database = open_database(settings.resolved_database_url)
     try:
-        _check_kind(database, sandbox=sandbox)  # before anything is changed that is not to be
+        # Before anything is changed that is not to be:
+        if _check_kind(database, sandbox=sandbox) is None:
+            _check_passphrase(settings)
         migrate(database)
         ceremony.finish_ceremony(database, settings)
         try:
@@ -277,12 +282,23 @@ def _is_nothing_there(settings: Settings) -> bool:
     return settings.database_url is None and not (settings.data_dir / "sma.db").exists()
 
 
-def _check_kind(database: Database, *, sandbox: bool) -> None:
-    """Raise ConfigurationError where an authority is there that was founded as the other kind."""
+def _check_passphrase(settings: Settings) -> None:
+    """Raise ConfigurationError where a new authority's passphrase is easy to guess."""
+    passphrase = find_given_passphrase(settings)
+    if passphrase is not None:
+        check_new_passphrase(passphrase)
+
+
+def _check_kind(database: Database, *, sandbox: bool) -> bool | None:
+    """Raise ConfigurationError where an authority is there that was founded as the other kind.
+
+    Return whether it is a sandbox; None where there is none yet.
+    """
     with database.read() as connection:
         founded_as_sandbox = key_tables.was_founded_as_sandbox(connection)
     if founded_as_sandbox is not None:
         check_kind(founded_as_sandbox, sandbox=sandbox)
+    return founded_as_sandbox
 
 
 def populate_tables(

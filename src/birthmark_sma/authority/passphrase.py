@@ -38,13 +38,26 @@ def find_passphrase(settings: Settings) -> bytes:
     return _read(path)
 
 
-def find_or_make_passphrase(settings: Settings) -> bytes:
-    """Return the passphrase for a new authority; on a laptop, make one where none is given."""
+def find_given_passphrase(settings: Settings) -> bytes | None:
+    """Return the passphrase for a new authority; None where one would be made.
+
+    Raises as `find_passphrase`.
+    """
     path = settings.data_dir / PASSPHRASE_FILE
     if settings.ca_password is None and settings.uses_sqlite and not path.exists():
-        make_private_directory(settings.data_dir)
-        write_private_file(path, _made() + b"\n")
+        return None
     return find_passphrase(settings)
+
+
+def find_or_make_passphrase(settings: Settings) -> bytes:
+    """Return the passphrase for a new authority; on a laptop, make one where none is given."""
+    given = find_given_passphrase(settings)
+    if given is not None:
+        return given
+    made = _made()
+    make_private_directory(settings.data_dir)
+    write_private_file(settings.data_dir / PASSPHRASE_FILE, made + b"\n")
+    return made
 
 
 class PassphraseFile:

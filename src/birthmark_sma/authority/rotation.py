@@ -26,6 +26,7 @@ from birthmark_sma.authority.key_encryption import (
     succeed,
 )
 from birthmark_sma.authority.passphrase import PassphraseFile, find_passphrase
+from birthmark_sma.authority.passphrase_policy import check_new_passphrase
 from birthmark_sma.authority.root_key import PassphraseChange, RootKey
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import (
@@ -150,6 +151,8 @@ class _Rotation:
         finished_before = newest is not None and len(records) == 1
         if finished_before and not superseded and not self._leftovers(plan):
             raise ConfigurationError(_IN_FORCE)
+        if newest is None and self._new.new_ca_password is not None:
+            check_new_passphrase(plan.new_passphrase or b"")
         # Files first: a disk that is full, or not ours, stops this before anything is touched.
         self._prepare_files(plan)
         if newest is None:
