@@ -13,6 +13,7 @@ from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.authority.ca_key import open_ca_key
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.chore import Chore
+from birthmark_sma.authority.clock_watch import ClockWatch
 from birthmark_sma.authority.figures import Figures
 from birthmark_sma.authority.first_answers import FirstAnswers
 from birthmark_sma.authority.history_upkeep import HistoryUpkeep
@@ -122,8 +123,9 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
     database = open_database(settings.resolved_database_url)
     try:
         parts = _open_parts(database, settings)
+        database.clock.look()
         with database.read() as connection:
-            key_ring = KeyRing(connection)
+            key_ring = KeyRing(connection, database.clock.now)
     except BaseException:
         database.close()
         raise
@@ -151,6 +153,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, policy_of(settings), settings.abuse),
+            ClockWatch(database),
             KeyWatch(database, parts.secrets.keks, key_ring),
             TableCounting(database),
             *((ShortLife(database),) if parts.sandbox else ()),

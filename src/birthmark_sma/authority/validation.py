@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import datetime
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
 
@@ -102,6 +102,7 @@ class Validator:
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
+        self._clock = database.clock
         self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_KEYS_PER_TABLE)
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
@@ -182,7 +183,7 @@ class Validator:
 
     def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
-        now = datetime.now(UTC)
+        now = self._clock.now()
         self._begun = perf_counter_ns()
         opened = [self._open(attempt.camera_token, attempt.derivation) for attempt in attempts]
         self._opened = perf_counter_ns()

@@ -120,7 +120,7 @@ def _find(connection: Connection, device_serial: str) -> devices.Device:
 
 
 def _read(connection: Connection, authority: Authority, device_serial: str) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = authority.database.clock.now()
     device = _find(connection, device_serial)
     days = [now.date() - timedelta(days=ago) for ago in reversed(range(_DAYS))]
     passes = activity.passes_by_day(connection, device_serial, days)
