@@ -284,6 +284,12 @@ def check_files(report: SecretsReport, settings: Settings) -> None:
                 "Type sma init with the CA_PASSWORD that opens it: it encrypts the key anew",
             )
     file = PassphraseFile.in_force(settings)
+    if file is not None and file.previous.exists():
+        report.noted(
+            f"{file.previous} holds passphrases from before a rotation: backups from then open with"
+            " them alone.",
+            "Once no such backup is left, type: sma secrets forget-previous",
+        )
     left = [] if file is None else file.leftovers
     left += RootKey(root, None).leftovers
     for path in left:
@@ -296,6 +302,7 @@ def _private_files(settings: Settings) -> Iterator[Path]:
         settings.kek_file,
         settings.tls_key,
         settings.data_dir / PASSPHRASE_FILE,
+        PassphraseFile.of(settings).previous,
         *(settings.data_dir / "tls-self").glob("*.pem"),
     ]
     if settings.uses_sqlite:

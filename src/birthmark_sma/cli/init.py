@@ -104,7 +104,8 @@ def migrate(
 ) -> None:
     """Bring the database to this program's schema.
 
-    Needed once after an upgrade; a server refuses to start before. Wholly or not at all.
+    Needed once after an upgrade; a server refuses to start before. Wholly or not at all. There is
+    no way back: take a backup with the older program first.
     """
     from birthmark_sma.storage.engine import open_database
     from birthmark_sma.storage.migration import migrate as migrate_database
