@@ -20,6 +20,7 @@ from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.partitions import DAYS_AHEAD, list_partitions
 from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import execute, rows_of
+from tests.support.clocks import trust_the_machine
 from tests.support.postgres import Postgres
 from tests.support.running import wait_until
 from tests.support.trail import judged
@@ -53,8 +54,9 @@ def count_of(database: Database) -> int:
     return number
 
 
-def test_it_begins_at_once(database: Database) -> None:
+def test_it_begins_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions ahead and retention, without being waited for."""
+    trust_the_machine(monkeypatch)
     if database.dialect_name == "postgresql":
         drop_days(database)
     for days in (0, 1, 2, 400):
@@ -135,6 +137,7 @@ def test_it_survives_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of its own is logged, and does not end the thread."""
+    trust_the_machine(monkeypatch)
     monkeypatch.setattr(chore, "_TRY_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(HistoryUpkeep, "every_seconds", 0.01)
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
@@ -151,7 +154,7 @@ def test_it_survives_a_fault(
 
 
 def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
-    """Threat 25: whoever shares the database with a machine of ten years hence loses nothing."""
+    """Threats 25 and 45: a machine of ten years hence takes nothing from the others."""
     database = open_database(postgres_url)
     migrate(database)
     note(database, NOW)

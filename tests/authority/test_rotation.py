@@ -111,6 +111,14 @@ def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes]:
         authority.close()
 
 
+WHAT_STAYS = {"ca-password", "simulated-mfg-root-ca.key", "sma.db"}
+
+
+def names_in(laptop: Settings) -> set[str]:
+    """The names of all files in the data directory."""
+    return {path.name for path in laptop.data_dir.iterdir()}
+
+
 def assert_nothing_old(settings: Settings) -> None:
     """One key is in force, everything is under it, and no bridge leads to another."""
     with database_of(settings) as database:
@@ -189,11 +197,13 @@ def test_a_laptop_gets_a_new_passphrase(laptop: Settings) -> None:
     assert file.read_bytes() != old
     assert file.stat().st_mode & 0o077 == 0
     assert contents(laptop) == before
-    assert {path.name for path in laptop.data_dir.iterdir()} == {
-        "ca-password",
-        "simulated-mfg-root-ca.key",
-        "sma.db",
-    }
+    previous = laptop.data_dir / "ca-password.previous"
+    assert previous.read_bytes() == old
+    assert previous.stat().st_mode & 0o077 == 0
+    assert names_in(laptop) == {*WHAT_STAYS, "ca-password.previous"}
+    rotated(laptop)
+    assert len(previous.read_bytes().splitlines()) == 2, "every earlier one is kept"
+    assert old in previous.read_bytes()
     assert load_encrypted(root_key_file(laptop).read_text(), file.read_bytes().strip())
     with pytest.raises(WrongSecretError):
         open_authority(given(laptop, ca_password=old.strip().decode()))
@@ -296,6 +306,7 @@ def test_killed_at_every_step_on_a_laptop(
 ) -> None:
     """Threat 30: after each kill the authority opens, with all that was in it."""
     before = contents(laptop)
+    first = (laptop.data_dir / "ca-password").read_bytes().strip()
 
     def look() -> None:
         assert contents(laptop) == before
@@ -304,7 +315,9 @@ def test_killed_at_every_step_on_a_laptop(
     assert_nothing_old(laptop)
     passphrase = (laptop.data_dir / "ca-password").read_bytes().strip()
     assert load_encrypted(root_key_file(laptop).read_text(), passphrase)
-    assert len(list(laptop.data_dir.iterdir())) == 3
+    assert names_in(laptop) - {"ca-password.previous"} == WHAT_STAYS
+    if passphrase != first:
+        assert first in (laptop.data_dir / "ca-password.previous").read_bytes().split()
 
 
 @pytest.mark.parametrize("at", range(1, 40))
@@ -313,6 +326,7 @@ def test_killed_once_and_run_again(
 ) -> None:
     """Whatever the step, one more run brings it to its end, and nothing is left lying about."""
     before = contents(laptop)
+    first = (laptop.data_dir / "ca-password").read_bytes().strip()
     with monkeypatch.context() as killing, contextlib.suppress(Killed):
         _Killer(killing, at)
         rotated(laptop)
@@ -322,7 +336,9 @@ def test_killed_once_and_run_again(
     assert contents(laptop) == before
     passphrase = (laptop.data_dir / "ca-password").read_bytes().strip()
     assert load_encrypted(root_key_file(laptop).read_text(), passphrase)
-    assert len(list(laptop.data_dir.iterdir())) == 3
+    assert names_in(laptop) - {"ca-password.previous"} == WHAT_STAYS
+    if passphrase != first:
+        assert first in (laptop.data_dir / "ca-password.previous").read_bytes().split()
 
 
 @pytest.mark.parametrize("at", range(1, 40))
@@ -332,6 +348,7 @@ def test_killed_once_and_then_led_elsewhere(
 ) -> None:
     """Threat 30: whatever the step, another new secret locks nobody out, nor the root's key."""
     before = contents(laptop)
+    first = (laptop.data_dir / "ca-password").read_bytes().strip()
     with monkeypatch.context() as killing, contextlib.suppress(Killed):
         _Killer(killing, at)
         rotated(laptop)
@@ -348,7 +365,9 @@ def test_killed_once_and_then_led_elsewhere(
     assert contents(new) == before
     passphrase = (laptop.data_dir / "ca-password").read_bytes().strip()
     assert load_encrypted(root_key_file(laptop).read_text(), passphrase)
-    assert len(list(laptop.data_dir.iterdir())) == 3
+    assert names_in(laptop) - {"ca-password.previous"} == WHAT_STAYS
+    if passphrase != first:
+        assert first in (laptop.data_dir / "ca-password.previous").read_bytes().split()
 
 
 def test_killed_at_every_step_with_given_passphrases(

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from cryptography import x509
 
+from birthmark_sma.pki.signer import load_encrypted
 from tests.cli.conftest import Place, assert_refused
 from tests.support.commands import Background, sma
 from tests.support.running import query
@@ -188,6 +190,40 @@ def test_a_damaged_backup(
     refused = elsewhere.sma("restore", str(folder), settings=passphrase(place))
     assert_refused(refused, 3, words)
     assert not elsewhere.data_dir.exists() or not list(elsewhere.data_dir.iterdir())
+
+
+@pytest.mark.parametrize("secrets", [(), ("--with-secrets",)])
+def test_a_backup_from_before_a_rotation(
+    place: Place, tmp_path: Path, secrets: tuple[str, ...]
+) -> None:
+    """Threat 47: its passphrase, which nobody ever saw, is kept, found and in force again."""
+    backup, late = str(tmp_path / "early"), str(tmp_path / "late")
+    first = (place.data_dir / "ca-password").read_text()
+    assert place.sma("backup", backup, *secrets).returncode == 0
+    for _ in range(2):
+        assert place.sma("secrets", "rotate").returncode == 0
+    newest = (place.data_dir / "ca-password").read_text()
+    assert place.sma("backup", late).returncode == 0
+    for file in place.data_dir.glob("sma.db*"):
+        file.unlink()
+
+    restored = place.sma("restore", backup)
+    assert restored.returncode == 0, restored.stderr
+    assert (place.data_dir / "ca-password").read_text() == first
+    assert place.sma("secrets", "check").returncode == 0
+    assert place.sma("ca", "export", "--output-dir", str(tmp_path / "ca")).returncode == 0
+    root_key = load_encrypted(
+        (place.data_dir / "simulated-mfg-root-ca.key").read_text(), first.strip().encode()
+    )
+    root = x509.load_pem_x509_certificate((tmp_path / "ca/simulated-mfg-root-ca.crt").read_bytes())
+    assert root_key.public_key == root.public_key()
+
+    # And back again: nothing that opens a backup was thrown away.
+    for file in place.data_dir.glob("sma.db*"):
+        file.unlink()
+    assert place.sma("restore", late).returncode == 0
+    assert (place.data_dir / "ca-password").read_text() == newest
+    assert place.sma("secrets", "check").returncode == 0
 
 
 def test_a_wrong_passphrase(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
 
+from birthmark_sma.pki.encrypted_key import is_slow_to_guess
+from birthmark_sma.pki.signer import load_encrypted
 from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.cli.conftest import Place, assert_refused
 from tests.support.commands import sma
@@ -104,10 +111,95 @@ def test_postgresql_without_ca_password_founds_nothing(postgres_url: str, tmp_pa
     assert tables == []
 
 
+@pytest.mark.parametrize("passphrase", ["a", "Summer2026!", "Summer2026!!", "password1234"])
+def test_an_easy_passphrase_creates_nothing(
+    passphrase: str, empty: Place, postgres_url: str, tmp_path: Path
+) -> None:
+    """Threat 43: neither a file nor a table, on either kind of database."""
+    environ = server_environ(empty.data_dir) | {"CA_PASSWORD": passphrase}
+    assert_refused(sma("init", environ=environ), 3, "passphrase", "openssl rand")
+    served = sma("serve", "--port", "0", environ=environ)
+    assert served.returncode == 3
+    assert "openssl rand" in served.stderr
+    environ["DATABASE_URL"] = postgres_url
+    assert_refused(sma("init", environ=environ), 3, "passphrase", "openssl rand")
+    assert not empty.data_dir.exists()
+    tables = query(postgres_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert tables == []
+
+
+def older_root_key(place: Place) -> Path:
+    """Encrypt the root's key as older versions did, under the same passphrase."""
+    path = place.data_dir / ROOT_KEY
+    passphrase = (place.data_dir / "ca-password").read_bytes().strip()
+    path.write_bytes(
+        load_encrypted(path.read_text(), passphrase).key.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
+        )
+    )
+    assert not is_slow_to_guess(path.read_text())
+    return path
+
+
+def test_a_root_key_of_an_older_version_is_found_and_encrypted_anew(
+    place: Place, tmp_path: Path
+) -> None:
+    """Threat 43: the doctor names the command, and no copy of the key is quick to guess at."""
+    path = older_root_key(place)
+    before = path.read_text()
+    assert "Type sma init" in place.sma("secrets", "check").stdout
+    assert "quick to guess at" in place.sma("doctor").stdout
+
+    assert place.sma("ca", "export", "--output-dir", str(tmp_path / "ca")).returncode == 0
+    assert place.sma("backup", str(tmp_path / "backup"), "--with-secrets").returncode == 0
+    assert path.read_text() == before
+    assert is_slow_to_guess((tmp_path / "ca" / ROOT_KEY).read_text())
+    assert is_slow_to_guess((tmp_path / "backup" / ROOT_KEY).read_text())
+
+    another = {"CA_PASSWORD": "another passphrase for tests alone"}
+    refused = place.sma("backup", str(tmp_path / "2"), "--with-secrets", settings=another)
+    assert_refused(refused, 3, "CA_PASSWORD does not open it")
+    assert path.read_text() == before
+
+    again = place.sma("init")
+    assert "encrypted anew" in again.stderr
+    assert is_slow_to_guess(path.read_text())
+    assert mode(path) == 0o600
+    passphrase = (place.data_dir / "ca-password").read_bytes().strip()
+    assert load_encrypted(path.read_text(), passphrase).public_key == (
+        load_encrypted(before, passphrase).public_key
+    )
+    assert place.sma("secrets", "check").returncode == 0
+
+
 def test_postgresql_is_never_founded_unasked(postgres_url: str, tmp_path: Path) -> None:
     environ = server_environ(tmp_path / "data", postgres_url)
     assert_refused(sma("serve", "--port", "0", environ=environ), 4, "sma init")
     assert query(postgres_url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+def test_one_data_directory_for_sqlite_and_postgresql(place: Place, postgres_url: str) -> None:
+    """Each authority has a root key file of its own, and finds it again."""
+    before = (place.data_dir / ROOT_KEY).read_bytes()
+    environ = server_environ(place.data_dir, postgres_url) | {"SMA_TABLES": "5"}
+    made = sma("init", "--json", environ=environ)
+    assert made.returncode == 0, made.stderr
+    key_file = Path(json.loads(made.stdout)["root_key_file"])
+    assert key_file == place.data_dir / "simulated-mfg-root-ca.postgresql.key"
+    assert (place.data_dir / ROOT_KEY).read_bytes() == before
+    output = place.data_dir.parent / "ca"
+    assert sma("ca", "export", "--output-dir", str(output), environ=environ).returncode == 0
+    assert (output / ROOT_KEY).read_bytes() == key_file.read_bytes()
+
+
+def test_a_root_key_file_of_an_older_version_is_still_found(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """It had one name for both kinds of database."""
+    environ = server_environ(tmp_path / "data", postgres_url) | {"SMA_TABLES": "5"}
+    key_file = Path(json.loads(sma("init", "--json", environ=environ).stdout)["root_key_file"])
+    key_file.rename(key_file.with_name(ROOT_KEY))
+    assert ROOT_KEY in sma("secrets", "check", environ=environ).stdout
 
 
 def test_sizes_and_key_type_are_chosen_once(empty: Place) -> None:
@@ -161,6 +253,6 @@ def test_migrate_makes_no_empty_file(empty: Place) -> None:
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "postgresql://[bad"])
 def test_a_database_url_that_cannot_be_used(empty: Place, url: str) -> None:
     """Threat 28: the URL, which may hold a password, is not repeated."""
-    refused = empty.sma("init", settings={"DATABASE_URL": url, "CA_PASSWORD": "x"})
+    refused = empty.sma("init", settings={"DATABASE_URL": url, "CA_PASSWORD": "not yet looked at"})
     assert_refused(refused, 3, "DATABASE_URL")
     assert url not in refused.stderr

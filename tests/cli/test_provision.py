@@ -187,6 +187,23 @@ def test_a_serial_never_leads_out_of_the_default_place(
     assert not FILES & {f.name for f in (elsewhere / "provisioned_devices").glob("*")}
 
 
+@pytest.mark.parametrize("database", ["none", "empty file"])
+def test_no_authority_is_created(empty: Place, tmp_path: Path, database: str) -> None:
+    """A device of an authority that was made by mistake would pass nowhere."""
+    if database == "empty file":
+        empty.data_dir.mkdir(mode=0o700)
+        (empty.data_dir / "sma.db").touch(0o600)
+    refused = empty.sma("provision", "a", "--output-dir", str(tmp_path / "out"))
+    assert_refused(refused, 4, "sma init")
+    devices = tmp_path / "devices.csv"
+    devices.write_text("device_serial,device_family\na,b\n")
+    batch = ("provision-batch", str(devices), "--output", str(tmp_path / "results.jsonl"))
+    assert_refused(empty.sma(*batch, "--make-keys"), 4, "sma init")
+    assert {each.name for each in tmp_path.iterdir()} <= {"data", "devices.csv"}
+    if database == "none":
+        assert not empty.data_dir.exists()
+
+
 def test_a_run_that_was_killed_is_simply_run_again(place: Place, tmp_path: Path) -> None:
     """Threats 8 and 29: killed at points between, it leaves all files or none, and resumes.
 

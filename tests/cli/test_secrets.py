@@ -72,6 +72,16 @@ def test_a_short_passphrase_is_found(tmp_path: Path) -> None:
     assert "correct horse" not in checked.stdout
 
 
+@pytest.mark.parametrize("passphrase", ["a", "Summer2026!!"])
+def test_no_rotation_to_an_easy_passphrase(place: Place, passphrase: str) -> None:
+    """Threat 43: refused before anything is changed."""
+    files = {each: each.read_bytes() for each in place.data_dir.glob("[!s]*")}
+    rotated = place.sma("secrets", "rotate", settings={"SMA_NEW_CA_PASSWORD": passphrase})
+    assert_refused(rotated, 3, "The new passphrase", "Nothing was changed")
+    assert {each: each.read_bytes() for each in place.data_dir.glob("[!s]*")} == files
+    assert place.sma("secrets", "check").returncode == 0
+
+
 def test_leftovers_of_a_rotation_are_found(place: Place) -> None:
     (place.data_dir / "ca-password.old").touch(0o600)
     checked = place.sma("secrets", "check")
@@ -85,12 +95,44 @@ def test_a_rotation_is_told(place: Place) -> None:
     rotated = place.sma("secrets", "rotate")
     assert rotated.returncode == 0, rotated.stderr
     assert "Key 2, from the passphrase, is in force." in rotated.stdout
+    assert f"It is kept in {place.data_dir / 'ca-password'}.previous" in rotated.stderr
+    assert (place.data_dir / "ca-password.previous").read_text() == old
     assert (place.data_dir / "ca-password").read_text() != old
     assert place.sma("secrets", "check").returncode == 0
     refused = place.sma("secrets", "check", settings={"CA_PASSWORD": old.strip()})
     assert_refused(refused, 3, "CA_PASSWORD")
     export = place.sma("ca", "export", "--output-dir", str(place.data_dir.parent / "ca"))
     assert export.returncode == 0, export.stderr
+
+
+def test_what_is_lost_is_said_before(place: Place, tmp_path: Path) -> None:
+    """Threat 47: before anything is changed, where the old secret is somebody's to keep."""
+    key = tmp_path / "kek"
+    key.touch(0o600)
+    key.write_text("ab" * 32)
+    rotated = place.sma("secrets", "rotate", "--new-kek-file", str(key))
+    assert rotated.returncode == 0, rotated.stderr
+    assert "open with the old secret only" in rotated.stderr
+    assert "Keep it as long as them" in rotated.stderr
+    assert not (place.data_dir / "ca-password.previous").exists()
+    again = place.sma("secrets", "rotate", "--new-kek-file", str(key))
+    assert_refused(again, 3, "CA_PASSWORD" if "CA_PASSWORD" in again.stderr else "SMA_KEK_FILE")
+
+
+def test_earlier_passphrases_are_forgotten_when_told(place: Place) -> None:
+    """Threat 47: what becomes impossible is said first."""
+    previous = place.data_dir / "ca-password.previous"
+    assert "There is none" in place.sma("secrets", "forget-previous").stdout
+    assert place.sma("secrets", "rotate").returncode == 0
+    assert "forget-previous" in place.sma("secrets", "check").stdout
+    refused = place.sma("secrets", "forget-previous")
+    assert refused.returncode == 2
+    assert "no backup from before" in " ".join(refused.stderr.split())
+    assert previous.exists()
+    forgotten = place.sma("secrets", "forget-previous", "--yes")
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert not previous.exists()
+    assert place.sma("secrets", "check").returncode == 0
 
 
 def all_flags(command: Any) -> Iterator[str]:

@@ -21,7 +21,10 @@ def test_a_newcomer_just_types_it(empty: Place) -> None:
         assert server.facts["keys_per_table"] == 1_000
         assert server.facts["database"] == "sqlite"
         assert client.get("/health").status_code == 200
-        assert "founding one" in server.said()
+        first = server.said().splitlines()[0]
+        assert first.startswith(f"There is no authority in {empty.data_dir} yet: creating one")
+        assert "SQLite" in first
+        assert "DATABASE_URL" in first
         assert server.terminate() == 0
 
 
@@ -97,6 +100,26 @@ def test_an_address_that_others_reach_is_refused(empty: Place, host: str) -> Non
     """Threat 22: nothing is open to the world by default; the remedy is told."""
     refused = empty.sma("serve", "--port", "0", "--host", host)
     assert_refused(refused, 3, host, "127.0.0.1", "--access open")
+    assert not empty.data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (("--host", "0.0.0.0"), {}),
+        (("--host", "::"), {}),
+        ((), {"SMA_TRUSTED_PROXIES": "127.0.0.1"}),
+    ],
+)
+def test_beyond_this_machine_no_authority_is_created(
+    empty: Place, arguments: tuple[str, ...], settings: dict[str, str]
+) -> None:
+    """A server whose DATABASE_URL was forgotten does not create a second authority."""
+    serve = ("serve", "--port", "0", "--access", "open", *arguments)
+    refused = empty.sma(*serve, settings=settings)
+    assert refused.returncode == 4
+    assert "type: sma init" in refused.stderr.splitlines()[-1]
+    assert "DATABASE_URL" in refused.stderr.splitlines()[-1]
     assert not empty.data_dir.exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import Server
+from tests.support.server import Server, server_environ
 
 README = Path(__file__).parents[2] / "README.md"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -45,6 +45,31 @@ def test_the_first_provisioning_and_validation_work_as_printed(
             text=True,
         )
     assert done.stdout == "PASS\n"
+
+
+def test_postgresql_works_in_the_clone_in_which_make_run_was_typed(
+    server: Server, postgres_url: str, tmp_path: Path
+) -> None:
+    """SQLite's authority and PostgreSQL's live beside each other, in one data directory."""
+    with server:
+        assert server.terminate() == 0
+    shell = block("sh", "DATABASE_URL").replace(
+        "postgresql://user:password@host/database", f"'{postgres_url}'"
+    )
+    shell = shell.replace(". .venv/bin/activate", f"PATH={Path(sys.executable).parent}:$PATH")
+    # Whatever the shell ends with is the server, in its place.
+    shell = shell.replace("sma serve", "exec sma serve --port 0 --json")
+    environ = server_environ(tmp_path / "data") | {"SMA_TABLES": "5", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        ["sh", "-e", "-c", shell], env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            said = "".join(iter(running.stdout.readline, "}\n"))
+        finally:
+            running.terminate()
+    assert running.returncode == 0
+    assert '"database": "postgresql"' in said
 
 
 def test_every_local_link_of_the_documents_leads_somewhere() -> None:

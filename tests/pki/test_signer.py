@@ -1,5 +1,6 @@
 """CA keys: their kinds, their hashes, and that they leave the process only encrypted."""
 
+import re
 import subprocess
 
 import pytest
@@ -7,6 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from birthmark_sma.errors import BirthmarkError, WrongSecretError
+from birthmark_sma.pki.encrypted_key import is_slow_to_guess
 from birthmark_sma.pki.signer import CaKeyType, Signer, generate, load_encrypted
 from tests.support.chains import ca_signers, device_key, sound_chain
 
@@ -148,3 +150,56 @@ def test_two_encryptions_of_one_key_differ() -> None:
     signer = Signer(ec.generate_private_key(ec.SECP256R1()))
     assert signer.encrypted_pem(PASSPHRASE) != signer.encrypted_pem(PASSPHRASE)
     assert signer.public_key != device_key("ec-p256").public_key()
+
+
+@pytest.mark.parametrize("key_type", CaKeyType)
+def test_a_guess_at_an_encrypted_key_is_slow(key_type: CaKeyType) -> None:
+    """Threat 43: no file undercuts the key derivation of everything else, as OpenSSL sees it."""
+    pem = ca_signers(key_type)[0].encrypted_pem(PASSPHRASE)
+    parsed = subprocess.run(
+        ["openssl", "asn1parse"], input=pem, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert ":PBKDF2" in parsed
+    assert ":hmacWithSHA256" in parsed
+    assert ":aes-256-cbc" in parsed
+    [rounds] = re.findall(r"INTEGER +:([0-9A-F]+)", parsed)
+    assert int(rounds, 16) >= 600_000
+    assert is_slow_to_guess(pem)
+    assert openssl_reads(pem, PASSPHRASE.decode())
+
+
+@pytest.mark.parametrize(
+    ("options", "slow"),
+    [
+        ([], False),
+        (["-iter", "599999"], False),
+        (["-iter", "600000"], True),
+        (["-iter", "600000", "-v2prf", "hmacWithSHA512"], True),
+        (["-v1", "PBE-SHA1-3DES"], False),
+        (["-scrypt"], True),
+        (["-scrypt", "-scrypt_N", "1024"], False),
+    ],
+)
+def test_keys_that_others_encrypted_are_judged_by_their_derivation(
+    options: list[str], *, slow: bool
+) -> None:
+    """Operators may encrypt the root's key anew by themselves."""
+    plain = ca_signers(CaKeyType.EC_P256)[0].private_der()
+    pem = subprocess.run(
+        ["openssl", "pkcs8", "-topk8", "-inform", "DER", "-passout", "pass:a test", *options],
+        input=plain,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    ).stdout.decode()
+    assert is_slow_to_guess(pem) is slow
+    assert load_encrypted(pem, b"a test")
+
+
+@pytest.mark.parametrize("pem", ["", "garbage", "-----BEGIN " + "PRIVATE KEY-----", "\ud800"])
+def test_what_is_no_encrypted_key_is_not_slow_to_guess(pem: str) -> None:
+    """What cannot be read is reported rather than believed."""
+    assert not is_slow_to_guess(pem)
+    armour = "-----BEGIN ENCRYPTED " + "PRIVATE KEY-----\n{}\n-----END ENCRYPTED " + "PRIVATE KEY-----\n"
+    assert not is_slow_to_guess(armour.format("AAAA"))
+    assert not is_slow_to_guess(armour.format("A"))

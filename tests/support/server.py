@@ -6,7 +6,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +25,8 @@ class Server:
     """A running server. As a context manager it is stopped at the end, whatever happened.
 
     `data_dir` holds SQLite unless `database_url` is given. Its log is the file `log`. With a
-    `program` that is what is started, else a process that has imported everything already.
+    `program` that is what is started, else a process that has imported everything already, and does
+    what is to be done `before`.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Server:
         database_url: str | None = None,
         environ: Mapping[str, str] | None = None,
         program: Sequence[str] = (),
+        before: Sequence[Callable[[], object]] = (),
     ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environ = server_environ(data_dir, database_url) | dict(environ or {})
         self._program = program
+        self._before = before
         self._arguments = ["serve", "--json", "--port", "0", *arguments]
         self.process = self._start()
         self.facts = self._read_facts()
@@ -94,7 +97,7 @@ class Server:
     def _start(self) -> "subprocess.Popen[str] | Command":
         with self.log.open("a", encoding="utf-8") as log:
             if not self._program:
-                return Command(self._arguments, self._environ, stderr=log)
+                return Command(self._arguments, self._environ, stderr=log, before=self._before)
             return subprocess.Popen(
                 [*self._program, *self._arguments],
                 env=self._environ,

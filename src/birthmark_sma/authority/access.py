@@ -3,7 +3,7 @@
 import base64
 import secrets
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -56,7 +56,7 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
     Raises AccessKeyRefusedError for terms that contradict each other, AccessKeyNameError where a
     living key has this name or this certificate.
     """
-    now = datetime.now(UTC)
+    now = database.clock.now()
     _check(terms, now)
     key_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS))
     issuer = terms.certificate_issuer
@@ -90,7 +90,7 @@ def revoke_key(database: Database, name_or_id: str) -> AccessKey:
     """
     with database.write() as transaction:
         key = _find_living(transaction, name_or_id)
-        access_keys.change_key(transaction, key.key_id, revoked_at=datetime.now(UTC))
+        access_keys.change_key(transaction, key.key_id, revoked_at=database.clock.now())
     return key
 
 
@@ -99,7 +99,7 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
 
     Raises UnknownAccessKeyError, or AccessKeyRefusedError where a certificate stands for the key.
     """
-    now = datetime.now(UTC)
+    now = database.clock.now()
     with database.write() as transaction:
         key = _find_living(transaction, name_or_id)
         if key.secret_digest is None:
@@ -120,7 +120,7 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
 
 def has_good_key(database: Database) -> bool:
     """Say whether anybody could be let in at all."""
-    now = datetime.now(UTC)
+    now = database.clock.now()
     with database.read() as connection:
         return access_keys.has_good_key(connection, now)
 

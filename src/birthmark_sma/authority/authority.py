@@ -13,6 +13,7 @@ from birthmark_sma.authority.bulk import BulkProvisioner
 from birthmark_sma.authority.ca_key import open_ca_key
 from birthmark_sma.authority.candidates import CandidateMaker, Issuer
 from birthmark_sma.authority.chore import Chore
+from birthmark_sma.authority.clock_watch import ClockWatch
 from birthmark_sma.authority.crl_publication import CrlPublication
 from birthmark_sma.authority.figures import Figures
 from birthmark_sma.authority.first_answers import FirstAnswers
@@ -23,7 +24,8 @@ from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_ring import KeyRing
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.key_watch import KeyWatch
-from birthmark_sma.authority.passphrase import find_passphrase
+from birthmark_sma.authority.passphrase import find_given_passphrase, find_passphrase
+from birthmark_sma.authority.passphrase_policy import check_new_passphrase
 from birthmark_sma.authority.provisioning import Provisioner
 from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
 from birthmark_sma.authority.sandbox.profile import check_kind, check_settings
@@ -127,8 +129,9 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
     database = open_database(settings.resolved_database_url)
     try:
         parts = _open_parts(database, settings)
+        database.clock.look()
         with database.read() as connection:
-            key_ring = KeyRing(connection)
+            key_ring = KeyRing(connection, database.clock.now)
     except BaseException:
         database.close()
         raise
@@ -158,6 +161,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, policy_of(settings), settings.abuse),
+            ClockWatch(database),
             KeyWatch(database, parts.secrets.keks, key_ring),
             TableCounting(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
@@ -261,13 +265,17 @@ def initialise(
     """
     if sandbox:
         check_settings(settings)
+    if _is_nothing_there(settings):
+        _check_passphrase(settings)
     if settings.uses_sqlite:
         make_private_directory(settings.data_dir)
     else:
         find_passphrase(settings)  # before anything is written: there is nowhere to keep one
     database = open_database(settings.resolved_database_url)
     try:
-        _check_kind(database, sandbox=sandbox)  # before anything is changed that is not to be
+        # Before anything is changed that is not to be:
+        if _check_kind(database, sandbox=sandbox) is None:
+            _check_passphrase(settings)
         migrate(database)
         ceremony.finish_ceremony(database, settings)
         try:
@@ -286,12 +294,23 @@ def _is_nothing_there(settings: Settings) -> bool:
     return settings.database_url is None and not (settings.data_dir / "sma.db").exists()
 
 
-def _check_kind(database: Database, *, sandbox: bool) -> None:
-    """Raise ConfigurationError where an authority is there that was founded as the other kind."""
+def _check_passphrase(settings: Settings) -> None:
+    """Raise ConfigurationError where a new authority's passphrase is easy to guess."""
+    passphrase = find_given_passphrase(settings)
+    if passphrase is not None:
+        check_new_passphrase(passphrase)
+
+
+def _check_kind(database: Database, *, sandbox: bool) -> bool | None:
+    """Raise ConfigurationError where an authority is there that was founded as the other kind.
+
+    Return whether it is a sandbox; None where there is none yet.
+    """
     with database.read() as connection:
         founded_as_sandbox = key_tables.was_founded_as_sandbox(connection)
     if founded_as_sandbox is not None:
         check_kind(founded_as_sandbox, sandbox=sandbox)
+    return founded_as_sandbox
 
 
 def populate_tables(

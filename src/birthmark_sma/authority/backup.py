@@ -32,7 +32,8 @@ from birthmark_sma.authority.manifest import (
     measure,
     write_manifest,
 )
-from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
+from birthmark_sma.authority.passphrase import PASSPHRASE_FILE, find_passphrase
+from birthmark_sma.authority.root_key import read_root_key
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
 from birthmark_sma.storage import certificates, kek_records, key_tables, postgresql_programs, vitals
@@ -240,6 +241,12 @@ def _copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBack
         if name == PASSPHRASE_FILE and not settings.uses_sqlite:
             continue  # on PostgreSQL nothing is opened by it
         if place.exists():
-            write_private_file(folder / name, read_private_file(place))
+            write_private_file(folder / name, _content(name, place, settings))
             copied[name] = measure(folder / name, lambda _, __: None)
     return copied
+
+
+def _content(name: FileName, place: Path, settings: Settings) -> bytes:
+    if name == ROOT_KEY_FILE:
+        return read_root_key(place, lambda: find_passphrase(settings))
+    return read_private_file(place)

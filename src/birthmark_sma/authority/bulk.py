@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeAlias
 
 from birthmark_sma.authority.candidates import (
@@ -61,7 +60,7 @@ class BulkProvisioner:
         registered = self.registered([request.device_serial for request in requests])
         outcomes: dict[int, Outcome] = {}
         candidates: dict[int, Candidate] = {}
-        now = datetime.now(UTC)
+        now = self._database.clock.now()
         for place, request in enumerate(requests):
             if (known := registered.get(request.device_serial)) is not None:
                 outcomes[place] = RegisteredBefore(known)
@@ -104,11 +103,15 @@ class BulkProvisioner:
         committing = False
         try:
             with self._database.write() as transaction:
-                answers = register(transaction, candidates, self._first_answers)
+                answers = register(
+                    transaction, candidates, self._first_answers, self._database.clock
+                )
                 committing = True
         except DatabaseUnavailableError:
             if committing:
                 raise
             with self._database.write() as transaction:
-                answers = register(transaction, candidates, self._first_answers)
+                answers = register(
+                    transaction, candidates, self._first_answers, self._database.clock
+                )
         return answers

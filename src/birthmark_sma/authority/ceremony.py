@@ -33,6 +33,7 @@ from birthmark_sma.storage.private_files import (
 )
 
 ROOT_KEY_FILE = "simulated-mfg-root-ca.key"
+_ROOT_KEY_FILE_OF_POSTGRESQL = "simulated-mfg-root-ca.postgresql.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,19 @@ def finish_ceremony(database: Database, settings: Settings) -> None:
 
 
 def root_key_file(settings: Settings) -> Path:
-    """Return where the root's encrypted key is kept until somebody moves it to a safe place."""
-    return settings.root_key_file or settings.data_dir / ROOT_KEY_FILE
+    """Return where the root's encrypted key is kept until somebody moves it to a safe place.
+
+    SQLite's authority and one on PostgreSQL may share a data directory, and so have two names.
+    """
+    if settings.root_key_file is not None:
+        return settings.root_key_file
+    plain = settings.data_dir / ROOT_KEY_FILE
+    if settings.uses_sqlite:
+        return plain
+    # Older versions had one name for both: without SQLite beside it, the key is PostgreSQL's.
+    if plain.exists() and not (settings.data_dir / "sma.db").exists():
+        return plain
+    return settings.data_dir / _ROOT_KEY_FILE_OF_POSTGRESQL
 
 
 def load_root_signer(settings: Settings) -> signer.Signer | None:

@@ -33,21 +33,24 @@ class FirstAnswers:
         self._keks = keks
 
     def find(
-        self, connection: Connection, request: ProvisioningRequest, now: datetime
+        self, connection: Connection, request: ProvisioningRequest, since: datetime
     ) -> Provisioned | None:
-        """Return the answer that this request got before. Raises IdempotencyKeyReusedError."""
+        """Return the answer that this request got after `since`.
+
+        Raises IdempotencyKeyReusedError.
+        """
         key = place_of(request)
         if key is None:
             return None
         found = idempotency.find(connection, [key]).get(key)
-        if found is None or found.created_at <= now - IDEMPOTENCY_PERIOD:
+        if found is None or found.created_at <= since:
             return None
         return self._open(connection, found, request_digest(request))
 
     def find_of_lapsed_key(
-        self, connection: Connection, request: ProvisioningRequest, now: datetime
+        self, connection: Connection, request: ProvisioningRequest, since: datetime, now: datetime
     ) -> Provisioned | None:
-        """Return the answer that this request got under an access key that is no longer in force.
+        """Return the answer that it got after `since` under an access key no longer in force.
 
         A camera whose answer was lost must not be stranded because its enrolment key was revoked or
         ran out before it came again with another one. While a key is in force, its answers are for
@@ -55,7 +58,6 @@ class FirstAnswers:
         """
         if request.idempotency_key is None or request.enrolled_with is None:
             return None
-        since = now - IDEMPOTENCY_PERIOD
         device = devices.find_device(connection, request.device_serial)
         if device is None or device.provisioned_at <= since:
             return None

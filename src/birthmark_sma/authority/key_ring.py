@@ -7,8 +7,7 @@ stays as it is.
 
 import hashlib
 import hmac
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -114,10 +113,16 @@ def _is_issued_by(der: bytes, ca_der: bytes) -> bool:
     return True
 
 
+def _own_clock() -> datetime:
+    return datetime.now(UTC)
+
+
 class KeyRing:
     """Finds the key that somebody shows. A key that is found may still be revoked or expired."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, now: Callable[[], datetime] = _own_clock) -> None:
+        """Read all keys. `now` is the clock that says whether a key is in force."""
+        self.now = now
         self._used: dict[str, float] = {}
         self._noted: dict[str, float] = {}
         self._snapshot = _EMPTY
@@ -152,7 +157,7 @@ class KeyRing:
         held = self._snapshot.by_id.get(key_id, _NOBODY)
         is_current = hmac.compare_digest(shown, held.current)
         is_previous = hmac.compare_digest(shown, held.previous)
-        if is_current or (is_previous and time.time() < held.previous_until):
+        if is_current or (is_previous and self.now().timestamp() < held.previous_until):
             return held.key
         return None
 
@@ -172,7 +177,7 @@ class KeyRing:
 
     def note_use(self, key: AccessKey) -> None:
         """Remember that a key was used just now; it is written down a little later."""
-        self._used[key.key_id] = time.time()
+        self._used[key.key_id] = self.now().timestamp()
 
     def note_uses(self, database: Database) -> None:
         """Write down what was used since the last time. Raises DatabaseUnavailableError."""

@@ -38,32 +38,53 @@ def find_passphrase(settings: Settings) -> bytes:
     return _read(path)
 
 
-def find_or_make_passphrase(settings: Settings) -> bytes:
-    """Return the passphrase for a new authority; on a laptop, make one where none is given."""
+def find_given_passphrase(settings: Settings) -> bytes | None:
+    """Return the passphrase for a new authority; None where one would be made.
+
+    Raises as `find_passphrase`.
+    """
     path = settings.data_dir / PASSPHRASE_FILE
     if settings.ca_password is None and settings.uses_sqlite and not path.exists():
-        make_private_directory(settings.data_dir)
-        write_private_file(path, _made() + b"\n")
+        return None
     return find_passphrase(settings)
+
+
+def find_or_make_passphrase(settings: Settings) -> bytes:
+    """Return the passphrase for a new authority; on a laptop, make one where none is given."""
+    given = find_given_passphrase(settings)
+    if given is not None:
+        return given
+    made = _made()
+    make_private_directory(settings.data_dir)
+    write_private_file(settings.data_dir / PASSPHRASE_FILE, made + b"\n")
+    return made
 
 
 class PassphraseFile:
     """The passphrase that was made on a laptop, and the one that takes its place in a rotation.
 
-    The new one waits beside it; the old one stays until the rotation has come to its end.
+    The new one waits beside it; the old one stays until the rotation has come to its end. Then it
+    is kept in a file of its own: backups from before open with it alone, and nobody ever saw it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._new = path.with_name(f"{path.name}.new")
         self._old = path.with_name(f"{path.name}.old")
+        self.previous = path.with_name(f"{path.name}.previous")
+        """A line for each passphrase that was in force before, the newest first."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "PassphraseFile":
+        """Return the file where one that was made is kept, whether it is there or not."""
+        return cls(settings.data_dir / PASSPHRASE_FILE)
 
     @classmethod
     def in_force(cls, settings: Settings) -> "PassphraseFile | None":
         """Return the file, where it is what gives the passphrase."""
-        path = settings.data_dir / PASSPHRASE_FILE
-        used = settings.ca_password is None and settings.uses_sqlite and path.exists()
-        return cls(path) if used else None
+        file = cls.of(settings)
+        used = settings.ca_password is None and settings.uses_sqlite and file._path.exists()
+        return file if used else None
 
     @property
     def has_old(self) -> bool:
@@ -105,11 +126,36 @@ class PassphraseFile:
             self._new.replace(self._path)
             sync_directory(self._path.parent)
 
-    def forget_old(self) -> None:
-        """Remove all but the one in place."""
+    def keep_old(self) -> None:
+        """Remove what the rotation left, and keep the old one among the previous ones."""
+        if self._old.exists():
+            self._keep(_read(self._old))
         for path in self.leftovers:
             path.unlink()
         sync_directory(self._path.parent)
+
+    def list_previous(self) -> list[bytes]:
+        """Return the passphrases that were in force before, the newest first."""
+        return read_private_file(self.previous).split() if self.previous.exists() else []
+
+    def forget_previous(self) -> int:
+        """Remove them; return how many there were."""
+        number = len(self.list_previous())
+        if number:
+            self.previous.unlink()
+            sync_directory(self._path.parent)
+        return number
+
+    def reinstate(self, passphrase: bytes) -> None:
+        """Put a previous one in place again, for a backup that it opens; keep the one in force."""
+        self._keep(self.current())
+        write_private_file(self._path, passphrase + b"\n", replace=True)
+
+    def _keep(self, passphrase: bytes) -> None:
+        kept = self.list_previous()
+        if passphrase not in kept:
+            lines = b"".join(each + b"\n" for each in (passphrase, *kept))
+            write_private_file(self.previous, lines, replace=True)
 
 
 def _made() -> bytes:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from datetime import UTC, datetime
 from functools import partial
 
 from sqlalchemy import Connection
@@ -23,7 +22,7 @@ from birthmark_sma.authority.candidates import (
     ProvisioningRequest,
 )
 from birthmark_sma.authority.figures import PROVISIONINGS, Figures, Outcome
-from birthmark_sma.authority.first_answers import FirstAnswers
+from birthmark_sma.authority.first_answers import IDEMPOTENCY_PERIOD, FirstAnswers
 from birthmark_sma.authority.group_commit import GroupCommit
 from birthmark_sma.authority.one_core import use_all_cores
 from birthmark_sma.authority.origins import the_one_origin
@@ -139,7 +138,8 @@ class Provisioner:
     def _prepare(self, request: ProvisioningRequest) -> Provisioned | Candidate:
         """Check a request and sign its certificate, or return the first answer to it."""
         checked = self._maker.check(request)
-        now = datetime.now(UTC)
+        clock = self._database.clock
+        since = clock.expired_before(IDEMPOTENCY_PERIOD)
         # A refusal that is certain already must not cost a signature. The writer decides the rest.
         with self._database.read() as connection:
             conflict = find_conflict(
@@ -151,21 +151,23 @@ class Provisioner:
             refusal = enrolment.find_refusal(connection, request)
             # In this order: where the first answer is what took the serial or used the key up,
             # that answer is there now.
-            known = self._first_answers.find(connection, request, now)
+            known = self._first_answers.find(connection, request, since)
             if known is None and conflict is not None and refusal is None:
-                known = self._first_answers.find_of_lapsed_key(connection, request, now)
+                known = self._first_answers.find_of_lapsed_key(
+                    connection, request, since, clock.now()
+                )
         if known is not None:
             return known
         if certain := conflict or refusal:
             raise certain
-        return self._maker.make(checked, now)
+        return self._maker.make(checked, clock.now())
 
     # --- in the writer thread
 
     def _register(
         self, transaction: Connection, candidates: Sequence[Candidate]
     ) -> list[Provisioned | BirthmarkError]:
-        return register(transaction, candidates, self._first_answers)
+        return register(transaction, candidates, self._first_answers, self._database.clock)
 
 
 def _outcome_of(error: BirthmarkError) -> Outcome:

@@ -4,7 +4,6 @@ UNIQUE constraints decide races; whoever loses has changed nothing.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
@@ -22,16 +21,20 @@ from birthmark_sma.errors import (
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage import devices, idempotency
+from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.devices import Device
 
 _OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
 
 
 def register(
-    transaction: Connection, candidates: Sequence[Candidate], first_answers: FirstAnswers
+    transaction: Connection,
+    candidates: Sequence[Candidate],
+    first_answers: FirstAnswers,
+    clock: DatabaseClock,
 ) -> list[Provisioned | BirthmarkError]:
     """Register a batch. Each candidate gets its answer, its first answer, or its conflict."""
-    idempotency.forget_before(transaction, datetime.now(UTC) - IDEMPOTENCY_PERIOD)
+    idempotency.forget_before(transaction, clock.expired_before(IDEMPOTENCY_PERIOD))
     # All programs take the same order, so that two of them do not wait for each other: that of
     # folded serials, which are unique as well.
     ordered = sorted(candidates, key=lambda candidate: fold(candidate.device.device_serial))

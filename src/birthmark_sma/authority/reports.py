@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,7 @@ from birthmark_sma.storage.counters import (
     floor_to_minute,
     hours_until,
 )
+from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
 _DAY = timedelta(hours=24)
@@ -76,7 +77,7 @@ def collect_stats(database: Database) -> Stats:
 
 def read_stats(connection: Connection) -> Stats:
     """The same, beside other things. The 24 hours begin with a whole minute."""
-    until = datetime.now(UTC)
+    until = database_time(connection)
     since = floor_to_minute(until - _DAY)
     by_hour = count_by_hour(connection, since)
     reasons = sum(by_hour.values(), Counter[Reason]())

@@ -7,6 +7,7 @@ place that is taken, a wrong passphrase, a damaged file.
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,20 @@ from birthmark_sma.authority.kek_sources import GivenSecret
 from birthmark_sma.authority.key_encryption import open_secrets
 from birthmark_sma.authority.key_stock import open_key_stock
 from birthmark_sma.authority.manifest import MANIFEST, Manifest, check_files, read_manifest
-from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
+from birthmark_sma.authority.passphrase import (
+    PASSPHRASE_FILE,
+    PassphraseFile,
+    find_passphrase,
+)
+from birthmark_sma.authority.root_key import RootKey
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import BackupError, BackupPlaceTakenError, PathRefusedError
+from birthmark_sma.errors import (
+    BackupError,
+    BackupPlaceTakenError,
+    ConfigurationError,
+    PathRefusedError,
+    WrongSecretError,
+)
 from birthmark_sma.pki.path import verify_path
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage import partitions, postgresql_programs, vitals
@@ -64,13 +76,17 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
     manifest = read_manifest(folder)
     _check_kind(manifest, settings, folder)
     proving = _with_secrets_of(settings, folder, manifest)
+    reinstated = _previous_in(settings, proving)
     if settings.uses_sqlite:
         file = _sqlite_file(settings)
-        _check_free(settings, folder, manifest, file)
+        for path in (file, *file.parent.glob(f"{file.name}-*")):
+            raise_if_taken(path)
+        if reinstated is None:
+            _check_secrets_free(settings, folder, manifest)
         open_secrets(manifest.kek_records, GivenSecret.of(proving))
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
-        return manifest, _into_sqlite(proving, folder, manifest, file, bar)
+        return manifest, _into_sqlite(proving, folder, manifest, file, bar, reinstated=reinstated)
     _check_secrets_free(settings, folder, manifest)
     open_secrets(manifest.kek_records, GivenSecret.of(proving))
     database = open_database(settings.resolved_database_url)
@@ -105,14 +121,8 @@ def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
         raise BackupError(f"{folder} is of PostgreSQL: let DATABASE_URL lead to an empty database.")
 
 
-def _check_free(settings: Settings, folder: Path, manifest: Manifest, file: Path) -> None:
-    """Refuse where a database is, or other secrets than those that are to go there."""
-    for path in (file, *file.parent.glob(f"{file.name}-*")):
-        raise_if_taken(path)
-    _check_secrets_free(settings, folder, manifest)
-
-
 def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Refuse where other secrets are than those that are to go there."""
     for name, place in _places(settings).items():
         if (
             name in manifest.files
@@ -143,13 +153,38 @@ def _check_empty(database: Database, manifest: Manifest) -> postgresql_programs.
 
 
 def _with_secrets_of(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
-    """Let a passphrase that is in the backup open it, unless another was given."""
-    place = settings.data_dir / PASSPHRASE_FILE
-    inside = PASSPHRASE_FILE in manifest.files and settings.uses_sqlite
-    if settings.ca_password is not None or not inside or place.exists():
+    """Let a passphrase that is in the backup, or was in force before, open it, if none is given."""
+    if settings.ca_password is not None or not settings.uses_sqlite:
         return settings
-    passphrase = read_private_file(folder / PASSPHRASE_FILE).strip().decode("utf-8", "replace")
-    return settings.model_copy(update={"ca_password": SecretStr(passphrase)})
+    if PassphraseFile.in_force(settings) is None:
+        if PASSPHRASE_FILE not in manifest.files:
+            return settings
+        return _with_passphrase(settings, read_private_file(folder / PASSPHRASE_FILE).strip())
+    previous = PassphraseFile.of(settings).list_previous()
+    if not previous or _opens(manifest, settings):
+        return settings
+    tried = (_with_passphrase(settings, each) for each in previous)
+    return next((each for each in tried if _opens(manifest, each)), settings)
+
+
+def _with_passphrase(settings: Settings, passphrase: bytes) -> Settings:
+    text = passphrase.decode("utf-8", "replace")
+    return settings.model_copy(update={"ca_password": SecretStr(text)})
+
+
+def _opens(manifest: Manifest, settings: Settings) -> bool:
+    try:
+        open_secrets(manifest.kek_records, GivenSecret.of(settings))
+    except WrongSecretError:
+        return False
+    return True
+
+
+def _previous_in(settings: Settings, proving: Settings) -> bytes | None:
+    """Return the previous passphrase that opens the backup, where it is to be in force again."""
+    if proving is settings or PassphraseFile.in_force(settings) is None:
+        return None
+    return find_passphrase(proving)
 
 
 def _places(settings: Settings) -> dict[str, Path]:
@@ -164,7 +199,13 @@ def _places(settings: Settings) -> dict[str, Path]:
 
 
 def _into_sqlite(
-    settings: Settings, folder: Path, manifest: Manifest, file: Path, bar: Bar
+    settings: Settings,
+    folder: Path,
+    manifest: Manifest,
+    file: Path,
+    bar: Bar,
+    *,
+    reinstated: bytes | None,
 ) -> Proof:
     make_private_directory(settings.data_dir)
     make_private_directory(file.parent)
@@ -185,6 +226,8 @@ def _into_sqlite(
             proof = _prove(database, settings, manifest, bar)
         finally:
             database.close()
+        if reinstated is not None:
+            _reinstate(settings, reinstated)
         _place_secrets(settings, folder, manifest)
         file.hardlink_to(partial)  # unlike a rename, this never replaces what came meanwhile
         sync_directory(file.parent)
@@ -198,6 +241,16 @@ def _into_sqlite(
         _forget(partial)
         os.close(held)
     return proof
+
+
+def _reinstate(settings: Settings, passphrase: bytes) -> None:
+    """Put a previous passphrase in force again, for the root's key file as well."""
+    file = PassphraseFile.of(settings)
+    root_key = RootKey(root_key_file(settings), passphrase)
+    with suppress(ConfigurationError):  # one of another passphrase stays as it is
+        root_key.prepare([file.current(), *file.list_previous()])
+        root_key.put_in_place()
+    file.reinstate(passphrase)
 
 
 def _place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:

@@ -33,7 +33,12 @@ def oldest_kept(days: int, now: datetime) -> datetime:
 
     Raises OverflowError for a time before the calendar begins.
     """
-    return datetime.combine(now.astimezone(UTC).date(), time(), UTC) - timedelta(days=days)
+    return midnight(now) - timedelta(days=days)
+
+
+def midnight(when: datetime) -> datetime:
+    """Return the midnight (UTC) with which a time's day begins."""
+    return datetime.combine(when.astimezone(UTC).date(), time(), UTC)
 
 
 def foresee(database: Database, before: datetime) -> Pruned:

@@ -3,11 +3,12 @@
 The key under the new passphrase lies beside the old one until the rotation has come to its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 from birthmark_sma.errors import ConfigurationError, WrongSecretError
+from birthmark_sma.pki.encrypted_key import is_slow_to_guess
 from birthmark_sma.pki.signer import Signer, load_encrypted
 from birthmark_sma.storage.private_files import (
     read_private_file,
@@ -56,9 +57,12 @@ class RootKey:
         """
         if self._passphrase is None or not self._path.exists():
             return
-        if _opened(self._pending, [self._passphrase]) or _opened(self._path, [self._passphrase]):
+        if any(
+            _opened(path, [self._passphrase]) and is_root_key_slow_to_guess(path)
+            for path in (self._pending, self._path)
+        ):
             return
-        signer = _opened(self._path, known)
+        signer = _opened(self._path, [*known, self._passphrase])
         if signer is None:
             raise self._locked()
         pem = signer.encrypted_pem(self._passphrase)
@@ -88,10 +92,47 @@ class RootKey:
         )
 
 
+def is_root_key_slow_to_guess(path: Path) -> bool:
+    """Say whether a root's key file that is there costs as much per guess as it is to."""
+    return is_slow_to_guess(_read(path))
+
+
+def read_root_key(path: Path, passphrase: Callable[[], bytes]) -> bytes:
+    """Return a root's key for another place, encrypted anew where it is quick to guess at.
+
+    Raises ConfigurationError where it is, and the passphrase is not its own; PrivateFileError.
+    """
+    pem = _read(path)
+    if not is_slow_to_guess(pem):
+        signer = _opened(path, [passphrase()])
+        if signer is None:
+            raise ConfigurationError(
+                f"{path} is quick to guess at, as it is encrypted as older versions did, and"
+                " CA_PASSWORD does not open it. Set CA_PASSWORD to its own, or leave the keys out."
+            )
+        pem = signer.encrypted_pem(passphrase())
+    return pem.encode()
+
+
+def strengthen_root_key(path: Path, passphrase: Callable[[], bytes]) -> bool:
+    """Encrypt a root's key file anew, in its place, where it is quick to guess at; say whether.
+
+    Raises ConfigurationError where the passphrase is not its own, PrivateFileError.
+    """
+    if not path.exists() or is_root_key_slow_to_guess(path):
+        return False
+    write_private_file(path, read_root_key(path, passphrase), replace=True)
+    return True
+
+
+def _read(path: Path) -> str:
+    return read_private_file(path).decode("ascii", "replace")
+
+
 def _opened(path: Path, passphrases: Sequence[bytes]) -> Signer | None:
     if not path.exists():
         return None
-    pem = read_private_file(path).decode("ascii", "replace")
+    pem = _read(path)
     for passphrase in passphrases:
         try:
             return load_encrypted(pem, passphrase)

@@ -27,6 +27,7 @@ from birthmark_sma.authority.key_encryption import (
     succeed,
 )
 from birthmark_sma.authority.passphrase import PassphraseFile, find_passphrase
+from birthmark_sma.authority.passphrase_policy import check_new_passphrase
 from birthmark_sma.authority.root_key import PassphraseChange, RootKey
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import (
@@ -97,10 +98,13 @@ def rotate(
     new: NewSecret,
     progress: Progress,
     wait: Callable[[float], object] = time.sleep,
+    *,
+    before: Callable[[], None] = lambda: None,
 ) -> Rotated:
     """Wrap everything anew under a key from a new secret; finish what an earlier run began.
 
-    Without a new secret one is made, where the one in force was made as well. Raises
+    Without a new secret one is made, where the one in force was made as well. `before` is called
+    once nothing can be refused any more, and nothing is changed yet. Raises
     WrongSecretError or ConfigurationError with nothing touched, RotationError where another
     rotation is under way, PrivateFileError and DatabaseUnavailableError; it is then run again.
     """
@@ -109,7 +113,7 @@ def rotate(
             raise RotationError(
                 "Another rotation is under way in this authority. Wait for its end."
             )
-        return _Rotation(database, settings, new).run(progress, wait)
+        return _Rotation(database, settings, new, before).run(progress, wait)
 
 
 def count_outdated(connection: Connection) -> Counts:
@@ -134,7 +138,14 @@ def has_new_secret(settings: Settings, new: NewSecret) -> bool:
 class _Rotation:
     """One run of a rotation."""
 
-    def __init__(self, database: Database, settings: Settings, new: NewSecret) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        new: NewSecret,
+        before: Callable[[], None],
+    ) -> None:
+        self._before = before
         self._database = database
         self._settings = settings
         self._new = new
@@ -151,6 +162,9 @@ class _Rotation:
         finished_before = newest is not None and len(records) == 1
         if finished_before and not superseded and not self._leftovers(plan):
             raise ConfigurationError(_IN_FORCE)
+        if newest is None and self._new.new_ca_password is not None:
+            check_new_passphrase(plan.new_passphrase or b"")
+        self._before()
         # Files first: a disk that is full, or not ours, stops this before anything is touched.
         root_signer = plan.root_key.opened(self._passphrases(plan))
         self._prepare_files(plan)
@@ -172,7 +186,7 @@ class _Rotation:
         erasure.empty_the_journal(self._database)
         root_key = plan.root_key.put_in_place()
         if plan.file is not None:
-            plan.file.forget_old()
+            plan.file.keep_old()
         with self._database.read() as connection:
             left = count_outdated(connection)
             source = kek_records.list_keks(connection)[-1].source

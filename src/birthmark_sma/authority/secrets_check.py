@@ -19,7 +19,8 @@ from birthmark_sma.authority.kek_sources import KekSource
 from birthmark_sma.authority.key_encryption import KeyEncryptionKeys
 from birthmark_sma.authority.key_stock import unwrap_table
 from birthmark_sma.authority.passphrase import PASSPHRASE_FILE, PassphraseFile, find_passphrase
-from birthmark_sma.authority.root_key import RootKey
+from birthmark_sma.authority.passphrase_policy import find_weakness
+from birthmark_sma.authority.root_key import RootKey, is_root_key_slow_to_guess
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.storage import certificates, idempotency, kek_records, key_tables
@@ -243,10 +244,12 @@ def _check_passphrase(report: SecretsReport, settings: Settings, records: list[K
         if any(record.source == KekSource.PASSPHRASE for record in records):
             raise
         return
-    bits = strength_bits(passphrase)
-    if bits < _STRONG_BITS:
+    weakness = find_weakness(passphrase)
+    if weakness is None and strength_bits(passphrase) < _STRONG_BITS:
+        weakness = "is short"
+    if weakness is not None:
         report.found(
-            "CA_PASSWORD is short: who has a copy of the database or of the root's key file may"
+            f"CA_PASSWORD {weakness}: who has a copy of the database or of the root's key file may"
             " guess it.",
             "Make one with openssl rand -base64 32, give it as SMA_NEW_CA_PASSWORD, and type:"
             " sma secrets rotate",
@@ -275,7 +278,18 @@ def check_files(report: SecretsReport, settings: Settings) -> None:
             f"The root's private key is at hand, in {root}. The server never needs it.",
             "Move it to a safe place",
         )
+        if not others_can_read(root) and not is_root_key_slow_to_guess(root):
+            report.found(
+                f"{root} is quick to guess at: it is encrypted as older versions did.",
+                "Type sma init with the CA_PASSWORD that opens it: it encrypts the key anew",
+            )
     file = PassphraseFile.in_force(settings)
+    if file is not None and file.previous.exists():
+        report.noted(
+            f"{file.previous} holds passphrases from before a rotation: backups from then open with"
+            " them alone.",
+            "Once no such backup is left, type: sma secrets forget-previous",
+        )
     left = [] if file is None else file.leftovers
     left += RootKey(root, None).leftovers
     for path in left:
@@ -288,6 +302,7 @@ def _private_files(settings: Settings) -> Iterator[Path]:
         settings.kek_file,
         settings.tls_key,
         settings.data_dir / PASSPHRASE_FILE,
+        PassphraseFile.of(settings).previous,
         *(settings.data_dir / "tls-self").glob("*.pem"),
     ]
     if settings.uses_sqlite:

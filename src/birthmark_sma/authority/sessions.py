@@ -10,7 +10,7 @@ import hmac
 import secrets
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from birthmark_sma.authority.key_ring import KeyRing, digest
 from birthmark_sma.errors import (
@@ -38,7 +38,7 @@ def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
     key = key_ring.find_by_secret(presented)
     if key is None:
         raise UnauthenticatedError("This access key is not known here.")
-    now = datetime.now(UTC)
+    now = database.clock.now()
     if key.revoked_at is not None:
         raise UnauthenticatedError("This access key was revoked.")
     if not key.is_good(now):
@@ -49,7 +49,11 @@ def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
         )
     token = secrets.token_urlsafe(32)
     with database.write() as transaction:
-        sessions.end_old_sessions(transaction, opened_before=now - LONGEST, seen_before=now - IDLE)
+        sessions.end_old_sessions(
+            transaction,
+            opened_before=database.clock.expired_before(LONGEST),
+            seen_before=database.clock.expired_before(IDLE),
+        )
         sessions.add_session(
             transaction, Session(_digest(token), key.key_id, digest(presented), now, now)
         )
@@ -64,7 +68,7 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     """
     if len(token) != TOKEN_CHARACTERS:
         return None
-    now = datetime.now(UTC)
+    now = database.clock.now()
     with database.read() as connection:
         session = sessions.find_session(connection, _digest(token))
     if session is None or not _lasts(session, now):

@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import datetime
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
 
@@ -104,6 +104,7 @@ class Validator:
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
+        self._clock = database.clock
         self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_SIZES.keys_per_table)
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
@@ -188,7 +189,7 @@ class Validator:
 
     def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
-        now = datetime.now(UTC)
+        now = self._clock.now()
         self._begun = perf_counter_ns()
         attempts, opened = zip(*map(self._open_attempt, attempts), strict=True)
         self._opened = perf_counter_ns()

@@ -147,12 +147,14 @@ def _keys(database: "Database", settings: "Settings") -> dict[str, bytes]:
     from birthmark_sma.authority.authority import open_signer, open_stored_secrets
     from birthmark_sma.authority.ceremony import root_key_file
     from birthmark_sma.authority.passphrase import find_passphrase
-    from birthmark_sma.storage.private_files import read_private_file
+    from birthmark_sma.authority.root_key import read_root_key
 
     signer = open_signer(database, settings, open_stored_secrets(database, settings))
     pem = signer.encrypted_pem(find_passphrase(settings))
     keys = {f"{_FILE_STEM['intermediate']}.key": pem.encode()}
     root_key = root_key_file(settings)
     if root_key.exists():
-        keys[f"{_FILE_STEM['root']}.key"] = read_private_file(root_key)
+        keys[f"{_FILE_STEM['root']}.key"] = read_root_key(
+            root_key, lambda: find_passphrase(settings)
+        )
     return keys

@@ -115,7 +115,8 @@ def revoke(
 ) -> None:
     """Make a device's tokens FAIL for ever.
 
-    Its certificate goes on the CRL. A revocation cannot be undone.
+    Its certificate goes on the CRL. A revocation cannot be undone: where you are not sure, suspend
+    the device instead.
     """
     from birthmark_sma.authority.revocation import revoke_device
 

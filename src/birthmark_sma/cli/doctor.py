@@ -4,7 +4,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,6 +37,12 @@ def doctor(
     kek_command: KekCommand = None,
     root_key_file: RootKeyFile = None,
     audit_retention_days: AuditRetentionDays = None,
+    whole_trail: Annotated[
+        bool,
+        typer.Option(
+            "--whole-trail", help="Compare all of the audit trail with its counters, however long."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look at everything, and say what to do about what is not well. Changes nothing.
@@ -62,7 +68,7 @@ def doctor(
         audit_retention_days=audit_retention_days,
     )
     with progress_bar("Looking", transient=True) as progress:
-        findings = examine(settings, datetime.now(UTC), progress)
+        findings = examine(settings, datetime.now(UTC), progress, whole_trail=whole_trail)
     state = worst(findings).value
     if as_json:
         print_json({"state": state, "findings": [_as_json(each) for each in findings]})

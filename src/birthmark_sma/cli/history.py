@@ -56,8 +56,9 @@ def prune(
         audit_retention_days=older_than_days,
     )
     require_sqlite_file(settings)
-    before = _oldest_kept(settings.audit_retention_days)
+    days = _kept_days(settings.audit_retention_days)
     with opened_database(settings) as database:
+        before = retention.oldest_kept(days, database.clock.now())
         with waiting("Counting what is older"):
             foreseen = retention.foresee(database, before)
         if dry_run or not (foreseen.partitions or foreseen.rows):
@@ -110,10 +111,7 @@ def partitions(
     say(f"\nAbout {rows:,} rows, {_size(sum(each.size for each in found))} in all.")
 
 
-def _oldest_kept(days: int | None) -> "datetime":
-    from datetime import UTC, datetime
-
-    from birthmark_sma.authority.retention import oldest_kept
+def _kept_days(days: int | None) -> int:
     from birthmark_sma.errors import ConfigurationError
 
     if days is None:
@@ -121,7 +119,7 @@ def _oldest_kept(days: int | None) -> "datetime":
             "How many days are kept is not said: give --older-than-days, or set"
             " SMA_AUDIT_RETENTION_DAYS"
         )
-    return oldest_kept(days, datetime.now(UTC))
+    return days
 
 
 def _ask(foreseen: "Pruned", before: "datetime") -> None:

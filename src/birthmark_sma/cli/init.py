@@ -70,6 +70,7 @@ def init(
         root_key_file=root_key_file,
     )
     held = initialise_with_progress(settings, sandbox=sandbox)
+    _strengthen_root_key(settings)
     if as_json:
         print_json(_as_json(settings, held))
     elif held is None:
@@ -87,16 +88,25 @@ def initialise_with_progress(settings: "Settings", *, sandbox: bool = False) -> 
 
 
 def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> None:
-    """Found an authority where SQLite has none yet: a newcomer's first command just works.
+    """Create an authority where there is none, if it is SQLite and serves this machine alone.
 
-    A PostgreSQL database is never founded unasked.
+    So a newcomer's `sma serve` just works. Elsewhere a forgotten variable would make a second
+    authority: raise NotInitialisedError, or let opening it raise that.
     """
     from birthmark_sma.authority.authority import is_initialised
+    from birthmark_sma.config import is_loopback
 
-    if settings.database_url is None and not is_initialised(settings):
-        what = "a sandbox" if sandbox else "one"
-        note(f"There is no authority in {settings.data_dir} yet: founding {what}.")
-        initialise_with_progress(settings, sandbox=sandbox)
+    if settings.database_url is not None or is_initialised(settings):
+        return
+    if not is_loopback(settings.host) or settings.trusted_proxies:
+        require_sqlite_file(settings)
+        return
+    what = "a sandbox" if sandbox else "one, with SQLite"
+    note(
+        f"There is no authority in {settings.data_dir} yet: creating {what}."
+        + ("" if sandbox else " If yours is elsewhere, stop, and set DATABASE_URL or SMA_DATA_DIR.")
+    )
+    initialise_with_progress(settings, sandbox=sandbox)
 
 
 def migrate(
@@ -104,7 +114,8 @@ def migrate(
 ) -> None:
     """Bring the database to this program's schema.
 
-    Needed once after an upgrade; a server refuses to start before. Wholly or not at all.
+    Needed once after an upgrade; a server refuses to start before. Wholly or not at all. There is
+    no way back: take a backup with the older program first.
     """
     from birthmark_sma.storage.engine import open_database
     from birthmark_sma.storage.migration import migrate as migrate_database
@@ -142,9 +153,20 @@ def require_sqlite_file(settings: "Settings") -> None:
 
     if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
         raise NotInitialisedError(
-            f"There is no authority in {settings.data_dir}. Type: sma init, or name another"
-            " place with --data-dir"
+            f"There is no authority in {settings.data_dir}, and DATABASE_URL is not set. To create"
+            " one, type: sma init. Or name yours with --data-dir or DATABASE_URL"
         )
+
+
+def _strengthen_root_key(settings: "Settings") -> None:
+    """Encrypt a key anew that an older version left quick to guess at."""
+    from birthmark_sma.authority.ceremony import root_key_file
+    from birthmark_sma.authority.passphrase import find_passphrase
+    from birthmark_sma.authority.root_key import strengthen_root_key
+
+    path = root_key_file(settings)
+    if strengthen_root_key(path, lambda: find_passphrase(settings)):
+        note(f"{path} was quick to guess at, and is now encrypted anew under the same passphrase.")
 
 
 def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:

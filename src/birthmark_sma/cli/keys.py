@@ -111,8 +111,8 @@ def list_(
     """List access keys. No secret is shown: none is stored."""
     from birthmark_sma.storage import access_keys
 
-    now = datetime.now(UTC)
     with existing_database(data_dir, database_url) as database, database.read() as connection:
+        now = database.clock.now()
         every = access_keys.all_keys(connection)
     found = [key for key in every if everything or key.is_good(now)]
     if as_json:

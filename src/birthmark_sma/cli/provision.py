@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from birthmark_sma.cli.init import initialise_on_a_laptop
+from birthmark_sma.cli.init import require_sqlite_file
 from birthmark_sma.cli.options import (
     DatabaseUrl,
     DataDir,
@@ -41,7 +41,7 @@ def provision(
     """Provision one device, into files.
 
     They hold its key, certificate, table keys and NUC hash: the device's secrets, readable by their
-    owner alone. A run that was cut off is simply run again.
+    owner alone. A run that was cut off is simply run again. The authority must be there: sma init.
     """
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.provisioning import ProvisioningRequest
@@ -58,7 +58,7 @@ def provision(
         manufacturer_id=manufacturer_id,
         public_url=public_url,
     )
-    initialise_on_a_laptop(settings)
+    require_sqlite_file(settings)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     with waiting("Opening the authority"):
         authority = open_authority(settings)

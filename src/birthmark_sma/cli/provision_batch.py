@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from birthmark_sma.cli import exits
-from birthmark_sma.cli.init import initialise_on_a_laptop
+from birthmark_sma.cli.init import require_sqlite_file
 from birthmark_sma.cli.options import (
     DatabaseUrl,
     DataDir,
@@ -88,7 +88,7 @@ def provision_batch(
     records_format = _format_of(devices, file_format)
     with _opened(devices) as (file, size):
         _tell_apart(file, output, refusals)
-        initialise_on_a_laptop(settings)
+        require_sqlite_file(settings)
         began = time.monotonic()
         with opened_in_bulk(settings) as bulk, open_results(output) as results:
             batch = Batch(bulk, results, refusals)

@@ -71,13 +71,46 @@ def rotate(
     )
     new = _asked_for(settings, new)
     with opened_database(settings) as database, progress_bar("Wrapping anew") as progress:
-        rotated = rotate_secrets(database, settings, new, progress)
+        rotated = rotate_secrets(
+            database, settings, new, progress, before=lambda: _tell_beforehand(settings, new)
+        )
     if as_json:
         print_json(asdict(rotated))
     else:
         _tell_rotated(rotated)
     if rotated.left.total:
         raise typer.Exit(exits.FAILED)
+
+
+@app.command()
+def forget_previous(
+    data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the passphrases from before rotations, which were kept for the backups of then.
+
+    Those backups never open again, nor does a root key file that was moved away then. Where you
+    gave the passphrase yourself, none was kept.
+    """
+    from birthmark_sma.authority.passphrase import PassphraseFile
+
+    settings = settings_from(data_dir=data_dir)
+    file = PassphraseFile.of(settings)
+    number = len(file.list_previous())
+    if number and not yes:
+        what = (
+            f"Without {file.previous}, no backup from before the last rotation opens again, nor a"
+            " root key file that was moved away before it."
+        )
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"{what} Say --yes.")
+        typer.confirm(f"{what} Delete it, for good?", abort=True, err=True)
+    file.forget_previous()
+    if as_json:
+        print_json({"forgotten": number})
+    else:
+        say(f"Deleted: {file.previous}" if number else "There is none.")
 
 
 @app.command()
@@ -127,6 +160,22 @@ def _asked_for(settings: "Settings", new: "NewSecret") -> "NewSecret":
     return type(new)(new_ca_password=SecretStr(typed))
 
 
+def _tell_beforehand(settings: "Settings", new: "NewSecret") -> None:
+    """Say what becomes of the old secret while nothing has happened to it yet."""
+    from birthmark_sma.authority.ceremony import root_key_file
+    from birthmark_sma.authority.passphrase import PassphraseFile
+
+    note("Backups from before this rotation open with the old secret only.")
+    file = PassphraseFile.in_force(settings)
+    by_key = new.new_kek_file is not None or new.new_kek_command is not None
+    if file is None or (by_key and new.new_ca_password is None):
+        note("Keep it as long as them.")
+    else:
+        note(f"It is kept in {file.previous}, where sma restore finds it.")
+    if not root_key_file(settings).exists():
+        note("The root's key file is not here: it goes on opening with the old CA_PASSWORD.")
+
+
 def _tell_rotated(rotated: "Rotated") -> None:
     if rotated.resumed:
         note("A rotation that was cut off has been brought to its end.")
@@ -147,7 +196,7 @@ def _tell_rotated(rotated: "Rotated") -> None:
         say("The new passphrase is in the data directory, in the old one's place.")
     if not rotated.passphrase_file or rotated.source != "passphrase":
         say("Servers go on as they run. Give them the new secret before they are started again.")
-    say("Backups from before open with the old secret only: keep it as long as them.")
+    say("Next: sma backup")
 
 
 _ROOT_KEY = {

@@ -170,8 +170,9 @@ def serve(
 ) -> None:
     """Run the authority.
 
-    With SQLite, an authority that does not exist yet is founded first. Ctrl-C or SIGTERM stops it:
-    what was accepted is still recorded and answered. SIGHUP reads the TLS certificate again.
+    With SQLite on a loopback address, an authority that does not exist yet is created first.
+    Ctrl-C or SIGTERM stops it: what was accepted is still recorded and answered. SIGHUP reads the
+    TLS certificate again.
     """
     flags = dict(locals())  # all but the last are settings, or `prototype` and `sandbox`
     flags.pop("as_json")

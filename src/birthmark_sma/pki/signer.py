@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.errors import WrongSecretError
+from birthmark_sma.pki.encrypted_key import encrypt
 from birthmark_sma.pki.key_policy import RSA_EXPONENT
 
 SigningKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -76,11 +77,7 @@ class Signer:
 
     def encrypted_pem(self, passphrase: bytes) -> str:
         """Return the key as PEM PKCS#8, encrypted under the passphrase (RFC 5958, RFC 8018)."""
-        return self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(passphrase),
-        ).decode()
+        return encrypt(self.key, passphrase)
 
 
 def generate(key_type: CaKeyType) -> Signer:

@@ -31,7 +31,6 @@ _STATUSES = {
     Ending.DUPLICATE: 409,
     Ending.UNDECIDED: 503,
 }
-_MEDIA_TYPE = "application/json"
 
 Told = Callable[[Judgement], None]
 

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.storage import interruption, postgresql
+from birthmark_sma.storage.clock import DatabaseClock
+from birthmark_sma.storage.dialects import database_time
 
 _UNAVAILABLE = (
     exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
@@ -48,6 +51,7 @@ class Database:
         event.listen(engine, "before_cursor_execute", interruption.check)
         self._reading = engine
         self._writing = engine.execution_options(sma_write=True)
+        self.clock = DatabaseClock(self._ask_time if self.dialect_name == "postgresql" else None)
 
     @property
     def dialect_name(self) -> str:
@@ -99,6 +103,10 @@ class Database:
 
         event.listen(self._reading, "before_cursor_execute", begin)
         event.listen(self._reading, "after_cursor_execute", end)
+
+    def _ask_time(self) -> datetime:
+        with self.read() as connection:
+            return database_time(connection)
 
     def ping(self) -> None:
         """Ask the database for an answer. Raises DatabaseUnavailableError."""

@@ -38,7 +38,7 @@ def check_schema(database: Database) -> None:
     if revision != HEAD_REVISION:
         raise SchemaMismatchError(
             f"The database has schema {revision}; this program needs {HEAD_REVISION}."
-            " Type: sma migrate"
+            " There is no way back: take a backup with the older program first. Type: sma migrate"
         )
 
 

@@ -13,7 +13,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -189,7 +189,7 @@ class Door:
         key = self._key_ring.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
         if key is None:
             raise UnauthenticatedError("This access key is not known here.")
-        _check_in_force(key)
+        _check_in_force(key, self._key_ring.now())
         return key
 
     def _ambient_key(self, scope: Scope, rule: Rule) -> AccessKey | None:
@@ -201,7 +201,7 @@ class Door:
         try:
             key = self._key_of_session(scope) or self._key_of_certificate(scope)
             if key is not None:
-                _check_in_force(key)
+                _check_in_force(key, self._key_ring.now())
                 return key
         except UnauthenticatedError:
             if rule is not ANYONE:
@@ -275,11 +275,11 @@ def _end_of(der: bytes) -> float:
         return 0.0
 
 
-def _check_in_force(key: AccessKey) -> None:
+def _check_in_force(key: AccessKey, now: datetime) -> None:
     # Whoever holds the secret may be told this: to guess does not lead here.
     if key.revoked_at is not None:
         raise UnauthenticatedError("This access key was revoked.")
-    if not key.is_good(datetime.now(UTC)):
+    if not key.is_good(now):
         raise UnauthenticatedError("This access key has expired.")
 
 

@@ -384,6 +384,10 @@ class ProbeResponse(_Response):
     """One word for a probe."""
 
     status: Literal["alive", "ready", "not ready"]
+    clock: str | None = Field(
+        default=None,
+        description="What is wrong with this machine's clock; left out where nothing is.",
+    )
 
 
 class TopDevice(_Response):

@@ -12,6 +12,7 @@ from functools import partial
 from birthmark_sma import __version__
 from birthmark_sma.authority.checkup import database as database_checks
 from birthmark_sma.authority.checkup import dates, holdings
+from birthmark_sma.authority.checkup.audit_trail import look_at_audit_trail
 from birthmark_sma.authority.checkup.findings import Finding, State, critical, well
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError
@@ -21,8 +22,12 @@ Look = tuple[str, Callable[[], Iterable[Finding]]]
 Progress = Callable[[int, int], None]
 
 
-def examine(settings: Settings, now: datetime, progress: Progress) -> list[Finding]:
+def examine(
+    settings: Settings, now: datetime, progress: Progress, *, whole_trail: bool = False
+) -> list[Finding]:
     """Look at everything; return what was found, in the order in which it was looked at.
+
+    Of a large audit trail only the newest days are compared, unless all of it is asked for.
 
     Raises ConfigurationError for a database's URL that cannot be read.
     """
@@ -35,7 +40,7 @@ def examine(settings: Settings, now: datetime, progress: Progress) -> list[Findi
         found = _of_database(database, settings)
         findings += found
         whole = not _is_stopped(found)
-        looks = _inside(database, settings, now) if whole else []
+        looks = _inside(database, settings, now, whole_trail=whole_trail) if whole else []
         answers = database if any(each.name == "writing" for each in found) else None
         findings += _all_of(looks, progress)
         return findings + _beside(settings, answers, now, progress)
@@ -72,7 +77,9 @@ def _is_stopped(found: Iterable[Finding]) -> bool:
     return any(each.state is State.CRITICAL and each.name in ends for each in found)
 
 
-def _inside(database: Database, settings: Settings, now: datetime) -> list[Look]:
+def _inside(
+    database: Database, settings: Settings, now: datetime, *, whole_trail: bool
+) -> list[Look]:
     return [
         ("integrity", partial(database_checks.read_whole, database)),
         ("key tables", partial(holdings.look_at_tables, database)),
@@ -81,6 +88,7 @@ def _inside(database: Database, settings: Settings, now: datetime) -> list[Look]
         ("CA", partial(dates.look_at_ca, database, now)),
         ("clock", partial(dates.look_at_clock, database, now)),
         ("access keys", partial(dates.look_at_keys, database, settings, now)),
+        ("audit trail", partial(look_at_audit_trail, database, whole=whole_trail)),
         ("partitions", partial(holdings.look_at_partitions, database, now)),
         ("retention", partial(holdings.look_at_retention, database, settings, now)),
     ]

@@ -1,6 +1,5 @@
 """Who may call: access keys, what each is good for, and when it was last used. Never a secret."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -28,7 +27,7 @@ async def show_callers(request: Request) -> Response:
 
 
 def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = authority.database.clock.now()
     keys = sorted(access_keys.all_keys(connection), key=lambda key: not key.is_good(now))
     return {
         "keys": [(key, key.state_at(now), _terms(key)) for key in keys[:_MOST]],

@@ -113,7 +113,7 @@ def _serial_of(request: Request) -> str:
 
 
 def _read(connection: Connection, authority: Authority, device_serial: str) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = authority.database.clock.now()
     device = find_named(connection, device_serial)
     device_serial = device.device_serial
     days = [now.date() - timedelta(days=ago) for ago in reversed(range(_DAYS))]

@@ -109,7 +109,7 @@ def _export(
 ) -> StreamingResponse:
     wanted = _filter_of(request)
     # What happens from now on is left out, or a busy server's export would never end.
-    now = datetime.now(UTC)
+    now = authority_of(request).database.clock.now()
     before = Place(now if wanted.until is None else min(wanted.until, now), 0)
     name = f"validations-{now:%Y%m%dT%H%M%SZ}.{ending}"
     return StreamingResponse(

@@ -1,0 +1,122 @@
+"""The database's clock: kept by a monotonic one, and on SQLite trusted after an hour."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.storage import clock
+from birthmark_sma.storage.clock import DatabaseClock
+
+BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+NEVER = datetime.fromtimestamp(0, UTC)
+
+
+class Machine:
+    """A machine's two clocks, in place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.wall, self.uptime = BEGAN.timestamp(), 100.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.uptime
+
+    def passes(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime += seconds
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(clock, "time", machine)
+    return machine
+
+
+def test_postgresql_is_asked_once_and_its_time_goes_on(machine: Machine) -> None:
+    """Threat 45: whatever happens to the machine's clock."""
+    asked = []
+
+    def ask() -> datetime:
+        asked.append(1)
+        return BEGAN - 9 * DAY
+
+    times = DatabaseClock(ask)
+    assert times.now() == BEGAN - 9 * DAY
+    machine.passes(60)
+    machine.wall += 25 * 3600
+    assert times.now() == BEGAN - 9 * DAY + timedelta(minutes=1)
+    assert times.expired_before(DAY) == BEGAN - 10 * DAY + timedelta(minutes=1)
+    assert len(asked) == 1
+
+
+def test_an_outage_leaves_the_last_answer(machine: Machine) -> None:
+    answers: list[datetime] = [BEGAN]
+
+    def ask() -> datetime:
+        if not answers:
+            raise DatabaseUnavailableError("The database does not answer")
+        return answers.pop()
+
+    times = DatabaseClock(ask)
+    times.look()
+    with pytest.raises(DatabaseUnavailableError):
+        times.look()
+    machine.passes(5)
+    assert times.now() == BEGAN + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("drift", "complaint"),
+    [
+        (4.0, None),
+        (-4.0, None),
+        (90_000.0, "90,000 seconds ahead of the database's"),
+        (-7.0, "7 seconds behind the database's"),
+    ],
+)
+def test_a_clock_that_disagrees_is_told(
+    machine: Machine, drift: float, complaint: str | None
+) -> None:
+    times = DatabaseClock(lambda: BEGAN)
+    times.look()
+    machine.wall += drift
+    assert times.complaint() == complaint
+
+
+def test_on_sqlite_nothing_expires_in_the_first_hour(machine: Machine) -> None:
+    """Threat 45: a machine without a battery begins in another year."""
+    times = DatabaseClock(None)
+    assert times.expired_before(DAY) == NEVER
+    machine.passes(3599)
+    assert times.expired_before(DAY) == NEVER
+    machine.passes(1)
+    assert times.expired_before(DAY) == BEGAN + timedelta(hours=1) - DAY
+    assert times.complaint() is None
+
+
+@pytest.mark.parametrize("jump", [25 * 3600.0, -25 * 3600.0, 3601.0])
+def test_on_sqlite_nothing_expires_for_an_hour_after_a_jump(machine: Machine, jump: float) -> None:
+    """Threat 45: wall clock and monotonic clock differ by more than an hour."""
+    times = DatabaseClock(None)
+    machine.passes(7200)
+    assert times.expired_before(DAY) > NEVER
+    machine.wall += jump
+    assert times.expired_before(DAY) == NEVER
+    assert "was set" in (times.complaint() or "")
+    machine.passes(3599)
+    assert times.expired_before(DAY) == NEVER
+    machine.passes(1)
+    assert times.expired_before(DAY) == times.now() - DAY
+    assert times.complaint() is None
+
+
+def test_on_sqlite_a_clock_may_be_corrected_by_less(machine: Machine) -> None:
+    times = DatabaseClock(None)
+    machine.passes(7200)
+    machine.wall -= 3599
+    assert times.expired_before(DAY) == times.now() - DAY

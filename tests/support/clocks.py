@@ -1,0 +1,45 @@
+"""A machine whose clock is wrong, while the database's clock is right."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, tzinfo
+from types import SimpleNamespace
+
+import pytest
+
+from birthmark_sma.storage import clock
+
+_for_good = ExitStack()
+
+
+@contextmanager
+def machine_clock_ahead(by: timedelta) -> Iterator[None]:
+    """Let every module of the program see a wall clock that is ahead. Monotonic clocks are right.
+
+    PostgreSQL keeps its own time.
+    """
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + by
+
+    wrong = SimpleNamespace(time=lambda: time.time() + by.total_seconds(), monotonic=time.monotonic)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("birthmark_sma.") and getattr(module, "datetime", None) is datetime:
+                patched.setattr(module, "datetime", Ahead)
+        patched.setattr(clock, "time", wrong)
+        yield
+
+
+def trust_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SQLite's rows expire at once, as after an hour in which the clock was right."""
+    monkeypatch.setattr(clock, "STEADY_SECONDS", 0.0)
+
+
+def set_machine_clock_ahead(by: timedelta) -> None:
+    """Do the same for the rest of a process that runs a command."""
+    _for_good.enter_context(machine_clock_ahead(by))
