@@ -9,13 +9,15 @@ import asyncio
 import json
 import sys
 from collections.abc import Sized
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httptools
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.request_ids import new_id
@@ -127,6 +129,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _begun: float | None = None  # when the request that is not whole yet began
     _idle_since: float | None = None  # the last answer, until the next request
     _looking: asyncio.TimerHandle | None = None
+    _at_work: Scope | None = None  # the request whose answer is not sent yet, or not whole
+    _half_closed = False  # the sender will send nothing more, and may be gone
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
@@ -143,9 +147,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
+        """Stop looking, and say that an answer which was not sent whole is lost."""
         if self._looking is not None:
             self._looking.cancel()
+        self._answer_is_lost()
         HttpToolsProtocol.connection_lost(self, exc)
 
     def data_received(self, data: bytes) -> None:
@@ -170,6 +175,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._owes_an_answer():
             return None
         self.cycle.keep_alive = False
+        self._half_closed = True
         return True
 
     def on_response_complete(self) -> None:
@@ -179,6 +185,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         connection that has been idle for long is found by the look at it.
         """
         self.server_state.total_requests += 1
+        if self._half_closed:  # whoever has closed both ways looks the same from here
+            self._answer_is_lost()
+        if not self.flow.write_paused:
+            self._at_work = None
         if self.transport.is_closing():
             return
         following = self.pipeline.pop() if self.pipeline else None
@@ -190,6 +200,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._idle_since = self.loop.time()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Note which request is at work: in a pipeline it is not the newest one."""
+        self._at_work = cast("Scope", cycle.scope)
+        HttpToolsProtocol._start_asgi_task(self, cycle, app)
+
+    def _answer_is_lost(self) -> None:
+        """Tell whoever is to answer the request at work, or has, that nobody gets the answer."""
+        waiting = None if self._at_work is None else self._at_work.get(UNANSWERED)
+        if waiting is not None:
+            waiting.leave()
 
     def on_url(self, url: bytes) -> None:
         """Count, before it is stored."""

@@ -188,13 +188,20 @@ class _Server(Collector):
         refused = CounterMetricFamily(
             "sma_pool_refusals", "What was turned away as too much waited.", labels=["writer"]
         )
+        failed = CounterMetricFamily(
+            "sma_batch_failures",
+            "Batches that the database did not take, by what it said.",
+            labels=["writer", "fault"],
+        )
         for name, writer in writers.items():
             _add(items, [name], writer.items, sheets, 1)
             _add(settling, [name], writer.settling, sheets, _SECOND)
             _add(committing, [name], writer.committing, sheets, _SECOND)
             waiting.add_metric([name], writer.waiting.total(alive))
             refused.add_metric([name], writer.refused.total(sheets)[()])
-        yield from (items, settling, committing, waiting, refused)
+            for (fault,), times in writer.failed.total(sheets).items():
+                failed.add_metric([name, fault], times)
+        yield from (items, settling, committing, waiting, refused, failed)
         yield GaugeMetricFamily(
             "sma_queue_limit_items",
             "Camera tokens that may wait, in all processes.",

@@ -19,6 +19,9 @@ from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure, ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
+    CallerLeftError,
+    DatabaseFault,
+    DatabaseUnavailableError,
     InsufficientScopeError,
     RateLimitedError,
     TokenAlreadySubmittedError,
@@ -165,6 +168,8 @@ class ShortWay:
             else:
                 await self._pass(scope, caller)
                 response = self._app
+        except CallerLeftError:
+            return  # nobody is there to be answered
         except UnauthenticatedError as error:
             self._traffic.turned_away("unauthenticated")
             response = respond(Request(scope), self._guessed(scope) or error)
@@ -247,8 +252,19 @@ class _CameraTokens:
         return self._authority.settings.replay is ReplayPolicy.REFUSE_SAME_CALLER
 
     def _check_repeat(self, validation: Validation) -> None:
-        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time."""
-        if validation.repeat is Repeat.REPLAYED and self._refuses_replays:
+        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time.
+
+        Whoever did not get the first one gets it now; where nobody can say yet, asks again.
+        """
+        if validation.repeat is not Repeat.REPLAYED or not self._refuses_replays:
+            return
+        if validation.in_doubt:
+            raise DatabaseUnavailableError(
+                "The database was slow, and it is not certain yet whether you got the verdict of"
+                " this camera token before; ask again",
+                fault=DatabaseFault.BUSY,
+            )
+        if not validation.answer_was_lost:
             raise TokenAlreadySubmittedError
 
     def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
