@@ -151,8 +151,6 @@ def create_app(
         authority.start()
         if tracing is not None:
             authority.validator.watch(tracing.note_batch)
-        if log is not None:
-            log.start()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="asker") as askers,
             ThreadPoolExecutor(_THREADS, thread_name_prefix="prober") as probers,
@@ -182,8 +180,6 @@ def create_app(
                 copying.cancel()
                 await authority.rate_limits.close()
                 await asyncio.to_thread(authority.close)
-                if log is not None:
-                    log.close()
                 if tracing is not None:
                     await asyncio.to_thread(tracing.close)
 
