@@ -1,17 +1,14 @@
 """A log that nobody reads: the server goes on, its probes answer, and SIGTERM ends it."""
 
 import fcntl
-import json
 import os
 import signal
+import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -27,7 +24,7 @@ END_SECONDS = 20.0
 
 @contextmanager
 def unread_pipe(*, full: bool) -> Iterator[tuple[int, int]]:
-    """A pipe as small as Linux makes it, with the end to read from; full from the start if asked."""
+    """Both ends of a pipe as small as Linux makes it; full from the start if asked."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     if full:
@@ -39,12 +36,8 @@ def unread_pipe(*, full: bool) -> Iterator[tuple[int, int]]:
         os.close(writer)
 
 
-def free_port(data_dir: Path) -> int:
+def free_port() -> int:
     """A port that nobody listens on."""
-    with httpx2.Client():
-        pass
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -67,11 +60,11 @@ def wait_for_answer(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("full", [False, True], ids=["fills up", "full from the start"])
 def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, full: bool) -> None:
-    """Requests are answered, lines that were left out are counted, and SIGTERM ends the server."""
+    """Requests and probes are answered, and SIGTERM ends the server in time."""
     environ = server_environ(tmp_path / "data") | {"SMA_LOG_LEVEL": "debug"}
     made = sma("init", environ=environ)
     assert made.returncode == 0, made.stderr
-    port = free_port(tmp_path)
+    port = free_port()
     with unread_pipe(full=full) as (_, log), unread_pipe(full=full) as (_, output):
         server = subprocess.Popen(
             [*SMA, "serve", "--json", "--port", str(port), "--workers", workers],
@@ -104,3 +97,19 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, ful
         finally:
             server.kill()
             server.wait()
+
+
+def test_a_crash_at_the_start_says_why(tmp_path: Path) -> None:
+    """What is printed at the very end is still written."""
+    environ = server_environ(tmp_path / "data")
+    assert sma("init", environ=environ).returncode == 0
+    (tmp_path / "data" / "passphrase").unlink(missing_ok=True)
+    for each in (tmp_path / "data").glob("*passphrase*"):
+        each.unlink()
+    for workers in ("1", "2"):
+        command = [*SMA, "serve", "--port", "0", "--workers", workers]
+        done = subprocess.run(
+            command, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode != 0
+        assert done.stderr.startswith("sma: "), done.stderr

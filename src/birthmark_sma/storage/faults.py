@@ -122,10 +122,16 @@ _OUT_OF_ORDER = (
 )
 
 
+# libpq does not hand the SQLSTATE on of a server that lets nobody in; these are its words.
+_WORDS_OF_TOO_MANY = ("too many connections", "too many clients", "remaining connection slots")
+
+
 def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
     """Return what to raise for a database that is out of order; None for any other error."""
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    if code is None and any(words in str(cause) for words in _WORDS_OF_TOO_MANY):
+        code = "53300"
     found = next((each for each in _LONGEST_FIRST if code and code.startswith(each)), None)
     if found is not None and not isinstance(error, exc.IntegrityError):
         kind = _KINDS[found]

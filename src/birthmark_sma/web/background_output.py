@@ -4,16 +4,18 @@ A write to a full pipe, or to a terminal that was paused, blocks until somebody 
 writing thread waits. What comes meanwhile is kept up to a bound; more is left out and counted.
 """
 
-import atexit
+import contextlib
 import io
 import os
 import sys
 import threading
 from collections import deque
+from multiprocessing.util import Finalize
 from typing import cast
 
 _WRITE_SECONDS = 0.1
 _CLOSE_SECONDS = 1.0
+_LAST = -100
 _MOST_BYTES = 16 * 1024 * 1024  # in memory
 _CHUNK_BYTES = 4_096  # what a pipe takes as a whole, so that lines of processes do not mingle
 
@@ -45,11 +47,22 @@ class BackgroundOutput:
                 return
             self._parts.append(part)
             self._size += len(part)
+        if self._closing.is_set():
+            self._write_once_more()
 
-    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
-        """Write what waits, for so long at most. What is put in later is not written."""
+    def close(self) -> None:
+        """Write what waits, for a second at most. So is each part that is put in later."""
         self._closing.set()
-        self._writer.join(seconds)
+        self._writer.join(_CLOSE_SECONDS)
+
+    def _write_once_more(self) -> None:
+        """Write the last words of a process that ends."""
+        if self._writer.is_alive():
+            return  # it is stuck, or will write them
+        self._writer = threading.Thread(target=self.write_all, daemon=True)
+        with contextlib.suppress(RuntimeError):  # too late for threads
+            self._writer.start()
+            self._writer.join(_CLOSE_SECONDS)
 
     # --- below: the writing thread
 
@@ -125,7 +138,8 @@ def output_of(descriptor: int, note_left_out: str = LEFT_OUT) -> BackgroundOutpu
     """
     if descriptor not in _outputs:
         _outputs[descriptor] = output = BackgroundOutput(descriptor, note_left_out)
-        atexit.register(output.close)
+        # At the end of every process, also of one that multiprocessing made.
+        Finalize(None, output.close, exitpriority=_LAST)
     return _outputs[descriptor]
 
 
