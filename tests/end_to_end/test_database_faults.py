@@ -176,7 +176,7 @@ def assert_serves(running: Running, camera: Camera) -> None:
 
 @pytest.mark.parametrize("fault", ON_POSTGRESQL.values(), ids=ON_POSTGRESQL.keys())
 def test_postgresql_says_what_it_is(on_postgresql: tuple[Running, str], fault: Fault) -> None:
-    """Threats 19 and 48: 503 with Retry-After, that tells the fault in no words of the driver."""
+    """Threat 19: 503 with Retry-After, that tells the fault in no words of the driver."""
     running, admin_url = on_postgresql
     with running.client() as client:
         camera = Camera.provisioned(client, new_serial())

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.authority.rate_limits import Kind, RateLimits
 from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure, ReplayPolicy
@@ -409,10 +410,14 @@ class _Many(_CameraTokens):
             if failed := sum(map(_failed, judged)):
                 limits.failed(caller, failed)
         answers = iter(judged)
-        results = [
-            _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
-            for each in elements
-        ]
+        try:
+            results = [
+                _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
+                for each in elements
+            ]
+        except DatabaseUnavailableError:
+            scope[UNANSWERED].leave()  # the verdicts of the others are not told either
+            raise
         return _Json(to_json({"results": results}))
 
     def _told(
