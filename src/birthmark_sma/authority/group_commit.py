@@ -150,6 +150,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._failure: tuple[float, DatabaseUnavailableError] | None = None
         self.began = 0
         """When the transaction under way was asked for, by `perf_counter_ns`."""
+        self._losing = self._lose  # made once
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
@@ -160,7 +161,7 @@ class GroupCommit(Generic[Item, Answer]):
         """
         future: Future[Answer] = Future()
         future.set_running_or_notify_cancel()
-        self._accept(Waiting((item,), future, None, origin, self._lose, alone=True))
+        self._accept(Waiting((item,), future, None, origin, self._losing, alone=True))
         return future
 
     def offer(self, item: Item, origin: Origin | None = None) -> "asyncio.Future[Answer]":
@@ -172,7 +173,7 @@ class GroupCommit(Generic[Item, Answer]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._accept(Waiting((item,), future, loop, origin, self._lose, alone=True))
+        self._accept(Waiting((item,), future, loop, origin, self._losing, alone=True))
         return future
 
     def offer_together(
@@ -184,7 +185,7 @@ class GroupCommit(Generic[Item, Answer]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answers[Answer]] = loop.create_future()
-        self._accept(Waiting(items, future, loop, origin, self._lose, alone=False))
+        self._accept(Waiting(items, future, loop, origin, self._losing, alone=False))
         return future
 
     async def settle(self, item: Item) -> Answer:
@@ -361,7 +362,7 @@ class GroupCommit(Generic[Item, Answer]):
                     raise
             else:
                 self._committed(batch, len(items), settled)
-                self._lose_all([each for each in outcomes if each[0].future.done()])
+                self._lose_all(_who_left(outcomes))
                 break
         return outcomes
 
@@ -384,16 +385,15 @@ class GroupCommit(Generic[Item, Answer]):
         """Write down in their own transaction which answers nobody waits for any more."""
         if self._note_lost is None:
             return
-        left = [(waiting, answers) for waiting, answers in outcomes if waiting.future.done()]
-        if not left:
-            return
+        left = _who_left(outcomes)
         lost = [
             (item, answer)
             for waiting, answers in left
             for item, answer in zip(waiting.items, answers, strict=True)
             if not isinstance(answer, BirthmarkError)
         ]
-        self._note_lost(transaction, lost)
+        if lost:
+            self._note_lost(transaction, lost)
         for waiting, _ in left:
             waiting.noted = True
 
@@ -412,6 +412,12 @@ def _drop_who_left(batch: "list[Waiting[Item, Answer]]") -> None:
             if waiting.future.done():
                 waiting.origin = None  # which leads back to it
         batch[:] = staying
+
+
+def _who_left(
+    outcomes: "Sequence[tuple[Waiting[Item, Answer], Answers[Answer]]]",
+) -> "list[tuple[Waiting[Item, Answer], Answers[Answer]]]":
+    return [each for each in outcomes if each[0].future.done()]
 
 
 def _origins_of(batch: "Sequence[Waiting[Item, Answer]]") -> list[Origin]:
