@@ -11,6 +11,7 @@ from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.figures import VALIDATIONS, Figures
 from birthmark_sma.authority.group_commit import Batch
 from birthmark_sma.authority.validation import Steps
+from birthmark_sma.web.background_output import BackgroundOutput
 from birthmark_sma.web.request_log import Look, RequestLog
 from birthmark_sma.web.tracing import Tracing
 from birthmark_sma.web.traffic import BEGAN, TRACE, Traffic
@@ -37,7 +38,8 @@ def main() -> None:
     def table() -> None:
         figures.sheet[40 + 1234 // 100] += 1
 
-    log = RequestLog(os.open(os.devnull, os.O_WRONLY), look=Look.JSON)
+    output = BackgroundOutput(os.open(os.devnull, os.O_WRONLY))
+    log = RequestLog(output, look=Look.JSON)
     whole = {**scope, "client": ("127.0.0.1", 1), "headers": [], "caller": Caller("127.0.0.1")}
 
     def line() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
     def written() -> None:
         for _ in range(_BATCH):
             line()
-        log.write()
+        output.write_all()
 
     a_line = _microseconds(written, 50) / _BATCH
     a_request = _microseconds(request)

@@ -4,6 +4,8 @@ Every message is a sentence that a person can act on, and may be shown to whoeve
 message holds a secret, a path that the caller did not give, or SQL.
 """
 
+from enum import StrEnum
+
 
 class BirthmarkError(Exception):
     """The root of every error that this package raises on purpose."""
@@ -205,15 +207,47 @@ class StorageError(BirthmarkError):
     """The database did not do what was asked."""
 
 
+class DatabaseFault(StrEnum):
+    """Kinds of trouble with a database, as metrics name them."""
+
+    AWAY = "away"
+    BUSY = "busy"
+    """Serialization failures, deadlocks, cancelled statements, too little memory."""
+    CONNECTIONS = "connections"
+    DAMAGED = "damaged"
+    FAILED = "failed"
+    """Whatever the others do not name, such as a disk that fails."""
+    FULL = "full"
+    LOCKED = "locked"
+    MOVED = "moved"
+    """SQLite's file was removed or replaced."""
+    READ_ONLY = "read_only"
+    REFUSED = "refused"
+    """Permissions are missing."""
+    SCHEMA = "schema"
+    """Tables, columns or functions are missing."""
+    SEQUENCE = "sequence"
+
+
 class DatabaseUnavailableError(StorageError):
     """The database cannot be reached, or gave up: the last commit may or may not have happened.
 
-    `advice` is for the operator alone: what kind of fault it is, and what to look at.
+    `advice` is for the operator alone: which kind of fault it is, and what to look at.
     """
 
-    def __init__(self, message: str = "The database does not answer", advice: str = "") -> None:
+    def __init__(
+        self,
+        message: str = "The database does not answer",
+        advice: str = "",
+        fault: DatabaseFault = DatabaseFault.AWAY,
+    ) -> None:
         super().__init__(message)
         self.advice = advice
+        self.fault = fault
+
+    def again(self) -> "DatabaseUnavailableError":
+        """Return a copy: callers must not share an exception, and so each other's traceback."""
+        return DatabaseUnavailableError(str(self), self.advice, self.fault)
 
 
 class AbandonedWorkError(StorageError):
@@ -398,6 +432,13 @@ class BatchInterruptedError(AuthorityError):
             "A process ended before its work: was memory short? Run the same command again, and it"
             " carries on"
         )
+
+
+class CallerLeftError(AuthorityError):
+    """Whoever asked has closed the connection: nobody gets an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The caller left before its answer")
 
 
 class PoolFullError(AuthorityError):

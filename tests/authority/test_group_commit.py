@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, event, exc, text
 
 from birthmark_sma.authority.group_commit import GroupCommit
+from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
@@ -441,8 +442,8 @@ def test_errors_reach_coroutines(notes: Database) -> None:
     assert isinstance(outcomes[2], ZeroDivisionError)
 
 
-def test_a_caller_who_gives_up_changes_nothing(notes: Database) -> None:
-    """Its item is settled all the same, and its neighbours get their answers."""
+def test_whoever_gives_up_before_it_begins_is_not_settled(notes: Database) -> None:
+    """Threat 49: only those are that somebody waits for when their transaction begins."""
     notary = Notary()
 
     async def scenario(pool: Pool) -> list[Any]:
@@ -459,7 +460,26 @@ def test_a_caller_who_gives_up_changes_nothing(notes: Database) -> None:
         assert pool.running
     assert [outcomes[position] for position in (0, 2, 4)] == [2, 6, 10]
     assert [type(outcomes[position]) for position in (1, 3)] == [asyncio.CancelledError] * 2
-    assert noted(notes) == list(range(6))
+    assert noted(notes) == [0, 1, 3, 5]
+
+
+def test_whoever_gives_up_before_the_second_try_is_not_settled(notes: Database) -> None:
+    """Threat 49: the first try may have taken as long as the caller waits."""
+    notary = Notary()
+    notary.failures = [unavailable()]
+
+    async def scenario(pool: Pool) -> None:
+        notary.may_go_on.clear()
+        task = asyncio.create_task(pool.settle(1))
+        assert await asyncio.to_thread(notary.begun.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0)
+        notary.may_go_on.set()
+
+    with pool_of(notes, notary) as pool:
+        asyncio.run(scenario(pool))
+        assert pool.submit(2).result(30) == 4
+    assert noted(notes) == [2]
 
 
 def test_a_loop_that_ended_changes_nothing(notes: Database) -> None:
@@ -470,13 +490,123 @@ def test_a_loop_that_ended_changes_nothing(notes: Database) -> None:
             loop = asyncio.new_event_loop()
             task = loop.create_task(pool.settle(1))
             loop.run_until_complete(asyncio.sleep(0))
-            task.cancel()
-            loop.run_until_complete(asyncio.sleep(0))
             loop.close()
             future = pool.submit(2)
         assert future.result(30) == 4
         assert pool.running
+        del task
     assert noted(notes) == [0, 1, 2]
+
+
+# --- answers that reach nobody
+
+
+class Lost:
+    """Notes whose answers were lost: in the batch's own transaction, and in later ones."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[int, int]] = []
+        self.failures: list[Exception] = []
+
+    def __call__(self, transaction: Connection, lost: Sequence[tuple[int, int]]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        transaction.execute(
+            text("INSERT INTO noted VALUES (:number)"), [{"number": -item} for item, _ in lost]
+        )
+        self.noted += lost
+
+
+@contextmanager
+def noting_pool(database: Database, notary: Notary, lost: Lost) -> Iterator[Pool]:
+    """A pool that notes lost answers, each as the negative of its number."""
+    pool: Pool = GroupCommit(
+        database, notary, name="writer", pool_limit=100, batch_limit=100, note_lost=lost
+    )
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def test_whoever_leaves_during_the_work_is_noted_with_it(notes: Database) -> None:
+    """In the same transaction, so that no other process can be faster; others are not noted."""
+    notary, lost = Notary(), Lost()
+    may_go_on = threading.Event()
+
+    def work(transaction: Connection, items: Sequence[int]) -> Sequence[int | BirthmarkError]:
+        answers = notary(transaction, items)
+        assert may_go_on.wait(30)
+        return answers
+
+    async def scenario(pool: Pool) -> list[Any]:
+        party = pool.offer_together([1, REFUSED, 2])
+        assert await asyncio.to_thread(notary.begun.wait, 30)
+        party.cancel()
+        await asyncio.sleep(0)
+        may_go_on.set()
+        return [await pool.settle(3)]
+
+    with counted_commits(notes) as commits:
+        pool: Pool = GroupCommit(
+            notes, work, name="writer", pool_limit=100, batch_limit=100, note_lost=lost
+        )
+        assert asyncio.run(scenario(pool)) == [6]
+        pool.close()
+        assert len(commits) == 2
+    assert lost.noted == [(1, 2), (2, 4)]
+    assert noted(notes) == sorted([1, 2, REFUSED, -1, -2, 3])
+
+
+def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) -> None:
+    """The caller leaves during the commit, before its answer, or while it is sent."""
+    notary, lost = Notary(), Lost()
+    left: list[asyncio.Future[int]] = []
+
+    def leave(_: Connection) -> None:
+        while left:
+            future = left.pop()
+            future.get_loop().call_soon_threadsafe(future.cancel)
+            _wait_until(future.done)
+
+    async def scenario(pool: Pool) -> None:
+        origin: dict[str, Any] = {}
+        left.append(pool.offer(1))
+        await asyncio.wait([*left])
+        pool.offer(2, origin)
+        await asyncio.sleep(0)
+        waiting = origin[UNANSWERED]
+        while not waiting.future.done():
+            await asyncio.sleep(0.001)
+        waiting.leave()
+        waiting.leave()
+        _wait_until(lambda: len(lost.noted) == 2)
+
+    event.listen(notes.engine, "commit", leave)
+    with noting_pool(notes, notary, lost) as pool:
+        asyncio.run(scenario(pool))
+    event.remove(notes.engine, "commit", leave)
+    assert lost.noted == [(1, 2), (2, 4)]
+    assert noted(notes) == [-2, -1, 1, 2]
+
+
+def test_a_commit_that_may_have_happened_has_lost_its_answers(notes: Database) -> None:
+    """They are noted once the database takes it, before anything else is settled."""
+    notary, lost = Notary(), Lost()
+    lost.failures = [unavailable()]
+    failing = [True]
+
+    def fail(_: Connection) -> None:
+        if failing and failing.pop():
+            raise unavailable()
+
+    event.listen(notes.engine, "commit", fail)
+    with noting_pool(notes, notary, lost) as pool:
+        with pytest.raises(DatabaseUnavailableError):
+            pool.submit(1).result(30)
+        _wait_until(lambda: lost.noted == [(1, 2)])
+    event.remove(notes.engine, "commit", fail)
+    assert noted(notes) == [-1]
 
 
 def test_a_thread_that_gives_up_changes_nothing(notes: Database) -> None:

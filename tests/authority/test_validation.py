@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,9 +15,10 @@ from sqlalchemy import event, select
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.authority.revocation import reinstate_device, revoke_device, suspend_device
 from birthmark_sma.authority.validation import Validation
-from birthmark_sma.config import Settings
+from birthmark_sma.config import ReplayPolicy, Settings
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
 from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.camera_token import CameraToken
@@ -406,6 +407,48 @@ def test_another_program_knows_at_once(scene: Scene, settings: Settings) -> None
         assert validate(other, fresh.token())[0].reason is Reason.GENUINE
 
 
+# --- verdicts that nobody got, where no caller shall have one twice
+
+
+@pytest.fixture
+def refusing(scene: Scene, settings: Settings) -> Iterator[Authority]:
+    """The same authority, as a server opens it that refuses repeats."""
+    with opened(settings.model_copy(update={"replay": ReplayPolicy.REFUSE_SAME_CALLER})) as other:
+        yield other
+
+
+def test_an_answer_that_was_lost_is_given_once(scene: Scene, refusing: Authority) -> None:
+    """Each that was lost, also within a batch, and to its caller alone; then none any more."""
+    token, another = scene.camera.token(), scene.camera.token()
+
+    async def lose() -> None:
+        for each in (token, token, another):
+            request: dict[str, Any] = {}
+            await refusing.validator.offer(each, CALLER, request)
+            request[UNANSWERED].leave()
+
+    asyncio.run(lose())
+    other = Caller("192.0.2.8")
+    assert [each.answer_was_lost for each in validate(refusing, token, caller=other)] == [False]
+    again = validate(refusing, token, token, another)
+    assert [each.repeat for each in again] == [Repeat.REPLAYED] * 3
+    assert sorted(each.answer_was_lost for each in again) == [False, True, True]
+    assert not any(each.answer_was_lost for each in validate(refusing, token, another))
+    assert rows_of(refusing.database, "SELECT count(*) FROM lost_answers") == [(0,)]
+
+
+def test_a_repeat_is_in_doubt_where_the_transaction_waited(
+    scene: Scene, refusing: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that it waited for may be about to note that its caller left."""
+    token = scene.camera.token()
+    assert not validate(refusing, token)[0].in_doubt
+    assert not validate(refusing, token)[0].in_doubt
+    monkeypatch.setattr("birthmark_sma.authority.validation._DOUBTFUL_NANOSECONDS", -1)
+    assert validate(refusing, token)[0].in_doubt
+    assert not validate(refusing, scene.camera.token())[0].in_doubt
+
+
 # --- the audit trail
 
 
@@ -422,7 +465,7 @@ def test_no_row_no_answer(scene: Scene) -> None:
     tokens = [forge(scene) for forge, _, _ in TRUTH_TABLE.values()]
     execute(scene.authority.database, "ALTER TABLE validation_history RENAME TO elsewhere")
     for token in tokens:
-        with pytest.raises(Exception, match=r"validation_history|does not answer"):
+        with pytest.raises(DatabaseUnavailableError, match="lacks a table"):
             validate(scene.authority, token)
     execute(scene.authority.database, "ALTER TABLE elsewhere RENAME TO validation_history")
     assert audit_trail(scene.authority) == []

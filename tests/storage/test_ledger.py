@@ -120,6 +120,43 @@ def test_writers_in_any_order_never_wait_for_each_other_in_a_ring(
     assert written(database)[1].total() == 60 * 79
 
 
+# --- verdicts that nobody got
+
+
+def test_a_lost_answer_is_taken_once(database: Database) -> None:
+    """By its caller and its token alone; to note it twice does no harm."""
+    lost, others = Sighting(bytes(16), "local"), Sighting(bytes(16), "ip:192.0.2.1")
+    with database.write() as transaction:
+        ledger.note_lost_answers(transaction, set())
+        for _ in range(2):
+            ledger.note_lost_answers(transaction, {lost})
+    for taken in ({lost}, set()):
+        with database.write() as transaction:
+            assert ledger.take_lost_answers(transaction, {lost, others}) == taken
+
+
+def test_one_of_many_takes_a_lost_answer(database: Database, database_url: str) -> None:
+    """Whichever process is asked: just one gives the verdict."""
+    many = {Sighting(secrets.token_bytes(16), "local") for _ in range(500)}
+    with database.write() as transaction:
+        ledger.note_lost_answers(transaction, many)
+    taken: list[Sighting] = []
+
+    def take() -> None:
+        own = open_database(database_url)
+        with own.write() as transaction:
+            taken.extend(ledger.take_lost_answers(transaction, many))
+        own.close()
+
+    workers = [threading.Thread(target=take) for _ in range(4)]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join(60)
+    assert len(taken) == 500
+    assert set(taken) == many
+
+
 # --- what is old
 
 
@@ -128,6 +165,8 @@ def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
     ages = {days: Sighting(bytes([days]) * 16, "local") for days in (9, 5, 3, 2, 0)}
     for days, sighting in ages.items():
         note(database, sighting, sighting, at=NOW - timedelta(days=days))
+    with database.write() as transaction:
+        ledger.note_lost_answers(transaction, set(ages.values()))
     before = NOW - timedelta(days=3)
     with database.write() as transaction:
         assert len(ledger.find_old(transaction, before, limit=1)) == 1
@@ -137,6 +176,8 @@ def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
     kept = {ages[days].digest for days in (3, 2, 0)}
     first, again = written(database)
     assert set(first) == {digest for digest, _ in again} == kept
+    lost = rows_of(database, "SELECT digest FROM lost_answers")
+    assert {bytes(digest) for (digest,) in lost} == kept
     assert note(database, *ages.values()) == [None, None, *[Repeat.REPLAYED] * 3]
 
 

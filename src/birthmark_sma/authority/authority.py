@@ -35,7 +35,7 @@ from birthmark_sma.authority.sandbox.short_life import ShortLife
 from birthmark_sma.authority.served_crls import ServedCrls
 from birthmark_sma.authority.table_counting import TableCounting
 from birthmark_sma.authority.validation import Validator
-from birthmark_sma.config import Settings
+from birthmark_sma.config import ReplayPolicy, Settings
 from birthmark_sma.errors import (
     AlreadyInitialisedError,
     ConfigurationError,
@@ -153,6 +153,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
             figures=figures,
+            refuses_repeats=settings.replay is ReplayPolicy.REFUSE_SAME_CALLER,
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
         figures=figures,

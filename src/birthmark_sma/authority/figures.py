@@ -10,6 +10,7 @@ from enum import StrEnum
 from birthmark_sma.authority.group_commit import Batch
 from birthmark_sma.authority.instruments import Counter, Gauge, Histogram, Layout, Sheets
 from birthmark_sma.authority.rate_limits import Kind, RateLimitFigures
+from birthmark_sma.errors import DatabaseFault
 
 MILLISECOND = 1_000_000  # in nanoseconds
 _MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -38,6 +39,7 @@ class BatchInstruments:
         self.committing = Histogram(layout, _TIMES)
         self.waiting = Gauge(layout)
         self.refused = Counter(layout, [()])
+        self.failed = Counter(layout, [(fault.value,) for fault in DatabaseFault])
 
 
 _layout = Layout()
@@ -74,6 +76,10 @@ class Figures:
         writer.items.observe(self.sheet, batch.items)
         writer.settling.observe(self.sheet, batch.settled - batch.began)
         writer.committing.observe(self.sheet, batch.committed - batch.settled)
+
+    def batch_failed(self, writer: BatchInstruments, fault: DatabaseFault) -> None:
+        """Count a batch that the database did not take, from the writer's own thread."""
+        writer.failed.add(self.sheet, (fault.value,))
 
     def provisioned(self, outcome: Outcome) -> None:
         """Count a request to provision a device, from the event loop."""

@@ -11,6 +11,10 @@ from typing import Any, TypeAlias
 Origin: TypeAlias = MutableMapping[str, Any]
 """A request as the web has it: here nobody looks into it."""
 
+UNANSWERED = "unanswered"
+"""Where in a request stands what waits for its answer (`group_commit.Waiting`), so that whoever
+owns the connection can say that the caller left."""
+
 WORKING_FOR: ContextVar[Callable[[], Sequence[Origin]] | None] = ContextVar(
     "working_for", default=None
 )

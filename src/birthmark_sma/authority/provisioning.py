@@ -75,6 +75,7 @@ class Provisioner:
             pool_limit=_POOL_LIMIT,
             batch_limit=_BATCH_LIMIT,
             note=partial(self._figures.batch, PROVISIONINGS),
+            note_failure=partial(self._figures.batch_failed, PROVISIONINGS),
         )
 
     async def provision(self, request: ProvisioningRequest) -> Provisioned:

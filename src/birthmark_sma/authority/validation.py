@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple, TypeAlias
 
@@ -26,7 +27,7 @@ from birthmark_sma.authority.group_commit import Answers, Batch, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.origins import Origin
-from birthmark_sma.errors import UnopenedCameraTokenError
+from birthmark_sma.errors import DatabaseUnavailableError, UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
@@ -63,6 +64,10 @@ class Validation(NamedTuple):
     validated_at: datetime
     repeat: Repeat | None = None
     """What kind of repeat it is; None is the first sight of this token."""
+    answer_was_lost: bool = False
+    """This caller brought the token before, and did not get the verdict."""
+    in_doubt: bool = False
+    """This caller brought it before, and nobody can say yet whether it got the verdict."""
 
     @property
     def verdict(self) -> Verdict:
@@ -84,6 +89,10 @@ class Steps(NamedTuple):
 Watcher: TypeAlias = Callable[[Batch, Steps], None]
 """Is told of each batch once it is durable, in the writer thread, before the answers leave."""
 
+_DOUBTFUL_NANOSECONDS = 500_000_000
+"""A transaction that waited longer than this may have waited for another process that had the same
+token. That process needs a moment to note that its caller left meanwhile."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -99,8 +108,10 @@ class Validator:
         pool_limit: int,
         batch_limit: int,
         figures: Figures | None = None,
+        refuses_repeats: bool = False,
     ) -> None:
         self._figures = figures or Figures()
+        self._refuses_repeats = refuses_repeats
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
@@ -117,6 +128,8 @@ class Validator:
             pool_limit=pool_limit,
             batch_limit=batch_limit,
             note=self._note,
+            note_lost=_note_lost_answers,
+            note_failure=partial(self._figures.batch_failed, VALIDATIONS),
         )
 
     def watch(self, watcher: Watcher) -> None:
@@ -172,6 +185,11 @@ class Validator:
         """Whether tokens are accepted and judged."""
         return self._writer.running
 
+    @property
+    def failure(self) -> DatabaseUnavailableError | None:
+        """Return why nothing can be recorded, where the last batch failed just now."""
+        return self._writer.failure
+
     def close(self) -> None:
         """Accept nothing more, judge and answer everything that waits."""
         self._writer.close()
@@ -203,7 +221,34 @@ class Validator:
             )
         ]
         self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
+        if self._refuses_repeats and Repeat.REPLAYED in repeats:
+            return self._recall_lost_answers(transaction, attempts, validations)
         return validations
+
+    def _recall_lost_answers(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        validations: Sequence[Validation],
+    ) -> list[Validation]:
+        """Mark the repeats whose callers did not get the earlier verdict; each is given once."""
+        repeated = {
+            _sighting_of(attempt)
+            for attempt, validation in zip(attempts, validations, strict=True)
+            if validation.repeat is Repeat.REPLAYED
+        }
+        lost = ledger.take_lost_answers(transaction, repeated)
+        in_doubt = perf_counter_ns() - self._writer.began > _DOUBTFUL_NANOSECONDS
+        recalled = []
+        for attempt, validation in zip(attempts, validations, strict=True):
+            if validation.repeat is not Repeat.REPLAYED:
+                recalled.append(validation)
+            elif (sighting := _sighting_of(attempt)) in lost:
+                lost.remove(sighting)
+                recalled.append(validation._replace(answer_was_lost=True))
+            else:
+                recalled.append(validation._replace(in_doubt=in_doubt))
+        return recalled
 
     def _look_up(
         self,
@@ -216,10 +261,7 @@ class Validator:
 
         Every token goes into the replay ledger, whatever its verdict will be.
         """
-        sightings = [
-            Sighting(digest_of(attempt.camera_token), attempt.caller.identity)
-            for attempt in attempts
-        ]
+        sightings = list(map(_sighting_of, attempts))
         return ledger.look_up(transaction, sightings, nuc_hashes, now)
 
     def _sizes_of(self, derivation: Derivation) -> TableSizes:
@@ -271,6 +313,22 @@ class Validator:
         if device is None:
             return Validation(reason, None, None, now, repeat)
         return Validation(reason, device.device_serial, device.device_family, now, repeat)
+
+
+def _sighting_of(attempt: Attempt) -> Sighting:
+    return Sighting(digest_of(attempt.camera_token), attempt.caller.identity)
+
+
+def _note_lost_answers(transaction: Connection, lost: Sequence[tuple[Attempt, Validation]]) -> None:
+    """Let each caller have its verdict once more. A repeat that was refused had none to lose."""
+    ledger.note_lost_answers(
+        transaction,
+        {
+            _sighting_of(attempt)
+            for attempt, validation in lost
+            if validation.repeat is not Repeat.REPLAYED or validation.answer_was_lost
+        },
+    )
 
 
 def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:

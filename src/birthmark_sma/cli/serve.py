@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from birthmark_sma.cli import exits
 from birthmark_sma.cli.init import initialise_on_a_laptop
 from birthmark_sma.cli.options import (
     Abuse,
@@ -302,6 +303,12 @@ def _run(
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
     run_server(authority, listener, announce)
+    if authority.database.lost:
+        note(
+            "Stopped. The database file was removed or replaced while it was open: earlier answers"
+            " may be recorded in the removed file alone. Restore that very file, or a backup."
+        )
+        raise typer.Exit(exits.DATABASE)
     note("Stopped. What was answered is recorded.")
 
 

@@ -18,18 +18,15 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.storage import interruption, postgresql
 from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.faults import translate
+from birthmark_sma.storage.sqlite_file import SqliteFile
 
-_UNAVAILABLE = (
-    exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
-    exc.InterfaceError,  # a connection that was closed under us
-    exc.InternalError,  # among others: a server that became a read-only standby
-    exc.TimeoutError,  # no connection free in the pool
-)
 _CONNECT_TIMEOUT_SECONDS = 3
 _SQLITE_BUSY_SECONDS = 10
 _MOST_SQL_CHARACTERS = 300
@@ -44,13 +41,15 @@ _log = logging.getLogger(__name__)
 class Database:
     """An open database. `read` and `write` are the only ways to a connection.
 
-    Both raise DatabaseUnavailableError where the database cannot be reached or gives up.
+    Both raise DatabaseUnavailableError where the database cannot be reached or gives up, and where
+    SQLite's `file` is no longer the one that is open.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, file: SqliteFile | None = None) -> None:
         event.listen(engine, "before_cursor_execute", interruption.check)
         self._reading = engine
         self._writing = engine.execution_options(sma_write=True)
+        self._file = file
         self.clock = DatabaseClock(self._ask_time if self.dialect_name == "postgresql" else None)
 
     @property
@@ -66,7 +65,8 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, on one snapshot on SQLite."""
-        with self._connected(self._reading) as connection:
+        with self._connected(self._reading) as connection, connection.begin():
+            self._check_file(connection)
             yield connection
 
     @contextmanager
@@ -77,7 +77,10 @@ class Database:
         half way that another was faster.
         """
         with self._connected(self._writing) as connection:
-            yield connection
+            with connection.begin():
+                yield connection
+                self._check_file(connection)  # before the commit, so that nothing is lost
+            self._check_file(connection)  # what was removed during the commit holds nothing
 
     @contextmanager
     def _connected(self, engine: Engine) -> Iterator[Connection]:
@@ -85,7 +88,6 @@ class Database:
             _translated(),
             engine.connect() as connection,
             interruption.interruptible(connection),
-            connection.begin(),
         ):
             yield connection
 
@@ -115,7 +117,19 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._file is not None and self._file.is_known:
+            with contextlib.suppress(DatabaseUnavailableError):
+                self.ping()  # SQLite's file is looked at while its journal is still there
         self._reading.dispose()
+
+    @property
+    def lost(self) -> bool:
+        """Say whether SQLite's file was found removed or replaced the last time it was used."""
+        return self._file is not None and self._file.lost
+
+    def _check_file(self, connection: Connection) -> None:
+        if self._file is not None:
+            self._file.check(connection.info)
 
 
 def open_database(url: str) -> Database:
@@ -124,7 +138,8 @@ def open_database(url: str) -> Database:
     Raises ConfigurationError for a URL that is neither `sqlite:///FILE` nor one that libpq reads.
     """
     if url.startswith("sqlite:///"):
-        return Database(_sqlite(Path(url.removeprefix("sqlite:///"))))
+        file = SqliteFile(Path(url.removeprefix("sqlite:///")))
+        return Database(_sqlite(file), file)
     scheme, separator, rest = url.partition("://")
     if separator and scheme.partition("+")[0] in {"postgresql", "postgres"}:
         return Database(_postgresql(f"postgresql://{rest}"))
@@ -147,65 +162,32 @@ def measure(connection: Connection) -> int:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except _UNAVAILABLE as error:
-        raise DatabaseUnavailableError("The database does not answer", _advice(error)) from error
-    except exc.ProgrammingError as error:
-        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+    except exc.SQLAlchemyError as error:
+        unavailable = translate(error)
+        if unavailable is None:
             raise
-        raise DatabaseUnavailableError("The database refuses", _advice(error)) from error
-    except exc.DatabaseError as error:
-        if type(error) is not exc.DatabaseError:  # its subclasses are faults of this program
-            raise
-        raise DatabaseUnavailableError(
-            "The database file is damaged, or is no database: restore it from a backup"
-        ) from error
+        raise unavailable from error
 
 
-_ADVICE = {
-    "SQLITE_FULL": "the disk is full",
-    "SQLITE_READONLY": "the file, or its directory, cannot be written",
-    "SQLITE_CANTOPEN": "the file cannot be opened: is its directory there, and yours?",
-    "SQLITE_BUSY": "another program has locked the file for long",
-    "SQLITE_IOERR": "the disk fails, or is full",
-    "42501": "its user may not do this: sma doctor says what to grant, and before sma init it is"
-    " GRANT ALL ON SCHEMA public",
-    "53100": "its disk is full",
-    "55P03": "a long query or transaction holds what must change; try again when it has ended",
-    "53300": "it has too many connections already",
-}
-_ADVICE_FOR_CONNECTING = (
-    "check that it runs, and the address, user, password and database's name in DATABASE_URL"
-)
-
-
-def _advice(error: exc.SQLAlchemyError) -> str:
-    """Say what kind of fault it is, by the driver's code and never by its words."""
-    cause = getattr(error, "orig", None)
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code is None:
-        return _ADVICE_FOR_CONNECTING
-    return next((advice for known, advice in _ADVICE.items() if code.startswith(known)), "")
-
-
-def _sqlite(path: Path) -> Engine:
+def _sqlite(file: SqliteFile) -> Engine:
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        URL.create("sqlite", database=str(file.path)),
         hide_parameters=True,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "do_connect")
     def _keep_private(*_: object) -> None:
-        # Its journals get the mode of the file itself.
-        with contextlib.suppress(OSError):
-            path.touch(mode=0o600, exist_ok=True)
+        file.prepare()
 
     @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    def _configure(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # transactions begin where SQLAlchemy says so
         _enter_wal_mode(connection)
         for pragma in ("synchronous = FULL", "foreign_keys = ON", _SQLITE_CACHE):
             connection.execute(f"PRAGMA {pragma}")
+        connection.execute("SELECT count(*) FROM sqlite_master")  # this opens the journal
+        file.remember(record.info)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    tuple_,
 )
 
 from birthmark_sma.protocol.repeat import (
@@ -29,6 +30,7 @@ from birthmark_sma.protocol.repeat import (
     classify,
     without_first_sights,
 )
+from birthmark_sma.storage.dialects import insert_or_skip
 from birthmark_sma.storage.postgresql import (
     array_of_bytes,
     array_of_integers,
@@ -38,6 +40,7 @@ from birthmark_sma.storage.postgresql import (
 )
 from birthmark_sma.storage.schema import (
     as_sqlite_text,
+    lost_answers,
     resubmitted_tokens,
     sighted_tokens,
 )
@@ -83,6 +86,24 @@ def note(
 ) -> list[Repeat | None]:
     """Write sightings down as `look_up` does, without asking for devices."""
     return look_up(transaction, sightings, [], now)[1]
+
+
+def note_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> None:
+    """Write down whose verdicts did not reach their callers."""
+    if sightings:
+        rows = [each._asdict() for each in sorted(sightings)]
+        transaction.execute(insert_or_skip(transaction, lost_answers), rows)
+
+
+def take_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> set[Sighting]:
+    """Return for which of these a verdict was lost, and forget that it was."""
+    pair = tuple_(lost_answers.c.digest, lost_answers.c.caller)
+    taking = (
+        delete(lost_answers)
+        .where(pair.in_([tuple(each) for each in sorted(sightings)]))
+        .returning(lost_answers.c.digest, lost_answers.c.caller)
+    )
+    return {Sighting(*row) for row in transaction.execute(taking)}
 
 
 # --- PostgreSQL
@@ -276,6 +297,6 @@ def forget(transaction: Connection, places: Sequence[Any], before: datetime) -> 
         old = and_(literal_column("rowid").in_(places), _first_seen_at < before)
     gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
     digests = list(transaction.execute(gone).scalars())
-    repeats = delete(resubmitted_tokens).where(resubmitted_tokens.c.digest.in_(digests))
-    transaction.execute(repeats)
+    for table in (resubmitted_tokens, lost_answers):
+        transaction.execute(delete(table).where(table.c.digest.in_(digests)))
     return len(digests)

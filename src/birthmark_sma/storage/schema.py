@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD_REVISION = "0005"
+HEAD_REVISION = "0007"
 """The Alembic revision that this program reads and writes."""
 
 
@@ -366,6 +366,14 @@ resubmitted_tokens = Table(
     Column("last_seen_at", UtcDateTime, nullable=False),
 )
 """Tokens that came again, from whom, and how often after their first sight."""
+
+lost_answers = Table(
+    "lost_answers",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("caller", String(64), primary_key=True),
+)
+"""Tokens of the ledger whose verdict did not reach this caller, who may have it once more."""
 
 repeat_counters = Table(
     "repeat_counters",

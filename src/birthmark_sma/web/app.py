@@ -178,8 +178,6 @@ def create_app(
         authority.start()
         if tracing is not None:
             authority.validator.watch(tracing.note_batch)
-        if log is not None:
-            log.start()
         with (
             _pool("slow", _THREADS) as slow,
             _pool("asker", _THREADS) as askers,
@@ -210,8 +208,6 @@ def create_app(
                 copying.cancel()
                 await authority.rate_limits.close()
                 await asyncio.to_thread(authority.close)
-                if log is not None:
-                    log.close()
                 if tracing is not None:
                     await asyncio.to_thread(tracing.close)
 

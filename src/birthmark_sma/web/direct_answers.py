@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from birthmark_sma.errors import CallerLeftError
 from birthmark_sma.web.http_protocol import BoundedHttpProtocol
 from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.leaving import Cancellable
@@ -89,6 +90,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
     def _begin(self, cycle: RequestResponseCycle, endpoint: DirectEndpoint) -> None:
         scope = cast("Scope", cycle.scope)
         scope[BEGAN] = perf_counter_ns()
+        self._at_work = scope
         DIRECT.scope = scope
         try:
             future = endpoint.begin(scope, bytes(cycle.body))
@@ -107,6 +109,9 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         DIRECT.scope = scope
         try:
             body = endpoint.finish(scope, future)
+        except CallerLeftError:
+            self._traffic.answered(scope, 0)
+            return
         except Exception as error:
             self._answer_as_usual(cycle, respond(Request(scope), error))
             return

@@ -21,6 +21,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.web.forwarded import TrustedProxies
 from birthmark_sma.web.joined_writes import JoinedWrites
 from birthmark_sma.web.leaving import CALLER_LEFT
@@ -181,6 +182,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _idle_since: float | None = None  # the last answer, until the next request
     _looking: asyncio.TimerHandle | None = None
     _answering: _Answering | None = None
+    _at_work: Scope | None = None  # the request whose answer is not sent yet, or not whole
+    _half_closed = False  # the sender will send nothing more, and may be gone
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request at once: who connects and says nothing is slow as well."""
@@ -200,6 +203,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Stop looking, and end the request under way: nobody is there for its answer."""
         if self._looking is not None:
             self._looking.cancel()
+        self._answer_is_lost()
         self._end_request()
         HttpToolsProtocol.connection_lost(self, exc)
 
@@ -226,12 +230,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._owes_an_answer():
             return None
         self.cycle.keep_alive = False
+        self._half_closed = True
         if self._answering is not None and self.cycle.scope["method"] in _SAFE_METHODS:
             self.loop.call_later(_GONE_SECONDS, self._end_unanswered, self._answering)
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Answer in a task, which ends when the caller leaves."""
+        """Answer in a task, which ends when the caller leaves.
+
+        In a pipeline the request at work is not the newest one.
+        """
+        self._at_work = cast("Scope", cycle.scope)
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -259,6 +268,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         connection that has been idle for long is found by the look at it.
         """
         self.server_state.total_requests += 1
+        if self._half_closed:  # whoever has closed both ways looks the same from here
+            self._answer_is_lost()
+        if not self.flow.write_paused:
+            self._at_work = None
         if self.transport.is_closing():
             return
         following = self.pipeline.pop() if self.pipeline else None
@@ -275,6 +288,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._field_bytes = 0
         self._head_is_whole = False
         HttpToolsProtocol.on_message_begin(self)
+
+    def _answer_is_lost(self) -> None:
+        """Tell whoever is to answer the request at work, or has, that nobody gets the answer."""
+        waiting = None if self._at_work is None else self._at_work.get(UNANSWERED)
+        if waiting is not None:
+            waiting.leave()
 
     def on_url(self, url: bytes) -> None:
         """Count, before it is stored."""

@@ -1,5 +1,7 @@
 """Where log records go: through structlog to stderr, for a person on a terminal, else as JSON.
 
+A thread writes them (`background_output`).
+
 Ours, uvicorn's and SQLAlchemy's are records of the standard library alike. The lines of requests
 are written by `request_log`, as this way costs as much as judging a camera token.
 """
@@ -14,6 +16,7 @@ from structlog import dev
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from birthmark_sma.config import LogFormat, Settings
+from birthmark_sma.web.background_output import LEFT_OUT, write_in_background
 from birthmark_sma.web.redaction import printable, traceback_of, without_keys, write_traceback
 from birthmark_sma.web.request_ids import request_id_of, requests_at_work
 from birthmark_sma.web.request_log import Look
@@ -41,9 +44,21 @@ def look_of(settings: Settings) -> Look:
     return Look.COLOURED if colours else Look.PLAIN
 
 
+def note_left_out(look: Look) -> str:
+    """Return the line, with %d for how many, that stands where others were left out."""
+    if look is Look.JSON:
+        return f'{{"level":"warning","event":"{LEFT_OUT}"}}'
+    return LEFT_OUT
+
+
 def configure(settings: Settings) -> None:
-    """Let every log record of this process go out as the settings say."""
+    """Let every log record of this process go out as the settings say.
+
+    Whatever it prints or logs from now on is written by a thread: nobody waits for a pipe that is
+    not read. It has no other thread yet that SIGHUP could reach (`tls.hold_hangups`).
+    """
     look = look_of(settings)
+    write_in_background(note_left_out(look))
     shared: list[Processor] = [structlog.stdlib.add_log_level, _name_requests]
     ending: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if look is Look.JSON:

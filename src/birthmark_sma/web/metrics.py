@@ -35,7 +35,13 @@ from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web import openapi
 from birthmark_sma.web.scrapes import Scrapes
-from birthmark_sma.web.traffic import ACCESS_REFUSALS, LATENCIES, REQUESTS, Traffic
+from birthmark_sma.web.traffic import (
+    ACCESS_REFUSALS,
+    LATENCIES,
+    LOG_LINES_LEFT_OUT,
+    REQUESTS,
+    Traffic,
+)
 
 PATH = "/metrics"
 _COPY_SECONDS = 1.0
@@ -71,6 +77,7 @@ def scrapes_of(authority: Authority, traffic: Traffic, thread: Executor) -> Scra
 
     def phrase(totals: Totals | None) -> bytes:
         authority.copy_figures()
+        traffic.copy_figures()
         registry = CollectorRegistry()
         registry.register(_Server(authority, traffic, totals))
         return generate_latest(registry)
@@ -82,6 +89,7 @@ async def copy_figures(authority: Authority, traffic: Traffic) -> None:
     """Copy once a second, for ever, what is counted in plain numbers; and look at latencies."""
     while True:
         authority.copy_figures()
+        traffic.copy_figures()
         traffic.look()
         await asyncio.sleep(_COPY_SECONDS)
 
@@ -114,6 +122,12 @@ class _Server(Collector):
         yield build
         yield GaugeMetricFamily(
             "sma_workers", "Processes that serve.", value=len(self.traffic.sheets.alive())
+        )
+        yield _counted(
+            "sma_log_lines_left_out",
+            "Lines of the log that were left out as nobody read it, or the disk was full.",
+            [],
+            LOG_LINES_LEFT_OUT.total(self.traffic.sheets.all()),
         )
 
     def _of_the_database(self) -> Iterator[Metric]:
@@ -188,13 +202,20 @@ class _Server(Collector):
         refused = CounterMetricFamily(
             "sma_pool_refusals", "What was turned away as too much waited.", labels=["writer"]
         )
+        failed = CounterMetricFamily(
+            "sma_batch_failures",
+            "Batches that the database did not take, by what it said.",
+            labels=["writer", "fault"],
+        )
         for name, writer in writers.items():
             _add(items, [name], writer.items, sheets, 1)
             _add(settling, [name], writer.settling, sheets, _SECOND)
             _add(committing, [name], writer.committing, sheets, _SECOND)
             waiting.add_metric([name], writer.waiting.total(alive))
             refused.add_metric([name], writer.refused.total(sheets)[()])
-        yield from (items, settling, committing, waiting, refused)
+            for (fault,), times in writer.failed.total(sheets).items():
+                failed.add_metric([name, fault], times)
+        yield from (items, settling, committing, waiting, refused, failed)
         yield GaugeMetricFamily(
             "sma_queue_limit_items",
             "Camera tokens that may wait, in all processes.",

@@ -39,7 +39,10 @@ router = APIRouter(tags=["operate"])
     },
 )
 async def health(request: Request) -> Response:
-    """Ask the database, and say no more than whether it answers."""
+    """Ask the database, and say no more than whether it answers and takes what is to be recorded.
+
+    A writer whose last batch failed counts for ten seconds.
+    """
     authority = authority_of(request)
     try:
         registered = await asked(
@@ -47,6 +50,8 @@ async def health(request: Request) -> Response:
             lambda: reports.count_registered(authority.database),
             _HEALTH_SECONDS,
         )
+        if (failure := authority.validator.failure) is not None:
+            raise failure.again()
     except DatabaseUnavailableError:
         return _health(
             HealthResponse(

@@ -230,7 +230,8 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
     for error_type, kind in _KINDS:
         if isinstance(error, error_type):
             if kind.status >= 500:
-                _log.warning("%s: %s", kind.title, error)
+                advice = getattr(error, "advice", "")
+                _log.warning("%s: %s%s", kind.title, error, f": {advice}" if advice else "")
             detail = _sentence(str(error))
             if kind.field is None:
                 return problem(request, kind, detail)

@@ -5,6 +5,7 @@ by one thread: where it hangs, nobody asks it a second time before it has answer
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar
@@ -16,6 +17,8 @@ FRESH_SECONDS = 0.5
 _DATABASE_SECONDS = 4.0
 
 Totals = TypeVar("Totals")
+
+_log = logging.getLogger(__name__)
 
 
 class Scrapes(Generic[Totals]):
@@ -61,6 +64,9 @@ class Scrapes(Generic[Totals]):
             async with asyncio.timeout(_DATABASE_SECONDS):
                 return await asyncio.wrap_future(self._asked)
         except (TimeoutError, DatabaseUnavailableError):
+            return None
+        except Exception:  # whoever is to raise the alarm must not fail along with the database
+            _log.exception("the figures of the database could not be read")
             return None
         finally:
             abandon(self._asked, interruption)

@@ -25,6 +25,7 @@ from birthmark_sma.config import LogLevel, Settings
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.web import logs, traffic
 from birthmark_sma.web.app import Front, create_app
+from birthmark_sma.web.background_output import output_of
 from birthmark_sma.web.direct_answers import DirectHttpProtocol
 from birthmark_sma.web.far_end import FarEndHttpProtocol
 from birthmark_sma.web.forwarded import TrustedProxies
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _HUNG_SECONDS = 30  # a worker is killed then: one on a busy machine is not to be
 _START_SECONDS = 60
+_STDERR = 2
 _SPAWNING = multiprocessing.get_context("spawn")  # as uvicorn starts workers
 
 
@@ -185,7 +187,8 @@ def request_log_of(settings: Settings) -> RequestLog | None:
     """Return what writes a line a request, where the settings want that."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
-    return RequestLog(look=logs.look_of(settings))
+    look = logs.look_of(settings)
+    return RequestLog(output_of(_STDERR, logs.note_left_out(look)), look=look)
 
 
 def tracing_of(settings: Settings) -> "Tracing | None":

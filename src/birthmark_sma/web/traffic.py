@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
 from birthmark_sma.authority.latency import Looks, quantile
 from birthmark_sma.web.access import RULES, UNKNOWN, route_of
+from birthmark_sma.web.background_output import count_left_out
 from birthmark_sma.web.request_ids import handle
 from birthmark_sma.web.request_log import RequestLog
 
@@ -59,6 +60,7 @@ REQUESTS = Counter(
 )
 LATENCIES = {route: Histogram(_layout, _BOUNDS) for route in _ROUTES}
 _OF_POSTS = {path: (REQUESTS.place[path, "POST", "200"], LATENCIES[path]) for path in RULES}
+LOG_LINES_LEFT_OUT = Counter(_layout, [()])
 ACCESS_REFUSALS = Counter(_layout, [(each,) for each in REFUSALS])
 
 
@@ -75,12 +77,19 @@ class Traffic:
         self.sheets = sheets or new_sheets(1)
         self._sheet = self.sheets.take_one()
         self._looks = Looks(LATELY_SECONDS)
+        self._left_out = 0
 
     def look(self) -> None:
         """Look at how long every process took until now; the server's loop does so every second."""
         sheets = self.sheets.all()
         counted = (LATENCIES[route].total(sheets)[0] for route in _OF_ONE_TOKEN)
         self._looks.take(monotonic(), [sum(each) for each in zip(*counted, strict=True)])
+
+    def copy_figures(self) -> None:
+        """Copy to where all processes see it how many lines of the log were left out."""
+        left_out = count_left_out()
+        LOG_LINES_LEFT_OUT.add(self._sheet, (), left_out - self._left_out)
+        self._left_out = left_out
 
     def lately(self) -> list[tuple[float, float]]:
         """Return shares of the requests with one camera token, and within how many milliseconds

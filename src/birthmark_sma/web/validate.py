@@ -16,11 +16,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.authority.rate_limits import Kind, RateLimits
 from birthmark_sma.authority.validation import Validation
 from birthmark_sma.config import Disclosure, ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
+    CallerLeftError,
+    DatabaseFault,
+    DatabaseUnavailableError,
     InsufficientScopeError,
     RateLimitedError,
     TokenAlreadySubmittedError,
@@ -228,6 +232,8 @@ class ShortWay:
             else:
                 await self._pass(scope, caller)
                 response = await self._handler(scope)
+        except CallerLeftError:
+            return  # nobody is there to be answered
         except UnauthenticatedError as error:
             self._traffic.turned_away("unauthenticated")
             response = respond(Request(scope), self._guessed(scope) or error)
@@ -335,8 +341,19 @@ class _CameraTokens:
             raise
 
     def _check_repeat(self, validation: Validation) -> None:
-        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time."""
-        if validation.repeat is Repeat.REPLAYED and self._refuses_replays:
+        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time.
+
+        Whoever did not get the first one gets it now; where nobody can say yet, asks again.
+        """
+        if validation.repeat is not Repeat.REPLAYED or not self._refuses_replays:
+            return
+        if validation.in_doubt:
+            raise DatabaseUnavailableError(
+                "The database was slow, and it is not certain yet whether you got the verdict of"
+                " this camera token before; ask again",
+                fault=DatabaseFault.BUSY,
+            )
+        if not validation.answer_was_lost:
             raise TokenAlreadySubmittedError
 
     def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
@@ -525,10 +542,14 @@ class _Many(_CameraTokens):
             if failed := sum(map(_failed, judged)):
                 limits.failed(caller, failed)
         answers = iter(judged)
-        results = [
-            _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
-            for each in elements
-        ]
+        try:
+            results = [
+                _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
+                for each in elements
+            ]
+        except DatabaseUnavailableError:
+            scope[UNANSWERED].leave()  # the verdicts of the others are not told either
+            raise
         return _Json(to_json({"results": results}))
 
     def _told(

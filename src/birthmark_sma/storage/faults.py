@@ -1,0 +1,144 @@
+"""Translate errors of the database's drivers into what a caller and an operator are told.
+
+The driver's code decides (SQLSTATE, or the name of SQLite's result code), never its words, which
+may quote values. Errors that are faults of this program, or that a caller handles, such as a UNIQUE
+constraint that decides a race, are not translated.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import exc
+
+from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
+
+
+class _Kind(NamedTuple):
+    """One kind of fault: its name in metrics, a sentence for callers, and one for operators."""
+
+    fault: DatabaseFault
+    told: str
+    advice: str
+
+
+_AWAY = _Kind(
+    DatabaseFault.AWAY,
+    "The database does not answer",
+    "check that it runs, and the address, user, password and database's name in DATABASE_URL",
+)
+_BUSY = _Kind(DatabaseFault.BUSY, "The database is too busy for this transaction; try again", "")
+_LOCKED = _Kind(DatabaseFault.LOCKED, "Another program has locked the database", "")
+_FULL = _Kind(DatabaseFault.FULL, "The database has no room left", "")
+_READ_ONLY = _Kind(DatabaseFault.READ_ONLY, "The database is read-only", "")
+_REFUSED = _Kind(
+    DatabaseFault.REFUSED,
+    "The database refuses the authority a permission that it needs",
+    "sma doctor says what to grant, and before sma init it is GRANT ALL ON SCHEMA public",
+)
+_SCHEMA = _Kind(
+    DatabaseFault.SCHEMA,
+    "The database lacks a table, column or function of the authority",
+    "sma doctor says what is missing: restore it from a backup, and check search_path and the"
+    " database's name in DATABASE_URL",
+)
+_DAMAGED = _Kind(
+    DatabaseFault.DAMAGED,
+    "The database file is damaged, or is no database: restore it from a backup",
+    "",
+)
+_FAILED = _Kind(
+    DatabaseFault.FAILED, "The database failed", "the database's own log has the reason"
+)
+
+# The longest code that a driver's code begins with decides.
+_KINDS = {
+    # SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    "08": _AWAY,
+    "2200H": _Kind(
+        DatabaseFault.SEQUENCE,
+        "A sequence of the database is at its end",
+        "give the sequence another maximum: ALTER SEQUENCE ... AS bigint NO MAXVALUE",
+    ),
+    "25006": _READ_ONLY._replace(
+        advice="it is a standby, or default_transaction_read_only is on: let DATABASE_URL lead to"
+        " the primary, with target_session_attrs=read-write"
+    ),
+    "28": _AWAY,
+    "3D000": _AWAY,
+    "3F": _SCHEMA,
+    "40": _BUSY._replace(
+        advice="transactions conflict or deadlock: end what other programs hold, and leave"
+        " default_transaction_isolation at read committed"
+    ),
+    "42501": _REFUSED,
+    "42703": _SCHEMA,
+    "42704": _SCHEMA,
+    "42883": _SCHEMA,
+    "42P01": _SCHEMA,
+    "53": _BUSY._replace(advice="it is short of resources: its own log says of which"),
+    "53100": _FULL._replace(advice="its disk is full"),
+    "53200": _BUSY._replace(advice="it is out of memory"),
+    "53300": _Kind(
+        DatabaseFault.CONNECTIONS,
+        "The database has too many connections",
+        "it has too many connections already: raise max_connections, or run fewer workers",
+    ),
+    "55": _LOCKED,
+    "55P03": _LOCKED._replace(
+        advice="a long query or transaction holds what must change; try again when it has ended"
+    ),
+    "57": _AWAY._replace(advice="it is shutting down, starting, or an administrator cut it off"),
+    "57014": _BUSY._replace(
+        advice="a statement was cancelled: look at statement_timeout, and for what slows it down"
+    ),
+    "58": _FAILED._replace(advice="its disk or file system fails: its own log says how"),
+    "58030": _FAILED._replace(advice="its disk fails, or is full: its own log says how"),
+    "XX": _FAILED,
+    "XX001": _DAMAGED._replace(told="The database is damaged: restore it from a backup"),
+    "XX002": _DAMAGED._replace(told="An index of the database is damaged: have it made again"),
+    # SQLite: https://www.sqlite.org/rescode.html
+    "SQLITE_BUSY": _LOCKED._replace(advice="another program has locked the file for long"),
+    "SQLITE_LOCKED": _LOCKED,
+    "SQLITE_CANTOPEN": _AWAY._replace(
+        advice="the file cannot be opened: is its directory there, and yours?"
+    ),
+    "SQLITE_CORRUPT": _DAMAGED,
+    "SQLITE_ERROR": _SCHEMA,
+    "SQLITE_FULL": _FULL._replace(advice="the disk is full"),
+    "SQLITE_IOERR": _FAILED._replace(
+        told="The database file cannot be read or written", advice="the disk fails, or is full"
+    ),
+    "SQLITE_NOTADB": _DAMAGED,
+    "SQLITE_PERM": _REFUSED._replace(advice="the file cannot be opened by this user"),
+    "SQLITE_READONLY": _READ_ONLY._replace(advice="the file, or its directory, cannot be written"),
+    "SQLITE_SCHEMA": _SCHEMA,
+}
+_LONGEST_FIRST = sorted(_KINDS, key=len, reverse=True)
+
+_OUT_OF_ORDER = (
+    exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
+    exc.InterfaceError,  # a connection that was closed under us
+    exc.InternalError,  # among others: a server that became a read-only standby
+    exc.TimeoutError,  # no connection free in the pool
+)
+
+
+# libpq does not hand the SQLSTATE on of a server that lets nobody in; these are its words.
+_WORDS_OF_TOO_MANY = ("too many connections", "too many clients", "remaining connection slots")
+
+
+def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
+    """Return what to raise for a database that is out of order; None for any other error."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    if code is None and any(words in str(cause) for words in _WORDS_OF_TOO_MANY):
+        code = "53300"
+    found = next((each for each in _LONGEST_FIRST if code and code.startswith(each)), None)
+    if found is not None and not isinstance(error, exc.IntegrityError):
+        kind = _KINDS[found]
+    elif isinstance(error, _OUT_OF_ORDER):
+        kind = _AWAY if code is None else _FAILED
+    elif type(error) is exc.DatabaseError:  # its subclasses are faults of this program
+        kind = _FAILED if code is None or not code.startswith("SQLITE") else _DAMAGED
+    else:
+        return None
+    return DatabaseUnavailableError(kind.told, kind.advice, kind.fault)
