@@ -7,7 +7,7 @@ that neither an answer nor its time tells why a token failed.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from time import perf_counter_ns
@@ -31,11 +31,17 @@ from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_KEYS_PER_TABLE, TableSizes
 from birthmark_sma.protocol.repeat import Repeat, Sighting, digest_of
-from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
+from birthmark_sma.protocol.verdict import (
+    Reason,
+    Standing,
+    Verdict,
+    bind_to_derivation,
+    decide,
+)
 from birthmark_sma.storage import ledger
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.standings import DeviceStanding
+from birthmark_sma.storage.standings import DeviceStanding, find_standings
 from birthmark_sma.storage.trail import Trail
 
 
@@ -145,9 +151,11 @@ class Validator:
         attempts = [Attempt(each, caller) for each in camera_tokens]
         return self._writer.offer_together(attempts, origin)
 
-    def submit(self, camera_token: CameraToken, caller: Caller) -> "Future[Validation]":
+    def submit(
+        self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
+    ) -> "Future[Validation]":
         """The same for a thread, as a future."""
-        return self._writer.submit(Attempt(camera_token, caller))
+        return self._writer.submit(Attempt(camera_token, caller, derivation))
 
     @property
     def waiting(self) -> int:
@@ -188,32 +196,50 @@ class Validator:
         self._opened = perf_counter_ns()
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        standings, repeats = self._look_up(transaction, attempts, sought, now)
-        validations = [
-            self._judge(attempt, nuc_hash is not None, standings.get(key), now, repeat)
-            for attempt, nuc_hash, key, repeat in zip(
-                attempts, opened, sought, repeats, strict=True
-            )
+        standings = find_standings(transaction, sought)
+        judged = [
+            self._judge(attempt, nuc_hash is not None, standings.get(key), now)
+            for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
         ]
+        validations = self._note_sights(transaction, attempts, judged, now)
         self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
         return validations
 
-    def _look_up(
+    def _note_sights(
         self,
         transaction: Connection,
         attempts: Sequence[Attempt],
-        nuc_hashes: Sequence[bytes],
+        judged: Sequence[Validation],
         now: datetime,
-    ) -> tuple[Mapping[bytes, DeviceStanding], Sequence[Repeat | None]]:
-        """Return what is known of the devices, and of each token whether it was seen before.
+    ) -> list[Validation]:
+        """Write every token into the replay ledger, and add what that says of each.
 
-        Every token goes into the replay ledger, whatever its verdict will be.
+        A token that passed under the other key derivation fails.
         """
-        sightings = [
-            Sighting(digest_of(attempt.camera_token), attempt.caller.identity)
-            for attempt in attempts
-        ]
-        return ledger.look_up(transaction, sightings, nuc_hashes, now)
+        sightings = []
+        passes: dict[bytes, int] = {}
+        places = []
+        for attempt, validation in zip(attempts, judged, strict=True):
+            camera_token, caller, derivation = attempt
+            place = digest = digest_of(camera_token)
+            if derivation is not NORMATIVE:
+                digest = digest_of(camera_token, derivation)
+            sightings.append(Sighting(digest, caller.identity))
+            places.append(place)
+            passes_now = validation.reason is Reason.GENUINE
+            if not passes.get(place):
+                passes[place] = derivation.number if passes_now else 0
+        repeats, passed_under = ledger.note(transaction, sightings, now, passes)
+        validations = []
+        for attempt, validation, repeat, place in zip(
+            attempts, judged, repeats, places, strict=True
+        ):
+            number = attempt.derivation.number
+            reason = bind_to_derivation(validation.reason, number, passed_under[place])
+            if repeat is not None or reason is not validation.reason:
+                validation = validation._replace(reason=reason, repeat=repeat)  # noqa: PLW2901
+            validations.append(validation)
+        return validations
 
     def _sizes_of(self, derivation: Derivation) -> TableSizes:
         return self._stock.sizes if derivation is NORMATIVE else self._published_sizes
@@ -238,8 +264,8 @@ class Validator:
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
-        repeat: Repeat | None,
     ) -> Validation:
+        """Judge a token by itself, whether it came before or not."""
         reason = decide(
             sizes=self._sizes_of(attempt.derivation),
             table_id=attempt.camera_token.table_id,
@@ -248,8 +274,8 @@ class Validator:
             standing=None if device is None else Standing(device.status, device.table_assignments),
         )
         if device is None:
-            return Validation(reason, None, None, now, repeat)
-        return Validation(reason, device.device_serial, device.device_family, now, repeat)
+            return Validation(reason, None, None, now)
+        return Validation(reason, device.device_serial, device.device_family, now)
 
 
 def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:

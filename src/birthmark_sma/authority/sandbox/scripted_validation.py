@@ -16,7 +16,6 @@ from birthmark_sma.authority.sandbox.scripted_verdicts import reason_of
 from birthmark_sma.authority.validation import Attempt, Validation, Validator
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-from birthmark_sma.protocol.repeat import Repeat
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.standings import DeviceStanding
 
@@ -75,14 +74,13 @@ class SandboxValidator(Validator):
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
-        repeat: Repeat | None,
     ) -> Validation:
         reason = reason_of(attempt.camera_token.table_id)
         if reason is None:
-            return super()._judge(attempt, opened, device, now, repeat)
+            return super()._judge(attempt, opened, device, now)
         if reason.verdict is Verdict.PASS:
-            return Validation(reason, SERIAL, FAMILY, now, repeat)
-        return Validation(reason, None, None, now, repeat)
+            return Validation(reason, SERIAL, FAMILY, now)
+        return Validation(reason, None, None, now)
 
 
 def _scripted(camera_token: CameraToken) -> CameraToken:
