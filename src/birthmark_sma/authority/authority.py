@@ -128,6 +128,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = Figures(sheets)
+    rate_limits = rate_limits_of(settings)
     validator_class = SandboxValidator if parts.sandbox else Validator
     return Authority(
         settings=settings,
@@ -143,6 +144,8 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
             figures=figures,
+            rate_limits=rate_limits,
+            replay=settings.replay,
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
         figures=figures,
@@ -154,7 +157,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             TableCounting(database),
             *((ShortLife(database),) if parts.sandbox else ()),
         ),
-        rate_limits=rate_limits_of(settings),
+        rate_limits=rate_limits,
         sandbox=parts.sandbox,
     )
 

@@ -7,6 +7,7 @@ that neither an answer nor its time tells why a token failed.
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.callers import Caller, partition_of
+from birthmark_sma.authority.failure_turns import FailureTurns
 from birthmark_sma.authority.figures import (
     TABLE_RANGES,
     VALIDATIONS,
@@ -26,7 +28,9 @@ from birthmark_sma.authority.group_commit import Answers, Batch, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.origins import Origin
-from birthmark_sma.errors import UnopenedCameraTokenError
+from birthmark_sma.authority.rate_limits import RateLimits
+from birthmark_sma.config import ReplayPolicy
+from birthmark_sma.errors import BirthmarkError, UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_KEYS_PER_TABLE, TableSizes
@@ -52,6 +56,8 @@ class Attempt(NamedTuple):
     caller: Caller
     derivation: Derivation = NORMATIVE
     """How the keys are derived where it came in. No other way is ever tried."""
+    request: object = None
+    """What tells the request that it came with from others; None where no limit counts its FAIL."""
 
 
 class Validation(NamedTuple):
@@ -103,6 +109,8 @@ class Validator:
         pool_limit: int,
         batch_limit: int,
         figures: Figures | None = None,
+        rate_limits: RateLimits | None = None,
+        replay: ReplayPolicy = ReplayPolicy.RECORD,
     ) -> None:
         self._figures = figures or Figures()
         self._ranges = TABLE_RANGES.place["0",]
@@ -112,7 +120,10 @@ class Validator:
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
         self._watcher: Watcher | None = None
-        self._begun = self._opened = 0  # of the batch under way; the writer thread's
+        self._limits = rate_limits if rate_limits and rate_limits.limits_failures else None
+        self._replay = replay
+        self._failed: Counter[str] = Counter()  # of the batch under way, by caller; the writer's
+        self._begun = self._opened = 0  # likewise
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
             database,
             self._settle,
@@ -136,9 +147,10 @@ class Validator:
         """Judge a token, for a coroutine; the future is done once its audit row is durable.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
-        DatabaseUnavailableError where the verdict could not be recorded: then there is none.
+        DatabaseUnavailableError where the verdict could not be recorded: then there is none; or
+        RateLimitedError where the caller has gathered too many FAILs meanwhile.
         """
-        return self._writer.offer(Attempt(camera_token, caller, derivation), origin)
+        return self._writer.offer(Attempt(camera_token, caller, derivation, object()), origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and wait for it. Raises as `offer` does."""
@@ -148,7 +160,8 @@ class Validator:
         self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None
     ) -> "asyncio.Future[Answers[Validation]]":
         """Judge one or more tokens in one transaction. Raises as `offer` does."""
-        attempts = [Attempt(each, caller) for each in camera_tokens]
+        request = object()
+        attempts = [Attempt(each, caller, NORMATIVE, request) for each in camera_tokens]
         return self._writer.offer_together(attempts, origin)
 
     def submit(
@@ -180,6 +193,9 @@ class Validator:
     # --- in the writer thread
 
     def _note(self, batch: Batch) -> None:
+        for who, times in self._failed.items():
+            assert self._limits is not None  # noqa: S101  or nobody had counted
+            self._limits.failed(who, times)
         self._figures.batch(VALIDATIONS, batch)
         if self._watcher is not None:
             try:
@@ -188,12 +204,66 @@ class Validator:
             except Exception:  # the batch is durable: its callers get their answers
                 _log.exception("a batch could not be watched")
 
-    def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
+    def _settle(
+        self, transaction: Connection, attempts: Sequence[Attempt]
+    ) -> Sequence[Validation | BirthmarkError]:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
         now = datetime.now(UTC)
+        self._failed = Counter()
         self._begun = perf_counter_ns()
         opened = [self._open(attempt.camera_token, attempt.derivation) for attempt in attempts]
         self._opened = perf_counter_ns()
+        if self._limits is None:
+            validations = self._judge_together(transaction, attempts, opened, now)
+            self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
+            return validations
+        return self._judge_in_turns(transaction, attempts, opened, now, self._limits)
+
+    def _judge_in_turns(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        opened: Sequence[bytes | None],
+        now: datetime,
+        limits: RateLimits,
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Judge the requests of a batch, and let no caller gather FAILs beyond its limit.
+
+        Those that wait for the outcome of others are judged in a later turn.
+        """
+        answers: dict[int, Validation | BirthmarkError] = {}
+        turns = FailureTurns(
+            limits,
+            [attempt.request for attempt in attempts],
+            [partition_of(attempt.caller) for attempt in attempts],
+        )
+        while turn := turns.next():
+            judged = self._judge_together(
+                transaction, [attempts[at] for at in turn], [opened[at] for at in turn], now
+            )
+            for at, validation in zip(turn, judged, strict=True):
+                answers[at] = validation
+                if counts_as_fail(validation, self._replay):
+                    turns.failed(at)
+        self._failed = turns.failures
+        answers |= turns.refused
+        in_order = [answers[at] for at in range(len(attempts))]
+        rows = [
+            _audit_row(attempt, answer)
+            for attempt, answer in zip(attempts, in_order, strict=True)
+            if isinstance(answer, Validation)
+        ]
+        if rows:
+            self._trail.write(transaction, rows)
+        return in_order
+
+    def _judge_together(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        opened: Sequence[bytes | None],
+        now: datetime,
+    ) -> list[Validation]:
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
         standings = find_standings(transaction, sought)
@@ -201,9 +271,7 @@ class Validator:
             self._judge(attempt, nuc_hash is not None, standings.get(key), now)
             for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
         ]
-        validations = self._note_sights(transaction, attempts, judged, now)
-        self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
-        return validations
+        return self._note_sights(transaction, attempts, judged, now)
 
     def _note_sights(
         self,
@@ -220,7 +288,7 @@ class Validator:
         passes: dict[bytes, int] = {}
         places = []
         for attempt, validation in zip(attempts, judged, strict=True):
-            camera_token, caller, derivation = attempt
+            camera_token, caller, derivation, _ = attempt
             place = digest = digest_of(camera_token)
             if derivation is not NORMATIVE:
                 digest = digest_of(camera_token, derivation)
@@ -276,6 +344,19 @@ class Validator:
         if device is None:
             return Validation(reason, None, None, now)
         return Validation(reason, device.device_serial, device.device_family, now)
+
+
+def is_withheld(validation: Validation, policy: ReplayPolicy) -> bool:
+    """Say whether a caller is told no verdict, as it was told one before."""
+    return validation.repeat is Repeat.REPLAYED and policy is ReplayPolicy.REFUSE_SAME_CALLER
+
+
+def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
+    """Say whether a verdict takes from the FAILs that a caller may gather.
+
+    One that is withheld does not: what is left would tell it.
+    """
+    return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
 
 
 def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:

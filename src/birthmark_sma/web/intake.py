@@ -12,12 +12,17 @@ from starlette.types import Receive, Scope
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
-from birthmark_sma.web.problems import InvalidRequestError, RequestError
+from birthmark_sma.web.problems import MOST_ERRORS, InvalidRequestError, RequestError
 from birthmark_sma.web.wire import FieldError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_VALUES = 1_000
+"""How many values the body of a request has, counted by what separates them. A camera token has
+four, a device's certificate request none in its PEM."""
+
 _JSON = b"application/json"
+_HEAD_BYTES = 4_096
 
 
 def authority_of(request: Request) -> Authority:
@@ -70,12 +75,16 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
-def parse(body: bytes, model: type[Model]) -> Model:
+def parse(body: bytes, model: type[Model], most_values: int = MOST_VALUES) -> Model:
     """Parse a JSON body strictly. Raises InvalidRequestError.
 
     A name that stands twice in an object is refused: parsers disagree on which one counts (RFC
-    8259, section 4).
+    8259, section 4). A body of more than about `most_values` values is refused unparsed: others
+    would wait for it.
     """
+    values = sum(map(body.count, (b",", b"[", b"{")))
+    if values > most_values:
+        raise _too_many_values(body, model, most_values)
     return checked(parse_json(body), model)
 
 
@@ -88,11 +97,50 @@ def parse_json(body: bytes) -> Any:
 
 
 def checked(value: object, model: type[Model]) -> Model:
-    """Return what a value says, as a model. Raises InvalidRequestError."""
+    """Return what a value says, as a model. Raises InvalidRequestError.
+
+    pydantic makes an error for each unknown member: it sees no more of these than are told.
+    """
+    value, more = _without_surplus(value, model)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise InvalidRequestError.of(error) from None
+        raise InvalidRequestError.of(error, more) from None
+
+
+def _without_surplus(value: object, model: type[BaseModel]) -> tuple[object, int]:
+    """Take most unknown members out of an object, and those in it; say how many."""
+    if not isinstance(value, dict):
+        return value, 0
+    fields = model.model_fields
+    unknown = [name for name in value if name not in fields]
+    surplus = unknown[MOST_ERRORS:]
+    kept = {name: each for name, each in value.items() if name in fields}
+    more = len(surplus)
+    for name, each in kept.items():
+        kind = fields[name].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kept[name], within = _without_surplus(each, kind)
+            more += within
+    kept.update((name, value[name]) for name in unknown[:MOST_ERRORS])
+    return kept, more if model.model_config.get("extra") == "forbid" else 0
+
+
+def _too_many_values(body: bytes, model: type[BaseModel], most: int) -> InvalidRequestError:
+    """Say what is wrong with the beginning of a body that is not parsed, and how much there is."""
+    try:
+        head = jiter.from_json(body[:_HEAD_BYTES], partial_mode=True)
+    except ValueError as error:
+        return InvalidRequestError([FieldError(field="body", detail=_json_fault(error))])
+    detail = f"a body here has at most about {most:,} values"
+    fault = [FieldError(field="body", detail=detail)]
+    if isinstance(head, dict) and len(head) > MOST_ERRORS + len(model.model_fields):
+        try:
+            checked(head, model)
+        except InvalidRequestError as error:
+            fault += error.fields
+            return InvalidRequestError(fault[:MOST_ERRORS], body.count(b",") - MOST_ERRORS + 1)
+    return InvalidRequestError(fault)
 
 
 def _json_fault(error: ValueError) -> str:

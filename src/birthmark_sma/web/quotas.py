@@ -72,6 +72,11 @@ async def confirm(
         raise refusal
 
 
+def tell(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller) -> None:
+    """Tell in the answer what a caller has left by now."""
+    _tell(scope, limits.quotas(kind, caller))
+
+
 def _tell(scope: Scope, quotas: Sequence[Quota]) -> None:
     if quotas:
         left = ", ".join([f'"{name}";r={left};t={more_in}' for name, _, left, more_in in quotas])

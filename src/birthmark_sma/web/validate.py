@@ -1,12 +1,11 @@
 """POST /api/v1/validate/nuc and /batch, and /validate: camera tokens in, verdicts out."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
-from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.rate_limits import Kind, RateLimits
-from birthmark_sma.authority.validation import Validation
+from birthmark_sma.authority.validation import Validation, counts_as_fail, is_withheld
 from birthmark_sma.config import Disclosure, ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -26,13 +25,12 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
-from birthmark_sma.protocol.repeat import Repeat
-from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi, quotas
 from birthmark_sma.web.access import Door
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
-from birthmark_sma.web.intake import caller_of, check_head, parse, read_json
+from birthmark_sma.web.intake import caller_of, check_head, checked, parse, read_json
 from birthmark_sma.web.problems import (
     MISDIRECTED,
     InvalidRequestError,
@@ -60,6 +58,9 @@ BATCH_PATH = "/api/v1/validate/nuc/batch"
 PUBLISHED_PATH = "/validate"
 """Where the Birthmark project's published clients ask, in a form and a derivation of their own."""
 _BATCH_BODY_BYTES = 1024 * 1024
+_BATCH_VALUES = 12_000
+_ELEMENTS_AT_ONCE = 50
+_ERRORS_OF_AN_ELEMENT = 4
 
 router = APIRouter(tags=["validate"])
 
@@ -243,12 +244,12 @@ class _CameraTokens:
         return door
 
     @cached_property
-    def _refuses_replays(self) -> bool:
-        return self._authority.settings.replay is ReplayPolicy.REFUSE_SAME_CALLER
+    def _replay(self) -> ReplayPolicy:
+        return self._authority.settings.replay
 
     def _check_repeat(self, validation: Validation) -> None:
         """Raise TokenAlreadySubmittedError where there shall be no verdict a second time."""
-        if validation.repeat is Repeat.REPLAYED and self._refuses_replays:
+        if is_withheld(validation, self._replay):
             raise TokenAlreadySubmittedError
 
     def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
@@ -289,8 +290,15 @@ class _One(_CameraTokens):
         self, scope: Scope, camera_token: CameraToken, caller: Caller
     ) -> Validation:
         handle(scope)
-        await quotas.confirm(scope, self._authority.rate_limits, Kind.VALIDATE, caller)
-        return await self._offer(scope, camera_token, caller)
+        limits = self._authority.rate_limits
+        await quotas.confirm(scope, limits, Kind.VALIDATE, caller)
+        failed = 0
+        try:
+            validation = await self._offer(scope, camera_token, caller)
+            failed = counts_as_fail(validation, self._replay)
+        finally:
+            limits.release(Kind.VALIDATE, caller, 1, failed)
+        return validation
 
     def _offer(
         self, scope: Scope, camera_token: CameraToken, caller: Caller
@@ -301,9 +309,11 @@ class _One(_CameraTokens):
 
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
         """Phrase the verdict."""
-        validation = future.result()
-        if validation.reason is not Reason.GENUINE:  # also where the caller is not told so again
-            self._authority.rate_limits.failed(caller_of(scope))
+        try:
+            validation = future.result()
+        except RateLimitedError:
+            quotas.tell(scope, self._authority.rate_limits, Kind.VALIDATE, caller_of(scope))
+            raise
         self._check_repeat(validation)
         return self._phrase(validation, caller_of(scope))
 
@@ -374,30 +384,48 @@ class _Many(_CameraTokens):
         if trace is not None:
             trace.parsing()
         try:
-            tokens = parse(body, ValidateBatchRequest).tokens
+            tokens = parse(body, ValidateBatchRequest, _BATCH_VALUES).tokens
         except InvalidRequestError:
             quotas.take(scope, limits, Kind.VALIDATE, caller)
             raise
         quotas.take(scope, limits, Kind.VALIDATE, caller, len(tokens))
-        if limits.shared:
-            await quotas.confirm(scope, limits, Kind.VALIDATE, caller, len(tokens))
-        elements = [_element(each) for each in tokens]
+        elements = [element async for element in _elements_of(tokens)]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
-        judged: Sequence[Validation | BirthmarkError] = ()
         if trace is not None:
             trace.offered()
-        if camera_tokens:
-            future = self._authority.validator.offer_together(camera_tokens, caller, scope)
-            self._deadlines.add(future, settings.answer_timeout)
-            judged = await future
-            if failed := sum(map(_failed, judged)):
-                limits.failed(caller, failed)
+        judged = await self._judge(scope, camera_tokens, caller, len(tokens))
         answers = iter(judged)
         results = [
             _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
             for each in elements
         ]
         return _Json(to_json({"results": results}))
+
+    async def _judge(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller, cost: int
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Have what is well formed judged, once other processes agree if they count too."""
+        limits = self._authority.rate_limits
+        shared = limits.shared
+        if shared:
+            await quotas.confirm(scope, limits, Kind.VALIDATE, caller, cost)
+        judged: Sequence[Validation | BirthmarkError] = ()
+        try:
+            if camera_tokens:
+                future = self._authority.validator.offer_together(camera_tokens, caller, scope)
+                self._deadlines.add(future, self._authority.settings.answer_timeout)
+                judged = await future
+        finally:
+            if shared:
+                failed = sum(self._counts(each) for each in judged)
+                limits.release(Kind.VALIDATE, caller, cost, failed)
+        if judged and isinstance(judged[0], RateLimitedError):
+            quotas.tell(scope, limits, Kind.VALIDATE, caller)
+            raise judged[0]
+        return judged
+
+    def _counts(self, validation: Validation | BirthmarkError) -> bool:
+        return isinstance(validation, Validation) and counts_as_fail(validation, self._replay)
 
     def _told(
         self, validation: Validation | BirthmarkError, caller: Caller
@@ -412,16 +440,15 @@ class _Many(_CameraTokens):
         return self._verdict(validation, caller) if error is None else _refused(error)
 
 
-def _element(value: Any) -> CameraToken | str:
-    """Return the camera token that an element is, or what is wrong with it."""
-    try:
-        return ValidateNucRequest.model_validate(value).camera_token()
-    except ValidationError as error:
-        return str(InvalidRequestError.of(error))
-
-
-def _failed(validation: Validation | BirthmarkError) -> bool:
-    return isinstance(validation, Validation) and validation.reason is not Reason.GENUINE
+async def _elements_of(tokens: Sequence[Any]) -> AsyncIterator[CameraToken | str]:
+    """Yield each camera token, or what is wrong with it; others get their turn in between."""
+    for place, value in enumerate(tokens):
+        if place % _ELEMENTS_AT_ONCE == _ELEMENTS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+        try:
+            yield checked(value, ValidateNucRequest).camera_token()
+        except InvalidRequestError as error:
+            yield error.summary(_ERRORS_OF_AN_ELEMENT)
 
 
 def _refused(error: str) -> dict[str, str | None]:

@@ -361,7 +361,10 @@ class ProblemDocument(_Response):
 class InvalidRequestProblem(ProblemDocument):
     """A malformed request, field by field."""
 
-    errors: list[FieldError]
+    errors: Annotated[list[FieldError], Field(max_length=20)]
+    more_errors: Annotated[
+        int | None, Field(description="How many errors there are beyond those that are listed")
+    ] = None
 
 
 class UnknownAddressProblem(ProblemDocument):
