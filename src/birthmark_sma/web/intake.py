@@ -82,10 +82,14 @@ def parse(body: bytes, model: type[Model], most_values: int = MOST_VALUES) -> Mo
     8259, section 4). A body of more than about `most_values` values is refused unparsed: others
     would wait for it.
     """
-    values = sum(map(body.count, (b",", b"[", b"{")))
-    if values > most_values:
-        raise _too_many_values(body, model, most_values)
+    if count_values(body) > most_values:
+        raise too_many_values(body, model, most_values)
     return checked(parse_json(body), model)
+
+
+def count_values(text: bytes) -> int:
+    """Return about how many values a JSON text has, by what separates and begins them."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def parse_json(body: bytes) -> Any:
@@ -96,43 +100,43 @@ def parse_json(body: bytes) -> Any:
         raise InvalidRequestError([FieldError(field="body", detail=_json_fault(error))]) from None
 
 
-def checked(value: object, model: type[Model]) -> Model:
+def checked(value: object, model: type[Model], most: int = MOST_ERRORS) -> Model:
     """Return what a value says, as a model. Raises InvalidRequestError.
 
-    pydantic makes an error for each unknown member: it sees no more of these than are told.
+    pydantic makes an error for each unknown member: it sees no more than `most` of these.
     """
-    value, more = _without_surplus(value, model)
+    value, more = _without_surplus(value, model, most)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise InvalidRequestError.of(error, more) from None
 
 
-def _without_surplus(value: object, model: type[BaseModel]) -> tuple[object, int]:
+def _without_surplus(value: object, model: type[BaseModel], most: int) -> tuple[object, int]:
     """Take most unknown members out of an object, and those in it; say how many."""
+    fields = model.model_fields
     if not isinstance(value, dict):
         return value, 0
-    fields = model.model_fields
     unknown = [name for name in value if name not in fields]
-    surplus = unknown[MOST_ERRORS:]
+    surplus = unknown[most:]
     kept = {name: each for name, each in value.items() if name in fields}
     more = len(surplus)
     for name, each in kept.items():
         kind = fields[name].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kept[name], within = _without_surplus(each, kind)
+            kept[name], within = _without_surplus(each, kind, most)
             more += within
-    kept.update((name, value[name]) for name in unknown[:MOST_ERRORS])
+    kept.update((name, value[name]) for name in unknown[:most])
     return kept, more if model.model_config.get("extra") == "forbid" else 0
 
 
-def _too_many_values(body: bytes, model: type[BaseModel], most: int) -> InvalidRequestError:
+def too_many_values(body: bytes, model: type[BaseModel], most: int) -> InvalidRequestError:
     """Say what is wrong with the beginning of a body that is not parsed, and how much there is."""
     try:
         head = jiter.from_json(body[:_HEAD_BYTES], partial_mode=True)
-    except ValueError as error:
-        return InvalidRequestError([FieldError(field="body", detail=_json_fault(error))])
-    detail = f"a body here has at most about {most:,} values"
+    except ValueError:
+        head = None
+    detail = f"it has more than {most:,} values, or is not JSON"
     fault = [FieldError(field="body", detail=detail)]
     if isinstance(head, dict) and len(head) > MOST_ERRORS + len(model.model_fields):
         try:

@@ -61,6 +61,13 @@ def count_guess(scope: Scope, limits: RateLimits) -> None:
         limits.guessed(client[0])
 
 
+def count_session_guess(scope: Scope, limits: RateLimits) -> None:
+    """Count a session's cookie that nobody was given. Raises RateLimitedError as `count_guess`."""
+    client = scope["client"]
+    if client is not None:
+        limits.guessed(client[0])
+
+
 async def confirm(
     scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1
 ) -> None:

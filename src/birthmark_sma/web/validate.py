@@ -1,9 +1,9 @@
 """POST /api/v1/validate/nuc and /batch, and /validate: camera tokens in, verdicts out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from pydantic_core import to_json
@@ -28,9 +28,10 @@ from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi, quotas
 from birthmark_sma.web.access import Door
+from birthmark_sma.web.batches import elements_of, parse_batch
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
-from birthmark_sma.web.intake import caller_of, check_head, checked, parse, read_json
+from birthmark_sma.web.intake import caller_of, check_head, parse, read_json
 from birthmark_sma.web.problems import (
     MISDIRECTED,
     InvalidRequestError,
@@ -58,9 +59,7 @@ BATCH_PATH = "/api/v1/validate/nuc/batch"
 PUBLISHED_PATH = "/validate"
 """Where the Birthmark project's published clients ask, in a form and a derivation of their own."""
 _BATCH_BODY_BYTES = 1024 * 1024
-_BATCH_VALUES = 12_000
-_ELEMENTS_AT_ONCE = 50
-_ERRORS_OF_AN_ELEMENT = 4
+_RESULTS_AT_ONCE = 100
 
 router = APIRouter(tags=["validate"])
 
@@ -384,21 +383,25 @@ class _Many(_CameraTokens):
         if trace is not None:
             trace.parsing()
         try:
-            tokens = parse(body, ValidateBatchRequest, _BATCH_VALUES).tokens
+            tokens = await parse_batch(body)
         except InvalidRequestError:
             quotas.take(scope, limits, Kind.VALIDATE, caller)
             raise
         quotas.take(scope, limits, Kind.VALIDATE, caller, len(tokens))
-        elements = [element async for element in _elements_of(tokens)]
+        elements = [element async for element in elements_of(tokens)]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
         if trace is not None:
             trace.offered()
         judged = await self._judge(scope, camera_tokens, caller, len(tokens))
         answers = iter(judged)
-        results = [
-            _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
-            for each in elements
-        ]
+        results = []
+        for place, each in enumerate(elements):
+            if place % _RESULTS_AT_ONCE == _RESULTS_AT_ONCE - 1:
+                await asyncio.sleep(0)  # others get their turn
+            if isinstance(each, str):
+                results.append(_refused(each))
+            else:
+                results.append(self._told(next(answers), caller))
         return _Json(to_json({"results": results}))
 
     async def _judge(
@@ -438,17 +441,6 @@ class _Many(_CameraTokens):
             return {"error": f"{refusal}."}
         error = validation.reason.told_to_caller
         return self._verdict(validation, caller) if error is None else _refused(error)
-
-
-async def _elements_of(tokens: Sequence[Any]) -> AsyncIterator[CameraToken | str]:
-    """Yield each camera token, or what is wrong with it; others get their turn in between."""
-    for place, value in enumerate(tokens):
-        if place % _ELEMENTS_AT_ONCE == _ELEMENTS_AT_ONCE - 1:
-            await asyncio.sleep(0)
-        try:
-            yield checked(value, ValidateNucRequest).camera_token()
-        except InvalidRequestError as error:
-            yield error.summary(_ERRORS_OF_AN_ELEMENT)
 
 
 def _refused(error: str) -> dict[str, str | None]:

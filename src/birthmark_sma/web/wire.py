@@ -27,6 +27,8 @@ from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.web import examples
 
 MAX_AUTHORITY_ID = 256
+MOST_TOKENS = 1_000
+"""How many camera tokens a batch has."""
 WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
 Pem = Annotated[str, Field(min_length=1, max_length=MAX_PEM_CHARACTERS)]
 
@@ -149,7 +151,7 @@ class ValidateBatchRequest(_Request):
         list[Any],
         Field(
             min_length=1,
-            max_length=1_000,
+            max_length=MOST_TOKENS,
             description="Each as the body of a single validation",
             json_schema_extra={"items": {"$ref": "#/components/schemas/ValidateNucRequest"}},
         ),

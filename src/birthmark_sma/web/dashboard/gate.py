@@ -16,13 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.authority import sessions
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.sessions import TOKEN_CHARACTERS
 from birthmark_sma.config import Access
-from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.errors import (
+    DatabaseUnavailableError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
 from birthmark_sma.web.access import SESSION
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard import pages
 from birthmark_sma.web.problems import MEDIA_TYPE, respond
+from birthmark_sma.web.quotas import count_session_guess
 
 HOME = "/dashboard"
 SIGN_IN = "/dashboard/sign-in"
@@ -73,7 +77,7 @@ class Gate:
             send = _ProblemAsPage(scope, receive, send).send
         try:
             await self._admit(scope, headers)
-        except DatabaseUnavailableError as error:
+        except (DatabaseUnavailableError, RateLimitedError) as error:
             # Nothing out there makes an answer of it: programs get the problem as it is.
             await respond(Request(scope), error)(scope, receive, send)
         else:
@@ -83,18 +87,22 @@ class Gate:
         authority: Authority = self._state.authority
         token = cookie_of(scope, session_cookie(scope))
         if (
-            token is None
-            or len(token) != TOKEN_CHARACTERS
+            not token
             or authority.settings.resolved_access is Access.OPEN
             or scope["path"].startswith("/dashboard/static/")
         ):
             return
         by_person = not asks_by_itself(headers)
-        session = await asked(
-            self._state.askers,
-            lambda: sessions.find_session(authority.database, token, by_person=by_person),
-            _SECONDS,
-        )
+        try:
+            session = await asked(
+                self._state.askers,
+                lambda: sessions.find_session(authority.database, token, by_person=by_person),
+                _SECONDS,
+            )
+        except UnauthenticatedError:
+            if scope["path"] != SIGN_IN:  # whose answer tells nothing of the session
+                count_session_guess(scope, authority.rate_limits)
+            return
         if session is not None:
             scope[SESSION] = session
             scope[pages.TOKEN] = token
