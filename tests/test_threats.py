@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PROVEN = range(1, 33)
+PROVEN = (*range(1, 33), 35, 36, 37, 42)
 _NAMED = re.compile(r"\bThreats?\s((?:\d+(?:,\s|\sand\s)?)+)")
 _ROOT = Path(__file__).parent.parent
 _PAGE = (_ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")

@@ -47,7 +47,7 @@ class FailureTurns:
                 if who not in left:
                     left[who] = self._limits.failures_left(who) - self.failures[who]
                 if left[who] <= 0:
-                    refusal = self._limits.failure_refusal(who)
+                    refusal = self._limits.failure_refusal(who, self.failures[who])
                     self.refused.update(dict.fromkeys(places, refusal))
                     continue
                 if under_way[who] >= left[who]:

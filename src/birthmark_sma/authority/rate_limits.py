@@ -246,13 +246,15 @@ class RateLimits:
         lefts = (remaining(each.rate, each.windows.usage(who, now)) for each in self._failures)
         return min(lefts)
 
-    def failure_refusal(self, who: str) -> RateLimitedError:
-        """Return what a caller is told that has gathered too many. For any thread."""
+    def failure_refusal(self, who: str, more: int) -> RateLimitedError:
+        """Return what a caller is told once it gathers so many more FAILs. For any thread."""
         now = self._clock()
-        waits = [
-            (seconds_until(limit.rate, limit.windows.usage(who, now), 1), limit)
-            for limit in self._failures
-        ]
+        waits = []
+        for limit in self._failures:
+            usage = limit.windows.usage(who, now)
+            current = usage.current + min(more, remaining(limit.rate, usage))
+            filled = Usage(usage.previous, current, usage.left or limit.rate.seconds)
+            waits.append((seconds_until(limit.rate, filled, 1), limit))
         wait, limit = max(waits, key=lambda each: each[0])
         return self._refusal(limit, 1, wait)
 
