@@ -144,10 +144,10 @@ def test_failures_hold_back_until_they_drain() -> None:
     limits = limits_of(clock, failures="10/minute", admin="100/minute")
     for _ in range(9):
         limits.take(Kind.VALIDATE, ONE)
-        limits.failed(ONE)
+        limits.failed(ONE.identity)
     limits.take(Kind.VALIDATE, ONE)
     assert limits.quotas(Kind.VALIDATE, ONE)[0][:3] == ("failures", Rate(10, 60), 1)
-    limits.failed(ONE, 500)
+    limits.failed(ONE.identity, 500)
     with pytest.raises(RateLimitedError, match="FAIL") as error:
         limits.take(Kind.VALIDATE, ONE)
     assert error.value.policy == "failures"
@@ -162,7 +162,7 @@ def test_failures_hold_back_until_they_drain() -> None:
 def test_who_never_fails_is_told_nothing_of_failures() -> None:
     limits = limits_of(failures="10/minute")
     assert limits.take(Kind.VALIDATE, ONE) == ()
-    limits.failed(OTHER)
+    limits.failed(OTHER.identity)
     assert limits.take(Kind.VALIDATE, ONE) == ()
 
 

@@ -9,11 +9,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from birthmark_sma.authority import shared_windows
+from birthmark_sma.authority import shared_reservations, shared_windows
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.rate_limits import Kind, RateLimits
 from birthmark_sma.authority.shared_windows import SharedWindows, StoreFigures
@@ -151,14 +152,85 @@ def test_failures_are_known_to_all(redis: Redis, caller: Caller) -> None:
             process(redis.url, failures="5/hour", validate="100/hour") as two,
         ):
             assert await passes(two, caller)
-            one.failed(caller, 3)
-            one.failed(caller, 40)
-            await asyncio.sleep(0.3)
+            two.release(Kind.VALIDATE, caller, 1)
+            for failed in (3, 40):
+                assert await passes(one, caller, 40)
+                one.release(Kind.VALIDATE, caller, 40, failed)
+                await asyncio.sleep(0.1)
             assert not await passes(two, caller)
             assert not await passes(one, caller)
             told = two.quotas(Kind.VALIDATE, caller)[0]
             assert (told.policy, told.remaining) == ("failures", 0)
             assert told.more_in > 60
+
+    on_a_loop(scenario)
+
+
+@pytest.mark.parametrize("failed", [200, 0], ids=["FAIL", "PASS"])
+def test_what_is_under_way_is_reserved(redis: Redis, caller: Caller, failed: int) -> None:
+    """Threat 36: of 40 requests at once in two processes, one overdraws; genuine ones all pass."""
+
+    async def scenario() -> None:
+        judged = 0
+
+        async def request(limits: RateLimits) -> None:
+            nonlocal judged
+            if await passes(limits, caller, 200):
+                await asyncio.sleep(0.01)
+                judged += 1
+                limits.release(Kind.VALIDATE, caller, 200, failed)
+
+        async with (
+            process(redis.url, failures="10/hour") as one,
+            process(redis.url, failures="10/hour") as two,
+        ):
+            await asyncio.gather(*[request(each) for _ in range(20) for each in (one, two)])
+            assert judged == (1 if failed else 40)
+            assert await passes(one, caller, 1) is not bool(failed)
+
+    on_a_loop(scenario)
+
+
+def scripts_run(redis: Redis) -> int:
+    """How often a reservation was asked for."""
+    statistics: Any = redis.ask("INFO", "commandstats")
+    calls: int = statistics["cmdstat_eval"]["calls"]
+    return calls
+
+
+def test_a_wide_limit_is_reserved_ahead(redis: Redis, caller: Caller) -> None:
+    """Most requests ask nothing, and what is reserved ahead leaves room for other processes."""
+
+    async def scenario() -> None:
+        async with (
+            process(redis.url, failures="6000/minute") as one,
+            process(redis.url, failures="6000/minute") as two,
+        ):
+            for limits in (one, two):
+                assert await passes(limits, caller)
+                limits.release(Kind.VALIDATE, caller, 1)
+            before = scripts_run(redis)
+            for _ in range(200):
+                assert await passes(one, caller)
+                one.release(Kind.VALIDATE, caller, 1)
+            assert scripts_run(redis) == before
+
+    on_a_loop(scenario)
+
+
+def test_the_reservation_of_a_killed_process_lapses(
+    redis: Redis, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat 36: nobody is held back for ever by what is never given back."""
+    monkeypatch.setattr(shared_reservations, "HOLD_SECONDS", 2)
+
+    async def scenario() -> None:
+        async with process(redis.url, failures="10/hour") as limits:
+            async with process(redis.url, failures="10/hour") as killed:
+                assert await passes(killed, caller, 200)
+            began = time.monotonic()
+            assert await passes(limits, caller, 200)
+            assert 1 < time.monotonic() - began < 5
 
     on_a_loop(scenario)
 
@@ -336,14 +408,15 @@ def test_its_keys_go_by_themselves(own_redis: Redis, caller: Caller) -> None:
 
     async def scenario() -> None:
         async with process(own_redis.url, validate="10/second", failures="5/minute") as limits:
-            assert await passes(limits, caller)
-            limits.failed(caller)
+            assert await passes(limits, caller, 3)
+            assert await passes(limits, caller, 2)
+            limits.release(Kind.VALIDATE, caller, 3, failed=1)
             await asyncio.sleep(0.2)
 
     on_a_loop(scenario)
     keys = own_redis.ask("KEYS", "*")
     assert isinstance(keys, list)
-    assert len(keys) >= 2
+    assert len(keys) >= 3
     for key in keys:
         lives = own_redis.ask("PTTL", key)
         assert isinstance(lives, int)

@@ -6,7 +6,14 @@ from typing import NamedTuple
 import pytest
 
 from birthmark_sma.protocol.key_table import STANDARD_SIZES
-from birthmark_sma.protocol.verdict import DeviceStatus, Reason, Standing, Verdict, decide
+from birthmark_sma.protocol.verdict import (
+    DeviceStatus,
+    Reason,
+    Standing,
+    Verdict,
+    bind_to_derivation,
+    decide,
+)
 
 ASSIGNED = (3, 17, 2_400)
 
@@ -115,3 +122,11 @@ def test_each_of_the_devices_tables_passes(table_id: int) -> None:
         sizes=STANDARD_SIZES, table_id=table_id, key_index=0, opened=True, standing=standing
     )
     assert reason is Reason.GENUINE
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_a_token_passes_under_one_derivation(reason: Reason) -> None:
+    """Threat 42: only a PASS can become a FAIL by it."""
+    assert bind_to_derivation(reason, 1, 1) is reason
+    bound = Reason.OTHER_DERIVATION if reason is Reason.GENUINE else reason
+    assert bind_to_derivation(reason, 1, 2) is bound

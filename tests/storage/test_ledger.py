@@ -36,7 +36,7 @@ class Model:
 
 def note(database: Database, *sightings: Sighting, at: datetime = NOW) -> list[Repeat | None]:
     with database.write() as transaction:
-        return ledger.note(transaction, sightings, at)
+        return ledger.note(transaction, sightings, at)[0]
 
 
 def written(database: Database) -> tuple[dict[bytes, str], Counter[Sighting]]:
@@ -65,7 +65,7 @@ def test_batches_of_any_size_with_any_repeats(database: Database, size: int) -> 
 
 
 def test_first_sights_cost_one_statement(database: Database) -> None:
-    """Repeats one more, or two on SQLite: the hot path must not pay for what is rare."""
+    """Repeats some more: the hot path must not pay for what is rare."""
     sightings = [Sighting(secrets.token_bytes(16), "ip:192.0.2.1") for _ in range(4)]
     with counted_statements(database) as statements:
         note(database, *sightings)
@@ -74,14 +74,14 @@ def test_first_sights_cost_one_statement(database: Database) -> None:
         note(database, *sightings)
         again = [each for each in statements if "_tokens" in each]
     assert len(first) == 1
-    assert len(again) == (2 if database.dialect_name == "postgresql" else 4)
+    assert len(again) == (3 if database.dialect_name == "postgresql" else 5)
 
 
 def test_nothing_is_noted_of_what_was_rolled_back(database: Database) -> None:
     """Threat 30: ledger and audit rows share their fate."""
     sighting = Sighting(bytes(16), "local")
     with database.engine.connect() as connection, connection.begin() as transaction:
-        assert ledger.note(connection, [sighting], NOW) == [None]
+        assert ledger.note(connection, [sighting], NOW)[0] == [None]
         transaction.rollback()
     assert note(database, sighting) == [None]
 
@@ -212,3 +212,54 @@ def test_finding_the_old_reads_no_whole_table(database: Database) -> None:
             "EXPLAIN SELECT ctid FROM sighted_tokens WHERE first_seen_at < '2020-01-01' LIMIT 9"
         )
         assert "sighted_tokens_first_seen_at_idx" in " ".join(row[0] for row in plan)
+
+
+# --- one key derivation
+
+
+def passed(
+    database: Database, sighting: Sighting, token: bytes, number: int
+) -> tuple[Repeat | None, int]:
+    """Note a token that passes under this derivation now; say under which it passed."""
+    with database.write() as transaction:
+        repeats, under = ledger.note(transaction, [sighting], NOW, {token: number})
+    return repeats[0], under[token]
+
+
+def test_the_first_derivation_stays(database: Database) -> None:
+    """Threat 42: 0 is none. What was brought under another one alone is no first sight."""
+    token, published = Sighting(bytes(16), "local"), Sighting(b"p" * 16, "local")
+    assert passed(database, published, token.digest, 0) == (None, 0)
+    assert passed(database, token, token.digest, 0) == (None, 0)
+    assert passed(database, published, token.digest, 2) == (Repeat.REPLAYED, 2)
+    assert passed(database, token, token.digest, 1) == (Repeat.REPLAYED, 2)
+    assert passed(database, Sighting(bytes(16), "key:1"), token.digest, 1) == (
+        Repeat.DUAL_SUBMISSION,
+        2,
+    )
+    assert written(database)[0] == {token.digest: "local", published.digest: "local"}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "failed before"])
+def test_of_two_programs_the_first_to_commit_decides(
+    database: Database, database_url: str, known: bool
+) -> None:
+    """Threat 42: the second one waits, and then knows."""
+    token, published = Sighting(bytes(16), "local"), Sighting(b"p" * 16, "local")
+    if known:
+        passed(database, token, token.digest, 0)
+        passed(database, published, token.digest, 0)
+    other = open_database(database_url)
+    found: list[tuple[Repeat | None, int]] = []
+    second = threading.Thread(
+        target=lambda: found.append(passed(other, token, token.digest, 1)), daemon=True
+    )
+    with database.write() as transaction:
+        under = ledger.note(transaction, [published], NOW, {token.digest: 2})[1]
+        assert under == {token.digest: 2}
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+    second.join(30)
+    other.close()
+    assert found == [(Repeat.REPLAYED if known else None, 2)]

@@ -142,7 +142,7 @@ def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
     assert found == [(None, None)] * 2
     sighting = Sighting(bytes(16), "local")
     with empty_database.write() as transaction:
-        assert ledger.note(transaction, [sighting, sighting], NOW) == [None, Repeat.REPLAYED]
+        assert ledger.note(transaction, [sighting, sighting], NOW)[0] == [None, Repeat.REPLAYED]
     assert rows_of(empty_database, "SELECT count(*) FROM sighted_tokens") == [(1,)]
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -262,6 +264,54 @@ def test_several_processes_without_a_store_say_so(tmp_path: Path) -> None:
     running = start(tmp_path / "a", "sqlite:", "--workers", "2")
     running.server.close()
     assert running.server.said().count("each of the 2 processes counts by itself") == 1
+
+
+def test_many_batches_at_once_overdraw_once(client: httpx2.Client, camera: Camera) -> None:
+    """Threat 36: 40 batches at once got 8,000 FAILs through a limit of 10."""
+    bad = wire(camera.token()) | {"nonce": "0" * 24}
+    body = {"tokens": [bad] * 2}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post(BATCH, json=body), range(8)))
+    statuses = Counter(each.status_code for each in answers)
+    assert statuses == {200: 3, 429: 5}
+    for refused in (each for each in answers if each.status_code == 429):
+        assert 'FAIL"' not in refused.text
+        assert items_of(refused, "RateLimit")["failures"]["r"] == 0
+        assert int(refused.headers["retry-after"]) > 600
+
+
+def test_what_is_left_tells_no_verdict_that_is_withheld(tmp_path: Path) -> None:
+    """Threat 37: the header of a 409 and of what follows is the same for PASS and FAIL."""
+    running = start(
+        tmp_path / "data",
+        "sqlite:",
+        *("--rate-failures", "9/hour", "--replay", "refuse-same-caller"),
+    )
+    try:
+        told = {}
+        with running.client() as client:
+            camera = Camera.provisioned(client, new_serial())
+        for verdict, address in (("PASS", "127.0.5.1"), ("FAIL", "127.0.5.2")):
+            good = wire(camera.token())
+            bad = wire(camera.token()) | {"nonce": "0" * 24}
+            seen = []
+            with running.client(address) as client:
+                for token in (good, bad):
+                    assert client.post(VALIDATE, json=token).status_code == 200
+                replayed = good if verdict == "PASS" else bad
+                for _ in range(12):
+                    again = client.post(VALIDATE, json=replayed)
+                    assert_problem(again, 409)
+                    seen.append(items_of(again, "RateLimit")["failures"]["r"])
+                batch = client.post(BATCH, json={"tokens": [replayed] * 12})
+                assert batch.status_code == 200
+                seen.append(items_of(batch, "RateLimit")["failures"]["r"])
+                last = client.post(VALIDATE, json=wire(camera.token()))
+                seen.append(items_of(last, "RateLimit")["failures"]["r"])
+            told[verdict] = seen
+        assert told["PASS"] == told["FAIL"] == [8] * 14
+    finally:
+        running.server.close()
 
 
 # --- with access keys

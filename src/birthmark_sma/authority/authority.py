@@ -35,7 +35,7 @@ from birthmark_sma.authority.sandbox.short_life import ShortLife
 from birthmark_sma.authority.served_crls import ServedCrls
 from birthmark_sma.authority.table_counting import TableCounting
 from birthmark_sma.authority.validation import Validator
-from birthmark_sma.config import ReplayPolicy, Settings
+from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     AlreadyInitialisedError,
     ConfigurationError,
@@ -138,6 +138,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = Figures(sheets)
     served_crls = ServedCrls(database)
+    rate_limits = rate_limits_of(settings)
     validator_class = SandboxValidator if parts.sandbox else Validator
     return Authority(
         settings=settings,
@@ -153,7 +154,8 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
             figures=figures,
-            refuses_repeats=settings.replay is ReplayPolicy.REFUSE_SAME_CALLER,
+            rate_limits=rate_limits,
+            replay=settings.replay,
         ),
         provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
         figures=figures,
@@ -168,7 +170,7 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
             *((ShortLife(database),) if parts.sandbox else ()),
         ),
-        rate_limits=rate_limits_of(settings),
+        rate_limits=rate_limits,
         sandbox=parts.sandbox,
     )
 

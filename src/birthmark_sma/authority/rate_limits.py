@@ -6,11 +6,13 @@ for there, and both must agree; while the store is away, memory decides alone.
 Three kinds are asked for before something is done: `provision`, `validate` (a unit a camera token)
 and `admin`. Two are counted once they have happened, and then hold back what follows: `failures`,
 the FAILs that a caller gathers, and `guesses`, the wrong credentials that come from an address.
+
+What is under way may yet FAIL. The thread that judges asks for each request whether anything is
+left (`failures_left`). Where processes share a store, a request reserves its tokens there first.
 """
 
 import logging
 import math
-import socket
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,11 +21,13 @@ from enum import StrEnum
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.callers import Caller, partition_of
+from birthmark_sma.authority.shared_reservations import SharedReservations
 from birthmark_sma.authority.shared_windows import SharedWindows, StoreAwayError, StoreFigures
 from birthmark_sma.authority.sliding_windows import (
     MOST_CALLERS,
     UNUSED,
+    GuardedWindows,
     Usage,
     Windows,
     remaining,
@@ -33,10 +37,6 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import RateLimitedError, RateRefusedError
 from birthmark_sma.rates import Rate, parse_rates
 
-PEEK_SECONDS = 0.1
-"""How old may be what a process knows of the failures that others have counted."""
-
-_NUL = b"\0"
 _MOST_OWN_RATES = 1_024  # different ones of access keys; operators write them
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class _Limit:
         self.kind = kind
         self.rate = rate
         self.name = kind.value if alone else f"{kind.value}-{rate.seconds}s"
-        self.windows = Windows(rate)
+        self.windows = GuardedWindows(rate) if kind is Kind.FAILURES else Windows(rate)
 
     def quota(self, usage: Usage) -> Quota:
         left = remaining(self.rate, usage)
@@ -136,6 +136,7 @@ class RateLimits:
         self._failures = self._limits[Kind.FAILURES]
         self._guesses = self._limits[Kind.GUESSES]
         self._store = None if store is None else store(self.figures.store)
+        self._reserved = None if self._store is None else SharedReservations(self._store)
         self._own = lru_cache(_MOST_OWN_RATES)(self._limits_of_text)
         self._held_back = _HeldBack()
 
@@ -156,6 +157,8 @@ class RateLimits:
 
     async def close(self) -> None:
         """Let go of the store."""
+        if self._reserved is not None:
+            await self._reserved.close()
         if self._store is not None:
             await self._store.close()
 
@@ -170,7 +173,7 @@ class RateLimits:
         if not limits and not failures:
             return ()
         now = self._clock()
-        who = _partition(caller)
+        who = partition_of(caller)
         left: list[Quota] = []
         for limit in failures:
             if limit.windows or self._held_back:
@@ -194,12 +197,12 @@ class RateLimits:
         """
         assert self._store is not None  # noqa: S101  `shared` said so
         limits = self._limits_of(kind, caller)
-        who = _partition(caller)
+        who = partition_of(caller)
         refusal = None
         quotas = []
         try:
             if kind is Kind.VALIDATE:
-                refusal = await self._peek(self._store, who)
+                refusal = await self._reserve(who, cost)
             for limit in limits:
                 if refusal is not None:
                     break
@@ -207,6 +210,7 @@ class RateLimits:
                 quotas.append(limit.quota(usage))
                 if wait is not None:
                     refusal = self._refusal(limit, cost, wait)
+                    self.release(kind, caller, cost)
         except StoreAwayError:
             return self.quotas(kind, caller), None
         if refusal is not None:
@@ -214,20 +218,50 @@ class RateLimits:
                 limit.windows.give_back(who, cost)
         return (*self._failures_of(kind, who), *quotas), refusal
 
+    def release(self, kind: Kind, caller: Caller, cost: int, failed: int = 0) -> None:
+        """Give back what `confirm` reserved, now that so many tokens have failed."""
+        if self._reserved is not None and kind is Kind.VALIDATE:
+            who = partition_of(caller)
+            for limit in self._failures:
+                self._reserved.release(_key(limit, who), limit.rate, cost, failed)
+
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
         """Say what a caller has left, as far as this process has counted it."""
         limits = self._limits_of(kind, caller)
         if not limits and not self._failures:
             return ()
         now = self._clock()
-        who = _partition(caller)
+        who = partition_of(caller)
         own = tuple([limit.quota(limit.windows.usage(who, now)) for limit in limits])
         return self._failures_of(kind, who) + own
 
-    def failed(self, caller: Caller, times: int = 1) -> None:
-        """Count FAILs that a caller was given."""
+    @property
+    def limits_failures(self) -> bool:
+        """Whether FAILs are limited."""
+        return bool(self._failures)
+
+    def failures_left(self, who: str) -> int:
+        """Say how many FAILs a caller may still gather. For any thread."""
+        now = self._clock()
+        lefts = (remaining(each.rate, each.windows.usage(who, now)) for each in self._failures)
+        return min(lefts)
+
+    def failure_refusal(self, who: str, more: int) -> RateLimitedError:
+        """Return what a caller is told once it gathers so many more FAILs. For any thread."""
+        now = self._clock()
+        waits = []
         for limit in self._failures:
-            self._count(limit, _partition(caller), times)
+            usage = limit.windows.usage(who, now)
+            current = usage.current + min(more, remaining(limit.rate, usage))
+            filled = Usage(usage.previous, current, usage.left or limit.rate.seconds)
+            waits.append((seconds_until(limit.rate, filled, 1), limit))
+        wait, limit = max(waits, key=lambda each: each[0])
+        return self._refusal(limit, 1, wait)
+
+    def failed(self, who: str, times: int = 1) -> None:
+        """Count FAILs that a caller was given. For any thread."""
+        for limit in self._failures:
+            limit.windows.fill(who, times, self._clock())
 
     def guessed(self, address: str | None) -> None:
         """Count wrong credentials from an address, or raise RateLimitedError where it had enough.
@@ -235,7 +269,7 @@ class RateLimits:
         Right credentials are not asked about here: whoever shares an address with somebody who
         guesses is still let in.
         """
-        who = _partition(Caller(address))
+        who = partition_of(Caller(address))
         for limit in self._guesses:
             if wait := self._wait(limit, who, self._clock()):
                 raise self._refusal(limit, 1, wait)
@@ -257,19 +291,22 @@ class RateLimits:
             learn = partial(self._learn, limit, who)
             self._store.tell(_key(limit, who), limit.rate, times, learn)
 
-    async def _peek(self, store: SharedWindows, who: str) -> RateLimitedError | None:
-        """Find out what failures other processes have counted, unless it is known."""
-        for limit in self._failures:
-            if self._clock() - self._held_back.known_at(limit, who) > PEEK_SECONDS:
-                self._learn(limit, who, await store.usage(_key(limit, who), limit.rate))
-            if wait := self._wait(limit, who, self._clock()):
+    async def _reserve(self, who: str, cost: int) -> RateLimitedError | None:
+        """Reserve tokens of a request in the store: all limits hold them, or none does."""
+        assert self._reserved is not None  # noqa: S101
+        for number, limit in enumerate(self._failures):
+            key = _key(limit, who)
+            wait = await self._reserved.reserve(key, limit.rate, cost)
+            if wait is not None:
+                self._held_back.note(limit, who, self._clock() + wait)
+                for earlier in self._failures[:number]:
+                    self._reserved.release(_key(earlier, who), earlier.rate, cost, 0)
                 return self._refusal(limit, 1, wait)
         return None
 
     def _learn(self, limit: _Limit, who: str, usage: Usage) -> None:
-        now = self._clock()
         wait = seconds_until(limit.rate, usage, 1)
-        self._held_back.note(limit, who, now, now + wait if wait else 0.0)
+        self._held_back.note(limit, who, self._clock() + wait if wait else 0.0)
 
     def _failures_left(self, limit: _Limit, who: str, now: float) -> tuple[Quota, ...]:
         """Say what is left of one limit of failures. Raises RateLimitedError where nothing is."""
@@ -314,25 +351,22 @@ class RateLimits:
 
 
 class _HeldBack:
-    """What the store said of callers who had enough: when it did, and until when they have."""
+    """Until when callers have had enough, as the store said."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._until)
 
     def until(self, limit: _Limit, who: str) -> float:
-        return self._known.get((limit.name, who), (0.0, 0.0))[1] if self._known else 0.0
+        return self._until.get((limit.name, who), 0.0) if self._until else 0.0
 
-    def known_at(self, limit: _Limit, who: str) -> float:
-        return self._known.get((limit.name, who), (float("-inf"), 0.0))[0]
-
-    def note(self, limit: _Limit, who: str, now: float, until: float) -> None:
-        self._known[limit.name, who] = (now, until)
-        self._known.move_to_end((limit.name, who))
-        if len(self._known) > MOST_CALLERS:
-            self._known.popitem(last=False)
+    def note(self, limit: _Limit, who: str, until: float) -> None:
+        self._until[limit.name, who] = until
+        self._until.move_to_end((limit.name, who))
+        if len(self._until) > MOST_CALLERS:
+            self._until.popitem(last=False)
 
 
 def rate_limits_of(settings: Settings) -> RateLimits:
@@ -359,28 +393,6 @@ def _rates_of(settings: Settings, kind: Kind) -> tuple[Rate, ...]:
 
 def _limits(kind: Kind, rates: tuple[Rate, ...]) -> tuple[_Limit, ...]:
     return tuple(_Limit(kind, rate, alone=len(rates) == 1) for rate in rates)
-
-
-def _partition(caller: Caller) -> str:
-    """Return whose windows count: the key's, or else the address's.
-
-    Who has one IPv6 address has a network of 2^64, so that is what counts. An IPv4 address in IPv6
-    clothes is an IPv4 address.
-    """
-    if caller.key is None and caller.address is not None and ":" in caller.address:
-        return _network(caller.address)
-    return caller.identity
-
-
-@lru_cache(4_096)
-def _network(address: str) -> str:
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
-    except OSError:
-        return f"ip:{address}"
-    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
-        return f"ip:{socket.inet_ntop(socket.AF_INET, packed[12:])}"
-    return f"ip:{socket.inet_ntop(socket.AF_INET6, packed[:8].ljust(16, _NUL))}/64"
 
 
 def _key(limit: _Limit, who: str) -> str:

@@ -28,6 +28,8 @@ IDLE = timedelta(hours=1)
 TOKEN_CHARACTERS = 43  # 32 random bytes in base64url
 
 _NOTE_AFTER = timedelta(minutes=1)
+_REMEMBERED = timedelta(days=30)
+"""How long the row of a session stays that is over: who shows its cookie is not guessing."""
 
 
 def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
@@ -49,10 +51,8 @@ def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
         )
     token = secrets.token_urlsafe(32)
     with database.write() as transaction:
-        sessions.end_old_sessions(
-            transaction,
-            opened_before=database.clock.expired_before(LONGEST),
-            seen_before=database.clock.expired_before(IDLE),
+        sessions.forget_old_sessions(
+            transaction, opened_before=database.clock.expired_before(_REMEMBERED)
         )
         sessions.add_session(
             transaction, Session(_digest(token), key.key_id, digest(presented), now, now)
@@ -62,16 +62,20 @@ def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
 
 
 def find_session(database: Database, token: str, *, by_person: bool) -> Session | None:
-    """Return the session of a token, unless it is over.
+    """Return the session of a token, or None where it is over.
 
-    What a page asks by itself, again and again, is not `by_person`, and keeps no session alive.
+    Raises UnauthenticatedError where nobody was given such a token lately: it was guessed. What a
+    page asks by itself, again and again, is not `by_person`, and keeps no session alive.
     """
+    unknown = UnauthenticatedError("This session is not known here.")
     if len(token) != TOKEN_CHARACTERS:
-        return None
+        raise unknown
     now = database.clock.now()
     with database.read() as connection:
         session = sessions.find_session(connection, _digest(token))
-    if session is None or not _lasts(session, now):
+    if session is None:
+        raise unknown
+    if not _lasts(session, now):
         return None
     if by_person and now - session.seen_at > _NOTE_AFTER:
         # On a full disk nothing can be noted, and that is when people most need to look.

@@ -134,6 +134,21 @@ class SharedWindows:
         if not known:
             self._run(self._tell(key, rate, learn))
 
+    async def fill(self, key: str, rate: Rate, cost: int) -> Usage:
+        """Count what has happened already, and say what that makes. Raises StoreAwayError."""
+        return await self._converse(partial(self._fill, key, rate, cost))
+
+    async def run(self, script: str, key: str, *arguments: str | int) -> int:
+        """Run a script on one key; it returns an integer. Raises StoreAwayError."""
+
+        async def evaluate() -> int:
+            assert self._storage is not None  # noqa: S101  it has started
+            client = self._storage.bridge.get_connection()  # type: ignore[attr-defined]
+            answer: int = await client.eval(script, 1, f"{_PREFIX}:{key}", *arguments)
+            return answer
+
+        return await self._converse(evaluate)
+
     # --- conversations
 
     async def _serve(self, key: str, rate: Rate, queue: _Queue) -> None:

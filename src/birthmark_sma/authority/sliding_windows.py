@@ -9,6 +9,7 @@ goes by a clock that can be set, keeps every caller that ever came, and costs se
 """
 
 import math
+import threading
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -147,3 +148,22 @@ class Windows:
             if not over and len(windows) < self._most_callers:
                 return
             del windows[who]
+
+
+class GuardedWindows(Windows):
+    """Windows in which one thread counts while others look."""
+
+    def __init__(self, rate: Rate) -> None:
+        super().__init__(rate)
+        self._lock = threading.Lock()
+
+    def usage(self, who: str, now: float) -> Usage:
+        """Return what a caller has had."""
+        with self._lock:
+            return super().usage(who, now)
+
+    def fill(self, who: str, cost: int, now: float) -> None:
+        """Count what has happened already."""
+        with self._lock:
+            left = remaining(self.rate, super().usage(who, now))
+            self._at(who, now).current += min(cost, left)

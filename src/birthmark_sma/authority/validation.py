@@ -7,7 +7,8 @@ that neither an answer nor its time tells why a token failed.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
@@ -16,7 +17,8 @@ from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.callers import Caller
+from birthmark_sma.authority.callers import Caller, partition_of
+from birthmark_sma.authority.failure_turns import FailureTurns
 from birthmark_sma.authority.figures import (
     TABLE_RANGES,
     VALIDATIONS,
@@ -27,16 +29,28 @@ from birthmark_sma.authority.group_commit import Answers, Batch, GroupCommit
 from birthmark_sma.authority.key_encryption import NucHashIndex
 from birthmark_sma.authority.key_stock import KeyStock
 from birthmark_sma.authority.origins import Origin
-from birthmark_sma.errors import DatabaseUnavailableError, UnopenedCameraTokenError
+from birthmark_sma.authority.rate_limits import RateLimits
+from birthmark_sma.config import ReplayPolicy
+from birthmark_sma.errors import (
+    BirthmarkError,
+    DatabaseUnavailableError,
+    UnopenedCameraTokenError,
+)
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
 from birthmark_sma.protocol.repeat import Repeat, Sighting, digest_of
-from birthmark_sma.protocol.verdict import Reason, Standing, Verdict, decide
+from birthmark_sma.protocol.verdict import (
+    Reason,
+    Standing,
+    Verdict,
+    bind_to_derivation,
+    decide,
+)
 from birthmark_sma.storage import ledger
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.standings import DeviceStanding
+from birthmark_sma.storage.standings import DeviceStanding, find_standings
 from birthmark_sma.storage.trail import Trail
 
 
@@ -49,6 +63,8 @@ class Attempt(NamedTuple):
     """How the keys are derived where it came in. No other way is ever tried."""
     alternatives: Sequence[CameraToken] = ()
     """The same sealed NUC hash under other tables: published cameras name all three of theirs."""
+    request: object = None
+    """What tells the request that it came with from others; None where no limit counts its FAIL."""
 
 
 class Validation(NamedTuple):
@@ -62,6 +78,8 @@ class Validation(NamedTuple):
     device_serial: str | None
     device_family: str | None
     validated_at: datetime
+    digest: bytes
+    """What stands for the token in the replay ledger."""
     repeat: Repeat | None = None
     """What kind of repeat it is; None is the first sight of this token."""
     answer_was_lost: bool = False
@@ -108,10 +126,10 @@ class Validator:
         pool_limit: int,
         batch_limit: int,
         figures: Figures | None = None,
-        refuses_repeats: bool = False,
+        rate_limits: RateLimits | None = None,
+        replay: ReplayPolicy = ReplayPolicy.RECORD,
     ) -> None:
         self._figures = figures or Figures()
-        self._refuses_repeats = refuses_repeats
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(stock.sizes.tables)
         self._stock = stock
@@ -120,7 +138,10 @@ class Validator:
         self._nuc_hash_index = nuc_hash_index
         self._trail = Trail()
         self._watcher: Watcher | None = None
-        self._begun = self._opened = 0  # of the batch under way; the writer thread's
+        self._limits = rate_limits if rate_limits and rate_limits.limits_failures else None
+        self._replay = replay
+        self._failed: Counter[str] = Counter()  # of the batch under way, by caller; the writer's
+        self._begun = self._opened = 0  # likewise
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
             database,
             self._settle,
@@ -150,9 +171,11 @@ class Validator:
         than one, it is `camera_token` that failed.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
-        DatabaseUnavailableError where the verdict could not be recorded: then there is none.
+        DatabaseUnavailableError where the verdict could not be recorded: then there is none; or
+        RateLimitedError where the caller has gathered too many FAILs meanwhile.
         """
-        return self._writer.offer(Attempt(camera_token, caller, derivation, alternatives), origin)
+        attempt = Attempt(camera_token, caller, derivation, alternatives, object())
+        return self._writer.offer(attempt, origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and wait for it. Raises as `offer` does."""
@@ -162,12 +185,15 @@ class Validator:
         self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None
     ) -> "asyncio.Future[Answers[Validation]]":
         """Judge one or more tokens in one transaction. Raises as `offer` does."""
-        attempts = [Attempt(each, caller) for each in camera_tokens]
+        request = object()
+        attempts = [Attempt(each, caller, request=request) for each in camera_tokens]
         return self._writer.offer_together(attempts, origin)
 
-    def submit(self, camera_token: CameraToken, caller: Caller) -> "Future[Validation]":
+    def submit(
+        self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
+    ) -> "Future[Validation]":
         """The same for a thread, as a future."""
-        return self._writer.submit(Attempt(camera_token, caller))
+        return self._writer.submit(Attempt(camera_token, caller, derivation))
 
     @property
     def waiting(self) -> int:
@@ -197,6 +223,9 @@ class Validator:
     # --- in the writer thread
 
     def _note(self, batch: Batch) -> None:
+        for who, times in self._failed.items():
+            assert self._limits is not None  # noqa: S101  or nobody had counted
+            self._limits.failed(who, times)
         self._figures.batch(VALIDATIONS, batch)
         if self._watcher is not None:
             try:
@@ -205,24 +234,113 @@ class Validator:
             except Exception:  # the batch is durable: its callers get their answers
                 _log.exception("a batch could not be watched")
 
-    def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
+    def _settle(
+        self, transaction: Connection, attempts: Sequence[Attempt]
+    ) -> Sequence[Validation | BirthmarkError]:
         """Judge a batch, write its audit rows and count them, all in this transaction."""
         now = self._clock.now()
+        self._failed = Counter()
         self._begun = perf_counter_ns()
         attempts, opened = zip(*map(self._open_attempt, attempts), strict=True)
         self._opened = perf_counter_ns()
+        if self._limits is None:
+            validations = self._judge_together(transaction, attempts, opened, now)
+            self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
+            return validations
+        return self._judge_in_turns(transaction, attempts, opened, now, self._limits)
+
+    def _judge_in_turns(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        opened: Sequence[bytes | None],
+        now: datetime,
+        limits: RateLimits,
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Judge the requests of a batch, and let no caller gather FAILs beyond its limit.
+
+        Those that wait for the outcome of others are judged in a later turn.
+        """
+        answers: dict[int, Validation | BirthmarkError] = {}
+        turns = FailureTurns(
+            limits,
+            [attempt.request for attempt in attempts],
+            [partition_of(attempt.caller) for attempt in attempts],
+        )
+        while turn := turns.next():
+            judged = self._judge_together(
+                transaction, [attempts[at] for at in turn], [opened[at] for at in turn], now
+            )
+            for at, validation in zip(turn, judged, strict=True):
+                answers[at] = validation
+                if counts_as_fail(validation, self._replay):
+                    turns.failed(at)
+        self._failed = turns.failures
+        answers |= turns.refused
+        in_order = [answers[at] for at in range(len(attempts))]
+        rows = [
+            _audit_row(attempt, answer)
+            for attempt, answer in zip(attempts, in_order, strict=True)
+            if isinstance(answer, Validation)
+        ]
+        if rows:
+            self._trail.write(transaction, rows)
+        return in_order
+
+    def _judge_together(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        opened: Sequence[bytes | None],
+        now: datetime,
+    ) -> list[Validation]:
         # A token that did not open is looked up all the same, under a decoy that no device has.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        standings, repeats = self._look_up(transaction, attempts, sought, now)
-        validations = [
-            self._judge(attempt, nuc_hash is not None, standings.get(key), now, repeat)
-            for attempt, nuc_hash, key, repeat in zip(
-                attempts, opened, sought, repeats, strict=True
-            )
+        standings = find_standings(transaction, sought)
+        judged = [
+            self._judge(attempt, nuc_hash is not None, standings.get(key), now)
+            for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
         ]
-        self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
-        if self._refuses_repeats and Repeat.REPLAYED in repeats:
+        validations = self._note_sights(transaction, attempts, judged, now)
+        if self._replay is ReplayPolicy.REFUSE_SAME_CALLER and any(
+            validation.repeat is Repeat.REPLAYED for validation in validations
+        ):
             return self._recall_lost_answers(transaction, attempts, validations)
+        return validations
+
+    def _note_sights(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        judged: Sequence[Validation],
+        now: datetime,
+    ) -> list[Validation]:
+        """Write every token into the replay ledger, and add what that says of each.
+
+        A token that passed under the other key derivation fails.
+        """
+        sightings = []
+        passes: dict[bytes, int] = {}
+        places = []
+        for attempt, validation in zip(attempts, judged, strict=True):
+            place = validation.digest
+            if attempt.derivation is not NORMATIVE:
+                place = digest_of(attempt.camera_token)
+            sightings.append(Sighting(validation.digest, attempt.caller.identity))
+            places.append(place)
+            passes_now = validation.reason is Reason.GENUINE
+            if not passes.get(place):
+                passes[place] = attempt.derivation.number if passes_now else 0
+        repeats, passed_under = ledger.note(transaction, sightings, now, passes)
+        validations = []
+        for attempt, validation, repeat, place in zip(
+            attempts, judged, repeats, places, strict=True
+        ):
+            number = attempt.derivation.number
+            reason = bind_to_derivation(validation.reason, number, passed_under[place])
+            if repeat is not None or reason is not validation.reason:
+                validation = validation._replace(reason=reason, repeat=repeat)  # noqa: PLW2901
+            validations.append(validation)
         return validations
 
     def _recall_lost_answers(
@@ -232,37 +350,29 @@ class Validator:
         validations: Sequence[Validation],
     ) -> list[Validation]:
         """Mark the repeats whose callers did not get the earlier verdict; each is given once."""
-        repeated = {
-            _sighting_of(attempt)
+        sightings = [
+            Sighting(validation.digest, attempt.caller.identity)
             for attempt, validation in zip(attempts, validations, strict=True)
-            if validation.repeat is Repeat.REPLAYED
-        }
-        lost = ledger.take_lost_answers(transaction, repeated)
+        ]
+        lost = ledger.take_lost_answers(
+            transaction,
+            {
+                sighting
+                for sighting, validation in zip(sightings, validations, strict=True)
+                if validation.repeat is Repeat.REPLAYED
+            },
+        )
         in_doubt = perf_counter_ns() - self._writer.began > _DOUBTFUL_NANOSECONDS
         recalled = []
-        for attempt, validation in zip(attempts, validations, strict=True):
+        for sighting, validation in zip(sightings, validations, strict=True):
             if validation.repeat is not Repeat.REPLAYED:
                 recalled.append(validation)
-            elif (sighting := _sighting_of(attempt)) in lost:
+            elif sighting in lost:
                 lost.remove(sighting)
                 recalled.append(validation._replace(answer_was_lost=True))
             else:
                 recalled.append(validation._replace(in_doubt=in_doubt))
         return recalled
-
-    def _look_up(
-        self,
-        transaction: Connection,
-        attempts: Sequence[Attempt],
-        nuc_hashes: Sequence[bytes],
-        now: datetime,
-    ) -> tuple[Mapping[bytes, DeviceStanding], Sequence[Repeat | None]]:
-        """Return what is known of the devices, and of each token whether it was seen before.
-
-        Every token goes into the replay ledger, whatever its verdict will be.
-        """
-        sightings = list(map(_sighting_of, attempts))
-        return ledger.look_up(transaction, sightings, nuc_hashes, now)
 
     def _sizes_of(self, derivation: Derivation) -> TableSizes:
         return self._stock.sizes if derivation is NORMATIVE else self._published_sizes
@@ -301,8 +411,8 @@ class Validator:
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
-        repeat: Repeat | None,
     ) -> Validation:
+        """Judge a token by itself, whether it came before or not."""
         reason = decide(
             sizes=self._sizes_of(attempt.derivation),
             table_id=attempt.camera_token.table_id,
@@ -310,13 +420,27 @@ class Validator:
             opened=opened,
             standing=None if device is None else Standing(device.status, device.table_assignments),
         )
+        digest = digest_of(attempt.camera_token, attempt.derivation)
         if device is None:
-            return Validation(reason, None, None, now, repeat)
-        return Validation(reason, device.device_serial, device.device_family, now, repeat)
+            return Validation(reason, None, None, now, digest)
+        return Validation(reason, device.device_serial, device.device_family, now, digest)
 
 
-def _sighting_of(attempt: Attempt) -> Sighting:
-    return Sighting(digest_of(attempt.camera_token), attempt.caller.identity)
+def is_withheld(validation: Validation, policy: ReplayPolicy) -> bool:
+    """Say whether a caller is told no verdict, as it was told one before."""
+    return (
+        validation.repeat is Repeat.REPLAYED
+        and policy is ReplayPolicy.REFUSE_SAME_CALLER
+        and not validation.answer_was_lost
+    )
+
+
+def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
+    """Say whether a verdict takes from the FAILs that a caller may gather.
+
+    One that is withheld does not: what is left would tell it.
+    """
+    return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
 
 
 def _note_lost_answers(transaction: Connection, lost: Sequence[tuple[Attempt, Validation]]) -> None:
@@ -324,7 +448,7 @@ def _note_lost_answers(transaction: Connection, lost: Sequence[tuple[Attempt, Va
     ledger.note_lost_answers(
         transaction,
         {
-            _sighting_of(attempt)
+            Sighting(validation.digest, attempt.caller.identity)
             for attempt, validation in lost
             if validation.repeat is not Repeat.REPLAYED or validation.answer_was_lost
         },

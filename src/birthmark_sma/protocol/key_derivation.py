@@ -6,7 +6,7 @@ pseudorandom key is worth keeping: it halves the work of every later key.
 """
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -25,14 +25,19 @@ _BIRTHMARK = b"Birthmark"
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """One way of feeding HKDF: its salt, and what follows the 4-byte key index in its info."""
+    """One way of feeding HKDF: its salt, and what follows the 4-byte key index in its info.
+
+    `number` and `label` stand for it in the replay ledger, for good.
+    """
 
     salt: bytes
     info_suffix: bytes
+    number: int = field(default=0, compare=False)
+    label: bytes = field(default=b"", compare=False)
 
 
-NORMATIVE = Derivation(salt=_BIRTHMARK, info_suffix=b"")
-PUBLISHED_CLIENTS = Derivation(salt=b"", info_suffix=_BIRTHMARK)
+NORMATIVE = Derivation(salt=_BIRTHMARK, info_suffix=b"", number=1, label=b"")
+PUBLISHED_CLIENTS = Derivation(salt=b"", info_suffix=_BIRTHMARK, number=2, label=b"published")
 
 
 def extract(master_key: bytes, derivation: Derivation = NORMATIVE) -> bytes:

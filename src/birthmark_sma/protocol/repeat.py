@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 
 DIGEST_BYTES = 16
 """Among a thousand million tokens, the chance that two share a digest is one in 10^21, and to find
@@ -35,15 +36,17 @@ class Sighting(NamedTuple):
     caller: str
 
 
-def digest_of(camera_token: CameraToken) -> bytes:
-    """Return 16 bytes that stand for a token: BLAKE2b (RFC 7693) over all that is on the wire.
+def digest_of(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> bytes:
+    """Return 16 bytes that stand for a token and what was asked of it.
 
-    Every part has a fixed length, so no two tokens are the same text. The nonce is drawn at random,
-    so a digest gives no token away.
+    BLAKE2b (RFC 7693) over all that is on the wire, personalised by the derivation: a token that is
+    validated under another derivation is another question, and no repeat. Every part has a fixed
+    length, so no two tokens are the same text. The nonce is drawn at random, so a digest gives no
+    token away.
     """
     address = _ADDRESS.pack(camera_token.table_id, camera_token.key_index)
     text = address + camera_token.nonce + camera_token.encrypted_nuc_hash
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES, person=derivation.label).digest()
 
 
 def without_first_sights(sightings: Sequence[Sighting], fresh: Set[bytes]) -> list[Sighting | None]:

@@ -36,6 +36,8 @@ class Reason(StrEnum):
     TABLE_NOT_ASSIGNED = "table_not_assigned"
     DEVICE_SUSPENDED = "device_suspended"
     DEVICE_REVOKED = "device_revoked"
+    OTHER_DERIVATION = "other_derivation"
+    """The token passed before, under the other key derivation."""
     GENUINE = "genuine"
 
     @property
@@ -94,3 +96,14 @@ def decide(  # noqa: PLR0911  one return a rule reads best
             return Reason.DEVICE_REVOKED
         case DeviceStatus.ACTIVE:
             return Reason.GENUINE
+
+
+def bind_to_derivation(reason: Reason, derivation: int, passed_under: int) -> Reason:
+    """Let a token pass under one key derivation only.
+
+    GCM does not commit to its key: who knows two keys can make a ciphertext that opens under both,
+    to two devices. `passed_under` is the derivation under which the token passed, or passes now.
+    """
+    if reason is Reason.GENUINE and passed_under != derivation:
+        return Reason.OTHER_DERIVATION
+    return reason

@@ -1,26 +1,32 @@
 """The replay ledger: which camera tokens were seen before, and who brought them.
 
 A token that nobody brought before, which most are, costs one row and nothing else. Only where some
-were brought before, these are counted in a second step. Rows are taken in the order of their
-digests, so that two programs never wait for each other.
+were brought before, these are read and counted in further steps. Rows are locked in the order of
+their digests, which prevents deadlocks.
+
+A token passes under one key derivation only. Its row, under the normative digest, says under which
+it passed; a token that was brought under another derivation alone has such a row too, so that the
+primary key decides which of two programs was first.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     Connection,
     Text,
     and_,
+    bindparam,
     delete,
     literal_column,
     select,
     text,
     tuple_,
+    update,
 )
 
 from birthmark_sma.protocol.repeat import (
@@ -44,48 +50,102 @@ from birthmark_sma.storage.schema import (
     resubmitted_tokens,
     sighted_tokens,
 )
-from birthmark_sma.storage.standings import (
-    ON_POSTGRESQL,
-    DeviceStanding,
-    find_standings,
-    read_standings,
-)
 
 _first_seen_at = sighted_tokens.c.first_seen_at
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
+_NOBODY = ""
+"""The first caller of a row that stands there for its `passed_under` alone."""
 
-def look_up(
-    transaction: Connection,
-    sightings: Sequence[Sighting],
-    nuc_hashes: Sequence[bytes],
-    now: datetime,
-) -> tuple[dict[bytes, DeviceStanding], list[Repeat | None]]:
-    """Write sightings down, and find the devices with these HMACs of their NUC hash.
 
-    Says of each sighting whether it is a first sight, which is None, or a repeat. Whatever the
-    tokens' verdicts will be, the statements are the same.
-    """
-    on_postgresql = transaction.dialect.name == "postgresql"
-    first_callers: dict[bytes, str] = {}
-    for digest, caller in sightings:
-        first_callers.setdefault(digest, caller)
-    first_sights = [Sighting(*each) for each in sorted(first_callers.items())]
-    begin = _begin_on_postgresql if on_postgresql else _begin_on_sqlite
-    standings, fresh = begin(transaction, first_sights, nuc_hashes, now)
-    if len(fresh) == len(sightings):
-        return standings, [None] * len(sightings)
-    repeats = without_first_sights(sightings, fresh)
-    times = Counter(each for each in repeats if each is not None)
-    count = _count_on_postgresql if on_postgresql else _count_on_sqlite
-    return standings, classify(repeats, count(transaction, times, now))
+class _Known(NamedTuple):
+    """What a row says."""
+
+    first_caller: str
+    passed_under: int
 
 
 def note(
-    transaction: Connection, sightings: Sequence[Sighting], now: datetime
-) -> list[Repeat | None]:
-    """Write sightings down as `look_up` does, without asking for devices."""
-    return look_up(transaction, sightings, [], now)[1]
+    transaction: Connection,
+    sightings: Sequence[Sighting],
+    now: datetime,
+    passes: Mapping[bytes, int] | None = None,
+) -> tuple[list[Repeat | None], Mapping[bytes, int]]:
+    """Write sightings down, and under which key derivation their tokens pass.
+
+    `passes` has the normative digest of each token, and the number of the derivation under which it
+    passes now, or 0. Returns of each sighting whether it is a first sight, which is None, or a
+    repeat; and under which derivation each of `passes` passed, by the one that was first for good.
+    Whatever the tokens' verdicts will be, the statements are the same.
+    """
+    passes = passes or {}
+    rows: dict[bytes, _Known] = {}
+    for digest, caller in sightings:
+        if digest not in rows:
+            rows[digest] = _Known(caller, passes.get(digest, 0))
+    distinct = len(rows)
+    for digest, number in passes.items():
+        if digest not in rows:
+            rows[digest] = _Known(_NOBODY, number)
+    on_postgresql = transaction.dialect.name == "postgresql"
+    insert = _insert_on_postgresql if on_postgresql else _insert_on_sqlite
+    fresh = insert(transaction, sorted(rows.items()), now)
+    if len(fresh) == len(rows) and distinct == len(sightings):
+        return [None] * len(sightings), passes
+    known = {digest: rows[digest] for digest in fresh}
+    first_sights = set(fresh)
+    if len(fresh) < len(rows):
+        there = [digest for digest in sorted(rows) if digest not in known]
+        known |= _catch_up(transaction, there, rows, first_sights)
+    repeats = without_first_sights(sightings, first_sights)
+    times = Counter(each for each in repeats if each is not None)
+    count = _count_on_postgresql if on_postgresql else _count_on_sqlite
+    brought_before = {
+        sighting
+        for sighting, number in (count(transaction, times, now) if times else ())
+        if number > times[sighting]
+        or (sighting.digest in known and known[sighting.digest].first_caller == sighting.caller)
+    }
+    passed = {digest: known.get(digest, rows[digest]).passed_under for digest in passes}
+    return classify(repeats, brought_before), passed
+
+
+def _catch_up(
+    transaction: Connection,
+    digests: Sequence[bytes],
+    rows: Mapping[bytes, _Known],
+    first_sights: set[bytes],
+) -> dict[bytes, _Known]:
+    """Read rows that were there before, and add what they lack: a first caller, or a derivation.
+
+    Rows that lack something are read again under a lock, as another program may add it now. A
+    derivation is never replaced. What gets its first caller is added to `first_sights`.
+    """
+    on_postgresql = transaction.dialect.name == "postgresql"
+    read = _read_on_postgresql if on_postgresql else _read_on_sqlite
+    known = read(transaction, digests)
+    lacking = [digest for digest, row in known.items() if _complete(row, rows[digest]) != row]
+    if not lacking:
+        return known
+    if on_postgresql:
+        known |= _read_on_postgresql(transaction, sorted(lacking), lock=" ORDER BY 1 FOR UPDATE")
+    complete = {digest: _complete(known[digest], rows[digest]) for digest in lacking}
+    first_sights |= {
+        digest
+        for digest in lacking
+        if known[digest].first_caller == _NOBODY != complete[digest].first_caller
+    }
+    change = update(sighted_tokens).where(sighted_tokens.c.digest == bindparam("place"))
+    transaction.execute(
+        change, [{"place": digest, **row._asdict()} for digest, row in sorted(complete.items())]
+    )
+    return known | complete
+
+
+def _complete(row: _Known, brought: _Known) -> _Known:
+    return _Known(
+        row.first_caller or brought.first_caller, row.passed_under or brought.passed_under
+    )
 
 
 def note_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> None:
@@ -108,58 +168,56 @@ def take_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> set[
 
 # --- PostgreSQL
 
-# Together, as each call of a driver costs as much as judging some tokens. The last row has the
-# digests that were new, one after the other.
-_BEGIN_ON_POSTGRESQL = "".join(
-    (
-        """
+# One row with all digests that were new, one after the other.
+_INSERT_ON_POSTGRESQL = """
 WITH noted AS (
-    INSERT INTO sighted_tokens (digest, first_caller, first_seen_at)
-    SELECT digest, caller, ($4::timestamptz[])[1]
-    FROM unnest($2::bytea[], $3::text[]) AS brought (digest, caller)
+    INSERT INTO sighted_tokens (digest, first_caller, first_seen_at, passed_under)
+    SELECT digest, caller, ($4::timestamptz[])[1], passed_under
+    FROM unnest($1::bytea[], $2::text[], $3::integer[]) AS brought (digest, caller, passed_under)
     ON CONFLICT (digest) DO NOTHING RETURNING digest
-)""",
-        ON_POSTGRESQL,
-        "UNION ALL SELECT string_agg(digest, ''), NULL, NULL, NULL, NULL FROM noted",
-    )
 )
-# A statement of its own, as only a later one sees what another program wrote for which the first
-# one waited.
+SELECT string_agg(digest, '') FROM noted
+"""
+_READ_ON_POSTGRESQL = """
+SELECT digest, first_caller, CAST(passed_under AS text) FROM sighted_tokens
+WHERE digest = ANY($1::bytea[])"""
 _COUNT_ON_POSTGRESQL = """
 INSERT INTO resubmitted_tokens AS counted (digest, caller, times, last_seen_at)
 SELECT digest, caller, times, ($4::timestamptz[])[1]
 FROM unnest($1::bytea[], $2::text[], $3::integer[]) AS brought (digest, caller, times)
 ON CONFLICT (digest, caller)
 DO UPDATE SET times = counted.times + excluded.times, last_seen_at = excluded.last_seen_at
-RETURNING digest, caller, CAST(times AS text),
-    (SELECT first_caller FROM sighted_tokens WHERE sighted_tokens.digest = counted.digest)
+RETURNING digest, caller, CAST(times AS text)
 """
 
 
-def _begin_on_postgresql(
-    transaction: Connection,
-    first_sights: Sequence[Sighting],
-    nuc_hashes: Sequence[bytes],
-    now: datetime,
-) -> tuple[dict[bytes, DeviceStanding], Set[bytes]]:
-    digests, callers = zip(*first_sights, strict=True)
+def _insert_on_postgresql(
+    transaction: Connection, rows: Sequence[tuple[bytes, _Known]], now: datetime
+) -> Set[bytes]:
     parameters = (
-        array_of_bytes(nuc_hashes),
-        array_of_bytes(digests),
-        array_of_text(callers),
+        array_of_bytes([digest for digest, _ in rows]),
+        array_of_text([row.first_caller for _, row in rows]),
+        array_of_integers([row.passed_under for _, row in rows]),
         array_of_times([now]),
     )
-    found = at_once(transaction, _BEGIN_ON_POSTGRESQL, parameters)
-    devices = found.ntuples - 1
-    noted = found.get_value(devices, 0) or b""
+    noted = at_once(transaction, _INSERT_ON_POSTGRESQL, parameters).get_value(0, 0) or b""
     size = DIGEST_BYTES
-    fresh = {noted[start : start + size] for start in range(0, len(noted), size)}
-    return read_standings(found, devices), fresh
+    return {noted[start : start + size] for start in range(0, len(noted), size)}
+
+
+def _read_on_postgresql(
+    transaction: Connection, digests: Sequence[bytes], lock: str = ""
+) -> dict[bytes, _Known]:
+    # A statement of its own, as only a later one sees what another program wrote for which the
+    # first one waited.
+    found = at_once(transaction, _READ_ON_POSTGRESQL + lock, [array_of_bytes(digests)])
+    values = ([found.get_value(row, at) or b"" for at in range(3)] for row in range(found.ntuples))
+    return {digest: _Known(caller.decode(), int(passed)) for digest, caller, passed in values}
 
 
 def _count_on_postgresql(
     transaction: Connection, times: Counter[Sighting], now: datetime
-) -> Set[Sighting]:
+) -> Iterator[tuple[Sighting, int]]:
     counts = sorted(times.items())
     digests, callers = zip(*(sighting for sighting, _ in counts), strict=True)
     parameters = (
@@ -169,29 +227,27 @@ def _count_on_postgresql(
         array_of_times([now]),
     )
     counted = at_once(transaction, _COUNT_ON_POSTGRESQL, parameters)
-    brought_before = set()
     for row in range(counted.ntuples):
-        digest, caller, number, first_caller = (
-            counted.get_value(row, column) or b"" for column in range(4)
-        )
-        sighting = Sighting(digest, caller.decode())
-        if caller == first_caller or int(number) > times[sighting]:
-            brought_before.add(sighting)
-    return brought_before
+        digest, caller, number = (counted.get_value(row, column) or b"" for column in range(3))
+        yield Sighting(digest, caller.decode()), int(number)
 
 
 # --- SQLite: one writer at a time. Many rows a statement, but of a few sizes only, as it keeps
 # statements prepared by their text.
 
 _SIZES = (256, 64, 16, 4, 1)
-_NOTE_FIRST_ON_SQLITE = """
-INSERT INTO sighted_tokens (digest, first_caller, first_seen_at) VALUES {}
+_INSERT_ON_SQLITE = """
+INSERT INTO sighted_tokens (digest, first_caller, first_seen_at, passed_under) VALUES {}
 ON CONFLICT (digest) DO NOTHING
 """
 # Every new row gets the next number, so those just written have the highest.
 _FRESH_ON_SQLITE = """
 SELECT json_group_array(hex(digest)) FROM sighted_tokens
 WHERE rowid > (SELECT max(rowid) FROM sighted_tokens) - ?
+"""
+_READ_ON_SQLITE = """
+SELECT json_group_array(json_array(hex(digest), first_caller, passed_under))
+FROM sighted_tokens WHERE digest IN (VALUES {})
 """
 _COUNT_ON_SQLITE = """
 INSERT INTO resubmitted_tokens (digest, caller, times, last_seen_at) VALUES {}
@@ -200,53 +256,46 @@ DO UPDATE SET times = times + excluded.times, last_seen_at = excluded.last_seen_
 """
 _COUNTED_ON_SQLITE = """
 WITH brought (digest, caller) AS (VALUES {})
-SELECT json_group_array(json_array(hex(digest), caller, times, first_caller))
+SELECT json_group_array(json_array(hex(digest), caller, times))
 FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
-LEFT JOIN sighted_tokens USING (digest)
 """
 
 
-def _begin_on_sqlite(
-    transaction: Connection,
-    first_sights: Sequence[Sighting],
-    nuc_hashes: Sequence[bytes],
-    now: datetime,
-) -> tuple[dict[bytes, DeviceStanding], Set[bytes]]:
-    fresh = _note_first_on_sqlite(transaction, first_sights, now)
-    return find_standings(transaction, nuc_hashes), fresh
-
-
-def _note_first_on_sqlite(
-    transaction: Connection, first_sights: Sequence[Sighting], now: datetime
+def _insert_on_sqlite(
+    transaction: Connection, rows: Sequence[tuple[bytes, _Known]], now: datetime
 ) -> Set[bytes]:
     time = as_sqlite_text(now)
+    values = [(digest, row.first_caller, time, row.passed_under) for digest, row in rows]
     noted = sum(
-        transaction.exec_driver_sql(statement, values).rowcount
-        for statement, values in _in_parts(
-            _NOTE_FIRST_ON_SQLITE, [(*each, time) for each in first_sights]
-        )
+        transaction.exec_driver_sql(statement, part).rowcount
+        for statement, part in _in_parts(_INSERT_ON_SQLITE, values)
     )
-    if noted == len(first_sights):
-        return frozenset(digest for digest, _ in first_sights)
+    if noted == len(rows):
+        return frozenset(digest for digest, _ in rows)
     fresh = transaction.exec_driver_sql(_FRESH_ON_SQLITE, (noted,)).scalar_one()
     return {bytes.fromhex(digest) for digest in json.loads(fresh)}
 
 
+def _read_on_sqlite(transaction: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
+    known = {}
+    for statement, values in _in_parts(_READ_ON_SQLITE, [(digest,) for digest in digests]):
+        found = transaction.exec_driver_sql(statement, values).scalar_one()
+        for digest, *row in json.loads(found):
+            known[bytes.fromhex(digest)] = _Known(*row)
+    return known
+
+
 def _count_on_sqlite(
     transaction: Connection, times: Counter[Sighting], now: datetime
-) -> Set[Sighting]:
+) -> Iterator[tuple[Sighting, int]]:
     time = as_sqlite_text(now)
     counts = [(*sighting, number, time) for sighting, number in sorted(times.items())]
     for statement, values in _in_parts(_COUNT_ON_SQLITE, counts):
         transaction.exec_driver_sql(statement, values)
-    brought_before = set()
     for statement, values in _in_parts(_COUNTED_ON_SQLITE, [each[:2] for each in counts]):
         counted = transaction.exec_driver_sql(statement, values).scalar_one()
-        for digest, caller, number, first_caller in json.loads(counted):
-            sighting = Sighting(bytes.fromhex(digest), caller)
-            if caller == first_caller or number > times[sighting]:
-                brought_before.add(sighting)
-    return brought_before
+        for digest, caller, number in json.loads(counted):
+            yield Sighting(bytes.fromhex(digest), caller), number
 
 
 def _in_parts(statement: str, rows: Sequence[_Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:

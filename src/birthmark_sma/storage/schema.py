@@ -344,8 +344,12 @@ sighted_tokens = Table(
     Column("digest", LargeBinary, primary_key=True),
     Column("first_caller", String(64), nullable=False),
     Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("passed_under", SmallInteger, nullable=False, server_default="0"),
 )
 """The replay ledger: every camera token that was judged, as a digest, and who brought it first.
+
+`passed_under` is the number of the key derivation under which the token passed (`storage.ledger`),
+0 where it did not. It stands in the row of the normative digest, whichever derivation it was.
 
 What is old is found without an index that every token would pay for: on PostgreSQL by a summary of
 each range of pages, on SQLite by the order in which rows were written.

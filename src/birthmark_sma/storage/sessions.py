@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from birthmark_sma.storage.schema import dashboard_sessions
 
@@ -51,12 +51,6 @@ def end_session(transaction: Connection, digest: bytes) -> None:
     transaction.execute(delete(dashboard_sessions).where(_columns.digest == digest))
 
 
-def end_old_sessions(
-    transaction: Connection, *, opened_before: datetime, seen_before: datetime
-) -> None:
-    """Forget the sessions that were opened, or last used, before these times."""
-    transaction.execute(
-        delete(dashboard_sessions).where(
-            or_(_columns.opened_at < opened_before, _columns.seen_at < seen_before)
-        )
-    )
+def forget_old_sessions(transaction: Connection, *, opened_before: datetime) -> None:
+    """Forget the sessions that were opened before this time."""
+    transaction.execute(delete(dashboard_sessions).where(_columns.opened_at < opened_before))

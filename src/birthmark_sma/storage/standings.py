@@ -33,25 +33,23 @@ def find_standings(
     return _find_on_sqlite(connection, nuc_hashes)
 
 
-ON_POSTGRESQL = """
+_ON_POSTGRESQL = """
 SELECT nuc_hash, device_serial, device_family, status, table_assignments
 FROM registered_devices WHERE nuc_hash = ANY($1::bytea[])
 """
-"""The question, which the replay ledger asks together with its own."""
 _STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 
 def _find_on_postgresql(
     connection: Connection, nuc_hashes: Sequence[bytes]
 ) -> dict[bytes, DeviceStanding]:
-    found = at_once(connection, ON_POSTGRESQL, [array_of_bytes(nuc_hashes)])
-    return read_standings(found, found.ntuples)
+    found = at_once(connection, _ON_POSTGRESQL, [array_of_bytes(nuc_hashes)])
+    return _read(found)
 
 
-def read_standings(found: PGresult, rows: int) -> dict[bytes, DeviceStanding]:
-    """Read the first so many rows of what `ON_POSTGRESQL` found."""
+def _read(found: PGresult) -> dict[bytes, DeviceStanding]:
     standings = {}
-    for row in range(rows):
+    for row in range(found.ntuples):
         nuc_hash, serial, family, status, tables = (
             found.get_value(row, column) or b"" for column in range(5)
         )

@@ -12,13 +12,18 @@ from starlette.types import Receive, Scope
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
-from birthmark_sma.web.problems import InvalidRequestError, RequestError
+from birthmark_sma.web.problems import MOST_ERRORS, InvalidRequestError, RequestError
 from birthmark_sma.web.wire import FieldError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_VALUES = 1_000
+"""How many values the body of a request has, counted by what separates them. A camera token has
+four, a device's certificate request none in its PEM."""
+
 _JSON = "application/json"
 _UTF_8 = (b"utf-8", b"utf8")
+_HEAD_BYTES = 4_096
 
 
 def authority_of(request: Request) -> Authority:
@@ -86,13 +91,21 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
-def parse(body: bytes, model: type[Model]) -> Model:
+def parse(body: bytes, model: type[Model], most_values: int = MOST_VALUES) -> Model:
     """Parse a JSON body strictly. Raises InvalidRequestError.
 
     A name that stands twice in an object is refused: parsers disagree on which one counts (RFC
-    8259, section 4).
+    8259, section 4). A body of more than about `most_values` values is refused unparsed: others
+    would wait for it.
     """
+    if count_values(body) > most_values:
+        raise too_many_values(body, model, most_values)
     return checked(parse_json(body), model)
+
+
+def count_values(text: bytes) -> int:
+    """Return about how many values a JSON text has, by what separates and begins them."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def parse_json(body: bytes) -> Any:
@@ -103,12 +116,51 @@ def parse_json(body: bytes) -> Any:
         raise InvalidRequestError([FieldError(field="body", detail=_json_fault(error))]) from None
 
 
-def checked(value: object, model: type[Model]) -> Model:
-    """Return what a value says, as a model. Raises InvalidRequestError."""
+def checked(value: object, model: type[Model], most: int = MOST_ERRORS) -> Model:
+    """Return what a value says, as a model. Raises InvalidRequestError.
+
+    pydantic makes an error for each unknown member: it sees no more than `most` of these.
+    """
+    value, more = _without_surplus(value, model, most)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise InvalidRequestError.of(error) from None
+        raise InvalidRequestError.of(error, more) from None
+
+
+def _without_surplus(value: object, model: type[BaseModel], most: int) -> tuple[object, int]:
+    """Take most unknown members out of an object, and those in it; say how many."""
+    fields = model.model_fields
+    if not isinstance(value, dict):
+        return value, 0
+    unknown = [name for name in value if name not in fields]
+    surplus = unknown[most:]
+    kept = {name: each for name, each in value.items() if name in fields}
+    more = len(surplus)
+    for name, each in kept.items():
+        kind = fields[name].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kept[name], within = _without_surplus(each, kind, most)
+            more += within
+    kept.update((name, value[name]) for name in unknown[:most])
+    return kept, more if model.model_config.get("extra") == "forbid" else 0
+
+
+def too_many_values(body: bytes, model: type[BaseModel], most: int) -> InvalidRequestError:
+    """Say what is wrong with the beginning of a body that is not parsed, and how much there is."""
+    try:
+        head = jiter.from_json(body[:_HEAD_BYTES], partial_mode=True)
+    except ValueError:
+        head = None
+    detail = f"it has more than {most:,} values, or is not JSON"
+    fault = [FieldError(field="body", detail=detail)]
+    if isinstance(head, dict) and len(head) > MOST_ERRORS + len(model.model_fields):
+        try:
+            checked(head, model)
+        except InvalidRequestError as error:
+            fault += error.fields
+            return InvalidRequestError(fault[:MOST_ERRORS], body.count(b",") - MOST_ERRORS + 1)
+    return InvalidRequestError(fault)
 
 
 def _json_fault(error: ValueError) -> str:

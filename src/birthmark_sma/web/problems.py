@@ -25,6 +25,8 @@ from birthmark_sma.web.wire import FieldError
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 MISDIRECTED = "misdirected-request"
+MOST_ERRORS = 20
+"""How many errors a problem document lists."""
 _MAX_FIELD_CHARACTERS = 64
 
 _log = logging.getLogger(__name__)
@@ -47,16 +49,28 @@ class UnknownAddressError(Exception):
 
 
 class InvalidRequestError(Exception):
-    """A body or header that is malformed, with what is wrong with each field: so it reads."""
+    """A body or header that is malformed, with what is wrong with each field: so it reads.
 
-    def __init__(self, fields: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{field.field}: {field.detail}" for field in fields))
-        self.fields = fields
+    `fields` are at most MOST_ERRORS; `more` is how many others there are.
+    """
+
+    def __init__(self, fields: Sequence[FieldError], more: int = 0) -> None:
+        self.fields = fields[:MOST_ERRORS]
+        self.more = more + len(fields) - len(self.fields)
+        super().__init__(self.summary(MOST_ERRORS))
+
+    def summary(self, most: int) -> str:
+        """Return the first errors in one line, and how many more there are."""
+        told = [f"{field.field}: {field.detail}" for field in self.fields[:most]]
+        more = self.more + len(self.fields) - len(told)
+        return "; ".join(told) + (f"; and {more:,} more errors" if more else "")
 
     @classmethod
-    def of(cls, error: ValidationError | RequestValidationError) -> "InvalidRequestError":
+    def of(
+        cls, error: ValidationError | RequestValidationError, more: int = 0
+    ) -> "InvalidRequestError":
         """Take from pydantic's error what may be told: fields and rules, never values."""
-        return cls([_field_error(each["loc"], each["msg"]) for each in error.errors()])
+        return cls([_field_error(each["loc"], each["msg"]) for each in error.errors()], more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +280,9 @@ def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InvalidRequestError)  # noqa: S101
-    return problem(
-        request,
-        _INVALID,
-        f"The request is malformed: {error}.",
-        errors=[field.model_dump() for field in error.fields],
-    )
+    errors = [field.model_dump() for field in error.fields]
+    more = {"more_errors": error.more} if error.more else {}
+    return problem(request, _INVALID, f"The request is malformed: {error}.", errors=errors, **more)
 
 
 def _framework_validation(request: Request, error: Exception) -> JSONResponse:

@@ -61,6 +61,13 @@ def count_guess(scope: Scope, limits: RateLimits) -> None:
         limits.guessed(client[0])
 
 
+def count_session_guess(scope: Scope, limits: RateLimits) -> None:
+    """Count a session's cookie that nobody was given. Raises RateLimitedError as `count_guess`."""
+    client = scope["client"]
+    if client is not None:
+        limits.guessed(client[0])
+
+
 async def confirm(
     scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1
 ) -> None:
@@ -70,6 +77,11 @@ async def confirm(
     if refusal is not None:
         scope[_OUTCOME] = refusal
         raise refusal
+
+
+def tell(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller) -> None:
+    """Tell in the answer what a caller has left by now."""
+    _tell(scope, limits.quotas(kind, caller))
 
 
 def _tell(scope: Scope, quotas: Sequence[Quota]) -> None:

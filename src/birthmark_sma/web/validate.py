@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
-from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,7 +17,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.callers import Caller
 from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.authority.rate_limits import Kind, RateLimits
-from birthmark_sma.authority.validation import Validation
+from birthmark_sma.authority.validation import Validation, counts_as_fail, is_withheld
 from birthmark_sma.config import Disclosure, ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -32,10 +31,10 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
-from birthmark_sma.protocol.repeat import Repeat
-from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.web import examples, openapi, operate, quotas
 from birthmark_sma.web.access import UNKNOWN, Door, route_of
+from birthmark_sma.web.batches import elements_of, parse_batch
 from birthmark_sma.web.deadlines import Deadlines
 from birthmark_sma.web.direct_answers import DirectEndpoint
 from birthmark_sma.web.intake import (
@@ -79,6 +78,7 @@ WITHDRAWN_PATHS = ("/validate-cert", "/validate-cert-legacy")
 """Where they would send an image hash and a device's secret in the clear. They make the address by
 putting `/validate-cert` in place of `/validate` in the one that they were given."""
 _BATCH_BODY_BYTES = 1024 * 1024
+_RESULTS_AT_ONCE = 100
 
 router = APIRouter(tags=["validate"])
 
@@ -326,8 +326,8 @@ class _CameraTokens:
         return door
 
     @cached_property
-    def _refuses_replays(self) -> bool:
-        return self._authority.settings.replay is ReplayPolicy.REFUSE_SAME_CALLER
+    def _replay(self) -> ReplayPolicy:
+        return self._authority.settings.replay
 
     async def _read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         """Read a JSON body. One that is refused unread costs the caller as much as a token."""
@@ -338,6 +338,7 @@ class _CameraTokens:
             quotas.take(scope, limits, Kind.VALIDATE, caller)
             if limits.shared:
                 await quotas.confirm(scope, limits, Kind.VALIDATE, caller)
+                limits.release(Kind.VALIDATE, caller, 1)
             raise
 
     def _check_repeat(self, validation: Validation) -> None:
@@ -345,7 +346,7 @@ class _CameraTokens:
 
         Whoever did not get the first one gets it now; where nobody can say yet, asks again.
         """
-        if validation.repeat is not Repeat.REPLAYED or not self._refuses_replays:
+        if not is_withheld(validation, self._replay):
             return
         if validation.in_doubt:
             raise DatabaseUnavailableError(
@@ -353,8 +354,7 @@ class _CameraTokens:
                 " this camera token before; ask again",
                 fault=DatabaseFault.BUSY,
             )
-        if not validation.answer_was_lost:
-            raise TokenAlreadySubmittedError
+        raise TokenAlreadySubmittedError
 
     def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
         settings = self._authority.settings
@@ -398,8 +398,15 @@ class _One(_CameraTokens):
         self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> Validation:
         handle(scope)
-        await quotas.confirm(scope, self._authority.rate_limits, Kind.VALIDATE, caller)
-        return await self._offer(scope, camera_tokens, caller)
+        limits = self._authority.rate_limits
+        await quotas.confirm(scope, limits, Kind.VALIDATE, caller)
+        failed = 0
+        try:
+            validation = await self._offer(scope, camera_tokens, caller)
+            failed = counts_as_fail(validation, self._replay)
+        finally:
+            limits.release(Kind.VALIDATE, caller, 1, failed)
+        return validation
 
     def _offer(
         self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
@@ -413,9 +420,11 @@ class _One(_CameraTokens):
 
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
         """Phrase the verdict."""
-        validation = future.result()
-        if validation.reason is not Reason.GENUINE:  # also where the caller is not told so again
-            self._authority.rate_limits.failed(caller_of(scope))
+        try:
+            validation = future.result()
+        except RateLimitedError:
+            quotas.tell(scope, self._authority.rate_limits, Kind.VALIDATE, caller_of(scope))
+            raise
         self._check_repeat(validation)
         return self._phrase(validation, caller_of(scope))
 
@@ -523,34 +532,56 @@ class _Many(_CameraTokens):
         if trace is not None:
             trace.parsing()
         try:
-            tokens = parse(body, ValidateBatchRequest).tokens
+            tokens = await parse_batch(body)
         except InvalidRequestError:
             quotas.take(scope, limits, Kind.VALIDATE, caller)
             raise
         quotas.take(scope, limits, Kind.VALIDATE, caller, len(tokens))
-        if limits.shared:
-            await quotas.confirm(scope, limits, Kind.VALIDATE, caller, len(tokens))
-        elements = [_element(each) for each in tokens]
+        elements = [element async for element in elements_of(tokens)]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
-        judged: Sequence[Validation | BirthmarkError] = ()
         if trace is not None:
             trace.offered()
-        if camera_tokens:
-            future = self._authority.validator.offer_together(camera_tokens, caller, scope)
-            self._deadlines.add(future, settings.answer_timeout)
-            judged = await future
-            if failed := sum(map(_failed, judged)):
-                limits.failed(caller, failed)
+        judged = await self._judge(scope, camera_tokens, caller, len(tokens))
         answers = iter(judged)
+        results = []
         try:
-            results = [
-                _refused(each) if isinstance(each, str) else self._told(next(answers), caller)
-                for each in elements
-            ]
+            for place, each in enumerate(elements):
+                if place % _RESULTS_AT_ONCE == _RESULTS_AT_ONCE - 1:
+                    await asyncio.sleep(0)  # others get their turn
+                if isinstance(each, str):
+                    results.append(_refused(each))
+                else:
+                    results.append(self._told(next(answers), caller))
         except DatabaseUnavailableError:
             scope[UNANSWERED].leave()  # the verdicts of the others are not told either
             raise
         return _Json(to_json({"results": results}))
+
+    async def _judge(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller, cost: int
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Have what is well formed judged, once other processes agree if they count too."""
+        limits = self._authority.rate_limits
+        shared = limits.shared
+        if shared:
+            await quotas.confirm(scope, limits, Kind.VALIDATE, caller, cost)
+        judged: Sequence[Validation | BirthmarkError] = ()
+        try:
+            if camera_tokens:
+                future = self._authority.validator.offer_together(camera_tokens, caller, scope)
+                self._deadlines.add(future, self._authority.settings.answer_timeout)
+                judged = await future
+        finally:
+            if shared:
+                failed = sum(self._counts(each) for each in judged)
+                limits.release(Kind.VALIDATE, caller, cost, failed)
+        if judged and isinstance(judged[0], RateLimitedError):
+            quotas.tell(scope, limits, Kind.VALIDATE, caller)
+            raise judged[0]
+        return judged
+
+    def _counts(self, validation: Validation | BirthmarkError) -> bool:
+        return isinstance(validation, Validation) and counts_as_fail(validation, self._replay)
 
     def _told(
         self, validation: Validation | BirthmarkError, caller: Caller
@@ -563,18 +594,6 @@ class _Many(_CameraTokens):
             return {"error": f"{refusal}."}
         error = validation.reason.told_to_caller
         return self._verdict(validation, caller) if error is None else _refused(error)
-
-
-def _element(value: Any) -> CameraToken | str:
-    """Return the camera token that an element is, or what is wrong with it."""
-    try:
-        return ValidateNucRequest.model_validate(value).camera_token()
-    except ValidationError as error:
-        return str(InvalidRequestError.of(error))
-
-
-def _failed(validation: Validation | BirthmarkError) -> bool:
-    return isinstance(validation, Validation) and validation.reason is not Reason.GENUINE
 
 
 def _refused(error: str) -> dict[str, str | None]:

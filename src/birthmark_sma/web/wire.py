@@ -28,6 +28,8 @@ from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.access_keys import AccessKey
 from birthmark_sma.web import examples
 
+MOST_TOKENS = 1_000
+"""How many camera tokens a batch has."""
 WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
 _Three = Annotated[
     list[WireInteger], Field(min_length=TABLES_PER_DEVICE, max_length=TABLES_PER_DEVICE)
@@ -215,7 +217,7 @@ class ValidateBatchRequest(_Request):
         list[Any],
         Field(
             min_length=1,
-            max_length=1_000,
+            max_length=MOST_TOKENS,
             description="Each as the body of a single validation",
             json_schema_extra={"items": {"$ref": "#/components/schemas/ValidateNucRequest"}},
         ),
@@ -463,7 +465,10 @@ class ProblemDocument(_Response):
 class InvalidRequestProblem(ProblemDocument):
     """A malformed request, field by field."""
 
-    errors: list[FieldError]
+    errors: Annotated[list[FieldError], Field(max_length=20)]
+    more_errors: Annotated[
+        int | None, Field(description="How many errors there are beyond those that are listed")
+    ] = None
 
 
 class UnknownAddressProblem(ProblemDocument):

@@ -126,6 +126,32 @@ def test_guesses_are_limited(tmp_path: Path) -> None:
         running.server.close()
 
 
+def test_unknown_sessions_are_guesses(tmp_path: Path) -> None:
+    """Threat 22: 3,200 cookies in a second were not counted. One that is over is no guess."""
+    running, keys = start_with_keys(tmp_path / "data", "sqlite:", "--rate-guesses", "3/hour")
+    try:
+        with running.client("127.0.4.1", headers=PAGE) as browser:
+            assert sign_in(browser, keys["admin"]).status_code == 303
+            with running.database() as database:
+                long_ago = (datetime.now(UTC) - LONGEST - timedelta(days=1)).isoformat(" ")
+                execute(database, "UPDATE dashboard_sessions SET opened_at = :at", at=long_ago)
+            assert {browser.get("/dashboard").status_code for _ in range(9)} == {303}
+        with running.client("127.0.4.1", headers=PAGE) as browser:
+            assert sign_in(browser, keys["admin"]).status_code == 303, "which forgets none of them"
+            assert browser.get("/dashboard").status_code == 200
+        with running.client("127.0.4.1", headers=PAGE) as guesser:
+            answers = [
+                guesser.get("/dashboard", headers={"Cookie": f"sma-session={number:043}"})
+                for number in range(6)
+            ]
+            assert [each.status_code for each in answers] == [303] * 3 + [429] * 3
+            assert int(answers[-1].headers["Retry-After"]) > 3_000
+            short = guesser.get("/dashboard/figures", headers={"Cookie": "sma-session=short"})
+            assert short.status_code == 429
+    finally:
+        running.server.close()
+
+
 @pytest.mark.parametrize(
     "place",
     [

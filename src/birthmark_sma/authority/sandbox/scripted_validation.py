@@ -14,9 +14,10 @@ from birthmark_sma.authority.group_commit import Answers
 from birthmark_sma.authority.origins import Origin
 from birthmark_sma.authority.sandbox.scripted_verdicts import reason_of
 from birthmark_sma.authority.validation import Attempt, Validation, Validator
+from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-from birthmark_sma.protocol.repeat import Repeat
+from birthmark_sma.protocol.repeat import digest_of
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.standings import DeviceStanding
 
@@ -63,11 +64,14 @@ class SandboxValidator(Validator):
 
     # --- in the writer thread
 
-    def _settle(self, transaction: Connection, attempts: Sequence[Attempt]) -> list[Validation]:
+    def _settle(
+        self, transaction: Connection, attempts: Sequence[Attempt]
+    ) -> Sequence[Validation | BirthmarkError]:
         return [
-            validation
-            if reason_of(attempt.camera_token.table_id) is None
-            else validation._replace(device_serial=None, device_family=None)
+            validation._replace(device_serial=None, device_family=None)
+            if isinstance(validation, Validation)
+            and reason_of(attempt.camera_token.table_id) is not None
+            else validation
             for attempt, validation in zip(
                 attempts, super()._settle(transaction, attempts), strict=True
             )
@@ -79,14 +83,14 @@ class SandboxValidator(Validator):
         opened: bool,  # noqa: FBT001
         device: DeviceStanding | None,
         now: datetime,
-        repeat: Repeat | None,
     ) -> Validation:
         reason = reason_of(attempt.camera_token.table_id)
         if reason is None:
-            return super()._judge(attempt, opened, device, now, repeat)
+            return super()._judge(attempt, opened, device, now)
+        digest = digest_of(attempt.camera_token, attempt.derivation)
         if reason.verdict is Verdict.PASS:
-            return Validation(reason, SERIAL, FAMILY, now, repeat)
-        return Validation(reason, None, None, now, repeat)
+            return Validation(reason, SERIAL, FAMILY, now, digest)
+        return Validation(reason, None, None, now, digest)
 
 
 def _scripted(camera_token: CameraToken) -> CameraToken:

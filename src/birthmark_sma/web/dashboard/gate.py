@@ -17,12 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.authority import sessions
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.sessions import TOKEN_CHARACTERS
-from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.errors import (
+    DatabaseUnavailableError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
 from birthmark_sma.web.access import SESSION, route_of
 from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard import pages, static_files
 from birthmark_sma.web.problems import MEDIA_TYPE, respond
+from birthmark_sma.web.quotas import count_session_guess
 
 HOME = "/dashboard"
 _HOME = HOME.encode()
@@ -75,7 +79,7 @@ class Gate:
             send = _ProblemAsPage(scope, receive, send).send
         try:
             await self._admit(scope, headers)
-        except DatabaseUnavailableError as error:
+        except (DatabaseUnavailableError, RateLimitedError) as error:
             # Nothing out there makes an answer of it: programs get the problem as it is.
             await respond(Request(scope), error)(scope, receive, send)
         else:
@@ -87,14 +91,19 @@ class Gate:
         if token is None or route_of(scope) == static_files.PATH:
             return
         scope[SESSION] = None
-        if len(token) != TOKEN_CHARACTERS:
+        if not token:
             return
         by_person = not asks_by_itself(headers)
-        session = await asked(
-            self._state.askers,
-            lambda: sessions.find_session(authority.database, token, by_person=by_person),
-            _SECONDS,
-        )
+        try:
+            session = await asked(
+                self._state.askers,
+                lambda: sessions.find_session(authority.database, token, by_person=by_person),
+                _SECONDS,
+            )
+        except UnauthenticatedError:
+            if route_of(scope) != SIGN_IN:  # whose answer tells nothing of the session
+                count_session_guess(scope, authority.rate_limits)
+            return
         if session is not None:
             scope[SESSION] = session
             scope[pages.TOKEN] = token
