@@ -39,7 +39,7 @@ PATHS: dict[tuple[str, str], set[str]] = {
     ("GET", "/stats"): {"admin"},
     ("GET", "/health"): {"provision", "validate", "admin"},
     ("GET", "/pki/root.crt"): {"provision", "validate", "admin"},
-    ("GET", "/no/such/path"): {"admin"},
+    ("GET", "/no/such/path"): {"provision", "validate", "admin"},
 }
 EXAMPLES, STEPS = times(1, 30), 15
 ASKED_AT_LEAST = 5

@@ -58,7 +58,7 @@ def test_audit_rows_have_the_client_behind_a_proxy(behind: Running, path: str) -
     standard = {"Forwarded": 'for=6.6.6.6, for="[2001:db8::1]:80";proto=https, for=10.1.2.3'}
     assert recorded(behind, PROXY, path, standard) == "2001:db8::1"
     assert recorded(behind, PROXY, path, {"X-Forwarded-For": "nobody"}) == PROXY
-    assert recorded(behind, PROXY, path, {"X-Forwarded-For": "9" * 50_000}) == PROXY
+    assert recorded(behind, PROXY, path, {"X-Forwarded-For": "9" * 10_000}) == PROXY
     assert recorded(behind, PROXY, path, {}) == PROXY
 
 

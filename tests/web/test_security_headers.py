@@ -183,7 +183,8 @@ def test_who_comes_by_tls_stays_with_it(scheme: str, host: bytes, sent: bool) ->
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    scope = {"type": "http", "scheme": scheme, "path": "/", "headers": [(b"host", host)]}
+    headers = [(b"host", host)]
+    scope = {"type": "http", "scheme": scheme, "raw_path": b"/", "headers": headers}
     asyncio.run(AnswerHeaders(app)(scope, receive, send))
     names = [name for name, _ in messages[0]["headers"]]
     assert (b"strict-transport-security" in names) is sent
