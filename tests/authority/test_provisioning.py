@@ -465,8 +465,8 @@ def test_a_nuc_hash_belongs_to_one_device(authority: Authority) -> None:
 
 
 def test_serials_that_differ_are_different(authority: Authority) -> None:
-    """Case, accents and spaces inside count."""
-    for serial in ("camera", "Camera", "c\u00e1mera", "ca\u0301mera", "ca mera"):
+    """Accents, points and spaces inside count."""
+    for serial in ("camera", "c\u00e1mera", "ca mera", "camera.", "c-amera"):
         new_camera(authority, serial)
     assert count_devices(authority) == 5
 
