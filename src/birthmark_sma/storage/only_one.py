@@ -33,11 +33,15 @@ def only_one(database: Database, lock: AdvisoryLock) -> Iterator[bool]:
 def _locked(path: Path) -> Iterator[bool]:
     """Hold a lock file, unless another process does. SQLite's own file has locks of its own."""
     file = _lock(path)
+    if file is None:
+        yield False
+        return
     try:
-        yield file is not None
+        yield True
     finally:
-        if file is not None:
+        try:
             path.unlink(missing_ok=True)
+        finally:
             os.close(file)
 
 
