@@ -115,8 +115,6 @@ def test_what_is_lost_is_said_before(place: Place, tmp_path: Path) -> None:
     assert "open with the old secret only" in rotated.stderr
     assert "Keep it as long as them" in rotated.stderr
     assert not (place.data_dir / "ca-password.previous").exists()
-    again = place.sma("secrets", "rotate", "--new-kek-file", str(key))
-    assert_refused(again, 3, "CA_PASSWORD" if "CA_PASSWORD" in again.stderr else "SMA_KEK_FILE")
 
 
 def test_earlier_passphrases_are_forgotten_when_told(place: Place) -> None:

@@ -3,7 +3,6 @@
 Alembic is imported only to migrate: a server that finds the right version starts without it.
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, inspect, text
 from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import HEAD_REVISION
 
@@ -64,5 +64,5 @@ def migrate(database: Database) -> tuple[str | None, str]:
         if before != HEAD_REVISION:
             config.attributes["connection"] = transaction
             command.upgrade(config, HEAD_REVISION)
-            partitions.make_ahead(transaction, datetime.now(UTC).date())
+            partitions.make_ahead(transaction, database_time(transaction).date())
     return before, HEAD_REVISION
