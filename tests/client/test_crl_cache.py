@@ -4,11 +4,11 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import pytest
@@ -17,6 +17,7 @@ from birthmark_sma.client import AsyncCrlCache, CrlCache, crl_cache
 from birthmark_sma.client.crl_cache import CachedCrl
 from birthmark_sma.errors import ConfigurationError, RevocationUnknownError
 from tests.support.faulty import Behaviour, FaultyServer, Visit, closed_port
+from tests.support.running import wait_until
 
 HOUR = timedelta(hours=1)
 
@@ -48,7 +49,7 @@ def listing(
         if tag is not None and visit.headers.get("if-none-match") == tag:
             visit.answer(b"", 304, ETag=tag)
             return
-        now = datetime.now(UTC)
+        now = crl_cache._now()
         text = json.dumps([number, (now + begins).isoformat(), (now + ends).isoformat()])
         visit.answer(text.encode(), content_type="application/pkix-crl", **_tagged(tag))
 
@@ -83,11 +84,24 @@ def opened(request: pytest.FixtureRequest) -> Any:
     return open_async
 
 
+class Time:
+    """Both clocks of a cache, which the test moves."""
+
+    def __init__(self) -> None:
+        self.begun = datetime.now(UTC)
+        self.passed = 0.0
+
+    def __call__(self, seconds: float) -> None:
+        self.passed += seconds
+
+
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make pauses after failures short."""
-    monkeypatch.setattr(crl_cache, "_FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(crl_cache, "_LONGEST_PAUSE_SECONDS", 0.01)
+def go_by(monkeypatch: pytest.MonkeyPatch) -> Time:
+    """Let time go by."""
+    clock = Time()
+    monkeypatch.setattr(crl_cache, "_seconds", lambda: 1_000.0 + clock.passed)
+    monkeypatch.setattr(crl_cache, "_now", lambda: clock.begun + timedelta(seconds=clock.passed))
+    return clock
 
 
 class Serving(FaultyServer):
@@ -111,14 +125,14 @@ def test_it_is_fetched_once_while_it_is_fresh(opened: Open) -> None:
     assert "if-none-match" not in visit.headers
 
 
-def test_a_list_that_is_known_is_not_sent_again(opened: Open) -> None:
+def test_a_list_that_is_known_is_not_sent_again(opened: Open, go_by: Time) -> None:
     """Conditional requests: 304 confirms it, and costs nothing."""
     with Serving(listing(7, tag='"7"'), listing(7, tag='"7"'), listing(8, tag='"8"')) as server:
-        get = opened(server.address, refresh=0.05)
+        get = opened(server.address, refresh=60)
         first = get()
-        time.sleep(0.06)
+        go_by(61)
         second = get()
-        time.sleep(0.06)
+        go_by(61)
         third = get()
         tags = [visit.headers.get("if-none-match") for visit in server.visits]
     assert tags == [None, '"7"', '"7"']
@@ -127,12 +141,14 @@ def test_a_list_that_is_known_is_not_sent_again(opened: Open) -> None:
     assert third.crl.number == 8
 
 
-def test_next_update_is_honoured(opened: Open) -> None:
+def test_next_update_is_honoured(opened: Open, go_by: Time) -> None:
     """A list that ends before the next refresh is fetched when it ends."""
-    with Serving(listing(7, ends=timedelta(seconds=0.3)), listing(8)) as server:
+    with Serving(listing(7, ends=timedelta(minutes=10)), listing(8)) as server:
         get = opened(server.address, refresh=3600)
         assert get().crl.number == 7
-        time.sleep(0.4)
+        go_by(599)
+        assert get().crl.number == 7
+        go_by(2)
         assert get().crl.number == 8
 
 
@@ -160,73 +176,85 @@ BAD: dict[str, tuple[Behaviour, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_bad_replaces_no_good_list(opened: Open, name: str) -> None:
+def test_what_is_bad_replaces_no_good_list(opened: Open, go_by: Time, name: str) -> None:
     """The last good one is given out, with the reason; then it is fetched again."""
     bad, reason = BAD[name]
     with Serving(listing(7), bad, listing(8)) as server:
-        get = opened(server.address, refresh=0.05, fetch_seconds=0.5, max_bytes=100_000)
+        patience = 1 if name == "too slow" else 30
+        get = opened(server.address, refresh=60, fetch_seconds=patience, max_bytes=100_000)
         assert get().crl.number == 7
-        time.sleep(0.06)
+        go_by(61)
         kept = get()
         assert (kept.crl.number, kept.stale) == (7, False)
         assert kept.trouble is not None
         assert reason in kept.trouble
-        time.sleep(0.06)
+        go_by(61)
         again = get()
         assert (again.crl.number, again.trouble) == (8, None)
 
 
-def test_it_says_when_the_list_is_stale(opened: Open) -> None:
+def test_it_says_when_the_list_is_stale(opened: Open, go_by: Time) -> None:
     """The last good one is better than none for who wants it, and `stale` says what it is."""
-    with Serving(listing(7, ends=timedelta(seconds=0.2)), status(503)) as server:
+    with Serving(listing(7), status(503)) as server:
         get = opened(server.address)
         assert not get().stale
-        time.sleep(0.3)
+        go_by(3_601)
         cached = get()
     assert (cached.crl.number, cached.stale) == (7, True)
     assert cached.trouble is not None
 
 
-def test_an_authority_that_has_no_newer_list(opened: Open) -> None:
+def test_an_authority_that_has_no_newer_list(opened: Open, go_by: Time) -> None:
     """304 for a list that has ended is no confirmation, and is not asked for in a loop."""
-    with Serving(listing(7, ends=timedelta(seconds=0.2), tag='"7"')) as server:
+    with Serving(listing(7, tag='"7"')) as server:
         get = opened(server.address)
         get()
-        time.sleep(0.3)
-        cached = get()
+        go_by(3_601)
+        for _ in range(5):
+            cached = get()
+        assert len(server.visits) == 2
         assert cached.stale
         assert cached.trouble is not None
         assert "still in force" in cached.trouble
 
 
 @pytest.mark.parametrize("bad", [status(304), status(500)])
-def test_without_a_list_there_is_none(opened: Open, bad: Behaviour) -> None:
+def test_without_a_list_there_is_none(opened: Open, go_by: Time, bad: Behaviour) -> None:
     with Serving(bad, listing(7)) as server:
         get = opened(server.address)
         with pytest.raises(RevocationUnknownError, match="no revocation list yet"):
             get()
-        time.sleep(0.05)
+        go_by(2)
         assert get().crl.number == 7
     with pytest.raises(RevocationUnknownError, match="Nobody answers"):
         opened(f"http://127.0.0.1:{closed_port()}/crl")()
 
 
 def test_an_authority_in_trouble_is_left_alone(
-    opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    opened: Open, go_by: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Pauses grow, Retry-After counts, and the log has the trouble once."""
-    monkeypatch.undo()
-    with Serving(listing(7), status(503, Retry_After="60")) as server:
-        get = opened(server.address, refresh=0.05)
+    """Pauses grow up to a minute, Retry-After counts, and the log has the trouble once."""
+    with Serving(listing(7), status(503, Retry_After="90"), status(503)) as server:
+        get = opened(server.address)
         get()
-        time.sleep(0.06)
-        for _ in range(20):
+        go_by(301)
+        asked_at = []
+        for second in range(400):
+            before = len(server.visits)
             assert get().trouble is not None
-        assert len(server.visits) == 2
+            if len(server.visits) > before:
+                asked_at.append(second)
+            go_by(1)
+    pauses = [later - earlier for earlier, later in pairwise(asked_at)]
+    assert pauses[0] == 90
+    assert all(2 <= pause <= 60 for pause in pauses[1:])
+    assert pauses[-1] >= 30
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_a_load_that_fails_for_another_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_load_that_fails_for_another_reason(
+    go_by: Time, caplog: pytest.LogCaptureFixture
+) -> None:
     """A defect of the caller's costs no list, and is told."""
     loads = iter([load])
 
@@ -234,14 +262,14 @@ def test_a_load_that_fails_for_another_reason(caplog: pytest.LogCaptureFixture) 
         return next(loads)(content)
 
     with Serving(listing(7)) as server:
-        cache = CrlCache(server.address, load=load_once, refresh=0.05)
+        cache = CrlCache(server.address, load=load_once)
         cache.get()
-        time.sleep(0.06)
+        go_by(301)
         assert cache.get().trouble == "The list could not be loaded."
     assert "StopIteration" in caplog.text
 
 
-def test_threads_wait_for_nothing_that_is_there() -> None:
+def test_threads_wait_for_nothing_that_is_there(go_by: Time) -> None:
     """One refreshes, the others get the list that is kept; the first list is fetched once."""
     go_on = threading.Event()
 
@@ -250,25 +278,24 @@ def test_threads_wait_for_nothing_that_is_there() -> None:
         listing(8)(visit)
 
     with Serving(listing(7), slowly) as server, ThreadPoolExecutor(8) as threads:
-        cache = CrlCache(server.address, load=load, refresh=0.2)
+        cache = CrlCache(server.address, load=load)
         first = [threads.submit(cache.get) for _ in range(8)]
         assert {each.result(10).crl.number for each in first} == {7}
-        time.sleep(0.3)
+        go_by(301)
         refreshing = threads.submit(cache.get)
-        while len(server.visits) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(server.visits) == 2, 10)
         assert cache.get().crl.number == 7
         go_on.set()
         assert refreshing.result(10).crl.number == 8
         assert len(server.visits) == 2
 
 
-def test_tasks_wait_for_nothing_that_is_there() -> None:
+def test_tasks_wait_for_nothing_that_is_there(go_by: Time) -> None:
     async def ask(url: str) -> None:
-        cache = AsyncCrlCache(url, load=load, refresh=0.2)
+        cache = AsyncCrlCache(url, load=load)
         first = await asyncio.gather(*[cache.get() for _ in range(8)])
         assert {each.crl.number for each in first} == {7}
-        await asyncio.sleep(0.3)
+        go_by(301)
         assert (await cache.get()).crl.number == 7
         await cache.close()
 

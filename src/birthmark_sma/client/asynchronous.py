@@ -322,10 +322,11 @@ class AsyncAuthorityClient:
             )
         after = self._gate.circuit.state
         if after is State.OPEN and before is not State.OPEN:
-            rest = self._options.circuit_rest
-            _log.warning(
+            _log.log(
+                # Opened again by its one request, it is no news.
+                logging.WARNING if before is State.CLOSED else logging.INFO,
                 "The circuit is open: nothing is sent for %.1f s. The last failure: %s",
-                rest,
+                self._options.circuit_rest,
                 self._gate.last_failure,
             )
         elif after is State.CLOSED and before is not State.CLOSED:

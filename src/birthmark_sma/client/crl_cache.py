@@ -92,6 +92,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _seconds() -> float:
+    return time.monotonic()
+
+
 class _FetchError(Exception):
     """A fetch that brought no list, with the reason."""
 
@@ -184,7 +188,7 @@ class _Keeper(Generic[L]):
 
     def is_due(self) -> bool:
         """Say whether the next fetch may go out."""
-        return time.monotonic() >= self._due
+        return _seconds() >= self._due
 
     def is_stale(self) -> bool:
         """Say whether the list that is kept counts no more."""
@@ -217,16 +221,15 @@ class _Keeper(Generic[L]):
             _log.info("The revocation list is fetched again")
         self._failures, self._trouble = 0, None
         left = (self._crl.next_update - now).total_seconds() if self._crl is not None else 0.0
-        self._due = time.monotonic() + min(self._refresh, left)
+        self._due = _seconds() + min(self._refresh, left)
 
-    def failed(self, error: _FetchError | RevocationUnknownError) -> None:
+    def failed(self, error: _FetchError) -> None:
         """Keep what is there, and try again after a pause."""
         self._failures += 1
         whole = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures, 30))
         pause = whole * (0.5 + 0.5 * _chance())
-        asked = getattr(error, "retry_after", None) or 0.0
-        pause = max(pause, min(asked, _LONGEST_RETRY_AFTER_SECONDS))
-        self._due = time.monotonic() + pause
+        pause = max(pause, min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER_SECONDS))
+        self._due = _seconds() + pause
         if str(error) != self._trouble:
             _log.warning("The revocation list cannot be refreshed: %s", error)
         self._trouble = str(error)
@@ -344,12 +347,20 @@ async def refresh_once(source: _Source, keeper: _Keeper[L]) -> None:
         fetched = await source.fetch(keeper.validators)
         crl = None
         if fetched.body is not None:
-            crl = await asyncio.to_thread(keeper.load, fetched.body)
+            crl = await asyncio.to_thread(_loaded, keeper.load, fetched.body)
         elif keeper.is_empty:
             raise _FetchError("The server says that the list is known here, and it is not.")
         keeper.took(crl, fetched)
-    except (_FetchError, RevocationUnknownError) as error:
+    except _FetchError as error:
         keeper.failed(error)
-    except Exception:  # of `load`: the last good list stays, and the fault is told
+
+
+def _loaded(load: Callable[[bytes], L], body: bytes) -> L:
+    """Load a list, in a thread. Whatever goes wrong is a _FetchError: the last good list stays."""
+    try:
+        return load(body)
+    except RevocationUnknownError as error:
+        raise _FetchError(str(error)) from None
+    except Exception:
         _log.exception("The revocation list could not be loaded")
-        keeper.failed(_FetchError("The list could not be loaded."))
+        raise _FetchError("The list could not be loaded.") from None
