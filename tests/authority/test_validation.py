@@ -418,6 +418,29 @@ def refusing(scene: Scene, settings: Settings) -> Iterator[Authority]:
         yield other
 
 
+def test_a_lost_answer_is_known_by_the_table_that_opened_the_token(
+    scene: Scene, refusing: Authority
+) -> None:
+    """A published camera names three tables: the repeat and the lost answer mean the same one."""
+    token = scene.camera.token()
+    decoy = replace(token, key_index=(token.key_index + 1) % KEYS_PER_TABLE)
+
+    async def bring() -> tuple[Validation, dict[str, Any]]:
+        request: dict[str, Any] = {}
+        offered = refusing.validator.offer(decoy, CALLER, request, alternatives=[token])
+        return await offered, request
+
+    async def lose() -> None:
+        _, request = await bring()
+        request[UNANSWERED].leave()
+
+    asyncio.run(lose())
+    again, _ = asyncio.run(bring())
+    assert (again.reason, again.repeat) == (Reason.GENUINE, Repeat.REPLAYED)
+    assert again.answer_was_lost
+    assert not asyncio.run(bring())[0].answer_was_lost
+
+
 def test_an_answer_that_was_lost_is_given_once(scene: Scene, refusing: Authority) -> None:
     """Each that was lost, also within a batch, and to its caller alone; then none any more."""
     token, another = scene.camera.token(), scene.camera.token()
@@ -485,9 +508,10 @@ def test_the_trail_holds_no_token_to_replay(scene: Scene) -> None:
 
 def test_times_have_their_zone(scene: Scene) -> None:
     """Threat 25: answer and row have the time of the verdict, in UTC."""
-    before = datetime.now(UTC)
+    clock = scene.authority.database.clock
+    before = clock.now()
     (validation,) = validate(scene.authority, scene.camera.token())
-    assert before <= validation.validated_at <= datetime.now(UTC)
+    assert before <= validation.validated_at <= clock.now()
     assert validation.validated_at.utcoffset() == timedelta(0)
     assert audit_trail(scene.authority)[0].validated_at == validation.validated_at
 

@@ -5,7 +5,7 @@ two keys and any C1 the equation of both tags is linear in C2.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -30,15 +30,21 @@ class Collision(NamedTuple):
 
 def collide(master_key: bytes, table_id: int, key_index: int = 7) -> Collision:
     """Make a token that opens under both derivations."""
-    nonce, first = secrets.token_bytes(12), secrets.randbits(128)
+    nonce = secrets.token_bytes(12)
     keys = [derive_key(master_key, key_index, each) for each in (NORMATIVE, PUBLISHED_CLIENTS)]
+    sealed = forge(keys, nonce)
+    hashes = [AESGCM(key).decrypt(nonce, sealed, None) for key in keys]
+    return Collision(CameraToken(sealed, table_id, key_index, nonce), *hashes)
+
+
+def forge(keys: Sequence[bytes], nonce: bytes) -> bytes:
+    """Return 48 bytes that open under both of two keys."""
+    first = secrets.randbits(128)
     (h1, s1), (h2, s2) = ((_block(key, bytes(16)), _mask(key, nonce)) for key in keys)
     right = _times(first, _power(h1, 3) ^ _power(h2, 3)) ^ _times(_LENGTHS, h1 ^ h2) ^ s1 ^ s2
     second = _times(right, _power(_power(h1, 2) ^ _power(h2, 2), 2**128 - 2))
     tag = s1 ^ _times(first, _power(h1, 3)) ^ _times(second, _power(h1, 2)) ^ _times(_LENGTHS, h1)
-    sealed = b"".join(each.to_bytes(16, "big") for each in (first, second, tag))
-    hashes = [AESGCM(key).decrypt(nonce, sealed, None) for key in keys]
-    return Collision(CameraToken(sealed, table_id, key_index, nonce), *hashes)
+    return b"".join(each.to_bytes(16, "big") for each in (first, second, tag))
 
 
 def collide_for(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import update
 
 from birthmark_sma.authority.revocation import suspend_device
+from birthmark_sma.storage.schema import registered_devices
 from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.colliding import forge
 from tests.support.problems import assert_problem
 from tests.support.published_camera import PublishedCamera, published_key
 from tests.support.running import Running, new_serial
@@ -274,6 +279,31 @@ def test_a_packed_token_goes_by_every_rule(client: httpx2.Client, running: Runni
         assert (answer.status_code, answer.json()) == (200, NOT_VALID)
         [(verdict, recorded, *_)] = legacy_row(running, body)
         assert (verdict, recorded) == ("FAIL", reason)
+
+
+def test_a_packed_token_that_two_keys_open_is_not_valid(
+    client: httpx2.Client, running: Running, camera: PublishedCamera
+) -> None:
+    """Threat 42: GCM does not commit to its key, and an honest camera seals under one."""
+    tables = sorted(camera.master_keys)
+    indices = [5, 77, 901]
+    keys = [published_key(camera.master_keys[tables[at]], indices[at]) for at in (0, 1)]
+    nonce = secrets.token_bytes(12)
+    sealed = forge(keys, nonce)
+    serial = new_serial()
+    Camera.provisioned(client, serial, nuc_hash=AESGCM(keys[0]).decrypt(nonce, sealed, None).hex())
+    with running.database() as database, database.write() as transaction:
+        transaction.execute(
+            update(registered_devices)
+            .where(registered_devices.c.device_serial == serial)
+            .values(table_assignments=tables)
+        )
+    text = base64.b64encode(sealed[:32] + nonce + sealed[32:])
+    body = {"ciphertext": text.hex(), "table_references": tables, "key_indices": indices}
+    assert client.post(LEGACY, json=body).json() == NOT_VALID
+    assert client.post(LEGACY, json=body | {"key_indices": [5, 78, 901]}).json() == VALID
+    reasons = [row[1] for row in legacy_row(running, body)]
+    assert reasons == ["not_opened", "genuine"]
 
 
 def test_a_key_named_three_times_is_one_key(
