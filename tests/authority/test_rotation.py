@@ -320,6 +320,24 @@ def test_killed_at_every_step_on_a_laptop(
         assert first in (laptop.data_dir / "ca-password.previous").read_bytes().split()
 
 
+def test_a_rotation_signs_the_root_s_list(laptop: Settings) -> None:
+    """As always where the root's key is at hand; with its file elsewhere, the list stays."""
+    newest = "SELECT max(number) FROM published_crls WHERE issuer = 'root'"
+
+    def number() -> int:
+        with database_of(laptop) as database:
+            found: int = rows_of(database, newest)[0][0]
+            return found
+
+    numbers = [number()]
+    rotated(laptop)
+    numbers.append(number())
+    assert numbers == sorted(set(numbers))
+    root_key_file(laptop).unlink()
+    rotated(laptop)
+    assert number() == numbers[-1]
+
+
 @pytest.mark.parametrize("at", range(1, 40))
 def test_killed_once_and_run_again(
     laptop: Settings, monkeypatch: pytest.MonkeyPatch, at: int

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from birthmark_sma.protocol.repeat import Repeat, Sighting
-from birthmark_sma.storage import devices, ledger
+from birthmark_sma.storage import devices, ledger, published_crls
 from birthmark_sma.storage.activity import most_active
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
@@ -229,3 +229,18 @@ def test_a_large_register_is_folded_in_batches(empty_database: Database) -> None
         serial: f"a-{n // 2:05}" + ("" if n % 2 == 0 else f"\tPROV-{n}")
         for n, serial in enumerate(serials)
     }
+
+
+def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
+    """Every revocation is still to be listed, and the first list follows none."""
+    migrate_to(empty_database, "0003")
+    execute(
+        empty_database,
+        "INSERT INTO revoked_certificates VALUES ('ab', 'x', '2026-01-01 00:00:00.000000+00:00',"
+        " 'superseded')",
+    )
+    assert migrate(empty_database) == ("0003", HEAD_REVISION)
+    with empty_database.read() as connection:
+        [some] = published_crls.iterate_listed(connection)
+        assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
+        assert published_crls.find_newest_head(connection, published_crls.INTERMEDIATE) is None
