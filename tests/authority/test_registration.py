@@ -5,7 +5,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from birthmark_sma.authority.authority import Authority, opened_in_bulk
@@ -26,6 +27,12 @@ from birthmark_sma.errors import (
     PublicKeyInUseError,
     UnknownDeviceError,
 )
+from birthmark_sma.pki.key_policy import (
+    check_key_encryption_key,
+    fingerprint,
+    load_public_key,
+)
+from birthmark_sma.pki.names import RECIPIENT_KEY_URN_PREFIX, requested_subject
 from birthmark_sma.storage import devices
 from tests.support.authorities import execute, new_camera, opened, request_for, rows_of
 from tests.support.camera import new_key, public_pem
@@ -48,6 +55,23 @@ def pem_of(key: ec.EllipticCurvePublicKey | x25519.X25519PublicKey) -> str:
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     ).decode()
+
+
+def sealed_request_for(device_serial: str, recipient: str) -> ProvisioningRequest:
+    """Return a request whose CSR names the device and its recipient key, in PEM."""
+    digest = fingerprint(check_key_encryption_key(load_public_key(recipient))).hex()
+    uri = x509.UniformResourceIdentifier(f"{RECIPIENT_KEY_URN_PREFIX}sha-256:{digest}")
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(requested_subject(device_serial))
+        .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+        .sign(new_key(), hashes.SHA256())
+    )
+    return request_for(
+        device_serial,
+        csr=csr.public_bytes(serialization.Encoding.PEM).decode(),
+        key_encryption_public_key=recipient,
+    )
 
 
 # --- names
@@ -173,7 +197,7 @@ def test_a_signing_key_is_no_recipient_key(authority: Authority) -> None:
     assert "the key that the device signs with" in str(error)
 
     new_camera(authority, "other", device_public_key=key)
-    others = request_for("camera", key_encryption_public_key=key)
+    others = sealed_request_for("camera", key)
     assert "Another device signs" in str(refusal(authority, others))
     revoke_device(authority.database, "other", "key_compromise")
     error = refusal(authority, others)
@@ -187,7 +211,7 @@ def test_a_refused_recipient_spares_the_others(authority: Authority, settings: S
     new_camera(authority, "other", device_public_key=key)
     with opened_in_bulk(settings) as bulk:
         outcomes = bulk.provision(
-            [request_for("bad", key_encryption_public_key=key), request_for("good")],
+            [sealed_request_for("bad", key), request_for("good")],
             lambda _: None,
         )
     assert isinstance(outcomes[0], KeyEncryptionKeyRefusedError)
