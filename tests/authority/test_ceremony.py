@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority import authority as wiring
 from birthmark_sma.authority import ceremony
 from birthmark_sma.authority.authority import initialise, open_authority
-from birthmark_sma.authority.ceremony import ROOT_KEY_FILE, Ceremony, hold_ceremony
+from birthmark_sma.authority.ceremony import Ceremony, hold_ceremony
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
 from birthmark_sma.pki.signer import CaKeyType
@@ -73,7 +73,8 @@ def test_what_a_ceremony_makes(settings: Settings) -> None:
     """Threats 1 and 5: OpenSSL accepts the chain and opens the root's key, with the passphrase."""
     held = initialise(settings, quiet)
     assert held is not None
-    key_file = settings.data_dir / ROOT_KEY_FILE
+    key_file = ceremony.root_key_file(settings)
+    assert key_file.parent == settings.data_dir
     assert held.root_key_file == key_file
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     assert key_file.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
@@ -242,7 +243,7 @@ def test_a_power_cut_at_any_step(
     initialise(settings, quiet)
     assert_consistent(settings)
     left = {path.name for path in settings.data_dir.iterdir() if "root-ca" in path.name}
-    assert left == {ROOT_KEY_FILE}
+    assert left == {ceremony.root_key_file(settings).name}
 
 
 def test_a_power_cut_between_the_commit_and_the_name(

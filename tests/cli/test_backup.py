@@ -288,7 +288,7 @@ def test_postgresql_with_secrets(
     founded: dict[str, str], postgres_url: str, tmp_path: Path
 ) -> None:
     """The root's key comes back as well; the passphrase is not the data directory's to keep."""
-    root_key = tmp_path / "data" / "simulated-mfg-root-ca.key"
+    root_key = tmp_path / "data" / "simulated-mfg-root-ca.postgresql.key"
     before = root_key.read_bytes()
     (tmp_path / "data" / "ca-password").write_text("of another authority, on SQLite")
     folder = tmp_path / "backup"

@@ -48,7 +48,7 @@ class _EncryptedPrivateKeyInfo:
 
 @asn1.sequence
 class _Pbes2:
-    key_derivation: _Algorithm
+    derivation: _Algorithm
     encryption: _Algorithm
 
 
@@ -56,7 +56,7 @@ class _Pbes2:
 class _Pbkdf2:
     salt: bytes
     rounds: int
-    key_length: int | None
+    length: int | None
     prf: _Algorithm | None
 
 
@@ -66,7 +66,7 @@ class _Scrypt:
     n: int
     r: int
     p: int
-    key_length: int | None
+    length: int | None
 
 
 def encrypt(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: bytes) -> str:
@@ -76,7 +76,7 @@ def encrypt(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: byt
     )
     scheme = asn1.decode_der(_EncryptedPrivateKeyInfo, quick).scheme
     parts = scheme.parameters.parse(_Pbes2)
-    derivation = parts.key_derivation.parameters.parse(_Pbkdf2)
+    derivation = parts.derivation.parameters.parse(_Pbkdf2)
     iv = parts.encryption.parameters.parse(bytes)
 
     derived = PBKDF2HMAC(SHA256(), _KEY_BYTES, derivation.salt, ROUNDS).derive(passphrase)
@@ -84,13 +84,13 @@ def encrypt(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: byt
     plaintext = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     padded = padder.update(plaintext) + padder.finalize()
     encryptor = Cipher(algorithms.AES256(derived), modes.CBC(iv)).encryptor()
-    derivation = _Pbkdf2(salt=derivation.salt, rounds=ROUNDS, key_length=None, prf=derivation.prf)
+    derivation = _Pbkdf2(salt=derivation.salt, rounds=ROUNDS, length=None, prf=derivation.prf)
     return _pem(
         _EncryptedPrivateKeyInfo(
             scheme=_with(
                 scheme,
                 _Pbes2(
-                    key_derivation=_with(parts.key_derivation, derivation),
+                    derivation=_with(parts.derivation, derivation),
                     encryption=parts.encryption,
                 ),
             ),
@@ -111,7 +111,7 @@ def is_slow_to_guess(pem: str) -> bool:
         scheme = asn1.decode_der(_EncryptedPrivateKeyInfo, base64.b64decode(found[1])).scheme
         if scheme.algorithm != _PBES2:
             return False
-        derivation = scheme.parameters.parse(_Pbes2).key_derivation
+        derivation = scheme.parameters.parse(_Pbes2).derivation
         if derivation.algorithm == _PBKDF2:
             pbkdf2: _Pbkdf2 = derivation.parameters.parse(_Pbkdf2)
             return pbkdf2.rounds >= ROUNDS
