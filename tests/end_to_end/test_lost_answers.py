@@ -108,7 +108,7 @@ def test_another_process_gives_the_verdict(postgres_url: str, tmp_path: Path, nu
         with locked(first):
             assert_problem(one.post(VALIDATE, json=wire(tokens[0])), 503)
             waiting = post_and_stay(second, *tokens)
-            time.sleep(1.5)
+            time.sleep(3)
         assert waiting.recv(65_536).startswith(b"HTTP/1.1 503")
         waiting.close()
         wait_until(lambda: first.count("lost_answers") == number, 10)
