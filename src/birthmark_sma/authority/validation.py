@@ -107,7 +107,7 @@ class Steps(NamedTuple):
 Watcher: TypeAlias = Callable[[Batch, Steps], None]
 """Is told of each batch once it is durable, in the writer thread, before the answers leave."""
 
-_DOUBTFUL_NANOSECONDS = 500_000_000
+_DOUBTFUL_NANOSECONDS = 1_000_000_000
 """A transaction that waited longer than this may have waited for another process that had the same
 token. That process needs a moment to note that its caller left meanwhile."""
 
