@@ -387,7 +387,17 @@ RSA_PKCS1 = (
         ),
         (P256_PEM.replace("M", "!", 1), "damaged: it is not base64"),
     ],
-    ids=lambda value: value[:30],
+    ids=[
+        "point, base64",
+        "point, base64 in lines",
+        "point, armoured",
+        "PKCS#1",
+        "PKCS#1 by its own armour",
+        "two keys",
+        "key and certificate",
+        "encryption headers",
+        "no base64",
+    ],
 )
 def test_the_cause_is_named(text: str, reason: str) -> None:
     """Threat 39: what iOS exports, and texts with more than one meaning, are told apart."""
