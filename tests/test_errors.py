@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from enum import Enum
 
 import pytest
 
@@ -12,7 +13,7 @@ from birthmark_sma.errors import BirthmarkError
 CLASSES = [
     member
     for _, member in inspect.getmembers(errors, inspect.isclass)
-    if member.__module__ == errors.__name__
+    if member.__module__ == errors.__name__ and not issubclass(member, Enum)
 ]
 WITHOUT_ARGUMENTS = [
     each

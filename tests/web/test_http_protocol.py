@@ -357,7 +357,9 @@ def test_trailers_are_no_header_fields(tmp_path: Path) -> None:
                 whole = head.format(path, fields, trailer).encode()
                 for cut in (len(whole), whole.index(b"\r\n0\r\n")):
                     answer = exchange(server, whole[:cut], whole[cut:])
-                    assert status_of(answer) == status, (path, fields, trailer)
+                    # A published client gets an answer for an object without a token.
+                    right = 200 if (path, status) == ("/validate", 422) else status
+                    assert status_of(answer) == right, (path, fields, trailer)
                     assert b"x-request-id: z" not in answer
 
 

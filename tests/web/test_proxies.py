@@ -12,8 +12,10 @@ import httpx2
 import pytest
 
 from tests.support.camera import VALIDATE, Camera, wire
+from tests.support.commands import sma
 from tests.support.echo_scope import echoing
 from tests.support.running import Running, new_serial, start
+from tests.support.server import server_environ
 
 PROXY = "127.0.0.2"
 STRANGER = "127.0.0.3"
@@ -32,6 +34,9 @@ def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
     """A server behind a proxy, on each kind of database."""
     kind = request.param
     url = "sqlite:" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    if kind == "sqlite":  # a server behind a proxy creates no authority by itself
+        created = sma("init", environ=server_environ(tmp_path / "data") | SETTINGS)
+        assert created.returncode == 0, created.stderr
     running = start(tmp_path / "data", url, **SETTINGS)
     with running.server:
         yield running

@@ -79,7 +79,7 @@ async def health(request: Request) -> Response:
 )
 async def live(request: Request) -> Response:  # noqa: ARG001  as every probe
     """Say so. Restart the process where this does not answer."""
-    return JSONResponse(ProbeResponse(status="alive").model_dump())
+    return JSONResponse(ProbeResponse(status="alive").model_dump(exclude_none=True))
 
 
 @router.get(

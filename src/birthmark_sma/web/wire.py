@@ -152,7 +152,10 @@ class LegacyValidateRequest(_PublishedRequest):
     ]
     table_references: _Three
     key_indices: Annotated[
-        _Three, Field(description="One per table, in the same order: two of the three are random")
+        _Three,
+        Field(
+            repr=False, description="One per table, in the same order: two of the three are random"
+        ),
     ]
 
     @field_validator("ciphertext")

@@ -16,6 +16,7 @@ VERDICTS: Mapping[int, Reason] = {
     9_005: Reason.DEVICE_REVOKED,
     9_006: Reason.UNKNOWN_TABLE,
     9_007: Reason.UNKNOWN_KEY_INDEX,
+    9_008: Reason.OTHER_DERIVATION,
 }
 """The verdicts to be had."""
 

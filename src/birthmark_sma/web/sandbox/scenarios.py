@@ -117,6 +117,7 @@ ALL = (
     _verdict(Reason.TABLE_NOT_ASSIGNED, "fail-table-not-assigned", f"{_FAIL}table_not_assigned"),
     _verdict(Reason.DEVICE_SUSPENDED, "fail-device-suspended", f"{_FAIL}device_suspended"),
     _verdict(Reason.DEVICE_REVOKED, "fail-device-revoked", f"{_FAIL}device_revoked"),
+    _verdict(Reason.OTHER_DERIVATION, "fail-other-derivation", f"{_FAIL}other_derivation"),
     _verdict(Reason.UNKNOWN_TABLE, "unknown-table", "400 Unknown table ID, with FAIL"),
     _verdict(Reason.UNKNOWN_KEY_INDEX, "unknown-key-index", "400 Unknown key index, with FAIL"),
     Scenario("unauthenticated", "401: the access key is not known", table_id=9_401, serials=True),
