@@ -110,6 +110,34 @@ def test_a_batch_that_is_read_in_parts(sqlite_client: httpx2.Client) -> None:
         assert [len(each) == 2 for each in results] == [False] + [True] * 6
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "%s garbage",
+        "%s]]",
+        "%s {}",
+        "[%s",
+        '{"tokens": {}, [%.0s1]}',
+        '{"tokens" [{}, {"a": [%.0s]}]}',
+        '{"tokens": [{}, 1]%.0s, }',
+        '{"tokens": [{}, 1)%.0s}',
+    ],
+)
+def test_a_batch_that_is_read_in_parts_is_json(
+    sqlite_client: httpx2.Client, malformed: str
+) -> None:
+    """Threat 32: a large batch is read no more generously than a small one."""
+    for count in (1, 13_000):
+        batch = json.dumps({"tokens": [TOKEN, members(count)]})
+        content = malformed % batch
+        if count > len(content):
+            content = content.replace("{}", json.dumps(members(count)), 1)
+        response = sqlite_client.post(
+            BATCH, content=content, headers={"Content-Type": "application/json"}
+        )
+        assert_problem(response, 422)
+
+
 FLOODS = {
     "members": {"tokens": [], **members(90_000)},
     "elements": {"tokens": [members(80)] * 1_000},
