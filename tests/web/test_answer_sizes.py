@@ -41,17 +41,29 @@ def test_a_batch_of_unknown_members(sqlite_client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("count", [21, 900, 7_000])
-@pytest.mark.parametrize("path", [VALIDATE, "/validate", PROVISION])
+@pytest.mark.parametrize("path", [VALIDATE, PROVISION])
 def test_other_requests_of_unknown_members(
     sqlite_client: httpx2.Client, path: str, count: int
 ) -> None:
     """Threat 35: few enough to be parsed, or not."""
-    fields = {VALIDATE: TOKEN, PROVISION: provision_body("x")}.get(path, {})
+    fields = {VALIDATE: TOKEN, PROVISION: provision_body("x")}[path]
     response = post(sqlite_client, path, {**members(count), **fields})
     problem = assert_problem(response, 422)
     assert len(problem["errors"]) == 20
     assert problem["more_errors"] == pytest.approx(count - 20, abs=15)
     assert len(response.content) < 4_000
+
+
+@pytest.mark.parametrize("count", [21, 900, 7_000])
+@pytest.mark.parametrize("path", ["/validate", "/validate-legacy"])
+def test_published_clients_requests_of_unknown_members(
+    sqlite_client: httpx2.Client, path: str, count: int
+) -> None:
+    """Threat 35: they are ignored there, and not listed."""
+    response = post(sqlite_client, path, members(count))
+    assert response.status_code == 200
+    assert response.json()["valid"] is False
+    assert len(response.content) < 1_000
 
 
 def test_names_are_quoted_in_part(sqlite_client: httpx2.Client) -> None:
