@@ -218,6 +218,42 @@ def test_a_wide_limit_is_reserved_ahead(redis: Redis, caller: Caller) -> None:
     on_a_loop(scenario)
 
 
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_whoever_leaves_while_the_store_is_asked_holds_nothing(
+    redis: Redis, caller: Caller, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat 36: a request that is cancelled at any step gives back what it had reserved."""
+    answered: list[asyncio.Event] = []
+
+    def held_up(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def asked(*arguments: object) -> Any:
+            answer = await ask(*arguments)
+            answered.append(asyncio.Event())
+            if len(answered) <= step + 1:
+                await answered[-1].wait()
+            return answer
+
+        return asked
+
+    async def scenario() -> None:
+        async with process(redis.url, failures="10/hour; 20/day", validate="1000/hour") as limits:
+            with monkeypatch.context() as patch:
+                patch.setattr(SharedWindows, "run", held_up(SharedWindows.run))
+                patch.setattr(SharedWindows, "take", held_up(SharedWindows.take))
+                request = asyncio.ensure_future(passes(limits, caller, 200))
+                for reached in range(step + 1):
+                    await until(lambda reached=reached: len(answered) > reached)  # type: ignore[misc]
+                    if reached < step:
+                        answered[reached].set()
+                request.cancel()
+                await asyncio.wait([request])
+                assert request.cancelled()
+            async with asyncio.timeout(2):
+                assert await passes(limits, caller, 1)
+
+    on_a_loop(scenario)
+
+
 def test_the_reservation_of_a_killed_process_lapses(
     redis: Redis, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,10 @@ def test_what_a_caller_asked_for_ends_when_it_leaves(
             wait_until(lambda: waiting_statements(running) > 0, 10)
             before = waiting_statements(running)
         wait_until(lambda: waiting_statements(running) < before, 10)
+    time.sleep(0.2)
+    said = running.server.said()
+    assert "ASGI" not in said  # the server's own complaint of a request without an answer
+    assert "Traceback" not in said
 
 
 def test_slow_work_keeps_nothing_else_waiting(on_postgresql: Running) -> None:

@@ -19,6 +19,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.problems import assert_problem
+from tests.support.redis import Redis
 from tests.support.running import Running, new_serial, start, wait_until
 
 BATCH = f"{VALIDATE}/batch"
@@ -121,16 +122,19 @@ def test_another_process_gives_the_verdict(postgres_url: str, tmp_path: Path, nu
             assert_problem(two.post(VALIDATE, json=wire(token)), 409)
 
 
-def post_and_stay(running: Running, *tokens: CameraToken) -> socket.socket:
+def post_and_stay(running: Running, *tokens: CameraToken, chunked: bool = False) -> socket.socket:
     """Send tokens, one alone and several as a batch, and return the connection."""
     where = urlsplit(running.server.url)
     assert where.hostname is not None
     connection = socket.create_connection((where.hostname, where.port or 80), timeout=30)
     path, value = (VALIDATE, wire(tokens[0])) if len(tokens) == 1 else (BATCH, _batch(tokens))
     body = json.dumps(value).encode()
+    size = b"Content-Length: %d" % len(body)
+    if chunked:
+        size, body = b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     connection.sendall(
         b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (path.encode(), where.netloc.encode(), len(body), body)
+        b"%b\r\n\r\n%b" % (path.encode(), where.netloc.encode(), size, body)
     )
     return connection
 
@@ -186,6 +190,46 @@ def test_whoever_reset_before_it_began_is_not_settled(start_server: Start) -> No
     staying.close()
     wait_until(lambda: times_recorded(running, tokens[1]) == 1, 10)
     assert [times_recorded(running, token) for token in tokens] == [1] * 5
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["direct", "chunked"])
+def test_whoever_leaves_before_other_processes_agreed_is_not_settled(
+    start_server: Start, own_redis: Redis, chunked: bool
+) -> None:
+    """Threats 36 and 49: a token that waits for the FAILs of others is not offered any more."""
+    running = start_server(*REFUSING, "--rate-failures", "1/hour", SMA_RATE_STORE=own_redis.url)
+    camera = new_camera(running)
+    first, second = camera.token(), camera.token()
+    with locked(running):
+        staying = post_and_stay(running, first)
+        time.sleep(0.3)
+        leave(post_and_stay(running, second, chunked=chunked), reset=True)
+        time.sleep(0.3)
+    assert b"200 OK" in staying.recv(65_536)
+    staying.close()
+    time.sleep(0.5)
+    assert times_recorded(running, second) == 0
+    with running.client() as client:
+        assert_given_once(client, second)
+    said = running.server.said()
+    assert "Traceback" not in said
+    assert "never retrieved" not in said
+
+
+def test_whoever_leaves_a_chunked_request_leaves_no_error(start_server: Start) -> None:
+    """Threat 31: the log says nothing of a caller that is gone."""
+    running = start_server(*REFUSING)
+    camera = new_camera(running)
+    token = camera.token()
+    with locked(running):
+        leave(post_and_stay(running, token, chunked=True), reset=True)
+        time.sleep(0.5)
+    with running.client() as client:
+        for _ in range(50):
+            client.get("/stats")
+        assert_given_once(client, token)
+    assert "never retrieved" not in running.server.said()
+    assert "ASGI" not in running.server.said()
 
 
 def test_answers_that_arrive_leave_no_trace(start_server: Start) -> None:

@@ -54,15 +54,16 @@ def test_other_requests_of_unknown_members(
     assert len(response.content) < 4_000
 
 
+@pytest.mark.parametrize("count", [21, 900, 7_000])
 @pytest.mark.parametrize("path", ["/validate", "/validate-legacy"])
-def test_published_clients_may_send_what_nobody_knows(
-    sqlite_client: httpx2.Client, path: str
+def test_published_clients_requests_of_unknown_members(
+    sqlite_client: httpx2.Client, path: str, count: int
 ) -> None:
-    """Threat 35: it is ignored, and repeated in no answer."""
-    for count in (900, 7_000):
-        response = post(sqlite_client, path, members(count))
-        assert response.status_code == 200
-        assert len(response.content) < 300
+    """Threat 35: they are ignored there, and not listed."""
+    response = post(sqlite_client, path, members(count))
+    assert response.status_code == 200
+    assert response.json()["valid"] is False
+    assert len(response.content) < 1_000
 
 
 def test_names_are_quoted_in_part(sqlite_client: httpx2.Client) -> None:
@@ -119,6 +120,34 @@ def test_a_batch_that_is_read_in_parts(sqlite_client: httpx2.Client) -> None:
         )
         results = response.json()["results"]
         assert [len(each) == 2 for each in results] == [False] + [True] * 6
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "%s garbage",
+        "%s]]",
+        "%s {}",
+        "[%s",
+        '{"tokens": {}, [%.0s1]}',
+        '{"tokens" [{}, {"a": [%.0s]}]}',
+        '{"tokens": [{}, 1]%.0s, }',
+        '{"tokens": [{}, 1)%.0s}',
+    ],
+)
+def test_a_batch_that_is_read_in_parts_is_json(
+    sqlite_client: httpx2.Client, malformed: str
+) -> None:
+    """Threat 32: a large batch is read no more generously than a small one."""
+    for count in (1, 13_000):
+        batch = json.dumps({"tokens": [TOKEN, members(count)]})
+        content = malformed % batch
+        if count > len(content):
+            content = content.replace("{}", json.dumps(members(count)), 1)
+        response = sqlite_client.post(
+            BATCH, content=content, headers={"Content-Type": "application/json"}
+        )
+        assert_problem(response, 422)
 
 
 FLOODS = {

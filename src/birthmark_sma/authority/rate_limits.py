@@ -11,11 +11,12 @@ What is under way may yet FAIL. The thread that judges asks for each request whe
 left (`failures_left`). Where processes share a store, a request reserves its tokens there first.
 """
 
+import asyncio
 import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -199,10 +200,12 @@ class RateLimits:
         limits = self._limits_of(kind, caller)
         who = partition_of(caller)
         refusal = None
+        reserved = False
         quotas = []
         try:
             if kind is Kind.VALIDATE:
                 refusal = await self._reserve(who, cost)
+                reserved = refusal is None
             for limit in limits:
                 if refusal is not None:
                     break
@@ -213,6 +216,10 @@ class RateLimits:
                     self.release(kind, caller, cost)
         except StoreAwayError:
             return self.quotas(kind, caller), None
+        except asyncio.CancelledError:
+            if reserved:
+                self.release(kind, caller, cost)
+            raise
         if refusal is not None:
             for limit in limits:
                 limit.windows.give_back(who, cost)
@@ -221,9 +228,7 @@ class RateLimits:
     def release(self, kind: Kind, caller: Caller, cost: int, failed: int = 0) -> None:
         """Give back what `confirm` reserved, now that so many tokens have failed."""
         if self._reserved is not None and kind is Kind.VALIDATE:
-            who = partition_of(caller)
-            for limit in self._failures:
-                self._reserved.release(_key(limit, who), limit.rate, cost, failed)
+            self._give_back(self._failures, partition_of(caller), cost, failed)
 
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
         """Say what a caller has left, as far as this process has counted it."""
@@ -296,13 +301,21 @@ class RateLimits:
         assert self._reserved is not None  # noqa: S101
         for number, limit in enumerate(self._failures):
             key = _key(limit, who)
-            wait = await self._reserved.reserve(key, limit.rate, cost)
+            try:
+                wait = await self._reserved.reserve(key, limit.rate, cost)
+            except asyncio.CancelledError:
+                self._give_back(self._failures[:number], who, cost)
+                raise
             if wait is not None:
                 self._held_back.note(limit, who, self._clock() + wait)
-                for earlier in self._failures[:number]:
-                    self._reserved.release(_key(earlier, who), earlier.rate, cost, 0)
+                self._give_back(self._failures[:number], who, cost)
                 return self._refusal(limit, 1, wait)
         return None
+
+    def _give_back(self, limits: Sequence[_Limit], who: str, cost: int, failed: int = 0) -> None:
+        assert self._reserved is not None  # noqa: S101
+        for limit in limits:
+            self._reserved.release(_key(limit, who), limit.rate, cost, failed)
 
     def _learn(self, limit: _Limit, who: str, usage: Usage) -> None:
         wait = seconds_until(limit.rate, usage, 1)

@@ -105,7 +105,8 @@ class SharedReservations:
                     if clock() > deadline:
                         return 1
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(lease.freed.wait(), _LOOK_SECONDS)
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await lease.freed.wait()
             lease.in_flight += cost
         return None
 

@@ -49,7 +49,10 @@ async def parse_batch(body: bytes) -> Sequence[Any]:
         checked(outline.skeleton(), ValidateBatchRequest)
     except InvalidRequestError as error:
         raise InvalidRequestError(error.fields, error.more + outline.surplus) from None
-    return [body[start:end] for start, end in outline.elements or ()]
+    elements = outline.elements or []
+    # What stands around the elements is read as strictly as that of a small batch.
+    parse_json(body[: elements[0][0]] + body[elements[-1][1] :])
+    return [body[start:end] for start, end in elements]
 
 
 async def elements_of(tokens: Sequence[Any]) -> AsyncIterator[CameraToken | str]:

@@ -109,7 +109,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         DIRECT.scope = scope
         try:
             body = endpoint.finish(scope, future)
-        except CallerLeftError:
+        except (CallerLeftError, asyncio.CancelledError):
             self._traffic.answered(scope, 0)
             return
         except Exception as error:

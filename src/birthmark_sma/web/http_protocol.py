@@ -259,6 +259,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         answering, self._answering = self._answering, None
         if answering is not None and not answering.cycle.response_complete:
             cast("Scope", answering.cycle.scope)[CALLER_LEFT] = True
+            answering.cycle.disconnected = True  # or uvicorn calls it a fault that none is sent
             answering.task.cancel()
 
     def on_response_complete(self) -> None:

@@ -304,6 +304,17 @@ class _Json:
         await send({"type": "http.response.body", "body": self._body})
 
 
+def _end_if_cancelled() -> None:
+    """Raise CancelledError where this task was cancelled and has not noticed.
+
+    Python 3.11's `asyncio.wait_for`, which Redis is asked through, loses a cancellation that comes
+    together with its result.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class _CameraTokens:
     """What both endpoints need of an application that has started."""
 
@@ -364,6 +375,17 @@ class _CameraTokens:
         return verdict(validation, settings.manufacturer_id, disclosure)
 
 
+class _Confirming:
+    """Stands where `group_commit.Waiting` will, until other processes have agreed."""
+
+    def __init__(self, task: "asyncio.Task[Validation]") -> None:
+        self._task = task
+
+    def leave(self) -> None:
+        """Offer the token no more: its caller is gone."""
+        self._task.cancel()
+
+
 class _One(_CameraTokens):
     """One camera token a request, in two halves (see `direct_answers`)."""
 
@@ -373,7 +395,12 @@ class _One(_CameraTokens):
         """Read, and then both halves."""
         body = await self._read(scope, receive, self._authority.settings.max_body_bytes)
         future = self.begin(scope, body)
-        await asyncio.wait([future])
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            if not future.cancel():
+                future.exception()  # nobody else asks for it
+            raise
         return _Json(self.finish(scope, future))
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
@@ -384,7 +411,9 @@ class _One(_CameraTokens):
         check_head(scope, authority.settings.max_body_bytes)
         camera_tokens = self._camera_tokens(body)
         if authority.rate_limits.shared:
-            return asyncio.ensure_future(self._confirmed(scope, camera_tokens, caller))
+            task = asyncio.ensure_future(self._confirmed(scope, camera_tokens, caller))
+            scope[UNANSWERED] = _Confirming(task)
+            return task
         return self._offer(scope, camera_tokens, caller)
 
     def _camera_tokens(self, body: bytes) -> Sequence[CameraToken]:
@@ -402,6 +431,7 @@ class _One(_CameraTokens):
         await quotas.confirm(scope, limits, Kind.VALIDATE, caller)
         failed = 0
         try:
+            _end_if_cancelled()
             validation = await self._offer(scope, camera_tokens, caller)
             failed = counts_as_fail(validation, self._replay)
         finally:
@@ -567,6 +597,7 @@ class _Many(_CameraTokens):
             await quotas.confirm(scope, limits, Kind.VALIDATE, caller, cost)
         judged: Sequence[Validation | BirthmarkError] = ()
         try:
+            _end_if_cancelled()
             if camera_tokens:
                 future = self._authority.validator.offer_together(camera_tokens, caller, scope)
                 self._deadlines.add(future, self._authority.settings.answer_timeout)
