@@ -361,7 +361,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no URI": ({"csr": csr_pem(new_key(), "camera-1")}, "does not name the recipient key"),
     "another URI": (
         {"csr": csr_pem(new_key(), "camera-1", URN.replace("recipient", "other"))},
-        "does not name the recipient key",
+        "subjectAltName is not the device_serial",
     ),
     "two URIs": (
         {"csr": csr_pem(new_key(), "camera-1", URN, recipient_urn(OTHERS.public_key()))},
