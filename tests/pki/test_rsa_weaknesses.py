@@ -74,7 +74,7 @@ def test_one_modulus_is_tested_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
         most = max(most, under_way)
         time.sleep(0.001)
         under_way -= 1
-        return base**exponent % modulus
+        return int(base**exponent % modulus)
 
     monkeypatch.setattr(rsa_weaknesses, "pow", counted, raising=False)
     with ThreadPoolExecutor(8) as threads:
