@@ -59,7 +59,7 @@ class ProvisioningRequest:
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What a device gets: NUC hash and table keys in the clear, or `sealed_secrets` for both."""
+    """The answer to a device: NUC hash and table keys in the clear, or `sealed_secrets`."""
 
     device_certificate: str
     certificate_chain: tuple[str, ...]

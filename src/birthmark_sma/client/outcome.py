@@ -75,7 +75,7 @@ class Cause(StrEnum):
     TIMED_OUT = "timed_out"
     """The authority did not answer in time, or the time was used up waiting to ask."""
     UNTRUSTED = "untrusted"
-    """Whoever answers has not shown the authority's TLS certificate; `detail` says what is wrong.
+    """The TLS certificate is not trusted; `detail` says why: unknown CA, other name, expired.
 
     An unknown CA, a certificate for another name, and one that has expired read differently.
     """
