@@ -158,8 +158,8 @@ function read(text) {
 }
 
 /**
- * A name as RFC 5280, section 7.1, compares it: case, string type, compatible characters and runs of
- * white space make no difference. checkIssued folds ASCII alone.
+ * A name as RFC 5280, section 7.1, compares it: case, string type, compatible characters, runs of
+ * white space, and characters that are not seen make no difference. checkIssued folds ASCII alone.
  */
 function folded(name) {
   const unescaped = (line) =>
@@ -168,7 +168,8 @@ function folded(name) {
     );
   const fold = (line) => {
     const [kind, ...value] = unescaped(line).split("=");
-    const text = value.join("=").normalize("NFKC").toUpperCase().toLowerCase().normalize("NFKC");
+    const lower = value.join("=").normalize("NFKC").toUpperCase().toLowerCase();
+    const text = lower.replace(/\p{Default_Ignorable_Code_Point}/gu, "").normalize("NFKC");
     return `${kind}=${text.trim().replace(/\s+/g, " ")}`;
   };
   return (name ?? "").split("\n").map(fold).join("\n");

@@ -4,9 +4,9 @@
 
 reads a bundle a line, and writes a line for each: image hash, verdict, device or reason. The access
 key is in the environment, AUTHORITY_KEY; CAs for the authority's TLS certificate, if not those of
-the system, in the file that AUTHORITY_CA names; the authority's revocation list, if you fetch it,
-in the file that AUTHORITY_CRL names, and the intermediate's certificate, which signs that list, in
-the file that AUTHORITY_INTERMEDIATE names (both in DER, as /pki/ has them).
+the system, in the file that AUTHORITY_CA names. To refuse revoked devices before the authority is
+asked, name the intermediate's certificate in AUTHORITY_INTERMEDIATE, a file in DER as /pki/ has it:
+then the authority's revocation list, which it signs, is fetched and kept fresh.
 """
 
 import os
@@ -25,6 +25,7 @@ from cryptography import x509
 
 from birthmark_sma.client import (
     AuthorityClient,
+    CrlCache,
     Fail,
     Indeterminate,
     Pass,
@@ -42,29 +43,24 @@ THREADS = 16  # what they ask at the same time goes out together
 def main(url: str, root_file: str) -> None:
     """Judge the bundles on standard input."""
     root = x509.load_pem_x509_certificate(Path(root_file).read_bytes())
-    crl_file = os.environ.get("AUTHORITY_CRL")
-    crl = load_crl(Path(crl_file)) if crl_file else None
-    ca_file = os.environ.get("AUTHORITY_CA")
+    access_key = os.environ.get("AUTHORITY_KEY") or None
+    ca_file = Path(name) if (name := os.environ.get("AUTHORITY_CA")) else None
+    crls = None
+    if name := os.environ.get("AUTHORITY_INTERMEDIATE"):
+        load = partial(
+            RevocationList.load, issuer=x509.load_der_x509_certificate(Path(name).read_bytes())
+        )
+        list_url = f"{url.rstrip('/')}/pki/intermediate.crl"
+        crls = CrlCache(list_url, load=load, access_key=access_key, ca_file=ca_file)
     with (
-        AuthorityClient(
-            url,
-            access_key=os.environ.get("AUTHORITY_KEY") or None,
-            ca_file=Path(ca_file) if ca_file else None,
-        ) as authority,
+        AuthorityClient(url, access_key=access_key, ca_file=ca_file) as authority,
         ThreadPoolExecutor(THREADS) as threads,
     ):
         waiting = lines(sys.stdin.buffer)
         while some := [*islice(waiting, 10 * THREADS)]:
-            for told in threads.map(partial(judge, authority, root, crl=crl), some):
+            for told in threads.map(partial(judge, authority, root, crls=crls), some):
                 sys.stdout.buffer.write(line_of(told))
                 sys.stdout.buffer.flush()
-
-
-def load_crl(file: Path) -> RevocationList:
-    """Verify the authority's revocation list once: then a look-up costs nothing."""
-    intermediate = Path(os.environ["AUTHORITY_INTERMEDIATE"]).read_bytes()
-    issuer = x509.load_der_x509_certificate(intermediate)
-    return RevocationList.load(file.read_bytes(), issuer=issuer)
 
 
 def judge(
@@ -72,17 +68,18 @@ def judge(
     root: x509.Certificate,
     text: bytes,
     *,
-    crl: RevocationList | None = None,
+    crls: CrlCache[RevocationList] | None = None,
     now: datetime | None = None,
     grace: timedelta = OFFLINE,
 ) -> tuple[str, str, str]:
     """Return a bundle's image hash, the verdict, and the device or the reason."""
     try:  # 1. Is it whole, and signed by a device that the pinned root vouches for?
+        crl = crls.get().crl if crls else None  # verified once, and not for each bundle
         bundle = verify_bundle(text, root=root, now=now or datetime.now(UTC), crl=crl, grace=grace)
     except BundleError as error:
         return "?" * 64, "REJECTED", str(error)
     except RevocationUnknownError as error:
-        sys.exit(f"{error}")  # it says nothing of the bundle: fetch a newer list
+        return "?" * 64, "KEPT", str(error)  # it says nothing of the bundle: judge it later
     except Exception as error:  # a defect: tell it, and judge the others
         traceback.print_exception(error)
         return "?" * 64, "REJECTED", f"It cannot be judged: {type(error).__name__}."

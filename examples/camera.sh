@@ -22,7 +22,7 @@ say "health: $(ask "$url/health") $(member status)"
 # 1. A key that never leaves the camera, and a request that proves that the camera has it.
 serial="shell-camera-$(openssl rand -hex 6)"
 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$place/key.pem" 2>/dev/null
-openssl req -new -key "$place/key.pem" -subj / -out "$place/csr.pem"
+openssl req -new -key "$place/key.pem" -subj "/CN=$serial" -out "$place/csr.pem"
 csr=$(awk '{printf "%s\\n", $0}' "$place/csr.pem")
 
 # 2. Provision it. With the same Idempotency-Key the same request may be sent again if an answer gets lost.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.client import (
     AsyncAuthorityClient,
+    AsyncCrlCache,
     AuthorityClient,
+    CachedCrl,
     Cause,
+    CrlCache,
     Fail,
     Indeterminate,
     Options,
@@ -179,6 +183,44 @@ def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
         verify_bundle(device.capture(b"picture"), root=root, now=datetime.now(UTC), crl=crl)
 
 
+def test_a_cache_keeps_the_list_of_a_real_authority_fresh(running: Running) -> None:
+    """Threads and tasks: it loads, is confirmed as the newest, and is replaced once it is not."""
+    with running.client() as http:
+        device, root = device_of(http), root_of(http)
+        issuer = x509.load_der_x509_certificate(http.get("/pki/intermediate.crt").content)
+    url, bundle = f"{running.server.url}/pki/intermediate.crl", device.capture(b"picture")
+    load = partial(RevocationList.load, issuer=issuer)
+
+    def is_revoked(cached: CachedCrl[RevocationList]) -> bool:
+        assert (cached.trouble, cached.stale) == (None, False)
+        try:
+            verify_bundle(bundle, root=root, now=datetime.now(UTC), crl=cached.crl)
+        except DeviceRevokedError:
+            return True
+        return False
+
+    async def look() -> None:
+        threads = CrlCache(url, load=load, refresh=0.1)
+        tasks = AsyncCrlCache(url, load=load, refresh=0.1)
+        first = await asyncio.to_thread(threads.get), await tasks.get()
+        assert not any(is_revoked(each) for each in first)
+        await asyncio.sleep(0.2)
+        confirmed = await asyncio.to_thread(threads.get)
+        assert confirmed.crl is first[0].crl  # by a 304
+        assert confirmed.confirmed_at > first[0].confirmed_at
+        revoke = (*("devices", "revoke"), device.camera.serial, "--reason", "key_compromise")
+        assert (await asyncio.to_thread(sma, *revoke, environ=running.environ)).returncode == 0
+        async with asyncio.timeout(10):
+            while not is_revoked(now := await tasks.get()):
+                await asyncio.sleep(0.1)
+            while not is_revoked(await asyncio.to_thread(threads.get)):
+                await asyncio.sleep(0.1)
+        assert now.crl.number > first[1].crl.number
+        await tasks.close()
+
+    asyncio.run(look())
+
+
 def test_an_access_key_opens_the_door(start_server: Start, tmp_path: Path) -> None:
     """Threat 22: without one, or with a wrong one, there is no verdict."""
     key = made_key(tmp_path)
@@ -255,12 +297,8 @@ def run_example(running: Running, bundles: list[bytes], tmp_path: Path, **enviro
     """Run the example as an operator would, on bundles a line each."""
     with running.client() as http:
         root = root_of(http)
-        for name in ("intermediate.crl", "intermediate.crt"):
-            (tmp_path / name).write_bytes(http.get(f"/pki/{name}").content)
-    files = {
-        "AUTHORITY_CRL": str(tmp_path / "intermediate.crl"),
-        "AUTHORITY_INTERMEDIATE": str(tmp_path / "intermediate.crt"),
-    }
+        (tmp_path / "intermediate.crt").write_bytes(http.get("/pki/intermediate.crt").content)
+    files = {"AUTHORITY_INTERMEDIATE": str(tmp_path / "intermediate.crt")}
     (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
     return subprocess.run(
         [sys.executable, str(EXAMPLE), running.server.url, str(tmp_path / "root.crt")],
@@ -275,13 +313,17 @@ def run_example(running: Running, bundles: list[bytes], tmp_path: Path, **enviro
 def test_the_example(running: Running, tmp_path: Path) -> None:
     """examples/aggregator.py gives every bundle the verdict that it should get."""
     with running.client() as http:
-        device = device_of(http)
+        device, gone = device_of(http), device_of(http)
+        revoke = (*("devices", "revoke"), gone.camera.serial, "--reason", "key_compromise")
+        assert sma(*revoke, environ=running.environ).returncode == 0
+        fetch_crl_with(http, certificate_serial_of(gone.camera.response), within=10)
     forged = device.capture(b"forged", device.camera.token(nuc_hash=bytes(range(32))))
     genuine = device.capture(b"genuine")
     altered = genuine.to_json().replace(
         sha256(b"genuine").hexdigest().encode(), sha256(b"swapped").hexdigest().encode()
     )
-    ran = run_example(running, [genuine.to_json(), forged.to_json(), altered], tmp_path)
+    revoked = gone.capture(b"revoked").to_json()
+    ran = run_example(running, [genuine.to_json(), forged.to_json(), altered, revoked], tmp_path)
     assert ran.stderr == b""
     lines = [line.split("\t") for line in ran.stdout.decode().splitlines()]
     serial = device.camera.serial
@@ -289,13 +331,19 @@ def test_the_example(running: Running, tmp_path: Path) -> None:
         [sha256(b"genuine").hexdigest(), "PASS", f"{serial} (Test)"],
         [sha256(b"forged").hexdigest(), "FAIL", serial],
         ["?" * 64, "REJECTED", "The device's signature does not fit this bundle."],
+        ["?" * 64, "REJECTED", "The device's certificate is revoked."],
     ]
 
 
-def test_the_example_keeps_what_has_no_verdict(running: Running, tmp_path: Path) -> None:
-    """Threat 19: an authority that is away rejects no picture."""
+@pytest.mark.parametrize("listed", [False, True], ids=["alone", "with a revocation list"])
+def test_the_example_keeps_what_has_no_verdict(
+    running: Running, tmp_path: Path, listed: bool
+) -> None:
+    """Threat 19: an authority that is away, and its revocation list too, rejects no picture."""
     with running.client() as http:
         bundle, root = device_of(http).capture(b"genuine"), root_of(http)
+        intermediate = tmp_path / "intermediate.crt"
+        intermediate.write_bytes(http.get("/pki/intermediate.crt").content)
     (tmp_path / "root.crt").write_bytes(root.public_bytes(Encoding.PEM))
     ran = subprocess.run(
         [
@@ -303,11 +351,13 @@ def test_the_example_keeps_what_has_no_verdict(running: Running, tmp_path: Path)
             str(tmp_path / "root.crt"),
         ],
         input=bundle.to_json() + b"\n",
-        env=server_environ(tmp_path),
+        env=server_environ(tmp_path)
+        | ({"AUTHORITY_INTERMEDIATE": str(intermediate)} if listed else {}),
         capture_output=True,
         timeout=120,
         check=False,
     )
     assert b"\tKEPT\t" in ran.stdout
     assert b"FAIL" not in ran.stdout
-    assert b"unreachable" in ran.stderr
+    assert (b"There is no revocation list yet" in ran.stdout) == listed
+    assert (b"unreachable" in ran.stderr) != listed

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from birthmark_sma.client import RevocationList, verify_bundle
 from birthmark_sma.client.revocation import check_revocation
 from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
+from birthmark_sma.pki import der
 from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
 from birthmark_sma.pki.names import distinguished_name
 from birthmark_sma.pki.signer import CaKeyType
@@ -107,6 +108,24 @@ def test_critical_extensions_that_are_not_understood() -> None:
         load(signed(builder((NUMBER, False), (UNKNOWN, True))))
     ignored = builder((NUMBER, False)).add_revoked_certificate(entry(5, (UNKNOWN, False)))
     assert load(signed(ignored)).certificate_serials == {5}
+
+
+@pytest.mark.parametrize("of_entry", [False, True])
+def test_an_extension_that_stands_twice(of_entry: bool) -> None:
+    """RFC 5280, section 4.2: the library has an error of its own for it, when it is looked at."""
+    other = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.2"), b"\x05\x00")
+    two = (UNKNOWN, False), (other, False)
+    made = builder((NUMBER, False), *(() if of_entry else two))
+    if of_entry:
+        made = made.add_revoked_certificate(entry(5, *two))
+    tbs = x509.load_der_x509_crl(signed(made)).tbs_certlist_bytes
+    # The two identifiers differ in their last byte, before which 1.3.6.1.4.1.99999 stands.
+    arc = bytes.fromhex("2b06010401868d1f")
+    twice = tbs.replace(arc + b"\x02", arc + b"\x01")
+    assert twice != tbs
+    signer = ca().signer
+    with pytest.raises(RevocationUnknownError, match="cannot be read"):
+        load(der.signed(twice, signer.signature_algorithm, signer.sign(twice)))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_it_outlives_its_process(
     aggregator = Aggregator()
     assert found.drain(aggregator) == 4
     # The one that was tried goes after those that were not, also in another process.
-    assert aggregator.got == [bundles[n] for n in (2, 3, 1, 4)]
+    assert aggregator.got == [bundles[n] for n in (2, 3, 4, 1)]
     assert (len(found), len(reopen())) == (0, 0)
 
 
@@ -150,6 +150,26 @@ def test_more_bad_ones_than_are_tried_in_a_row(
     time.now += 1
     assert queue.drain(aggregator) == 4
     assert aggregator.got[3:] == [bundles[n] for n in (3, 0, 1, 2)]
+
+
+def test_bad_ones_whose_time_has_come_go_after_a_new_one(
+    queue: BundleQueue, bundles: list[Bundle], time: Time
+) -> None:
+    """Threat 50: a hundred of them, overdue, would hold it up for hours, three a round."""
+    bad, new = bundles[:4], bundles[4]
+    got: list[Bundle] = []
+
+    def send(bundle: Bundle) -> Delivery:
+        got.append(bundle)
+        return Delivery.LATER if bundle in bad else Delivery.TAKEN
+
+    for _ in range(2):
+        queue.drain(send)
+        time.now += LONGEST_PAUSE_SECONDS
+    queue.put(new)
+    got.clear()
+    assert queue.drain(send) == 1
+    assert got[0] == new
 
 
 def test_it_is_put_off_behind_others_in_the_next_process_too(

@@ -161,6 +161,18 @@ def test_the_bound_never_goes_back(watched: Camera24h) -> None:
     assert watched.wrong()
 
 
+@pytest.mark.parametrize(
+    "said", [datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC) for year in (1, 9999)]
+)
+def test_no_server_says_a_time_that_stops_the_camera(watched: Camera24h, said: datetime) -> None:
+    """Threat 50: a Date at the end of the calendar overflowed a second later, at each picture."""
+    watched.clock.hear(said, SERVER)
+    watched.pass_by(HOUR)
+    assert not watched.wrong()
+    watched.clock.hear(watched.time, OTHER)
+    assert not watched.wrong()
+
+
 def test_the_card_is_not_written_at_each_answer(
     watched: Camera24h, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,6 +290,12 @@ def test_ascii_folds_as_all_else(text: str) -> None:
     assert fold(f"{text}\u00e9") == fold(f"{text}e\u0301") == (fold(f"{text}x")[:-1] + "\u00e9")
 
 
+@pytest.mark.parametrize("text", ["A" * 1_025, "a" + "\u0301\u0316" * 5_000])
+def test_what_is_too_long_for_a_name_is_not_folded(text: str) -> None:
+    """Marks out of order cost the square of their number: 0.2 s for those that a bundle holds."""
+    assert fold(text) == text
+
+
 def test_every_character_folds_to_a_fixed_point() -> None:
     """And no serial becomes too long for an index: PostgreSQL's takes 2,704 bytes of a text."""
     longest = 0

@@ -160,6 +160,7 @@ SPELLINGS: dict[str, Callable[[], tuple[x509.Certificate, x509.Certificate]]] = 
     "wide string type": lambda: path_with(str, _ASN1Type.BMPString),
     "white space": lambda: path_with(lambda text: f" {text.replace(' ', '   ')} "),
     "compatible letters": lambda: path_with(lambda text: text.replace("M", "\uff2d")),
+    "what is not seen": lambda: path_with(lambda text: text.replace("M", "\u200bM\u00ad")),
 }
 
 

@@ -304,6 +304,7 @@ ISSUER_NAMES: dict[str, tuple[Callable[[str], str], _ASN1Type, bool]] = {
     "as BMPString": (str, _ASN1Type.BMPString, True),
     "with more white space": (lambda text: f"  {text.replace(' ', '   ')} ", UTF8, True),
     "in full-width letters": (lambda text: text.replace("M", "\uff2d"), UTF8, True),
+    "with what is not seen": (lambda text: text.replace("M", "\u200bM\u00ad"), UTF8, True),
     "with a letter less": (lambda text: text[1:], UTF8, False),
     "without white space": (lambda text: text.replace(" ", ""), UTF8, False),
     "with a comma more": (lambda text: f"{text},", UTF8, False),

@@ -59,7 +59,7 @@ class ProvisioningRequest:
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What a device gets: NUC hash and table keys in the clear, or `sealed_secrets` for both."""
+    """The answer to a device: NUC hash and table keys in the clear, or `sealed_secrets`."""
 
     device_certificate: str
     certificate_chain: tuple[str, ...]
@@ -135,8 +135,9 @@ class CandidateMaker:
         check_device_serial(request.device_serial)
         _check_description("device_family", request.device_family)
         _check_description("app_version", request.app_version)
-        public_key = self._check_device_key(request)
-        recipient = self._check_recipient(request, public_key)
+        asked = None if request.csr is None else csr.load(request.csr)
+        public_key = self._check_device_key(request, asked)
+        recipient = self._check_recipient(request, asked, public_key)
         nuc_hash = request.nuc_hash or secrets.token_bytes(NUC_HASH_BYTES)
         return Checked(
             request=request,
@@ -170,20 +171,25 @@ class CandidateMaker:
         answer = self._answer(device, checked, fingerprint)
         return Candidate(request, device, answer, checked.recipient_fingerprint)
 
-    def _check_device_key(self, request: ProvisioningRequest) -> DeviceKey:
-        if request.csr is not None:
-            key = csr.verify(request.csr, request.device_serial)
+    def _check_device_key(
+        self, request: ProvisioningRequest, asked: x509.CertificateSigningRequest | None
+    ) -> DeviceKey:
+        if asked is not None:
+            key = csr.verify(asked, request.device_serial)
         else:
             key = key_policy.check_key(key_policy.load_public_key(request.device_public_key or ""))
         self._check_is_secret(key)
         return key
 
     def _check_recipient(
-        self, request: ProvisioningRequest, device_key: DeviceKey
+        self,
+        request: ProvisioningRequest,
+        asked: x509.CertificateSigningRequest | None,
+        device_key: DeviceKey,
     ) -> KeyEncryptionKey | None:
         """Return the recipient key, which the request's CSR, verified already, names."""
         if request.key_encryption_public_key is None:
-            check_recipient(request.csr, None)
+            check_recipient(asked, None)
             return None
         try:
             key = key_policy.check_key_encryption_key(
@@ -197,7 +203,7 @@ class CandidateMaker:
                 )
         except KeyRefusedError as error:
             raise KeyEncryptionKeyRefusedError(*error.args) from None
-        check_recipient(request.csr, key)
+        check_recipient(asked, key)
         return key
 
     def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:

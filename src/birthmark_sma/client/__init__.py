@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from birthmark_sma.client.asynchronous import AsyncAuthorityClient
-    from birthmark_sma.client.crl_cache import AsyncCrlCache, CrlCache
+    from birthmark_sma.client.crl_cache import AsyncCrlCache, CachedCrl, CrlCache
     from birthmark_sma.client.options import Options
     from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
     from birthmark_sma.client.pending import PendingBundles
@@ -51,6 +51,7 @@ __all__ = [
     "BundleError",
     "BundleSignatureError",
     "BundleTimeError",
+    "CachedCrl",
     "CameraToken",
     "Cause",
     "ClientMisuseError",
@@ -84,6 +85,7 @@ _MODULES = {
     "BundleError": "errors",
     "BundleSignatureError": "errors",
     "BundleTimeError": "errors",
+    "CachedCrl": "client.crl_cache",
     "CameraToken": "protocol.camera_token",
     "Cause": "client.outcome",
     "ClientMisuseError": "errors",

@@ -47,7 +47,7 @@ _chance = secrets.SystemRandom().random
 
 
 class Crl(Protocol):
-    """What a cache has to know of a list: `RevocationList` is one."""
+    """The part of a list that a cache looks at. `RevocationList` has it."""
 
     @property
     def number(self) -> int:
@@ -105,7 +105,7 @@ class _FetchError(Exception):
 
 
 class _Source:
-    """Where the list is, and one bounded request for it."""
+    """The URL of a list. `fetch` sends one bounded request to it."""
 
     def __init__(
         self,

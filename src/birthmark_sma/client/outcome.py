@@ -75,10 +75,7 @@ class Cause(StrEnum):
     TIMED_OUT = "timed_out"
     """The authority did not answer in time, or the time was used up waiting to ask."""
     UNTRUSTED = "untrusted"
-    """Whoever answers has not shown the authority's TLS certificate; `detail` says what is wrong.
-
-    An unknown CA, a certificate for another name, and one that has expired read differently.
-    """
+    """The TLS certificate is not trusted; `detail` says why: unknown CA, other name, expired."""
     UNAVAILABLE = "unavailable"
     """The authority said that it cannot answer now, or failed (5xx)."""
     RATE_LIMITED = "rate_limited"

@@ -69,7 +69,7 @@ class PendingBundles:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many bundles have no verdict yet."""
+        """Return the number of bundles without a verdict."""
         return len(self._known)
 
     @property

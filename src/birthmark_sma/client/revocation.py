@@ -51,6 +51,7 @@ class RevocationList:
             ValueError,
             TypeError,
             x509.InvalidVersion,
+            x509.DuplicateExtension,
             x509.UnsupportedGeneralNameType,
             UnsupportedAlgorithm,
         ):

@@ -6,9 +6,9 @@ acknowledgement and the removal is the one case where a bundle goes out again, t
 no sender can close that gap alone, so an aggregation server goes by the bundle's `bundle_id`.
 
 A bundle that is put off keeps no other waiting: it gets a pause that grows with its attempts, and
-the others go out meanwhile. How often it was tried stands in its file's name, so that a camera that
-is switched on for a minute at a time also gets past it: after a start, the bundles that were tried
-least go first. The pauses themselves end with the process.
+the others go out meanwhile. Of those that are due, the bundles that were tried least go first. How
+often one was tried stands in its file's name, so that a camera that is switched on for a minute at
+a time also gets past it. The pauses themselves end with the process.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ Send = Callable[[Bundle], Delivery | Later]
 
 @dataclass(order=True, slots=True)
 class _Waiting:
-    """A bundle on disk. Those that are due earlier, were tried less, and came first go first."""
+    """A bundle on disk, with the time from which on it may be sent."""
 
     due: float
     attempts: int
@@ -109,6 +109,8 @@ class BundleQueue:
             _Waiting(now, _attempts(name), name) for name in names if name.endswith(_WAITING)
         ]
         heapq.heapify(self._waiting)
+        self._ready: list[tuple[int, str, _Waiting]] = []
+        """Those whose time has come: who was tried less, and then who came first, goes first."""
         self._aside = [name for name in names if name.endswith((_REFUSED, _DAMAGED))]
         self._last = max((_number(name) for name in names), default=0)
         self._under_way = 0
@@ -120,7 +122,7 @@ class BundleQueue:
 
     def __len__(self) -> int:
         """How many bundles wait."""
-        return len(self._waiting) + self._under_way
+        return len(self._waiting) + len(self._ready) + self._under_way
 
     @property
     def put_aside(self) -> int:
@@ -131,10 +133,10 @@ class BundleQueue:
     def seconds_to_next_attempt(self) -> float | None:
         """In how many seconds `drain` has something to send; 0 for now, None for an empty queue."""
         with self._lock:
-            if not self._waiting:
+            if not self._ready and not self._waiting:
                 return None
-            due = max(self._waiting[0].due, self._left_alone_until)
-        return max(0.0, due - self._seconds())
+            due = self._waiting[0].due if not self._ready else 0.0
+            return max(0.0, max(due, self._left_alone_until) - self._seconds())
 
     def put_aside_files(self) -> list[Path]:
         """Return the files of bundles that were refused (`.refused`) or found damaged."""
@@ -157,7 +159,7 @@ class BundleQueue:
             heapq.heappush(self._waiting, waiting)
 
     def drain(self, send: Send) -> int:
-        """Send all bundles that are due, those that waited longest first. Return how many went.
+        """Send all bundles that are due, those that were tried least first. Return how many went.
 
         It ends early where `send` says `Later`, and after three in a row that were put off; then
         the server is left alone for a while, in which `drain` sends nothing. Call it as often as
@@ -198,13 +200,18 @@ class BundleQueue:
     # --- one bundle
 
     def _next_due(self) -> _Waiting | None:
-        """Take the next bundle out of the heap, if its time has come."""
+        """Take the next bundle out of the heaps, if its time has come."""
         with self._lock:
             now = self._seconds()
-            if now < self._left_alone_until or not self._waiting or self._waiting[0].due > now:
+            if now < self._left_alone_until:
+                return None
+            while self._waiting and self._waiting[0].due <= now:
+                due = heapq.heappop(self._waiting)
+                heapq.heappush(self._ready, (due.attempts, due.name, due))
+            if not self._ready:
                 return None
             self._under_way = 1
-            return heapq.heappop(self._waiting)
+            return heapq.heappop(self._ready)[2]
 
     def _settle(self, waiting: _Waiting, send: Send) -> Delivery | Later:
         """Send a bundle, and do on disk what that calls for; it is back in the heap if it stays."""

@@ -148,7 +148,7 @@ class Camera:
 
     @property
     def clock_is_wrong(self) -> bool:
-        """Whether the clock cannot be right, so that pictures that are signed now may be rejected.
+        """True if the clock cannot be right, so that pictures that are signed now may be rejected.
 
         The camera captures all the same, unless `capture` is told to refuse: hold such pictures
         back, and capture them once the clock is set. `clock_fault` says what is wrong with it, and
@@ -158,7 +158,7 @@ class Camera:
 
     @property
     def clock_fault(self) -> str | None:
-        """What is wrong with the clock and what to do, as a sentence; None if nothing is known."""
+        """A sentence that says what is wrong with the clock and what to do, or None."""
         return self._clock.fault()
 
     def hear_time(self, time: datetime, source: str) -> None:

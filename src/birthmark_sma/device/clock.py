@@ -33,6 +33,7 @@ _STEP = timedelta(hours=1)
 """The file is written anew no more often than this."""
 _EVIDENCE_SECONDS = 86_400.0
 _MAX_SOURCES = 16
+_FIRST_YEAR, _LAST_YEAR = 1970, 9999
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class CameraClock:
         """
         if source not in self._heard and len(self._heard) >= _MAX_SOURCES:
             return
+        if not _FIRST_YEAR <= time.year < _LAST_YEAR:
+            return  # no clock says so, and what is computed of it could overflow
         self._heard[source] = _Heard(time, self._seconds())
         now = self.now()
         if abs(now - time) <= CLOCK_SKEW:

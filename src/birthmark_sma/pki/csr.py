@@ -28,14 +28,13 @@ _EXTENSION_REQUESTS = {
 _TELETEX_STRING = 0x14
 
 
-def verify(pem: str, device_serial: str) -> DeviceKey:
-    """Return the requester's public key once its possession is proven. RFC 2986, section 3.
+def verify(request: x509.CertificateSigningRequest, device_serial: str) -> DeviceKey:
+    """Return the public key of a request that `load` read, once its possession is proven.
 
-    Raises CsrRefusedError for a request that is malformed, whose signature does not verify, or
+    RFC 2986, section 3. Raises CsrRefusedError for a request whose signature does not verify, or
     which names another device than `device_serial`; KeyRefusedError for a key that the policy
     refuses.
     """
-    request = load(pem)
     try:
         public_key = request.public_key()
     except (ValueError, UnsupportedAlgorithm):

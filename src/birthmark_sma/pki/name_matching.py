@@ -1,13 +1,13 @@
 """Compare distinguished names as RFC 5280, section 7.1, says: a name may have several spellings.
 
 Case, the string type (UTF8String, PrintableString, BMPString, ...), compatible forms of a character
-(NFKC), and runs of white space make no difference. Libraries that compare bytes refuse such names,
-and OpenSSL accepts them.
+(NFKC), runs of white space, and characters that are not seen make no difference. Libraries that
+compare bytes refuse such names, and OpenSSL accepts them.
 """
 
-import unicodedata
-
 from cryptography import x509
+
+from birthmark_sma.pki.names import fold
 
 
 def same_name(one: x509.Name, other: x509.Name) -> bool:
@@ -30,8 +30,5 @@ def _folded(name: x509.Name) -> list[list[tuple[str, str | bytes]]]:
 
 
 def _fold(value: str | bytes) -> str | bytes:
-    """Fold a value as RFC 4518 does, in its four steps that matter here."""
-    if isinstance(value, bytes):  # a bit string: only its bits count
-        return value
-    compatible = unicodedata.normalize("NFKC", value).casefold()
-    return " ".join(unicodedata.normalize("NFKC", compatible).split())
+    """Return what is equal for values that are one; of a bit string, only its bits count."""
+    return value if isinstance(value, bytes) else fold(value)

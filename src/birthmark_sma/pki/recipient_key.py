@@ -5,40 +5,38 @@ that it requests. The CSR's signature covers it, so that whoever carries the req
 another recipient key into it, or leave the key out.
 """
 
-import hashlib
 import re
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from birthmark_sma.errors import CsrRefusedError
-from birthmark_sma.pki.key_policy import KeyEncryptionKey
+from birthmark_sma.pki.key_policy import KeyEncryptionKey, fingerprint
+from birthmark_sma.pki.names import RECIPIENT_KEY_URN_PREFIX
 
-RECIPIENT_URN_PREFIX = "urn:birthmark:recipient-key:sha-256:"
-_FAMILY = "urn:birthmark:recipient-key:"
+RECIPIENT_URN_PREFIX = f"{RECIPIENT_KEY_URN_PREFIX}sha-256:"
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def recipient_urn(key: KeyEncryptionKey) -> str:
     """Return the URI for a CSR: the prefix, and SHA-256 of the DER SubjectPublicKeyInfo in hex."""
-    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return RECIPIENT_URN_PREFIX + hashlib.sha256(der).hexdigest()
+    return RECIPIENT_URN_PREFIX + fingerprint(key).hex()
 
 
-def check_recipient(csr: str | None, key: KeyEncryptionKey | None) -> None:
+def check_recipient(
+    request: x509.CertificateSigningRequest | None, key: KeyEncryptionKey | None
+) -> None:
     """Raise CsrRefusedError unless a CSR requests exactly this recipient key, or none for None.
 
-    The CSR (PEM) has been verified, and every common name in it is the device's serial.
+    The CSR has been verified, and every common name in it is the device's serial.
     """
-    if csr is None:
+    if request is None:
         if key is not None:
             raise CsrRefusedError(
                 "A recipient key needs a CSR in place of device_public_key: it proves that the"
                 " recipient key is the device's."
             )
         return
-    request = x509.load_pem_x509_csr(csr.encode())
     named = _requested(request)
     if key is None:
         if named is not None:
@@ -68,10 +66,8 @@ def _requested(request: x509.CertificateSigningRequest) -> str | None:
         extension = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return None
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        raise CsrRefusedError("The CSR's extensions cannot be read.") from None
     uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
-    ours = [uri for uri in uris if uri.casefold().startswith(_FAMILY)]
+    ours = [uri for uri in uris if uri.casefold().startswith(RECIPIENT_KEY_URN_PREFIX)]
     if not ours:
         return None
     digest = ours[0].removeprefix(RECIPIENT_URN_PREFIX)
