@@ -239,6 +239,21 @@ def test_the_root_key_goes_where_it_is_told(empty: Place, tmp_path: Path) -> Non
     assert_refused(refused, 3, "another authority")
 
 
+@pytest.mark.parametrize("command", ["init", "serve"])
+def test_a_forgotten_database_url_leaves_nothing_beside_a_root_key(
+    empty: Place, command: str
+) -> None:
+    """Beside SQLite's file an authority on PostgreSQL of older versions finds its key no more."""
+    empty.data_dir.mkdir(mode=0o700)
+    key = empty.data_dir / ROOT_KEY
+    key.write_text("the key of an authority on PostgreSQL")
+    key.chmod(0o600)
+    refused = empty.sma(command, settings={"PORT": "0"} if command == "serve" else {})
+    assert_refused(refused, 3, "DATABASE_URL")
+    assert "creating" not in refused.stderr
+    assert list(empty.data_dir.iterdir()) == [key]
+
+
 def test_migrate_says_where_the_database_stands(place: Place, empty: Place) -> None:
     current = {"before": HEAD_REVISION, "after": HEAD_REVISION}
     assert json.loads(place.sma("migrate", "--json").stdout) == current
