@@ -82,6 +82,21 @@ def test_an_outage_leaves_the_last_answer(machine: Machine) -> None:
     assert times.now() == BEGAN + timedelta(seconds=5)
 
 
+def test_a_slow_answer_makes_no_clock_wrong(machine: Machine) -> None:
+    """Who waits 30 seconds for a connection does not know when in them the database answered."""
+    waits = [0.0, 30.0]
+
+    def ask() -> datetime:
+        machine.passes(waits.pop(0))
+        return datetime.fromtimestamp(machine.wall, UTC)
+
+    times = DatabaseClock(ask)
+    times.look()
+    times.look()
+    assert times.complaint() is None
+    assert times.now() == BEGAN + timedelta(seconds=30)
+
+
 @pytest.mark.parametrize(
     ("drift", "complaint"),
     [

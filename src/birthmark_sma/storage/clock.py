@@ -38,7 +38,9 @@ class DatabaseClock:
             return
         before = seconds_since_boot()
         theirs = self._ask().timestamp()
-        self._offset = theirs - (before + seconds_since_boot()) / 2
+        took = seconds_since_boot() - before
+        if self._offset is None or took <= _TOLERATED_SECONDS:  # a slow answer says too little
+            self._offset = theirs - before - took / 2
 
     def now(self) -> datetime:
         """Return the time. Only the first time PostgreSQL is asked for it."""
