@@ -187,9 +187,11 @@ def test_one_data_directory_for_sqlite_and_postgresql(place: Place, postgres_url
     key_file = Path(json.loads(made.stdout)["root_key_file"])
     assert key_file == place.data_dir / "simulated-mfg-root-ca.postgresql.key"
     assert (place.data_dir / ROOT_KEY).read_bytes() == before
-    output = place.data_dir.parent / "ca"
-    assert sma("ca", "export", "--output-dir", str(output), environ=environ).returncode == 0
-    assert (output / ROOT_KEY).read_bytes() == key_file.read_bytes()
+    for output in (place.data_dir.parent / "ca", place.data_dir.parent / "later"):
+        exported = sma("ca", "export", "--output-dir", str(output), environ=environ)
+        assert exported.returncode == 0, exported.stderr
+        assert (output / ROOT_KEY).read_bytes() == key_file.read_bytes()
+        (place.data_dir / "sma.db").unlink(missing_ok=True)
 
 
 def test_a_root_key_file_of_an_older_version_is_still_found(

@@ -145,10 +145,10 @@ def root_key_file(settings: Settings) -> Path:
     plain = settings.data_dir / ROOT_KEY_FILE
     if settings.uses_sqlite:
         return plain
+    own = settings.data_dir / _ROOT_KEY_FILE_OF_POSTGRESQL
     # Older versions had one name for both: without SQLite beside it, the key is PostgreSQL's.
-    if plain.exists() and not (settings.data_dir / "sma.db").exists():
-        return plain
-    return settings.data_dir / _ROOT_KEY_FILE_OF_POSTGRESQL
+    is_of_sqlite = own.exists() or (settings.data_dir / "sma.db").exists()
+    return own if is_of_sqlite or not plain.exists() else plain
 
 
 def foreign_root_key(key_file: Path) -> PrivateFileError:
