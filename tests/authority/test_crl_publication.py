@@ -290,6 +290,22 @@ def test_an_entry_leaves_one_list_after_its_certificate_expired(
     assert listed(served(authority)) == {unknown}
 
 
+def test_a_clock_that_was_wrong_takes_nobody_off_the_list(
+    authority: Authority, clock: Clock
+) -> None:
+    """Threat 45: what left the lists of a wrong clock is back on the first right one."""
+    device = revoked(authority, "camera")
+    clock.offset = 731 * DAY
+    assert publish(authority)
+    assert publish(authority, at_once=True)
+    assert listed(served(authority)) == set()
+    clock.offset = timedelta(0)
+    assert publish(authority)
+    assert listed(served(authority)) == {device}
+    assert publish(authority, at_once=True)
+    assert listed(served(authority)) == {device}
+
+
 def test_one_revoked_after_it_expired_is_on_one_list(authority: Authority, clock: Clock) -> None:
     """It is listed once, so that whoever keeps lists has seen it."""
     publish(authority)

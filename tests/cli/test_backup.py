@@ -57,6 +57,19 @@ def test_what_is_in_it(place: Place, folder: Path) -> None:
     assert manifest["certificates"]["root"] == fingerprint
 
 
+def test_a_lock_file_that_a_killed_server_left_keeps_nobody_from_restoring(
+    place: Place, folder: Path
+) -> None:
+    (place.data_dir / "sma.db").unlink()
+    lock, journal = (place.data_dir / f"sma.db-{end}" for end in ("crl_publication", "wal"))
+    lock.touch()
+    journal.touch()
+    assert_refused(place.sma("restore", str(folder)), 5, "sma.db-wal exists already")
+    journal.unlink()
+    restored = place.sma("restore", str(folder))
+    assert restored.returncode == 0, restored.stderr
+
+
 def test_secrets_only_when_asked(place: Place, tmp_path: Path) -> None:
     """Then it restores without anything else, to the same files."""
     made = place.sma("backup", str(tmp_path / "all"), "--with-secrets")

@@ -187,9 +187,11 @@ def test_one_data_directory_for_sqlite_and_postgresql(place: Place, postgres_url
     key_file = Path(json.loads(made.stdout)["root_key_file"])
     assert key_file == place.data_dir / "simulated-mfg-root-ca.postgresql.key"
     assert (place.data_dir / ROOT_KEY).read_bytes() == before
-    output = place.data_dir.parent / "ca"
-    assert sma("ca", "export", "--output-dir", str(output), environ=environ).returncode == 0
-    assert (output / ROOT_KEY).read_bytes() == key_file.read_bytes()
+    for output in (place.data_dir.parent / "ca", place.data_dir.parent / "later"):
+        exported = sma("ca", "export", "--output-dir", str(output), environ=environ)
+        assert exported.returncode == 0, exported.stderr
+        assert (output / ROOT_KEY).read_bytes() == key_file.read_bytes()
+        (place.data_dir / "sma.db").unlink(missing_ok=True)
 
 
 def test_a_root_key_file_of_an_older_version_is_still_found(
@@ -237,6 +239,21 @@ def test_the_root_key_goes_where_it_is_told(empty: Place, tmp_path: Path) -> Non
     another = Place(tmp_path / "another")
     refused = another.sma("init", "--root-key-file", str(stick))
     assert_refused(refused, 3, "another authority")
+
+
+@pytest.mark.parametrize("command", ["init", "serve"])
+def test_a_forgotten_database_url_leaves_nothing_beside_a_root_key(
+    empty: Place, command: str
+) -> None:
+    """Beside SQLite's file an authority on PostgreSQL of older versions finds its key no more."""
+    empty.data_dir.mkdir(mode=0o700)
+    key = empty.data_dir / ROOT_KEY
+    key.write_text("the key of an authority on PostgreSQL")
+    key.chmod(0o600)
+    refused = empty.sma(command, settings={"PORT": "0"} if command == "serve" else {})
+    assert_refused(refused, 3, "DATABASE_URL")
+    assert "creating" not in refused.stderr
+    assert list(empty.data_dir.iterdir()) == [key]
 
 
 def test_migrate_says_where_the_database_stands(place: Place, empty: Place) -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from birthmark_sma import elapsed
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import clock
 from birthmark_sma.storage.clock import DatabaseClock
@@ -14,16 +15,26 @@ NEVER = datetime.fromtimestamp(0, UTC)
 
 
 class Machine:
-    """A machine's two clocks, in place of the module `time`."""
+    """A machine's clocks, in place of the module `time`."""
+
+    CLOCK_BOOTTIME = 7
 
     def __init__(self) -> None:
-        self.wall, self.uptime = BEGAN.timestamp(), 100.0
+        self.wall, self.uptime, self.asleep = BEGAN.timestamp(), 100.0, 0.0
 
     def time(self) -> float:
         return self.wall
 
     def monotonic(self) -> float:
         return self.uptime
+
+    def clock_gettime(self, which: int) -> float:
+        assert which == self.CLOCK_BOOTTIME
+        return self.uptime + self.asleep
+
+    def sleeps(self, seconds: float) -> None:
+        self.wall += seconds
+        self.asleep += seconds
 
     def passes(self, seconds: float) -> None:
         self.wall += seconds
@@ -34,6 +45,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(clock, "time", machine)
+    monkeypatch.setattr(elapsed, "time", machine)
     return machine
 
 
@@ -68,6 +80,21 @@ def test_an_outage_leaves_the_last_answer(machine: Machine) -> None:
         times.look()
     machine.passes(5)
     assert times.now() == BEGAN + timedelta(seconds=5)
+
+
+def test_a_slow_answer_makes_no_clock_wrong(machine: Machine) -> None:
+    """Who waits 30 seconds for a connection does not know when in them the database answered."""
+    waits = [0.0, 30.0]
+
+    def ask() -> datetime:
+        machine.passes(waits.pop(0))
+        return datetime.fromtimestamp(machine.wall, UTC)
+
+    times = DatabaseClock(ask)
+    times.look()
+    times.look()
+    assert times.complaint() is None
+    assert times.now() == BEGAN + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +140,17 @@ def test_on_sqlite_nothing_expires_for_an_hour_after_a_jump(machine: Machine, ju
     machine.passes(1)
     assert times.expired_before(DAY) == times.now() - DAY
     assert times.complaint() is None
+
+
+def test_a_machine_that_sleeps_has_a_right_clock(machine: Machine) -> None:
+    """On Linux `time.monotonic` stands still while a laptop's lid is shut."""
+    sqlite, postgresql = DatabaseClock(None), DatabaseClock(lambda: BEGAN)
+    postgresql.look()
+    machine.passes(7200)
+    machine.sleeps(8 * 3600)
+    assert (sqlite.complaint(), postgresql.complaint()) == (None, None)
+    assert postgresql.now() == BEGAN + timedelta(hours=10)
+    assert sqlite.expired_before(DAY) == sqlite.now() - DAY
 
 
 def test_on_sqlite_a_clock_may_be_corrected_by_less(machine: Machine) -> None:

@@ -241,6 +241,6 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
     )
     assert migrate(empty_database) == ("0003", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = published_crls.iterate_listed(connection)
+        [some] = published_crls.iterate_listed(connection, datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
         assert published_crls.find_newest_head(connection, published_crls.INTERMEDIATE) is None

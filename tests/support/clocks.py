@@ -26,7 +26,7 @@ def machine_clock_ahead(by: timedelta) -> Iterator[None]:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + by
 
-    wrong = SimpleNamespace(time=lambda: time.time() + by.total_seconds(), monotonic=time.monotonic)
+    wrong = SimpleNamespace(time=lambda: time.time() + by.total_seconds())
     with pytest.MonkeyPatch.context() as patched:
         for name, module in list(sys.modules.items()):
             if name.startswith("birthmark_sma.") and getattr(module, "datetime", None) is datetime:

@@ -259,6 +259,20 @@ def check_may_be_sandbox(settings: Settings) -> None:
         database.close()
 
 
+def check_may_be_created(settings: Settings) -> None:
+    """Raise PrivateFileError or ConfigurationError where SQLite's file is not to be made.
+
+    A root's key without it is of an authority on PostgreSQL, whose DATABASE_URL was forgotten. The
+    file would hide that key from it: see `ceremony.root_key_file`.
+    """
+    key_file = ceremony.root_key_file(settings)
+    has_key = key_file.exists()  # asked first: another ceremony makes the file before its key
+    if _is_nothing_there(settings):
+        if has_key:
+            raise ceremony.foreign_root_key(key_file)
+        _check_passphrase(settings)
+
+
 def initialise(
     settings: Settings, progress: Callable[[int, int], None], *, sandbox: bool = False
 ) -> ceremony.Ceremony | None:
@@ -268,8 +282,7 @@ def initialise(
     """
     if sandbox:
         check_settings(settings)
-    if _is_nothing_there(settings):
-        _check_passphrase(settings)
+    check_may_be_created(settings)
     if settings.uses_sqlite:
         make_private_directory(settings.data_dir)
     else:

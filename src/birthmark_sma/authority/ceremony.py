@@ -73,10 +73,7 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
     with database.read() as connection:
         _refuse_second(key_tables.find_sizes(connection) is not None)
     if has_key:
-        raise PrivateFileError(
-            f"{key_file} holds the root key of another authority. Move it to a safe place, or"
-            " name another file with --root-key-file."
-        )
+        raise foreign_root_key(key_file)
     passphrase = find_or_make_passphrase(settings)
     now = datetime.now(UTC)
     kek_record, opened = found_secrets(GivenSecret.of(settings), now)
@@ -148,10 +145,19 @@ def root_key_file(settings: Settings) -> Path:
     plain = settings.data_dir / ROOT_KEY_FILE
     if settings.uses_sqlite:
         return plain
+    own = settings.data_dir / _ROOT_KEY_FILE_OF_POSTGRESQL
     # Older versions had one name for both: without SQLite beside it, the key is PostgreSQL's.
-    if plain.exists() and not (settings.data_dir / "sma.db").exists():
-        return plain
-    return settings.data_dir / _ROOT_KEY_FILE_OF_POSTGRESQL
+    is_of_sqlite = own.exists() or (settings.data_dir / "sma.db").exists()
+    return own if is_of_sqlite or not plain.exists() else plain
+
+
+def foreign_root_key(key_file: Path) -> PrivateFileError:
+    """Return the error for a place that holds the root's key of an authority that is elsewhere."""
+    return PrivateFileError(
+        f"{key_file} holds the root key of another authority. If that one is yours, set its"
+        " DATABASE_URL, or restore its database. For a new one, move the key to a safe place, or"
+        " name another file with --root-key-file."
+    )
 
 
 def load_root_signer(settings: Settings) -> signer.Signer | None:

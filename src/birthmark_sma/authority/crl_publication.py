@@ -269,7 +269,7 @@ def _entries(
     RFC 5280, section 3.3: an entry stays until it was on a list that was issued after its
     certificate expired.
     """
-    for some in published_crls.iterate_listed(connection):
+    for some in published_crls.iterate_listed(connection, this_update):
         for revocation, expires_at in some:
             entry = _entry(revocation)
             if entry is None:

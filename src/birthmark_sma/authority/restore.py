@@ -55,6 +55,9 @@ from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 SAMPLE = 500
 """How many devices' certificates are verified."""
 _CHUNK = 1 << 20
+_JOURNALS = ("-journal", "-wal", "-shm")
+"""SQLite would take them for those of the file that is restored. Lock files are left by whoever is
+killed, and mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,8 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
     reinstated = _previous_in(settings, proving)
     if settings.uses_sqlite:
         file = _sqlite_file(settings)
-        for path in (file, *file.parent.glob(f"{file.name}-*")):
-            raise_if_taken(path)
+        for suffix in ("", *_JOURNALS):
+            raise_if_taken(file.with_name(file.name + suffix))
         if reinstated is None:
             _check_secrets_free(settings, folder, manifest)
         open_secrets(manifest.kek_records, GivenSecret.of(proving))

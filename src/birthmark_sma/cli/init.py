@@ -93,7 +93,7 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
     So a newcomer's `sma serve` just works. Elsewhere a forgotten variable would make a second
     authority: raise NotInitialisedError, or let opening it raise that.
     """
-    from birthmark_sma.authority.authority import is_initialised
+    from birthmark_sma.authority.authority import check_may_be_created, is_initialised
     from birthmark_sma.config import is_loopback
 
     if settings.database_url is not None or is_initialised(settings):
@@ -101,6 +101,7 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
     if not is_loopback(settings.host) or settings.trusted_proxies:
         require_sqlite_file(settings)
         return
+    check_may_be_created(settings)
     what = "a sandbox" if sandbox else "one, with SQLite"
     note(
         f"There is no authority in {settings.data_dir} yet: creating {what}."

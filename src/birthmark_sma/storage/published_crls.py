@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
 from birthmark_sma.storage.certificates import Revocation
 from birthmark_sma.storage.dialects import insert_or_skip
@@ -130,10 +130,11 @@ def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
 
 
 def iterate_listed(
-    connection: Connection,
+    connection: Connection, this_update: datetime
 ) -> Iterator[Sequence[tuple[Revocation, datetime | None]]]:
     """Yield what belongs on the next list, oldest first and some at a time.
 
+    A certificate that has not expired belongs there, also if a clock that was wrong had it leave.
     Beside each revocation stands when its certificate expires; None where that is not known.
     """
     table = revoked_certificates.c
@@ -145,7 +146,7 @@ def iterate_listed(
             table.revocation_reason,
             table.certificate_expires_at,
         )
-        .where(table.last_crl_number.is_(None))
+        .where(or_(table.last_crl_number.is_(None), table.certificate_expires_at >= this_update))
         .order_by(table.revoked_at, table.certificate_serial)
     )
     for some in rows.partitions(_CHUNK):

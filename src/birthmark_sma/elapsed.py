@@ -6,7 +6,8 @@ import time
 def seconds_since_boot() -> float:
     """Return seconds that also count while the machine sleeps, where the system has such a clock.
 
-    A camera sleeps most of its time, and `time.monotonic` stands still then on Linux.
+    A camera sleeps most of its time, a laptop at night, and `time.monotonic` stands still then on
+    Linux.
     """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
