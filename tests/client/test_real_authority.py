@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import httpx2
@@ -28,7 +29,9 @@ from birthmark_sma.client import (
     Fail,
     Indeterminate,
     Options,
+    Outcome,
     Pass,
+    PendingBundles,
     RevocationList,
     VerifiedBundle,
     verify_bundle,
@@ -279,6 +282,36 @@ def test_an_authority_that_dies_and_comes_back(start_server: Start) -> None:
         assert isinstance(outcome, Indeterminate)
         start_server("--port", port)
         assert isinstance(client.validate(camera.token(), deadline=10), Pass)
+
+
+def test_what_had_no_verdict_gets_one_once_the_authority_is_back(start_server: Start) -> None:
+    """Threat 19: threads and tasks; nothing is lost, and nothing is settled meanwhile."""
+    running = start_server()
+    with running.client() as http:
+        device, root = device_of(http), root_of(http)
+    bundles = [verified(device.capture(bytes([n])), root) for n in range(4)]
+    running.server.kill()
+    threads, tasks = PendingBundles(), PendingBundles()
+    options = Options(deadline=1, circuit_rest=0.1)
+
+    async def ask_with_tasks() -> list[Outcome]:
+        async with AsyncAuthorityClient(running.server.url, options=options) as own:
+            return [outcome for _, outcome in await tasks.ask_async(own)]
+
+    with AuthorityClient(running.server.url, options=options) as client:
+        for pending, bundle in zip((threads, threads, tasks, tasks), bundles, strict=True):
+            outcome = client.validate_bundle(bundle)
+            assert isinstance(outcome, Indeterminate)
+            pending.add(bundle, outcome)
+        sleep(1)  # the longest that a first pause is
+        assert threads.ask(client) == []
+        assert asyncio.run(ask_with_tasks()) == []
+        start_server("--port", running.server.url.rpartition(":")[2])
+        sleep(2)
+        outcomes = [outcome for _, outcome in threads.ask(client, deadline=10)]
+        outcomes += asyncio.run(ask_with_tasks())
+    assert [type(each) for each in outcomes] == [Pass] * 4
+    assert len(threads) == len(tasks) == 0
 
 
 def test_a_second_verdict_is_not_to_be_had(start_server: Start) -> None:

@@ -6,7 +6,8 @@ import re
 MAX_PEM_CHARACTERS = 8_192
 
 _BOUNDARY = "-----BEGIN "
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s*\n(.*?)-----END \1-----", re.DOTALL)
+# One way to match only: `\s*\n` would be tried at each of 8,000 line ends, which took 0.5 s in all.
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----[^\S\n]*\n(.*?)-----END \1-----", re.DOTALL)
 _X963_LENGTHS = {33: b"\x02\x03", 49: b"\x02\x03", 65: b"\x04", 97: b"\x04"}
 _MAX_TRIED_CHARACTERS = 256
 
