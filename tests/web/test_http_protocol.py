@@ -348,11 +348,12 @@ def test_trailers_are_no_header_fields(tmp_path: Path) -> None:
     with running.server as server:
         for path in ("/api/v1/validate/nuc", "/api/v1/validate/nuc/batch", "/validate"):
             # The head comes first, and the trailer while the request waits for its body.
+            let_in = 200 if path == "/validate" else 422  # both for an object without a token
             for fields, trailer, status in (
                 ("", shown.rstrip(), 401),
-                (shown, shown.rstrip(), 422),
-                (shown, "Content-Type: text/plain\r\nHost: y\r\nX-Request-ID: z", 422),
-                (shown, "\r\n".join(["X: y"] * 200), 422),
+                (shown, shown.rstrip(), let_in),
+                (shown, "Content-Type: text/plain\r\nHost: y\r\nX-Request-ID: z", let_in),
+                (shown, "\r\n".join(["X: y"] * 200), let_in),
             ):
                 whole = head.format(path, fields, trailer).encode()
                 for cut in (len(whole), whole.index(b"\r\n0\r\n")):

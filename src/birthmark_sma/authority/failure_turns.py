@@ -22,9 +22,9 @@ class FailureTurns:
         self, limits: RateLimits, requests: Sequence[object], callers: Sequence[str]
     ) -> None:
         self.failures: Counter[str] = Counter()
-        """How many FAILs each caller has gathered in this batch."""
+        """The number of FAILs that each caller has gathered in this batch."""
         self.refused: dict[int, RateLimitedError] = {}
-        """What the tokens are answered that are not judged, by their places."""
+        """The answers to tokens that are not judged, by their places."""
         self._limits = limits
         self._requests = requests
         self._callers = callers

@@ -149,7 +149,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._try_lost_at = 0.0  # the writer thread's, as is what follows
         self._failure: tuple[float, DatabaseUnavailableError] | None = None
         self.began = 0
-        """When the transaction under way was asked for, by `perf_counter_ns`."""
+        """The start of the transaction under way, by `perf_counter_ns`."""
         self._losing = self._lose  # made once
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()

@@ -12,8 +12,8 @@ Origin: TypeAlias = MutableMapping[str, Any]
 """A request as the web has it: here nobody looks into it."""
 
 UNANSWERED = "unanswered"
-"""Where in a request stands what waits for its answer (`group_commit.Waiting`), so that whoever
-owns the connection can say that the caller left."""
+"""The key in a request of the object that waits for its answer (`group_commit.Waiting`). Whoever
+owns the connection tells it that the caller left."""
 
 WORKING_FOR: ContextVar[Callable[[], Sequence[Origin]] | None] = ContextVar(
     "working_for", default=None

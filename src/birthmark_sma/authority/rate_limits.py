@@ -242,7 +242,7 @@ class RateLimits:
 
     @property
     def limits_failures(self) -> bool:
-        """Whether FAILs are limited."""
+        """Say whether FAILs are limited."""
         return bool(self._failures)
 
     def failures_left(self, who: str) -> int:

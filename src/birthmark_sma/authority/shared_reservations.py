@@ -57,7 +57,7 @@ Arguments: who, the amount, the smaller one, the room, seconds until it lapses."
 
 @dataclass(slots=True)
 class _Lease:
-    """What this process holds for one caller. Only who has the turn asks for more."""
+    """The amount that this process holds for one caller. Only who has the turn asks for more."""
 
     ahead: int
     in_flight: int = 0
@@ -75,7 +75,7 @@ class _Lease:
 
 
 class SharedReservations:
-    """What this process reserves. Owned by one event loop."""
+    """The reservations of this process. Owned by one event loop."""
 
     def __init__(self, store: SharedWindows) -> None:
         self._store = store

@@ -64,7 +64,7 @@ class Attempt(NamedTuple):
     alternatives: Sequence[CameraToken] = ()
     """The same sealed NUC hash under other tables: published cameras name all three of theirs."""
     request: object = None
-    """What tells the request that it came with from others; None where no limit counts its FAIL."""
+    """An object that identifies its request; None where no limit counts its FAIL."""
 
 
 class Validation(NamedTuple):
@@ -79,7 +79,7 @@ class Validation(NamedTuple):
     device_family: str | None
     validated_at: datetime
     digest: bytes
-    """What stands for the token in the replay ledger."""
+    """The name of the token in the replay ledger."""
     repeat: Repeat | None = None
     """What kind of repeat it is; None is the first sight of this token."""
     answer_was_lost: bool = False

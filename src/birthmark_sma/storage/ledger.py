@@ -59,7 +59,7 @@ _NOBODY = ""
 
 
 class _Known(NamedTuple):
-    """What a row says."""
+    """The content of a row."""
 
     first_caller: str
     passed_under: int

@@ -29,7 +29,7 @@ class BackgroundOutput:
     def __init__(self, descriptor: int, note_left_out: str = LEFT_OUT) -> None:
         self.descriptor = descriptor
         self.left_out = 0
-        """How many parts, which are lines, were left out since the beginning."""
+        """The number of parts, which are lines, that were left out since the beginning."""
         self._note = note_left_out
         self._told = 0  # how many of these the output itself has named
         self._parts: deque[bytes] = deque()

@@ -75,13 +75,13 @@ def _element_of(value: Any) -> ValidateNucRequest:
 
 
 class _Outline:
-    """Which members an object has, and where the elements of `tokens` are in it."""
+    """The members of an object, and the places of the elements of `tokens` in its text."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
         self.elements: list[tuple[int, int]] | None = None
         self.surplus = 0
-        """How many members there are that `skeleton` leaves out."""
+        """The number of members that `skeleton` leaves out."""
         self._names: list[bytes] = []
         self._last_name = b""
         self._depth = 0

@@ -18,8 +18,8 @@ from birthmark_sma.web.wire import FieldError
 Model = TypeVar("Model", bound=BaseModel)
 
 MOST_VALUES = 1_000
-"""How many values the body of a request has, counted by what separates them. A camera token has
-four, a device's certificate request none in its PEM."""
+"""The most values that the body of a request has, counted by what separates them. A camera token
+has four, a device's certificate request none in its PEM."""
 
 _JSON = "application/json"
 _UTF_8 = (b"utf-8", b"utf8")

@@ -16,14 +16,15 @@ from birthmark_sma.errors import ShuttingDownError
 from birthmark_sma.web.problems import respond
 
 DRAIN_SECONDS = 6
-"""How long accepted requests have to be answered once the server is told to stop."""
+"""The time in which accepted requests are answered once the server is told to stop."""
 WORKER_SECONDS = 8.5
-"""When a process ends that was told to stop, whatever is under way in it."""
+"""The time after which a process ends that was told to stop, whatever is under way in it."""
 SUPERVISOR_SECONDS = 9.3
-"""When the parent of several processes ends them and itself: it hears of its signal first."""
+"""The time after which the parent of several processes ends them and itself: it hears of its
+signal first."""
 
 CALLER_LEFT = "caller_left"
-"""Where in the scope of a request the protocol says that nobody is there for its answer."""
+"""The key in the scope of a request by which the protocol says that its caller has left."""
 
 _LEFT = "Stopped with work under way that did not end in time. What was answered is recorded."
 _LOG_SECONDS = 0.2

@@ -25,11 +25,11 @@ hands out key tables, and says of a camera token whether a registered camera mad
   the forms that they know.
 
 Errors are problem documents (RFC 9457); `detail` says what to do. Besides those listed below there
-are 404 and 405 for other paths and methods, 400 for what is not HTTP/1.1 or has not exactly one
-Host, 501 for a transfer coding other than `chunked`, and 505 for other versions of HTTP.
+are 404 and 405 for other paths and methods, and 400 for what is not HTTP/1.1 or has not exactly one
+Host.
 """
 
-_ANYWHERE = (408, 414, 421, 431, 500)
+_ANYWHERE = (408, 414, 421, 431, 500, 501, 505)
 _WITH_A_KEY = (401, 403)
 
 _TITLES = {
@@ -49,7 +49,9 @@ _TITLES = {
     " Retry-After",
     431: "The header fields are too large or too many",
     500: "A fault inside the authority; nothing was decided",
+    501: "The body has a transfer coding other than chunked",
     503: "The database is away, or too much work is waiting; try again after Retry-After",
+    505: "The request is not in HTTP/1.1 or HTTP/1.0",
 }
 
 _EXAMPLES: dict[int, tuple[str, str, str]] = {
@@ -105,7 +107,14 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "A head has at most 16384 bytes and 100 fields. Send fewer or shorter ones.",
     ),
     500: ("internal-error", "Internal error", "Something went wrong inside the authority..."),
+    501: (
+        "transfer-coding",
+        "Not Implemented",
+        "No transfer coding but chunked is known here. Send a Content-Length, or Transfer-Encoding:"
+        " chunked alone.",
+    ),
     503: ("database-unavailable", "Database unavailable", "The database does not answer."),
+    505: ("http-version", "HTTP Version Not Supported", "Speak HTTP/1.1 or HTTP/1.0 here."),
 }
 
 _EXTRA_MEMBERS: dict[int, dict[str, object]] = {
