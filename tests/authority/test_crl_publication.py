@@ -13,10 +13,14 @@ from cryptography import x509
 from birthmark_sma.authority import crl_publication
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ceremony import load_root_signer
-from birthmark_sma.authority.crl_publication import publish_due_crl, publish_root_crl
+from birthmark_sma.authority.crl_publication import (
+    CrlPublication,
+    publish_due_crl,
+    publish_root_crl,
+)
 from birthmark_sma.authority.revocation import revoke_device
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import ShuttingDownError
+from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage import certificates, published_crls
 from birthmark_sma.storage.certificates import Revocation
 from birthmark_sma.storage.dialects import database_time
@@ -320,7 +324,13 @@ def test_one_revoked_after_it_expired_is_on_one_list(authority: Authority, clock
 
 @pytest.mark.parametrize(
     ("serial", "reason", "is_listed"),
-    [("no number", "superseded", False), ("1f", "keyCompromise", True)],
+    [
+        ("no number", "superseded", False),
+        ("-1f", "superseded", False),
+        ("0", "superseded", False),
+        ("f" * 40, "superseded", False),
+        ("1f", "keyCompromise", True),
+    ],
 )
 def test_a_row_that_makes_no_sense_spoils_no_list(
     authority: Authority, serial: str, reason: str, is_listed: bool
@@ -346,6 +356,29 @@ def test_a_publication_ends_when_the_server_does(authority: Authority) -> None:
         publish(authority, leave)
     assert authority.served_crls.newest("intermediate") is None
     assert publish(authority)
+
+
+def test_an_outage_is_told_once(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looks every second: an outage of an hour must not fill a log."""
+
+    def away(*_: object, **__: object) -> bool:
+        raise DatabaseUnavailableError
+
+    chore = CrlPublication(
+        authority.database,
+        authority.issuer.certificate,
+        authority.issuer.signer,
+        authority.served_crls,
+    )
+    for _ in range(2):
+        with monkeypatch.context() as outage:
+            outage.setattr(crl_publication, "publish_due_crl", away)
+            for _ in range(3):
+                chore.work(datetime.now(UTC))
+        chore.work(datetime.now(UTC))
+    assert [each.levelname for each in caplog.records] == ["WARNING", "WARNING"]
 
 
 def test_old_lists_are_forgotten(authority: Authority) -> None:

@@ -19,7 +19,7 @@ from birthmark_sma.authority.chore import Chore
 from birthmark_sma.authority.served_crls import ServedCrl, ServedCrls
 from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError, ShuttingDownError
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
-from birthmark_sma.pki.profiles import CLOCK_SKEW
+from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
 from birthmark_sma.pki.signer import Signer
 from birthmark_sma.storage import certificates, published_crls
 from birthmark_sma.storage.advisory_locks import AdvisoryLock
@@ -64,6 +64,7 @@ class CrlPublication(Chore):
         self._issuer = issuer
         self._signer = signer
         self._served = served
+        self._told = ""  # of an outage that lasts
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  the database's clock counts
         """Look, and publish what is due. An outage must not mean a long pause."""
@@ -75,8 +76,13 @@ class CrlPublication(Chore):
         except ShuttingDownError:
             return
         except DatabaseUnavailableError as error:
-            _log.warning("the revocation list waits for the database: %s", error.advice or error)
+            why = error.advice or str(error)
+            if why != self._told:  # it looks every second, however long this lasts
+                _log.warning("the revocation list waits for the database: %s", why)
+            self._told = why
             self._rest(began)
+        else:
+            self._told = ""
 
     def _rest(self, began: float) -> None:
         self.pause(min(time.monotonic() - began, _LONGEST_REST_SECONDS))
@@ -285,7 +291,9 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
     try:
         serial = int(revocation.certificate_serial, 16)
     except ValueError:
-        _log.error("a revoked certificate's serial is no hexadecimal number: not on the CRL")
+        serial = 0
+    if serial <= 0 or serial.bit_length() > MAX_SERIAL_NUMBER_BITS:
+        _log.error("a revoked certificate's serial is no number that one can have: not on the CRL")
         return None
     reason = revocation.revocation_reason
     return RevokedCertificate(
