@@ -180,7 +180,8 @@ def test_an_operator_publishes_where_no_server_runs(start_server: Start, tmp_pat
     lists = {path: x509.load_der_x509_crl(file.read_bytes()) for path, file in files.items()}
     assert all(number_of(lists[path]) > before[path] for path in lists)
     assert lists[INTERMEDIATE_CRL].get_revoked_certificate_by_serial_number(serial) is not None
-    (running.server.data_dir / "simulated-mfg-root-ca.key").unlink()
+    [root_key] = running.server.data_dir.glob("simulated-mfg-root-ca*.key")
+    root_key.unlink()
     again = sma("ca", "publish-crl", environ=running.environ)
     assert again.returncode == 0, again.stderr
     assert "The root's key is not here" in again.stdout
