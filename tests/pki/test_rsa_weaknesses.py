@@ -1,13 +1,9 @@
 """RSA moduli that anybody can factor, with the library badkeys as a judge."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from badkeys.checks import checkrsa
 
 from birthmark_sma.errors import KeyRefusedError
-from birthmark_sma.pki import rsa_weaknesses
 from birthmark_sma.pki.key_policy import check_is_secret, check_key, check_key_encryption_key
 from birthmark_sma.pki.rsa_weaknesses import find_weakness, is_prime
 from tests.support.weak_keys import next_prime, public_key, sound_modulus, weak_moduli
@@ -62,21 +58,3 @@ def test_the_bound_of_small_factors() -> None:
     rest = next_prime(sound_modulus(2030))
     assert find_weakness(131071 * rest) is not None
     assert find_weakness(131101 * rest) is None
-
-
-def test_one_modulus_is_tested_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event loop waits for its turn behind one thread, and not behind one for each request."""
-    under_way, most = 0, 0
-
-    def counted(base: int, exponent: int, modulus: int) -> int:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        time.sleep(0.001)
-        under_way -= 1
-        return int(base**exponent % modulus)
-
-    monkeypatch.setattr(rsa_weaknesses, "pow", counted, raising=False)
-    with ThreadPoolExecutor(8) as threads:
-        assert not any(threads.map(is_prime, range(2**64 + 2, 2**64 + 18, 2)))
-    assert most == 1

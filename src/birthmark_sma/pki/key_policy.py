@@ -7,6 +7,7 @@ time: can anybody know the private key?
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -220,14 +221,21 @@ def is_sound_ed25519(encoded: bytes) -> bool:
     return is_square and not (x_squared == 0 and x_is_odd)
 
 
-def check_is_secret(key: DeviceKey | KeyEncryptionKey) -> None:
-    """Raise KeyRefusedError where anybody can know the private key of an accepted public key."""
+def check_is_secret(
+    key: DeviceKey | KeyEncryptionKey, breathe: Callable[[], None] = rsa_weaknesses.hold_on
+) -> None:
+    """Raise KeyRefusedError where anybody can know the private key of an accepted public key.
+
+    An RSA key takes long: `breathe` is as for `rsa_weaknesses.is_prime`.
+    """
     place = PUBLISHED_KEYS.get(fingerprint(key))
     if place is not None:
         raise KeyRefusedError(
             f"The private key of this public key is published ({place}): make a new key pair."
         )
-    if isinstance(key, rsa.RSAPublicKey) and rsa_weaknesses.is_prime(key.public_numbers().n):
+    if isinstance(key, rsa.RSAPublicKey) and rsa_weaknesses.is_prime(
+        key.public_numbers().n, breathe
+    ):
         raise KeyRefusedError(
             "This RSA modulus is a prime, so that anybody can compute the private key: make a new"
             " key pair."
