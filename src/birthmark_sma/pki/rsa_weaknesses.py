@@ -12,10 +12,6 @@ _SMALL_FACTOR_BITS = 17
 _FERMAT_ROUNDS = 100
 
 
-def hold_on() -> None:
-    """Go on at once: where nobody else waits for the interpreter."""
-
-
 @lru_cache(maxsize=1_024)
 def find_weakness(modulus: int) -> str | None:
     """Return what lets anybody factor a modulus, as the end of a sentence, or None.
@@ -37,7 +33,7 @@ def find_weakness(modulus: int) -> str | None:
 
 
 @lru_cache(maxsize=1_024)
-def is_prime(modulus: int, breathe: Callable[[], None] = hold_on) -> bool:
+def is_prime(modulus: int, breathe: Callable[[], None] = lambda: None) -> bool:
     """Say whether an RSA modulus is itself a prime, by Fermat's test to base 2.
 
     A product of two large primes passes that test with a probability below 2**-100. It takes 25 ms
