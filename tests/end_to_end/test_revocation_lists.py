@@ -140,8 +140,8 @@ def test_validation_goes_on_while_a_long_list_is_made(start_server: Start) -> No
             crl = fetch_crl(client)
             listed = crl.get_revoked_certificate_by_serial_number(last) is not None
         took.sort()
-        assert took[len(took) // 2] < 0.25
-        assert took[-1] < 2
+        assert took[len(took) // 2] < 1
+        assert took[-1] < 5
 
 
 def test_a_list_that_a_verifier_has_is_not_sent_again(start_server: Start) -> None:

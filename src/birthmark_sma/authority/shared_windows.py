@@ -10,7 +10,8 @@ together: the busier the caller, the fewer questions a request.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from limits.aio.storage import RedisStorage
 
 ANSWER_SECONDS = 0.25
-"""How long a conversation with Redis may take. Who arrives during one that fails waits for that one
-alone."""
+"""How long a conversation with Redis may take. A request that arrives during a conversation that
+fails waits for that one alone."""
 
 PROBE_SECONDS = 3.0
 _CONNECT_SECONDS = 1.0
 _AT_ONCE = 16
+_STEPS = 5
 _PREFIX = "sma-rates"
 
 Told = TypeVar("Told")
@@ -227,13 +229,13 @@ class SharedWindows:
 
     async def _converse(self, conversation: Callable[[], Awaitable[Told]]) -> Told:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with _patience(ANSWER_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:  # there are more questions than Redis is asked at once
             raise StoreAwayError from None
         try:
             if self._available:
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with _patience(ANSWER_SECONDS):
                     return await conversation()
         except Exception as error:
             # Whatever a store does wrong, callers are not to suffer for it.
@@ -269,9 +271,9 @@ class SharedWindows:
         """See whether Redis answers, can be written to, and is quick enough."""
         assert self._storage is not None  # noqa: S101
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with _patience(_CONNECT_SECONDS):
                 await self._acquire("probe", _PROBE_RATE, 1)
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with _patience(ANSWER_SECONDS):
                 await self._acquire("probe", _PROBE_RATE, 1)
         except Exception as error:
             self._note_loss(error)
@@ -290,6 +292,33 @@ class SharedWindows:
 
 
 _PROBE_RATE = Rate(1_000_000, 1)
+
+
+@asynccontextmanager
+async def _patience(seconds: float) -> AsyncIterator[None]:
+    """Raise TimeoutError once the body has waited for so long.
+
+    The time passes in steps of the event loop. A pause of the loop, on a machine that is too busy,
+    counts as one step: the answer may have arrived meanwhile, and Redis is not to blame.
+    """
+    loop = asyncio.get_running_loop()
+    left = _STEPS
+    step: asyncio.TimerHandle
+    async with asyncio.timeout(None) as limit:
+
+        def pass_step() -> None:
+            nonlocal left, step
+            left -= 1
+            if left:
+                step = loop.call_later(seconds / _STEPS, pass_step)
+            else:
+                limit.reschedule(loop.time())
+
+        step = loop.call_later(seconds / _STEPS, pass_step)
+        try:
+            yield
+        finally:
+            step.cancel()
 
 
 def _name(key: str, rate: Rate) -> str:
