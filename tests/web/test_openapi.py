@@ -119,11 +119,11 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
             example = content["application/problem+json"]["example"]
             assert example["status"] == int(status)
             assert example["instance"] == path
-            models: dict[str, type[BaseModel]] = {
+            problems: dict[str, type[BaseModel]] = {
                 "400": wire.UnknownAddressProblem,
                 "422": wire.InvalidRequestProblem,
             }
-            models.get(status, wire.ProblemDocument).model_validate(example)
+            problems.get(status, wire.ProblemDocument).model_validate(example)
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
@@ -145,13 +145,13 @@ def test_examples_of_answers_hold(document: dict[str, Any], operation: tuple[str
 
 
 def test_examples_of_requests_hold(document: dict[str, Any]) -> None:
-    models: list[type[BaseModel]] = [
+    requests: list[type[BaseModel]] = [
         wire.ValidateNucRequest,
         wire.PublishedValidateRequest,
         wire.LegacyValidateRequest,
         wire.ProvisionRequest,
     ]
-    for model in models:
+    for model in requests:
         examples = document["components"]["schemas"][model.__name__]["examples"]
         assert examples
         for example in examples:

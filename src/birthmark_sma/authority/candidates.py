@@ -285,7 +285,7 @@ def _check_description(what: str, text: str | None) -> None:
 
 def _ca_keys(issuer: Issuer) -> frozenset[bytes]:
     """Return the fingerprints of the keys of the intermediate and of all CAs above it."""
-    certificates = [
+    authorities = [
         issuer.certificate,
         *(x509.load_pem_x509_certificate(pem.encode()) for pem in issuer.chain),
     ]
@@ -293,7 +293,7 @@ def _ca_keys(issuer: Issuer) -> frozenset[bytes]:
         hashlib.sha256(
             certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ).digest()
-        for certificate in certificates
+        for certificate in authorities
     )
 
 
