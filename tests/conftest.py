@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import settings
 
+from tests.support import derivation_cost
 from tests.support.postgres import (
     BINARIES_VARIABLE,
     DURABLE_OPTIONS,
@@ -85,6 +86,24 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name in _SETTINGS_OUTSIDE_SMA or name.startswith("SMA_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _full_costs() -> dict[derivation_cost.Cost, int]:
+    """Lower the cost of key derivations for all tests of this process; return the full costs."""
+    costs = derivation_cost.OF_AUTHORITIES + derivation_cost.OF_CAMERAS
+    full = {cost: cost.read() for cost in costs}
+    derivation_cost.lower(costs)
+    return full
+
+
+@pytest.fixture
+def full_derivation_cost(_full_costs: dict[derivation_cost.Cost, int]) -> Iterator[None]:
+    """Let key derivations cost in this test's process what they cost an operator."""
+    for cost, full in _full_costs.items():
+        cost.write(full)
+    yield
+    derivation_cost.lower(tuple(_full_costs))
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,6 @@ PLACE = b"key table 7"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-@pytest.fixture
-def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a guess cost a thousandth, where the cost is not the point."""
-    monkeypatch.setattr(kek_sources, "_SCRYPT_N", 64)
-
-
 def with_kek_file(path: Path | None, passphrase: bytes = b"passphrase") -> GivenSecret:
     """What an operator gives who names a file with the key-encryption key."""
     return GivenSecret(lambda: passphrase, path)
@@ -153,6 +147,7 @@ def test_a_kek_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         found_secrets(with_kek_file(tmp_path / "absent"), NOW)
 
 
+@pytest.mark.usefixtures("full_derivation_cost")
 def test_the_passphrase_opens_what_it_founded() -> None:
     """With scrypt at its real cost: the same passphrase gives the same keys, another is refused."""
     settings = with_kek_file(None)
@@ -163,7 +158,6 @@ def test_the_passphrase_opens_what_it_founded() -> None:
     assert opened.keks.newest.unwrap(founded.keks.newest.wrap(KEY, PLACE), PLACE) == KEY
 
 
-@pytest.mark.usefixtures("quick_scrypt")
 @pytest.mark.parametrize("wrong", [b"", b"Passphrase", b"passphrase ", b"passphrase\n"])
 def test_a_wrong_passphrase_is_refused(wrong: bytes) -> None:
     """Before anything is read or written with it."""
@@ -182,7 +176,6 @@ def test_another_kek_file_is_refused(tmp_path: Path) -> None:
         open_secrets([stored], with_kek_file(None))
 
 
-@pytest.mark.usefixtures("quick_scrypt")
 def test_a_kek_file_does_not_replace_the_passphrase_of_an_authority(tmp_path: Path) -> None:
     """An authority founded with a passphrase is opened with it, whatever file is named."""
     stored, _ = found_secrets(with_kek_file(None), NOW)
@@ -190,7 +183,6 @@ def test_a_kek_file_does_not_replace_the_passphrase_of_an_authority(tmp_path: Pa
     assert open_secrets([stored], settings).keks.newest.kek_id == stored.kek_id
 
 
-@pytest.mark.usefixtures("quick_scrypt")
 def test_the_salt_differs_from_authority_to_authority() -> None:
     """One table of guesses does not serve for two authorities with one passphrase."""
     founded = [found_secrets(with_kek_file(None), NOW) for _ in range(3)]
@@ -199,6 +191,7 @@ def test_the_salt_differs_from_authority_to_authority() -> None:
     assert len({opened.nuc_hash_index.of(KEY) for _, opened in founded}) == 3
 
 
+@pytest.mark.usefixtures("full_derivation_cost")
 def test_a_guess_has_its_price() -> None:
     """OWASP's recommendation for scrypt: N = 2^16 with r = 8 or more."""
     assert kek_sources._SCRYPT_N >= 2**16

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.authority import kek_sources, key_encryption, rotation
+from birthmark_sma.authority import key_encryption, rotation
 from birthmark_sma.authority.authority import (
     Authority,
     initialise,
@@ -56,8 +56,7 @@ OTHER = "another passphrase for tests alone"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a guess cost a thousandth, and wait for no server that is not there."""
-    monkeypatch.setattr(kek_sources, "_SCRYPT_N", 64)
+    """Wait for no server that is not there."""
     monkeypatch.setattr(rotation, "FOLLOWING_SECONDS", 0.0)
 
 

@@ -12,13 +12,17 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from birthmark_sma.authority.authority import open_authority
+from birthmark_sma.config import load_settings
+from birthmark_sma.errors import WrongSecretError
 from birthmark_sma.pki.encrypted_key import is_slow_to_guess
 from birthmark_sma.pki.signer import load_encrypted
 from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.cli.conftest import Place, assert_refused
+from tests.support import derivation_cost
 from tests.support.commands import sma
 from tests.support.running import query
-from tests.support.server import server_environ
+from tests.support.server import REAL_SMA, server_environ
 
 ROOT_KEY = "simulated-mfg-root-ca.key"
 
@@ -126,6 +130,26 @@ def test_an_easy_passphrase_creates_nothing(
     assert not empty.data_dir.exists()
     tables = query(postgres_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     assert tables == []
+
+
+@pytest.mark.usefixtures("full_derivation_cost")
+def test_the_real_program_makes_guessing_slow(empty: Place) -> None:
+    """Threat 43: the programs of all other tests derive keys at a low cost; this one does not."""
+    done = subprocess.run(
+        [*REAL_SMA, "init", "--tables", "3", "--keys-per-table", "5"],
+        env=server_environ(empty.data_dir),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert is_slow_to_guess((empty.data_dir / ROOT_KEY).read_text())
+    settings = load_settings({"data_dir": empty.data_dir}, {})
+    open_authority(settings).close()
+    derivation_cost.lower(derivation_cost.OF_AUTHORITIES)
+    with pytest.raises(WrongSecretError):
+        open_authority(settings)
 
 
 def older_root_key(place: Place) -> Path:

@@ -6,7 +6,6 @@ import pty
 import select
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from birthmark_sma.config import SECRET_FIELDS
 from tests.cli.conftest import Place, assert_refused
 from tests.support.commands import sma
 from tests.support.running import query
-from tests.support.server import PASSPHRASE, server_environ
+from tests.support.server import PASSPHRASE, SMA, server_environ
 
 OTHER = "another passphrase for tests alone"
 
@@ -174,7 +173,7 @@ def test_at_a_terminal_the_new_passphrase_is_asked_for(postgres_url: str, tmp_pa
     assert sma("init", environ=environ | small).returncode == 0
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "birthmark_sma", "secrets", "rotate"],
+        [*SMA, "secrets", "rotate"],
         env=environ,
         stdin=theirs,
         stdout=theirs,

@@ -4,7 +4,6 @@ import json
 import re
 import stat
 import subprocess
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from birthmark_sma.pki import local_tls
 from tests.cli.conftest import Place, assert_refused
-from tests.support.server import Server, server_environ
+from tests.support.server import SMA, Server, server_environ
 from tests.support.tls import DAY, TestCa, key_pem
 
 CA_FILES = "tls-self"
@@ -133,7 +132,7 @@ def test_no_tls_beyond_this_machine_warns(place: Place) -> None:
 def test_tls_self_prints_a_command_that_works(place: Place) -> None:
     """The URL, where the CA is, and a curl line that can be pasted."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "birthmark_sma", "serve", "--tls-self", "--port", "0"],
+        [*SMA, "serve", "--tls-self", "--port", "0"],
         env=server_environ(place.data_dir),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

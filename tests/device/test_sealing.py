@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from birthmark_sma.device import sealing as sealing_module
 from birthmark_sma.device.sealing import (
     UNSEALED,
     Sealing,
@@ -50,6 +51,7 @@ def test_a_key_from_a_command() -> None:
         unseal(sealed, printing("print('ac' * 32)"), PLACE)
 
 
+@pytest.mark.usefixtures("full_derivation_cost")
 def test_a_passphrase() -> None:
     sealed = seal(SECRET, passphrase("gärtner"))
     assert unseal(sealed, passphrase("gärtner"), PLACE) == SECRET
@@ -57,6 +59,12 @@ def test_a_passphrase() -> None:
         unseal(sealed, passphrase("gartner"), PLACE)
     with pytest.raises(DeviceSecretError, match="empty"):
         passphrase("")
+
+
+@pytest.mark.usefixtures("full_derivation_cost")
+def test_a_guess_has_its_price() -> None:
+    """32 MiB of memory for each."""
+    assert sealing_module._SCRYPT_N * sealing_module._SCRYPT_R * 128 >= 2**25
 
 
 def test_every_sealing_has_a_key_of_its_own() -> None:

@@ -154,6 +154,7 @@ def test_two_encryptions_of_one_key_differ() -> None:
     assert signer.public_key != device_key("ec-p256").public_key()
 
 
+@pytest.mark.usefixtures("full_derivation_cost")
 @pytest.mark.parametrize("key_type", CaKeyType)
 def test_a_guess_at_an_encrypted_key_is_slow(key_type: CaKeyType) -> None:
     """Threat 43: no file undercuts the key derivation of everything else, as OpenSSL sees it."""
@@ -170,6 +171,7 @@ def test_a_guess_at_an_encrypted_key_is_slow(key_type: CaKeyType) -> None:
     assert openssl_reads(pem, PASSPHRASE.decode())
 
 
+@pytest.mark.usefixtures("full_derivation_cost")
 @pytest.mark.parametrize(
     ("options", "slow"),
     [

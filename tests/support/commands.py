@@ -4,6 +4,8 @@ Importing is most of what a short command costs, and half of what a server's sta
 need hundreds of both. So they are forked from a process that has imported everything once, and does
 nothing else. What a command reads of its surroundings (arguments, environment, directory, standard
 streams) is its own. Where memory or the command line is looked at, start `SMA` by itself.
+
+Their key derivations cost little: see `tests/support/derivation_cost.py`.
 """
 
 import atexit
@@ -18,6 +20,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support import derivation_cost
 from tests.support.forking import FORKING
 
 _SECONDS = 90
@@ -208,6 +211,9 @@ def _run(
         os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
     sys.argv = arguments
+    derivation_cost.lower(derivation_cost.OF_AUTHORITIES)
+    # What the command spawns runs the main module again, and so lowers the cost for itself.
+    sys.modules["__main__"] = derivation_cost
     for each in before:
         each()
     from birthmark_sma.cli.main import run  # noqa: PLC0415 - the tests that pass by import nothing

@@ -14,6 +14,7 @@ FORKING.set_forkserver_preload(
     [
         "alembic.command",  # and what else is imported late
         "rich.progress",
+        "tests.support.derivation_cost",
         "tests.support.mortal_camera",
         *(
             each.name

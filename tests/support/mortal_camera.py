@@ -27,6 +27,7 @@ from birthmark_sma.device import (
     start_camera,
 )
 from birthmark_sma.protocol.bundle import Bundle
+from tests.support import derivation_cost
 from tests.support.forking import FORKING
 
 ROUND_SECONDS = 60
@@ -100,6 +101,7 @@ def _live(life: Life) -> None:
         return Delivery.TAKEN
 
     vars(nonces)["_random_bytes"] = bytes
+    derivation_cost.lower(derivation_cost.OF_CAMERAS)
     note("born", os.getpid())
     lines = _Lines(life)
     with contextlib.ExitStack() as stack:
