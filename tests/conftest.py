@@ -19,6 +19,7 @@ from tests.support import derivation_cost
 from tests.support.postgres import (
     BINARIES_VARIABLE,
     DURABLE_OPTIONS,
+    OWN_DATABASE,
     Postgres,
     PostgresStartError,
     PostgresUnavailableError,
@@ -122,7 +123,7 @@ def postgres_admin_url(pytestconfig: pytest.Config) -> str:
 @pytest.fixture
 def postgres_url(postgres_admin_url: str) -> Iterator[str]:
     """The URL of an empty PostgreSQL database that no other test sees; dropped at the end."""
-    name = f"test_{secrets.token_hex(8)}"
+    name = f"{OWN_DATABASE}{secrets.token_hex(8)}"
     yield create_database(postgres_admin_url, name)
     drop_database(postgres_admin_url, name)
 

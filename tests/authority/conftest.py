@@ -8,8 +8,8 @@ import pytest
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.config import Settings
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.migration import migrate
 from tests.support.authorities import founded, small_settings
+from tests.support.schemas import give_schema
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def authority(settings: Settings) -> Iterator[Authority]:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An open database at this program's schema, which holds no authority."""
+    give_schema(database_url)
     database = open_database(database_url)
-    migrate(database)
     yield database
     database.close()

@@ -50,6 +50,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.running import wait_until
+from tests.support.schemas import give_schema
 
 OTHER = "another passphrase for tests alone"
 
@@ -65,6 +66,7 @@ def founded_by_passphrase(tmp_path: Path, database_url: str) -> Settings:
     """A small authority whose secret is CA_PASSWORD."""
     settings = small_settings(tmp_path, database_url, kek_file=None)
     settings = settings.model_copy(update={"kek_file": None})
+    give_schema(settings.resolved_database_url)
     initialise(settings, quiet)
     return settings
 
@@ -74,6 +76,7 @@ def laptop(tmp_path: Path) -> Settings:
     """A small authority on SQLite whose passphrase was made in the data directory."""
     settings = small_settings(tmp_path, None, ca_password=None, data_dir=tmp_path / "data")
     settings = settings.model_copy(update={"kek_file": None})
+    give_schema(settings.resolved_database_url)
     initialise(settings, quiet)
     return settings
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.migration import migrate
+from tests.support.schemas import give_schema
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def empty_database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database(empty_database: Database) -> Database:
+def database(database_url: str) -> Iterator[Database]:
     """An open database at this program's schema."""
-    migrate(empty_database)
-    return empty_database
+    give_schema(database_url)
+    database = open_database(database_url)
+    yield database
+    database.close()

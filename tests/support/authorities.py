@@ -23,6 +23,7 @@ from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.storage import migration
 from birthmark_sma.storage.engine import Database
 from tests.support.camera import Camera, new_key, public_pem
+from tests.support.schemas import give_schema
 
 PASSPHRASE = "a passphrase for tests alone"
 TABLES = 6
@@ -59,6 +60,7 @@ def small_settings(folder: Path, database_url: str | None, **flags: Any) -> Sett
 @contextmanager
 def founded(settings: Settings) -> Iterator[Authority]:
     """Found an authority where there is none, and open it until the end of the block."""
+    give_schema(settings.resolved_database_url)
     initialise(settings, quiet)
     with opened(settings) as authority:
         yield authority
