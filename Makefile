@@ -58,10 +58,11 @@ run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma
 demo: setup ## the whole story: a camera, a picture, an aggregation server, five forgeries
 	@.venv/bin/sma demo
 
-# What could not be installed is missed by its own tests, and by no other.
+# What could not be installed is missed by its own tests, and by no other. Without bytecode, hundreds of processes
+# would compile the same modules.
 test: setup-dev ## everything, on real parts
 	-@$(MAKE) --no-print-directory setup-browser setup-tool-chains
-	@.venv/bin/python -m pytest -q -n auto --dist worksteal
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q -n auto --dist worksteal
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.support.commands import sma
+from tests.support.commands import expect_no_server, sma
 from tests.support.server import server_environ
 
 
@@ -31,6 +31,7 @@ class Place:
             environ=server_environ(self.data_dir) | dict(settings or {}),
             stdin=stdin,
             cwd=cwd or self.data_dir.parent,
+            before=(expect_no_server,),
         )
 
 

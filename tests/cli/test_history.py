@@ -10,9 +10,9 @@ import pytest
 
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.migration import migrate
 from tests.cli.conftest import Place, assert_refused
 from tests.support.authorities import rows_of
+from tests.support.schemas import give_schema
 from tests.support.server import PASSPHRASE
 from tests.support.trail import append_rows
 
@@ -24,8 +24,8 @@ class Aged:
     """A database with rows of several ages, and the commands on it."""
 
     def __init__(self, place: Place, url: str) -> None:
+        give_schema(url)
         self.database = open_database(url)
-        migrate(self.database)
         self._place = place
         self._settings = {"DATABASE_URL": url, "CA_PASSWORD": PASSPHRASE}
         row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, NOW, None)

@@ -33,6 +33,7 @@ from tests.support.commands import Background, sma
 from tests.support.oracles import ask_openssl, ask_ourselves
 from tests.support.postgres import Postgres
 from tests.support.running import query, wait_until
+from tests.support.schemas import give_schema
 from tests.support.server import server_environ
 from tests.support.soak import times
 from tests.support.stepping import die_before_step
@@ -151,6 +152,7 @@ def factory(database_url: str, tmp_path: Path) -> Factory:
 def found(tmp_path: Path, database_url: str) -> Factory:
     """Found an authority for a factory."""
     settings = small_settings(tmp_path, database_url)
+    give_schema(settings.resolved_database_url)
     initialise(settings, quiet)
     (tmp_path / "batch").mkdir()
     return Factory(settings, tmp_path / "batch")

@@ -79,32 +79,33 @@ def test_accepted_rsa_sizes(bits: int) -> None:
     assert check_key_encryption_key(key) == key
 
 
-REFUSED_EVERYWHERE: dict[str, tuple[Any, str]] = {
-    "RSA-1024": (rsa_key(1024), "RSA key of 1024 bits"),
-    "RSA-2046": (rsa_key(2046), "RSA key of 2046 bits"),
-    "RSA-2056": (rsa_key(2056), "RSA key of 2056 bits"),
-    "RSA-4098": (rsa_key(4098), "RSA key of 4098 bits"),
-    "RSA-8192": (rsa_key(8192), "RSA key of 8192 bits"),
-    "e-3": (rsa_key(2048, 3), "e = 3 "),
-    "e-17": (rsa_key(2048, 17), "e = 17 "),
-    "e-65539": (rsa_key(2048, 65539), "e = 65539 "),
-    "P-521": (ec.generate_private_key(ec.SECP521R1()).public_key(), "curve secp521r1"),
-    "P-224": (ec.generate_private_key(ec.SECP224R1()).public_key(), "curve secp224r1"),
-    "secp256k1": (ec.generate_private_key(ec.SECP256K1()).public_key(), "curve secp256k1"),
+# Made by the test that needs it: the large primes take seconds.
+REFUSED_EVERYWHERE: dict[str, tuple[Callable[[], Any], str]] = {
+    "RSA-1024": (lambda: rsa_key(1024), "RSA key of 1024 bits"),
+    "RSA-2046": (lambda: rsa_key(2046), "RSA key of 2046 bits"),
+    "RSA-2056": (lambda: rsa_key(2056), "RSA key of 2056 bits"),
+    "RSA-4098": (lambda: rsa_key(4098), "RSA key of 4098 bits"),
+    "RSA-8192": (lambda: rsa_key(8192), "RSA key of 8192 bits"),
+    "e-3": (lambda: rsa_key(2048, 3), "e = 3 "),
+    "e-17": (lambda: rsa_key(2048, 17), "e = 17 "),
+    "e-65539": (lambda: rsa_key(2048, 65539), "e = 65539 "),
+    "P-521": (lambda: ec.generate_private_key(ec.SECP521R1()).public_key(), "curve secp521r1"),
+    "P-224": (lambda: ec.generate_private_key(ec.SECP224R1()).public_key(), "curve secp224r1"),
+    "secp256k1": (lambda: ec.generate_private_key(ec.SECP256K1()).public_key(), "curve secp256k1"),
     "brainpool": (
-        ec.generate_private_key(ec.BrainpoolP256R1()).public_key(),
+        lambda: ec.generate_private_key(ec.BrainpoolP256R1()).public_key(),
         "curve brainpoolP256r1",
     ),
-    "Ed448": (ed448.Ed448PrivateKey.generate().public_key(), "Ed448"),
-    "X448": (x448.X448PrivateKey.generate().public_key(), "X448"),
+    "Ed448": (lambda: ed448.Ed448PrivateKey.generate().public_key(), "Ed448"),
+    "X448": (lambda: x448.X448PrivateKey.generate().public_key(), "X448"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED_EVERYWHERE)
 def test_refused_for_signing_and_for_encryption(name: str) -> None:
     """Threat 4: a weak or uncommon key is refused with the reason, and with what to use instead."""
-    key, reason = REFUSED_EVERYWHERE[name]
-    loaded = load_public_key(pem_of(key))
+    new_public_key, reason = REFUSED_EVERYWHERE[name]
+    loaded = load_public_key(pem_of(new_public_key()))
     for check in (check_key, check_key_encryption_key):
         with pytest.raises(KeyRefusedError, match=reason) as caught:
             check(loaded)

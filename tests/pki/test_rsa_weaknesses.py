@@ -6,30 +6,37 @@ from badkeys.checks import checkrsa
 from birthmark_sma.errors import KeyRefusedError
 from birthmark_sma.pki.key_policy import check_is_secret, check_key, check_key_encryption_key
 from birthmark_sma.pki.rsa_weaknesses import find_weakness, is_prime
-from tests.support.weak_keys import next_prime, public_key, sound_modulus, weak_moduli
+from tests.support.weak_keys import (
+    WEAKNESSES,
+    next_prime,
+    public_key,
+    sound_modulus,
+    weak_moduli,
+)
 
 SIZES = (2048, 3072, 4096)
 JUDGED = ("fermat", "roca", "smallfactors")
-WEAK = weak_moduli()
 
 
-@pytest.mark.parametrize("weakness", [name for name in WEAK if name != "prime"])
+@pytest.mark.parametrize("weakness", [name for name in WEAKNESSES if name != "prime"])
 def test_a_modulus_that_can_be_factored_is_refused(weakness: str) -> None:
     """Threat 39: as a signing key and as a recipient key, with the cause."""
-    key = public_key(WEAK[weakness])
+    key = public_key(weak_moduli()[weakness])
     assert key.key_size == 2048
     for check in (check_key, check_key_encryption_key):
         with pytest.raises(KeyRefusedError, match=r"^This RSA modulus (has|is) .*new key pair"):
             check(key)
 
 
-@pytest.mark.parametrize("weakness", WEAK)
+@pytest.mark.parametrize("weakness", WEAKNESSES)
 def test_badkeys_finds_no_more(weakness: str) -> None:
     """Threat 39: what the judge says can be factored is refused, and 131071 and primes besides."""
-    found = checkrsa(WEAK[weakness], checks=JUDGED)
+    found = checkrsa(weak_moduli()[weakness], checks=JUDGED)
     beyond_the_judge = weakness in {"small factor 131071", "prime"}
     assert bool(found) is not beyond_the_judge
-    refused = find_weakness(WEAK[weakness]) is not None or is_prime(WEAK[weakness])
+    refused = find_weakness(weak_moduli()[weakness]) is not None or is_prime(
+        weak_moduli()[weakness]
+    )
     assert refused
 
 

@@ -20,6 +20,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
 
+from birthmark_sma.authority import rotation
 from tests.support import derivation_cost
 from tests.support.forking import FORKING
 
@@ -162,12 +163,15 @@ def sma(
     stdin: str | None = None,
     cwd: Path | None = None,
     seconds: float = _SECONDS,
+    before: Sequence[Callable[[], object]] = (),
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command of `sma` to its end."""
+    """Run a command of `sma` to its end. Its process calls what is to be done `before`."""
     with _new_file() as given, _new_file() as said, _new_file() as told:
         given.write(stdin or "")
         given.seek(0)
-        command = Command(arguments, environ, cwd, stdin=given, stdout=said, stderr=told)
+        command = Command(
+            arguments, environ, cwd, stdin=given, stdout=said, stderr=told, before=before
+        )
         try:
             code = command.wait(seconds)
         finally:
@@ -175,6 +179,11 @@ def sma(
         said.seek(0)
         told.seek(0)
         return subprocess.CompletedProcess(command.args, code, said.read(), told.read())
+
+
+def expect_no_server() -> None:
+    """Do not let a rotation wait for servers: for authorities on which none runs."""
+    vars(rotation)["FOLLOWING_SECONDS"] = 0.0
 
 
 def _new_file() -> IO[str]:

@@ -27,21 +27,31 @@ def next_prime(number: int) -> int:
     return int(gmpy2.next_prime(number))
 
 
+_SMALL_FACTORS = (3, 757, 65537, 131071)
+WEAKNESSES = (
+    "prime",
+    "square",
+    "close primes",
+    "primes that Fermat finds after 90 rounds",
+    *(f"small factor {factor}" for factor in _SMALL_FACTORS),
+    "ROCA",
+)
+
+
+@cache
 def weak_moduli(bits: int = 2048) -> dict[str, int]:
-    """Moduli of so many bits, by their weakness."""
+    """Moduli of so many bits, by their weakness: one of each of WEAKNESSES."""
     half = bits // 2
     prime = next_prime((13 << (half - 4)) + 1)
-    return {
-        "prime": next_prime(sound_modulus(bits)),
-        "square": prime * prime,
-        "close primes": prime * next_prime(prime),
-        "primes that Fermat finds after 90 rounds": _found_after(90, half),
-        **{
-            f"small factor {factor}": factor * next_prime((7 << (bits - 3)) // factor)
-            for factor in (3, 757, 65537, 131071)
-        },
-        "ROCA": _roca_prime(half, 1) * _roca_prime(half, 2),
-    }
+    moduli = (
+        next_prime(sound_modulus(bits)),
+        prime * prime,
+        prime * next_prime(prime),
+        _found_after(90, half),
+        *(factor * next_prime((7 << (bits - 3)) // factor) for factor in _SMALL_FACTORS),
+        _roca_prime(half, 1) * _roca_prime(half, 2),
+    )
+    return dict(zip(WEAKNESSES, moduli, strict=True))
 
 
 def _found_after(rounds: int, half: int) -> int:
