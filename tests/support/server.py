@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import httpx2
 
+from tests.support import derivation_cost
 from tests.support.commands import Command
 
 START_SECONDS = 90
 STOP_SECONDS = 60
 _TLS = ssl.create_default_context()  # making one costs more than most tests with a client
-SMA = (sys.executable, "-m", "tests.support.derivation_cost")
+SMA = (sys.executable, "-P", str(derivation_cost.__file__))  # -P: its folder hides other modules
 """The program in a process that imports everything by itself. Its key derivations cost little."""
 REAL_SMA = (sys.executable, "-m", "birthmark_sma")
 """The program as operators run it. It opens nothing that `SMA` or a forked command has written."""
