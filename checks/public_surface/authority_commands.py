@@ -1,7 +1,7 @@
 """The commands that `authority_process` runs, and the shapes of what they print and write.
 
 They work in the current directory. Every command that has --json is here, except those that run
-until they are stopped or need another server (serve, simulate), and a restore of PostgreSQL.
+until they are stopped or need a server (serve, simulate), and `secrets rotate`, which waits 4 s.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from checks.public_surface import places
 from checks.public_surface.text import find_shape
@@ -28,8 +30,9 @@ _KEK = ["--kek-file", "key"]
 _SMALL = ["--ca-key-type", "ec-p256", "--tables", "50", "--keys-per-table", "4"]
 _BATCH = [{"device_serial": "BATCH-1", "device_family": "Pi"}, {"device_serial": "BATCH-1"}]
 _BATCH_OPTIONS = ["--output", "results.jsonl", "--make-keys", "--processes", "1"]
+_sma = typer.main.get_command(places.command_line)
 
-# The order matters: a rotation changes the key that the commands before it need.
+# The order matters: a restore needs the backup, and a revoked key cannot be rotated.
 _AFTER: dict[str, list[str]] = {
     "version": [],
     "ca show": _FOLDER,
@@ -51,16 +54,14 @@ _AFTER: dict[str, list[str]] = {
     "validate": ["token.json", *_FOLDER, *_KEK],
     "backup": ["saved", *_FOLDER],
     "restore": ["saved", "--data-dir", "restored", *_KEK],
-    "secrets rotate": ["--new-kek-file", "new-key", *_FOLDER, *_KEK],
     "secrets forget-previous": ["--yes", *_FOLDER],
 }
 
 
 def run_commands_before() -> tuple[dict[str, Any], dict[str, str]]:
     """Create the authority; return the shapes of outputs, and an access key for each scope."""
-    for name, content in (("key", bytes(range(32))), ("new-key", bytes(range(1, 33)))):
-        Path(name).touch(0o600)
-        Path(name).write_bytes(content)
+    Path("key").touch(0o600)
+    Path("key").write_bytes(bytes(range(32)))
     Path("token.json").write_text(json.dumps(TOKEN))
     Path("batch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _BATCH))
     outputs, keys = {"init": find_shape(_run("init", *_FOLDER, *_KEK, *_SMALL))}, {}
@@ -93,7 +94,7 @@ def _run(command: str, *arguments: str) -> Any:
     """Run a command of `sma` with --json in this process, and return what it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
-            places.command_line([*command.split(), *arguments, "--json"], standalone_mode=False)
+            _sma.main([*command.split(), *arguments, "--json"], standalone_mode=False)
         except SystemExit as ended:
             if ended.code not in {None, 0, 1}:
                 raise

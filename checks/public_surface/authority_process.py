@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,31 @@ from checks.public_surface import places
 from checks.public_surface.authority_commands import TOKEN, run_commands_after, run_commands_before
 from checks.public_surface.text import find_shape
 
+_FIXED_LABELS = {"certificate", "fault", "kind", "outcome", "reason", "route", "verdict", "writer"}
+"""Labels whose values the program chooses, whatever happens to it."""
+_VARYING_FIELDS = frozenset(
+    {
+        *("content-disposition", "content-length", "etag", "expires", "last-modified"),
+        *("ratelimit", "ratelimit-policy", "x-request-id"),
+    }
+)
+_VARYING_PART = re.compile(r"(?<=^sma-form=)[\w-]+|(?<='sha256-)[\w+/=]+")
+_SAMPLES = (
+    "/",
+    "/api/v1/nothing",
+    "/dashboard",
+    "/dashboard/figures",
+    "/dashboard/sign-in",
+    "/dashboard/static/dashboard.css",
+    "/dashboard/validations.csv",
+    "/docs",
+    "/health/live",
+    "/metrics",
+    "/openapi.json",
+    "/pki/intermediate.crl",
+    "/pki/root.crt",
+    "/stats",
+)
 _SETTINGS = {
     "data_dir": "data",
     "kek_file": "key",
@@ -60,14 +86,15 @@ async def _ask(keys: dict[str, str]) -> dict[str, Any]:
             admin = {"Authorization": f"Bearer {keys['admin']}"}
             openapi = (await client.get("/openapi.json", headers=admin)).json()
             await _validate(client, keys["validate"])
-            await asyncio.sleep(1)  # metrics are half a second old at most
             metrics = (await client.get("/metrics", headers=admin)).text
             exports = await _read_exports(client, admin)
+            headers = {path: await _read_headers(client, admin, path) for path in _SAMPLES}
     return {
         "openapi": openapi,
         "metrics": _describe_metrics(metrics),
         "routes": dict(routes),
         "exports": exports,
+        "headers": headers,
     }
 
 
@@ -147,6 +174,18 @@ async def _read_exports(client: httpx2.AsyncClient, headers: dict[str, str]) -> 
     }
 
 
+async def _read_headers(
+    client: httpx2.AsyncClient, credential: dict[str, str], path: str
+) -> dict[str, str]:
+    """Return the status and the header fields of a response; only the names of those that vary."""
+    response = await client.get(path, headers=credential)
+    fields = {
+        name: "(varies)" if name in _VARYING_FIELDS else _VARYING_PART.sub("(varies)", value)
+        for name, value in response.headers.items()
+    }
+    return {"(status)": str(response.status_code), **places.list_server_headers(), **fields}
+
+
 def _describe_metrics(text: str) -> dict[str, Any]:
     described = {}
     for family in text_string_to_metric_families(text):
@@ -157,6 +196,10 @@ def _describe_metrics(text: str) -> dict[str, Any]:
             "samples": sorted({sample.name for sample in family.samples}),
             "labels": sorted({name for sample in family.samples for name in sample.labels}),
             "buckets": list(bounds),
+            "values": {
+                label: sorted({each.labels[label] for each in family.samples})
+                for label in sorted(_FIXED_LABELS & family.samples[0].labels.keys())
+            },
         }
     return dict(sorted(described.items()))
 

@@ -29,7 +29,9 @@ def observe() -> dict[str, Any]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith("SMA_") and name not in _OUTSIDE_SMA
-    } | {"PYTHONPATH": str(_ROOT)}
+    }
+    # The process finds the same modules as this one, although it works in another directory.
+    environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "checks.public_surface.authority_process"],
@@ -63,6 +65,12 @@ def collect_routes() -> dict[str, Any]:
     """Return each route: which credentials it takes, and which rate limit it counts."""
     routes: dict[str, Any] = observe()["routes"]
     return routes
+
+
+def collect_response_headers() -> dict[str, Any]:
+    """Return the header fields of some responses, one of each kind."""
+    headers: dict[str, Any] = observe()["headers"]
+    return headers
 
 
 def collect_metrics() -> dict[str, Any]:

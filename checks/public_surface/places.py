@@ -43,6 +43,7 @@ from birthmark_sma.web.dashboard.gate import session_cookie
 from birthmark_sma.web.logs import configure as configure_logging
 from birthmark_sma.web.sandbox import front as sandbox_front
 from birthmark_sma.web.sandbox import scenarios
+from birthmark_sma.web.security_headers import EVERYWHERE
 from birthmark_sma.web.server import request_log_of
 
 __all__ = [
@@ -135,6 +136,11 @@ def list_sandbox() -> dict[str, Any]:
         "response_header_value": scenarios.MARKED,
         "serial_prefix": scenarios.SERIAL_PREFIX,
     }
+
+
+def list_server_headers() -> dict[str, str]:
+    """Return the header fields that the HTTP server adds to every response of the application."""
+    return {name.lower(): value for name, value in EVERYWHERE}
 
 
 def list_access_key_format() -> dict[str, Any]:

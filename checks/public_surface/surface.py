@@ -22,6 +22,7 @@ from checks.public_surface.observed import (
     collect_metrics,
     collect_openapi,
     collect_openapi_prose,
+    collect_response_headers,
     collect_routes,
 )
 from checks.public_surface.problem_types import collect_details, collect_problems
@@ -74,6 +75,7 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "schema": collect_schema,
     "formats": collect_formats,
     "routes": collect_routes,
+    "response_headers": collect_response_headers,
     "sandbox": collect_sandbox,
     "prose": collect_prose,
 }
