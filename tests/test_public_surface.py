@@ -55,7 +55,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], None], list[str]]] = [
     (
         "metrics",
         drop_a_label,
-        ["changed: sma_batch_failures > labels: ['fault', 'writer'] -> ['writer']"],
+        ["changed: sma_batch_failures > labels: without ['fault']"],
     ),
     (
         "openapi",
@@ -97,3 +97,13 @@ def test_what_a_container_loses_is_named() -> None:
         "removed: a > b (was 1)",
     ]
     assert describe_differences({"a": False}, {"a": 0}) == ["changed: a: False -> 0"]
+
+
+def test_what_a_list_loses_and_gets_is_named() -> None:
+    assert describe_differences({"a": [1, 2]}, {"a": [2, 3]}) == [
+        "changed: a: without [1], with [3]"
+    ]
+    assert describe_differences({"a": [1, 2]}, {"a": [2, 1]}) == ["changed: a: other order: [2, 1]"]
+    assert describe_differences({"a": [{"b": 1}]}, {"a": [{"b": 2}]}) == [
+        "changed: a > [0] > b: 1 -> 2"
+    ]

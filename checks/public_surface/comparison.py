@@ -17,7 +17,7 @@ def describe_differences(recorded: Any, present: Any) -> list[str]:
         elif path not in before:
             lines.append(f"added: {path} = {_shorten(after[path])}")
         elif repr(before[path]) != repr(after[path]):
-            lines.append(f"changed: {path}: {_shorten(before[path])} -> {_shorten(after[path])}")
+            lines.append(f"changed: {path}: {_describe_change(before[path], after[path])}")
     return lines
 
 
@@ -45,6 +45,19 @@ def _flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
             yield from _flatten(inner, (*path, f"[{number}]"))
     elif path or value:
         yield " > ".join(path), value
+
+
+def _describe_change(before: Any, after: Any) -> str:
+    """Return what a list lost and got; of other values, both."""
+    if isinstance(before, list) and isinstance(after, list):
+        lost = [each for each in before if each not in after]
+        got = [each for each in after if each not in before]
+        parts = [
+            *([f"without {_shorten(lost)}"] if lost else []),
+            *([f"with {_shorten(got)}"] if got else []),
+        ]
+        return ", ".join(parts) or f"other order: {_shorten(after)}"
+    return f"{_shorten(before)} -> {_shorten(after)}"
 
 
 def _shorten(value: Any) -> str:
