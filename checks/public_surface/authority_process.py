@@ -20,8 +20,10 @@ from checks.public_surface import places
 from checks.public_surface.authority_commands import TOKEN, run_commands_after, run_commands_before
 from checks.public_surface.text import find_shape
 
-_FIXED_LABELS = {"certificate", "fault", "kind", "outcome", "reason", "route", "verdict", "writer"}
+_FIXED_LABELS = {"certificate", "fault", "kind", "outcome", "reason", "verdict", "writer"}
 """Labels whose values the program chooses, whatever happens to it."""
+_FIXED_LABELS_OF_HISTOGRAMS = _FIXED_LABELS | {"route"}
+"""The counter of requests has only routes that were asked for."""
 _VARYING_FIELDS = frozenset(
     {
         *("content-disposition", "content-length", "etag", "expires", "last-modified"),
@@ -189,6 +191,7 @@ async def _read_headers(
 def _describe_metrics(text: str) -> dict[str, Any]:
     described = {}
     for family in text_string_to_metric_families(text):
+        fixed = _FIXED_LABELS_OF_HISTOGRAMS if family.type == "histogram" else _FIXED_LABELS
         bounds = {each.labels["le"]: None for each in family.samples if "le" in each.labels}
         described[family.name] = {
             "kind": family.type,
@@ -198,7 +201,7 @@ def _describe_metrics(text: str) -> dict[str, Any]:
             "buckets": list(bounds),
             "values": {
                 label: sorted({each.labels[label] for each in family.samples})
-                for label in sorted(_FIXED_LABELS & family.samples[0].labels.keys())
+                for label in sorted(fixed & family.samples[0].labels.keys())
             },
         }
     return dict(sorted(described.items()))
