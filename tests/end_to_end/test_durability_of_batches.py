@@ -22,8 +22,10 @@ from tests.support.soak import times
 BATCH = VALIDATE + "/batch"
 SIZE = 25
 ROUNDS = times(2, 10)
-BATCHES_A_ROUND = 120
-TOKENS_A_ROUND = 900
+BATCHES_A_ROUND = times(60, 120)
+BATCHES_BEFORE = BATCHES_A_ROUND // 6
+"""At least as many are answered before anything is killed."""
+TOKENS_A_ROUND = times(450, 900)
 
 
 def in_batches(tokens: Sequence[CameraToken]) -> list[Sequence[CameraToken]]:
@@ -81,7 +83,7 @@ def test_no_batch_that_was_answered_is_missing_after_sigkill(
     received = 0
     for _ in range(ROUNDS):
         server = running.server
-        deadline = random.randint(20, BATCHES_A_ROUND // 2)
+        deadline = random.randint(BATCHES_BEFORE, BATCHES_A_ROUND // 2)
 
         def kill_once(answered: int, deadline: int = deadline, running: Running = running) -> None:
             if answered == deadline:
@@ -98,7 +100,7 @@ def test_no_batch_that_was_answered_is_missing_after_sigkill(
         running = start_server("--workers", workers)
         received += assert_recorded(running, tokens, answers)
         assert_batches_are_whole(running, tokens)
-    assert received >= ROUNDS * 20 * SIZE
+    assert received >= ROUNDS * BATCHES_BEFORE * SIZE
     with running.database() as database:
         assert assert_counters_are_those_of_the_trail(database) >= received
 
@@ -150,13 +152,13 @@ def test_sigterm_drains_several_processes(start_server: Start) -> None:
     tokens = mixed_tokens(camera, BATCHES_A_ROUND * SIZE)
 
     def stop_once(answered: int) -> None:
-        if answered == 30:
+        if answered == 2 * BATCHES_BEFORE:
             server.process.send_signal(signal.SIGTERM)
 
     answers = validate_batches(server.url, tokens, note=stop_once)
     assert server.process.wait(40) == 0
     received = assert_recorded(running, tokens, answers)
-    assert received >= 30 * SIZE
+    assert received >= 2 * BATCHES_BEFORE * SIZE
     assert running.count("validation_history") == received
     assert "Traceback" not in server.said()
 
