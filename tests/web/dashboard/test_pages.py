@@ -96,7 +96,7 @@ def test_the_overview_counts(running: Running) -> None:
 
 def test_the_overview_says_how_long_tokens_take(tmp_path: Path) -> None:
     """Over all processes, whichever of them draws the page; nothing is said where none came."""
-    running = start(tmp_path / "data", "sqlite:", "--workers", "2")
+    running = start(tmp_path / "data", "sqlite:", "--workers", "2", SMA_TABLES="50")
     try:
         for _ in range(8):
             first = _fresh_page(running)
