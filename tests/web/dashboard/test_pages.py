@@ -108,7 +108,10 @@ def test_the_overview_says_how_long_tokens_take(tmp_path: Path) -> None:
         tokens = [camera.token(key_index=number) for number in range(200)]
         validate_all(running.server.url, tokens, connections=8)
         wait_until(lambda: all("p95" in _fresh_page(running) for _ in range(8)), 15)
-        told = [float(each) for each in re.findall(r">([\d.,]+) ms</dd>", _fresh_page(running))]
+        told = [
+            float(each.replace(",", ""))
+            for each in re.findall(r">([\d.,]+) ms</dd>", _fresh_page(running))
+        ]
         assert len(told) == 3
         assert told == sorted(told)
         assert told[0] > 0
