@@ -62,7 +62,7 @@ def by_label(samples: Samples, name: str, label: str) -> Counter[str]:
 
 def test_totals_are_those_of_the_audit_trail(start_server: Start) -> None:
     """With three processes under load, whichever of them is scraped; and after two are killed."""
-    running = start_server("--workers", str(WORKERS), SMA_TABLES="200")
+    running = start_server("--workers", str(WORKERS), SMA_TABLES="2500")
     with running.client("127.0.6.1") as client:
         camera = Camera.provisioned(client, new_serial())
     tokens = [camera.token(key_index=n) for n in range(600)]
