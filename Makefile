@@ -5,8 +5,8 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check demo bench bench-docs picture \
-  profile lock clean
+.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check public-surface demo bench \
+  bench-docs picture profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -77,6 +77,9 @@ check: setup-dev ## format, lint, types, structure, insecure calls, secrets, kno
 	  --exclude .pytest_cache --exclude .mypy_cache --exclude .ruff_cache --exclude .hypothesis --no-validate \
 	  --no-update-check --redact --quiet --rule-cache-dir .cache/kingfisher
 	@.venv/bin/python -m checks.vulnerabilities
+
+public-surface: setup-dev ## record the public surface in tests/public_surface, and print what is new
+	@.venv/bin/python -m checks.public_surface
 
 bench: setup-dev ## measure, beside the conventional way; ARGS="--quick" or "--only validate,batch"
 	@.venv/bin/python -m bench $(ARGS)

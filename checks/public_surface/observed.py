@@ -1,0 +1,110 @@
+"""What an authority says of itself: routes, OpenAPI, metrics, log, outputs of commands.
+
+`observe` starts a process of its own, so that the authority's threads and its log touch nobody
+else. That process (`authority_process`) keeps a small SQLite authority in a temporary directory and
+asks it without a socket; it ends within seconds.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from checks.public_surface.json_schema import find_prose, without_prose
+from checks.public_surface.text import find_shape, leave_out_empty
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SECONDS = 120
+_OUTSIDE_SMA = frozenset({"DATABASE_URL", "CA_PASSWORD", "PORT"})
+
+
+@functools.cache
+def observe() -> dict[str, Any]:
+    """Return what the authority's process found, and the lines of its log."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SMA_") and name not in _OUTSIDE_SMA
+    }
+    # The process finds the same modules as this one, although it works in another directory.
+    environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "checks.public_surface.authority_process"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"The observed authority failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    log = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    return found | {"log": [json.loads(line) for line in log]}
+
+
+def collect_openapi() -> dict[str, Any]:
+    """Return the OpenAPI document without its prose and the program's version."""
+    document = without_prose(observe()["openapi"])
+    document["info"].pop("version")
+    return {"document": document}
+
+
+def collect_openapi_prose() -> dict[str, Any]:
+    """Return the titles, descriptions, summaries and examples of the OpenAPI document."""
+    return dict(find_prose(observe()["openapi"]))
+
+
+def collect_routes() -> dict[str, Any]:
+    """Return each route: which credentials it takes, and which rate limit it counts."""
+    routes: dict[str, Any] = observe()["routes"]
+    return routes
+
+
+def collect_response_headers() -> dict[str, Any]:
+    """Return the header fields of some responses, one of each kind."""
+    headers: dict[str, Any] = observe()["headers"]
+    return headers
+
+
+def collect_metrics() -> dict[str, Any]:
+    """Return each metric family: kind, names of samples, labels, bounds of buckets."""
+    families: dict[str, Any] = observe()["metrics"]
+    return {
+        name: leave_out_empty({k: v for k, v in family.items() if k != "help"})
+        for name, family in families.items()
+    }
+
+
+def collect_metric_help() -> dict[str, str]:
+    """Return the help of each metric family."""
+    return {name: family["help"] for name, family in observe()["metrics"].items()}
+
+
+def collect_command_outputs() -> dict[str, Any]:
+    """Return the shapes of what commands print with --json, and of the files that they write."""
+    outputs: dict[str, Any] = observe()["outputs"]
+    return outputs
+
+
+def collect_log_fields() -> dict[str, Any]:
+    """Return the fields of the lines of a JSON log, by kind of line."""
+    requests = [line for line in observe()["log"] if line["event"] == "request"]
+    others = [line for line in observe()["log"] if line["event"] != "request"]
+    fields: dict[str, set[str]] = {}
+    for line in others:
+        for name, kind in line.items():
+            fields.setdefault(name, set()).add(type(kind).__name__)
+    return {
+        "a request": {name: find_shape(value) for name, value in requests[0].items()},
+        "a request, in order": list(requests[0]),
+        "another record": {name: " | ".join(sorted(kinds)) for name, kinds in fields.items()},
+        "events that are names": ["request"] if requests else [],
+        "levels": sorted({line["level"] for line in observe()["log"]}),
+    }

@@ -1,0 +1,257 @@
+"""Where the code is today. This is the only module here that names internal modules.
+
+When a module moves or a name changes, change its import here. The names on the right of `as`, and
+of the functions below, stay: the collectors use them.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from birthmark_sma import errors as error_module
+from birthmark_sma.authority import key_encryption, key_ring, key_stock, manifest, sessions
+from birthmark_sma.authority.authority import open_authority
+from birthmark_sma.authority.ceremony import ROOT_KEY_FILE
+from birthmark_sma.authority.kek_sources import GivenSecret, KekSource
+from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
+from birthmark_sma.authority.rate_limits import DEFAULTS as DEFAULT_RATES
+from birthmark_sma.cli import device_files
+from birthmark_sma.cli import exits as exit_codes
+from birthmark_sma.cli.main import app as command_line
+from birthmark_sma.config import (
+    CONFIG_FILE_VARIABLE,
+    DEFAULT_CONFIG_FILE,
+    PROTOTYPE,
+    SANDBOX,
+    NewSecret,
+    Settings,
+    load_settings,
+    variable_of,
+)
+from birthmark_sma.device import bundle_queue, clock, nonces, private_directory, sealing, state
+from birthmark_sma.protocol import bundle, key_derivation, key_table, repeat, verdict
+from birthmark_sma.simulation import report as simulation_report
+from birthmark_sma.storage import schema
+from birthmark_sma.web import http_protocol, problems
+from birthmark_sma.web.app import Front, create_app
+from birthmark_sma.web.dashboard.gate import session_cookie
+from birthmark_sma.web.logs import configure as configure_logging
+from birthmark_sma.web.sandbox import front as sandbox_front
+from birthmark_sma.web.sandbox import scenarios
+from birthmark_sma.web.security_headers import EVERYWHERE
+from birthmark_sma.web.server import request_log_of
+
+__all__ = [
+    "CONFIG_FILE_VARIABLE",
+    "DEFAULT_CONFIG_FILE",
+    "DEFAULT_RATES",
+    "MIGRATIONS",
+    "PROTOTYPE",
+    "SANDBOX",
+    "GivenSecret",
+    "KekSource",
+    "NewSecret",
+    "Settings",
+    "command_line",
+    "configure_logging",
+    "error_module",
+    "exit_codes",
+    "load_settings",
+    "manifest",
+    "repeat",
+    "scenarios",
+    "schema",
+    "sealing",
+    "variable_of",
+    "verdict",
+]
+
+MIGRATIONS = Path(schema.__file__).parent / "migrations"
+
+
+def make_application(settings: Settings) -> Front:
+    """Return the ASGI application of an authority that `settings` describe."""
+    return create_app(lambda: open_authority(settings), log=request_log_of(settings))
+
+
+def find_exit_code(error: error_module.BirthmarkError) -> int:
+    """Return the exit code with which a command ends after an error."""
+    return exit_codes.code_of(error)
+
+
+def respond_to(error: Exception) -> JSONResponse:
+    """Return the problem document of an error."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "client": None,
+        "root_path": "",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "request_id": "0",
+    }
+    return problems.respond(Request(scope), error)
+
+
+def make_request_errors() -> dict[str, Exception]:
+    """Return an error for each problem that no class of errors.py stands for."""
+    made: dict[str, Exception] = {
+        slug: problems.RequestError(slug, "") for slug in problems._REQUEST_KINDS
+    }
+    for reason in verdict.Reason:
+        if reason.told_to_caller:
+            made[f"address {reason.value}"] = problems.UnknownAddressError(reason)
+    made["invalid"] = problems.InvalidRequestError([])
+    made["unexpected"] = ValueError()
+    for status in (404, 405):
+        made[f"HTTP {status}"] = HTTPException(status)
+    return made
+
+
+def list_connection_problems() -> list[dict[str, Any]]:
+    """Return the problems that end a connection before there is a request."""
+    return [
+        {"slug": each.slug, "title": each.title, "status": each.status, "detail": each.detail}
+        for each in vars(http_protocol).values()
+        if isinstance(each, http_protocol._Refusal)
+    ]
+
+
+def list_sandbox() -> dict[str, Any]:
+    """Return what GET /sandbox answers, and the fields that a sandbox adds to responses."""
+    return {
+        "path": sandbox_front.PATH,
+        "listed": sandbox_front._LIST,
+        "request_header": scenarios.HEADER,
+        "response_header": scenarios.MARK,
+        "response_header_value": scenarios.MARKED,
+        "serial_prefix": scenarios.SERIAL_PREFIX,
+    }
+
+
+def list_server_headers() -> dict[str, str]:
+    """Return the header fields that the HTTP server adds to every response of the application."""
+    return {name.lower(): value for name, value in EVERYWHERE}
+
+
+def list_access_key_format() -> dict[str, Any]:
+    """Return how access keys and session tokens are written and stored."""
+    return {
+        "prefix": key_ring.PREFIX,
+        "id_characters": key_ring.ID_CHARACTERS,
+        "secret_characters": key_ring.SECRET_CHARACTERS,
+        "digest_of_x": key_ring.digest("x").hex(),
+        "session_token_characters": sessions.TOKEN_CHARACTERS,
+        "session_cookie": session_cookie({"scheme": "http"}),
+        "session_cookie_over_tls": session_cookie({"scheme": "https"}),
+    }
+
+
+def list_additional_data() -> dict[str, str]:
+    """Return the additional data (GCM) that each kind of wrapped value is bound to."""
+    return {
+        "key-encryption key 7": key_encryption._bridge_place(7).decode(),
+        "key table 7": key_stock._place(7).decode(),
+        "NUC hash key": key_encryption._NUC_HASH_KEY_PLACE.decode(),
+    }
+
+
+def make_key_encryption_key(key: bytes) -> key_encryption.KeyEncryptionKey:
+    """Return a key-encryption key of 32 given bytes."""
+    return key_encryption.KeyEncryptionKey(1, key)
+
+
+def digest_nuc_hash(key: bytes, nuc_hash: bytes) -> bytes:
+    """Return what the database stores in place of a NUC hash."""
+    return key_encryption.NucHashIndex(key).of(nuc_hash)
+
+
+def list_device_states() -> Mapping[str, type]:
+    """Return the classes of a camera's state by the name that stands in the file."""
+    return state._KINDS
+
+
+def list_device_files() -> dict[str, str]:
+    """Return the names of the files in a camera's directory."""
+    return {
+        "state": state.FILE,
+        "nonces": nonces.FILE,
+        "clock": clock.FILE,
+        "lock": private_directory.LOCK,
+        "partial": private_directory._PARTIAL,
+        "bundle waiting": bundle_queue._WAITING,
+        "bundle refused": bundle_queue._REFUSED,
+        "bundle damaged": bundle_queue._DAMAGED,
+    }
+
+
+def make_device_records() -> dict[str, bytes]:
+    """Return the content of the small files in a camera's directory."""
+    return {
+        "nonces": nonces._Reservation(bytes(16), 7).to_json(),
+        "clock": clock._to_json(datetime(2026, 1, 2, tzinfo=UTC)),
+    }
+
+
+def list_file_names() -> dict[str, str]:
+    """Return the names of the files that commands write."""
+    return {
+        "passphrase": PASSPHRASE_FILE,
+        "root key": ROOT_KEY_FILE,
+        "device private key": device_files.PRIVATE_KEY,
+        "device certificate": device_files.CERTIFICATE,
+        "device chain": device_files.CHAIN,
+        "device data": device_files.DATA,
+        "backup manifest": manifest.MANIFEST,
+        "backup of SQLite": manifest.SQLITE_FILE,
+        "backup of PostgreSQL": manifest.POSTGRESQL_FILE,
+    }
+
+
+def list_derivations() -> dict[str, key_derivation.Derivation]:
+    """Return the derivations by which camera tokens are made."""
+    return {
+        "normative": key_derivation.NORMATIVE,
+        "published clients": key_derivation.PUBLISHED_CLIENTS,
+    }
+
+
+def list_table_sizes() -> dict[str, key_table.TableSizes]:
+    """Return how many key tables, of how many keys, each profile has."""
+    return {
+        "standard": key_table.STANDARD_SIZES,
+        "prototype": key_table.PROTOTYPE_SIZES,
+        "published": key_table.PUBLISHED_SIZES,
+    }
+
+
+def list_bundle_limits() -> dict[str, int]:
+    """Return the sizes that bundles must keep to."""
+    return {
+        "image hash bytes": bundle.IMAGE_HASH_BYTES,
+        "certificates": bundle.CHAIN_LENGTH,
+        "certificate bytes": bundle.MAX_CERTIFICATE_BYTES,
+        "signature bytes": bundle.MAX_SIGNATURE_BYTES,
+        "bundle bytes": bundle.MAX_BUNDLE_BYTES,
+    }
+
+
+def list_format_versions() -> dict[str, Any]:
+    """Return the numbers by which formats are told apart."""
+    return {
+        "backup": manifest.FORMAT,
+        "bundle": bundle.VERSION,
+        "bundle signing prefix": bundle.SIGNING_PREFIX.decode(),
+        "device state": sealing._FORMAT,
+        "simulation report": simulation_report.FORMAT,
+        "schema": schema.HEAD_REVISION,
+    }
