@@ -1,10 +1,33 @@
-"""Servers that the tests of the client share, one for each kind of database."""
+"""What the tests of the client share: each way to ask, and a server for each kind of database."""
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
+from birthmark_sma.client import Outcome
+from tests.support.asking import CALLS, Ask
 from tests.support.running import Running, Servers
+
+_TLS = ssl.create_default_context()
+
+
+@pytest.fixture(params=CALLS)
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Each way to ask in turn.
+
+    A client reads the system's certificates when it is made, which costs more than all else in most
+    of these tests. Where a URL is plain HTTP they are not used, so there clients share them.
+    """
+    call = CALLS[request.param]
+
+    def asked(url: str, **arguments: Any) -> Sequence[Outcome]:
+        if url.startswith("http:"):
+            arguments.setdefault("tls", _TLS)
+        return call(url, **arguments)
+
+    return asked
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import pytest
 
 from birthmark_sma.client import Cause, Indeterminate, Pass
 from birthmark_sma.client.transport import fault_of
-from tests.support.asking import CALLS, IMPATIENT, Ask
+from tests.support.asking import IMPATIENT, Ask
 from tests.support.faulty import (
     FAILED,
     PASSED,
@@ -40,12 +40,6 @@ SLACK = 1.5
 AGGREGATOR = Path(__file__).parents[2] / "examples" / "aggregator.mjs"
 
 FAIL_BODY = {"validation_result": "FAIL", "error": "Unknown table ID"}
-
-
-@pytest.fixture(params=CALLS)
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """Each way to ask in turn."""
-    return CALLS[request.param]
 
 
 def one_of(*causes: Cause) -> frozenset[Cause]:

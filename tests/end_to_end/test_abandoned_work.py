@@ -7,7 +7,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
@@ -18,12 +17,12 @@ from tests.end_to_end.conftest import Start
 from tests.support.authorities import writers_held_up
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.crls import fetch_crl
-from tests.support.running import Running, new_serial, start, wait_until
+from tests.support.running import Running, Servers, new_serial, wait_until
 
 LEFT_SECONDS = 10.0
 _WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'birthmark-sma'"
-    " AND wait_event_type = 'Lock'"
+    " AND datname = current_database() AND wait_event_type = 'Lock'"
 )
 
 
@@ -54,11 +53,9 @@ def sent(running: Running, request: str) -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def on_postgresql(postgres_url: str, tmp_path: Path) -> Iterator[Running]:
+def on_postgresql(servers: Servers) -> Running:
     """A server on PostgreSQL, which can be held up."""
-    running = start(tmp_path / "data", postgres_url)
-    with running.server:
-        yield running
+    return servers.get("postgresql")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +67,7 @@ def test_what_a_caller_asked_for_ends_when_it_leaves(
 ) -> None:
     """Threat 49: once its connection is closed, nothing of it goes on in the database."""
     running = on_postgresql
+    said_before = len(running.server.said())
     with everybody_held_up(running):
         with sent(running, f"GET {path}") as connection:
             if resets:  # an answer that has begun goes on for who has closed one half alone
@@ -79,7 +77,7 @@ def test_what_a_caller_asked_for_ends_when_it_leaves(
             before = waiting_statements(running)
         wait_until(lambda: waiting_statements(running) < before, 10)
     time.sleep(0.2)
-    said = running.server.said()
+    said = running.server.said()[said_before:]
     assert "ASGI" not in said  # the server's own complaint of a request without an answer
     assert "Traceback" not in said
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.end_to_end.conftest import Start
+from tests.end_to_end.conftest import FEW_TABLES, Start
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.load import Answer, Connection, ask_all, post_all, validate_all
 from tests.support.running import (
@@ -27,7 +27,7 @@ from tests.support.running import (
 from tests.support.server import SMA
 
 MEMORY_MEGABYTES = 150
-LIVE_SECONDS = 0.25
+PROVISIONS = 150
 
 
 def answered(answers: list[Answer | None]) -> list[Answer]:
@@ -73,7 +73,7 @@ def test_two_hundred_provisions_of_which_twenty_for_one_serial(start_server: Sta
 
 def test_memory_stays_small_after_thousands_of_validations(start_server: Start) -> None:
     """The server is resident in less than 150 MB, 2,500 open key tables included."""
-    running = start_server(program=SMA)
+    running = start_server(program=SMA, SMA_TABLES="2500")
     with running.client() as client:
         camera = Camera.provisioned(client, new_serial())
     tokens = [camera.token() for _ in range(4_000)]
@@ -83,9 +83,12 @@ def test_memory_stays_small_after_thousands_of_validations(start_server: Start) 
 
 
 def test_signing_with_rsa_4096_does_not_stop_the_loop(tmp_path: Path) -> None:
-    """Threat 24: /health/live answers at once while devices queue for signatures."""
-    running = start(tmp_path / "data", "sqlite:", SMA_CA_KEY_TYPE="rsa-4096")
-    bodies = [json.dumps(provision_body(f"device-{n}")).encode() for n in range(300)]
+    """Threat 24: /health/live answers at once while devices queue for signatures.
+
+    If the loop signed, a probe would wait for whoever is in the queue, as long as they do.
+    """
+    running = start(tmp_path / "data", "sqlite:", SMA_CA_KEY_TYPE="rsa-4096", **FEW_TABLES)
+    bodies = [json.dumps(provision_body(f"device-{n}")).encode() for n in range(PROVISIONS)]
 
     async def watch(under_load: "asyncio.Task[list[Answer | None]]") -> list[float]:
         connection = await Connection.open(running.server.url)
@@ -109,7 +112,8 @@ def test_signing_with_rsa_4096_does_not_stop_the_loop(tmp_path: Path) -> None:
         answers, times = asyncio.run(load_and_watch())
     assert {answer.status for answer in answered(answers)} == {200}
     assert len(times) >= 10, "the load was over before anything could be measured"
-    assert statistics.median(times) < LIVE_SECONDS
+    queued = statistics.median(answer.seconds for answer in answered(answers))
+    assert statistics.median(times) < queued / 4
 
 
 def _verdict(client: httpx2.Client, camera: Camera) -> str:

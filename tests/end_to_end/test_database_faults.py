@@ -16,6 +16,7 @@ import httpx2
 import psycopg
 import pytest
 
+from tests.end_to_end.conftest import FEW_TABLES
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.postgres import create_database, drop_database
 from tests.support.problems import assert_problem
@@ -206,7 +207,7 @@ def test_provisioning_says_it_too(on_postgresql: tuple[Running, str]) -> None:
 @pytest.fixture
 def on_sqlite(tmp_path: Path) -> Iterator[Running]:
     """A server of the test's own."""
-    running = start(tmp_path / "data", "sqlite:", SMA_ANSWER_TIMEOUT="5")
+    running = start(tmp_path / "data", "sqlite:", SMA_ANSWER_TIMEOUT="5", **FEW_TABLES)
     yield running
     running.server.close()
 
@@ -263,7 +264,7 @@ def test_a_file_that_was_moved_takes_no_verdict(
 
     No answer that was given is missing then.
     """
-    running = start(tmp_path / "data", "sqlite:", "--workers", workers)
+    running = start(tmp_path / "data", "sqlite:", "--workers", workers, **FEW_TABLES)
     with running.server, running.client() as client:
         camera = Camera.provisioned(client, new_serial())
         before = [camera.token() for _ in range(5)]
@@ -285,7 +286,7 @@ def test_a_file_that_was_moved_takes_no_verdict(
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_whose_file_is_gone_does_not_end_well(tmp_path: Path, workers: str) -> None:
     """Threat 30: its last line does not claim that all is recorded, and its exit code says so."""
-    running = start(tmp_path / "data", "sqlite:", "--workers", workers)
+    running = start(tmp_path / "data", "sqlite:", "--workers", workers, **FEW_TABLES)
     with running.server:
         with running.client() as client:
             camera = Camera.provisioned(client, new_serial())

@@ -21,9 +21,13 @@ from tests.support.soak import times
 
 BATCH = VALIDATE + "/batch"
 SIZE = 25
-ROUNDS = times(2, 10)
-BATCHES_A_ROUND = 120
-TOKENS_A_ROUND = 900
+ROUNDS = {"1": times(2, 10), "2": times(1, 10)}
+"""How often everything is killed, by the number of processes."""
+WORKER_ROUNDS = times(1, 10)
+BATCHES_A_ROUND = times(60, 120)
+BATCHES_BEFORE = BATCHES_A_ROUND // 6
+"""At least as many are answered before anything is killed."""
+TOKENS_A_ROUND = times(450, 900)
 
 
 def in_batches(tokens: Sequence[CameraToken]) -> list[Sequence[CameraToken]]:
@@ -79,15 +83,15 @@ def test_no_batch_that_was_answered_is_missing_after_sigkill(
     running = start_server("--workers", workers)
     camera = a_camera(running)
     received = 0
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS[workers]):
         server = running.server
-        deadline = random.randint(20, BATCHES_A_ROUND // 2)
+        deadline = random.randint(BATCHES_BEFORE, BATCHES_A_ROUND // 2)
 
         def kill_once(answered: int, deadline: int = deadline, running: Running = running) -> None:
             if answered == deadline:
-                workers = workers_of(running)
+                processes = workers_of(running)
                 running.server.process.send_signal(signal.SIGKILL)
-                for worker in workers:
+                for worker in processes:
                     os.kill(worker, signal.SIGKILL)
 
         tokens = mixed_tokens(camera, BATCHES_A_ROUND * SIZE)
@@ -98,7 +102,7 @@ def test_no_batch_that_was_answered_is_missing_after_sigkill(
         running = start_server("--workers", workers)
         received += assert_recorded(running, tokens, answers)
         assert_batches_are_whole(running, tokens)
-    assert received >= ROUNDS * 20 * SIZE
+    assert received >= ROUNDS[workers] * BATCHES_BEFORE * SIZE
     with running.database() as database:
         assert assert_counters_are_those_of_the_trail(database) >= received
 
@@ -121,7 +125,7 @@ def test_a_worker_that_is_killed_takes_no_answer_with_it(start_server: Start) ->
     """Threat 30: one of two is killed; the other goes on, and soon there are two again."""
     running = start_server("--workers", "2")
     camera = a_camera(running)
-    for _ in range(ROUNDS):
+    for _ in range(WORKER_ROUNDS):
         wait_until(lambda: len(workers_of(running)) == 2, 30)
         victim = random.choice(workers_of(running))
         deadline = random.randint(100, TOKENS_A_ROUND // 2)
@@ -150,13 +154,13 @@ def test_sigterm_drains_several_processes(start_server: Start) -> None:
     tokens = mixed_tokens(camera, BATCHES_A_ROUND * SIZE)
 
     def stop_once(answered: int) -> None:
-        if answered == 30:
+        if answered == 2 * BATCHES_BEFORE:
             server.process.send_signal(signal.SIGTERM)
 
     answers = validate_batches(server.url, tokens, note=stop_once)
     assert server.process.wait(40) == 0
     received = assert_recorded(running, tokens, answers)
-    assert received >= 30 * SIZE
+    assert received >= 2 * BATCHES_BEFORE * SIZE
     assert running.count("validation_history") == received
     assert "Traceback" not in server.said()
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from birthmark_sma.storage.partitions import list_partitions
-from tests.end_to_end.conftest import Start
+from tests.end_to_end.conftest import FEW_TABLES, Start
 from tests.support.authorities import execute
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.commands import sma
@@ -21,7 +21,8 @@ TOKENS_A_ROUND = 600
 
 def test_a_server_makes_partitions_ahead(postgres_url: str, tmp_path: Path) -> None:
     """A week of them, though somebody took all away: what was written meanwhile has moved."""
-    founded = sma("init", environ=server_environ(tmp_path / "data", postgres_url))
+    environ = server_environ(tmp_path / "data", postgres_url) | FEW_TABLES
+    founded = sma("init", environ=environ)
     assert founded.returncode == 0, founded.stderr
     running = start(tmp_path / "data", postgres_url)
     running.server.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.end_to_end.conftest import FEW_TABLES
 from tests.support.camera import VALIDATE
 from tests.support.commands import sma
 from tests.support.server import SMA, server_environ
@@ -61,7 +62,7 @@ def wait_for_answer(client: httpx2.Client) -> None:
 @pytest.mark.parametrize("full", [False, True], ids=["fills up", "full from the start"])
 def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, full: bool) -> None:
     """Requests and probes are answered, and SIGTERM ends the server in time."""
-    environ = server_environ(tmp_path / "data") | {"SMA_LOG_LEVEL": "debug"}
+    environ = server_environ(tmp_path / "data") | {"SMA_LOG_LEVEL": "debug"} | FEW_TABLES
     made = sma("init", environ=environ)
     assert made.returncode == 0, made.stderr
     port = free_port()
@@ -101,7 +102,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, ful
 
 def test_a_crash_at_the_start_says_why(tmp_path: Path) -> None:
     """What is printed at the very end is still written."""
-    environ = server_environ(tmp_path / "data")
+    environ = server_environ(tmp_path / "data") | FEW_TABLES
     assert sma("init", environ=environ).returncode == 0
     environ["CA_PASSWORD"] = "another passphrase than its own"
     for workers in ("1", "2"):

@@ -113,7 +113,7 @@ def test_packed_tokens_that_were_made_elsewhere(
     assert (sizes["tables"], sizes["keys_per_table"]) == (250, 1_000)
     keys = {int(table): bytes.fromhex(key) for table, key in given["device"]["master_keys"].items()}
     plant_master_keys(load_settings({}, environ), keys)
-    running = start_server()
+    running = start_server(SMA_TABLES="250")
     with running.client() as client:
         serial = new_serial()
         Camera.provisioned(client, serial, nuc_hash=given["device"]["nuc_hash"])

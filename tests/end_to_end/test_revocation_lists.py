@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
+import pytest
 from cryptography import x509
 
 from birthmark_sma.authority.revocation import revoke_device
@@ -25,9 +26,10 @@ from tests.support.crls import (
 from tests.support.false_clock import FalseClock
 from tests.support.running import Running, new_serial
 from tests.support.server import SMA
+from tests.support.soak import times
 
 MANY = 100_000
-FETCHES = 150
+FETCHES = times(45, 150)
 _FIRST = 1 << 158
 
 
@@ -61,6 +63,7 @@ def revoke(running: Running, camera: Camera) -> int:
     return certificate_serial_of(camera.response)
 
 
+@pytest.mark.soak
 def test_a_hundred_thousand_revocations(start_server: Start, tmp_path: Path) -> None:
     """Threat 44: served within a second, complete within ten, and never backwards.
 

@@ -28,8 +28,11 @@ from tests.support.running import Running, new_serial
 from tests.support.soak import times
 
 OTHER = "another passphrase for tests alone"
-REQUESTS_A_SECOND = 500
-PROVISIONS_IN = 25
+MANY_TABLES = {"SMA_TABLES": "2500"}
+"""So that a rotation takes a while."""
+
+REQUESTS_A_SECOND = times(150, 500)
+PROVISIONS_IN = times(8, 25)
 """One request in so many provisions a device, or asks for a first answer again."""
 
 
@@ -118,13 +121,14 @@ def new_environ(running: Running) -> dict[str, str]:
     return running.environ | ({} if running.uses_sqlite else {"CA_PASSWORD": OTHER})
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("workers", [1, 2])
 def test_rotation_under_load(start_server: Start, workers: int) -> None:
     """Threats 13 and 28. Threat 13: no row is left under the old key, and no request has failed.
 
     First answers are the same before, during and after. Threat 28: neither secret is written down.
     """
-    running = start_server("--workers", str(workers))
+    running = start_server("--workers", str(workers), **MANY_TABLES)
     old = running.environ.get("CA_PASSWORD", "")
     if running.uses_sqlite:
         old = (running.server.data_dir / "ca-password").read_text().strip()
@@ -185,7 +189,7 @@ def test_rotation_killed_again_and_again(start_server: Start) -> None:
 
     After each kill the authority opens with the secret that is in place.
     """
-    running = start_server()
+    running = start_server(**MANY_TABLES)
     environ = rotate_environ(running)
     with under_load(running) as load:
         kills = times(5, 24)
@@ -210,7 +214,7 @@ def test_rotation_killed_again_and_again(start_server: Start) -> None:
 
 def test_two_rotations_at_once(start_server: Start) -> None:
     """One of them does it; the other is told so, and has changed nothing."""
-    running = start_server()
+    running = start_server(**MANY_TABLES)
     environ = rotate_environ(running)
     both = [Background("secrets", "rotate", environ=environ) for _ in range(2)]
     said = [process.communicate()[1] for process in both]

@@ -81,7 +81,7 @@ def locked(
         admin_url = request.getfixturevalue("postgres_admin_url")
         dropped = f"locked_{directory.name.replace('-', '_')}_{time.time_ns()}"
         url = create_database(admin_url, dropped)
-    running, keys = start_with_keys(directory / "data", url)
+    running, keys = start_with_keys(directory / "data", url, SMA_TABLES="50")
     with running.database() as database:
         yield Locked(running, keys, database)
     running.server.close()

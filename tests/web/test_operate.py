@@ -99,7 +99,7 @@ def test_health_tells_that_postgresql_was_killed(own_postgres: Postgres, tmp_pat
 
     Threat 19: a validation meanwhile is 503 with Retry-After, never FAIL.
     """
-    running = start(tmp_path / "data", own_postgres.create_database("sma"))
+    running = start(tmp_path / "data", own_postgres.create_database("sma"), SMA_TABLES="50")
     with running.server, running.client() as client:
         camera = Camera.provisioned(client, new_serial())
         own_postgres.kill()
@@ -114,7 +114,7 @@ def test_health_tells_that_postgresql_was_killed(own_postgres: Postgres, tmp_pat
 
 def test_the_revocation_list_outlives_the_database(own_postgres: Postgres, tmp_path: Path) -> None:
     """Verifiers get the list that was the newest while the database answered."""
-    running = start(tmp_path / "data", own_postgres.create_database("sma"))
+    running = start(tmp_path / "data", own_postgres.create_database("sma"), SMA_TABLES="50")
     with running.server, running.client() as client:
         before = fetch_crl(client)
         own_postgres.kill()
@@ -125,7 +125,7 @@ def test_the_revocation_list_outlives_the_database(own_postgres: Postgres, tmp_p
 def test_a_frozen_postgresql_is_an_outage(own_postgres: Postgres, tmp_path: Path) -> None:
     """Threats 19 and 26. Threat 19: a database that hangs is 503 in a few seconds, never FAIL."""
     url = own_postgres.create_database("sma")
-    running = start(tmp_path / "data", url, SMA_ANSWER_TIMEOUT="2")
+    running = start(tmp_path / "data", url, SMA_ANSWER_TIMEOUT="2", SMA_TABLES="50")
     with running.server, running.client() as client:
         camera = Camera.provisioned(client, new_serial())
         pid_file = own_postgres.data_directory / "postmaster.pid"
@@ -192,7 +192,7 @@ def test_ca_certificates_are_der(client: httpx2.Client) -> None:
 
 def test_openssl_verifies_the_crl_and_refuses_what_it_lists(tmp_path: Path) -> None:
     """Threat 6: the CRL names a revoked certificate, and OpenSSL refuses it for that."""
-    running = start(tmp_path / "data", "sqlite:")
+    running = start(tmp_path / "data", "sqlite:", SMA_TABLES="50")
     with running.server, running.client() as client:
         good, bad = (Camera.provisioned(client, serial) for serial in ("good", "bad"))
         with running.database() as database:

@@ -6,7 +6,6 @@ The whole loopback network is this machine's, so that a test can come from sever
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.commands import sma
 from tests.support.echo_scope import echoing
-from tests.support.running import Running, new_serial, start
+from tests.support.running import Running, Servers, new_serial
 from tests.support.server import server_environ
 
 PROXY = "127.0.0.2"
@@ -29,17 +28,24 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def all_behind(
+    tmp_path_factory: pytest.TempPathFactory, postgres_admin_url: str
+) -> Iterator[Servers]:
+    """Servers behind a proxy, which tests share."""
+    folder = tmp_path_factory.mktemp("behind")
+    # On SQLite too: a server behind a proxy creates no authority by itself.
+    created = sma("init", environ=server_environ(folder / "sqlite") | SETTINGS)
+    assert created.returncode == 0, created.stderr
+    shared = Servers(folder, postgres_admin_url, **SETTINGS)
+    yield shared
+    shared.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
+def behind(request: pytest.FixtureRequest, all_behind: Servers) -> Running:
     """A server behind a proxy, on each kind of database."""
-    kind = request.param
-    url = "sqlite:" if kind == "sqlite" else request.getfixturevalue("postgres_url")
-    if kind == "sqlite":  # a server behind a proxy creates no authority by itself
-        created = sma("init", environ=server_environ(tmp_path / "data") | SETTINGS)
-        assert created.returncode == 0, created.stderr
-    running = start(tmp_path / "data", url, **SETTINGS)
-    with running.server:
-        yield running
+    return all_behind.get(request.param)
 
 
 def recorded(running: Running, peer: str, path: str, headers: dict[str, str]) -> str | None:

@@ -258,7 +258,9 @@ def test_nothing_is_limited_on_a_laptop(running_on_sqlite: Running) -> None:
 
 def test_several_processes_without_a_store_say_so(tmp_path: Path) -> None:
     """At the start, once; and not where nothing is limited, or a store is named."""
-    running = start(tmp_path / "a", "sqlite:", "--workers", "2", "--rate-admin", "5/hour")
+    running = start(
+        tmp_path / "a", "sqlite:", "--workers", "2", "--rate-admin", "5/hour", SMA_TABLES="50"
+    )
     running.server.close()
     assert running.server.said().count("each of the 2 processes counts by itself") == 1
     running = start(tmp_path / "a", "sqlite:", "--workers", "2")

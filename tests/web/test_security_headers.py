@@ -202,6 +202,7 @@ def for_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         tmp_path_factory.mktemp("pages") / "data",
         "sqlite:",
         *("--cors-origins", f"{ORIGIN}, http://localhost:3000", "--rate-validate", "4/hour"),
+        SMA_TABLES="50",
     )
     yield running
     running.server.close()

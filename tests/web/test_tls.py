@@ -295,7 +295,7 @@ def test_a_client_certificate_opens_what_its_key_does(ca: TestCa, tmp_path: Path
     """Threat 22: a verified certificate stands for its key's record, and no other one does."""
     known, unknown = ca.issue("known", client=True), ca.issue("unknown", client=True)
     environ = ca.issue("keyed").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
-    place = server_environ(tmp_path / "data")
+    place = server_environ(tmp_path / "data") | {"SMA_TABLES": "50"}
     for command in (
         ("init",),
         (
@@ -305,7 +305,7 @@ def test_a_client_certificate_opens_what_its_key_does(ca: TestCa, tmp_path: Path
     ):
         done = sma(*command, environ=place)
         assert done.returncode == 0, done.stderr
-    running = start(tmp_path / "data", "sqlite:", "--access", "keys", **environ)
+    running = start(tmp_path / "data", "sqlite:", "--access", "keys", **environ, SMA_TABLES="50")
     with running.server as server:
         body = {"encrypted_nuc_hash": "a" * 96, "table_id": 0, "key_index": 0, "nonce": "a" * 24}
         for shown, path, status in (

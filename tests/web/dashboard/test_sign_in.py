@@ -115,7 +115,9 @@ def test_a_wrong_key_does_not(guarded: Guarded) -> None:
 
 def test_guesses_are_limited(tmp_path: Path) -> None:
     """Threat 22: as they are in a header."""
-    running, keys = start_with_keys(tmp_path / "data", "sqlite:", "--rate-guesses", "3/hour")
+    running, keys = start_with_keys(
+        tmp_path / "data", "sqlite:", "--rate-guesses", "3/hour", SMA_TABLES="50"
+    )
     try:
         with running.client(headers=PAGE) as browser:
             answers = [sign_in(browser, "sma_wrong").status_code for _ in range(5)]
@@ -128,7 +130,9 @@ def test_guesses_are_limited(tmp_path: Path) -> None:
 
 def test_unknown_sessions_are_guesses(tmp_path: Path) -> None:
     """Threat 22: 3,200 cookies in a second were not counted. One that is over is no guess."""
-    running, keys = start_with_keys(tmp_path / "data", "sqlite:", "--rate-guesses", "3/hour")
+    running, keys = start_with_keys(
+        tmp_path / "data", "sqlite:", "--rate-guesses", "3/hour", SMA_TABLES="50"
+    )
     try:
         with running.client("127.0.4.1", headers=PAGE) as browser:
             assert sign_in(browser, keys["admin"]).status_code == 303
@@ -274,7 +278,7 @@ def test_signing_in_again_ends_the_session_before(guarded: Guarded) -> None:
 
 def test_a_session_outlives_a_killed_server(tmp_path: Path) -> None:
     """It is in the database; and where its key was revoked meanwhile, it has ended there too."""
-    running, keys = start_with_keys(tmp_path / "data", "sqlite:")
+    running, keys = start_with_keys(tmp_path / "data", "sqlite:", SMA_TABLES="50")
     cookies = {}
     with running.client(headers=PAGE) as browser:
         sign_in(browser, keys["admin"])
