@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.pki.signer import Signer
+from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 
 _TBS_BYTES = 900  # about what is signed of a device's certificate

@@ -18,10 +18,10 @@ from psycopg import sql
 from sqlalchemy import insert, inspect, text
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.protocol import camera_token
 from birthmark_sma.protocol.key_table import assign_tables
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.devices import Device
 from birthmark_sma.storage.schema import registered_devices
 from tests.support.camera import new_key, public_pem, wire
 

@@ -7,14 +7,14 @@ from time import perf_counter_ns
 from timeit import repeat
 from typing import Any
 
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.figures import VALIDATIONS, Figures
-from birthmark_sma.authority.group_commit import Batch
-from birthmark_sma.authority.validation import Steps
-from birthmark_sma.web.background_output import BackgroundOutput
-from birthmark_sma.web.request_log import Look, RequestLog
-from birthmark_sma.web.tracing import Tracing
-from birthmark_sma.web.traffic import BEGAN, TRACE, Traffic
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.server_metrics import VALIDATIONS, Figures
+from birthmark_sma.authority.validation.service import Steps
+from birthmark_sma.runtime.background_output import BackgroundOutput
+from birthmark_sma.storage.group_commit import Batch
+from birthmark_sma.web.logs.request_log import Look, RequestLog
+from birthmark_sma.web.middleware.request_metrics import BEGAN, TRACE, Traffic
+from birthmark_sma.web.middleware.tracing import Tracing
 
 _TIMES = 2_000
 _ROUNDS = 300

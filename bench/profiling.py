@@ -21,7 +21,7 @@ from bench.options import POSTGRES_OPTIONS, Options
 from bench.parts.stage import Stage
 from bench.tables import Table
 from bench.terminal import print_table
-from birthmark_sma.web.validate import PATH
+from birthmark_sma.web.api.validate import PATH
 from tests.support.postgres import Postgres
 
 _CONNECTIONS = 128

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from starlette.types import Scope
 
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.rate_limits import DEFAULTS, Kind, RateLimits
-from birthmark_sma.authority.shared_windows import SharedWindows
-from birthmark_sma.authority.sliding_windows import Windows
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.rate_limits.limiter import DEFAULTS, Kind, RateLimits
+from birthmark_sma.authority.rate_limits.memory_store import Windows
+from birthmark_sma.authority.rate_limits.redis_store import SharedWindows
 from birthmark_sma.rates import Rate, parse_rates
-from birthmark_sma.web import quotas
+from birthmark_sma.web.middleware import rate_limit
 from tests.support.redis import Redis
 
 _TIMES = 500
@@ -72,7 +72,7 @@ def _asked_by_the_server(rates: dict[Kind, tuple[Rate, ...]]) -> Callable[[], No
 
     def ask() -> None:
         scope: Scope = {}
-        quotas.take(scope, limits, Kind.VALIDATE, _CALLER)
+        rate_limit.take(scope, limits, Kind.VALIDATE, _CALLER)
 
     return ask
 
@@ -108,8 +108,8 @@ async def _shared(url: str, rates: dict[Kind, tuple[Rate, ...]], together: int) 
     async def ask() -> None:
         for _ in range(20):
             scope: Scope = {}
-            quotas.take(scope, limits, Kind.VALIDATE, _CALLER)
-            await quotas.confirm(scope, limits, Kind.VALIDATE, _CALLER)
+            rate_limit.take(scope, limits, Kind.VALIDATE, _CALLER)
+            await rate_limit.confirm(scope, limits, Kind.VALIDATE, _CALLER)
 
     best = float("inf")
     for _ in range(_SHARED_ROUNDS):

@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import load_settings
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.storage.engine import open_database
 from tests.support.commands import sma
 from tests.support.postgres import Postgres

@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.figures import CONVENTIONAL, NO_DATABASE, NOOP, POSTGRESQL, SERVER, SQLITE, Report
 from bench.parts import bulk, memory, open_load, pages, provisioning, replay, scale, start
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 
 _CONNECTIONS = 128
 

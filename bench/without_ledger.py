@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from birthmark_sma.authority import authority
-from birthmark_sma.authority.validation import Attempt, Validation, Validator
+from birthmark_sma.authority.validation.service import Attempt, Validation, Validator
 from birthmark_sma.cli.main import run
 
 

@@ -20,7 +20,7 @@ from birthmark_sma.config import (
     variable_of,
 )
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES, STANDARD_SIZES, TableSizes
 
 SECRET = "c0rrect-horse-battery"

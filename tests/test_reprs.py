@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 import birthmark_sma
-from birthmark_sma.authority.candidates import ProvisioningRequest
+from birthmark_sma.authority.provisioning.issuance import ProvisioningRequest
 from birthmark_sma.config import NewSecret, load_settings
 from tests.support.authorities import founded, new_camera, request_for, small_settings
 from tests.support.needles import found_in

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import sites
 from bench.parts.stage import Stage
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from tests.support.camera import provision_body
 from tests.support.running import query
 

@@ -4,7 +4,7 @@ from bench import connections, fleet
 from bench.parts.open_load import passed
 from bench.parts.stage import Stage
 from bench.processes import resident_mb
-from birthmark_sma.web.validate import BATCH_PATH, PATH
+from birthmark_sma.web.api.validate import BATCH_PATH, PATH
 
 BEFORE = "resident memory before"
 AFTER = "resident memory after the validations"

@@ -3,7 +3,7 @@
 from bench import connections
 from bench.figures import POSTGRESQL, SQLITE
 from bench.parts.stage import Stage
-from birthmark_sma.web.validate import PATH
+from birthmark_sma.web.api.validate import PATH
 
 _CONNECTIONS = 64
 

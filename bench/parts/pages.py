@@ -14,7 +14,7 @@ from sqlalchemy import text
 from bench import history
 from bench.figures import POSTGRESQL, SQLITE, Report
 from bench.parts.stage import Filled, Stage
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.storage.engine import Database, open_database
 
 TIMES = 20

@@ -4,8 +4,8 @@ import json
 
 from bench import bare, connections
 from bench.parts.stage import Filled, Stage
-from birthmark_sma.pki.signer import CaKeyType
-from birthmark_sma.web.provision import PATH
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
+from birthmark_sma.web.api.provision import PATH
 from tests.support.camera import provision_body
 
 KEY_TYPES = (CaKeyType.RSA_4096, CaKeyType.EC_P256)

@@ -16,10 +16,10 @@ from bench import fleet
 from bench.closed import Case, Side, measure_in_turn, write_bodies
 from bench.figures import POSTGRESQL, SQLITE, Series
 from bench.parts.stage import Filled, Stage
-from birthmark_sma.protocol.repeat import Sighting, digest_of
-from birthmark_sma.storage import ledger
-from birthmark_sma.web.validate import PATH
-from birthmark_sma.web.wire import ValidateNucRequest
+from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.protocol.replay import Sighting, digest_of
+from birthmark_sma.web.api.models import ValidateNucRequest
+from birthmark_sma.web.api.validate import PATH
 from tests.support.server import SMA
 
 WITHOUT = "without ledger"
@@ -94,7 +94,7 @@ def _bring_before(filled: Filled, bodies: list[bytes]) -> None:
                 for body in bodies[start : start + _CHUNK]
             ]
             sightings = [Sighting(digest_of(token), "ip:192.0.2.1") for token in tokens]
-            ledger.note(transaction, sightings, datetime.now(UTC))
+            replay_ledger.note(transaction, sightings, datetime.now(UTC))
 
 
 _ROWS_ON_POSTGRESQL = """

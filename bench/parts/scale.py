@@ -9,8 +9,8 @@ from bench import history
 from bench.closed import Case, Side, measure_in_turn, write_bodies
 from bench.figures import POSTGRESQL, Series
 from bench.parts.stage import Filled, Stage
-from birthmark_sma.pki.signer import CaKeyType
-from birthmark_sma.web.validate import PATH
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
+from birthmark_sma.web.api.validate import PATH
 
 SMALL = "small fleet"
 LARGE = "large fleet"

@@ -9,7 +9,7 @@ from bench.figures import Report
 from bench.fleet import FleetCamera
 from bench.options import Options
 from bench.sites import Site
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from tests.support.postgres import Postgres
 
 

@@ -8,7 +8,7 @@ import time
 
 from bench.figures import POSTGRESQL, SQLITE
 from bench.parts.stage import Filled, Stage
-from birthmark_sma.web.validate import PATH
+from birthmark_sma.web.api.validate import PATH
 
 _PATIENCE_SECONDS = 60
 _PAUSE_SECONDS = 0.005

@@ -17,7 +17,7 @@ from bench.figures import (
 )
 from bench.parts.stage import Filled, Stage
 from bench.serving import Serving
-from birthmark_sma.web.validate import BATCH_PATH, PATH
+from birthmark_sma.web.api.validate import BATCH_PATH, PATH
 
 BARE = "derive and open, one core"
 _BATCHES = (100, 1_000)

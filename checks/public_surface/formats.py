@@ -36,7 +36,7 @@ def collect_formats() -> dict[str, Any]:
 
 
 def _describe_manifest() -> Any:
-    schema = places.manifest.Manifest.model_json_schema()
+    schema = places.backup_manifest.Manifest.model_json_schema()
     return inline(without_prose(schema), schema["$defs"])
 
 
@@ -60,7 +60,7 @@ def _describe_wrapping() -> dict[str, Any]:
 
 
 def _describe_device() -> dict[str, Any]:
-    sealing = places.sealing
+    sealing = places.state_encryption
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "key"
         path.touch(0o600)
@@ -122,6 +122,6 @@ def _describe_protocol() -> dict[str, Any]:
             reason.value: [reason.verdict.value, reason.told_to_caller]
             for reason in places.verdict.Reason
         },
-        "repeats": [each.value for each in places.repeat.Repeat],
-        "token_digest_bytes": places.repeat.DIGEST_BYTES,
+        "repeats": [each.value for each in places.replay.Repeat],
+        "token_digest_bytes": places.replay.DIGEST_BYTES,
     }

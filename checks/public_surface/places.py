@@ -14,14 +14,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from birthmark_sma import errors as error_module
-from birthmark_sma.authority import key_encryption, key_ring, key_stock, manifest, sessions
+from birthmark_sma.authority.access import cache as access_key_cache
+from birthmark_sma.authority.access import sessions
 from birthmark_sma.authority.authority import open_authority
-from birthmark_sma.authority.ceremony import ROOT_KEY_FILE
-from birthmark_sma.authority.kek_sources import GivenSecret, KekSource
-from birthmark_sma.authority.passphrase import PASSPHRASE_FILE
-from birthmark_sma.authority.rate_limits import DEFAULTS as DEFAULT_RATES
-from birthmark_sma.cli import device_files
-from birthmark_sma.cli import exits as exit_codes
+from birthmark_sma.authority.ca.ceremony import ROOT_KEY_FILE
+from birthmark_sma.authority.kek import wrapping
+from birthmark_sma.authority.kek.passphrase_file import PASSPHRASE_FILE
+from birthmark_sma.authority.kek.sources import GivenSecret, KekSource
+from birthmark_sma.authority.key_tables import cache as key_table_cache
+from birthmark_sma.authority.operations import backup_manifest
+from birthmark_sma.authority.rate_limits.limiter import DEFAULTS as DEFAULT_RATES
+from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.commands import device_files
 from birthmark_sma.cli.main import app as command_line
 from birthmark_sma.config import (
     CONFIG_FILE_VARIABLE,
@@ -33,18 +37,26 @@ from birthmark_sma.config import (
     load_settings,
     variable_of,
 )
-from birthmark_sma.device import bundle_queue, clock, nonces, private_directory, sealing, state
-from birthmark_sma.protocol import bundle, key_derivation, key_table, repeat, verdict
+from birthmark_sma.device import (
+    bundle_queue,
+    clock,
+    nonces,
+    state,
+    state_directory,
+    state_encryption,
+)
+from birthmark_sma.protocol import bundle, key_derivation, key_table, replay, verdict
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
-from birthmark_sma.web import http_protocol, problems
-from birthmark_sma.web.app import Front, create_app
-from birthmark_sma.web.dashboard.gate import session_cookie
-from birthmark_sma.web.logs import configure as configure_logging
-from birthmark_sma.web.sandbox import front as sandbox_front
-from birthmark_sma.web.sandbox import scenarios
-from birthmark_sma.web.security_headers import EVERYWHERE
+from birthmark_sma.web import problems
+from birthmark_sma.web.api.app import Front, create_app
+from birthmark_sma.web.dashboard.session_middleware import session_cookie
+from birthmark_sma.web.logs.setup import configure as configure_logging
+from birthmark_sma.web.middleware.security_headers import EVERYWHERE
+from birthmark_sma.web.sandbox import application as sandbox_front
+from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.server import request_log_of
+from birthmark_sma.web.transport import protocol
 
 __all__ = [
     "CONFIG_FILE_VARIABLE",
@@ -57,16 +69,16 @@ __all__ = [
     "KekSource",
     "NewSecret",
     "Settings",
+    "backup_manifest",
     "command_line",
     "configure_logging",
     "error_module",
     "exit_codes",
     "load_settings",
-    "manifest",
-    "repeat",
-    "scenarios",
+    "replay",
+    "scenario_catalog",
     "schema",
-    "sealing",
+    "state_encryption",
     "variable_of",
     "verdict",
 ]
@@ -121,8 +133,8 @@ def list_connection_problems() -> list[dict[str, Any]]:
     """Return the problems that end a connection before there is a request."""
     return [
         {"slug": each.slug, "title": each.title, "status": each.status, "detail": each.detail}
-        for each in vars(http_protocol).values()
-        if isinstance(each, http_protocol._Refusal)
+        for each in vars(protocol).values()
+        if isinstance(each, protocol._Refusal)
     ]
 
 
@@ -131,10 +143,10 @@ def list_sandbox() -> dict[str, Any]:
     return {
         "path": sandbox_front.PATH,
         "listed": sandbox_front._LIST,
-        "request_header": scenarios.HEADER,
-        "response_header": scenarios.MARK,
-        "response_header_value": scenarios.MARKED,
-        "serial_prefix": scenarios.SERIAL_PREFIX,
+        "request_header": scenario_catalog.HEADER,
+        "response_header": scenario_catalog.MARK,
+        "response_header_value": scenario_catalog.MARKED,
+        "serial_prefix": scenario_catalog.SERIAL_PREFIX,
     }
 
 
@@ -146,10 +158,10 @@ def list_server_headers() -> dict[str, str]:
 def list_access_key_format() -> dict[str, Any]:
     """Return how access keys and session tokens are written and stored."""
     return {
-        "prefix": key_ring.PREFIX,
-        "id_characters": key_ring.ID_CHARACTERS,
-        "secret_characters": key_ring.SECRET_CHARACTERS,
-        "digest_of_x": key_ring.digest("x").hex(),
+        "prefix": access_key_cache.PREFIX,
+        "id_characters": access_key_cache.ID_CHARACTERS,
+        "secret_characters": access_key_cache.SECRET_CHARACTERS,
+        "digest_of_x": access_key_cache.digest("x").hex(),
         "session_token_characters": sessions.TOKEN_CHARACTERS,
         "session_cookie": session_cookie({"scheme": "http"}),
         "session_cookie_over_tls": session_cookie({"scheme": "https"}),
@@ -159,20 +171,20 @@ def list_access_key_format() -> dict[str, Any]:
 def list_additional_data() -> dict[str, str]:
     """Return the additional data (GCM) that each kind of wrapped value is bound to."""
     return {
-        "key-encryption key 7": key_encryption._bridge_place(7).decode(),
-        "key table 7": key_stock._place(7).decode(),
-        "NUC hash key": key_encryption._NUC_HASH_KEY_PLACE.decode(),
+        "key-encryption key 7": wrapping._bridge_place(7).decode(),
+        "key table 7": key_table_cache._place(7).decode(),
+        "NUC hash key": wrapping._NUC_HASH_KEY_PLACE.decode(),
     }
 
 
-def make_key_encryption_key(key: bytes) -> key_encryption.KeyEncryptionKey:
+def make_key_encryption_key(key: bytes) -> wrapping.KeyEncryptionKey:
     """Return a key-encryption key of 32 given bytes."""
-    return key_encryption.KeyEncryptionKey(1, key)
+    return wrapping.KeyEncryptionKey(1, key)
 
 
 def digest_nuc_hash(key: bytes, nuc_hash: bytes) -> bytes:
     """Return what the database stores in place of a NUC hash."""
-    return key_encryption.NucHashIndex(key).of(nuc_hash)
+    return wrapping.NucHashIndex(key).of(nuc_hash)
 
 
 def list_device_states() -> Mapping[str, type]:
@@ -186,8 +198,8 @@ def list_device_files() -> dict[str, str]:
         "state": state.FILE,
         "nonces": nonces.FILE,
         "clock": clock.FILE,
-        "lock": private_directory.LOCK,
-        "partial": private_directory._PARTIAL,
+        "lock": state_directory.LOCK,
+        "partial": state_directory._PARTIAL,
         "bundle waiting": bundle_queue._WAITING,
         "bundle refused": bundle_queue._REFUSED,
         "bundle damaged": bundle_queue._DAMAGED,
@@ -211,9 +223,9 @@ def list_file_names() -> dict[str, str]:
         "device certificate": device_files.CERTIFICATE,
         "device chain": device_files.CHAIN,
         "device data": device_files.DATA,
-        "backup manifest": manifest.MANIFEST,
-        "backup of SQLite": manifest.SQLITE_FILE,
-        "backup of PostgreSQL": manifest.POSTGRESQL_FILE,
+        "backup manifest": backup_manifest.MANIFEST,
+        "backup of SQLite": backup_manifest.SQLITE_FILE,
+        "backup of PostgreSQL": backup_manifest.POSTGRESQL_FILE,
     }
 
 
@@ -248,10 +260,10 @@ def list_bundle_limits() -> dict[str, int]:
 def list_format_versions() -> dict[str, Any]:
     """Return the numbers by which formats are told apart."""
     return {
-        "backup": manifest.FORMAT,
+        "backup": backup_manifest.FORMAT,
         "bundle": bundle.VERSION,
         "bundle signing prefix": bundle.SIGNING_PREFIX.decode(),
-        "device state": sealing._FORMAT,
+        "device state": state_encryption._FORMAT,
         "simulation report": simulation_report.FORMAT,
         "schema": schema.HEAD_REVISION,
     }

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.key_table import (
     MAX_WIRE_INTEGER,
     PROTOTYPE_SIZES,

@@ -9,24 +9,34 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from birthmark_sma.authority import abuse, chore
-from birthmark_sma.authority.abuse import AbuseWatch, Round, look_for_abuse, review_flags
-from birthmark_sma.authority.abuse_policy import AbusePolicy
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.retention import prune
-from birthmark_sma.authority.revocation import reinstate_device, revoke_device, suspend_device
+from birthmark_sma.authority.background import abuse_detection
+from birthmark_sma.authority.background.abuse_detection import (
+    AbuseWatch,
+    Round,
+    look_for_abuse,
+    review_flags,
+)
+from birthmark_sma.authority.background.retention import prune
+from birthmark_sma.authority.devices import abuse_flags
+from birthmark_sma.authority.devices.abuse_flags import FlagMode, ShownFlag, list_flags
+from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
+from birthmark_sma.authority.devices.revocation import (
+    reinstate_device,
+    revoke_device,
+    suspend_device,
+)
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage import flags
-from birthmark_sma.storage.access_keys import AccessKey, KeyScope
+from birthmark_sma.runtime import background_task
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.flags import FlagMode, ShownFlag, list_flags
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.schema import device_activity
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.postgres import Postgres
@@ -47,7 +57,7 @@ OTHER = Caller(
 def at_noon(monkeypatch: pytest.MonkeyPatch) -> datetime:
     """Whatever the time is: let the day that is looked at be one, and not yesterday too."""
     noon = datetime.now(UTC).replace(hour=12)
-    monkeypatch.setattr(abuse, "database_time", lambda _: noon)
+    monkeypatch.setattr(abuse_detection, "database_time", lambda _: noon)
     return noon
 
 
@@ -150,9 +160,11 @@ def test_the_end_of_a_day_is_looked_at_after_midnight(
     yesterday = today - timedelta(days=1)
     active(database, yesterday, {"late": 60})
     midnight = datetime(today.year, today.month, today.day, tzinfo=UTC)
-    monkeypatch.setattr(abuse, "database_time", lambda _: midnight + timedelta(hours=1))
+    monkeypatch.setattr(abuse_detection, "database_time", lambda _: midnight + timedelta(hours=1))
     assert check(database).flagged == 0
-    monkeypatch.setattr(abuse, "database_time", lambda _: midnight + timedelta(minutes=59))
+    monkeypatch.setattr(
+        abuse_detection, "database_time", lambda _: midnight + timedelta(minutes=59)
+    )
     assert check(database).flagged == 1
     assert [each.flag.day for each in flagged(database)] == [yesterday]
 
@@ -161,7 +173,7 @@ def test_many_devices_are_looked_at_in_steps(
     database: Database, today: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whoever is told to stop does so after one."""
-    monkeypatch.setattr(abuse, "_STEP_DEVICES", 7)
+    monkeypatch.setattr(abuse_detection, "_STEP_DEVICES", 7)
     active(database, today, {f"loud-{number:02}": 60 for number in range(30)})
     assert look_for_abuse(database, POLICY, AbuseMode.FLAG, lambda _: True).flagged == 7
     assert check(database).flagged == 23
@@ -340,8 +352,8 @@ def test_a_fault_cannot_take_a_fleet_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """So many an hour, by all programs together, those furthest above first; and it is said."""
-    monkeypatch.setattr(abuse, "SUSPENSIONS_AN_HOUR", 3)
-    monkeypatch.setattr(abuse, "_STEP_DEVICES", 4)
+    monkeypatch.setattr(abuse_detection, "SUSPENSIONS_AN_HOUR", 3)
+    monkeypatch.setattr(abuse_detection, "_STEP_DEVICES", 4)
     database, today = authority.database, at_noon.date()
     for number in range(8):
         new_camera(authority, f"loud-{number}")
@@ -363,7 +375,9 @@ def test_a_fault_cannot_take_a_fleet_down(
     spared = [each.flag.device_serial for each in flagged(database) if each.status == "active"]
     assert len(spared) == 5
     # An hour later it may suspend again, but nobody who was spared.
-    monkeypatch.setattr(abuse, "database_time", lambda _: at_noon + timedelta(hours=1, seconds=1))
+    monkeypatch.setattr(
+        abuse_detection, "database_time", lambda _: at_noon + timedelta(hours=1, seconds=1)
+    )
     new_camera(authority, "loud-9")
     active(database, today, {"loud-9": 60})
     assert check(database, AbuseMode.SUSPEND) == Round(flagged=1, suspended=1)
@@ -392,7 +406,7 @@ def test_what_was_suspended_and_what_was_flagged_is_one_transaction(
     def fail(*_: object) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(flags, "add_flags", fail)
+    monkeypatch.setattr(abuse_flags, "add_flags", fail)
     with pytest.raises(RuntimeError, match="out of order"):
         check(authority.database, AbuseMode.SUSPEND)
     assert status_of(authority.database, loud) == "active"
@@ -415,7 +429,7 @@ def test_a_device_that_a_person_reinstated_is_left_alone_that_day(
     assert check(database, AbuseMode.SUSPEND) == Round()
     assert status_of(database, loud) == "active"
     tomorrow = datetime.now(UTC).replace(hour=12) + timedelta(days=1)
-    monkeypatch.setattr(abuse, "database_time", lambda _: tomorrow)
+    monkeypatch.setattr(abuse_detection, "database_time", lambda _: tomorrow)
     active(database, tomorrow.date(), {loud: 5_000})
     assert check(database, AbuseMode.SUSPEND).suspended == 1
 
@@ -500,7 +514,7 @@ def test_it_survives_an_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It says so in the log, without the URL, and looks again once the database is back."""
-    monkeypatch.setattr(chore, "_TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.1)
     database = open_database(own_postgres.url)
     migrate(database)
     active(database, today, {"loud": 60})

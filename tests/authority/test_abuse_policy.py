@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.authority.abuse_policy import (
+from birthmark_sma.authority.devices.abuse_policy import (
     AbusePolicy,
     Activity,
     Excess,

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from birthmark_sma.authority import candidates
-from birthmark_sma.pki.key_policy import check_key
+from birthmark_sma.authority.provisioning import issuance
+from birthmark_sma.pki.keys.key_policy import check_key
 from tests.support.chains import device_key
 
 
@@ -25,8 +25,8 @@ def test_one_rsa_key_is_checked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         under_way -= 1
         return False
 
-    monkeypatch.setattr("birthmark_sma.pki.rsa_weaknesses.is_prime", counted)
+    monkeypatch.setattr("birthmark_sma.pki.keys.rsa_weaknesses.is_prime", counted)
     key = check_key(device_key("rsa-2048").public_key())
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(candidates.check_is_secret, [key] * 16))
+        list(threads.map(issuance.check_is_secret, [key] * 16))
     assert (most, breaths) == (1, 16)

@@ -13,16 +13,17 @@ from cryptography.hazmat.primitives import serialization
 from sqlalchemy import Connection
 
 from birthmark_sma.authority import authority as wiring
-from birthmark_sma.authority import ceremony
 from birthmark_sma.authority.authority import initialise, open_authority
-from birthmark_sma.authority.ceremony import Ceremony, hold_ceremony
+from birthmark_sma.authority.ca import ceremony
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.ceremony import Ceremony, hold_ceremony
+from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
-from birthmark_sma.pki.signer import CaKeyType
-from birthmark_sma.storage import certificates, key_tables
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
+from birthmark_sma.runtime.secret_files import write_private_file
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
-from birthmark_sma.storage.private_files import write_private_file
 from tests.support.authorities import (
     PASSPHRASE,
     opened,
@@ -193,7 +194,7 @@ def test_the_root_key_of_another_authority_is_kept(settings: Settings) -> None:
     assert path.read_text() == "the key of another authority"
     database = open_database(settings.resolved_database_url)
     with database.read() as connection:
-        assert key_tables.find_sizes(connection) is None
+        assert key_table_store.find_sizes(connection) is None
     database.close()
 
 
@@ -223,8 +224,8 @@ def after(function: Callable[..., Any]) -> Callable[..., Any]:
         (ceremony, "find_or_make_passphrase", "after"),
         (ceremony, "write_private_file", "before"),
         (ceremony, "write_private_file", "after"),
-        (key_tables, "add_authority", "after"),
-        (certificates, "add_ca", "after"),
+        (key_table_store, "add_authority", "after"),
+        (ca_store, "add_ca", "after"),
         (ceremony, "hold_ceremony", "after"),
         (wiring, "populate_tables", "before"),
         (wiring, "populate_tables", "after"),
@@ -272,7 +273,7 @@ def test_a_power_cut_between_the_commit_and_the_name(
 def _is_founded(settings: Settings) -> bool:
     database = open_database(settings.resolved_database_url)
     with database.read() as connection:
-        sizes = key_tables.find_sizes(connection)
+        sizes = key_table_store.find_sizes(connection)
     database.close()
     return sizes is not None
 
@@ -307,18 +308,18 @@ def test_a_ceremony_that_another_one_overtakes(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told that there is an authority now, not that a stranger's key lies about."""
-    find_sizes = key_tables.find_sizes
+    find_sizes = key_table_store.find_sizes
     others: list[object] = []
 
     def find_and_be_overtaken(connection: Connection) -> object:
         found = find_sizes(connection)
-        monkeypatch.setattr(key_tables, "find_sizes", find_sizes)
+        monkeypatch.setattr(key_table_store, "find_sizes", find_sizes)
         others.append(initialise(settings, quiet))
         return found
 
     database = open_database(settings.resolved_database_url)
     migrate(database)
-    monkeypatch.setattr(key_tables, "find_sizes", find_and_be_overtaken)
+    monkeypatch.setattr(key_table_store, "find_sizes", find_and_be_overtaken)
     with pytest.raises(AlreadyInitialisedError):
         hold_ceremony(database, settings)
     database.close()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.access import KeyTerms, create_key, rotate_key
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.clock_watch import ClockWatch
-from birthmark_sma.authority.history_upkeep import HistoryUpkeep
-from birthmark_sma.authority.sessions import find_session, sign_in
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.keys import KeyTerms, create_key, rotate_key
+from birthmark_sma.authority.access.sessions import find_session, sign_in
+from birthmark_sma.authority.access.store import KeyScope
+from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
+from birthmark_sma.authority.background.clock_check import ClockWatch
 from birthmark_sma.config import Settings
-from birthmark_sma.storage.access_keys import KeyScope
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import (
     founded,

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from birthmark_sma.authority import crl_publication
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ceremony import load_root_signer
-from birthmark_sma.authority.crl_publication import (
+from birthmark_sma.authority.ca import crl_publication, crl_store
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.ceremony import load_root_signer
+from birthmark_sma.authority.ca.crl_publication import (
     CrlPublication,
     publish_due_crl,
     publish_root_crl,
 )
-from birthmark_sma.authority.revocation import revoke_device
+from birthmark_sma.authority.ca.crl_store import RevocationState
+from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.devices.revocation import revoke_device
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
-from birthmark_sma.storage import certificates, published_crls
-from birthmark_sma.storage.certificates import Revocation
 from birthmark_sma.storage.dialects import database_time
-from birthmark_sma.storage.published_crls import RevocationState
 from tests.support.authorities import execute, new_camera, opened, rows_of
 from tests.support.crls import number_of
 from tests.support.oracles import lint_crl, openssl_accepts_crl
@@ -62,7 +62,7 @@ def revoked(authority: Authority, serial: str) -> int:
 def revoke_unknown(authority: Authority, number: int, at: datetime | None = None) -> int:
     """Revoke a certificate that the register does not know."""
     with authority.database.write() as transaction:
-        certificates.add_revocation(
+        ca_store.add_revocation(
             transaction,
             Revocation(
                 f"{number:x}", "lost", at or database_time(transaction), "cessation_of_operation"
@@ -338,7 +338,7 @@ def test_a_row_that_makes_no_sense_spoils_no_list(
     """Others' entries are more important than what somebody wrote by hand."""
     revoke_unknown(authority, 1)
     with authority.database.write() as transaction:
-        certificates.add_revocation(
+        ca_store.add_revocation(
             transaction, Revocation(serial, "x", database_time(transaction), reason)
         )
     publish(authority)
@@ -422,9 +422,9 @@ def test_the_root_s_key_is_not_always_there(settings: Settings, tmp_path: Path) 
 def test_the_state_of_revocations(authority: Authority) -> None:
     """It changes with each, also with one that is dated before others."""
     with authority.database.read() as connection:
-        assert published_crls.read_state(connection) == RevocationState(0, None)
+        assert crl_store.read_state(connection) == RevocationState(0, None)
     newest = datetime(2026, 5, 1, 1, 2, 3, 4, tzinfo=UTC)
     for number, at in enumerate((newest, newest - DAY), 1):
         revoke_unknown(authority, number, at)
         with authority.database.read() as connection:
-            assert published_crls.read_state(connection) == RevocationState(number, newest)
+            assert crl_store.read_state(connection) == RevocationState(number, newest)

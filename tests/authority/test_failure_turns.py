@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.failure_turns import FailureTurns
-from birthmark_sma.authority.rate_limits import Kind, RateLimits
-from birthmark_sma.authority.validation import Validation
+from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
+from birthmark_sma.authority.validation.failure_budget import FailureTurns
+from birthmark_sma.authority.validation.service import Validation
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.repeat import Repeat
+from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.rates import Rate
 from tests.support.authorities import founded, new_camera, opened, rows_of, small_settings

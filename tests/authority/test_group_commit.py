@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, exc, text
 
-from birthmark_sma.authority.group_commit import GroupCommit
-from birthmark_sma.authority.origins import UNANSWERED
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
@@ -24,7 +22,9 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
+from birthmark_sma.runtime.log_context import UNANSWERED
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.group_commit import GroupCommit
 from tests.support.authorities import execute, rows_of
 from tests.support.postgres import Postgres
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from birthmark_sma.authority import chore
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.history_upkeep import HistoryUpkeep
+from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.runtime import background_task
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.partitions import DAYS_AHEAD, list_partitions
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import execute, rows_of
 from tests.support.clocks import trust_the_machine
 from tests.support.postgres import Postgres
@@ -117,7 +117,7 @@ def test_it_survives_an_outage(
     own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Threat 28: it says so in the log, without the URL, and goes on once the database is back."""
-    monkeypatch.setattr(chore, "_TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.1)
     database = open_database(own_postgres.url)
     migrate(database)
     drop_days(database)
@@ -138,7 +138,7 @@ def test_it_survives_a_fault(
 ) -> None:
     """A fault of its own is logged, and does not end the thread."""
     trust_the_machine(monkeypatch)
-    monkeypatch.setattr(chore, "_TRY_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(HistoryUpkeep, "every_seconds", 0.01)
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)

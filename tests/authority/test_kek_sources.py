@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.kek_sources import run_kek_command
+from birthmark_sma.authority.kek.sources import run_kek_command
 from birthmark_sma.config import SECRET_FIELDS, variable_of
 from birthmark_sma.errors import ConfigurationError
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.authority import kek_sources
-from birthmark_sma.authority.kek_sources import GivenSecret
-from birthmark_sma.authority.key_encryption import (
+from birthmark_sma.authority.kek import sources as kek_sources
+from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.wrapping import (
     KeyEncryptionKey,
     NucHashIndex,
     found_secrets,

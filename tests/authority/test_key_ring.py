@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rotate_key
-from birthmark_sma.authority.key_ring import KeyRing
+from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key, rotate_key
+from birthmark_sma.authority.access.store import KeyScope, all_keys, hold, use
 from birthmark_sma.errors import (
     AccessKeyNameError,
     AccessKeyRefusedError,
     UnknownAccessKeyError,
 )
-from birthmark_sma.storage.access_keys import KeyScope, all_keys, hold, use
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute
 from tests.support.camera import new_key

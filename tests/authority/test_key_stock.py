@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from birthmark_sma.authority import key_stock
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import (
     initialise,
     open_authority,
     open_stored_secrets,
     populate_tables,
 )
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.ceremony import hold_ceremony
-from birthmark_sma.authority.kek_sources import GivenSecret
-from birthmark_sma.authority.key_encryption import KeyEncryptionKey, KeyEncryptionKeys
-from birthmark_sma.authority.key_stock import open_key_stock, populate
+from birthmark_sma.authority.ca.ceremony import hold_ceremony
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
+from birthmark_sma.authority.key_tables import cache as key_table_cache
+from birthmark_sma.authority.key_tables.cache import open_key_stock, populate
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     ConfigurationError,
@@ -29,7 +30,6 @@ from birthmark_sma.errors import (
     WrongSecretError,
 )
 from birthmark_sma.protocol import key_derivation
-from birthmark_sma.storage import devices
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import (
     KEYS_PER_TABLE,
@@ -104,7 +104,7 @@ def test_an_interrupted_run_is_resumed(
     unpopulated: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threat 12: the tables that were made before the interruption keep their keys."""
-    monkeypatch.setattr(key_stock, "_CHUNK", 2)
+    monkeypatch.setattr(key_table_cache, "_CHUNK", 2)
 
     def interrupt(present: int, _wanted: int) -> None:
         if present >= 4:
@@ -141,20 +141,20 @@ def test_populating_twice_at_once(
     unpopulated: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threat 11: both see every table, and every table has one master key for good."""
-    monkeypatch.setattr(key_stock, "_CHUNK", 1)
+    monkeypatch.setattr(key_table_cache, "_CHUNK", 1)
     keks = keks_of(unpopulated, settings)
     meeting = threading.Barrier(4)
     errors: list[Exception] = []
     seen: list[list[bytes]] = []
 
-    ask = devices.are_registered
+    ask = device_store.are_registered
 
     def ask_and_meet(connection: Connection) -> bool:
         found = ask(connection)
         meeting.wait(30)  # by now, each of them has found all tables missing
         return found
 
-    monkeypatch.setattr(devices, "are_registered", ask_and_meet)
+    monkeypatch.setattr(device_store, "are_registered", ask_and_meet)
 
     def run() -> None:
         try:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.authority.latency import Looks, quantile
+from birthmark_sma.runtime.percentiles import Looks, quantile
 
 BOUNDS = (1, 2, 5, 10)
 

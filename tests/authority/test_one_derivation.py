@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.revocation import reinstate_device, revoke_device, suspend_device
+from birthmark_sma.authority.devices.revocation import (
+    reinstate_device,
+    revoke_device,
+    suspend_device,
+)
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS, Derivation
-from birthmark_sma.protocol.repeat import Repeat
+from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from tests.support.authorities import opened, request_for, rows_of
 from tests.support.colliding import collide_for

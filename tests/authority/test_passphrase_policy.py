@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from birthmark_sma.authority.passphrase_policy import check_new_passphrase, find_weakness
+from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase, find_weakness
 from birthmark_sma.errors import ConfigurationError
 
 

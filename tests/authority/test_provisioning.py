@@ -20,11 +20,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from jwcrypto import jwe, jwk
 from sqlalchemy import event
 
-from birthmark_sma.authority import candidates, first_answers, provisioning
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.first_answers import FirstAnswers, request_digest
-from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.provisioning import (
+    idempotency,
+    issuance,
+)
+from birthmark_sma.authority.provisioning import (
+    service as provisioning_service,
+)
+from birthmark_sma.authority.provisioning.idempotency import FirstAnswers, request_digest
+from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -40,12 +48,10 @@ from birthmark_sma.errors import (
     ShuttingDownError,
     WrongSecretError,
 )
-from birthmark_sma.pki import issue
-from birthmark_sma.pki.recipient_key import recipient_urn
+from birthmark_sma.pki import certificates
+from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.protocol.key_table import Sample, TableSizes, assign_tables
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage import devices
-from birthmark_sma.storage.devices import Device
 from tests.support.authorities import (
     TABLES,
     camera_of,
@@ -75,7 +81,7 @@ def provision(authority: Authority, request: ProvisioningRequest) -> Provisioned
 def registered(authority: Authority, device_serial: str) -> Device:
     """Return what is registered under a serial."""
     with authority.database.read() as connection:
-        device = devices.find_device(connection, device_serial)
+        device = device_store.find_device(connection, device_serial)
     assert device is not None
     return device
 
@@ -83,7 +89,7 @@ def registered(authority: Authority, device_serial: str) -> Device:
 def count_devices(authority: Authority) -> int:
     """Return how many devices are registered."""
     with authority.database.read() as connection:
-        return devices.count_devices(connection)
+        return device_store.count_devices(connection)
 
 
 def outcomes_of(
@@ -346,7 +352,7 @@ def test_an_answer_of_an_earlier_version_is_given_again(
 
     request = request_for("camera-1", idempotency_key="key")
     with monkeypatch.context() as patched:
-        patched.setattr(first_answers, "asdict", as_it_was)
+        patched.setattr(idempotency, "asdict", as_it_was)
         first = provision(authority, request)
     assert provision(authority, request) == first
 
@@ -411,7 +417,7 @@ def test_tables_come_from_the_operating_system(
         draws.append(sample)
         return assign_tables(sizes, sample)
 
-    monkeypatch.setattr(candidates, "assign_tables", watch)
+    monkeypatch.setattr(issuance, "assign_tables", watch)
     assigned = set()
     for number in range(12):
         random.seed(1)
@@ -480,7 +486,7 @@ def test_a_conflict_costs_no_signature(
     def sign(*_: Any, **__: Any) -> None:
         raise AssertionError("something was signed")
 
-    monkeypatch.setattr(issue, "sign", sign)
+    monkeypatch.setattr(certificates, "sign", sign)
     with pytest.raises(DeviceAlreadyProvisionedError):
         provision(authority, request_for("camera-1"))
 
@@ -817,7 +823,7 @@ def test_too_many_coroutines_are_turned_away(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and afterwards there is room again."""
-    monkeypatch.setattr(provisioning, "_POOL_LIMIT", 3)
+    monkeypatch.setattr(provisioning_service, "_POOL_LIMIT", 3)
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(

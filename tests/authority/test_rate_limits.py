@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.rate_limits import DEFAULTS, Kind, RateLimits, rate_limits_of
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.store import AccessKey, KeyScope
+from birthmark_sma.authority.rate_limits.limiter import (
+    DEFAULTS,
+    Kind,
+    RateLimits,
+    rate_limits_of,
+)
 from birthmark_sma.config import load_settings
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.rates import Rate, parse_rates
-from birthmark_sma.storage.access_keys import AccessKey, KeyScope
 
 ONE = Caller("192.0.2.1")
 OTHER = Caller("192.0.2.2")

@@ -10,13 +10,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from birthmark_sma.authority.authority import Authority, opened_in_bulk
-from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
-from birthmark_sma.authority.revocation import (
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.revocation import (
     find_named,
     reinstate_device,
     revoke_device,
     suspend_device,
 )
+from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -27,13 +28,12 @@ from birthmark_sma.errors import (
     PublicKeyInUseError,
     UnknownDeviceError,
 )
-from birthmark_sma.pki.key_policy import (
+from birthmark_sma.pki.keys.key_policy import (
     check_key_encryption_key,
     fingerprint,
     load_public_key,
 )
 from birthmark_sma.pki.names import RECIPIENT_KEY_URN_PREFIX, requested_subject
-from birthmark_sma.storage import devices
 from tests.support.authorities import execute, new_camera, opened, request_for, rows_of
 from tests.support.camera import new_key, public_pem
 from tests.support.weak_keys import next_prime, public_key, sound_modulus, weak_moduli
@@ -164,7 +164,7 @@ def test_a_name_of_several_must_be_exact(authority: Authority) -> None:
         authority.database,
         "UPDATE registered_devices SET device_serial = 'CAM-1',"
         " serial_folded = :folded WHERE device_serial = 'stand-in'",
-        folded=f"cam-1{devices.COLLISION_SEPARATOR}PROV-1",
+        folded=f"cam-1{device_store.COLLISION_SEPARATOR}PROV-1",
     )
     assert suspend_device(authority.database, "CAM-1") == "CAM-1"
     assert suspend_device(authority.database, "Cam-1") == "Cam-1"

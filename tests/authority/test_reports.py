@@ -4,14 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.reports import collect_stats, count_registered
+from birthmark_sma.authority.operations.statistics import collect_stats, count_registered
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import TABLES, counted_statements, new_camera
 from tests.support.trail import judged
 

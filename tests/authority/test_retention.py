@@ -8,19 +8,20 @@ from datetime import UTC, datetime, timedelta, timezone
 import psycopg
 import pytest
 
-from birthmark_sma.authority import retention
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.retention import Pruned, foresee, oldest_kept, prune
+from birthmark_sma.authority.background import pruning, retention
+from birthmark_sma.authority.background.retention import Pruned, foresee, oldest_kept, prune
+from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.repeat import Sighting
+from birthmark_sma.protocol.replay import Sighting
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage import ledger, partitions, pruning
+from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import new_camera, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.trail import append_rows
@@ -194,7 +195,7 @@ def sight(database: Database, at: datetime, number: int) -> None:
     """Let a token be seen for the first time, and again."""
     sighting = Sighting(number.to_bytes(16, "big"), "local")
     with database.write() as transaction:
-        ledger.note(transaction, [sighting, sighting], at)
+        replay_ledger.note(transaction, [sighting, sighting], at)
 
 
 def test_the_ledger_goes_with_the_trail(database: Database) -> None:

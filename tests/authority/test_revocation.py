@@ -9,10 +9,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.crl_publication import publish_due_crl
-from birthmark_sma.authority.revocation import (
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.crl_publication import publish_due_crl
+from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.revocation import (
     reinstate_device,
     revoke_device,
     suspend_device,
@@ -21,8 +24,6 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
-from birthmark_sma.storage import certificates, devices
-from birthmark_sma.storage.certificates import Revocation
 from tests.support.authorities import camera_of, new_camera, opened, openssl, request_for
 
 ACTIVE, SUSPENDED, REVOKED = DeviceStatus
@@ -41,7 +42,7 @@ def change(authority: Authority, verb: str, device_serial: str = "camera") -> No
 def status_of(authority: Authority, device_serial: str = "camera") -> DeviceStatus:
     """Return the status of a device."""
     with authority.database.read() as connection:
-        device = devices.find_device(connection, device_serial)
+        device = device_store.find_device(connection, device_serial)
     assert device is not None
     return device.status
 
@@ -49,7 +50,7 @@ def status_of(authority: Authority, device_serial: str = "camera") -> DeviceStat
 def revocations(authority: Authority) -> list[Revocation]:
     """Return all revocations."""
     with authority.database.read() as connection:
-        return certificates.list_revocations(connection)
+        return ca_store.list_revocations(connection)
 
 
 def crl_of(authority: Authority) -> x509.CertificateRevocationList:

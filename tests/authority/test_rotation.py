@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.authority import key_encryption, rotation
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import (
     Authority,
     initialise,
     open_authority,
     open_stored_secrets,
 )
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.ceremony import root_key_file
-from birthmark_sma.authority.key_stock import open_key_stock
-from birthmark_sma.authority.key_watch import KeyWatch
-from birthmark_sma.authority.rotation import Rotated, count_outdated, rotate
+from birthmark_sma.authority.background.key_reload import KeyWatch
+from birthmark_sma.authority.ca.ceremony import root_key_file
+from birthmark_sma.authority.kek import rotation, wrapping
+from birthmark_sma.authority.kek.rotation import Rotated, count_outdated, rotate
+from birthmark_sma.authority.key_tables.cache import open_key_stock
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -34,11 +34,11 @@ from birthmark_sma.errors import (
     RotationError,
     WrongSecretError,
 )
-from birthmark_sma.pki.signer import load_encrypted
+from birthmark_sma.pki.keys.ca_keys import load_encrypted
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.only_one import only_one
+from birthmark_sma.storage.exclusive_lock import only_one
 from tests.support.authorities import (
     PASSPHRASE,
     execute,
@@ -498,7 +498,7 @@ def test_a_full_disk(laptop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as filled:
-        filled.setattr("birthmark_sma.storage.private_files._write_durably", full)
+        filled.setattr("birthmark_sma.runtime.secret_files._write_durably", full)
         with pytest.raises(PrivateFileError, match="No space left"):
             rotated(laptop)
     assert state(laptop) == before
@@ -594,7 +594,7 @@ def test_a_command_that_hangs_delays_no_revocation(
 
     with opened(founded_by_passphrase) as late:
         rotated(founded_by_passphrase, new_ca_password=OTHER)
-        monkeypatch.setattr(key_encryption, "open_keys", hanging)
+        monkeypatch.setattr(wrapping, "open_keys", hanging)
         watch = KeyWatch(late.database, late.secrets.keks, late.key_ring)
         began = time.monotonic()
         watch.work(datetime.now(UTC))
@@ -638,7 +638,7 @@ def test_a_late_server_does_not_derive_keys_all_the_time(
 ) -> None:
     """A passphrase that opens nothing any more is tried again twice a minute, no more often."""
     tried: list[object] = []
-    opening = key_encryption.open_keys
+    opening = wrapping.open_keys
 
     def noted(*arguments: Any) -> Any:
         tried.append(arguments)
@@ -646,7 +646,7 @@ def test_a_late_server_does_not_derive_keys_all_the_time(
 
     with opened(founded_by_passphrase) as late:
         rotated(founded_by_passphrase, new_ca_password=OTHER)
-        monkeypatch.setattr(key_encryption, "open_keys", noted)
+        monkeypatch.setattr(wrapping, "open_keys", noted)
         for _ in range(20):
             with late.database.read() as connection:
                 late.secrets.keks.poll(connection)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from birthmark_sma.authority import shared_reservations, shared_windows
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.rate_limits import Kind, RateLimits
-from birthmark_sma.authority.shared_windows import SharedWindows, StoreFigures
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.rate_limits import redis_reservations, redis_store
+from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
+from birthmark_sma.authority.rate_limits.redis_store import SharedWindows, StoreFigures
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.rates import parse_rates
 from tests.support.redis import Redis
@@ -29,7 +29,7 @@ PATIENCE = 10.0
 @pytest.fixture(autouse=True)
 def probed_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Find a store again within a moment."""
-    monkeypatch.setattr(shared_windows, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(redis_store, "PROBE_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_pause_of_the_event_loop_is_not_the_stores_fault(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A busy machine stops this process for longer than Redis is given to answer."""
-    monkeypatch.setattr(shared_windows, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(redis_store, "ANSWER_SECONDS", 0.1)
 
     async def scenario() -> None:
         async with process(redis.url, validate="10/hour") as limits:
@@ -277,7 +277,7 @@ def test_the_reservation_of_a_killed_process_lapses(
     redis: Redis, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threat 36: nobody is held back for ever by what is never given back."""
-    monkeypatch.setattr(shared_reservations, "HOLD_SECONDS", 2)
+    monkeypatch.setattr(redis_reservations, "HOLD_SECONDS", 2)
 
     async def scenario() -> None:
         async with process(redis.url, failures="10/hour") as limits:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.authority.sliding_windows import (
+from birthmark_sma.authority.rate_limits.memory_store import (
     MOST_CALLERS,
     UNUSED,
     Usage,

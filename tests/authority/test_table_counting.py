@@ -5,13 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from birthmark_sma.authority import table_counting
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.table_counting import TableCounting
-from birthmark_sma.storage import table_figures
+from birthmark_sma.authority.key_tables import usage, usage_store
+from birthmark_sma.authority.key_tables.usage import TableCounting
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import execute, new_camera, rows_of
 
 NOW = datetime.now(UTC).replace(second=30, microsecond=0)
@@ -29,20 +28,20 @@ def append(database: Database, at: datetime, *table_ids: int, result: str = "PAS
 def tokens(database: Database) -> dict[int, tuple[int, int]]:
     """PASS and FAIL of the tables that were named."""
     with database.read() as connection:
-        figures = table_figures.list_figures(connection)
+        figures = usage_store.list_figures(connection)
     return {each.table_id: (each.passes, each.fails) for each in figures if each.tokens}
 
 
 def assigned(database: Database) -> dict[int, int]:
     """The devices of the tables that have any."""
     with database.read() as connection:
-        figures = table_figures.list_figures(connection)
+        figures = usage_store.list_figures(connection)
     return {each.table_id: each.devices for each in figures if each.devices}
 
 
 def test_every_table_stands_there_before_anything_is_counted(authority: Authority) -> None:
     with authority.database.read() as connection:
-        figures = table_figures.list_figures(connection)
+        figures = usage_store.list_figures(connection)
     assert [each.table_id for each in figures] == list(range(6))
     assert not any(each.devices or each.tokens for each in figures)
 
@@ -81,8 +80,8 @@ def test_what_may_still_be_on_its_way_is_left_alone(authority: Authority) -> Non
 def test_steps_of_any_size_count_the_same(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(table_counting, "_ROWS", rows)
-    monkeypatch.setattr(table_counting, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(usage, "_ROWS", rows)
+    monkeypatch.setattr(usage, "_PAUSE_SECONDS", 0.0)
     for ago in (600, 599, 500, 10, 9, 8, 7):
         append(authority.database, NOW - timedelta(minutes=ago), 1, 2, 2)
     TableCounting(authority.database).work(NOW)
@@ -92,8 +91,8 @@ def test_steps_of_any_size_count_the_same(
 def test_processes_that_count_at_once_count_once(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_counting, "_ROWS", 2)
-    monkeypatch.setattr(table_counting, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(usage, "_ROWS", 2)
+    monkeypatch.setattr(usage, "_PAUSE_SECONDS", 0.0)
     for ago in range(10, 30):
         append(authority.database, NOW - timedelta(minutes=ago), 1, 2)
     new_camera(authority, "camera")
@@ -131,7 +130,7 @@ def test_devices_are_counted_by_the_register(authority: Authority) -> None:
     counting.work(NOW)
     expected: dict[int, int] = {}
     with database.read() as connection:
-        for table_id, devices in table_figures.count_assignments(connection).items():
+        for table_id, devices in usage_store.count_assignments(connection).items():
             expected[table_id] = devices
     assert assigned(database) == expected
     assert sum(expected.values()) == 12

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from jwcrypto import jwe, jwk
 
-from birthmark_sma.authority.table_keys_jwe import seal_table_keys
+from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 
 TABLE_KEYS = {"7": "ab" * 32, "0": "00" * 32, "2499": "ff" * 32}
 

@@ -13,19 +13,23 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.origins import UNANSWERED
-from birthmark_sma.authority.revocation import reinstate_device, revoke_device, suspend_device
-from birthmark_sma.authority.validation import Validation
+from birthmark_sma.authority.devices.revocation import (
+    reinstate_device,
+    revoke_device,
+    suspend_device,
+)
+from birthmark_sma.authority.validation.service import Validation
 from birthmark_sma.config import ReplayPolicy, Settings
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
 from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
-from birthmark_sma.protocol.repeat import Repeat
+from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.access_keys import AccessKey, KeyScope
+from birthmark_sma.runtime.log_context import UNANSWERED
 from birthmark_sma.storage.schema import validation_history
 from tests.support.authorities import (
     KEYS_PER_TABLE,
@@ -468,7 +472,7 @@ def test_a_repeat_is_in_doubt_where_the_transaction_waited(
     token = scene.camera.token()
     assert not validate(refusing, token)[0].in_doubt
     assert not validate(refusing, token)[0].in_doubt
-    monkeypatch.setattr("birthmark_sma.authority.validation._DOUBTFUL_NANOSECONDS", -1)
+    monkeypatch.setattr("birthmark_sma.authority.validation.service._DOUBTFUL_NANOSECONDS", -1)
     assert validate(refusing, token)[0].in_doubt
     assert not validate(refusing, scene.camera.token())[0].in_doubt
 

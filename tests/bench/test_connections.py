@@ -10,8 +10,8 @@ from bench import connections, fleet, sites
 from bench.parts.open_load import passed
 from bench.processes import cpu_seconds
 from bench.sites import Site
-from birthmark_sma.pki.signer import CaKeyType
-from birthmark_sma.web.validate import BATCH_PATH, PATH
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
+from birthmark_sma.web.api.validate import BATCH_PATH, PATH
 from tests.support.postgres import DURABLE_OPTIONS, Postgres
 
 DEVICES = 40

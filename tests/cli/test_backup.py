@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from cryptography import x509
 
-from birthmark_sma.pki.signer import load_encrypted
+from birthmark_sma.pki.keys.ca_keys import load_encrypted
 from tests.cli.conftest import Place, assert_refused
 from tests.support.commands import Background, sma
 from tests.support.running import query

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.cli.batch_records import MAX_RECORD_BYTES, BatchFormat, Record, read_records
+from birthmark_sma.cli.batch.records import MAX_RECORD_BYTES, BatchFormat, Record, read_records
 from birthmark_sma.errors import BatchFileError
 
 COLUMNS = {"device_serial": True, "device_family": True, "device_public_key": False, "csr": False}

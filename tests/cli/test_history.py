@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.history import AuditRow
 from tests.cli.conftest import Place, assert_refused
 from tests.support.authorities import rows_of
 from tests.support.schemas import give_schema

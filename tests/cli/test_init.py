@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 from birthmark_sma.authority.authority import open_authority
 from birthmark_sma.config import load_settings
 from birthmark_sma.errors import WrongSecretError
-from birthmark_sma.pki.encrypted_key import is_slow_to_guess
-from birthmark_sma.pki.signer import load_encrypted
+from birthmark_sma.pki.keys.ca_keys import load_encrypted
+from birthmark_sma.pki.keys.encrypted_key import is_slow_to_guess
 from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.cli.conftest import Place, assert_refused
 from tests.support import derivation_cost

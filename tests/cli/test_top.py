@@ -15,10 +15,10 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from birthmark_sma.cli.top_frame import curve
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.cli.commands.top_rendering import curve
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
-from birthmark_sma.storage.trail import Trail
 from tests.cli.conftest import Place, assert_refused
 from tests.support.commands import sma
 from tests.support.postgres import Postgres

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.client.answers import Fault, Reply, read, retry_after_of
 from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Pass
+from birthmark_sma.client.responses import Fault, Reply, read, retry_after_of
 from tests.support.faulty import FAILED, PASSED
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

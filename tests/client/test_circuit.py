@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.client.circuit import Circuit, State, Ticket
+from birthmark_sma.client.circuit_breaker import Circuit, State, Ticket
 
 
 def admitted(circuit: Circuit, now: float) -> Ticket:

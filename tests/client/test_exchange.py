@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from birthmark_sma.client.answers import Fault
-from birthmark_sma.client.circuit import State
-from birthmark_sma.client.exchange import (
+from birthmark_sma.client.circuit_breaker import State
+from birthmark_sma.client.options import Options
+from birthmark_sma.client.outcome import Cause, Indeterminate
+from birthmark_sma.client.responses import Fault
+from birthmark_sma.client.retry import (
     MAX_HOLD,
     Exchange,
     Gate,
@@ -16,8 +18,6 @@ from birthmark_sma.client.exchange import (
     Step,
     Wait,
 )
-from birthmark_sma.client.options import Options
-from birthmark_sma.client.outcome import Cause, Indeterminate
 from birthmark_sma.errors import ConfigurationError
 
 OPTIONS = Options(attempts=4, backoff=1, max_backoff=4, circuit_failures=100)

@@ -14,8 +14,8 @@ from birthmark_sma.client.revocation import check_revocation
 from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
 from birthmark_sma.pki import der
 from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.pki.names import distinguished_name
-from birthmark_sma.pki.signer import CaKeyType
 from tests.support import chains
 from tests.support.bundles import bundle_of
 from tests.support.chains import NOW, ca, device_key, sound_chain

@@ -24,7 +24,7 @@ from birthmark_sma.client import (
     RevocationList,
     verify_bundle,
 )
-from birthmark_sma.client.verification import VerifiedBundle, of_the_same_device
+from birthmark_sma.client.bundle_verification import VerifiedBundle, of_the_same_device
 from birthmark_sma.errors import (
     BundleCertificateError,
     BundleError,
@@ -36,7 +36,7 @@ from birthmark_sma.errors import (
     RevocationUnknownError,
 )
 from birthmark_sma.pki.crl import LIFETIME, RevokedCertificate, sign_crl
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.bundle import Bundle
 from tests.support import chains
 from tests.support.bundles import bundle_of, der

@@ -15,7 +15,7 @@ from birthmark_sma.device.bundle_queue import (
     LONGEST_RETRY_AFTER_SECONDS,
     PUT_OFF_IN_A_ROW,
 )
-from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.errors import DeviceBusyError, DeviceStorageError, QueueFullError
 from birthmark_sma.protocol.bundle import Bundle
 from tests.device.conftest import StartCamera

@@ -18,20 +18,20 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
 from birthmark_sma.device import (
     UNSEALED,
     Camera,
     Delivery,
     Enrolment,
     passphrase,
-    private_directory,
     renew_nonces,
     start_camera,
     state,
+    state_directory,
 )
-from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.errors import (
     ConfigurationError,
     DamagedDeviceStateError,
@@ -276,7 +276,7 @@ def test_a_handler_of_signals_may_close_a_camera(
 @contextmanager
 def interrupted_at(line: int, act: Callable[[], None]) -> Iterator[list[int]]:
     """Do something before a line of DirectoryLock's is run, the n-th from here. Yields how many."""
-    watched = private_directory.__file__
+    watched = state_directory.__file__
     lines = [0]
 
     def each(frame: FrameType, event: str, _: object) -> Any:

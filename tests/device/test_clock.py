@@ -12,7 +12,7 @@ import pytest
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.device import Camera, Delivery, WrongClockError
 from birthmark_sma.device.clock import FILE, CameraClock
-from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.elapsed import seconds_since_boot
 from tests.device.conftest import StartCamera
 from tests.support.in_process import InProcess

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from birthmark_sma.device import nonces
 from birthmark_sma.device.nonces import BLOCK, FILE, MAX_COUNT, Nonces, permute
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import DeviceStorageError, NoncesUsedUpError
 
 SECRET = bytes(range(32))

@@ -21,21 +21,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.table_keys_jwe import seal_table_keys
+from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.device import UNSEALED, Enrolment, nonces, provisioning, start_camera, state
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
     OtherDeviceError,
     ProvisioningRefusedError,
 )
-from birthmark_sma.pki.key_policy import (
+from birthmark_sma.pki.keys.key_policy import (
     KeyEncryptionKey,
     check_key_encryption_key,
     load_public_key,
 )
-from birthmark_sma.pki.recipient_key import recipient_urn
+from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
 from tests.support.camera import csr_pem, new_key, public_pem

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.device import Delivery, Enrolment, private_directory
+from birthmark_sma.device import Delivery, Enrolment, state_directory
 from birthmark_sma.errors import (
     AuthorityAwayError,
     BirthmarkError,
@@ -204,7 +204,7 @@ def test_a_full_disk_is_emptied(
         return Delivery.TAKEN
 
     with monkeypatch.context() as disk:
-        disk.setattr(private_directory, "_write_durably", full)
+        disk.setattr(state_directory, "_write_durably", full)
         with pytest.raises(DeviceStorageError, match="No space left"):
             service.one_round(camera, folder, send)
     assert [bundle.content.image_hash for bundle in sent] == [hashlib.sha256(b"waiting").digest()]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.device import sealing as sealing_module
-from birthmark_sma.device.sealing import (
+from birthmark_sma.device import state_encryption as sealing_module
+from birthmark_sma.device.state_encryption import (
     UNSEALED,
     Sealing,
     key_command,

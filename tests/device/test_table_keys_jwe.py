@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from jwcrypto import jwe, jwk
 
-from birthmark_sma.authority.table_keys_jwe import seal_table_keys
-from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
+from birthmark_sma.device.table_key_decryption import open_table_keys
 from birthmark_sma.errors import ProtocolError
 from tests.support.camera import public_pem
 

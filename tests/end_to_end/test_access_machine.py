@@ -24,8 +24,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rotate_key
-from birthmark_sma.storage.access_keys import KeyScope
+from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key, rotate_key
+from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.keys import SEEN_SECONDS, UNLIMITED, secret_of, start_with_keys

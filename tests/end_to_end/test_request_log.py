@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.web.background_output import BackgroundOutput
-from birthmark_sma.web.logs import note_left_out
-from birthmark_sma.web.request_ids import request_id_of
-from birthmark_sma.web.request_log import Look, RequestLog
+from birthmark_sma.runtime.background_output import BackgroundOutput
+from birthmark_sma.web.logs.request_ids import request_id_of
+from birthmark_sma.web.logs.request_log import Look, RequestLog
+from birthmark_sma.web.logs.setup import note_left_out
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.needles import found_in

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from cryptography import x509
 
-from birthmark_sma.authority.revocation import revoke_device
+from birthmark_sma.authority.devices.revocation import revoke_device
 from tests.end_to_end.conftest import Start
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.commands import sma

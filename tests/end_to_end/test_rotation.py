@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from birthmark_sma.authority.authority import open_authority, opened_database
-from birthmark_sma.authority.rotation import count_outdated
+from birthmark_sma.authority.kek.rotation import count_outdated
 from birthmark_sma.config import load_settings
 from birthmark_sma.errors import WrongSecretError
 from tests.end_to_end.conftest import Start
@@ -235,7 +235,7 @@ def test_a_server_leaves_no_core(tmp_path: Path, start_server: Start, workers: i
 def test_a_process_can_refuse_to_be_dumped() -> None:
     program = (
         "import ctypes, resource\n"
-        "from birthmark_sma.authority.no_core_dumps import forbid_core_dumps\n"
+        "from birthmark_sma.runtime.core_dumps import forbid_core_dumps\n"
         "forbid_core_dumps()\n"
         "print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
     )

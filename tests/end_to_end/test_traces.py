@@ -263,12 +263,12 @@ def test_without_opentelemetry_it_says_so(tmp_path: Path) -> None:
 def test_switched_off_nothing_is_imported(tmp_path: Path) -> None:
     """Neither the SDK nor the exporter: whoever wants no traces pays nothing for them."""
     program = (
-        "import sys, birthmark_sma.cli.main, birthmark_sma.web.server, birthmark_sma.web.app\n"
+        "import sys, birthmark_sma.cli.main, birthmark_sma.web.server, birthmark_sma.web.api.app\n"
         "from birthmark_sma.config import Settings\n"
         "from birthmark_sma.web.server import tracing_of\n"
         "assert tracing_of(Settings()) is None\n"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'requests',"
-        " 'opentelemetry.exporter', 'birthmark_sma.web.tracing'))])"
+        " 'opentelemetry.exporter', 'birthmark_sma.web.middleware.tracing'))])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

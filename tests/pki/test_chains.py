@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from tests.support.chains import (
     BAD_CHAINS,
     DEVICE_KEY_KINDS,

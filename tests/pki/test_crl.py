@@ -10,9 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 
-from birthmark_sma.pki.conformance import authority_key_identifier
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
-from birthmark_sma.pki.signer import CaKeyType
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
+from birthmark_sma.pki.profile_check import authority_key_identifier
 from tests.support.chains import NOW, Chain, ca, certificate_serial, sound_chain
 from tests.support.oracles import (
     lint_crl,

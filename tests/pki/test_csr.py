@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from birthmark_sma.errors import CsrRefusedError, KeyRefusedError
 from birthmark_sma.pki import csr
 from birthmark_sma.pki.der_reader import elements
-from birthmark_sma.pki.key_policy import MAX_PEM_CHARACTERS
+from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
 from tests.support.chains import DEVICE_KEY_KINDS, DevicePrivateKey, device_key, sound_chain
 
 SERIAL = "camera-7"

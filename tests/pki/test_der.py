@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from birthmark_sma.pki import der, issue, profiles
-from birthmark_sma.pki.conformance import Prepared
-from birthmark_sma.pki.key_policy import check_key
-from birthmark_sma.pki.signer import CaKeyType, Signer
+from birthmark_sma.pki import certificates, der, profiles
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
+from birthmark_sma.pki.keys.key_policy import check_key
+from birthmark_sma.pki.profile_check import Prepared
 from tests.support.chains import (
     DEVICE_KEY_KINDS,
     DEVICE_SERIALS,
@@ -41,7 +41,7 @@ def prepared_device(
     kind: str = "ec-p256", serial: str = "plain-name", publication: str = "published"
 ) -> Prepared:
     """Return a device's certificate, prepared."""
-    return issue.prepare_device(
+    return certificates.prepare_device(
         check_key(device_key(kind).public_key()),
         DEVICE_SERIALS[serial],
         issuer=ca().intermediate,
@@ -60,7 +60,7 @@ def test_devices(kind: str, serial: str, publication: str) -> None:
     signer = ca().signer
     tbs = der.tbs_certificate(prepared, signer.signature_algorithm)
     assert tbs == built(prepared, signer)
-    signed = issue.sign(prepared, signer, issuer=ca().intermediate)
+    signed = certificates.sign(prepared, signer, issuer=ca().intermediate)
     assert signed.tbs_certificate_bytes == tbs
 
 
@@ -68,11 +68,11 @@ def test_devices(kind: str, serial: str, publication: str) -> None:
 def test_cas(key_type: CaKeyType) -> None:
     """Every kind of CA key; what it signs verifies under it."""
     signer = ca(key_type).root_signer
-    prepared = issue.prepare_root(
+    prepared = certificates.prepare_root(
         signer.public_key, now=NOW, serial_number=certificate_serial("root")
     )
     assert der.tbs_certificate(prepared, signer.signature_algorithm) == built(prepared, signer)
-    root = issue.sign(prepared, signer)
+    root = certificates.sign(prepared, signer)
     root.verify_directly_issued_by(root)
     ca(key_type).intermediate.verify_directly_issued_by(ca(key_type).root)
 

@@ -24,9 +24,9 @@ from birthmark_sma.errors import (
     IssuerExpiredError,
     ProfileViolationError,
 )
-from birthmark_sma.pki import issue, names
-from birthmark_sma.pki.conformance import Prepared
-from birthmark_sma.pki.signer import CaKeyType, Signer
+from birthmark_sma.pki import certificates, names
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
+from birthmark_sma.pki.profile_check import Prepared
 from tests.support.chains import (
     DEVICE_KEY_KINDS,
     DEVICE_SERIALS,
@@ -258,7 +258,7 @@ def test_an_issuer_that_is_not_valid_issues_nothing(
     with pytest.raises(IssuerExpiredError, match="check the clock"):
         issue_device(authority, P256, "a camera", now=now(authority.intermediate))
     with pytest.raises(IssuerExpiredError, match="check the clock"):
-        issue.prepare_intermediate(
+        certificates.prepare_intermediate(
             authority.signer.public_key,
             issuer=authority.root,
             now=now(authority.root),
@@ -433,14 +433,14 @@ OF_A_DEVICE = OF_EVERY_KIND | {
 
 def prepared_root() -> Prepared:
     """Prepare a root."""
-    return issue.prepare_root(
+    return certificates.prepare_root(
         ca().root_signer.public_key, now=NOW, serial_number=certificate_serial("root")
     )
 
 
 def prepared_intermediate(issuer: x509.Certificate | None = None) -> Prepared:
     """Prepare an intermediate."""
-    return issue.prepare_intermediate(
+    return certificates.prepare_intermediate(
         ca().signer.public_key,
         issuer=issuer or ca().root,
         now=NOW,
@@ -450,7 +450,7 @@ def prepared_intermediate(issuer: x509.Certificate | None = None) -> Prepared:
 
 def prepared_device(issuer: x509.Certificate | None = None) -> Prepared:
     """Prepare a device certificate."""
-    return issue.prepare_device(
+    return certificates.prepare_device(
         P256,
         "a camera",
         issuer=issuer or ca().intermediate,
@@ -473,7 +473,7 @@ def nothing_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_altered_root_is_not_signed(alteration: str, nothing_is_signed: None) -> None:
     """Whatever departs from the root's profile is refused before the signature."""
     with pytest.raises(ProfileViolationError):
-        issue.sign(OF_THE_ROOT[alteration](prepared_root()), ca().root_signer)
+        certificates.sign(OF_THE_ROOT[alteration](prepared_root()), ca().root_signer)
 
 
 @pytest.mark.parametrize("alteration", OF_THE_INTERMEDIATE)
@@ -481,7 +481,7 @@ def test_an_altered_intermediate_is_not_signed(alteration: str, nothing_is_signe
     """Threat 1: whatever departs from the intermediate's profile is refused."""
     altered = OF_THE_INTERMEDIATE[alteration](prepared_intermediate())
     with pytest.raises(ProfileViolationError):
-        issue.sign(altered, ca().root_signer, issuer=ca().root)
+        certificates.sign(altered, ca().root_signer, issuer=ca().root)
 
 
 @pytest.mark.parametrize("alteration", OF_A_DEVICE)
@@ -489,25 +489,25 @@ def test_an_altered_device_is_not_signed(alteration: str, nothing_is_signed: Non
     """Threats 2 and 3: whatever departs from the device's profile is refused."""
     altered = OF_A_DEVICE[alteration](prepared_device())
     with pytest.raises(ProfileViolationError):
-        issue.sign(altered, ca().signer, issuer=ca().intermediate)
+        certificates.sign(altered, ca().signer, issuer=ca().intermediate)
 
 
 @pytest.mark.parametrize("bits", [64, 65, 128, 159])
 def test_serial_numbers_of_64_to_159_bits_are_signed(bits: int) -> None:
     """Both ends of the range belong to it, and the number comes out as it went in."""
     prepared = serial_number_of(bits)(prepared_device())
-    signed = issue.sign(prepared, ca().signer, issuer=ca().intermediate)
+    signed = certificates.sign(prepared, ca().signer, issuer=ca().intermediate)
     assert signed.serial_number.bit_length() == bits
 
 
 def test_a_signing_key_that_is_not_the_issuers_is_refused(nothing_is_signed: None) -> None:
     """A certificate that would not verify is not made."""
     with pytest.raises(ProfileViolationError, match="signing key"):
-        issue.sign(prepared_device(), ca().root_signer, issuer=ca().intermediate)
+        certificates.sign(prepared_device(), ca().root_signer, issuer=ca().intermediate)
     with pytest.raises(ProfileViolationError, match="signing key"):
-        issue.sign(prepared_intermediate(), ca().signer, issuer=ca().root)
+        certificates.sign(prepared_intermediate(), ca().signer, issuer=ca().root)
     with pytest.raises(ProfileViolationError, match="signing key"):
-        issue.sign(prepared_root(), ca().signer)
+        certificates.sign(prepared_root(), ca().signer)
 
 
 @pytest.fixture
@@ -522,7 +522,7 @@ def test_an_issuer_that_is_not_the_prepared_one_is_refused(
     """What was prepared for one issuer is not signed by another, though it has the same name."""
     other = other_ca
     with pytest.raises(ProfileViolationError, match=r"2\.5\.29\.35"):
-        issue.sign(prepared_device(), other.signer, issuer=other.intermediate)
+        certificates.sign(prepared_device(), other.signer, issuer=other.intermediate)
 
 
 def test_a_device_issues_nothing() -> None:
@@ -530,13 +530,15 @@ def test_a_device_issues_nothing() -> None:
     issuing = Signer(ec.generate_private_key(ec.SECP256R1()))
     device = issue_device(ca(), issuing.public_key, "an issuing camera")
     with pytest.raises(ProfileViolationError):
-        issue.sign(prepared_device(device), issuing, issuer=device)
+        certificates.sign(prepared_device(device), issuing, issuer=device)
 
 
 def test_no_ca_below_the_path_length(nothing_is_signed: None) -> None:
     """An intermediate of path length 0 certifies devices, and no further intermediate."""
     with pytest.raises(ProfileViolationError):
-        issue.sign(prepared_intermediate(ca().intermediate), ca().signer, issuer=ca().intermediate)
+        certificates.sign(
+            prepared_intermediate(ca().intermediate), ca().signer, issuer=ca().intermediate
+        )
 
 
 def test_a_weak_key_is_not_signed(nothing_is_signed: None) -> None:
@@ -547,4 +549,4 @@ def test_a_weak_key_is_not_signed(nothing_is_signed: None) -> None:
         public_key=weak,
     )
     with pytest.raises(ProfileViolationError):
-        issue.sign(altered, ca().signer, issuer=ca().intermediate)
+        certificates.sign(altered, ca().signer, issuer=ca().intermediate)

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.errors import KeyRefusedError
-from birthmark_sma.pki.key_policy import (
+from birthmark_sma.pki.keys.key_policy import (
     MAX_PEM_CHARACTERS,
     DeviceKey,
     KeyEncryptionKey,
@@ -34,7 +34,7 @@ from birthmark_sma.pki.key_policy import (
     fingerprint,
     load_public_key,
 )
-from birthmark_sma.pki.published_keys import PUBLISHED_KEYS
+from birthmark_sma.pki.keys.published_keys import PUBLISHED_KEYS
 from tests.support.chains import DEVICE_KEY_KINDS, device_key, sound_chain
 from tests.support.weak_keys import public_key, sound_modulus
 from vectors.generator import authorities, seeded_keys

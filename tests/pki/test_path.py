@@ -10,8 +10,8 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from birthmark_sma.errors import PathRefusedError
-from birthmark_sma.pki.path import verify_path
-from birthmark_sma.pki.signer import CaKeyType, Signer
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
+from birthmark_sma.pki.path_validation import verify_path
 from tests.support.chains import (
     CLIENT_AUTH,
     DEVICE_SERIALS,

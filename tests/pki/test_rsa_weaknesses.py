@@ -4,8 +4,12 @@ import pytest
 from badkeys.checks import checkrsa
 
 from birthmark_sma.errors import KeyRefusedError
-from birthmark_sma.pki.key_policy import check_is_secret, check_key, check_key_encryption_key
-from birthmark_sma.pki.rsa_weaknesses import find_weakness, is_prime
+from birthmark_sma.pki.keys.key_policy import (
+    check_is_secret,
+    check_key,
+    check_key_encryption_key,
+)
+from birthmark_sma.pki.keys.rsa_weaknesses import find_weakness, is_prime
 from tests.support.weak_keys import (
     WEAKNESSES,
     next_prime,

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from birthmark_sma.errors import BirthmarkError, WrongSecretError
-from birthmark_sma.pki.encrypted_key import is_slow_to_guess
-from birthmark_sma.pki.signer import CaKeyType, Signer, generate, load_encrypted
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer, generate, load_encrypted
+from birthmark_sma.pki.keys.encrypted_key import is_slow_to_guess
 from tests.support.chains import ca_signers, device_key, sound_chain
 
 PASSPHRASE = "correct hörse battery".encode()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
-from birthmark_sma.protocol.repeat import (
+from birthmark_sma.protocol.replay import (
     DIGEST_BYTES,
     Repeat,
     Sighting,

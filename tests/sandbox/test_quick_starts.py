@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark_sma.authority.table_keys_jwe import seal_table_keys
+from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.client import AuthorityClient, Pass, verify_bundle
-from birthmark_sma.pki.key_policy import check_key_encryption_key, load_public_key
+from birthmark_sma.pki.keys.key_policy import check_key_encryption_key, load_public_key
 from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle, parse_bundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken

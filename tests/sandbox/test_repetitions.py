@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from birthmark_sma.web.sandbox import scenarios
-from birthmark_sma.web.sandbox.repetitions import Repetitions, digest_of
+from birthmark_sma.web.sandbox import scenario_catalog
+from birthmark_sma.web.sandbox.request_repeats import Repetitions, digest_of
 
-TWICE = scenarios.by_header("recovers; times=2")
+TWICE = scenario_catalog.by_header("recovers; times=2")
 
 
 class Clock:
@@ -49,7 +49,7 @@ def test_they_stay_few() -> None:
 def test_what_tells_requests_apart() -> None:
     """Method, path, query, body, and what is asked for."""
     scope: dict[str, Any] = {"method": "GET", "path": "/stats", "query_string": b""}
-    asked = [scenarios.by_header(each) for each in ("recovers", "lost", "recovers; times=2")]
+    asked = [scenario_catalog.by_header(each) for each in ("recovers", "lost", "recovers; times=2")]
     digests = [
         digest_of(scope, b"", TWICE),
         digest_of(scope | {"method": "POST"}, b"", TWICE),

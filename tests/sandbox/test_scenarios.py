@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.sandbox.scripted_verdicts import (
+from birthmark_sma.authority.sandbox.verdicts import (
     DELIVERED,
     FIRST_SCRIPTED_TABLE,
     VERDICTS,
     reason_of,
 )
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.web.sandbox import scenarios
-from birthmark_sma.web.sandbox.scenarios import UnknownScenarioError
+from birthmark_sma.web.sandbox import scenario_catalog
+from birthmark_sma.web.sandbox.scenario_catalog import UnknownScenarioError
 
 
 def test_every_verdict_can_be_had() -> None:
@@ -23,8 +23,8 @@ def test_every_verdict_can_be_had() -> None:
 
 
 def test_names_tables_and_serials_are_unique() -> None:
-    names = [each.name for each in scenarios.ALL]
-    tables = [each.table_id for each in scenarios.ALL if each.table_id is not None]
+    names = [each.name for each in scenario_catalog.ALL]
+    tables = [each.table_id for each in scenario_catalog.ALL if each.table_id is not None]
     assert len(set(names)) == len(names)
     assert len(set(tables)) == len(tables)
     assert min(tables) >= FIRST_SCRIPTED_TABLE
@@ -37,22 +37,25 @@ def test_scripts_that_deliver_pass() -> None:
     assert reason_of(9_429) is None
 
 
-@pytest.mark.parametrize("scenario", scenarios.ALL, ids=lambda each: each.name)
-def test_each_is_found_by_what_its_description_says(scenario: scenarios.Scenario) -> None:
+@pytest.mark.parametrize("scenario", scenario_catalog.ALL, ids=lambda each: each.name)
+def test_each_is_found_by_what_its_description_says(scenario: scenario_catalog.Scenario) -> None:
     """/sandbox tells nothing that does not work."""
     told = scenario.as_json()
     number = 0 if scenario.number is None else scenario.number.default
-    expected = scenarios.Asked(scenario, number)
-    assert scenarios.by_header(told["header"].removeprefix(f"{scenarios.HEADER}: ")) == expected
-    assert scenarios.by_header(scenario.name) == expected
+    expected = scenario_catalog.Asked(scenario, number)
+    assert (
+        scenario_catalog.by_header(told["header"].removeprefix(f"{scenario_catalog.HEADER}: "))
+        == expected
+    )
+    assert scenario_catalog.by_header(scenario.name) == expected
     if "table_id" in told:
         token = {"table_id": told["table_id"], "key_index": 0}
-        assert scenarios.by_token(token) == expected
+        assert scenario_catalog.by_token(token) == expected
     if "device_serial" in told:
         alone = told["device_serial"].partition(" ")[0]
-        assert scenarios.by_serial(alone) == expected
-        assert scenarios.by_serial(f"{alone}-17") == expected
-        assert scenarios.by_serial(f"{alone}17") is None
+        assert scenario_catalog.by_serial(alone) == expected
+        assert scenario_catalog.by_serial(f"{alone}-17") == expected
+        assert scenario_catalog.by_serial(f"{alone}17") is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_each_is_found_by_what_its_description_says(scenario: scenarios.Scenario
 )
 def test_a_header_that_says_nothing_is_refused(text: str) -> None:
     with pytest.raises(UnknownScenarioError) as refused:
-        scenarios.by_header(text)
+        scenario_catalog.by_header(text)
     assert str(refused.value).endswith(".")
 
 
@@ -96,12 +99,12 @@ def test_a_header_that_says_nothing_is_refused(text: str) -> None:
     ],
 )
 def test_tokens_that_ask_for_nothing(token: object) -> None:
-    assert scenarios.by_token(token) is None
+    assert scenario_catalog.by_token(token) is None
 
 
 def test_the_key_index_is_the_number_within_bounds() -> None:
     def number(index: int) -> int:
-        found = scenarios.by_token({"table_id": 9_900, "key_index": index})
+        found = scenario_catalog.by_token({"table_id": 9_900, "key_index": index})
         assert found is not None
         return found.number
 
@@ -110,14 +113,14 @@ def test_the_key_index_is_the_number_within_bounds() -> None:
 
 @pytest.mark.parametrize("serial", [None, 7, "", "sandbox-cut", "SANDBOX", "SANDBOX-", "camera-1"])
 def test_serials_that_ask_for_nothing(serial: object) -> None:
-    assert scenarios.by_serial(serial) is None
+    assert scenario_catalog.by_serial(serial) is None
 
 
 def test_the_guide_lists_every_scenario() -> None:
     """docs/sandbox.md has each by its name, with its table id in the same row, and no other id."""
     guide = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d{4}) \| `([a-z-]+)", guide, re.MULTILINE)
-    expected = {(str(each.table_id), each.name) for each in scenarios.ALL if each.table_id}
+    expected = {(str(each.table_id), each.name) for each in scenario_catalog.ALL if each.table_id}
     assert set(rows) == expected
-    for each in scenarios.ALL:
+    for each in scenario_catalog.ALL:
         assert re.search(rf"`{each.name}[`;]", guide), each.name

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from birthmark_sma.authority import reports
-from birthmark_sma.authority.sandbox.short_life import ShortLife
+from birthmark_sma.authority.background.sandbox_expiry import ShortLife
+from birthmark_sma.authority.operations import statistics
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.running import Running, new_serial, wait_until
 
@@ -37,7 +37,7 @@ def test_an_hour_later_nothing_is_left(each_sandbox: Running) -> None:
                 return not any(each_sandbox.count(table) for table in TABLES)
 
             wait_until(is_empty, 20)
-            assert reports.count_registered(database) == 0
+            assert statistics.count_registered(database) == 0
             chore.work(datetime.now(UTC) + timedelta(minutes=62))
         failed = client.post(VALIDATE, json=wire(camera.token())).json()
         assert failed["validation_result"] == "FAIL"

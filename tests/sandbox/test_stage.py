@@ -13,9 +13,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from birthmark_sma.authority.sandbox.scripted_verdicts import VERDICTS
+from birthmark_sma.authority.sandbox.verdicts import VERDICTS
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.web.sandbox import scenarios
+from birthmark_sma.web.sandbox import scenario_catalog
 from tests.sandbox.conftest import PAGES
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.running import Running, new_serial
@@ -53,7 +53,7 @@ def published_token() -> dict[str, Any]:
 
 
 def asking(scenario: str) -> Mapping[str, str]:
-    return {scenarios.HEADER: scenario}
+    return {scenario_catalog.HEADER: scenario}
 
 
 def reasons_of(running: Running) -> list[str]:
@@ -70,7 +70,7 @@ def test_verdicts_by_table_id_and_by_header(each_sandbox: Running, reason: Reaso
     """The caller learns what it would in earnest, and the audit trail has the reason."""
     [scenario] = [
         each
-        for each in scenarios.ALL
+        for each in scenario_catalog.ALL
         if each.table_id is not None and VERDICTS.get(each.table_id) is reason
     ]
     assert scenario.table_id is not None
@@ -85,7 +85,7 @@ def test_verdicts_by_table_id_and_by_header(each_sandbox: Running, reason: Reaso
             assert told["validation_result"] == reason.verdict.value
             assert told.get("error") == reason.told_to_caller
             assert newest_reason(each_sandbox) == reason.value
-            assert answer.headers[scenarios.HEADER] == scenario.name
+            assert answer.headers[scenario_catalog.HEADER] == scenario.name
             # Not even on PASS: whoever compares serials would find another camera's.
             assert told.get("device_serial") is told.get("device_family") is None
         batch = client.post(BATCH, json={"tokens": [token_for(scenario.table_id)]})
@@ -109,8 +109,8 @@ def test_without_a_scenario_it_is_an_authority(each_sandbox: Running) -> None:
             client.get("/docs"),
             client.post(VALIDATE, content=b"{"),
         ):
-            assert answer.headers[scenarios.MARK] == scenarios.MARKED
-            assert scenarios.HEADER not in answer.headers
+            assert answer.headers[scenario_catalog.MARK] == scenario_catalog.MARKED
+            assert scenario_catalog.HEADER not in answer.headers
 
 
 def test_what_is_not_http_is_told_so_by_a_sandbox(sandbox: Running) -> None:
@@ -118,7 +118,7 @@ def test_what_is_not_http_is_told_so_by_a_sandbox(sandbox: Running) -> None:
     with sandbox.client() as client:
         answer = client.get("/health", headers={"x": "y" * 70_000})
     assert answer.status_code == 431
-    assert answer.headers[scenarios.MARK] == scenarios.MARKED
+    assert answer.headers[scenario_catalog.MARK] == scenario_catalog.MARKED
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_is_not_http_is_told_so_by_a_sandbox(sandbox: Running) -> None:
 def test_problems(client: httpx2.Client, scenario: str, status: int, slug: str) -> None:
     """The very documents of the authority, and Retry-After where one belongs."""
     name, _, seconds = scenario.partition("; seconds=")
-    table_id = scenarios.BY_NAME[name].table_id
+    table_id = scenario_catalog.BY_NAME[name].table_id
     assert table_id is not None
     by_token = token_for(table_id, int(seconds or 0))
     for answer in (
@@ -255,7 +255,7 @@ def test_published_clients_get_verdicts_by_header(
     with each_sandbox.client() as client:
         answer = client.post(PUBLISHED, json=published_token(), headers=asking(scenario))
         assert (answer.status_code, answer.json()) == (200, told)
-        reason = VERDICTS[scenarios.BY_NAME[scenario].table_id or 0]
+        reason = VERDICTS[scenario_catalog.BY_NAME[scenario].table_id or 0]
         assert newest_reason(each_sandbox) == reason.value
         plain = client.post(PUBLISHED, json=published_token())
         assert (plain.status_code, plain.json()["valid"]) == (200, False)
@@ -400,7 +400,7 @@ def test_a_page_of_another_site_gets_no_script_played(client: httpx2.Client) -> 
         for path in ("/health", "/sandbox"):
             answer = client.get(path, headers=headers)
             assert answer.status_code == 421
-            assert scenarios.HEADER not in answer.headers
+            assert scenario_catalog.HEADER not in answer.headers
         answer = client.post(VALIDATE, json=token_for(9_904), headers={"Host": "a.example"})
         assert answer.status_code == 421
 
@@ -412,17 +412,19 @@ def test_a_page_that_may_call_may_ask_and_read(client: httpx2.Client) -> None:
         headers={
             "Origin": PAGES,
             "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": f"content-type, {scenarios.HEADER.lower()}",
+            "Access-Control-Request-Headers": f"content-type, {scenario_catalog.HEADER.lower()}",
         },
     )
     assert asked.status_code == 200, asked.text
     answer = client.post(VALIDATE, json=token_for(9_429), headers={"Origin": PAGES})
     readable = answer.headers["access-control-expose-headers"]
-    assert {scenarios.HEADER, scenarios.MARK, "Retry-After"} <= set(readable.split(", "))
+    assert {scenario_catalog.HEADER, scenario_catalog.MARK, "Retry-After"} <= set(
+        readable.split(", ")
+    )
 
 
 def test_two_headers_are_refused(client: httpx2.Client) -> None:
-    headers = [(scenarios.HEADER, "cut"), (scenarios.HEADER, "reset")]
+    headers = [(scenario_catalog.HEADER, "cut"), (scenario_catalog.HEADER, "reset")]
     assert client.get("/health", headers=headers).status_code == 400
 
 
@@ -465,15 +467,17 @@ def test_malformed_bodies_are_refused_as_ever(
 def test_the_list_and_the_document(client: httpx2.Client) -> None:
     """/sandbox lists everything, and OpenAPI has the header with every operation."""
     listed = client.get("/sandbox").json()
-    assert [each["name"] for each in listed["scenarios"]] == [each.name for each in scenarios.ALL]
+    assert [each["name"] for each in listed["scenarios"]] == [
+        each.name for each in scenario_catalog.ALL
+    ]
     assert listed["data_kept_seconds"] == 3600
     document = client.get("/openapi.json").json()
     assert document["info"]["title"].endswith("(SANDBOX)")
     for operations in document["paths"].values():
         for operation in operations.values():
-            assert scenarios.HEADER in [each["name"] for each in operation["parameters"]]
+            assert scenario_catalog.HEADER in [each["name"] for each in operation["parameters"]]
             for answer in operation["responses"].values():
-                assert scenarios.MARK in answer["headers"]
+                assert scenario_catalog.MARK in answer["headers"]
 
 
 def test_its_certificates_say_what_they_are(each_sandbox: Running) -> None:

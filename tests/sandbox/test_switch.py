@@ -9,12 +9,13 @@ from starlette.types import Message
 
 from birthmark_sma.authority.authority import initialise, open_authority
 from birthmark_sma.errors import ConfigurationError, ProfileViolationError
-from birthmark_sma.pki import issue, profiles, signer
+from birthmark_sma.pki import certificates, profiles
+from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import schema_revision
-from birthmark_sma.web.app import Front, create_app
-from birthmark_sma.web.sandbox import scenarios
-from birthmark_sma.web.sandbox.front import SandboxFront
+from birthmark_sma.web.api.app import Front, create_app
+from birthmark_sma.web.sandbox import scenario_catalog
+from birthmark_sma.web.sandbox.application import SandboxFront
 from tests.support.authorities import execute, migrate_to, quiet, small_settings
 from tests.support.camera import PROVISION, VALIDATE, provision_body
 from tests.support.chains import NOW
@@ -131,11 +132,11 @@ def test_an_authority_that_is_none_knows_nothing_of_it(tmp_path: Path) -> None:
             "key_index": 0,
             "nonce": "00" * 12,
         }
-        for each in scenarios.ALL:
+        for each in scenario_catalog.ALL:
             if each.table_id is not None:
                 answer = client.post(VALIDATE, json=token | {"table_id": each.table_id})
                 assert (answer.status_code, answer.json()["error"]) == (400, "Unknown table ID")
-            asked = {scenarios.HEADER: each.name}
+            asked = {scenario_catalog.HEADER: each.name}
             answer = client.post(VALIDATE, json=token | {"table_id": 1}, headers=asked)
             assert (answer.status_code, answer.json()["validation_result"]) == (200, "FAIL")
             assert client.get("/health", headers=asked).status_code == 200
@@ -152,15 +153,17 @@ def test_an_authority_that_is_none_knows_nothing_of_it(tmp_path: Path) -> None:
 
 def test_neither_signs_for_the_other() -> None:
     """Threat 51: a device of the one under a CA of the other is not even signed."""
-    key = signer.generate(signer.CaKeyType.EC_P256)
+    key = ca_keys.generate(ca_keys.CaKeyType.EC_P256)
     for root, intermediate in (
         (profiles.SANDBOX_ROOT, profiles.INTERMEDIATE),
         (profiles.ROOT, profiles.SANDBOX_INTERMEDIATE),
     ):
-        prepared = issue.prepare_root(key.public_key, now=NOW, serial_number=1 << 100, profile=root)
-        issuer = issue.sign(prepared, key)
-        below = issue.prepare_intermediate(
+        prepared = certificates.prepare_root(
+            key.public_key, now=NOW, serial_number=1 << 100, profile=root
+        )
+        issuer = certificates.sign(prepared, key)
+        below = certificates.prepare_intermediate(
             key.public_key, issuer=issuer, now=NOW, serial_number=1 << 101, profile=intermediate
         )
         with pytest.raises(ProfileViolationError, match="sandbox"):
-            issue.sign(below, key, issuer=issuer)
+            certificates.sign(below, key, issuer=issuer)

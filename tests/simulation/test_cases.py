@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from birthmark_sma.simulation.cases import (
+from birthmark_sma.simulation.expected_outcomes import (
     TAMPERING,
     WHAT,
     Case,

@@ -5,7 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from birthmark_sma.simulation.chart import chart, interruptions
-from birthmark_sma.simulation.play import BINS
+from birthmark_sma.simulation.player import BINS
 
 REPORT: dict[str, Any] = {
     "all_right": True,

@@ -9,9 +9,15 @@ import pytest
 
 from birthmark_sma.device import Delivery
 from birthmark_sma.protocol.bundle import parse_bundle
-from birthmark_sma.simulation import delivery
-from birthmark_sma.simulation.cases import ASSUMED, BY_ONE_CAMERA, Case, Ending, right_endings
-from birthmark_sma.simulation.delivery import Answer, fault_in
+from birthmark_sma.simulation.aggregation import bundle_upload
+from birthmark_sma.simulation.aggregation.bundle_upload import Answer, fault_in
+from birthmark_sma.simulation.expected_outcomes import (
+    ASSUMED,
+    BY_ONE_CAMERA,
+    Case,
+    Ending,
+    right_endings,
+)
 from tests.support.bundles import bundle_of
 from tests.support.chains import device_key, sound_chain
 from tests.support.commands import sma
@@ -71,13 +77,13 @@ def test_an_answer_without_end_is_none(
     monkeypatch: pytest.MonkeyPatch, patience: float, answer: Behaviour, told: str
 ) -> None:
     """Whoever drips or floods holds no simulation up."""
-    monkeypatch.setattr(delivery, "SECONDS", patience)
+    monkeypatch.setattr(bundle_upload, "SECONDS", patience)
     sound, now = sound_chain(), datetime.now(UTC)
     key = device_key("ec-p256")
     bundle = bundle_of(sound.leaf, sound.intermediates[0], key, captured_at=now)
     begun = time.monotonic()
     with httpx2.Client() as client, FaultyServer(answer) as server:
-        got = delivery.deliver(client, server.url, bundle)
+        got = bundle_upload.deliver(client, server.url, bundle)
     assert got.status is None
     assert told in got.detail
     assert time.monotonic() - begun < 5

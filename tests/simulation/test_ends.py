@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera
-from birthmark_sma.simulation.cases import BY_ONE_CAMERA
+from birthmark_sma.simulation.expected_outcomes import BY_ONE_CAMERA
 from birthmark_sma.simulation.fleet import memory_directory
 from tests.support.commands import sma
 from tests.support.faulty import closed_port

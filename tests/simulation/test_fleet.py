@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from birthmark_sma.simulation.cases import CLONES, REPLAYS, TAMPERING, Case
+from birthmark_sma.simulation.expected_outcomes import CLONES, REPLAYS, TAMPERING, Case
 from tests.support.commands import sma
 from tests.support.running import Running, new_serial
 from tests.support.server import SMA

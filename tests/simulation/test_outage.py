@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from birthmark_sma.client import Cause
-from birthmark_sma.simulation.cases import Case
+from birthmark_sma.simulation.expected_outcomes import Case
 from tests.support.commands import Command
 from tests.support.running import Running, start, wait_until
 

@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.simulation.cases import BY_ONE_CAMERA, CLONES, REPLAYS, TAMPERING, Case
-from birthmark_sma.simulation.families import FAMILIES, named
+from birthmark_sma.simulation.camera_families import FAMILIES, named
+from birthmark_sma.simulation.expected_outcomes import (
+    BY_ONE_CAMERA,
+    CLONES,
+    REPLAYS,
+    TAMPERING,
+    Case,
+)
 from birthmark_sma.simulation.plan import Plan, Role, Terms, draw_plan, plan_of_one
 
 TERMS = Terms(cameras=50, seconds=20, rate=100, seed=7)

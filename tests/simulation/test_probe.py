@@ -7,8 +7,8 @@ import pytest
 
 from birthmark_sma.client import AsyncAuthorityClient, Options
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.simulation.cases import Surroundings
-from birthmark_sma.simulation.site import Site, probe
+from birthmark_sma.simulation.expected_outcomes import Surroundings
+from birthmark_sma.simulation.target import Site, probe
 from tests.support.asking import some_token
 from tests.support.faulty import FAILED, PASSED, Behaviour, FaultyServer, all_pass
 

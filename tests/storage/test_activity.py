@@ -8,12 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from birthmark_sma.authority.devices import activity as device_activity
+from birthmark_sma.authority.devices.activity import LISTED, most_active
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage import activity
-from birthmark_sma.storage.activity import LISTED, most_active
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import rows_of
 from tests.support.trail import judged
 
@@ -91,7 +91,7 @@ def test_an_old_list_is_read_again(database: Database, monkeypatch: pytest.Monke
         record(database, one, crowd)
     for _ in range(2):
         record(database, other, dict.fromkeys(crowd, 50))
-    monkeypatch.setattr(activity, "_READ_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(device_activity, "_READ_AGAIN_SECONDS", 0.0)
     record(database, one, {**crowd, "newcomer": 9})
     assert ("newcomer",) not in rows_of(database, "SELECT device_serial FROM busiest_devices")
 

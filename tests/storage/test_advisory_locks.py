@@ -8,7 +8,7 @@ import pytest
 import birthmark_sma
 from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.engine import open_database
-from birthmark_sma.storage.only_one import only_one
+from birthmark_sma.storage.exclusive_lock import only_one
 
 
 def test_no_two_jobs_share_a_number() -> None:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from birthmark_sma.storage import certificates
-from birthmark_sma.storage.certificates import Revocation, StoredCa
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.store import Revocation, StoredCa
 from birthmark_sma.storage.engine import Database
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -15,7 +15,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 def add_ca(database: Database, ca: StoredCa) -> None:
     """Store a CA certificate."""
     with database.write() as transaction:
-        certificates.add_ca(transaction, ca, NOW)
+        ca_store.add_ca(transaction, ca, NOW)
 
 
 def test_a_ca_comes_back_by_name(database: Database) -> None:
@@ -25,9 +25,9 @@ def test_a_ca_comes_back_by_name(database: Database) -> None:
     add_ca(database, root)
     add_ca(database, intermediate)
     with database.read() as connection:
-        assert certificates.find_ca(connection, "root") == root
-        assert certificates.find_ca(connection, "intermediate") == intermediate
-        assert certificates.find_ca(connection, "another") is None
+        assert ca_store.find_ca(connection, "root") == root
+        assert ca_store.find_ca(connection, "intermediate") == intermediate
+        assert ca_store.find_ca(connection, "another") is None
 
 
 def test_a_ca_is_never_replaced(database: Database) -> None:
@@ -36,7 +36,7 @@ def test_a_ca_is_never_replaced(database: Database) -> None:
     with pytest.raises(IntegrityError):
         add_ca(database, StoredCa("root", "second", None))
     with database.read() as connection:
-        found = certificates.find_ca(connection, "root")
+        found = ca_store.find_ca(connection, "root")
     assert found is not None
     assert found.certificate == "first"
 
@@ -54,18 +54,18 @@ def test_revocations_are_listed_oldest_first(database: Database) -> None:
     ]
     with database.write() as transaction:
         for revocation in revocations:
-            certificates.add_revocation(transaction, revocation)
+            ca_store.add_revocation(transaction, revocation)
     with database.read() as connection:
-        assert certificates.list_revocations(connection) == revocations[::-1]
-        assert certificates.count_revocations(connection) == 5
+        assert ca_store.list_revocations(connection) == revocations[::-1]
+        assert ca_store.count_revocations(connection) == 5
 
 
 def test_a_certificate_is_revoked_once(database: Database) -> None:
     """The first reason and time stand."""
     revocation = Revocation("ab", "device", NOW, "superseded")
     with database.write() as transaction:
-        certificates.add_revocation(transaction, revocation)
+        ca_store.add_revocation(transaction, revocation)
     with pytest.raises(IntegrityError), database.write() as transaction:
-        certificates.add_revocation(transaction, revocation)
+        ca_store.add_revocation(transaction, revocation)
     with database.read() as connection:
-        assert certificates.list_revocations(connection) == [revocation]
+        assert ca_store.list_revocations(connection) == [revocation]

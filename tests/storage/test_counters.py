@@ -3,12 +3,16 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 
-from birthmark_sma.authority.retention import prune
-from birthmark_sma.protocol.repeat import Repeat
+from birthmark_sma.authority.background.retention import prune
+from birthmark_sma.authority.validation.audit_counters import (
+    count_by_hour,
+    count_ever,
+    hours_until,
+)
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.counters import count_by_hour, count_ever, hours_until
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import rows_of
 from tests.support.trail import judged
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
+from birthmark_sma.authority.devices.search import DeviceFilter, search
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.device_search import DeviceFilter, search
 from birthmark_sma.storage.engine import Database
 
 

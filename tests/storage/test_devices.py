@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage import devices
-from birthmark_sma.storage.devices import Device
 from birthmark_sma.storage.engine import Database, open_database
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -36,13 +36,13 @@ def device(number: int) -> Device:
 def add(database: Database, *new: Device) -> set[str]:
     """Add devices in a transaction of their own."""
     with database.write() as transaction:
-        return devices.add_devices(transaction, new)
+        return device_store.add_devices(transaction, new)
 
 
 def find(database: Database, device_serial: str) -> Device | None:
     """Find a device."""
     with database.read() as connection:
-        return devices.find_device(connection, device_serial)
+        return device_store.find_device(connection, device_serial)
 
 
 def test_a_device_comes_back_as_it_went_in(database: Database) -> None:
@@ -86,7 +86,7 @@ def test_a_collision_leaves_the_first_standing(database: Database, field: str) -
     assert find(database, "device-0001") == device(1)
     assert find(database, "device-0002") is None
     with database.read() as connection:
-        assert devices.count_devices(connection) == 2
+        assert device_store.count_devices(connection) == 2
 
 
 def test_a_collision_inside_one_batch(database: Database) -> None:
@@ -101,7 +101,7 @@ def test_a_large_batch(database: Database) -> None:
     many = [device(number) for number in range(3_000)]
     assert len(add(database, *many)) == 3_000
     with database.read() as connection:
-        assert devices.count_devices(connection) == 3_000
+        assert device_store.count_devices(connection) == 3_000
 
 
 def test_programs_that_add_the_same_at_once(database: Database, database_url: str) -> None:
@@ -143,7 +143,7 @@ def test_what_is_taken(database: Database) -> None:
                 if mark:
                     marks[mark - 1] = (mine.public_key_fingerprint, mine.nuc_hash)[mark - 1]
                 serial = mine.device_serial if mark == 0 else "-"
-                taken = devices.find_taken(connection, serial, *marks)
+                taken = device_store.find_taken(connection, serial, *marks)
                 assert taken == tuple(number == 1 and mark == place for place in range(3))
 
 
@@ -156,7 +156,7 @@ def test_a_thousand_at_once(database: Database) -> None:
     assert added == {device(n).provisioning_id for n in range(1_000) if n not in {500, 501}}
     assert find(database, "device-0999") == device(999)
     with database.read() as connection:
-        known = devices.find_provisioning_ids(connection, ["device-0001", "device-9999"])
+        known = device_store.find_provisioning_ids(connection, ["device-0001", "device-9999"])
     assert known == {"device-0001": device(1).provisioning_id}
 
 
@@ -166,7 +166,7 @@ def test_pages_of_devices(database: Database) -> None:
     seen: list[str] = []
     after = None
     with database.read() as connection:
-        while page := devices.list_devices(connection, limit=10, after=after):
+        while page := device_store.list_devices(connection, limit=10, after=after):
             seen += [each.device_serial for each in page]
             after = seen[-1]
     assert seen == [device(number).device_serial for number in range(25)]
@@ -180,7 +180,11 @@ def test_families_largest_first(database: Database) -> None:
         *(replace(device(number), device_family=family) for number, family in enumerate(families)),
     )
     with database.read() as connection:
-        assert list(devices.count_by_family(connection).items()) == [("c", 3), ("a", 1), ("b", 1)]
+        assert list(device_store.count_by_family(connection).items()) == [
+            ("c", 3),
+            ("a", 1),
+            ("b", 1),
+        ]
 
 
 # --- status
@@ -191,7 +195,7 @@ def test_a_status_changes_from_what_it_is_thought_to_be(database: Database) -> N
     add(database, device(1), device(2))
     active, suspended, revoked = DeviceStatus
     with database.write() as transaction:
-        change = devices.set_status
+        change = device_store.set_status
         assert change(transaction, "device-0001", old=active, new=suspended)
         assert not change(transaction, "device-0001", old=active, new=revoked)
         assert not change(transaction, "device-0003", old=active, new=revoked)

@@ -5,10 +5,11 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from birthmark_sma.storage import idempotency, kek_records
+from birthmark_sma.authority.kek import store as kek_store
+from birthmark_sma.authority.kek.store import KekRecord
+from birthmark_sma.authority.provisioning import idempotency_store
+from birthmark_sma.authority.provisioning.idempotency_store import FirstAnswer
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.idempotency import FirstAnswer
-from birthmark_sma.storage.kek_records import KekRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -23,15 +24,15 @@ def answer(
 def claim(database: Database, *answers: FirstAnswer) -> None:
     """Claim keys, with the key-encryption key that they name."""
     with database.write() as transaction:
-        if kek_records.newest_kek_id(transaction) is None:
-            kek_records.add_kek(transaction, KekRecord(1, "file", b"", b"", NOW))
-        idempotency.claim(transaction, answers)
+        if kek_store.newest_kek_id(transaction) is None:
+            kek_store.add_kek(transaction, KekRecord(1, "file", b"", b"", NOW))
+        idempotency_store.claim(transaction, answers)
 
 
 def find(database: Database, *keys: bytes) -> dict[bytes, FirstAnswer]:
     """Find first answers."""
     with database.read() as connection:
-        return idempotency.find(connection, keys)
+        return idempotency_store.find(connection, keys)
 
 
 def test_the_first_answer_stays(database: Database) -> None:
@@ -54,7 +55,7 @@ def test_a_key_given_back_is_free(database: Database) -> None:
     """And no other key with it."""
     claim(database, answer(b"one"), answer(b"two"))
     with database.write() as transaction:
-        idempotency.release(transaction, [b"one", b"never used"])
+        idempotency_store.release(transaction, [b"one", b"never used"])
     assert set(find(database, b"one", b"two")) == {b"two"}
     claim(database, answer(b"one", b"second"))
     assert find(database, b"one")[b"one"].sealed_response == b"second"
@@ -70,7 +71,7 @@ def test_old_answers_are_forgotten(database: Database) -> None:
         answer(b"new"),
     )
     with database.write() as transaction:
-        idempotency.forget_before(transaction, NOW - day)
+        idempotency_store.forget_before(transaction, NOW - day)
     assert set(find(database, b"old", b"just not", b"new")) == {b"just not", b"new"}
 
 
@@ -82,13 +83,13 @@ def test_a_claim_waits_for_the_outcome_of_another(database: Database, database_u
 
     def second() -> None:
         with other.write() as transaction:
-            idempotency.claim(transaction, [answer(b"one", b"second")])
-            found = idempotency.find(transaction, [b"one"])
+            idempotency_store.claim(transaction, [answer(b"one", b"second")])
+            found = idempotency_store.find(transaction, [b"one"])
         outcome.append(found[b"one"].sealed_response)
 
     thread = threading.Thread(target=second)
     with database.write() as transaction:
-        idempotency.claim(transaction, [answer(b"one", b"first")])
+        idempotency_store.claim(transaction, [answer(b"one", b"first")])
         thread.start()
         time.sleep(0.2)
         assert outcome == []
@@ -101,20 +102,22 @@ def test_answers_are_sealed_anew(database: Database) -> None:
     """Those under another key are taken in order, a few at a time; all else about them stays."""
     claim(database, *(answer(b"%d" % n) for n in range(5)))
     with database.write() as transaction:
-        kek_records.add_kek(transaction, KekRecord(2, "file", b"", b"", NOW))
+        kek_store.add_kek(transaction, KekRecord(2, "file", b"", b"", NOW))
     after = b""
     for number in (2, 2, 1, 0):
         with database.write() as transaction:
-            taken = idempotency.take_outdated(transaction, 2, after, 2)
+            taken = idempotency_store.take_outdated(transaction, 2, after, 2)
             assert len(taken) == number
             if taken:
                 after = taken[-1].idempotency_key
                 anew = [replace(each, sealed_response=b"new", kek_id=2) for each in taken]
-                idempotency.put_rewrapped(transaction, anew)
+                idempotency_store.put_rewrapped(transaction, anew)
     keys = [b"%d" % n for n in range(5)]
     assert find(database, *keys) == {
         key: replace(answer(key), sealed_response=b"new", kek_id=2) for key in keys
     }
     with database.read() as connection:
-        assert idempotency.count_by_kek(connection) == {2: 5}
-        assert [a.idempotency_key for a in idempotency.list_some(connection, b"1", 2)] == keys[2:4]
+        assert idempotency_store.count_by_kek(connection) == {2: 5}
+        assert [
+            a.idempotency_key for a in idempotency_store.list_some(connection, b"1", 2)
+        ] == keys[2:4]

@@ -4,11 +4,12 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from birthmark_sma.authority.kek import store as kek_store
+from birthmark_sma.authority.kek.store import KekRecord
+from birthmark_sma.authority.key_tables import store as key_table_store
+from birthmark_sma.authority.key_tables.store import WrappedTable
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.storage import kek_records, key_tables
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.kek_records import KekRecord
-from birthmark_sma.storage.key_tables import WrappedTable
 from tests.support.authorities import rows_of
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -18,31 +19,31 @@ KEK = KekRecord(1, "passphrase", b"salt", b"\x00wrapped\xff", NOW)
 def add_kek(database: Database, kek: KekRecord = KEK) -> None:
     """Record a key-encryption key."""
     with database.write() as transaction:
-        kek_records.add_kek(transaction, kek)
+        kek_store.add_kek(transaction, kek)
 
 
 def add_tables(database: Database, *tables: WrappedTable) -> None:
     """Add tables."""
     with database.write() as transaction:
-        key_tables.add_tables(transaction, tables, NOW)
+        key_table_store.add_tables(transaction, tables, NOW)
 
 
 def list_tables(database: Database) -> list[WrappedTable]:
     """Return all tables."""
     with database.read() as connection:
-        return key_tables.list_tables(connection)
+        return key_table_store.list_tables(connection)
 
 
 def test_the_sizes_are_those_of_the_first(database: Database) -> None:
     """A second authority is refused, and the sizes stay as they were fixed."""
     with database.read() as connection:
-        assert key_tables.find_sizes(connection) is None
+        assert key_table_store.find_sizes(connection) is None
     with database.write() as transaction:
-        assert key_tables.add_authority(transaction, TableSizes(10, 100), NOW)
+        assert key_table_store.add_authority(transaction, TableSizes(10, 100), NOW)
     with database.write() as transaction:
-        assert not key_tables.add_authority(transaction, TableSizes(2_500, 1_000), NOW)
+        assert not key_table_store.add_authority(transaction, TableSizes(2_500, 1_000), NOW)
     with database.read() as connection:
-        assert key_tables.find_sizes(connection) == TableSizes(10, 100)
+        assert key_table_store.find_sizes(connection) == TableSizes(10, 100)
 
 
 def test_one_of_many_founders_wins(database: Database, database_url: str) -> None:
@@ -54,7 +55,7 @@ def test_one_of_many_founders_wins(database: Database, database_url: str) -> Non
         own = open_database(database_url)
         start.wait(30)
         with own.write() as transaction:
-            claimed.append(key_tables.add_authority(transaction, TableSizes(10, 100), NOW))
+            claimed.append(key_table_store.add_authority(transaction, TableSizes(10, 100), NOW))
         own.close()
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
@@ -72,8 +73,8 @@ def test_tables_come_back_in_order(database: Database) -> None:
     add_tables(database, *reversed(tables))
     assert list_tables(database) == tables
     with database.read() as connection:
-        assert key_tables.list_table_ids(connection) == list(range(12))
-        assert key_tables.count_tables(connection) == 12
+        assert key_table_store.list_table_ids(connection) == list(range(12))
+        assert key_table_store.count_tables(connection) == 12
 
 
 def test_a_table_that_exists_keeps_its_key(database: Database) -> None:
@@ -99,16 +100,16 @@ def test_a_table_is_wrapped_anew(database: Database) -> None:
     taken: list[int] = []
     for _ in range(3):
         with database.write() as transaction:
-            outdated = key_tables.take_outdated(transaction, 2, 2)
+            outdated = key_table_store.take_outdated(transaction, 2, 2)
             taken += [table.table_id for table in outdated]
-            key_tables.put_rewrapped(
+            key_table_store.put_rewrapped(
                 transaction, [WrappedTable(t.table_id, b"new", 2) for t in outdated]
             )
     assert taken == list(range(5))
     assert list_tables(database) == [WrappedTable(n, b"new", 2) for n in range(5)]
     with database.write() as transaction:
-        assert key_tables.take_outdated(transaction, 2, 2) == []
-        assert key_tables.count_by_kek(transaction) == {2: 5}
+        assert key_table_store.take_outdated(transaction, 2, 2) == []
+        assert key_table_store.count_by_kek(transaction) == {2: 5}
 
 
 def test_no_repr_shows_a_wrapped_key() -> None:

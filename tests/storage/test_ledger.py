@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from birthmark_sma.protocol.repeat import Repeat, Sighting
-from birthmark_sma.storage import ledger
+from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.protocol.replay import Repeat, Sighting
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import counted_statements, rows_of
 
@@ -36,7 +36,7 @@ class Model:
 
 def note(database: Database, *sightings: Sighting, at: datetime = NOW) -> list[Repeat | None]:
     with database.write() as transaction:
-        return ledger.note(transaction, sightings, at)[0]
+        return replay_ledger.note(transaction, sightings, at)[0]
 
 
 def written(database: Database) -> tuple[dict[bytes, str], Counter[Sighting]]:
@@ -81,7 +81,7 @@ def test_nothing_is_noted_of_what_was_rolled_back(database: Database) -> None:
     """Threat 30: ledger and audit rows share their fate."""
     sighting = Sighting(bytes(16), "local")
     with database.engine.connect() as connection, connection.begin() as transaction:
-        assert ledger.note(connection, [sighting], NOW)[0] == [None]
+        assert replay_ledger.note(connection, [sighting], NOW)[0] == [None]
         transaction.rollback()
     assert note(database, sighting) == [None]
 
@@ -127,25 +127,25 @@ def test_a_lost_answer_is_taken_once(database: Database) -> None:
     """By its caller and its token alone; to note it twice does no harm."""
     lost, others = Sighting(bytes(16), "local"), Sighting(bytes(16), "ip:192.0.2.1")
     with database.write() as transaction:
-        ledger.note_lost_answers(transaction, set())
+        replay_ledger.note_lost_answers(transaction, set())
         for _ in range(2):
-            ledger.note_lost_answers(transaction, {lost})
+            replay_ledger.note_lost_answers(transaction, {lost})
     for taken in ({lost}, set()):
         with database.write() as transaction:
-            assert ledger.take_lost_answers(transaction, {lost, others}) == taken
+            assert replay_ledger.take_lost_answers(transaction, {lost, others}) == taken
 
 
 def test_one_of_many_takes_a_lost_answer(database: Database, database_url: str) -> None:
     """Whichever process is asked: just one gives the verdict."""
     many = {Sighting(secrets.token_bytes(16), "local") for _ in range(500)}
     with database.write() as transaction:
-        ledger.note_lost_answers(transaction, many)
+        replay_ledger.note_lost_answers(transaction, many)
     taken: list[Sighting] = []
 
     def take() -> None:
         own = open_database(database_url)
         with own.write() as transaction:
-            taken.extend(ledger.take_lost_answers(transaction, many))
+            taken.extend(replay_ledger.take_lost_answers(transaction, many))
         own.close()
 
     workers = [threading.Thread(target=take) for _ in range(4)]
@@ -166,13 +166,13 @@ def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
     for days, sighting in ages.items():
         note(database, sighting, sighting, at=NOW - timedelta(days=days))
     with database.write() as transaction:
-        ledger.note_lost_answers(transaction, set(ages.values()))
+        replay_ledger.note_lost_answers(transaction, set(ages.values()))
     before = NOW - timedelta(days=3)
     with database.write() as transaction:
-        assert len(ledger.find_old(transaction, before, limit=1)) == 1
-        old = ledger.find_old(transaction, before, limit=100)
-        assert ledger.forget(transaction, old, before) == 2
-        assert ledger.find_old(transaction, before, limit=100) == []
+        assert len(replay_ledger.find_old(transaction, before, limit=1)) == 1
+        old = replay_ledger.find_old(transaction, before, limit=100)
+        assert replay_ledger.forget(transaction, old, before) == 2
+        assert replay_ledger.find_old(transaction, before, limit=100) == []
     kept = {ages[days].digest for days in (3, 2, 0)}
     first, again = written(database)
     assert set(first) == {digest for digest, _ in again} == kept
@@ -186,15 +186,15 @@ def test_what_took_the_place_of_the_old_stays(database: Database, database_url: 
     old = Sighting(bytes(16), "local")
     note(database, old, at=NOW - timedelta(days=9))
     with database.read() as connection:
-        places = ledger.find_old(connection, NOW, limit=100)
+        places = replay_ledger.find_old(connection, NOW, limit=100)
     with database.write() as transaction:
-        assert ledger.forget(transaction, places, NOW) == 1
+        assert replay_ledger.forget(transaction, places, NOW) == 1
     if database.dialect_name == "postgresql":
         with psycopg.connect(database_url, autocommit=True) as plain:
             plain.execute("VACUUM sighted_tokens")
     note(database, Sighting(b"n" * 16, "local"), at=NOW)
     with database.write() as transaction:
-        assert ledger.forget(transaction, places, NOW) == 0
+        assert replay_ledger.forget(transaction, places, NOW) == 0
     assert set(written(database)[0]) == {b"n" * 16}
 
 
@@ -204,8 +204,8 @@ def test_finding_the_old_reads_no_whole_table(database: Database) -> None:
     note(database, Sighting(b"old" * 5, "local"), at=NOW - timedelta(days=9))
     with database.read() as connection:
         if database.dialect_name == "sqlite":
-            assert ledger.find_old(connection, NOW, limit=1) == []
-            assert len(ledger.find_old(connection, NOW, limit=2)) == 1
+            assert replay_ledger.find_old(connection, NOW, limit=1) == []
+            assert len(replay_ledger.find_old(connection, NOW, limit=2)) == 1
             return
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         plan = connection.exec_driver_sql(
@@ -222,7 +222,7 @@ def passed(
 ) -> tuple[Repeat | None, int]:
     """Note a token that passes under this derivation now; say under which it passed."""
     with database.write() as transaction:
-        repeats, under = ledger.note(transaction, [sighting], NOW, {token: number})
+        repeats, under = replay_ledger.note(transaction, [sighting], NOW, {token: number})
     return repeats[0], under[token]
 
 
@@ -255,7 +255,7 @@ def test_of_two_programs_the_first_to_commit_decides(
         target=lambda: found.append(passed(other, token, token.digest, 1)), daemon=True
     )
     with database.write() as transaction:
-        under = ledger.note(transaction, [published], NOW, {token.digest: 2})[1]
+        under = replay_ledger.note(transaction, [published], NOW, {token.digest: 2})[1]
         assert under == {token.digest: 2}
         second.start()
         second.join(0.3)

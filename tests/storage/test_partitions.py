@@ -9,10 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.partitions import (
     DAYS_AHEAD,

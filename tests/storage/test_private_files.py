@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from birthmark_sma.errors import PrivateFileError
-from birthmark_sma.storage import private_files
-from birthmark_sma.storage.private_files import (
+from birthmark_sma.runtime import secret_files
+from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     read_private_file,
     write_private_file,
@@ -305,4 +305,4 @@ def test_a_file_in_the_place_of_a_directory(tmp_path: Path) -> None:
 
 def test_a_directory_can_be_synced(tmp_path: Path) -> None:
     """Renames survive a power cut."""
-    private_files.sync_directory(tmp_path)
+    secret_files.sync_directory(tmp_path)

@@ -10,9 +10,9 @@ from sqlalchemy import delete, insert, inspect, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.schema import UtcDateTime, authority, revoked_certificates
 from tests.support.authorities import execute, rows_of
 from tests.support.trail import append_rows

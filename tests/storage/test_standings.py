@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from birthmark_sma.authority.validation.device_lookup import find_standings
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.standings import find_standings
 from tests.storage.test_devices import add, device
 from tests.support.authorities import counted_statements
 

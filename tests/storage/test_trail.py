@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import counted_statements, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.trail import judged

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from birthmark_sma.protocol.repeat import Repeat, Sighting
-from birthmark_sma.storage import devices, ledger, published_crls
-from birthmark_sma.storage.activity import most_active
+from birthmark_sma.authority.ca import crl_store
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.activity import most_active
+from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.protocol.replay import Repeat, Sighting
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
@@ -74,8 +76,8 @@ def test_an_upgrade_keeps_and_counts_everything(old_database: Database) -> None:
     assert rows_of(old_database, OLD) == before
     assert assert_counters_are_those_of_the_trail(old_database) == len(before) == 9
     with old_database.read() as connection:
-        assert devices.count_devices(connection) == 3
-        assert devices.count_by_family(connection) == {"Pi": 2, "Phone": 1}
+        assert device_store.count_devices(connection) == 3
+        assert device_store.count_by_family(connection) == {"Pi": 2, "Phone": 1}
     note(old_database, NOW, "not_opened", None)
     ids = [row[0] for row in rows_of(old_database, OLD)]
     assert ids == sorted(set(ids))
@@ -142,7 +144,10 @@ def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
     assert found == [(None, None)] * 2
     sighting = Sighting(bytes(16), "local")
     with empty_database.write() as transaction:
-        assert ledger.note(transaction, [sighting, sighting], NOW)[0] == [None, Repeat.REPLAYED]
+        assert replay_ledger.note(transaction, [sighting, sighting], NOW)[0] == [
+            None,
+            Repeat.REPLAYED,
+        ]
     assert rows_of(empty_database, "SELECT count(*) FROM sighted_tokens") == [(1,)]
 
 
@@ -198,21 +203,23 @@ def test_names_that_collide_keep_working(empty_database: Database) -> None:
     }
     with empty_database.read() as connection:
         for serial in one_name:
-            [found] = devices.find_devices_named(connection, serial)
+            [found] = device_store.find_devices_named(connection, serial)
             assert found.device_serial == serial
-        several = devices.find_devices_named(connection, "CAM-1")
+        several = device_store.find_devices_named(connection, "CAM-1")
         assert [each.device_serial for each in several] == one_name
-        assert devices.find_devices_named(connection, "cam") == []
-        [solo] = devices.find_devices_named(connection, "SOLO")
+        assert device_store.find_devices_named(connection, "cam") == []
+        [solo] = device_store.find_devices_named(connection, "SOLO")
         assert solo.device_serial == "Solo"
-        assert devices.list_collisions(connection, limit=10) == [
+        assert device_store.list_collisions(connection, limit=10) == [
             ("caf\u00e9", "cafe\u0301"),
             ("Cam-1", "cam-1"),
             ("Cam-1", " CAM-1"),
             ("Cam-1", "\uff23am-1"),
         ]
-        assert len(devices.list_collisions(connection, limit=2)) == 2
-        taken = [devices.find_taken(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")]
+        assert len(device_store.list_collisions(connection, limit=2)) == 2
+        taken = [
+            device_store.find_taken(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")
+        ]
     assert [each.device_serial for each in taken] == [True, False]
 
 
@@ -241,6 +248,6 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
     )
     assert migrate(empty_database) == ("0003", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = published_crls.iterate_listed(connection, datetime.now(UTC))
+        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
-        assert published_crls.find_newest_head(connection, published_crls.INTERMEDIATE) is None
+        assert crl_store.find_newest_head(connection, crl_store.INTERMEDIATE) is None

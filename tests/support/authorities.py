@@ -18,7 +18,7 @@ from alembic.config import Config
 from sqlalchemy import event, text
 
 from birthmark_sma.authority.authority import Authority, initialise, open_authority
-from birthmark_sma.authority.provisioning import Provisioned, ProvisioningRequest
+from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.storage import migration
 from birthmark_sma.storage.engine import Database

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from birthmark_sma.pki.recipient_key import recipient_urn
+from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.camera_token import CameraToken
 

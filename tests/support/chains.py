@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from birthmark_sma.pki import issue, names
-from birthmark_sma.pki.issue import Publication
-from birthmark_sma.pki.key_policy import DeviceKey
-from birthmark_sma.pki.signer import CaKeyType, Signer, generate
+from birthmark_sma.pki import certificates, names
+from birthmark_sma.pki.certificates import Publication
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer, generate
+from birthmark_sma.pki.keys.key_policy import DeviceKey
 
 NOW = datetime.now(UTC)
 """The time at which sound chains are issued: with microseconds, as a real clock gives it."""
@@ -96,16 +96,16 @@ def device_key(kind: str) -> DevicePrivateKey:
 def make_ca(key_type: CaKeyType, *, now: datetime, root_now: datetime | None = None) -> Ca:
     """Certify the keys of `key_type` at the time `now`, the root possibly earlier."""
     root_signer, signer = ca_signers(key_type)
-    root = issue.sign(
-        issue.prepare_root(
+    root = certificates.sign(
+        certificates.prepare_root(
             root_signer.public_key,
             now=root_now or now,
             serial_number=certificate_serial(f"root {key_type}"),
         ),
         root_signer,
     )
-    intermediate = issue.sign(
-        issue.prepare_intermediate(
+    intermediate = certificates.sign(
+        certificates.prepare_intermediate(
             signer.public_key,
             issuer=root,
             now=now,
@@ -132,7 +132,7 @@ def issue_device(
     publication: Publication | None = None,
 ) -> x509.Certificate:
     """Prepare and sign a device certificate."""
-    prepared = issue.prepare_device(
+    prepared = certificates.prepare_device(
         public_key,
         device_serial,
         issuer=authority.intermediate,
@@ -140,7 +140,7 @@ def issue_device(
         serial_number=certificate_serial(f"device {device_serial}"),
         publication=publication,
     )
-    return issue.sign(prepared, authority.signer, issuer=authority.intermediate)
+    return certificates.sign(prepared, authority.signer, issuer=authority.intermediate)
 
 
 @cache

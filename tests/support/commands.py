@@ -20,7 +20,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
 
-from birthmark_sma.authority import rotation
+from birthmark_sma.authority.kek import rotation
 from tests.support import derivation_cost
 from tests.support.forking import FORKING
 

@@ -5,7 +5,7 @@ from datetime import date
 
 from sqlalchemy import select
 
-from birthmark_sma.storage.activity import most_active
+from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import (
     device_activity,

@@ -35,11 +35,11 @@ class Cost(NamedTuple):
 
 OF_AUTHORITIES = (
     # More than the 2,048 rounds of older versions, which must still count as too few.
-    Cost("birthmark_sma.pki.encrypted_key", "ROUNDS", 4_096),
-    Cost("birthmark_sma.authority.kek_sources", "_SCRYPT_N", 64),
+    Cost("birthmark_sma.pki.keys.encrypted_key", "ROUNDS", 4_096),
+    Cost("birthmark_sma.authority.kek.sources", "_SCRYPT_N", 64),
 )
 # Apart, because a server must not import the packages of cameras: its memory is measured.
-OF_CAMERAS = (Cost("birthmark_sma.device.sealing", "_SCRYPT_N", 64),)
+OF_CAMERAS = (Cost("birthmark_sma.device.state_encryption", "_SCRYPT_N", 64),)
 
 
 def lower(costs: tuple[Cost, ...]) -> None:

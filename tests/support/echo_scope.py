@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from birthmark_sma.config import load_settings
 from birthmark_sma.web.server import uvicorn_config
-from birthmark_sma.web.tls import hold_hangups
+from birthmark_sma.web.transport.tls import hold_hangups
 
 
 class Echo(NamedTuple):

@@ -7,7 +7,7 @@ import httpx2
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.errors import BirthmarkError, ConflictError, IdempotencyKeyReusedError
-from birthmark_sma.web.wire import ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
 
 Fault = Callable[[httpx2.Request, Callable[[], httpx2.Response]], httpx2.Response]
 """What happens in place of an answer. It may call what would have answered, or not."""

@@ -5,8 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from birthmark_sma.authority.access import IssuedKey, KeyTerms, create_key
-from birthmark_sma.storage.access_keys import KeyScope, change_key
+from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms, create_key
+from birthmark_sma.authority.access.store import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
 from tests.support.commands import sma
 from tests.support.running import Running, query, start

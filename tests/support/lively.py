@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from birthmark_sma.pki.names import fold
-from birthmark_sma.protocol.repeat import Repeat
+from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.schema import as_sqlite_text
 from tests.support.camera import VALIDATE, Camera, wire

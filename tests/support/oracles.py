@@ -30,7 +30,7 @@ from pyhanko_certvalidator.errors import PathBuildingError, PathValidationError,
 
 from birthmark_sma.errors import PathRefusedError
 from birthmark_sma.pki import names
-from birthmark_sma.pki.path import verify_path
+from birthmark_sma.pki.path_validation import verify_path
 from tests.support.chains import Chain
 
 Judge = Callable[[Sequence[Chain]], list[str | None]]

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert
 
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.history import AuditRow
 from birthmark_sma.storage.schema import validation_history
 
 

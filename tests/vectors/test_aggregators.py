@@ -27,8 +27,8 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from birthmark_sma.client import AuthorityClient
-from birthmark_sma.pki.key_policy import DeviceKey
-from birthmark_sma.pki.signer import Signer
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.pki.keys.key_policy import DeviceKey
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.faulty import FAILED, PASSED, FaultyServer, Visit

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera, state
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.state_directory import PrivateDirectory
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.checkers import LANGUAGES, SOURCES, VECTORS, Checker, build
 from tests.support.running import Running, new_serial

@@ -22,12 +22,12 @@ from jsonschema_rs import Draft202012Validator
 from jwcrypto import jwe, jwk
 from jwcrypto.common import JWException
 
-from birthmark_sma.client.verification import verify_bundle
+from birthmark_sma.client.bundle_verification import verify_bundle
 from birthmark_sma.device import Enrolment
 from birthmark_sma.device.provisioning import UnusableAnswerError, begin, identity_of
-from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.device.table_key_decryption import open_table_keys
 from birthmark_sma.errors import BirthmarkError, MalformedCameraTokenError
-from birthmark_sma.pki.path import verify_path
+from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.protocol.bundle import parse_bundle
 from birthmark_sma.protocol.bundle_signature import verify_signature
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
@@ -38,7 +38,7 @@ from birthmark_sma.protocol.key_derivation import (
     derive_key,
 )
 from birthmark_sma.protocol.key_table import STANDARD_SIZES
-from birthmark_sma.web.wire import ProvisionResponse
+from birthmark_sma.web.api.models import ProvisionResponse
 from vectors.generator import provisioning, seeded_keys
 from vectors.generator.all_files import all_files
 

@@ -20,16 +20,16 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from starlette.routing import Mount, Route
 
-from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key, rotate_key
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.key_ring import KeyRing
+from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key, rotate_key
+from birthmark_sma.authority.access.store import KeyScope, change_key
 from birthmark_sma.config import Access
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.errors import AuthorityAwayError, ProvisioningRefusedError, UnauthenticatedError
-from birthmark_sma.storage.access_keys import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.web.access import PROBES, RULES, Door
-from birthmark_sma.web.app import create_app
+from birthmark_sma.web.api.app import create_app
+from birthmark_sma.web.middleware.authentication import PROBES, RULES, Door
 from tests.support.authorities import founded, small_settings
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.keys import SEEN_SECONDS, bearer, expired, issue, secret_of, start_with_keys

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from birthmark_sma.web.batches import elements_of, parse_batch
+from birthmark_sma.web.api.batch_parsing import elements_of, parse_batch
 from birthmark_sma.web.problems import InvalidRequestError
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.problems import assert_problem

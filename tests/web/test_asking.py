@@ -9,16 +9,16 @@ from concurrent.futures import Future
 import pytest
 from sqlalchemy import text
 
-from birthmark_sma.authority.worker_pool import WorkerPool
 from birthmark_sma.errors import (
     AbandonedWorkError,
     DatabaseUnavailableError,
     PoolFullError,
     ShuttingDownError,
 )
+from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.interruption import CURRENT, Interruption
-from birthmark_sma.web.asking import asked
+from birthmark_sma.web.middleware.timeouts import asked
 
 LONG = {
     "postgresql": "SELECT pg_sleep(120)",

@@ -5,9 +5,9 @@ import subprocess
 import sys
 import time
 
-from birthmark_sma.web import background_output
-from birthmark_sma.web.background_output import BackgroundOutput
-from birthmark_sma.web.traffic import LOG_LINES_LEFT_OUT, Traffic
+from birthmark_sma.runtime import background_output
+from birthmark_sma.runtime.background_output import BackgroundOutput
+from birthmark_sma.web.middleware.request_metrics import LOG_LINES_LEFT_OUT, Traffic
 
 LINE = b"x" * 1_023 + b"\n"
 
@@ -67,7 +67,7 @@ def test_everything_a_process_prints_goes_that_way() -> None:
     """In order, warnings and tracebacks included, also what is printed last of all."""
     program = (
         "import sys, warnings\n"
-        "from birthmark_sma.web.background_output import write_in_background\n"
+        "from birthmark_sma.runtime.background_output import write_in_background\n"
         "write_in_background('%d lines')\n"
         "print('one')\n"
         "print('two', file=sys.stderr)\n"

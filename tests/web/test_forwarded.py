@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.web.forwarded import Origin, TrustedProxies
+from birthmark_sma.web.transport.proxy_headers import Origin, TrustedProxies
 
 PROXIES = TrustedProxies(
     [

@@ -13,10 +13,15 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from birthmark_sma.web.direct_answers import DirectHttpProtocol
-from birthmark_sma.web.far_end import FarEndHttpProtocol
-from birthmark_sma.web.http_protocol import HEAD_BYTES, LINE_BYTES, MAX_FIELDS, BoundedHttpProtocol
-from birthmark_sma.web.sandbox.http_protocol import SandboxHttpProtocol
+from birthmark_sma.web.sandbox.connection_faults import SandboxHttpProtocol
+from birthmark_sma.web.transport.client_identity import FarEndHttpProtocol
+from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
+from birthmark_sma.web.transport.protocol import (
+    HEAD_BYTES,
+    LINE_BYTES,
+    MAX_FIELDS,
+    BoundedHttpProtocol,
+)
 from tests.support.keys import start_with_keys
 from tests.support.server import Server
 

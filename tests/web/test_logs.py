@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from birthmark_sma.web.redaction import printable, traceback_of, without_keys
+from birthmark_sma.runtime.redaction import printable, traceback_of, without_keys
 
 PROGRAM = r"""
 import logging

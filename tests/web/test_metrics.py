@@ -14,9 +14,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from birthmark_sma.authority.instruments import Counter, Histogram, Layout, Sheets
 from birthmark_sma.errors import DatabaseUnavailableError
-from birthmark_sma.web.scrapes import FRESH_SECONDS, Scrapes
+from birthmark_sma.runtime.shared_memory_metrics import Counter, Histogram, Layout, Sheets
+from birthmark_sma.web.api.metrics_cache import FRESH_SECONDS, Scrapes
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.running import Running, new_serial
 
@@ -163,7 +163,7 @@ def test_however_many_ask_it_is_made_once() -> None:
 
 def test_a_database_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scrapers are told that it is away, the later ones at once, and nothing piles up."""
-    monkeypatch.setattr("birthmark_sma.web.scrapes._DATABASE_SECONDS", 1.0)
+    monkeypatch.setattr("birthmark_sma.web.api.metrics_cache._DATABASE_SECONDS", 1.0)
     asked: list[int] = []
     answers = threading.Event()
 

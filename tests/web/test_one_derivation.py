@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from birthmark_sma.authority.revocation import revoke_device
+from birthmark_sma.authority.devices.revocation import revoke_device
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.authorities import execute
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire

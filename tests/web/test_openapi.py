@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from birthmark_sma.web import provision, validate, wire
+from birthmark_sma.web.api import models, provision, validate
 from tests.support.camera import PROVISION, VALIDATE, Camera
 from tests.support.running import Running, new_serial
 
@@ -120,19 +120,19 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
             assert example["status"] == int(status)
             assert example["instance"] == path
             problems: dict[str, type[BaseModel]] = {
-                "400": wire.UnknownAddressProblem,
-                "422": wire.InvalidRequestProblem,
+                "400": models.UnknownAddressProblem,
+                "422": models.InvalidRequestProblem,
             }
-            problems.get(status, wire.ProblemDocument).model_validate(example)
+            problems.get(status, models.ProblemDocument).model_validate(example)
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
-    ("POST", PROVISION): wire.ProvisionResponse,
-    ("POST", VALIDATE): wire.ValidateNucResponse,
-    ("POST", validate.PUBLISHED_PATH): wire.PublishedValidateResponse,
-    ("POST", validate.LEGACY_PATH): wire.PublishedValidateResponse,
-    ("GET", "/health"): wire.HealthResponse,
-    ("GET", "/stats"): wire.StatsResponse,
+    ("POST", PROVISION): models.ProvisionResponse,
+    ("POST", VALIDATE): models.ValidateNucResponse,
+    ("POST", validate.PUBLISHED_PATH): models.PublishedValidateResponse,
+    ("POST", validate.LEGACY_PATH): models.PublishedValidateResponse,
+    ("GET", "/health"): models.HealthResponse,
+    ("GET", "/stats"): models.StatsResponse,
 }
 
 
@@ -146,10 +146,10 @@ def test_examples_of_answers_hold(document: dict[str, Any], operation: tuple[str
 
 def test_examples_of_requests_hold(document: dict[str, Any]) -> None:
     requests: list[type[BaseModel]] = [
-        wire.ValidateNucRequest,
-        wire.PublishedValidateRequest,
-        wire.LegacyValidateRequest,
-        wire.ProvisionRequest,
+        models.ValidateNucRequest,
+        models.PublishedValidateRequest,
+        models.LegacyValidateRequest,
+        models.ProvisionRequest,
     ]
     for model in requests:
         examples = document["components"]["schemas"][model.__name__]["examples"]

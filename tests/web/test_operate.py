@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma import __version__
-from birthmark_sma.authority.revocation import revoke_device
+from birthmark_sma.authority.devices.revocation import revoke_device
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.crls import certificate_serial_of, fetch_crl, fetch_crl_with
 from tests.support.postgres import Postgres

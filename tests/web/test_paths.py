@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from birthmark_sma.web import access, operate
+from birthmark_sma.web.api import health
+from birthmark_sma.web.middleware import authentication
 from tests.support.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.keys import start_with_keys
 from tests.support.running import Running, new_serial
@@ -169,4 +170,4 @@ def test_a_method_that_a_route_does_not_have(
 
 def test_probes_are_listed_once() -> None:
     """What ignores credentials is what is answered before FastAPI."""
-    assert operate.PROBE_ANSWERS.keys() == access.PROBES
+    assert health.PROBE_ANSWERS.keys() == authentication.PROBES

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from birthmark_sma.web.security_headers import AnswerHeaders
+from birthmark_sma.web.middleware.security_headers import AnswerHeaders
 from tests.support.camera import PROVISION, VALIDATE, Camera, wire
 from tests.support.running import Running, new_serial, start
 

@@ -9,8 +9,8 @@ import httpx2
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from birthmark_sma.authority.access import KeyTerms, create_key, revoke_key
-from birthmark_sma.storage.access_keys import KeyScope
+from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key
+from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.storage.engine import Database
 from tests.support.camera import PROVISION, VALIDATE, Camera, wire
 from tests.support.keys import bearer, expired, issue, secret_of, start_with_keys

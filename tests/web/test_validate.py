@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from birthmark_sma.authority.revocation import revoke_device, suspend_device
+from birthmark_sma.authority.devices.revocation import revoke_device, suspend_device
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.problems import assert_problem, fields_of

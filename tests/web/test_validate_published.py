@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
-from birthmark_sma.authority.revocation import suspend_device
+from birthmark_sma.authority.devices.revocation import suspend_device
 from birthmark_sma.storage.schema import registered_devices
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.colliding import forge

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from birthmark_sma.pki import issue, names
-from birthmark_sma.pki.key_policy import DeviceKey
-from birthmark_sma.pki.signer import Signer
+from birthmark_sma.pki import certificates, names
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.pki.keys.key_policy import DeviceKey
 from vectors.generator.seeded_keys import p256, secret
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -52,14 +52,14 @@ def authority(name: str = "test authority", now: datetime = NOW - timedelta(days
     """Return the authority of a name, founded at a time."""
     root_signer = SeededSigner(p256(f"{name}, root"))
     signer = SeededSigner(p256(f"{name}, intermediate"))
-    root = issue.sign(
-        issue.prepare_root(
+    root = certificates.sign(
+        certificates.prepare_root(
             root_signer.public_key, now=now, serial_number=serial_number(f"{name}, root")
         ),
         root_signer,
     )
-    intermediate = issue.sign(
-        issue.prepare_intermediate(
+    intermediate = certificates.sign(
+        certificates.prepare_intermediate(
             signer.public_key,
             issuer=root,
             now=now,
@@ -75,14 +75,14 @@ def device_certificate(
     ca: SeededCa, key: DeviceKey, device_serial: str, now: datetime = NOW - timedelta(days=1)
 ) -> x509.Certificate:
     """Issue a device certificate as the authority does."""
-    prepared = issue.prepare_device(
+    prepared = certificates.prepare_device(
         key,
         device_serial,
         issuer=ca.intermediate,
         now=now,
         serial_number=serial_number(f"device {device_serial} {now}"),
     )
-    return issue.sign(prepared, ca.signer, issuer=ca.intermediate)
+    return certificates.sign(prepared, ca.signer, issuer=ca.intermediate)
 
 
 def hand_made(

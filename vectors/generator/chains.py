@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from birthmark_sma.pki.key_policy import DeviceKey
-from birthmark_sma.pki.signer import Signer
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.pki.keys.key_policy import DeviceKey
 from vectors.generator import seeded_keys
 from vectors.generator.authorities import (
     CLIENT_AUTH,

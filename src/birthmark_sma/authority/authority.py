@@ -6,49 +6,52 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from birthmark_sma.authority import ceremony, key_stock
-from birthmark_sma.authority.abuse import AbuseWatch
-from birthmark_sma.authority.abuse_policy import AbusePolicy
-from birthmark_sma.authority.bulk import BulkProvisioner
-from birthmark_sma.authority.ca_key import open_ca_key
-from birthmark_sma.authority.candidates import CandidateMaker, Issuer
-from birthmark_sma.authority.chore import Chore
-from birthmark_sma.authority.clock_watch import ClockWatch
-from birthmark_sma.authority.crl_publication import CrlPublication
-from birthmark_sma.authority.figures import Figures
-from birthmark_sma.authority.first_answers import FirstAnswers
-from birthmark_sma.authority.history_upkeep import HistoryUpkeep
-from birthmark_sma.authority.instruments import Sheets
-from birthmark_sma.authority.kek_sources import GivenSecret
-from birthmark_sma.authority.key_encryption import OpenedSecrets, open_secrets
-from birthmark_sma.authority.key_ring import KeyRing
-from birthmark_sma.authority.key_stock import KeyStock
-from birthmark_sma.authority.key_watch import KeyWatch
-from birthmark_sma.authority.passphrase import find_given_passphrase, find_passphrase
-from birthmark_sma.authority.passphrase_policy import check_new_passphrase
-from birthmark_sma.authority.provisioning import Provisioner
-from birthmark_sma.authority.rate_limits import RateLimits, rate_limits_of
-from birthmark_sma.authority.sandbox.profile import check_kind, check_settings
-from birthmark_sma.authority.sandbox.scripted_devices import SandboxCandidateMaker
-from birthmark_sma.authority.sandbox.scripted_validation import SandboxValidator
-from birthmark_sma.authority.sandbox.short_life import ShortLife
-from birthmark_sma.authority.served_crls import ServedCrls
-from birthmark_sma.authority.table_counting import TableCounting
-from birthmark_sma.authority.validation import Validator
+from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.background.abuse_detection import AbuseWatch
+from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
+from birthmark_sma.authority.background.clock_check import ClockWatch
+from birthmark_sma.authority.background.key_reload import KeyWatch
+from birthmark_sma.authority.background.sandbox_expiry import ShortLife
+from birthmark_sma.authority.ca import ceremony
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.crl_cache import ServedCrls
+from birthmark_sma.authority.ca.crl_publication import CrlPublication
+from birthmark_sma.authority.ca.intermediate_key import open_ca_key
+from birthmark_sma.authority.ca.store import StoredCa
+from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
+from birthmark_sma.authority.kek import store as kek_store
+from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
+from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
+from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.wrapping import OpenedSecrets, open_secrets
+from birthmark_sma.authority.key_tables import cache as key_table_cache
+from birthmark_sma.authority.key_tables import store as key_table_store
+from birthmark_sma.authority.key_tables.cache import KeyStock
+from birthmark_sma.authority.key_tables.usage import TableCounting
+from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
+from birthmark_sma.authority.provisioning.idempotency import FirstAnswers
+from birthmark_sma.authority.provisioning.issuance import CandidateMaker, Issuer
+from birthmark_sma.authority.provisioning.service import Provisioner
+from birthmark_sma.authority.rate_limits.limiter import RateLimits, rate_limits_of
+from birthmark_sma.authority.sandbox.certificates import SandboxCandidateMaker
+from birthmark_sma.authority.sandbox.guards import check_kind, check_settings
+from birthmark_sma.authority.sandbox.validation import SandboxValidator
+from birthmark_sma.authority.server_metrics import Figures
+from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     AlreadyInitialisedError,
     ConfigurationError,
     NotInitialisedError,
 )
-from birthmark_sma.pki.issue import Publication
-from birthmark_sma.pki.signer import Signer
+from birthmark_sma.pki.certificates import Publication
+from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.storage import certificates, kek_records, key_tables
-from birthmark_sma.storage.certificates import StoredCa
+from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.secret_files import make_private_directory
+from birthmark_sma.runtime.shared_memory_metrics import Sheets
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
-from birthmark_sma.storage.private_files import make_private_directory
 
 CRL_PATH = "/pki/intermediate.crl"
 ROOT_CRL_PATH = "/pki/root.crl"
@@ -216,7 +219,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
     root, intermediate = load_certificates(database)
     check_sizes(database, settings)
     with database.read() as connection:
-        sandbox = bool(key_tables.was_founded_as_sandbox(connection))
+        sandbox = bool(key_table_store.was_founded_as_sandbox(connection))
     opened = open_stored_secrets(database, settings)
     issuer = Issuer(
         certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
@@ -228,7 +231,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
         root=x509.load_pem_x509_certificate(root.certificate.encode()),
         issuer=issuer,
         secrets=opened,
-        stock=key_stock.open_key_stock(database, opened.keks),
+        stock=key_table_cache.open_key_stock(database, opened.keks),
         sandbox=sandbox,
     )
 
@@ -241,8 +244,8 @@ def is_initialised(settings: Settings) -> bool:
     try:
         check_schema(database)
         with database.read() as connection:
-            sizes = key_tables.find_sizes(connection)
-            return sizes is not None and key_tables.count_tables(connection) == sizes.tables
+            sizes = key_table_store.find_sizes(connection)
+            return sizes is not None and key_table_store.count_tables(connection) == sizes.tables
     finally:
         database.close()
 
@@ -323,7 +326,7 @@ def _check_kind(database: Database, *, sandbox: bool) -> bool | None:
     Return whether it is a sandbox; None where there is none yet.
     """
     with database.read() as connection:
-        founded_as_sandbox = key_tables.was_founded_as_sandbox(connection)
+        founded_as_sandbox = key_table_store.was_founded_as_sandbox(connection)
     if founded_as_sandbox is not None:
         check_kind(founded_as_sandbox, sandbox=sandbox)
     return founded_as_sandbox
@@ -335,13 +338,13 @@ def populate_tables(
     """Create the key tables that are missing; return how many. See `key_stock.populate`."""
     check_sizes(database, settings)
     opened = open_stored_secrets(database, settings)
-    return key_stock.populate(database, opened.keks, progress)
+    return key_table_cache.populate(database, opened.keks, progress)
 
 
 def check_sizes(database: Database, settings: Settings) -> None:
     """Raise ConfigurationError where sizes were asked for that are not this authority's own."""
     with database.read() as connection:
-        sizes = key_tables.find_sizes(connection)
+        sizes = key_table_store.find_sizes(connection)
     given = settings.model_fields_set & {"tables", "keys_per_table"}
     if sizes is not None and any(getattr(settings, one) != getattr(sizes, one) for one in given):
         raise ConfigurationError(
@@ -354,8 +357,8 @@ def check_sizes(database: Database, settings: Settings) -> None:
 def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
     """Return root and intermediate. Raises NotInitialisedError where there are none."""
     with database.read() as connection:
-        root = certificates.find_ca(connection, "root")
-        intermediate = certificates.find_ca(connection, "intermediate")
+        root = ca_store.find_ca(connection, "root")
+        intermediate = ca_store.find_ca(connection, "intermediate")
     if root is None or intermediate is None:
         raise NotInitialisedError
     return root, intermediate
@@ -364,7 +367,7 @@ def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
 def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets:
     """Open and prove the secrets of an authority. Raises as `open_authority` does."""
     with database.read() as connection:
-        records = kek_records.list_keks(connection)
+        records = kek_store.list_keks(connection)
     if not records:
         raise NotInitialisedError
     return open_secrets(records, GivenSecret.of(settings))
@@ -373,7 +376,7 @@ def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets
 def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
     """Open the intermediate's private key. Raises as `open_authority` does."""
     with database.read() as connection:
-        intermediate = certificates.find_ca(connection, "intermediate")
+        intermediate = ca_store.find_ca(connection, "intermediate")
         if intermediate is None:
             raise NotInitialisedError
         return open_ca_key(connection, intermediate, opened.keks, lambda: find_passphrase(settings))

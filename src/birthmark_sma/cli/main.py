@@ -7,17 +7,19 @@ import sys
 import typer
 
 from birthmark_sma import __version__
-from birthmark_sma.cli import ca, demo, devices, exits, history, keys, secrets, simulate, tables
-from birthmark_sma.cli.backup import backup, restore
-from birthmark_sma.cli.doctor import doctor
-from birthmark_sma.cli.init import init, migrate
+from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.batch.command import provision_batch
+from birthmark_sma.cli.commands import ca, demo, devices, history, keys, secrets, tables
+from birthmark_sma.cli.commands.backup import backup, restore
+from birthmark_sma.cli.commands.doctor import doctor
+from birthmark_sma.cli.commands.init import init, migrate
+from birthmark_sma.cli.commands.provision import provision
+from birthmark_sma.cli.commands.serve import serve
+from birthmark_sma.cli.commands.top import top
+from birthmark_sma.cli.commands.validate import validate
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.provision import provision
-from birthmark_sma.cli.provision_batch import provision_batch
-from birthmark_sma.cli.serve import serve
-from birthmark_sma.cli.terminal import note, print_json, say
-from birthmark_sma.cli.top import top
-from birthmark_sma.cli.validate import validate
+from birthmark_sma.cli.output import note, print_json, say
+from birthmark_sma.cli.simulate import commands
 from birthmark_sma.errors import BirthmarkError
 
 _HELP = """The Birthmark Standard's Simulated Manufacturer Authority.
@@ -63,7 +65,7 @@ app.command()(restore)
 app.command()(provision)
 app.command()(provision_batch)
 app.command()(validate)
-app.add_typer(simulate.app, name="simulate")
+app.add_typer(commands.app, name="simulate")
 app.add_typer(devices.app, name="devices")
 app.add_typer(tables.app, name="tables")
 app.add_typer(ca.app, name="ca")
@@ -87,20 +89,20 @@ def run() -> None:
         app()
     except BirthmarkError as error:
         advice = getattr(error, "advice", "")
-        _refuse(f"{error}: {advice}" if advice else str(error), exits.code_of(error))
+        _refuse(f"{error}: {advice}" if advice else str(error), exit_codes.code_of(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody listens any more
-        sys.exit(exits.OK)
+        sys.exit(exit_codes.OK)
     except UnicodeError:
-        _refuse("An argument or a file is not valid UTF-8 text", exits.USAGE)
+        _refuse("An argument or a file is not valid UTF-8 text", exit_codes.USAGE)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _refuse(f"{error.strerror or 'The system refuses'}{where}", exits.CONFIGURATION)
+        _refuse(f"{error.strerror or 'The system refuses'}{where}", exit_codes.CONFIGURATION)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("birthmark_sma"):
             raise
         note(f"sma: {error.name} is not installed. Type: pip install 'birthmark-sma[server]'")
-        sys.exit(exits.CONFIGURATION)
+        sys.exit(exit_codes.CONFIGURATION)
 
 
 def _refuse(sentence: str, code: int) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from birthmark_sma.cli.terminal import note
+from birthmark_sma.cli.output import note
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings

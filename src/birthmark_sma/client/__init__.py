@@ -15,14 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from birthmark_sma.client.asynchronous import AsyncAuthorityClient
+    from birthmark_sma.client.async_client import AsyncAuthorityClient
+    from birthmark_sma.client.bundle_verification import VerifiedBundle, verify_bundle
     from birthmark_sma.client.crl_cache import AsyncCrlCache, CachedCrl, CrlCache
     from birthmark_sma.client.options import Options
     from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
     from birthmark_sma.client.pending import PendingBundles
     from birthmark_sma.client.revocation import RevocationList
-    from birthmark_sma.client.synchronous import AuthorityClient
-    from birthmark_sma.client.verification import VerifiedBundle, verify_bundle
+    from birthmark_sma.client.sync_client import AuthorityClient
     from birthmark_sma.errors import (
         BirthmarkError,
         BundleCertificateError,
@@ -76,9 +76,9 @@ __all__ = [
 
 # HTTP and cryptography are loaded with the first name that needs them.
 _MODULES = {
-    "AsyncAuthorityClient": "client.asynchronous",
+    "AsyncAuthorityClient": "client.async_client",
     "AsyncCrlCache": "client.crl_cache",
-    "AuthorityClient": "client.synchronous",
+    "AuthorityClient": "client.sync_client",
     "BirthmarkError": "errors",
     "Bundle": "protocol.bundle",
     "BundleCertificateError": "errors",
@@ -104,9 +104,9 @@ _MODULES = {
     "RevocationList": "client.revocation",
     "RevocationUnknownError": "errors",
     "TooManyPendingError": "errors",
-    "VerifiedBundle": "client.verification",
+    "VerifiedBundle": "client.bundle_verification",
     "parse_bundle": "protocol.bundle",
-    "verify_bundle": "client.verification",
+    "verify_bundle": "client.bundle_verification",
 }
 
 

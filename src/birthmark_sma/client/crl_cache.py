@@ -29,7 +29,7 @@ from typing import Generic, Protocol, TypeVar
 
 import httpx2
 
-from birthmark_sma.client.answers import retry_after_of
+from birthmark_sma.client.responses import retry_after_of
 from birthmark_sma.client.transport import check_url, fault_of, headers_for, tls_context
 from birthmark_sma.errors import RevocationUnknownError
 from birthmark_sma.pki.profiles import CLOCK_SKEW

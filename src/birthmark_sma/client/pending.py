@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from birthmark_sma.client.asynchronous import AsyncAuthorityClient
+from birthmark_sma.client.async_client import AsyncAuthorityClient
+from birthmark_sma.client.bundle_verification import VerifiedBundle, of_the_same_device
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
-from birthmark_sma.client.synchronous import AuthorityClient
-from birthmark_sma.client.verification import VerifiedBundle, of_the_same_device
+from birthmark_sma.client.sync_client import AuthorityClient
 from birthmark_sma.errors import TooManyPendingError
 
 MAX_PENDING = 10_000

@@ -15,9 +15,9 @@ import h11
 import httpx2
 
 from birthmark_sma import __version__
-from birthmark_sma.client.answers import Fault, Reply
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause
+from birthmark_sma.client.responses import Fault, Reply
 from birthmark_sma.errors import ConfigurationError
 
 BATCH_PATH = "/api/v1/validate/nuc/batch"

@@ -8,12 +8,18 @@ It needs `cryptography` and `httpx2`, and nothing of the authority. docs/camera.
 `nonces` says why no nonce is ever used twice, `clock` how a camera knows that its clock is wrong.
 """
 
-from birthmark_sma.device.bounded_post import bounded_post
+from birthmark_sma.device.bounded_http import bounded_post
 from birthmark_sma.device.bundle_queue import BundleQueue, Delivery, Later, bundle_id
 from birthmark_sma.device.camera import Camera, renew_nonces, start_camera
 from birthmark_sma.device.intake import Intake
 from birthmark_sma.device.provisioning import Enrolment
-from birthmark_sma.device.sealing import UNSEALED, Sealing, key_command, key_file, passphrase
+from birthmark_sma.device.state_encryption import (
+    UNSEALED,
+    Sealing,
+    key_command,
+    key_file,
+    passphrase,
+)
 from birthmark_sma.errors import (
     AuthorityAwayError,
     BirthmarkError,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.elapsed import seconds_since_boot
 from birthmark_sma.errors import DeviceStorageError, MalformedBundleError, QueueFullError
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle

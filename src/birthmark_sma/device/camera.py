@@ -19,10 +19,10 @@ from birthmark_sma.device.bundle_queue import MAX_BUNDLES, BundleQueue
 from birthmark_sma.device.clock import CameraClock, Clock
 from birthmark_sma.device.intake import ANSWER_SECONDS, Intake
 from birthmark_sma.device.nonces import Nonces
-from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.device.provisioning import Enrolment
-from birthmark_sma.device.sealing import Sealing
 from birthmark_sma.device.state import Identity, Pending
+from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.device.state_encryption import Sealing
 from birthmark_sma.errors import (
     ConfigurationError,
     DamagedDeviceStateError,

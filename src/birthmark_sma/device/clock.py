@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from birthmark_sma.device.private_directory import DirectoryLock, PrivateDirectory
+from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.elapsed import seconds_since_boot
 from birthmark_sma.errors import DeviceStorageError
 from birthmark_sma.pki.profiles import CLOCK_SKEW

@@ -15,7 +15,7 @@ from typing import Self
 
 import httpx2
 
-from birthmark_sma.device.bounded_post import (
+from birthmark_sma.device.bounded_http import (
     Answer,
     HearTime,
     bounded_post,

@@ -29,7 +29,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from birthmark_sma.device.private_directory import PrivateDirectory
+from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import DamagedDeviceStateError, NoncesUsedUpError
 from birthmark_sma.protocol.camera_token import NONCE_BYTES
 

@@ -25,7 +25,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from birthmark_sma.device.bounded_post import (
+from birthmark_sma.device.bounded_http import (
     Answer,
     HearTime,
     bounded_post,
@@ -34,7 +34,7 @@ from birthmark_sma.device.bounded_post import (
     time_of,
 )
 from birthmark_sma.device.state import Identity, Pending
-from birthmark_sma.device.table_keys_jwe import open_table_keys
+from birthmark_sma.device.table_key_decryption import open_table_keys
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
@@ -44,9 +44,9 @@ from birthmark_sma.errors import (
     ProtocolError,
     ProvisioningRefusedError,
 )
+from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.pki.names import check_device_serial, requested_subject
-from birthmark_sma.pki.path import verify_path
-from birthmark_sma.pki.recipient_key import recipient_urn
+from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
 from birthmark_sma.protocol.key_table import (

@@ -8,8 +8,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from birthmark_sma.device.private_directory import PrivateDirectory
-from birthmark_sma.device.sealing import Sealing, seal, unseal
+from birthmark_sma.device.state_directory import PrivateDirectory
+from birthmark_sma.device.state_encryption import Sealing, seal, unseal
 from birthmark_sma.errors import DamagedDeviceStateError
 
 FILE = "camera.json"

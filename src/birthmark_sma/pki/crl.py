@@ -8,8 +8,8 @@ from cryptography import x509
 
 from birthmark_sma.errors import ProfileViolationError
 from birthmark_sma.pki import der
-from birthmark_sma.pki.conformance import authority_key_identifier
-from birthmark_sma.pki.signer import Signer
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.pki.profile_check import authority_key_identifier
 
 LIFETIME = timedelta(days=1)
 """How long a list of the intermediate may be relied on before a verifier fetches the next."""

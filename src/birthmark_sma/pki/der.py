@@ -12,7 +12,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from birthmark_sma.pki.conformance import Prepared
+from birthmark_sma.pki.profile_check import Prepared
 from birthmark_sma.pki.profiles import CRITICAL
 
 _BOOLEAN_TRUE = b"\x01\x01\xff"

@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera, state
-from birthmark_sma.device.private_directory import PrivateDirectory
 from birthmark_sma.device.state import Identity
+from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import DamagedDeviceStateError
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.protocol.bundle import Bundle
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.simulation import forgery
-from birthmark_sma.simulation.cases import TAMPERING, Case
+from birthmark_sma.simulation import attacks
+from birthmark_sma.simulation.expected_outcomes import TAMPERING, Case
 
 _AT_ONCE = 8
 # Nothing here has a name that others could foresee: a directory of mode 0700 is made in it.
@@ -71,11 +71,11 @@ class PlayedCamera:
             return self._copy(case).capture(image)
         bundle = self.camera.capture(image)
         if case is Case.FORGED_SIGNATURE:
-            return forgery.signed_by_another(bundle, ec.generate_private_key(ec.SECP256R1()))
+            return attacks.signed_by_another(bundle, ec.generate_private_key(ec.SECP256R1()))
         if case is Case.ALTERED_BUNDLE:
-            return forgery.with_another_picture(bundle, hashlib.sha256(image + b"x").digest())
+            return attacks.with_another_picture(bundle, hashlib.sha256(image + b"x").digest())
         token = self._token(case, bundle.content.camera_token, source)
-        return bundle if token is None else forgery.with_token(bundle, token, self._key())
+        return bundle if token is None else attacks.with_token(bundle, token, self._key())
 
     def close(self) -> None:
         """Let go of its directory, and of those of its copies."""
@@ -86,7 +86,7 @@ class PlayedCamera:
         """Return the camera token that takes the place of the true one, if one does."""
         if case in TAMPERING:
             master_key = bytes.fromhex(self.identity.table_keys[str(token.table_id)])
-            return forgery.altered_token(
+            return attacks.altered_token(
                 case, token, chance=os.urandom, key=key_derivation.extract(master_key)
             )
         return None if source is None else source.content.camera_token

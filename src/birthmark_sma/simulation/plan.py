@@ -13,8 +13,8 @@ from itertools import accumulate
 from math import floor, isfinite
 
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.simulation.cases import CLONES, REPLAYS, TAMPERING, Case
-from birthmark_sma.simulation.families import FAMILIES, HOURS, Family
+from birthmark_sma.simulation.camera_families import FAMILIES, HOURS, Family
+from birthmark_sma.simulation.expected_outcomes import CLONES, REPLAYS, TAMPERING, Case
 
 MAX_CAMERAS = 10_000
 MAX_PICTURES = 1_000_000

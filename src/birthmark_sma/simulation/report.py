@@ -7,9 +7,15 @@ from datetime import datetime
 from typing import Any
 
 from birthmark_sma import __version__
-from birthmark_sma.simulation.cases import WHAT, Case, Surroundings, right_endings, unseen
+from birthmark_sma.simulation.expected_outcomes import (
+    WHAT,
+    Case,
+    Surroundings,
+    right_endings,
+    unseen,
+)
 from birthmark_sma.simulation.plan import Plan, Role
-from birthmark_sma.simulation.play import Play
+from birthmark_sma.simulation.player import Play
 
 FORMAT = 1
 

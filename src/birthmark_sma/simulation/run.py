@@ -14,13 +14,13 @@ from typing import Any
 
 from cryptography import x509
 
-from birthmark_sma.simulation.aggregation import Aggregator
+from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator
 from birthmark_sma.simulation.fleet import PlayedCamera, clock_of, memory_directory, provision
 from birthmark_sma.simulation.plan import Plan
-from birthmark_sma.simulation.play import Play
+from birthmark_sma.simulation.player import Play
 from birthmark_sma.simulation.report import Circumstances, report_of
-from birthmark_sma.simulation.site import Site, probe
-from birthmark_sma.simulation.tally import Tally
+from birthmark_sma.simulation.results import Tally
+from birthmark_sma.simulation.target import Site, probe
 
 Provisioned = Callable[[int, int | None], None]
 """Is told how many cameras are provisioned, and how many there will be."""

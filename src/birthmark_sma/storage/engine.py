@@ -21,7 +21,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
-from birthmark_sma.storage import interruption, postgresql
+from birthmark_sma.storage import interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.faults import translate
@@ -226,7 +226,7 @@ def _postgresql(conninfo: str) -> Engine:
     extra = {name: value for name, value in defaults.items() if name not in given}
     # What `storage.postgresql` sends and reads past psycopg is UTF-8, whatever the database is in.
     extra["client_encoding"] = "UTF8"
-    return postgresql.create(
+    return postgresql_driver.create(
         lambda: psycopg.connect(conninfo, **extra),
         hide_parameters=True,
         pool_size=5,

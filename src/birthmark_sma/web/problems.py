@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.web.request_ids import request_id_of
-from birthmark_sma.web.wire import FieldError
+from birthmark_sma.web.api.models import FieldError
+from birthmark_sma.web.logs.request_ids import request_id_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1

@@ -16,34 +16,40 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from birthmark_sma.authority import figures
+from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority, open_authority
-from birthmark_sma.authority.instruments import Sheets
-from birthmark_sma.authority.no_core_dumps import forbid_core_dumps
-from birthmark_sma.authority.one_core import keep_to_one_core
 from birthmark_sma.config import LogLevel, Settings
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.web import logs, traffic
-from birthmark_sma.web.app import Front, create_app
-from birthmark_sma.web.background_output import output_of
-from birthmark_sma.web.direct_answers import DirectHttpProtocol
-from birthmark_sma.web.far_end import FarEndHttpProtocol
-from birthmark_sma.web.forwarded import TrustedProxies
-from birthmark_sma.web.http_protocol import BoundedConfig
-from birthmark_sma.web.leaving import (
+from birthmark_sma.runtime.background_output import output_of
+from birthmark_sma.runtime.core_dumps import forbid_core_dumps
+from birthmark_sma.runtime.cpu_affinity import keep_to_one_core
+from birthmark_sma.runtime.shared_memory_metrics import Sheets
+from birthmark_sma.web.api.app import Front, create_app
+from birthmark_sma.web.logs import setup as log_setup
+from birthmark_sma.web.logs.request_log import RequestLog
+from birthmark_sma.web.middleware import request_metrics
+from birthmark_sma.web.middleware.cancellation import (
     DRAIN_SECONDS,
     SUPERVISOR_SECONDS,
     WORKER_SECONDS,
     end_in_time,
 )
-from birthmark_sma.web.request_log import RequestLog
-from birthmark_sma.web.sandbox.front import SandboxFront
-from birthmark_sma.web.sandbox.http_protocol import equip
-from birthmark_sma.web.security_headers import EVERYWHERE
-from birthmark_sma.web.tls import hold_hangups, let_hangups_through, serving_context, tls_files
+from birthmark_sma.web.middleware.security_headers import EVERYWHERE
+from birthmark_sma.web.sandbox.application import SandboxFront
+from birthmark_sma.web.sandbox.connection_faults import equip
+from birthmark_sma.web.transport.client_identity import FarEndHttpProtocol
+from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
+from birthmark_sma.web.transport.protocol import BoundedConfig
+from birthmark_sma.web.transport.proxy_headers import TrustedProxies
+from birthmark_sma.web.transport.tls import (
+    hold_hangups,
+    let_hangups_through,
+    serving_context,
+    tls_files,
+)
 
 if TYPE_CHECKING:
-    from birthmark_sma.web.tracing import Tracing
+    from birthmark_sma.web.middleware.tracing import Tracing
 
 _HUNG_SECONDS = 30  # a worker is killed then: one on a busy machine is not to be
 _START_SECONDS = 60
@@ -65,7 +71,7 @@ class WorkerApp:
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
         forbid_core_dumps()
-        logs.configure(self.settings)
+        log_setup.configure(self.settings)
         if self.settings.one_core:
             with self.started.get_lock():
                 self.started.value += 1
@@ -173,8 +179,8 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     workers = WorkerApp(
         settings,
         _SPAWNING.Value("i", 0),
-        figures.new_sheets(settings.workers),
-        traffic.new_sheets(settings.workers),
+        server_metrics.new_sheets(settings.workers),
+        request_metrics.new_sheets(settings.workers),
     )
     config = uvicorn_config(workers, settings, factory=True)
     try:
@@ -187,8 +193,8 @@ def request_log_of(settings: Settings) -> RequestLog | None:
     """Return what writes a line a request, where the settings want that."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
-    look = logs.look_of(settings)
-    return RequestLog(output_of(_STDERR, logs.note_left_out(look)), look=look)
+    look = log_setup.look_of(settings)
+    return RequestLog(output_of(_STDERR, log_setup.note_left_out(look)), look=look)
 
 
 def tracing_of(settings: Settings) -> "Tracing | None":
@@ -196,7 +202,7 @@ def tracing_of(settings: Settings) -> "Tracing | None":
     if settings.traces_url is None:
         return None
     check_tracing(settings)
-    from birthmark_sma.web.tracing import Tracing  # noqa: PLC0415  an extra, and not quick
+    from birthmark_sma.web.middleware.tracing import Tracing  # noqa: PLC0415  an extra, and not quick
 
     return Tracing(settings.traces_url)
 
@@ -206,7 +212,7 @@ def check_tracing(settings: Settings) -> None:
     if settings.traces_url is None:
         return
     try:
-        importlib.import_module("birthmark_sma.web.tracing")
+        importlib.import_module("birthmark_sma.web.middleware.tracing")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"SMA_TRACES_URL wants OpenTelemetry, and {error.name} is not installed. Type:"

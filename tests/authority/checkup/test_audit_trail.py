@@ -4,15 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from birthmark_sma.authority import retention
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.callers import Caller
-from birthmark_sma.authority.checkup import audit_trail
-from birthmark_sma.authority.checkup.audit_trail import look_at_audit_trail
-from birthmark_sma.authority.checkup.findings import Finding, State
+from birthmark_sma.authority.background import retention
+from birthmark_sma.authority.operations.doctor import audit_log
+from birthmark_sma.authority.operations.doctor.audit_log import look_at_audit_trail
+from birthmark_sma.authority.operations.doctor.findings import Finding, State
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import execute, new_camera
 from tests.support.trail import append_rows, judged
 
@@ -182,7 +182,7 @@ def test_rows_outside_of_their_days_partitions(trail: Database) -> None:
 
 def test_a_long_trail_is_read_in_part(trail: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cost is bounded, and what was not looked at is said."""
-    monkeypatch.setattr(audit_trail, "ROWS", 12)
+    monkeypatch.setattr(audit_log, "ROWS", 12)
     execute(
         trail,
         "DELETE FROM validation_history WHERE validated_at < :before",

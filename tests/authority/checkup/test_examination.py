@@ -13,18 +13,18 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from birthmark_sma.authority.access import KeyTerms, create_key
+from birthmark_sma.authority.access.keys import KeyTerms, create_key
+from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.checkup.examination import examine
-from birthmark_sma.authority.checkup.findings import Finding, State, worst
+from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
+from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
+from birthmark_sma.authority.operations.doctor.runner import examine
+from birthmark_sma.authority.validation.audit_writer import Trail
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.access_keys import KeyScope
-from birthmark_sma.storage.devices import COLLISION_SEPARATOR
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.schema import metadata
-from birthmark_sma.storage.trail import Trail
 from tests.support.authorities import (
     TABLES,
     execute,

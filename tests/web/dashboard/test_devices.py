@@ -9,8 +9,8 @@ import httpx2
 import pytest
 from cryptography import x509
 
+from birthmark_sma.authority.devices.store import Device, add_devices
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.devices import Device, add_devices
 from birthmark_sma.storage.engine import Database
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.running import Running, new_serial

@@ -7,10 +7,10 @@ from unittest.mock import patch
 
 import pytest
 
-from birthmark_sma.authority.access import revoke_key, rotate_key
-from birthmark_sma.authority.key_ring import KeyRing
-from birthmark_sma.authority.sessions import IDLE, LONGEST, find_session
-from birthmark_sma.authority.sessions import sign_in as sign_in_at
+from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.keys import revoke_key, rotate_key
+from birthmark_sma.authority.access.sessions import IDLE, LONGEST, find_session
+from birthmark_sma.authority.access.sessions import sign_in as sign_in_at
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute

@@ -10,8 +10,8 @@ from html import unescape
 import httpx2
 import pytest
 
-from birthmark_sma.storage.history import AuditRow
-from birthmark_sma.storage.trail import Trail
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.records import AuditRow
 from tests.support.camera import VALIDATE, Camera, wire
 from tests.support.running import Running, Servers, new_serial, resident_megabytes, wait_until
 from tests.web.dashboard.conftest import PAGE

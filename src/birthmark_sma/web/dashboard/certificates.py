@@ -12,14 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.crl_store import INTERMEDIATE
+from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.errors import CrlNotPublishedError
-from birthmark_sma.storage import certificates, devices
-from birthmark_sma.storage.published_crls import INTERMEDIATE
-from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
-from birthmark_sma.web.dashboard.pages import page
-from birthmark_sma.web.dashboard.queries import choice_of, refused
-from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.dashboard.query_params import choice_of, refused
+from birthmark_sma.web.dashboard.rendering import page
+from birthmark_sma.web.middleware.request_body import authority_of
+from birthmark_sma.web.middleware.timeouts import asked
 
 DOWNLOAD = "/dashboard/certificates/download"
 _SECONDS = 10.0
@@ -87,7 +88,7 @@ def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
             CertificateView.of("intermediate", authority.issuer.certificate, now),
         ],
         "server": server_certificate(authority, now),
-        "devices": devices.count_devices(connection),
-        "revoked": certificates.count_revocations(connection),
-        "ceremony": certificates.ceremony_time(connection),
+        "devices": device_store.count_devices(connection),
+        "revoked": ca_store.count_revocations(connection),
+        "ceremony": ca_store.ceremony_time(connection),
     }

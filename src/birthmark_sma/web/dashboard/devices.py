@@ -10,17 +10,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.revocation import find_named
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.devices import abuse_flags as device_flags
+from birthmark_sma.authority.devices import (
+    activity as device_activity,
+)
+from birthmark_sma.authority.devices import (
+    search as device_search,
+)
+from birthmark_sma.authority.devices import (
+    store as device_store,
+)
+from birthmark_sma.authority.devices.revocation import find_named
+from birthmark_sma.authority.devices.search import DeviceFilter
+from birthmark_sma.authority.validation import audit_search
+from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage import activity, audit_search, certificates, device_search, devices
-from birthmark_sma.storage import flags as device_flags
-from birthmark_sma.storage.audit_search import AuditFilter
-from birthmark_sma.storage.device_search import DeviceFilter
-from birthmark_sma.web.asking import asked
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
-from birthmark_sma.web.dashboard.pages import page
-from birthmark_sma.web.dashboard.queries import choice_of, link, name_of, refused, text_of
-from birthmark_sma.web.intake import authority_of
+from birthmark_sma.web.dashboard.query_params import choice_of, link, name_of, refused, text_of
+from birthmark_sma.web.dashboard.rendering import page
+from birthmark_sma.web.middleware.request_body import authority_of
+from birthmark_sma.web.middleware.timeouts import asked
 
 LIST = "/dashboard/devices"
 DEVICE = "/dashboard/device"
@@ -52,7 +62,7 @@ async def list_devices(request: Request) -> Response:
 
     def read(connection: Connection) -> dict[str, Any]:
         found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
-        families = devices.count_by_family(connection)
+        families = device_store.count_by_family(connection)
         query = {
             "q": wanted.begins,
             "family": wanted.family,
@@ -117,7 +127,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
     device = find_named(connection, device_serial)
     device_serial = device.device_serial
     days = [now.date() - timedelta(days=ago) for ago in reversed(range(_DAYS))]
-    passes = activity.passes_by_day(connection, device_serial, days)
+    passes = device_activity.passes_by_day(connection, device_serial, days)
     history = audit_search.search(
         connection, AuditFilter(device_serial=device_serial), limit=_LATEST, seconds=_LOOKING
     )
@@ -129,7 +139,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
             CertificateView.of("intermediate", authority.issuer.certificate, now),
             CertificateView.of("root", authority.root, now),
         ],
-        "revocation": certificates.find_revocation(connection, device.certificate_serial),
+        "revocation": ca_store.find_revocation(connection, device.certificate_serial),
         "flags": device_flags.flags_of(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
         "latest_days": [

@@ -11,16 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.figures import VALIDATIONS
-from birthmark_sma.authority.overview import DATABASE_NAMES, read_glance
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.operations.overview import DATABASE_NAMES, read_glance
+from birthmark_sma.authority.server_metrics import VALIDATIONS
 from birthmark_sma.pki.profiles import DEVICE
-from birthmark_sma.storage import certificates, devices
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
 from birthmark_sma.web.dashboard.formats import milliseconds
-from birthmark_sma.web.dashboard.pages import page
-from birthmark_sma.web.intake import authority_of
-from birthmark_sma.web.traffic import LATELY_SECONDS, Traffic
+from birthmark_sma.web.dashboard.rendering import page
+from birthmark_sma.web.middleware.request_body import authority_of
+from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, Traffic
 
 _LISTED = 8
 _MOST_COUNTED = 10_000
@@ -95,7 +96,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
             *([] if (server := server_certificate(authority, now)) is None else [server]),
         ],
         "expiring": _expiring(connection, now),
-        "ceremony": certificates.ceremony_time(connection),
+        "ceremony": ca_store.ceremony_time(connection),
     }
 
 
@@ -108,7 +109,7 @@ def _as_json(minutes: Sequence[datetime], *verdicts: Sequence[int]) -> str:
 def _expiring(connection: Connection, now: datetime) -> dict[str, Any]:
     """Count the device certificates that are due, by when they were made: all last as long."""
     over, within = (
-        devices.count_provisioned_before(connection, until - DEVICE.validity, _MOST_COUNTED)
+        device_store.count_provisioned_before(connection, until - DEVICE.validity, _MOST_COUNTED)
         for until in (now, now + DUE)
     )
     return {

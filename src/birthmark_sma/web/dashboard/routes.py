@@ -3,18 +3,19 @@
 from fastapi import FastAPI
 
 from birthmark_sma.web.dashboard import (
-    callers,
+    access_keys,
+    audit_log,
     certificates,
     devices,
     overview,
     sign_in,
     static_files,
     tables,
-    validations,
 )
 
 _ROUTERS = tuple(
-    each.router for each in (overview, devices, validations, tables, certificates, callers, sign_in)
+    each.router
+    for each in (overview, devices, audit_log, tables, certificates, access_keys, sign_in)
 )
 
 

@@ -8,14 +8,19 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from birthmark_sma.authority import sessions
-from birthmark_sma.authority.sessions import is_form_token
+from birthmark_sma.authority.access import sessions
+from birthmark_sma.authority.access.sessions import is_form_token
 from birthmark_sma.config import Access
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
-from birthmark_sma.web.asking import asked
-from birthmark_sma.web.dashboard import pages
-from birthmark_sma.web.dashboard.gate import HOME, SIGN_IN, cookie_of, session_cookie
-from birthmark_sma.web.intake import authority_of, caller_of
+from birthmark_sma.web.dashboard import rendering
+from birthmark_sma.web.dashboard.session_middleware import (
+    HOME,
+    SIGN_IN,
+    cookie_of,
+    session_cookie,
+)
+from birthmark_sma.web.middleware.request_body import authority_of, caller_of
+from birthmark_sma.web.middleware.timeouts import asked
 from birthmark_sma.web.problems import RequestError
 
 SIGN_OUT = "/dashboard/sign-out"
@@ -63,7 +68,7 @@ async def sign_in(request: Request) -> Response:
         return _form(request, place, str(error), 401)
     except InsufficientScopeError as error:
         return _form(request, place, str(error), 403)
-    replaced = request.scope.get(pages.TOKEN)
+    replaced = request.scope.get(rendering.TOKEN)
     if replaced is not None:  # the session that this browser had, which nobody could end any more
         await asked(
             request.app.state.askers,
@@ -79,7 +84,7 @@ async def sign_in(request: Request) -> Response:
 async def sign_out(request: Request) -> Response:
     """End the session, here and in the database."""
     form = await _read_form(request)
-    token = request.scope.get(pages.TOKEN)
+    token = request.scope.get(rendering.TOKEN)
     response = RedirectResponse(SIGN_IN, 303, {"Cache-Control": "no-store"})
     if token is not None:
         if not is_form_token(form.get("form", ""), token):
@@ -98,8 +103,8 @@ router.add_route(SIGN_OUT, sign_out, methods=["POST"])
 
 def _form(request: Request, place: str, fault: str | None = None, status: int = 200) -> Response:
     form = secrets.token_urlsafe(32)
-    html = pages.draw(request, "sign_in.html", next=place, fault=fault, form=form)
-    response = pages.answer(html, status)
+    html = rendering.draw(request, "sign_in.html", next=place, fault=fault, form=form)
+    response = rendering.answer(html, status)
     _set_cookie(request, response, _form_cookie(request), form)
     return response
 

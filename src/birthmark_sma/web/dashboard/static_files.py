@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from birthmark_sma.web import conditional
+from birthmark_sma.web.middleware import conditional
 
 PATH = "/dashboard/static"
 

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from birthmark_sma.storage import table_figures
-from birthmark_sma.storage.table_figures import TableFigures
-from birthmark_sma.web.dashboard.pages import page
-from birthmark_sma.web.dashboard.queries import choice_of, number_of
+from birthmark_sma.authority.key_tables import usage_store
+from birthmark_sma.authority.key_tables.usage_store import TableFigures
+from birthmark_sma.web.dashboard.query_params import choice_of, number_of
+from birthmark_sma.web.dashboard.rendering import page
 
 _MOST_CELLS = 10_000
 _LISTED = 10
@@ -56,8 +56,8 @@ async def show_tables(request: Request) -> Response:
 
 
 def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, Any]:
-    tables = table_figures.list_figures(connection)
-    counting = table_figures.find_counting(connection)
+    tables = usage_store.list_figures(connection)
+    counting = usage_store.find_counting(connection)
     inhabited = [each for each in tables if each.devices]
     values = [_OF[by](each) for each in tables]
     columns = math.ceil(math.sqrt(min(len(tables), _MOST_CELLS))) or 1

@@ -1,0 +1,173 @@
+"""Issue, change and withdraw access keys. A secret is shown once, to whoever asked for it."""
+
+import base64
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.access import store as access_key_store
+from birthmark_sma.authority.access.cache import ID_CHARACTERS, PREFIX, digest
+from birthmark_sma.authority.access.store import AccessKey, KeyScope
+from birthmark_sma.authority.provisioning.issuance import MAX_DESCRIPTION, is_description
+from birthmark_sma.errors import (
+    AccessKeyNameError,
+    AccessKeyRefusedError,
+    RateRefusedError,
+    UnknownAccessKeyError,
+)
+from birthmark_sma.rates import parse_rates
+from birthmark_sma.storage.engine import Database
+
+MAX_NAME = 64
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"  # base32, in small letters
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key, and its secret as the caller sends it; None where a certificate stands for it."""
+
+    key: AccessKey
+    secret: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTerms:
+    """What a new key is good for. See `AccessKey` for each."""
+
+    name: str
+    scope: KeyScope
+    expires_at: datetime | None = None
+    device_family: str | None = None
+    uses_allowed: int | None = None
+    disclosure: str | None = None
+    rate_limit: str | None = None
+    certificate_fingerprint: bytes | None = None
+    certificate_issuer: x509.Certificate | None = None
+
+
+def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
+    """Issue a key. Where a certificate stands for it, it has no secret.
+
+    Raises AccessKeyRefusedError for terms that contradict each other, AccessKeyNameError where a
+    living key has this name or this certificate.
+    """
+    now = database.clock.now()
+    _check(terms, now)
+    key_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS))
+    issuer = terms.certificate_issuer
+    by_certificate = terms.certificate_fingerprint is not None or issuer is not None
+    secret = None if by_certificate else _new_secret(key_id)
+    key = AccessKey(
+        key_id=key_id,
+        name=terms.name,
+        scope=terms.scope,
+        created_at=now,
+        secret_digest=None if secret is None else digest(secret),
+        certificate_fingerprint=terms.certificate_fingerprint,
+        certificate_issuer=None if issuer is None else issuer.subject.rfc4514_string(),
+        certificate_issuer_der=None if issuer is None else issuer.public_bytes(Encoding.DER),
+        device_family=terms.device_family,
+        uses_allowed=terms.uses_allowed,
+        disclosure=terms.disclosure,
+        rate_limit=terms.rate_limit,
+        expires_at=terms.expires_at,
+    )
+    with database.write() as transaction:
+        _refuse_second(transaction, key)
+        access_key_store.add_key(transaction, key)
+    return IssuedKey(key, secret)
+
+
+def revoke_key(database: Database, name_or_id: str) -> AccessKey:
+    """Withdraw a key for good, on every running server within a second.
+
+    Raises UnknownAccessKeyError where no living key has this name or id.
+    """
+    with database.write() as transaction:
+        key = _find_living(transaction, name_or_id)
+        access_key_store.change_key(transaction, key.key_id, revoked_at=database.clock.now())
+    return key
+
+
+def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedKey:
+    """Give a key a new secret; the old one counts for `grace` longer.
+
+    Raises UnknownAccessKeyError, or AccessKeyRefusedError where a certificate stands for the key.
+    """
+    now = database.clock.now()
+    with database.write() as transaction:
+        key = _find_living(transaction, name_or_id)
+        if key.secret_digest is None:
+            raise AccessKeyRefusedError(
+                f"{key.name} is shown by a client certificate and has no secret. Issue a new"
+                " certificate, and a key for it."
+            )
+        secret = _new_secret(key.key_id)
+        access_key_store.change_key(
+            transaction,
+            key.key_id,
+            secret_digest=digest(secret),
+            previous_digest=key.secret_digest if grace else None,
+            previous_until=now + grace if grace else None,
+        )
+    return IssuedKey(key, secret)
+
+
+def has_good_key(database: Database) -> bool:
+    """Say whether anybody could be let in at all."""
+    now = database.clock.now()
+    with database.read() as connection:
+        return access_key_store.has_good_key(connection, now)
+
+
+def _new_secret(key_id: str) -> str:
+    random = base64.b32encode(secrets.token_bytes(_SECRET_BYTES)).decode().rstrip("=").lower()
+    return f"{PREFIX}{key_id}_{random}"
+
+
+def _check(terms: KeyTerms, now: datetime) -> None:
+    if not (1 <= len(terms.name) <= MAX_NAME and terms.name.isprintable()):
+        raise AccessKeyRefusedError(f"A key's name has 1 to {MAX_NAME} printable characters.")
+    if terms.expires_at is not None and terms.expires_at <= now:
+        raise AccessKeyRefusedError("A key that has expired already is of no use to anybody.")
+    enrolment = terms.device_family is not None or terms.uses_allowed is not None
+    if enrolment and terms.scope is not KeyScope.PROVISION:
+        raise AccessKeyRefusedError("Only a key of scope provision has a family or uses.")
+    if terms.device_family is not None and not is_description(terms.device_family):
+        raise AccessKeyRefusedError(
+            f"A device family has 1 to {MAX_DESCRIPTION} printable characters."
+        )
+    if terms.disclosure is not None and terms.scope is not KeyScope.VALIDATE:
+        raise AccessKeyRefusedError("Only a key of scope validate has a disclosure.")
+    if terms.rate_limit is not None:
+        try:
+            parse_rates(terms.rate_limit)
+        except RateRefusedError as error:
+            raise AccessKeyRefusedError(f"The rate of a key cannot be used: {error}.") from None
+
+
+def _refuse_second(transaction: Connection, new: AccessKey) -> None:
+    access_key_store.hold(transaction)
+    for key in access_key_store.find_rivals(transaction, new):
+        if key.name == new.name:
+            raise AccessKeyNameError(
+                f"There is a key {new.name} already. Revoke it, or give another name."
+            )
+        raise AccessKeyNameError(
+            f"The key {key.name} stands for this certificate already. Revoke it first."
+        )
+
+
+def _find_living(transaction: Connection, name_or_id: str) -> AccessKey:
+    access_key_store.hold(transaction)
+    for key in access_key_store.find_keys(transaction, name_or_id):
+        if key.revoked_at is None:
+            return key
+    raise UnknownAccessKeyError(
+        f"No key in force has the name or id {name_or_id}. To see them, type: sma keys list"
+    )

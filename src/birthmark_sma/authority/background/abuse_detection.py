@@ -1,0 +1,244 @@
+"""Find devices that are far above their usual rate, flag them and, where so configured, suspend."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.devices import abuse_flags, picture_counts
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.abuse_flags import Flag, FlagMode
+from birthmark_sma.authority.devices.abuse_policy import (
+    AbusePolicy,
+    Activity,
+    Excess,
+    compared_days,
+)
+from birthmark_sma.authority.devices.revocation import find_named
+from birthmark_sma.config import AbuseMode
+from birthmark_sma.errors import UnknownFlagError
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.engine import Database
+
+SUSPENSIONS_AN_HOUR = 20
+"""More than so many devices are never suspended by themselves: a fault must not end a fleet."""
+
+_STEP_DEVICES = 1_000
+_STEP_PAUSE_SECONDS = 0.05
+_LOGGED = 20  # how many devices of one round are named in the log
+_YESTERDAY_FOR = timedelta(hours=1)  # so long after midnight the day before is looked at too
+
+_log = logging.getLogger(__name__)
+
+Pause = Callable[[float], bool]
+"""Waits for some seconds; True says that the work should stop where it is."""
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round found: how many devices are newly flagged, and how many of them suspended.
+
+    `spared` are those that would have been suspended, had there not been too many.
+    """
+
+    flagged: int = 0
+    suspended: int = 0
+    spared: int = 0
+
+
+class _Due(NamedTuple):
+    """A device that is to be flagged."""
+
+    device_serial: str
+    excess: Excess
+
+    def how_far(self) -> float:
+        """How many times its threshold a device made."""
+        return self.excess.pictures / self.excess.threshold
+
+
+class AbuseWatch(Chore):
+    """Looks for abuse every few minutes. Several processes may: a flag is added once."""
+
+    name = "abuse-watch"
+    every_seconds = 300.0
+
+    def __init__(self, database: Database, policy: AbusePolicy, mode: AbuseMode) -> None:
+        super().__init__()
+        self._database = database
+        self._policy = policy
+        self._mode = mode
+
+    def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
+        """Look at today, or do nothing where that is not wanted."""
+        if self._mode is not AbuseMode.OFF:
+            look_for_abuse(self._database, self._policy, self._mode, self.pause)
+
+
+def look_for_abuse(database: Database, policy: AbusePolicy, mode: AbuseMode, pause: Pause) -> Round:
+    """Flag what is far above its usual rate today, by the database's clock.
+
+    Shortly after midnight (UTC) the end of yesterday is looked at as well. Reads in short
+    transactions, and writes in shorter ones, each about a thousand devices at most.
+    """
+    with database.read() as connection:
+        now = database_time(connection)
+    done = Round()
+    for day in sorted({(now - _YESTERDAY_FOR).date(), now.date()}):
+        for found in _found(database, policy, mode, day):
+            if found:
+                _flag(database, mode, day, found, done)
+            if pause(_STEP_PAUSE_SECONDS):
+                break
+    if done.flagged > _LOGGED:
+        _log.warning("%d devices in all. To see them: sma devices flagged", done.flagged)
+    if done.spared:
+        _log.warning(
+            "%d devices were flagged and not suspended: more than %d in an hour look like a fault."
+            " Look at them with: sma devices flagged",
+            done.spared,
+            SUSPENSIONS_AN_HOUR,
+        )
+    return done
+
+
+def review_flags(database: Database, device_serial: str, day: date | None = None) -> int:
+    """Put a device's flags aside, all or those of a day (UTC); return how many.
+
+    The device is not flagged again before the next midnight; its status stays as it is. Raises
+    UnknownDeviceError, or UnknownFlagError where there is nothing to put aside.
+    """
+    with database.write() as transaction:
+        now = database_time(transaction)
+        # A device that is not registered any more may still have flags.
+        named = device_store.find_devices_named(transaction, device_serial)
+        serial = named[0].device_serial if len(named) == 1 else device_serial
+        reviewed = abuse_flags.set_reviewed(transaction, serial, now, day=day)
+        if reviewed:
+            return reviewed
+        find_named(transaction, device_serial)
+    when = "" if day is None else f" of {day}"
+    raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
+
+
+def _found(
+    database: Database, policy: AbusePolicy, mode: AbuseMode, day: date
+) -> Iterator[list[_Due]]:
+    """Give the devices whose flag of a day is due, a thousand devices looked at at a time."""
+    after = ""
+    while True:
+        with database.read() as connection:
+            above = picture_counts.devices_above(
+                connection, day, policy.least, after=after, limit=_STEP_DEVICES
+            )
+            due = _due(connection, policy, mode, day, above)
+        yield due
+        if len(above) < _STEP_DEVICES:
+            return
+        after = above[-1][0]
+
+
+def _due(
+    connection: Connection,
+    policy: AbusePolicy,
+    mode: AbuseMode,
+    day: date,
+    above: Sequence[tuple[str, int]],
+) -> list[_Due]:
+    excused = _excused(connection, mode, day, [serial for serial, _ in above])
+    made = {serial: number for serial, number in above if serial not in excused}
+    if not made:
+        return []
+    earlier = picture_counts.count_pictures(connection, list(made), compared_days(day))
+    judged = {
+        serial: policy.judge(Activity(number, *earlier.get(serial, (0, 0))))
+        for serial, number in made.items()
+    }
+    return [_Due(serial, excess) for serial, excess in judged.items() if excess is not None]
+
+
+def _excused(
+    connection: Connection, mode: AbuseMode, day: date, serials: Sequence[str]
+) -> set[str]:
+    midnight = datetime.combine(day, time(), UTC)
+    in_shadow = mode is AbuseMode.SHADOW
+    return abuse_flags.find_excused(connection, day, serials, midnight=midnight, shadow=in_shadow)
+
+
+def _flag(database: Database, mode: AbuseMode, day: date, due: Sequence[_Due], done: Round) -> None:
+    """Add flags, and suspend where that is the mode, in one transaction; say so afterwards."""
+    with database.write() as transaction:
+        abuse_flags.take_turns(transaction)
+        # Somebody else may have been faster: another program, or a person who reviews.
+        excused = _excused(transaction, mode, day, [each.device_serial for each in due])
+        due = [each for each in due if each.device_serial not in excused]
+        due.sort(key=_Due.how_far, reverse=True)
+        now = database_time(transaction)
+        suspended, spared = (
+            _suspend(transaction, due, now) if mode is AbuseMode.SUSPEND else (set(), 0)
+        )
+        new = FlagMode.SHADOW if mode is AbuseMode.SHADOW else FlagMode.FLAG
+        added = [
+            Flag(
+                each.device_serial,
+                day,
+                FlagMode.SUSPENDED if each.device_serial in suspended else new,
+                flagged_at=now,
+                **each.excess._asdict(),
+            )
+            for each in due
+        ]
+        if added:
+            abuse_flags.add_flags(transaction, added)
+    for flag in added[: max(0, _LOGGED - done.flagged)]:
+        _log_flag(flag)
+    done.flagged += len(added)
+    done.suspended += len(suspended)
+    done.spared += spared
+
+
+def _suspend(transaction: Connection, due: Sequence[_Due], now: datetime) -> tuple[set[str], int]:
+    """Suspend as many as may be; return which, and how many were spared after that.
+
+    What is not active, as a revoked device, stays as it is.
+    """
+    allowed = SUSPENSIONS_AN_HOUR - abuse_flags.count_suspended(transaction, now)
+    suspended: set[str] = set()
+    for tried, each in enumerate(due):
+        if len(suspended) >= allowed:
+            return suspended, len(due) - tried
+        if device_store.set_status(
+            transaction,
+            each.device_serial,
+            old=DeviceStatus.ACTIVE,
+            new=DeviceStatus.SUSPENDED,
+        ):
+            suspended.add(each.device_serial)
+    return suspended, 0
+
+
+_LEVELS = {FlagMode.SHADOW: logging.INFO}
+_SAID = {
+    FlagMode.SHADOW: "noted, as in shadow mode nothing else happens",
+    FlagMode.FLAG: "flagged",
+    FlagMode.SUSPENDED: "suspended",
+}
+
+
+def _log_flag(flag: Flag) -> None:
+    _log.log(
+        _LEVELS.get(flag.mode, logging.WARNING),
+        "device %s is %s: %d pictures on %s, more than %d; usual are %.1f (of %d days)",
+        flag.device_serial,
+        _SAID[flag.mode],
+        flag.pictures,
+        flag.day,
+        flag.threshold,
+        flag.usual,
+        flag.days_compared,
+    )

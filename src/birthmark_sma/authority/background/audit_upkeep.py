@@ -1,0 +1,42 @@
+"""Keep what grows in order while the authority runs: partitions ahead, and what is too old."""
+
+import logging
+from datetime import datetime, timedelta
+
+from birthmark_sma.authority.background.retention import midnight, prune
+from birthmark_sma.authority.provisioning import idempotency_store
+from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
+from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.storage import partitions
+from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.engine import Database
+
+_log = logging.getLogger(__name__)
+
+
+class HistoryUpkeep(Chore):
+    """Tends audit trail and first answers every hour. Processes take turns by themselves."""
+
+    name = "history-upkeep"
+    every_seconds = 3600.0
+
+    def __init__(self, database: Database, retention_days: int | None) -> None:
+        super().__init__()
+        self._database = database
+        self._retention_days = retention_days
+
+    def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
+        """Make the partitions that are missing, and take out what is older than is kept."""
+        with self._database.write() as transaction:
+            made = partitions.make_ahead(transaction, database_time(transaction).date())
+            idempotency_store.forget_before(
+                transaction, self._database.clock.expired_before(IDEMPOTENCY_PERIOD)
+            )
+        if made:
+            _log.info("partitions were made: %s", ", ".join(made))
+        if self._retention_days is None:
+            return
+        before = midnight(self._database.clock.expired_before(timedelta(days=self._retention_days)))
+        pruned = prune(self._database, before, self.pause)
+        if pruned.partitions or pruned.rows:
+            _log.info("retention: %d partitions, %d rows", len(pruned.partitions), pruned.rows)

@@ -1,0 +1,118 @@
+"""Take a device out: suspend it for a while, or revoke it for good."""
+
+from datetime import datetime
+
+from cryptography import x509
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.devices import abuse_flags
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
+from birthmark_sma.pki import crl
+from birthmark_sma.pki.crl import REASONS, RevokedCertificate
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.engine import Database
+
+_NAMED = 5
+
+
+def suspend_device(database: Database, name: str) -> str:
+    """Make a device's tokens FAIL until it is reinstated. Return its serial as registered.
+
+    `name` is as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError unless it is
+    active.
+    """
+    with database.write() as transaction:
+        device = find_named(transaction, name)
+        _change(transaction, device, DeviceStatus.ACTIVE, DeviceStatus.SUSPENDED)
+    return device.device_serial
+
+
+def reinstate_device(database: Database, name: str) -> str:
+    """End a suspension, and put the device's flags aside: whoever does this has looked at them.
+
+    Return its serial as registered. Raises UnknownDeviceError, or DeviceStatusError unless
+    suspended.
+    """
+    with database.write() as transaction:
+        device = find_named(transaction, name)
+        _change(transaction, device, DeviceStatus.SUSPENDED, DeviceStatus.ACTIVE)
+        abuse_flags.set_reviewed(transaction, device.device_serial, database_time(transaction))
+    return device.device_serial
+
+
+def revoke_device(database: Database, name: str, reason: str) -> str:
+    """Make a device's tokens FAIL for ever, and put its certificate on the next CRL.
+
+    Return its serial as registered.
+    `reason` is a key of `pki.crl.REASONS`. Raises UnknownDeviceError, or DeviceStatusError where
+    it is revoked already or the reason is unknown.
+    """
+    if reason not in REASONS:
+        raise DeviceStatusError(f"{reason} is no reason. Give one of: {', '.join(REASONS)}")
+    with database.write() as transaction:
+        device = find_named(transaction, name)
+        _change(transaction, device, device.status, DeviceStatus.REVOKED)
+        ca_store.add_revocation(
+            transaction,
+            Revocation(
+                device.certificate_serial,
+                device.device_serial,
+                database_time(transaction),
+                reason,
+            ),
+        )
+    return device.device_serial
+
+
+def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
+    """Sign the list of all certificates revoked so far as if it were that time: for a sandbox.
+
+    It is stored nowhere; `authority.crl_publication` makes the lists that are served.
+    """
+    with database.read() as connection:
+        revoked = ca_store.list_revocations(connection)
+    return crl.sign_crl(
+        [
+            RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)
+            for r in revoked
+        ],
+        issuer=issuer,
+        signer=signer,
+        number=int(now.timestamp() * 1_000),
+        this_update=now,
+        next_update=now + crl.LIFETIME,
+    )
+
+
+def find_named(connection: Connection, name: str) -> Device:
+    """Return the device of this serial, or of one that is one name with it (`pki.names.fold`).
+
+    Raises UnknownDeviceError where there is none, or where it could be one of several.
+    """
+    found = device_store.find_devices_named(connection, name)
+    if not found:
+        raise UnknownDeviceError(f"No device {name} is registered.")
+    if len(found) > 1:
+        serials = ", ".join(repr(device.device_serial) for device in found[:_NAMED])
+        raise UnknownDeviceError(
+            f"{len(found)} devices have a serial that is one name with {name!r}: {serials}. Give"
+            " one of them exactly."
+        )
+    return found[0]
+
+
+def _change(transaction: Connection, device: Device, old: DeviceStatus, new: DeviceStatus) -> None:
+    if (
+        device.status is not old
+        or old is new
+        or not device_store.set_status(transaction, device.device_serial, old=old, new=new)
+    ):
+        raise DeviceStatusError(
+            f"{device.device_serial} is {device.status.value}, so it cannot become {new.value}."
+        )

@@ -1,0 +1,287 @@
+"""The key-encryption key: it wraps the master keys, the CA's key, and the key for NUC hashes.
+
+Every wrapped value is bound to its place (as GCM's additional data), so that one row cannot stand
+in for another. There is one such key, but for the time of a rotation: see docs/adr/0008.
+"""
+
+import hmac
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.kek import store as kek_store
+from birthmark_sma.authority.kek.sources import KEK_BYTES, SALT_BYTES, GivenSecret, KekSource
+from birthmark_sma.authority.kek.store import KekRecord
+from birthmark_sma.errors import (
+    BirthmarkError,
+    ConfigurationError,
+    KeyEncryptionKeyChangedError,
+    WrongSecretError,
+)
+
+_NONCE_BYTES = 12
+_NUC_HASH_KEY_PLACE = b"nuc hash key"
+_ASK_AGAIN_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class KeyEncryptionKey:
+    """An AES-256 key that wraps other keys (AES-256-GCM, SP 800-38D). It has no telling repr."""
+
+    __slots__ = ("_aead", "_key", "kek_id")
+
+    def __init__(self, kek_id: int, key: bytes) -> None:
+        self.kek_id = kek_id
+        self._key = key
+        self._aead = AESGCM(key)
+
+    def wrap(self, plaintext: bytes, place: bytes) -> bytes:
+        """Seal a secret to its place: 12 bytes of nonce, the ciphertext, 16 bytes of tag."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, plaintext, place)
+
+    def unwrap(self, wrapped: bytes, place: bytes) -> bytes:
+        """Open what `wrap` sealed. Raises WrongSecretError under another key or place."""
+        nonce, ciphertext = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
+        try:
+            return self._aead.decrypt(nonce, ciphertext, place)
+        except (InvalidTag, ValueError):
+            raise WrongSecretError(
+                "The key-encryption key is not the one that this authority's secrets are wrapped"
+                " under: give the CA_PASSWORD, SMA_KEK_FILE or SMA_KEK_COMMAND that is in force."
+            ) from None
+
+    def wrap_key(self, other: "KeyEncryptionKey") -> bytes:
+        """Seal another key-encryption key, so that whoever has this one has that one too."""
+        return self.wrap(other._key, _bridge_place(other.kek_id))
+
+    def unwrap_key(self, wrapped: bytes, kek_id: int) -> "KeyEncryptionKey":
+        """Open what `wrap_key` sealed. Raises WrongSecretError."""
+        return KeyEncryptionKey(kek_id, self.unwrap(wrapped, _bridge_place(kek_id)))
+
+    def same_as(self, other: "KeyEncryptionKey") -> bool:
+        """Say whether this is the same key, whatever its number."""
+        return hmac.compare_digest(self._key, other._key)
+
+    def derive_nuc_hash_key(self) -> bytes:
+        """Return the 32-byte key for NUC hashes (RFC 5869), once, when the authority is founded."""
+        return HKDF(SHA256(), KEK_BYTES, salt=None, info=_NUC_HASH_KEY_PLACE).derive(self._key)
+
+
+class KeyEncryptionKeys:
+    """All key-encryption keys that were in force since this process began. No telling repr.
+
+    It follows rotations: safe to use from any thread.
+    """
+
+    __slots__ = ("_asked_at", "_given", "_keys", "_lock", "_newest")
+
+    def __init__(self, keys: Sequence[KeyEncryptionKey], given: GivenSecret) -> None:
+        self._keys = {key.kek_id: key for key in keys}
+        self._newest = max(self._keys)
+        self._given = given
+        self._asked_at = -_ASK_AGAIN_SECONDS
+        self._lock = threading.Lock()
+
+    @property
+    def newest(self) -> KeyEncryptionKey:
+        """The key that is in force, as far as this process knows."""
+        return self._keys[self._newest]
+
+    def hold(self, transaction: Connection) -> KeyEncryptionKey:
+        """Return the key to seal under, which stays until the end of this transaction.
+
+        Raises KeyEncryptionKeyChangedError where this process could not follow a rotation.
+        """
+        return self._known(transaction, kek_store.hold_newest(transaction))
+
+    def unwrap(self, connection: Connection, wrapped: bytes, kek_id: int, place: bytes) -> bytes:
+        """Open what is wrapped under one of the keys. Raises as `hold`, or WrongSecretError."""
+        return self._known(connection, kek_id).unwrap(wrapped, place)
+
+    def poll(self, connection: Connection) -> None:
+        """Follow a rotation: to be called now and then, more often than a rotation ends.
+
+        Who comes too late asks for the secret again: file and command may have the new one. That is
+        done aside, as a command may take half a minute, and whoever polls has more to look after.
+        """
+        newest = kek_store.newest_kek_id(connection)
+        if newest is None or newest == self._newest:
+            return
+        if self.follow(connection) == newest:
+            self._tell()
+        elif self._may_ask_again():
+            records = kek_store.list_keks(connection)
+            threading.Thread(
+                target=self._ask_again, args=(records,), name="key-asking", daemon=True
+            ).start()
+
+    def follow(self, connection: Connection) -> int:
+        """Open what the keys known open; return the newest key's id that is known then."""
+        return self._learn(_reached(list(self._keys.values()), kek_store.list_keks(connection)))
+
+    def _known(self, connection: Connection, kek_id: int) -> KeyEncryptionKey:
+        if kek_id not in self._keys:
+            self.follow(connection)
+        try:
+            return self._keys[kek_id]
+        except KeyError:
+            raise KeyEncryptionKeyChangedError from None
+
+    def _learn(self, keys: Sequence[KeyEncryptionKey]) -> int:
+        with self._lock:
+            self._keys |= {key.kek_id: key for key in keys}
+            self._newest = max(self._keys)
+            return self._newest
+
+    def _tell(self) -> None:
+        _log.warning("the key-encryption key was rotated: key %d is in force", self._newest)
+
+    def _may_ask_again(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            due = now - self._asked_at >= _ASK_AGAIN_SECONDS
+            if due:
+                self._asked_at = now
+        return due
+
+    def _ask_again(self, records: Sequence[KekRecord]) -> None:
+        try:
+            self._learn(open_keys(records, self._given))
+            self._tell()
+        except BirthmarkError:
+            _log.error(
+                "the key-encryption key was rotated while this server could not see it: start it"
+                " again with the new secret; devices that send an Idempotency-Key get 503 until"
+                " then"
+            )
+
+
+class NucHashIndex:
+    """Turns a NUC hash into what is stored and looked up: HMAC-SHA256 under a secret key."""
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed = HMAC(key, SHA256())
+
+    def of(self, nuc_hash: bytes) -> bytes:
+        """Return the 32-byte HMAC (RFC 2104) of a NUC hash."""
+        # Unlike the standard library's, this one keeps the interpreter's lock. To let go of it for
+        # half a microsecond costs a busy server more than the digest.
+        keyed = self._keyed.copy()
+        keyed.update(nuc_hash)
+        return keyed.finalize()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSecrets:
+    """The secrets in force, once proven to be the right ones."""
+
+    keks: KeyEncryptionKeys = field(repr=False)
+    nuc_hash_index: NucHashIndex = field(repr=False)
+
+
+def found_secrets(given: GivenSecret, now: datetime) -> tuple[KekRecord, OpenedSecrets]:
+    """Make the key-encryption key of a new authority, and the record that proves it later."""
+    kek, record = _new_kek(1, given, now)
+    nuc_hash_key = kek.derive_nuc_hash_key()
+    proof = kek.wrap(nuc_hash_key, _NUC_HASH_KEY_PLACE)
+    return (
+        replace(record, wrapped_nuc_hash_key=proof),
+        OpenedSecrets(KeyEncryptionKeys([kek], given), NucHashIndex(nuc_hash_key)),
+    )
+
+
+def succeed(
+    predecessor: KeyEncryptionKey, record: KekRecord, given: GivenSecret, now: datetime
+) -> tuple[KeyEncryptionKey, KekRecord]:
+    """Make the key that follows the newest one, and its record, which can open that one too."""
+    kek, successor = _new_kek(record.kek_id + 1, given, now)
+    nuc_hash_key = predecessor.unwrap(record.wrapped_nuc_hash_key, _NUC_HASH_KEY_PLACE)
+    return kek, replace(
+        successor,
+        wrapped_nuc_hash_key=kek.wrap(nuc_hash_key, _NUC_HASH_KEY_PLACE),
+        wrapped_predecessor=kek.wrap_key(predecessor),
+    )
+
+
+def open_secrets(records: Sequence[KekRecord], given: GivenSecret) -> OpenedSecrets:
+    """Obtain the key-encryption key of an existing authority and prove it.
+
+    While a rotation lasts, the secret of any record opens all. Raises WrongSecretError where it is
+    none of them, ConfigurationError where its source is not given.
+    """
+    keys = open_keys(records, given)
+    newest = max(keys, key=lambda key: key.kek_id)
+    proof = records[-1].wrapped_nuc_hash_key
+    nuc_hash_key = newest.unwrap(proof, _NUC_HASH_KEY_PLACE)
+    return OpenedSecrets(KeyEncryptionKeys(keys, given), NucHashIndex(nuc_hash_key))
+
+
+def open_keys(records: Sequence[KekRecord], given: GivenSecret) -> list[KeyEncryptionKey]:
+    """Return the keys of all records. Raises as `open_secrets`."""
+    refusals: list[BirthmarkError] = []
+    for record in reversed(records):
+        try:
+            found = open_record(record, given)
+        except (WrongSecretError, ConfigurationError) as refusal:
+            refusals.append(refusal)
+        else:
+            return _reached([found], records)
+    wrong = [refusal for refusal in refusals if isinstance(refusal, WrongSecretError)]
+    raise (wrong or refusals)[0]
+
+
+def open_record(record: KekRecord, given: GivenSecret) -> KeyEncryptionKey:
+    """Obtain one record's own key and prove it. Raises as `open_secrets`."""
+    kek = KeyEncryptionKey(record.kek_id, given.obtain(record.source, record.salt))
+    kek.unwrap(record.wrapped_nuc_hash_key, _NUC_HASH_KEY_PLACE)
+    return kek
+
+
+def _new_kek(kek_id: int, given: GivenSecret, now: datetime) -> tuple[KeyEncryptionKey, KekRecord]:
+    source, salt = given.source, secrets.token_bytes(SALT_BYTES)
+    kek = KeyEncryptionKey(kek_id, given.obtain(source, salt))
+    if source is KekSource.COMMAND and not kek.same_as(
+        KeyEncryptionKey(kek_id, given.obtain(source, salt))
+    ):
+        raise ConfigurationError(
+            "SMA_KEK_COMMAND wrote another key the second time: it is to give the same one always."
+        )
+    return kek, KekRecord(kek_id, source.value, salt, b"", now)
+
+
+def _reached(
+    known: Sequence[KeyEncryptionKey], records: Sequence[KekRecord]
+) -> list[KeyEncryptionKey]:
+    """Return all keys that the known ones lead to, forwards and then backwards."""
+    keys = {key.kek_id: key for key in known}
+
+    def step(start: KekRecord, end: KekRecord, bridge: Callable[[KekRecord], bytes | None]) -> None:
+        wrapped = bridge(start)
+        if start.kek_id in keys and end.kek_id not in keys and wrapped is not None:
+            keys[end.kek_id] = keys[start.kek_id].unwrap_key(wrapped, end.kek_id)
+
+    for older, newer in pairwise(records):
+        step(older, newer, lambda record: record.wrapped_successor)
+    for newer, older in pairwise(reversed(records)):
+        step(newer, older, lambda record: record.wrapped_predecessor)
+    return list(keys.values())
+
+
+def _bridge_place(kek_id: int) -> bytes:
+    return b"key-encryption key %d" % kek_id

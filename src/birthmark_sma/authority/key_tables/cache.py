@@ -1,0 +1,113 @@
+"""The stock of key tables: populate it once, and hold it open for use.
+
+Every device in the field depends on these tables. They are only ever added, and not even that once
+devices are registered: a missing table is then damage to be restored from a backup.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
+from birthmark_sma.authority.key_tables import store as key_table_store
+from birthmark_sma.authority.key_tables.store import WrappedTable
+from birthmark_sma.errors import KeyTablesError, NotInitialisedError
+from birthmark_sma.protocol import key_derivation
+from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES, NORMATIVE, Derivation
+from birthmark_sma.protocol.key_table import TableSizes
+from birthmark_sma.storage.engine import Database
+
+_CHUNK = 250
+
+
+class KeyStock:
+    """All key tables, open. It never changes while the process runs, and has no telling repr."""
+
+    __slots__ = ("_master_keys", "_pseudorandom_keys", "sizes")
+
+    def __init__(self, sizes: TableSizes, master_keys: list[bytes]) -> None:
+        self.sizes = sizes
+        self._master_keys = master_keys
+        self._pseudorandom_keys = [key_derivation.extract(key) for key in master_keys]
+
+    def master_key(self, table_id: int) -> bytes:
+        """Return the 32-byte master key of a table, for the device that it is assigned to."""
+        return self._master_keys[table_id]
+
+    def derived_key(
+        self, table_id: int, key_index: int, derivation: Derivation = NORMATIVE
+    ) -> bytes:
+        """Return one key of one table."""
+        if derivation is NORMATIVE:
+            return key_derivation.expand(self._pseudorandom_keys[table_id], key_index)
+        return key_derivation.derive_key(self._master_keys[table_id], key_index, derivation)
+
+
+def populate(
+    database: Database, keks: KeyEncryptionKeys, progress: Callable[[int, int], None]
+) -> int:
+    """Create the tables that are missing; return how many that were.
+
+    Works in chunks that are durable one by one, so it can be interrupted and run again, also twice
+    at once. Calls `progress(tables_present, tables_wanted)` after each. Raises KeyTablesError where
+    tables are missing although devices are registered.
+    """
+    with database.read() as connection:
+        sizes = key_table_store.find_sizes(connection)
+        present = set(key_table_store.list_table_ids(connection))
+        registered = device_store.are_registered(connection)
+    if sizes is None:
+        raise NotInitialisedError
+    missing = [table_id for table_id in range(sizes.tables) if table_id not in present]
+    if missing and registered:
+        raise KeyTablesError(
+            f"{len(missing)} key tables are missing while devices are registered."
+            " New keys would not be those that the devices hold: restore the tables from a backup."
+        )
+    for start in range(0, len(missing), _CHUNK):
+        chunk = missing[start : start + _CHUNK]
+        with database.write() as transaction:
+            kek = keks.hold(transaction)
+            key_table_store.add_tables(
+                transaction, [_new_table(table_id, kek) for table_id in chunk], datetime.now(UTC)
+            )
+        progress(len(present) + start + len(chunk), sizes.tables)
+    return len(missing)
+
+
+def open_key_stock(database: Database, keks: KeyEncryptionKeys) -> KeyStock:
+    """Unwrap every table. Raises KeyTablesError where some are missing."""
+    with database.read() as connection:
+        sizes = key_table_store.find_sizes(connection)
+        wrapped = key_table_store.list_tables(connection)
+        if sizes is None:
+            raise NotInitialisedError
+        if [table.table_id for table in wrapped] != list(range(sizes.tables)):
+            raise KeyTablesError(
+                f"{len(wrapped)} of {sizes.tables} key tables are there. Type: sma tables populate"
+            )
+        return KeyStock(sizes, [unwrap_table(table, keks, connection) for table in wrapped])
+
+
+def unwrap_table(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
+    """Return a table's master key. Raises WrongSecretError where it does not open."""
+    return keks.unwrap(connection, table.master_key, table.kek_id, _place(table.table_id))
+
+
+def rewrapped(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> WrappedTable:
+    """Return the same master key, wrapped under the newest key."""
+    kek = keks.newest
+    master_key = unwrap_table(table, keks, connection)
+    return WrappedTable(table.table_id, kek.wrap(master_key, _place(table.table_id)), kek.kek_id)
+
+
+def _new_table(table_id: int, kek: KeyEncryptionKey) -> WrappedTable:
+    master_key = secrets.token_bytes(MASTER_KEY_BYTES)
+    return WrappedTable(table_id, kek.wrap(master_key, _place(table_id)), kek.kek_id)
+
+
+def _place(table_id: int) -> bytes:
+    return b"key table %d" % table_id

@@ -1,0 +1,256 @@
+"""Make a backup while the service runs: one moment of the database, and a manifest of it.
+
+It grows in a hidden directory beside its place, and gets its name when all of it is on disk. What
+was cut off has no name, is never taken for a backup, and goes when the next one is made there.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from sqlalchemy import Connection, text
+
+from birthmark_sma import __version__
+from birthmark_sma.authority.authority import opened_database
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.ceremony import ROOT_KEY_FILE, root_key_file
+from birthmark_sma.authority.ca.root_key_file import read_root_key
+from birthmark_sma.authority.kek import store as kek_store
+from birthmark_sma.authority.kek.passphrase_file import PASSPHRASE_FILE, find_passphrase
+from birthmark_sma.authority.key_tables import store as key_table_store
+from birthmark_sma.authority.operations import pg_dump
+from birthmark_sma.authority.operations.backup_manifest import (
+    FORMAT,
+    POSTGRESQL_FILE,
+    SQLITE_FILE,
+    FileInBackup,
+    FileName,
+    Manifest,
+    kek_of,
+    measure,
+    write_manifest,
+)
+from birthmark_sma.authority.operations.row_counts import Progress, hold_tables, take_inventory
+from birthmark_sma.authority.operations.sqlite_copy import copy_sqlite
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
+from birthmark_sma.runtime.secret_files import (
+    make_private_directory,
+    new_private_file,
+    read_private_file,
+    sync_directory,
+    write_private_file,
+)
+from birthmark_sma.storage import health
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.schema import HEAD_REVISION
+
+Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress]]
+"""Opens a progress bar: what is done, and what is counted."""
+
+_UNFINISHED = ".sma-backup"
+_UNFINISHED_NAMES = f".*{_UNFINISHED}"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup, and what it holds."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: bool) -> Backup:
+    """Copy the database as it is at one moment into a new directory, `target`.
+
+    Nobody waits: what is committed meanwhile is not in it. Secrets beside the database, the
+    passphrase that was made on a laptop and the root's encrypted key, are in it only if asked for.
+    Raises BackupPlaceTakenError, BackupError, or as opening the database does; nothing is left
+    then.
+    """
+    target = target.absolute()
+    if target.exists() or target.is_symlink():
+        raise BackupPlaceTakenError(f"{target} exists already and is never overwritten.")
+    if target.match(_UNFINISHED_NAMES):
+        raise BackupError(
+            f"{target.name} is what an unfinished backup is called, which the next one removes:"
+            " choose another name."
+        )
+    with opened_database(settings) as database, _unfinished(target) as folder:
+        with database.read() as connection:
+            if key_table_store.find_sizes(connection) is None:
+                raise NotInitialisedError
+        try:
+            manifest = _fill(database, settings, folder, bar, with_secrets=with_secrets)
+            write_manifest(folder, manifest)
+            sync_directory(folder)
+            folder.rename(target)
+            sync_directory(target.parent)
+        except OSError as error:
+            if target.exists():
+                raise BackupPlaceTakenError(f"{target} exists already.") from None
+            raise BackupError(
+                f"{target} cannot be written: {error.strerror}. Nothing is left of it."
+            ) from None
+    return Backup(target, manifest)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """Make a hidden directory beside a place, which is gone at the end unless it got its name."""
+    make_private_directory(target.parent)
+    _remove_abandoned(target.parent)
+    folder = target.with_name(f".{target.name}{_UNFINISHED}")
+    try:
+        folder.mkdir(mode=0o700)
+        held = os.open(folder, os.O_RDONLY)
+    except (FileExistsError, FileNotFoundError):  # the latter where another one took it for left
+        raise BackupPlaceTakenError(f"Another backup to {target} is under way.") from None
+    except OSError as error:
+        raise BackupError(f"{target} cannot be written: {error.strerror}.") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what was cut off: nobody holds it."""
+    for left in parent.glob(_UNFINISHED_NAMES):
+        with suppress(OSError):
+            held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(held)
+
+
+def _fill(
+    database: Database, settings: Settings, folder: Path, bar: Bar, *, with_secrets: bool
+) -> Manifest:
+    beside = _copy_secrets(settings, folder) if with_secrets else {}
+    if database.dialect_name == "sqlite":
+        return _from_sqlite(settings, folder, bar, beside)
+    return _from_postgresql(database, settings, folder, bar, beside)
+
+
+def _from_sqlite(
+    settings: Settings, folder: Path, bar: Bar, beside: Mapping[FileName, FileInBackup]
+) -> Manifest:
+    source = Path(settings.resolved_database_url.removeprefix("sqlite:///"))
+    file = folder / SQLITE_FILE
+    needed, free = source.stat().st_size, shutil.disk_usage(folder).free
+    if free < needed:
+        raise BackupError(
+            f"There is too little room in {folder.parent}: {needed:,} bytes are needed, {free:,}"
+            " are free."
+        )
+    with bar("Copying", "steps") as progress:
+        copy_sqlite(source, file, progress)
+    copy = open_database(f"sqlite:///{file}")
+    try:
+        with copy.read() as connection, bar("Reading the copy", "steps") as progress:
+            if health.find_damage(connection):
+                raise BackupError(
+                    "The database is damaged, and so is its copy: type sma doctor, and keep the"
+                    " backups that there are."
+                )
+            described = _describe(connection, "sqlite", None, progress)
+    finally:
+        copy.close()  # which takes its journal along
+    with file.open("rb") as copied:
+        os.fsync(copied.fileno())
+    with bar("Taking checksums", "bytes") as progress:
+        files = {**beside, "database.sqlite": measure(file, progress)}
+    return described.model_copy(update={"files": files})
+
+
+def _from_postgresql(
+    database: Database,
+    settings: Settings,
+    folder: Path,
+    bar: Bar,
+    beside: Mapping[FileName, FileInBackup],
+) -> Manifest:
+    with database.read() as connection:
+        # Counted and dumped on the same snapshot, which lives as long as this transaction. No
+        # snapshot keeps a partition from being dropped, nor a table from being rewritten: locks do.
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        hold_tables(connection)
+        snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+        major = health.ask_postgresql(connection).version // 10_000
+        program = pg_dump.find_program("pg_dump", at_least=major)
+        with (
+            new_private_file(folder / POSTGRESQL_FILE) as file,
+            bar("Dumping", "bytes") as progress,
+        ):
+            url = settings.resolved_database_url
+            pg_dump.dump(program, url, snapshot, file, progress)
+        with bar("Counting", "steps") as progress:
+            described = _describe(connection, "postgresql", program.major, progress)
+    with bar("Taking checksums", "bytes") as progress:
+        files = {**beside, "database.dump": measure(folder / POSTGRESQL_FILE, progress)}
+    return described.model_copy(update={"files": files})
+
+
+def _describe(connection: Connection, kind: str, major: int | None, progress: Progress) -> Manifest:
+    inventory = take_inventory(connection, progress)
+    return Manifest.model_validate(
+        {
+            "format": FORMAT,
+            "made_by": __version__,
+            "made_at": datetime.now(UTC),
+            "kind": kind,
+            "schema_revision": HEAD_REVISION,
+            "postgresql_major": major,
+            "rows": inventory.rows,
+            "highest_audit_id": inventory.highest_audit_id,
+            "newest_audit_at": inventory.newest_audit_at,
+            "certificates": fingerprints(connection),
+            "key_encryption_keys": [kek_of(each) for each in kek_store.list_keks(connection)],
+            "files": {},
+        }
+    )
+
+
+def fingerprints(connection: Connection) -> dict[str, str]:
+    """Return the SHA-256 fingerprints (hex) of the authority's certificates, by name."""
+    found = [ca_store.find_ca(connection, name) for name in ("root", "intermediate")]
+    return {
+        ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()).fingerprint(SHA256()).hex()
+        for ca in found
+        if ca is not None
+    }
+
+
+def _copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBackup]:
+    places: dict[FileName, Path] = {
+        "ca-password": settings.data_dir / PASSPHRASE_FILE,
+        "simulated-mfg-root-ca.key": root_key_file(settings),
+    }
+    assert {PASSPHRASE_FILE, ROOT_KEY_FILE} == set(places)  # noqa: S101  names that must agree
+    copied = {}
+    for name, place in places.items():
+        if name == PASSPHRASE_FILE and not settings.uses_sqlite:
+            continue  # on PostgreSQL nothing is opened by it
+        if place.exists():
+            write_private_file(folder / name, _content(name, place, settings))
+            copied[name] = measure(folder / name, lambda _, __: None)
+    return copied
+
+
+def _content(name: FileName, place: Path, settings: Settings) -> bytes:
+    if name == ROOT_KEY_FILE:
+        return read_root_key(place, lambda: find_passphrase(settings))
+    return read_private_file(place)

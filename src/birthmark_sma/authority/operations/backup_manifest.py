@@ -1,0 +1,183 @@
+"""The manifest of a backup: what it holds, and by what it is recognised.
+
+No secret is in it in the clear. What proves a passphrase is the same as in the database: a value
+wrapped under the key-encryption key.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from birthmark_sma.authority.kek.store import KekRecord
+from birthmark_sma.authority.operations.row_counts import Progress
+from birthmark_sma.errors import BackupError
+from birthmark_sma.runtime.secret_files import write_private_file
+
+MANIFEST = "manifest.json"
+SQLITE_FILE = "database.sqlite"
+POSTGRESQL_FILE = "database.dump"
+FORMAT = 1
+_CHUNK = 1 << 20
+_HEX = r"^([0-9a-f]{2})+$"
+_MOST_BYTES = 1 << 20
+FileName = Literal["database.sqlite", "database.dump", "ca-password", "simulated-mfg-root-ca.key"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileInBackup(_Part):
+    """A file's size and SHA-256 (hex)."""
+
+    size: int
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Kek(_Part):
+    """A record of a key-encryption key, its values in hex."""
+
+    kek_id: int
+    source: str
+    salt: str = Field(pattern=_HEX)
+    wrapped_nuc_hash_key: str = Field(pattern=_HEX, repr=False)
+    created_at: datetime
+    wrapped_successor: str | None = Field(default=None, pattern=_HEX, repr=False)
+    wrapped_predecessor: str | None = Field(default=None, pattern=_HEX, repr=False)
+
+
+class Manifest(_Part):
+    """What a backup holds. `rows` are counted by table; certificates are SHA-256 fingerprints."""
+
+    format: Literal[1]
+    made_by: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
+    made_at: datetime
+    kind: Literal["sqlite", "postgresql"]
+    schema_revision: str = Field(pattern=r"^[0-9]{4}$")
+    postgresql_major: int | None
+    rows: dict[str, int]
+    highest_audit_id: int | None
+    newest_audit_at: datetime | None
+    certificates: dict[str, str]
+    key_encryption_keys: list[Kek] = Field(min_length=1)
+    files: dict[FileName, FileInBackup]
+
+    @property
+    def database_file(self) -> FileName:
+        """The name of the file with the database."""
+        return "database.sqlite" if self.kind == "sqlite" else "database.dump"
+
+    @property
+    def kek_records(self) -> list[KekRecord]:
+        """The records of key-encryption keys, as the database has them."""
+        return [
+            KekRecord(
+                kek.kek_id,
+                kek.source,
+                bytes.fromhex(kek.salt),
+                bytes.fromhex(kek.wrapped_nuc_hash_key),
+                kek.created_at,
+                _bytes(kek.wrapped_successor),
+                _bytes(kek.wrapped_predecessor),
+            )
+            for kek in self.key_encryption_keys
+        ]
+
+
+def kek_of(record: KekRecord) -> Kek:
+    """Return a record as the manifest has it."""
+    return Kek(
+        kek_id=record.kek_id,
+        source=record.source,
+        salt=record.salt.hex(),
+        wrapped_nuc_hash_key=record.wrapped_nuc_hash_key.hex(),
+        created_at=record.created_at,
+        wrapped_successor=_hex(record.wrapped_successor),
+        wrapped_predecessor=_hex(record.wrapped_predecessor),
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it, whole or not at all. Raises PrivateFileError."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+    write_private_file(folder / MANIFEST, text.encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a backup's manifest. Raises BackupError where it is missing, cut off or a newer one."""
+    if not folder.is_dir():
+        raise BackupError(f"{folder} is not there, or is no directory.")
+    try:
+        with _open(folder / MANIFEST) as file:
+            content = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        raise BackupError(f"{folder} is no backup: it has no {MANIFEST}.") from None
+    except OSError as error:
+        raise BackupError(f"{folder / MANIFEST} cannot be read: {error.strerror}.") from None
+    try:
+        told = json.loads(content)
+        if isinstance(told, dict) and int(told.get("format", 0)) > FORMAT:
+            raise BackupError(
+                f"{folder} was made by a newer program, in a form that this one does not know:"
+                " install that program."
+            )
+        manifest = Manifest.model_validate(told)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise BackupError(
+            f"{folder / MANIFEST} is damaged or was cut off: take another backup."
+        ) from None
+    if manifest.database_file not in manifest.files:
+        raise BackupError(f"{folder / MANIFEST} names no database: take another backup.")
+    return manifest
+
+
+def measure(path: Path, progress: Progress) -> FileInBackup:
+    """Read a file to its end. `progress` is told bytes. Raises OSError."""
+    digest, read = hashlib.sha256(), 0
+    with _open(path) as file:
+        total = os.fstat(file.fileno()).st_size
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            read += len(chunk)
+            progress(read, total)
+    return FileInBackup(size=read, sha256=digest.hexdigest())
+
+
+def check_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
+    """Compare every file with the manifest. Raises BackupError, naming the first that differs."""
+    for name, wanted in manifest.files.items():
+        path = folder / name
+        try:
+            found = measure(path, progress)
+        except FileNotFoundError:
+            raise BackupError(f"{path} is missing: take another backup.") from None
+        except OSError as error:
+            raise BackupError(f"{path} cannot be read: {error.strerror}.") from None
+        if found != wanted:
+            raise BackupError(
+                f"{path} is not what was written when the backup was made: take another one."
+            )
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a regular file: nobody waits for what will never come out of a pipe. Raises OSError."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file")
+    return file
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else bytes.fromhex(value)

@@ -1,0 +1,164 @@
+"""What ends one day, and whether the clocks that say so are right."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from birthmark_sma.authority.access import store as access_key_store
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.operations.doctor.findings import (
+    Finding,
+    State,
+    Term,
+    critical,
+    noted,
+    until,
+    warning,
+    well,
+)
+from birthmark_sma.config import Access, Settings
+from birthmark_sma.pki import profiles
+from birthmark_sma.storage import health
+from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.engine import Database
+
+_DAY = timedelta(days=1)
+_CA_TERMS = {
+    "root": Term(warning=730 * _DAY, critical=180 * _DAY),
+    "intermediate": Term(warning=365 * _DAY, critical=60 * _DAY),
+}
+_SUCCESSOR = {
+    "root": "Plan a successor now: devices and verifiers need its root before this one ends",
+    "intermediate": "Plan a successor now: no device can be provisioned under this one afterwards",
+}
+_TLS_TERM = Term(warning=21 * _DAY, critical=3 * _DAY)
+_KEY_TERM = Term(warning=14 * _DAY, critical=timedelta(0))
+_DRIFT_WARNING = timedelta(seconds=5)
+_DRIFT_CRITICAL = timedelta(minutes=1)
+_AHEAD = timedelta(minutes=2)
+
+
+def look_at_ca(database: Database, now: datetime) -> Iterator[Finding]:
+    """See when root and intermediate end."""
+    for name, certificate in _ca_certificates(database).items():
+        end = certificate.not_valid_after_utc
+        state = _CA_TERMS[name].judge(end, now)
+        sentence = f"The {name}'s certificate {_lasts(end, now)}"
+        if state is not State.WELL:
+            yield Finding(state, f"{name} CA", sentence, _SUCCESSOR[name])
+        elif name == "intermediate" and end - now < profiles.DEVICE.validity:
+            yield noted(f"{name} CA", f"{sentence}: device certificates end with it, early")
+        else:
+            yield well(f"{name} CA", sentence)
+
+
+def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
+    """Compare this machine's clock with the database's, with certificates and the audit trail."""
+    with database.read() as connection:
+        before = datetime.now(UTC)
+        theirs = database_time(connection)
+        after = datetime.now(UTC)
+        newest = health.newest_minute(connection)
+    drift = max(theirs - after, before - theirs, timedelta(0))
+    ahead = "ahead of" if theirs < before else "behind"
+    if drift > _DRIFT_WARNING:
+        state = State.CRITICAL if drift > _DRIFT_CRITICAL else State.WARNING
+        sentence = f"This machine's clock is {_seconds(drift)} {ahead} the database's"
+        yield Finding(state, "clock", sentence, "Let both keep time by NTP")
+        return
+    founded = max(
+        (each.not_valid_before_utc for each in _ca_certificates(database).values()), default=now
+    )
+    if now < founded:
+        yield critical(
+            "clock",
+            f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC, before the CA's certificates"
+            " begin",
+            "Set the clock, and let it keep time by NTP",
+        )
+    elif newest is not None and newest > now + _AHEAD:
+        yield warning(
+            "clock",
+            f"The newest audit rows are of {newest:%Y-%m-%d %H:%M} UTC, which is still to come: a"
+            " clock is or was wrong",
+            "Compare the clocks of all machines that serve, and let them keep time by NTP",
+        )
+    else:
+        yield well("clock", "The clock agrees with the database, certificates and audit trail")
+
+
+def look_at_tls(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """See when the certificate for HTTPS ends, and those of the CAs of client certificates."""
+    if settings.tls_cert is not None:
+        yield from _tls(settings.tls_cert, now, "Renew it, then send SIGHUP to the server")
+    own = settings.data_dir / "tls-self" / "server.pem"
+    if settings.tls_cert is None and own.exists():
+        yield from _tls(own, now, "Start sma serve --tls-self again, which renews it")
+    if settings.tls_client_ca is not None:
+        yield from _tls(settings.tls_client_ca, now, "Callers under it need a new CA", "client CA")
+
+
+def look_at_keys(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """See which access keys are about to end, and whether any is in force."""
+    with database.read() as connection:
+        good = [key for key in access_key_store.all_keys(connection) if key.is_good(now)]
+    if not good and settings.resolved_access is Access.KEYS:
+        yield critical(
+            "access keys",
+            "Callers must show access keys, and none is in force: no server starts",
+            "Type sma keys create NAME --scope validate",
+        )
+        return
+    ending = [
+        key
+        for key in good
+        if key.expires_at is not None and _KEY_TERM.judge(key.expires_at, now) is not State.WELL
+    ]
+    if ending:
+        first = min(ending, key=lambda key: key.expires_at or now)
+        others = f", and {len(ending) - 1} more soon" if len(ending) > 1 else ""
+        yield warning(
+            "access keys",
+            f"The access key {first.name} ends on {first.expires_at:%Y-%m-%d %H:%M} UTC{others}",
+            "Make a successor with sma keys create, and give it to the caller",
+        )
+    elif good:
+        verb = "is" if len(good) == 1 else "are"
+        yield well("access keys", f"{len(good)} {verb} in force; none ends within two weeks")
+    else:
+        yield well("access keys", "None is in force, and none is asked for on this address")
+
+
+def _ca_certificates(database: Database) -> dict[str, x509.Certificate]:
+    with database.read() as connection:
+        found = {name: ca_store.find_ca(connection, name) for name in _CA_TERMS}
+    return {
+        name: x509.load_pem_x509_certificate(ca.certificate.encode())
+        for name, ca in found.items()
+        if ca is not None
+    }
+
+
+def _tls(file: Path, now: datetime, do: str, name: str = "TLS") -> Iterator[Finding]:
+    try:
+        shown = x509.load_pem_x509_certificates(file.read_bytes())
+    except OSError as error:
+        yield critical(name, f"{file} cannot be read: {error.strerror}", "Look at the file")
+        return
+    except ValueError:
+        yield critical(name, f"{file} holds no certificate", "Look at the file")
+        return
+    end = min(each.not_valid_after_utc for each in shown)
+    state = _TLS_TERM.judge(end, now)
+    sentence = f"{file} {_lasts(end, now)}"
+    yield well(name, sentence) if state is State.WELL else Finding(state, name, sentence, do)
+
+
+def _lasts(end: datetime, now: datetime) -> str:
+    return until(end, now) if end <= now else f"lasts {until(end, now)}"
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span.total_seconds():,.0f} seconds"

@@ -1,0 +1,158 @@
+"""PostgreSQL's own programs for backups, pg_dump and pg_restore, found on PATH.
+
+They read their password from the environment, which nobody else on the machine sees, and never from
+their command line.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, BinaryIO, NamedTuple
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from birthmark_sma.authority.operations.row_counts import Progress
+from birthmark_sma.errors import BackupError
+
+_VERSION_SECONDS = 30
+_LOCK_SECONDS = 30
+"""Who changes tables may wait for whoever exported the snapshot, and that one waits for pg_dump."""
+_CHUNK = 1 << 20
+_WHAT_IS_LEFT_OUT = (
+    "--no-owner",
+    "--no-privileges",
+    "--no-comments",
+    "--no-publications",
+    "--no-subscriptions",
+    "--no-security-labels",
+    "--no-tablespaces",
+)
+_ONLY_RESTORED = ("--single-transaction", "--exit-on-error")
+
+
+class Program(NamedTuple):
+    """A program, and its major version."""
+
+    path: str
+    major: int
+
+
+def find_program(name: str, *, at_least: int) -> Program:
+    """Find one of PostgreSQL's programs on PATH, of a major version or later.
+
+    Raises BackupError, which says what to install.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise BackupError(
+            f"{name} is not on PATH: install PostgreSQL's client programs, version {at_least} or"
+            " later."
+        )
+    try:
+        said = subprocess.run(  # noqa: S603  the operator's own PostgreSQL
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_SECONDS,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        raise BackupError(f"{path} cannot be run: look at what {name} --version says.") from None
+    version = re.search(r"\) (\d+)", said)
+    if version is None:
+        raise BackupError(f"{path} does not tell its version: is it PostgreSQL's own?")
+    found = Program(path, int(version[1]))
+    if found.major < at_least:
+        raise BackupError(
+            f"{path} is of PostgreSQL {found.major}, too old for this: put version {at_least} or"
+            " later first on PATH."
+        )
+    return found
+
+
+def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Progress) -> None:
+    """Write a database, as an exported snapshot sees it, into a file in pg_dump's custom format.
+
+    `progress` is told bytes. Raises BackupError, and OSError where the file cannot be written.
+    """
+    arguments = [
+        "--format=custom",
+        "--compress=1",
+        f"--snapshot={snapshot}",
+        f"--lock-wait-timeout={_LOCK_SECONDS * 1000}",
+        *_WHAT_IS_LEFT_OUT,
+    ]
+    with _running(program, arguments, url, "pg_dump") as (_, output):
+        written = 0
+        while chunk := output.read(_CHUNK):
+            file.write(chunk)
+            written += len(chunk)
+            progress(written, None)
+
+
+def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> None:
+    """Fill an empty database from such a file, wholly or not at all. Raises BackupError."""
+    arguments = [*_ONLY_RESTORED, *_WHAT_IS_LEFT_OUT]
+    total = os.fstat(file.fileno()).st_size
+    with _running(program, arguments, url, "pg_restore") as (intake, _):
+        sent = 0
+        with suppress(BrokenPipeError):  # it has ended, and says why
+            while chunk := file.read(_CHUNK):
+                intake.write(chunk)
+                sent += len(chunk)
+                progress(sent, total)
+        with suppress(BrokenPipeError):
+            intake.close()
+
+
+@contextmanager
+def _running(
+    program: Program, arguments: list[str], url: str, name: str
+) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Run a program, with its input and output, until the block and then the program have ended."""
+    place, password = _without_password(url)
+    environ = dict(os.environ) | ({} if password is None else {"PGPASSWORD": password})
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(  # noqa: S603  the operator's own PostgreSQL
+            [program.path, "--no-password", f"--dbname={place}", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environ,
+        )
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("a program was started without pipes")
+        try:
+            yield process.stdin, process.stdout
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        if code != 0:
+            said.seek(0)
+            raise BackupError(f"{name} failed: {_first_fault(said.read(_CHUNK))}.")
+
+
+def _without_password(url: str) -> tuple[str, str | None]:
+    given = conninfo_to_dict(url)
+    if "sslpassword" in given:
+        raise BackupError(
+            "DATABASE_URL has an sslpassword, which PostgreSQL's programs take on their command"
+            " line alone, for all to see: use a key without one for backups."
+        )
+    password = given.pop("password", None)
+    return make_conninfo("", **given), None if password is None else str(password)
+
+
+def _first_fault(said: bytes) -> str:
+    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+    faults = [line for line in lines if "error:" in line or "FATAL:" in line] or lines
+    first = faults[0] if faults else "it says nothing of why"
+    return re.sub(r"^\w+: (error: )?", "", first).rstrip(".")

@@ -1,0 +1,382 @@
+"""Restore a backup into an empty place, and prove that it is what was saved.
+
+Everything that can be refused is refused before anything is written: another kind of database, a
+place that is taken, a wrong passphrase, a damaged file.
+"""
+
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from pydantic import SecretStr
+
+from birthmark_sma.authority.authority import load_certificates, open_signer, open_stored_secrets
+from birthmark_sma.authority.ca.ceremony import random_serial_number, root_key_file
+from birthmark_sma.authority.ca.root_key_file import RootKey
+from birthmark_sma.authority.devices.store import Device, sample_devices
+from birthmark_sma.authority.kek.passphrase_file import (
+    PASSPHRASE_FILE,
+    PassphraseFile,
+    find_passphrase,
+)
+from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.wrapping import open_secrets
+from birthmark_sma.authority.key_tables.cache import open_key_stock
+from birthmark_sma.authority.operations import pg_dump
+from birthmark_sma.authority.operations.backup import Bar, fingerprints
+from birthmark_sma.authority.operations.backup_manifest import (
+    MANIFEST,
+    Manifest,
+    check_files,
+    read_manifest,
+)
+from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import (
+    BackupError,
+    BackupPlaceTakenError,
+    ConfigurationError,
+    PathRefusedError,
+    WrongSecretError,
+)
+from birthmark_sma.pki.path_validation import verify_path
+from birthmark_sma.protocol.key_table import TableSizes
+from birthmark_sma.runtime.secret_files import (
+    make_private_directory,
+    new_private_file,
+    read_private_file,
+    sync_directory,
+    write_private_file,
+)
+from birthmark_sma.storage import health, partitions
+from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.schema import HEAD_REVISION, metadata
+
+SAMPLE = 500
+"""How many devices' certificates are verified."""
+_CHUNK = 1 << 20
+_JOURNALS = ("-journal", "-wal", "-shm")
+"""SQLite would take them for those of the file that is restored. Lock files are left by whoever is
+killed, and mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was compared and opened: rows counted, key tables opened, devices' chains verified."""
+
+    rows: int
+    key_tables: int
+    devices: int
+
+
+def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest, Proof]:
+    """Restore a backup to where the settings say that the database is.
+
+    Raises BackupError, BackupPlaceTakenError, WrongSecretError, ConfigurationError or
+    DatabaseUnavailableError. SQLite's file gets its name last; PostgreSQL is filled in one
+    transaction, and a backup that then proves to be wrong is said to be there.
+    """
+    manifest = read_manifest(folder)
+    _check_kind(manifest, settings, folder)
+    proving = _with_secrets_of(settings, folder, manifest)
+    reinstated = _previous_in(settings, proving)
+    if settings.uses_sqlite:
+        file = _sqlite_file(settings)
+        for suffix in ("", *_JOURNALS):
+            raise_if_taken(file.with_name(file.name + suffix))
+        if reinstated is None:
+            _check_secrets_free(settings, folder, manifest)
+        open_secrets(manifest.kek_records, GivenSecret.of(proving))
+        with bar("Checking the backup", "bytes") as progress:
+            check_files(folder, manifest, progress)
+        return manifest, _into_sqlite(proving, folder, manifest, file, bar, reinstated=reinstated)
+    _check_secrets_free(settings, folder, manifest)
+    open_secrets(manifest.kek_records, GivenSecret.of(proving))
+    database = open_database(settings.resolved_database_url)
+    try:
+        program = _check_empty(database, manifest)
+        with bar("Checking the backup", "bytes") as progress:
+            check_files(folder, manifest, progress)
+        return manifest, _into_postgresql(database, program, proving, folder, manifest, bar=bar)
+    finally:
+        database.close()
+
+
+# --- what is refused
+
+
+def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
+    if manifest.schema_revision > HEAD_REVISION:
+        raise BackupError(
+            f"{folder} has schema {manifest.schema_revision}, made by a newer program; this one"
+            f" knows {HEAD_REVISION}. Install the newer program."
+        )
+    if manifest.schema_revision != HEAD_REVISION:
+        raise BackupError(
+            f"{folder} has schema {manifest.schema_revision}: restore it with birthmark-sma"
+            f" {manifest.made_by}, then type sma migrate with this one."
+        )
+    if set(manifest.rows) != set(metadata.tables):
+        raise BackupError(f"{folder / MANIFEST} does not count every table: take another backup.")
+    if manifest.kind == "sqlite" and not settings.uses_sqlite:
+        raise BackupError(f"{folder} is of SQLite: unset DATABASE_URL to restore it.")
+    if manifest.kind == "postgresql" and settings.uses_sqlite:
+        raise BackupError(f"{folder} is of PostgreSQL: let DATABASE_URL lead to an empty database.")
+
+
+def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Refuse where other secrets are than those that are to go there."""
+    for name, place in _places(settings).items():
+        if (
+            name in manifest.files
+            and place.exists()
+            and (read_private_file(place) != read_private_file(folder / name))
+        ):
+            raise BackupPlaceTakenError(f"{place} exists already and is never overwritten.")
+
+
+def raise_if_taken(path: Path) -> None:
+    """Raise BackupPlaceTakenError where something is at a place."""
+    if path.exists() or path.is_symlink():
+        raise BackupPlaceTakenError(
+            f"{path} exists already and is never overwritten: restore into an empty place."
+        )
+
+
+def _check_empty(database: Database, manifest: Manifest) -> pg_dump.Program:
+    with database.read() as connection:
+        taken = health.list_tables(connection)
+        major = health.ask_postgresql(connection).version // 10_000
+    if taken:
+        raise BackupPlaceTakenError(
+            f"The database is not empty: it has {taken[0]}. Restore into a new one."
+        )
+    made = manifest.postgresql_major or major
+    return pg_dump.find_program("pg_restore", at_least=max(made, major))
+
+
+def _with_secrets_of(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
+    """Let a passphrase that is in the backup, or was in force before, open it, if none is given."""
+    if settings.ca_password is not None or not settings.uses_sqlite:
+        return settings
+    if PassphraseFile.in_force(settings) is None:
+        if PASSPHRASE_FILE not in manifest.files:
+            return settings
+        return _with_passphrase(settings, read_private_file(folder / PASSPHRASE_FILE).strip())
+    previous = PassphraseFile.of(settings).list_previous()
+    if not previous or _opens(manifest, settings):
+        return settings
+    tried = (_with_passphrase(settings, each) for each in previous)
+    return next((each for each in tried if _opens(manifest, each)), settings)
+
+
+def _with_passphrase(settings: Settings, passphrase: bytes) -> Settings:
+    text = passphrase.decode("utf-8", "replace")
+    return settings.model_copy(update={"ca_password": SecretStr(text)})
+
+
+def _opens(manifest: Manifest, settings: Settings) -> bool:
+    try:
+        open_secrets(manifest.kek_records, GivenSecret.of(settings))
+    except WrongSecretError:
+        return False
+    return True
+
+
+def _previous_in(settings: Settings, proving: Settings) -> bytes | None:
+    """Return the previous passphrase that opens the backup, where it is to be in force again."""
+    if proving is settings or PassphraseFile.in_force(settings) is None:
+        return None
+    return find_passphrase(proving)
+
+
+def _places(settings: Settings) -> dict[str, Path]:
+    """Where the files of a backup go that are no database."""
+    return {
+        PASSPHRASE_FILE: settings.data_dir / PASSPHRASE_FILE,
+        "simulated-mfg-root-ca.key": root_key_file(settings),
+    }
+
+
+# --- what is written
+
+
+def _into_sqlite(
+    settings: Settings,
+    folder: Path,
+    manifest: Manifest,
+    file: Path,
+    bar: Bar,
+    *,
+    reinstated: bytes | None,
+) -> Proof:
+    make_private_directory(settings.data_dir)
+    make_private_directory(file.parent)
+    partial = file.with_name(f".{file.name}.restoring")
+    # Only who holds the directory may touch what is unfinished, and give it its name.
+    held = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise BackupPlaceTakenError(f"Another restore into {file.parent} is under way.") from None
+    try:
+        _forget(partial)  # what was cut off
+        with bar("Copying", "bytes") as progress:
+            _copy(folder / manifest.database_file, partial, progress)
+        database = open_database(f"sqlite:///{partial}")
+        try:
+            proof = _prove(database, settings, manifest, bar)
+        finally:
+            database.close()
+        if reinstated is not None:
+            _reinstate(settings, reinstated)
+        _place_secrets(settings, folder, manifest)
+        file.hardlink_to(partial)  # unlike a rename, this never replaces what came meanwhile
+        sync_directory(file.parent)
+    except FileExistsError:
+        raise BackupPlaceTakenError(f"{file} exists already and is never overwritten.") from None
+    except OSError as error:
+        raise BackupError(
+            f"{file.parent} cannot be written: {error.strerror}. Nothing is left there."
+        ) from None
+    finally:
+        _forget(partial)
+        os.close(held)
+    return proof
+
+
+def _reinstate(settings: Settings, passphrase: bytes) -> None:
+    """Put a previous passphrase in force again, for the root's key file as well."""
+    file = PassphraseFile.of(settings)
+    root_key = RootKey(root_key_file(settings), passphrase)
+    with suppress(ConfigurationError):  # one of another passphrase stays as it is
+        root_key.prepare([file.current(), *file.list_previous()])
+        root_key.put_in_place()
+    file.reinstate(passphrase)
+
+
+def _place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Put what the backup has besides the database to where it belongs."""
+    for name, place in _places(settings).items():
+        if name in manifest.files and not place.exists():
+            make_private_directory(place.parent)
+            write_private_file(place, read_private_file(folder / name))
+
+
+def _copy(source: Path, target: Path, progress: Progress) -> None:
+    total, done = source.stat().st_size, 0
+    if shutil.disk_usage(target.parent).free < total:
+        raise BackupError(
+            f"There is too little room in {target.parent}: {total:,} bytes are needed."
+        )
+    with source.open("rb") as reading, new_private_file(target) as writing:
+        while chunk := reading.read(_CHUNK):
+            writing.write(chunk)
+            done += len(chunk)
+            progress(done, total)
+
+
+def _forget(partial: Path) -> None:
+    for path in (partial, *partial.parent.glob(f"{partial.name}-*")):
+        path.unlink(missing_ok=True)
+
+
+def _into_postgresql(
+    database: Database,
+    program: pg_dump.Program,
+    settings: Settings,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    bar: Bar,
+) -> Proof:
+    with (
+        (folder / manifest.database_file).open("rb") as file,
+        bar("Restoring", "bytes") as progress,
+    ):
+        pg_dump.restore(program, settings.resolved_database_url, file, progress)
+    try:
+        proof = _prove(database, settings, manifest, bar)
+    except BackupError as error:
+        raise BackupError(
+            f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
+        ) from None
+    _place_secrets(settings, folder, manifest)
+    with database.write() as transaction:
+        health.gather_statistics(transaction)
+        partitions.make_ahead(transaction, database_time(transaction).date())
+    return proof
+
+
+# --- what proves it
+
+
+def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) -> Proof:
+    """Count against the manifest, open everything, and verify a sample. Raises BackupError."""
+    check_schema(database)
+    with database.read() as connection, bar("Counting", "steps") as progress:
+        found = take_inventory(connection, progress)
+        marks = fingerprints(connection)
+    for table, rows in manifest.rows.items():
+        if found.rows[table] != rows:
+            raise BackupError(
+                f"The backup does not prove itself: {table} has {found.rows[table]:,} rows,"
+                f" and the manifest says {rows:,}."
+            )
+    trail = (manifest.highest_audit_id, manifest.newest_audit_at)
+    if (found.highest_audit_id, found.newest_audit_at) != trail or marks != manifest.certificates:
+        raise BackupError(
+            "The backup does not prove itself: the end of the audit trail or the certificates are"
+            " not those of the manifest."
+        )
+    opened = open_stored_secrets(database, settings)
+    stock = open_key_stock(database, opened.keks)
+    open_signer(database, settings, opened)
+    with bar("Verifying devices", "steps") as progress:
+        devices = _verify_sample(database, stock.sizes, progress)
+    return Proof(sum(manifest.rows.values()), stock.sizes.tables, devices)
+
+
+def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:
+    root, intermediate = (
+        x509.load_pem_x509_certificate(each.certificate.encode())
+        for each in load_certificates(database)
+    )
+    with database.read() as connection:
+        sample = sample_devices(connection, f"{random_serial_number():x}", limit=SAMPLE)
+    for done, device in enumerate(sample, 1):
+        _verify(device, root, intermediate, sizes)
+        progress(done, len(sample))
+    return len(sample)
+
+
+def _verify(
+    device: Device, root: x509.Certificate, intermediate: x509.Certificate, sizes: TableSizes
+) -> None:
+    """By the time at which it was provisioned, so that one which has expired since proves as much.
+
+    Its tables must be among those that were opened.
+    """
+    leaf = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    try:
+        named = verify_path(leaf, [intermediate], root=root, now=device.provisioned_at)
+    except PathRefusedError:
+        named = ""
+    tables = all(sizes.has_table(table) for table in device.table_assignments)
+    same_number = f"{leaf.serial_number:x}" == device.certificate_serial
+    if named != device.device_serial or not (tables and same_number):
+        raise BackupError(
+            f"The backup does not prove itself: the certificate of {device.device_serial} does not"
+            " chain to the root, or is not the one that was registered."
+        )
+
+
+def _sqlite_file(settings: Settings) -> Path:
+    return Path(settings.resolved_database_url.removeprefix("sqlite:///"))

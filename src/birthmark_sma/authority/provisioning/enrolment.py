@@ -1,0 +1,58 @@
+"""Enrolment: what the access key that a device shows allows it, in family and in number.
+
+Uses are counted in the transaction that registers the devices, so a key for one device never
+provisions two, whichever processes it is shown to at the same time.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.access import store as access_key_store
+from birthmark_sma.authority.provisioning.issuance import Candidate, ProvisioningRequest
+from birthmark_sma.errors import EnrolmentRefusedError
+
+_USED_UP = "This access key has provisioned as many devices as it is good for; ask for another"
+
+
+def find_refusal(
+    connection: Connection, request: ProvisioningRequest
+) -> EnrolmentRefusedError | None:
+    """Say what a request's access key certainly does not allow, if anything."""
+    key = request.enrolled_with
+    if key is None:
+        return None
+    if key.device_family not in {None, request.device_family}:
+        return EnrolmentRefusedError(
+            f"This access key is good for devices of the family {key.device_family}."
+        )
+    if access_key_store.uses_left(connection, key.key_id) == 0:
+        return EnrolmentRefusedError(_USED_UP)
+    return None
+
+
+def reserve(
+    transaction: Connection, candidates: Sequence[Candidate]
+) -> dict[str, EnrolmentRefusedError]:
+    """Use keys for as many candidates as they allow; the others' errors, by provisioning id."""
+    refused: dict[str, EnrolmentRefusedError] = {}
+    for key_id, enrolled in sorted(_by_key(candidates).items()):
+        granted = access_key_store.use(transaction, key_id, len(enrolled))
+        for candidate in enrolled[granted:]:
+            refused[candidate.provisioning_id] = EnrolmentRefusedError(_USED_UP)
+    return refused
+
+
+def give_back(transaction: Connection, candidates: Sequence[Candidate]) -> None:
+    """Take uses back that were reserved for candidates which were refused after all."""
+    for key_id, enrolled in sorted(_by_key(candidates).items()):
+        access_key_store.give_back(transaction, key_id, len(enrolled))
+
+
+def _by_key(candidates: Sequence[Candidate]) -> Mapping[str, list[Candidate]]:
+    found: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.request.enrolled_with is not None:
+            found[candidate.request.enrolled_with.key_id].append(candidate)
+    return found

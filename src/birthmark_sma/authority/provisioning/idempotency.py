@@ -1,0 +1,187 @@
+"""First answers: what a request with an Idempotency-Key gets when it comes again within a day.
+
+They are sealed under the key-encryption key, each to its Idempotency-Key, as they hold table keys
+and NUC hashes. Claiming a key and registering the device are one transaction.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.access import store as access_key_store
+from birthmark_sma.authority.access.store import KeyScope
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
+from birthmark_sma.authority.provisioning import idempotency_store
+from birthmark_sma.authority.provisioning.idempotency_store import FirstAnswer
+from birthmark_sma.authority.provisioning.issuance import (
+    Candidate,
+    Provisioned,
+    ProvisioningRequest,
+)
+from birthmark_sma.errors import (
+    BirthmarkError,
+    IdempotencyKeyReusedError,
+    KeyEncryptionKeyChangedError,
+)
+
+IDEMPOTENCY_PERIOD = timedelta(hours=24)
+
+
+class FirstAnswers:
+    """Finds first answers, and keeps those of a batch, by candidates' provisioning ids."""
+
+    def __init__(self, keks: KeyEncryptionKeys) -> None:
+        self._keks = keks
+
+    def find(
+        self, connection: Connection, request: ProvisioningRequest, since: datetime
+    ) -> Provisioned | None:
+        """Return the answer that this request got after `since`.
+
+        Raises IdempotencyKeyReusedError.
+        """
+        key = place_of(request)
+        if key is None:
+            return None
+        found = idempotency_store.find(connection, [key]).get(key)
+        if found is None or found.created_at <= since:
+            return None
+        return self._open(connection, found, request_digest(request))
+
+    def find_of_lapsed_key(
+        self, connection: Connection, request: ProvisioningRequest, since: datetime, now: datetime
+    ) -> Provisioned | None:
+        """Return the answer that it got after `since` under an access key no longer in force.
+
+        A camera whose answer was lost must not be stranded because its enrolment key was revoked or
+        ran out before it came again with another one. While a key is in force, its answers are for
+        whoever shows that key alone.
+        """
+        if request.idempotency_key is None or request.enrolled_with is None:
+            return None
+        device = device_store.find_device(connection, request.device_serial)
+        if device is None or device.provisioned_at <= since:
+            return None
+        digest = request_digest(request)
+        for found in idempotency_store.given_at(connection, device.provisioned_at):
+            # Whoever comes as far as this repeats the whole request; so keys need no limit.
+            if found.request_digest == digest and any(
+                found.idempotency_key == _place_under(key_id, request.idempotency_key)
+                for key_id in access_key_store.lapsed_since(
+                    connection, KeyScope.PROVISION, since, now
+                )
+            ):
+                return self._open(connection, found, digest)
+        return None
+
+    def claim(
+        self, transaction: Connection, candidates: Sequence[Candidate]
+    ) -> dict[str, Provisioned | BirthmarkError]:
+        """Keep the first answers of a batch; return the outcome of those that are repetitions.
+
+        And of those that could not be kept, as this process could not follow a rotation.
+        """
+        wanting = [(c, key) for c in candidates if (key := place_of(c.request)) is not None]
+        if not wanting:
+            return {}
+        try:
+            kek = self._keks.hold(transaction)
+        except KeyEncryptionKeyChangedError as error:
+            return {c.provisioning_id: error for c, _ in wanting}
+        claims = {c.provisioning_id: _sealed(c, key, kek) for c, key in wanting}
+        idempotency_store.claim(transaction, list(claims.values()))
+        kept = idempotency_store.find(
+            transaction, [claim.idempotency_key for claim in claims.values()]
+        )
+        outcomes: dict[str, Provisioned | BirthmarkError] = {}
+        for provisioning_id, claim in claims.items():
+            if kept[claim.idempotency_key] == claim:
+                continue
+            try:
+                outcomes[provisioning_id] = self._open(
+                    transaction, kept[claim.idempotency_key], claim.request_digest
+                )
+            except (IdempotencyKeyReusedError, KeyEncryptionKeyChangedError) as error:
+                outcomes[provisioning_id] = error
+        return outcomes
+
+    @staticmethod
+    def release(transaction: Connection, refused: Sequence[Candidate]) -> None:
+        """Give the keys of requests back that were refused after all."""
+        keys = [key for c in refused if (key := place_of(c.request)) is not None]
+        if keys:
+            idempotency_store.release(transaction, keys)
+
+    def _open(self, connection: Connection, found: FirstAnswer, digest: bytes) -> Provisioned:
+        if found.request_digest != digest:
+            raise IdempotencyKeyReusedError
+        fields = json.loads(
+            self._keks.unwrap(
+                connection, found.sealed_response, found.kek_id, found.idempotency_key
+            )
+        )
+        # Of an earlier version. A request that it sealed keys for is refused before it gets here.
+        fields.pop("table_keys_jwe", None)
+        return Provisioned(
+            **fields
+            | {
+                "certificate_chain": tuple(fields["certificate_chain"]),
+                "table_assignments": tuple(fields["table_assignments"]),
+                "provisioned_at": datetime.fromisoformat(fields["provisioned_at"]),
+            }
+        )
+
+
+def opens(answer: FirstAnswer, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
+    """Open a first answer, to see that it does. Raises WrongSecretError."""
+    return keks.unwrap(connection, answer.sealed_response, answer.kek_id, answer.idempotency_key)
+
+
+def rewrapped(answer: FirstAnswer, keks: KeyEncryptionKeys, connection: Connection) -> FirstAnswer:
+    """Return the same answer, sealed under the newest key."""
+    sealed = keks.newest.wrap(opens(answer, keks, connection), answer.idempotency_key)
+    return replace(answer, sealed_response=sealed, kek_id=keks.newest.kek_id)
+
+
+def request_digest(request: ProvisioningRequest) -> bytes:
+    """Return what is the same for the same request, whatever its Idempotency-Key: 32 bytes."""
+    fields = asdict(replace(request, idempotency_key=None, nuc_hash=None, enrolled_with=None))
+    del fields["enrolled_with"]  # it has a place of its own
+    fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None
+    return _digest(json.dumps(fields, sort_keys=True))
+
+
+def place_of(request: ProvisioningRequest) -> bytes | None:
+    """Return what a first answer is kept and found under: 32 bytes, or None where it is not kept.
+
+    Each access key has its own Idempotency-Keys, so that nobody gets another's table keys.
+    """
+    if request.idempotency_key is None:
+        return None
+    if request.enrolled_with is None:
+        return _digest(request.idempotency_key)
+    return _place_under(request.enrolled_with.key_id, request.idempotency_key)
+
+
+def _place_under(key_id: str, idempotency_key: str) -> bytes:
+    return _digest(f"{key_id}\0{idempotency_key}")
+
+
+def _sealed(candidate: Candidate, key: bytes, kek: KeyEncryptionKey) -> FirstAnswer:
+    answer = json.dumps(asdict(candidate.answer), default=str).encode()
+    return FirstAnswer(
+        idempotency_key=key,
+        request_digest=request_digest(candidate.request),
+        sealed_response=kek.wrap(answer, key),
+        kek_id=kek.kek_id,
+        created_at=candidate.device.provisioned_at,
+    )
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,306 @@
+"""Candidates: devices whose request was checked and whose certificate is signed.
+
+Nothing here asks the database, so that any thread or process can do this work, which is where the
+time of provisioning goes. Whether a candidate becomes a device is decided by `registration`.
+"""
+
+import hashlib
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from birthmark_sma.authority.access.store import AccessKey
+from birthmark_sma.authority.ca.ceremony import random_serial_number
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.kek.wrapping import NucHashIndex
+from birthmark_sma.authority.key_tables.cache import KeyStock
+from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
+from birthmark_sma.errors import (
+    DeviceDescriptionRefusedError,
+    KeyEncryptionKeyRefusedError,
+    KeyRefusedError,
+)
+from birthmark_sma.pki import certificates, csr, profiles
+from birthmark_sma.pki.certificates import Publication
+from birthmark_sma.pki.keys import key_policy
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.pki.keys.key_policy import DeviceKey, KeyEncryptionKey
+from birthmark_sma.pki.keys.recipient_key import check_recipient
+from birthmark_sma.pki.names import check_device_serial
+from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
+from birthmark_sma.protocol.key_table import assign_tables
+from birthmark_sma.protocol.verdict import DeviceStatus
+
+MAX_DESCRIPTION = 50
+"""Characters of a device family or app version at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisioningRequest:
+    """What a device asks with: exactly one of `device_public_key` and `csr`, both PEM.
+
+    `nuc_hash` is the device's own, 32 bytes, or None to get a simulated one.
+    """
+
+    device_serial: str
+    device_family: str
+    device_public_key: str | None = None
+    csr: str | None = None
+    app_version: str | None = None
+    nuc_hash: bytes | None = field(default=None, repr=False)
+    key_encryption_public_key: str | None = None
+    idempotency_key: str | None = field(default=None, repr=False)
+    enrolled_with: AccessKey | None = None
+    """The access key that the device showed, where access is by keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """The answer to a device: NUC hash and table keys in the clear, or `sealed_secrets`."""
+
+    device_certificate: str
+    certificate_chain: tuple[str, ...]
+    table_assignments: tuple[int, ...]
+    provisioning_id: str
+    provisioned_at: datetime
+    simulated_nuc_hash: str | None = field(default=None, repr=False)
+    table_keys: dict[str, str] | None = field(default=None, repr=False)
+    sealed_secrets: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The intermediate: its certificate, its key, the chain below devices, and where it is told."""
+
+    certificate: x509.Certificate
+    signer: Signer
+    chain: tuple[str, ...]
+    publication: Publication | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that nothing speaks against but what may be registered already."""
+
+    request: ProvisioningRequest
+    public_key: DeviceKey
+    public_key_fingerprint: bytes
+    recipient: KeyEncryptionKey | None
+    recipient_fingerprint: bytes | None
+    nuc_hash: bytes = field(repr=False)
+    nuc_hash_index: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device with a signed certificate that is not registered yet, and the answer to it."""
+
+    request: ProvisioningRequest
+    device: Device
+    answer: Provisioned
+    recipient_fingerprint: bytes | None = None
+    """SHA-256 of the recipient key's DER SubjectPublicKeyInfo, where the request has one."""
+
+    @property
+    def provisioning_id(self) -> str:
+        """What tells this candidate from every other, repetitions of its request included."""
+        return self.device.provisioning_id
+
+
+_one_rsa_key_at_a_time = threading.Lock()
+
+
+def check_is_secret(key: DeviceKey | KeyEncryptionKey) -> None:
+    """Raise KeyRefusedError where anybody can know the private key of a public key.
+
+    The check of an RSA key holds the interpreter for long. One at a time is checked, and others get
+    their turn in between: an event loop beside 12 threads that did neither took 160 ms for what
+    takes 12 ms so.
+    """
+    if not isinstance(key, rsa.RSAPublicKey):
+        key_policy.check_is_secret(key)
+        return
+    with _one_rsa_key_at_a_time:
+        key_policy.check_is_secret(key, _let_others_in)
+
+
+def _let_others_in() -> None:
+    time.sleep(0)
+
+
+class CandidateMaker:
+    """Makes candidates, in any thread, or in a process that was forked off."""
+
+    profile = profiles.DEVICE
+
+    def __init__(self, stock: KeyStock, nuc_hash_index: NucHashIndex, issuer: Issuer) -> None:
+        self._stock = stock
+        self._nuc_hash_index = nuc_hash_index
+        self._issuer = issuer
+        self._ca_keys = _ca_keys(issuer)
+        self._random = secrets.SystemRandom()
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether making a candidate takes a core for long, during which other threads can run."""
+        return self._issuer.signer.takes_long
+
+    def check(self, request: ProvisioningRequest) -> Checked:
+        """Check all of a request that needs no database. Raises PkiError.
+
+        Raises DeviceDescriptionRefusedError for a family or app version.
+        """
+        check_device_serial(request.device_serial)
+        _check_description("device_family", request.device_family)
+        _check_description("app_version", request.app_version)
+        asked = None if request.csr is None else csr.load(request.csr)
+        public_key = self._check_device_key(request, asked)
+        recipient = self._check_recipient(request, asked, public_key)
+        nuc_hash = request.nuc_hash or secrets.token_bytes(NUC_HASH_BYTES)
+        return Checked(
+            request=request,
+            public_key=public_key,
+            public_key_fingerprint=key_policy.fingerprint(public_key),
+            recipient=recipient,
+            recipient_fingerprint=None if recipient is None else key_policy.fingerprint(recipient),
+            nuc_hash=nuc_hash,
+            nuc_hash_index=self._nuc_hash_index.of(nuc_hash),
+        )
+
+    def make(self, checked: Checked, now: datetime) -> Candidate:
+        """Sign the certificate, assign tables, and phrase the answer."""
+        request = checked.request
+        certificate = self._issue(checked, now)
+        device = Device(
+            device_serial=request.device_serial,
+            nuc_hash=checked.nuc_hash_index,
+            table_assignments=assign_tables(self._stock.sizes, self._random.sample),
+            device_certificate=_pem(certificate),
+            certificate_serial=f"{certificate.serial_number:x}",
+            device_public_key=_public_pem(checked.public_key),
+            public_key_fingerprint=checked.public_key_fingerprint,
+            device_family=request.device_family,
+            app_version=request.app_version,
+            status=DeviceStatus.ACTIVE,
+            provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
+            provisioned_at=now,
+        )
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        answer = self._answer(device, checked, fingerprint)
+        return Candidate(request, device, answer, checked.recipient_fingerprint)
+
+    def _check_device_key(
+        self, request: ProvisioningRequest, asked: x509.CertificateSigningRequest | None
+    ) -> DeviceKey:
+        if asked is not None:
+            key = csr.verify(asked, request.device_serial)
+        else:
+            key = key_policy.check_key(key_policy.load_public_key(request.device_public_key or ""))
+        self._check_is_secret(key)
+        return key
+
+    def _check_recipient(
+        self,
+        request: ProvisioningRequest,
+        asked: x509.CertificateSigningRequest | None,
+        device_key: DeviceKey,
+    ) -> KeyEncryptionKey | None:
+        """Return the recipient key, which the request's CSR, verified already, names."""
+        if request.key_encryption_public_key is None:
+            check_recipient(asked, None)
+            return None
+        try:
+            key = key_policy.check_key_encryption_key(
+                key_policy.load_public_key(request.key_encryption_public_key)
+            )
+            self._check_is_secret(key)
+            if key_policy.are_one_key(device_key, key):
+                raise KeyRefusedError(
+                    "This is the key that the device signs with: make a second key pair to decrypt"
+                    " with."
+                )
+        except KeyRefusedError as error:
+            raise KeyEncryptionKeyRefusedError(*error.args) from None
+        check_recipient(asked, key)
+        return key
+
+    def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:
+        check_is_secret(key)
+        if key_policy.fingerprint(key) in self._ca_keys:
+            raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
+
+    def _issue(self, checked: Checked, now: datetime) -> x509.Certificate:
+        prepared = certificates.prepare_device(
+            checked.public_key,
+            checked.request.device_serial,
+            issuer=self._issuer.certificate,
+            now=now,
+            serial_number=random_serial_number(),
+            publication=self._issuer.publication,
+            profile=self.profile,
+        )
+        return certificates.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
+
+    def _answer(self, device: Device, checked: Checked, fingerprint: str) -> Provisioned:
+        answer = Provisioned(
+            device_certificate=device.device_certificate,
+            certificate_chain=self._issuer.chain,
+            table_assignments=device.table_assignments,
+            provisioning_id=device.provisioning_id,
+            provisioned_at=device.provisioned_at,
+        )
+        nuc_hash = checked.nuc_hash.hex()
+        table_keys = {
+            str(table_id): self._stock.master_key(table_id).hex()
+            for table_id in device.table_assignments
+        }
+        if checked.recipient is None:
+            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
+        secret = {
+            "device_serial": device.device_serial,
+            "certificate_sha256": fingerprint,
+            "nuc_hash": nuc_hash,
+            "table_keys": table_keys,
+        }
+        return replace(answer, sealed_secrets=seal_table_keys(secret, checked.recipient))
+
+
+def is_description(text: str) -> bool:
+    """Say whether a device can have this as its family or app version."""
+    return 1 <= len(text) <= MAX_DESCRIPTION and text.isprintable()
+
+
+def _check_description(what: str, text: str | None) -> None:
+    if text is not None and not is_description(text):
+        raise DeviceDescriptionRefusedError(
+            f"{what} has 1 to {MAX_DESCRIPTION} printable characters."
+        )
+
+
+def _ca_keys(issuer: Issuer) -> frozenset[bytes]:
+    """Return the fingerprints of the keys of the intermediate and of all CAs above it."""
+    authorities = [
+        issuer.certificate,
+        *(x509.load_pem_x509_certificate(pem.encode()) for pem in issuer.chain),
+    ]
+    return frozenset(
+        hashlib.sha256(
+            certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).digest()
+        for certificate in authorities
+    )
+
+
+def _public_pem(public_key: DeviceKey) -> str:
+    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()

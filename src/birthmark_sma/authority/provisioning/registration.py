@@ -1,0 +1,135 @@
+"""Register candidates: the transaction in which they become devices, or learn why not.
+
+UNIQUE constraints decide races; whoever loses has changed nothing.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.provisioning import enrolment, idempotency_store
+from birthmark_sma.authority.provisioning.idempotency import (
+    IDEMPOTENCY_PERIOD,
+    FirstAnswers,
+    place_of,
+)
+from birthmark_sma.authority.provisioning.issuance import Candidate, Provisioned
+from birthmark_sma.errors import (
+    BirthmarkError,
+    DeviceAlreadyProvisionedError,
+    KeyEncryptionKeyRefusedError,
+    KeyRefusedError,
+    NucHashInUseError,
+    PublicKeyInUseError,
+)
+from birthmark_sma.pki.names import fold
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.clock import DatabaseClock
+
+_OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
+
+
+def register(
+    transaction: Connection,
+    candidates: Sequence[Candidate],
+    first_answers: FirstAnswers,
+    clock: DatabaseClock,
+) -> list[Provisioned | BirthmarkError]:
+    """Register a batch. Each candidate gets its answer, its first answer, or its conflict."""
+    idempotency_store.forget_before(transaction, clock.expired_before(IDEMPOTENCY_PERIOD))
+    # All programs take the same order, so that two of them do not wait for each other: that of
+    # folded serials, which are unique as well.
+    ordered = sorted(candidates, key=lambda candidate: fold(candidate.device.device_serial))
+    repeated = first_answers.claim(transaction, ordered)
+    new = [c for c in ordered if c.provisioning_id not in repeated]
+    errors = _refuse_recipients(transaction, new)
+    errors |= _add(transaction, [c for c in new if c.provisioning_id not in errors])
+    refused = [c for c in new if c.provisioning_id in errors]
+    first_answers.release(transaction, refused)
+    # Who repeats a request that was refused in this very batch is refused as well.
+    freed = {place_of(c.request): errors[c.provisioning_id] for c in refused}
+    outcomes: dict[str, Provisioned | BirthmarkError] = {c.provisioning_id: c.answer for c in new}
+    outcomes |= errors
+    for candidate in candidates:
+        first = repeated.get(candidate.provisioning_id)
+        if isinstance(first, Provisioned):
+            outcomes[candidate.provisioning_id] = freed.get(place_of(candidate.request), first)
+        elif first is not None:
+            outcomes[candidate.provisioning_id] = first
+    return [outcomes[c.provisioning_id] for c in candidates]
+
+
+def _refuse_recipients(
+    transaction: Connection, candidates: Sequence[Candidate]
+) -> dict[str, BirthmarkError]:
+    """Return, by their id, the candidates whose recipient key some device signs with, and why."""
+    asked = {
+        c.provisioning_id: c.recipient_fingerprint
+        for c in candidates
+        if c.recipient_fingerprint is not None
+    }
+    if not asked:
+        return {}
+    holders = device_store.find_key_holders(transaction, list(asked.values()))
+    return {
+        provisioning_id: KeyEncryptionKeyRefusedError(_OF_REVOKED)
+        if holders[key].status is DeviceStatus.REVOKED
+        else KeyEncryptionKeyRefusedError(
+            "Another device signs with this key: make a key pair that nothing else uses."
+        )
+        for provisioning_id, key in asked.items()
+        if key in holders
+    }
+
+
+def _add(transaction: Connection, candidates: Sequence[Candidate]) -> dict[str, BirthmarkError]:
+    """Register devices as far as their access keys allow; return why others were not, by their id.
+
+    A conflict gives its use back, from which another candidate may still live.
+    """
+    errors: dict[str, BirthmarkError] = {}
+    waiting = candidates
+    while waiting:
+        unpermitted = enrolment.reserve(transaction, waiting)
+        permitted = [c for c in waiting if c.provisioning_id not in unpermitted]
+        added = set()
+        if permitted:
+            added = device_store.add_devices(transaction, [c.device for c in permitted])
+        lost = [c for c in permitted if c.provisioning_id not in added]
+        enrolment.give_back(transaction, lost)
+        errors |= {c.provisioning_id: _loser(transaction, c.device) for c in lost}
+        if not lost:
+            errors |= unpermitted
+            break
+        waiting = [c for c in waiting if c.provisioning_id in unpermitted]
+    return errors
+
+
+def _loser(transaction: Connection, device: Device) -> BirthmarkError:
+    conflict = find_conflict(
+        transaction, device.device_serial, device.public_key_fingerprint, device.nuc_hash
+    )
+    # Serial and provisioning id are the only other UNIQUE columns, and both are 64 random bits.
+    return conflict or DeviceAlreadyProvisionedError()
+
+
+def find_conflict(
+    connection: Connection, device_serial: str, fingerprint: bytes, nuc_hash: bytes
+) -> BirthmarkError | None:
+    """Say what about a device is registered already, if anything.
+
+    A ConflictError, but for the key of a revoked device, which nobody may use again.
+    """
+    taken = device_store.find_taken(connection, device_serial, fingerprint, nuc_hash)
+    if taken.device_serial:
+        return DeviceAlreadyProvisionedError()
+    if taken.public_key:
+        holder = device_store.find_key_holders(connection, [fingerprint]).get(fingerprint)
+        if holder is not None and holder.status is DeviceStatus.REVOKED:
+            return KeyRefusedError(_OF_REVOKED)
+        return PublicKeyInUseError()
+    if taken.nuc_hash:
+        return NucHashInUseError()
+    return None

@@ -1,0 +1,52 @@
+"""What must not be together with a sandbox."""
+
+from birthmark_sma.authority.sandbox.verdicts import FIRST_SCRIPTED_TABLE
+from birthmark_sma.config import Access, Settings, is_loopback
+from birthmark_sma.errors import ConfigurationError
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ConfigurationError where settings are those of an authority that means it.
+
+    A sandbox is for this machine alone, open, one process, and keeps no secret worth a KMS.
+    """
+    found = [
+        variable
+        for variable, given in (
+            (f"SMA_HOST={settings.host}", not is_loopback(settings.host)),
+            ("SMA_ACCESS=keys", settings.access is Access.KEYS),
+            ("SMA_TRUSTED_PROXIES", bool(settings.trusted_proxies)),
+            ("SMA_PUBLIC_URL", settings.public_url is not None),
+            ("SMA_TLS_CLIENT_CA", settings.tls_client_ca is not None),
+            ("SMA_KEK_FILE", settings.kek_file is not None),
+            ("SMA_KEK_COMMAND", settings.kek_command is not None),
+            ("SMA_RATE_STORE", settings.rate_store is not None),
+            ("SMA_AUDIT_RETENTION_DAYS", settings.audit_retention_days is not None),
+            (f"SMA_WORKERS={settings.workers}", settings.workers > 1),
+        )
+        if given
+    ]
+    if found:
+        raise ConfigurationError(
+            f"--sandbox does not go together with {', '.join(found)}: these are for an authority in"
+            " earnest. A sandbox serves this machine alone. Leave one or the other out"
+        )
+    if settings.tables > FIRST_SCRIPTED_TABLE:
+        raise ConfigurationError(
+            f"A sandbox has at most {FIRST_SCRIPTED_TABLE:,} key tables: the ids from there on are"
+            " its scripts. Give fewer --tables"
+        )
+
+
+def check_kind(founded_as_sandbox: bool, *, sandbox: bool) -> None:  # noqa: FBT001
+    """Raise ConfigurationError where an authority would serve as what it was not founded as."""
+    if founded_as_sandbox and not sandbox:
+        raise ConfigurationError(
+            "This authority was founded as a sandbox, and never serves as anything else. Say"
+            " --sandbox, or name another data directory or database"
+        )
+    if sandbox and not founded_as_sandbox:
+        raise ConfigurationError(
+            "This authority was not founded as a sandbox, and never serves as one. Leave --sandbox"
+            " out, or name another data directory or database"
+        )

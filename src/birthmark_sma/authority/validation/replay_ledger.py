@@ -1,0 +1,351 @@
+"""The replay ledger: which camera tokens were seen before, and who brought them.
+
+A token that nobody brought before, which most are, costs one row and nothing else. Only where some
+were brought before, these are read and counted in further steps. Rows are locked in the order of
+their digests, which prevents deadlocks.
+
+A token passes under one key derivation only. Its row, under the normative digest, says under which
+it passed; a token that was brought under another derivation alone has such a row too, so that the
+primary key decides which of two programs was first.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from datetime import datetime
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import (
+    Connection,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from birthmark_sma.protocol.replay import (
+    DIGEST_BYTES,
+    Repeat,
+    Sighting,
+    classify,
+    without_first_sights,
+)
+from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.postgresql_driver import (
+    array_of_bytes,
+    array_of_integers,
+    array_of_text,
+    array_of_times,
+    at_once,
+)
+from birthmark_sma.storage.schema import (
+    as_sqlite_text,
+    lost_answers,
+    resubmitted_tokens,
+    sighted_tokens,
+)
+
+_first_seen_at = sighted_tokens.c.first_seen_at
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
+
+_NOBODY = ""
+"""The first caller of a row that stands there for its `passed_under` alone."""
+
+
+class _Known(NamedTuple):
+    """The content of a row."""
+
+    first_caller: str
+    passed_under: int
+
+
+def note(
+    transaction: Connection,
+    sightings: Sequence[Sighting],
+    now: datetime,
+    passes: Mapping[bytes, int] | None = None,
+) -> tuple[list[Repeat | None], Mapping[bytes, int]]:
+    """Write sightings down, and under which key derivation their tokens pass.
+
+    `passes` has the normative digest of each token, and the number of the derivation under which it
+    passes now, or 0. Returns of each sighting whether it is a first sight, which is None, or a
+    repeat; and under which derivation each of `passes` passed, by the one that was first for good.
+    Whatever the tokens' verdicts will be, the statements are the same.
+    """
+    passes = passes or {}
+    rows: dict[bytes, _Known] = {}
+    for digest, caller in sightings:
+        if digest not in rows:
+            rows[digest] = _Known(caller, passes.get(digest, 0))
+    distinct = len(rows)
+    for digest, number in passes.items():
+        if digest not in rows:
+            rows[digest] = _Known(_NOBODY, number)
+    on_postgresql = transaction.dialect.name == "postgresql"
+    insert = _insert_on_postgresql if on_postgresql else _insert_on_sqlite
+    fresh = insert(transaction, sorted(rows.items()), now)
+    if len(fresh) == len(rows) and distinct == len(sightings):
+        return [None] * len(sightings), passes
+    known = {digest: rows[digest] for digest in fresh}
+    first_sights = set(fresh)
+    if len(fresh) < len(rows):
+        there = [digest for digest in sorted(rows) if digest not in known]
+        known |= _catch_up(transaction, there, rows, first_sights)
+    repeats = without_first_sights(sightings, first_sights)
+    times = Counter(each for each in repeats if each is not None)
+    count = _count_on_postgresql if on_postgresql else _count_on_sqlite
+    brought_before = {
+        sighting
+        for sighting, number in (count(transaction, times, now) if times else ())
+        if number > times[sighting]
+        or (sighting.digest in known and known[sighting.digest].first_caller == sighting.caller)
+    }
+    passed = {digest: known.get(digest, rows[digest]).passed_under for digest in passes}
+    return classify(repeats, brought_before), passed
+
+
+def _catch_up(
+    transaction: Connection,
+    digests: Sequence[bytes],
+    rows: Mapping[bytes, _Known],
+    first_sights: set[bytes],
+) -> dict[bytes, _Known]:
+    """Read rows that were there before, and add what they lack: a first caller, or a derivation.
+
+    Rows that lack something are read again under a lock, as another program may add it now. A
+    derivation is never replaced. What gets its first caller is added to `first_sights`.
+    """
+    on_postgresql = transaction.dialect.name == "postgresql"
+    read = _read_on_postgresql if on_postgresql else _read_on_sqlite
+    known = read(transaction, digests)
+    lacking = [digest for digest, row in known.items() if _complete(row, rows[digest]) != row]
+    if not lacking:
+        return known
+    if on_postgresql:
+        known |= _read_on_postgresql(transaction, sorted(lacking), lock=" ORDER BY 1 FOR UPDATE")
+    complete = {digest: _complete(known[digest], rows[digest]) for digest in lacking}
+    first_sights |= {
+        digest
+        for digest in lacking
+        if known[digest].first_caller == _NOBODY != complete[digest].first_caller
+    }
+    change = update(sighted_tokens).where(sighted_tokens.c.digest == bindparam("place"))
+    transaction.execute(
+        change, [{"place": digest, **row._asdict()} for digest, row in sorted(complete.items())]
+    )
+    return known | complete
+
+
+def _complete(row: _Known, brought: _Known) -> _Known:
+    return _Known(
+        row.first_caller or brought.first_caller, row.passed_under or brought.passed_under
+    )
+
+
+def note_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> None:
+    """Write down whose verdicts did not reach their callers."""
+    if sightings:
+        rows = [each._asdict() for each in sorted(sightings)]
+        transaction.execute(insert_or_skip(transaction, lost_answers), rows)
+
+
+def take_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> set[Sighting]:
+    """Return for which of these a verdict was lost, and forget that it was."""
+    pair = tuple_(lost_answers.c.digest, lost_answers.c.caller)
+    taking = (
+        delete(lost_answers)
+        .where(pair.in_([tuple(each) for each in sorted(sightings)]))
+        .returning(lost_answers.c.digest, lost_answers.c.caller)
+    )
+    return {Sighting(*row) for row in transaction.execute(taking)}
+
+
+# --- PostgreSQL
+
+# One row with all digests that were new, one after the other.
+_INSERT_ON_POSTGRESQL = """
+WITH noted AS (
+    INSERT INTO sighted_tokens (digest, first_caller, first_seen_at, passed_under)
+    SELECT digest, caller, ($4::timestamptz[])[1], passed_under
+    FROM unnest($1::bytea[], $2::text[], $3::integer[]) AS brought (digest, caller, passed_under)
+    ON CONFLICT (digest) DO NOTHING RETURNING digest
+)
+SELECT string_agg(digest, '') FROM noted
+"""
+_READ_ON_POSTGRESQL = """
+SELECT digest, first_caller, CAST(passed_under AS text) FROM sighted_tokens
+WHERE digest = ANY($1::bytea[])"""
+_COUNT_ON_POSTGRESQL = """
+INSERT INTO resubmitted_tokens AS counted (digest, caller, times, last_seen_at)
+SELECT digest, caller, times, ($4::timestamptz[])[1]
+FROM unnest($1::bytea[], $2::text[], $3::integer[]) AS brought (digest, caller, times)
+ON CONFLICT (digest, caller)
+DO UPDATE SET times = counted.times + excluded.times, last_seen_at = excluded.last_seen_at
+RETURNING digest, caller, CAST(times AS text)
+"""
+
+
+def _insert_on_postgresql(
+    transaction: Connection, rows: Sequence[tuple[bytes, _Known]], now: datetime
+) -> Set[bytes]:
+    parameters = (
+        array_of_bytes([digest for digest, _ in rows]),
+        array_of_text([row.first_caller for _, row in rows]),
+        array_of_integers([row.passed_under for _, row in rows]),
+        array_of_times([now]),
+    )
+    noted = at_once(transaction, _INSERT_ON_POSTGRESQL, parameters).get_value(0, 0) or b""
+    size = DIGEST_BYTES
+    return {noted[start : start + size] for start in range(0, len(noted), size)}
+
+
+def _read_on_postgresql(
+    transaction: Connection, digests: Sequence[bytes], lock: str = ""
+) -> dict[bytes, _Known]:
+    # A statement of its own, as only a later one sees what another program wrote for which the
+    # first one waited.
+    found = at_once(transaction, _READ_ON_POSTGRESQL + lock, [array_of_bytes(digests)])
+    values = ([found.get_value(row, at) or b"" for at in range(3)] for row in range(found.ntuples))
+    return {digest: _Known(caller.decode(), int(passed)) for digest, caller, passed in values}
+
+
+def _count_on_postgresql(
+    transaction: Connection, times: Counter[Sighting], now: datetime
+) -> Iterator[tuple[Sighting, int]]:
+    counts = sorted(times.items())
+    digests, callers = zip(*(sighting for sighting, _ in counts), strict=True)
+    parameters = (
+        array_of_bytes(digests),
+        array_of_text(callers),
+        array_of_integers([number for _, number in counts]),
+        array_of_times([now]),
+    )
+    counted = at_once(transaction, _COUNT_ON_POSTGRESQL, parameters)
+    for row in range(counted.ntuples):
+        digest, caller, number = (counted.get_value(row, column) or b"" for column in range(3))
+        yield Sighting(digest, caller.decode()), int(number)
+
+
+# --- SQLite: one writer at a time. Many rows a statement, but of a few sizes only, as it keeps
+# statements prepared by their text.
+
+_SIZES = (256, 64, 16, 4, 1)
+_INSERT_ON_SQLITE = """
+INSERT INTO sighted_tokens (digest, first_caller, first_seen_at, passed_under) VALUES {}
+ON CONFLICT (digest) DO NOTHING
+"""
+# Every new row gets the next number, so those just written have the highest.
+_FRESH_ON_SQLITE = """
+SELECT json_group_array(hex(digest)) FROM sighted_tokens
+WHERE rowid > (SELECT max(rowid) FROM sighted_tokens) - ?
+"""
+_READ_ON_SQLITE = """
+SELECT json_group_array(json_array(hex(digest), first_caller, passed_under))
+FROM sighted_tokens WHERE digest IN (VALUES {})
+"""
+_COUNT_ON_SQLITE = """
+INSERT INTO resubmitted_tokens (digest, caller, times, last_seen_at) VALUES {}
+ON CONFLICT (digest, caller)
+DO UPDATE SET times = times + excluded.times, last_seen_at = excluded.last_seen_at
+"""
+_COUNTED_ON_SQLITE = """
+WITH brought (digest, caller) AS (VALUES {})
+SELECT json_group_array(json_array(hex(digest), caller, times))
+FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
+"""
+
+
+def _insert_on_sqlite(
+    transaction: Connection, rows: Sequence[tuple[bytes, _Known]], now: datetime
+) -> Set[bytes]:
+    time = as_sqlite_text(now)
+    values = [(digest, row.first_caller, time, row.passed_under) for digest, row in rows]
+    noted = sum(
+        transaction.exec_driver_sql(statement, part).rowcount
+        for statement, part in _in_parts(_INSERT_ON_SQLITE, values)
+    )
+    if noted == len(rows):
+        return frozenset(digest for digest, _ in rows)
+    fresh = transaction.exec_driver_sql(_FRESH_ON_SQLITE, (noted,)).scalar_one()
+    return {bytes.fromhex(digest) for digest in json.loads(fresh)}
+
+
+def _read_on_sqlite(transaction: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
+    known = {}
+    for statement, values in _in_parts(_READ_ON_SQLITE, [(digest,) for digest in digests]):
+        found = transaction.exec_driver_sql(statement, values).scalar_one()
+        for digest, *row in json.loads(found):
+            known[bytes.fromhex(digest)] = _Known(*row)
+    return known
+
+
+def _count_on_sqlite(
+    transaction: Connection, times: Counter[Sighting], now: datetime
+) -> Iterator[tuple[Sighting, int]]:
+    time = as_sqlite_text(now)
+    counts = [(*sighting, number, time) for sighting, number in sorted(times.items())]
+    for statement, values in _in_parts(_COUNT_ON_SQLITE, counts):
+        transaction.exec_driver_sql(statement, values)
+    for statement, values in _in_parts(_COUNTED_ON_SQLITE, [each[:2] for each in counts]):
+        counted = transaction.exec_driver_sql(statement, values).scalar_one()
+        for digest, caller, number in json.loads(counted):
+            yield Sighting(bytes.fromhex(digest), caller), number
+
+
+def _in_parts(statement: str, rows: Sequence[_Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield statements with as many rows of parameters as they have room for, and these."""
+    row = f"({', '.join('?' * len(rows[0]))})"
+    start = 0
+    while start < len(rows):
+        size = next(size for size in _SIZES if size <= len(rows) - start)
+        part = rows[start : start + size]
+        yield statement.format(", ".join([row] * size)), tuple(chain.from_iterable(part))
+        start += size
+
+
+# --- what is old
+
+
+def find_old(connection: Connection, before: datetime, *, limit: int) -> list[Any]:
+    """Return where up to `limit` tokens are written that were first seen before a time.
+
+    On SQLite only the oldest `limit` are looked at, in the order in which they were written.
+    """
+    if connection.dialect.name == "postgresql":
+        # However many the planner expects: where none is old, few pages should be read.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        place = literal_column("ctid", Text())
+        old = select(place).select_from(sighted_tokens).where(_first_seen_at < before)
+        return list(connection.execute(old.limit(limit)).scalars())
+    oldest = (
+        select(literal_column("rowid").label("place"), _first_seen_at)
+        .select_from(sighted_tokens)
+        .order_by(literal_column("rowid"))
+        .limit(limit)
+        .subquery()
+    )
+    found = select(oldest.c.place).where(oldest.c.first_seen_at < before)
+    return list(connection.execute(found).scalars())
+
+
+def forget(transaction: Connection, places: Sequence[Any], before: datetime) -> int:
+    """Delete tokens that `find_old` found, and all that is known of their repeats; say how many.
+
+    What came into their place meanwhile is newer, and stays.
+    """
+    if transaction.dialect.name == "postgresql":
+        there = text("ctid = ANY(CAST(:places AS tid[]))").bindparams(places=list(places))
+        old = and_(there, _first_seen_at < before)
+    else:
+        old = and_(literal_column("rowid").in_(places), _first_seen_at < before)
+    gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
+    digests = list(transaction.execute(gone).scalars())
+    for table in (resubmitted_tokens, lost_answers):
+        transaction.execute(delete(table).where(table.c.digest.in_(digests)))
+    return len(digests)

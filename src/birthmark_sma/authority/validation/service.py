@@ -1,0 +1,471 @@
+"""Validate camera tokens: a bounded pool, one writer, one commit for all that waits.
+
+The audit row of a token is durable before its answer leaves, and every FAIL costs the same work, so
+that neither an answer nor its time tells why a token failed.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from functools import partial
+from time import perf_counter_ns
+from typing import NamedTuple, TypeAlias
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.access.caller import Caller, partition_of
+from birthmark_sma.authority.kek.wrapping import NucHashIndex
+from birthmark_sma.authority.key_tables.cache import KeyStock
+from birthmark_sma.authority.rate_limits.limiter import RateLimits
+from birthmark_sma.authority.server_metrics import (
+    TABLE_RANGES,
+    VALIDATIONS,
+    Figures,
+    tables_a_range,
+)
+from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.device_lookup import DeviceStanding, find_standings
+from birthmark_sma.authority.validation.failure_budget import FailureTurns
+from birthmark_sma.authority.validation.records import AuditRow
+from birthmark_sma.config import ReplayPolicy
+from birthmark_sma.errors import (
+    BirthmarkError,
+    DatabaseUnavailableError,
+    UnopenedCameraTokenError,
+)
+from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
+from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
+from birthmark_sma.protocol.replay import Repeat, Sighting, digest_of
+from birthmark_sma.protocol.verdict import (
+    Reason,
+    Standing,
+    Verdict,
+    bind_to_derivation,
+    decide,
+)
+from birthmark_sma.runtime.log_context import Origin
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.group_commit import Answers, Batch, GroupCommit
+
+
+class Attempt(NamedTuple):
+    """A camera token, and who brought it."""
+
+    camera_token: CameraToken
+    caller: Caller
+    derivation: Derivation = NORMATIVE
+    """How the keys are derived where it came in. No other way is ever tried."""
+    alternatives: Sequence[CameraToken] = ()
+    """The same sealed NUC hash under other tables: published cameras name all three of theirs."""
+    request: object = None
+    """An object that identifies its request; None where no limit counts its FAIL."""
+
+
+class Validation(NamedTuple):
+    """A judged camera token, as it stands in the audit trail.
+
+    Serial and family are set wherever the device is known, even on FAIL: a caller is told them only
+    on PASS, and only where its disclosure setting allows it.
+    """
+
+    reason: Reason
+    device_serial: str | None
+    device_family: str | None
+    validated_at: datetime
+    digest: bytes
+    """The name of the token in the replay ledger."""
+    repeat: Repeat | None = None
+    """What kind of repeat it is; None is the first sight of this token."""
+    answer_was_lost: bool = False
+    """This caller brought the token before, and did not get the verdict."""
+    in_doubt: bool = False
+    """This caller brought it before, and nobody can say yet whether it got the verdict."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS or FAIL."""
+        return self.reason.verdict
+
+
+class Steps(NamedTuple):
+    """When the steps of a batch were done, by `perf_counter_ns`."""
+
+    begun: int
+    """Its tokens are being opened."""
+    opened: int
+    settled: int
+    """Judged, and all rows written."""
+    committed: int
+
+
+Watcher: TypeAlias = Callable[[Batch, Steps], None]
+"""Is told of each batch once it is durable, in the writer thread, before the answers leave."""
+
+_DOUBTFUL_NANOSECONDS = 1_000_000_000
+"""A transaction that waited longer than this may have waited for another process that had the same
+token. That process needs a moment to note that its caller left meanwhile."""
+
+_log = logging.getLogger(__name__)
+
+
+class Validator:
+    """Validates camera tokens, from any thread or event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        stock: KeyStock,
+        nuc_hash_index: NucHashIndex,
+        *,
+        pool_limit: int,
+        batch_limit: int,
+        figures: Figures | None = None,
+        rate_limits: RateLimits | None = None,
+        replay: ReplayPolicy = ReplayPolicy.RECORD,
+    ) -> None:
+        self._figures = figures or Figures()
+        self._ranges = TABLE_RANGES.place["0",]
+        self._tables_a_range = tables_a_range(stock.sizes.tables)
+        self._stock = stock
+        self._clock = database.clock
+        self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_SIZES.keys_per_table)
+        self._nuc_hash_index = nuc_hash_index
+        self._trail = Trail()
+        self._watcher: Watcher | None = None
+        self._limits = rate_limits if rate_limits and rate_limits.limits_failures else None
+        self._replay = replay
+        self._failed: Counter[str] = Counter()  # of the batch under way, by caller; the writer's
+        self._begun = self._opened = 0  # likewise
+        self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
+            database,
+            self._settle,
+            name="validation-writer",
+            pool_limit=pool_limit,
+            batch_limit=batch_limit,
+            note=self._note,
+            note_lost=_note_lost_answers,
+            note_failure=partial(self._figures.batch_failed, VALIDATIONS),
+        )
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let somebody see every batch from now on. What he raises is logged, and harms nobody."""
+        self._watcher = watcher
+
+    def offer(
+        self,
+        camera_token: CameraToken,
+        caller: Caller,
+        origin: Origin | None = None,
+        derivation: Derivation = NORMATIVE,
+        alternatives: Sequence[CameraToken] = (),
+    ) -> "asyncio.Future[Validation]":
+        """Judge a token, for a coroutine; the future is done once its audit row is durable.
+
+        With `alternatives` the one that opens is judged and recorded; where none opens, or more
+        than one, it is `camera_token` that failed.
+
+        Raises PoolFullError or ShuttingDownError at once. The future raises
+        DatabaseUnavailableError where the verdict could not be recorded: then there is none; or
+        RateLimitedError where the caller has gathered too many FAILs meanwhile.
+        """
+        attempt = Attempt(camera_token, caller, derivation, alternatives, object())
+        return self._writer.offer(attempt, origin)
+
+    async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
+        """Judge a token and wait for it. Raises as `offer` does."""
+        return await self.offer(camera_token, caller)
+
+    def offer_together(
+        self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None
+    ) -> "asyncio.Future[Answers[Validation]]":
+        """Judge one or more tokens in one transaction. Raises as `offer` does."""
+        request = object()
+        attempts = [Attempt(each, caller, request=request) for each in camera_tokens]
+        return self._writer.offer_together(attempts, origin)
+
+    def submit(
+        self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
+    ) -> "Future[Validation]":
+        """The same for a thread, as a future."""
+        return self._writer.submit(Attempt(camera_token, caller, derivation))
+
+    @property
+    def waiting(self) -> int:
+        """How many tokens wait for the writer."""
+        return self._writer.waiting
+
+    def copy_figures(self) -> None:
+        """Copy what the writer counts to where all processes see it."""
+        self._figures.copy_writer(
+            VALIDATIONS, waiting=self._writer.waiting, refused=self._writer.refused
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether tokens are accepted and judged."""
+        return self._writer.running
+
+    @property
+    def failure(self) -> DatabaseUnavailableError | None:
+        """Return why nothing can be recorded, where the last batch failed just now."""
+        return self._writer.failure
+
+    def close(self) -> None:
+        """Accept nothing more, judge and answer everything that waits."""
+        self._writer.close()
+
+    # --- in the writer thread
+
+    def _note(self, batch: Batch) -> None:
+        for who, times in self._failed.items():
+            assert self._limits is not None  # noqa: S101  or nobody had counted
+            self._limits.failed(who, times)
+        self._figures.batch(VALIDATIONS, batch)
+        if self._watcher is not None:
+            try:
+                steps = Steps(self._begun, self._opened, batch.settled, batch.committed)
+                self._watcher(batch, steps)
+            except Exception:  # the batch is durable: its callers get their answers
+                _log.exception("a batch could not be watched")
+
+    def _settle(
+        self, transaction: Connection, attempts: Sequence[Attempt]
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Judge a batch, write its audit rows and count them, all in this transaction."""
+        now = self._clock.now()
+        self._failed = Counter()
+        self._begun = perf_counter_ns()
+        attempts, opened = zip(*map(self._open_attempt, attempts), strict=True)
+        self._opened = perf_counter_ns()
+        if self._limits is None:
+            validations = self._judge_together(transaction, attempts, opened, now)
+            self._trail.write(transaction, list(map(_audit_row, attempts, validations)))
+            return validations
+        return self._judge_in_turns(transaction, attempts, opened, now, self._limits)
+
+    def _judge_in_turns(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        opened: Sequence[bytes | None],
+        now: datetime,
+        limits: RateLimits,
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Judge the requests of a batch, and let no caller gather FAILs beyond its limit.
+
+        Those that wait for the outcome of others are judged in a later turn.
+        """
+        answers: dict[int, Validation | BirthmarkError] = {}
+        turns = FailureTurns(
+            limits,
+            [attempt.request for attempt in attempts],
+            [partition_of(attempt.caller) for attempt in attempts],
+        )
+        while turn := turns.next():
+            judged = self._judge_together(
+                transaction, [attempts[at] for at in turn], [opened[at] for at in turn], now
+            )
+            for at, validation in zip(turn, judged, strict=True):
+                answers[at] = validation
+                if counts_as_fail(validation, self._replay):
+                    turns.failed(at)
+        self._failed = turns.failures
+        answers |= turns.refused
+        in_order = [answers[at] for at in range(len(attempts))]
+        rows = [
+            _audit_row(attempt, answer)
+            for attempt, answer in zip(attempts, in_order, strict=True)
+            if isinstance(answer, Validation)
+        ]
+        if rows:
+            self._trail.write(transaction, rows)
+        return in_order
+
+    def _judge_together(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        opened: Sequence[bytes | None],
+        now: datetime,
+    ) -> list[Validation]:
+        # A token that did not open is looked up all the same, under a decoy that no device has.
+        sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
+        standings = find_standings(transaction, sought)
+        judged = [
+            self._judge(attempt, nuc_hash is not None, standings.get(key), now)
+            for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
+        ]
+        validations = self._note_sights(transaction, attempts, judged, now)
+        if self._replay is ReplayPolicy.REFUSE_SAME_CALLER and any(
+            validation.repeat is Repeat.REPLAYED for validation in validations
+        ):
+            return self._recall_lost_answers(transaction, attempts, validations)
+        return validations
+
+    def _note_sights(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        judged: Sequence[Validation],
+        now: datetime,
+    ) -> list[Validation]:
+        """Write every token into the replay ledger, and add what that says of each.
+
+        A token that passed under the other key derivation fails.
+        """
+        sightings = []
+        passes: dict[bytes, int] = {}
+        places = []
+        for attempt, validation in zip(attempts, judged, strict=True):
+            place = validation.digest
+            if attempt.derivation is not NORMATIVE:
+                place = digest_of(attempt.camera_token)
+            sightings.append(Sighting(validation.digest, attempt.caller.identity))
+            places.append(place)
+            passes_now = validation.reason is Reason.GENUINE
+            if not passes.get(place):
+                passes[place] = attempt.derivation.number if passes_now else 0
+        repeats, passed_under = replay_ledger.note(transaction, sightings, now, passes)
+        validations = []
+        for attempt, validation, repeat, place in zip(
+            attempts, judged, repeats, places, strict=True
+        ):
+            number = attempt.derivation.number
+            reason = bind_to_derivation(validation.reason, number, passed_under[place])
+            if repeat is not None or reason is not validation.reason:
+                validation = validation._replace(reason=reason, repeat=repeat)  # noqa: PLW2901
+            validations.append(validation)
+        return validations
+
+    def _recall_lost_answers(
+        self,
+        transaction: Connection,
+        attempts: Sequence[Attempt],
+        validations: Sequence[Validation],
+    ) -> list[Validation]:
+        """Mark the repeats whose callers did not get the earlier verdict; each is given once."""
+        sightings = [
+            Sighting(validation.digest, attempt.caller.identity)
+            for attempt, validation in zip(attempts, validations, strict=True)
+        ]
+        lost = replay_ledger.take_lost_answers(
+            transaction,
+            {
+                sighting
+                for sighting, validation in zip(sightings, validations, strict=True)
+                if validation.repeat is Repeat.REPLAYED
+            },
+        )
+        in_doubt = perf_counter_ns() - self._writer.began > _DOUBTFUL_NANOSECONDS
+        recalled = []
+        for sighting, validation in zip(sightings, validations, strict=True):
+            if validation.repeat is not Repeat.REPLAYED:
+                recalled.append(validation)
+            elif sighting in lost:
+                lost.remove(sighting)
+                recalled.append(validation._replace(answer_was_lost=True))
+            else:
+                recalled.append(validation._replace(in_doubt=in_doubt))
+        return recalled
+
+    def _sizes_of(self, derivation: Derivation) -> TableSizes:
+        return self._stock.sizes if derivation is NORMATIVE else self._published_sizes
+
+    def _open_attempt(self, attempt: Attempt) -> tuple[Attempt, bytes | None]:
+        """Return the attempt with the one token to judge, and the HMAC of its NUC hash."""
+        if not attempt.alternatives:
+            return attempt, self._open(attempt.camera_token, attempt.derivation)
+        # All are tried, so that the time does not tell which one opened, or whether any did. GCM
+        # does not commit to a key: a token that opens under two was made to.
+        tried = dict.fromkeys((attempt.camera_token, *attempt.alternatives))
+        found = [(each, self._open(each, attempt.derivation)) for each in tried]
+        opened = [(each, nuc_hash) for each, nuc_hash in found if nuc_hash is not None]
+        if len(opened) != 1:
+            return attempt, None
+        [(camera_token, nuc_hash)] = opened
+        return attempt._replace(camera_token=camera_token), nuc_hash
+
+    def _open(self, camera_token: CameraToken, derivation: Derivation) -> bytes | None:
+        """Return the HMAC of the NUC hash inside, or None where the token does not open."""
+        sizes = self._sizes_of(derivation)
+        if not (
+            sizes.has_table(camera_token.table_id) and sizes.has_key_index(camera_token.key_index)
+        ):
+            return None
+        self._figures.sheet[self._ranges + camera_token.table_id // self._tables_a_range] += 1
+        key = self._stock.derived_key(camera_token.table_id, camera_token.key_index, derivation)
+        try:
+            return self._nuc_hash_index.of(open_camera_token(camera_token, key))
+        except UnopenedCameraTokenError:
+            return None
+
+    def _judge(
+        self,
+        attempt: Attempt,
+        opened: bool,  # noqa: FBT001
+        device: DeviceStanding | None,
+        now: datetime,
+    ) -> Validation:
+        """Judge a token by itself, whether it came before or not."""
+        reason = decide(
+            sizes=self._sizes_of(attempt.derivation),
+            table_id=attempt.camera_token.table_id,
+            key_index=attempt.camera_token.key_index,
+            opened=opened,
+            standing=None if device is None else Standing(device.status, device.table_assignments),
+        )
+        digest = digest_of(attempt.camera_token, attempt.derivation)
+        if device is None:
+            return Validation(reason, None, None, now, digest)
+        return Validation(reason, device.device_serial, device.device_family, now, digest)
+
+
+def is_withheld(validation: Validation, policy: ReplayPolicy) -> bool:
+    """Say whether a caller is told no verdict, as it was told one before."""
+    return (
+        validation.repeat is Repeat.REPLAYED
+        and policy is ReplayPolicy.REFUSE_SAME_CALLER
+        and not validation.answer_was_lost
+    )
+
+
+def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
+    """Say whether a verdict takes from the FAILs that a caller may gather.
+
+    One that is withheld does not: what is left would tell it.
+    """
+    return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
+
+
+def _note_lost_answers(transaction: Connection, lost: Sequence[tuple[Attempt, Validation]]) -> None:
+    """Let each caller have its verdict once more. A repeat that was refused had none to lose."""
+    replay_ledger.note_lost_answers(
+        transaction,
+        {
+            Sighting(validation.digest, attempt.caller.identity)
+            for attempt, validation in lost
+            if validation.repeat is not Repeat.REPLAYED or validation.answer_was_lost
+        },
+    )
+
+
+def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
+    camera_token = attempt.camera_token
+    return AuditRow(
+        encrypted_nuc_hash=camera_token.encrypted_nuc_hash,
+        table_id=camera_token.table_id,
+        key_index=camera_token.key_index,
+        validation_result=validation.verdict.value,
+        reason=validation.reason.value,
+        device_serial=validation.device_serial,
+        validated_at=validation.validated_at,
+        request_ip=attempt.caller.address,
+        caller=attempt.caller.key_id,
+        repeat=None if validation.repeat is None else validation.repeat.value,
+    )

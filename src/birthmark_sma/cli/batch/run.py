@@ -1,0 +1,119 @@
+"""A batch: what became of each record, written down as it comes."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
+from birthmark_sma.cli.batch.records import Record
+from birthmark_sma.cli.batch.results import Results, Standing
+from birthmark_sma.cli.batch.workers import ChunkOutcome, Job, Refusal, Repetition, Workers
+from birthmark_sma.cli.output import note
+from birthmark_sma.errors import (
+    DatabaseUnavailableError,
+    DeviceAlreadyProvisionedError,
+    PrivateFileError,
+)
+from birthmark_sma.web.api.models import ProvisionRequest
+
+COLUMNS = {name: field.is_required() for name, field in ProvisionRequest.model_fields.items()}
+"""What a record may have, and whether it must."""
+
+_AGAIN = "run the same command again, and it carries on"
+_CHANGED = (
+    "An earlier run provisioned this serial from a line that said something else: devices are not"
+    " changed by provisioning them again"
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many records became what. `before` were provisioned by an earlier run."""
+
+    provisioned: int = 0
+    before: int = 0
+    refused: int = 0
+
+
+class Batch:
+    """Provisions records, writes results and refusals, and counts."""
+
+    def __init__(self, bulk: BulkProvisioner, results: Results, refusals: Path) -> None:
+        self._bulk = bulk
+        self._results = results
+        self._refusals = refusals
+        self.tally = Tally()
+
+    def resume(self) -> None:
+        """Take up what a run that was cut off has left. Raises as `Results.recover` does."""
+        self._results.recover(self._bulk.finally_registered, self._bulk.root)
+        self._bulk.let_go()  # what is forked off next must share no connection
+
+    def workers(self, processes: int, *, make_keys: bool) -> Workers:
+        """Return the processes that provision; enter them before any thread runs."""
+        return Workers(Job(self._bulk, self._results, make_keys), processes)
+
+    def provision(
+        self, workers: Workers, records: Iterable[Record], progress: Callable[[int], None]
+    ) -> None:
+        """Provision all records; `progress` is told how many bytes of the file are dealt with.
+
+        Raises DatabaseUnavailableError, BatchInterruptedError or IssuerExpiredError, and then the
+        batch can be resumed.
+        """
+        with _private_text(self._refusals) as refusals:
+            try:
+                for outcome in workers.provision(records):
+                    self._settle(outcome, refusals)
+                    progress(outcome.end)
+            except DatabaseUnavailableError as error:
+                advice = f"{error.advice}; then {_AGAIN}" if error.advice else _AGAIN
+                raise DatabaseUnavailableError(str(error), advice) from error
+            except KeyboardInterrupt:
+                note(f"Interrupted: {_AGAIN}.")
+                raise
+            except OSError as error:
+                reason = error.strerror or "the system refuses"
+                raise PrivateFileError(f"Results cannot be written: {reason}; {_AGAIN}.") from error
+
+    def _settle(self, outcome: ChunkOutcome, refusals: TextIO) -> None:
+        self._results.write(outcome.results, outcome.part)
+        refused = list(outcome.refusals)
+        for repetition in outcome.repetitions:
+            refusal = self._judge(repetition)
+            if refusal is None:
+                self.tally.before += 1
+            else:
+                refused.append(refusal)
+        for refusal in sorted(refused, key=lambda each: each.line):
+            told = {
+                "line": refusal.line,
+                "device_serial": refusal.device_serial,
+                "problem": refusal.problem,
+            }
+            refusals.write(json.dumps(told, ensure_ascii=False) + "\n")
+        refusals.flush()
+        self.tally.provisioned += outcome.provisioned
+        self.tally.refused += len(refused)
+
+    def _judge(self, repetition: Repetition) -> Refusal | None:
+        """Say why a registered serial is refused, or None where it is this very line's device."""
+        standing = self._results.claim(repetition.provisioning_id, repetition.request_digest)
+        if standing is Standing.WRITTEN:
+            return None
+        another = standing is Standing.ANOTHER_REQUEST
+        problem = _CHANGED if another else str(DeviceAlreadyProvisionedError())
+        return Refusal(repetition.line, repetition.device_serial, problem)
+
+
+def _private_text(path: Path) -> TextIO:
+    """Open a new, empty file that only its owner can read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise PrivateFileError(f"{path} cannot be written: {error.strerror}.") from None
+    os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "w", encoding="utf-8")

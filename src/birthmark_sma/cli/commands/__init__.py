@@ -1,0 +1,1 @@
+"""The commands of `sma`, a module for each noun. `cli/main.py` puts them together."""

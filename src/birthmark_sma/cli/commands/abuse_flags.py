@@ -1,0 +1,177 @@
+"""`sma devices flagged` and `reviewed`: devices far above their usual rate."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
+from birthmark_sma.cli.options import (
+    Abuse,
+    AbuseFactor,
+    AbuseLeast,
+    DatabaseUrl,
+    DataDir,
+    Json,
+    settings_from,
+)
+from birthmark_sma.cli.output import note, print_json, print_table, say, waiting
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.background.abuse_detection import Round
+    from birthmark_sma.authority.devices.abuse_flags import ShownFlag
+    from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
+
+
+def flagged(
+    check: Annotated[
+        bool, typer.Option("--check", help="Look now; a server does every five minutes.")
+    ] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Also flags that were put aside.")] = False,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Those that were noted in shadow mode instead.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    abuse: Abuse = None,
+    abuse_factor: AbuseFactor = None,
+    abuse_least: AbuseLeast = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List devices that made far more pictures on a day than they usually do, and the counts.
+
+    Only pictures count that a caller with a key brought, at their first sight, and that got PASS.
+    """
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.devices.abuse_flags import list_flags
+
+    settings = settings_from(
+        data_dir=data_dir,
+        database_url=database_url,
+        abuse=abuse,
+        abuse_factor=abuse_factor,
+        abuse_least=abuse_least,
+    )
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        checked = _check(database, settings) if check else None
+        with database.read() as connection:
+            total, found = list_flags(connection, shadow=shadow, reviewed=all_, limit=limit)
+    if as_json:
+        print_json(_as_json(total, found, checked))
+        return
+    if checked is not None:
+        note(_said_of(checked))
+    if not found:
+        say("No device is flagged.")
+        return
+    _print(found)
+    if total > len(found):
+        say(f"\n{total:,} in all. To see more: --limit {min(total, 10_000)}")
+
+
+def reviewed(
+    device_serial: Annotated[str, typer.Argument(help="The device's serial.")],
+    day: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The flag of this day (UTC) alone."),
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Put a device's flags aside: somebody has looked at them.
+
+    It is not flagged again today. Its status stays as it is.
+    """
+    from birthmark_sma.authority.background.abuse_detection import review_flags
+    from birthmark_sma.authority.devices.store import find_devices_named
+
+    with existing_database(data_dir, database_url) as database:
+        number = review_flags(database, device_serial, None if day is None else day.date())
+        with database.read() as connection:
+            found = find_devices_named(connection, device_serial)
+    say(f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} put aside.")
+    if found and found[0].status.value == "suspended":
+        serial = found[0].device_serial
+        say(f"It is still suspended. To end that: sma devices reinstate '{serial}'")
+
+
+def _check(database: "Database", settings: "Settings") -> "Round":
+    import time
+
+    from birthmark_sma.authority.authority import policy_of
+    from birthmark_sma.authority.background.abuse_detection import look_for_abuse
+    from birthmark_sma.config import AbuseMode
+    from birthmark_sma.errors import ConfigurationError
+
+    if settings.abuse is AbuseMode.OFF:
+        raise ConfigurationError(
+            "SMA_ABUSE is off, so there is nothing to check. Give --abuse shadow, flag or suspend"
+        )
+
+    def pause(seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
+
+    with waiting("Comparing with what is usual"):
+        return look_for_abuse(database, policy_of(settings), settings.abuse, pause)
+
+
+def _said_of(checked: "Round") -> str:
+    said = f"Checked: {checked.flagged:,} newly flagged, {checked.suspended:,} of them suspended."
+    if checked.spared:
+        said += f" {checked.spared:,} were not, as that many at once look like a fault."
+    return said
+
+
+def _print(found: "list[ShownFlag]") -> None:
+    print_table(
+        ["DEVICE", "FAMILY", "DAY (UTC)", "PICTURES", "USUAL", "THRESHOLD", "FLAG", "STATUS NOW"],
+        [
+            [
+                shown.flag.device_serial,
+                shown.device_family or "-",
+                f"{shown.flag.day}",
+                f"{shown.flag.pictures:,}",
+                f"{shown.flag.usual:,.1f} in {shown.flag.days_compared:2} d",
+                f"{shown.flag.threshold:,}",
+                shown.flag.mode.value + (", reviewed" if shown.flag.reviewed_at else ""),
+                shown.status or "unknown",
+            ]
+            for shown in found
+        ],
+        numbers={"PICTURES", "USUAL", "THRESHOLD"},
+    )
+
+
+def _as_json(total: int, found: "list[ShownFlag]", checked: "Round | None") -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "total": total,
+        "flags": [
+            {
+                "device_serial": shown.flag.device_serial,
+                "device_family": shown.device_family,
+                "status": shown.status,
+                "day": f"{shown.flag.day}",
+                "mode": shown.flag.mode.value,
+                "pictures": shown.flag.pictures,
+                "usual": shown.flag.usual,
+                "days_compared": shown.flag.days_compared,
+                "threshold": shown.flag.threshold,
+                "flagged_at": _zulu(shown.flag.flagged_at),
+                "reviewed_at": _zulu(shown.flag.reviewed_at),
+            }
+            for shown in found
+        ],
+    }
+    if checked is not None:
+        value["newly_flagged"] = checked.flagged
+        value["newly_suspended"] = checked.suspended
+        value["spared"] = checked.spared
+    return value
+
+
+def _zulu(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat().replace("+00:00", "Z")

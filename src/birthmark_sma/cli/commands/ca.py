@@ -1,0 +1,160 @@
+"""`sma ca`: the two-tier certificate authority."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    KekCommand,
+    KekFile,
+    RootKeyFile,
+    settings_from,
+)
+from birthmark_sma.cli.output import print_fields, print_json, say
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.ca.store import StoredCa
+    from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
+
+app = typer.Typer(no_args_is_help=True, help="Show and export the root and intermediate CA.")
+
+_FILE_STEM = {"root": "simulated-mfg-root-ca", "intermediate": "simulated-mfg-intermediate-ca"}
+
+
+@app.command()
+def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False) -> None:
+    """Show both certificates: names, validity, fingerprints."""
+    from cryptography import x509
+
+    from birthmark_sma.authority.authority import load_certificates
+    from birthmark_sma.cli.descriptions import certificate_as_fields, certificate_as_json
+
+    with existing_database(data_dir, database_url) as database:
+        stored = load_certificates(database)
+    loaded = {ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()) for ca in stored}
+    if as_json:
+        print_json({name: certificate_as_json(each) for name, each in loaded.items()})
+    else:
+        print_fields(
+            [field for name, each in loaded.items() for field in certificate_as_fields(name, each)]
+        )
+
+
+@app.command()
+def export(
+    output_dir: Annotated[Path, typer.Option(help="Where the files go; made where missing.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    kek_command: KekCommand = None,
+    certificates_only: Annotated[
+        bool, typer.Option("--certificates-only", help="Leave the encrypted keys out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the CA's certificates and encrypted private keys to files.
+
+    Keys are encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
+    are never overwritten. Verifiers need nothing but simulated-mfg-root-ca.crt.
+    """
+    from birthmark_sma.authority.authority import load_certificates, opened_database
+    from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
+
+    settings = settings_from(
+        data_dir=data_dir, database_url=database_url, kek_file=kek_file, kek_command=kek_command
+    )
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        stored = load_certificates(database)
+        keys = {} if certificates_only else _keys(database, settings)
+    make_private_directory(output_dir)
+    files = _certificates(stored) | keys
+    for name, content in files.items():
+        write_private_file(output_dir / name, content)
+    if as_json:
+        print_json({"files": [str(output_dir / name) for name in files]})
+        return
+    for name in files:
+        say(str(output_dir / name))
+    if not certificates_only and "simulated-mfg-root-ca.key" not in files:
+        say("The root's key is not here: it was moved to its safe place.")
+
+
+@app.command("publish-crl")
+def publish_crl(
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Write the lists (DER) here too; made where missing.")
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    kek_file: KekFile = None,
+    kek_command: KekCommand = None,
+    root_key_file: RootKeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Publish the revocation lists now, also where no server runs.
+
+    A running server publishes the intermediate's list by itself. The root's list is signed where
+    the root's key file is, and is valid until that key is needed next.
+    """
+    from birthmark_sma.authority.authority import (
+        load_certificates,
+        open_signer,
+        open_stored_secrets,
+        opened_database,
+    )
+    from birthmark_sma.authority.ca.ceremony import load_root_signer
+    from birthmark_sma.authority.ca.crl_publication import publish_crls
+    from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
+
+    settings = settings_from(
+        data_dir=data_dir,
+        database_url=database_url,
+        kek_file=kek_file,
+        kek_command=kek_command,
+        root_key_file=root_key_file,
+    )
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        load_certificates(database)
+        signer = open_signer(database, settings, open_stored_secrets(database, settings))
+        root_signer = load_root_signer(settings)
+        lists = publish_crls(database, signer, root_signer)
+    if output_dir is not None:
+        make_private_directory(output_dir)
+        for name, crl in lists.items():
+            path = output_dir / f"{_FILE_STEM[name]}.crl"
+            write_private_file(path, crl.der, replace=True)
+    if as_json:
+        print_json({name: {"number": crl.number} for name, crl in lists.items()})
+        return
+    print_fields([(name, f"list {crl.number} is published") for name, crl in lists.items()])
+    if root_signer is None:
+        say("The root's key is not here, or CA_PASSWORD does not open it: its list stays as it is.")
+
+
+def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:
+    return {f"{_FILE_STEM[ca.name]}.crt": ca.certificate.encode() for ca in stored}
+
+
+def _keys(database: "Database", settings: "Settings") -> dict[str, bytes]:
+    from birthmark_sma.authority.authority import open_signer, open_stored_secrets
+    from birthmark_sma.authority.ca.ceremony import root_key_file
+    from birthmark_sma.authority.ca.root_key_file import read_root_key
+    from birthmark_sma.authority.kek.passphrase_file import find_passphrase
+
+    signer = open_signer(database, settings, open_stored_secrets(database, settings))
+    pem = signer.encrypted_pem(find_passphrase(settings))
+    keys = {f"{_FILE_STEM['intermediate']}.key": pem.encode()}
+    root_key = root_key_file(settings)
+    if root_key.exists():
+        keys[f"{_FILE_STEM['root']}.key"] = read_root_key(
+            root_key, lambda: find_passphrase(settings)
+        )
+    return keys

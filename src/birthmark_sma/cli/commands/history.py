@@ -1,0 +1,181 @@
+"""`sma history`: what the audit trail occupies, and taking out what is old."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
+from birthmark_sma.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Json,
+    settings_from,
+)
+from birthmark_sma.cli.output import print_json, print_table, progress_bar, say, waiting
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from birthmark_sma.authority.background.retention import Pruned
+    from birthmark_sma.storage.partitions import Partition
+
+app = typer.Typer(no_args_is_help=True, help="Inspect and prune the audit trail.")
+
+
+@app.command()
+def prune(
+    older_than_days: Annotated[
+        int | None,
+        typer.Option(
+            "--older-than-days",
+            "--audit-retention-days",
+            help="Keep so many whole days. [SMA_AUDIT_RETENTION_DAYS]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Delete audit rows that are older than some whole days (UTC), and the counts of those days.
+
+    Validations go on meanwhile. What is deleted is gone for good. A server to which
+    SMA_AUDIT_RETENTION_DAYS is set does this by itself, every hour.
+    """
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.background import retention
+
+    settings = settings_from(
+        data_dir=data_dir,
+        database_url=database_url,
+        audit_retention_days=older_than_days,
+    )
+    require_sqlite_file(settings)
+    days = _kept_days(settings.audit_retention_days)
+    with opened_database(settings) as database:
+        before = retention.oldest_kept(days, database.clock.now())
+        with waiting("Counting what is older"):
+            foreseen = retention.foresee(database, before)
+        if dry_run or not (foreseen.partitions or foreseen.rows):
+            _tell(foreseen, before, done=False, as_json=as_json)
+            return
+        if not yes:
+            _ask(foreseen, before)
+        total = len(foreseen.partitions) + foreseen.rows
+        with progress_bar("Deleting", transient=True) as progress:
+            pruned = retention.prune(
+                database, before, _pause, lambda done: progress(done, max(done, total))
+            )
+    _tell(pruned, before, done=True, as_json=as_json)
+
+
+@app.command()
+def partitions(
+    data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False
+) -> None:
+    """Show the partitions of the audit trail: from when to when, how many rows, what size."""
+    from birthmark_sma.authority.validation.records import count_rows
+    from birthmark_sma.storage.partitions import list_partitions
+
+    with (
+        existing_database(data_dir, database_url) as database,
+        waiting("Counting"),
+        database.read() as connection,
+    ):
+        found = list_partitions(connection)
+        rows = sum(each.rows for each in found) if found else count_rows(connection)
+    if as_json:
+        print_json({"rows": rows, "partitions": [_as_json(partition) for partition in found]})
+        return
+    if not found:
+        say(f"SQLite has no partitions: the audit trail is one table, of {rows:,} rows.")
+        return
+    print_table(
+        ["PARTITION", "FROM (UTC)", "TO (UTC)", "ROWS, ABOUT", "SIZE"],
+        [
+            [
+                partition.name,
+                _bound(partition.begins, partition),
+                _bound(partition.ends, partition),
+                f"{partition.rows:,}",
+                _size(partition.size),
+            ]
+            for partition in found
+        ],
+    )
+    say(f"\nAbout {rows:,} rows, {_size(sum(each.size for each in found))} in all.")
+
+
+def _kept_days(days: int | None) -> int:
+    from birthmark_sma.errors import ConfigurationError
+
+    if days is None:
+        raise ConfigurationError(
+            "How many days are kept is not said: give --older-than-days, or set"
+            " SMA_AUDIT_RETENTION_DAYS"
+        )
+    return days
+
+
+def _ask(foreseen: "Pruned", before: "datetime") -> None:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            "This deletes audit rows for good. Say --yes, or look first with --dry-run."
+        )
+    typer.confirm(f"Delete {_what(foreseen, before)}, for good?", abort=True, err=True)
+
+
+def _tell(pruned: "Pruned", before: "datetime", *, done: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "deleted": done,
+                "before": f"{before:%Y-%m-%dT%H:%M:%SZ}",
+                "partitions": list(pruned.partitions),
+                "rows": pruned.rows,
+            }
+        )
+    elif not (pruned.partitions or pruned.rows):
+        say(f"Nothing is older than {before:%Y-%m-%d}.")
+    else:
+        say(f"{'Deleted' if done else 'Would delete'}: {_what(pruned, before)}.")
+
+
+def _what(pruned: "Pruned", before: "datetime") -> str:
+    parts = []
+    if pruned.partitions:
+        word = "partition" if len(pruned.partitions) == 1 else "partitions"
+        parts.append(f"{len(pruned.partitions)} {word} ({', '.join(pruned.partitions)})")
+    if pruned.rows:
+        parts.append(f"{pruned.rows:,} {'row' if pruned.rows == 1 else 'rows'}")
+    return f"{' and '.join(parts)} from before {before:%Y-%m-%d}"
+
+
+def _pause(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _as_json(partition: "Partition") -> dict[str, object]:
+    return {
+        "name": partition.name,
+        "from": None if partition.begins is None else f"{partition.begins:%Y-%m-%dT%H:%M:%SZ}",
+        "to": None if partition.ends is None else f"{partition.ends:%Y-%m-%dT%H:%M:%SZ}",
+        "rows_estimate": partition.rows,
+        "bytes": partition.size,
+    }
+
+
+def _bound(bound: "datetime | None", partition: "Partition") -> str:
+    if bound is not None:
+        return f"{bound:%Y-%m-%d}"
+    return "any other day" if partition.ends is None else "the beginning"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1_000_000:,.1f} MB"

@@ -1,0 +1,59 @@
+"""What `sma serve` does about TLS before it serves: check, make a certificate, tell."""
+
+import shlex
+import socket
+from typing import TYPE_CHECKING
+
+from birthmark_sma.cli.output import note
+
+if TYPE_CHECKING:
+    from birthmark_sma.config import Settings
+    from birthmark_sma.web.transport.local_certificate import LocalCertificate
+
+
+def check_tls(settings: "Settings") -> None:
+    """Refuse files that cannot be used, before anything is founded, and warn of what is doubtful.
+
+    Raises ConfigurationError or PrivateFileError.
+    """
+    from birthmark_sma.config import is_loopback
+    from birthmark_sma.errors import ConfigurationError
+    from birthmark_sma.web.transport.tls import load_tls, tls_files
+
+    if settings.tls_self and settings.tls_cert is not None:
+        raise ConfigurationError("Give either --tls-self, or --tls-cert with --tls-key")
+    files = tls_files(settings)
+    if files is not None:
+        warning = load_tls(files).warning
+        if warning is not None:
+            note(f"WARNING: {warning} Clients refuse it.")
+    elif not (is_loopback(settings.host) or settings.tls_self or settings.trusted_proxies):
+        note(
+            f"WARNING: there is no TLS on {settings.host}: whoever is on the way can read and"
+            " change what is sent. Give --tls-cert and --tls-key, or put a proxy with TLS in front"
+            " and name it with --trusted-proxies."
+        )
+
+
+def find_local_certificate(
+    settings: "Settings", listener: socket.socket
+) -> "tuple[Settings, LocalCertificate | None]":
+    """Return settings that serve this machine's own certificate, where that was asked for."""
+    if not settings.tls_self:
+        return settings, None
+    from birthmark_sma.web.transport.local_certificate import settings_with_local_certificate
+
+    settings, local = settings_with_local_certificate(settings, listener.getsockname()[0])
+    if local.new_ca:
+        note(f"A local CA was made for TLS: clients of this server trust {local.ca_file}.")
+    return settings, local
+
+
+def curl_options(local: "LocalCertificate | None") -> str:
+    """Return what curl needs to trust this server, with a space behind it, or nothing."""
+    return "" if local is None else f"--cacert {shlex.quote(str(local.ca_file))} "
+
+
+def url_for_this_machine(url: str) -> str:
+    """Return a URL that works here, where the server listens on every address."""
+    return url.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")

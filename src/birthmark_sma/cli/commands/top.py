@@ -1,0 +1,166 @@
+"""`sma top`: the overview in a terminal, live."""
+
+import contextlib
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from birthmark_sma.cli.commands.init import existing_database
+from birthmark_sma.cli.options import DatabaseUrl, DataDir
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from birthmark_sma.authority.operations.overview import Overview
+    from birthmark_sma.storage.engine import Database
+
+_EVERY_SECONDS = 2.0
+_SILENT_SECONDS = 6.0
+_KEY_SECONDS = 0.2
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show what happens, every two seconds: verdicts, devices, repeats, flags and keys.
+
+    It reads the database, so it sees all servers of an authority. q or Ctrl-C ends it. Where the
+    database goes away it says so, and goes on when that is back. A pipe gets one frame.
+    """
+    from rich.console import Console
+
+    from birthmark_sma.authority.operations.overview import look
+    from birthmark_sma.cli.commands.top_rendering import frame
+
+    with existing_database(data_dir, database_url) as database:
+        console = Console(highlight=False)
+        if once or not console.is_terminal:
+            console.print(frame(look(database), width=console.width))
+            return
+        _live(console, database)
+
+
+def _live(console: "Console", database: "Database") -> None:
+    from rich.live import Live
+
+    from birthmark_sma.cli.commands.top_rendering import frame
+
+    def drawn() -> "RenderableType":
+        return frame(latest, watch.away, width=console.width)
+
+    watch = _Watch(database)
+    watch.start()
+    latest = watch.first()
+    # The alternate screen, drawn only when there is something new: nothing flickers, and the
+    # terminal is as it was afterwards.
+    with (
+        _single_keys(),
+        contextlib.suppress(KeyboardInterrupt),
+        Live(
+            frame(latest, width=console.width), console=console, screen=True, auto_refresh=False
+        ) as live,
+    ):
+        live.refresh()
+        shown = (latest, watch.away, console.size)
+        while not _quits(_KEY_SECONDS):
+            latest = watch.newest(latest)
+            if (latest, watch.away, console.size) != shown:
+                shown = (latest, watch.away, console.size)
+                live.update(drawn(), refresh=True)
+
+
+class _Watch(threading.Thread):
+    """Asks again and again, aside: a database that hangs must not keep anybody from leaving."""
+
+    def __init__(self, database: "Database") -> None:
+        super().__init__(daemon=True, name="top")
+        self._database = database
+        self._seen: queue.Queue[Overview | BaseException] = queue.Queue()
+        self._asked_at = time.monotonic()
+        self._answers = True
+        self._since = datetime.now(UTC)
+
+    def run(self) -> None:
+        from birthmark_sma.authority.operations.overview import look
+        from birthmark_sma.errors import DatabaseUnavailableError
+
+        while True:
+            self._asked_at = time.monotonic()
+            try:
+                self._seen.put(look(self._database))
+            except DatabaseUnavailableError as error:
+                self._seen.put(error)
+            except BaseException as error:
+                self._seen.put(error)
+                return
+            time.sleep(_EVERY_SECONDS)
+
+    @property
+    def away(self) -> str | None:
+        """What to say where the database does not answer, or not for long."""
+        hangs = time.monotonic() - self._asked_at > _SILENT_SECONDS
+        if self._answers and not hangs:
+            return None
+        return f"The database has not answered since {self._since:%H:%M:%S} UTC."
+
+    def first(self) -> "Overview":
+        """Wait for the first overview. Raises where there is none."""
+        seen = self._seen.get()
+        if isinstance(seen, BaseException):
+            raise seen
+        return seen
+
+    def newest(self, known: "Overview") -> "Overview":
+        """Return the newest overview. Raises what is no database that is away."""
+        from birthmark_sma.errors import DatabaseUnavailableError
+
+        with contextlib.suppress(queue.Empty):
+            while True:
+                seen = self._seen.get_nowait()
+                self._answers = not isinstance(seen, BaseException)
+                if isinstance(seen, BaseException):
+                    if not isinstance(seen, DatabaseUnavailableError):
+                        raise seen
+                    continue
+                known, self._since = seen, seen.glance.stats.until
+        return known
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Let single keys arrive as they are typed, without showing them."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _quits(seconds: float) -> bool:
+    """Wait for a key, so long at most; say whether it was q."""
+    import os
+
+    if not sys.stdin.isatty():
+        time.sleep(seconds)
+        return False
+    if not select.select([sys.stdin], [], [], seconds)[0]:
+        return False
+    typed = os.read(sys.stdin.fileno(), 64)
+    return not typed or b"q" in typed.lower()

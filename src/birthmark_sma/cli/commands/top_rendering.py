@@ -1,0 +1,152 @@
+"""One frame of `sma top`: the overview, drawn for a terminal of 80 columns; narrower, in less."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from birthmark_sma import __version__
+from birthmark_sma.authority.operations.overview import DATABASE_NAMES, Overview
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_LISTED = 8
+_SERIAL_WIDTH = 26
+_FAMILY_WIDTH = 16
+_BAR_WIDTH = 6
+_GOOD_RATE = 0.95
+_BESIDE_CURVE = 20  # columns: its name before it, its last value behind it
+_TWO_LISTS = 74
+
+
+def frame(overview: Overview, away: str | None = None, *, width: int = 80) -> RenderableType:
+    """Draw an overview for so many columns. `away` says why there is no newer one."""
+    minutes = max(min(len(overview.glance.curve.passes), width - _BESIDE_CURVE), 1)
+    return Group(
+        _head(overview, away),
+        Text(),
+        _curve("PASS/min", overview.glance.curve.passes[-minutes:], "green"),
+        _curve("FAIL/min", overview.glance.curve.fails[-minutes:], "red"),
+        Text(" " * 9 + f"{minutes} minutes ago".ljust(minutes - 3) + "now", style="dim"),
+        Text(),
+        _figures(overview),
+        _state(overview),
+        Text(),
+        _lists(overview, width),
+    )
+
+
+def curve(values: Sequence[int]) -> str:
+    """Draw values as a line of bars; what is not 0 is seen, however small it is."""
+    highest = max(values, default=0)
+    if not highest:
+        return _LEVELS[0] * len(values)
+    steps = len(_LEVELS) - 1
+    return "".join(_LEVELS[max(-(-value * steps // highest), 0)] for value in values)
+
+
+def _head(overview: Overview, away: str | None) -> Text:
+    text = Text(f"birthmark-sma {__version__}", style="bold")
+    text.append(f"   {overview.glance.stats.until:%Y-%m-%d %H:%M:%S} UTC   ", style="not bold")
+    if away is None:
+        name = DATABASE_NAMES[overview.glance.dialect]
+        kind = f"{name}, {overview.glance.size / 1_000_000:,.1f} MB"
+        text.append(f"{kind}, {overview.glance.seconds * 1_000:,.0f} ms", style="green not bold")
+    else:
+        text.append(f"\n{away} What follows is from before.", style="bold red")
+    return text
+
+
+def _curve(name: str, values: Sequence[int], colour: str) -> Text:
+    text = Text(f"{name} ", style="bold")
+    text.append(curve(values), style=f"{colour} not bold")
+    return text.append(f" {values[-1]:>9,}", style="not bold")
+
+
+def _figures(overview: Overview) -> Text:
+    stats, rate = overview.glance.stats, overview.success_rate
+    text = Text("24 hours  ", style="bold")
+    if rate is None:
+        return text.append("no validations", style="not bold")
+    colour = "green" if rate >= _GOOD_RATE else "yellow"
+    text.append(f"{rate:.2%} PASS", style=f"{colour} not bold")
+    text.append(f" of {sum(stats.verdicts_24h.values()):,}", style="not bold")
+    repeats = stats.repeats_24h
+    text.append(
+        f"   {repeats['dual_submission']:,} dual, {repeats['replayed']:,} replayed",
+        style="not bold",
+    )
+    reasons = sorted(stats.fail_reasons_24h.items(), key=lambda each: -each[1])[:2]
+    if reasons:
+        told = ", ".join(f"{times:,} {reason}" for reason, times in reasons)
+        text.append(f"\n          FAIL: {told}", style="red not bold")
+    return text
+
+
+def _state(overview: Overview) -> Text:
+    tables, wanted = overview.glance.stats.key_tables, overview.tables_wanted
+    text = Text("keys      ", style="bold")
+    text.append(f"{tables:,} of {wanted:,} tables", _colour(tables == wanted))
+    if overview.rotating:
+        text.append(", a rotation is under way", style="yellow not bold")
+    text.append(f"   {overview.callers:,} access keys", style="not bold")
+    if overview.ca_ends is not None:
+        ahead = (overview.ca_ends - overview.glance.stats.until).days
+        text.append(f"   CA until {overview.ca_ends:%Y-%m-%d}", _colour(ahead > 365))
+    text.append("\nflags     ", style="bold")
+    some = f"{overview.glance.flagged:,} devices wait for review: sma devices flagged"
+    text.append(some if overview.glance.flagged else "none", _colour(not overview.glance.flagged))
+    return text
+
+
+def _colour(good: bool) -> str:
+    return "not bold" if good else "yellow not bold"
+
+
+def _lists(overview: Overview, width: int) -> RenderableType:
+    if width < _TWO_LISTS:
+        return Group(_families(overview), Text(), _busiest(overview))
+    both = Table.grid(padding=(0, 3, 0, 0))
+    both.add_row(_families(overview), _busiest(overview))
+    return both
+
+
+def _families(overview: Overview) -> Table:
+    stats = overview.glance.stats
+    table = _listed(f"{stats.total_devices:,} devices, by family")
+    listed = list(stats.devices_by_family.items())[:_LISTED]
+    most = max((number for _, number in listed), default=1)
+    for family, number in listed:
+        bar = "█" * max(round(number / most * _BAR_WIDTH), 1)
+        table.add_row(_cut(family, _FAMILY_WIDTH), f"{number:,}", Text(bar, style="cyan"))
+    more = len(stats.devices_by_family) - len(listed)
+    if more > 0:
+        table.add_row(Text(f"and {more} more", style="dim"), "", "")
+    return table
+
+
+def _busiest(overview: Overview) -> Table:
+    table = _listed("PASS, today and yesterday (UTC)")
+    for serial, passes in overview.glance.stats.top_devices[:_LISTED]:
+        table.add_row(_cut(serial, _SERIAL_WIDTH), f"{passes:,}", "")
+    return table
+
+
+def _listed(title: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        show_header=False,
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    return table
+
+
+def _cut(name: str, width: int) -> Text:
+    """A name as plain text: brackets in it are no markup."""
+    return Text(name if len(name) <= width else f"{name[: width - 1]}…")

@@ -1,0 +1,85 @@
+"""How certificates and devices are shown, to people and to scripts."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from birthmark_sma.authority.devices.store import Device
+
+
+def fingerprint(certificate: "x509.Certificate") -> str:
+    """Return the SHA-256 fingerprint as people compare it: pairs of hex digits with colons."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return certificate.fingerprint(SHA256()).hex(":").upper()
+
+
+def certificate_as_json(certificate: "x509.Certificate") -> dict[str, str]:
+    """Return what a script wants to know of a certificate."""
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "serial_number": f"{certificate.serial_number:x}",
+        "not_before": certificate.not_valid_before_utc.isoformat().replace("+00:00", "Z"),
+        "not_after": certificate.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
+        "sha256_fingerprint": fingerprint(certificate),
+    }
+
+
+def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
+    """Return what a person wants to know of a certificate."""
+    return [
+        (title, _common_name(certificate)),
+        (
+            "  valid",
+            f"{certificate.not_valid_before_utc:%Y-%m-%d} to"
+            f" {certificate.not_valid_after_utc:%Y-%m-%d}",
+        ),
+        ("  SHA-256", _two_lines(fingerprint(certificate))),
+    ]
+
+
+def device_as_json(device: "Device") -> dict[str, Any]:
+    """Return what a script wants to know of a device; nothing here is secret."""
+    return {
+        "device_serial": device.device_serial,
+        "device_family": device.device_family,
+        "app_version": device.app_version,
+        "status": device.status.value,
+        "table_assignments": list(device.table_assignments),
+        "provisioning_id": device.provisioning_id,
+        "provisioned_at": device.provisioned_at.isoformat().replace("+00:00", "Z"),
+        "certificate_serial": device.certificate_serial,
+        "public_key_sha256": device.public_key_fingerprint.hex(),
+        "device_certificate": device.device_certificate,
+    }
+
+
+def device_as_fields(device: "Device") -> list[tuple[str, str]]:
+    """Return what a person wants to know of a device."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    return [
+        ("device", device.device_serial),
+        ("family", device.device_family),
+        ("app version", device.app_version or "-"),
+        ("status", device.status.value),
+        ("tables", ", ".join(map(str, device.table_assignments))),
+        ("provisioned", f"{device.provisioned_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("", device.provisioning_id),
+        *certificate_as_fields("certificate", certificate),
+    ]
+
+
+def _common_name(certificate: "x509.Certificate") -> str:
+    from cryptography.x509.oid import NameOID
+
+    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
+
+
+def _two_lines(text: str) -> str:
+    middle = text.find(":", len(text) // 2) + 1
+    return f"{text[:middle]}\n{text[middle:]}"

@@ -1,0 +1,1 @@
+"""`sma simulate`: cameras and aggregation servers that are simulated, against any authority."""

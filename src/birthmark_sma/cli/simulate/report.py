@@ -1,0 +1,47 @@
+"""Play a plan in front of whoever sits at the terminal, and hand the report out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.output import note, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from birthmark_sma.simulation.plan import Plan
+    from birthmark_sma.simulation.run import Manner
+    from birthmark_sma.simulation.target import Site
+
+
+def play(plan: "Plan", site: "Site", manner: "Manner") -> dict[str, Any]:
+    """Carry a plan out, shown live where stderr is a terminal, and return the report."""
+    from birthmark_sma.cli.simulate.progress import watched
+    from birthmark_sma.simulation.run import simulate
+
+    provisioning = progress_bar("provisioning", transient=True)
+    return simulate(plan, site, manner, provisioning=provisioning, watch=watched)
+
+
+def tell(
+    report: Mapping[str, Any], report_file: Path | None, picture_file: Path | None, *, as_json: bool
+) -> None:
+    """Write and print a report; exit with 1 where not all of it is right."""
+    from birthmark_sma.cli.simulate.progress import print_report
+    from birthmark_sma.simulation.chart import chart
+
+    if report_file is not None:
+        report_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if picture_file is not None:
+        picture_file.write_text(chart(report), encoding="utf-8")
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report)
+    for each in (report_file, picture_file):
+        if each is not None:
+            note(f"Written: {each}")
+    if not report["all_right"]:
+        raise typer.Exit(exit_codes.FAILED)

@@ -1,0 +1,172 @@
+"""One question from the first attempt to its outcomes: when to send, wait, and give up. Pure.
+
+Whoever has the sockets does what each step says, and tells what came of it:
+
+    step = exchange.begin(now)
+    Send   -> send within `seconds`, then `exchange.heard(step, what came, now)`
+    Wait   -> wait `seconds`, then `exchange.begin(now)`
+    Split  -> these are too many at once: ask in parts of `at_most`, each an exchange of its own
+    Settled -> done
+
+Times are seconds of a clock that never goes back; `chance()` draws from 0 to 1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from birthmark_sma.client.circuit_breaker import Circuit, Ticket
+from birthmark_sma.client.options import Options
+from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
+from birthmark_sma.client.responses import Fault
+
+MAX_HOLD = 60.0
+"""However long a limit is said to hold, it is tried again once a minute."""
+_LIMITED = Fault(Cause.RATE_LIMITED, "The authority lets this caller ask no more just now.")
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the request, and stop waiting for its answer after `seconds`."""
+
+    seconds: float
+    ticket: Ticket
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Send nothing for `seconds`; `because` is why, with the `retry_after` that is left."""
+
+    seconds: float
+    because: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The authority takes no more than `at_most` camera tokens at once."""
+
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One outcome for each camera token."""
+
+    outcomes: Sequence[Outcome]
+
+
+Step: TypeAlias = Send | Wait | Split | Settled
+
+
+@dataclass(slots=True)
+class Gate:
+    """What all exchanges of a client share.
+
+    The circuit and the failure that it last saw, and until when a 429 holds all of them back.
+    """
+
+    circuit: Circuit
+    last_failure: str = ""
+    held_until: float = 0.0
+
+    @classmethod
+    def of(cls, options: Options) -> "Gate":
+        """Return an open gate."""
+        return cls(Circuit(failures=options.circuit_failures, rest=options.circuit_rest))
+
+
+class Exchange:
+    """One request for `count` camera tokens, and its repetitions, until `deadline`."""
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        deadline: float,
+        options: Options,
+        gate: Gate,
+        chance: Callable[[], float],
+    ) -> None:
+        self._count = count
+        self._deadline = deadline
+        self._options = options
+        self._gate = gate
+        self._chance = chance
+        self._attempts = 0
+        self._request_id: str | None = None
+        self._last: Fault | None = None
+
+    def begin(self, now: float) -> Step:
+        """Say what to do first, or after a wait."""
+        left = self._deadline - now
+        if left <= 0:
+            return self._settle(
+                self._last or Fault(Cause.TIMED_OUT, "The time was used up waiting to ask.")
+            )
+        held = self._gate.held_until - now
+        if held > 0:
+            limited = self._last if self._last and self._last.cause is Cause.RATE_LIMITED else None
+            return self._wait_or_settle(limited or _LIMITED, held, now)
+        ticket = self._gate.circuit.admit(now)
+        if ticket is None:
+            rest = self._gate.circuit.rest_left(now)
+            detail = "The last requests failed; nothing is sent for a moment."
+            if self._gate.last_failure:
+                detail += f" The last failure: {self._gate.last_failure}"
+            return self._settle(Fault(Cause.CIRCUIT_OPEN, detail, retry_after=rest))
+        self._attempts += 1
+        return Send(left, ticket, self._attempts)
+
+    def heard(
+        self, send: Send, found: Sequence[Outcome] | Fault, now: float, *, request_id: str
+    ) -> Step:
+        """Say what to do after an attempt."""
+        self._request_id = request_id
+        circuit = self._gate.circuit
+        if not isinstance(found, Fault):
+            circuit.succeeded(send.ticket)
+            return Settled([self._counted(each) for each in found])
+        if found.authority_ails:
+            circuit.failed(send.ticket, now)
+            self._gate.last_failure = found.detail
+        elif found.cause is Cause.OVERLOADED:
+            circuit.abandoned(send.ticket)  # it never went out: that tells nothing
+        else:
+            circuit.succeeded(send.ticket)
+        if found.at_most is not None:
+            return Split(found.at_most)
+        if found.cause is Cause.RATE_LIMITED and found.retry_after is not None:
+            until = now + min(found.retry_after, MAX_HOLD)
+            self._gate.held_until = max(self._gate.held_until, until)
+        if not found.again or self._attempts >= self._options.attempts:
+            return self._settle(found)
+        self._last = found
+        return self._wait_or_settle(found, found.retry_after or 0.0, now)
+
+    def _wait_or_settle(self, fault: Fault, at_least: float, now: float) -> Step:
+        """Wait as long as was asked for and a little by chance, where the deadline allows it."""
+        seconds = at_least + self._jitter()
+        fault = replace(fault, retry_after=at_least or None)
+        return self._settle(fault) if now + seconds >= self._deadline else Wait(seconds, fault)
+
+    def _jitter(self) -> float:
+        """Draw the wait from all of 0..bound, so that callers who failed together part ways."""
+        options = self._options
+        doubled = options.backoff * 2.0 ** min(self._attempts, 30)
+        return self._chance() * min(options.max_backoff, doubled)
+
+    def _counted(self, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Indeterminate):
+            return replace(outcome, attempts=self._attempts)
+        return outcome
+
+    def _settle(self, fault: Fault) -> Settled:
+        outcome = Indeterminate(
+            fault.cause,
+            fault.detail,
+            attempts=self._attempts,
+            retry_after=fault.retry_after,
+            request_id=self._request_id,
+        )
+        return Settled([outcome] * self._count)

@@ -1,0 +1,194 @@
+"""Issue certificates in three steps: prepare, check against the profile, sign.
+
+`prepare_*` returns a Prepared certificate: every field decided, nothing signed. `sign` checks it
+once more and refuses, with ProfileViolationError, to sign anything that departs from its profile.
+So a mistake in preparing becomes an error here and never a certificate in the field.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import AuthorityInformationAccessOID
+
+from birthmark_sma.errors import IssuerExpiredError, ProfileViolationError
+from birthmark_sma.pki import der, names, profiles
+from birthmark_sma.pki.keys.ca_keys import Signer, VerifyingKey
+from birthmark_sma.pki.keys.key_policy import DeviceKey
+from birthmark_sma.pki.profile_check import Prepared, authority_key_identifier, check
+from birthmark_sma.pki.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where verifiers find the issuer's CRL and the issuer's certificate."""
+
+    crl_url: str
+    issuer_url: str
+
+
+def prepare_root(
+    public_key: VerifyingKey,
+    *,
+    now: datetime,
+    serial_number: int,
+    profile: Profile = profiles.ROOT,
+) -> Prepared:
+    """Prepare the self-signed root certificate."""
+    name = _ca_name(profile)
+    not_before = _backdated(now)
+    return Prepared(
+        profile=profile,
+        subject=name,
+        issuer=name,
+        public_key=public_key,
+        serial_number=serial_number,
+        not_before=not_before,
+        not_after=not_before + profile.validity,
+        extensions=tuple(_common_extensions(profile, public_key)),
+    )
+
+
+def prepare_intermediate(
+    public_key: VerifyingKey,
+    *,
+    issuer: x509.Certificate,
+    now: datetime,
+    serial_number: int,
+    profile: Profile = profiles.INTERMEDIATE,
+) -> Prepared:
+    """Prepare the intermediate certificate, which the root is to sign."""
+    return _prepare_under(
+        issuer,
+        Prepared(
+            profile=profile,
+            subject=_ca_name(profile),
+            issuer=issuer.subject,
+            public_key=public_key,
+            serial_number=serial_number,
+            not_before=_backdated(now),
+            not_after=_backdated(now) + profile.validity,
+            extensions=(
+                *_common_extensions(profile, public_key),
+                authority_key_identifier(issuer),
+            ),
+        ),
+        now,
+    )
+
+
+def prepare_device(
+    public_key: DeviceKey,
+    device_serial: str,
+    *,
+    issuer: x509.Certificate,
+    now: datetime,
+    serial_number: int,
+    publication: Publication | None = None,
+    profile: Profile = profiles.DEVICE,
+) -> Prepared:
+    """Prepare a device certificate, which the intermediate is to sign.
+
+    Raises DeviceSerialRefusedError for a serial that is no common name, and IssuerExpiredError
+    where the issuer is not valid at `now`.
+    """
+    names.check_device_serial(device_serial)
+    extensions = [
+        *_common_extensions(profile, public_key),
+        authority_key_identifier(issuer),
+        names.device_alternative_names(device_serial),
+    ]
+    if publication is not None:
+        extensions += _publication_extensions(publication)
+    return _prepare_under(
+        issuer,
+        Prepared(
+            profile=profile,
+            subject=names.distinguished_name(device_serial, profile.organization),
+            issuer=issuer.subject,
+            public_key=public_key,
+            serial_number=serial_number,
+            not_before=_backdated(now),
+            not_after=_backdated(now) + profile.validity,
+            extensions=tuple(extensions),
+        ),
+        now,
+    )
+
+
+def sign(
+    prepared: Prepared, signer: Signer, *, issuer: x509.Certificate | None = None
+) -> x509.Certificate:
+    """Check a prepared certificate and sign it. `issuer` is None for the self-signed root.
+
+    Raises ProfileViolationError, with nothing signed. RSA-4096 takes milliseconds: keep it off an
+    event loop.
+    """
+    check(prepared, issuer)
+    issuing_key = prepared.public_key if issuer is None else issuer.public_key()
+    if issuing_key != signer.public_key:
+        raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
+    tbs = der.tbs_certificate(prepared, signer.signature_algorithm)
+    signature = signer.sign(tbs)
+    return x509.load_der_x509_certificate(der.signed(tbs, signer.signature_algorithm, signature))
+
+
+def _ca_name(profile: Profile) -> x509.Name:
+    assert profile.common_name is not None  # noqa: S101  a device alone has none
+    return names.distinguished_name(profile.common_name, profile.organization)
+
+
+def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:
+    """Keep a prepared certificate within the life of its issuer."""
+    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
+        raise IssuerExpiredError(
+            "The issuing certificate is not valid at this time, so no certificate can be issued"
+            " under it: check the clock, and whether the certificate has expired."
+        )
+    return replace(
+        prepared,
+        not_before=max(prepared.not_before, issuer.not_valid_before_utc),
+        not_after=min(prepared.not_after, issuer.not_valid_after_utc),
+    )
+
+
+def _backdated(now: datetime) -> datetime:
+    # X.509 times have whole seconds (RFC 5280, section 4.1.2.5).
+    return now.replace(microsecond=0) - profiles.CLOCK_SKEW
+
+
+def _common_extensions(
+    profile: Profile, public_key: CertificatePublicKeyTypes
+) -> list[x509.ExtensionType]:
+    extensions: list[x509.ExtensionType] = [
+        profile.basic_constraints,
+        profile.key_usage,
+        x509.SubjectKeyIdentifier.from_public_key(public_key),
+    ]
+    if profile.extended_key_usage is not None:
+        extensions.append(profile.extended_key_usage)
+    return extensions
+
+
+def _publication_extensions(publication: Publication) -> list[x509.ExtensionType]:
+    return [
+        x509.CRLDistributionPoints(
+            [
+                x509.DistributionPoint(
+                    full_name=[x509.UniformResourceIdentifier(publication.crl_url)],
+                    relative_name=None,
+                    reasons=None,
+                    crl_issuer=None,
+                )
+            ]
+        ),
+        x509.AuthorityInformationAccess(
+            [
+                x509.AccessDescription(
+                    AuthorityInformationAccessOID.CA_ISSUERS,
+                    x509.UniformResourceIdentifier(publication.issuer_url),
+                )
+            ]
+        ),
+    ]

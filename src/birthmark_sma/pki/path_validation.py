@@ -1,0 +1,196 @@
+"""Verify a certification path from a device certificate to the pinned root (RFC 5280, section 6).
+
+The steps of an aggregation server, before it asks about a camera token:
+
+1. every certificate's signature, name chaining, validity and CA constraints, up to the root given;
+2. the leaf's profile: it is no CA, may sign, and is for client authentication;
+3. the device serial that the leaf's URN names.
+
+The path is the one that was given: each certificate is issued by the next one, and the last one by
+the root. No other path is looked for, so the issuer that came along is the issuer.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from birthmark_sma.errors import KeyRefusedError, PathRefusedError
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer, generate
+from birthmark_sma.pki.keys.key_policy import check_key
+from birthmark_sma.pki.name_matching import same_name
+from birthmark_sma.pki.names import device_serial_of
+
+_NOT_CHAINED = "The certificate does not chain to the trusted root"
+
+
+def verify_path(
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    *,
+    root: x509.Certificate,
+    now: datetime,
+) -> str:
+    """Return the device serial of a leaf that chains to `root` at the time `now`.
+
+    Only `root` is trusted, and is not one of the intermediates. Raises PathRefusedError with the
+    reason.
+    """
+    try:
+        # Steps 1 and 2. The library does not judge the leaf's own key: the key policy does.
+        _verify_issuers(leaf, intermediates, root, now)
+        check_key(leaf.public_key())
+        # Step 3.
+        device_serial = device_serial_of(leaf)
+    except (
+        verification.VerificationError,
+        x509.UnsupportedGeneralNameType,
+        UnsupportedAlgorithm,
+        InvalidSignature,
+        KeyRefusedError,
+        ValueError,
+        TypeError,  # of a name that the library reads late, such as one that is a bit string
+    ) as error:
+        raise PathRefusedError(f"{_NOT_CHAINED}: {_on_one_line(error)}") from None
+    if device_serial is None:
+        raise PathRefusedError("The certificate names no device.")
+    return device_serial
+
+
+def _verify_issuers(
+    leaf: x509.Certificate,
+    issuers: Sequence[x509.Certificate],
+    root: x509.Certificate,
+    now: datetime,
+) -> None:
+    try:
+        verified = _verifier(root, now).verify(leaf, list(issuers)).chain
+    except verification.VerificationError:
+        _check_names([leaf, *issuers, root])
+        if len(issuers) != 1 or not _differ_in_spelling(leaf, issuers[0], root):
+            raise
+        intermediate, root = _in_one_spelling(leaf, issuers[0], root)
+        issuers = [intermediate]
+        verified = _verifier(root, now).verify(leaf, issuers).chain
+    if verified != [leaf, *issuers, root]:
+        raise PathRefusedError(f"{_NOT_CHAINED} through the certificates that came along.")
+
+
+def _verifier(root: x509.Certificate, now: datetime) -> verification.ClientVerifier:
+    return (
+        verification.PolicyBuilder()
+        .store(verification.Store([root]))
+        .time(now)
+        .extension_policies(
+            ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=_leaf_policy()
+        )
+        .build_client_verifier()
+    )
+
+
+def _check_names(path: Sequence[x509.Certificate]) -> None:
+    """Raise PathRefusedError if a certificate's issuer is not the subject of the next one."""
+    for certificate, issuer in pairwise(path):
+        if same_name(certificate.issuer, issuer.subject):
+            continue
+        if same_name(issuer.issuer, certificate.subject):
+            raise PathRefusedError(
+                "The certificates are in the wrong order: send the device's certificate first, then"
+                " the intermediate's."
+            )
+        # Names may be anybody's choice: `!r` keeps them on their line, and apart from our words.
+        raise PathRefusedError(
+            f"{_NOT_CHAINED}: its issuer is {certificate.issuer.rfc4514_string()!r}, and the next"
+            f" certificate is that of {issuer.subject.rfc4514_string()!r}."
+        )
+
+
+# --- names in two spellings: the library compares bytes, RFC 5280, section 7.1, does not
+
+
+def _differ_in_spelling(
+    leaf: x509.Certificate, intermediate: x509.Certificate, root: x509.Certificate
+) -> bool:
+    return any(
+        child.issuer.public_bytes() != issuer.subject.public_bytes()
+        for child, issuer in ((leaf, intermediate), (intermediate, root))
+    )
+
+
+def _in_one_spelling(
+    leaf: x509.Certificate, intermediate: x509.Certificate, root: x509.Certificate
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """Return copies of the intermediate and the root whose names are spelt as their children do.
+
+    The root's signature does not fit the copy, so it is verified here, and a key of the moment
+    signs both copies. Everything else of the path is still the library's to verify.
+    """
+    signer = generate(CaKeyType.EC_P256)
+    intermediate.verify_directly_issued_by(
+        _copy(root, intermediate.issuer, root.public_key(), signer)
+    )
+    if not isinstance(
+        intermediate.signature_hash_algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+    ):
+        raise ValueError("the intermediate is signed over a hash that proves nothing")
+    return (
+        _copy(intermediate, leaf.issuer, intermediate.public_key(), signer),
+        _copy(root, intermediate.issuer, signer.public_key, signer),
+    )
+
+
+def _copy(
+    original: x509.Certificate,
+    subject: x509.Name,
+    public_key: CertificatePublicKeyTypes,
+    signer: Signer,
+) -> x509.Certificate:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(original.issuer)
+        .public_key(public_key)
+        .serial_number(original.serial_number)
+        .not_valid_before(original.not_valid_before_utc)
+        .not_valid_after(original.not_valid_after_utc)
+    )
+    for extension in original.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(signer.key, signer.hash_algorithm)
+
+
+def _on_one_line(error: Exception) -> str:
+    """Return what an error says. It may quote names, which anybody may have chosen."""
+    return "".join(each if each.isprintable() else "?" for each in str(error))
+
+
+def _leaf_policy() -> verification.ExtensionPolicy:
+    """What a device certificate must say: no CA, may sign, for clients, and a name."""
+    return (
+        verification.ExtensionPolicy.webpki_defaults_ee()
+        .require_present(x509.BasicConstraints, verification.Criticality.CRITICAL, _no_ca)
+        .require_present(x509.KeyUsage, verification.Criticality.CRITICAL, _signs)
+        .require_present(x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, _for_clients)
+        .require_present(x509.SubjectAlternativeName, verification.Criticality.AGNOSTIC, None)
+    )
+
+
+def _no_ca(_: object, __: x509.Certificate, constraints: x509.BasicConstraints) -> None:
+    if constraints.ca:
+        raise ValueError("the leaf is a CA")
+
+
+def _signs(_: object, __: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.digital_signature:
+        raise ValueError("the leaf's key may not sign")
+
+
+def _for_clients(_: object, __: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise ValueError("the leaf is not for client authentication")

@@ -1,0 +1,107 @@
+"""Run a simulated aggregation server until its time is over, or its count of bundles reached."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator, Judgement
+from birthmark_sma.simulation.aggregation.bundle_intake import reception
+from birthmark_sma.simulation.target import Site
+
+_ROOT_PATH = "/pki/root.crt"
+_SECONDS = 10.0
+_LAST_SECONDS = 5
+_MAX_CONNECTIONS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When a server ends by itself: after so many seconds, or so many bundles."""
+
+    seconds: float
+    bundles: int
+
+
+async def host_aggregator(
+    site: Site,
+    host: str,
+    port: int,
+    bounds: Bounds,
+    *,
+    ready: Callable[[str], None],
+    told: Callable[[Judgement], None],
+) -> None:
+    """Serve until a bound or a signal. `ready` gets the URL, `told` each judgement.
+
+    Raises ConfigurationError where the authority's root cannot be had, or the address is taken.
+    """
+    client = site.aggregator_client(0)  # refuses a URL that is no authority's before it is asked
+    try:
+        aggregator = Aggregator(client, await asyncio.to_thread(fetch_root, site))
+        listening = _listen(host, port)
+        taken = 0
+
+        def heard(judgement: Judgement) -> None:
+            nonlocal taken
+            taken += 1
+            told(judgement)
+            if taken >= bounds.bundles:
+                server.should_exit = True
+
+        server = uvicorn.Server(
+            uvicorn.Config(
+                reception(aggregator, heard),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                limit_concurrency=_MAX_CONNECTIONS,
+                timeout_graceful_shutdown=_LAST_SECONDS,
+            )
+        )
+        name, number = listening.getsockname()[:2]
+        ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+
+        def over() -> None:
+            server.should_exit = True
+
+        timer = asyncio.get_running_loop().call_later(bounds.seconds, over)
+        await server.serve(sockets=[listening])
+        timer.cancel()
+    finally:
+        await client.close()
+
+
+def fetch_root(site: Site) -> x509.Certificate:
+    """Return the root that the authority shows, if it is the one that the site pins."""
+    headers = {"Authorization": f"Bearer {site.validate_keys[0]}"} if site.validate_keys else {}
+    try:
+        with site.http_client() as client:
+            site.check_trust(client)
+            url = site.url.rstrip("/") + _ROOT_PATH
+            answer = client.get(url, headers=headers, timeout=_SECONDS)
+        answer.raise_for_status()
+        root = x509.load_der_x509_certificate(answer.content)
+    except (httpx2.HTTPError, ValueError) as error:
+        raise ConfigurationError(f"The authority's root cannot be had: {error}") from None
+    pinned = site.root_fingerprint
+    shown = root.fingerprint(hashes.SHA256()).hex()
+    if pinned is not None and shown != pinned.lower().replace(":", ""):
+        raise ConfigurationError(f"The authority's root is another one: {shown}.")
+    return root
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Nobody can listen on {host}:{port}: {error.strerror or error}."
+        ) from None

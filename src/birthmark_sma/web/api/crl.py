@@ -1,0 +1,138 @@
+"""GET /pki/intermediate.crl and /pki/root.crl: the stored lists, as every process serves them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from functools import partial
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from birthmark_sma.authority.authority import CRL_PATH, ROOT_CRL_PATH
+from birthmark_sma.authority.ca.crl_cache import ServedCrl, ServedCrls
+from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT
+from birthmark_sma.errors import (
+    CrlNotPublishedError,
+    DatabaseUnavailableError,
+    RootCrlNotPublishedError,
+)
+from birthmark_sma.web.api import openapi
+from birthmark_sma.web.middleware import conditional
+from birthmark_sma.web.middleware.timeouts import asked
+
+_SECONDS = 4.0
+_FIRST_SECONDS = 10.0
+_FIRST_LOOK_SECONDS = 0.2
+_PIECE_BYTES = 65_536
+_MEDIA_TYPE = "application/pkix-crl"
+_LIST = {_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+
+router = APIRouter(tags=["operate"])
+
+
+@router.get(
+    CRL_PATH,
+    summary="The revoked device certificates (DER, RFC 5280)",
+    description="A new list is published within seconds of each revocation, and every 6 hours. Ask"
+    " again with `If-None-Match`: 304 says that the list is still the newest.",
+    response_class=Response,
+    responses={
+        200: {"description": "The newest list", "content": _LIST},
+        304: {"description": "The list that `If-None-Match` names is the newest"},
+        **openapi.problems(CRL_PATH, 429, 500, 503),
+    },
+)
+async def intermediate_list(request: Request) -> Response:
+    """Return the newest list; just after a server's first start, once it is published."""
+    crls: Crls = request.app.state.crls
+    crl = await crls.intermediate.read()
+    tries = int(_FIRST_SECONDS / _FIRST_LOOK_SECONDS)
+    while crl is None and tries:
+        tries -= 1
+        await asyncio.sleep(_FIRST_LOOK_SECONDS)
+        crl = await crls.intermediate.read()
+    if crl is None:
+        raise CrlNotPublishedError
+    return _answer(request, crl)
+
+
+@router.get(
+    ROOT_CRL_PATH,
+    summary="The revoked intermediate certificates (DER, RFC 5280)",
+    description="Signed whenever the root's key is at hand, and valid until it is needed next.",
+    response_class=Response,
+    responses={
+        200: {"description": "The newest list", "content": _LIST},
+        304: {"description": "The list that `If-None-Match` names is the newest"},
+        **openapi.problems(ROOT_CRL_PATH, 404, 429, 500, 503),
+    },
+)
+async def root_list(request: Request) -> Response:
+    """Return the newest list of the root."""
+    crls: Crls = request.app.state.crls
+    crl = await crls.root.read()
+    if crl is None:
+        raise RootCrlNotPublishedError
+    return _answer(request, crl)
+
+
+class NewestCrl:
+    """The newest list of one issuer. Owned by an event loop.
+
+    Requests that come at once share one look at the database. Only a look that began after a
+    request came counts for it: an older one could name a list that another process has replaced.
+    """
+
+    def __init__(self, served: ServedCrls, issuer: str, threads: Executor) -> None:
+        self._served = served
+        self._issuer = issuer
+        self._threads = threads
+        self._turn = asyncio.Lock()
+        self._begun = 0
+        self._finished = 0  # the newest look that found something out
+        self._found: ServedCrl | None = None
+
+    async def read(self) -> ServedCrl | None:
+        """Return the list. While the database is away, it is the last one that was read here."""
+        begun_before = self._begun
+        async with self._turn:
+            if self._finished > begun_before:
+                return self._found
+            self._begun = look = self._begun + 1
+            try:
+                self._found = await asked(
+                    self._threads, partial(self._served.newest, self._issuer), _SECONDS
+                )
+            except DatabaseUnavailableError:
+                self._found = self._served.last_known(self._issuer)
+                if self._found is None:
+                    raise
+            self._finished = look
+            return self._found
+
+
+class Crls:
+    """The newest lists of both issuers."""
+
+    def __init__(self, served: ServedCrls, threads: Executor) -> None:
+        self.intermediate = NewestCrl(served, INTERMEDIATE, threads)
+        self.root = NewestCrl(served, ROOT, threads)
+
+
+def _answer(request: Request, crl: ServedCrl) -> Response:
+    # Whoever keeps a list asks whether it is still the newest: a revocation must not wait.
+    headers = {"ETag": f'"{crl.number}"', "Cache-Control": "no-cache"}
+    if conditional.is_known(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    # In pieces, so that a slow reader has one of them in memory and not all.
+    return StreamingResponse(
+        _pieces(crl.der),
+        headers={**headers, "Content-Length": str(len(crl.der))},
+        media_type=_MEDIA_TYPE,
+    )
+
+
+async def _pieces(der: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(der), _PIECE_BYTES):
+        yield der[start : start + _PIECE_BYTES]

@@ -1,0 +1,485 @@
+"""The JSON models of the API, strict: no coercion, no unknown fields.
+
+A model that parsed is well formed; whether a table exists or a key is good is not decided here.
+"""
+
+import binascii
+from datetime import datetime
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from birthmark_sma.authority.access.store import AccessKey
+from birthmark_sma.authority.operations.statistics import Stats
+from birthmark_sma.authority.provisioning.issuance import (
+    MAX_DESCRIPTION,
+    Provisioned,
+    ProvisioningRequest,
+)
+from birthmark_sma.authority.validation.service import Validation
+from birthmark_sma.config import Disclosure
+from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
+from birthmark_sma.pki.keys.recipient_key import RECIPIENT_URN_PREFIX
+from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
+from birthmark_sma.protocol.camera_token import (
+    ENCRYPTED_NUC_HASH_BYTES,
+    NONCE_BYTES,
+    CameraToken,
+)
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER, TABLES_PER_DEVICE
+from birthmark_sma.protocol.replay import Repeat
+from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.web.api import examples
+
+MOST_TOKENS = 1_000
+"""How many camera tokens a batch has."""
+WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
+_Three = Annotated[
+    list[WireInteger], Field(min_length=TABLES_PER_DEVICE, max_length=TABLES_PER_DEVICE)
+]
+Pem = Annotated[str, Field(min_length=1, max_length=MAX_PEM_CHARACTERS)]
+
+
+def _hex(digits: int) -> object:
+    return Field(pattern=f"^[0-9a-fA-F]{{{digits}}}$", min_length=digits, max_length=digits)
+
+
+Hex24 = Annotated[str, _hex(24)]
+Hex32 = Annotated[str, _hex(32)]
+Hex64 = Annotated[str, _hex(64)]
+Hex96 = Annotated[str, _hex(96)]
+Hex160 = Annotated[str, _hex(160)]
+
+
+@lru_cache(maxsize=4)  # all verdicts of a batch have one time
+def rfc3339(time: datetime) -> str:
+    """Write a time in UTC with `Z` (RFC 3339), to the millisecond."""
+    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ValidateNucRequest(_Request):
+    """A camera token, as an aggregation server got it from a camera."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.CAMERA_TOKEN]})
+
+    encrypted_nuc_hash: Annotated[
+        Hex96, Field(repr=False, description="32 bytes of ciphertext and the 16-byte tag, in hex")
+    ]
+    table_id: Annotated[WireInteger, Field(description="Which key table")]
+    key_index: Annotated[WireInteger, Field(description="Which key of that table")]
+    nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
+
+    def camera_token(self) -> CameraToken:
+        """Return the token in the protocol's own form."""
+        return CameraToken(
+            encrypted_nuc_hash=bytes.fromhex(self.encrypted_nuc_hash),
+            table_id=self.table_id,
+            key_index=self.key_index,
+            nonce=bytes.fromhex(self.nonce),
+        )
+
+
+class ValidateNucResponse(_Response):
+    """A verdict. The device is named on PASS alone, and only as far as disclosure allows."""
+
+    validation_result: Verdict
+    manufacturer_id: str
+    device_family: str | None
+    device_serial: str | None
+    timestamp: str
+
+
+class _PublishedRequest(BaseModel):
+    """A request of a published client, which may carry members that nobody knows here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class PublishedCameraToken(_PublishedRequest):
+    """A camera token in the form of the published clients: the tag stands apart."""
+
+    ciphertext: Annotated[Hex64, Field(repr=False, description="32 bytes of ciphertext, in hex")]
+    auth_tag: Annotated[Hex32, Field(repr=False, description="The 16-byte tag, in hex")]
+    nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
+    table_id: WireInteger
+    key_index: WireInteger
+
+
+class PublishedValidateRequest(_PublishedRequest):
+    """A camera token, as the published submission server sends it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PUBLISHED_REQUEST]})
+
+    camera_token: Annotated[PublishedCameraToken, Field(repr=False)]
+    manufacturer_authority_id: Annotated[
+        Any,
+        Field(
+            description="The submission server's name for this authority. It decides nothing",
+            json_schema_extra={"type": "string"},
+        ),
+    ] = None
+
+    def tokens(self) -> list[CameraToken]:
+        """Return the one token in the protocol's own form."""
+        sent = self.camera_token
+        return [
+            CameraToken(
+                encrypted_nuc_hash=bytes.fromhex(sent.ciphertext + sent.auth_tag),
+                table_id=sent.table_id,
+                key_index=sent.key_index,
+                nonce=bytes.fromhex(sent.nonce),
+            )
+        ]
+
+
+class LegacyValidateRequest(_PublishedRequest):
+    """A camera token that a published Raspberry Pi client packed: one of three keys opens it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.LEGACY_REQUEST]})
+
+    ciphertext: Annotated[
+        Hex160,
+        Field(
+            repr=False,
+            description="The hex form of the base64 text of 32 bytes of ciphertext, the 12-byte"
+            " nonce and the 16-byte tag",
+        ),
+    ]
+    table_references: _Three
+    key_indices: Annotated[
+        _Three,
+        Field(
+            repr=False, description="One per table, in the same order: two of the three are random"
+        ),
+    ]
+
+    @field_validator("ciphertext")
+    @classmethod
+    def _packed(cls, value: str) -> str:
+        try:
+            _unpack(value)
+        except ValueError:
+            raise ValueError("it is not the hex form of the base64 text of 60 bytes") from None
+        return value
+
+    def tokens(self) -> list[CameraToken]:
+        """Return one token per table in the protocol's own form, at most one of which opens."""
+        packed = _unpack(self.ciphertext)
+        return [
+            CameraToken(
+                encrypted_nuc_hash=packed[:32] + packed[44:],
+                table_id=table_id,
+                key_index=key_index,
+                nonce=packed[32:44],
+            )
+            for table_id, key_index in zip(self.table_references, self.key_indices, strict=True)
+        ]
+
+
+def _unpack(ciphertext: str) -> bytes:
+    packed = binascii.a2b_base64(bytes.fromhex(ciphertext), strict_mode=True)
+    if len(packed) != ENCRYPTED_NUC_HASH_BYTES + NONCE_BYTES:
+        raise ValueError
+    return packed
+
+
+class PublishedValidateResponse(_Response):
+    """A verdict in two words. Nothing tells which device it was."""
+
+    valid: bool
+    message: str
+
+    @classmethod
+    def of(cls, reason: Reason) -> Self:
+        """Phrase a verdict."""
+        valid = reason.verdict is Verdict.PASS
+        told = reason.told_to_caller or _PUBLISHED_MESSAGES[reason.verdict]
+        return cls(valid=valid, message=told)
+
+    @classmethod
+    def malformed(cls, error: str) -> Self:
+        """Phrase a body that holds no camera token: no other status would be understood."""
+        return cls(valid=False, message=f"The request is malformed: {error}.")
+
+
+_PUBLISHED_MESSAGES = {
+    Verdict.PASS: "The camera token is valid.",
+    Verdict.FAIL: "The camera token is not valid.",
+}
+
+
+class ValidateBatchRequest(_Request):
+    """Camera tokens, judged each by itself. An element that is malformed spoils no other."""
+
+    tokens: Annotated[
+        list[Any],
+        Field(
+            min_length=1,
+            max_length=MOST_TOKENS,
+            description="Each as the body of a single validation",
+            json_schema_extra={"items": {"$ref": "#/components/schemas/ValidateNucRequest"}},
+        ),
+    ]
+
+
+class RefusedElement(_Response):
+    """An element that alone would have been a 400 (it is recorded) or a 422 (it is not)."""
+
+    validation_result: Literal[Verdict.FAIL]
+    error: str
+
+
+class ReplayedElement(_Response):
+    """An element that alone would have been a 409: it is recorded, and there is no verdict."""
+
+    error: str
+
+
+class ValidateBatchResponse(_Response):
+    """The answers, in the order of the tokens."""
+
+    results: list[ValidateNucResponse | RefusedElement | ReplayedElement]
+
+
+def verdict(
+    validation: Validation, manufacturer_id: str, disclosure: Disclosure
+) -> dict[str, str | None]:
+    """Phrase a verdict as ValidateNucResponse describes it.
+
+    Of the device it tells no more than the disclosure setting says, and nothing on FAIL. A plain
+    dict, since checking what was made a line above would cost each token as much as its key.
+    """
+    told = validation.reason is Reason.GENUINE and disclosure is not Disclosure.NONE
+    serial_too = told and disclosure is Disclosure.SERIAL
+    return {
+        "validation_result": validation.verdict.value,
+        "manufacturer_id": manufacturer_id,
+        "device_family": validation.device_family if told else None,
+        "device_serial": validation.device_serial if serial_too else None,
+        "timestamp": rfc3339(validation.validated_at),
+    }
+
+
+class ProvisionRequest(_Request):
+    """A device that asks for its certificate, key tables and NUC hash."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": examples.PROVISION_REQUESTS})
+
+    device_serial: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_SERIAL_CHARACTERS,
+            description="Printable, without white space at either end. Unique without regard to"
+            " case, to how letters are composed, and to white space",
+        ),
+    ]
+    device_family: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION)]
+    device_public_key: Annotated[
+        Pem | None, Field(description="PEM SubjectPublicKeyInfo. This or `csr`")
+    ] = None
+    csr: Annotated[
+        Pem | None,
+        Field(
+            description="PEM PKCS#10: proof of possession. It names no other device. With"
+            " `key_encryption_public_key` its common name is the serial, and it requests a"
+            f" subjectAltName with the URI `{RECIPIENT_URN_PREFIX}<64 hex>`: the SHA-256 of the DER"
+            " SubjectPublicKeyInfo of that key"
+        ),
+    ] = None
+    app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
+    nuc_hash: Annotated[
+        Hex64 | None,
+        Field(repr=False, description="The device's own NUC hash; else one is simulated"),
+    ] = None
+    key_encryption_public_key: Annotated[
+        Pem | None,
+        Field(
+            description="The recipient key, PEM: a second key of the device's, EC P-256 or P-384,"
+            " X25519, or RSA. `sealed_secrets` then takes the place of `simulated_nuc_hash` and"
+            " `table_keys`. It needs a `csr`"
+        ),
+    ] = None
+
+    @field_validator("device_serial", "device_family", "app_version")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("it has printable characters only: no control characters")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.device_public_key is None) == (self.csr is None):
+            raise ValueError("give exactly one of device_public_key and csr")
+        return self
+
+    def provisioning_request(
+        self, idempotency_key: str | None, enrolled_with: AccessKey | None
+    ) -> ProvisioningRequest:
+        """Return the request in the authority's own form."""
+        return ProvisioningRequest(
+            device_serial=self.device_serial,
+            device_family=self.device_family,
+            device_public_key=self.device_public_key,
+            csr=self.csr,
+            app_version=self.app_version,
+            nuc_hash=None if self.nuc_hash is None else bytes.fromhex(self.nuc_hash),
+            key_encryption_public_key=self.key_encryption_public_key,
+            idempotency_key=idempotency_key,
+            enrolled_with=enrolled_with,
+        )
+
+
+class ProvisionResponse(_Response):
+    """All that a device needs to make camera tokens. Shown once; keep it secret."""
+
+    device_certificate: str
+    certificate_chain: list[str]
+    table_assignments: list[int]
+    provisioning_id: str
+    simulated_nuc_hash: Annotated[
+        str | None, Field(repr=False, description="64 hex; not with a recipient key")
+    ] = None
+    table_keys: Annotated[
+        dict[str, str] | None,
+        Field(repr=False, description="Table id to master key, 64 hex; not with a recipient key"),
+    ] = None
+    sealed_secrets: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            description="With a recipient key: compact JWE (RFC 7516, RFC 7518). `alg` is"
+            " `ECDH-ES+A256KW` for P-256, P-384 and X25519 and `RSA-OAEP-256` for RSA; `enc` is"
+            " `A256GCM`. Inside is a JSON object: `device_serial`, `certificate_sha256` (SHA-256 of"
+            " the DER of `device_certificate`, 64 hex), `nuc_hash` (64 hex) and `table_keys`",
+        ),
+    ] = None
+
+    @classmethod
+    def of(cls, provisioned: Provisioned) -> Self:
+        """Phrase what the authority made."""
+        return cls(
+            device_certificate=provisioned.device_certificate,
+            certificate_chain=list(provisioned.certificate_chain),
+            table_assignments=list(provisioned.table_assignments),
+            provisioning_id=provisioned.provisioning_id,
+            simulated_nuc_hash=provisioned.simulated_nuc_hash,
+            table_keys=provisioned.table_keys,
+            sealed_secrets=provisioned.sealed_secrets,
+        )
+
+
+class HealthResponse(_Response):
+    """Whether the authority is well. Says nothing of its insides."""
+
+    status: Literal["healthy", "unhealthy"]
+    service: str
+    version: str
+    database: Literal["connected", "disconnected"]
+    devices_registered: int | None = None
+
+
+class ProbeResponse(_Response):
+    """One word for a probe."""
+
+    status: Literal["alive", "ready", "not ready"]
+    clock: str | None = Field(
+        default=None,
+        description="What is wrong with this machine's clock; left out where nothing is.",
+    )
+
+
+class TopDevice(_Response):
+    """A device, and how often it passed today and yesterday (UTC)."""
+
+    device_serial: str
+    count: int
+
+
+class HourOfVerdicts(_Response):
+    """The verdicts of an hour (UTC), by its beginning; the last hour still runs."""
+
+    hour: str
+    PASS: int
+    FAIL: int
+
+
+class StatsResponse(_Response):
+    """How many devices there are, and what the last 24 hours brought."""
+
+    total_devices: int
+    recent_validations_24h: dict[Verdict, int]
+    fail_reasons_24h: dict[Reason, int]
+    repeats_24h: Annotated[
+        dict[Repeat, int], Field(description="Camera tokens that had come before, by what kind")
+    ]
+    validations_per_hour: Annotated[
+        list[HourOfVerdicts], Field(description="The last 24 that have begun, oldest first")
+    ]
+    top_devices: Annotated[list[TopDevice], Field(max_length=10)]
+    devices_by_family: dict[str, int]
+    key_tables: int
+    since: str
+    until: str
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """Phrase what the authority counted."""
+        return cls(
+            total_devices=stats.total_devices,
+            recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},
+            fail_reasons_24h={Reason(k): n for k, n in stats.fail_reasons_24h.items()},
+            repeats_24h={Repeat(k): n for k, n in stats.repeats_24h.items()},
+            validations_per_hour=[
+                HourOfVerdicts(hour=rfc3339(hour.begins), **hour.verdicts) for hour in stats.hours
+            ],
+            top_devices=[TopDevice(device_serial=s, count=n) for s, n in stats.top_devices],
+            devices_by_family=stats.devices_by_family,
+            key_tables=stats.key_tables,
+            since=rfc3339(stats.since),
+            until=rfc3339(stats.until),
+        )
+
+
+class FieldError(_Response):
+    """What is wrong with one field of a request."""
+
+    field: str
+    detail: str
+
+
+class ProblemDocument(_Response):
+    """A problem (RFC 9457). `detail` says what to do about it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+
+
+class InvalidRequestProblem(ProblemDocument):
+    """A malformed request, field by field."""
+
+    errors: Annotated[list[FieldError], Field(max_length=20)]
+    more_errors: Annotated[
+        int | None, Field(description="How many errors there are beyond those that are listed")
+    ] = None
+
+
+class UnknownAddressProblem(ProblemDocument):
+    """A well-formed camera token whose table or key index does not exist: it is FAIL, recorded."""
+
+    validation_result: Literal[Verdict.FAIL]
+    error: str

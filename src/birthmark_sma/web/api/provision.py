@@ -1,0 +1,92 @@
+"""POST /api/v1/devices/provision: a device's key in; certificate, tables and keys out."""
+
+import asyncio
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.web.api import examples, openapi
+from birthmark_sma.web.api.models import FieldError, ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.middleware.request_body import authority_of, caller_of, parse, read_json
+from birthmark_sma.web.problems import InvalidRequestError
+
+PATH = "/api/v1/devices/provision"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+_PROVISIONING_SECONDS = 60
+
+router = APIRouter(tags=["provision"])
+
+
+@router.post(
+    PATH,
+    summary="Provision a device",
+    description="Certifies the device's public key, assigns three key tables, and returns their"
+    " master keys and a NUC hash: in the clear, or sealed to `key_encryption_public_key` as compact"
+    " JWE (ECDH-ES+A256KW or RSA-OAEP-256, with A256GCM). Send an"
+    f" `{IDEMPOTENCY_HEADER}`, so that a lost response can be had again within 24 hours.",
+    responses={
+        **openapi.success(
+            ProvisionResponse,
+            "The device is registered",
+            **{
+                "secrets in the clear": examples.PROVISIONED,
+                "sealed secrets": examples.PROVISIONED_SEALED,
+            },
+        ),
+        **openapi.problems(PATH, 403, 408, 409, 413, 415, 422, 429, 500, 503),
+    },
+    openapi_extra={
+        "requestBody": openapi.request_body(ProvisionRequest),
+        "parameters": [
+            {
+                "name": IDEMPOTENCY_HEADER,
+                "in": "header",
+                "required": False,
+                "description": "1 to 255 visible ASCII characters, new for every new request",
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS,
+                    "pattern": "^[!-~]+$",
+                },
+            }
+        ],
+    },
+)
+async def provision_device(request: Request) -> Response:
+    """Parse, provision, phrase. The answer must be kept by nobody but the device."""
+    idempotency_key = _idempotency_key(request)
+    authority = authority_of(request)
+    body = await read_json(request.scope, request.receive, authority.settings.max_body_bytes)
+    key = caller_of(request.scope).key
+    asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key, key)
+    try:
+        async with asyncio.timeout(_PROVISIONING_SECONDS):
+            provisioned = await authority.provisioner.provision(asked)
+    except TimeoutError:
+        raise DatabaseUnavailableError("The database does not answer in time") from None
+    answer = ProvisionResponse.of(provisioned)
+    return JSONResponse(answer.model_dump(exclude_none=True), headers={"Cache-Control": "no-store"})
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist(IDEMPOTENCY_HEADER)
+    if not keys:
+        return None
+    key = keys[0]
+    visible = all("!" <= character <= "~" for character in key)
+    if len(keys) > 1 or not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS or not visible:
+        raise InvalidRequestError(
+            [
+                FieldError(
+                    field=IDEMPOTENCY_HEADER,
+                    detail="it is given once and"
+                    f" has 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
+                )
+            ]
+        )
+    return key

@@ -1,0 +1,632 @@
+"""POST /api/v1/validate/nuc and /batch, and /validate: camera tokens in, verdicts out."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
+from birthmark_sma.authority.validation.service import Validation, counts_as_fail, is_withheld
+from birthmark_sma.config import Disclosure, ReplayPolicy
+from birthmark_sma.errors import (
+    BirthmarkError,
+    CallerLeftError,
+    DatabaseFault,
+    DatabaseUnavailableError,
+    InsufficientScopeError,
+    RateLimitedError,
+    TokenAlreadySubmittedError,
+    UnauthenticatedError,
+)
+from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
+from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.runtime.log_context import UNANSWERED
+from birthmark_sma.web.api import examples, health, openapi
+from birthmark_sma.web.api.batch_parsing import elements_of, parse_batch
+from birthmark_sma.web.api.models import (
+    LegacyValidateRequest,
+    PublishedValidateRequest,
+    PublishedValidateResponse,
+    ValidateBatchRequest,
+    ValidateBatchResponse,
+    ValidateNucRequest,
+    ValidateNucResponse,
+    verdict,
+)
+from birthmark_sma.web.logs.request_ids import handle
+from birthmark_sma.web.middleware import rate_limit
+from birthmark_sma.web.middleware.authentication import UNKNOWN, Door, route_of
+from birthmark_sma.web.middleware.request_body import (
+    caller_of,
+    check_head,
+    checked,
+    parse,
+    parse_json,
+    read_json,
+)
+from birthmark_sma.web.middleware.request_metrics import TRACE, Traffic
+from birthmark_sma.web.middleware.response_deadline import Deadlines
+from birthmark_sma.web.problems import (
+    MISDIRECTED,
+    InvalidRequestError,
+    RequestError,
+    UnknownAddressError,
+    respond,
+)
+from birthmark_sma.web.transport.fast_path import DirectEndpoint
+
+if TYPE_CHECKING:
+    from birthmark_sma.web.middleware.tracing import RequestTrace, Tracing
+
+PATH = "/api/v1/validate/nuc"
+BATCH_PATH = "/api/v1/validate/nuc/batch"
+PUBLISHED_PATH = "/validate"
+"""Where the Birthmark project's published clients ask, in a form and a derivation of their own."""
+LEGACY_PATH = "/validate-legacy"
+"""Where they ask for tokens of published Raspberry Pi clients, as these pack them."""
+WITHDRAWN_PATHS = ("/validate-cert", "/validate-cert-legacy")
+"""Where they would send an image hash and a device's secret in the clear. They make the address by
+putting `/validate-cert` in place of `/validate` in the one that they were given."""
+_BATCH_BODY_BYTES = 1024 * 1024
+_RESULTS_AT_ONCE = 100
+
+router = APIRouter(tags=["validate"])
+
+
+@router.post(
+    PATH,
+    response_model=None,
+    summary="Validate a camera token",
+    description="PASS means: the token opens, its NUC hash belongs to a registered and active"
+    " device, and the table is one of that device's. FAIL never says why. The audit trail has the"
+    " attempt before the answer leaves; the same token may be validated again, by another"
+    " caller at any time, by the same one unless this authority refuses that (409).",
+    responses={
+        **openapi.success(ValidateNucResponse, "A verdict", PASS=examples.PASS, FAIL=examples.FAIL),
+        **openapi.problems(PATH, 400, 408, 413, 415, 422, 429, 500, 503),
+        **openapi.replayed(PATH),
+    },
+    openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
+)
+async def validate_nuc(request: Request) -> ASGIApp:
+    """Stand in the documentation: `ShortWay` answers before a request gets here."""
+    return await _One(request.app).answer(request.scope, request.receive)
+
+
+@router.post(
+    BATCH_PATH,
+    response_model=None,
+    summary="Validate up to 1,000 camera tokens",
+    description="Each element gets the answer that it would have got alone, in the same order; one"
+    " that would have been a 400 or 422 gets `FAIL` with an `error`, one that would have been a"
+    " 409 an `error` without a verdict, and neither spoils another. The results of one request are"
+    " recorded in one step.",
+    responses={
+        **openapi.success(ValidateBatchResponse, "The verdicts", mixed=examples.BATCH),
+        **openapi.problems(BATCH_PATH, 408, 413, 415, 422, 429, 500, 503),
+    },
+    openapi_extra={"requestBody": openapi.request_body(ValidateBatchRequest)},
+)
+async def validate_batch(request: Request) -> ASGIApp:
+    """Stand in the documentation, as above."""
+    return await _Many(request.app).answer(request.scope, request.receive)
+
+
+def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
+    return {
+        **openapi.success(
+            PublishedValidateResponse,
+            "A verdict",
+            valid=examples.PUBLISHED_VALID,
+            invalid=examples.PUBLISHED_NOT_VALID,
+        ),
+        **openapi.problems(path, 408, 413, 415, 422, 429, 500, 503),
+        **openapi.replayed(path),
+    }
+
+
+@router.post(
+    PUBLISHED_PATH,
+    response_model=None,
+    summary="Validate a camera token of a published client",
+    description="For the Birthmark project's published clients: the token was sealed under a key"
+    " of their derivation, and no other is tried. It is judged and recorded as any other. An"
+    " unknown `table_id`, and a member that is missing, too long or out of range, are an answer 200"
+    " here too, and unknown members are ignored. Those clients take every other status for a"
+    " verdict of invalid and store it: new ones use the other addresses.",
+    responses=_published_responses(PUBLISHED_PATH),
+    openapi_extra={"requestBody": openapi.request_body(PublishedValidateRequest)},
+)
+async def validate_published(request: Request) -> ASGIApp:
+    """Stand in the documentation, as above."""
+    return await _Published(request.app).answer(request.scope, request.receive)
+
+
+@router.post(
+    LEGACY_PATH,
+    response_model=None,
+    summary="Validate a camera token that a published Raspberry Pi client packed",
+    description="The token names three tables and a key index for each, two of which are random:"
+    " it is valid if exactly one of the three keys opens it and all other rules hold for that"
+    " table. It is judged and recorded once. All else is as at `/validate`.",
+    responses=_published_responses(LEGACY_PATH),
+    openapi_extra={"requestBody": openapi.request_body(LegacyValidateRequest)},
+)
+async def validate_legacy(request: Request) -> ASGIApp:
+    """Stand in the documentation, as above."""
+    return await _Legacy(request.app).answer(request.scope, request.receive)
+
+
+async def validate_certificate() -> None:
+    """Refuse what would tell this authority an image hash and a device's secret. Reads no body."""
+    raise RequestError(
+        "withdrawn",
+        "This authority does not validate certificate bundles: they would tell it the hash of the"
+        f" image. Send the camera token to {PUBLISHED_PATH} or {LEGACY_PATH}.",
+    )
+
+
+for path in WITHDRAWN_PATHS:
+    router.add_api_route(
+        path,
+        validate_certificate,
+        methods=["POST"],
+        status_code=410,
+        response_class=Response,
+        response_model=None,
+        include_in_schema=path == WITHDRAWN_PATHS[0],
+        summary="Not supported: it would tell the authority the hash of the image",
+        responses=openapi.problems(path, 410, 429, 500, 503),
+    )
+
+
+class ShortWay:
+    """The ASGI application: callers are let in, camera tokens are answered at once, and all else
+    goes FastAPI's way.
+
+    FastAPI's layers cost several times what judging a token costs. Answers and problem documents
+    are the same on both ways.
+    """
+
+    def __init__(self, app: FastAPI, traffic: Traffic, tracing: "Tracing | None" = None) -> None:
+        self._app = app
+        self._traffic = traffic
+        self.routes: Sequence[BaseRoute] = app.routes
+        """Every route, those that are answered the short way included."""
+        self._single: Mapping[str, _One]
+        if tracing is None:
+            self._single = {
+                PATH: _One(app),
+                PUBLISHED_PATH: _Published(app),
+                LEGACY_PATH: _Legacy(app),
+            }
+        else:
+            self._single = {
+                PATH: _TracedOne(app, tracing),
+                PUBLISHED_PATH: _TracedPublished(app, tracing),
+                LEGACY_PATH: _TracedLegacy(app, tracing),
+            }
+        self._many = _Many(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a caller in; answer a POST with camera tokens, hand everything else on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        response: ASGIApp
+        endpoint = self._endpoint(scope)
+        try:
+            caller = self._app.state.door.admit(scope)
+            if endpoint is not None:
+                response = await endpoint.answer(scope, receive)
+            else:
+                await self._pass(scope, caller)
+                response = await self._handler(scope)
+        except CallerLeftError:
+            return  # nobody is there to be answered
+        except UnauthenticatedError as error:
+            self._traffic.turned_away("unauthenticated")
+            response = respond(Request(scope), self._guessed(scope) or error)
+        except Exception as error:
+            if isinstance(error, InsufficientScopeError):
+                self._traffic.turned_away("insufficient_scope")
+            elif isinstance(error, RequestError) and error.slug == MISDIRECTED:
+                self._traffic.turned_away("misdirected")
+            response = respond(Request(scope), error)
+        await response(scope, receive, send)
+
+    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
+        """Single camera tokens need no task of their own."""
+        return self._single.get(route_of(scope)) if scope["method"] == "POST" else None
+
+    async def _handler(self, scope: Scope) -> ASGIApp:
+        """Return the application for a request that is not for validation.
+
+        FastAPI gets a path only if `route_of` knows it, so it cannot match one in a way of its own.
+        Probes pass it by: it would parse their whole query, and they show no credential.
+        """
+        route = route_of(scope)
+        if route == UNKNOWN:
+            raise HTTPException(404)
+        probe = health.PROBE_ANSWERS.get(route) if scope["method"] in {"GET", "HEAD"} else None
+        if probe is None:
+            return self._app
+        return await probe(Request({**scope, "app": self._app}))
+
+    def _guessed(self, scope: Scope) -> RateLimitedError | None:
+        """Count credentials that were shown and are wrong."""
+        limits: RateLimits = self._app.state.authority.rate_limits
+        try:
+            rate_limit.count_guess(scope, limits)
+        except RateLimitedError as error:
+            return error
+        return None
+
+    async def _pass(self, scope: Scope, caller: Caller) -> None:
+        """Let a request pass that is not for validation. Raises RateLimitedError."""
+        kind = rate_limit.kind_of(scope)
+        if kind is not None:
+            limits: RateLimits = self._app.state.authority.rate_limits
+            rate_limit.take(scope, limits, kind, caller)
+            if limits.shared:
+                await rate_limit.confirm(scope, limits, kind, caller)
+
+    def _endpoint(self, scope: Scope) -> "_One | _Many | None":
+        if scope["method"] != "POST":
+            return None
+        route = route_of(scope)
+        return self._many if route == BATCH_PATH else self._single.get(route)
+
+
+class _Json:
+    """A JSON answer of status 200, with nothing that every answer would pay for."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        length = str(len(self._body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+def _end_if_cancelled() -> None:
+    """Raise CancelledError where this task was cancelled and has not noticed.
+
+    Python 3.11's `asyncio.wait_for`, which Redis is asked through, loses a cancellation that comes
+    together with its result.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class _CameraTokens:
+    """What both endpoints need of an application that has started."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    @cached_property
+    def _authority(self) -> Authority:
+        authority: Authority = self._app.state.authority
+        return authority
+
+    @cached_property
+    def _deadlines(self) -> Deadlines:
+        deadlines: Deadlines = self._app.state.deadlines
+        return deadlines
+
+    @cached_property
+    def _door(self) -> Door:
+        door: Door = self._app.state.door
+        return door
+
+    @cached_property
+    def _replay(self) -> ReplayPolicy:
+        return self._authority.settings.replay
+
+    async def _read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
+        """Read a JSON body. One that is refused unread costs the caller as much as a token."""
+        try:
+            return await read_json(scope, receive, limit)
+        except RequestError:
+            limits, caller = self._authority.rate_limits, caller_of(scope)
+            rate_limit.take(scope, limits, Kind.VALIDATE, caller)
+            if limits.shared:
+                await rate_limit.confirm(scope, limits, Kind.VALIDATE, caller)
+                limits.release(Kind.VALIDATE, caller, 1)
+            raise
+
+    def _check_repeat(self, validation: Validation) -> None:
+        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time.
+
+        Whoever did not get the first one gets it now; where nobody can say yet, asks again.
+        """
+        if not is_withheld(validation, self._replay):
+            return
+        if validation.in_doubt:
+            raise DatabaseUnavailableError(
+                "The database was slow, and it is not certain yet whether you got the verdict of"
+                " this camera token before; ask again",
+                fault=DatabaseFault.BUSY,
+            )
+        raise TokenAlreadySubmittedError
+
+    def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
+        settings = self._authority.settings
+        disclosure = settings.disclosure
+        if caller.key is not None and caller.key.disclosure is not None:
+            disclosure = Disclosure(caller.key.disclosure)
+        return verdict(validation, settings.manufacturer_id, disclosure)
+
+
+class _Confirming:
+    """Stands where `group_commit.Waiting` will, until other processes have agreed."""
+
+    def __init__(self, task: "asyncio.Task[Validation]") -> None:
+        self._task = task
+
+    def leave(self) -> None:
+        """Offer the token no more: its caller is gone."""
+        self._task.cancel()
+
+
+class _One(_CameraTokens):
+    """One camera token a request, in two halves (see `direct_answers`)."""
+
+    _derivation = NORMATIVE
+
+    async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """Read, and then both halves."""
+        body = await self._read(scope, receive, self._authority.settings.max_body_bytes)
+        future = self.begin(scope, body)
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            if not future.cancel():
+                future.exception()  # nobody else asks for it
+            raise
+        return _Json(self.finish(scope, future))
+
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
+        """Parse, and hand over to the validator, once other processes agree if they count too."""
+        authority = self._authority
+        caller = scope.get("caller") or self._door.admit(scope)
+        rate_limit.take(scope, authority.rate_limits, Kind.VALIDATE, caller)
+        check_head(scope, authority.settings.max_body_bytes)
+        camera_tokens = self._camera_tokens(body)
+        if authority.rate_limits.shared:
+            task = asyncio.ensure_future(self._confirmed(scope, camera_tokens, caller))
+            scope[UNANSWERED] = _Confirming(task)
+            return task
+        return self._offer(scope, camera_tokens, caller)
+
+    def _camera_tokens(self, body: bytes) -> Sequence[CameraToken]:
+        """Return the token; published cameras name more than one table that it may be sealed under.
+
+        Raises InvalidRequestError.
+        """
+        return [parse(body, ValidateNucRequest).camera_token()]
+
+    async def _confirmed(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
+    ) -> Validation:
+        handle(scope)
+        limits = self._authority.rate_limits
+        await rate_limit.confirm(scope, limits, Kind.VALIDATE, caller)
+        failed = 0
+        try:
+            _end_if_cancelled()
+            validation = await self._offer(scope, camera_tokens, caller)
+            failed = counts_as_fail(validation, self._replay)
+        finally:
+            limits.release(Kind.VALIDATE, caller, 1, failed)
+        return validation
+
+    def _offer(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
+    ) -> "asyncio.Future[Validation]":
+        camera_token, *alternatives = camera_tokens
+        future = self._authority.validator.offer(
+            camera_token, caller, scope, self._derivation, alternatives
+        )
+        self._deadlines.add(future, self._authority.settings.answer_timeout)
+        return future
+
+    def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
+        """Phrase the verdict."""
+        try:
+            validation = future.result()
+        except RateLimitedError:
+            rate_limit.tell(scope, self._authority.rate_limits, Kind.VALIDATE, caller_of(scope))
+            raise
+        self._check_repeat(validation)
+        return self._phrase(validation, caller_of(scope))
+
+    def _phrase(self, validation: Validation, caller: Caller) -> bytes:
+        if validation.reason.told_to_caller is not None:
+            raise UnknownAddressError(validation.reason)
+        return to_json(self._verdict(validation, caller))
+
+
+class _Published(_One):
+    """The same in the form of the published clients, whose keys are derived in their own way."""
+
+    _derivation = PUBLISHED_CLIENTS
+    _model: type[PublishedValidateRequest | LegacyValidateRequest] = PublishedValidateRequest
+
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
+        """Parse, and hand over to the validator; an object without a token is answered as such."""
+        try:
+            return super().begin(scope, body)
+        except _NoCameraTokenError as error:
+            future: asyncio.Future[Validation] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return future
+
+    def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
+        """Phrase the verdict."""
+        try:
+            return super().finish(scope, future)
+        except _NoCameraTokenError as error:
+            return to_json(PublishedValidateResponse.malformed(str(error)))
+
+    def _camera_tokens(self, body: bytes) -> Sequence[CameraToken]:
+        value = parse_json(body)
+        try:
+            return checked(value, self._model).tokens()
+        except InvalidRequestError as error:
+            if isinstance(value, dict):
+                raise _NoCameraTokenError(str(error)) from None
+            raise
+
+    def _phrase(self, validation: Validation, caller: Caller) -> bytes:  # noqa: ARG002
+        return to_json(PublishedValidateResponse.of(validation.reason))
+
+
+class _Legacy(_Published):
+    """The same for tokens as published Raspberry Pi clients pack them, which name three tables."""
+
+    _model = LegacyValidateRequest
+
+
+class _NoCameraTokenError(Exception):
+    """A published client's body is an object, but holds no camera token."""
+
+
+class _TracedOne(_One):
+    """The same, and notes the moments between which a trace has spans."""
+
+    def __init__(self, app: FastAPI, tracing: "Tracing") -> None:
+        super().__init__(app)
+        self._tracing = tracing
+
+    def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
+        """Parse, and hand over."""
+        self._tracing.begin(scope)
+        _trace_of(scope).parsing()
+        return super().begin(scope, body)
+
+    async def _confirmed(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
+    ) -> Validation:
+        _trace_of(scope).parsed()
+        return await super()._confirmed(scope, camera_tokens, caller)
+
+    def _offer(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
+    ) -> "asyncio.Future[Validation]":
+        _trace_of(scope).offered()
+        return super()._offer(scope, camera_tokens, caller)
+
+
+class _TracedPublished(_TracedOne, _Published):
+    """A published client's request, with a trace."""
+
+
+class _TracedLegacy(_TracedOne, _Legacy):
+    """A published Raspberry Pi client's request, with a trace."""
+
+
+def _trace_of(scope: Scope) -> "RequestTrace":
+    trace: RequestTrace = scope[TRACE]
+    return trace
+
+
+class _Many(_CameraTokens):
+    """Up to a thousand: what is malformed is answered here, the rest judged together."""
+
+    async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """Read, parse, hand over what is well formed, phrase."""
+        settings = self._authority.settings
+        caller = caller_of(scope)
+        limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
+        body = await self._read(scope, receive, limit)
+        limits = self._authority.rate_limits
+        trace: RequestTrace | None = scope.get(TRACE)
+        if trace is not None:
+            trace.parsing()
+        try:
+            tokens = await parse_batch(body)
+        except InvalidRequestError:
+            rate_limit.take(scope, limits, Kind.VALIDATE, caller)
+            raise
+        rate_limit.take(scope, limits, Kind.VALIDATE, caller, len(tokens))
+        elements = [element async for element in elements_of(tokens)]
+        camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
+        if trace is not None:
+            trace.offered()
+        judged = await self._judge(scope, camera_tokens, caller, len(tokens))
+        answers = iter(judged)
+        results = []
+        try:
+            for place, each in enumerate(elements):
+                if place % _RESULTS_AT_ONCE == _RESULTS_AT_ONCE - 1:
+                    await asyncio.sleep(0)  # others get their turn
+                if isinstance(each, str):
+                    results.append(_refused(each))
+                else:
+                    results.append(self._told(next(answers), caller))
+        except DatabaseUnavailableError:
+            scope[UNANSWERED].leave()  # the verdicts of the others are not told either
+            raise
+        return _Json(to_json({"results": results}))
+
+    async def _judge(
+        self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller, cost: int
+    ) -> Sequence[Validation | BirthmarkError]:
+        """Have what is well formed judged, once other processes agree if they count too."""
+        limits = self._authority.rate_limits
+        shared = limits.shared
+        if shared:
+            await rate_limit.confirm(scope, limits, Kind.VALIDATE, caller, cost)
+        judged: Sequence[Validation | BirthmarkError] = ()
+        try:
+            _end_if_cancelled()
+            if camera_tokens:
+                future = self._authority.validator.offer_together(camera_tokens, caller, scope)
+                self._deadlines.add(future, self._authority.settings.answer_timeout)
+                judged = await future
+        finally:
+            if shared:
+                failed = sum(self._counts(each) for each in judged)
+                limits.release(Kind.VALIDATE, caller, cost, failed)
+        if judged and isinstance(judged[0], RateLimitedError):
+            rate_limit.tell(scope, limits, Kind.VALIDATE, caller)
+            raise judged[0]
+        return judged
+
+    def _counts(self, validation: Validation | BirthmarkError) -> bool:
+        return isinstance(validation, Validation) and counts_as_fail(validation, self._replay)
+
+    def _told(
+        self, validation: Validation | BirthmarkError, caller: Caller
+    ) -> dict[str, str | None]:
+        if isinstance(validation, BirthmarkError):
+            raise validation
+        try:
+            self._check_repeat(validation)
+        except TokenAlreadySubmittedError as refusal:
+            return {"error": f"{refusal}."}
+        error = validation.reason.told_to_caller
+        return self._verdict(validation, caller) if error is None else _refused(error)
+
+
+def _refused(error: str) -> dict[str, str | None]:
+    return {"validation_result": Verdict.FAIL.value, "error": error}

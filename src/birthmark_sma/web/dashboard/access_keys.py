@@ -1,0 +1,54 @@
+"""Who may call: access keys, what each is good for, and when it was last used. Never a secret."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma.authority.access import store as access_key_store
+from birthmark_sma.authority.access.store import AccessKey
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
+from birthmark_sma.web.dashboard.rendering import page
+from birthmark_sma.web.middleware.request_body import authority_of
+
+_MOST = 500
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/dashboard/callers")
+async def show_callers(request: Request) -> Response:
+    """Show every key, those in force first, and the limits that count where a key has none."""
+    authority = authority_of(request)
+    return await page(request, "callers.html", lambda connection: _read(connection, authority))
+
+
+def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
+    now = authority.database.clock.now()
+    keys = sorted(access_key_store.all_keys(connection), key=lambda key: not key.is_good(now))
+    return {
+        "keys": [(key, key.state_at(now), _terms(key)) for key in keys[:_MOST]],
+        "more": max(0, len(keys) - _MOST),
+        "in_force": sum(key.is_good(now) for key in keys),
+        "access": authority.settings.resolved_access.value,
+        "limits": [(kind.value, rate_text(authority.settings, kind)) for kind in Kind],
+    }
+
+
+def _terms(key: AccessKey) -> list[str]:
+    """Say what a key is restricted to, a few words each."""
+    told = []
+    if key.device_family is not None:
+        told.append(f"family {key.device_family}")
+    if key.uses_allowed is not None:
+        told.append(f"{key.uses:,} of {key.uses_allowed:,} devices used")
+    if key.disclosure is not None:
+        told.append(f"tells {key.disclosure}")
+    if key.certificate_fingerprint is not None:
+        told.append(f"certificate {key.certificate_fingerprint.hex()[:16]}…")
+    if key.certificate_issuer is not None:
+        told.append(f"certificates of {key.certificate_issuer}")
+    return told

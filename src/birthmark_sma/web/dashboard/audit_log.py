@@ -1,0 +1,213 @@
+"""The audit trail: filter it, page through it, and take it away as CSV or JSON Lines.
+
+An export is read a piece at a time, each in a transaction of its own: it takes no more memory
+however much it brings, and holds up neither the database nor other pages. All exports of a process
+together have a third of a thread's time at most: whoever validates goes first.
+"""
+
+import asyncio
+import csv
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from fastapi import APIRouter
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from birthmark_sma.authority.validation import audit_search
+from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Place
+from birthmark_sma.protocol.replay import Repeat
+from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.web.dashboard.query_params import (
+    choice_of,
+    link,
+    moment_of,
+    name_of,
+    number_of,
+    refused,
+    text_of,
+)
+from birthmark_sma.web.dashboard.rendering import page
+from birthmark_sma.web.middleware.request_body import authority_of
+from birthmark_sma.web.middleware.timeouts import asked
+
+LIST = "/dashboard/validations"
+CSV = "/dashboard/validations.csv"
+JSON_LINES = "/dashboard/validations.jsonl"
+
+_A_PAGE = 50
+_A_PIECE = 2_000
+_SECONDS = 30.0
+_RESTS = 2.0
+"""For how many times as long as a piece took no export of a process goes on."""
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # those of full width as well
+
+Writer: TypeAlias = Callable[[Sequence[AuditEntry]], str]
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get(LIST)
+async def list_validations(request: Request) -> Response:
+    """Show a page of the rows that are looked for, newest first."""
+    wanted = _filter_of(request)
+    before = _place_of(request)
+    query = {
+        "result": wanted.result,
+        "reason": wanted.reason,
+        "repeat": wanted.repeat,
+        "device": wanted.device_serial,
+        "table": wanted.table_id,
+        "caller": wanted.caller,
+        "since": _as_text(wanted.since),
+        "until": _as_text(wanted.until),
+    }
+
+    def read(connection: Connection) -> dict[str, Any]:
+        found = audit_search.search(connection, wanted, limit=_A_PAGE, before=before)
+        older = None
+        if found.older is not None:
+            older = link(LIST, query | {"before": _as_query(found.older)})
+        return {
+            "rows": found.rows,
+            "looked_back_to": found.looked_back_to,
+            "older": older,
+            "newest": link(LIST, query) if before is not None else None,
+            "query": {name: "" if value is None else str(value) for name, value in query.items()},
+            "is_filtered": wanted != AuditFilter(),
+            "choices": {
+                "result": [each.value for each in Verdict],
+                "reason": [each.value for each in Reason],
+                "repeat": [each.value for each in Repeat],
+            },
+            "csv": link(CSV, query),
+            "json_lines": link(JSON_LINES, query),
+        }
+
+    return await page(request, "validations.html", read)
+
+
+@router.get(CSV)
+async def export_csv(request: Request) -> Response:
+    """Stream what is looked for, newest first, as CSV (RFC 4180)."""
+    return _export(request, _as_csv, ",".join(AuditEntry._fields) + "\r\n", "text/csv", "csv")
+
+
+@router.get(JSON_LINES)
+async def export_json_lines(request: Request) -> Response:
+    """Stream what is looked for, newest first, a JSON object a line."""
+    return _export(request, _as_json_lines, "", "application/jsonl", "jsonl")
+
+
+def _export(
+    request: Request, write: Writer, head: str, media_type: str, ending: str
+) -> StreamingResponse:
+    wanted = _filter_of(request)
+    # What happens from now on is left out, or a busy server's export would never end.
+    now = authority_of(request).database.clock.now()
+    before = Place(now if wanted.until is None else min(wanted.until, now), 0)
+    name = f"validations-{now:%Y%m%dT%H%M%SZ}.{ending}"
+    return StreamingResponse(
+        _pieces(request, wanted, before, head, write),
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        media_type=f"{media_type}; charset=utf-8",
+    )
+
+
+async def _pieces(
+    request: Request, wanted: AuditFilter, before: Place, head: str, write: Writer
+) -> AsyncIterator[str]:
+    """Read a piece once the one before it is on its way: who reads slowly holds nothing up."""
+    database = authority_of(request).database
+    turn: asyncio.Lock = request.app.state.exporting
+    yield head
+    place: Place | None = before
+    while place is not None:
+
+        def read(place: Place = place) -> tuple[str, Place | None]:
+            with database.read() as connection:
+                found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
+            return write(found.rows), found.older  # here: whoever validates waits for the loop
+
+        async with turn:
+            began = time.monotonic()
+            text, place = await asked(request.app.state.slow, read, _SECONDS)
+            if place is not None:
+                await asyncio.sleep(_RESTS * (time.monotonic() - began))
+        if text:
+            yield text
+
+
+def _as_csv(rows: Sequence[AuditEntry]) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return written.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Write a value so that a spreadsheet takes no serial for a formula."""
+    if isinstance(value, datetime):
+        return _as_time(value)
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return "'" + value
+    return value
+
+
+def _as_json_lines(rows: Sequence[AuditEntry]) -> str:
+    return "".join(
+        json.dumps(row._asdict() | {"validated_at": _as_time(row.validated_at)}) + "\n"
+        for row in rows
+    )
+
+
+def _as_time(moment: datetime) -> str:
+    """Write a time as all of the API does: RFC 3339, in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _filter_of(request: Request) -> AuditFilter:
+    return AuditFilter(
+        result=choice_of(request, "result", Verdict),
+        reason=choice_of(request, "reason", Reason),
+        repeat=choice_of(request, "repeat", Repeat),
+        device_serial=name_of(request, "device"),
+        table_id=number_of(request, "table"),
+        caller=text_of(request, "caller"),
+        since=moment_of(request, "since"),
+        until=moment_of(request, "until"),
+    )
+
+
+def _place_of(request: Request) -> Place | None:
+    value = text_of(request, "before")
+    if value is None:
+        return None
+    fault = refused("before is a place that an earlier page named.")
+    named, _, number = value.partition("_")
+    try:
+        moment = datetime.fromisoformat(named)
+        if moment.tzinfo is None:
+            raise fault
+        # Here, as the first and last days of all have no name in UTC where they have one elsewhere.
+        place = Place(moment.astimezone(UTC), int(number))
+    except (ValueError, OverflowError):
+        raise fault from None
+    if not 0 <= place.id < 2**63:
+        raise fault
+    return place
+
+
+def _as_query(place: Place) -> str:
+    return f"{place.validated_at.astimezone(UTC).isoformat()}_{place.id}"
+
+
+def _as_text(moment: datetime | None) -> str | None:
+    """Write a time as the field of a form has it, which knows no zone: it is UTC."""
+    return None if moment is None else moment.replace(tzinfo=None).isoformat()

@@ -1,0 +1,116 @@
+"""Draw pages from their templates.
+
+Everything that is put into a template is escaped. A page runs no script and wears no style that
+stands in it, and loads nothing from elsewhere: what an attacker writes into a serial stays text.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from birthmark_sma import __version__
+from birthmark_sma.authority.access.sessions import form_token
+from birthmark_sma.web.dashboard import formats
+from birthmark_sma.web.dashboard.static_files import url_of
+from birthmark_sma.web.middleware.request_body import authority_of
+from birthmark_sma.web.middleware.timeouts import asked
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""The Content-Security-Policy of every page here."""
+
+TOKEN = "dashboard_token"  # noqa: S105  the name of a place
+"""Where in the scope the gate puts what the session's cookie holds."""
+
+_PAGE_SECONDS = 10.0
+
+NAVIGATION = (
+    ("/dashboard", "Overview"),
+    ("/dashboard/devices", "Devices"),
+    ("/dashboard/validations", "Validations"),
+    ("/dashboard/tables", "Key tables"),
+    ("/dashboard/certificates", "Certificates"),
+    ("/dashboard/callers", "Callers"),
+)
+
+
+async def page(
+    request: Request, template: str, read: Callable[[Connection], dict[str, Any]]
+) -> Response:
+    """Answer with a page of what is read from the database; both in a thread.
+
+    Raises DatabaseUnavailableError.
+    """
+    database = authority_of(request).database
+
+    def drawn() -> str:
+        with database.read() as connection:
+            values = read(connection)
+        return draw(request, template, **values)
+
+    return answer(await asked(request.app.state.slow, drawn, _PAGE_SECONDS))
+
+
+def draw(request: Request, template: str, **values: Any) -> str:
+    """Return the HTML of a page."""
+    token = request.scope.get(TOKEN)
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            path=request.url.path,
+            form_token=None if token is None else form_token(token),
+            signed_in_as=_name_of_key(request),
+            **values,
+        )
+    )
+
+
+def answer(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return HTML as an answer that nobody keeps."""
+    return Response(
+        html,
+        status,
+        {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", **(headers or {})},
+        "text/html; charset=utf-8",
+    )
+
+
+def _name_of_key(request: Request) -> str | None:
+    caller = request.scope.get("caller")
+    return None if caller is None or caller.key is None else caller.key.name
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "navigation": NAVIGATION,
+        "static": url_of,
+        "version": __version__,
+        "percent": formats.percent,
+    }
+    environment.filters |= {
+        "number": formats.number,
+        "moment": formats.moment,
+        "stamp": formats.stamp,
+        "parts": formats.parts,
+        "day": formats.day,
+        "size": formats.size,
+        "span": formats.span,
+        "spaced_hex": formats.spaced_hex,
+    }
+    return environment

@@ -1,0 +1,166 @@
+"""The dashboard's own gate: who is signed in, and problems as pages that a person can read.
+
+It stands before the door (`web.access`), which decides; what it knows is put into the scope. All
+that is not the dashboard passes through untouched.
+"""
+
+import json
+import re
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from birthmark_sma.authority.access import sessions
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.errors import (
+    DatabaseUnavailableError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
+from birthmark_sma.web.dashboard import rendering, static_files
+from birthmark_sma.web.middleware.authentication import SESSION, route_of
+from birthmark_sma.web.middleware.rate_limit import count_session_guess
+from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.problems import MEDIA_TYPE, respond
+
+HOME = "/dashboard"
+_HOME = HOME.encode()
+SIGN_IN = "/dashboard/sign-in"
+_SECONDS = 5.0
+
+
+def session_cookie(scope: Scope) -> str:
+    """Return the name of the session's cookie.
+
+    Over TLS its name binds it to this host and to TLS (RFC 6265bis, section 4.1.3.2).
+    """
+    return "__Host-sma-session" if scope["scheme"] == "https" else "sma-session"
+
+
+def cookie_of(scope: Scope, name: str) -> str | None:
+    """Return a cookie of a request; None where it has none, or several of that name."""
+    # One pass in C: a stranger may send 16 KiB of semicolons.
+    named = re.compile(rb"(?:^|;)[ \t]*" + name.encode() + rb"=([^;]*)")
+    found = [
+        content
+        for header, value in scope["headers"]
+        if header == b"cookie"
+        for content in named.findall(value)
+    ]
+    return found[0].strip().decode("latin-1") if len(found) == 1 else None
+
+
+def asks_by_itself(headers: Headers) -> bool:
+    """Say whether a page asks for news of itself, rather than a person for a page."""
+    return "hx-request" in headers
+
+
+class Gate:
+    """The ASGI application around all others, for the pages below /dashboard."""
+
+    def __init__(self, app: ASGIApp, fastapi: FastAPI) -> None:
+        self._app = app
+        self._state = fastapi.state
+        self._fastapi = fastapi
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Find the session of a request for the dashboard, and make a page of what goes wrong."""
+        if scope["type"] != "http" or not _is_ours(scope["raw_path"]):
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("app", self._fastapi)
+        headers = Headers(scope=scope)
+        if _wants_page(headers):
+            send = _ProblemAsPage(scope, receive, send).send
+        try:
+            await self._admit(scope, headers)
+        except (DatabaseUnavailableError, RateLimitedError) as error:
+            # Nothing out there makes an answer of it: programs get the problem as it is.
+            await respond(Request(scope), error)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope, headers: Headers) -> None:
+        authority: Authority = self._state.authority
+        token = cookie_of(scope, session_cookie(scope))
+        if token is None or route_of(scope) == static_files.PATH:
+            return
+        scope[SESSION] = None
+        if not token:
+            return
+        by_person = not asks_by_itself(headers)
+        try:
+            session = await asked(
+                self._state.askers,
+                lambda: sessions.find_session(authority.database, token, by_person=by_person),
+                _SECONDS,
+            )
+        except UnauthenticatedError:
+            if route_of(scope) != SIGN_IN:  # whose answer tells nothing of the session
+                count_session_guess(scope, authority.rate_limits)
+            return
+        if session is not None:
+            scope[SESSION] = session
+            scope[rendering.TOKEN] = token
+
+
+class _ProblemAsPage:
+    """Passes an answer on, unless it is a problem document: then it becomes a page."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._head: Message | None = None
+        self._body = bytearray()
+
+    async def send(self, message: Message) -> None:
+        """Pass on, or gather."""
+        if message["type"] == "http.response.start":
+            if Headers(raw=message["headers"]).get("content-type") == MEDIA_TYPE:
+                self._head = message
+                return
+        elif self._head is not None:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                page = _page_of(self._scope, self._head, json.loads(self._body))
+                await page(self._scope, self._receive, self._send)
+            return
+        await self._send(message)
+
+
+def _page_of(scope: Scope, head: Message, problem: dict[str, Any]) -> Response:
+    request = Request(scope)
+    status = head["status"]
+    kept = {
+        name: value
+        for name, value in Headers(raw=head["headers"]).items()
+        if name in {"retry-after", "allow"}
+    }
+    if status == 401:
+        where = SIGN_IN
+        if request.method == "GET" and not asks_by_itself(request.headers):
+            query = f"?{request.url.query}" if request.url.query else ""
+            where = f"{SIGN_IN}?next={quote(request.url.path + query, safe='')}"
+        if asks_by_itself(request.headers):
+            return rendering.answer("", 401, {"HX-Redirect": where, "HX-Reswap": "none"})
+        return RedirectResponse(where, 303, {"Cache-Control": "no-store"})
+    if asks_by_itself(request.headers):
+        return rendering.answer("", status, {"HX-Reswap": "none", **kept})
+    html = rendering.draw(
+        request, "problem.html", status=status, title=problem["title"], detail=problem["detail"]
+    )
+    return rendering.answer(html, status, kept)
+
+
+def _is_ours(path: bytes) -> bool:
+    return path == _HOME or path.startswith(_HOME + b"/")
+
+
+def _wants_page(headers: Headers) -> bool:
+    return "text/html" in headers.get("accept", "") or asks_by_itself(headers)

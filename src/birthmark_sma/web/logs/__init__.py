@@ -1,0 +1,1 @@
+"""The server's log: its format, the line for each request, and request ids."""

@@ -1,0 +1,79 @@
+"""One line a request, at a cost that a camera token does not feel.
+
+A line is put together at once and written a moment later (`background_output`): no request waits
+for the log.
+"""
+
+import json
+import re
+import time
+from enum import Enum
+
+from starlette.types import Scope
+
+from birthmark_sma.runtime.background_output import BackgroundOutput
+from birthmark_sma.runtime.redaction import without_keys
+from birthmark_sma.web.logs.request_ids import request_id_of
+
+_MOST_PATH_CHARACTERS = 200
+_PLAIN = re.compile(r"[A-Za-z0-9/._-]*")
+
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31;1m", 0: "\x1b[33m"}
+"""By the first digit of a status: green, cyan, yellow, red."""
+
+
+class Look(Enum):
+    """How a log looks."""
+
+    JSON = "json"
+    PLAIN = "plain"
+    COLOURED = "coloured"
+
+
+class RequestLog:
+    """Writes lines to an output. Lines are added by one event loop."""
+
+    def __init__(self, output: BackgroundOutput, *, look: Look) -> None:
+        self._output = output
+        self._look = look
+        self._as_json = look is Look.JSON
+        self._second = 0
+        self._stamp = ""
+
+    def note(self, scope: Scope, status: int, nanoseconds: int) -> None:
+        """Add a line; status 0 says that the sender left before its answer."""
+        caller, client = scope.get("caller"), scope["client"]
+        key = "-" if caller is None or caller.key is None else caller.key.key_id
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            between = "T" if self._as_json else " "
+            self._stamp = time.strftime(f"%Y-%m-%d{between}%H:%M:%S", time.gmtime(self._second))
+        if self._as_json:
+            line = (
+                f'{{"timestamp":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info",'
+                f'"event":"request","method":"{scope["method"]}","path":{_path(scope["path"])},'
+                f'"status":{status},"duration_ms":{nanoseconds / 1e6:.3f},"key":"{key}",'
+                f'"address":"{client[0] if client else "-"}",'
+                f'"request_id":"{request_id_of(scope)}"}}\n'
+            )
+        else:
+            colour, dim, reset = "", "", ""
+            if self._look is Look.COLOURED:
+                colour, dim, reset = _COLOURS.get(status // 100, ""), _DIM, _RESET
+            who = client[0] if client else "-"
+            line = (
+                f"{dim}{self._stamp}.{int(now % 1 * 1000):03}{reset}"
+                f"  {colour}{status or 'left':<4}{reset}{nanoseconds / 1e6:>9.1f} ms"
+                f"  {scope['method']:<4} {_path(scope['path'])[1:-1]}"
+                f"  {dim}{who}{'' if key == '-' else ' ' + key} {request_id_of(scope)}{reset}\n"
+            )
+        self._output.put(line.encode())
+
+
+def _path(path: str) -> str:
+    """Return a path as a JSON string, not too long, and without what looks like a key."""
+    if _PLAIN.fullmatch(path) and len(path) <= _MOST_PATH_CHARACTERS and "sma_" not in path:
+        return f'"{path}"'
+    return json.dumps(without_keys(path[:_MOST_PATH_CHARACTERS]))

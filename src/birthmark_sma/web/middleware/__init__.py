@@ -1,0 +1,1 @@
+"""What requests pass through: authentication, rate limits, bodies, headers, timeouts, metrics."""

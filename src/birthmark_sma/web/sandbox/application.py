@@ -1,0 +1,108 @@
+"""The application of a sandbox, around the one that every authority has."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Scope
+
+from birthmark_sma.authority.background.sandbox_expiry import LIFETIME
+from birthmark_sma.web.api.app import Front
+from birthmark_sma.web.middleware.request_metrics import Traffic
+from birthmark_sma.web.sandbox import scenario_catalog
+from birthmark_sma.web.sandbox.fault_injection import Stage
+from birthmark_sma.web.transport.fast_path import DirectEndpoint
+
+if TYPE_CHECKING:
+    from birthmark_sma.web.middleware.tracing import Tracing
+
+PATH = "/sandbox"
+
+_ABOUT = (
+    "This is a sandbox for integration tests. It answers as an authority does, and fails on demand."
+    " Its certificates say SANDBOX; nothing that it says is worth anything elsewhere."
+)
+_LIST: dict[str, Any] = {
+    "about": _ABOUT,
+    "data_kept_seconds": int(LIFETIME.total_seconds()),
+    "data": "Devices, revocations, first answers and validations are deleted by themselves once"
+    " they are an hour old.",
+    "how": f"Ask by the header {scenario_catalog.HEADER} of any request; or by"
+    " the table_id of a camera token, whose key_index then is the number (0: the default); or by"
+    " the device_serial that is"
+    " to be provisioned. The header beats the others, and is the only way at /validate. In a batch,"
+    " each element gets the verdict that its table_id asks for, or none (already-submitted); the"
+    " first that asks for anything else decides for the whole request.",
+    "marks": {
+        scenario_catalog.MARK: "on every answer",
+        scenario_catalog.HEADER: "on the answer to what was asked for",
+    },
+    "scenarios": [each.as_json() for each in scenario_catalog.ALL],
+}
+
+
+class SandboxFront(Front):
+    """Puts a stage before everything, says what can be asked for, and knows no short way."""
+
+    of_sandbox = True
+    sent_by_pages = (*Front.sent_by_pages, scenario_catalog.HEADER)
+    read_by_pages = (*Front.read_by_pages, scenario_catalog.MARK, scenario_catalog.HEADER)
+
+    def __init__(
+        self,
+        app: FastAPI,
+        origins: Sequence[str],
+        traffic: Traffic,
+        tracing: "Tracing | None" = None,
+    ) -> None:
+        super().__init__(app, origins, traffic, tracing)
+        app.add_api_route(PATH, _listed, methods=["GET"], include_in_schema=False)
+        _document(app)
+
+    def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:
+        return Stage(gate, app.state)
+
+    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:  # noqa: ARG002
+        """Every request has to cross the stage."""
+        return None
+
+
+async def _listed(_request: Request) -> JSONResponse:
+    """Say what can be asked for."""
+    return JSONResponse(_LIST)
+
+
+def _document(app: FastAPI) -> None:
+    """Tell of the header, and of what it brings, in the OpenAPI document."""
+    plain = app.openapi
+    parameter = {
+        "name": scenario_catalog.HEADER,
+        "in": "header",
+        "required": False,
+        "description": "What this sandbox is to do, as `rate-limited; seconds=3`. GET /sandbox says"
+        " what each does.",
+        "schema": {"type": "string"},
+        "examples": {each.name: {"value": each.name} for each in scenario_catalog.ALL},
+    }
+    answered = {
+        scenario_catalog.MARK: {
+            "description": "That this is a sandbox, and for how many seconds it keeps data",
+            "schema": {"type": "string", "const": scenario_catalog.MARKED},
+        }
+    }
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = plain()
+            made["info"]["title"] += " (SANDBOX)"
+            made["info"]["description"] = f"**{_ABOUT}**\n\n{made['info']['description']}"
+            for operations in made["paths"].values():
+                for operation in operations.values():
+                    operation.setdefault("parameters", []).append(parameter)
+                    for response in operation["responses"].values():
+                        response["headers"] = {**response.get("headers", {}), **answered}
+        return app.openapi_schema or {}
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way

@@ -1,0 +1,1 @@
+"""Below ASGI: the HTTP protocol and its bounds, client addresses and certificates, TLS."""
