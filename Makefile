@@ -66,7 +66,7 @@ test: setup-dev ## everything, on real parts
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak
-	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s tests/simulation/test_fleet.py -k none_is_lost
+	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s tests/integration/simulation/test_fleet.py -k none_is_lost
 
 check: setup-dev ## format, lint, types, structure, insecure calls, secrets, known vulnerabilities
 	@.venv/bin/ruff format --check .

@@ -23,7 +23,7 @@ from birthmark_sma.protocol import camera_token
 from birthmark_sma.protocol.key_table import assign_tables
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.schema import registered_devices
-from tests.support.camera import new_key, public_pem, wire
+from tests.support.cameras.camera import new_key, public_pem, wire
 
 FAMILY = "Bench"
 _CHUNK = 5_000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tests.support.postgres import DURABLE_OPTIONS
+from tests.support.databases.postgres import DURABLE_OPTIONS
 
 POSTGRES_OPTIONS: Mapping[str, str] = {
     **DURABLE_OPTIONS,

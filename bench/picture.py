@@ -1,6 +1,6 @@
 """`python -m bench.picture`: the picture with which the README opens, docs/overview.png.
 
-A lively authority on this machine, looked at in Chromium: see tests/support/lively.py.
+A lively authority on this machine, looked at in Chromium: see tests/support/busy_authority.py.
 """
 
 import os
@@ -11,8 +11,13 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from bench.machine import TOP
-from tests.support.browser import PROGRAM_VARIABLE, chromium, find_chromium, watched_page
-from tests.support.lively import start_lively
+from tests.support.busy_authority import start_lively
+from tests.support.programs.browser import (
+    PROGRAM_VARIABLE,
+    chromium,
+    find_chromium,
+    watched_page,
+)
 
 _PICTURE = TOP / "docs" / "overview.png"
 _WIDTH = 1160

@@ -22,7 +22,7 @@ from bench.parts.stage import Stage
 from bench.tables import Table
 from bench.terminal import print_table
 from birthmark_sma.web.api.validate import PATH
-from tests.support.postgres import Postgres
+from tests.support.databases.postgres import Postgres
 
 _CONNECTIONS = 128
 _TIMES_A_SECOND = 250

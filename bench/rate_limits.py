@@ -28,7 +28,7 @@ from birthmark_sma.authority.rate_limits.memory_store import Windows
 from birthmark_sma.authority.rate_limits.redis_store import SharedWindows
 from birthmark_sma.rates import Rate, parse_rates
 from birthmark_sma.web.middleware import rate_limit
-from tests.support.redis import Redis
+from tests.support.databases.redis import Redis
 
 _TIMES = 500
 _ROUNDS = 300  # the best of many short ones: other programs disturb the others

@@ -22,7 +22,7 @@ from bench.parts import (
     validation,
 )
 from bench.parts.stage import Stage
-from tests.support.postgres import Postgres
+from tests.support.databases.postgres import Postgres
 
 # Three parts are measured in one turn, so that their figures can be compared with each other.
 _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (

@@ -22,7 +22,7 @@ _STOP_SECONDS = 30
 
 
 class Serving:
-    """A running application; a context manager, as `tests.support.server.Server` is one."""
+    """A running application: a context manager, as tests.support.programs.server.Server is."""
 
     def __init__(
         self, module: str, kind: Literal["bounded", "plain"], environ: Mapping[str, str] | None

@@ -12,10 +12,10 @@ from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import load_settings
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.storage.engine import open_database
-from tests.support.commands import sma
-from tests.support.postgres import Postgres
-from tests.support.running import query
-from tests.support.server import SMA, Server, server_environ
+from tests.support.databases.postgres import Postgres
+from tests.support.programs.commands import sma
+from tests.support.programs.running import query
+from tests.support.programs.server import SMA, Server, server_environ
 
 
 @dataclass(frozen=True, slots=True)

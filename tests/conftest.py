@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support import derivation_cost
-from tests.support.postgres import (
+from tests.support.databases.postgres import (
     BINARIES_VARIABLE,
     DURABLE_OPTIONS,
     OWN_DATABASE,
@@ -27,7 +27,8 @@ from tests.support.postgres import (
     drop_database,
     find_binaries,
 )
-from tests.support.redis import Redis
+from tests.support.databases.redis import Redis
+from tests.support.programs.running import Running, Servers
 
 _ADMIN_URL = "postgres_admin_url"
 _CHOSEN_BINARIES = pytest.StashKey[str | None]()
@@ -156,3 +157,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'sma.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, postgres_admin_url: str) -> Iterator[Servers]:
+    """The servers that the tests of this process share; none stops them or counts what they did."""
+    shared = Servers(tmp_path_factory.mktemp("servers"), postgres_admin_url)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def running(request: pytest.FixtureRequest, servers: Servers) -> Running:
+    """A running server that tests share: the test runs once on each kind of database."""
+    return servers.get(request.param)

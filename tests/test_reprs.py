@@ -18,7 +18,7 @@ import birthmark_sma
 from birthmark_sma.authority.provisioning.issuance import ProvisioningRequest
 from birthmark_sma.config import NewSecret, load_settings
 from tests.support.authorities import founded, new_camera, request_for, small_settings
-from tests.support.needles import found_in
+from tests.support.secret_search import found_in
 
 _TELLING = re.compile(
     r"secret|passphrase|password|private|key|nuc_hash|nonce|token|jwe|sealed|wrapped|command"

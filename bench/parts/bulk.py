@@ -9,8 +9,8 @@ from pathlib import Path
 from bench import sites
 from bench.parts.stage import Stage
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
-from tests.support.camera import provision_body
-from tests.support.running import query
+from tests.support.cameras.camera import provision_body
+from tests.support.programs.running import query
 
 NAME = "provisioning in bulk, ec-p256 issuer"
 

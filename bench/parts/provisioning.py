@@ -6,7 +6,7 @@ from bench import bare, connections
 from bench.parts.stage import Filled, Stage
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.web.api.provision import PATH
-from tests.support.camera import provision_body
+from tests.support.cameras.camera import provision_body
 
 KEY_TYPES = (CaKeyType.RSA_4096, CaKeyType.EC_P256)
 _CONNECTIONS = 32

@@ -20,7 +20,7 @@ from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.protocol.replay import Sighting, digest_of
 from birthmark_sma.web.api.models import ValidateNucRequest
 from birthmark_sma.web.api.validate import PATH
-from tests.support.server import SMA
+from tests.support.programs.server import SMA
 
 WITHOUT = "without ledger"
 WITH = "with ledger"

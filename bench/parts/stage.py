@@ -10,7 +10,7 @@ from bench.fleet import FleetCamera
 from bench.options import Options
 from bench.sites import Site
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
-from tests.support.postgres import Postgres
+from tests.support.databases.postgres import Postgres
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,7 @@ from birthmark_sma.client import (
     Pass,
 )
 from birthmark_sma.errors import ClientMisuseError, ConfigurationError
-from tests.support.asking import IMPATIENT, Ask, some_token
-from tests.support.faulty import (
+from tests.support.http.faulty_server import (
     FAILED,
     PASSED,
     Behaviour,
@@ -41,8 +40,9 @@ from tests.support.faulty import (
     all_pass,
     closed_port,
 )
-from tests.support.running import wait_until
-from tests.support.tls import TestCa
+from tests.support.http.tls import TestCa
+from tests.support.http.validation_calls import IMPATIENT, Ask, some_token
+from tests.support.programs.running import wait_until
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

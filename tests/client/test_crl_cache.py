@@ -16,8 +16,13 @@ import pytest
 from birthmark_sma.client import AsyncCrlCache, CrlCache, crl_cache
 from birthmark_sma.client.crl_cache import CachedCrl
 from birthmark_sma.errors import ConfigurationError, RevocationUnknownError
-from tests.support.faulty import Behaviour, FaultyServer, Visit, closed_port
-from tests.support.running import wait_until
+from tests.support.http.faulty_server import (
+    Behaviour,
+    FaultyServer,
+    Visit,
+    closed_port,
+)
+from tests.support.programs.running import wait_until
 
 HOUR = timedelta(hours=1)
 

@@ -19,8 +19,7 @@ import pytest
 
 from birthmark_sma.client import Cause, Indeterminate, Pass
 from birthmark_sma.client.transport import fault_of
-from tests.support.asking import IMPATIENT, Ask
-from tests.support.faulty import (
+from tests.support.http.faulty_server import (
     FAILED,
     PASSED,
     Behaviour,
@@ -30,7 +29,8 @@ from tests.support.faulty import (
     closed_port,
     http,
 )
-from tests.support.tls import DAY, TestCa
+from tests.support.http.tls import DAY, TestCa
+from tests.support.http.validation_calls import IMPATIENT, Ask
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

@@ -21,8 +21,14 @@ from birthmark_sma.client import (
 )
 from birthmark_sma.client.pending import LONGEST_PAUSE_SECONDS, LONGEST_RETRY_AFTER_SECONDS
 from birthmark_sma.errors import ClientMisuseError, TooManyPendingError
-from tests.support.asking import some_token
-from tests.support.faulty import FAILED, PASSED, FaultyServer, Visit, all_pass
+from tests.support.http.faulty_server import (
+    FAILED,
+    PASSED,
+    FaultyServer,
+    Visit,
+    all_pass,
+)
+from tests.support.http.validation_calls import some_token
 
 AWAY = Indeterminate(Cause.UNAVAILABLE, "Away.")
 ONCE = Options(attempts=1, deadline=5, circuit_failures=1_000)

@@ -16,9 +16,9 @@ from birthmark_sma.pki import der
 from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.pki.names import distinguished_name
-from tests.support import chains
-from tests.support.bundles import bundle_of
-from tests.support.chains import NOW, ca, device_key, sound_chain
+from tests.support.cameras.bundles import bundle_of
+from tests.support.pki import chains
+from tests.support.pki.chains import NOW, ca, device_key, sound_chain
 
 DAY = timedelta(days=1)
 LEAF = sound_chain("camera-7").leaf

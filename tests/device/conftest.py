@@ -11,7 +11,7 @@ from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera
 from birthmark_sma.device import nonces as nonces_module
 from tests.support.authorities import KEYS_PER_TABLE, founded, small_settings
 from tests.support.in_process import InProcess
-from tests.support.running import new_serial
+from tests.support.programs.running import new_serial
 
 StartCamera = Callable[..., Camera]
 

@@ -51,7 +51,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
 from tests.support.authorities import KEYS_PER_TABLE, founded, small_settings
 from tests.support.in_process import InProcess
-from tests.support.running import new_serial, wait_until
+from tests.support.programs.running import new_serial, wait_until
 
 PICTURE = b"\xff\xd8 a picture"
 

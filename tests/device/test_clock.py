@@ -16,7 +16,7 @@ from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.elapsed import seconds_since_boot
 from tests.device.conftest import StartCamera
 from tests.support.in_process import InProcess
-from tests.support.power import Power
+from tests.support.programs.power_loss import Power
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 BEGINS = datetime(2026, 1, 1, tzinfo=UTC)

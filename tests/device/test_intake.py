@@ -13,7 +13,12 @@ from birthmark_sma.device import Delivery, Intake, Later
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle
 from tests.device.conftest import StartCamera
-from tests.support.faulty import Behaviour, FaultyServer, Visit, closed_port
+from tests.support.http.faulty_server import (
+    Behaviour,
+    FaultyServer,
+    Visit,
+    closed_port,
+)
 
 
 def body_of(visit: Visit) -> bytes:

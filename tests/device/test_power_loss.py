@@ -12,7 +12,7 @@ from birthmark_sma.errors import AuthorityAwayError
 from birthmark_sma.protocol.bundle import Bundle
 from tests.device.conftest import StartCamera
 from tests.support.in_process import InProcess
-from tests.support.power import Power
+from tests.support.programs.power_loss import Power
 
 
 @pytest.fixture

@@ -38,8 +38,9 @@ from birthmark_sma.pki.keys.key_policy import (
 from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
-from tests.support.camera import csr_pem, new_key, public_pem
-from tests.support.faulty import Behaviour, FaultyServer
+from tests.support.cameras.camera import csr_pem, new_key, public_pem
+from tests.support.http.faulty_server import Behaviour, FaultyServer
+from tests.support.http.tls import TestCa
 from tests.support.in_process import (
     Fault,
     InProcess,
@@ -48,8 +49,7 @@ from tests.support.in_process import (
     lost_answer,
     refused_connection,
 )
-from tests.support.running import new_serial
-from tests.support.tls import TestCa
+from tests.support.programs.running import new_serial
 
 Answer = Callable[[], httpx2.Response]
 

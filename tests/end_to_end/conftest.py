@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.running import Running, Servers, start
+from tests.support.programs.running import Running, start
 
 Start = Callable[..., Running]
 
@@ -30,17 +30,3 @@ def start_server(database_url: str, tmp_path: Path) -> Iterator[Start]:
     yield start_one
     for running in started:
         running.server.close()
-
-
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, postgres_admin_url: str) -> Iterator[Servers]:
-    """Servers for tests that neither stop theirs nor count what all have done."""
-    shared = Servers(tmp_path_factory.mktemp("servers"), postgres_admin_url)
-    yield shared
-    shared.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def running(request: pytest.FixtureRequest, servers: Servers) -> Running:
-    """A running server that tests share: the test runs once on each kind of database."""
-    return servers.get(request.param)

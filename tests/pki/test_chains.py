@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
-from tests.support.chains import (
+from tests.support.pki.certificate_verifiers import judges, lint_certificate, lint_pair
+from tests.support.pki.chains import (
     BAD_CHAINS,
     DEVICE_KEY_KINDS,
     DEVICE_SERIALS,
@@ -15,7 +16,6 @@ from tests.support.chains import (
     sound_chain,
     sound_chains,
 )
-from tests.support.oracles import judges, lint_certificate, lint_pair
 
 # What `openssl verify` answers: X509_V_ERR_* of its x509_vfy.h.
 OPENSSL_ERRORS = {

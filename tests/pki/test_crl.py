@@ -13,12 +13,12 @@ from cryptography.x509.oid import ExtensionOID
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.pki.profile_check import authority_key_identifier
-from tests.support.chains import NOW, Chain, ca, certificate_serial, sound_chain
-from tests.support.oracles import (
+from tests.support.pki.certificate_verifiers import (
     lint_crl,
     openssl_accepts_crl,
     openssl_verify_with_crl,
 )
+from tests.support.pki.chains import NOW, Chain, ca, certificate_serial, sound_chain
 
 REVOKED_AT = NOW - timedelta(hours=5)
 FAR = datetime(2050, 1, 1, tzinfo=UTC)

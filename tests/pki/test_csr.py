@@ -21,7 +21,12 @@ from birthmark_sma.errors import CsrRefusedError, KeyRefusedError
 from birthmark_sma.pki import csr
 from birthmark_sma.pki.der_reader import elements
 from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
-from tests.support.chains import DEVICE_KEY_KINDS, DevicePrivateKey, device_key, sound_chain
+from tests.support.pki.chains import (
+    DEVICE_KEY_KINDS,
+    DevicePrivateKey,
+    device_key,
+    sound_chain,
+)
 
 SERIAL = "camera-7"
 
@@ -234,7 +239,7 @@ def test_a_second_list_of_extensions_is_refused() -> None:
 
 def test_two_requests_in_one_field_are_refused() -> None:
     """Threat 41: the first was taken silently."""
-    pem = (Path(__file__).parent / "refused_keys" / "csr_two_in_one_field.pem").read_text()
+    pem = (Path(__file__).parent / "keys" / "refused_keys" / "csr_two_in_one_field.pem").read_text()
     with pytest.raises(CsrRefusedError, match="more than one PEM block"):
         csr.verify(csr.load(pem), "csr-7")
 

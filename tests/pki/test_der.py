@@ -10,7 +10,7 @@ from birthmark_sma.pki import certificates, der, profiles
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
 from birthmark_sma.pki.keys.key_policy import check_key
 from birthmark_sma.pki.profile_check import Prepared
-from tests.support.chains import (
+from tests.support.pki.chains import (
     DEVICE_KEY_KINDS,
     DEVICE_SERIALS,
     NOW,

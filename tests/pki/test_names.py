@@ -23,7 +23,7 @@ from birthmark_sma.pki.names import (
     fold,
     is_host_name,
 )
-from tests.support.chains import NOT_A_CA, ca, device_key, hand_made
+from tests.support.pki.chains import NOT_A_CA, ca, device_key, hand_made
 
 # RFC 8141, section 2: "urn" ":" NID ":" NSS, where the NSS is of RFC 3986's pchar and "/".
 URN = re.compile(

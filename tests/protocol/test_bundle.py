@@ -32,7 +32,7 @@ from birthmark_sma.protocol.bundle import (
 )
 from birthmark_sma.protocol.bundle_signature import sign_bundle, verify_signature
 from birthmark_sma.protocol.camera_token import CameraToken
-from tests.support.chains import DEVICE_KEY_KINDS, device_key, sound_chain
+from tests.support.pki.chains import DEVICE_KEY_KINDS, device_key, sound_chain
 
 DER = b"\x30\x82\xff"
 BASE64 = "MIL/"

@@ -9,8 +9,14 @@ from birthmark_sma.client import AsyncAuthorityClient, Options
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.simulation.expected_outcomes import Surroundings
 from birthmark_sma.simulation.target import Site, probe
-from tests.support.asking import some_token
-from tests.support.faulty import FAILED, PASSED, Behaviour, FaultyServer, all_pass
+from tests.support.http.faulty_server import (
+    FAILED,
+    PASSED,
+    Behaviour,
+    FaultyServer,
+    all_pass,
+)
+from tests.support.http.validation_calls import some_token
 
 QUICK = Options(deadline=1.0, attempts=1)
 REFUSED: dict[str, Any] = {"error": "You had this camera token validated before."}

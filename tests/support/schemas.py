@@ -14,7 +14,12 @@ import psycopg
 
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
-from tests.support.postgres import OWN_DATABASE, create_database, drop_database, on_server
+from tests.support.databases.postgres import (
+    OWN_DATABASE,
+    create_database,
+    drop_database,
+    on_server,
+)
 
 _SQLITE = "sqlite:///"
 

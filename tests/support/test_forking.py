@@ -4,7 +4,7 @@ import pkgutil
 import sys
 
 import birthmark_sma
-from tests.support.forking import FORKING
+from tests.support.programs.fork_server import FORKING
 
 
 def _assert_imported(names: set[str]) -> None:
@@ -14,7 +14,7 @@ def _assert_imported(names: set[str]) -> None:
 def test_all_is_imported_before_the_fork() -> None:
     """A module that cannot be imported there, or that another list forgets, slows every test."""
     package = pkgutil.walk_packages(birthmark_sma.__path__, "birthmark_sma.")
-    names = {each.name for each in package} | {"tests.support.mortal_camera"}
+    names = {each.name for each in package} | {"tests.support.cameras.killed_camera"}
     process = FORKING.Process(target=_assert_imported, args=(names - {"birthmark_sma.__main__"},))
     process.start()
     process.join()

@@ -31,7 +31,7 @@ from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.keys.key_policy import DeviceKey
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
-from tests.support.faulty import FAILED, PASSED, FaultyServer, Visit
+from tests.support.http.faulty_server import FAILED, PASSED, FaultyServer, Visit
 from vectors.generator import seeded_keys
 from vectors.generator.authorities import (
     CLIENT_AUTH,

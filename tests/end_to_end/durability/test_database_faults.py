@@ -1,0 +1,306 @@
+"""A database that answers, and does not do what it is asked: 503 that says why, never 500.
+
+Each fault is played on a real database, with a server that runs on it.
+"""
+
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx2
+import psycopg
+import pytest
+
+from tests.end_to_end.conftest import FEW_TABLES
+from tests.support.cameras.camera import (
+    PROVISION,
+    VALIDATE,
+    Camera,
+    provision_body,
+    wire,
+)
+from tests.support.databases.postgres import create_database, drop_database
+from tests.support.problems import assert_problem
+from tests.support.programs.running import Running, new_serial, start, wait_until
+
+BATCH = f"{VALIDATE}/batch"
+
+
+class Fault(NamedTuple):
+    """How a fault is brought about and undone in SQL, what is said, and its name in metrics."""
+
+    play: str
+    undo: str
+    said: str
+    name: str
+
+
+def raising(code: str) -> tuple[str, str]:
+    """SQL that lets every row of the audit trail end in an error of this SQLSTATE."""
+    return (
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'as played, secret-words' USING ERRCODE = '{code}'; END $$;"
+        " CREATE TRIGGER fail BEFORE INSERT ON validation_history"
+        " FOR EACH ROW EXECUTE FUNCTION fail()",
+        "DROP FUNCTION fail CASCADE",
+    )
+
+
+CUT_OFF = (
+    "; SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+ON_POSTGRESQL = {
+    "schema gone": Fault(
+        "ALTER SCHEMA public RENAME TO elsewhere",
+        "ALTER SCHEMA elsewhere RENAME TO public",
+        "lacks a table",
+        "schema",
+    ),
+    "table gone": Fault(
+        "ALTER TABLE validation_history RENAME TO elsewhere",
+        "ALTER TABLE elsewhere RENAME TO validation_history",
+        "lacks a table",
+        "schema",
+    ),
+    "sequence at its end": Fault(
+        "ALTER SEQUENCE validation_history_id_seq MAXVALUE 10;"
+        " SELECT setval('validation_history_id_seq', 10)",
+        "ALTER SEQUENCE validation_history_id_seq NO MAXVALUE",
+        "sequence",
+        "sequence",
+    ),
+    "permission": Fault(
+        "REVOKE INSERT ON validation_history FROM {role}",
+        "GRANT INSERT ON validation_history TO {role}",
+        "permission",
+        "refused",
+    ),
+    "read-only": Fault(
+        "ALTER DATABASE {database} SET default_transaction_read_only = on" + CUT_OFF,
+        "SET default_transaction_read_only = off;"
+        " ALTER DATABASE {database} RESET default_transaction_read_only" + CUT_OFF,
+        "read-only",
+        "read_only",
+    ),
+    "too many connections": Fault(
+        "ALTER ROLE {role} CONNECTION LIMIT 0" + CUT_OFF,
+        "ALTER ROLE {role} CONNECTION LIMIT -1",
+        "too many connections",
+        "connections",
+    ),
+    "serialization": Fault(*raising("40001"), "too busy", "busy"),
+    "deadlock": Fault(*raising("40P01"), "too busy", "busy"),
+    "disk full": Fault(*raising("53100"), "no room", "full"),
+    "statement cancelled": Fault(*raising("57014"), "too busy", "busy"),
+    "data corrupted": Fault(*raising("XX001"), "damaged", "damaged"),
+}
+
+
+@pytest.fixture(scope="module")
+def on_postgresql(
+    postgres_admin_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Running, str]]:
+    """A server whose user is no superuser, and the administrator's URL."""
+    name, role = f"faults_{secrets.token_hex(6)}", f"clerk_{secrets.token_hex(6)}"
+    admin_url = create_database(postgres_admin_url, name)
+    run(admin_url, f"CREATE ROLE {role} LOGIN PASSWORD 'clerk'")
+    run(admin_url, f"GRANT ALL ON SCHEMA public TO {role}")
+    host = urlsplit(admin_url).netloc.rpartition("@")[2]
+    running = start(
+        tmp_path_factory.mktemp("faults") / "data", f"postgresql://{role}:clerk@{host}/{name}"
+    )
+    yield running, admin_url
+    running.server.close()
+    drop_database(postgres_admin_url, name)
+    run(postgres_admin_url, f"DROP ROLE {role}")
+
+
+def run(url: str, statements: str) -> None:
+    """Run statements, each by itself."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        if "FUNCTION" in statements:
+            connection.execute(statements.encode())
+            return
+        for statement in statements.split(";"):
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def played(running: Running, admin_url: str, fault: Fault) -> Iterator[None]:
+    """Let a fault last for a block."""
+    parts = urlsplit(running.database_url)
+
+    def named(statements: str) -> str:
+        named = statements.replace("{role}", str(parts.username))
+        return named.replace("{database}", parts.path[1:])
+
+    run(admin_url, named(fault.play))
+    try:
+        yield
+    finally:
+        run(admin_url, named(fault.undo))
+
+
+def failures(client: httpx2.Client, name: str) -> float:
+    """How many batches have failed so, as the metrics have it, which always answer."""
+    text = client.get("/metrics")
+    assert text.status_code == 200, text.text
+    sample = f'sma_batch_failures_total{{fault="{name}",writer="validation"}}'
+    return next(
+        float(line.rpartition(" ")[2]) for line in text.text.splitlines() if line.startswith(sample)
+    )
+
+
+def assert_told(running: Running, camera: Camera, said: str) -> None:
+    """Tokens alone and in a batch are 503 that says why; health is 503, and nobody hears FAIL."""
+    with running.client() as client:
+        for body, path in (
+            (wire(camera.token()), VALIDATE),
+            ({"tokens": [wire(camera.token()) for _ in range(3)]}, BATCH),
+        ):
+            response = client.post(path, json=body)
+            problem = assert_problem(response, 503)
+            assert said in problem["detail"]
+            assert "FAIL" not in response.text
+            assert "secret-words" not in response.text
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+        assert client.get("/health/live").status_code == 200
+
+
+def assert_serves(running: Running, camera: Camera) -> None:
+    """Everything is as before, without a restart."""
+    with running.client() as client:
+        wait_until(lambda: client.post(VALIDATE, json=wire(camera.token())).status_code == 200, 20)
+        assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("fault", ON_POSTGRESQL.values(), ids=ON_POSTGRESQL.keys())
+def test_postgresql_says_what_it_is(on_postgresql: tuple[Running, str], fault: Fault) -> None:
+    """Threat 19: 503 with Retry-After, that tells the fault in no words of the driver."""
+    running, admin_url = on_postgresql
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        before = failures(client, fault.name)
+        with played(running, admin_url, fault):
+            assert_told(running, camera, fault.said)
+            wait_until(lambda: failures(client, fault.name) >= before + 2, 5)
+    assert_serves(running, camera)
+    assert "Traceback" not in running.server.said()
+    assert "secret-words" not in running.server.said()
+
+
+def test_provisioning_says_it_too(on_postgresql: tuple[Running, str]) -> None:
+    """Threat 19: and nothing half-made is left."""
+    running, admin_url = on_postgresql
+    body = provision_body(new_serial())
+    with running.client() as client:
+        with played(running, admin_url, ON_POSTGRESQL["schema gone"]):
+            assert "lacks" in assert_problem(client.post(PROVISION, json=body), 503)["detail"]
+            assert_problem(client.get("/stats"), 503)
+        assert client.post(PROVISION, json=body).status_code == 200
+
+
+# --- SQLite
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path) -> Iterator[Running]:
+    """A server of the test's own."""
+    running = start(tmp_path / "data", "sqlite:", SMA_ANSWER_TIMEOUT="5", **FEW_TABLES)
+    yield running
+    running.server.close()
+
+
+def file_of(running: Running) -> Path:
+    """Where the database is."""
+    return Path(running.database_url.removeprefix("sqlite:///"))
+
+
+def test_sqlite_says_that_a_table_is_gone(on_sqlite: Running) -> None:
+    """Threat 19: as PostgreSQL does."""
+    with on_sqlite.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+    for there, elsewhere in (("validation_history", "x"), ("registered_devices", "y")):
+        with closing(sqlite3.connect(file_of(on_sqlite))) as file:
+            file.execute(f"ALTER TABLE {there} RENAME TO {elsewhere}")
+        assert_told(on_sqlite, camera, "lacks a table")
+        with closing(sqlite3.connect(file_of(on_sqlite))) as file:
+            file.execute(f"ALTER TABLE {elsewhere} RENAME TO {there}")
+        assert_serves(on_sqlite, camera)
+    with on_sqlite.client() as client:
+        assert failures(client, "schema") >= 4
+
+
+def removed(file: Path) -> Callable[[], object]:
+    """The file has lost its name; it can be given back."""
+    aside = file.with_name("aside.db")
+    file.rename(aside)
+    return lambda: aside.rename(file)
+
+
+def replaced(file: Path) -> Callable[[], object]:
+    """Another file has its name, with the same content."""
+    aside = file.with_name("aside.db")
+    file.rename(aside)
+    shutil.copy(aside, file)
+    return lambda: aside.replace(file)
+
+
+def journal_removed(file: Path) -> Callable[[], object]:
+    """The journal, which has the newest commits, has lost its name."""
+    journal = file.with_name(f"{file.name}-wal")
+    aside = file.with_name("aside")
+    journal.rename(aside)
+    return lambda: aside.rename(journal)
+
+
+@pytest.mark.parametrize("act", [removed, replaced, journal_removed])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_file_that_was_moved_takes_no_verdict(
+    tmp_path: Path, act: Callable[[Path], Callable[[], object]], workers: str
+) -> None:
+    """Threat 30: 503 from the next token on, and probes say so; with the very file it goes on.
+
+    No answer that was given is missing then.
+    """
+    running = start(tmp_path / "data", "sqlite:", "--workers", workers, **FEW_TABLES)
+    with running.server, running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        before = [camera.token() for _ in range(5)]
+        for token in before:
+            assert client.post(VALIDATE, json=wire(token)).status_code == 200
+        put_back = act(file_of(running))
+        for _ in range(4):
+            assert_told(running, camera, "removed or replaced")
+            with running.client() as other:
+                assert other.get("/health/ready").status_code == 503
+        put_back()
+        assert_serves(running, camera)
+        assert client.get("/health/ready").status_code == 200
+        assert all(running.audit_rows(token) for token in before)
+        assert running.server.terminate() == 0
+    assert running.server.said().rstrip().endswith("Stopped. What was answered is recorded.")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_whose_file_is_gone_does_not_end_well(tmp_path: Path, workers: str) -> None:
+    """Threat 30: its last line does not claim that all is recorded, and its exit code says so."""
+    running = start(tmp_path / "data", "sqlite:", "--workers", workers, **FEW_TABLES)
+    with running.server:
+        with running.client() as client:
+            camera = Camera.provisioned(client, new_serial())
+            assert client.post(VALIDATE, json=wire(camera.token())).status_code == 200
+        for part in file_of(running).parent.glob("sma.db*"):
+            part.unlink()
+        assert running.server.terminate() == 4
+    said = running.server.said()
+    assert "What was answered is recorded" not in said
+    assert "removed or replaced" in said
+    assert not file_of(running).exists(), "an empty file was made in its place"

@@ -1,0 +1,86 @@
+"""The README's commands work as they stand there, against a real server."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs.server import Server, server_environ
+
+README = Path(__file__).parents[3] / "README.md"
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def block(language: str, containing: str) -> str:
+    """The README's one code block of a language that contains a text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    [found] = [each for each in blocks if containing in each]
+    return str(found)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    """A server such as `make run` starts, on a free port."""
+    return Server(tmp_path / "data")
+
+
+def test_the_first_provisioning_and_validation_work_as_printed(
+    server: Server, tmp_path: Path
+) -> None:
+    """curl provisions a camera; the Python example seals a token and gets PASS."""
+    assert shutil.which("curl"), "install curl"
+    with server:
+        shell = block("sh", "devices/provision").replace(DEFAULT_URL, server.url)
+        subprocess.run(["sh", "-e", "-c", shell], cwd=tmp_path, check=True, timeout=60)
+        python = block("python", "derive_key").replace(DEFAULT_URL, server.url)
+        done = subprocess.run(
+            [sys.executable, "-c", python],
+            cwd=tmp_path,
+            check=True,
+            timeout=60,
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout == "PASS\n"
+
+
+def test_postgresql_works_in_the_clone_in_which_make_run_was_typed(
+    server: Server, postgres_url: str, tmp_path: Path
+) -> None:
+    """SQLite's authority and PostgreSQL's live beside each other, in one data directory."""
+    with server:
+        assert server.terminate() == 0
+    shell = block("sh", "DATABASE_URL").replace(
+        "postgresql://user:password@host/database", f"'{postgres_url}'"
+    )
+    shell = shell.replace(". .venv/bin/activate", f"PATH={Path(sys.executable).parent}:$PATH")
+    # Whatever the shell ends with is the server, in its place.
+    shell = shell.replace("sma serve", "exec sma serve --port 0 --json")
+    environ = server_environ(tmp_path / "data") | {"SMA_TABLES": "5", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        ["sh", "-e", "-c", shell], env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            said = "".join(iter(running.stdout.readline, "}\n"))
+        finally:
+            running.terminate()
+    assert running.returncode == 0
+    assert '"database": "postgresql"' in said
+
+
+def test_every_local_link_of_the_documents_leads_somewhere() -> None:
+    """A document that names a file names one that exists."""
+    top = README.parent
+    documents = [*top.glob("*.md"), *top.glob("docs/**/*.md"), *top.glob("vectors/*.md")]
+    broken = [
+        f"{document.relative_to(top)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
+        if not (document.parent / target).exists()
+    ]
+    assert not broken
+    assert len(documents) > 10

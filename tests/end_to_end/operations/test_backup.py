@@ -1,0 +1,170 @@
+"""A backup under load, restored elsewhere: nothing that was acknowledged before it is missing."""
+
+import asyncio
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from birthmark_sma.protocol.camera_token import CameraToken
+from tests.end_to_end.conftest import Start
+from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.databases.postgres import Postgres
+from tests.support.programs.commands import Background, sma
+from tests.support.programs.load import Connection
+from tests.support.programs.running import Running, new_serial, query
+from tests.support.programs.server import Server, server_environ
+
+PER_SECOND = 500
+TOGETHER = 10  # tokens a request: this machine seals and sends them as well
+BEFORE_SECONDS = 2.0
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A PostgreSQL of the test's own: the doctor finds fault with one that is forgetful."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'data' / 'sma.db'}"
+        return
+    own: Postgres = request.getfixturevalue("own_postgres")
+    yield own.create_database("before")
+
+
+@pytest.fixture
+def programs(postgres_binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put pg_dump and pg_restore of the tests' PostgreSQL first on PATH."""
+    monkeypatch.setenv("PATH", f"{postgres_binaries}:{os.environ['PATH']}")
+
+
+class Load(threading.Thread):
+    """Sends so many camera tokens a second until it is stopped; notes when each was answered."""
+
+    def __init__(self, url: str, camera: Camera) -> None:
+        super().__init__(daemon=True)
+        self.answered: list[tuple[float, CameraToken]] = []
+        self.faults: list[int] = []
+        self.seconds = 0.0
+        self._url = url
+        self._camera = camera
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        asyncio.run(self._send())
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(60)
+
+    async def _send(self) -> None:
+        began = time.monotonic()
+        connections = 8
+        await asyncio.gather(*(self._one(began, n, connections) for n in range(connections)))
+        self.seconds = time.monotonic() - began
+
+    async def _one(self, began: float, number: int, of: int) -> None:
+        connection = await Connection.open(self._url)
+        while not self._stopping.is_set():
+            await asyncio.sleep(max(began + number * TOGETHER / PER_SECOND - time.monotonic(), 0))
+            number += of
+            tokens = [self._camera.token(key_index=index) for index in range(TOGETHER)]
+            body = json.dumps({"tokens": [wire(token) for token in tokens]}).encode()
+            answer = await connection.ask("POST", f"{VALIDATE}/batch", body)
+            told = answer.json()["results"] if answer.status == 200 else []
+            if [each["validation_result"] for each in told] == ["PASS"] * TOGETHER:
+                self.answered += [(time.monotonic(), token) for token in tokens]
+            else:
+                self.faults.append(answer.status)
+        connection.close()
+
+
+def test_a_backup_under_load(
+    start_server: Start, own_postgres: Postgres, programs: None, tmp_path: Path
+) -> None:
+    """Restored elsewhere: the doctor is content, all rows are there, and its cameras pass."""
+    running = start_server()
+    with running.client() as client:
+        cameras = [Camera.provisioned(client, new_serial()) for _ in range(20)]
+    load = Load(running.server.url, cameras[0])
+    load.start()
+    time.sleep(BEFORE_SECONDS)
+    folder = tmp_path / "backup"
+    began = time.monotonic()
+    made = sma("backup", str(folder), "--json", environ=running.environ)
+    ended = time.monotonic()
+    time.sleep(0.5)
+    load.stop()
+    assert made.returncode == 0, made.stderr
+    assert load.faults == []
+    assert len(load.answered) >= 0.8 * PER_SECOND * load.seconds
+
+    environ, url = elsewhere(running, own_postgres, tmp_path)
+    restored = sma("restore", str(folder), "--json", environ=environ)
+    assert restored.returncode == 0, restored.stderr
+    manifest = json.loads((folder / "manifest.json").read_text())
+    proof = json.loads(restored.stdout)
+    assert proof["devices_verified"] == len(cameras)
+    assert proof["rows"] == sum(manifest["rows"].values())
+
+    kept = {
+        bytes(sealed)
+        for (sealed,) in query(url, "SELECT encrypted_nuc_hash FROM validation_history")
+    }
+    assert len(kept) == manifest["rows"]["validation_history"]
+    before = [token for when, token in load.answered if when < began]
+    after = [token for when, token in load.answered if when > ended]
+    assert len(before) >= PER_SECOND
+    assert [token for token in before if token.encrypted_nuc_hash not in kept] == []
+    assert after
+    assert [token for token in after if token.encrypted_nuc_hash in kept] == []
+
+    looked = sma("doctor", "--json", environ=environ)
+    assert looked.returncode == 0, looked.stdout
+    with (
+        Server(tmp_path / "elsewhere", database_url=environ.get("DATABASE_URL")) as server,
+        server.client() as client,
+    ):
+        for camera in cameras:
+            answer = client.post(VALIDATE, json=wire(camera.token())).json()
+            assert answer["validation_result"] == "PASS"
+
+
+def elsewhere(
+    running: Running, own_postgres: Postgres, tmp_path: Path
+) -> tuple[dict[str, str], str]:
+    """Another, empty place of the same kind, and the secret that opens the backup."""
+    place = tmp_path / "elsewhere"
+    if not running.uses_sqlite:
+        url = own_postgres.create_database("after")
+        return server_environ(place, url) | {"CA_PASSWORD": running.environ["CA_PASSWORD"]}, url
+    place.mkdir(mode=0o700)
+    shutil.copy2(running.server.data_dir / "ca-password", place / "ca-password")
+    return server_environ(place), f"sqlite:///{place / 'sma.db'}"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_backup_that_is_killed(start_server: Start, tmp_path: Path) -> None:
+    """Threat 29: it leaves nothing with the name of a backup, and the next one takes its place."""
+    running = start_server()
+    folder = tmp_path / "backup"
+    hidden = tmp_path / ".backup.sma-backup"
+    killed = False
+    for _ in range(20):
+        process = Background("backup", str(folder), environ=running.environ)
+        while process.poll() is None and not hidden.exists():
+            time.sleep(0.001)
+        process.kill()
+        process.communicate()
+        if hidden.exists():
+            killed = True
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+    assert killed
+    assert not folder.exists()
+    made = sma("backup", str(folder), environ=running.environ)
+    assert made.returncode == 0, made.stderr
+    assert not hidden.exists()

@@ -1,0 +1,190 @@
+"""The dashboard in a real Chromium, before 10,000 devices and 200,000 audit rows.
+
+Every page at both sizes and in both schemes: what each looks like is left in build/dashboard/.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.busy_authority import Lively, start_lively
+from tests.support.programs.browser import (
+    PROGRAM_VARIABLE,
+    Watched,
+    chromium,
+    find_chromium,
+    watched_page,
+)
+
+PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers")
+HOSTILE = "<img src=x onerror=alert(1)>"
+LONG = "WWWWWWWWWWWWWWWW.a-serial-as-long-as-one-may-be.WWWWWWWWWWWWWWWW"
+PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
+_PROGRAM = os.environ.get(PROGRAM_VARIABLE)  # before the tests' environment is cleaned
+
+# What no link of the navigation leads to, by the name of its picture.
+PLACES = {
+    "overview-24-hours": "/dashboard?hours=24",
+    "devices-found": "/dashboard/devices?q=pixel&family=Android&status=suspended",
+    "devices-flagged": "/dashboard/devices?flagged=yes",
+    "devices-none": "/dashboard/devices?q=nothing",
+    "device-hostile": f"/dashboard/device?serial={HOSTILE}",
+    "device-long": f"/dashboard/device?serial={LONG}",
+    "device-busy": "/dashboard/device?serial=RPI5-000001",
+    "validations-fail": "/dashboard/validations?result=FAIL",
+    "validations-none": "/dashboard/validations?device=nothing",
+    "table": "/dashboard/tables?by=use&table=7",
+    "table-none": "/dashboard/tables?table=9999",
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests here."""
+    with chromium(find_chromium(_PROGRAM)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lively]:
+    """One server for all of them, with a few cameras that would do harm or are hard to show."""
+    started = start_lively(
+        tmp_path_factory.mktemp("dashboard"),
+        devices=10_000,
+        rows=200_000,
+        serials=(HOSTILE, LONG, "camera-1"),
+        tokens=60,
+    )
+    yield started
+    started.running.server.close()
+
+
+def sign_in(page: Page, key: str, place: str = "/") -> None:
+    page.goto(place)
+    page.get_by_label("Access key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe finds that keeps somebody from using a page: rule, weight, and where.
+
+    Only violations are told in full: to describe what every rule passes takes nine tenths of the
+    time on a long page.
+    """
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{each['id']} ({each['impact']}): {[node['target'] for node in each['nodes']][:3]}"
+        for each in found
+    ]
+
+
+def look(watched: Watched, name: str, width: int) -> None:
+    """Nothing keeps anybody out, nothing is wider than the screen; and a picture of it."""
+    page = watched.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    assert barriers(page) == [], name
+    assert watched.faults == [], name
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+def test_a_person_clicks_through_every_page(
+    browser: Browser, lively: Lively, width: int, dark: bool
+) -> None:
+    """No error in the console, nothing asked of another host, and nothing serious for axe."""
+    kind = f"{'phone' if width < 600 else 'desktop'}-{'dark' if dark else 'light'}"
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with watched_page(browser, lively.running.server.url, width=width, dark=dark) as watched:
+        page = watched.page
+        page.goto("/")
+        look(watched, f"{kind}-sign-in", width)
+        sign_in(page, lively.admin)
+        for name in PAGES:
+            navigation = page.get_by_role("navigation", name="Pages", exact=True)
+            navigation.get_by_role("link", name=name).click()
+            expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            expect(page.locator("nav [aria-current=page]")).to_have_text(name)
+            look(watched, f"{kind}-{name.lower().replace(' ', '-')}", width)
+        for name, place in PLACES.items():
+            page.goto(place)
+            look(watched, f"{kind}-{name}", width)
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+        page.goto("/dashboard")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+        assert watched.faults == []
+
+
+def test_what_goes_wrong_is_a_page(browser: Browser, lively: Lively) -> None:
+    """A wrong key, and an address that leads nowhere."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        sign_in(page, "sma_wrong")
+        expect(page.get_by_role("alert")).to_have_text("This access key is not known here.")
+        expect(page.get_by_label("Access key")).to_be_focused()
+        assert barriers(page) == []
+        page.screenshot(path=PICTURES / "sign-in-wrong.png")
+        sign_in(page, lively.admin, "/dashboard/nowhere")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
+        assert barriers(page) == []
+        page.screenshot(path=PICTURES / "nowhere.png")
+        assert all("status of 40" in each for each in watched.faults), "of the page itself alone"
+
+
+def test_a_device_is_found_from_its_validation(browser: Browser, lively: Lively) -> None:
+    """A serial that would be markup is text wherever a person meets it."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, "/dashboard/validations")
+        page.get_by_label("Device").fill(HOSTILE)
+        page.get_by_role("button", name="Search").click()
+        page.get_by_role("link", name=HOSTILE).first.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
+        expect(page.get_by_role("heading", name="Certificate", exact=True)).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download with chain").click()
+        assert download.value.path().read_text().count("BEGIN CERTIFICATE") == 3
+        page.goto("/dashboard/validations?result=FAIL")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="CSV").click()
+        assert download.value.path().read_text().count("FAIL") > 1_000
+        assert watched.faults == []
+
+
+def test_the_overview_renews_itself(browser: Browser, lively: Lively) -> None:
+    """The curve is drawn, and the figures change without a person."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, "/dashboard")
+        expect(page.locator("#curve canvas")).to_be_visible()
+        with page.expect_response("**/dashboard/figures?hours=1", timeout=15_000) as renewed:
+            pass
+        assert renewed.value.status == 200
+        expect(page.locator("#curve canvas")).to_be_visible()
+        expect(page.locator("#figures .tile").first).to_be_visible()
+        assert watched.faults == []
+
+
+def test_the_keyboard_is_enough(browser: Browser, lively: Lively) -> None:
+    """The first key leads past the navigation, and what has the focus is to be seen."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        page.goto("/dashboard/devices")
+        page.keyboard.type(lively.admin)  # the field has the focus
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Devices")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("main")).to_be_focused()
+        page.keyboard.press("Tab")
+        expect(page.get_by_label("Serial begins with")).to_be_focused()
+        page.keyboard.type("<img")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("link", name=HOSTILE)).to_be_visible()
+        assert watched.faults == []

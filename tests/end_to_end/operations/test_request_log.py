@@ -1,0 +1,119 @@
+"""Request ids and the log: one line a request, and nothing secret in any."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birthmark_sma.runtime.background_output import BackgroundOutput
+from birthmark_sma.web.logs.request_ids import request_id_of
+from birthmark_sma.web.logs.request_log import Look, RequestLog
+from birthmark_sma.web.logs.setup import note_left_out
+from tests.end_to_end.conftest import Start
+from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.programs.running import new_serial, wait_until
+from tests.support.secret_search import found_in
+
+
+@pytest.mark.parametrize("given", [b"a", b"A-z.0_9~:/+=@,", b"x" * 128])
+def test_a_good_id_is_kept(given: bytes) -> None:
+    """Up to 128 characters that no log takes for anything else."""
+    assert request_id_of({"headers": [(b"x-request-id", given)]}) == given.decode()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        b"",
+        b"x" * 129,
+        b"a b",
+        b'a"b',
+        b"a\\b",
+        b"a\x1b[2J",
+        b"\xe9",
+        b"a\n",
+        b"sma_abcdefghij_secret",
+    ],
+)
+def test_another_id_is_replaced(given: bytes) -> None:
+    """Threat 28: what could forge a line or a terminal's state, or looks like an access key."""
+    known = request_id_of({"headers": [(b"x-request-id", given)]})
+    assert known.encode() != given
+    assert known.replace("-", "").isalnum()
+
+
+def test_two_ids_are_none() -> None:
+    """Parsers disagree on which one counts."""
+    scope: dict[str, Any] = {"headers": [(b"x-request-id", b"a"), (b"x-request-id", b"b")]}
+    known = request_id_of(scope)
+    assert known not in {"a", "b"}
+    assert request_id_of(scope) == known
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    """Every line of a log, each of which is a JSON object."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_one_line_a_request(tmp_path: Path, start_server: Start) -> None:
+    """Threat 28: with its id, also a direct answer and a problem; no part of token or answer."""
+    running = start_server("--log-level", "debug")
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        token = camera.token()
+        named = {"X-Request-ID": "direct-1"}
+        assert client.post(VALIDATE, json=wire(token), headers=named).headers["x-request-id"] == (
+            "direct-1"
+        )
+        refused = client.post(VALIDATE, json={}, headers={"X-Request-ID": "refused-1"})
+        assert refused.headers["x-request-id"] == refused.json()["request_id"] == "refused-1"
+        unnamed = client.get("/sma_abcdefghij_secret/%1b%0a", params={"key": "sma_secret"})
+        assert unnamed.status_code == 404
+    wait_until(lambda: "refused-1" in running.server.said(), 10)
+    wait_until(lambda: "not_there" in running.server.said() or "404" in running.server.said(), 10)
+    said = running.server.said()
+    logged = {
+        line["request_id"]: line for line in lines(running.server.log) if line["event"] == "request"
+    }
+    direct = logged["direct-1"]
+    assert (direct["method"], direct["path"], direct["status"]) == ("POST", VALIDATE, 200)
+    assert (direct["key"], direct["address"]) == ("-", "127.0.0.1")
+    assert 0 < direct["duration_ms"] < 60_000
+    assert logged["refused-1"]["status"] == 422
+    assert logged[unnamed.headers["x-request-id"]]["path"].startswith("/sma_...")
+    assert "secret" not in said
+    needles = {"NUC hash": camera.nuc_hash, "nonce": token.nonce}
+    needles |= {f"table {n}": key for n, key in camera.table_keys.items()}
+    needles["encrypted"] = token.encrypted_nuc_hash
+    assert found_in(said.encode(), needles) == []
+    assert any("validation-writer: 1 items" in line["event"] for line in lines(running.server.log))
+
+
+def test_nobody_waits_for_the_log() -> None:
+    """Where nobody reads, lines are left out and counted; then it goes on."""
+    reader, writer = os.pipe()
+    output = BackgroundOutput(writer, note_left_out(Look.JSON))
+    log = RequestLog(output, look=Look.JSON)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "client": ("127.0.0.1", 1),
+        "headers": [],
+    }
+    began = time.monotonic()
+    for _ in range(120_000):
+        log.note(dict(scope), 200, 1_000)
+    assert time.monotonic() - began < 30
+    read = b""
+    while b"were left out" not in read[-10_000:]:
+        read += os.read(reader, 65_536)
+    whole = read[: read.rindex(b"\n")].splitlines()
+    assert [json.loads(line)["event"] for line in whole[:-1]] == ["request"] * (len(whole) - 1)
+    assert output.left_out > 0
+    output.close()
+    os.close(reader)
+    os.close(writer)

@@ -1,0 +1,127 @@
+"""Counters of verdicts: in the transaction of their rows, by hour, by anybody at once."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta, timezone
+
+from birthmark_sma.authority.background.retention import prune
+from birthmark_sma.authority.validation.audit_counters import (
+    count_by_hour,
+    count_ever,
+    hours_until,
+)
+from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.protocol.replay import Repeat
+from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.storage.engine import Database
+from tests.support.audit_rows import judged
+from tests.support.authorities import rows_of
+
+NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
+
+
+def record(database: Database, at: datetime, *reasons: Reason, trail: Trail | None = None) -> None:
+    """Count reasons, of a device where it is known."""
+    with database.write() as transaction:
+        verdicts = [(r, "device" if r is Reason.GENUINE else None) for r in reasons]
+        (trail or Trail()).write(transaction, judged(at, verdicts))
+
+
+def test_the_same_minute_adds_up(database: Database) -> None:
+    """One row a minute, reason and writer, however often it is counted up."""
+    trail = Trail()
+    for second in range(5):
+        at = NOW.replace(second=second)
+        record(database, at, Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED, trail=trail)
+    found = rows_of(database, "SELECT reason, times FROM validation_counters ORDER BY reason")
+    assert found == [("genuine", 10), ("not_opened", 5)]
+    assert rows_of(database, "SELECT device_serial, passes FROM device_activity") == [
+        ("device", 10)
+    ]
+
+
+def test_hours_are_those_of_utc(database: Database) -> None:
+    """Threat 25: whatever zone a time was told in, also where hours begin at half past."""
+    india = timezone(timedelta(hours=5, minutes=30))
+    record(database, NOW.astimezone(india), Reason.GENUINE)
+    record(database, NOW + timedelta(microseconds=1), Reason.NOT_OPENED)
+    record(database, NOW + timedelta(minutes=30), Reason.NOT_OPENED, Reason.NOT_OPENED)
+    late = datetime(2026, 3, 29, 23, tzinfo=UTC)
+    with database.read() as connection:
+        if database.dialect_name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL TimeZone = 'Asia/Kolkata'")
+        assert count_by_hour(connection, late) == {
+            late: Counter({Reason.GENUINE: 1, Reason.NOT_OPENED: 1}),
+            late + timedelta(hours=1): Counter({Reason.NOT_OPENED: 2}),
+        }
+
+
+def test_counts_begin_with_a_whole_minute(database: Database) -> None:
+    """A minute is counted whole or not at all."""
+    for minutes in (0, 1, 2):
+        record(database, NOW - timedelta(minutes=minutes), Reason.GENUINE)
+    with database.read() as connection:
+        [counted] = count_by_hour(connection, NOW - timedelta(minutes=1)).values()
+        assert counted == {Reason.GENUINE: 2}
+        assert count_by_hour(connection, NOW + timedelta(minutes=1)) == {}
+
+
+def test_hours_without_gaps() -> None:
+    """As many as were asked for, the last one running."""
+    hours = hours_until(NOW, 3)
+    assert [hour.isoformat() for hour in hours] == [
+        "2026-03-29T21:00:00+00:00",
+        "2026-03-29T22:00:00+00:00",
+        "2026-03-29T23:00:00+00:00",
+    ]
+
+
+def test_what_is_rolled_back_was_never_counted(database: Database) -> None:
+    """And what is counted afterwards, by the same writer, is right."""
+    trail = Trail()
+    with database.write() as transaction:
+        trail.write(transaction, judged(NOW, [(Reason.GENUINE, "lost")] * 30))
+        transaction.rollback()
+    assert rows_of(database, "SELECT count(*) FROM validation_counters") == [(0,)]
+    assert rows_of(database, "SELECT count(*) FROM busiest_devices") == [(0,)]
+    record(database, NOW, Reason.GENUINE, trail=trail)
+    assert rows_of(database, "SELECT times FROM validation_counters") == [(1,)]
+    assert rows_of(database, "SELECT device_serial FROM busiest_devices") == [("device",)]
+
+
+def test_any_serial_can_be_counted(database: Database) -> None:
+    """What is special in JSON or SQL is a character like any other."""
+    serials = [
+        '"',
+        "\\",
+        "\\u0041",
+        "' OR 1=1 --",
+        "ñ",
+        "照相机",
+        "📷",
+        "a" * 64,
+        "1",
+        "null",
+        "{}",
+    ]
+    with database.write() as transaction:
+        Trail().write(transaction, judged(NOW, [(Reason.GENUINE, name) for name in serials]))
+    found = rows_of(database, "SELECT device_serial FROM device_activity")
+    assert {name for (name,) in found} == set(serials)
+    assert rows_of(database, "SELECT sum(times) FROM validation_counters") == [(len(serials),)]
+
+
+def test_totals_only_rise(database: Database) -> None:
+    """They have what every writer wrote in whatever minute, and retention takes nothing away."""
+    repeated = [r._replace(repeat="replayed") for r in judged(NOW, [(Reason.NOT_OPENED, None)])]
+    for minutes, trail in ((0, Trail()), (1, Trail()), (60 * 24 * 400, Trail())):
+        at = NOW - timedelta(minutes=minutes)
+        record(database, at, Reason.GENUINE, Reason.GENUINE, trail=trail)
+        with database.write() as transaction:
+            trail.write(transaction, repeated)
+    expected = (Counter({Reason.GENUINE: 6, Reason.NOT_OPENED: 3}), Counter({Repeat.REPLAYED: 3}))
+    with database.read() as connection:
+        assert count_ever(connection) == expected
+    prune(database, NOW + timedelta(days=1), lambda _seconds: False)
+    with database.read() as connection:
+        assert count_by_hour(connection, NOW - timedelta(days=500)) == {}
+        assert count_ever(connection) == expected

@@ -1,0 +1,212 @@
+"""The pages of devices: finding one among many, and reading what is known of it."""
+
+import re
+from datetime import UTC, datetime
+from html import unescape
+from itertools import count
+
+import httpx2
+import pytest
+from cryptography import x509
+
+from birthmark_sma.authority.devices.store import Device, add_devices
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.engine import Database
+from tests.integration.web.dashboard.conftest import PAGE
+from tests.integration.web.dashboard.test_rendering import assert_strict
+from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.programs.running import Running, new_serial
+
+LIST = "/dashboard/devices"
+HOSTILE = "<script>alert(1)</script>\"'&amp;{{7*7}}/../?a=b#c"
+numbers = count()
+
+
+def register(database: Database, serials: list[str], **fields: object) -> None:
+    """Put devices into the register, without a certificate that could be read."""
+    with database.write() as transaction:
+        add_devices(transaction, [_device(serial, **fields) for serial in serials])
+
+
+def _device(serial: str, **fields: object) -> Device:
+    mark = f"{new_serial()}-{next(numbers)}"
+    values: dict[str, object] = {
+        "device_serial": serial,
+        "nuc_hash": mark.encode(),
+        "table_assignments": (1, 2, 3),
+        "device_certificate": "none",
+        "certificate_serial": mark,
+        "device_public_key": "none",
+        "public_key_fingerprint": mark.encode(),
+        "device_family": "Test",
+        "app_version": None,
+        "status": DeviceStatus.ACTIVE,
+        "provisioning_id": mark,
+        "provisioned_at": datetime.now(UTC),
+    }
+    return Device(**values | fields)  # type: ignore[arg-type]
+
+
+def listed(page: httpx2.Response) -> list[str]:
+    """The serials of a list, as they stand in it."""
+    assert page.status_code == 200, page.text
+    return [unescape(each) for each in re.findall(r'/device\?serial=[^"]*">([^<]*)<', page.text)]
+
+
+def every_page(client: httpx2.Client, **query: str) -> list[str]:
+    """The serials of all pages, gone through by their links."""
+    page = client.get(LIST, params=query)
+    found = listed(page)
+    while following := re.search(r'rel="next" href="([^"]+)"', page.text):
+        page = client.get(unescape(following.group(1)))
+        found += listed(page)
+    return found
+
+
+def test_pages_bring_every_device_once(running: Running) -> None:
+    start = new_serial("page")
+    serials = [f"{start}-{number:03}" for number in range(120)]
+    with running.database() as database:
+        register(database, serials)
+    with running.client(headers=PAGE) as client:
+        assert every_page(client, q=start) == serials
+        everything = every_page(client)
+        assert set(serials) <= set(everything)
+        assert len(everything) == len(set(everything))
+
+
+def test_spaces_hide_no_device(running: Running) -> None:
+    """A serial may have several, and old ones begin with them: no page is skipped for it."""
+    name = new_serial("space")
+    family = f" {name} "
+    serials = [f" zzz-{name}-{number:02}" for number in range(50)] + [name]
+    with running.database() as database:
+        register(database, serials, device_family=family)
+    with running.client(headers=PAGE) as client:
+        assert every_page(client, family=family) == serials
+        spaced = f"two  {new_serial()}"
+        camera = Camera.provisioned(client, spaced)
+        page = client.get("/dashboard/device", params={"serial": spaced})
+        assert page.status_code == 200
+        assert client.post(VALIDATE, json=wire(camera.token())).status_code == 200
+        found = client.get("/dashboard/validations", params={"device": spaced})
+        assert "PASS</span>" in found.text
+
+
+def test_beginnings_are_taken_literally(running: Running) -> None:
+    """No character is a pattern: neither LIKE's nor those at the ends of the alphabet."""
+    start = new_serial("lit")
+    serials = [f"{start}%a", f"{start}_b", f"{start}\\c", f"{start}\u00e9", f"{start}\U0001f4f7"]
+    with running.database() as database:
+        register(database, serials)
+    with running.client(headers=PAGE) as client:
+        assert sorted(every_page(client, q=start)) == sorted(serials)
+        for serial in serials:
+            assert every_page(client, q=serial[: len(start) + 1]) == [serial]
+
+
+def test_any_spelling_of_a_name_finds_it(running: Running) -> None:
+    """Threat 40: the list by how a name begins, a page by the whole of it."""
+    start = new_serial("Case")
+    serials = [f"{start}-1", f"{start.upper()}-2", f"{start.lower()}-3"]
+    with running.client(headers=PAGE) as client:
+        for serial in serials:
+            Camera.provisioned(client, serial)
+        assert every_page(client, q=start.upper()) == serials
+        page = client.get("/dashboard/device", params={"serial": serials[0].upper()})
+        assert page.status_code == 200
+        assert serials[0] in page.text
+        assert client.get("/dashboard/device", params={"serial": start}).status_code == 404
+
+
+def test_filters(running: Running) -> None:
+    start = new_serial("filter")
+    family = f"Family {start} & <b>"
+    with running.database() as database:
+        register(database, [f"{start}-1", f"{start}-2"], device_family=family)
+        register(database, [f"{start}-3"], device_family=family, status=DeviceStatus.SUSPENDED)
+        register(database, [f"{start}-4"], status=DeviceStatus.REVOKED)
+    with running.client(headers=PAGE) as client:
+        assert every_page(client, family=family) == [f"{start}-{n}" for n in (1, 2, 3)]
+        assert every_page(client, family=family, status="suspended") == [f"{start}-3"]
+        assert every_page(client, q=start, status="revoked") == [f"{start}-4"]
+        assert every_page(client, q=start, family=family, status="active") == [
+            f"{start}-1",
+            f"{start}-2",
+        ]
+        assert "No device is like that" in client.get(LIST, params={"family": "none"}).text
+        assert f"{start}-3" in every_page(client, status="suspended")
+
+
+def test_devices_are_found_by_their_certificate(running: Running) -> None:
+    with running.client(headers=PAGE) as client:
+        serial = new_serial()
+        Camera.provisioned(client, serial)
+        page = client.get("/dashboard/device", params={"serial": serial}).text
+        number = re.findall(r"Serial number</dt><dd class=\"mono\">([0-9a-f]+)<", page)[0]
+        assert listed(client.get(LIST, params={"q": number.upper()})) == [serial]
+        identity = re.findall(r"Provisioning id</dt><dd class=\"mono\">([^<]+)<", page)[0]
+        assert listed(client.get(LIST, params={"q": identity})) == [serial]
+
+
+@pytest.mark.parametrize(
+    "query", [{"status": "bad"}, {"q": "a" * 200}, {"q": "a\nb"}, {"after": "\x00"}]
+)
+def test_what_cannot_be_meant_is_told(running_on_sqlite: Running, query: dict[str, str]) -> None:
+    with running_on_sqlite.client(headers=PAGE) as client:
+        answer = client.get(LIST, params=query)
+        assert answer.status_code == 422
+        assert_strict(answer)
+
+
+def test_a_hostile_serial_stays_text(running: Running) -> None:
+    """Threat 22: in lists, pages, attributes, URLs and problems."""
+    serial = HOSTILE[:48] + new_serial("")[:14]
+    with running.client(headers=PAGE) as client:
+        camera = Camera.provisioned(client, serial, device_family=HOSTILE[:50])
+        client.post(VALIDATE, json=wire(camera.token()))
+        assert listed(client.get(LIST, params={"q": serial})) == [serial]
+        assert listed(client.get(LIST, params={"q": serial, "family": HOSTILE[:50]})) == [serial]
+        for path, query in (
+            (LIST, {"q": serial}),
+            ("/dashboard/device", {"serial": serial}),
+            ("/dashboard/device", {"serial": "<script>alert(2)</script>"}),
+            ("/dashboard/validations", {"device": serial}),
+            ("/dashboard", {"hours": "<script>"}),
+        ):
+            page = client.get(path, params=query)
+            assert_strict(page)
+            assert "<script>alert" not in page.text
+            heading = unescape(re.findall(r"<h1>(.*?)</h1>", page.text)[0])
+            assert "49" not in heading.replace(serial, "")  # which has digits of its own
+            assert serial not in re.findall(r"<title>(.*?)</title>", page.text)[0]
+        validations = client.get("/dashboard/validations", params={"device": serial})
+        assert listed(validations) == [serial]
+
+
+def test_a_device_and_its_certificate(running: Running) -> None:
+    serial = new_serial()
+    with running.client(headers=PAGE) as client:
+        camera = Camera.provisioned(client, serial)
+        client.post(VALIDATE, json=wire(camera.token()))
+        page = client.get("/dashboard/device", params={"serial": serial})
+        assert_strict(page)
+        assert f"CN={serial}" in page.text
+        assert "Simulated Mfg Root CA" in page.text
+        assert "1 in all" in page.text
+        assert "genuine" in page.text
+        url = unescape(re.findall(r'href="(/dashboard/device/certificate[^"]+)"', page.text)[0])
+        answer = client.get(url)
+        assert serial not in answer.headers["content-disposition"]
+        chain = x509.load_pem_x509_certificates(answer.content)
+        assert len(chain) == 3
+        for certificate, issuer in zip(chain, [*chain[1:], chain[-1]], strict=True):
+            certificate.verify_directly_issued_by(issuer)
+
+
+def test_an_unknown_device(running_on_sqlite: Running) -> None:
+    with running_on_sqlite.client(headers=PAGE) as client:
+        assert client.get("/dashboard/device", params={"serial": "none"}).status_code == 404
+        assert client.get("/dashboard/device").status_code == 422
+        missing = client.get("/dashboard/device/certificate", params={"serial": "none"})
+        assert missing.status_code == 404

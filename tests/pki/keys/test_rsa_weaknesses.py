@@ -1,0 +1,71 @@
+"""RSA moduli that anybody can factor, with the library badkeys as a judge."""
+
+import pytest
+from badkeys.checks import checkrsa
+
+from birthmark_sma.errors import KeyRefusedError
+from birthmark_sma.pki.keys.key_policy import (
+    check_is_secret,
+    check_key,
+    check_key_encryption_key,
+)
+from birthmark_sma.pki.keys.rsa_weaknesses import find_weakness, is_prime
+from tests.support.pki.weak_keys import (
+    WEAKNESSES,
+    next_prime,
+    public_key,
+    sound_modulus,
+    weak_moduli,
+)
+
+SIZES = (2048, 3072, 4096)
+JUDGED = ("fermat", "roca", "smallfactors")
+
+
+@pytest.mark.parametrize("weakness", [name for name in WEAKNESSES if name != "prime"])
+def test_a_modulus_that_can_be_factored_is_refused(weakness: str) -> None:
+    """Threat 39: as a signing key and as a recipient key, with the cause."""
+    key = public_key(weak_moduli()[weakness])
+    assert key.key_size == 2048
+    for check in (check_key, check_key_encryption_key):
+        with pytest.raises(KeyRefusedError, match=r"^This RSA modulus (has|is) .*new key pair"):
+            check(key)
+
+
+@pytest.mark.parametrize("weakness", WEAKNESSES)
+def test_badkeys_finds_no_more(weakness: str) -> None:
+    """Threat 39: what the judge says can be factored is refused, and 131071 and primes besides."""
+    found = checkrsa(weak_moduli()[weakness], checks=JUDGED)
+    beyond_the_judge = weakness in {"small factor 131071", "prime"}
+    assert bool(found) is not beyond_the_judge
+    refused = find_weakness(weak_moduli()[weakness]) is not None or is_prime(
+        weak_moduli()[weakness]
+    )
+    assert refused
+
+
+@pytest.mark.parametrize("bits", SIZES)
+def test_badkeys_finds_no_less(bits: int) -> None:
+    """Sound keys are sound to both."""
+    modulus = sound_modulus(bits)
+    assert modulus.bit_length() == bits
+    assert checkrsa(modulus, checks=JUDGED) == {}
+    assert find_weakness(modulus) is None
+    assert not is_prime(modulus)
+    check_is_secret(check_key(public_key(modulus)))
+
+
+@pytest.mark.parametrize("bits", SIZES)
+def test_a_prime_modulus_is_refused(bits: int) -> None:
+    """Threat 39: its private exponent is the inverse of 65537 modulo n - 1."""
+    modulus = next_prime(sound_modulus(bits))
+    assert find_weakness(modulus) is None
+    with pytest.raises(KeyRefusedError, match="is a prime"):
+        check_is_secret(public_key(modulus))
+
+
+def test_the_bound_of_small_factors() -> None:
+    """The largest prime below 2**17 is looked for; the first one above is not."""
+    rest = next_prime(sound_modulus(2030))
+    assert find_weakness(131071 * rest) is not None
+    assert find_weakness(131101 * rest) is None

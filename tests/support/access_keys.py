@@ -1,0 +1,68 @@
+"""Access keys for tests, made with the project's own commands and code."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms, create_key
+from birthmark_sma.authority.access.store import KeyScope, change_key
+from birthmark_sma.storage.engine import Database
+from tests.support.programs.commands import sma
+from tests.support.programs.running import Running, query, start
+from tests.support.programs.server import server_environ
+
+SEEN_SECONDS = 1.0
+"""Within this time every process of a server knows of a change."""
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that shows a key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+def issue(database: Database, name: str, scope: str, **terms: Any) -> IssuedKey:
+    """Issue a key in this process."""
+    return create_key(database, KeyTerms(name, KeyScope(scope), **terms))
+
+
+def secret_of(issued: IssuedKey) -> str:
+    """The secret of a key that has one."""
+    assert issued.secret is not None
+    return issued.secret
+
+
+UNLIMITED = tuple(
+    f"--rate-{kind}=none" for kind in ("provision", "validate", "failures", "admin", "guesses")
+)
+"""For a server on which keys are tried without end."""
+
+
+def start_with_keys(
+    data_dir: Path, database_url: str, *arguments: str, **environ: str
+) -> tuple[Running, dict[str, str]]:
+    """Found an authority, make a key of each scope, and run a server that asks for keys.
+
+    Returns the server and the keys by scope. Nothing is limited unless told.
+    """
+    url = None if database_url.startswith("sqlite:") else database_url
+    settings = server_environ(data_dir, url) | environ
+    if url is None or not query(url, "SELECT 1 FROM pg_tables WHERE tablename = 'authority'"):
+        founded = sma("init", environ=settings)
+        assert founded.returncode == 0, founded.stderr
+    keys = {}
+    for scope in KeyScope:
+        made = sma("keys", "create", f"a {scope}", "--scope", scope, "--json", environ=settings)
+        assert made.returncode == 0, made.stderr
+        keys[scope.value] = json.loads(made.stdout)["key"]
+    running = start(data_dir, database_url, "--access", "keys", *UNLIMITED, *arguments, **environ)
+    return running, keys
+
+
+def expired(database: Database, name: str, scope: str) -> str:
+    """A key that has expired meanwhile."""
+    issued = issue(database, name, scope)
+    with database.write() as transaction:
+        past = issued.key.created_at - timedelta(seconds=1)
+        change_key(transaction, issued.key.key_id, expires_at=past)
+    return secret_of(issued)

@@ -1,0 +1,159 @@
+"""The checkers of `vectors/checkers/`, built and run as a developer of their language would.
+
+Python, Node, Java and C are always there: what is missing fails the test, with what to type. Go
+and Kotlin run where there is a compiler: `make setup-tool-chains` gets both where it can.
+
+What was compiled is kept in .cache, by what it was made of, for the next process and the next run.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+VECTORS = Path(__file__).parents[3] / "vectors"
+SOURCES = VECTORS / "checkers"
+_SECONDS = 300
+_CACHE = VECTORS.parent / ".cache"
+_KOTLIN = _CACHE / "tool-chains" / "node_modules" / "kotlin-compiler" / "bin"
+
+ALWAYS = ("python", "javascript", "java", "c")
+COMPILERS = {
+    "java": shutil.which("javac"),
+    "c": shutil.which("cc"),
+    "go": shutil.which("go", path=str(Path(sys.executable).parent)) or shutil.which("go"),
+    "kotlin": shutil.which("kotlinc", path=str(_KOTLIN)) or shutil.which("kotlinc"),
+}
+LANGUAGES = (*ALWAYS, *(each for each in ("go", "kotlin") if COMPILERS[each]))
+
+
+@dataclass(frozen=True)
+class Checker:
+    """A program that checks vectors, seals and opens."""
+
+    language: str
+    command: tuple[str, ...]
+
+    def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run it to its end."""
+        return subprocess.run(
+            [*self.command, *arguments],
+            input=stdin,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+
+    def check(self, vectors: Path = VECTORS) -> "subprocess.CompletedProcess[str]":
+        """Check a directory of vectors."""
+        return self.run("check", str(vectors))
+
+    def seal(self, nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int) -> Any:
+        """Have it make a camera token."""
+        given = {
+            "nuc_hash": nuc_hash.hex(),
+            "master_key": master_key.hex(),
+            "table_id": table_id,
+            "key_index": key_index,
+        }
+        ran = self.run("seal", stdin=json.dumps(given))
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    def open(self, camera_token: dict[str, Any], master_key: bytes) -> bytes | None:
+        """Have it open a camera token; None where it refuses."""
+        given = {"camera_token": camera_token, "master_key": master_key.hex()}
+        ran = self.run("open", stdin=json.dumps(given))
+        return bytes.fromhex(ran.stdout) if ran.returncode == 0 else None
+
+
+@cache
+def build(language: str, sources: Path = SOURCES) -> Checker:
+    """Build the checker of a language, once for all processes and for as long as it is the same."""
+    source = sources / language
+    if language == "python":
+        return Checker(language, (sys.executable, str(source / "check.py")))
+    if language == "javascript":
+        return Checker(language, (_tool("node"), str(source / "check.mjs")))
+    makers: dict[str, Callable[[str, Path, Path], None]] = {
+        "java": _java,
+        "c": _c,
+        "go": _go,
+        "kotlin": _kotlin,
+    }
+    compiler = COMPILERS[language]
+    assert compiler is not None, f"No compiler for {language}. Type: make setup-tool-chains"
+    made = _CACHE / "checkers" / f"{language}-{_digest(compiler, sources)}"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            unfinished = made.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            makers[language](compiler, source, unfinished)
+            unfinished.rename(made)
+    if language in {"c", "go"}:
+        return Checker(language, (str(made / "check"),))
+    quick = ("-Xshare:auto", "-XX:TieredStopAtLevel=1")
+    paths = f"{made}{os.pathsep}{made / 'check.jar'}"
+    return Checker(language, (_tool("java"), *quick, "-cp", paths, "Check"))
+
+
+def _digest(compiler: str, sources: Path) -> str:
+    """Return what tells apart what was compiled: this file, the compiler, and all sources."""
+    parts = [Path(compiler).resolve().stat().st_mtime_ns.to_bytes(8, "big")]
+    for file in (Path(__file__), *sorted(each for each in sources.rglob("*") if each.is_file())):
+        parts += [file.name.encode(), file.read_bytes()]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[
+        :20
+    ]
+
+
+def _java(compiler: str, source: Path, made: Path) -> None:
+    _compile([compiler, "-Xlint:all", "-Werror", "-d", str(made), *_files(source, "*.java")])
+
+
+def _kotlin(compiler: str, source: Path, made: Path) -> None:
+    """It reads JSON with the class of the checker in Java."""
+    json_reader = source.parent / "java" / "Json.java"
+    _compile([_tool("javac"), "-d", str(made), str(json_reader)])
+    strict = ["-Werror", "-Wextra", "-cp", str(made), "-include-runtime"]
+    _compile([compiler, *strict, "-d", str(made / "check.jar"), *_files(source, "*.kt")])
+
+
+def _c(compiler: str, source: Path, made: Path) -> None:
+    strict = ["-std=c17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-O1"]
+    sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    program = ["-o", str(made / "check"), *_files(source, "*.c"), "-lcrypto"]
+    _compile([compiler, *strict, *sanitized, *program])
+
+
+def _go(compiler: str, source: Path, made: Path) -> None:
+    _compile([compiler, "build", "-o", str(made / "check"), "."], cwd=source)
+
+
+def _files(source: Path, pattern: str) -> list[str]:
+    return [str(file) for file in sorted(source.glob(pattern))]
+
+
+def _compile(command: list[str], cwd: Path | None = None) -> None:
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=_SECONDS, cwd=cwd
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    assert found is not None, f"`{name}` is missing. Type: make setup-tool-chains"
+    return found

@@ -1,0 +1,132 @@
+"""Many requests over several connections at once, with every answer that arrived whole.
+
+Written on plain sockets: a client library would retry, and hide what a test looks for.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from birthmark_sma.protocol.camera_token import CameraToken
+from tests.support.cameras.camera import VALIDATE, wire
+
+Note = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer, and how long it took."""
+
+    status: int
+    body: bytes
+    seconds: float
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class BrokenConnectionError(Exception):
+    """The server went away before the answer was whole."""
+
+
+class Connection:
+    """One connection that is kept alive."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect to a server. Raises BrokenConnectionError."""
+        place = urlsplit(url)
+        try:
+            return cls(*await asyncio.open_connection(place.hostname, place.port))
+        except OSError as error:
+            raise BrokenConnectionError from error
+
+    async def ask(self, method: str, path: str, body: bytes = b"", more: str = "") -> Answer:
+        """Send a request and wait for its answer. Raises BrokenConnectionError.
+
+        `more` are further header fields, each with its line's end.
+        """
+        head = f"{method} {path} HTTP/1.1\r\nHost: test\r\n{more}"
+        if body:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        began = time.perf_counter()
+        try:
+            self._writer.write(head.encode() + b"\r\n" + body)
+            await self._writer.drain()
+            status_line, *lines = (await self._reader.readuntil(b"\r\n\r\n")).splitlines()
+            length = next(
+                int(line.split(b":")[1])
+                for line in lines
+                if line.lower().startswith(b"content-length:")
+            )
+            content = await self._reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise BrokenConnectionError from error
+        return Answer(int(status_line.split()[1]), content, time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._writer.close()
+
+
+async def ask_all(
+    url: str,
+    path: str,
+    bodies: Sequence[bytes],
+    *,
+    connections: int = 16,
+    note: Note = lambda answered: None,
+) -> list[Answer | None]:
+    """POST every body over so many connections; None where the server went away.
+
+    `note` is told after each answer how many there are by now.
+    """
+    answers: list[Answer | None] = [None] * len(bodies)
+    waiting = iter(range(len(bodies)))
+    answered = 0
+
+    async def work() -> None:
+        nonlocal answered
+        try:
+            connection = await Connection.open(url)
+            for number in waiting:
+                answers[number] = await connection.ask("POST", path, bodies[number])
+                answered += 1
+                note(answered)
+        except BrokenConnectionError:
+            return
+        connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(connections):
+            group.create_task(work())
+    return answers
+
+
+def post_all(
+    url: str, path: str, bodies: Sequence[dict[str, Any]], *, connections: int = 16
+) -> list[Answer | None]:
+    """The same from a thread, with JSON bodies."""
+    encoded = [json.dumps(body).encode() for body in bodies]
+    return asyncio.run(ask_all(url, path, encoded, connections=connections))
+
+
+def validate_all(
+    url: str,
+    tokens: Sequence[CameraToken],
+    *,
+    connections: int = 16,
+    note: Note = lambda answered: None,
+) -> list[Answer | None]:
+    """Have camera tokens validated."""
+    bodies = [json.dumps(wire(token)).encode() for token in tokens]
+    return asyncio.run(ask_all(url, VALIDATE, bodies, connections=connections, note=note))

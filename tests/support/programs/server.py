@@ -1,0 +1,135 @@
+"""A real `sma serve`, in a process of its own, on a free port of 127.0.0.1."""
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from tests.support import derivation_cost
+from tests.support.programs.commands import Command
+
+START_SECONDS = 90
+STOP_SECONDS = 60
+_TLS = ssl.create_default_context()  # making one costs more than most tests with a client
+SMA = (sys.executable, "-P", str(derivation_cost.__file__))  # -P: its folder hides other modules
+"""The program in a process that imports everything by itself. Its key derivations cost little."""
+REAL_SMA = (sys.executable, "-m", "birthmark_sma")
+"""The program as operators run it. It opens nothing that `SMA` or a forked command has written."""
+PASSPHRASE = "a passphrase for tests alone"
+
+
+class Server:
+    """A running server. As a context manager it is stopped at the end, whatever happened.
+
+    `data_dir` holds SQLite unless `database_url` is given. Its log is the file `log`. With a
+    `program` that is what is started, else a process that has imported everything already, and does
+    what is to be done `before`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *arguments: str,
+        database_url: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
+        before: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir.parent / f"{data_dir.name}.log"
+        self._environ = server_environ(data_dir, database_url) | dict(environ or {})
+        self._program = program
+        self._before = before
+        self._arguments = ["serve", "--json", "--port", "0", *arguments]
+        self.process = self._start()
+        self.facts = self._read_facts()
+        self.url: str = self.facts["url"]
+
+    def client(self, address: str = "127.0.0.1", **options: Any) -> httpx2.Client:
+        """A client that connects from an address of the loopback network."""
+        return httpx2.Client(
+            base_url=self.url,
+            timeout=30,
+            trust_env=False,
+            transport=httpx2.HTTPTransport(
+                local_address=address,
+                limits=httpx2.Limits(max_connections=None),
+                verify=_TLS,
+            ),
+            **options,
+        )
+
+    def kill(self) -> None:
+        """End the process as a power cut would."""
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
+
+    def terminate(self) -> int:
+        """Ask the process to stop, and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_SECONDS)
+
+    def said(self) -> str:
+        """Everything that the server wrote to stderr."""
+        return self.log.read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        """Stop the process if it runs."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(STOP_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> "subprocess.Popen[str] | Command":
+        with self.log.open("a", encoding="utf-8") as log:
+            if not self._program:
+                return Command(self._arguments, self._environ, stderr=log, before=self._before)
+            return subprocess.Popen(
+                [*self._program, *self._arguments],
+                env=self._environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def _read_facts(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        text = ""
+        for line in self.process.stdout:
+            text += line
+            if line == "}\n":
+                facts: dict[str, Any] = json.loads(text)
+                return facts
+        self.process.wait(START_SECONDS)
+        raise AssertionError(f"the server did not start: {self.said()}")
+
+
+def server_environ(data_dir: Path, database_url: str | None = None) -> dict[str, str]:
+    """The environment for `sma` in tests: quick CA keys, and nothing of the developer's own."""
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SMA_") and name not in {"DATABASE_URL", "CA_PASSWORD", "PORT"}
+    }
+    environ |= {"SMA_DATA_DIR": str(data_dir), "SMA_CA_KEY_TYPE": "ec-p256"}
+    if database_url is not None:
+        environ |= {"DATABASE_URL": database_url, "CA_PASSWORD": PASSPHRASE}
+    return environ
