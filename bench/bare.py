@@ -16,7 +16,7 @@ _TBS_BYTES = 900  # about what is signed of a device's certificate
 def openings_per_second(authority: Authority, bodies: Sequence[bytes], seconds: float) -> float:
     """Derive the key of a camera token and open it, again and again; return tokens a second."""
     tokens = [_camera_token(body) for body in bodies]
-    derived_key = authority.stock.derived_key
+    derived_key = authority.table_cache.derived_key
 
     def open_all() -> int:
         for token in tokens:

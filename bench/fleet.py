@@ -66,7 +66,7 @@ def bodies(
         key_index = chance.randrange(authority.table_sizes.keys_per_table)
         token = camera_token.seal(
             camera.nuc_hash,
-            key=authority.stock.derived_key(table_id, key_index),
+            key=authority.table_cache.derived_key(table_id, key_index),
             table_id=table_id,
             key_index=key_index,
             nonce=chance.randbytes(camera_token.NONCE_BYTES),

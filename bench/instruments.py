@@ -12,8 +12,8 @@ from birthmark_sma.authority.server_metrics import VALIDATIONS, Figures
 from birthmark_sma.authority.validation.service import Steps
 from birthmark_sma.runtime.background_output import BackgroundOutput
 from birthmark_sma.storage.group_commit import Batch
-from birthmark_sma.web.logs.request_log import Look, RequestLog
-from birthmark_sma.web.middleware.request_metrics import BEGAN, TRACE, Traffic
+from birthmark_sma.web.logs.request_log import LogStyle, RequestLog
+from birthmark_sma.web.middleware.request_metrics import BEGAN, TRACE, RequestMetrics
 from birthmark_sma.web.middleware.tracing import Tracing
 
 _TIMES = 2_000
@@ -25,7 +25,7 @@ _BATCH = 40
 
 def main() -> None:
     """Print microseconds a token."""
-    traffic, figures = Traffic(), Figures()
+    traffic, figures = RequestMetrics(), Figures()
     scope: dict[str, object] = {"path": "/api/v1/validate/nuc", "method": "POST"}
 
     def request() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         figures.sheet[40 + 1234 // 100] += 1
 
     output = BackgroundOutput(os.open(os.devnull, os.O_WRONLY))
-    log = RequestLog(output, look=Look.JSON)
+    log = RequestLog(output, look=LogStyle.JSON)
     whole = {**scope, "client": ("127.0.0.1", 1), "headers": [], "caller": Caller("127.0.0.1")}
 
     def line() -> None:

@@ -72,7 +72,7 @@ def _asked_by_the_server(rates: dict[Kind, tuple[Rate, ...]]) -> Callable[[], No
 
     def ask() -> None:
         scope: Scope = {}
-        rate_limit.take(scope, limits, Kind.VALIDATE, _CALLER)
+        rate_limit.consume(scope, limits, Kind.VALIDATE, _CALLER)
 
     return ask
 
@@ -108,8 +108,8 @@ async def _shared(url: str, rates: dict[Kind, tuple[Rate, ...]], together: int) 
     async def ask() -> None:
         for _ in range(20):
             scope: Scope = {}
-            rate_limit.take(scope, limits, Kind.VALIDATE, _CALLER)
-            await rate_limit.confirm(scope, limits, Kind.VALIDATE, _CALLER)
+            rate_limit.consume(scope, limits, Kind.VALIDATE, _CALLER)
+            await rate_limit.consume_shared(scope, limits, Kind.VALIDATE, _CALLER)
 
     best = float("inf")
     for _ in range(_SHARED_ROUNDS):

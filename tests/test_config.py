@@ -16,8 +16,8 @@ from birthmark_sma.config import (
     PROTOTYPE,
     Disclosure,
     Settings,
+    environment_variable,
     load_settings,
-    variable_of,
 )
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
@@ -123,14 +123,14 @@ def test_a_flag_that_was_not_given_is_none() -> None:
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_an_empty_variable_is_unset(field: str) -> None:
     """A platform that sets a variable to nothing has not set it."""
-    assert load_settings({}, {variable_of(field): ""}) == load_settings({}, {})
+    assert load_settings({}, {environment_variable(field): ""}) == load_settings({}, {})
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_has_a_variable(field: str) -> None:
     """Each setting is read from its own variable, and from no other."""
     default = load_settings({}, {})
-    settings = load_settings({}, {variable_of(field): GOOD_VALUES[field]})
+    settings = load_settings({}, {environment_variable(field): GOOD_VALUES[field]})
     changed = {
         name for name in Settings.model_fields if getattr(settings, name) != getattr(default, name)
     }
@@ -139,7 +139,7 @@ def test_every_setting_has_a_variable(field: str) -> None:
 
 def test_the_platforms_names_have_no_prefix() -> None:
     """Three variables are named by the hosting platforms, all others by us."""
-    names = {field: variable_of(field) for field in Settings.model_fields}
+    names = {field: environment_variable(field) for field in Settings.model_fields}
     unprefixed = {field for field, name in names.items() if not name.startswith("SMA_")}
     assert unprefixed == {"database_url", "ca_password", "port"}
     assert names["port"] == "PORT"
@@ -227,8 +227,8 @@ def test_an_unknown_flag_is_refused() -> None:
 )
 def test_a_bad_value_names_the_variable_and_never_the_value(field: str, bad: str) -> None:
     """Threat 28: a value in the wrong variable may be a password, so no message repeats it."""
-    message = refusal_of({}, {variable_of(field): bad})
-    assert variable_of(field) in message
+    message = refusal_of({}, {environment_variable(field): bad})
+    assert environment_variable(field) in message
     assert message.endswith(".")
     assert not bad.startswith(SECRET) or bad not in message
 

@@ -33,7 +33,7 @@ _IN_THE_OPEN = {
     "rewrapped", "key_usage", "extended_key_usage", "salt", "tls_key",
 }  # fmt: skip
 
-_OPEN_THERE = {"IssuedKey.key", "_Held.key", "TlsFiles.key", "Manifest.key_encryption_keys"}
+_OPEN_THERE = {"IssuedKey.key", "_CachedKey.key", "TlsFiles.key", "Manifest.key_encryption_keys"}
 """Records of keys, which hide digests and what is wrapped by themselves, and a path."""
 
 

@@ -17,7 +17,7 @@ from bench.closed import Case, Side, measure_in_turn, write_bodies
 from bench.figures import POSTGRESQL, SQLITE, Series
 from bench.parts.stage import Filled, Stage
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.protocol.replay import Sighting, digest_of
+from birthmark_sma.protocol.replay import SeenToken, token_digest
 from birthmark_sma.web.api.models import ValidateNucRequest
 from birthmark_sma.web.api.validate import PATH
 from tests.support.programs.server import SMA
@@ -93,7 +93,7 @@ def _bring_before(filled: Filled, bodies: list[bytes]) -> None:
                 ValidateNucRequest.model_validate_json(body).camera_token()
                 for body in bodies[start : start + _CHUNK]
             ]
-            sightings = [Sighting(digest_of(token), "ip:192.0.2.1") for token in tokens]
+            sightings = [SeenToken(token_digest(token), "ip:192.0.2.1") for token in tokens]
             replay_ledger.note(transaction, sightings, datetime.now(UTC))
 
 

@@ -48,7 +48,7 @@ def _describe_wrapping() -> dict[str, Any]:
     key = places.make_key_encryption_key(_CONSTANT_KEY)
     nonce, place = bytes(12), b"place"
     by_hand = nonce + AESGCM(_CONSTANT_KEY).encrypt(nonce, b"secret", place)
-    given = places.GivenSecret(lambda: b"constant")
+    given = places.KekSecret(lambda: b"constant")
     return {
         "additional_data": places.list_additional_data(),
         "bytes_added": len(key.wrap(b"", place)),

@@ -20,7 +20,7 @@ from birthmark_sma.authority.authority import open_authority
 from birthmark_sma.authority.ca.ceremony import ROOT_KEY_FILE
 from birthmark_sma.authority.kek import wrapping
 from birthmark_sma.authority.kek.passphrase_file import PASSPHRASE_FILE
-from birthmark_sma.authority.kek.sources import GivenSecret, KekSource
+from birthmark_sma.authority.kek.sources import KekSecret, KekSource
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.operations import backup_manifest
 from birthmark_sma.authority.rate_limits.limiter import DEFAULTS as DEFAULT_RATES
@@ -34,8 +34,8 @@ from birthmark_sma.config import (
     SANDBOX,
     NewSecret,
     Settings,
+    environment_variable,
     load_settings,
-    variable_of,
 )
 from birthmark_sma.device import (
     bundle_queue,
@@ -49,13 +49,13 @@ from birthmark_sma.protocol import bundle, key_derivation, key_table, replay, ve
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
 from birthmark_sma.web import problems
-from birthmark_sma.web.api.app import Front, create_app
+from birthmark_sma.web.api.app import Application, create_app
 from birthmark_sma.web.dashboard.session_middleware import session_cookie
 from birthmark_sma.web.logs.setup import configure as configure_logging
 from birthmark_sma.web.middleware.security_headers import EVERYWHERE
 from birthmark_sma.web.sandbox import application as sandbox_front
 from birthmark_sma.web.sandbox import scenario_catalog
-from birthmark_sma.web.server import request_log_of
+from birthmark_sma.web.server import make_request_log
 from birthmark_sma.web.transport import protocol
 
 __all__ = [
@@ -65,13 +65,14 @@ __all__ = [
     "MIGRATIONS",
     "PROTOTYPE",
     "SANDBOX",
-    "GivenSecret",
+    "KekSecret",
     "KekSource",
     "NewSecret",
     "Settings",
     "backup_manifest",
     "command_line",
     "configure_logging",
+    "environment_variable",
     "error_module",
     "exit_codes",
     "load_settings",
@@ -79,21 +80,20 @@ __all__ = [
     "scenario_catalog",
     "schema",
     "state_encryption",
-    "variable_of",
     "verdict",
 ]
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
 
-def make_application(settings: Settings) -> Front:
+def make_application(settings: Settings) -> Application:
     """Return the ASGI application of an authority that `settings` describe."""
-    return create_app(lambda: open_authority(settings), log=request_log_of(settings))
+    return create_app(lambda: open_authority(settings), log=make_request_log(settings))
 
 
 def find_exit_code(error: error_module.BirthmarkError) -> int:
     """Return the exit code with which a command ends after an error."""
-    return exit_codes.code_of(error)
+    return exit_codes.exit_code(error)
 
 
 def respond_to(error: Exception) -> JSONResponse:
@@ -111,7 +111,7 @@ def respond_to(error: Exception) -> JSONResponse:
         "headers": [(b"host", b"localhost")],
         "request_id": "0",
     }
-    return problems.respond(Request(scope), error)
+    return problems.error_response(Request(scope), error)
 
 
 def make_request_errors() -> dict[str, Exception]:

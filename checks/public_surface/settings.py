@@ -31,7 +31,7 @@ def _describe_fields(model: type[BaseModel]) -> dict[str, Any]:
     types = schema.get("$defs", {})
     return {
         name: {
-            "environment": places.variable_of(name),
+            "environment": places.environment_variable(name),
             "default": to_jsonable_python(field.get_default(call_default_factory=True)),
             "required": field.is_required(),
             "type": _without_default(inline(without_prose(schema["properties"][name]), types)),

@@ -359,7 +359,7 @@ def is_origin(text: str) -> bool:
     return plain and text == f"{parts.scheme}://{host}{end}"
 
 
-def variable_of(field: str) -> str:
+def environment_variable(field: str) -> str:
     """Return the environment variable of a setting: `data_dir` is SMA_DATA_DIR."""
     return _PLATFORM_NAMES.get(field, PREFIX + field.upper())
 
@@ -391,7 +391,7 @@ def load_settings(
 
 def load_new_secret(flags: Mapping[str, Any], environ: Mapping[str, str]) -> NewSecret:
     """Read what is to follow, from flags and then the environment. Raises ConfigurationError."""
-    known = {variable_of(field): field for field in NewSecret.model_fields}
+    known = {environment_variable(field): field for field in NewSecret.model_fields}
     given = {known[name]: value for name, value in environ.items() if name in known and value}
     try:
         return NewSecret(**given | {name: value for name, value in flags.items() if value})
@@ -400,8 +400,8 @@ def load_new_secret(flags: Mapping[str, Any], environ: Mapping[str, str]) -> New
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    known = {variable_of(field): field for field in Settings.model_fields}
-    others = [CONFIG_FILE_VARIABLE, *map(variable_of, NewSecret.model_fields)]
+    known = {environment_variable(field): field for field in Settings.model_fields}
+    others = [CONFIG_FILE_VARIABLE, *map(environment_variable, NewSecret.model_fields)]
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in {*known, *others}:
             nearest = _nearest(variable, [*known, *others])
@@ -442,4 +442,4 @@ def _explain(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else "settings"
     what = first["msg"].removeprefix("Value error, ")
-    return f"{variable_of(field)} cannot be used: {what[:1].lower()}{what[1:]}."
+    return f"{environment_variable(field)} cannot be used: {what[:1].lower()}{what[1:]}."

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.client.circuit_breaker import Circuit, State, Ticket
+from birthmark_sma.client.circuit_breaker import Circuit, CircuitPermit, State
 
 
-def admitted(circuit: Circuit, now: float) -> Ticket:
+def admitted(circuit: Circuit, now: float) -> CircuitPermit:
     """Leave to send, which must be given."""
     ticket = circuit.admit(now)
     assert ticket is not None

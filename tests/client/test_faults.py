@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from birthmark_sma.client import Cause, Indeterminate, Pass
-from birthmark_sma.client.transport import fault_of
+from birthmark_sma.client.transport import to_transport_error
 from tests.support.http.faulty_server import (
     FAILED,
     PASSED,
@@ -432,7 +432,7 @@ def test_the_example_for_node_waits_as_long_as_it_is_told_to() -> None:
 
 def test_no_connection_of_ones_own_is_free() -> None:
     """That is this process's matter: nothing went out, and nothing speaks against the authority."""
-    fault = fault_of(httpx2.PoolTimeout("none is free"))
+    fault = to_transport_error(httpx2.PoolTimeout("none is free"))
     assert (fault.cause, fault.again, fault.authority_ails) == (Cause.OVERLOADED, True, False)
 
 

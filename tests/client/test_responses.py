@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Pass
-from birthmark_sma.client.responses import Fault, Reply, read, retry_after_of
+from birthmark_sma.client.responses import HttpResponse, TransportError, parse_retry_after, read
 from tests.support.http.faulty_server import FAILED, PASSED
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -21,7 +21,7 @@ def understood(
     body: bytes, count: int = 1, status: int = 200, headers: Mapping[str, str] = JSON
 ) -> Any:
     """What an answer means."""
-    reply = Reply(status, {**JSON, **headers}, body)
+    reply = HttpResponse(status, {**JSON, **headers}, body)
     return read(reply, count=count, request_id="id", now=NOW)
 
 
@@ -84,7 +84,7 @@ def test_no_json_raises_nor_fails_unsaid(value: object, status: int) -> None:
     """Threat 19: FAIL is only what says FAIL, at 200."""
     for body in (value, {"results": [value]}, {"results": value}):
         found = understood(json.dumps(body).encode(), status=status)
-        if isinstance(found, Fault):
+        if isinstance(found, TransportError):
             continue
         assert status == 200
         for outcome in found:
@@ -96,7 +96,7 @@ def test_no_bytes_raise(body: bytes, status: int, retry_after: str, policy: str)
     """Whatever comes, it is a Fault or a list of the right length."""
     headers = {"retry-after": retry_after, "ratelimit-policy": policy}
     found = understood(body, status=status, headers=headers)
-    assert isinstance(found, Fault) or len(found) == 1
+    assert isinstance(found, TransportError) or len(found) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_no_bytes_raise(body: bytes, status: int, retry_after: str, policy: str)
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     """RFC 9110, section 10.2.3: seconds or a date; nonsense is as if it were not there."""
-    assert retry_after_of(value, NOW) == seconds
+    assert parse_retry_after(value, NOW) == seconds
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 def test_too_many_at_once(policy: str, count: int, at_most: int | None) -> None:
     """A batch larger than the limit could never pass."""
     found = understood(b"", count, 429, {"ratelimit-policy": policy})
-    assert isinstance(found, Fault)
+    assert isinstance(found, TransportError)
     assert (found.cause, found.at_most) == (Cause.RATE_LIMITED, at_most)
 
 
 def test_names_that_nothing_can_print() -> None:
     """Half of a surrogate pair would end the program that writes it to a log."""
     passed = json.dumps(PASSED).replace('"Test"', '"\\ud800"')
-    assert isinstance(understood(b'{"results": [%b]}' % passed.encode()), Fault)
+    assert isinstance(understood(b'{"results": [%b]}' % passed.encode()), TransportError)
     whole = json.dumps(PASSED | {"device_family": "\U0001f4f7"})  # written as a pair
     [outcome] = understood(b'{"results": [%b]}' % whole.encode())
     assert outcome.device_family == "\U0001f4f7"
@@ -153,5 +153,5 @@ def test_names_that_nothing_can_print() -> None:
 def test_the_answer_to_another_request() -> None:
     """A proxy that hands out answers one too late gives no verdict."""
     body = json.dumps({"results": [FAILED]}).encode()
-    assert isinstance(understood(body, headers={"x-request-id": "other"}), Fault)
-    assert not isinstance(understood(body, headers={"x-request-id": "id"}), Fault)
+    assert isinstance(understood(body, headers={"x-request-id": "other"}), TransportError)
+    assert not isinstance(understood(body, headers={"x-request-id": "id"}), TransportError)

@@ -7,37 +7,41 @@ import pytest
 from birthmark_sma.client.circuit_breaker import State
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate
-from birthmark_sma.client.responses import Fault
+from birthmark_sma.client.responses import TransportError
 from birthmark_sma.client.retry import (
     MAX_HOLD,
-    Exchange,
-    Gate,
+    ConcurrencyState,
+    Done,
+    RetryState,
     Send,
-    Settled,
-    Split,
+    SplitBatch,
     Step,
     Wait,
 )
 from birthmark_sma.errors import ConfigurationError
 
 OPTIONS = Options(attempts=4, backoff=1, max_backoff=4, circuit_failures=100)
-LOST = Fault(Cause.UNREACHABLE, "Lost.", again=True)
-BUSY = Fault(Cause.UNAVAILABLE, "Busy.", again=True, retry_after=7)
-LIMITED = Fault(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=7)
-REFUSED = Fault(Cause.NOT_ALLOWED, "Refused.")
+LOST = TransportError(Cause.UNREACHABLE, "Lost.", again=True)
+BUSY = TransportError(Cause.UNAVAILABLE, "Busy.", again=True, retry_after=7)
+LIMITED = TransportError(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=7)
+REFUSED = TransportError(Cause.NOT_ALLOWED, "Refused.")
 
 
-def exchange(
+def retry_state(
     *,
     deadline: float = 100,
-    gate: Gate | None = None,
+    gate: ConcurrencyState | None = None,
     options: Options = OPTIONS,
     chance: Callable[[], float] = lambda: 1.0,
     count: int = 1,
-) -> Exchange:
+) -> RetryState:
     """An exchange that begins at 0."""
-    return Exchange(
-        count, deadline=deadline, options=options, gate=gate or Gate.of(options), chance=chance
+    return RetryState(
+        count,
+        deadline=deadline,
+        options=options,
+        gate=gate or ConcurrencyState.of(options),
+        chance=chance,
     )
 
 
@@ -48,18 +52,18 @@ def sent(step: Step) -> Send:
 
 def why(step: Step) -> Indeterminate:
     """The one outcome that there is, which must be none."""
-    assert isinstance(step, Settled), step
+    assert isinstance(step, Done), step
     [outcome] = step.outcomes
     assert isinstance(outcome, Indeterminate)
     return outcome
 
 
-def hear(asked: Exchange, step: Step, fault: Fault, now: float) -> Step:
-    return asked.heard(sent(step), fault, now, request_id="id")
+def hear(asked: RetryState, step: Step, fault: TransportError, now: float) -> Step:
+    return asked.on_result(sent(step), fault, now, request_id="id")
 
 
 def test_waits_double_up_to_their_bound_and_attempts_end() -> None:
-    asked, now, waits = exchange(), 0.0, []
+    asked, now, waits = retry_state(), 0.0, []
     step = asked.begin(now)
     for _ in range(3):
         step = hear(asked, step, LOST, now)
@@ -75,36 +79,40 @@ def test_waits_double_up_to_their_bound_and_attempts_end() -> None:
 def test_the_jitter_is_full() -> None:
     """From nothing to the bound: those that failed together must not come back together."""
     for chance, seconds in ((0.0, 0.0), (0.25, 0.5), (1.0, 2.0)):
-        asked = exchange(chance=lambda chance=chance: chance)  # type: ignore[misc]
+        asked = retry_state(chance=lambda chance=chance: chance)  # type: ignore[misc]
         assert hear(asked, asked.begin(0), LOST, 0) == Wait(seconds, LOST)
 
 
 def test_what_asking_again_cannot_mend_is_asked_once() -> None:
-    asked = exchange()
+    asked = retry_state()
     assert why(hear(asked, asked.begin(0), REFUSED, 1)).attempts == 1
 
 
 def test_retry_after_is_the_least_wait() -> None:
-    asked = exchange(chance=lambda: 0.5)
+    asked = retry_state(chance=lambda: 0.5)
     assert hear(asked, asked.begin(0), BUSY, 0) == Wait(7 + 1, BUSY)
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
-    asked = exchange(deadline=7)
+    asked = retry_state(deadline=7)
     outcome = why(hear(asked, asked.begin(0), BUSY, 0))
     assert (outcome.cause, outcome.retry_after) == (Cause.UNAVAILABLE, 7)
 
 
 def test_an_attempt_gets_the_time_that_is_left() -> None:
-    asked = exchange(deadline=10)
+    asked = retry_state(deadline=10)
     assert sent(asked.begin(4)).seconds == 6
-    assert why(exchange(deadline=10).begin(10)).cause is Cause.TIMED_OUT
+    assert why(retry_state(deadline=10).begin(10)).cause is Cause.TIMED_OUT
 
 
 def test_a_429_holds_back_all() -> None:
     """The limit is the caller's, over all connections."""
-    gate = Gate.of(OPTIONS)
-    first, second, hasty = exchange(gate=gate), exchange(gate=gate), exchange(gate=gate, deadline=3)
+    gate = ConcurrencyState.of(OPTIONS)
+    first, second, hasty = (
+        retry_state(gate=gate),
+        retry_state(gate=gate),
+        retry_state(gate=gate, deadline=3),
+    )
     hear(first, first.begin(0), LIMITED, 0)
     step = second.begin(1)
     assert isinstance(step, Wait)
@@ -116,21 +124,21 @@ def test_a_429_holds_back_all() -> None:
 
 def test_no_429_holds_back_for_ever() -> None:
     """A Retry-After of a year is looked into after a minute."""
-    gate = Gate.of(OPTIONS)
-    asked = exchange(gate=gate)
-    year = Fault(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=31_536_000.0)
+    gate = ConcurrencyState.of(OPTIONS)
+    asked = retry_state(gate=gate)
+    year = TransportError(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=31_536_000.0)
     assert why(hear(asked, asked.begin(0), year, 0)).retry_after == 31_536_000
-    sent(exchange(gate=gate).begin(MAX_HOLD))
+    sent(retry_state(gate=gate).begin(MAX_HOLD))
 
 
 def test_an_open_circuit_sends_nothing() -> None:
     options = Options(circuit_failures=1, circuit_rest=5)
-    gate = Gate.of(options)
-    asked = exchange(gate=gate, options=options)
-    hear(asked, asked.begin(0), Fault(Cause.TIMED_OUT, "Late."), 0)
-    outcome = why(exchange(gate=gate, options=options).begin(1))
+    gate = ConcurrencyState.of(options)
+    asked = retry_state(gate=gate, options=options)
+    hear(asked, asked.begin(0), TransportError(Cause.TIMED_OUT, "Late."), 0)
+    outcome = why(retry_state(gate=gate, options=options).begin(1))
     assert (outcome.cause, outcome.retry_after, outcome.attempts) == (Cause.CIRCUIT_OPEN, 4, 0)
-    sent(exchange(gate=gate, options=options).begin(5))
+    sent(retry_state(gate=gate, options=options).begin(5))
 
 
 @pytest.mark.parametrize("cause", Cause)
@@ -144,32 +152,35 @@ def test_only_an_ailing_authority_opens_the_circuit(cause: Cause) -> None:
         Cause.NOT_UNDERSTOOD,
     }
     options = Options(circuit_failures=1)
-    gate = Gate.of(options)
-    asked = exchange(gate=gate, options=options)
-    hear(asked, asked.begin(0), Fault(cause, "So."), 0)
+    gate = ConcurrencyState.of(options)
+    asked = retry_state(gate=gate, options=options)
+    hear(asked, asked.begin(0), TransportError(cause, "So."), 0)
     assert (gate.circuit.admit(0) is None) is (cause in ails)
 
 
 def test_what_never_went_out_tells_nothing_of_the_authority() -> None:
     """Where no connection became free, the circuit is none the wiser: open it stays, or closed."""
     options = Options(circuit_failures=2, circuit_rest=5)
-    gate = Gate.of(options)
-    late, stuck = Fault(Cause.TIMED_OUT, "Late."), Fault(Cause.OVERLOADED, "Stuck.")
+    gate = ConcurrencyState.of(options)
+    late, stuck = (
+        TransportError(Cause.TIMED_OUT, "Late."),
+        TransportError(Cause.OVERLOADED, "Stuck."),
+    )
     for fault in (late, stuck, late):  # two failures in a row, for the one between is none
-        asked = exchange(gate=gate, options=options)
+        asked = retry_state(gate=gate, options=options)
         hear(asked, asked.begin(0), fault, 0)
-    outcome = why(exchange(gate=gate, options=options).begin(1))
+    outcome = why(retry_state(gate=gate, options=options).begin(1))
     assert outcome.cause is Cause.CIRCUIT_OPEN
     assert outcome.detail.endswith("Late.")
-    asked = exchange(gate=gate, options=options)
+    asked = retry_state(gate=gate, options=options)
     hear(asked, asked.begin(5), stuck, 5)  # the one request of a half-open circuit
     assert gate.circuit.state is State.OPEN
 
 
 def test_too_many_at_once_are_split() -> None:
-    asked = exchange(count=10)
-    fault = Fault(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=7, at_most=4)
-    assert hear(asked, asked.begin(0), fault, 0) == Split(4)
+    asked = retry_state(count=10)
+    fault = TransportError(Cause.RATE_LIMITED, "Limited.", again=True, retry_after=7, at_most=4)
+    assert hear(asked, asked.begin(0), fault, 0) == SplitBatch(4)
 
 
 @pytest.mark.parametrize(

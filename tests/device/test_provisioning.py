@@ -291,7 +291,7 @@ def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> No
     else:
         answer = fields | {name: data.draw(ANYTHING)}
     with suppress(provisioning.UnusableAnswerError):
-        identity = provisioning.identity_of(
+        identity = provisioning.make_identity(
             answered.pending, json.dumps(answer).encode(), answered.enrolment
         )
         assert isinstance(identity, state.Identity)
@@ -312,7 +312,9 @@ def test_a_certificate_of_the_year_0(answered: Answered, moment: bytes) -> None:
     pem = ssl.DER_cert_to_PEM_cert(der.replace(moment, b"00000101000000Z"))
     answer = answered.fields | {"device_certificate": pem, "certificate_chain": [pem, pem]}
     with pytest.raises(provisioning.UnusableAnswerError, match="are no chain"):
-        provisioning.identity_of(answered.pending, json.dumps(answer).encode(), answered.enrolment)
+        provisioning.make_identity(
+            answered.pending, json.dumps(answer).encode(), answered.enrolment
+        )
 
 
 # --- how many keys a table has, which no answer tells
@@ -634,7 +636,7 @@ def test_secrets_that_are_not_what_they_should_be(
     def identity(secret: dict[str, Any]) -> state.Identity:
         sealed = seal_table_keys(secret, recipient.public_key())
         answer = json.dumps(answered.fields | {"sealed_secrets": sealed}).encode()
-        return provisioning.identity_of(answered.pending, answer, answered.enrolment)
+        return provisioning.make_identity(answered.pending, answer, answered.enrolment)
 
     assert identity(sound).nuc_hash == "11" * 32
     with pytest.raises(provisioning.UnusableAnswerError):

@@ -9,6 +9,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.config import Settings
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import founded, small_settings
+from tests.support.schemas import give_schema
 
 
 @pytest.fixture
@@ -33,7 +34,9 @@ def empty_database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database(empty_database: Database) -> Database:
+def database(database_url: str) -> Iterator[Database]:
     """An open database at this program's schema, which holds no authority."""
-    migrate(empty_database)
-    return empty_database
+    give_schema(database_url)
+    database = open_database(database_url)
+    yield database
+    database.close()

@@ -8,9 +8,9 @@ from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.replay import (
     DIGEST_BYTES,
     Repeat,
-    Sighting,
+    SeenToken,
     classify,
-    digest_of,
+    token_digest,
     without_first_sights,
 )
 
@@ -22,19 +22,19 @@ _tokens = st.builds(
     nonce=st.binary(min_size=12, max_size=12),
 )
 _sightings = st.lists(
-    st.builds(Sighting, st.sampled_from([b"a", b"b", b"c"]), st.sampled_from(["x", "y", "z"]))
+    st.builds(SeenToken, st.sampled_from([b"a", b"b", b"c"]), st.sampled_from(["x", "y", "z"]))
 )
 
 
 @given(_tokens, _tokens)
 def test_a_digest_stands_for_one_token(one: CameraToken, other: CameraToken) -> None:
-    assert len(digest_of(one)) == DIGEST_BYTES
-    assert (digest_of(one) == digest_of(other)) == (one == other)
+    assert len(token_digest(one)) == DIGEST_BYTES
+    assert (token_digest(one) == token_digest(other)) == (one == other)
 
 
 def test_no_part_runs_into_the_next() -> None:
     digests = {
-        digest_of(CameraToken(bytes(48), table_id, key_index, bytes(12)))
+        token_digest(CameraToken(bytes(48), table_id, key_index, bytes(12)))
         for table_id, key_index in [(0, 0), (1, 0), (0, 1), (256, 0), (0, 256), (1, 1)]
     }
     assert len(digests) == 6
@@ -42,7 +42,7 @@ def test_no_part_runs_into_the_next() -> None:
 
 @given(_sightings, _sightings)
 def test_batches_are_told_apart_as_one_by_one(
-    before: list[Sighting], batch: list[Sighting]
+    before: list[SeenToken], batch: list[SeenToken]
 ) -> None:
     """Held against the definition, token by token."""
     seen = {sighting.digest for sighting in before}

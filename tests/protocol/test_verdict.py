@@ -7,9 +7,9 @@ import pytest
 
 from birthmark_sma.protocol.key_table import STANDARD_SIZES
 from birthmark_sma.protocol.verdict import (
+    DeviceRecord,
     DeviceStatus,
     Reason,
-    Standing,
     Verdict,
     bind_to_derivation,
     decide,
@@ -69,7 +69,7 @@ def judge(known: Known) -> Reason:
         table_id=table_id,
         key_index=999 if known.index_exists else 1_000,
         opened=known.opened,
-        standing=None if known.status is None else Standing(known.status, assigned),
+        standing=None if known.status is None else DeviceRecord(known.status, assigned),
     )
 
 
@@ -117,7 +117,7 @@ def test_the_words_on_the_wire() -> None:
 @pytest.mark.parametrize("table_id", ASSIGNED)
 def test_each_of_the_devices_tables_passes(table_id: int) -> None:
     """All three tables of a device are its own."""
-    standing = Standing(DeviceStatus.ACTIVE, ASSIGNED)
+    standing = DeviceRecord(DeviceStatus.ACTIVE, ASSIGNED)
     reason = decide(
         sizes=STANDARD_SIZES, table_id=table_id, key_index=0, opened=True, standing=standing
     )

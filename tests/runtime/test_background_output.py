@@ -7,7 +7,7 @@ import time
 
 from birthmark_sma.runtime import background_output
 from birthmark_sma.runtime.background_output import BackgroundOutput
-from birthmark_sma.web.middleware.request_metrics import LOG_LINES_LEFT_OUT, Traffic
+from birthmark_sma.web.middleware.request_metrics import LOG_LINES_LEFT_OUT, RequestMetrics
 
 LINE = b"x" * 1_023 + b"\n"
 
@@ -52,10 +52,10 @@ def test_metrics_have_what_was_left_out() -> None:
     """Of all outputs of the process."""
     reader, writer = os.pipe()
     os.close(reader)  # whatever is written is lost
-    output = background_output.output_of(writer)
+    output = background_output.open_output(writer)
     output.put(LINE)
     output.close()
-    traffic = Traffic()
+    traffic = RequestMetrics()
     traffic.copy_figures()
     traffic.copy_figures()
     assert LOG_LINES_LEFT_OUT.total(traffic.sheets.all())[()] == output.left_out == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.runtime.percentiles import Looks, quantile
+from birthmark_sma.runtime.percentiles import Snapshots, quantile
 
 BOUNDS = (1, 2, 5, 10)
 
@@ -61,7 +61,7 @@ def test_quantiles_never_cross() -> None:
 
 
 def test_what_is_older_than_the_while_does_not_count() -> None:
-    looks = Looks(300)
+    looks = Snapshots(300)
     assert looks.since_the_first() == []
     looks.take(0, [5, 5])
     assert looks.since_the_first() == [0, 0], "what came before the first look is of no interest"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.simulation.camera_families import FAMILIES, named
+from birthmark_sma.simulation.camera_families import FAMILIES, families_by_name
 from birthmark_sma.simulation.expected_outcomes import (
     BY_ONE_CAMERA,
     CLONES,
@@ -17,18 +17,18 @@ from birthmark_sma.simulation.expected_outcomes import (
     TAMPERING,
     Case,
 )
-from birthmark_sma.simulation.plan import Plan, Role, Terms, draw_plan, plan_of_one
+from birthmark_sma.simulation.plan import Plan, Role, Terms, build_plan, plan_of_one
 
 TERMS = Terms(cameras=50, seconds=20, rate=100, seed=7)
 
 
 def test_a_seed_gives_one_plan_and_another_seed_another() -> None:
-    assert draw_plan(TERMS) == draw_plan(TERMS)
-    assert draw_plan(TERMS) != draw_plan(replace(TERMS, seed=8))
+    assert build_plan(TERMS) == build_plan(TERMS)
+    assert build_plan(TERMS) != build_plan(replace(TERMS, seed=8))
 
 
 def test_the_rates_are_kept_to_the_picture() -> None:
-    planned = draw_plan(TERMS).planned()
+    planned = build_plan(TERMS).planned()
     assert sum(planned.values()) == 2_000
     assert sum(planned[each] for each in TAMPERING) == 100
     assert {planned[each] for each in TAMPERING} == {10}
@@ -56,7 +56,7 @@ def test_the_rates_are_kept_to_the_picture() -> None:
     )
 )
 def test_every_plan_can_be_played(terms: Terms) -> None:
-    plan = draw_plan(terms)
+    plan = build_plan(terms)
     assert [each.number for each in plan.cameras] == list(range(terms.cameras))
     assert [each.number for each in plan.pictures] == list(range(terms.pictures))
     assert [each.at for each in plan.pictures] == sorted(each.at for each in plan.pictures)
@@ -94,7 +94,7 @@ def check_pictures(plan: Plan) -> None:
 
 
 def test_families_have_their_share_and_their_hours() -> None:
-    plan = draw_plan(Terms(cameras=100, seconds=24, rate=1000, seed=1))
+    plan = build_plan(Terms(cameras=100, seconds=24, rate=1000, seed=1))
     by_family = Counter(each.family for each in plan.cameras)
     assert by_family == {each.name: round(100 * each.share) for each in FAMILIES}
     at_night = Counter(plan.cameras[e.camera].family for e in plan.pictures if e.at < 5)
@@ -105,14 +105,14 @@ def test_families_have_their_share_and_their_hours() -> None:
 
 
 def test_an_even_run_has_one_pace() -> None:
-    plan = draw_plan(Terms(cameras=10, seconds=10, rate=1000, day=False))
+    plan = build_plan(Terms(cameras=10, seconds=10, rate=1000, day=False))
     tenths = Counter(int(each.at) for each in plan.pictures)
     assert min(tenths.values()) > 0.8 * max(tenths.values())
 
 
 def test_named_families() -> None:
-    assert [each.name for each in named(["A", "B", "A"])] == ["A", "B"]
-    assert named([]) == FAMILIES
+    assert [each.name for each in families_by_name(["A", "B", "A"])] == ["A", "B"]
+    assert families_by_name([]) == FAMILIES
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from birthmark_sma.client import AsyncAuthorityClient, Options
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.simulation.expected_outcomes import Surroundings
+from birthmark_sma.simulation.expected_outcomes import Environment
 from birthmark_sma.simulation.target import Site, probe
 from tests.support.http.faulty_server import (
     FAILED,
@@ -32,10 +32,10 @@ def busy(visit: Any) -> None:
     visit.answer({}, 503, "application/problem+json", retry_after="60")
 
 
-def probed(*behaviours: Behaviour) -> Surroundings:
+def probed(*behaviours: Behaviour) -> Environment:
     """Probe with one aggregation server."""
 
-    async def ask() -> Surroundings:
+    async def ask() -> Environment:
         async with AsyncAuthorityClient(server.url, options=QUICK) as client:
             return await probe([client], some_token(), reports=False)
 

@@ -4,9 +4,9 @@ The full cost (PBKDF2 with 600,000 rounds, scrypt with 64 MiB) makes guessing sl
 command of `sma` pays it several times. The product has no setting for it: this module replaces the
 constants inside the test process and inside the programs that tests start. The cost is not stored
 beside the data, so a program at one cost cannot open what a program at the other cost wrote.
-That is why all of them lower it: `tests/conftest.py` for the tests, `tests/support/programs/commands.py` for
-forked commands, and `SMA` of `tests/support/programs/server.py` for programs started by themselves, which
-is this module run as a program. Processes that a command spawns run this module too, as their
+That is why all of them lower it: `tests/conftest.py` for the tests, `programs/commands.py` for
+forked commands, and `SMA` of `programs/server.py` for programs started by themselves, which is this
+module run as a program. Processes that a command spawns run this module too, as their
 `__mp_main__`.
 
 The fixture `full_derivation_cost` gives a test the real values, and `REAL_SMA` the real program.

@@ -3,7 +3,7 @@
 from itertools import product
 
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.protocol.verdict import DeviceStatus, Reason, Standing, decide
+from birthmark_sma.protocol.verdict import DeviceRecord, DeviceStatus, Reason, decide
 from vectors.generator.document import Case, Document, Group, Result
 
 _SIZES = TableSizes(tables=2_500, keys_per_table=1_000)
@@ -31,7 +31,7 @@ def make() -> Document:
     ):
         if device is not None and not opened:
             continue  # nobody knows whose it is
-        standing = None if device is None else Standing(device, _ASSIGNED)
+        standing = None if device is None else DeviceRecord(device, _ASSIGNED)
         reason = decide(
             sizes=_SIZES, table_id=table, key_index=index, opened=opened, standing=standing
         )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 
-from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.background.abuse_detection import AbuseWatch
 from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
 from birthmark_sma.authority.background.clock_check import ClockWatch
-from birthmark_sma.authority.background.key_reload import KeyWatch
+from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.background.sandbox_expiry import ShortLife
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.ca import store as ca_store
@@ -22,17 +22,17 @@ from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
-from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import OpenedSecrets, open_secrets
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
-from birthmark_sma.authority.key_tables.cache import KeyStock
+from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.key_tables.usage import TableCounting
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
-from birthmark_sma.authority.provisioning.idempotency import FirstAnswers
+from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import CandidateMaker, Issuer
 from birthmark_sma.authority.provisioning.service import Provisioner
-from birthmark_sma.authority.rate_limits.limiter import RateLimits, rate_limits_of
+from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
 from birthmark_sma.authority.sandbox.certificates import SandboxCandidateMaker
 from birthmark_sma.authority.sandbox.guards import check_kind, check_settings
 from birthmark_sma.authority.sandbox.validation import SandboxValidator
@@ -47,9 +47,9 @@ from birthmark_sma.errors import (
 from birthmark_sma.pki.certificates import Publication
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.runtime.secret_files import make_private_directory
-from birthmark_sma.runtime.shared_memory_metrics import Sheets
+from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 
@@ -68,11 +68,11 @@ class Authority:
     root: x509.Certificate
     issuer: Issuer = field(repr=False)
     secrets: OpenedSecrets = field(repr=False)
-    stock: KeyStock = field(repr=False)
+    table_cache: KeyTableCache = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
-    key_ring: KeyRing = field(repr=False)
-    chores: tuple[Chore, ...] = field(repr=False)
+    key_cache: AccessKeyCache = field(repr=False)
+    chores: tuple[BackgroundTask, ...] = field(repr=False)
     """Not begun yet: see `start`."""
     rate_limits: RateLimits = field(repr=False)
     """For whoever serves, who begins and closes them too: they belong to an event loop."""
@@ -97,7 +97,7 @@ class Authority:
     @property
     def table_sizes(self) -> TableSizes:
         """How many tables and keys this authority has."""
-        return self.stock.sizes
+        return self.table_cache.sizes
 
     def close(self) -> None:
         """Finish and answer everything that is under way, then let go of the database."""
@@ -121,7 +121,7 @@ def opened_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
-def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authority:
+def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> Authority:
     """Open an initialised authority: its secrets proven, its tables unwrapped, its writers running.
 
     It counts on `sheets` that processes share, or else for itself.
@@ -134,14 +134,14 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         parts = _open_parts(database, settings)
         database.clock.look()
         with database.read() as connection:
-            key_ring = KeyRing(connection, database.clock.now)
+            key_cache = AccessKeyCache(connection, database.clock.now)
     except BaseException:
         database.close()
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = Figures(sheets)
     served_crls = ServedCrls(database)
-    rate_limits = rate_limits_of(settings)
+    rate_limits = make_rate_limits(settings)
     validator_class = SandboxValidator if parts.sandbox else Validator
     return Authority(
         settings=settings,
@@ -149,10 +149,10 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         root=parts.root,
         issuer=parts.issuer,
         secrets=parts.secrets,
-        stock=parts.stock,
+        table_cache=parts.table_cache,
         validator=validator_class(
             database,
-            parts.stock,
+            parts.table_cache,
             parts.secrets.nuc_hash_index,
             pool_limit=settings.pool_limit,
             batch_limit=settings.batch_limit,
@@ -163,12 +163,12 @@ def open_authority(settings: Settings, sheets: Sheets | None = None) -> Authorit
         provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
         figures=figures,
         served_crls=served_crls,
-        key_ring=key_ring,
+        key_cache=key_cache,
         chores=(
             HistoryUpkeep(database, settings.audit_retention_days),
-            AbuseWatch(database, policy_of(settings), settings.abuse),
+            AbuseWatch(database, make_abuse_policy(settings), settings.abuse),
             ClockWatch(database),
-            KeyWatch(database, parts.secrets.keks, key_ring),
+            KeyReloader(database, parts.secrets.keks, key_cache),
             TableCounting(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
             *((ShortLife(database),) if parts.sandbox else ()),
@@ -201,17 +201,17 @@ class _Parts:
     root: x509.Certificate
     issuer: Issuer
     secrets: OpenedSecrets = field(repr=False)
-    stock: KeyStock = field(repr=False)
+    table_cache: KeyTableCache = field(repr=False)
     sandbox: bool
 
     @property
     def maker(self) -> CandidateMaker:
         maker_class = SandboxCandidateMaker if self.sandbox else CandidateMaker
-        return maker_class(self.stock, self.secrets.nuc_hash_index, self.issuer)
+        return maker_class(self.table_cache, self.secrets.nuc_hash_index, self.issuer)
 
     @property
-    def first_answers(self) -> FirstAnswers:
-        return FirstAnswers(self.secrets.keks)
+    def first_answers(self) -> StoredResponses:
+        return StoredResponses(self.secrets.keks)
 
 
 def _open_parts(database: Database, settings: Settings) -> _Parts:
@@ -231,7 +231,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
         root=x509.load_pem_x509_certificate(root.certificate.encode()),
         issuer=issuer,
         secrets=opened,
-        stock=key_table_cache.open_key_stock(database, opened.keks),
+        table_cache=key_table_cache.open_key_table_cache(database, opened.keks),
         sandbox=sandbox,
     )
 
@@ -370,7 +370,7 @@ def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets
         records = kek_store.list_keks(connection)
     if not records:
         raise NotInitialisedError
-    return open_secrets(records, GivenSecret.of(settings))
+    return open_secrets(records, KekSecret.of(settings))
 
 
 def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
@@ -382,7 +382,7 @@ def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -
         return open_ca_key(connection, intermediate, opened.keks, lambda: find_passphrase(settings))
 
 
-def policy_of(settings: Settings) -> AbusePolicy:
+def make_abuse_policy(settings: Settings) -> AbusePolicy:
     """Return what counts as abuse under these settings."""
     return AbusePolicy(settings.abuse_factor, settings.abuse_least)
 

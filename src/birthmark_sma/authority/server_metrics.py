@@ -13,8 +13,8 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     Counter,
     Gauge,
     Histogram,
-    Layout,
-    Sheets,
+    SharedCounters,
+    SlotAllocator,
 )
 from birthmark_sma.storage.group_commit import Batch
 
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 class BatchInstruments:
     """What a writer does: items a commit, and how long work and commit take (nanoseconds)."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: SlotAllocator) -> None:
         self.items = Histogram(layout, _ITEMS)
         self.settling = Histogram(layout, _TIMES)
         self.committing = Histogram(layout, _TIMES)
@@ -48,7 +48,7 @@ class BatchInstruments:
         self.failed = Counter(layout, [(fault.value,) for fault in DatabaseFault])
 
 
-_layout = Layout()
+_layout = SlotAllocator()
 VALIDATIONS = BatchInstruments(_layout)
 PROVISIONINGS = BatchInstruments(_layout)
 OUTCOMES = Counter(_layout, [(outcome.value,) for outcome in Outcome])
@@ -59,9 +59,9 @@ STORE_AWAY = Gauge(_layout)
 STORE_LOST = Counter(_layout, [()])
 
 
-def new_sheets(processes: int) -> Sheets:
+def new_sheets(processes: int) -> SharedCounters:
     """Make the shared memory for so many processes of a server."""
-    return Sheets(processes, _layout.size)
+    return SharedCounters(processes, _layout.size)
 
 
 def tables_a_range(tables: int) -> int:
@@ -72,7 +72,7 @@ def tables_a_range(tables: int) -> int:
 class Figures:
     """What one process has counted, and where: its own sheet among those that are shared."""
 
-    def __init__(self, sheets: Sheets | None = None) -> None:
+    def __init__(self, sheets: SharedCounters | None = None) -> None:
         self.sheets = sheets or new_sheets(1)
         self.sheet = self.sheets.take_one()
         self._copied: dict[int, int] = {}

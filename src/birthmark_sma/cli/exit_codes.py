@@ -38,7 +38,7 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
 )
 
 
-def code_of(error: errors.BirthmarkError) -> int:
+def exit_code(error: errors.BirthmarkError) -> int:
     """Return the exit code for an error; what is not in the table is a refusal."""
     for error_type, code in _CODES:
         if isinstance(error, error_type):

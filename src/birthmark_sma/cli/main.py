@@ -18,7 +18,7 @@ from birthmark_sma.cli.commands.serve import serve
 from birthmark_sma.cli.commands.top import top
 from birthmark_sma.cli.commands.validate import validate
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import note, print_json, say
+from birthmark_sma.cli.output import print_json, print_line, print_stderr
 from birthmark_sma.cli.simulate import commands
 from birthmark_sma.errors import BirthmarkError
 
@@ -80,7 +80,7 @@ def version(as_json: Json = False) -> None:
     if as_json:
         print_json({"version": __version__, "python": platform.python_version()})
     else:
-        say(f"birthmark-sma {__version__} (Python {platform.python_version()})")
+        print_line(f"birthmark-sma {__version__} (Python {platform.python_version()})")
 
 
 def run() -> None:
@@ -89,7 +89,7 @@ def run() -> None:
         app()
     except BirthmarkError as error:
         advice = getattr(error, "advice", "")
-        _refuse(f"{error}: {advice}" if advice else str(error), exit_codes.code_of(error))
+        _refuse(f"{error}: {advice}" if advice else str(error), exit_codes.exit_code(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody listens any more
         sys.exit(exit_codes.OK)
@@ -101,10 +101,12 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("birthmark_sma"):
             raise
-        note(f"sma: {error.name} is not installed. Type: pip install 'birthmark-sma[server]'")
+        print_stderr(
+            f"sma: {error.name} is not installed. Type: pip install 'birthmark-sma[server]'"
+        )
         sys.exit(exit_codes.CONFIGURATION)
 
 
 def _refuse(sentence: str, code: int) -> None:
-    note(f"sma: {sentence}" if sentence.endswith((".", "?", "!")) else f"sma: {sentence}.")
+    print_stderr(f"sma: {sentence}" if sentence.endswith((".", "?", "!")) else f"sma: {sentence}.")
     sys.exit(code)

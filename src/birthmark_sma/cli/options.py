@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from birthmark_sma.cli.output import note
+from birthmark_sma.cli.output import print_stderr
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -107,7 +107,7 @@ def settings_from(*, prototype: bool = False, sandbox: bool = False, **flags: An
     from birthmark_sma.config import load_settings
 
     if holds_password(flags.get("database_url")):
-        note(
+        print_stderr(
             "WARNING: everybody on this machine can read the password in --database-url. Set"
             " DATABASE_URL instead."
         )

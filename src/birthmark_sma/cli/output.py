@@ -13,13 +13,13 @@ Progressed = Callable[[int, int | None], None]
 """Takes what is done and what there is to do; None where that is not known."""
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     """Print a line for a person, in colours where a terminal has them and nobody declined them."""
     declined = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     typer.echo(text, color=False if declined else None)
 
 
-def note(text: str) -> None:
+def print_stderr(text: str) -> None:
     """Print a line beside the result, to stderr, so that a pipe gets the result alone."""
     typer.echo(text, err=True)
 
@@ -34,9 +34,9 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in fields) + 2
     for name, value in fields:
         first, *others = value.splitlines() or [""]
-        say(f"{typer.style(name.ljust(width), dim=True)}{first}")
+        print_line(f"{typer.style(name.ljust(width), dim=True)}{first}")
         for line in others:
-            say(" " * width + line)
+            print_line(" " * width + line)
 
 
 def print_table(
@@ -53,7 +53,7 @@ def print_table(
             cell.rjust(width) if name in numbers else cell.ljust(width)
             for name, cell, width in cells
         ).rstrip()
-        say(typer.style(line, bold=True) if index == 0 else line)
+        print_line(typer.style(line, bold=True) if index == 0 else line)
 
 
 @contextmanager

@@ -23,8 +23,16 @@ from birthmark_sma.client.bundle_verification import VerifiedBundle, of_the_same
 from birthmark_sma.client.circuit_breaker import State
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
-from birthmark_sma.client.responses import Fault, most_at_once, read
-from birthmark_sma.client.retry import MAX_HOLD, Exchange, Gate, Send, Settled, Split, Wait
+from birthmark_sma.client.responses import TransportError, most_at_once, read
+from birthmark_sma.client.retry import (
+    MAX_HOLD,
+    ConcurrencyState,
+    Done,
+    RetryState,
+    Send,
+    SplitBatch,
+    Wait,
+)
 from birthmark_sma.client.transport import Transport, tls_context
 from birthmark_sma.errors import ClientMisuseError, ConfigurationError
 from birthmark_sma.protocol.camera_token import CameraToken
@@ -37,10 +45,10 @@ _chance = secrets.SystemRandom().random
 class _Pause:
     """A wait before the next attempt: why, and until when the authority asked to be left alone."""
 
-    fault: Fault
+    fault: TransportError
     until: float
 
-    def told(self, now: float) -> Fault:
+    def told(self, now: float) -> TransportError:
         """Return the fault with the `retry_after` that is left."""
         left = max(0.0, self.until - now)
         return replace(self.fault, retry_after=left if self.fault.retry_after else None)
@@ -57,7 +65,7 @@ class _Call:
     request_id: str | None = None
     pause: _Pause | None = None
     """What it waits for, unless it is under way."""
-    last: Fault | None = None
+    last: TransportError | None = None
     """What the attempt before the present one brought."""
 
     def outcome_by_now(self, others: Iterable[_Pause], now: float) -> Outcome:
@@ -70,10 +78,10 @@ class _Call:
         if pause is not None:
             fault = pause.told(now)
         elif self.attempts == 0:
-            fault = Fault(Cause.TIMED_OUT, "The time was used up waiting to ask.")
+            fault = TransportError(Cause.TIMED_OUT, "The time was used up waiting to ask.")
         else:
             before = "" if self.last is None else f" The attempt before: {self.last.detail}"
-            fault = Fault(Cause.TIMED_OUT, f"There was no answer in time.{before}")
+            fault = TransportError(Cause.TIMED_OUT, f"There was no answer in time.{before}")
         return Indeterminate(
             fault.cause, fault.detail, self.attempts, fault.retry_after, self.request_id
         )
@@ -117,7 +125,7 @@ class AsyncAuthorityClient:
             proxy=proxy,
             plaintext=plaintext,
         )
-        self._gate = Gate.of(self._options)
+        self._gate = ConcurrencyState.of(self._options)
         self._waiting: deque[_Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pauses: list[_Pause] = []
@@ -274,28 +282,28 @@ class AsyncAuthorityClient:
         """Return the outcomes, or None where the calls wait again, to be asked in parts."""
         loop = asyncio.get_running_loop()
         body = _body(calls)
-        exchange = Exchange(
+        retry_state = RetryState(
             len(calls),
             deadline=max(call.deadline for call in calls),
             options=self._options,
             gate=self._gate,
             chance=_chance,
         )
-        step = exchange.begin(loop.time())
-        while not isinstance(step, Settled):
+        step = retry_state.begin(loop.time())
+        while not isinstance(step, Done):
             match step:
                 case Wait():
                     await self._wait(step, calls)
-                    step = exchange.begin(loop.time())
+                    step = retry_state.begin(loop.time())
                 case Send():
                     request_id = secrets.token_hex(16)
                     for call in calls:
                         call.attempts, call.request_id = step.attempt, request_id
                     found = await self._attempt(step, body, request_id, len(calls))
                     before = self._gate.circuit.state
-                    step = exchange.heard(step, found, loop.time(), request_id=request_id)
+                    step = retry_state.on_result(step, found, loop.time(), request_id=request_id)
                     self._log_heard(found, request_id, before)
-                case Split():  # `_learn` has seen it too
+                case SplitBatch():  # `_learn` has seen it too
                     self._waiting.extendleft(reversed(calls))
                     return None
         return step.outcomes
@@ -315,8 +323,10 @@ class AsyncAuthorityClient:
             for call in calls:
                 call.pause, call.last = None, wait.because
 
-    def _log_heard(self, found: Sequence[Outcome] | Fault, request_id: str, before: State) -> None:
-        if isinstance(found, Fault):
+    def _log_heard(
+        self, found: Sequence[Outcome] | TransportError, request_id: str, before: State
+    ) -> None:
+        if isinstance(found, TransportError):
             _log.info(
                 "Request %s brought no verdict (%s): %s", request_id, found.cause, found.detail
             )
@@ -334,16 +344,16 @@ class AsyncAuthorityClient:
 
     async def _attempt(
         self, send: Send, body: bytes, request_id: str, count: int
-    ) -> Sequence[Outcome] | Fault:
+    ) -> Sequence[Outcome] | TransportError:
         try:
             async with asyncio.timeout(send.seconds):
                 reply = await self._transport.attempt(body, request_id, send.seconds)
         except TimeoutError:
-            return Fault(Cause.TIMED_OUT, "The authority did not answer in time.")
+            return TransportError(Cause.TIMED_OUT, "The authority did not answer in time.")
         except BaseException:
             self._gate.circuit.abandoned(send.ticket)
             raise
-        if isinstance(reply, Fault):
+        if isinstance(reply, TransportError):
             return reply
         self._learn(most_at_once(reply.headers))
         return read(

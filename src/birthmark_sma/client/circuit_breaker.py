@@ -21,7 +21,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class CircuitPermit:
     """Leave to send one request; give it back with how that went."""
 
     era: int
@@ -55,22 +55,22 @@ class Circuit:
             case State.HALF_OPEN:  # the one request is out; nobody knows for how long
                 return self._rest
 
-    def admit(self, now: float) -> Ticket | None:
+    def admit(self, now: float) -> CircuitPermit | None:
         """Return leave to send a request, or None where none may go out now."""
         if self._state is State.OPEN and self.rest_left(now) == 0:
             self._change(State.HALF_OPEN)
         elif self._state is not State.CLOSED:
             return None
-        return Ticket(self._era)
+        return CircuitPermit(self._era)
 
-    def succeeded(self, ticket: Ticket) -> None:
+    def succeeded(self, ticket: CircuitPermit) -> None:
         """The authority answered: whatever it said, it is there."""
         if ticket.era == self._era:
             self._failed = 0
             if self._state is State.HALF_OPEN:
                 self._change(State.CLOSED)
 
-    def failed(self, ticket: Ticket, now: float) -> None:
+    def failed(self, ticket: CircuitPermit, now: float) -> None:
         """The authority did not answer, or cannot."""
         if ticket.era != self._era:
             return
@@ -79,7 +79,7 @@ class Circuit:
             self._opened_at = now
             self._change(State.OPEN)
 
-    def abandoned(self, ticket: Ticket) -> None:
+    def abandoned(self, ticket: CircuitPermit) -> None:
         """Nobody waited for the answer: it tells nothing, and the next request may try."""
         if ticket.era == self._era and self._state is State.HALF_OPEN:
             self._change(State.OPEN)  # since `_opened_at`, so that the next may go at once

@@ -29,8 +29,8 @@ from typing import Generic, Protocol, TypeVar
 
 import httpx2
 
-from birthmark_sma.client.responses import retry_after_of
-from birthmark_sma.client.transport import check_url, fault_of, headers_for, tls_context
+from birthmark_sma.client.responses import parse_retry_after
+from birthmark_sma.client.transport import check_url, headers_for, tls_context, to_transport_error
 from birthmark_sma.errors import RevocationUnknownError
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 
@@ -143,7 +143,7 @@ class _Source:
         except TimeoutError:
             raise _FetchError("The list did not arrive in time.") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            raise _FetchError(fault_of(error).detail) from None
+            raise _FetchError(to_transport_error(error).detail) from None
 
     async def _read(self, response: httpx2.Response) -> _Fetched:
         headers = response.headers
@@ -152,7 +152,7 @@ class _Source:
         if response.status_code != 200:
             raise _FetchError(
                 f"The answer is no list ({response.status_code}).",
-                retry_after_of(headers.get("retry-after"), _now()),
+                parse_retry_after(headers.get("retry-after"), _now()),
             )
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _FetchError("The list is compressed, which nobody asked for.")

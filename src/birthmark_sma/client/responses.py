@@ -2,7 +2,8 @@
 
 The contract of this room: only an answer of status 200, with exactly as many results as there were
 camera tokens, gives verdicts; each result is `Pass`, `Fail` or, where its shape is not the
-contract's, `Indeterminate`. Everything else is a `Fault`. Nothing raises, whatever came back.
+contract's, `Indeterminate`. Everything else is a `TransportError`. Nothing raises, whatever the
+authority sent.
 """
 
 import re
@@ -27,7 +28,7 @@ _MAX_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpResponse:
     """A whole HTTP answer. The names of `headers` are in lower case."""
 
     status: int
@@ -36,7 +37,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class TransportError:
     """An attempt that brought no verdict.
 
     `again` says whether the same request may be sent once more; `retry_after` how many seconds the
@@ -68,8 +69,13 @@ _AILMENTS = frozenset(
 
 
 def read(
-    reply: Reply, *, count: int, request_id: str, now: datetime, check_request_id: bool = True
-) -> Sequence[Outcome] | Fault:
+    reply: HttpResponse,
+    *,
+    count: int,
+    request_id: str,
+    now: datetime,
+    check_request_id: bool = True,
+) -> Sequence[Outcome] | TransportError:
     """Return one outcome for each of `count` camera tokens, or why there are none.
 
     `request_id` is the one that was sent, and `check_request_id` whether an answer that carries
@@ -177,22 +183,22 @@ _OTHER = (Cause.NOT_UNDERSTOOD, "An answer of status {} is no verdict.")
 _AGAIN = frozenset({429, 502, 503, 504})
 
 
-def _without_verdict(reply: Reply, count: int, now: datetime) -> Fault:
+def _without_verdict(reply: HttpResponse, count: int, now: datetime) -> TransportError:
     status = reply.status
     cause, detail = _STATUSES.get(status) or _CLASSES.get(status // 100, _OTHER)
-    fault = Fault(cause, detail.format(status))
+    fault = TransportError(cause, detail.format(status))
     if status not in _AGAIN:
         return fault
     most = most_at_once(reply.headers) if status == 429 else None
     return replace(
         fault,
         again=True,
-        retry_after=retry_after_of(reply.headers.get("retry-after"), now),
+        retry_after=parse_retry_after(reply.headers.get("retry-after"), now),
         at_most=most if most is not None and most < count else None,
     )
 
 
-def retry_after_of(value: str | None, now: datetime) -> float | None:
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
     """Return the seconds that a Retry-After asks for (RFC 9110, section 10.2.3), or None."""
     if value is None:
         return None
@@ -214,5 +220,5 @@ def most_at_once(headers: Mapping[str, str]) -> int | None:
     return min(amounts, default=None) or None
 
 
-def _not_understood(sentence: str) -> Fault:
-    return Fault(Cause.NOT_UNDERSTOOD, f"{sentence}.")
+def _not_understood(sentence: str) -> TransportError:
+    return TransportError(Cause.NOT_UNDERSTOOD, f"{sentence}.")

@@ -3,7 +3,7 @@
 Whoever has the sockets does what each step says, and tells what came of it:
 
     step = exchange.begin(now)
-    Send   -> send within `seconds`, then `exchange.heard(step, what came, now)`
+    Send   -> send within `seconds`, then `exchange.on_result(step, what came, now)`
     Wait   -> wait `seconds`, then `exchange.begin(now)`
     Split  -> these are too many at once: ask in parts of `at_most`, each an exchange of its own
     Settled -> done
@@ -15,14 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from birthmark_sma.client.circuit_breaker import Circuit, Ticket
+from birthmark_sma.client.circuit_breaker import Circuit, CircuitPermit
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
-from birthmark_sma.client.responses import Fault
+from birthmark_sma.client.responses import TransportError
 
 MAX_HOLD = 60.0
 """However long a limit is said to hold, it is tried again once a minute."""
-_LIMITED = Fault(Cause.RATE_LIMITED, "The authority lets this caller ask no more just now.")
+_LIMITED = TransportError(
+    Cause.RATE_LIMITED, "The authority lets this caller ask no more just now."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Send:
     """Send the request, and stop waiting for its answer after `seconds`."""
 
     seconds: float
-    ticket: Ticket
+    ticket: CircuitPermit
     attempt: int
 
 
@@ -39,28 +41,28 @@ class Wait:
     """Send nothing for `seconds`; `because` is why, with the `retry_after` that is left."""
 
     seconds: float
-    because: Fault
+    because: TransportError
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitBatch:
     """The authority takes no more than `at_most` camera tokens at once."""
 
     at_most: int
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Done:
     """One outcome for each camera token."""
 
     outcomes: Sequence[Outcome]
 
 
-Step: TypeAlias = Send | Wait | Split | Settled
+Step: TypeAlias = Send | Wait | SplitBatch | Done
 
 
 @dataclass(slots=True)
-class Gate:
+class ConcurrencyState:
     """What all exchanges of a client share.
 
     The circuit and the failure that it last saw, and until when a 429 holds all of them back.
@@ -71,12 +73,12 @@ class Gate:
     held_until: float = 0.0
 
     @classmethod
-    def of(cls, options: Options) -> "Gate":
+    def of(cls, options: Options) -> "ConcurrencyState":
         """Return an open gate."""
         return cls(Circuit(failures=options.circuit_failures, rest=options.circuit_rest))
 
 
-class Exchange:
+class RetryState:
     """One request for `count` camera tokens, and its repetitions, until `deadline`."""
 
     def __init__(
@@ -85,7 +87,7 @@ class Exchange:
         *,
         deadline: float,
         options: Options,
-        gate: Gate,
+        gate: ConcurrencyState,
         chance: Callable[[], float],
     ) -> None:
         self._count = count
@@ -95,14 +97,15 @@ class Exchange:
         self._chance = chance
         self._attempts = 0
         self._request_id: str | None = None
-        self._last: Fault | None = None
+        self._last: TransportError | None = None
 
     def begin(self, now: float) -> Step:
         """Say what to do first, or after a wait."""
         left = self._deadline - now
         if left <= 0:
             return self._settle(
-                self._last or Fault(Cause.TIMED_OUT, "The time was used up waiting to ask.")
+                self._last
+                or TransportError(Cause.TIMED_OUT, "The time was used up waiting to ask.")
             )
         held = self._gate.held_until - now
         if held > 0:
@@ -114,19 +117,19 @@ class Exchange:
             detail = "The last requests failed; nothing is sent for a moment."
             if self._gate.last_failure:
                 detail += f" The last failure: {self._gate.last_failure}"
-            return self._settle(Fault(Cause.CIRCUIT_OPEN, detail, retry_after=rest))
+            return self._settle(TransportError(Cause.CIRCUIT_OPEN, detail, retry_after=rest))
         self._attempts += 1
         return Send(left, ticket, self._attempts)
 
-    def heard(
-        self, send: Send, found: Sequence[Outcome] | Fault, now: float, *, request_id: str
+    def on_result(
+        self, send: Send, found: Sequence[Outcome] | TransportError, now: float, *, request_id: str
     ) -> Step:
         """Say what to do after an attempt."""
         self._request_id = request_id
         circuit = self._gate.circuit
-        if not isinstance(found, Fault):
+        if not isinstance(found, TransportError):
             circuit.succeeded(send.ticket)
-            return Settled([self._counted(each) for each in found])
+            return Done([self._counted(each) for each in found])
         if found.authority_ails:
             circuit.failed(send.ticket, now)
             self._gate.last_failure = found.detail
@@ -135,7 +138,7 @@ class Exchange:
         else:
             circuit.succeeded(send.ticket)
         if found.at_most is not None:
-            return Split(found.at_most)
+            return SplitBatch(found.at_most)
         if found.cause is Cause.RATE_LIMITED and found.retry_after is not None:
             until = now + min(found.retry_after, MAX_HOLD)
             self._gate.held_until = max(self._gate.held_until, until)
@@ -144,7 +147,7 @@ class Exchange:
         self._last = found
         return self._wait_or_settle(found, found.retry_after or 0.0, now)
 
-    def _wait_or_settle(self, fault: Fault, at_least: float, now: float) -> Step:
+    def _wait_or_settle(self, fault: TransportError, at_least: float, now: float) -> Step:
         """Wait as long as was asked for and a little by chance, where the deadline allows it."""
         seconds = at_least + self._jitter()
         fault = replace(fault, retry_after=at_least or None)
@@ -161,7 +164,7 @@ class Exchange:
             return replace(outcome, attempts=self._attempts)
         return outcome
 
-    def _settle(self, fault: Fault) -> Settled:
+    def _settle(self, fault: TransportError) -> Done:
         outcome = Indeterminate(
             fault.cause,
             fault.detail,
@@ -169,4 +172,4 @@ class Exchange:
             retry_after=fault.retry_after,
             request_id=self._request_id,
         )
-        return Settled([outcome] * self._count)
+        return Done([outcome] * self._count)

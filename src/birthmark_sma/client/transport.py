@@ -1,4 +1,4 @@
-"""HTTP as the clients use it: one attempt gives a `Reply` or a `Fault`, and raises nothing else.
+"""HTTP as the clients use it: one attempt returns an `HttpResponse` or a `TransportError`.
 
 Connections are kept and used again; redirects are not followed, environment variables not read,
 and an answer is taken in its own bytes, bounded in size.
@@ -17,7 +17,7 @@ import httpx2
 from birthmark_sma import __version__
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause
-from birthmark_sma.client.responses import Fault, Reply
+from birthmark_sma.client.responses import HttpResponse, TransportError
 from birthmark_sma.errors import ConfigurationError
 
 BATCH_PATH = "/api/v1/validate/nuc/batch"
@@ -58,7 +58,9 @@ class Transport:
         """Close all connections."""
         await self._http.aclose()
 
-    async def attempt(self, body: bytes, request_id: str, seconds: float) -> Reply | Fault:
+    async def attempt(
+        self, body: bytes, request_id: str, seconds: float
+    ) -> HttpResponse | TransportError:
         """Send once. Whoever calls bounds the whole of it; `seconds` bounds each part."""
         options = self._options
         try:
@@ -76,28 +78,34 @@ class Transport:
             ) as response:
                 return await _read(response)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            return fault_of(error)
+            return to_transport_error(error)
 
 
-async def _read(response: httpx2.Response) -> Reply | Fault:
+async def _read(response: httpx2.Response) -> HttpResponse | TransportError:
     """Read an answer whose head is there."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if response.status_code == 200 and encoding != "identity":  # else the status says it all
-        return Fault(Cause.NOT_UNDERSTOOD, "The answer is compressed, which nobody asked for.")
+        return TransportError(
+            Cause.NOT_UNDERSTOOD, "The answer is compressed, which nobody asked for."
+        )
     body = bytearray()
     try:
         async for part in response.aiter_raw():
             body += part
             if len(body) > MAX_ANSWER_BYTES:
-                return Fault(Cause.NOT_UNDERSTOOD, "The answer is far larger than any verdict.")
+                return TransportError(
+                    Cause.NOT_UNDERSTOOD, "The answer is far larger than any verdict."
+                )
     except httpx2.TimeoutException:
-        return Fault(Cause.TIMED_OUT, "The answer began, and did not end in time.")
+        return TransportError(Cause.TIMED_OUT, "The answer began, and did not end in time.")
     except httpx2.TransportError:
-        return Fault(Cause.UNREACHABLE, "The connection broke within the answer.", again=True)
-    return Reply(response.status_code, response.headers, bytes(body))
+        return TransportError(
+            Cause.UNREACHABLE, "The connection broke within the answer.", again=True
+        )
+    return HttpResponse(response.status_code, response.headers, bytes(body))
 
 
-_NO_TLS = Fault(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
+_NO_TLS = TransportError(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
 _WRONG_CERTIFICATE = "The server's TLS certificate is not one that is trusted."
 # X509_V_ERR_ of OpenSSL's x509_vfy.h. Where the system's own verifier is used, there is no code.
 _CERTIFICATE_ERRORS = {
@@ -113,30 +121,35 @@ _CERTIFICATE_ERRORS = {
         "The server's TLS certificate is for another name: is this the authority's URL?",
     ),
 }
-_NO_HTTP = Fault(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
+_NO_HTTP = TransportError(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
 _CUT_SHORT = "peer unexpectedly closed connection"  # what h11 says of half a head
-_BROKEN = Fault(Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True)
+_BROKEN = TransportError(
+    Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True
+)
 
 _REFUSED_BY_PROXY = re.compile(r"(403|407)\b")
 
 # The first row that an error belongs to tells what it means.
-_ERRORS: tuple[tuple[type[Exception], Fault], ...] = (
+_ERRORS: tuple[tuple[type[Exception], TransportError], ...] = (
     (
         httpx2.ConnectTimeout,
-        Fault(Cause.UNREACHABLE, "No connection came about in time.", again=True),
+        TransportError(Cause.UNREACHABLE, "No connection came about in time.", again=True),
     ),
     (
         httpx2.PoolTimeout,
-        Fault(Cause.OVERLOADED, "No connection of this client's became free.", again=True),
+        TransportError(Cause.OVERLOADED, "No connection of this client's became free.", again=True),
     ),
-    (httpx2.TimeoutException, Fault(Cause.TIMED_OUT, "The authority did not answer in time.")),
+    (
+        httpx2.TimeoutException,
+        TransportError(Cause.TIMED_OUT, "The authority did not answer in time."),
+    ),
     (
         httpx2.ConnectError,
-        Fault(Cause.UNREACHABLE, "Nobody answers at this address.", again=True),
+        TransportError(Cause.UNREACHABLE, "Nobody answers at this address.", again=True),
     ),
     (
         httpx2.ProxyError,
-        Fault(Cause.UNREACHABLE, "The proxy does not reach the authority.", again=True),
+        TransportError(Cause.UNREACHABLE, "The proxy does not reach the authority.", again=True),
     ),
     (httpx2.NetworkError, _BROKEN),
     (httpx2.RemoteProtocolError, _BROKEN),
@@ -144,26 +157,26 @@ _ERRORS: tuple[tuple[type[Exception], Fault], ...] = (
 )
 
 
-def fault_of(error: Exception) -> Fault:
+def to_transport_error(error: Exception) -> TransportError:
     """Say what an error before the answer means, and whether asking again may help."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             code = getattr(each, "verify_code", 0)
             detail = _CERTIFICATE_ERRORS.get(code, _WRONG_CERTIFICATE)
-            return Fault(Cause.UNTRUSTED, detail)
+            return TransportError(Cause.UNTRUSTED, detail)
         if type(each) is ssl.SSLError:  # its subclasses: wait for more, or the peer has gone
             return _NO_TLS
         if isinstance(each, h11.RemoteProtocolError):
             return _BROKEN if str(each) == _CUT_SHORT else _NO_HTTP
     if isinstance(error, httpx2.ProxyError) and (refused := _REFUSED_BY_PROXY.match(str(error))):
         # What was answered to CONNECT; the library tells it in the error's text alone.
-        return Fault(
+        return TransportError(
             Cause.PROXY_REFUSED, f"The proxy does not let this client through ({refused[1]})."
         )
     for kind, fault in _ERRORS:
         if isinstance(error, kind):
             return fault
-    return Fault(Cause.NOT_UNDERSTOOD, "The exchange broke HTTP's rules.")
+    return TransportError(Cause.NOT_UNDERSTOOD, "The exchange broke HTTP's rules.")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -69,12 +69,12 @@ def bounded_post(
     return Answer(response.status_code, response.headers, received)
 
 
-def time_of(answer: Answer) -> datetime | None:
+def response_time(answer: Answer) -> datetime | None:
     """Return the time that the server says it is (RFC 9110, section 6.6.1), if it says one."""
     return _http_date(answer.headers.get("Date", ""))
 
 
-def retry_after_of(answer: Answer) -> float | None:
+def retry_after(answer: Answer) -> float | None:
     """Return the seconds of Retry-After, if there is one.
 
     A date counts by the server's own clock: the camera's may be wrong.
@@ -82,7 +82,7 @@ def retry_after_of(answer: Answer) -> float | None:
     text = answer.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit() and len(text) <= 9:
         return float(text)
-    until, now = _http_date(text), time_of(answer)
+    until, now = _http_date(text), response_time(answer)
     return None if until is None or now is None else max(0.0, (until - now).total_seconds())
 
 

@@ -20,8 +20,8 @@ from birthmark_sma.device.bounded_http import (
     HearTime,
     bounded_post,
     is_this_machine,
-    retry_after_of,
-    time_of,
+    response_time,
+    retry_after,
 )
 from birthmark_sma.device.bundle_queue import Delivery, Later
 from birthmark_sma.errors import ConfigurationError
@@ -78,10 +78,10 @@ class Intake:
         except httpx2.HTTPError as error:
             _log.info("No answer of %s (%s)", self._url.host, _told(error))
             return Delivery.LATER
-        time = time_of(answer)
+        time = response_time(answer)
         if time is not None and self._hear_time is not None:
             self._hear_time(time, self._url.host)
-        delivery = delivery_of(answer, bundle.bundle_id)
+        delivery = interpret_response(answer, bundle.bundle_id)
         if delivery is not Delivery.TAKEN:
             level = logging.WARNING if delivery is Delivery.REFUSED else logging.INFO
             _log.log(
@@ -114,13 +114,13 @@ def post_bundle(
     )
 
 
-def delivery_of(answer: Answer, bundle_id: str) -> Delivery | Later:
+def interpret_response(answer: Answer, bundle_id: str) -> Delivery | Later:
     """Return what an answer means for the bundle with this id."""
     if answer.status in _TAKEN or answer.status == _TAKEN_BEFORE:
         return Delivery.TAKEN if _named_in(answer.content) == bundle_id else Delivery.LATER
     if answer.status in _REFUSED:
         return Delivery.REFUSED
-    wait = retry_after_of(answer)
+    wait = retry_after(answer)
     return Delivery.LATER if wait is None else Later(wait)
 
 

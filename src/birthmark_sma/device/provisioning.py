@@ -30,8 +30,8 @@ from birthmark_sma.device.bounded_http import (
     HearTime,
     bounded_post,
     is_this_machine,
-    retry_after_of,
-    time_of,
+    response_time,
+    retry_after,
 )
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.device.table_key_decryption import open_table_keys
@@ -208,11 +208,11 @@ class _Asking:
                 answer = self._ask(pending)
                 status, _, content = answer
                 if status == httpx2.codes.OK:
-                    return identity_of(pending, content, self._enrolment), time_of(answer)
+                    return make_identity(pending, content, self._enrolment), response_time(answer)
                 if not _may_change(status):
                     raise _refusal(status, content)
                 why = f"it answers with status {status}"
-                asked_to_wait = retry_after_of(answer)
+                asked_to_wait = retry_after(answer)
             except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol) as error:
                 # Nothing left this machine, and nothing will, however often it is tried.
                 raise ConfigurationError(f"The authority cannot be asked: {error}.") from None
@@ -246,7 +246,7 @@ class _Asking:
         )
 
 
-def identity_of(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
+def make_identity(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
     """Return what an answer makes of a camera. Raises UnusableAnswerError with the reason."""
     try:
         fields: dict[str, Any] = json.loads(answer)

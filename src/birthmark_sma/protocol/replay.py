@@ -29,14 +29,14 @@ class Repeat(StrEnum):
     """Others brought it before; this caller does so for the first time."""
 
 
-class Sighting(NamedTuple):
+class SeenToken(NamedTuple):
     """A camera token, by its digest, and who brings it."""
 
     digest: bytes
     caller: str
 
 
-def digest_of(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> bytes:
+def token_digest(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> bytes:
     """Return 16 bytes that stand for a token and what was asked of it.
 
     BLAKE2b (RFC 7693) over all that is on the wire, personalised by the derivation: a token that is
@@ -49,14 +49,16 @@ def digest_of(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> 
     return hashlib.blake2b(text, digest_size=DIGEST_BYTES, person=derivation.label).digest()
 
 
-def without_first_sights(sightings: Sequence[Sighting], fresh: Set[bytes]) -> list[Sighting | None]:
+def without_first_sights(
+    sightings: Sequence[SeenToken], fresh: Set[bytes]
+) -> list[SeenToken | None]:
     """Return the sightings with None where a token is seen for the first time ever.
 
     `fresh` are the digests that nobody brought before this batch: their first sight is the first
     one in it.
     """
     unseen = set(fresh)
-    repeats: list[Sighting | None] = []
+    repeats: list[SeenToken | None] = []
     for sighting in sightings:
         if sighting.digest in unseen:
             unseen.remove(sighting.digest)
@@ -67,7 +69,7 @@ def without_first_sights(sightings: Sequence[Sighting], fresh: Set[bytes]) -> li
 
 
 def classify(
-    repeats: Sequence[Sighting | None], brought_before: Set[Sighting]
+    repeats: Sequence[SeenToken | None], brought_before: Set[SeenToken]
 ) -> list[Repeat | None]:
     """Say what kind each repeat is, in order; None stays None.
 

@@ -62,7 +62,7 @@ _TOLD_TO_CALLER = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DeviceRecord:
     """What the authority knows of the device that a NUC hash belongs to."""
 
     status: DeviceStatus
@@ -70,7 +70,7 @@ class Standing:
 
 
 def decide(  # noqa: PLR0911  one return a rule reads best
-    *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, standing: Standing | None
+    *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, standing: DeviceRecord | None
 ) -> Reason:
     """Judge a camera token.
 

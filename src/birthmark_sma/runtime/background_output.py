@@ -130,7 +130,7 @@ _outputs: dict[int, BackgroundOutput] = {}
 """Those of this process, by descriptor."""
 
 
-def output_of(descriptor: int, note_left_out: str = LEFT_OUT) -> BackgroundOutput:
+def open_output(descriptor: int, note_left_out: str = LEFT_OUT) -> BackgroundOutput:
     """Return what writes to a descriptor in the background.
 
     What waits at the end of the process is written for a second at most. `note_left_out` is the
@@ -159,7 +159,7 @@ def write_in_background(note_left_out: str) -> None:
         if descriptor in _outputs:
             continue
         text = io.TextIOWrapper(
-            cast("io.BufferedWriter", _Raw(output_of(descriptor, note_left_out))),
+            cast("io.BufferedWriter", _Raw(open_output(descriptor, note_left_out))),
             encoding=stream.encoding,
             errors=stream.errors,
             newline="\n",

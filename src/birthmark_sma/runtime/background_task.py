@@ -14,7 +14,7 @@ _LEAVING_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Chore(ABC):
+class BackgroundTask(ABC):
     """Does its work at once and then every so often, until it is closed.
 
     Every process of a server runs one of each kind: what one has done the others find done.

@@ -12,7 +12,7 @@ import sys
 _allowed: set[int] = set()  # the cores that this process had before it was kept to one
 
 
-def keep_to_one_core(number: int) -> None:
+def pin_to_core(number: int) -> None:
     """Keep the calling thread, and the threads that it will start, on one of the cores allowed.
 
     Processes with consecutive numbers get different ones, as far as there are. Elsewhere than on
@@ -23,7 +23,7 @@ def keep_to_one_core(number: int) -> None:
         _use({sorted(_allowed)[number % len(_allowed)]})
 
 
-def use_all_cores() -> None:
+def unpin() -> None:
     """Let the calling thread use all cores again that the process had at first."""
     if _allowed:
         _use(_allowed)

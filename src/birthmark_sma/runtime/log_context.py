@@ -8,26 +8,26 @@ from collections.abc import Callable, MutableMapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
-Origin: TypeAlias = MutableMapping[str, Any]
+LoggedRequest: TypeAlias = MutableMapping[str, Any]
 """A request as the web has it: here nobody looks into it."""
 
 UNANSWERED = "unanswered"
 """The key in a request of the object that waits for its answer (`group_commit.Waiting`). Whoever
 owns the connection tells it that the caller left."""
 
-WORKING_FOR: ContextVar[Callable[[], Sequence[Origin]] | None] = ContextVar(
+WORKING_FOR: ContextVar[Callable[[], Sequence[LoggedRequest]] | None] = ContextVar(
     "working_for", default=None
 )
 """Tells the requests when it is called, as hardly anybody ever asks."""
 
 
-def working_for() -> Sequence[Origin]:
+def current_requests() -> Sequence[LoggedRequest]:
     """Return the requests that this thread or task works for."""
     tell = WORKING_FOR.get()
     return () if tell is None else tell()
 
 
-def the_one_origin() -> Origin | None:
+def current_request() -> LoggedRequest | None:
     """Return the request that this thread or task works for, if it is just one."""
-    origins = working_for()
+    origins = current_requests()
     return origins[0] if len(origins) == 1 else None

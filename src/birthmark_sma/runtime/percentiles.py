@@ -26,7 +26,7 @@ def quantile(bounds: Sequence[int], counts: Sequence[int], share: float) -> floa
     return start + (bounds[place] - start) * (rank - below) / (counts[place] - below)
 
 
-class Looks:
+class Snapshots:
     """Looks at one histogram, not older than a while, of which the first counts as its beginning.
 
     One thread takes them, the same that asks.

@@ -26,11 +26,11 @@ def printable(text: str, *, kept: str = "") -> str:
     )
 
 
-def traceback_of(exc_info: ExcInfo) -> str:
+def format_traceback(exc_info: ExcInfo) -> str:
     """Return a traceback without local variables and without the values of a database's row."""
     return _REFUSED_ROW.sub(r"\1 ...", "".join(traceback.format_exception(*exc_info))).rstrip("\n")
 
 
 def write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
     """The same, for a terminal."""
-    out.write("\n" + printable(traceback_of(exc_info), kept="\n"))
+    out.write("\n" + printable(format_traceback(exc_info), kept="\n"))

@@ -27,7 +27,7 @@ _spawning = multiprocessing.get_context("spawn")
 _log = logging.getLogger(__name__)
 
 
-class Layout:
+class SlotAllocator:
     """Gives out places in a sheet; each process lays its instruments out in the same order."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Layout:
         return first
 
 
-class Sheets:
+class SharedCounters:
     """The shared numbers: a sheet a process, each of 64-bit integers."""
 
     def __init__(self, processes: int, size: int) -> None:
@@ -80,7 +80,7 @@ class Counter:
     Each value is counted by one thread only, or under a lock: adding is no single step.
     """
 
-    def __init__(self, layout: Layout, labels: Iterable[Labels]) -> None:
+    def __init__(self, layout: SlotAllocator, labels: Iterable[Labels]) -> None:
         self.place = {each: layout.take(1) for each in labels}
 
     def add(self, sheet: memoryview, labels: Labels, amount: int = 1) -> None:
@@ -96,7 +96,7 @@ class Counter:
 class Gauge:
     """A number that rises and falls. Of processes that have died it says nothing."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: SlotAllocator) -> None:
         self._place = layout.take(1)
 
     def set(self, sheet: memoryview, value: int) -> None:
@@ -114,7 +114,7 @@ class Histogram:
     Amounts are integers: nanoseconds, or how many.
     """
 
-    def __init__(self, layout: Layout, bounds: Sequence[int]) -> None:
+    def __init__(self, layout: SlotAllocator, bounds: Sequence[int]) -> None:
         self.bounds = bounds
         self._first = layout.take(len(bounds) + 2)
         self._sum = self._first + len(bounds) + 1

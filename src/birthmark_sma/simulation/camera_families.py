@@ -57,7 +57,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def named(names: Sequence[str]) -> tuple[Family, ...]:
+def families_by_name(names: Sequence[str]) -> tuple[Family, ...]:
     """Return families of these names, with the habits of those above in turn; none means those."""
     if not names:
         return FAMILIES

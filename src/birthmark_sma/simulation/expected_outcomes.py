@@ -1,8 +1,8 @@
 """What is played, and which ending of it is right. Pure.
 
-An aggregation server comes to one `Ending` for each bundle that it gets. Which ones are right is
+An aggregation server comes to one `Outcome` for each bundle that it gets. Which ones are right is
 decided here and nowhere else, from what the protocol promises and what was agreed on
-(`Surroundings`), never from how a case ended.
+(`Environment`), never from how a case ended.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Ending(StrEnum):
+class Outcome(StrEnum):
     """What an aggregation server came to."""
 
     PASS = "PASS"  # noqa: S105  a verdict, not a password
@@ -106,7 +106,7 @@ WHAT: Mapping[Case, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """What the authority and those who use it agreed on, as far as right endings depend on it.
 
     `discloses_serials`: all aggregation servers are told which device a camera token is of.
@@ -120,34 +120,34 @@ class Surroundings:
     reports_to_authority: bool
 
 
-ASSUMED = Surroundings(discloses_serials=True, answers_repeats=True, reports_to_authority=False)
+ASSUMED = Environment(discloses_serials=True, answers_repeats=True, reports_to_authority=False)
 """Where nobody has asked."""
 
-_ALWAYS: Mapping[Case, frozenset[Ending]] = {
-    Case.GENUINE: frozenset({Ending.PASS}),
-    **dict.fromkeys(TAMPERING, frozenset({Ending.FAIL})),
-    Case.FORGED_SIGNATURE: frozenset({Ending.WRONG_SIGNATURE}),
-    Case.ALTERED_BUNDLE: frozenset({Ending.WRONG_SIGNATURE}),
-    Case.REPLAYED_BUNDLE: frozenset({Ending.DUPLICATE}),
-    Case.CLONE_OTHER_SENSOR: frozenset({Ending.FAIL}),
-    Case.CLONE_SAME_SENSOR: frozenset({Ending.PASS}),
-    Case.STOLEN: frozenset({Ending.PASS}),
-    Case.FAST_CLOCK: frozenset({Ending.WRONG_TIME}),
-    Case.SLOW_CLOCK: frozenset({Ending.WRONG_CERTIFICATE}),
+_ALWAYS: Mapping[Case, frozenset[Outcome]] = {
+    Case.GENUINE: frozenset({Outcome.PASS}),
+    **dict.fromkeys(TAMPERING, frozenset({Outcome.FAIL})),
+    Case.FORGED_SIGNATURE: frozenset({Outcome.WRONG_SIGNATURE}),
+    Case.ALTERED_BUNDLE: frozenset({Outcome.WRONG_SIGNATURE}),
+    Case.REPLAYED_BUNDLE: frozenset({Outcome.DUPLICATE}),
+    Case.CLONE_OTHER_SENSOR: frozenset({Outcome.FAIL}),
+    Case.CLONE_SAME_SENSOR: frozenset({Outcome.PASS}),
+    Case.STOLEN: frozenset({Outcome.PASS}),
+    Case.FAST_CLOCK: frozenset({Outcome.WRONG_TIME}),
+    Case.SLOW_CLOCK: frozenset({Outcome.WRONG_CERTIFICATE}),
 }
 
 
-def right_endings(case: Case, there: Surroundings) -> frozenset[Ending]:
+def right_endings(case: Case, there: Environment) -> frozenset[Outcome]:
     """Return the endings that the protocol promises for a case."""
     match case:
         case Case.REUSED_CAMERA_TOKEN:
-            return frozenset({Ending.PASS if there.answers_repeats else Ending.ALREADY_SUBMITTED})
+            return frozenset({Outcome.PASS if there.answers_repeats else Outcome.ALREADY_SUBMITTED})
         case Case.BORROWED_CAMERA_TOKEN:
             if not there.answers_repeats:
-                return frozenset({Ending.ALREADY_SUBMITTED})
-            return frozenset({Ending.FAIL if there.discloses_serials else Ending.PASS})
+                return frozenset({Outcome.ALREADY_SUBMITTED})
+            return frozenset({Outcome.FAIL if there.discloses_serials else Outcome.PASS})
         case Case.REPORTED:
-            return frozenset({Ending.FAIL if there.reports_to_authority else Ending.REPORTED})
+            return frozenset({Outcome.FAIL if there.reports_to_authority else Outcome.REPORTED})
         case Case.BEING_REPORTED:
             return right_endings(Case.STOLEN, there) | right_endings(Case.REPORTED, there)
         case _:
@@ -177,8 +177,8 @@ _UNSEEN: Mapping[Case, str] = {
 }
 
 
-def unseen(case: Case, there: Surroundings) -> str | None:
+def undetectable_reason(case: Case, there: Environment) -> str | None:
     """Return what the protocol cannot see of a case, or None where it sees what it should."""
-    if Ending.PASS in right_endings(case, there):
+    if Outcome.PASS in right_endings(case, there):
         return _UNSEEN.get(case)
     return None

@@ -154,7 +154,7 @@ def provision(
             raise
 
 
-def clock_of(ahead: float, drift: float) -> Clock:
+def make_clock(ahead: float, drift: float) -> Clock:
     """Return a clock that is ahead by seconds, and gains `drift` of them in each."""
     begun = datetime.now(UTC)
 

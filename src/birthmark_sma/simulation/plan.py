@@ -139,7 +139,7 @@ class Plan:
         return frozenset(each.source for each in self.pictures if each.source is not None)
 
 
-def draw_plan(terms: Terms) -> Plan:
+def build_plan(terms: Terms) -> Plan:
     """Return what the terms and their seed come to."""
     chance = random.Random(terms.seed)  # noqa: S311  no secret: to be drawn again from its seed
     cameras = _cameras(terms, chance)

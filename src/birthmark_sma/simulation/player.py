@@ -20,7 +20,7 @@ from birthmark_sma.device import Delivery, bundle_id
 from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.bundle import Bundle
 from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator, Judgement
-from birthmark_sma.simulation.expected_outcomes import Case, Ending
+from birthmark_sma.simulation.expected_outcomes import Case, Outcome
 from birthmark_sma.simulation.fleet import PlayedCamera
 from birthmark_sma.simulation.plan import Picture, Plan, Role
 from birthmark_sma.simulation.results import Tally
@@ -34,7 +34,7 @@ Report = Callable[[str], Coroutine[Any, Any, str | None]]
 
 
 @dataclass(slots=True)
-class Theft:
+class TheftReport:
     """The report of a stolen camera. Times are the event loop's."""
 
     device_serial: str
@@ -52,7 +52,7 @@ class Theft:
 
 
 @dataclass(slots=True)
-class Course:
+class Progress:
     """How a run went in one of its parts: bundles that passed, were turned away, or wrong."""
 
     passed: list[int] = field(default_factory=lambda: [0] * BINS)
@@ -88,8 +88,8 @@ class Play:
         """How often the authority was asked and gave no verdict, by why."""
         self.kept_waiting = 0
         """How many bundles that happened to."""
-        self.course = Course()
-        self.thefts: dict[int, Theft] = {}
+        self.course = Progress()
+        self.thefts: dict[int, TheftReport] = {}
         self._cameras = cameras
         self._aggregators = aggregators
         self._report = report
@@ -222,7 +222,7 @@ class Play:
         done, _ = await asyncio.wait([source], timeout=max(0.0, left))
         if not done:
             for number in picture.to:
-                self._count(picture, picture.case, Judgement(Ending.UNDECIDED), number)
+                self._count(picture, picture.case, Judgement(Outcome.UNDECIDED), number)
             return
         self.sent -= len(picture.to)
         await self._send(picture, self._make(picture, source.result()))
@@ -262,9 +262,9 @@ class Play:
             )
         except asyncio.CancelledError:
             last = f" ({unanswered[-1]} until then)" if unanswered else ""
-            judgement = Judgement(Ending.UNDECIDED, f"The run was over{last}.")
+            judgement = Judgement(Outcome.UNDECIDED, f"The run was over{last}.")
         except BirthmarkError as error:
-            judgement = Judgement(Ending.UNDECIDED, str(error))
+            judgement = Judgement(Outcome.UNDECIDED, str(error))
         judged = loop.time()
         if judgement.asked:
             self.waits.append(judged - sent)
@@ -282,7 +282,7 @@ class Play:
             detail=judgement.detail,
         )
         part = min(BINS - 1, int(picture.at / self.plan.terms.seconds * BINS))
-        passed = judgement.ending is Ending.PASS
+        passed = judgement.ending is Outcome.PASS
         course = self.course
         counts = (course.passed if passed else course.refused) if right else course.wrong
         counts[part] += 1
@@ -291,12 +291,12 @@ class Play:
 
     def _begin_report(self, number: int) -> None:
         if self.plan.cameras[number].role is Role.STOLEN:
-            theft = Theft(self._cameras[number].device_serial)
+            theft = TheftReport(self._cameras[number].device_serial)
             theft.begun = asyncio.get_running_loop().time()
             self.thefts[number] = theft
             self._begin(self._report_theft(theft))
 
-    async def _report_theft(self, theft: Theft) -> None:
+    async def _report_theft(self, theft: TheftReport) -> None:
         if self._report is None:
             for each in self._aggregators:
                 each.reported.add(theft.device_serial)

@@ -10,9 +10,9 @@ from birthmark_sma import __version__
 from birthmark_sma.simulation.expected_outcomes import (
     WHAT,
     Case,
-    Surroundings,
+    Environment,
     right_endings,
-    unseen,
+    undetectable_reason,
 )
 from birthmark_sma.simulation.plan import Plan, Role
 from birthmark_sma.simulation.player import Play
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class RunMetadata:
     """What a report says of a run beside what came of it."""
 
     url: str
@@ -30,7 +30,7 @@ class Circumstances:
     provisioning_seconds: float
 
 
-def report_of(play: Play, there: Circumstances) -> dict[str, Any]:
+def make_report(play: Play, there: RunMetadata) -> dict[str, Any]:
     """Return the report as JSON has it: docs/simulate.md says what each field is."""
     tally, plan = play.tally, play.plan
     return {
@@ -131,12 +131,12 @@ def _case(case: Case, play: Play) -> dict[str, Any]:
         "ended": dict(sorted(endings.items())),
         "bundles": endings.total(),
         "bundles_right": good,
-        "unseen": unseen(case, tally.surroundings) is not None,
+        "unseen": undetectable_reason(case, tally.surroundings) is not None,
     }
 
 
-def _unseen(cases: Mapping[Case, object], there: Surroundings) -> list[dict[str, str]]:
-    found = ((case, unseen(case, there)) for case in Case if case in cases)
+def _unseen(cases: Mapping[Case, object], there: Environment) -> list[dict[str, str]]:
+    found = ((case, undetectable_reason(case, there)) for case in Case if case in cases)
     return [{"case": case, "why": why} for case, why in found if why is not None]
 
 

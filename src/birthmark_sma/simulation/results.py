@@ -4,22 +4,22 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from birthmark_sma.simulation.expected_outcomes import Case, Ending, Surroundings, right_endings
+from birthmark_sma.simulation.expected_outcomes import Case, Environment, Outcome, right_endings
 
 MAX_SURPRISES = 50
 """So many wrong endings are kept to be told one by one; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Surprise:
+class UnexpectedOutcome:
     """An ending that is not the right one, or none."""
 
     picture: int
     case: Case
     device_serial: str
     aggregator: int
-    ended: Ending
-    right: frozenset[Ending]
+    ended: Outcome
+    right: frozenset[Outcome]
     detail: str
 
 
@@ -27,14 +27,14 @@ class Surprise:
 class Tally:
     """Counts endings as they come. A picture that goes to two servers ends twice."""
 
-    surroundings: Surroundings
-    endings: dict[Case, Counter[Ending]] = field(default_factory=dict)
-    surprises: list[Surprise] = field(default_factory=list)
+    surroundings: Environment
+    endings: dict[Case, Counter[Outcome]] = field(default_factory=dict)
+    surprises: list[UnexpectedOutcome] = field(default_factory=list)
     wrong: int = 0
     lost: int = 0
 
     def count(
-        self, case: Case, ended: Ending, *, picture: int, device_serial: str, aggregator: int,
+        self, case: Case, ended: Outcome, *, picture: int, device_serial: str, aggregator: int,
         detail: str = "",
     ) -> bool:  # fmt: skip
         """Note an ending, and say whether it was right."""
@@ -42,13 +42,13 @@ class Tally:
         right = right_endings(case, self.surroundings)
         if ended in right:
             return True
-        if ended is Ending.UNDECIDED:
+        if ended is Outcome.UNDECIDED:
             self.lost += 1
         else:
             self.wrong += 1
         if len(self.surprises) < MAX_SURPRISES:
             self.surprises.append(
-                Surprise(picture, case, device_serial, aggregator, ended, right, detail)
+                UnexpectedOutcome(picture, case, device_serial, aggregator, ended, right, detail)
             )
         return False
 
@@ -62,6 +62,6 @@ class Tally:
         """How many of those were right."""
         return self.ended - self.wrong - self.lost
 
-    def totals(self) -> Mapping[Ending, int]:
+    def totals(self) -> Mapping[Outcome, int]:
         """How many there are of each ending."""
         return sum(self.endings.values(), Counter())

@@ -15,10 +15,10 @@ from typing import Any
 from cryptography import x509
 
 from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator
-from birthmark_sma.simulation.fleet import PlayedCamera, clock_of, memory_directory, provision
+from birthmark_sma.simulation.fleet import PlayedCamera, make_clock, memory_directory, provision
 from birthmark_sma.simulation.plan import Plan
 from birthmark_sma.simulation.player import Play
-from birthmark_sma.simulation.report import Circumstances, report_of
+from birthmark_sma.simulation.report import RunMetadata, make_report
 from birthmark_sma.simulation.results import Tally
 from birthmark_sma.simulation.target import Site, probe
 
@@ -29,7 +29,7 @@ Watch = Callable[[Play], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class RunOptions:
     """How a plan is carried out. `settle` is how many seconds the last verdicts have.
 
     `directory` is where cameras keep what they have; None is in memory, and gone at the end. With
@@ -54,7 +54,7 @@ def new_serial_prefix() -> str:
 def simulate(
     plan: Plan,
     site: Site,
-    manner: Manner,
+    manner: RunOptions,
     *,
     provisioning: AbstractContextManager[Provisioned],
     watch: Watch,
@@ -71,16 +71,14 @@ def simulate(
             cameras = _provision(plan, site, manner, place, provisioned)
         for each in cameras:
             stack.callback(each.close)
-        circumstances = Circumstances(
-            site.url, manner.serial_prefix, now, time.monotonic() - before
-        )
+        circumstances = RunMetadata(site.url, manner.serial_prefix, now, time.monotonic() - before)
         return asyncio.run(
             _play(plan, site, cameras, circumstances, settle=manner.settle, watch=watch)
         )
 
 
 @contextmanager
-def one_camera(plan: Plan, site: Site, manner: Manner) -> Iterator[PlayedCamera]:
+def one_camera(plan: Plan, site: Site, manner: RunOptions) -> Iterator[PlayedCamera]:
     """Give the plan's only camera, provisioned, to whoever sends its bundles elsewhere."""
     with ExitStack() as stack:
         place = manner.directory or stack.enter_context(memory_directory())
@@ -92,7 +90,7 @@ def one_camera(plan: Plan, site: Site, manner: Manner) -> Iterator[PlayedCamera]
 def _provision(
     plan: Plan,
     site: Site,
-    manner: Manner,
+    manner: RunOptions,
     place: Path,
     provisioned: Provisioned,
 ) -> list[PlayedCamera]:
@@ -108,7 +106,7 @@ def _provision(
         site.check_trust(client)
         return provision(
             [site.enrolment(manner.device_serial(e.number), e.family) for e in plan.cameras],
-            [clock_of(each.clock, each.drift) for each in plan.cameras],
+            [make_clock(each.clock, each.drift) for each in plan.cameras],
             place,
             max_bundles=len(plan.pictures) + 1,
             client=client,
@@ -120,7 +118,7 @@ async def _play(
     plan: Plan,
     site: Site,
     cameras: list[PlayedCamera],
-    circumstances: Circumstances,
+    circumstances: RunMetadata,
     *,
     settle: float,
     watch: Watch,
@@ -144,7 +142,7 @@ async def _play(
         )
         with _halted_by_signal(play), watch(play):
             await play.run()
-        return report_of(play, circumstances)
+        return make_report(play, circumstances)
 
 
 @contextmanager

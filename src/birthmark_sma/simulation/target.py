@@ -17,11 +17,11 @@ from birthmark_sma.client import (
     Options,
     Pass,
 )
-from birthmark_sma.client.transport import fault_of, tls_context
+from birthmark_sma.client.transport import tls_context, to_transport_error
 from birthmark_sma.device import Enrolment
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.simulation.expected_outcomes import Surroundings
+from birthmark_sma.simulation.expected_outcomes import Environment
 
 _PROVISION_SECONDS = 30.0
 _ALIVE_PATH = "/health/live"
@@ -78,7 +78,10 @@ class Site:
         try:
             client.get(f"{self.url.rstrip('/')}{_ALIVE_PATH}", timeout=_ALIVE_SECONDS)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            if isinstance(error, httpx2.HTTPError) and fault_of(error).cause is Cause.UNTRUSTED:
+            if (
+                isinstance(error, httpx2.HTTPError)
+                and to_transport_error(error).cause is Cause.UNTRUSTED
+            ):
                 raise ConfigurationError(
                     "The authority's TLS certificate is not one that is trusted here. Name the CA"
                     " that it comes from with --ca-file; sma serve --tls-self prints where its"
@@ -122,7 +125,7 @@ class Site:
 
 async def probe(
     clients: Sequence[AsyncAuthorityClient], token: CameraToken, *, reports: bool
-) -> Surroundings:
+) -> Environment:
     """Find out what was agreed on, with one genuine camera token. `reports`: to the authority.
 
     Raises ConfigurationError where the authority does not answer as it must for any run to make
@@ -161,7 +164,7 @@ async def probe(
             raise ConfigurationError(
                 f"Asked for a second time, the authority gives no verdict ({cause}): {detail}"
             )
-    return Surroundings(
+    return Environment(
         discloses_serials=disclosed,
         answers_repeats=answers_repeats,
         reports_to_authority=reports,

@@ -49,7 +49,9 @@ def is_any_of(
     return column.in_(values)
 
 
-def hour_of(connection: Connection, time: ColumnElement[datetime]) -> ColumnElement[datetime]:
+def truncate_to_hour(
+    connection: Connection, time: ColumnElement[datetime]
+) -> ColumnElement[datetime]:
     """The beginning of the hour of a time, in UTC wherever the database thinks it is."""
     if connection.dialect.name == "postgresql":
         # Not date_trunc: it looks its time zone up for each row, which is most of what it takes.

@@ -11,13 +11,13 @@ from birthmark_sma.storage.engine import Database
 _WAITING_MILLISECONDS = 250  # writers wait as long for the checkpoint as it waits for readers
 
 
-def overwrite_what_is_deleted(transaction: Connection) -> None:
+def enable_secure_delete(transaction: Connection) -> None:
     """Have SQLite overwrite with zeros what this connection deletes or replaces from now on."""
     if transaction.dialect.name == "sqlite":
         transaction.exec_driver_sql("PRAGMA secure_delete = ON")
 
 
-def empty_the_journal(database: Database) -> None:
+def truncate_wal(database: Database) -> None:
     """Bring SQLite's write-ahead log, with old pages in it, into the file, and make it empty.
 
     Where readers are in the way it stays as it is: it is overwritten in time.

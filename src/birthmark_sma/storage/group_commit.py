@@ -29,7 +29,7 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
-from birthmark_sma.runtime.log_context import UNANSWERED, WORKING_FOR, Origin
+from birthmark_sma.runtime.log_context import UNANSWERED, WORKING_FOR, LoggedRequest
 from birthmark_sma.storage.engine import Database
 
 Item = TypeVar("Item")
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     """A batch that is durable. Moments are those of `perf_counter_ns`."""
 
     items: int
-    origins: Callable[[], Sequence[Origin]]
+    origins: Callable[[], Sequence[LoggedRequest]]
     """The requests that its items came with, where they came with any."""
     began: int
     settled: int
@@ -82,7 +82,7 @@ class Waiting(Generic[Item, Answer]):
         items: Sequence[Item],
         future: "asyncio.Future[Any] | Future[Any]",
         loop: asyncio.AbstractEventLoop | None,
-        origin: Origin | None,
+        origin: LoggedRequest | None,
         lose: "Callable[[Waiting[Item, Answer], Answers[Answer]], None]",
         *,
         alone: bool,
@@ -154,7 +154,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
-    def submit(self, item: Item, origin: Origin | None = None) -> "Future[Answer]":
+    def submit(self, item: Item, origin: LoggedRequest | None = None) -> "Future[Answer]":
         """Hand in an item from a thread. Raises PoolFullError or ShuttingDownError at once.
 
         The future cannot be cancelled: the item is settled in any case.
@@ -164,7 +164,9 @@ class GroupCommit(Generic[Item, Answer]):
         self._accept(Waiting((item,), future, None, origin, self._losing, alone=True))
         return future
 
-    def offer(self, item: Item, origin: Origin | None = None) -> "asyncio.Future[Answer]":
+    def submit_async(
+        self, item: Item, origin: LoggedRequest | None = None
+    ) -> "asyncio.Future[Answer]":
         """Hand in an item from a coroutine; the future gets its answer.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
@@ -177,20 +179,20 @@ class GroupCommit(Generic[Item, Answer]):
         return future
 
     def offer_together(
-        self, items: Sequence[Item], origin: Origin | None = None
+        self, items: Sequence[Item], origin: LoggedRequest | None = None
     ) -> "asyncio.Future[Answers[Answer]]":
         """Hand in items that are settled in one transaction; get an answer or an error for each.
 
-        Raises as `offer` does, but for the errors that stand in the items' places.
+        Raises as `submit_async` does, but for the errors that stand in the items' places.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answers[Answer]] = loop.create_future()
         self._accept(Waiting(items, future, loop, origin, self._losing, alone=False))
         return future
 
-    async def settle(self, item: Item) -> Answer:
-        """Hand in an item from a coroutine and wait for its answer. Raises as `offer` does."""
-        return await self.offer(item)
+    async def submit_and_wait(self, item: Item) -> Answer:
+        """Submit an item from a coroutine and wait for its answer. Raises as `submit_async`."""
+        return await self.submit_async(item)
 
     @property
     def waiting(self) -> int:
@@ -420,7 +422,7 @@ def _who_left(
     return [each for each in outcomes if each[0].future.done()]
 
 
-def _origins_of(batch: "Sequence[Waiting[Item, Answer]]") -> list[Origin]:
+def _origins_of(batch: "Sequence[Waiting[Item, Answer]]") -> list[LoggedRequest]:
     return [waiting.origin for waiting in batch if waiting.origin is not None]
 
 

@@ -64,5 +64,5 @@ def migrate(database: Database) -> tuple[str | None, str]:
         if before != HEAD_REVISION:
             config.attributes["connection"] = transaction
             command.upgrade(config, HEAD_REVISION)
-            partitions.make_ahead(transaction, database_time(transaction).date())
+            partitions.create_future_partitions(transaction, database_time(transaction).date())
     return before, HEAD_REVISION

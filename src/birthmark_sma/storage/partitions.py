@@ -51,7 +51,7 @@ def list_partitions(connection: Connection) -> list[Partition]:
     return [Partition(*row) for row in connection.execute(text(_LIST).columns(**zoned))]
 
 
-def make_ahead(transaction: Connection, today: date) -> list[str]:
+def create_future_partitions(transaction: Connection, today: date) -> list[str]:
     """Make the partitions of today and the days ahead that are missing; return their names.
 
     Rows of these days that lie in the default partition move to where they belong. Several programs

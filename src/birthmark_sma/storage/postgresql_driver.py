@@ -5,7 +5,7 @@ times a statement. On a busy server an event loop takes it each time, and a tran
 statements waits for its turn thirty times. libpq's own blocking call lets go of it once.
 
 Beginning, committing and looking whether a connection lives always go that way, and so do the
-statements that are run with `at_once`.
+statements that are run with `execute_blocking`.
 """
 
 import hashlib
@@ -27,7 +27,9 @@ _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_
 _BINARY = 1
 
 
-def at_once(transaction: Connection, statement: str, parameters: Sequence[bytes]) -> PGresult:
+def execute_blocking(
+    transaction: Connection, statement: str, parameters: Sequence[bytes]
+) -> PGresult:
     """Run a statement with `$1`-style parameters in one blocking call of libpq.
 
     Parameters and results are in PostgreSQL's binary form: see `array_of_...` below. It stays
@@ -40,7 +42,7 @@ def at_once(transaction: Connection, statement: str, parameters: Sequence[bytes]
     return result
 
 
-class AtOnceDialect(PGDialect_psycopg):
+class BlockingPsycopgDialect(PGDialect_psycopg):
     """SQLAlchemy's dialect for psycopg, with blocking calls of libpq where this module says so."""
 
     supports_statement_cache = True
@@ -69,7 +71,7 @@ class AtOnceDialect(PGDialect_psycopg):
         return True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        """Run a statement, those of `at_once` past the cursor."""
+        """Run a statement, those of `execute_blocking` past the cursor."""
         if context is None or not context.execution_options.get(_AT_ONCE, False):
             cursor.execute(statement, parameters)
             return
@@ -79,7 +81,7 @@ class AtOnceDialect(PGDialect_psycopg):
         )
 
 
-registry.register("postgresql.at_once", __name__, AtOnceDialect.__name__)
+registry.register("postgresql.at_once", __name__, BlockingPsycopgDialect.__name__)
 
 
 def create(connect: Callable[[], psycopg.Connection[Any]], **options: Any) -> Engine:
@@ -181,7 +183,7 @@ def array_of_times(values: Sequence[datetime]) -> bytes:
     return _array(_TIMESTAMPTZ_OID, len(values), (known[each] for each in values))
 
 
-def integers_of(array: bytes) -> tuple[int, ...]:
+def parse_integer_array(array: bytes) -> tuple[int, ...]:
     """Read an `integer[]` without NULLs."""
     return tuple(value for _, value in _INTEGER.iter_unpack(array[_HEAD.size :]))
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from birthmark_sma import errors
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web.api.models import FieldError
-from birthmark_sma.web.logs.request_ids import request_id_of
+from birthmark_sma.web.logs.request_ids import get_request_id
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -176,7 +176,7 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
 )
 
 
-def problem(
+def problem_response(
     request: Request,
     kind: Kind,
     detail: str,
@@ -191,7 +191,7 @@ def problem(
         "status": kind.status,
         "detail": detail,
         "instance": request.url.path,
-        "request_id": request_id_of(request.scope),
+        "request_id": get_request_id(request.scope),
         **members,
     }
     headers = {}
@@ -210,7 +210,7 @@ def install(app: FastAPI) -> None:
     app.add_middleware(_CatchUnexpected)
 
 
-def respond(request: Request, error: Exception) -> JSONResponse:
+def error_response(request: Request, error: Exception) -> JSONResponse:
     """Phrase any error as the problem document that it is."""
     for error_type, handler in _HANDLERS.items():
         if isinstance(error, error_type):
@@ -248,19 +248,23 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
                 _log.warning("%s: %s%s", kind.title, error, f": {advice}" if advice else "")
             detail = _sentence(str(error))
             if kind.field is None:
-                return problem(request, kind, detail)
-            return problem(request, kind, detail, errors=[{"field": kind.field, "detail": detail}])
+                return problem_response(request, kind, detail)
+            return problem_response(
+                request, kind, detail, errors=[{"field": kind.field, "detail": detail}]
+            )
     return _unexpected(request, error)
 
 
 def _rate_limited(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.RateLimitedError)  # noqa: S101
-    return problem(request, _RATE_LIMITED, _sentence(str(error)), retry_after=error.retry_after)
+    return problem_response(
+        request, _RATE_LIMITED, _sentence(str(error)), retry_after=error.retry_after
+    )
 
 
 def _request_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)  # noqa: S101  how the handler was registered
-    return problem(request, _REQUEST_KINDS[error.slug], str(error))
+    return problem_response(request, _REQUEST_KINDS[error.slug], str(error))
 
 
 def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
@@ -268,7 +272,7 @@ def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
     assert isinstance(raised, UnknownAddressError)  # noqa: S101
     reason = raised.reason
     error = reason.told_to_caller
-    return problem(
+    return problem_response(
         request,
         Kind(400, reason.value.replace("_", "-"), error or ""),
         f"{error}: this authority has no such table or key. Check that the token reached the"
@@ -282,7 +286,9 @@ def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InvalidRequestError)  # noqa: S101
     errors = [field.model_dump() for field in error.fields]
     more = {"more_errors": error.more} if error.more else {}
-    return problem(request, _INVALID, f"The request is malformed: {error}.", errors=errors, **more)
+    return problem_response(
+        request, _INVALID, f"The request is malformed: {error}.", errors=errors, **more
+    )
 
 
 def _framework_validation(request: Request, error: Exception) -> JSONResponse:
@@ -294,7 +300,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     title = HTTPStatus(error.status_code).phrase
     kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
-    response = problem(request, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
+    response = problem_response(request, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
     response.headers.update(error.headers or {})
     return response
 
@@ -302,7 +308,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     path = request.url.path
     _log.error("%s %s failed", request.method, path, exc_info=error)
-    return problem(
+    return problem_response(
         request,
         _INTERNAL,
         "Something went wrong inside the authority, and nothing was decided. The operator finds"

@@ -20,11 +20,11 @@ from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import LogLevel, Settings
 from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.runtime.background_output import output_of
+from birthmark_sma.runtime.background_output import open_output
 from birthmark_sma.runtime.core_dumps import forbid_core_dumps
-from birthmark_sma.runtime.cpu_affinity import keep_to_one_core
-from birthmark_sma.runtime.shared_memory_metrics import Sheets
-from birthmark_sma.web.api.app import Front, create_app
+from birthmark_sma.runtime.cpu_affinity import pin_to_core
+from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
+from birthmark_sma.web.api.app import Application, create_app
 from birthmark_sma.web.logs import setup as log_setup
 from birthmark_sma.web.logs.request_log import RequestLog
 from birthmark_sma.web.middleware import request_metrics
@@ -35,17 +35,17 @@ from birthmark_sma.web.middleware.cancellation import (
     end_in_time,
 )
 from birthmark_sma.web.middleware.security_headers import EVERYWHERE
-from birthmark_sma.web.sandbox.application import SandboxFront
-from birthmark_sma.web.sandbox.connection_faults import equip
-from birthmark_sma.web.transport.client_identity import FarEndHttpProtocol
+from birthmark_sma.web.sandbox.application import SandboxApplication
+from birthmark_sma.web.sandbox.connection_faults import use_sandbox_protocol
+from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
 from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
 from birthmark_sma.web.transport.protocol import BoundedConfig
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
 from birthmark_sma.web.transport.tls import (
-    hold_hangups,
-    let_hangups_through,
+    block_sighup,
     serving_context,
     tls_files,
+    unblock_sighup,
 )
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class WorkerApp:
     settings: Settings
     started: "Synchronized[int]"
     """How many workers have been started; shared by all of them."""
-    figures: Sheets
-    traffic: Sheets
+    figures: SharedCounters
+    traffic: SharedCounters
     """Where all of them count."""
 
     def __call__(self) -> ASGIApp:
@@ -75,13 +75,13 @@ class WorkerApp:
         if self.settings.one_core:
             with self.started.get_lock():
                 self.started.value += 1
-                keep_to_one_core(self.started.value)
+                pin_to_core(self.started.value)
         return create_app(
             lambda: open_authority(self.settings, self.figures),
             self.settings.cors_origins,
             self.traffic,
-            request_log_of(self.settings),
-            tracing_of(self.settings),
+            make_request_log(self.settings),
+            make_tracing(self.settings),
         )
 
 
@@ -142,8 +142,8 @@ class _Supervisor(Multiprocess):
             process.child_conn.close()
 
     def handle_signals(self) -> None:
-        let_hangups_through()
-        hold_hangups()
+        unblock_sighup()
+        block_sighup()
         super().handle_signals()
 
     def handle_hup(self) -> None:
@@ -165,15 +165,15 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     """
     settings = authority.settings
     if settings.workers == 1:
-        log = request_log_of(settings)
-        tracing = tracing_of(settings)
-        front = SandboxFront if authority.sandbox else Front
+        log = make_request_log(settings)
+        tracing = make_tracing(settings)
+        front = SandboxApplication if authority.sandbox else Application
         app = create_app(
             lambda: authority, settings.cors_origins, log=log, tracing=tracing, front=front
         )
         config = uvicorn_config(app, settings, factory=False)
         if authority.sandbox:
-            equip(config)
+            use_sandbox_protocol(config)
         _AnnouncingServer(config, announce).run(sockets=[listener])
         return
     workers = WorkerApp(
@@ -189,15 +189,15 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         authority.close()
 
 
-def request_log_of(settings: Settings) -> RequestLog | None:
+def make_request_log(settings: Settings) -> RequestLog | None:
     """Return what writes a line a request, where the settings want that."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
-    look = log_setup.look_of(settings)
-    return RequestLog(output_of(_STDERR, log_setup.note_left_out(look)), look=look)
+    look = log_setup.log_style(settings)
+    return RequestLog(open_output(_STDERR, log_setup.note_left_out(look)), look=look)
 
 
-def tracing_of(settings: Settings) -> "Tracing | None":
+def make_tracing(settings: Settings) -> "Tracing | None":
     """Return what makes traces, where the settings want that. Raises ConfigurationError."""
     if settings.traces_url is None:
         return None
@@ -236,7 +236,7 @@ def uvicorn_config(
         server_header=False,
         headers=list(EVERYWHERE),
         proxy_headers=False,  # uvicorn would believe any proxy on this machine
-        http=FarEndHttpProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
+        http=ClientIdentityProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
         ssl_context_factory=None if files is None else partial(serving_context, files),
         ws="none",
         timeout_graceful_shutdown=DRAIN_SECONDS,

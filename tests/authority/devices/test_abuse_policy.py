@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.devices.abuse_policy import (
+    AbuseEvidence,
     AbusePolicy,
     Activity,
-    Excess,
     compared_days,
 )
 
@@ -57,15 +57,15 @@ def test_more_pictures_never_clear_a_device(
     ("activity", "flagged"),
     [
         (Activity(500), None),
-        (Activity(501), Excess(501, 0.0, 0, 500)),
-        (Activity(501, 28, 28), Excess(501, 1.0, 28, 500)),
+        (Activity(501), AbuseEvidence(501, 0.0, 0, 500)),
+        (Activity(501, 28, 28), AbuseEvidence(501, 1.0, 28, 500)),
         (Activity(1_000, 2_800, 28), None),
-        (Activity(1_001, 2_800, 28), Excess(1_001, 100.0, 28, 1_000)),
-        (Activity(1_004, 301, 3), Excess(1_004, 301 / 3, 3, 1_003)),
+        (Activity(1_001, 2_800, 28), AbuseEvidence(1_001, 100.0, 28, 1_000)),
+        (Activity(1_004, 301, 3), AbuseEvidence(1_004, 301 / 3, 3, 1_003)),
         (Activity(0), None),
     ],
 )
-def test_by_hand(activity: Activity, flagged: Excess | None) -> None:
+def test_by_hand(activity: Activity, flagged: AbuseEvidence | None) -> None:
     """Ten times the usual, 500 in any case."""
     assert AbusePolicy(10, 500).judge(activity) == flagged
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from birthmark_sma.authority.kek.sources import run_kek_command
-from birthmark_sma.config import SECRET_FIELDS, variable_of
+from birthmark_sma.config import SECRET_FIELDS, environment_variable
 from birthmark_sma.errors import ConfigurationError
 
 KEY = bytes(range(32))
@@ -107,7 +107,7 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
 
 def test_the_command_gets_no_other_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Threat 28: it has the environment for its own credentials, but not ours."""
-    ours = {*map(variable_of, SECRET_FIELDS), "SMA_NEW_CA_PASSWORD"}
+    ours = {*map(environment_variable, SECRET_FIELDS), "SMA_NEW_CA_PASSWORD"}
     assert ours >= {"CA_PASSWORD", "DATABASE_URL", "SMA_RATE_STORE"}
     for name in (*ours, "KMS_TOKEN"):
         monkeypatch.setenv(name, NEEDLE)

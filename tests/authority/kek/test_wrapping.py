@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.authority.kek import sources as kek_sources
-from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import (
     KeyEncryptionKey,
     NucHashIndex,
-    found_secrets,
+    create_secrets,
     open_secrets,
 )
 from birthmark_sma.errors import ConfigurationError, PrivateFileError, WrongSecretError
@@ -23,9 +23,9 @@ PLACE = b"key table 7"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-def with_kek_file(path: Path | None, passphrase: bytes = b"passphrase") -> GivenSecret:
+def with_kek_file(path: Path | None, passphrase: bytes = b"passphrase") -> KekSecret:
     """What an operator gives who names a file with the key-encryption key."""
-    return GivenSecret(lambda: passphrase, path)
+    return KekSecret(lambda: passphrase, path)
 
 
 def write_kek(path: Path, content: bytes, mode: int = 0o600) -> Path:
@@ -86,7 +86,7 @@ def test_a_truncated_value_is_noticed(length: int) -> None:
 def test_no_repr_shows_a_key(tmp_path: Path) -> None:
     """Threat 28: printing any of these tells nothing."""
     settings = with_kek_file(write_kek(tmp_path / "kek", KEY))
-    stored, opened = found_secrets(settings, NOW)
+    stored, opened = create_secrets(settings, NOW)
     nuc_hash_key = opened.keks.newest.derive_nuc_hash_key()
     for thing in (stored, opened, opened.keks, opened.keks.newest, opened.nuc_hash_index, settings):
         for secret in (KEY, nuc_hash_key):
@@ -104,7 +104,7 @@ def test_no_repr_shows_a_key(tmp_path: Path) -> None:
 )
 def test_a_kek_file_is_raw_or_hex(tmp_path: Path, content: bytes) -> None:
     """All of these are the same key, as `openssl rand` writes it with and without -hex."""
-    stored, _ = found_secrets(with_kek_file(write_kek(tmp_path / "one", KEY)), NOW)
+    stored, _ = create_secrets(with_kek_file(write_kek(tmp_path / "one", KEY)), NOW)
     other = with_kek_file(write_kek(tmp_path / "other", content))
     assert stored.source == "file"
     assert open_secrets([stored], other).keks.newest.unwrap(
@@ -129,7 +129,7 @@ def test_a_kek_file_of_another_length_is_refused(tmp_path: Path, content: bytes)
     """The message says how to make one, and shows nothing of the content."""
     settings = with_kek_file(write_kek(tmp_path / "kek", content))
     with pytest.raises(ConfigurationError, match="openssl rand -hex 32") as refused:
-        found_secrets(settings, NOW)
+        create_secrets(settings, NOW)
     assert KEY.hex()[:8] not in str(refused.value)
 
 
@@ -138,20 +138,20 @@ def test_a_kek_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -
     """Threat 29: a key that everybody knows wraps nothing."""
     settings = with_kek_file(write_kek(tmp_path / "kek", KEY, mode))
     with pytest.raises(PrivateFileError, match="chmod 600"):
-        found_secrets(settings, NOW)
+        create_secrets(settings, NOW)
 
 
 def test_a_kek_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """Nothing else is used in its place."""
     with pytest.raises(PrivateFileError, match="does not exist"):
-        found_secrets(with_kek_file(tmp_path / "absent"), NOW)
+        create_secrets(with_kek_file(tmp_path / "absent"), NOW)
 
 
 @pytest.mark.usefixtures("full_derivation_cost")
 def test_the_passphrase_opens_what_it_founded() -> None:
     """With scrypt at its real cost: the same passphrase gives the same keys, another is refused."""
     settings = with_kek_file(None)
-    stored, founded = found_secrets(settings, NOW)
+    stored, founded = create_secrets(settings, NOW)
     assert stored.source == "passphrase"
     opened = open_secrets([stored], settings)
     assert opened.nuc_hash_index.of(KEY) == founded.nuc_hash_index.of(KEY)
@@ -161,14 +161,14 @@ def test_the_passphrase_opens_what_it_founded() -> None:
 @pytest.mark.parametrize("wrong", [b"", b"Passphrase", b"passphrase ", b"passphrase\n"])
 def test_a_wrong_passphrase_is_refused(wrong: bytes) -> None:
     """Before anything is read or written with it."""
-    stored, _ = found_secrets(with_kek_file(None), NOW)
+    stored, _ = create_secrets(with_kek_file(None), NOW)
     with pytest.raises(WrongSecretError):
         open_secrets([stored], with_kek_file(None, wrong))
 
 
 def test_another_kek_file_is_refused(tmp_path: Path) -> None:
     """And so is none, with the name of what is missing."""
-    stored, _ = found_secrets(with_kek_file(write_kek(tmp_path / "kek", KEY)), NOW)
+    stored, _ = create_secrets(with_kek_file(write_kek(tmp_path / "kek", KEY)), NOW)
     other = with_kek_file(write_kek(tmp_path / "other", secrets.token_bytes(32)))
     with pytest.raises(WrongSecretError):
         open_secrets([stored], other)
@@ -178,14 +178,14 @@ def test_another_kek_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_kek_file_does_not_replace_the_passphrase_of_an_authority(tmp_path: Path) -> None:
     """An authority founded with a passphrase is opened with it, whatever file is named."""
-    stored, _ = found_secrets(with_kek_file(None), NOW)
+    stored, _ = create_secrets(with_kek_file(None), NOW)
     settings = with_kek_file(write_kek(tmp_path / "kek", KEY))
     assert open_secrets([stored], settings).keks.newest.kek_id == stored.kek_id
 
 
 def test_the_salt_differs_from_authority_to_authority() -> None:
     """One table of guesses does not serve for two authorities with one passphrase."""
-    founded = [found_secrets(with_kek_file(None), NOW) for _ in range(3)]
+    founded = [create_secrets(with_kek_file(None), NOW) for _ in range(3)]
     assert len({stored.salt for stored, _ in founded}) == 3
     assert all(len(stored.salt) >= 16 for stored, _ in founded)
     assert len({opened.nuc_hash_index.of(KEY) for _, opened in founded}) == 3

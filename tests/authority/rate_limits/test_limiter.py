@@ -12,7 +12,7 @@ from birthmark_sma.authority.rate_limits.limiter import (
     DEFAULTS,
     Kind,
     RateLimits,
-    rate_limits_of,
+    make_rate_limits,
 )
 from birthmark_sma.config import load_settings
 from birthmark_sma.errors import RateLimitedError
@@ -176,13 +176,13 @@ def test_guesses_are_counted_by_address() -> None:
     clock = Clock()
     limits = limits_of(clock, guesses="3/minute")
     for _ in range(3):
-        limits.guessed("192.0.2.1")
+        limits.record_failed_auth("192.0.2.1")
     with pytest.raises(RateLimitedError) as error:
-        limits.guessed("192.0.2.1")
-    limits.guessed("192.0.2.2")
+        limits.record_failed_auth("192.0.2.1")
+    limits.record_failed_auth("192.0.2.2")
     limits.take(Kind.VALIDATE, ONE)
     clock.now += error.value.retry_after
-    limits.guessed("192.0.2.1")
+    limits.record_failed_auth("192.0.2.1")
 
 
 def test_a_clock_that_is_set_moves_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_only_a_laptop_has_no_limits_unless_asked(
 ) -> None:
     """Threat 23: on a public address nothing is unlimited by accident."""
     monkeypatch.chdir(tmp_path)
-    limits = rate_limits_of(load_settings(flags, {}))
+    limits = make_rate_limits(load_settings(flags, {}))
     assert limits.counts is limited
     quotas = limits.quotas(Kind.VALIDATE, ONE)
     expected = parse_rates(DEFAULTS[Kind.VALIDATE]) if limited else ()
@@ -223,7 +223,7 @@ def test_only_a_laptop_has_no_limits_unless_asked(
 def test_settings_beat_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     environ = {"SMA_RATE_ADMIN": "7/hour", "SMA_RATE_VALIDATE": "none", "SMA_HOST": "0.0.0.0"}
-    limits = rate_limits_of(load_settings({"access": "open"}, environ))
+    limits = make_rate_limits(load_settings({"access": "open"}, environ))
     assert [quota.rate for quota in limits.quotas(Kind.ADMIN, ONE)] == [Rate(7, 3_600)]
     assert limits.quotas(Kind.VALIDATE, ONE) == ()
     assert limits.quotas(Kind.PROVISION, ONE)[0].rate == Rate(600, 60)

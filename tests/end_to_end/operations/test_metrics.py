@@ -29,10 +29,10 @@ from tests.support.programs.running import (
     workers_of,
 )
 
-WORKERS = 3
+WORKERS = 4
 LARGEST_BATCH = 32
 """As many connections ask at once, so no batch is larger."""
-SCRAPES = 18
+SCRAPES = 24
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -61,7 +61,7 @@ def by_label(samples: Samples, name: str, label: str) -> Counter[str]:
 
 
 def test_totals_are_those_of_the_audit_trail(start_server: Start) -> None:
-    """With three processes under load, whichever of them is scraped; and after two are killed."""
+    """With four processes under load, whichever of them is scraped; and after two are killed."""
     running = start_server("--workers", str(WORKERS), SMA_TABLES="2500")
     with running.client("127.0.6.1") as client:
         camera = Camera.provisioned(client, new_serial())
@@ -93,7 +93,7 @@ def kill_two_under_load(running: Running, camera: Camera) -> set[int]:
             for process in killed:
                 os.kill(process, signal.SIGKILL)
 
-    more = [camera.token(key_index=n % 1000) for n in range(700)]
+    more = [camera.token(key_index=n % 1000) for n in range(1200)]
     answers = validate_all(running.server.url, more, connections=LARGEST_BATCH, note=kill)
     acknowledged = sum(answer is not None and answer.status == 200 for answer in answers)
     assert acknowledged >= 300

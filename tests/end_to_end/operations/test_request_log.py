@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from birthmark_sma.runtime.background_output import BackgroundOutput
-from birthmark_sma.web.logs.request_ids import request_id_of
-from birthmark_sma.web.logs.request_log import Look, RequestLog
+from birthmark_sma.web.logs.request_ids import get_request_id
+from birthmark_sma.web.logs.request_log import LogStyle, RequestLog
 from birthmark_sma.web.logs.setup import note_left_out
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
@@ -21,7 +21,7 @@ from tests.support.secret_search import found_in
 @pytest.mark.parametrize("given", [b"a", b"A-z.0_9~:/+=@,", b"x" * 128])
 def test_a_good_id_is_kept(given: bytes) -> None:
     """Up to 128 characters that no log takes for anything else."""
-    assert request_id_of({"headers": [(b"x-request-id", given)]}) == given.decode()
+    assert get_request_id({"headers": [(b"x-request-id", given)]}) == given.decode()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_good_id_is_kept(given: bytes) -> None:
 )
 def test_another_id_is_replaced(given: bytes) -> None:
     """Threat 28: what could forge a line or a terminal's state, or looks like an access key."""
-    known = request_id_of({"headers": [(b"x-request-id", given)]})
+    known = get_request_id({"headers": [(b"x-request-id", given)]})
     assert known.encode() != given
     assert known.replace("-", "").isalnum()
 
@@ -48,9 +48,9 @@ def test_another_id_is_replaced(given: bytes) -> None:
 def test_two_ids_are_none() -> None:
     """Parsers disagree on which one counts."""
     scope: dict[str, Any] = {"headers": [(b"x-request-id", b"a"), (b"x-request-id", b"b")]}
-    known = request_id_of(scope)
+    known = get_request_id(scope)
     assert known not in {"a", "b"}
-    assert request_id_of(scope) == known
+    assert get_request_id(scope) == known
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
@@ -95,8 +95,8 @@ def test_one_line_a_request(tmp_path: Path, start_server: Start) -> None:
 def test_nobody_waits_for_the_log() -> None:
     """Where nobody reads, lines are left out and counted; then it goes on."""
     reader, writer = os.pipe()
-    output = BackgroundOutput(writer, note_left_out(Look.JSON))
-    log = RequestLog(output, look=Look.JSON)
+    output = BackgroundOutput(writer, note_left_out(LogStyle.JSON))
+    log = RequestLog(output, look=LogStyle.JSON)
     scope = {
         "type": "http",
         "method": "GET",

@@ -135,7 +135,7 @@ def plant_master_keys(settings: Settings, keys: dict[int, bytes]) -> None:
     try:
         keks = open_stored_secrets(database, settings).keks
         with database.write() as transaction:
-            kek = keks.hold(transaction)
+            kek = keks.lock_newest(transaction)
             for table_id, key in keys.items():
                 transaction.execute(
                     update(key_tables)

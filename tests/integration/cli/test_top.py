@@ -15,7 +15,7 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.cli.commands.top_rendering import curve
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
@@ -33,7 +33,7 @@ def note(url: str, *verdicts: tuple[Reason, str]) -> None:
     """Count verdicts of now."""
     database = open_database(url)
     with database.write() as transaction:
-        Trail().write(transaction, judged(datetime.now(UTC), list(verdicts)))
+        AuditWriter().write(transaction, judged(datetime.now(UTC), list(verdicts)))
     database.close()
 
 

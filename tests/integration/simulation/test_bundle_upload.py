@@ -15,7 +15,7 @@ from birthmark_sma.simulation.expected_outcomes import (
     ASSUMED,
     BY_ONE_CAMERA,
     Case,
-    Ending,
+    Outcome,
     right_endings,
 )
 from tests.support.cameras.bundles import bundle_of
@@ -49,19 +49,19 @@ def test_what_says_nothing_of_the_bundle_will_never_do(case: Case) -> None:
         (REPLAYED, {Delivery.TAKEN, Delivery.REFUSED}),
     ],
 )
-def test_a_delivery_alone(right: frozenset[Ending], deliveries: set[Delivery]) -> None:
+def test_a_delivery_alone(right: frozenset[Outcome], deliveries: set[Delivery]) -> None:
     for each in Delivery:
         assert (fault_in(Answer(200, each), right) is None) is (each in deliveries), each
 
 
 def test_an_ending_counts_more_than_taken_or_turned_away() -> None:
     taken, refused = Delivery.TAKEN, Delivery.REFUSED
-    assert fault_in(Answer(422, refused, Ending.WRONG_SIGNATURE), FORGED) is None
-    assert fault_in(Answer(200, taken, Ending.WRONG_SIGNATURE), FORGED) is None
-    assert fault_in(Answer(409, taken, Ending.DUPLICATE), REPLAYED) is None
-    assert fault_in(Answer(200, taken, Ending.PASS), TAMPERED) == "it should be FAIL"
+    assert fault_in(Answer(422, refused, Outcome.WRONG_SIGNATURE), FORGED) is None
+    assert fault_in(Answer(200, taken, Outcome.WRONG_SIGNATURE), FORGED) is None
+    assert fault_in(Answer(409, taken, Outcome.DUPLICATE), REPLAYED) is None
+    assert fault_in(Answer(200, taken, Outcome.PASS), TAMPERED) == "it should be FAIL"
     assert "it was turned away, and is good" in str(
-        fault_in(Answer(422, refused, Ending.PASS), GOOD)
+        fault_in(Answer(422, refused, Outcome.PASS), GOOD)
     )
     assert fault_in(Answer(None, detail="refused"), GOOD) == "refused"
 

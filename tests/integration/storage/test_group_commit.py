@@ -148,7 +148,7 @@ def test_the_pool_counts_items_and_not_parties(notes: Database) -> None:
     async def fill(pool: Pool) -> list[object]:
         party = pool.offer_together([1, 2, 3])
         with pytest.raises(PoolFullError):
-            await pool.settle(4)
+            await pool.submit_and_wait(4)
         notary.may_go_on.set()
         return list(await party)
 
@@ -273,7 +273,7 @@ def test_a_full_pool_turns_away_at_once(notes: Database) -> None:
                 with pytest.raises(PoolFullError):
                     pool.submit(4)
             with pytest.raises(PoolFullError):
-                asyncio.run(pool.settle(4))
+                asyncio.run(pool.submit_and_wait(4))
             assert pool.waiting == 3
         assert [future.result(30) for future in futures] == [2, 4, 6]
         assert pool.submit(5).result(30) == 10
@@ -295,7 +295,7 @@ def test_closing_settles_what_waits(notes: Database) -> None:
             with pytest.raises(ShuttingDownError):
                 pool.submit(99)
             with pytest.raises(ShuttingDownError):
-                asyncio.run(pool.settle(99))
+                asyncio.run(pool.submit_and_wait(99))
         closing.join(30)
         assert [future.result(0) for future in futures] == [2 * n for n in range(1, 36)]
     assert noted(notes) == list(range(36))
@@ -405,7 +405,9 @@ def test_coroutines_and_threads_side_by_side(notes: Database) -> None:
     with pool_of(notes, Notary()) as pool:
 
         async def settle_all(name: str, numbers: range) -> None:
-            answers[name] = await asyncio.gather(*(pool.settle(number) for number in numbers))
+            answers[name] = await asyncio.gather(
+                *(pool.submit_and_wait(number) for number in numbers)
+            )
 
         def submit_all(name: str, numbers: range) -> None:
             futures = [pool.submit(number) for number in numbers]
@@ -433,7 +435,7 @@ def test_errors_reach_coroutines(notes: Database) -> None:
 
     async def settle_all(pool: Pool) -> list[Any]:
         numbers = (1, REFUSED, POISON, 2)
-        return await asyncio.gather(*map(pool.settle, numbers), return_exceptions=True)
+        return await asyncio.gather(*map(pool.submit_and_wait, numbers), return_exceptions=True)
 
     with pool_of(notes, Notary()) as pool:
         outcomes = asyncio.run(settle_all(pool))
@@ -448,7 +450,7 @@ def test_whoever_gives_up_before_it_begins_is_not_settled(notes: Database) -> No
 
     async def scenario(pool: Pool) -> list[Any]:
         with notary.holding(pool):
-            tasks = [asyncio.create_task(pool.settle(number)) for number in range(1, 6)]
+            tasks = [asyncio.create_task(pool.submit_and_wait(number)) for number in range(1, 6)]
             await asyncio.sleep(0)
             tasks[1].cancel()
             tasks[3].cancel()
@@ -470,7 +472,7 @@ def test_whoever_gives_up_before_the_second_try_is_not_settled(notes: Database) 
 
     async def scenario(pool: Pool) -> None:
         notary.may_go_on.clear()
-        task = asyncio.create_task(pool.settle(1))
+        task = asyncio.create_task(pool.submit_and_wait(1))
         assert await asyncio.to_thread(notary.begun.wait, 30)
         task.cancel()
         await asyncio.sleep(0)
@@ -488,7 +490,7 @@ def test_a_loop_that_ended_changes_nothing(notes: Database) -> None:
     with pool_of(notes, notary) as pool:
         with notary.holding(pool):
             loop = asyncio.new_event_loop()
-            task = loop.create_task(pool.settle(1))
+            task = loop.create_task(pool.submit_and_wait(1))
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
             future = pool.submit(2)
@@ -545,7 +547,7 @@ def test_whoever_leaves_during_the_work_is_noted_with_it(notes: Database) -> Non
         party.cancel()
         await asyncio.sleep(0)
         may_go_on.set()
-        return [await pool.settle(3)]
+        return [await pool.submit_and_wait(3)]
 
     with counted_commits(notes) as commits:
         pool: Pool = GroupCommit(
@@ -571,9 +573,9 @@ def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) -> Non
 
     async def scenario(pool: Pool) -> None:
         origin: dict[str, Any] = {}
-        left.append(pool.offer(1))
+        left.append(pool.submit_async(1))
         await asyncio.wait([*left])
-        pool.offer(2, origin)
+        pool.submit_async(2, origin)
         await asyncio.sleep(0)
         waiting = origin[UNANSWERED]
         while not waiting.future.done():

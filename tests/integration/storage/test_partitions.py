@@ -18,9 +18,9 @@ from birthmark_sma.storage.partitions import (
     DAYS_AHEAD,
     UNFORESEEN,
     Partition,
+    create_future_partitions,
     drop,
     list_partitions,
-    make_ahead,
 )
 from tests.support.audit_rows import append_rows
 from tests.support.authorities import execute, rows_of
@@ -48,7 +48,7 @@ def note(database: Database, *times: datetime) -> None:
 def make(database: Database, today: datetime = TODAY) -> list[str]:
     """Make what is missing."""
     with database.write() as transaction:
-        return make_ahead(transaction, today.date())
+        return create_future_partitions(transaction, today.date())
 
 
 def listed(database: Database) -> list[Partition]:
@@ -90,7 +90,7 @@ def test_bounds_are_read_in_any_zone(database: Database) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("SET LOCAL TimeZone = 'Asia/Kolkata'")
         assert [each[:3] for each in list_partitions(connection)] == expected
-        assert make_ahead(connection, (TODAY + DAY).date())
+        assert create_future_partitions(connection, (TODAY + DAY).date())
     assert listed(database)[DAYS_AHEAD + 1].ends == TODAY + (DAYS_AHEAD + 2) * DAY
 
 

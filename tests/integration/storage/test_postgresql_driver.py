@@ -33,7 +33,9 @@ def read_back(database: Database, kind: str, parameter: bytes) -> list[Any]:
     """What PostgreSQL takes an array for, read the ordinary way."""
     with database.write() as transaction:
         transaction.execute(text(f"CREATE TEMPORARY TABLE {kind}s (it {kind}[]) ON COMMIT DROP"))
-        postgresql_driver.at_once(transaction, f"INSERT INTO {kind}s VALUES ($1)", [parameter])
+        postgresql_driver.execute_blocking(
+            transaction, f"INSERT INTO {kind}s VALUES ($1)", [parameter]
+        )
         taken: list[Any] = transaction.execute(text(f"SELECT it FROM {kind}s")).scalar_one()
     return taken
 
@@ -50,9 +52,9 @@ def test_bytes(database: Database, values: list[bytes]) -> None:
 def test_integers(database: Database, values: list[int]) -> None:
     """Every 32-bit integer, there and back."""
     assert read_back(database, "integer", postgresql_driver.array_of_integers(values)) == values
-    assert postgresql_driver.integers_of(postgresql_driver.array_of_integers(values)) == tuple(
-        values
-    )
+    assert postgresql_driver.parse_integer_array(
+        postgresql_driver.array_of_integers(values)
+    ) == tuple(values)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -73,7 +75,7 @@ def test_times(database: Database, values: list[datetime]) -> None:
 def test_results_come_as_bytes(database: Database) -> None:
     """Rows and NULLs."""
     with database.read() as connection:
-        found = postgresql_driver.at_once(
+        found = postgresql_driver.execute_blocking(
             connection, "SELECT unnest($1::text[])", [postgresql_driver.array_of_text(["é", None])]
         )
     assert [found.get_value(row, 0) for row in range(found.ntuples)] == ["é".encode(), None]
@@ -82,7 +84,7 @@ def test_results_come_as_bytes(database: Database) -> None:
 def test_a_fault_of_the_statement_is_what_it_always_is(database: Database) -> None:
     """Errors carry PostgreSQL's code and pass through SQLAlchemy's classes."""
     with pytest.raises(exc.ProgrammingError) as raised, database.write() as transaction:
-        postgresql_driver.at_once(transaction, "SELECT FROM WHERE", [])
+        postgresql_driver.execute_blocking(transaction, "SELECT FROM WHERE", [])
     assert getattr(raised.value.orig, "sqlstate", None) == "42601"
     with database.write() as transaction:  # and the connection is as good as before
         assert transaction.execute(text("SELECT 1")).scalar_one() == 1
@@ -95,7 +97,7 @@ def use_cut_connection(database: Database, moment: str) -> None:
         with database.write() as other:
             other.execute(text("SELECT pg_terminate_backend(:own, 5000)"), {"own": own})
         if moment == "statement":
-            postgresql_driver.at_once(transaction, "SELECT 1", [])
+            postgresql_driver.execute_blocking(transaction, "SELECT 1", [])
 
 
 @pytest.mark.parametrize("moment", ["statement", "commit"])
@@ -105,7 +107,7 @@ def test_a_connection_that_is_cut(database: Database, moment: str) -> None:
         use_cut_connection(database, moment)
     for _ in range(3):
         with database.write() as transaction:
-            assert postgresql_driver.at_once(transaction, "SELECT 1", []).ntuples == 1
+            assert postgresql_driver.execute_blocking(transaction, "SELECT 1", []).ntuples == 1
 
 
 def test_a_statement_that_is_no_longer_prepared(postgres_admin_url: str) -> None:
@@ -113,12 +115,15 @@ def test_a_statement_that_is_no_longer_prepared(postgres_admin_url: str) -> None
     database = open_database(postgres_admin_url)  # with one connection
     ask = "SELECT 'prepared once'"
     with database.write() as transaction:
-        postgresql_driver.at_once(transaction, ask, [])
+        postgresql_driver.execute_blocking(transaction, ask, [])
         transaction.execute(text("DEALLOCATE ALL"))
     with pytest.raises(DatabaseUnavailableError), database.write() as transaction:
-        postgresql_driver.at_once(transaction, ask, [])
+        postgresql_driver.execute_blocking(transaction, ask, [])
     with database.write() as transaction:
-        assert postgresql_driver.at_once(transaction, ask, []).get_value(0, 0) == b"prepared once"
+        assert (
+            postgresql_driver.execute_blocking(transaction, ask, []).get_value(0, 0)
+            == b"prepared once"
+        )
     database.close()
 
 
@@ -127,11 +132,11 @@ def test_what_psycopg_does_leaves_statements_prepared(database: Database) -> Non
     ask = "SELECT 'still prepared'"
     for ending in ("DROP TABLE IF EXISTS nowhere", "SELECT 1"):
         with database.write() as transaction:
-            postgresql_driver.at_once(transaction, ask, [])
+            postgresql_driver.execute_blocking(transaction, ask, [])
             transaction.execute(text(ending))
             transaction.rollback()
     with database.write() as transaction:
-        assert postgresql_driver.at_once(transaction, ask, []).ntuples == 1
+        assert postgresql_driver.execute_blocking(transaction, ask, []).ntuples == 1
 
 
 def test_a_commit_that_committed_nothing(database: Database) -> None:
@@ -143,7 +148,7 @@ def test_a_commit_that_committed_nothing(database: Database) -> None:
     ):
         transaction.execute(text("SELECT 1 / 0"))
     with database.write() as transaction:  # and the connection is as good as before
-        assert postgresql_driver.at_once(transaction, "SELECT 1", []).ntuples == 1
+        assert postgresql_driver.execute_blocking(transaction, "SELECT 1", []).ntuples == 1
 
 
 def test_a_statement_that_another_has_prepared(postgres_admin_url: str) -> None:
@@ -151,14 +156,17 @@ def test_a_statement_that_another_has_prepared(postgres_admin_url: str) -> None:
     database = open_database(postgres_admin_url)  # with one connection
     ask, other = "SELECT 'shared'", "SELECT 'not shared'"
     with database.write() as transaction:
-        postgresql_driver.at_once(transaction, ask, [])
+        postgresql_driver.execute_blocking(transaction, ask, [])
         transaction.connection.info.clear()  # as if a program that knows nothing of it came here
     with database.write() as transaction:
-        assert postgresql_driver.at_once(transaction, other, []).get_value(0, 0) == b"not shared"
+        assert (
+            postgresql_driver.execute_blocking(transaction, other, []).get_value(0, 0)
+            == b"not shared"
+        )
     with pytest.raises(DatabaseUnavailableError), database.write() as transaction:
-        postgresql_driver.at_once(transaction, ask, [])
+        postgresql_driver.execute_blocking(transaction, ask, [])
     with database.write() as transaction:
-        assert postgresql_driver.at_once(transaction, ask, []).get_value(0, 0) == b"shared"
+        assert postgresql_driver.execute_blocking(transaction, ask, []).get_value(0, 0) == b"shared"
     database.close()
 
 
@@ -169,7 +177,7 @@ def test_text_is_utf8_whatever_the_session_would_be_in(
     """A serial that is not ASCII is the same through psycopg and past it."""
     database = open_database(f"{postgres_admin_url}?client_encoding={encoding}")
     with database.write() as transaction:
-        found = postgresql_driver.at_once(
+        found = postgresql_driver.execute_blocking(
             transaction, "SELECT unnest($1::text[])", [postgresql_driver.array_of_text(["Ü"])]
         )
         assert found.get_value(0, 0) == "Ü".encode()

@@ -12,7 +12,7 @@ from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.protocol.replay import Repeat, Sighting
+from birthmark_sma.protocol.replay import Repeat, SeenToken
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
@@ -142,7 +142,7 @@ def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
     assert migrate(empty_database) == ("0002", HEAD_REVISION)
     found = rows_of(empty_database, "SELECT caller, repeat FROM validation_history")
     assert found == [(None, None)] * 2
-    sighting = Sighting(bytes(16), "local")
+    sighting = SeenToken(bytes(16), "local")
     with empty_database.write() as transaction:
         assert replay_ledger.note(transaction, [sighting, sighting], NOW)[0] == [
             None,
@@ -218,7 +218,7 @@ def test_names_that_collide_keep_working(empty_database: Database) -> None:
         ]
         assert len(device_store.list_collisions(connection, limit=2)) == 2
         taken = [
-            device_store.find_taken(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")
+            device_store.find_conflicts(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")
         ]
     assert [each.device_serial for each in taken] == [True, False]
 

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from birthmark_sma.config import load_settings
 from birthmark_sma.web.server import uvicorn_config
-from birthmark_sma.web.transport.tls import hold_hangups
+from birthmark_sma.web.transport.tls import block_sighup
 
 
 class Echo(NamedTuple):
@@ -72,7 +72,7 @@ def _plain(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _serve() -> None:
-    hold_hangups()
+    block_sighup()
     config = uvicorn_config(app, load_settings({}, os.environ), factory=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)  # noqa: T201  for the one who started it

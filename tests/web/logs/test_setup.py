@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from birthmark_sma.runtime.redaction import printable, traceback_of, without_keys
+from birthmark_sma.runtime.redaction import format_traceback, printable, without_keys
 
 PROGRAM = r"""
 import logging
@@ -106,5 +106,5 @@ def test_keys_and_rows_are_left_out() -> None:
     assert without_keys("a sma_x_y, b/sma_z") == "a sma_..., b/sma_..."
     assert without_keys("birthmark_sma.web, SMA_HOST") == "birthmark_sma.web, SMA_HOST"
     error = ValueError("refused\nDETAIL:  row (1,\n2)\n[SQL: INSERT]")
-    told = traceback_of((ValueError, error, None))
+    told = format_traceback((ValueError, error, None))
     assert told == "ValueError: refused\nDETAIL: ...\n[SQL: INSERT]"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from birthmark_sma.web.sandbox import scenario_catalog
-from birthmark_sma.web.sandbox.request_repeats import Repetitions, digest_of
+from birthmark_sma.web.sandbox.request_repeats import Repetitions, request_digest
 
 TWICE = scenario_catalog.by_header("recovers; times=2")
 
@@ -51,12 +51,12 @@ def test_what_tells_requests_apart() -> None:
     scope: dict[str, Any] = {"method": "GET", "path": "/stats", "query_string": b""}
     asked = [scenario_catalog.by_header(each) for each in ("recovers", "lost", "recovers; times=2")]
     digests = [
-        digest_of(scope, b"", TWICE),
-        digest_of(scope | {"method": "POST"}, b"", TWICE),
-        digest_of(scope | {"path": "/health"}, b"", TWICE),
-        digest_of(scope | {"query_string": b"day=1"}, b"", TWICE),
-        digest_of(scope, b"{}", TWICE),
-        *(digest_of(scope, b"", each) for each in asked[:2]),
+        request_digest(scope, b"", TWICE),
+        request_digest(scope | {"method": "POST"}, b"", TWICE),
+        request_digest(scope | {"path": "/health"}, b"", TWICE),
+        request_digest(scope | {"query_string": b"day=1"}, b"", TWICE),
+        request_digest(scope, b"{}", TWICE),
+        *(request_digest(scope, b"", each) for each in asked[:2]),
     ]
     assert len(set(digests)) == len(digests)
-    assert digest_of(scope, b"", asked[2]) == digests[0]
+    assert request_digest(scope, b"", asked[2]) == digests[0]

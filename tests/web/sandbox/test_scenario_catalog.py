@@ -9,7 +9,7 @@ from birthmark_sma.authority.sandbox.verdicts import (
     DELIVERED,
     FIRST_SCRIPTED_TABLE,
     VERDICTS,
-    reason_of,
+    scripted_reason,
 )
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web.sandbox import scenario_catalog
@@ -32,9 +32,9 @@ def test_names_tables_and_serials_are_unique() -> None:
 
 
 def test_scripts_that_deliver_pass() -> None:
-    assert {reason_of(each) for each in DELIVERED} == {Reason.GENUINE}
-    assert reason_of(FIRST_SCRIPTED_TABLE - 1) is None
-    assert reason_of(9_429) is None
+    assert {scripted_reason(each) for each in DELIVERED} == {Reason.GENUINE}
+    assert scripted_reason(FIRST_SCRIPTED_TABLE - 1) is None
+    assert scripted_reason(9_429) is None
 
 
 @pytest.mark.parametrize("scenario", scenario_catalog.ALL, ids=lambda each: each.name)

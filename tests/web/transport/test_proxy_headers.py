@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.web.transport.proxy_headers import Origin, TrustedProxies
+from birthmark_sma.web.transport.proxy_headers import ProxiedClient, TrustedProxies
 
 PROXIES = TrustedProxies(
     [
@@ -94,19 +94,22 @@ def test_a_header_on_several_lines_is_one_list() -> None:
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        (b"for=203.0.113.9", Origin(CLIENT, 0, None)),
-        (b'For="203.0.113.9:80";Proto=HTTPS; by=10.0.0.1', Origin(CLIENT, 80, "https")),
-        (b'for="[2001:db8::1]:4711";host="a,b"', Origin("2001:db8::1", 4711, None)),
-        (b'for=6.6.6.6, for=203.0.113.9;proto=http,for="10.0.0.2"', Origin(CLIENT, 0, "http")),
-        (b'for="6.6.6.6, for=203.0.113.9', Origin(CLIENT, 0, None)),
-        (b'for="[::1]", for="[2001:db8::1]"', Origin("2001:db8::1", 0, None)),
-        (b"for=203.0.113.9;proto=gopher", Origin(CLIENT, 0, None)),
+        (b"for=203.0.113.9", ProxiedClient(CLIENT, 0, None)),
+        (b'For="203.0.113.9:80";Proto=HTTPS; by=10.0.0.1', ProxiedClient(CLIENT, 80, "https")),
+        (b'for="[2001:db8::1]:4711";host="a,b"', ProxiedClient("2001:db8::1", 4711, None)),
+        (
+            b'for=6.6.6.6, for=203.0.113.9;proto=http,for="10.0.0.2"',
+            ProxiedClient(CLIENT, 0, "http"),
+        ),
+        (b'for="6.6.6.6, for=203.0.113.9', ProxiedClient(CLIENT, 0, None)),
+        (b'for="[::1]", for="[2001:db8::1]"', ProxiedClient("2001:db8::1", 0, None)),
+        (b"for=203.0.113.9;proto=gopher", ProxiedClient(CLIENT, 0, None)),
         (b"for=unknown", None),
         (b"for=_hidden", None),
         (b'for="_hidden:_port"', None),
         (b"by=203.0.113.9", None),
         (b"for=203.0.113.9;for=6.6.6.6", None),
-        (b"for=203.0.113.9;", Origin(CLIENT, 0, None)),
+        (b"for=203.0.113.9;", ProxiedClient(CLIENT, 0, None)),
         (b"for=203.0.113.9 proto=http", None),
         (b'for="203.0.113.9', None),
         (b'for="203.0.113.\\9"', None),
@@ -116,7 +119,7 @@ def test_a_header_on_several_lines_is_one_list() -> None:
         (b"", None),
     ],
 )
-def test_forwarded(value: bytes, found: Origin | None) -> None:
+def test_forwarded(value: bytes, found: ProxiedClient | None) -> None:
     """Threat 23: the standard header, RFC 7239, with quotes that a stranger may have opened."""
     assert PROXIES.origin([(FORWARDED, value)]) == found
 
@@ -144,7 +147,7 @@ def test_two_headers_that_differ() -> None:
 def test_the_scheme(value: bytes, scheme: str | None) -> None:
     """The nearest proxy says how it was asked."""
     found = PROXIES.origin([(X_FOR, b"203.0.113.9"), (b"x-forwarded-proto", value)])
-    assert found == Origin(CLIENT, 0, scheme)
+    assert found == ProxiedClient(CLIENT, 0, scheme)
 
 
 ELEMENTS = st.lists(

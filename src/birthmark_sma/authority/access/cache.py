@@ -39,7 +39,7 @@ def digest(presented: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _CachedKey:
     """A key, and until when each of its secrets counts (seconds since 1970)."""
 
     key: AccessKey
@@ -57,7 +57,7 @@ class _Snapshot:
     """
 
     generation: int
-    by_id: dict[str, _Held]
+    by_id: dict[str, _CachedKey]
     by_fingerprint: dict[bytes, AccessKey]
     by_issuer: dict[str, AccessKey]
 
@@ -66,7 +66,7 @@ class _Snapshot:
         by_id = self.by_id.copy()
         by_fingerprint, by_issuer = self.by_fingerprint.copy(), self.by_issuer.copy()
         for key in keys:
-            by_id[key.key_id] = _Held(
+            by_id[key.key_id] = _CachedKey(
                 key,
                 key.secret_digest or _NO_DIGEST,
                 key.previous_digest or _NO_DIGEST,
@@ -87,7 +87,7 @@ def _map(keys: dict[_Mapped, AccessKey], mapped: _Mapped | None, key: AccessKey)
 
 
 _EMPTY = _Snapshot(0, {}, {}, {})
-_NOBODY = _Held(
+_NOBODY = _CachedKey(
     AccessKey("", "", access_key_store.KeyScope.VALIDATE, datetime.min.replace(tzinfo=UTC)),
     _NO_DIGEST,
     _NO_DIGEST,
@@ -117,7 +117,7 @@ def _own_clock() -> datetime:
     return datetime.now(UTC)
 
 
-class KeyRing:
+class AccessKeyCache:
     """Finds the key that somebody shows. A key that is found may still be revoked or expired."""
 
     def __init__(self, connection: Connection, now: Callable[[], datetime] = _own_clock) -> None:

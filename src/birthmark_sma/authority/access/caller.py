@@ -26,7 +26,7 @@ class Caller(NamedTuple):
         return "local" if self.address is None else f"ip:{self.address}"
 
 
-def partition_of(caller: Caller) -> str:
+def ledger_partition(caller: Caller) -> str:
     """Return whose windows count: the key's, or else the address's.
 
     Who has one IPv6 address has a network of 2^64, so that is what counts. An IPv4 address in IPv6

@@ -152,7 +152,7 @@ def _check(terms: KeyTerms, now: datetime) -> None:
 
 
 def _refuse_second(transaction: Connection, new: AccessKey) -> None:
-    access_key_store.hold(transaction)
+    access_key_store.lock_keys(transaction)
     for key in access_key_store.find_rivals(transaction, new):
         if key.name == new.name:
             raise AccessKeyNameError(
@@ -164,7 +164,7 @@ def _refuse_second(transaction: Connection, new: AccessKey) -> None:
 
 
 def _find_living(transaction: Connection, name_or_id: str) -> AccessKey:
-    access_key_store.hold(transaction)
+    access_key_store.lock_keys(transaction)
     for key in access_key_store.find_keys(transaction, name_or_id):
         if key.revoked_at is None:
             return key

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from birthmark_sma.authority.access import session_store
-from birthmark_sma.authority.access.cache import KeyRing, digest
+from birthmark_sma.authority.access.cache import AccessKeyCache, digest
 from birthmark_sma.authority.access.session_store import Session
 from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.errors import (
@@ -32,12 +32,12 @@ _REMEMBERED = timedelta(days=30)
 """How long the row of a session stays that is over: who shows its cookie is not guessing."""
 
 
-def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
+def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> str:
     """Open a session with an admin key; return the token that its cookie holds.
 
     Raises UnauthenticatedError, or InsufficientScopeError where the key is good for something else.
     """
-    key = key_ring.find_by_secret(presented)
+    key = key_cache.find_by_secret(presented)
     if key is None:
         raise UnauthenticatedError("This access key is not known here.")
     now = database.clock.now()
@@ -57,7 +57,7 @@ def sign_in(database: Database, key_ring: KeyRing, presented: str) -> str:
         session_store.add_session(
             transaction, Session(_digest(token), key.key_id, digest(presented), now, now)
         )
-    key_ring.note_use(key)
+    key_cache.note_use(key)
     return token
 
 
@@ -85,9 +85,9 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     return session
 
 
-def key_of(session: Session, key_ring: KeyRing) -> AccessKey | None:
+def find_session_key(session: Session, key_cache: AccessKeyCache) -> AccessKey | None:
     """Return the key that a session stands for, while the secret that opened it still counts."""
-    return key_ring.find_by_digest(session.key_id, session.secret_digest)
+    return key_cache.find_by_digest(session.key_id, session.secret_digest)
 
 
 def sign_out(database: Database, token: str) -> None:

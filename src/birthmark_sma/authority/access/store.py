@@ -82,7 +82,7 @@ def change_key(transaction: Connection, key_id: str, **values: Any) -> None:
     )
 
 
-def hold(transaction: Connection) -> None:
+def lock_keys(transaction: Connection) -> None:
     """Keep other changes of keys waiting until the transaction ends.
 
     For whoever looks at keys before it changes one: what it saw is still so then.

@@ -12,16 +12,16 @@ from birthmark_sma.authority.devices import abuse_flags, picture_counts
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.abuse_flags import Flag, FlagMode
 from birthmark_sma.authority.devices.abuse_policy import (
+    AbuseEvidence,
     AbusePolicy,
     Activity,
-    Excess,
     compared_days,
 )
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.config import AbuseMode
 from birthmark_sma.errors import UnknownFlagError
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
@@ -40,7 +40,7 @@ Pause = Callable[[float], bool]
 
 
 @dataclass(slots=True)
-class Round:
+class AbuseScan:
     """What one round found: how many devices are newly flagged, and how many of them suspended.
 
     `spared` are those that would have been suspended, had there not been too many.
@@ -55,14 +55,14 @@ class _Due(NamedTuple):
     """A device that is to be flagged."""
 
     device_serial: str
-    excess: Excess
+    excess: AbuseEvidence
 
     def how_far(self) -> float:
         """How many times its threshold a device made."""
         return self.excess.pictures / self.excess.threshold
 
 
-class AbuseWatch(Chore):
+class AbuseWatch(BackgroundTask):
     """Looks for abuse every few minutes. Several processes may: a flag is added once."""
 
     name = "abuse-watch"
@@ -77,10 +77,12 @@ class AbuseWatch(Chore):
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
         """Look at today, or do nothing where that is not wanted."""
         if self._mode is not AbuseMode.OFF:
-            look_for_abuse(self._database, self._policy, self._mode, self.pause)
+            scan_for_abuse(self._database, self._policy, self._mode, self.pause)
 
 
-def look_for_abuse(database: Database, policy: AbusePolicy, mode: AbuseMode, pause: Pause) -> Round:
+def scan_for_abuse(
+    database: Database, policy: AbusePolicy, mode: AbuseMode, pause: Pause
+) -> AbuseScan:
     """Flag what is far above its usual rate today, by the database's clock.
 
     Shortly after midnight (UTC) the end of yesterday is looked at as well. Reads in short
@@ -88,7 +90,7 @@ def look_for_abuse(database: Database, policy: AbusePolicy, mode: AbuseMode, pau
     """
     with database.read() as connection:
         now = database_time(connection)
-    done = Round()
+    done = AbuseScan()
     for day in sorted({(now - _YESTERDAY_FOR).date(), now.date()}):
         for found in _found(database, policy, mode, day):
             if found:
@@ -170,10 +172,12 @@ def _excused(
     return abuse_flags.find_excused(connection, day, serials, midnight=midnight, shadow=in_shadow)
 
 
-def _flag(database: Database, mode: AbuseMode, day: date, due: Sequence[_Due], done: Round) -> None:
+def _flag(
+    database: Database, mode: AbuseMode, day: date, due: Sequence[_Due], done: AbuseScan
+) -> None:
     """Add flags, and suspend where that is the mode, in one transaction; say so afterwards."""
     with database.write() as transaction:
-        abuse_flags.take_turns(transaction)
+        abuse_flags.lock_flags(transaction)
         # Somebody else may have been faster: another program, or a person who reviews.
         excused = _excused(transaction, mode, day, [each.device_serial for each in due])
         due = [each for each in due if each.device_serial not in excused]

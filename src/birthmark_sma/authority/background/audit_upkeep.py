@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from birthmark_sma.authority.background.retention import midnight, prune
 from birthmark_sma.authority.provisioning import idempotency_store
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
@@ -14,7 +14,7 @@ from birthmark_sma.storage.engine import Database
 _log = logging.getLogger(__name__)
 
 
-class HistoryUpkeep(Chore):
+class HistoryUpkeep(BackgroundTask):
     """Tends audit trail and first answers every hour. Processes take turns by themselves."""
 
     name = "history-upkeep"
@@ -28,7 +28,9 @@ class HistoryUpkeep(Chore):
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
         """Make the partitions that are missing, and take out what is older than is kept."""
         with self._database.write() as transaction:
-            made = partitions.make_ahead(transaction, database_time(transaction).date())
+            made = partitions.create_future_partitions(
+                transaction, database_time(transaction).date()
+            )
             idempotency_store.forget_before(
                 transaction, self._database.clock.expired_before(IDEMPOTENCY_PERIOD)
             )

@@ -3,13 +3,13 @@
 import logging
 from datetime import datetime
 
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 
 _log = logging.getLogger(__name__)
 
 
-class ClockWatch(Chore):
+class ClockWatch(BackgroundTask):
     """Asks every few seconds, and logs each new complaint once."""
 
     name = "clock-watch"

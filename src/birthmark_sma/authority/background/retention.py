@@ -43,7 +43,7 @@ def midnight(when: datetime) -> datetime:
     return datetime.combine(when.astimezone(UTC).date(), time(), UTC)
 
 
-def foresee(database: Database, before: datetime) -> Pruned:
+def preview_prune(database: Database, before: datetime) -> Pruned:
     """Return what `prune` would take out, and change nothing."""
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), before)
@@ -100,7 +100,7 @@ def _steps(database: Database, before: datetime) -> Iterator[_Step]:
         yield from _dropped(database, partition.name)
 
 
-def _deleted(database: Database, aged: pruning.Aged, before: datetime) -> Iterator[int]:
+def _deleted(database: Database, aged: pruning.PrunableTable, before: datetime) -> Iterator[int]:
     """Delete a few rows at a time until none is left; yields how many."""
     rows = _STEP_ROWS
     while rows == _STEP_ROWS:

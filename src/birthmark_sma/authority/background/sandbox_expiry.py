@@ -6,14 +6,14 @@ from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.provisioning import idempotency_store
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 
 LIFETIME = timedelta(hours=1)
 _STEP_ROWS = 500
 
 
-class ShortLife(Chore):
+class ShortLife(BackgroundTask):
     """Takes out devices, what was revoked, first answers and the audit trail, once they are old."""
 
     name = "sandbox-short-life"

@@ -20,8 +20,8 @@ from birthmark_sma.authority.ca.root_key_file import RootKey
 from birthmark_sma.authority.ca.store import StoredCa
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import find_or_make_passphrase, find_passphrase
-from birthmark_sma.authority.kek.sources import GivenSecret
-from birthmark_sma.authority.kek.wrapping import found_secrets
+from birthmark_sma.authority.kek.sources import KekSecret
+from birthmark_sma.authority.kek.wrapping import create_secrets
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, ConfigurationError, PrivateFileError
@@ -79,7 +79,7 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
         raise foreign_root_key(key_file)
     passphrase = find_or_make_passphrase(settings)
     now = datetime.now(UTC)
-    kek_record, opened = found_secrets(GivenSecret.of(settings), now)
+    kek_record, opened = create_secrets(KekSecret.of(settings), now)
     kek = opened.keks.newest
     founding = _SANDBOX if sandbox else _PRODUCTION
     root_signer, root = _create_root(settings, founding, now)

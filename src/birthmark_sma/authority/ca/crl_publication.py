@@ -30,7 +30,7 @@ from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError, 
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
@@ -51,7 +51,7 @@ _EXPIRIES_A_LIST = 2_000
 _log = logging.getLogger(__name__)
 
 
-class CrlPublication(Chore):
+class CrlPublication(BackgroundTask):
     """Publishes the intermediate's lists, and keeps the newest at hand for those who serve it."""
 
     name = "crl-publication"

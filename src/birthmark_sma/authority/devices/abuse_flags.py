@@ -58,7 +58,7 @@ class ShownFlag:
 _COLUMNS = [_flags[field.name] for field in fields(Flag)]
 
 
-def take_turns(transaction: Connection) -> None:
+def lock_flags(transaction: Connection) -> None:
     """Let one program at a time flag devices."""
     wait_for_lock(transaction, AdvisoryLock.ABUSE_FLAGS)
 
@@ -171,7 +171,7 @@ def list_flags(
     return total, [_shown(each) for each in found]
 
 
-def flags_of(connection: Connection, device_serial: str, *, limit: int) -> list[Flag]:
+def list_flags_of_device(connection: Connection, device_serial: str, *, limit: int) -> list[Flag]:
     """Return the flags of a device, of every mode, the latest days first."""
     rows = connection.execute(
         select(*_COLUMNS)

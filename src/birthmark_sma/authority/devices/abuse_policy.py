@@ -26,7 +26,7 @@ class Activity(NamedTuple):
     days: int = 0
 
 
-class Excess(NamedTuple):
+class AbuseEvidence(NamedTuple):
     """The counts that flag a device: more `pictures` on a day than `threshold`.
 
     `usual` is the mean of pictures a day, over `days_compared` days.
@@ -45,7 +45,7 @@ class AbusePolicy:
     factor: float
     least: int
 
-    def judge(self, activity: Activity) -> Excess | None:
+    def judge(self, activity: Activity) -> AbuseEvidence | None:
         """Return the counts of a device that is far above its usual rate, else None.
 
         Of a device without earlier days nothing is known but `least`.
@@ -55,7 +55,7 @@ class AbusePolicy:
         threshold = max(self.least, math.floor(Fraction(self.factor) * usual))
         if pictures <= threshold:
             return None
-        return Excess(pictures, float(usual), days, threshold)
+        return AbuseEvidence(pictures, float(usual), days, threshold)
 
 
 def compared_days(day: date) -> list[date]:

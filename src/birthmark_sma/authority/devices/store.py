@@ -29,7 +29,7 @@ from birthmark_sma.storage.postgresql_driver import (
     array_of_bytes,
     array_of_text,
     array_of_times,
-    at_once,
+    execute_blocking,
 )
 from birthmark_sma.storage.schema import device_family_counters
 from birthmark_sma.storage.schema import registered_devices as devices
@@ -112,7 +112,7 @@ ON CONFLICT DO NOTHING RETURNING provisioning_id
 
 def _add_on_postgresql(transaction: Connection, new: Sequence[Device]) -> set[str]:
     tables = [f"{{{','.join(map(str, device.table_assignments))}}}" for device in new]
-    added = at_once(
+    added = execute_blocking(
         transaction,
         _ADD_ON_POSTGRESQL,
         (
@@ -182,7 +182,7 @@ def await_registrations(transaction: Connection) -> None:
         transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
 
 
-class Taken(NamedTuple):
+class RegistrationConflicts(NamedTuple):
     """Which marks of a device that wants to be registered are registered already."""
 
     device_serial: bool
@@ -210,9 +210,9 @@ _TAKEN = select(
 )
 
 
-def find_taken(
+def find_conflicts(
     connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
-) -> Taken:
+) -> RegistrationConflicts:
     """Say what of a new device is taken. `nuc_hash` is the HMAC of the NUC hash.
 
     It is asked before every signature.
@@ -224,15 +224,15 @@ def find_taken(
             public_key_fingerprint,
             nuc_hash,
         )
-        found = at_once(connection, _TAKEN_ON_POSTGRESQL, marks)
-        return Taken(*(found.get_value(0, column) == TRUE for column in range(3)))
+        found = execute_blocking(connection, _TAKEN_ON_POSTGRESQL, marks)
+        return RegistrationConflicts(*(found.get_value(0, column) == TRUE for column in range(3)))
     asked = {
         "serial_folded": fold(device_serial),
         "device_serial": device_serial,
         "public_key_fingerprint": public_key_fingerprint,
         "nuc_hash": nuc_hash,
     }
-    return Taken._make(connection.execute(_TAKEN, asked).one())
+    return RegistrationConflicts._make(connection.execute(_TAKEN, asked).one())
 
 
 def find_device(connection: Connection, device_serial: str) -> Device | None:

@@ -22,14 +22,14 @@ from birthmark_sma.authority.ca.root_key_file import PassphraseChange, RootKey
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
-from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.authority.kek.wrapping import (
     KeyEncryptionKey,
     KeyEncryptionKeys,
+    create_successor_key,
     open_keys,
     open_record,
-    succeed,
 )
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
@@ -89,8 +89,8 @@ class Rotated:
 class _Plan:
     """What is in force, and what is to follow."""
 
-    given: GivenSecret
-    new: GivenSecret
+    given: KekSecret
+    new: KekSecret
     new_passphrase: bytes | None = field(repr=False)
     file: PassphraseFile | None
     root_key: RootKey
@@ -187,7 +187,7 @@ class _Rotation:
         if not finished_before:
             wait(max(FOLLOWING_SECONDS - (time.monotonic() - began), 0))
             self._retire(keks, progress)
-        erasure.empty_the_journal(self._database)
+        erasure.truncate_wal(self._database)
         root_key = plan.root_key.put_in_place()
         if plan.file is not None:
             plan.file.keep_old()
@@ -214,7 +214,7 @@ class _Rotation:
 
     def _plan(self, records: list[KekRecord]) -> _Plan:
         file = PassphraseFile.in_force(self._settings)
-        given = GivenSecret.of(self._settings)
+        given = KekSecret.of(self._settings)
         new_passphrase: bytes | None = None
         if self._new.new_ca_password is not None:
             new_passphrase = self._new.new_ca_password.get_secret_value().encode()
@@ -231,7 +231,7 @@ class _Rotation:
             new_passphrase = file.successor()
         return _Plan(
             given=given,
-            new=GivenSecret.new(self._new, lambda: new_passphrase or b""),
+            new=KekSecret.new(self._new, lambda: new_passphrase or b""),
             new_passphrase=new_passphrase,
             file=file,
             root_key=RootKey(root_key_file(self._settings), new_passphrase),
@@ -294,7 +294,7 @@ class _Rotation:
     def _begin(self, record: KekRecord, keks: KeyEncryptionKeys, plan: _Plan) -> int:
         """Record the new key, bridged to the old one, and bring the CA's key under it."""
         old = keks.newest
-        new, successor = succeed(old, record, plan.new, datetime.now(UTC))
+        new, successor = create_successor_key(old, record, plan.new, datetime.now(UTC))
         if new.same_as(old):
             raise ConfigurationError(_IN_FORCE)
         with self._writing() as transaction:
@@ -337,7 +337,7 @@ class _Rotation:
                     return done
                 key_table_store.put_rewrapped(
                     transaction,
-                    [key_table_cache.rewrapped(each, keks, transaction) for each in taken],
+                    [key_table_cache.rewrap(each, keks, transaction) for each in taken],
                 )
             done += len(taken)
             note(done)
@@ -353,7 +353,7 @@ class _Rotation:
                     return done
                 idempotency_store.put_rewrapped(
                     transaction,
-                    [idempotency.rewrapped(each, keks, transaction) for each in taken],
+                    [idempotency.rewrap(each, keks, transaction) for each in taken],
                 )
             done += len(taken)
             after = taken[-1].idempotency_key
@@ -379,11 +379,11 @@ class _Rotation:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._database.write() as transaction:
-            erasure.overwrite_what_is_deleted(transaction)
+            erasure.enable_secure_delete(transaction)
             yield transaction
 
 
-def _is_in_place(records: list[KekRecord], given: GivenSecret) -> bool:
+def _is_in_place(records: list[KekRecord], given: KekSecret) -> bool:
     """Say whether what an unfinished rotation leads to is given already."""
     try:
         open_record(records[-1], given)

@@ -41,7 +41,7 @@ _STRONG_BITS = 90
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class SecretsFinding:
     """Something that was seen, and what to do about it."""
 
     what: str
@@ -70,16 +70,16 @@ class SecretsReport:
     opened: dict[str, int] = field(default_factory=dict)
     """How many values of each kind were opened, to prove that they can be."""
     broken_tables: int = 0
-    findings: list[Remark] = field(default_factory=list)
-    notes: list[Remark] = field(default_factory=list)
+    findings: list[SecretsFinding] = field(default_factory=list)
+    notes: list[SecretsFinding] = field(default_factory=list)
 
     def found(self, what: str, do: str) -> None:
         """Add something to put right."""
-        self.findings.append(Remark(what, do))
+        self.findings.append(SecretsFinding(what, do))
 
     def noted(self, what: str, do: str) -> None:
         """Add something to know."""
-        self.notes.append(Remark(what, do))
+        self.notes.append(SecretsFinding(what, do))
 
 
 def check_secrets(database: Database, settings: Settings, *, passphrase_from: str) -> SecretsReport:

@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from birthmark_sma.authority.kek.passphrase_file import find_passphrase
-from birthmark_sma.config import SECRET_FIELDS, NewSecret, Settings, variable_of
+from birthmark_sma.config import SECRET_FIELDS, NewSecret, Settings, environment_variable
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.runtime.secret_files import read_private_file
 
@@ -30,7 +30,7 @@ COMMAND_SECONDS = 30.0
 _COMMAND_OUTPUT_BYTES = 1_024
 # 64 MiB and about 0.2 s: a guess must cost more than the passphrase's owner notices once a start.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**16, 8, 1
-_NOT_FOR_COMMANDS = frozenset(map(variable_of, (*SECRET_FIELDS, "new_ca_password")))
+_NOT_FOR_COMMANDS = frozenset(map(environment_variable, (*SECRET_FIELDS, "new_ca_password")))
 
 
 class KekSource(StrEnum):
@@ -42,7 +42,7 @@ class KekSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class GivenSecret:
+class KekSecret:
     """What an operator gave. `passphrase` is asked for only where it is needed."""
 
     passphrase: Callable[[], bytes] = field(repr=False)
@@ -50,12 +50,12 @@ class GivenSecret:
     kek_command: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, settings: Settings) -> "GivenSecret":
+    def of(cls, settings: Settings) -> "KekSecret":
         """What the settings give."""
         return cls(lambda: find_passphrase(settings), settings.kek_file, settings.kek_command)
 
     @classmethod
-    def new(cls, new: NewSecret, passphrase: Callable[[], bytes]) -> "GivenSecret":
+    def new(cls, new: NewSecret, passphrase: Callable[[], bytes]) -> "KekSecret":
         """What is to be in force after a rotation."""
         return cls(passphrase, new.new_kek_file, new.new_kek_command)
 

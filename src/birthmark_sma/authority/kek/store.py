@@ -72,7 +72,7 @@ def newest_kek_id(connection: Connection) -> int | None:
     ).scalar_one_or_none()
 
 
-def hold_newest(transaction: Connection) -> int:
+def lock_newest_kek(transaction: Connection) -> int:
     """Return the same, and keep its record from being deleted before this transaction ends."""
     found: int = transaction.execute(
         select(table.c.kek_id)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.kek import store as kek_store
-from birthmark_sma.authority.kek.sources import KEK_BYTES, SALT_BYTES, GivenSecret, KekSource
+from birthmark_sma.authority.kek.sources import KEK_BYTES, SALT_BYTES, KekSecret, KekSource
 from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -89,7 +89,7 @@ class KeyEncryptionKeys:
 
     __slots__ = ("_asked_at", "_given", "_keys", "_lock", "_newest")
 
-    def __init__(self, keys: Sequence[KeyEncryptionKey], given: GivenSecret) -> None:
+    def __init__(self, keys: Sequence[KeyEncryptionKey], given: KekSecret) -> None:
         self._keys = {key.kek_id: key for key in keys}
         self._newest = max(self._keys)
         self._given = given
@@ -101,15 +101,15 @@ class KeyEncryptionKeys:
         """The key that is in force, as far as this process knows."""
         return self._keys[self._newest]
 
-    def hold(self, transaction: Connection) -> KeyEncryptionKey:
+    def lock_newest(self, transaction: Connection) -> KeyEncryptionKey:
         """Return the key to seal under, which stays until the end of this transaction.
 
         Raises KeyEncryptionKeyChangedError where this process could not follow a rotation.
         """
-        return self._known(transaction, kek_store.hold_newest(transaction))
+        return self._known(transaction, kek_store.lock_newest_kek(transaction))
 
     def unwrap(self, connection: Connection, wrapped: bytes, kek_id: int, place: bytes) -> bytes:
-        """Open what is wrapped under one of the keys. Raises as `hold`, or WrongSecretError."""
+        """Open what one of the keys wrapped. Raises as `lock_newest`, or WrongSecretError."""
         return self._known(connection, kek_id).unwrap(wrapped, place)
 
     def poll(self, connection: Connection) -> None:
@@ -195,7 +195,7 @@ class OpenedSecrets:
     nuc_hash_index: NucHashIndex = field(repr=False)
 
 
-def found_secrets(given: GivenSecret, now: datetime) -> tuple[KekRecord, OpenedSecrets]:
+def create_secrets(given: KekSecret, now: datetime) -> tuple[KekRecord, OpenedSecrets]:
     """Make the key-encryption key of a new authority, and the record that proves it later."""
     kek, record = _new_kek(1, given, now)
     nuc_hash_key = kek.derive_nuc_hash_key()
@@ -206,8 +206,8 @@ def found_secrets(given: GivenSecret, now: datetime) -> tuple[KekRecord, OpenedS
     )
 
 
-def succeed(
-    predecessor: KeyEncryptionKey, record: KekRecord, given: GivenSecret, now: datetime
+def create_successor_key(
+    predecessor: KeyEncryptionKey, record: KekRecord, given: KekSecret, now: datetime
 ) -> tuple[KeyEncryptionKey, KekRecord]:
     """Make the key that follows the newest one, and its record, which can open that one too."""
     kek, successor = _new_kek(record.kek_id + 1, given, now)
@@ -219,7 +219,7 @@ def succeed(
     )
 
 
-def open_secrets(records: Sequence[KekRecord], given: GivenSecret) -> OpenedSecrets:
+def open_secrets(records: Sequence[KekRecord], given: KekSecret) -> OpenedSecrets:
     """Obtain the key-encryption key of an existing authority and prove it.
 
     While a rotation lasts, the secret of any record opens all. Raises WrongSecretError where it is
@@ -232,7 +232,7 @@ def open_secrets(records: Sequence[KekRecord], given: GivenSecret) -> OpenedSecr
     return OpenedSecrets(KeyEncryptionKeys(keys, given), NucHashIndex(nuc_hash_key))
 
 
-def open_keys(records: Sequence[KekRecord], given: GivenSecret) -> list[KeyEncryptionKey]:
+def open_keys(records: Sequence[KekRecord], given: KekSecret) -> list[KeyEncryptionKey]:
     """Return the keys of all records. Raises as `open_secrets`."""
     refusals: list[BirthmarkError] = []
     for record in reversed(records):
@@ -246,14 +246,14 @@ def open_keys(records: Sequence[KekRecord], given: GivenSecret) -> list[KeyEncry
     raise (wrong or refusals)[0]
 
 
-def open_record(record: KekRecord, given: GivenSecret) -> KeyEncryptionKey:
+def open_record(record: KekRecord, given: KekSecret) -> KeyEncryptionKey:
     """Obtain one record's own key and prove it. Raises as `open_secrets`."""
     kek = KeyEncryptionKey(record.kek_id, given.obtain(record.source, record.salt))
     kek.unwrap(record.wrapped_nuc_hash_key, _NUC_HASH_KEY_PLACE)
     return kek
 
 
-def _new_kek(kek_id: int, given: GivenSecret, now: datetime) -> tuple[KeyEncryptionKey, KekRecord]:
+def _new_kek(kek_id: int, given: KekSecret, now: datetime) -> tuple[KeyEncryptionKey, KekRecord]:
     source, salt = given.source, secrets.token_bytes(SALT_BYTES)
     kek = KeyEncryptionKey(kek_id, given.obtain(source, salt))
     if source is KekSource.COMMAND and not kek.same_as(

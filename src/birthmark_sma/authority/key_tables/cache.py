@@ -23,7 +23,7 @@ from birthmark_sma.storage.engine import Database
 _CHUNK = 250
 
 
-class KeyStock:
+class KeyTableCache:
     """All key tables, open. It never changes while the process runs, and has no telling repr."""
 
     __slots__ = ("_master_keys", "_pseudorandom_keys", "sizes")
@@ -70,7 +70,7 @@ def populate(
     for start in range(0, len(missing), _CHUNK):
         chunk = missing[start : start + _CHUNK]
         with database.write() as transaction:
-            kek = keks.hold(transaction)
+            kek = keks.lock_newest(transaction)
             key_table_store.add_tables(
                 transaction, [_new_table(table_id, kek) for table_id in chunk], datetime.now(UTC)
             )
@@ -78,7 +78,7 @@ def populate(
     return len(missing)
 
 
-def open_key_stock(database: Database, keks: KeyEncryptionKeys) -> KeyStock:
+def open_key_table_cache(database: Database, keks: KeyEncryptionKeys) -> KeyTableCache:
     """Unwrap every table. Raises KeyTablesError where some are missing."""
     with database.read() as connection:
         sizes = key_table_store.find_sizes(connection)
@@ -89,7 +89,7 @@ def open_key_stock(database: Database, keks: KeyEncryptionKeys) -> KeyStock:
             raise KeyTablesError(
                 f"{len(wrapped)} of {sizes.tables} key tables are there. Type: sma tables populate"
             )
-        return KeyStock(sizes, [unwrap_table(table, keks, connection) for table in wrapped])
+        return KeyTableCache(sizes, [unwrap_table(table, keks, connection) for table in wrapped])
 
 
 def unwrap_table(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
@@ -97,7 +97,7 @@ def unwrap_table(table: WrappedTable, keks: KeyEncryptionKeys, connection: Conne
     return keks.unwrap(connection, table.master_key, table.kek_id, _place(table.table_id))
 
 
-def rewrapped(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> WrappedTable:
+def rewrap(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> WrappedTable:
     """Return the same master key, wrapped under the newest key."""
     kek = keks.newest
     master_key = unwrap_table(table, keks, connection)

@@ -13,7 +13,7 @@ from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables import usage_store
 from birthmark_sma.authority.validation.audit_counters import floor_to_minute
 from birthmark_sma.protocol.key_table import TABLES_PER_DEVICE
-from birthmark_sma.runtime.background_task import Chore
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
@@ -25,7 +25,7 @@ _TIMES_AS_LONG = 200
 """Counting devices takes at most this part of a core's time."""
 
 
-class TableCounting(Chore):
+class TableCounting(BackgroundTask):
     """Counts every few seconds. Processes take turns by themselves."""
 
     name = "table-counting"

@@ -34,11 +34,11 @@ from birthmark_sma.authority.operations.backup_manifest import (
     FileInBackup,
     FileName,
     Manifest,
-    kek_of,
+    manifest_kek,
     measure,
     write_manifest,
 )
-from birthmark_sma.authority.operations.row_counts import Progress, hold_tables, take_inventory
+from birthmark_sma.authority.operations.row_counts import Progress, lock_tables, take_inventory
 from birthmark_sma.authority.operations.sqlite_copy import copy_sqlite
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
@@ -187,7 +187,7 @@ def _from_postgresql(
         # Counted and dumped on the same snapshot, which lives as long as this transaction. No
         # snapshot keeps a partition from being dropped, nor a table from being rewritten: locks do.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        hold_tables(connection)
+        lock_tables(connection)
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         major = health.ask_postgresql(connection).version // 10_000
         program = pg_dump.find_program("pg_dump", at_least=major)
@@ -218,7 +218,7 @@ def _describe(connection: Connection, kind: str, major: int | None, progress: Pr
             "highest_audit_id": inventory.highest_audit_id,
             "newest_audit_at": inventory.newest_audit_at,
             "certificates": fingerprints(connection),
-            "key_encryption_keys": [kek_of(each) for each in kek_store.list_keks(connection)],
+            "key_encryption_keys": [manifest_kek(each) for each in kek_store.list_keks(connection)],
             "files": {},
         }
     )

@@ -91,7 +91,7 @@ class Manifest(_Part):
         ]
 
 
-def kek_of(record: KekRecord) -> Kek:
+def manifest_kek(record: KekRecord) -> Kek:
     """Return a record as the manifest has it."""
     return Kek(
         kek_id=record.kek_id,

@@ -25,7 +25,7 @@ DATABASE_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 MINUTES = 60
 
 
-class Curve(NamedTuple):
+class TimeSeries(NamedTuple):
     """Verdicts of each of the last minutes, oldest first, and when each minute began."""
 
     minutes: Sequence[datetime]
@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class Summary:
     """What both show.
 
     `flagged` counts devices that wait for review, `size` is in bytes, and `seconds` is how long the
@@ -42,7 +42,7 @@ class Glance:
     """
 
     stats: Stats
-    curve: Curve
+    curve: TimeSeries
     flagged: int
     dialect: str
     size: int
@@ -57,7 +57,7 @@ class Overview:
     are.
     """
 
-    glance: Glance
+    glance: Summary
     tables_wanted: int
     rotating: bool
     callers: int
@@ -71,7 +71,7 @@ class Overview:
         return verdicts[Verdict.PASS.value] / total if total else None
 
 
-def look(database: Database) -> Overview:
+def read_overview(database: Database) -> Overview:
     """Read the overview. Raises DatabaseUnavailableError."""
     with database.read() as connection:
         glance = read_glance(connection, minutes=MINUTES)
@@ -91,7 +91,7 @@ def look(database: Database) -> Overview:
         )
 
 
-def read_glance(connection: Connection, *, minutes: int) -> Glance:
+def read_glance(connection: Connection, *, minutes: int) -> Summary:
     """Read what both show; the curve has so many minutes, and the one that runs at its end."""
     began = time.monotonic()
     stats = read_stats(connection)
@@ -102,9 +102,9 @@ def read_glance(connection: Connection, *, minutes: int) -> Glance:
         [counted[each][verdict] if each in counted else 0 for each in shown]
         for verdict in (Verdict.PASS, Verdict.FAIL)
     )
-    return Glance(
+    return Summary(
         stats=stats,
-        curve=Curve(shown, passes, fails),
+        curve=TimeSeries(shown, passes, fails),
         flagged=abuse_flags.count_open(connection),
         dialect=connection.dialect.name,
         size=measure(connection),

@@ -23,9 +23,9 @@ from birthmark_sma.authority.kek.passphrase_file import (
     PassphraseFile,
     find_passphrase,
 )
-from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import open_secrets
-from birthmark_sma.authority.key_tables.cache import open_key_stock
+from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.operations import pg_dump
 from birthmark_sma.authority.operations.backup import Bar, fingerprints
 from birthmark_sma.authority.operations.backup_manifest import (
@@ -89,15 +89,15 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
     if settings.uses_sqlite:
         file = _sqlite_file(settings)
         for suffix in ("", *_JOURNALS):
-            raise_if_taken(file.with_name(file.name + suffix))
+            check_target_is_empty(file.with_name(file.name + suffix))
         if reinstated is None:
             _check_secrets_free(settings, folder, manifest)
-        open_secrets(manifest.kek_records, GivenSecret.of(proving))
+        open_secrets(manifest.kek_records, KekSecret.of(proving))
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
         return manifest, _into_sqlite(proving, folder, manifest, file, bar, reinstated=reinstated)
     _check_secrets_free(settings, folder, manifest)
-    open_secrets(manifest.kek_records, GivenSecret.of(proving))
+    open_secrets(manifest.kek_records, KekSecret.of(proving))
     database = open_database(settings.resolved_database_url)
     try:
         program = _check_empty(database, manifest)
@@ -141,7 +141,7 @@ def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) ->
             raise BackupPlaceTakenError(f"{place} exists already and is never overwritten.")
 
 
-def raise_if_taken(path: Path) -> None:
+def check_target_is_empty(path: Path) -> None:
     """Raise BackupPlaceTakenError where something is at a place."""
     if path.exists() or path.is_symlink():
         raise BackupPlaceTakenError(
@@ -183,7 +183,7 @@ def _with_passphrase(settings: Settings, passphrase: bytes) -> Settings:
 
 def _opens(manifest: Manifest, settings: Settings) -> bool:
     try:
-        open_secrets(manifest.kek_records, GivenSecret.of(settings))
+        open_secrets(manifest.kek_records, KekSecret.of(settings))
     except WrongSecretError:
         return False
     return True
@@ -311,7 +311,7 @@ def _into_postgresql(
     _place_secrets(settings, folder, manifest)
     with database.write() as transaction:
         health.gather_statistics(transaction)
-        partitions.make_ahead(transaction, database_time(transaction).date())
+        partitions.create_future_partitions(transaction, database_time(transaction).date())
     return proof
 
 
@@ -337,11 +337,11 @@ def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar)
             " not those of the manifest."
         )
     opened = open_stored_secrets(database, settings)
-    stock = open_key_stock(database, opened.keks)
+    table_cache = open_key_table_cache(database, opened.keks)
     open_signer(database, settings, opened)
     with bar("Verifying devices", "steps") as progress:
-        devices = _verify_sample(database, stock.sizes, progress)
-    return Proof(sum(manifest.rows.values()), stock.sizes.tables, devices)
+        devices = _verify_sample(database, table_cache.sizes, progress)
+    return Proof(sum(manifest.rows.values()), table_cache.sizes.tables, devices)
 
 
 def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:

@@ -22,7 +22,7 @@ class Inventory:
     newest_audit_at: datetime | None
 
 
-def hold_tables(connection: Connection) -> None:
+def lock_tables(connection: Connection) -> None:
     """Keep PostgreSQL's tables and their partitions as they are until this transaction ends.
 
     Who reads and writes rows goes on. Before the first query of a transaction, so that its snapshot

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.provisioning.idempotency import FirstAnswers
+from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
-    Candidate,
     CandidateMaker,
+    IssuedDevice,
     Provisioned,
     ProvisioningRequest,
 )
@@ -31,14 +31,14 @@ Outcome: TypeAlias = Provisioned | RegisteredBefore | BirthmarkError
 class BulkProvisioner:
     """Provisions requests in bulk. It starts no thread, so that a process that has it may fork.
 
-    After a fork, each process opens connections of its own: `let_go` of those there are before.
+    Call `dispose_connections` before a fork: each process then opens connections of its own.
     """
 
     root: str
     """The authority's root certificate, PEM: what tells it from every other."""
 
     def __init__(
-        self, database: Database, maker: CandidateMaker, first_answers: FirstAnswers, root: str
+        self, database: Database, maker: CandidateMaker, first_answers: StoredResponses, root: str
     ) -> None:
         self.root = root
         self._database = database
@@ -59,7 +59,7 @@ class BulkProvisioner:
         """
         registered = self.registered([request.device_serial for request in requests])
         outcomes: dict[int, Outcome] = {}
-        candidates: dict[int, Candidate] = {}
+        candidates: dict[int, IssuedDevice] = {}
         now = self._database.clock.now()
         for place, request in enumerate(requests):
             if (known := registered.get(request.device_serial)) is not None:
@@ -82,7 +82,7 @@ class BulkProvisioner:
         with self._database.read() as connection:
             return device_store.find_provisioning_ids(connection, serials)
 
-    def finally_registered(self, serials: Sequence[str]) -> dict[str, str]:
+    def registered_after_pending_commits(self, serials: Sequence[str]) -> dict[str, str]:
         """Return the same once no commit is under way, so that who is not in it never will be.
 
         Raises DatabaseUnavailableError where a commit does not end.
@@ -91,11 +91,11 @@ class BulkProvisioner:
             device_store.await_registrations(transaction)
             return device_store.find_provisioning_ids(transaction, serials)
 
-    def let_go(self) -> None:
+    def dispose_connections(self) -> None:
         """Close every connection; the next question opens another."""
         self._database.close()
 
-    def _register(self, candidates: Sequence[Candidate]) -> list[Provisioned | BirthmarkError]:
+    def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
         """Register in one transaction; try again once where nothing can have been committed.
 
         The second try is for deadlocks between programs, and for a connection that went stale.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.access import store as access_key_store
-from birthmark_sma.authority.provisioning.issuance import Candidate, ProvisioningRequest
+from birthmark_sma.authority.provisioning.issuance import IssuedDevice, ProvisioningRequest
 from birthmark_sma.errors import EnrolmentRefusedError
 
 _USED_UP = "This access key has provisioned as many devices as it is good for; ask for another"
@@ -33,7 +33,7 @@ def find_refusal(
 
 
 def reserve(
-    transaction: Connection, candidates: Sequence[Candidate]
+    transaction: Connection, candidates: Sequence[IssuedDevice]
 ) -> dict[str, EnrolmentRefusedError]:
     """Use keys for as many candidates as they allow; the others' errors, by provisioning id."""
     refused: dict[str, EnrolmentRefusedError] = {}
@@ -44,14 +44,14 @@ def reserve(
     return refused
 
 
-def give_back(transaction: Connection, candidates: Sequence[Candidate]) -> None:
+def give_back(transaction: Connection, candidates: Sequence[IssuedDevice]) -> None:
     """Take uses back that were reserved for candidates which were refused after all."""
     for key_id, enrolled in sorted(_by_key(candidates).items()):
         access_key_store.give_back(transaction, key_id, len(enrolled))
 
 
-def _by_key(candidates: Sequence[Candidate]) -> Mapping[str, list[Candidate]]:
-    found: dict[str, list[Candidate]] = defaultdict(list)
+def _by_key(candidates: Sequence[IssuedDevice]) -> Mapping[str, list[IssuedDevice]]:
+    found: dict[str, list[IssuedDevice]] = defaultdict(list)
     for candidate in candidates:
         if candidate.request.enrolled_with is not None:
             found[candidate.request.enrolled_with.key_id].append(candidate)

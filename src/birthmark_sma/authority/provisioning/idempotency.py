@@ -17,9 +17,9 @@ from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
 from birthmark_sma.authority.provisioning import idempotency_store
-from birthmark_sma.authority.provisioning.idempotency_store import FirstAnswer
+from birthmark_sma.authority.provisioning.idempotency_store import StoredResponse
 from birthmark_sma.authority.provisioning.issuance import (
-    Candidate,
+    IssuedDevice,
     Provisioned,
     ProvisioningRequest,
 )
@@ -32,7 +32,7 @@ from birthmark_sma.errors import (
 IDEMPOTENCY_PERIOD = timedelta(hours=24)
 
 
-class FirstAnswers:
+class StoredResponses:
     """Finds first answers, and keeps those of a batch, by candidates' provisioning ids."""
 
     def __init__(self, keks: KeyEncryptionKeys) -> None:
@@ -45,7 +45,7 @@ class FirstAnswers:
 
         Raises IdempotencyKeyReusedError.
         """
-        key = place_of(request)
+        key = idempotency_storage_key(request)
         if key is None:
             return None
         found = idempotency_store.find(connection, [key]).get(key)
@@ -80,17 +80,19 @@ class FirstAnswers:
         return None
 
     def claim(
-        self, transaction: Connection, candidates: Sequence[Candidate]
+        self, transaction: Connection, candidates: Sequence[IssuedDevice]
     ) -> dict[str, Provisioned | BirthmarkError]:
         """Keep the first answers of a batch; return the outcome of those that are repetitions.
 
         And of those that could not be kept, as this process could not follow a rotation.
         """
-        wanting = [(c, key) for c in candidates if (key := place_of(c.request)) is not None]
+        wanting = [
+            (c, key) for c in candidates if (key := idempotency_storage_key(c.request)) is not None
+        ]
         if not wanting:
             return {}
         try:
-            kek = self._keks.hold(transaction)
+            kek = self._keks.lock_newest(transaction)
         except KeyEncryptionKeyChangedError as error:
             return {c.provisioning_id: error for c, _ in wanting}
         claims = {c.provisioning_id: _sealed(c, key, kek) for c, key in wanting}
@@ -111,13 +113,13 @@ class FirstAnswers:
         return outcomes
 
     @staticmethod
-    def release(transaction: Connection, refused: Sequence[Candidate]) -> None:
+    def release(transaction: Connection, refused: Sequence[IssuedDevice]) -> None:
         """Give the keys of requests back that were refused after all."""
-        keys = [key for c in refused if (key := place_of(c.request)) is not None]
+        keys = [key for c in refused if (key := idempotency_storage_key(c.request)) is not None]
         if keys:
             idempotency_store.release(transaction, keys)
 
-    def _open(self, connection: Connection, found: FirstAnswer, digest: bytes) -> Provisioned:
+    def _open(self, connection: Connection, found: StoredResponse, digest: bytes) -> Provisioned:
         if found.request_digest != digest:
             raise IdempotencyKeyReusedError
         fields = json.loads(
@@ -137,12 +139,14 @@ class FirstAnswers:
         )
 
 
-def opens(answer: FirstAnswer, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
+def opens(answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
     """Open a first answer, to see that it does. Raises WrongSecretError."""
     return keks.unwrap(connection, answer.sealed_response, answer.kek_id, answer.idempotency_key)
 
 
-def rewrapped(answer: FirstAnswer, keks: KeyEncryptionKeys, connection: Connection) -> FirstAnswer:
+def rewrap(
+    answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection
+) -> StoredResponse:
     """Return the same answer, sealed under the newest key."""
     sealed = keks.newest.wrap(opens(answer, keks, connection), answer.idempotency_key)
     return replace(answer, sealed_response=sealed, kek_id=keks.newest.kek_id)
@@ -156,7 +160,7 @@ def request_digest(request: ProvisioningRequest) -> bytes:
     return _digest(json.dumps(fields, sort_keys=True))
 
 
-def place_of(request: ProvisioningRequest) -> bytes | None:
+def idempotency_storage_key(request: ProvisioningRequest) -> bytes | None:
     """Return what a first answer is kept and found under: 32 bytes, or None where it is not kept.
 
     Each access key has its own Idempotency-Keys, so that nobody gets another's table keys.
@@ -172,9 +176,9 @@ def _place_under(key_id: str, idempotency_key: str) -> bytes:
     return _digest(f"{key_id}\0{idempotency_key}")
 
 
-def _sealed(candidate: Candidate, key: bytes, kek: KeyEncryptionKey) -> FirstAnswer:
+def _sealed(candidate: IssuedDevice, key: bytes, kek: KeyEncryptionKey) -> StoredResponse:
     answer = json.dumps(asdict(candidate.answer), default=str).encode()
-    return FirstAnswer(
+    return StoredResponse(
         idempotency_key=key,
         request_digest=request_digest(candidate.request),
         sealed_response=kek.wrap(answer, key),

@@ -12,7 +12,7 @@ from birthmark_sma.storage.schema import idempotent_responses as responses
 
 
 @dataclass(frozen=True, slots=True)
-class FirstAnswer:
+class StoredResponse:
     """A sealed answer, under the digests of its Idempotency-Key and of its request."""
 
     idempotency_key: bytes = field(repr=False)
@@ -22,7 +22,7 @@ class FirstAnswer:
     created_at: datetime
 
 
-def claim(transaction: Connection, answers: Sequence[FirstAnswer]) -> None:
+def claim(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
     """Keep answers whose key nobody used before; the others stay as they are.
 
     Where another transaction has just taken a key, this waits for its outcome.
@@ -42,18 +42,18 @@ def claim(transaction: Connection, answers: Sequence[FirstAnswer]) -> None:
     )
 
 
-def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, FirstAnswer]:
+def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, StoredResponse]:
     """Return the first answers under these keys."""
     rows = connection.execute(
         _whole().where(is_any_of(connection, responses.c.idempotency_key, keys))
     )
-    return {row.idempotency_key: FirstAnswer(*row) for row in rows}
+    return {row.idempotency_key: StoredResponse(*row) for row in rows}
 
 
-def given_at(connection: Connection, time: datetime) -> list[FirstAnswer]:
+def given_at(connection: Connection, time: datetime) -> list[StoredResponse]:
     """Return the first answers of a moment, which is that of their devices' registration too."""
     return [
-        FirstAnswer(*row)
+        StoredResponse(*row)
         for row in connection.execute(_whole().where(responses.c.created_at == time))
     ]
 
@@ -79,7 +79,7 @@ def count_by_kek(connection: Connection) -> dict[int, int]:
 
 def take_outdated(
     transaction: Connection, kek_id: int, after: bytes, limit: int
-) -> list[FirstAnswer]:
+) -> list[StoredResponse]:
     """Return some answers that are sealed under another key than this, from behind `after`.
 
     Nobody else touches them before this transaction ends. Those that somebody else is about to
@@ -92,10 +92,10 @@ def take_outdated(
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return [FirstAnswer(*row) for row in rows]
+    return [StoredResponse(*row) for row in rows]
 
 
-def put_rewrapped(transaction: Connection, answers: Sequence[FirstAnswer]) -> None:
+def put_rewrapped(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
     """Put the same answers, sealed anew, in the place of what was taken."""
     transaction.execute(
         update(responses).where(responses.c.idempotency_key == bindparam("place")),
@@ -106,7 +106,7 @@ def put_rewrapped(transaction: Connection, answers: Sequence[FirstAnswer]) -> No
     )
 
 
-def list_some(connection: Connection, after: bytes, limit: int) -> list[FirstAnswer]:
+def list_some(connection: Connection, after: bytes, limit: int) -> list[StoredResponse]:
     """Return answers in the order of their keys' digests, from behind `after`."""
     rows = connection.execute(
         _whole()
@@ -114,7 +114,7 @@ def list_some(connection: Connection, after: bytes, limit: int) -> list[FirstAns
         .order_by(responses.c.idempotency_key)
         .limit(limit)
     )
-    return [FirstAnswer(*row) for row in rows]
+    return [StoredResponse(*row) for row in rows]
 
 
 def _whole() -> Select[Any]:

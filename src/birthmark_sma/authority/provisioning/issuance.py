@@ -20,7 +20,7 @@ from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.ca.ceremony import random_serial_number
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
-from birthmark_sma.authority.key_tables.cache import KeyStock
+from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.errors import (
     DeviceDescriptionRefusedError,
@@ -86,7 +86,7 @@ class Issuer:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedRequest:
     """A request that nothing speaks against but what may be registered already."""
 
     request: ProvisioningRequest
@@ -99,7 +99,7 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class IssuedDevice:
     """A device with a signed certificate that is not registered yet, and the answer to it."""
 
     request: ProvisioningRequest
@@ -140,8 +140,10 @@ class CandidateMaker:
 
     profile = profiles.DEVICE
 
-    def __init__(self, stock: KeyStock, nuc_hash_index: NucHashIndex, issuer: Issuer) -> None:
-        self._stock = stock
+    def __init__(
+        self, table_cache: KeyTableCache, nuc_hash_index: NucHashIndex, issuer: Issuer
+    ) -> None:
+        self._table_cache = table_cache
         self._nuc_hash_index = nuc_hash_index
         self._issuer = issuer
         self._ca_keys = _ca_keys(issuer)
@@ -152,7 +154,7 @@ class CandidateMaker:
         """Whether making a candidate takes a core for long, during which other threads can run."""
         return self._issuer.signer.takes_long
 
-    def check(self, request: ProvisioningRequest) -> Checked:
+    def check(self, request: ProvisioningRequest) -> CheckedRequest:
         """Check all of a request that needs no database. Raises PkiError.
 
         Raises DeviceDescriptionRefusedError for a family or app version.
@@ -164,7 +166,7 @@ class CandidateMaker:
         public_key = self._check_device_key(request, asked)
         recipient = self._check_recipient(request, asked, public_key)
         nuc_hash = request.nuc_hash or secrets.token_bytes(NUC_HASH_BYTES)
-        return Checked(
+        return CheckedRequest(
             request=request,
             public_key=public_key,
             public_key_fingerprint=key_policy.fingerprint(public_key),
@@ -174,14 +176,14 @@ class CandidateMaker:
             nuc_hash_index=self._nuc_hash_index.of(nuc_hash),
         )
 
-    def make(self, checked: Checked, now: datetime) -> Candidate:
+    def make(self, checked: CheckedRequest, now: datetime) -> IssuedDevice:
         """Sign the certificate, assign tables, and phrase the answer."""
         request = checked.request
         certificate = self._issue(checked, now)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
-            table_assignments=assign_tables(self._stock.sizes, self._random.sample),
+            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample),
             device_certificate=_pem(certificate),
             certificate_serial=f"{certificate.serial_number:x}",
             device_public_key=_public_pem(checked.public_key),
@@ -194,7 +196,7 @@ class CandidateMaker:
         )
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
         answer = self._answer(device, checked, fingerprint)
-        return Candidate(request, device, answer, checked.recipient_fingerprint)
+        return IssuedDevice(request, device, answer, checked.recipient_fingerprint)
 
     def _check_device_key(
         self, request: ProvisioningRequest, asked: x509.CertificateSigningRequest | None
@@ -236,7 +238,7 @@ class CandidateMaker:
         if key_policy.fingerprint(key) in self._ca_keys:
             raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
-    def _issue(self, checked: Checked, now: datetime) -> x509.Certificate:
+    def _issue(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
         prepared = certificates.prepare_device(
             checked.public_key,
             checked.request.device_serial,
@@ -248,7 +250,7 @@ class CandidateMaker:
         )
         return certificates.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
 
-    def _answer(self, device: Device, checked: Checked, fingerprint: str) -> Provisioned:
+    def _answer(self, device: Device, checked: CheckedRequest, fingerprint: str) -> Provisioned:
         answer = Provisioned(
             device_certificate=device.device_certificate,
             certificate_chain=self._issuer.chain,
@@ -258,7 +260,7 @@ class CandidateMaker:
         )
         nuc_hash = checked.nuc_hash.hex()
         table_keys = {
-            str(table_id): self._stock.master_key(table_id).hex()
+            str(table_id): self._table_cache.master_key(table_id).hex()
             for table_id in device.table_assignments
         }
         if checked.recipient is None:

@@ -12,10 +12,10 @@ from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning import enrolment, idempotency_store
 from birthmark_sma.authority.provisioning.idempotency import (
     IDEMPOTENCY_PERIOD,
-    FirstAnswers,
-    place_of,
+    StoredResponses,
+    idempotency_storage_key,
 )
-from birthmark_sma.authority.provisioning.issuance import Candidate, Provisioned
+from birthmark_sma.authority.provisioning.issuance import IssuedDevice, Provisioned
 from birthmark_sma.errors import (
     BirthmarkError,
     DeviceAlreadyProvisionedError,
@@ -33,8 +33,8 @@ _OF_REVOKED = "This key belongs to a device that was revoked: make a new key pai
 
 def register(
     transaction: Connection,
-    candidates: Sequence[Candidate],
-    first_answers: FirstAnswers,
+    candidates: Sequence[IssuedDevice],
+    first_answers: StoredResponses,
     clock: DatabaseClock,
 ) -> list[Provisioned | BirthmarkError]:
     """Register a batch. Each candidate gets its answer, its first answer, or its conflict."""
@@ -49,20 +49,22 @@ def register(
     refused = [c for c in new if c.provisioning_id in errors]
     first_answers.release(transaction, refused)
     # Who repeats a request that was refused in this very batch is refused as well.
-    freed = {place_of(c.request): errors[c.provisioning_id] for c in refused}
+    freed = {idempotency_storage_key(c.request): errors[c.provisioning_id] for c in refused}
     outcomes: dict[str, Provisioned | BirthmarkError] = {c.provisioning_id: c.answer for c in new}
     outcomes |= errors
     for candidate in candidates:
         first = repeated.get(candidate.provisioning_id)
         if isinstance(first, Provisioned):
-            outcomes[candidate.provisioning_id] = freed.get(place_of(candidate.request), first)
+            outcomes[candidate.provisioning_id] = freed.get(
+                idempotency_storage_key(candidate.request), first
+            )
         elif first is not None:
             outcomes[candidate.provisioning_id] = first
     return [outcomes[c.provisioning_id] for c in candidates]
 
 
 def _refuse_recipients(
-    transaction: Connection, candidates: Sequence[Candidate]
+    transaction: Connection, candidates: Sequence[IssuedDevice]
 ) -> dict[str, BirthmarkError]:
     """Return, by their id, the candidates whose recipient key some device signs with, and why."""
     asked = {
@@ -84,7 +86,7 @@ def _refuse_recipients(
     }
 
 
-def _add(transaction: Connection, candidates: Sequence[Candidate]) -> dict[str, BirthmarkError]:
+def _add(transaction: Connection, candidates: Sequence[IssuedDevice]) -> dict[str, BirthmarkError]:
     """Register devices as far as their access keys allow; return why others were not, by their id.
 
     A conflict gives its use back, from which another candidate may still live.
@@ -122,7 +124,7 @@ def find_conflict(
 
     A ConflictError, but for the key of a revoked device, which nobody may use again.
     """
-    taken = device_store.find_taken(connection, device_serial, fingerprint, nuc_hash)
+    taken = device_store.find_conflicts(connection, device_serial, fingerprint, nuc_hash)
     if taken.device_serial:
         return DeviceAlreadyProvisionedError()
     if taken.public_key:

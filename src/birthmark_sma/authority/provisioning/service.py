@@ -15,10 +15,10 @@ from functools import partial
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.provisioning import enrolment
-from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, FirstAnswers
+from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
-    Candidate,
     CandidateMaker,
+    IssuedDevice,
     Provisioned,
     ProvisioningRequest,
 )
@@ -31,8 +31,8 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
-from birthmark_sma.runtime.cpu_affinity import use_all_cores
-from birthmark_sma.runtime.log_context import the_one_origin
+from birthmark_sma.runtime.cpu_affinity import unpin
+from birthmark_sma.runtime.log_context import current_request
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import GroupCommit
 
@@ -55,7 +55,7 @@ class Provisioner:
         self,
         database: Database,
         maker: CandidateMaker,
-        first_answers: FirstAnswers,
+        first_answers: StoredResponses,
         figures: Figures | None = None,
     ) -> None:
         self._figures = figures or Figures()
@@ -66,9 +66,9 @@ class Provisioner:
         self._signers = ThreadPoolExecutor(
             (os.cpu_count() or 1) + _SIGNERS_THAT_WAIT,
             thread_name_prefix="signer",
-            initializer=use_all_cores if maker.takes_long else None,
+            initializer=unpin if maker.takes_long else None,
         )
-        self._writer: GroupCommit[Candidate, Provisioned] = GroupCommit(
+        self._writer: GroupCommit[IssuedDevice, Provisioned] = GroupCommit(
             database,
             self._register,
             name="provisioning-writer",
@@ -130,13 +130,13 @@ class Provisioner:
     def _sign(self, request: ProvisioningRequest) -> "Future[Provisioned]":
         """Prepare a device and hand it to the writer."""
         ready = self._prepare(request)
-        if isinstance(ready, Candidate):
-            return self._writer.submit(ready, the_one_origin())
+        if isinstance(ready, IssuedDevice):
+            return self._writer.submit(ready, current_request())
         answered: Future[Provisioned] = Future()
         answered.set_result(ready)
         return answered
 
-    def _prepare(self, request: ProvisioningRequest) -> Provisioned | Candidate:
+    def _prepare(self, request: ProvisioningRequest) -> Provisioned | IssuedDevice:
         """Check a request and sign its certificate, or return the first answer to it."""
         checked = self._maker.check(request)
         clock = self._database.clock
@@ -166,7 +166,7 @@ class Provisioner:
     # --- in the writer thread
 
     def _register(
-        self, transaction: Connection, candidates: Sequence[Candidate]
+        self, transaction: Connection, candidates: Sequence[IssuedDevice]
     ) -> list[Provisioned | BirthmarkError]:
         return register(transaction, candidates, self._first_answers, self._database.clock)
 

@@ -22,7 +22,7 @@ from enum import StrEnum
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from birthmark_sma.authority.access.caller import Caller, partition_of
+from birthmark_sma.authority.access.caller import Caller, ledger_partition
 from birthmark_sma.authority.rate_limits.memory_store import (
     MOST_CALLERS,
     UNUSED,
@@ -178,7 +178,7 @@ class RateLimits:
         if not limits and not failures:
             return ()
         now = self._clock()
-        who = partition_of(caller)
+        who = ledger_partition(caller)
         left: list[Quota] = []
         for limit in failures:
             if limit.windows or self._held_back:
@@ -202,7 +202,7 @@ class RateLimits:
         """
         assert self._store is not None  # noqa: S101  `shared` said so
         limits = self._limits_of(kind, caller)
-        who = partition_of(caller)
+        who = ledger_partition(caller)
         refusal = None
         reserved = False
         quotas = []
@@ -232,7 +232,7 @@ class RateLimits:
     def release(self, kind: Kind, caller: Caller, cost: int, failed: int = 0) -> None:
         """Give back what `confirm` reserved, now that so many tokens have failed."""
         if self._reserved is not None and kind is Kind.VALIDATE:
-            self._give_back(self._failures, partition_of(caller), cost, failed)
+            self._give_back(self._failures, ledger_partition(caller), cost, failed)
 
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
         """Say what a caller has left, as far as this process has counted it."""
@@ -240,7 +240,7 @@ class RateLimits:
         if not limits and not self._failures:
             return ()
         now = self._clock()
-        who = partition_of(caller)
+        who = ledger_partition(caller)
         own = tuple([limit.quota(limit.windows.usage(who, now)) for limit in limits])
         return self._failures_of(kind, who) + own
 
@@ -272,13 +272,13 @@ class RateLimits:
         for limit in self._failures:
             limit.windows.fill(who, times, self._clock())
 
-    def guessed(self, address: str | None) -> None:
+    def record_failed_auth(self, address: str | None) -> None:
         """Count wrong credentials from an address, or raise RateLimitedError where it had enough.
 
         Right credentials are not asked about here: whoever shares an address with somebody who
         guesses is still let in.
         """
-        who = partition_of(Caller(address))
+        who = ledger_partition(Caller(address))
         for limit in self._guesses:
             if wait := self._wait(limit, who, self._clock()):
                 raise self._refusal(limit, 1, wait)
@@ -386,7 +386,7 @@ class _HeldBack:
             self._until.popitem(last=False)
 
 
-def rate_limits_of(settings: Settings) -> RateLimits:
+def make_rate_limits(settings: Settings) -> RateLimits:
     """Return the limits that settings ask for."""
     rates = {kind: _rates_of(settings, kind) for kind in Kind}
     url = settings.rate_store

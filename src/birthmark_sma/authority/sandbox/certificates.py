@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from birthmark_sma.authority.provisioning.issuance import CandidateMaker, Checked
+from birthmark_sma.authority.provisioning.issuance import CandidateMaker, CheckedRequest
 from birthmark_sma.pki import profiles
 
 _AHEAD: ContextVar[timedelta] = ContextVar("clock_ahead", default=timedelta())
 
 
 @contextmanager
-def clock_ahead(offset: timedelta) -> Iterator[None]:
+def shifted_clock(offset: timedelta) -> Iterator[None]:
     """Let certificates be dated so far ahead, or behind where that is negative, in this block.
 
     It holds for the request under way and no other: the provisioner takes its context along into
@@ -32,5 +32,5 @@ class SandboxCandidateMaker(CandidateMaker):
 
     profile = profiles.SANDBOX_DEVICE
 
-    def _issue(self, checked: Checked, now: datetime) -> x509.Certificate:
+    def _issue(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
         return super()._issue(checked, now + _AHEAD.get())

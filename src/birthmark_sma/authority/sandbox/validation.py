@@ -10,15 +10,15 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.sandbox.verdicts import reason_of
-from birthmark_sma.authority.validation.device_lookup import DeviceStanding
+from birthmark_sma.authority.sandbox.verdicts import scripted_reason
+from birthmark_sma.authority.validation.device_lookup import FoundDevice
 from birthmark_sma.authority.validation.service import Attempt, Validation, Validator
 from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-from birthmark_sma.protocol.replay import digest_of
+from birthmark_sma.protocol.replay import token_digest
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.runtime.log_context import Origin
+from birthmark_sma.runtime.log_context import LoggedRequest
 from birthmark_sma.storage.group_commit import Answers
 
 SERIAL = "SANDBOX-CAMERA"
@@ -42,11 +42,11 @@ def as_of_table(table_id: int) -> Iterator[None]:
 class SandboxValidator(Validator):
     """Judges as ever, but for table ids that are scripts."""
 
-    def offer(
+    def submit_async(
         self,
         camera_token: CameraToken,
         caller: Caller,
-        origin: Origin | None = None,
+        origin: LoggedRequest | None = None,
         derivation: Derivation = NORMATIVE,
         alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
@@ -54,10 +54,13 @@ class SandboxValidator(Validator):
         scripted = _scripted(camera_token)
         if scripted is not camera_token:
             alternatives = ()
-        return super().offer(scripted, caller, origin, derivation, alternatives)
+        return super().submit_async(scripted, caller, origin, derivation, alternatives)
 
     def offer_together(
-        self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None
+        self,
+        camera_tokens: Sequence[CameraToken],
+        caller: Caller,
+        origin: LoggedRequest | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
         """Judge tokens, as of the table that the request asks for."""
         return super().offer_together([*map(_scripted, camera_tokens)], caller, origin)
@@ -70,7 +73,7 @@ class SandboxValidator(Validator):
         return [
             validation._replace(device_serial=None, device_family=None)
             if isinstance(validation, Validation)
-            and reason_of(attempt.camera_token.table_id) is not None
+            and scripted_reason(attempt.camera_token.table_id) is not None
             else validation
             for attempt, validation in zip(
                 attempts, super()._settle(transaction, attempts), strict=True
@@ -81,13 +84,13 @@ class SandboxValidator(Validator):
         self,
         attempt: Attempt,
         opened: bool,  # noqa: FBT001
-        device: DeviceStanding | None,
+        device: FoundDevice | None,
         now: datetime,
     ) -> Validation:
-        reason = reason_of(attempt.camera_token.table_id)
+        reason = scripted_reason(attempt.camera_token.table_id)
         if reason is None:
             return super()._judge(attempt, opened, device, now)
-        digest = digest_of(attempt.camera_token, attempt.derivation)
+        digest = token_digest(attempt.camera_token, attempt.derivation)
         if reason.verdict is Verdict.PASS:
             return Validation(reason, SERIAL, FAMILY, now, digest)
         return Validation(reason, None, None, now, digest)

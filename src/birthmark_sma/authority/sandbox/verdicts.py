@@ -26,6 +26,6 @@ DELIVERED = frozenset({ALREADY_SUBMITTED, 9_900, 9_903, 9_906, 9_907})
 """Scripts that the authority is asked about, sooner or later, and then it is PASS."""
 
 
-def reason_of(table_id: int) -> Reason | None:
+def scripted_reason(table_id: int) -> Reason | None:
     """Return the verdict that a table id asks for, or None where the token is judged."""
     return Reason.GENUINE if table_id in DELIVERED else VERDICTS.get(table_id)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.dialects import hour_of
+from birthmark_sma.storage.dialects import truncate_to_hour
 from birthmark_sma.storage.schema import repeat_counters, running_totals, validation_counters
 
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
@@ -28,7 +28,7 @@ def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Cou
 
     The first hour counts from that minute only; hours in which nothing happened are left out.
     """
-    hour = hour_of(connection, _table.minute)
+    hour = truncate_to_hour(connection, _table.minute)
     rows = connection.execute(
         select(hour, _table.reason, func.sum(_table.times))
         .where(_table.minute >= floor_to_minute(since))

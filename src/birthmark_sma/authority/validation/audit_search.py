@@ -46,7 +46,7 @@ class AuditEntry(NamedTuple):
     request_ip: str | None
 
 
-class Place(NamedTuple):
+class Cursor(NamedTuple):
     """A place in the trail: what is older is behind it."""
 
     validated_at: datetime
@@ -85,7 +85,7 @@ class AuditPage(NamedTuple):
     """
 
     rows: list[AuditEntry]
-    older: Place | None
+    older: Cursor | None
     looked_back_to: datetime | None
 
 
@@ -94,12 +94,12 @@ def search(
     wanted: AuditFilter,
     *,
     limit: int,
-    before: Place | None = None,
+    before: Cursor | None = None,
     seconds: float = SECONDS,
 ) -> AuditPage:
     """Return up to `limit` rows behind a place; it looks at one stretch at least."""
     deadline = time.monotonic() + seconds
-    place = before or Place(wanted.until or _END_OF_TIME, 0)
+    place = before or Cursor(wanted.until or _END_OF_TIME, 0)
     rows: list[AuditEntry] = []
     while True:
         stretch = _next(connection, wanted, place) if wanted._is_narrow else _Stretch(None, place)
@@ -108,10 +108,10 @@ def search(
         rows += _select(connection, wanted, stretch, limit + 1 - len(rows))
         if len(rows) > limit:
             last = rows[limit - 1]
-            return AuditPage(rows[:limit], Place(last.validated_at, last.id), None)
+            return AuditPage(rows[:limit], Cursor(last.validated_at, last.id), None)
         if stretch.begins is None:
             return AuditPage(rows, None, None)
-        place = Place(stretch.begins, 0)
+        place = Cursor(stretch.begins, 0)
         if time.monotonic() >= deadline:
             if _next_minute(connection, wanted, place) is None:
                 return AuditPage(rows, None, None)
@@ -122,15 +122,15 @@ class _Stretch(NamedTuple):
     """A stretch of time to look at: from a minute on, None for the beginning, up to a place."""
 
     begins: datetime | None
-    ends: Place
+    ends: Cursor
 
 
-def _next(connection: Connection, wanted: AuditFilter, place: Place) -> _Stretch | None:
+def _next(connection: Connection, wanted: AuditFilter, place: Cursor) -> _Stretch | None:
     """Return the newest stretch behind a place that may have what is wanted."""
     minute = _next_minute(connection, wanted, place)
     if minute is None:
         return None
-    ends = min(place, Place(minute + _MINUTE, 0))
+    ends = min(place, Cursor(minute + _MINUTE, 0))
     counted = connection.execute(
         select(_counters.minute, func.sum(_counters.times))
         .where(_counters.minute <= minute)
@@ -147,7 +147,7 @@ def _next(connection: Connection, wanted: AuditFilter, place: Place) -> _Stretch
     return _Stretch(begins, ends)
 
 
-def _next_minute(connection: Connection, wanted: AuditFilter, place: Place) -> datetime | None:
+def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> datetime | None:
     """Return the newest minute behind a place in which what is wanted may have happened."""
     if wanted.repeat is None:
         table, kind = validation_counters, _counters.reason

@@ -21,7 +21,7 @@ from birthmark_sma.storage.postgresql_driver import (
     array_of_integers,
     array_of_text,
     array_of_times,
-    at_once,
+    execute_blocking,
 )
 from birthmark_sma.storage.schema import as_sqlite_text
 
@@ -29,7 +29,7 @@ _WRITERS = 1 << 15  # as many as a smallint has
 _NOTHING = "{}"
 
 
-class Trail:
+class AuditWriter:
     """Writes down what one writer thread judges."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ def _write_on_postgresql(
     serials_passed = list(figures.passes)
     columns = zip(*rows, strict=True)
     hashes, tables, indexes, results, reasons, serials, times, addresses, callers, repeats = columns
-    written = at_once(
+    written = execute_blocking(
         transaction,
         _ON_POSTGRESQL,
         (

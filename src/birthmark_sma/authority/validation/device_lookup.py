@@ -12,10 +12,14 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
 
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.postgresql_driver import array_of_bytes, at_once, integers_of
+from birthmark_sma.storage.postgresql_driver import (
+    array_of_bytes,
+    execute_blocking,
+    parse_integer_array,
+)
 
 
-class DeviceStanding(NamedTuple):
+class FoundDevice(NamedTuple):
     """What a verdict needs to know of a device."""
 
     device_serial: str
@@ -24,9 +28,7 @@ class DeviceStanding(NamedTuple):
     table_assignments: Sequence[int]
 
 
-def find_standings(
-    connection: Connection, nuc_hashes: Sequence[bytes]
-) -> dict[bytes, DeviceStanding]:
+def find_standings(connection: Connection, nuc_hashes: Sequence[bytes]) -> dict[bytes, FoundDevice]:
     """Return what is known of the devices with these HMACs of their NUC hash, in one query."""
     if connection.dialect.name == "postgresql":
         return _find_on_postgresql(connection, nuc_hashes)
@@ -42,19 +44,19 @@ _STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 def _find_on_postgresql(
     connection: Connection, nuc_hashes: Sequence[bytes]
-) -> dict[bytes, DeviceStanding]:
-    found = at_once(connection, _ON_POSTGRESQL, [array_of_bytes(nuc_hashes)])
+) -> dict[bytes, FoundDevice]:
+    found = execute_blocking(connection, _ON_POSTGRESQL, [array_of_bytes(nuc_hashes)])
     return _read(found)
 
 
-def _read(found: PGresult) -> dict[bytes, DeviceStanding]:
+def _read(found: PGresult) -> dict[bytes, FoundDevice]:
     standings = {}
     for row in range(found.ntuples):
         nuc_hash, serial, family, status, tables = (
             found.get_value(row, column) or b"" for column in range(5)
         )
-        standings[nuc_hash] = DeviceStanding(
-            serial.decode(), family.decode(), _STATUSES[status], integers_of(tables)
+        standings[nuc_hash] = FoundDevice(
+            serial.decode(), family.decode(), _STATUSES[status], parse_integer_array(tables)
         )
     return standings
 
@@ -70,12 +72,12 @@ FROM registered_devices WHERE nuc_hash IN ({})
 
 def _find_on_sqlite(
     connection: Connection, nuc_hashes: Sequence[bytes]
-) -> dict[bytes, DeviceStanding]:
+) -> dict[bytes, FoundDevice]:
     size = 1 << max(len(nuc_hashes) - 1, 0).bit_length()
     sought = (*nuc_hashes, *[None] * (size - len(nuc_hashes)))
     statement = _ON_SQLITE.format(",".join("?" * size))
     found = connection.exec_driver_sql(statement, sought).scalar_one()
     return {
-        bytes.fromhex(nuc_hash): DeviceStanding(serial, family, DeviceStatus(status), tables)
+        bytes.fromhex(nuc_hash): FoundDevice(serial, family, DeviceStatus(status), tables)
         for nuc_hash, serial, family, status, tables in json.loads(found)
     }

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from birthmark_sma.protocol.replay import (
     DIGEST_BYTES,
     Repeat,
-    Sighting,
+    SeenToken,
     classify,
     without_first_sights,
 )
@@ -42,7 +42,7 @@ from birthmark_sma.storage.postgresql_driver import (
     array_of_integers,
     array_of_text,
     array_of_times,
-    at_once,
+    execute_blocking,
 )
 from birthmark_sma.storage.schema import (
     as_sqlite_text,
@@ -67,7 +67,7 @@ class _Known(NamedTuple):
 
 def note(
     transaction: Connection,
-    sightings: Sequence[Sighting],
+    sightings: Sequence[SeenToken],
     now: datetime,
     passes: Mapping[bytes, int] | None = None,
 ) -> tuple[list[Repeat | None], Mapping[bytes, int]]:
@@ -148,14 +148,14 @@ def _complete(row: _Known, brought: _Known) -> _Known:
     )
 
 
-def note_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> None:
+def note_lost_answers(transaction: Connection, sightings: Set[SeenToken]) -> None:
     """Write down whose verdicts did not reach their callers."""
     if sightings:
         rows = [each._asdict() for each in sorted(sightings)]
         transaction.execute(insert_or_skip(transaction, lost_answers), rows)
 
 
-def take_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> set[Sighting]:
+def take_lost_answers(transaction: Connection, sightings: Set[SeenToken]) -> set[SeenToken]:
     """Return for which of these a verdict was lost, and forget that it was."""
     pair = tuple_(lost_answers.c.digest, lost_answers.c.caller)
     taking = (
@@ -163,7 +163,7 @@ def take_lost_answers(transaction: Connection, sightings: Set[Sighting]) -> set[
         .where(pair.in_([tuple(each) for each in sorted(sightings)]))
         .returning(lost_answers.c.digest, lost_answers.c.caller)
     )
-    return {Sighting(*row) for row in transaction.execute(taking)}
+    return {SeenToken(*row) for row in transaction.execute(taking)}
 
 
 # --- PostgreSQL
@@ -200,7 +200,7 @@ def _insert_on_postgresql(
         array_of_integers([row.passed_under for _, row in rows]),
         array_of_times([now]),
     )
-    noted = at_once(transaction, _INSERT_ON_POSTGRESQL, parameters).get_value(0, 0) or b""
+    noted = execute_blocking(transaction, _INSERT_ON_POSTGRESQL, parameters).get_value(0, 0) or b""
     size = DIGEST_BYTES
     return {noted[start : start + size] for start in range(0, len(noted), size)}
 
@@ -210,14 +210,14 @@ def _read_on_postgresql(
 ) -> dict[bytes, _Known]:
     # A statement of its own, as only a later one sees what another program wrote for which the
     # first one waited.
-    found = at_once(transaction, _READ_ON_POSTGRESQL + lock, [array_of_bytes(digests)])
+    found = execute_blocking(transaction, _READ_ON_POSTGRESQL + lock, [array_of_bytes(digests)])
     values = ([found.get_value(row, at) or b"" for at in range(3)] for row in range(found.ntuples))
     return {digest: _Known(caller.decode(), int(passed)) for digest, caller, passed in values}
 
 
 def _count_on_postgresql(
-    transaction: Connection, times: Counter[Sighting], now: datetime
-) -> Iterator[tuple[Sighting, int]]:
+    transaction: Connection, times: Counter[SeenToken], now: datetime
+) -> Iterator[tuple[SeenToken, int]]:
     counts = sorted(times.items())
     digests, callers = zip(*(sighting for sighting, _ in counts), strict=True)
     parameters = (
@@ -226,10 +226,10 @@ def _count_on_postgresql(
         array_of_integers([number for _, number in counts]),
         array_of_times([now]),
     )
-    counted = at_once(transaction, _COUNT_ON_POSTGRESQL, parameters)
+    counted = execute_blocking(transaction, _COUNT_ON_POSTGRESQL, parameters)
     for row in range(counted.ntuples):
         digest, caller, number = (counted.get_value(row, column) or b"" for column in range(3))
-        yield Sighting(digest, caller.decode()), int(number)
+        yield SeenToken(digest, caller.decode()), int(number)
 
 
 # --- SQLite: one writer at a time. Many rows a statement, but of a few sizes only, as it keeps
@@ -286,8 +286,8 @@ def _read_on_sqlite(transaction: Connection, digests: Sequence[bytes]) -> dict[b
 
 
 def _count_on_sqlite(
-    transaction: Connection, times: Counter[Sighting], now: datetime
-) -> Iterator[tuple[Sighting, int]]:
+    transaction: Connection, times: Counter[SeenToken], now: datetime
+) -> Iterator[tuple[SeenToken, int]]:
     time = as_sqlite_text(now)
     counts = [(*sighting, number, time) for sighting, number in sorted(times.items())]
     for statement, values in _in_parts(_COUNT_ON_SQLITE, counts):
@@ -295,7 +295,7 @@ def _count_on_sqlite(
     for statement, values in _in_parts(_COUNTED_ON_SQLITE, [each[:2] for each in counts]):
         counted = transaction.exec_driver_sql(statement, values).scalar_one()
         for digest, caller, number in json.loads(counted):
-            yield Sighting(bytes.fromhex(digest), caller), number
+            yield SeenToken(bytes.fromhex(digest), caller), number
 
 
 def _in_parts(statement: str, rows: Sequence[_Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.access.caller import Caller, partition_of
+from birthmark_sma.authority.access.caller import Caller, ledger_partition
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
-from birthmark_sma.authority.key_tables.cache import KeyStock
+from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.rate_limits.limiter import RateLimits
 from birthmark_sma.authority.server_metrics import (
     TABLE_RANGES,
@@ -28,8 +28,8 @@ from birthmark_sma.authority.server_metrics import (
     tables_a_range,
 )
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.authority.validation.audit_writer import Trail
-from birthmark_sma.authority.validation.device_lookup import DeviceStanding, find_standings
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
+from birthmark_sma.authority.validation.device_lookup import FoundDevice, find_standings
 from birthmark_sma.authority.validation.failure_budget import FailureTurns
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.config import ReplayPolicy
@@ -41,15 +41,15 @@ from birthmark_sma.errors import (
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
-from birthmark_sma.protocol.replay import Repeat, Sighting, digest_of
+from birthmark_sma.protocol.replay import Repeat, SeenToken, token_digest
 from birthmark_sma.protocol.verdict import (
+    DeviceRecord,
     Reason,
-    Standing,
     Verdict,
     bind_to_derivation,
     decide,
 )
-from birthmark_sma.runtime.log_context import Origin
+from birthmark_sma.runtime.log_context import LoggedRequest
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import Answers, Batch, GroupCommit
 
@@ -120,7 +120,7 @@ class Validator:
     def __init__(
         self,
         database: Database,
-        stock: KeyStock,
+        table_cache: KeyTableCache,
         nuc_hash_index: NucHashIndex,
         *,
         pool_limit: int,
@@ -131,12 +131,12 @@ class Validator:
     ) -> None:
         self._figures = figures or Figures()
         self._ranges = TABLE_RANGES.place["0",]
-        self._tables_a_range = tables_a_range(stock.sizes.tables)
-        self._stock = stock
+        self._tables_a_range = tables_a_range(table_cache.sizes.tables)
+        self._table_cache = table_cache
         self._clock = database.clock
-        self._published_sizes = TableSizes(stock.sizes.tables, PUBLISHED_SIZES.keys_per_table)
+        self._published_sizes = TableSizes(table_cache.sizes.tables, PUBLISHED_SIZES.keys_per_table)
         self._nuc_hash_index = nuc_hash_index
-        self._trail = Trail()
+        self._trail = AuditWriter()
         self._watcher: Watcher | None = None
         self._limits = rate_limits if rate_limits and rate_limits.limits_failures else None
         self._replay = replay
@@ -157,11 +157,11 @@ class Validator:
         """Let somebody see every batch from now on. What he raises is logged, and harms nobody."""
         self._watcher = watcher
 
-    def offer(
+    def submit_async(
         self,
         camera_token: CameraToken,
         caller: Caller,
-        origin: Origin | None = None,
+        origin: LoggedRequest | None = None,
         derivation: Derivation = NORMATIVE,
         alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
@@ -175,16 +175,19 @@ class Validator:
         RateLimitedError where the caller has gathered too many FAILs meanwhile.
         """
         attempt = Attempt(camera_token, caller, derivation, alternatives, object())
-        return self._writer.offer(attempt, origin)
+        return self._writer.submit_async(attempt, origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
-        """Judge a token and wait for it. Raises as `offer` does."""
-        return await self.offer(camera_token, caller)
+        """Judge a token and wait for it. Raises as `submit_async` does."""
+        return await self.submit_async(camera_token, caller)
 
     def offer_together(
-        self, camera_tokens: Sequence[CameraToken], caller: Caller, origin: Origin | None = None
+        self,
+        camera_tokens: Sequence[CameraToken],
+        caller: Caller,
+        origin: LoggedRequest | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
-        """Judge one or more tokens in one transaction. Raises as `offer` does."""
+        """Judge one or more tokens in one transaction. Raises as `submit_async` does."""
         request = object()
         attempts = [Attempt(each, caller, request=request) for each in camera_tokens]
         return self._writer.offer_together(attempts, origin)
@@ -265,7 +268,7 @@ class Validator:
         turns = FailureTurns(
             limits,
             [attempt.request for attempt in attempts],
-            [partition_of(attempt.caller) for attempt in attempts],
+            [ledger_partition(attempt.caller) for attempt in attempts],
         )
         while turn := turns.next():
             judged = self._judge_together(
@@ -325,8 +328,8 @@ class Validator:
         for attempt, validation in zip(attempts, judged, strict=True):
             place = validation.digest
             if attempt.derivation is not NORMATIVE:
-                place = digest_of(attempt.camera_token)
-            sightings.append(Sighting(validation.digest, attempt.caller.identity))
+                place = token_digest(attempt.camera_token)
+            sightings.append(SeenToken(validation.digest, attempt.caller.identity))
             places.append(place)
             passes_now = validation.reason is Reason.GENUINE
             if not passes.get(place):
@@ -351,7 +354,7 @@ class Validator:
     ) -> list[Validation]:
         """Mark the repeats whose callers did not get the earlier verdict; each is given once."""
         sightings = [
-            Sighting(validation.digest, attempt.caller.identity)
+            SeenToken(validation.digest, attempt.caller.identity)
             for attempt, validation in zip(attempts, validations, strict=True)
         ]
         lost = replay_ledger.take_lost_answers(
@@ -375,7 +378,7 @@ class Validator:
         return recalled
 
     def _sizes_of(self, derivation: Derivation) -> TableSizes:
-        return self._stock.sizes if derivation is NORMATIVE else self._published_sizes
+        return self._table_cache.sizes if derivation is NORMATIVE else self._published_sizes
 
     def _open_attempt(self, attempt: Attempt) -> tuple[Attempt, bytes | None]:
         """Return the attempt with the one token to judge, and the HMAC of its NUC hash."""
@@ -399,7 +402,9 @@ class Validator:
         ):
             return None
         self._figures.sheet[self._ranges + camera_token.table_id // self._tables_a_range] += 1
-        key = self._stock.derived_key(camera_token.table_id, camera_token.key_index, derivation)
+        key = self._table_cache.derived_key(
+            camera_token.table_id, camera_token.key_index, derivation
+        )
         try:
             return self._nuc_hash_index.of(open_camera_token(camera_token, key))
         except UnopenedCameraTokenError:
@@ -409,7 +414,7 @@ class Validator:
         self,
         attempt: Attempt,
         opened: bool,  # noqa: FBT001
-        device: DeviceStanding | None,
+        device: FoundDevice | None,
         now: datetime,
     ) -> Validation:
         """Judge a token by itself, whether it came before or not."""
@@ -418,9 +423,11 @@ class Validator:
             table_id=attempt.camera_token.table_id,
             key_index=attempt.camera_token.key_index,
             opened=opened,
-            standing=None if device is None else Standing(device.status, device.table_assignments),
+            standing=None
+            if device is None
+            else DeviceRecord(device.status, device.table_assignments),
         )
-        digest = digest_of(attempt.camera_token, attempt.derivation)
+        digest = token_digest(attempt.camera_token, attempt.derivation)
         if device is None:
             return Validation(reason, None, None, now, digest)
         return Validation(reason, device.device_serial, device.device_family, now, digest)
@@ -448,7 +455,7 @@ def _note_lost_answers(transaction: Connection, lost: Sequence[tuple[Attempt, Va
     replay_ledger.note_lost_answers(
         transaction,
         {
-            Sighting(validation.digest, attempt.caller.identity)
+            SeenToken(validation.digest, attempt.caller.identity)
             for attempt, validation in lost
             if validation.repeat is not Repeat.REPLAYED or validation.answer_was_lost
         },

@@ -22,7 +22,7 @@ from birthmark_sma.cli.options import (
     PublicUrl,
     settings_from,
 )
-from birthmark_sma.cli.output import note, print_json, progress_bar, waiting
+from birthmark_sma.cli.output import print_json, print_stderr, progress_bar, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.cli.batch.records import BatchFormat
@@ -118,14 +118,14 @@ def _tell(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> N
                 "devices_per_second": round(devices_per_second, 1),
             }
         )
-    note(
+    print_stderr(
         f"{tally.provisioned:,} devices were provisioned in {seconds:,.1f} s:"
         f" {devices_per_second:,.0f} devices/s."
     )
     if tally.before:
-        note(f"{tally.before:,} were provisioned by an earlier run.")
+        print_stderr(f"{tally.before:,} were provisioned by an earlier run.")
     if tally.refused:
-        note(f"{tally.refused:,} lines were refused: see {refusals}")
+        print_stderr(f"{tally.refused:,} lines were refused: see {refusals}")
 
 
 def _format_of(devices: str, given: str | None) -> "BatchFormat":

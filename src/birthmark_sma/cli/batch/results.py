@@ -35,7 +35,7 @@ _BEGINNING = b'{"device_certificate":"-----BEGIN CERTIFICATE'
 """What every result begins with."""
 
 
-class Standing(Enum):
+class ResultState(Enum):
     """What the results have of a device that is registered."""
 
     WRITTEN = auto()
@@ -90,7 +90,7 @@ class Results:
         if part is not None:
             part.unlink()
 
-    def claim(self, provisioning_id: str, request_digest: str) -> Standing:
+    def claim(self, provisioning_id: str, request_digest: str) -> ResultState:
         """Say what earlier runs wrote of a device; the same line is recognised only once."""
         return self._written.claim(provisioning_id, request_digest)
 
@@ -129,17 +129,17 @@ class _Written:
         self._lines = array("Q", sorted(self._lines))
         self._claimed = bytearray(len(self._lines))
 
-    def claim(self, provisioning_id: str, request_digest: str) -> Standing:
+    def claim(self, provisioning_id: str, request_digest: str) -> ResultState:
         id_, line = _numbers(provisioning_id, request_digest)
         place = bisect_left(self._lines, line)
         if place < len(self._lines) and self._lines[place] == line:
             if self._claimed[place]:
-                return Standing.ABSENT
+                return ResultState.ABSENT
             self._claimed[place] = 1
-            return Standing.WRITTEN
+            return ResultState.WRITTEN
         place = bisect_left(self._ids, id_)
         known = place < len(self._ids) and self._ids[place] == id_
-        return Standing.ANOTHER_REQUEST if known else Standing.ABSENT
+        return ResultState.ANOTHER_REQUEST if known else ResultState.ABSENT
 
 
 @contextmanager

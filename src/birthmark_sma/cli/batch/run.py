@@ -9,9 +9,9 @@ from typing import TextIO
 
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
 from birthmark_sma.cli.batch.records import Record
-from birthmark_sma.cli.batch.results import Results, Standing
+from birthmark_sma.cli.batch.results import Results, ResultState
 from birthmark_sma.cli.batch.workers import ChunkOutcome, Job, Refusal, Repetition, Workers
-from birthmark_sma.cli.output import note
+from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.errors import (
     DatabaseUnavailableError,
     DeviceAlreadyProvisionedError,
@@ -49,8 +49,8 @@ class Batch:
 
     def resume(self) -> None:
         """Take up what a run that was cut off has left. Raises as `Results.recover` does."""
-        self._results.recover(self._bulk.finally_registered, self._bulk.root)
-        self._bulk.let_go()  # what is forked off next must share no connection
+        self._results.recover(self._bulk.registered_after_pending_commits, self._bulk.root)
+        self._bulk.dispose_connections()  # what is forked off next must share no connection
 
     def workers(self, processes: int, *, make_keys: bool) -> Workers:
         """Return the processes that provision; enter them before any thread runs."""
@@ -73,7 +73,7 @@ class Batch:
                 advice = f"{error.advice}; then {_AGAIN}" if error.advice else _AGAIN
                 raise DatabaseUnavailableError(str(error), advice) from error
             except KeyboardInterrupt:
-                note(f"Interrupted: {_AGAIN}.")
+                print_stderr(f"Interrupted: {_AGAIN}.")
                 raise
             except OSError as error:
                 reason = error.strerror or "the system refuses"
@@ -102,9 +102,9 @@ class Batch:
     def _judge(self, repetition: Repetition) -> Refusal | None:
         """Say why a registered serial is refused, or None where it is this very line's device."""
         standing = self._results.claim(repetition.provisioning_id, repetition.request_digest)
-        if standing is Standing.WRITTEN:
+        if standing is ResultState.WRITTEN:
             return None
-        another = standing is Standing.ANOTHER_REQUEST
+        another = standing is ResultState.ANOTHER_REQUEST
         problem = _CHANGED if another else str(DeviceAlreadyProvisionedError())
         return Refusal(repetition.line, repetition.device_serial, problem)
 

@@ -15,10 +15,10 @@ from birthmark_sma.cli.options import (
     Json,
     settings_from,
 )
-from birthmark_sma.cli.output import note, print_json, print_table, say, waiting
+from birthmark_sma.cli.output import print_json, print_line, print_stderr, print_table, waiting
 
 if TYPE_CHECKING:
-    from birthmark_sma.authority.background.abuse_detection import Round
+    from birthmark_sma.authority.background.abuse_detection import AbuseScan
     from birthmark_sma.authority.devices.abuse_flags import ShownFlag
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
@@ -63,13 +63,13 @@ def flagged(
         print_json(_as_json(total, found, checked))
         return
     if checked is not None:
-        note(_said_of(checked))
+        print_stderr(_said_of(checked))
     if not found:
-        say("No device is flagged.")
+        print_line("No device is flagged.")
         return
     _print(found)
     if total > len(found):
-        say(f"\n{total:,} in all. To see more: --limit {min(total, 10_000)}")
+        print_line(f"\n{total:,} in all. To see more: --limit {min(total, 10_000)}")
 
 
 def reviewed(
@@ -92,17 +92,17 @@ def reviewed(
         number = review_flags(database, device_serial, None if day is None else day.date())
         with database.read() as connection:
             found = find_devices_named(connection, device_serial)
-    say(f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} put aside.")
+    print_line(f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} put aside.")
     if found and found[0].status.value == "suspended":
         serial = found[0].device_serial
-        say(f"It is still suspended. To end that: sma devices reinstate '{serial}'")
+        print_line(f"It is still suspended. To end that: sma devices reinstate '{serial}'")
 
 
-def _check(database: "Database", settings: "Settings") -> "Round":
+def _check(database: "Database", settings: "Settings") -> "AbuseScan":
     import time
 
-    from birthmark_sma.authority.authority import policy_of
-    from birthmark_sma.authority.background.abuse_detection import look_for_abuse
+    from birthmark_sma.authority.authority import make_abuse_policy
+    from birthmark_sma.authority.background.abuse_detection import scan_for_abuse
     from birthmark_sma.config import AbuseMode
     from birthmark_sma.errors import ConfigurationError
 
@@ -116,10 +116,10 @@ def _check(database: "Database", settings: "Settings") -> "Round":
         return False
 
     with waiting("Comparing with what is usual"):
-        return look_for_abuse(database, policy_of(settings), settings.abuse, pause)
+        return scan_for_abuse(database, make_abuse_policy(settings), settings.abuse, pause)
 
 
-def _said_of(checked: "Round") -> str:
+def _said_of(checked: "AbuseScan") -> str:
     said = f"Checked: {checked.flagged:,} newly flagged, {checked.suspended:,} of them suspended."
     if checked.spared:
         said += f" {checked.spared:,} were not, as that many at once look like a fault."
@@ -146,7 +146,7 @@ def _print(found: "list[ShownFlag]") -> None:
     )
 
 
-def _as_json(total: int, found: "list[ShownFlag]", checked: "Round | None") -> dict[str, Any]:
+def _as_json(total: int, found: "list[ShownFlag]", checked: "AbuseScan | None") -> dict[str, Any]:
     value: dict[str, Any] = {
         "total": total,
         "flags": [

@@ -18,7 +18,7 @@ from birthmark_sma.cli.options import (
     RootKeyFile,
     settings_from,
 )
-from birthmark_sma.cli.output import Progressed, print_fields, print_json, progress_bar, say
+from birthmark_sma.cli.output import Progressed, print_fields, print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.backup_manifest import Manifest
@@ -63,12 +63,12 @@ def backup(
     if as_json:
         print_json({"backup": str(made.folder)} | made.manifest.model_dump(mode="json"))
         return
-    say("The backup is made.\n")
+    print_line("The backup is made.\n")
     _show(made.folder, made.manifest)
-    say()
-    say(_what_is_not_in_it(made.manifest))
+    print_line()
+    print_line(_what_is_not_in_it(made.manifest))
     where = "--data-dir" if made.manifest.kind == "sqlite" else "--database-url"
-    say(f"To prove it, restore it elsewhere: sma restore '{place}' {where} SOMEWHERE-EMPTY")
+    print_line(f"To prove it, restore it elsewhere: sma restore '{place}' {where} SOMEWHERE-EMPTY")
 
 
 def restore(
@@ -107,10 +107,10 @@ def restore(
             }
         )
         return
-    say("The backup is restored, and has proven itself.\n")
+    print_line("The backup is restored, and has proven itself.\n")
     _show(backup, manifest)
     _tell_proof(proof)
-    say("\nNext: sma doctor, then sma serve")
+    print_line("\nNext: sma doctor, then sma serve")
 
 
 @contextmanager

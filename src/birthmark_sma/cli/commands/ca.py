@@ -15,7 +15,7 @@ from birthmark_sma.cli.options import (
     RootKeyFile,
     settings_from,
 )
-from birthmark_sma.cli.output import print_fields, print_json, say
+from birthmark_sma.cli.output import print_fields, print_json, print_line
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.ca.store import StoredCa
@@ -81,9 +81,9 @@ def export(
         print_json({"files": [str(output_dir / name) for name in files]})
         return
     for name in files:
-        say(str(output_dir / name))
+        print_line(str(output_dir / name))
     if not certificates_only and "simulated-mfg-root-ca.key" not in files:
-        say("The root's key is not here: it was moved to its safe place.")
+        print_line("The root's key is not here: it was moved to its safe place.")
 
 
 @app.command("publish-crl")
@@ -136,7 +136,9 @@ def publish_crl(
         return
     print_fields([(name, f"list {crl.number} is published") for name, crl in lists.items()])
     if root_signer is None:
-        say("The root's key is not here, or CA_PASSWORD does not open it: its list stays as it is.")
+        print_line(
+            "The root's key is not here, or CA_PASSWORD does not open it: its list stays as it is."
+        )
 
 
 def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from birthmark_sma.cli import exit_codes
-from birthmark_sma.cli.output import say
+from birthmark_sma.cli.output import print_line
 
 if TYPE_CHECKING:
     import httpx2
@@ -48,10 +48,14 @@ def demo(
         story = _Story(facts["url"])
         _tell(story, facts, picture or _SAMPLE_PICTURE)
     if story.surprises:
-        say(typer.style(f"\n{story.surprises} answers were not the expected ones.", fg="red"))
+        print_line(
+            typer.style(f"\n{story.surprises} answers were not the expected ones.", fg="red")
+        )
         raise typer.Exit(exit_codes.FAILED)
-    say(typer.style("\nEvery answer was the expected one.", fg="green", bold=True))
-    say("Next: `sma serve` runs an authority to develop against; its /docs page is interactive.")
+    print_line(typer.style("\nEvery answer was the expected one.", fg="green", bold=True))
+    print_line(
+        "Next: `sma serve` runs an authority to develop against; its /docs page is interactive."
+    )
 
 
 @dataclass(slots=True)
@@ -67,7 +71,9 @@ class _Story:
         self.surprises += not right
         mark = typer.style("✓", fg="green") if right else typer.style("✗", fg="red", bold=True)
         verdict = typer.style(str(got), bold=True)
-        say(f"  {mark} {what.ljust(58)} {verdict}" + ("" if right else f"  expected {expected}"))
+        print_line(
+            f"  {mark} {what.ljust(58)} {verdict}" + ("" if right else f"  expected {expected}")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +106,26 @@ class _Camera:
 
 def _tell(story: _Story, facts: dict[str, Any], picture: Path) -> None:
     _heading("1", "A manufacturer runs its authority")
-    say(f"  It listens on {story.url} and has founded its own root and intermediate CA,")
-    say(
+    print_line(f"  It listens on {story.url} and has founded its own root and intermediate CA,")
+    print_line(
         f"  {facts['tables']:,} key tables of {facts['keys_per_table']:,} keys. Aggregation servers"
         " pin the root certificate."
     )
 
     _heading("2", "A camera is provisioned, once, in the factory")
     camera = _provision(story.url, "demo-camera-0001")
-    say(f"  {camera.serial} made a key pair and asked to be certified. It got a certificate,")
-    say(
+    print_line(
+        f"  {camera.serial} made a key pair and asked to be certified. It got a certificate,"
+    )
+    print_line(
         f"  the keys of the tables {', '.join(map(str, camera.table_keys))}, and the secret"
         " fingerprint of its sensor."
     )
 
     _heading("3", "The camera takes a picture")
     image_hash, token = _take_picture(camera, picture)
-    say(f"  {picture.name}: SHA-256 {image_hash[:32]}...")
-    say(
+    print_line(f"  {picture.name}: SHA-256 {image_hash[:32]}...")
+    print_line(
         f"  It seals its fingerprint into a camera token, under key {token.key_index} of table"
         f" {token.table_id}."
     )
@@ -179,7 +187,9 @@ def _tell_attempts(
     story.check(
         "the first token again, from a second aggregation server", _validate(second, token), "PASS"
     )
-    say("    A device sends each picture to two aggregation servers, so this one is no cheat.")
+    print_line(
+        "    A device sends each picture to two aggregation servers, so this one is no cheat."
+    )
 
 
 def _tell_figures(story: _Story, client: "httpx2.Client") -> None:
@@ -191,7 +201,7 @@ def _tell_figures(story: _Story, client: "httpx2.Client") -> None:
         "2 PASS, 4 FAIL",
     )
     for reason, count in sorted(figures["fail_reasons_24h"].items()):
-        say(f"      {count} x {reason.replace('_', ' ')}")
+        print_line(f"      {count} x {reason.replace('_', ' ')}")
 
 
 # --- the parties
@@ -329,4 +339,4 @@ def _running_authority() -> Iterator[dict[str, Any]]:
 
 
 def _heading(number: str, text: str) -> None:
-    say(f"\n{typer.style(f'{number}. {text}', bold=True)}")
+    print_line(f"\n{typer.style(f'{number}. {text}', bold=True)}")

@@ -7,7 +7,7 @@ import typer
 from birthmark_sma.cli.commands import abuse_flags
 from birthmark_sma.cli.commands.init import existing_database
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json
-from birthmark_sma.cli.output import print_fields, print_json, print_table, say
+from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
 
@@ -38,7 +38,9 @@ def list_(
         print_json({"total": total, "devices": [device_as_json(device) for device in found]})
         return
     if not found:
-        say("No devices are registered." if total == 0 else "There are no devices behind that.")
+        print_line(
+            "No devices are registered." if total == 0 else "There are no devices behind that."
+        )
         return
     print_table(
         ["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)"],
@@ -54,7 +56,7 @@ def list_(
         ],
     )
     if len(found) == limit and total > limit:
-        say(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
+        print_line(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
 
 
 @app.command()
@@ -85,7 +87,7 @@ def suspend(
 
     with existing_database(data_dir, database_url) as database:
         known = suspend_device(database, device_serial)
-    say(f"{known} is suspended. To undo: sma devices reinstate '{known}'")
+    print_line(f"{known} is suspended. To undo: sma devices reinstate '{known}'")
 
 
 @app.command()
@@ -97,7 +99,7 @@ def reinstate(
 
     with existing_database(data_dir, database_url) as database:
         known = reinstate_device(database, device_serial)
-    say(f"{known} is active.")
+    print_line(f"{known} is active.")
 
 
 @app.command()
@@ -122,4 +124,4 @@ def revoke(
 
     with existing_database(data_dir, database_url) as database:
         known = revoke_device(database, device_serial, reason)
-    say(f"{known} is revoked, for good.")
+    print_line(f"{known} is revoked, for good.")

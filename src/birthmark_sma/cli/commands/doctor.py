@@ -18,7 +18,7 @@ from birthmark_sma.cli.options import (
     RootKeyFile,
     settings_from,
 )
-from birthmark_sma.cli.output import print_json, progress_bar, say
+from birthmark_sma.cli.output import print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.doctor.findings import Finding
@@ -97,22 +97,22 @@ def _tell(findings: "list[Finding]") -> None:
         bold = each.state.value in {"warning", "critical"}
         styled = typer.style(_written(mark), fg=colour, bold=True)
         if not beside:
-            say(f"{styled} {each.name}")
+            print_line(f"{styled} {each.name}")
             indent = 2
         lines = _lines(_ended(each.sentence), columns, indent)
         if beside:
             first, *lines = lines
-            say(f"{styled} {each.name.ljust(wide)}  {typer.style(first, bold=bold)}")
+            print_line(f"{styled} {each.name.ljust(wide)}  {typer.style(first, bold=bold)}")
         for line in lines:
-            say(" " * indent + typer.style(line, bold=bold))
+            print_line(" " * indent + typer.style(line, bold=bold))
         for line in _lines(_ended(each.remedy), columns, indent + 2) if each.remedy else []:
-            say(" " * (indent + 2) + typer.style(line, fg=colour))
+            print_line(" " * (indent + 2) + typer.style(line, fg=colour))
     counted = Counter(each.state.value for each in findings)
-    say()
+    print_line()
     if counted["critical"] or counted["warning"]:
-        say(f"{counted['critical']} critical, {counted['warning']} warnings.")
+        print_line(f"{counted['critical']} critical, {counted['warning']} warnings.")
     else:
-        say("All is well.")
+        print_line("All is well.")
 
 
 def _lines(text: str, columns: int | None, indent: int) -> list[str]:

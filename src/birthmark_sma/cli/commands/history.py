@@ -13,7 +13,7 @@ from birthmark_sma.cli.options import (
     Json,
     settings_from,
 )
-from birthmark_sma.cli.output import print_json, print_table, progress_bar, say, waiting
+from birthmark_sma.cli.output import print_json, print_line, print_table, progress_bar, waiting
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,7 +60,7 @@ def prune(
     with opened_database(settings) as database:
         before = retention.oldest_kept(days, database.clock.now())
         with waiting("Counting what is older"):
-            foreseen = retention.foresee(database, before)
+            foreseen = retention.preview_prune(database, before)
         if dry_run or not (foreseen.partitions or foreseen.rows):
             _tell(foreseen, before, done=False, as_json=as_json)
             return
@@ -93,7 +93,7 @@ def partitions(
         print_json({"rows": rows, "partitions": [_as_json(partition) for partition in found]})
         return
     if not found:
-        say(f"SQLite has no partitions: the audit trail is one table, of {rows:,} rows.")
+        print_line(f"SQLite has no partitions: the audit trail is one table, of {rows:,} rows.")
         return
     print_table(
         ["PARTITION", "FROM (UTC)", "TO (UTC)", "ROWS, ABOUT", "SIZE"],
@@ -108,7 +108,7 @@ def partitions(
             for partition in found
         ],
     )
-    say(f"\nAbout {rows:,} rows, {_size(sum(each.size for each in found))} in all.")
+    print_line(f"\nAbout {rows:,} rows, {_size(sum(each.size for each in found))} in all.")
 
 
 def _kept_days(days: int | None) -> int:
@@ -141,9 +141,9 @@ def _tell(pruned: "Pruned", before: "datetime", *, done: bool, as_json: bool) ->
             }
         )
     elif not (pruned.partitions or pruned.rows):
-        say(f"Nothing is older than {before:%Y-%m-%d}.")
+        print_line(f"Nothing is older than {before:%Y-%m-%d}.")
     else:
-        say(f"{'Deleted' if done else 'Would delete'}: {_what(pruned, before)}.")
+        print_line(f"{'Deleted' if done else 'Would delete'}: {_what(pruned, before)}.")
 
 
 def _what(pruned: "Pruned", before: "datetime") -> str:

@@ -20,7 +20,14 @@ from birthmark_sma.cli.options import (
     Tables,
     settings_from,
 )
-from birthmark_sma.cli.output import note, print_fields, print_json, progress_bar, say, waiting
+from birthmark_sma.cli.output import (
+    print_fields,
+    print_json,
+    print_line,
+    print_stderr,
+    progress_bar,
+    waiting,
+)
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
 
@@ -74,7 +81,7 @@ def init(
     if as_json:
         print_json(_as_json(settings, held))
     elif held is None:
-        say("This authority was founded before; nothing was missing. To see it: sma ca show")
+        print_line("This authority was founded before; nothing was missing. To see it: sma ca show")
     else:
         _tell(held, sandbox=sandbox)
 
@@ -103,7 +110,7 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
         return
     check_may_be_created(settings)
     what = "a sandbox" if sandbox else "one, with SQLite"
-    note(
+    print_stderr(
         f"There is no authority in {settings.data_dir} yet: creating {what}."
         + ("" if sandbox else " If yours is elsewhere, stop, and set DATABASE_URL or SMA_DATA_DIR.")
     )
@@ -132,9 +139,9 @@ def migrate(
     if as_json:
         print_json({"before": before, "after": after})
     elif before == after:
-        say(f"The database is at schema {after} already.")
+        print_line(f"The database is at schema {after} already.")
     else:
-        say(f"The database went from schema {before or 'none'} to {after}.")
+        print_line(f"The database went from schema {before or 'none'} to {after}.")
 
 
 @contextmanager
@@ -167,7 +174,9 @@ def _strengthen_root_key(settings: "Settings") -> None:
 
     path = root_key_file(settings)
     if strengthen_root_key(path, lambda: find_passphrase(settings)):
-        note(f"{path} was quick to guess at, and is now encrypted anew under the same passphrase.")
+        print_stderr(
+            f"{path} was quick to guess at, and is now encrypted anew under the same passphrase."
+        )
 
 
 def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:
@@ -188,7 +197,7 @@ def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:
 def _tell(held: "Ceremony", *, sandbox: bool) -> None:
     from birthmark_sma.cli.descriptions import certificate_as_fields
 
-    say("The authority is founded.\n")
+    print_line("The authority is founded.\n")
     print_fields(
         [
             *certificate_as_fields("root", held.root),
@@ -197,8 +206,8 @@ def _tell(held: "Ceremony", *, sandbox: bool) -> None:
         ]
     )
     if sandbox:
-        say("\nThis is a sandbox, and never serves as anything else.")
-        say("Next: sma serve --sandbox")
+        print_line("\nThis is a sandbox, and never serves as anything else.")
+        print_line("Next: sma serve --sandbox")
         return
-    say("\nMove the root's key to a safe place: the server never needs it.")
-    say("Next: sma serve")
+    print_line("\nMove the root's key to a safe place: the server never needs it.")
+    print_line("Next: sma serve")

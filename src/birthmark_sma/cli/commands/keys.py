@@ -9,7 +9,7 @@ import typer
 
 from birthmark_sma.cli.commands.init import existing_database
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json
-from birthmark_sma.cli.output import note, print_fields, print_json, print_table, say
+from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, print_table
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -133,8 +133,8 @@ def list_(
             ],
         )
     else:
-        say("No access key is in force." if every else "There are no access keys.")
-        say("To make one, type: sma keys create NAME --scope validate")
+        print_line("No access key is in force." if every else "There are no access keys.")
+        print_line("To make one, type: sma keys create NAME --scope validate")
 
 
 @app.command()
@@ -149,7 +149,9 @@ def revoke(
     if as_json:
         print_json({"name": revoked.name, "id": revoked.key_id, "state": "revoked"})
     else:
-        say(f"{revoked.name} ({revoked.key_id}) is revoked, on every server within a second.")
+        print_line(
+            f"{revoked.name} ({revoked.key_id}) is revoked, on every server within a second."
+        )
 
 
 @app.command()
@@ -176,9 +178,9 @@ def rotate(
     if as_json:
         return
     if longer:
-        say(f"The old secret counts until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC.")
+        print_line(f"The old secret counts until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC.")
     else:
-        say("The old secret no longer counts.")
+        print_line("The old secret no longer counts.")
 
 
 def _show(issued: "IssuedKey", *, as_json: bool) -> None:
@@ -197,8 +199,10 @@ def _show(issued: "IssuedKey", *, as_json: bool) -> None:
         fields.append(("key", typer.style(issued.secret, fg=typer.colors.CYAN, bold=True)))
     print_fields(fields)
     if issued.secret is not None:
-        note("\nKeep the key now: it is stored nowhere, and not shown again. Callers send it as")
-        note(f"  Authorization: Bearer {issued.secret[:15]}...")
+        print_stderr(
+            "\nKeep the key now: it is stored nowhere, and not shown again. Callers send it as"
+        )
+        print_stderr(f"  Authorization: Bearer {issued.secret[:15]}...")
 
 
 def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from birthmark_sma.cli.options import (
     PublicUrl,
     settings_from,
 )
-from birthmark_sma.cli.output import print_fields, print_json, say, waiting
+from birthmark_sma.cli.output import print_fields, print_json, print_line, waiting
 
 
 def provision(
@@ -101,7 +101,7 @@ def provision(
             }
         )
         return
-    say(f"{device_serial} is provisioned.\n")
+    print_line(f"{device_serial} is provisioned.\n")
     print_fields(
         [
             ("tables", ", ".join(map(str, provisioned.table_assignments))),

@@ -19,11 +19,18 @@ from birthmark_sma.cli.options import (
     RootKeyFile,
     settings_from,
 )
-from birthmark_sma.cli.output import note, print_fields, print_json, progress_bar, say, waiting
+from birthmark_sma.cli.output import (
+    print_fields,
+    print_json,
+    print_line,
+    print_stderr,
+    progress_bar,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.kek.rotation import Rotated
-    from birthmark_sma.authority.kek.secrets_check import Remark, SecretsReport
+    from birthmark_sma.authority.kek.secrets_check import SecretsFinding, SecretsReport
     from birthmark_sma.config import NewSecret, Settings
 
 app = typer.Typer(no_args_is_help=True, help="Check and rotate the authority's secrets.")
@@ -110,7 +117,7 @@ def forget_previous(
     if as_json:
         print_json({"forgotten": number})
     else:
-        say(f"Deleted: {file.previous}" if number else "There is none.")
+        print_line(f"Deleted: {file.previous}" if number else "There is none.")
 
 
 @app.command()
@@ -165,22 +172,24 @@ def _tell_beforehand(settings: "Settings", new: "NewSecret") -> None:
     from birthmark_sma.authority.ca.ceremony import root_key_file
     from birthmark_sma.authority.kek.passphrase_file import PassphraseFile
 
-    note("Backups from before this rotation open with the old secret only.")
+    print_stderr("Backups from before this rotation open with the old secret only.")
     file = PassphraseFile.in_force(settings)
     by_key = new.new_kek_file is not None or new.new_kek_command is not None
     if file is None or (by_key and new.new_ca_password is None):
-        note("Keep it as long as them.")
+        print_stderr("Keep it as long as them.")
     else:
-        note(f"It is kept in {file.previous}, where sma restore finds it.")
+        print_stderr(f"It is kept in {file.previous}, where sma restore finds it.")
     if not root_key_file(settings).exists():
-        note("The root's key file is not here: it goes on opening with the old CA_PASSWORD.")
+        print_stderr(
+            "The root's key file is not here: it goes on opening with the old CA_PASSWORD."
+        )
 
 
 def _tell_rotated(rotated: "Rotated") -> None:
     if rotated.resumed:
-        note("A rotation that was cut off has been brought to its end.")
+        print_stderr("A rotation that was cut off has been brought to its end.")
     done, left = rotated.rewrapped, rotated.left
-    say(f"Key {rotated.kek_id}, from the {rotated.source}, is in force.\n")
+    print_line(f"Key {rotated.kek_id}, from the {rotated.source}, is in force.\n")
     print_fields(
         [
             ("", "wrapped anew   left under old keys"),
@@ -190,13 +199,15 @@ def _tell_rotated(rotated: "Rotated") -> None:
             ("NUC hash key", f"{done.nuc_hash_keys:>12,}   {left.nuc_hash_keys:>19,}"),
         ]
     )
-    say()
-    say(_ROOT_KEY[rotated.root_key.value])
+    print_line()
+    print_line(_ROOT_KEY[rotated.root_key.value])
     if rotated.passphrase_file:
-        say("The new passphrase is in the data directory, in the old one's place.")
+        print_line("The new passphrase is in the data directory, in the old one's place.")
     if not rotated.passphrase_file or rotated.source != "passphrase":
-        say("Servers go on as they run. Give them the new secret before they are started again.")
-    say("Next: sma backup")
+        print_line(
+            "Servers go on as they run. Give them the new secret before they are started again."
+        )
+    print_line("Next: sma backup")
 
 
 _ROOT_KEY = {
@@ -209,21 +220,25 @@ _ROOT_KEY = {
 def _tell_report(report: "SecretsReport") -> None:
     for use in report.keys:
         ca_key = ", the CA key" if use.ca_key else ""
-        say(f"key-encryption key {use.kek_id}, from the {use.source}, since {use.created_at}")
-        say(f"  wraps {use.key_tables:,} key tables, {use.first_answers:,} first answers{ca_key}")
-    say()
+        print_line(
+            f"key-encryption key {use.kek_id}, from the {use.source}, since {use.created_at}"
+        )
+        print_line(
+            f"  wraps {use.key_tables:,} key tables, {use.first_answers:,} first answers{ca_key}"
+        )
+    print_line()
     print_fields(list(report.places.items()))
-    say()
+    print_line()
     opened = ", ".join(f"{number:,} {what}" for what, number in report.opened.items())
-    say(f"Opened: {opened}.")
+    print_line(f"Opened: {opened}.")
     for heading, remarks in (("To know", report.notes), ("To put right", report.findings)):
         _tell_remarks(heading, remarks)
     if not report.findings:
-        say("\nNothing is to be put right.")
+        print_line("\nNothing is to be put right.")
 
 
-def _tell_remarks(heading: str, remarks: "list[Remark]") -> None:
+def _tell_remarks(heading: str, remarks: "list[SecretsFinding]") -> None:
     if remarks:
-        say(f"\n{typer.style(heading, bold=True)}")
+        print_line(f"\n{typer.style(heading, bold=True)}")
     for remark in remarks:
-        say(f"  {remark.what}\n    {remark.do}.")
+        print_line(f"  {remark.what}\n    {remark.do}.")

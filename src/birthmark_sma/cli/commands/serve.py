@@ -46,7 +46,7 @@ from birthmark_sma.cli.options import (
     Tables,
     settings_from,
 )
-from birthmark_sma.cli.output import note, print_fields, print_json, say, waiting
+from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
@@ -206,7 +206,7 @@ def _check_access(settings: "Settings") -> None:
 
     if settings.resolved_access is Access.OPEN:
         if settings.trusted_proxies or not is_loopback(settings.host):
-            note(
+            print_stderr(
                 f"WARNING: access is open on {settings.host}: everyone who reaches this address can"
                 " provision devices."
             )
@@ -269,16 +269,16 @@ def _run(
     from birthmark_sma.authority.sandbox.guards import check_kind
     from birthmark_sma.errors import ConfigurationError
     from birthmark_sma.runtime.core_dumps import forbid_core_dumps
-    from birthmark_sma.runtime.cpu_affinity import keep_to_one_core
+    from birthmark_sma.runtime.cpu_affinity import pin_to_core
     from birthmark_sma.web.logs import setup as log_setup
     from birthmark_sma.web.server import run_server
-    from birthmark_sma.web.transport.tls import hold_hangups
+    from birthmark_sma.web.transport.tls import block_sighup
 
-    hold_hangups()
+    block_sighup()
     forbid_core_dumps()
     log_setup.configure(settings)
     if settings.one_core and settings.workers == 1:
-        keep_to_one_core(os.getpid())  # before the authority starts its threads
+        pin_to_core(os.getpid())  # before the authority starts its threads
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
@@ -287,7 +287,7 @@ def _run(
         authority.close()
         raise
     if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
-        note(
+        print_stderr(
             f"Rate limits: each of the {settings.workers} processes counts by itself."
             " SMA_RATE_STORE names a Redis in which they count together."
         )
@@ -304,12 +304,12 @@ def _run(
         signal.signal(each, lambda *_: None)
     run_server(authority, listener, announce)
     if authority.database.lost:
-        note(
+        print_stderr(
             "Stopped. The database file was removed or replaced while it was open: earlier answers"
             " may be recorded in the removed file alone. Restore that very file, or a backup."
         )
         raise typer.Exit(exit_codes.DATABASE)
-    note("Stopped. What was answered is recorded.")
+    print_stderr("Stopped. What was answered is recorded.")
 
 
 def _url(listener: socket.socket, scheme: str) -> str:
@@ -342,7 +342,9 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
 
     settings = authority.settings
     sizes = authority.table_sizes
-    say(typer.style(f"Birthmark Simulated Manufacturer Authority {__version__}\n", bold=True))
+    print_line(
+        typer.style(f"Birthmark Simulated Manufacturer Authority {__version__}\n", bold=True)
+    )
     print_fields(
         [
             *([("SANDBOX", _SANDBOX)] if authority.sandbox else []),
@@ -357,15 +359,15 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
             *certificate_as_fields("intermediate", authority.issuer.certificate),
         ]
     )
-    say("\nTry next, in another terminal:")
+    print_line("\nTry next, in another terminal:")
     if authority.sandbox:
-        say(f"  curl {curl_options(local)}{url_for_this_machine(url)}/sandbox")
-        say("Ctrl-C stops.")
+        print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}/sandbox")
+        print_line("Ctrl-C stops.")
         return
     probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
-    say(f"  curl {curl_options(local)}{url_for_this_machine(url)}{probe}")
-    say("  sma demo        the whole story, with a camera and an aggregation server")
-    say("Ctrl-C stops.")
+    print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}{probe}")
+    print_line("  sma demo        the whole story, with a camera and an aggregation server")
+    print_line("Ctrl-C stops.")
 
 
 def _access(settings: "Settings") -> str:

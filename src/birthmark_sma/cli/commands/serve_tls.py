@@ -4,7 +4,7 @@ import shlex
 import socket
 from typing import TYPE_CHECKING
 
-from birthmark_sma.cli.output import note
+from birthmark_sma.cli.output import print_stderr
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -26,9 +26,9 @@ def check_tls(settings: "Settings") -> None:
     if files is not None:
         warning = load_tls(files).warning
         if warning is not None:
-            note(f"WARNING: {warning} Clients refuse it.")
+            print_stderr(f"WARNING: {warning} Clients refuse it.")
     elif not (is_loopback(settings.host) or settings.tls_self or settings.trusted_proxies):
-        note(
+        print_stderr(
             f"WARNING: there is no TLS on {settings.host}: whoever is on the way can read and"
             " change what is sent. Give --tls-cert and --tls-key, or put a proxy with TLS in front"
             " and name it with --trusted-proxies."
@@ -45,7 +45,7 @@ def find_local_certificate(
 
     settings, local = settings_with_local_certificate(settings, listener.getsockname()[0])
     if local.new_ca:
-        note(f"A local CA was made for TLS: clients of this server trust {local.ca_file}.")
+        print_stderr(f"A local CA was made for TLS: clients of this server trust {local.ca_file}.")
     return settings, local
 
 

@@ -4,7 +4,7 @@ import typer
 
 from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
 from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
-from birthmark_sma.cli.output import print_fields, print_json, progress_bar, say
+from birthmark_sma.cli.output import print_fields, print_json, print_line, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Populate and inspect the key tables.")
 
@@ -33,9 +33,9 @@ def populate(
     if as_json:
         print_json({"created": created})
     elif created:
-        say(f"{created} key tables were created.")
+        print_line(f"{created} key tables were created.")
     else:
-        say("All key tables are there; nothing was changed.")
+        print_line("All key tables are there; nothing was changed.")
 
 
 @app.command()
@@ -69,4 +69,4 @@ def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Js
         ]
     )
     if present < sizes.tables:
-        say("\nTables are missing. Type: sma tables populate")
+        print_line("\nTables are missing. Type: sma tables populate")

@@ -39,13 +39,13 @@ def top(
     """
     from rich.console import Console
 
-    from birthmark_sma.authority.operations.overview import look
+    from birthmark_sma.authority.operations.overview import read_overview
     from birthmark_sma.cli.commands.top_rendering import frame
 
     with existing_database(data_dir, database_url) as database:
         console = Console(highlight=False)
         if once or not console.is_terminal:
-            console.print(frame(look(database), width=console.width))
+            console.print(frame(read_overview(database), width=console.width))
             return
         _live(console, database)
 
@@ -91,13 +91,13 @@ class _Watch(threading.Thread):
         self._since = datetime.now(UTC)
 
     def run(self) -> None:
-        from birthmark_sma.authority.operations.overview import look
+        from birthmark_sma.authority.operations.overview import read_overview
         from birthmark_sma.errors import DatabaseUnavailableError
 
         while True:
             self._asked_at = time.monotonic()
             try:
-                self._seen.put(look(self._database))
+                self._seen.put(read_overview(self._database))
             except DatabaseUnavailableError as error:
                 self._seen.put(error)
             except BaseException as error:

@@ -19,7 +19,7 @@ from birthmark_sma.cli.simulate.options import (
     ValidateKeyFile,
     check_empty,
     check_writable,
-    site_of,
+    make_target,
 )
 from birthmark_sma.cli.simulate.report import play, tell
 
@@ -95,16 +95,16 @@ def fleet(
 
     Exits with 0 only if every bundle ended as the protocol promises, and none was lost.
     """
-    from birthmark_sma.simulation.camera_families import named
-    from birthmark_sma.simulation.plan import Terms, draw_plan
-    from birthmark_sma.simulation.run import Manner, new_serial_prefix
+    from birthmark_sma.simulation.camera_families import families_by_name
+    from birthmark_sma.simulation.plan import Terms, build_plan
+    from birthmark_sma.simulation.run import RunOptions, new_serial_prefix
 
     terms = Terms(
         cameras=cameras,
         seconds=duration,
         rate=rate,
         seed=_new_seed() if seed is None else seed,
-        families=named(family or ()),
+        families=families_by_name(family or ()),
         aggregators=aggregators,
         dual=dual,
         day=not even,
@@ -115,7 +115,7 @@ def fleet(
         wrong_clocks=wrong_clocks,
         offline=offline,
     )
-    site = site_of(
+    site = make_target(
         url,
         aggregators=aggregators,
         ca_file=ca_file,
@@ -127,8 +127,8 @@ def fleet(
     )
     check_writable(report, picture)
     check_empty(directory)
-    manner = Manner(serial_prefix or new_serial_prefix(), settle, directory)
-    tell(play(draw_plan(terms), site, manner), report, picture, as_json=as_json)
+    manner = RunOptions(serial_prefix or new_serial_prefix(), settle, directory)
+    tell(play(build_plan(terms), site, manner), report, picture, as_json=as_json)
 
 
 def _new_seed() -> int:

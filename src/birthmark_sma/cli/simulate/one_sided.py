@@ -9,7 +9,7 @@ import typer
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import note, print_json, say
+from birthmark_sma.cli.output import print_json, print_line, print_stderr
 from birthmark_sma.cli.simulate.options import (
     CaFile,
     Directory,
@@ -23,7 +23,7 @@ from birthmark_sma.cli.simulate.options import (
     ValidateKeyFile,
     check_empty,
     check_writable,
-    site_of,
+    make_target,
 )
 from birthmark_sma.cli.simulate.report import play, tell
 from birthmark_sma.errors import ConfigurationError
@@ -74,9 +74,9 @@ def camera(
     With --to it exits with 0 if each bundle was answered as it should be: by its status, and by the
     ending where the answer names one. Without, it exits as `sma simulate fleet` does.
     """
-    from birthmark_sma.simulation.run import Manner, new_serial_prefix
+    from birthmark_sma.simulation.run import RunOptions, new_serial_prefix
 
-    site = site_of(
+    site = make_target(
         url,
         aggregators=1,
         ca_file=ca_file,
@@ -88,7 +88,9 @@ def camera(
     check_writable(report, picture)
     check_empty(directory)
     plan = _plan_of_one(_cases(case or ["genuine"]), pictures, interval, family)
-    manner = Manner(serial or new_serial_prefix(), settle, directory, is_serial=serial is not None)
+    manner = RunOptions(
+        serial or new_serial_prefix(), settle, directory, is_serial=serial is not None
+    )
     if to is None:
         tell(play(plan, site, manner), report, picture, as_json=as_json)
         return
@@ -113,7 +115,7 @@ def _cases(names: Sequence[str]) -> "list[Case]":
 
 
 def _plan_of_one(cases: "Sequence[Case]", pictures: int, interval: float, family: str) -> "Plan":
-    from birthmark_sma.simulation.camera_families import named
+    from birthmark_sma.simulation.camera_families import families_by_name
     from birthmark_sma.simulation.plan import Terms, plan_of_one
 
     seconds = max(interval * pictures, 0.001 * pictures)
@@ -121,7 +123,7 @@ def _plan_of_one(cases: "Sequence[Case]", pictures: int, interval: float, family
         cameras=1,
         seconds=seconds,
         rate=pictures / seconds,
-        families=named([family]),
+        families=families_by_name([family]),
         aggregators=1,
         day=False,
         tampering=0,
@@ -172,11 +174,11 @@ def _deliver_all(
                 mark = typer.style("✗", fg="red") if fault else typer.style("✓", fg="green")
                 told = [answer.ending, fault] if answer.status else [fault]
                 shown = ": ".join(each for each in told if each) or "it does not say how it ended"
-                say(f"{mark} {each.case:<24} {answer.status or '---'}  {shown}")
+                print_line(f"{mark} {each.case:<24} {answer.status or '---'}  {shown}")
     if as_json:
         print_json({"device_serial": played.device_serial, "bundles": lines})
     if bad:
-        note(f"{bad} of {len(plan.pictures)} bundles were not answered as they should be.")
+        print_stderr(f"{bad} of {len(plan.pictures)} bundles were not answered as they should be.")
         raise typer.Exit(exit_codes.FAILED)
 
 
@@ -206,7 +208,7 @@ def aggregator(
     from birthmark_sma.simulation.aggregation.aggregation_server import Judgement
     from birthmark_sma.simulation.aggregation.hosting import Bounds, host_aggregator
 
-    site = site_of(
+    site = make_target(
         url,
         aggregators=1,
         ca_file=ca_file,
@@ -218,14 +220,14 @@ def aggregator(
         if as_json:
             print_json({"url": address})
         else:
-            say(f"Bundles are taken at {address}/bundles; Ctrl-C ends it.")
+            print_line(f"Bundles are taken at {address}/bundles; Ctrl-C ends it.")
 
     def told(judgement: Judgement) -> None:
         about = judgement.device_serial or judgement.detail
         if as_json:
-            say(json.dumps({"ending": judgement.ending, "about": about}))
+            print_line(json.dumps({"ending": judgement.ending, "about": about}))
         else:
-            say(f"{time.strftime('%H:%M:%S')}  {judgement.ending:<18} {about}".rstrip())
+            print_line(f"{time.strftime('%H:%M:%S')}  {judgement.ending:<18} {about}".rstrip())
 
     with suppress(KeyboardInterrupt):
         bounds = Bounds(duration, count)

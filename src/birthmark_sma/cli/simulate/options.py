@@ -58,7 +58,7 @@ Settle = Annotated[
 ]
 
 
-def site_of(
+def make_target(
     url: str,
     *,
     aggregators: int,

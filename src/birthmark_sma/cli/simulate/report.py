@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from birthmark_sma.cli import exit_codes
-from birthmark_sma.cli.output import note, print_json, progress_bar
+from birthmark_sma.cli.output import print_json, print_stderr, progress_bar
 
 if TYPE_CHECKING:
     from birthmark_sma.simulation.plan import Plan
-    from birthmark_sma.simulation.run import Manner
+    from birthmark_sma.simulation.run import RunOptions
     from birthmark_sma.simulation.target import Site
 
 
-def play(plan: "Plan", site: "Site", manner: "Manner") -> dict[str, Any]:
+def play(plan: "Plan", site: "Site", manner: "RunOptions") -> dict[str, Any]:
     """Carry a plan out, shown live where stderr is a terminal, and return the report."""
     from birthmark_sma.cli.simulate.progress import watched
     from birthmark_sma.simulation.run import simulate
@@ -42,6 +42,6 @@ def tell(
         print_report(report)
     for each in (report_file, picture_file):
         if each is not None:
-            note(f"Written: {each}")
+            print_stderr(f"Written: {each}")
     if not report["all_right"]:
         raise typer.Exit(exit_codes.FAILED)

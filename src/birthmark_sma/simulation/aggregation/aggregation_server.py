@@ -23,16 +23,16 @@ from birthmark_sma.errors import (
     BundleTimeError,
     MalformedBundleError,
 )
-from birthmark_sma.simulation.expected_outcomes import Ending
+from birthmark_sma.simulation.expected_outcomes import Outcome
 
 _PAUSE = 0.5
 
 # The first row whose class an error belongs to gives the ending.
-_REJECTIONS: tuple[tuple[type[BundleError], Ending], ...] = (
-    (MalformedBundleError, Ending.MALFORMED),
-    (BundleTimeError, Ending.WRONG_TIME),
-    (BundleCertificateError, Ending.WRONG_CERTIFICATE),
-    (BundleSignatureError, Ending.WRONG_SIGNATURE),
+_REJECTIONS: tuple[tuple[type[BundleError], Outcome], ...] = (
+    (MalformedBundleError, Outcome.MALFORMED),
+    (BundleTimeError, Outcome.WRONG_TIME),
+    (BundleCertificateError, Outcome.WRONG_CERTIFICATE),
+    (BundleSignatureError, Outcome.WRONG_SIGNATURE),
 )
 
 
@@ -51,7 +51,7 @@ class Judgement:
     bundle that was good.
     """
 
-    ending: Ending
+    ending: Outcome
     detail: str = ""
     asked: int = 0
     device_serial: str | None = None
@@ -81,13 +81,13 @@ class Aggregator:
             return Judgement(_rejection(error), str(error))
         identity = verified.bundle_id
         if verified.device_serial in self.reported:
-            judgement = Judgement(Ending.REPORTED)
+            judgement = Judgement(Outcome.REPORTED)
         elif identity in self._seen:
-            judgement = Judgement(Ending.DUPLICATE)
+            judgement = Judgement(Outcome.DUPLICATE)
         else:
             self._seen.add(identity)
             judgement = await self._ask(verified, until, unanswered)
-            if judgement.ending is Ending.UNDECIDED:
+            if judgement.ending is Outcome.UNDECIDED:
                 self._seen.discard(identity)  # it may be sent again
         return replace(judgement, device_serial=verified.device_serial, bundle_id=identity)
 
@@ -100,21 +100,21 @@ class Aggregator:
             asked += 1
             match await self.client.validate_bundle(bundle, deadline=min(left, 10.0)):
                 case Pass():
-                    return Judgement(Ending.PASS, asked=asked)
+                    return Judgement(Outcome.PASS, asked=asked)
                 case Fail(error=error):
-                    return Judgement(Ending.FAIL, error or "", asked)
+                    return Judgement(Outcome.FAIL, error or "", asked)
                 case Indeterminate(cause=Cause.ALREADY_SUBMITTED, detail=detail):
-                    return Judgement(Ending.ALREADY_SUBMITTED, detail, asked)
+                    return Judgement(Outcome.ALREADY_SUBMITTED, detail, asked)
                 case Indeterminate() as last:
                     unanswered(last.cause)
                     if not last.cause.passes:
                         break
                     pause = max(last.retry_after or 0.0, _PAUSE)
                     await asyncio.sleep(max(0.0, min(pause, until - loop.time())))
-        return Judgement(Ending.UNDECIDED, f"{last.cause}: {last.detail}", asked)
+        return Judgement(Outcome.UNDECIDED, f"{last.cause}: {last.detail}", asked)
 
 
-def _rejection(error: BundleError) -> Ending:
+def _rejection(error: BundleError) -> Outcome:
     for kind, ending in _REJECTIONS:
         if isinstance(error, kind):
             return ending

@@ -18,18 +18,18 @@ from starlette.routing import Route
 
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES
 from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator, Judgement
-from birthmark_sma.simulation.expected_outcomes import Ending
+from birthmark_sma.simulation.expected_outcomes import Outcome
 
 _PATIENCE = 20.0
 _RETRY_AFTER = "2"
 _STATUSES = {
-    Ending.DUPLICATE: 409,
-    Ending.MALFORMED: 422,
-    Ending.WRONG_TIME: 422,
-    Ending.WRONG_CERTIFICATE: 422,
-    Ending.WRONG_SIGNATURE: 422,
-    Ending.DUPLICATE: 409,
-    Ending.UNDECIDED: 503,
+    Outcome.DUPLICATE: 409,
+    Outcome.MALFORMED: 422,
+    Outcome.WRONG_TIME: 422,
+    Outcome.WRONG_CERTIFICATE: 422,
+    Outcome.WRONG_SIGNATURE: 422,
+    Outcome.DUPLICATE: 409,
+    Outcome.UNDECIDED: 503,
 }
 
 Told = Callable[[Judgement], None]
@@ -57,7 +57,7 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
                 "bundle_id": None if judgement.bundle_id is None else judgement.bundle_id.hex(),
             },
             _STATUSES.get(judgement.ending, 200),
-            {"Retry-After": _RETRY_AFTER} if judgement.ending is Ending.UNDECIDED else None,
+            {"Retry-After": _RETRY_AFTER} if judgement.ending is Outcome.UNDECIDED else None,
         )
 
     async def describe(request: Request) -> Response:  # noqa: ARG001  a route's shape

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import httpx2
 
 from birthmark_sma.device import Delivery
-from birthmark_sma.device.intake import delivery_of, post_bundle
+from birthmark_sma.device.intake import interpret_response, post_bundle
 from birthmark_sma.protocol.bundle import Bundle
-from birthmark_sma.simulation.expected_outcomes import Ending
+from birthmark_sma.simulation.expected_outcomes import Outcome
 
 SECONDS = 30.0
 _SEEN_ALONE = frozenset(
-    {Ending.MALFORMED, Ending.WRONG_TIME, Ending.WRONG_CERTIFICATE, Ending.WRONG_SIGNATURE}
+    {Outcome.MALFORMED, Outcome.WRONG_TIME, Outcome.WRONG_CERTIFICATE, Outcome.WRONG_SIGNATURE}
 )
 _TAKEN = "200, 201, 202, or 409 where it came before, with its bundle_id"
 _REFUSED = "400, 413, 415, 422"
@@ -31,11 +31,11 @@ class Answer:
 
     status: int | None
     delivery: Delivery = Delivery.LATER
-    ending: Ending | None = None
+    ending: Outcome | None = None
     detail: str = ""
 
 
-def fault_in(answer: Answer, right: Set[Ending]) -> str | None:
+def fault_in(answer: Answer, right: Set[Outcome]) -> str | None:
     """Return what is wrong with an answer to a bundle of which these endings are right, or None.
 
     What tells a camera to try again later says nothing of a bundle, whatever is written below it.
@@ -55,10 +55,10 @@ def fault_in(answer: Answer, right: Set[Ending]) -> str | None:
     if answer.ending is not None:
         if answer.ending not in right:
             return f"it should be {' or '.join(sorted(right))}"
-        return _TURNED_AWAY if answer.ending is Ending.PASS and not taken else None
+        return _TURNED_AWAY if answer.ending is Outcome.PASS and not taken else None
     if taken and right <= _SEEN_ALONE:
         return f"it was taken, and is to be refused ({_REFUSED}): {' or '.join(sorted(right))}"
-    return _TURNED_AWAY if Ending.PASS in right and not taken else None
+    return _TURNED_AWAY if Outcome.PASS in right and not taken else None
 
 
 def deliver(client: httpx2.Client, url: str, bundle: Bundle) -> Answer:
@@ -67,13 +67,13 @@ def deliver(client: httpx2.Client, url: str, bundle: Bundle) -> Answer:
         answer = post_bundle(client, url, bundle, seconds=SECONDS)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         return Answer(None, detail=str(error) or type(error).__name__)
-    found = delivery_of(answer, bundle.bundle_id)
+    found = interpret_response(answer, bundle.bundle_id)
     delivery = found if isinstance(found, Delivery) else Delivery.LATER
     return Answer(answer.status, delivery, _ending_in(answer.content))
 
 
-def _ending_in(content: bytes) -> Ending | None:
+def _ending_in(content: bytes) -> Outcome | None:
     try:
-        return Ending(json.loads(content)["ending"])
+        return Outcome(json.loads(content)["ending"])
     except (KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -16,19 +16,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.sandbox.guards import check_kind
-from birthmark_sma.runtime.shared_memory_metrics import Sheets
+from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.web import problems
 from birthmark_sma.web.api import crl, health, openapi, prometheus, provision, validate
 from birthmark_sma.web.api.crl import Crls
 from birthmark_sma.web.dashboard import routes
-from birthmark_sma.web.dashboard.session_middleware import HOME, Gate
+from birthmark_sma.web.dashboard.session_middleware import HOME, SessionMiddleware
 from birthmark_sma.web.logs import request_ids
 from birthmark_sma.web.logs.request_log import RequestLog
 from birthmark_sma.web.middleware import rate_limit, security_headers
-from birthmark_sma.web.middleware.authentication import Door
+from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.cancellation import Cancellable
-from birthmark_sma.web.middleware.request_metrics import Observed, TracedTraffic, Traffic
+from birthmark_sma.web.middleware.request_metrics import (
+    MetricsMiddleware,
+    RequestMetrics,
+    TracedTraffic,
+)
 from birthmark_sma.web.middleware.response_deadline import Deadlines
 from birthmark_sma.web.transport.fast_path import DirectEndpoint
 
@@ -69,7 +73,7 @@ class AnswerHead:
         await self._app(scope, receive, send)
 
 
-class Front:
+class Application:
     """The whole application: what browsers need to know around what is answered.
 
     A request of a page of another origin goes the ordinary way, as its answer says who may read it.
@@ -90,15 +94,15 @@ class Front:
         self,
         app: FastAPI,
         origins: Sequence[str],
-        traffic: Traffic,
+        traffic: RequestMetrics,
         tracing: "Tracing | None" = None,
     ) -> None:
         self.routes = app.routes
         self.traffic = traffic
-        self._short_way = validate.ShortWay(app, traffic, tracing)
-        gate = self._inside(Gate(self._short_way, app), app)
+        self._short_way = validate.ValidationMiddleware(app, traffic, tracing)
+        gate = self._inside(SessionMiddleware(self._short_way, app), app)
         self._for_pages = bool(origins)
-        answers = security_headers.AnswerHeaders(
+        answers = security_headers.ResponseHeaders(
             CORSMiddleware(
                 gate,
                 allow_origins=origins,
@@ -109,7 +113,7 @@ class Front:
             if origins
             else gate
         )
-        self._app = Observed(Cancellable(answers), traffic)
+        self._app = MetricsMiddleware(Cancellable(answers), traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -144,12 +148,12 @@ def _pool(name: str, threads: int) -> Iterator[WorkerPool]:
 def create_app(
     open_authority: Callable[[], Authority],
     origins: Sequence[str] = (),
-    traffic_sheets: Sheets | None = None,
+    traffic_sheets: SharedCounters | None = None,
     log: RequestLog | None = None,
     tracing: "Tracing | None" = None,
     *,
-    front: type[Front] = Front,
-) -> Front:
+    front: type[Application] = Application,
+) -> Application:
     """Build the application. The authority is opened when it starts, and drained when it stops.
 
     Pages of these origins may call it from a browser. Requests are counted on sheets that processes
@@ -157,14 +161,14 @@ def create_app(
     is another for a sandbox alone: an authority is served as what it was founded as, or not at all.
     """
     traffic = (
-        Traffic(traffic_sheets, log)
+        RequestMetrics(traffic_sheets, log)
         if tracing is None
         else TracedTraffic(traffic_sheets, log, tracing)
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        request_ids.answer_directly_here()
+        request_ids.mark_event_loop_thread()
         authority = await asyncio.to_thread(open_authority)
         check_kind(authority.sandbox, sandbox=front.of_sandbox)
         authority.start()
@@ -178,8 +182,8 @@ def create_app(
         ):
             app.state.authority = authority
             app.state.traffic = traffic
-            app.state.scrapes = prometheus.scrapes_of(authority, traffic, scraper)
-            app.state.door = Door(authority.settings, authority.key_ring)
+            app.state.scrapes = prometheus.make_metrics_cache(authority, traffic, scraper)
+            app.state.authenticator = Authenticator(authority.settings, authority.key_cache)
             app.state.slow = slow
             app.state.askers = askers
             app.state.probers = probers

@@ -55,7 +55,7 @@ async def parse_batch(body: bytes) -> Sequence[Any]:
     return [body[start:end] for start, end in elements]
 
 
-async def elements_of(tokens: Sequence[Any]) -> AsyncIterator[CameraToken | str]:
+async def parse_elements(tokens: Sequence[Any]) -> AsyncIterator[CameraToken | str]:
     """Yield each camera token, or what is wrong with it; others get their turn in between."""
     for place, value in enumerate(tokens):
         if place % _ELEMENTS_AT_ONCE == _ELEMENTS_AT_ONCE - 1:

@@ -19,7 +19,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.web.api import openapi
 from birthmark_sma.web.middleware import conditional
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 _SECONDS = 4.0
 _FIRST_SECONDS = 10.0
@@ -101,7 +101,7 @@ class NewestCrl:
                 return self._found
             self._begun = look = self._begun + 1
             try:
-                self._found = await asked(
+                self._found = await run_with_timeout(
                     self._threads, partial(self._served.newest, self._issuer), _SECONDS
                 )
             except DatabaseUnavailableError:

@@ -14,8 +14,8 @@ from birthmark_sma.authority.operations import statistics
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import HealthResponse, ProbeResponse, StatsResponse
-from birthmark_sma.web.middleware.request_body import authority_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 SERVICE = "birthmark-sma"
 _HEALTH_SECONDS = 4.0
@@ -43,9 +43,9 @@ async def health(request: Request) -> Response:
 
     A writer whose last batch failed counts for ten seconds.
     """
-    authority = authority_of(request)
+    authority = get_authority(request)
     try:
-        registered = await asked(
+        registered = await run_with_timeout(
             request.app.state.probers,
             lambda: statistics.count_registered(authority.database),
             _HEALTH_SECONDS,
@@ -94,9 +94,9 @@ async def live(request: Request) -> Response:  # noqa: ARG001  as every probe
 )
 async def ready(request: Request) -> Response:
     """Ask the database and the writer."""
-    authority = authority_of(request)
+    authority = get_authority(request)
     try:
-        await asked(request.app.state.probers, authority.database.ping, _HEALTH_SECONDS)
+        await run_with_timeout(request.app.state.probers, authority.database.ping, _HEALTH_SECONDS)
     except DatabaseUnavailableError:
         return JSONResponse({"status": "not ready"}, 503)
     if not authority.validator.running:
@@ -123,8 +123,8 @@ PROBE_ANSWERS: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
 )
 async def stats(request: Request) -> Response:
     """Count, and phrase."""
-    authority = authority_of(request)
-    figures = await asked(
+    authority = get_authority(request)
+    figures = await run_with_timeout(
         request.app.state.slow,
         lambda: statistics.collect_stats(authority.database),
         _STATS_SECONDS,
@@ -148,7 +148,7 @@ def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
 )
 async def root_certificate(request: Request) -> Response:
     """Return the root certificate."""
-    certificate = authority_of(request).root
+    certificate = get_authority(request).root
     return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
 
 
@@ -163,7 +163,7 @@ async def root_certificate(request: Request) -> Response:
 )
 async def intermediate_certificate(request: Request) -> Response:
     """Return the intermediate certificate: where the AIA of device certificates points."""
-    certificate = authority_of(request).issuer.certificate
+    certificate = get_authority(request).issuer.certificate
     return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
 
 

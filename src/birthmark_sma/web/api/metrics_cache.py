@@ -21,7 +21,7 @@ Totals = TypeVar("Totals")
 _log = logging.getLogger(__name__)
 
 
-class Scrapes(Generic[Totals]):
+class MetricsCache(Generic[Totals]):
     """What is told to scrapers of one process; owned by its event loop.
 
     `ask` asks the database, in the thread of an executor that has just one, and raises

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
 from birthmark_sma.web.api import examples, models
-from birthmark_sma.web.middleware.authentication import ANYONE, rule_of
+from birthmark_sma.web.middleware.authentication import ANYONE, rule_for_route
 from birthmark_sma.web.problems import MEDIA_TYPE
 
 DESCRIPTION = """\
@@ -200,7 +200,7 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 def _name_keys(made: dict[str, Any]) -> None:
     """Say of each path which keys open it."""
     for path, operations in made["paths"].items():
-        rule = rule_of(path)
+        rule = rule_for_route(path)
         if rule is None:
             continue
         scopes = sorted(rule)
@@ -224,7 +224,7 @@ def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None
 
 def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problem documents of a path: its own, and those that any request can get."""
-    of_the_door = () if rule_of(instance) is ANYONE else _WITH_A_KEY
+    of_the_door = () if rule_for_route(instance) is ANYONE else _WITH_A_KEY
     all_statuses = sorted({*statuses, *_ANYWHERE, *of_the_door})
     return {status: _problem(instance, status) for status in all_statuses}
 

@@ -35,13 +35,13 @@ from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime.shared_memory_metrics import Histogram
 from birthmark_sma.web.api import openapi
-from birthmark_sma.web.api.metrics_cache import Scrapes
+from birthmark_sma.web.api.metrics_cache import MetricsCache
 from birthmark_sma.web.middleware.request_metrics import (
     ACCESS_REFUSALS,
     LATENCIES,
     LOG_LINES_LEFT_OUT,
     REQUESTS,
-    Traffic,
+    RequestMetrics,
 )
 
 PATH = "/metrics"
@@ -69,11 +69,13 @@ router = APIRouter(tags=["operate"])
 )
 async def metrics(request: Request) -> Response:
     """Tell what is known, half a second old at most."""
-    scrapes: Scrapes[Totals] = request.app.state.scrapes
+    scrapes: MetricsCache[Totals] = request.app.state.scrapes
     return Response(await scrapes.text(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
-def scrapes_of(authority: Authority, traffic: Traffic, thread: Executor) -> Scrapes[Totals]:
+def make_metrics_cache(
+    authority: Authority, traffic: RequestMetrics, thread: Executor
+) -> MetricsCache[Totals]:
     """Return what answers scrapers; the thread asks the database, and does nothing else."""
 
     def phrase(totals: Totals | None) -> bytes:
@@ -83,10 +85,10 @@ def scrapes_of(authority: Authority, traffic: Traffic, thread: Executor) -> Scra
         registry.register(_Server(authority, traffic, totals))
         return generate_latest(registry)
 
-    return Scrapes(thread, lambda: statistics.count_totals(authority.database), phrase)
+    return MetricsCache(thread, lambda: statistics.count_totals(authority.database), phrase)
 
 
-async def copy_figures(authority: Authority, traffic: Traffic) -> None:
+async def copy_figures(authority: Authority, traffic: RequestMetrics) -> None:
     """Copy once a second, for ever, what is counted in plain numbers; and look at latencies."""
     while True:
         authority.copy_figures()
@@ -100,7 +102,7 @@ class _Server(Collector):
     """Everything that there is to say, at one moment."""
 
     authority: Authority
-    traffic: Traffic
+    traffic: RequestMetrics
     totals: Totals | None
 
     def collect(self) -> Iterable[Metric]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import FieldError, ProvisionRequest, ProvisionResponse
-from birthmark_sma.web.middleware.request_body import authority_of, caller_of, parse, read_json
+from birthmark_sma.web.middleware.request_body import get_authority, get_caller, parse, read_json
 from birthmark_sma.web.problems import InvalidRequestError
 
 PATH = "/api/v1/devices/provision"
@@ -60,9 +60,9 @@ router = APIRouter(tags=["provision"])
 async def provision_device(request: Request) -> Response:
     """Parse, provision, phrase. The answer must be kept by nobody but the device."""
     idempotency_key = _idempotency_key(request)
-    authority = authority_of(request)
+    authority = get_authority(request)
     body = await read_json(request.scope, request.receive, authority.settings.max_body_bytes)
-    key = caller_of(request.scope).key
+    key = get_caller(request.scope).key
     asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key, key)
     try:
         async with asyncio.timeout(_PROVISIONING_SECONDS):

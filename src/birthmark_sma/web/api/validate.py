@@ -33,7 +33,7 @@ from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.runtime.log_context import UNANSWERED
 from birthmark_sma.web.api import examples, health, openapi
-from birthmark_sma.web.api.batch_parsing import elements_of, parse_batch
+from birthmark_sma.web.api.batch_parsing import parse_batch, parse_elements
 from birthmark_sma.web.api.models import (
     LegacyValidateRequest,
     PublishedValidateRequest,
@@ -44,25 +44,25 @@ from birthmark_sma.web.api.models import (
     ValidateNucResponse,
     verdict,
 )
-from birthmark_sma.web.logs.request_ids import handle
+from birthmark_sma.web.logs.request_ids import bind_request
 from birthmark_sma.web.middleware import rate_limit
-from birthmark_sma.web.middleware.authentication import UNKNOWN, Door, route_of
+from birthmark_sma.web.middleware.authentication import UNKNOWN, Authenticator, route_name
 from birthmark_sma.web.middleware.request_body import (
-    caller_of,
     check_head,
     checked,
+    get_caller,
     parse,
     parse_json,
     read_json,
 )
-from birthmark_sma.web.middleware.request_metrics import TRACE, Traffic
+from birthmark_sma.web.middleware.request_metrics import TRACE, RequestMetrics
 from birthmark_sma.web.middleware.response_deadline import Deadlines
 from birthmark_sma.web.problems import (
     MISDIRECTED,
     InvalidRequestError,
     RequestError,
     UnknownAddressError,
-    respond,
+    error_response,
 )
 from birthmark_sma.web.transport.fast_path import DirectEndpoint
 
@@ -100,8 +100,8 @@ router = APIRouter(tags=["validate"])
     openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
 )
 async def validate_nuc(request: Request) -> ASGIApp:
-    """Stand in the documentation: `ShortWay` answers before a request gets here."""
-    return await _One(request.app).answer(request.scope, request.receive)
+    """Stand in the documentation: `ValidationMiddleware` answers before a request gets here."""
+    return await _SingleValidation(request.app).answer(request.scope, request.receive)
 
 
 @router.post(
@@ -120,7 +120,7 @@ async def validate_nuc(request: Request) -> ASGIApp:
 )
 async def validate_batch(request: Request) -> ASGIApp:
     """Stand in the documentation, as above."""
-    return await _Many(request.app).answer(request.scope, request.receive)
+    return await _BatchValidation(request.app).answer(request.scope, request.receive)
 
 
 def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
@@ -191,7 +191,7 @@ for path in WITHDRAWN_PATHS:
     )
 
 
-class ShortWay:
+class ValidationMiddleware:
     """The ASGI application: callers are let in, camera tokens are answered at once, and all else
     goes FastAPI's way.
 
@@ -199,15 +199,17 @@ class ShortWay:
     are the same on both ways.
     """
 
-    def __init__(self, app: FastAPI, traffic: Traffic, tracing: "Tracing | None" = None) -> None:
+    def __init__(
+        self, app: FastAPI, traffic: RequestMetrics, tracing: "Tracing | None" = None
+    ) -> None:
         self._app = app
         self._traffic = traffic
         self.routes: Sequence[BaseRoute] = app.routes
         """Every route, those that are answered the short way included."""
-        self._single: Mapping[str, _One]
+        self._single: Mapping[str, _SingleValidation]
         if tracing is None:
             self._single = {
-                PATH: _One(app),
+                PATH: _SingleValidation(app),
                 PUBLISHED_PATH: _Published(app),
                 LEGACY_PATH: _Legacy(app),
             }
@@ -217,7 +219,7 @@ class ShortWay:
                 PUBLISHED_PATH: _TracedPublished(app, tracing),
                 LEGACY_PATH: _TracedLegacy(app, tracing),
             }
-        self._many = _Many(app)
+        self._many = _BatchValidation(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a caller in; answer a POST with camera tokens, hand everything else on."""
@@ -227,7 +229,7 @@ class ShortWay:
         response: ASGIApp
         endpoint = self._endpoint(scope)
         try:
-            caller = self._app.state.door.admit(scope)
+            caller = self._app.state.authenticator.authenticate(scope)
             if endpoint is not None:
                 response = await endpoint.answer(scope, receive)
             else:
@@ -237,26 +239,26 @@ class ShortWay:
             return  # nobody is there to be answered
         except UnauthenticatedError as error:
             self._traffic.turned_away("unauthenticated")
-            response = respond(Request(scope), self._guessed(scope) or error)
+            response = error_response(Request(scope), self._guessed(scope) or error)
         except Exception as error:
             if isinstance(error, InsufficientScopeError):
                 self._traffic.turned_away("insufficient_scope")
             elif isinstance(error, RequestError) and error.slug == MISDIRECTED:
                 self._traffic.turned_away("misdirected")
-            response = respond(Request(scope), error)
+            response = error_response(Request(scope), error)
         await response(scope, receive, send)
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
         """Single camera tokens need no task of their own."""
-        return self._single.get(route_of(scope)) if scope["method"] == "POST" else None
+        return self._single.get(route_name(scope)) if scope["method"] == "POST" else None
 
     async def _handler(self, scope: Scope) -> ASGIApp:
         """Return the application for a request that is not for validation.
 
-        FastAPI gets a path only if `route_of` knows it, so it cannot match one in a way of its own.
+        FastAPI gets a path only if `route_name` knows it, so it cannot match it differently.
         Probes pass it by: it would parse their whole query, and they show no credential.
         """
-        route = route_of(scope)
+        route = route_name(scope)
         if route == UNKNOWN:
             raise HTTPException(404)
         probe = health.PROBE_ANSWERS.get(route) if scope["method"] in {"GET", "HEAD"} else None
@@ -268,24 +270,24 @@ class ShortWay:
         """Count credentials that were shown and are wrong."""
         limits: RateLimits = self._app.state.authority.rate_limits
         try:
-            rate_limit.count_guess(scope, limits)
+            rate_limit.record_failed_auth(scope, limits)
         except RateLimitedError as error:
             return error
         return None
 
     async def _pass(self, scope: Scope, caller: Caller) -> None:
         """Let a request pass that is not for validation. Raises RateLimitedError."""
-        kind = rate_limit.kind_of(scope)
+        kind = rate_limit.rate_limit_kind(scope)
         if kind is not None:
             limits: RateLimits = self._app.state.authority.rate_limits
-            rate_limit.take(scope, limits, kind, caller)
+            rate_limit.consume(scope, limits, kind, caller)
             if limits.shared:
-                await rate_limit.confirm(scope, limits, kind, caller)
+                await rate_limit.consume_shared(scope, limits, kind, caller)
 
-    def _endpoint(self, scope: Scope) -> "_One | _Many | None":
+    def _endpoint(self, scope: Scope) -> "_SingleValidation | _BatchValidation | None":
         if scope["method"] != "POST":
             return None
-        route = route_of(scope)
+        route = route_name(scope)
         return self._many if route == BATCH_PATH else self._single.get(route)
 
 
@@ -333,9 +335,9 @@ class _CameraTokens:
         return deadlines
 
     @cached_property
-    def _door(self) -> Door:
-        door: Door = self._app.state.door
-        return door
+    def _authenticator(self) -> Authenticator:
+        authenticator: Authenticator = self._app.state.authenticator
+        return authenticator
 
     @cached_property
     def _replay(self) -> ReplayPolicy:
@@ -346,10 +348,10 @@ class _CameraTokens:
         try:
             return await read_json(scope, receive, limit)
         except RequestError:
-            limits, caller = self._authority.rate_limits, caller_of(scope)
-            rate_limit.take(scope, limits, Kind.VALIDATE, caller)
+            limits, caller = self._authority.rate_limits, get_caller(scope)
+            rate_limit.consume(scope, limits, Kind.VALIDATE, caller)
             if limits.shared:
-                await rate_limit.confirm(scope, limits, Kind.VALIDATE, caller)
+                await rate_limit.consume_shared(scope, limits, Kind.VALIDATE, caller)
                 limits.release(Kind.VALIDATE, caller, 1)
             raise
 
@@ -387,7 +389,7 @@ class _Confirming:
         self._task.cancel()
 
 
-class _One(_CameraTokens):
+class _SingleValidation(_CameraTokens):
     """One camera token a request, in two halves (see `direct_answers`)."""
 
     _derivation = NORMATIVE
@@ -407,8 +409,8 @@ class _One(_CameraTokens):
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
         """Parse, and hand over to the validator, once other processes agree if they count too."""
         authority = self._authority
-        caller = scope.get("caller") or self._door.admit(scope)
-        rate_limit.take(scope, authority.rate_limits, Kind.VALIDATE, caller)
+        caller = scope.get("caller") or self._authenticator.authenticate(scope)
+        rate_limit.consume(scope, authority.rate_limits, Kind.VALIDATE, caller)
         check_head(scope, authority.settings.max_body_bytes)
         camera_tokens = self._camera_tokens(body)
         if authority.rate_limits.shared:
@@ -427,9 +429,9 @@ class _One(_CameraTokens):
     async def _confirmed(
         self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> Validation:
-        handle(scope)
+        bind_request(scope)
         limits = self._authority.rate_limits
-        await rate_limit.confirm(scope, limits, Kind.VALIDATE, caller)
+        await rate_limit.consume_shared(scope, limits, Kind.VALIDATE, caller)
         failed = 0
         try:
             _end_if_cancelled()
@@ -443,7 +445,7 @@ class _One(_CameraTokens):
         self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> "asyncio.Future[Validation]":
         camera_token, *alternatives = camera_tokens
-        future = self._authority.validator.offer(
+        future = self._authority.validator.submit_async(
             camera_token, caller, scope, self._derivation, alternatives
         )
         self._deadlines.add(future, self._authority.settings.answer_timeout)
@@ -454,10 +456,10 @@ class _One(_CameraTokens):
         try:
             validation = future.result()
         except RateLimitedError:
-            rate_limit.tell(scope, self._authority.rate_limits, Kind.VALIDATE, caller_of(scope))
+            rate_limit.tell(scope, self._authority.rate_limits, Kind.VALIDATE, get_caller(scope))
             raise
         self._check_repeat(validation)
-        return self._phrase(validation, caller_of(scope))
+        return self._phrase(validation, get_caller(scope))
 
     def _phrase(self, validation: Validation, caller: Caller) -> bytes:
         if validation.reason.told_to_caller is not None:
@@ -465,7 +467,7 @@ class _One(_CameraTokens):
         return to_json(self._verdict(validation, caller))
 
 
-class _Published(_One):
+class _Published(_SingleValidation):
     """The same in the form of the published clients, whose keys are derived in their own way."""
 
     _derivation = PUBLISHED_CLIENTS
@@ -510,7 +512,7 @@ class _NoCameraTokenError(Exception):
     """A published client's body is an object, but holds no camera token."""
 
 
-class _TracedOne(_One):
+class _TracedOne(_SingleValidation):
     """The same, and notes the moments between which a trace has spans."""
 
     def __init__(self, app: FastAPI, tracing: "Tracing") -> None:
@@ -549,13 +551,13 @@ def _trace_of(scope: Scope) -> "RequestTrace":
     return trace
 
 
-class _Many(_CameraTokens):
+class _BatchValidation(_CameraTokens):
     """Up to a thousand: what is malformed is answered here, the rest judged together."""
 
     async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         """Read, parse, hand over what is well formed, phrase."""
         settings = self._authority.settings
-        caller = caller_of(scope)
+        caller = get_caller(scope)
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
         body = await self._read(scope, receive, limit)
         limits = self._authority.rate_limits
@@ -565,10 +567,10 @@ class _Many(_CameraTokens):
         try:
             tokens = await parse_batch(body)
         except InvalidRequestError:
-            rate_limit.take(scope, limits, Kind.VALIDATE, caller)
+            rate_limit.consume(scope, limits, Kind.VALIDATE, caller)
             raise
-        rate_limit.take(scope, limits, Kind.VALIDATE, caller, len(tokens))
-        elements = [element async for element in elements_of(tokens)]
+        rate_limit.consume(scope, limits, Kind.VALIDATE, caller, len(tokens))
+        elements = [element async for element in parse_elements(tokens)]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
         if trace is not None:
             trace.offered()
@@ -595,7 +597,7 @@ class _Many(_CameraTokens):
         limits = self._authority.rate_limits
         shared = limits.shared
         if shared:
-            await rate_limit.confirm(scope, limits, Kind.VALIDATE, caller, cost)
+            await rate_limit.consume_shared(scope, limits, Kind.VALIDATE, caller, cost)
         judged: Sequence[Validation | BirthmarkError] = ()
         try:
             _end_if_cancelled()

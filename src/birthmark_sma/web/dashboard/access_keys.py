@@ -11,8 +11,8 @@ from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
-from birthmark_sma.web.dashboard.rendering import page
-from birthmark_sma.web.middleware.request_body import authority_of
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.middleware.request_body import get_authority
 
 _MOST = 500
 
@@ -22,8 +22,10 @@ router = APIRouter(include_in_schema=False)
 @router.get("/dashboard/callers")
 async def show_callers(request: Request) -> Response:
     """Show every key, those in force first, and the limits that count where a key has none."""
-    authority = authority_of(request)
-    return await page(request, "callers.html", lambda connection: _read(connection, authority))
+    authority = get_authority(request)
+    return await render_page(
+        request, "callers.html", lambda connection: _read(connection, authority)
+    )
 
 
 def _read(connection: Connection, authority: Authority) -> dict[str, Any]:

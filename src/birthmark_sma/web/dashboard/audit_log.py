@@ -20,21 +20,21 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from birthmark_sma.authority.validation import audit_search
-from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Place
+from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Cursor
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web.dashboard.query_params import (
-    choice_of,
     link,
-    moment_of,
-    name_of,
-    number_of,
+    parse_choice,
+    parse_name,
+    parse_number,
+    parse_text,
+    parse_time,
     refused,
-    text_of,
 )
-from birthmark_sma.web.dashboard.rendering import page
-from birthmark_sma.web.middleware.request_body import authority_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 LIST = "/dashboard/validations"
 CSV = "/dashboard/validations.csv"
@@ -89,7 +89,7 @@ async def list_validations(request: Request) -> Response:
             "json_lines": link(JSON_LINES, query),
         }
 
-    return await page(request, "validations.html", read)
+    return await render_page(request, "validations.html", read)
 
 
 @router.get(CSV)
@@ -109,8 +109,8 @@ def _export(
 ) -> StreamingResponse:
     wanted = _filter_of(request)
     # What happens from now on is left out, or a busy server's export would never end.
-    now = authority_of(request).database.clock.now()
-    before = Place(now if wanted.until is None else min(wanted.until, now), 0)
+    now = get_authority(request).database.clock.now()
+    before = Cursor(now if wanted.until is None else min(wanted.until, now), 0)
     name = f"validations-{now:%Y%m%dT%H%M%SZ}.{ending}"
     return StreamingResponse(
         _pieces(request, wanted, before, head, write),
@@ -120,23 +120,23 @@ def _export(
 
 
 async def _pieces(
-    request: Request, wanted: AuditFilter, before: Place, head: str, write: Writer
+    request: Request, wanted: AuditFilter, before: Cursor, head: str, write: Writer
 ) -> AsyncIterator[str]:
     """Read a piece once the one before it is on its way: who reads slowly holds nothing up."""
-    database = authority_of(request).database
+    database = get_authority(request).database
     turn: asyncio.Lock = request.app.state.exporting
     yield head
-    place: Place | None = before
+    place: Cursor | None = before
     while place is not None:
 
-        def read(place: Place = place) -> tuple[str, Place | None]:
+        def read(place: Cursor = place) -> tuple[str, Cursor | None]:
             with database.read() as connection:
                 found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
             return write(found.rows), found.older  # here: whoever validates waits for the loop
 
         async with turn:
             began = time.monotonic()
-            text, place = await asked(request.app.state.slow, read, _SECONDS)
+            text, place = await run_with_timeout(request.app.state.slow, read, _SECONDS)
             if place is not None:
                 await asyncio.sleep(_RESTS * (time.monotonic() - began))
         if text:
@@ -174,19 +174,19 @@ def _as_time(moment: datetime) -> str:
 
 def _filter_of(request: Request) -> AuditFilter:
     return AuditFilter(
-        result=choice_of(request, "result", Verdict),
-        reason=choice_of(request, "reason", Reason),
-        repeat=choice_of(request, "repeat", Repeat),
-        device_serial=name_of(request, "device"),
-        table_id=number_of(request, "table"),
-        caller=text_of(request, "caller"),
-        since=moment_of(request, "since"),
-        until=moment_of(request, "until"),
+        result=parse_choice(request, "result", Verdict),
+        reason=parse_choice(request, "reason", Reason),
+        repeat=parse_choice(request, "repeat", Repeat),
+        device_serial=parse_name(request, "device"),
+        table_id=parse_number(request, "table"),
+        caller=parse_text(request, "caller"),
+        since=parse_time(request, "since"),
+        until=parse_time(request, "until"),
     )
 
 
-def _place_of(request: Request) -> Place | None:
-    value = text_of(request, "before")
+def _place_of(request: Request) -> Cursor | None:
+    value = parse_text(request, "before")
     if value is None:
         return None
     fault = refused("before is a place that an earlier page named.")
@@ -196,7 +196,7 @@ def _place_of(request: Request) -> Place | None:
         if moment.tzinfo is None:
             raise fault
         # Here, as the first and last days of all have no name in UTC where they have one elsewhere.
-        place = Place(moment.astimezone(UTC), int(number))
+        place = Cursor(moment.astimezone(UTC), int(number))
     except (ValueError, OverflowError):
         raise fault from None
     if not 0 <= place.id < 2**63:
@@ -204,7 +204,7 @@ def _place_of(request: Request) -> Place | None:
     return place
 
 
-def _as_query(place: Place) -> str:
+def _as_query(place: Cursor) -> str:
     return f"{place.validated_at.astimezone(UTC).isoformat()}_{place.id}"
 
 

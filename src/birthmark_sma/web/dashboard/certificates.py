@@ -17,10 +17,10 @@ from birthmark_sma.authority.ca.crl_store import INTERMEDIATE
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.errors import CrlNotPublishedError
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
-from birthmark_sma.web.dashboard.query_params import choice_of, refused
-from birthmark_sma.web.dashboard.rendering import page
-from birthmark_sma.web.middleware.request_body import authority_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.dashboard.query_params import parse_choice, refused
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 DOWNLOAD = "/dashboard/certificates/download"
 _SECONDS = 10.0
@@ -39,18 +39,20 @@ class Item(StrEnum):
 @router.get("/dashboard/certificates")
 async def show_certificates(request: Request) -> Response:
     """Show the hierarchy, and both CAs in full."""
-    authority = authority_of(request)
-    return await page(request, "certificates.html", lambda connection: _read(connection, authority))
+    authority = get_authority(request)
+    return await render_page(
+        request, "certificates.html", lambda connection: _read(connection, authority)
+    )
 
 
 @router.get(DOWNLOAD)
 async def download(request: Request) -> Response:
     """Hand out a certificate or the CRL, as PEM."""
-    item = choice_of(request, "name", Item)
+    item = parse_choice(request, "name", Item)
     if item is None:
         raise refused("name says what.")
-    authority = authority_of(request)
-    pem = await asked(request.app.state.slow, lambda: _pem(authority, item), _SECONDS)
+    authority = get_authority(request)
+    pem = await run_with_timeout(request.app.state.slow, lambda: _pem(authority, item), _SECONDS)
     headers = {"Content-Disposition": f'attachment; filename="birthmark-{item.value}.pem"'}
     return Response(pem, headers=headers, media_type="application/x-pem-file")
 

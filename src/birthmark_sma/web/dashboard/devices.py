@@ -27,10 +27,16 @@ from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
-from birthmark_sma.web.dashboard.query_params import choice_of, link, name_of, refused, text_of
-from birthmark_sma.web.dashboard.rendering import page
-from birthmark_sma.web.middleware.request_body import authority_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.dashboard.query_params import (
+    link,
+    parse_choice,
+    parse_name,
+    parse_text,
+    refused,
+)
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 LIST = "/dashboard/devices"
 DEVICE = "/dashboard/device"
@@ -53,12 +59,12 @@ router = APIRouter(include_in_schema=False)
 async def list_devices(request: Request) -> Response:
     """Show a page of the devices that are looked for."""
     wanted = DeviceFilter(
-        begins=text_of(request, "q"),
-        family=name_of(request, "family"),
-        status=choice_of(request, "status", DeviceStatus),
-        flagged=text_of(request, "flagged") is not None,
+        begins=parse_text(request, "q"),
+        family=parse_name(request, "family"),
+        status=parse_choice(request, "status", DeviceStatus),
+        flagged=parse_text(request, "flagged") is not None,
     )
-    after = name_of(request, "after")
+    after = parse_name(request, "after")
 
     def read(connection: Connection) -> dict[str, Any]:
         found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
@@ -82,15 +88,15 @@ async def list_devices(request: Request) -> Response:
             "next_page": link(LIST, query | {"after": shown[-1].device_serial}) if more else None,
         }
 
-    return await page(request, "devices.html", read)
+    return await render_page(request, "devices.html", read)
 
 
 @router.get(DEVICE)
 async def show_device(request: Request) -> Response:
     """Show all that is known of a device."""
-    authority = authority_of(request)
+    authority = get_authority(request)
     device_serial = _serial_of(request)
-    return await page(
+    return await render_page(
         request, "device.html", lambda connection: _read(connection, authority, device_serial)
     )
 
@@ -98,14 +104,14 @@ async def show_device(request: Request) -> Response:
 @router.get(CERTIFICATE)
 async def download(request: Request) -> Response:
     """Hand out a device's certificate and, behind it, what leads to the root (PEM)."""
-    authority = authority_of(request)
+    authority = get_authority(request)
     device_serial = _serial_of(request)
 
     def read() -> str:
         with authority.database.read() as connection:
             return find_named(connection, device_serial).device_certificate
 
-    pem = await asked(request.app.state.slow, read, _SECONDS)
+    pem = await run_with_timeout(request.app.state.slow, read, _SECONDS)
     chain = [pem, *authority.issuer.chain]
     # No serial in the name: it may hold anything that is printable.
     return Response(
@@ -116,7 +122,7 @@ async def download(request: Request) -> Response:
 
 
 def _serial_of(request: Request) -> str:
-    device_serial = name_of(request, "serial")
+    device_serial = parse_name(request, "serial")
     if device_serial is None:
         raise refused("serial names the device.")
     return device_serial
@@ -140,7 +146,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
             CertificateView.of("root", authority.root, now),
         ],
         "revocation": ca_store.find_revocation(connection, device.certificate_serial),
-        "flags": device_flags.flags_of(connection, device_serial, limit=_FLAGS),
+        "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
         "latest_days": [
             (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day)

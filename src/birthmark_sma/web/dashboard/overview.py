@@ -19,9 +19,9 @@ from birthmark_sma.pki.profiles import DEVICE
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
 from birthmark_sma.web.dashboard.formats import milliseconds
-from birthmark_sma.web.dashboard.rendering import page
-from birthmark_sma.web.middleware.request_body import authority_of
-from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, Traffic
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
 
 _LISTED = 8
 _MOST_COUNTED = 10_000
@@ -42,16 +42,16 @@ async def figures(request: Request) -> Response:
 
 
 async def _answer(request: Request, template: str) -> Response:
-    authority = authority_of(request)
+    authority = get_authority(request)
     hours = 24 if request.query_params.get("hours") == "24" else 1
     authority.copy_figures()  # this process's, so that no figure is older than the page
     alive = _alive(authority, request.app.state.traffic)
-    return await page(
+    return await render_page(
         request, template, lambda connection: _read(connection, authority, hours) | alive
     )
 
 
-def _alive(authority: Authority, traffic: Traffic) -> dict[str, Any]:
+def _alive(authority: Authority, traffic: RequestMetrics) -> dict[str, Any]:
     """Return what the processes of this server know, and no database."""
     waiting, processes = authority.figures.waiting(VALIDATIONS)
     return {

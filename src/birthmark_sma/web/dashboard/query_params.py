@@ -24,12 +24,12 @@ def refused(detail: str) -> RequestError:
     return RequestError("unusable-filter", detail)
 
 
-def text_of(request: Request, name: str) -> str | None:
+def parse_text(request: Request, name: str) -> str | None:
     """Return a text as a person types it. Raises RequestError for one that nothing here can be."""
     return _printable(name, request.query_params.get(name, "").strip())
 
 
-def name_of(request: Request, name: str) -> str | None:
+def parse_name(request: Request, name: str) -> str | None:
     """Return a name as it was registered: a device's may begin or end with a space."""
     value = request.query_params.get(name, "")
     return _printable(name, value if value.strip() else "")
@@ -41,9 +41,9 @@ def _printable(name: str, value: str) -> str | None:
     return value or None
 
 
-def choice_of(request: Request, name: str, kind: type[Choice]) -> Choice | None:
+def parse_choice(request: Request, name: str, kind: type[Choice]) -> Choice | None:
     """Return one of several. Raises RequestError."""
-    value = text_of(request, name)
+    value = parse_text(request, name)
     if value is None:
         return None
     try:
@@ -53,9 +53,9 @@ def choice_of(request: Request, name: str, kind: type[Choice]) -> Choice | None:
         raise refused(f"{name} is one of {known}.") from None
 
 
-def number_of(request: Request, name: str) -> int | None:
+def parse_number(request: Request, name: str) -> int | None:
     """Return a whole number that is not negative. Raises RequestError."""
-    value = text_of(request, name)
+    value = parse_text(request, name)
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and int(value) <= _MOST_INTEGER):
@@ -63,9 +63,9 @@ def number_of(request: Request, name: str) -> int | None:
     return int(value)
 
 
-def moment_of(request: Request, name: str) -> datetime | None:
+def parse_time(request: Request, name: str) -> datetime | None:
     """Return a time, in UTC where it names no zone. Raises RequestError."""
-    value = text_of(request, name)
+    value = parse_text(request, name)
     if value is None:
         return None
     try:

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from birthmark_sma import __version__
 from birthmark_sma.authority.access.sessions import form_token
 from birthmark_sma.web.dashboard import formats
-from birthmark_sma.web.dashboard.static_files import url_of
-from birthmark_sma.web.middleware.request_body import authority_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.dashboard.static_files import static_url
+from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -41,24 +41,24 @@ NAVIGATION = (
 )
 
 
-async def page(
+async def render_page(
     request: Request, template: str, read: Callable[[Connection], dict[str, Any]]
 ) -> Response:
     """Answer with a page of what is read from the database; both in a thread.
 
     Raises DatabaseUnavailableError.
     """
-    database = authority_of(request).database
+    database = get_authority(request).database
 
     def drawn() -> str:
         with database.read() as connection:
             values = read(connection)
-        return draw(request, template, **values)
+        return render(request, template, **values)
 
-    return answer(await asked(request.app.state.slow, drawn, _PAGE_SECONDS))
+    return html_response(await run_with_timeout(request.app.state.slow, drawn, _PAGE_SECONDS))
 
 
-def draw(request: Request, template: str, **values: Any) -> str:
+def render(request: Request, template: str, **values: Any) -> str:
     """Return the HTML of a page."""
     token = request.scope.get(TOKEN)
     return (
@@ -73,7 +73,7 @@ def draw(request: Request, template: str, **values: Any) -> str:
     )
 
 
-def answer(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def html_response(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return HTML as an answer that nobody keeps."""
     return Response(
         html,
@@ -99,7 +99,7 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "navigation": NAVIGATION,
-        "static": url_of,
+        "static": static_url,
         "version": __version__,
         "percent": formats.percent,
     }

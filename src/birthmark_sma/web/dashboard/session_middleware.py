@@ -23,10 +23,10 @@ from birthmark_sma.errors import (
     UnauthenticatedError,
 )
 from birthmark_sma.web.dashboard import rendering, static_files
-from birthmark_sma.web.middleware.authentication import SESSION, route_of
+from birthmark_sma.web.middleware.authentication import SESSION, route_name
 from birthmark_sma.web.middleware.rate_limit import count_session_guess
-from birthmark_sma.web.middleware.timeouts import asked
-from birthmark_sma.web.problems import MEDIA_TYPE, respond
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.problems import MEDIA_TYPE, error_response
 
 HOME = "/dashboard"
 _HOME = HOME.encode()
@@ -42,7 +42,7 @@ def session_cookie(scope: Scope) -> str:
     return "__Host-sma-session" if scope["scheme"] == "https" else "sma-session"
 
 
-def cookie_of(scope: Scope, name: str) -> str | None:
+def read_cookie(scope: Scope, name: str) -> str | None:
     """Return a cookie of a request; None where it has none, or several of that name."""
     # One pass in C: a stranger may send 16 KiB of semicolons.
     named = re.compile(rb"(?:^|;)[ \t]*" + name.encode() + rb"=([^;]*)")
@@ -60,7 +60,7 @@ def asks_by_itself(headers: Headers) -> bool:
     return "hx-request" in headers
 
 
-class Gate:
+class SessionMiddleware:
     """The ASGI application around all others, for the pages below /dashboard."""
 
     def __init__(self, app: ASGIApp, fastapi: FastAPI) -> None:
@@ -81,27 +81,27 @@ class Gate:
             await self._admit(scope, headers)
         except (DatabaseUnavailableError, RateLimitedError) as error:
             # Nothing out there makes an answer of it: programs get the problem as it is.
-            await respond(Request(scope), error)(scope, receive, send)
+            await error_response(Request(scope), error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope, headers: Headers) -> None:
         authority: Authority = self._state.authority
-        token = cookie_of(scope, session_cookie(scope))
-        if token is None or route_of(scope) == static_files.PATH:
+        token = read_cookie(scope, session_cookie(scope))
+        if token is None or route_name(scope) == static_files.PATH:
             return
         scope[SESSION] = None
         if not token:
             return
         by_person = not asks_by_itself(headers)
         try:
-            session = await asked(
+            session = await run_with_timeout(
                 self._state.askers,
                 lambda: sessions.find_session(authority.database, token, by_person=by_person),
                 _SECONDS,
             )
         except UnauthenticatedError:
-            if route_of(scope) != SIGN_IN:  # whose answer tells nothing of the session
+            if route_name(scope) != SIGN_IN:  # whose answer tells nothing of the session
                 count_session_guess(scope, authority.rate_limits)
             return
         if session is not None:
@@ -148,14 +148,14 @@ def _page_of(scope: Scope, head: Message, problem: dict[str, Any]) -> Response:
             query = f"?{request.url.query}" if request.url.query else ""
             where = f"{SIGN_IN}?next={quote(request.url.path + query, safe='')}"
         if asks_by_itself(request.headers):
-            return rendering.answer("", 401, {"HX-Redirect": where, "HX-Reswap": "none"})
+            return rendering.html_response("", 401, {"HX-Redirect": where, "HX-Reswap": "none"})
         return RedirectResponse(where, 303, {"Cache-Control": "no-store"})
     if asks_by_itself(request.headers):
-        return rendering.answer("", status, {"HX-Reswap": "none", **kept})
-    html = rendering.draw(
+        return rendering.html_response("", status, {"HX-Reswap": "none", **kept})
+    html = rendering.render(
         request, "problem.html", status=status, title=problem["title"], detail=problem["detail"]
     )
-    return rendering.answer(html, status, kept)
+    return rendering.html_response(html, status, kept)
 
 
 def _is_ours(path: bytes) -> bool:

@@ -16,11 +16,11 @@ from birthmark_sma.web.dashboard import rendering
 from birthmark_sma.web.dashboard.session_middleware import (
     HOME,
     SIGN_IN,
-    cookie_of,
+    read_cookie,
     session_cookie,
 )
-from birthmark_sma.web.middleware.request_body import authority_of, caller_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.middleware.request_body import get_authority, get_caller
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problems import RequestError
 
 SIGN_OUT = "/dashboard/sign-out"
@@ -35,9 +35,9 @@ router = APIRouter(include_in_schema=False)
 
 async def show_form(request: Request) -> Response:
     """Ask for a key; where nobody is asked for one, there is nothing to sign in to."""
-    if authority_of(request).settings.resolved_access is Access.OPEN:
+    if get_authority(request).settings.resolved_access is Access.OPEN:
         response = RedirectResponse(HOME, 303)
-        if caller_of(request.scope).key is None:  # a session that is over would lead here again
+        if get_caller(request.scope).key is None:  # a session that is over would lead here again
             _forget_cookie(request, response, session_cookie(request.scope))
         return response
     return _form(request, _local_path(_read_fields(request.scope["query_string"]).get("next", "")))
@@ -51,26 +51,28 @@ async def sign_in(request: Request) -> Response:
     """
     form = await _read_form(request)
     place = _local_path(form.get("next", ""))
-    before = cookie_of(request.scope, _form_cookie(request))
+    before = read_cookie(request.scope, _form_cookie(request))
     shown = form.get("form", "")
     if before is None or not hmac.compare_digest(shown.encode(), before.encode()):
         return _form(request, place, "The form was too old. Please try again.", 403)
-    authority = authority_of(request)
+    authority = get_authority(request)
     presented = form.get("key", "").strip()
     try:
-        token = await asked(
+        token = await run_with_timeout(
             request.app.state.askers,
-            lambda: sessions.sign_in(authority.database, authority.key_ring, presented),
+            lambda: sessions.sign_in(authority.database, authority.key_cache, presented),
             _SECONDS,
         )
     except UnauthenticatedError as error:
-        authority.rate_limits.guessed(None if request.client is None else request.client.host)
+        authority.rate_limits.record_failed_auth(
+            None if request.client is None else request.client.host
+        )
         return _form(request, place, str(error), 401)
     except InsufficientScopeError as error:
         return _form(request, place, str(error), 403)
     replaced = request.scope.get(rendering.TOKEN)
     if replaced is not None:  # the session that this browser had, which nobody could end any more
-        await asked(
+        await run_with_timeout(
             request.app.state.askers,
             lambda: sessions.sign_out(authority.database, replaced),
             _SECONDS,
@@ -89,8 +91,10 @@ async def sign_out(request: Request) -> Response:
     if token is not None:
         if not is_form_token(form.get("form", ""), token):
             raise RequestError("foreign-form", "This form does not come from the dashboard.")
-        database = authority_of(request).database
-        await asked(request.app.state.askers, lambda: sessions.sign_out(database, token), _SECONDS)
+        database = get_authority(request).database
+        await run_with_timeout(
+            request.app.state.askers, lambda: sessions.sign_out(database, token), _SECONDS
+        )
         _forget_cookie(request, response, session_cookie(request.scope))
     return response
 
@@ -103,8 +107,8 @@ router.add_route(SIGN_OUT, sign_out, methods=["POST"])
 
 def _form(request: Request, place: str, fault: str | None = None, status: int = 200) -> Response:
     form = secrets.token_urlsafe(32)
-    html = rendering.draw(request, "sign_in.html", next=place, fault=fault, form=form)
-    response = rendering.answer(html, status)
+    html = rendering.render(request, "sign_in.html", next=place, fault=fault, form=form)
+    response = rendering.html_response(html, status)
     _set_cookie(request, response, _form_cookie(request), form)
     return response
 

@@ -52,7 +52,7 @@ def static_files() -> Mapping[str, StaticFile]:
     return found
 
 
-def url_of(name: str) -> str:
+def static_url(name: str) -> str:
     """Return where a page finds a file. Raises KeyError where there is none."""
     return f"{PATH}/{name}?v={static_files()[name].digest}"
 

@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from birthmark_sma.authority.key_tables import usage_store
 from birthmark_sma.authority.key_tables.usage_store import TableFigures
-from birthmark_sma.web.dashboard.query_params import choice_of, number_of
-from birthmark_sma.web.dashboard.rendering import page
+from birthmark_sma.web.dashboard.query_params import parse_choice, parse_number
+from birthmark_sma.web.dashboard.rendering import render_page
 
 _MOST_CELLS = 10_000
 _LISTED = 10
@@ -50,9 +50,11 @@ class Cell(NamedTuple):
 @router.get("/dashboard/tables")
 async def show_tables(request: Request) -> Response:
     """Show all of them as a heat map, and one in words."""
-    by = choice_of(request, "by", Measure) or Measure.DEVICES
-    chosen = number_of(request, "table")
-    return await page(request, "tables.html", lambda connection: _read(connection, by, chosen))
+    by = parse_choice(request, "by", Measure) or Measure.DEVICES
+    chosen = parse_number(request, "table")
+    return await render_page(
+        request, "tables.html", lambda connection: _read(connection, by, chosen)
+    )
 
 
 def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, Any]:

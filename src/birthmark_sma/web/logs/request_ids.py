@@ -8,7 +8,7 @@ from itertools import count
 
 from starlette.types import Scope
 
-from birthmark_sma.runtime.log_context import WORKING_FOR, working_for
+from birthmark_sma.runtime.log_context import WORKING_FOR, current_requests
 
 HEADER = "X-Request-ID"
 _NAME = HEADER.lower().encode()
@@ -36,7 +36,7 @@ class _Direct:
 DIRECT = _Direct()
 
 
-def request_id_of(scope: Scope) -> str:
+def get_request_id(scope: Scope) -> str:
     """Return the id of a request; the first to ask decides it.
 
     That of the sender, if it gave just one, of 1 to 128 characters that are safe in any log.
@@ -47,23 +47,23 @@ def request_id_of(scope: Scope) -> str:
     return known
 
 
-def answer_directly_here() -> None:
+def mark_event_loop_thread() -> None:
     """Say that this is the thread of the event loop."""
     DIRECT.thread = threading.get_ident()
 
 
-def handle(scope: Scope) -> None:
+def bind_request(scope: Scope) -> None:
     """Say that this task, and whatever gets its context, works for this request from now on."""
-    request_id_of(scope)  # before anybody copies the scope, and decides anew
+    get_request_id(scope)  # before anybody copies the scope, and decides anew
     WORKING_FOR.set(lambda: (scope,))
 
 
-def requests_at_work() -> Sequence[Scope]:
+def requests_in_progress() -> Sequence[Scope]:
     """Return the requests that this thread works for right now, from whatever room is asked."""
     scope = DIRECT.scope
     if scope is not None and threading.get_ident() == DIRECT.thread:
         return (scope,)
-    return working_for()
+    return current_requests()
 
 
 def new_id() -> str:

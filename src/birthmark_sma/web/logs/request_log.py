@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from birthmark_sma.runtime.background_output import BackgroundOutput
 from birthmark_sma.runtime.redaction import without_keys
-from birthmark_sma.web.logs.request_ids import request_id_of
+from birthmark_sma.web.logs.request_ids import get_request_id
 
 _MOST_PATH_CHARACTERS = 200
 _PLAIN = re.compile(r"[A-Za-z0-9/._-]*")
@@ -23,7 +23,7 @@ _COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31;1m", 0: "\x
 """By the first digit of a status: green, cyan, yellow, red."""
 
 
-class Look(Enum):
+class LogStyle(Enum):
     """How a log looks."""
 
     JSON = "json"
@@ -34,10 +34,10 @@ class Look(Enum):
 class RequestLog:
     """Writes lines to an output. Lines are added by one event loop."""
 
-    def __init__(self, output: BackgroundOutput, *, look: Look) -> None:
+    def __init__(self, output: BackgroundOutput, *, look: LogStyle) -> None:
         self._output = output
         self._look = look
-        self._as_json = look is Look.JSON
+        self._as_json = look is LogStyle.JSON
         self._second = 0
         self._stamp = ""
 
@@ -56,18 +56,18 @@ class RequestLog:
                 f'"event":"request","method":"{scope["method"]}","path":{_path(scope["path"])},'
                 f'"status":{status},"duration_ms":{nanoseconds / 1e6:.3f},"key":"{key}",'
                 f'"address":"{client[0] if client else "-"}",'
-                f'"request_id":"{request_id_of(scope)}"}}\n'
+                f'"request_id":"{get_request_id(scope)}"}}\n'
             )
         else:
             colour, dim, reset = "", "", ""
-            if self._look is Look.COLOURED:
+            if self._look is LogStyle.COLOURED:
                 colour, dim, reset = _COLOURS.get(status // 100, ""), _DIM, _RESET
             who = client[0] if client else "-"
             line = (
                 f"{dim}{self._stamp}.{int(now % 1 * 1000):03}{reset}"
                 f"  {colour}{status or 'left':<4}{reset}{nanoseconds / 1e6:>9.1f} ms"
                 f"  {scope['method']:<4} {_path(scope['path'])[1:-1]}"
-                f"  {dim}{who}{'' if key == '-' else ' ' + key} {request_id_of(scope)}{reset}\n"
+                f"  {dim}{who}{'' if key == '-' else ' ' + key} {get_request_id(scope)}{reset}\n"
             )
         self._output.put(line.encode())
 

@@ -18,13 +18,13 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from birthmark_sma.config import LogFormat, Settings
 from birthmark_sma.runtime.background_output import LEFT_OUT, write_in_background
 from birthmark_sma.runtime.redaction import (
+    format_traceback,
     printable,
-    traceback_of,
     without_keys,
     write_traceback,
 )
-from birthmark_sma.web.logs.request_ids import request_id_of, requests_at_work
-from birthmark_sma.web.logs.request_log import Look
+from birthmark_sma.web.logs.request_ids import get_request_id, requests_in_progress
+from birthmark_sma.web.logs.request_log import LogStyle
 
 _OURS = "birthmark_sma"
 _MOST_REQUESTS = 8  # of a batch, that a record about it names
@@ -38,20 +38,20 @@ _LEVELS = {
 _LEVEL_CHARACTERS = 7
 
 
-def look_of(settings: Settings) -> Look:
+def log_style(settings: Settings) -> LogStyle:
     """Say how the log looks: JSON, or for a person, in colours where a terminal shows them."""
     terminal = sys.stderr.isatty()
     if settings.log_format is LogFormat.JSON or (
         settings.log_format is LogFormat.AUTO and not terminal
     ):
-        return Look.JSON
+        return LogStyle.JSON
     colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Look.COLOURED if colours else Look.PLAIN
+    return LogStyle.COLOURED if colours else LogStyle.PLAIN
 
 
-def note_left_out(look: Look) -> str:
+def note_left_out(look: LogStyle) -> str:
     """Return the line, with %d for how many, that stands where others were left out."""
-    if look is Look.JSON:
+    if look is LogStyle.JSON:
         return f'{{"level":"warning","event":"{LEFT_OUT}"}}'
     return LEFT_OUT
 
@@ -62,17 +62,17 @@ def configure(settings: Settings) -> None:
     Whatever it prints or logs from now on is written by a thread: nobody waits for a pipe that is
     not read. It has no other thread yet that SIGHUP could reach (`tls.hold_hangups`).
     """
-    look = look_of(settings)
+    look = log_style(settings)
     write_in_background(note_left_out(look))
     shared: list[Processor] = [structlog.stdlib.add_log_level, _name_requests]
     ending: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if look is Look.JSON:
+    if look is LogStyle.JSON:
         shared += [
             structlog.stdlib.add_logger_name,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ]
         ending += [
-            structlog.processors.ExceptionRenderer(traceback_of),
+            structlog.processors.ExceptionRenderer(format_traceback),
             structlog.processors.JSONRenderer(),
         ]
     else:
@@ -82,7 +82,7 @@ def configure(settings: Settings) -> None:
         ]
         ending.append(
             dev.ConsoleRenderer(
-                columns=_columns(colours=look is Look.COLOURED),
+                columns=_columns(colours=look is LogStyle.COLOURED),
                 exception_formatter=write_traceback,
             )
         )
@@ -143,7 +143,7 @@ def _name_others(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 def _name_requests(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Say in a record which request it was written for; of a batch, the first ones and how many."""
-    ids = [request_id_of(scope) for scope in requests_at_work()]
+    ids = [get_request_id(scope) for scope in requests_in_progress()]
     if len(ids) == 1:
         event["request_id"] = ids[0]
     elif ids:

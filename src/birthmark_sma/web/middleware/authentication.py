@@ -1,6 +1,6 @@
 """Find the route of a request, authenticate its caller and check the scope.
 
-`route_of` reads the path, undecoded, once a request. Scope, rate limit, metrics and the endpoint
+`route_name` reads the path, undecoded, once a request. Scope, rate limit, metrics and the endpoint
 are chosen by its result, so no two of them can read one path differently. A path that is no route
 is 404 for every caller and never reaches FastAPI.
 
@@ -22,7 +22,7 @@ from cryptography import x509
 from starlette.types import Scope
 
 from birthmark_sma.authority.access import sessions
-from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import (
@@ -109,12 +109,12 @@ _KNOWN_HOSTS = 64
 _MAX_ADDRESS_CHARACTERS = 45
 
 
-def rule_of(route: str) -> Rule:
+def rule_for_route(route: str) -> Rule:
     """Return the rule of a route."""
     return RULES.get(route, ANY_KEY)
 
 
-def route_of(scope: Scope) -> str:
+def route_name(scope: Scope) -> str:
     """Return the route of a request: an entry of RULES, or UNKNOWN.
 
     The path is matched as it was sent. No route has a character that needs an escape, so a path
@@ -135,17 +135,17 @@ def _find_route(path: str) -> str:
     return UNKNOWN
 
 
-class Door:
+class Authenticator:
     """Lets callers in, or says why not."""
 
-    def __init__(self, settings: Settings, key_ring: KeyRing) -> None:
+    def __init__(self, settings: Settings, key_cache: AccessKeyCache) -> None:
         self._open = settings.resolved_access is Access.OPEN
         self._published = self._open or settings.publish_pki or settings.public_url is not None
-        self._key_ring = key_ring
+        self._key_cache = key_cache
         self._names = _names_of_this_server(settings) if self._open else None
         self._known_hosts: set[bytes] = set()
 
-    def admit(self, scope: Scope) -> Caller:
+    def authenticate(self, scope: Scope) -> Caller:
         """Authenticate a request, note its caller in the scope, and return the caller.
 
         Raises UnauthenticatedError, InsufficientScopeError, or RequestError where a page of another
@@ -164,10 +164,10 @@ class Door:
 
         Raises UnauthenticatedError or InsufficientScopeError.
         """
-        route = route_of(scope)
+        route = route_name(scope)
         if route in PROBES or (self._published and route in PUBLISHED):
             return None
-        rule = rule_of(route)
+        rule = rule_for_route(route)
         key = self._bearer_key(scope) or self._ambient_key(scope, rule)
         if key is None:
             return None
@@ -176,7 +176,7 @@ class Door:
                 f"This access key is good for {key.scope.value}; here one for"
                 f" {' or '.join(sorted(rule))} is needed."
             )
-        self._key_ring.note_use(key)
+        self._key_cache.note_use(key)
         return key
 
     def _bearer_key(self, scope: Scope) -> AccessKey | None:
@@ -186,10 +186,10 @@ class Door:
             return None
         if len(shown) > 1 or shown[0][: len(_SCHEME)].lower() != _SCHEME:
             raise UnauthenticatedError("Show one access key, as: Authorization: Bearer sma_...")
-        key = self._key_ring.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
+        key = self._key_cache.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
         if key is None:
             raise UnauthenticatedError("This access key is not known here.")
-        _check_in_force(key, self._key_ring.now())
+        _check_in_force(key, self._key_cache.now())
         return key
 
     def _ambient_key(self, scope: Scope, rule: Rule) -> AccessKey | None:
@@ -201,7 +201,7 @@ class Door:
         try:
             key = self._key_of_session(scope) or self._key_of_certificate(scope)
             if key is not None:
-                _check_in_force(key, self._key_ring.now())
+                _check_in_force(key, self._key_cache.now())
                 return key
         except UnauthenticatedError:
             if rule is not ANYONE:
@@ -226,7 +226,7 @@ class Door:
     def _key_of_session(self, scope: Scope) -> AccessKey | None:
         """Find the key of a browser that is signed in, which opens the dashboard alone."""
         session = scope.get(SESSION)
-        return None if session is None else sessions.key_of(session, self._key_ring)
+        return None if session is None else sessions.find_session_key(session, self._key_cache)
 
     def _key_of_certificate(self, scope: Scope) -> AccessKey | None:
         """Find the key of the certificate that the client showed.
@@ -244,7 +244,7 @@ class Door:
             tls["client_cert_until"] = _end_of(der)
         if time.time() > tls["client_cert_until"]:
             raise UnauthenticatedError("This client certificate has expired, or cannot be read.")
-        return self._key_ring.find_by_certificate(fingerprint, der)
+        return self._key_cache.find_by_certificate(fingerprint, der)
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse a request whose Host is a name that this server does not have.

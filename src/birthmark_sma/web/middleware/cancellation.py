@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.errors import ShuttingDownError
-from birthmark_sma.web.problems import respond
+from birthmark_sma.web.problems import error_response
 
 DRAIN_SECONDS = 6
 """The time in which accepted requests are answered once the server is told to stop."""
@@ -55,7 +55,7 @@ class Cancellable:
         except asyncio.CancelledError:
             if scope["type"] != "http" or begun or CALLER_LEFT in scope:
                 return
-            await respond(Request(scope), ShuttingDownError())(scope, receive, send)
+            await error_response(Request(scope), ShuttingDownError())(scope, receive, send)
 
 
 def end_in_time(seconds: float, last_act: Callable[[], None] = lambda: None) -> None:

@@ -14,7 +14,7 @@ from birthmark_sma.authority.rate_limits.limiter import Kind, Quota, RateLimits
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.rates import Rate
 from birthmark_sma.web.api import provision
-from birthmark_sma.web.middleware.authentication import PROBES, route_of
+from birthmark_sma.web.middleware.authentication import PROBES, route_name
 from birthmark_sma.web.middleware.security_headers import ADDED
 
 FIELDS = ("RateLimit", "RateLimit-Policy")
@@ -22,18 +22,18 @@ FIELDS = ("RateLimit", "RateLimit-Policy")
 _OUTCOME = "rate_limit_outcome"
 
 
-def kind_of(scope: Scope) -> Kind | None:
+def rate_limit_kind(scope: Scope) -> Kind | None:
     """Return what limits a request that is not for validation; None for the two that nothing does.
 
     Probes ask often, and from addresses that they share with callers.
     """
-    route = route_of(scope)
+    route = route_name(scope)
     if route == provision.PATH and scope["method"] == "POST":
         return Kind.PROVISION
     return None if route in PROBES else Kind.ADMIN
 
 
-def take(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1) -> None:
+def consume(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1) -> None:
     """Let a request pass, or raise RateLimitedError; once, however often it is asked.
 
     A request that finds an error on its short way is looked at again on the ordinary one.
@@ -51,24 +51,24 @@ def take(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int
         raise outcome
 
 
-def count_guess(scope: Scope, limits: RateLimits) -> None:
+def record_failed_auth(scope: Scope, limits: RateLimits) -> None:
     """Count a request whose credentials are wrong; one that shows none is no guess.
 
     Raises RateLimitedError where its address has guessed enough.
     """
     client = scope["client"]
     if client is not None and any(name == b"authorization" for name, _ in scope["headers"]):
-        limits.guessed(client[0])
+        limits.record_failed_auth(client[0])
 
 
 def count_session_guess(scope: Scope, limits: RateLimits) -> None:
-    """Count a session's cookie that nobody was given. Raises RateLimitedError as `count_guess`."""
+    """Count an unknown session cookie. Raises RateLimitedError as `record_failed_auth` does."""
     client = scope["client"]
     if client is not None:
-        limits.guessed(client[0])
+        limits.record_failed_auth(client[0])
 
 
-async def confirm(
+async def consume_shared(
     scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1
 ) -> None:
     """Ask the other processes as well. Raises RateLimitedError."""

@@ -26,13 +26,13 @@ _UTF_8 = (b"utf-8", b"utf8")
 _HEAD_BYTES = 4_096
 
 
-def authority_of(request: Request) -> Authority:
+def get_authority(request: Request) -> Authority:
     """Return the authority that this server runs."""
     authority: Authority = request.app.state.authority
     return authority
 
 
-def caller_of(scope: Scope) -> Caller:
+def get_caller(scope: Scope) -> Caller:
     """Say who sends a request that was let in."""
     caller: Caller = scope["caller"]
     return caller

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.runtime.background_output import count_left_out
-from birthmark_sma.runtime.percentiles import Looks, quantile
-from birthmark_sma.runtime.shared_memory_metrics import Counter, Histogram, Layout, Sheets
-from birthmark_sma.web.logs.request_ids import handle
+from birthmark_sma.runtime.percentiles import Snapshots, quantile
+from birthmark_sma.runtime.shared_memory_metrics import (
+    Counter,
+    Histogram,
+    SharedCounters,
+    SlotAllocator,
+)
+from birthmark_sma.web.logs.request_ids import bind_request
 from birthmark_sma.web.logs.request_log import RequestLog
-from birthmark_sma.web.middleware.authentication import RULES, UNKNOWN, route_of
+from birthmark_sma.web.middleware.authentication import RULES, UNKNOWN, route_name
 
 if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import RequestTrace, Tracing
@@ -43,10 +48,10 @@ _OF_ONE_TOKEN = [
 ]
 _SHARES = (0.5, 0.95, 0.99)
 LATELY_SECONDS = 300.0
-"""How far back `Traffic.lately` goes."""
+"""How far back `RequestMetrics.lately` goes."""
 REFUSALS = ("unauthenticated", "insufficient_scope", "misdirected")
 
-_layout = Layout()
+_layout = SlotAllocator()
 _ROUTES = (*RULES, UNKNOWN)
 _NAMES = {status: str(status) for status in _STATUSES} | {0: NO_ANSWER}
 REQUESTS = Counter(
@@ -64,19 +69,19 @@ LOG_LINES_LEFT_OUT = Counter(_layout, [()])
 ACCESS_REFUSALS = Counter(_layout, [(each,) for each in REFUSALS])
 
 
-def new_sheets(processes: int) -> Sheets:
+def new_sheets(processes: int) -> SharedCounters:
     """Make the shared memory for so many processes of a server."""
-    return Sheets(processes, _layout.size)
+    return SharedCounters(processes, _layout.size)
 
 
-class Traffic:
+class RequestMetrics:
     """What one process has answered; owned by its event loop."""
 
-    def __init__(self, sheets: Sheets | None = None, log: RequestLog | None = None) -> None:
+    def __init__(self, sheets: SharedCounters | None = None, log: RequestLog | None = None) -> None:
         self._log = log
         self.sheets = sheets or new_sheets(1)
         self._sheet = self.sheets.take_one()
-        self._looks = Looks(LATELY_SECONDS)
+        self._looks = Snapshots(LATELY_SECONDS)
         self._left_out = 0
 
     def look(self) -> None:
@@ -108,7 +113,7 @@ class Traffic:
     def answered(self, scope: Scope, status: int) -> None:
         """Note an answer; status 0 where there was none."""
         took = perf_counter_ns() - scope[BEGAN]
-        route = route_of(scope)
+        route = route_name(scope)
         method, name = scope["method"], _NAMES.get(status, OTHER)
         REQUESTS.add(self._sheet, (route, method if method in _METHODS else OTHER, name))
         LATENCIES[route].observe(self._sheet, took)
@@ -118,7 +123,7 @@ class Traffic:
     def answered_directly(self, scope: Scope) -> None:
         """Note an answer of status 200 to a POST; each lookup less is felt here."""
         took = perf_counter_ns() - scope[BEGAN]
-        place, histogram = _OF_POSTS[route_of(scope)]
+        place, histogram = _OF_POSTS[route_name(scope)]
         self._sheet[place] += 1
         histogram.observe(self._sheet, took)
         if self._log is not None:
@@ -133,10 +138,12 @@ class Traffic:
         ACCESS_REFUSALS.add(self._sheet, (reason,))
 
 
-class TracedTraffic(Traffic):
+class TracedTraffic(RequestMetrics):
     """Makes traces as well. Without them there is not even a question whether to."""
 
-    def __init__(self, sheets: Sheets | None, log: RequestLog | None, tracing: "Tracing") -> None:
+    def __init__(
+        self, sheets: SharedCounters | None, log: RequestLog | None, tracing: "Tracing"
+    ) -> None:
         super().__init__(sheets, log)
         self._tracing = tracing
 
@@ -159,10 +166,10 @@ class TracedTraffic(Traffic):
         trace.end(200)
 
 
-class Observed:
+class MetricsMiddleware:
     """Notes every answer of an application, whatever gives it."""
 
-    def __init__(self, app: ASGIApp, traffic: Traffic) -> None:
+    def __init__(self, app: ASGIApp, traffic: RequestMetrics) -> None:
         self._app = app
         self._traffic = traffic
 
@@ -172,7 +179,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         self._traffic.begins(scope)
-        handle(scope)
+        bind_request(scope)
         status = 0
 
         async def watched(message: Message) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from birthmark_sma.web.logs.request_ids import request_id_of
-from birthmark_sma.web.middleware.authentication import route_of
+from birthmark_sma.web.logs.request_ids import get_request_id
+from birthmark_sma.web.middleware.authentication import route_name
 
 Header = tuple[bytes, bytes]
 
@@ -55,7 +55,7 @@ ADDED = "added_headers"
 """Where in the scope of a request others put headers that its answer gets, whatever it will be."""
 
 
-class AnswerHeaders:
+class ResponseHeaders:
     """Completes the head of every answer of an application."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -77,7 +77,7 @@ class AnswerHeaders:
                 message["headers"] = [*message["headers"], *_headers(scope, message, NOTHING_RUNS)]
             elif page is not None:
                 head, page = page, None
-                policy = _policy_of_page(route_of(scope), message.get("body", b""))
+                policy = _policy_of_page(route_name(scope), message.get("body", b""))
                 head["headers"] = [*head["headers"], *_headers(scope, head, policy)]
                 await send(head)
             await send(message)
@@ -100,11 +100,11 @@ def _headers(scope: Scope, head: Message, policy: bytes) -> Iterator[Header]:
     present = {name.lower() for name, _ in head["headers"]}
     if b"content-security-policy" not in present:
         yield b"content-security-policy", policy
-    if b"cache-control" not in present and not route_of(scope).startswith(_PUBLIC):
+    if b"cache-control" not in present and not route_name(scope).startswith(_PUBLIC):
         yield b"cache-control", PRIVATE
     yield from of_transport(scope)
     yield from scope.get(ADDED, ())
-    yield b"x-request-id", request_id_of(scope).encode()
+    yield b"x-request-id", get_request_id(scope).encode()
 
 
 def _is_page(head: Message) -> bool:

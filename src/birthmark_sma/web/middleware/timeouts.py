@@ -12,7 +12,9 @@ from birthmark_sma.storage.interruption import CURRENT, Interruption
 Result = TypeVar("Result")
 
 
-async def asked(threads: Executor, question: Callable[[], Result], seconds: float) -> Result:
+async def run_with_timeout(
+    threads: Executor, question: Callable[[], Result], seconds: float
+) -> Result:
     """Ask the database in a thread. One that hangs is as unavailable as one that is gone.
 
     Once nobody waits, because the time is over or the request was cancelled, a question that has

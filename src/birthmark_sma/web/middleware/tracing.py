@@ -37,8 +37,8 @@ from starlette.types import Scope
 from birthmark_sma import __version__
 from birthmark_sma.authority.validation.service import Steps
 from birthmark_sma.storage.group_commit import Batch
-from birthmark_sma.web.logs.request_ids import request_id_of
-from birthmark_sma.web.middleware.authentication import UNKNOWN, route_of
+from birthmark_sma.web.logs.request_ids import get_request_id
+from birthmark_sma.web.middleware.authentication import UNKNOWN, route_name
 from birthmark_sma.web.middleware.request_metrics import BEGAN, TRACE
 
 _NAME = "birthmark-sma"
@@ -78,12 +78,12 @@ class Tracing:
 
     def begin(self, scope: Scope) -> None:
         """Begin the trace of a request, unless that was done, below the sender's if it has one."""
-        route = route_of(scope)
+        route = route_name(scope)
         if TRACE in scope or route in _NOT_TRACED:
             return
         offset = time_ns() - perf_counter_ns()
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        attributes = {"http.request.method": method, "sma.request_id": request_id_of(scope)}
+        attributes = {"http.request.method": method, "sma.request_id": get_request_id(scope)}
         if route != UNKNOWN:
             attributes["http.route"] = route
         span = self._requests.start_span(

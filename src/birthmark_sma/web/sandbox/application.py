@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Scope
 
 from birthmark_sma.authority.background.sandbox_expiry import LIFETIME
-from birthmark_sma.web.api.app import Front
-from birthmark_sma.web.middleware.request_metrics import Traffic
+from birthmark_sma.web.api.app import Application
+from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.sandbox import scenario_catalog
-from birthmark_sma.web.sandbox.fault_injection import Stage
+from birthmark_sma.web.sandbox.fault_injection import FaultInjector
 from birthmark_sma.web.transport.fast_path import DirectEndpoint
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ _LIST: dict[str, Any] = {
 }
 
 
-class SandboxFront(Front):
+class SandboxApplication(Application):
     """Puts a stage before everything, says what can be asked for, and knows no short way."""
 
     of_sandbox = True
-    sent_by_pages = (*Front.sent_by_pages, scenario_catalog.HEADER)
-    read_by_pages = (*Front.read_by_pages, scenario_catalog.MARK, scenario_catalog.HEADER)
+    sent_by_pages = (*Application.sent_by_pages, scenario_catalog.HEADER)
+    read_by_pages = (*Application.read_by_pages, scenario_catalog.MARK, scenario_catalog.HEADER)
 
     def __init__(
         self,
         app: FastAPI,
         origins: Sequence[str],
-        traffic: Traffic,
+        traffic: RequestMetrics,
         tracing: "Tracing | None" = None,
     ) -> None:
         super().__init__(app, origins, traffic, tracing)
@@ -62,7 +62,7 @@ class SandboxFront(Front):
         _document(app)
 
     def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:
-        return Stage(gate, app.state)
+        return FaultInjector(gate, app.state)
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:  # noqa: ARG002
         """Every request has to cross the stage."""

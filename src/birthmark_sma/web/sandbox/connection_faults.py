@@ -11,7 +11,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from birthmark_sma.web.sandbox.scenario_catalog import MARK, MARKED
-from birthmark_sma.web.transport.client_identity import FarEndHttpProtocol
+from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
 
 CUT = "sandbox_cut"
 """Where in the scope of a request stands what cuts its connection."""
@@ -19,7 +19,7 @@ Cut: TypeAlias = Callable[[bool], None]
 """Cuts it at once: with RST where the argument says so, else as a process that ends does."""
 
 
-class SandboxHttpProtocol(FarEndHttpProtocol):
+class SandboxHttpProtocol(ClientIdentityProtocol):
     """Puts into the scope of each request what cuts its connection."""
 
     _fields_of_refusals = f"{MARK}: {MARKED}\r\n".encode()
@@ -38,7 +38,7 @@ def _cut(protocol: SandboxHttpProtocol, reset: bool) -> None:  # noqa: FBT001
     protocol.transport.abort()
 
 
-def equip(config: uvicorn.Config) -> None:
+def use_sandbox_protocol(config: uvicorn.Config) -> None:
     """Have a server use it, and mark whatever it answers."""
     config.http = SandboxHttpProtocol
     config.headers = [*config.headers, (MARK, MARKED)]

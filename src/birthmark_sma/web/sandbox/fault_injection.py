@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from birthmark_sma import errors
 from birthmark_sma.authority.authority import CRL_PATH, Authority
 from birthmark_sma.authority.devices import revocation
-from birthmark_sma.authority.sandbox.certificates import clock_ahead
+from birthmark_sma.authority.sandbox.certificates import shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
 from birthmark_sma.errors import (
     DeviceStatusError,
@@ -32,17 +32,17 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.web.api import provision, validate
 from birthmark_sma.web.api.models import rfc3339
-from birthmark_sma.web.middleware.authentication import Door, route_of
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.middleware.authentication import Authenticator, route_name
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problems import (
     Kind,
     RequestError,
-    problem,
-    respond,
+    error_response,
+    problem_response,
 )
 from birthmark_sma.web.sandbox import scenario_catalog, scenario_matching
 from birthmark_sma.web.sandbox.connection_faults import CUT, Cut
-from birthmark_sma.web.sandbox.request_repeats import Repetitions, digest_of
+from birthmark_sma.web.sandbox.request_repeats import Repetitions, request_digest
 from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioError
 
 _SECONDS = 10.0
@@ -65,11 +65,11 @@ _PROBLEMS: Mapping[str, Callable[[int], Exception]] = {
     "unavailable": lambda _: errors.DatabaseUnavailableError(),
 }
 
-Act: TypeAlias = Callable[["Performance"], Awaitable[None]]
+Act: TypeAlias = Callable[["InjectedRequest"], Awaitable[None]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Performance:
+class InjectedRequest:
     """One request that asks for something, and what would answer it."""
 
     app: ASGIApp
@@ -93,11 +93,11 @@ class Performance:
         """Answer with this."""
         await answer(self.scope, self.receive, self.send)
 
-    async def answer_truly(self) -> None:
+    async def forward(self) -> None:
         """Let the authority answer."""
         await self.app(self.scope, self.receive, self.send)
 
-    async def true_answer(self) -> tuple[Message, bytes]:
+    async def capture_response(self) -> tuple[Message, bytes]:
         """Let the authority answer, and hold the answer back: its head and its body."""
         head: Message = {}
         body = bytearray()
@@ -112,7 +112,7 @@ class Performance:
         await self.app(self.scope, self.receive, hold)
         return head, bytes(body)
 
-    async def release(self, head: Message, body: bytes) -> None:
+    async def send_captured(self, head: Message, body: bytes) -> None:
         """Send an answer that was held back."""
         length = (b"content-length", str(len(body)).encode())
         kept = [field for field in head["headers"] if field[0].lower() != b"content-length"]
@@ -134,7 +134,7 @@ class Performance:
         return serial if isinstance(serial, str) else ""
 
 
-class Stage:
+class FaultInjector:
     """The ASGI application before all others."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
@@ -168,13 +168,13 @@ class Stage:
         try:
             asked_for = scenario_matching.find(scope, told, body)
         except UnknownScenarioError as error:
-            await problem(Request(scope), _UNKNOWN, str(error))(scope, receive, send)
+            await problem_response(Request(scope), _UNKNOWN, str(error))(scope, receive, send)
             return
         if asked_for is None:
             await self._app(scope, receive, send)
             return
         marking = _marking(send, asked_for.scenario.name)
-        performance = Performance(
+        injected = InjectedRequest(
             app=self._app,
             scope=scope,
             receive=receive,
@@ -183,109 +183,109 @@ class Stage:
             asked=asked_for,
             by_header=bool(told),
         )
-        await self._play(performance)
+        await self._play(injected)
 
     def _is_let_in(self, scope: Scope) -> bool:
         """Whether the door would let a request in: else it says why not, behind this."""
-        door: Door = self._state.door
+        authenticator: Authenticator = self._state.authenticator
         try:
-            door.admit(scope)
+            authenticator.authenticate(scope)
         except (RequestError, errors.BirthmarkError):
             return False
         return True
 
-    async def _play(self, performance: Performance) -> None:
-        name = performance.asked.scenario.name
+    async def _play(self, injected: InjectedRequest) -> None:
+        name = injected.asked.scenario.name
         fault = _PROBLEMS.get(name)
         if fault is not None:
-            answer = respond(Request(performance.scope), fault(performance.asked.number))
+            answer = error_response(Request(injected.scope), fault(injected.asked.number))
             if "retry-after" in answer.headers:
-                answer.headers["retry-after"] = str(performance.asked.number)
-            await performance.answer(answer)
+                answer.headers["retry-after"] = str(injected.asked.number)
+            await injected.answer(answer)
         elif name in self._acts:
-            await self._acts[name](performance)
+            await self._acts[name](injected)
         else:
-            with performance.verdict_by_header():
-                await performance.answer_truly()
+            with injected.verdict_by_header():
+                await injected.forward()
 
-    async def _already_submitted(self, performance: Performance) -> None:
+    async def _already_submitted(self, injected: InjectedRequest) -> None:
         """Recorded as any other, and no verdict told; in a batch, of those elements alone."""
-        with performance.verdict_by_header():
-            head, body = await performance.true_answer()
+        with injected.verdict_by_header():
+            head, body = await injected.capture_response()
         if head["status"] != 200:
-            await performance.release(head, body)
-        elif route_of(performance.scope) != validate.BATCH_PATH:
+            await injected.send_captured(head, body)
+        elif route_name(injected.scope) != validate.BATCH_PATH:
             error = TokenAlreadySubmittedError()
-            await performance.answer(respond(Request(performance.scope), error))
+            await injected.answer(error_response(Request(injected.scope), error))
         else:
-            await performance.release(head, _without_verdicts(body, performance))
+            await injected.send_captured(head, _without_verdicts(body, injected))
 
     # --- the connection
 
-    async def _slow(self, performance: Performance) -> None:
-        await asyncio.sleep(performance.asked.number)
-        await performance.answer_truly()
+    async def _slow(self, injected: InjectedRequest) -> None:
+        await asyncio.sleep(injected.asked.number)
+        await injected.forward()
 
-    async def _cut(self, performance: Performance) -> None:
-        await performance.cut()
+    async def _cut(self, injected: InjectedRequest) -> None:
+        await injected.cut()
 
-    async def _reset(self, performance: Performance) -> None:
-        await performance.cut(reset=True)
+    async def _reset(self, injected: InjectedRequest) -> None:
+        await injected.cut(reset=True)
 
-    async def _truncated(self, performance: Performance) -> None:
-        head, body = await performance.true_answer()
-        await performance.send(head)
+    async def _truncated(self, injected: InjectedRequest) -> None:
+        head, body = await injected.capture_response()
+        await injected.send(head)
         half = {"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True}
-        await performance.send(half)
+        await injected.send(half)
         await asyncio.sleep(0.01)  # what is written is sent with the loop's next turn
-        await performance.cut()
+        await injected.cut()
 
-    async def _garbage(self, performance: Performance) -> None:
-        await performance.answer(Response(_LOGIN_PAGE, media_type="text/html"))
+    async def _garbage(self, injected: InjectedRequest) -> None:
+        await injected.answer(Response(_LOGIN_PAGE, media_type="text/html"))
 
-    async def _redirected(self, performance: Performance) -> None:
-        await performance.answer(RedirectResponse(_ELSEWHERE, 302))
+    async def _redirected(self, injected: InjectedRequest) -> None:
+        await injected.answer(RedirectResponse(_ELSEWHERE, 302))
 
-    async def _recovers(self, performance: Performance) -> None:
-        request = digest_of(performance.scope, performance.body, performance.asked)
-        if self._repetitions.seen(request) <= performance.asked.number:
+    async def _recovers(self, injected: InjectedRequest) -> None:
+        request = request_digest(injected.scope, injected.body, injected.asked)
+        if self._repetitions.seen(request) <= injected.asked.number:
             error = errors.DatabaseUnavailableError()
-            await performance.answer(respond(Request(performance.scope), error))
+            await injected.answer(error_response(Request(injected.scope), error))
         else:
             self._repetitions.forget(request)
-            await performance.answer_truly()
+            await injected.forward()
 
-    async def _lost(self, performance: Performance) -> None:
-        request = digest_of(performance.scope, performance.body, performance.asked)
-        if self._repetitions.seen(request) <= performance.asked.number:
-            await performance.true_answer()
-            await performance.cut()
+    async def _lost(self, injected: InjectedRequest) -> None:
+        request = request_digest(injected.scope, injected.body, injected.asked)
+        if self._repetitions.seen(request) <= injected.asked.number:
+            await injected.capture_response()
+            await injected.cut()
         else:
             self._repetitions.forget(request)
-            await performance.answer_truly()
+            await injected.forward()
 
     # --- time
 
-    async def _clock(self, performance: Performance) -> None:
-        offset = timedelta(days=performance.asked.number)
-        path = route_of(performance.scope)
+    async def _clock(self, injected: InjectedRequest) -> None:
+        offset = timedelta(days=injected.asked.number)
+        path = route_name(injected.scope)
         if path == provision.PATH:
-            with clock_ahead(offset):
-                await performance.answer_truly()
+            with shifted_clock(offset):
+                await injected.forward()
         elif path == CRL_PATH:
-            await performance.answer(await self._list_as_of(datetime.now(UTC) + offset))
+            await injected.answer(await self._list_as_of(datetime.now(UTC) + offset))
         else:
-            head, body = await performance.true_answer()
-            await performance.release(head, _dated(body, offset))
+            head, body = await injected.capture_response()
+            await injected.send_captured(head, _dated(body, offset))
 
-    async def _certified_then(self, performance: Performance) -> None:
-        offset = _OFFSETS[performance.asked.scenario.name]
-        with clock_ahead(offset):
-            await performance.answer_truly()
+    async def _certified_then(self, injected: InjectedRequest) -> None:
+        offset = _OFFSETS[injected.asked.scenario.name]
+        with shifted_clock(offset):
+            await injected.forward()
 
     async def _list_as_of(self, now: datetime) -> Response:
         authority = self._authority
-        signed = await asked(
+        signed = await run_with_timeout(
             self._state.askers,
             lambda: revocation.crl_as_of(
                 authority.database, authority.issuer.certificate, authority.issuer.signer, now
@@ -296,12 +296,14 @@ class Stage:
 
     # --- devices
 
-    async def _taken_out(self, performance: Performance) -> None:
-        head, body = await performance.true_answer()
+    async def _taken_out(self, injected: InjectedRequest) -> None:
+        head, body = await injected.capture_response()
         if head["status"] == 200:
-            serial, revoked = performance.device_serial, performance.asked.scenario.name
-            await asked(self._state.askers, lambda: self._take_out(serial, how=revoked), _SECONDS)
-        await performance.release(head, body)
+            serial, revoked = injected.device_serial, injected.asked.scenario.name
+            await run_with_timeout(
+                self._state.askers, lambda: self._take_out(serial, how=revoked), _SECONDS
+            )
+        await injected.send_captured(head, body)
 
     def _take_out(self, device_serial: str, *, how: str) -> None:
         # It is so already where the first answer was asked for again.
@@ -317,13 +319,13 @@ class Stage:
         return authority
 
 
-def _without_verdicts(body: bytes, performance: Performance) -> bytes:
+def _without_verdicts(body: bytes, injected: InjectedRequest) -> bytes:
     """Take the verdicts of those elements out of the answer to a batch that came before."""
     answer, refusal = json.loads(body), {"error": f"{TokenAlreadySubmittedError()}."}
-    tokens = scenario_matching.tokens_of(performance.body)
+    tokens = scenario_matching.list_tokens(injected.body)
     for place, (token, result) in enumerate(zip(tokens, answer["results"], strict=True)):
         asks = scenario_catalog.by_token(token)
-        came_before = performance.by_header or asks == performance.asked
+        came_before = injected.by_header or asks == injected.asked
         if came_before and "manufacturer_id" in result:  # else it is malformed, and it says so
             answer["results"][place] = refusal
     return json.dumps(answer, separators=(",", ":")).encode()

@@ -43,7 +43,7 @@ class Repetitions:
             self._seen.popitem(last=False)
 
 
-def digest_of(scope: Scope, body: bytes, asked: Asked) -> bytes:
+def request_digest(scope: Scope, body: bytes, asked: Asked) -> bytes:
     """Return what only the very same request has, asking for the very same."""
     told = f"{scope['method']} {scope['path']} {asked.scenario.name} {asked.number} ".encode()
     return sha256(told + scope["query_string"] + b" " + body).digest()

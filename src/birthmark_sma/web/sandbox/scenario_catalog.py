@@ -29,7 +29,7 @@ SERIAL_PREFIX = "SANDBOX-"
 _FORM = re.compile(r"([a-z-]{1,40})(?:; *([a-z]{1,10})=(-?[0-9]{1,6}))?")
 
 
-class Place(StrEnum):
+class Endpoint(StrEnum):
     """Which requests a scenario is for."""
 
     ANYWHERE = "every request"
@@ -54,7 +54,7 @@ class Scenario:
 
     name: str
     what: str
-    place: Place = Place.ANYWHERE
+    place: Endpoint = Endpoint.ANYWHERE
     number: Number | None = None
     table_id: int | None = None
     """The table id that asks for it, if one does."""
@@ -104,7 +104,7 @@ class UnknownScenarioError(Exception):
 
 def _verdict(reason: Reason, name: str, what: str) -> Scenario:
     [table_id] = [number for number, given in VERDICTS.items() if given is reason]
-    return Scenario(name, what, Place.VALIDATION, table_id=table_id)
+    return Scenario(name, what, Endpoint.VALIDATION, table_id=table_id)
 
 
 _FAIL = "200 FAIL, as for any other reason; the audit trail has "
@@ -126,10 +126,12 @@ ALL = (
         "already-submitted",
         "409: this caller had the camera token validated before; no verdict. In a batch, an element"
         " with an error and no verdict",
-        Place.VALIDATION,
+        Endpoint.VALIDATION,
         table_id=ALREADY_SUBMITTED,
     ),
-    Scenario("conflict", "409: the serial is registered already", Place.PROVISIONING, serials=True),
+    Scenario(
+        "conflict", "409: the serial is registered already", Endpoint.PROVISIONING, serials=True
+    ),
     Scenario(
         "rate-limited",
         "429 with Retry-After",
@@ -184,32 +186,32 @@ ALL = (
         "clock",
         "done as if so many days had passed, or fewer than none: what is certified then begins"
         " then, the answer to a validation is dated then, the revocation list is that old",
-        Place.TIMED,
+        Endpoint.TIMED,
         number=Number("days", -740, -990, 800),
     ),
     Scenario(
         "expired",
         "provisioned, with a certificate that has ended",
-        Place.PROVISIONING,
+        Endpoint.PROVISIONING,
         serials=True,
     ),
     Scenario(
         "not-yet-valid",
         "provisioned, with a certificate that begins in a week",
-        Place.PROVISIONING,
+        Endpoint.PROVISIONING,
         serials=True,
     ),
     Scenario(
         "revoked",
         "provisioned, and revoked at once: its certificate is on the revocation list, its camera"
         " tokens FAIL",
-        Place.PROVISIONING,
+        Endpoint.PROVISIONING,
         serials=True,
     ),
     Scenario(
         "suspended",
         "provisioned, and suspended at once: its camera tokens FAIL",
-        Place.PROVISIONING,
+        Endpoint.PROVISIONING,
         serials=True,
     ),
 )

@@ -8,11 +8,11 @@ from starlette.types import Message, Receive, Scope
 from birthmark_sma.authority.authority import CRL_PATH
 from birthmark_sma.authority.sandbox.verdicts import ALREADY_SUBMITTED, VERDICTS
 from birthmark_sma.web.api import provision, validate
-from birthmark_sma.web.middleware.authentication import route_of
+from birthmark_sma.web.middleware.authentication import route_name
 from birthmark_sma.web.middleware.request_body import parse_json
 from birthmark_sma.web.problems import InvalidRequestError
 from birthmark_sma.web.sandbox import scenario_catalog
-from birthmark_sma.web.sandbox.scenario_catalog import Asked, Place, UnknownScenarioError
+from birthmark_sma.web.sandbox.scenario_catalog import Asked, Endpoint, UnknownScenarioError
 
 _VALIDATIONS = frozenset(
     {validate.PATH, validate.BATCH_PATH, validate.PUBLISHED_PATH, validate.LEGACY_PATH}
@@ -26,7 +26,7 @@ async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
 
     One that is too large is handed on as far as it was read, and asks for nothing.
     """
-    if scope["method"] != "POST" or route_of(scope) not in _SPOKEN_TO:
+    if scope["method"] != "POST" or route_name(scope) not in _SPOKEN_TO:
         return b"", receive
     messages: list[Message] = []
     body = bytearray()
@@ -69,7 +69,7 @@ def parsed(body: bytes) -> Any:
         return None
 
 
-def tokens_of(body: bytes) -> Sequence[object]:
+def list_tokens(body: bytes) -> Sequence[object]:
     """Return the elements of a batch, whatever they are."""
     value = parsed(body)
     tokens = value.get("tokens") if isinstance(value, dict) else None
@@ -77,11 +77,11 @@ def tokens_of(body: bytes) -> Sequence[object]:
 
 
 def _find_in_body(scope: Scope, body: bytes) -> Asked | None:
-    path = route_of(scope)
+    path = route_name(scope)
     if not body:
         return None
     if path == validate.BATCH_PATH:
-        return _of_batch([scenario_catalog.by_token(each) for each in tokens_of(body)])
+        return _of_batch([scenario_catalog.by_token(each) for each in list_tokens(body)])
     value = parsed(body)
     if path == validate.PATH:
         return scenario_catalog.by_token(value)
@@ -104,12 +104,12 @@ def _of_batch(each_asks: Sequence[Asked | None]) -> Asked | None:
 
 
 def _check_place(asked_for: Asked, scope: Scope) -> None:
-    path, place = route_of(scope), asked_for.scenario.place
+    path, place = route_name(scope), asked_for.scenario.place
     fits = {
-        Place.ANYWHERE: True,
-        Place.VALIDATION: path in _VALIDATIONS,
-        Place.PROVISIONING: path == provision.PATH,
-        Place.TIMED: path in _SPOKEN_TO or path == CRL_PATH,
+        Endpoint.ANYWHERE: True,
+        Endpoint.VALIDATION: path in _VALIDATIONS,
+        Endpoint.PROVISIONING: path == provision.PATH,
+        Endpoint.TIMED: path in _SPOKEN_TO or path == CRL_PATH,
     }
     if not fits[place]:
         raise UnknownScenarioError(

@@ -13,7 +13,7 @@ from starlette.types import Scope
 from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
 from birthmark_sma.web.transport.protocol import BoundedConfig
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
-from birthmark_sma.web.transport.write_coalescing import JoinedWrites
+from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
 _GOODBYE_SECONDS = 3.0
 
@@ -21,7 +21,7 @@ _GOODBYE_SECONDS = 3.0
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
-class FarEndHttpProtocol(DirectHttpProtocol):
+class ClientIdentityProtocol(DirectHttpProtocol):
     """Looks at the far end once a connection, and at what a trusted proxy adds once a request."""
 
     _tls: "_TlsWrites | None" = None
@@ -66,7 +66,7 @@ class FarEndHttpProtocol(DirectHttpProtocol):
         return None if self._extensions is not None else DirectHttpProtocol.eof_received(self)
 
 
-class _TlsWrites(JoinedWrites):
+class _TlsWrites(CoalescingTransport):
     """Closes without waiting for long until the other side says goodbye.
 
     It need not (RFC 8446, section 6.1), and a client that keeps a connection for later does not

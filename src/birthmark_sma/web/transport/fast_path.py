@@ -18,19 +18,19 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from birthmark_sma.errors import CallerLeftError
-from birthmark_sma.web.logs.request_ids import DIRECT, request_id_of
+from birthmark_sma.web.logs.request_ids import DIRECT, get_request_id
 from birthmark_sma.web.middleware.cancellation import Cancellable
-from birthmark_sma.web.middleware.request_metrics import BEGAN, Observed, Traffic
+from birthmark_sma.web.middleware.request_metrics import BEGAN, MetricsMiddleware, RequestMetrics
 from birthmark_sma.web.middleware.security_headers import (
     ADDED,
     OF_JSON,
-    AnswerHeaders,
     Header,
+    ResponseHeaders,
     of_transport,
 )
-from birthmark_sma.web.problems import respond
-from birthmark_sma.web.transport.protocol import BoundedHttpProtocol
-from birthmark_sma.web.transport.write_coalescing import JoinedWrites
+from birthmark_sma.web.problems import error_response
+from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
+from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
 _BODY_BYTES = 4_096
 """A longer body goes the ordinary way, which keeps senders from filling the memory."""
@@ -46,7 +46,7 @@ class DirectEndpoint(Protocol):
         """Return the JSON of the answer, status 200. Raises what the future raised."""
 
 
-class DirectHttpProtocol(BoundedHttpProtocol):
+class DirectHttpProtocol(LimitedHttpProtocol):
     """Asks the application for a direct endpoint before a task is made for it.
 
     An application that has some has a method `direct_endpoint(scope) -> DirectEndpoint | None`, and
@@ -56,8 +56,8 @@ class DirectHttpProtocol(BoundedHttpProtocol):
     _direct: DirectEndpoint | None = None  # of the cycle whose body is awaited
 
     @property
-    def _traffic(self) -> Traffic:
-        traffic: Traffic = self.app.traffic
+    def _traffic(self) -> RequestMetrics:
+        traffic: RequestMetrics = self.app.traffic
         return traffic
 
     def _note_refusal(self, status: int) -> None:
@@ -67,7 +67,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         """Called once the head is there."""
         endpoint = self._direct_endpoint(cycle, app)
         if endpoint is None:
-            BoundedHttpProtocol._start_asgi_task(self, cycle, app)
+            LimitedHttpProtocol._start_asgi_task(self, cycle, app)
         elif cycle.more_body:
             self._direct = endpoint
         else:  # it waited in the pipeline, and its body came meanwhile
@@ -88,7 +88,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
 
     def on_message_complete(self) -> None:
         """Begin, if that is what the body was awaited for."""
-        BoundedHttpProtocol.on_message_complete(self)
+        LimitedHttpProtocol.on_message_complete(self)
         endpoint, self._direct = self._direct, None
         if endpoint is not None and not self.cycle.disconnected and not self._refused:
             self._begin(self.cycle, endpoint)
@@ -102,7 +102,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             future = endpoint.begin(scope, bytes(cycle.body))
         except Exception:
             # Nothing has happened yet: the ordinary way meets the same error, and answers it.
-            BoundedHttpProtocol._start_asgi_task(self, cycle, self.app)
+            LimitedHttpProtocol._start_asgi_task(self, cycle, self.app)
         else:
             future.add_done_callback(partial(self._finish, cycle, endpoint))
         finally:
@@ -119,7 +119,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             self._traffic.answered(scope, 0)
             return
         except Exception as error:
-            self._answer_as_usual(cycle, respond(Request(scope), error))
+            self._answer_as_usual(cycle, error_response(Request(scope), error))
             return
         finally:
             DIRECT.scope = None
@@ -132,13 +132,13 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         head = [_head_of_all(cycle.default_headers)]
         for name, value in (*of_transport(scope), *scope.get(ADDED, ())):
             head += (name, b": ", value, b"\r\n")
-        head += (b"x-request-id: ", request_id_of(scope).encode(), b"\r\n")
+        head += (b"x-request-id: ", get_request_id(scope).encode(), b"\r\n")
         if not cycle.keep_alive:
             head.append(b"connection: close\r\n")
         head.append(
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
-        cast("JoinedWrites", self.transport).write_whole(b"".join(head))
+        cast("CoalescingTransport", self.transport).write_whole(b"".join(head))
         self._traffic.answered_directly(scope)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
@@ -146,8 +146,8 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         self.on_response_complete()
 
     def _answer_as_usual(self, cycle: RequestResponseCycle, answer: Response) -> None:
-        app = cast("Any", Observed(Cancellable(AnswerHeaders(answer)), self._traffic))
-        BoundedHttpProtocol._start_asgi_task(self, cycle, app)
+        app = cast("Any", MetricsMiddleware(Cancellable(ResponseHeaders(answer)), self._traffic))
+        LimitedHttpProtocol._start_asgi_task(self, cycle, app)
 
 
 _head: tuple[Sequence[Header], bytes] = ((), b"")

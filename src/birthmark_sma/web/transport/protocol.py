@@ -26,7 +26,7 @@ from birthmark_sma.web.logs.request_ids import new_id
 from birthmark_sma.web.middleware.cancellation import CALLER_LEFT
 from birthmark_sma.web.middleware.security_headers import EVERYWHERE, OF_JSON
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
-from birthmark_sma.web.transport.write_coalescing import JoinedWrites
+from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
 LINE_BYTES = 8_192
 HEAD_BYTES = 16_384
@@ -162,7 +162,7 @@ class BoundedConfig(uvicorn.Config):
     trusted_proxies: TrustedProxies | None = None
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """Counts what arrives of a head, and looks now and then whether a request drags on.
 
     A request must be whole `BoundedConfig.request_seconds` after it began, or half as long again.
@@ -189,7 +189,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Expect a request at once: who connects and says nothing is slow as well."""
         HttpToolsProtocol.connection_made(self, transport)
         self.flow = _OneReadAtATime(transport, self.pipeline)
-        self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]
+        self.transport = CoalescingTransport(transport, self.loop)  # type: ignore[assignment]
         self._request_seconds = (
             self.config.request_seconds
             if isinstance(self.config, BoundedConfig)

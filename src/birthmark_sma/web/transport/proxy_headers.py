@@ -31,7 +31,7 @@ _PAIR = re.compile(rf'({_WORD})=(?:"([^"\\]*)"|({_WORD}))')
 _SEPARATOR = re.compile(r"[ \t]*;[ \t]*")
 
 
-class Origin(NamedTuple):
+class ProxiedClient(NamedTuple):
     """Who sent a request, as far as it is known; no scheme where nobody told it."""
 
     address: str
@@ -67,7 +67,7 @@ class TrustedProxies:
         except ValueError:
             return False
 
-    def origin(self, headers: Headers) -> Origin | None:
+    def origin(self, headers: Headers) -> ProxiedClient | None:
         """Return whom the nearest proxy, a trusted one, speaks for; header names in lower case.
 
         None where it does not tell, or not clearly: then the proxy itself counts as the sender. So
@@ -91,7 +91,7 @@ class TrustedProxies:
             found = found._replace(scheme=_scheme_told(headers))
         return found
 
-    def _from_x_forwarded(self, values: Sequence[bytes]) -> Origin:
+    def _from_x_forwarded(self, values: Sequence[bytes]) -> ProxiedClient:
         node = None
         for element in _from_the_right(values):
             node = self._node(element)
@@ -99,7 +99,7 @@ class TrustedProxies:
                 break
         return _origin(node, "")
 
-    def _from_forwarded(self, values: Sequence[bytes]) -> Origin:
+    def _from_forwarded(self, values: Sequence[bytes]) -> ProxiedClient:
         node, scheme = None, ""
         for element in _from_the_right(values):
             parameters = _parameters(element)
@@ -135,10 +135,10 @@ def _plain(
     return mapped or address
 
 
-def _origin(node: _Node | None, scheme: str) -> Origin:
+def _origin(node: _Node | None, scheme: str) -> ProxiedClient:
     if node is None:
         raise _MalformedError
-    return Origin(node.address, node.port, scheme if scheme in {"http", "https"} else None)
+    return ProxiedClient(node.address, node.port, scheme if scheme in {"http", "https"} else None)
 
 
 def _from_the_right(values: Sequence[bytes]) -> Iterator[str]:

@@ -129,7 +129,7 @@ class ReloadableContext(ssl.SSLContext):
             _log.warning(loaded.warning)
 
 
-def hold_hangups() -> None:
+def block_sighup() -> None:
     """Keep SIGHUP waiting, in this thread and in threads and processes that it starts.
 
     Unanswered it would end the process. Call it before the first thread is started.
@@ -137,7 +137,7 @@ def hold_hangups() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
-def let_hangups_through() -> None:
+def unblock_sighup() -> None:
     """Take SIGHUP from now on, and one that has waited."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
@@ -154,7 +154,7 @@ def serving_context(
     # In a thread: the files may lie where reading takes long, and callers wait.
     read_again = partial(loop.run_in_executor, None, context.reload)
     loop.add_signal_handler(signal.SIGHUP, read_again)
-    let_hangups_through()
+    unblock_sighup()
     return context
 
 

@@ -7,7 +7,7 @@ import asyncio
 from typing import Any
 
 
-class JoinedWrites:
+class CoalescingTransport:
     """A transport that holds back what was written until more comes, or the loop's next turn."""
 
     __slots__ = ("_held", "_loop", "_transport")

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key, rotate_key
-from birthmark_sma.authority.access.store import KeyScope, all_keys, hold, use
+from birthmark_sma.authority.access.store import KeyScope, all_keys, lock_keys, use
 from birthmark_sma.errors import (
     AccessKeyNameError,
     AccessKeyRefusedError,
@@ -42,13 +42,13 @@ def founded(database: Database) -> Database:
     return database
 
 
-def read(database: Database) -> KeyRing:
+def read(database: Database) -> AccessKeyCache:
     """A ring as it is now."""
     with database.read() as connection:
-        return KeyRing(connection)
+        return AccessKeyCache(connection)
 
 
-def look(ring: KeyRing, database: Database) -> None:
+def look(ring: AccessKeyCache, database: Database) -> None:
     """Let a ring look for changes, as the server does twice a second."""
     with database.read() as connection:
         ring.poll(connection)
@@ -185,7 +185,7 @@ def signed(
     )
 
 
-def found_by(ring: KeyRing, shown: x509.Certificate) -> str | None:
+def found_by(ring: AccessKeyCache, shown: x509.Certificate) -> str | None:
     """The name of the key that a client certificate stands for."""
     der = shown.public_bytes(serialization.Encoding.DER)
     key = ring.find_by_certificate(shown.fingerprint(hashes.SHA256()), der)
@@ -282,7 +282,7 @@ def test_a_database_from_a_backup(founded: Database) -> None:
 def test_one_of_two_who_take_a_name_at_once(founded: Database) -> None:
     """Else to revoke the name would leave the other key in force."""
     with ThreadPoolExecutor(4) as threads, founded.write() as transaction:
-        hold(transaction)
+        lock_keys(transaction)
         begun = [threads.submit(issue, founded, "one", "admin") for _ in range(4)]
         time.sleep(0.5)  # all of them come to where they have to wait
     refused = [error for each in begun if (error := each.exception()) is not None]

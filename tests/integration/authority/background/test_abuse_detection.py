@@ -14,10 +14,10 @@ from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import abuse_detection
 from birthmark_sma.authority.background.abuse_detection import (
+    AbuseScan,
     AbuseWatch,
-    Round,
-    look_for_abuse,
     review_flags,
+    scan_for_abuse,
 )
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.devices import abuse_flags
@@ -28,7 +28,7 @@ from birthmark_sma.authority.devices.revocation import (
     revoke_device,
     suspend_device,
 )
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
 from birthmark_sma.protocol.verdict import Reason
@@ -74,9 +74,9 @@ def never(_seconds: float) -> bool:
 
 def check(
     database: Database, mode: AbuseMode = AbuseMode.FLAG, policy: AbusePolicy = POLICY
-) -> Round:
+) -> AbuseScan:
     """Look for abuse once."""
-    return look_for_abuse(database, policy, mode, never)
+    return scan_for_abuse(database, policy, mode, never)
 
 
 def active(database: Database, day: date, pictures: Mapping[str, int], *, passes: int = 0) -> None:
@@ -117,7 +117,7 @@ def test_a_flag_carries_its_counts(database: Database, today: date, at_noon: dat
     active(database, today, {"loud": 301, "busy": 301, "new": 51, "quiet": 50})
     for back in (1, 2, 28):
         active(database, today - timedelta(days=back), {"loud": 30, "busy": 40})
-    assert check(database) == Round(flagged=2)
+    assert check(database) == AbuseScan(flagged=2)
     [loud, new] = [each.flag for each in flagged(database)]
     assert (loud.device_serial, loud.day, loud.mode) == ("loud", today, FlagMode.FLAG)
     assert (loud.pictures, loud.usual, loud.days_compared, loud.threshold) == (301, 30.0, 3, 300)
@@ -131,7 +131,7 @@ def test_a_device_is_flagged_once_a_day(database: Database, today: date) -> None
     active(database, today, {"loud": 60})
     assert check(database).flagged == 1
     execute(database, "UPDATE device_activity SET pictures = 9000")
-    assert check(database) == Round()
+    assert check(database) == AbuseScan()
     assert [each.flag.pictures for each in flagged(database)] == [60]
 
 
@@ -175,7 +175,7 @@ def test_many_devices_are_looked_at_in_steps(
     """And whoever is told to stop does so after one."""
     monkeypatch.setattr(abuse_detection, "_STEP_DEVICES", 7)
     active(database, today, {f"loud-{number:02}": 60 for number in range(30)})
-    assert look_for_abuse(database, POLICY, AbuseMode.FLAG, lambda _: True).flagged == 7
+    assert scan_for_abuse(database, POLICY, AbuseMode.FLAG, lambda _: True).flagged == 7
     assert check(database).flagged == 23
     assert len(flagged(database)) == 30
 
@@ -190,7 +190,7 @@ def test_any_serial_can_be_flagged(database: Database, today: date) -> None:
 def test_whoever_comes_first_flags(database: Database, today: date) -> None:
     """Several programs at once: nobody fails, and no device is flagged twice."""
     active(database, today, {f"loud-{number:03}": 60 for number in range(300)})
-    rounds: list[Round] = []
+    rounds: list[AbuseScan] = []
 
     def run() -> None:
         rounds.append(check(database))
@@ -244,7 +244,7 @@ def test_repetitions_do_not_count(database: Database, today: date, repeat: str) 
         for number, row in enumerate(judged(at, [(Reason.GENUINE, "camera")] * 400))
     ]
     with database.write() as transaction:
-        Trail().write(transaction, rows)
+        AuditWriter().write(transaction, rows)
     counted = rows_of(database, "SELECT passes, pictures FROM device_activity")
     assert counted == [(400, 1)]
     assert_counters_are_those_of_the_trail(database)
@@ -284,11 +284,11 @@ def test_shadow_mode_changes_nothing_but_its_rows(
 ) -> None:
     """Nobody is warned, nobody is listed, and the device goes on."""
     before = everything_but_flags(authority.database)
-    assert check(authority.database, AbuseMode.SHADOW) == Round(flagged=1)
+    assert check(authority.database, AbuseMode.SHADOW) == AbuseScan(flagged=1)
     assert everything_but_flags(authority.database) == before
     assert names(flagged(authority.database)) == []
     assert names(flagged(authority.database, shadow=True)) == [loud]
-    assert check(authority.database, AbuseMode.SHADOW) == Round()
+    assert check(authority.database, AbuseMode.SHADOW) == AbuseScan()
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -303,8 +303,8 @@ def test_a_shadow_hides_nobody(authority: Authority, loud: str) -> None:
 def test_a_flag_suspends_nobody(authority: Authority, loud: str) -> None:
     """Without a person, unless so configured: also not once the mode is changed that day."""
     before = everything_but_flags(authority.database)
-    assert check(authority.database) == Round(flagged=1)
-    assert check(authority.database, AbuseMode.SUSPEND) == Round()
+    assert check(authority.database) == AbuseScan(flagged=1)
+    assert check(authority.database, AbuseMode.SUSPEND) == AbuseScan()
     assert everything_but_flags(authority.database) == before
 
 
@@ -314,7 +314,7 @@ def test_suspend_mode_suspends(
     """With the flag, and the next token FAILs."""
     camera = new_camera(authority, "loud")
     active(authority.database, today, {"loud": 60})
-    assert check(authority.database, AbuseMode.SUSPEND) == Round(flagged=1, suspended=1)
+    assert check(authority.database, AbuseMode.SUSPEND) == AbuseScan(flagged=1, suspended=1)
     assert status_of(authority.database, "loud") == "suspended"
     [shown] = flagged(authority.database)
     assert (shown.flag.mode, shown.device_family, shown.status) == (
@@ -336,7 +336,7 @@ def test_what_is_not_active_stays_as_it_is(authority: Authority, today: date) ->
     revoke_device(database, "revoked", "key_compromise")
     suspend_device(database, "suspended")
     active(database, today, {"revoked": 90, "suspended": 90, "unheard-of": 90})
-    assert check(database, AbuseMode.SUSPEND) == Round(flagged=3)
+    assert check(database, AbuseMode.SUSPEND) == AbuseScan(flagged=3)
     assert (status_of(database, "revoked"), status_of(database, "suspended")) == (
         "revoked",
         "suspended",
@@ -358,7 +358,7 @@ def test_a_fault_cannot_take_a_fleet_down(
     for number in range(8):
         new_camera(authority, f"loud-{number}")
     active(database, today, {f"loud-{number}": 60 + number for number in range(8)})
-    rounds: list[Round] = []
+    rounds: list[AbuseScan] = []
     with opened(settings) as other:
         threads = [
             threading.Thread(target=lambda who=who: rounds.append(check(who, AbuseMode.SUSPEND)))
@@ -380,7 +380,7 @@ def test_a_fault_cannot_take_a_fleet_down(
     )
     new_camera(authority, "loud-9")
     active(database, today, {"loud-9": 60})
-    assert check(database, AbuseMode.SUSPEND) == Round(flagged=1, suspended=1)
+    assert check(database, AbuseMode.SUSPEND) == AbuseScan(flagged=1, suspended=1)
     assert {status_of(database, name) for name in spared} == {"active"}
 
 
@@ -423,10 +423,10 @@ def test_a_device_that_a_person_reinstated_is_left_alone_that_day(
     database = authority.database
     assert check(database, AbuseMode.SUSPEND).suspended == 1
     reinstate_device(database, loud)
-    assert check(database, AbuseMode.SUSPEND) == Round()
+    assert check(database, AbuseMode.SUSPEND) == AbuseScan()
     assert [each.flag.reviewed_at is None for each in flagged(database)] == [False]
     execute(database, "UPDATE device_flags SET day = :day", day=str(today - timedelta(days=1)))
-    assert check(database, AbuseMode.SUSPEND) == Round()
+    assert check(database, AbuseMode.SUSPEND) == AbuseScan()
     assert status_of(database, loud) == "active"
     tomorrow = datetime.now(UTC).replace(hour=12) + timedelta(days=1)
     monkeypatch.setattr(abuse_detection, "database_time", lambda _: tomorrow)
@@ -444,7 +444,7 @@ def test_what_was_reviewed_is_left_alone_that_day(
     assert review_flags(database, loud) == 1
     assert flagged(database, shadow=mode is AbuseMode.SHADOW, reviewed=False) == []
     for later in (AbuseMode.SHADOW, AbuseMode.FLAG, AbuseMode.SUSPEND):
-        assert check(database, later) == Round()
+        assert check(database, later) == AbuseScan()
     assert status_of(database, loud) == "active"
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime import background_task
 from birthmark_sma.storage import partitions
@@ -31,7 +31,7 @@ NOW = datetime.now(UTC)
 def note(database: Database, at: datetime) -> None:
     """Write a row and its counts."""
     with database.write() as transaction:
-        Trail().write(transaction, judged(at, [(Reason.GENUINE, "device")]))
+        AuditWriter().write(transaction, judged(at, [(Reason.GENUINE, "device")]))
 
 
 def drop_days(database: Database) -> None:
@@ -85,7 +85,7 @@ def test_without_a_retention_everything_stays(
 def counted_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Return a function that says how often the trail was tended."""
     done = []
-    make_ahead = partitions.make_ahead
+    make_ahead = partitions.create_future_partitions
 
     def count(transaction: Connection, today: date) -> list[str]:
         done.append(1)

@@ -52,9 +52,9 @@ def test_a_clock_a_day_ahead_deletes_nothing_in_force(settings: Settings) -> Non
         first = right.provisioner.provision_device(request)
         key = create_key(right.database, KeyTerms("admin", KeyScope.ADMIN))
         with right.database.read() as connection:
-            right.key_ring.poll(connection)
+            right.key_cache.poll(connection)
         assert key.secret is not None
-        session = sign_in(right.database, right.key_ring, key.secret)
+        session = sign_in(right.database, right.key_cache, key.secret)
         camera = new_camera(right, "camera-2")
         token = camera.token()
         right.validator.submit(token, CALLER).result(30)
@@ -66,12 +66,12 @@ def test_a_clock_a_day_ahead_deletes_nothing_in_force(settings: Settings) -> Non
                     wrong.start()
                     _work_a_round(wrong.database)
                     wrong.provisioner.provision_device(request_for("camera-3", idempotency_key="3"))
-                    sign_in(wrong.database, wrong.key_ring, key.secret)
+                    sign_in(wrong.database, wrong.key_cache, key.secret)
                     wrong.validator.submit(camera.token(), CALLER).result(30)
             else:
                 _work_a_round(right.database)
                 right.provisioner.provision_device(request_for("camera-3", idempotency_key="3"))
-                sign_in(right.database, right.key_ring, key.secret)
+                sign_in(right.database, right.key_cache, key.secret)
                 # Also while the clock is wrong: the camera is not told that it is lost.
                 assert right.provisioner.provision_device(request) == first
 
@@ -108,10 +108,10 @@ def test_an_access_key_ends_by_the_databases_clock(postgres_url: str, tmp_path: 
         issued = create_key(authority.database, KeyTerms("one", KeyScope.ADMIN))
         rotate_key(authority.database, "one", timedelta(hours=1))
         with authority.database.read() as connection:
-            authority.key_ring.poll(connection)
+            authority.key_cache.poll(connection)
         assert issued.secret is not None
         with machine_clock_ahead(WRONG_BY):
-            assert authority.key_ring.find_by_secret(issued.secret) is not None
+            assert authority.key_cache.find_by_secret(issued.secret) is not None
 
 
 def test_a_wrong_clock_is_told_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,13 +11,13 @@ import pytest
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import pruning, retention
-from birthmark_sma.authority.background.retention import Pruned, foresee, oldest_kept, prune
+from birthmark_sma.authority.background.retention import Pruned, oldest_kept, preview_prune, prune
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.replay import Sighting
+from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
@@ -40,7 +40,7 @@ def at_once(_seconds: float) -> bool:
 def note(database: Database, *times: datetime) -> None:
     """Write rows of these times as a validation does, with their counts."""
     row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", TODAY, None)
-    trail = Trail()
+    trail = AuditWriter()
     with database.write() as transaction:
         for at in times:
             trail.write(transaction, [row._replace(validated_at=at)])
@@ -49,7 +49,7 @@ def note(database: Database, *times: datetime) -> None:
 def make_day(database: Database, day: datetime) -> None:
     """Make the partitions of a day and those after it; SQLite has none."""
     with database.write() as transaction:
-        partitions.make_ahead(transaction, day.date())
+        partitions.create_future_partitions(transaction, day.date())
 
 
 def times_left(database: Database) -> list[datetime]:
@@ -76,7 +76,7 @@ def test_exactly_what_is_older_goes(database: Database, partitioned: bool) -> No
     older = [BEFORE - 300 * DAY, BEFORE - 7 * DAY, BEFORE - DAY, BEFORE - MICROSECOND]
     kept = [BEFORE, BEFORE + MICROSECOND, TODAY, TODAY + 300 * DAY]
     note(database, *older, *kept)
-    foreseen = foresee(database, BEFORE)
+    foreseen = preview_prune(database, BEFORE)
     assert times_left(database) == older + kept
     pruned = prune(database, BEFORE, at_once)
     assert times_left(database) == kept
@@ -89,7 +89,7 @@ def test_exactly_what_is_older_goes(database: Database, partitioned: bool) -> No
         assert pruned.rows == 1
     else:
         assert pruned == Pruned((), 4)
-    assert prune(database, BEFORE, at_once) == foresee(database, BEFORE) == Pruned((), 0)
+    assert prune(database, BEFORE, at_once) == preview_prune(database, BEFORE) == Pruned((), 0)
 
 
 def test_many_rows_go_in_steps(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_long_query_delays_retention_and_nobody_else(
 
 def sight(database: Database, at: datetime, number: int) -> None:
     """Let a token be seen for the first time, and again."""
-    sighting = Sighting(number.to_bytes(16, "big"), "local")
+    sighting = SeenToken(number.to_bytes(16, "big"), "local")
     with database.write() as transaction:
         replay_ledger.note(transaction, [sighting, sighting], at)
 

@@ -10,7 +10,7 @@ import pytest
 
 from birthmark_sma.authority.devices import activity as device_activity
 from birthmark_sma.authority.devices.activity import LISTED, most_active
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
@@ -20,7 +20,9 @@ from tests.support.authorities import rows_of
 DAY = date(2026, 3, 29)
 
 
-def record(database: Database, writer: Trail, passes: Mapping[str, int], day: date = DAY) -> None:
+def record(
+    database: Database, writer: AuditWriter, passes: Mapping[str, int], day: date = DAY
+) -> None:
     """Count passes in a transaction of their own."""
     with database.write() as transaction:
         at = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
@@ -39,7 +41,7 @@ def test_nothing_counted(database: Database) -> None:
 
 
 def test_ranks_go_by_passes_then_by_serial(database: Database) -> None:
-    writer = Trail()
+    writer = AuditWriter()
     record(database, writer, {"b": 2, "a": 2, "c": 1})
     record(database, writer, {"c": 2})
     assert ranked(database) == [("c", 3), ("a", 2), ("b", 2)]
@@ -48,7 +50,7 @@ def test_ranks_go_by_passes_then_by_serial(database: Database) -> None:
 
 def test_days_are_counted_apart(database: Database) -> None:
     """And added where several are asked for."""
-    writer = Trail()
+    writer = AuditWriter()
     record(database, writer, {"a": 2, "b": 1})
     record(database, writer, {"b": 4}, DAY + timedelta(days=1))
     assert ranked(database) == [("a", 2), ("b", 1)]
@@ -58,7 +60,7 @@ def test_days_are_counted_apart(database: Database) -> None:
 
 def test_a_latecomer_rises_to_the_top(database: Database) -> None:
     """A device that nobody had on the list enters it as soon as it has earned that."""
-    writer = Trail()
+    writer = AuditWriter()
     for _ in range(3):
         record(database, writer, {f"device-{number:02}": 2 for number in range(LISTED + 15)})
     for _ in range(7):
@@ -69,7 +71,7 @@ def test_a_latecomer_rises_to_the_top(database: Database) -> None:
 def test_the_list_stays_short(database: Database) -> None:
     """Whoever comes and goes: it never grows far beyond what is asked for, and stays right."""
     chance = random.Random(7)
-    writers = [Trail(), Trail()]
+    writers = [AuditWriter(), AuditWriter()]
     passes: Counter[str] = Counter()
     longest = 0
     for step in range(150):
@@ -85,7 +87,7 @@ def test_the_list_stays_short(database: Database) -> None:
 
 def test_an_old_list_is_read_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """What other programs put on the list is seen after a minute, and nothing else is needed."""
-    one, other = Trail(), Trail()
+    one, other = AuditWriter(), AuditWriter()
     crowd = {f"device-{number:02}": 1 for number in range(LISTED)}
     for _ in range(2):
         record(database, one, crowd)
@@ -105,7 +107,7 @@ def test_many_at_once_never_wait_in_a_circle(database_url: str) -> None:
     lock = threading.Lock()
 
     def run(seed: int) -> None:
-        chance, writer = random.Random(seed), Trail()
+        chance, writer = random.Random(seed), AuditWriter()
         try:
             for _ in range(40):
                 batch = Counter(f"device-{chance.randrange(120)}" for _ in range(60))

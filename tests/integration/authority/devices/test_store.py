@@ -143,7 +143,7 @@ def test_what_is_taken(database: Database) -> None:
                 if mark:
                     marks[mark - 1] = (mine.public_key_fingerprint, mine.nuc_hash)[mark - 1]
                 serial = mine.device_serial if mark == 0 else "-"
-                taken = device_store.find_taken(connection, serial, *marks)
+                taken = device_store.find_conflicts(connection, serial, *marks)
                 assert taken == tuple(number == 1 and mark == place for place in range(3))
 
 

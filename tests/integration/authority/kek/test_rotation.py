@@ -20,11 +20,11 @@ from birthmark_sma.authority.authority import (
     open_authority,
     open_stored_secrets,
 )
-from birthmark_sma.authority.background.key_reload import KeyWatch
+from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.kek import rotation, wrapping
 from birthmark_sma.authority.kek.rotation import Rotated, count_outdated, rotate
-from birthmark_sma.authority.key_tables.cache import open_key_stock
+from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -107,7 +107,7 @@ def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes]:
     """Every master key, the CA key, and what a NUC hash is looked up by."""
     authority = open_authority(settings)
     try:
-        keys = [authority.stock.master_key(n) for n in range(authority.table_sizes.tables)]
+        keys = [authority.table_cache.master_key(n) for n in range(authority.table_sizes.tables)]
         return keys, authority.issuer.signer.private_der(), authority.secrets.nuc_hash_index.of(b"")
     finally:
         authority.close()
@@ -595,7 +595,7 @@ def test_a_command_that_hangs_delays_no_revocation(
     with opened(founded_by_passphrase) as late:
         rotated(founded_by_passphrase, new_ca_password=OTHER)
         monkeypatch.setattr(wrapping, "open_keys", hanging)
-        watch = KeyWatch(late.database, late.secrets.keks, late.key_ring)
+        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache)
         began = time.monotonic()
         watch.work(datetime.now(UTC))
         assert time.monotonic() - began < 5
@@ -627,7 +627,7 @@ def test_what_is_opened_while_tables_are_wrapped_anew(
         seen: list[int] = []
 
         def meanwhile(_: float) -> None:
-            seen.append(len(open_key_stock(database, keks)._master_keys))
+            seen.append(len(open_key_table_cache(database, keks)._master_keys))
 
         rotate(database, settings, NewSecret(new_ca_password=OTHER), quiet, wait=meanwhile)  # type: ignore[arg-type]
     assert seen == [6]

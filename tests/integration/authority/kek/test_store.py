@@ -40,7 +40,7 @@ def test_a_successor_is_linked_both_ways(rotating: Database) -> None:
         assert kek_store.list_keks(connection) == [linked, SECOND]
         assert kek_store.newest_kek_id(connection) == 2
     with rotating.write() as transaction:
-        assert kek_store.hold_newest(transaction) == 2
+        assert kek_store.lock_newest_kek(transaction) == 2
 
 
 def test_of_two_successors_one_wins(rotating: Database) -> None:

@@ -18,10 +18,10 @@ from birthmark_sma.authority.authority import (
 )
 from birthmark_sma.authority.ca.ceremony import hold_ceremony
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.kek.sources import GivenSecret
+from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
 from birthmark_sma.authority.key_tables import cache as key_table_cache
-from birthmark_sma.authority.key_tables.cache import open_key_stock, populate
+from birthmark_sma.authority.key_tables.cache import open_key_table_cache, populate
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     ConfigurationError,
@@ -60,7 +60,7 @@ def keks_of(database: Database, settings: Settings) -> KeyEncryptionKeys:
 
 def nobody() -> KeyEncryptionKeys:
     """A key-encryption key that no authority has."""
-    return KeyEncryptionKeys([KeyEncryptionKey(1, bytes(32))], GivenSecret(lambda: b""))
+    return KeyEncryptionKeys([KeyEncryptionKey(1, bytes(32))], KekSecret(lambda: b""))
 
 
 def stored_tables(database: Database) -> list[tuple[Any, ...]]:
@@ -71,8 +71,8 @@ def stored_tables(database: Database) -> list[tuple[Any, ...]]:
 
 def master_keys(database: Database, settings: Settings) -> list[bytes]:
     """Return every master key."""
-    stock = open_key_stock(database, keks_of(database, settings))
-    return [stock.master_key(table_id) for table_id in range(stock.sizes.tables)]
+    table_cache = open_key_table_cache(database, keks_of(database, settings))
+    return [table_cache.master_key(table_id) for table_id in range(table_cache.sizes.tables)]
 
 
 # --- populating
@@ -116,7 +116,7 @@ def test_an_interrupted_run_is_resumed(
     before = stored_tables(unpopulated)
     assert [row[0] for row in before] == [0, 1, 2, 3]
     with pytest.raises(KeyTablesError, match=r"4 of 6 key tables.*Type: sma tables populate"):
-        open_key_stock(unpopulated, keks)
+        open_key_table_cache(unpopulated, keks)
     seen: list[tuple[int, int]] = []
     assert populate(unpopulated, keks, lambda *progress: seen.append(progress)) == TABLES - 4
     assert seen == [(TABLES, TABLES)]
@@ -131,7 +131,7 @@ def test_a_hole_is_filled(unpopulated: Database, settings: Settings) -> None:
     before = stored_tables(unpopulated)
     execute(unpopulated, "DELETE FROM key_tables WHERE table_id = 2")
     with pytest.raises(KeyTablesError):
-        open_key_stock(unpopulated, keks)
+        open_key_table_cache(unpopulated, keks)
     assert populate(unpopulated, keks, quiet) == 1
     after = stored_tables(unpopulated)
     assert [row for row in after if row[0] != 2] == [row for row in before if row[0] != 2]
@@ -199,7 +199,7 @@ def test_without_an_authority_there_is_nothing_to_populate(
     with pytest.raises(NotInitialisedError, match="Type: sma init"):
         populate(database, nobody(), quiet)
     with pytest.raises(NotInitialisedError, match="Type: sma init"):
-        open_key_stock(database, nobody())
+        open_key_table_cache(database, nobody())
 
 
 # --- sizes
@@ -253,10 +253,10 @@ def test_derived_keys_are_those_of_the_protocol(settings: Settings) -> None:
         for table_id in range(TABLES):
             for key_index in (0, KEYS_PER_TABLE - 1):
                 expected = key_derivation.derive_key(
-                    authority.stock.master_key(table_id), key_index
+                    authority.table_cache.master_key(table_id), key_index
                 )
-                assert authority.stock.derived_key(table_id, key_index) == expected
-                assert again.stock.derived_key(table_id, key_index) == expected
+                assert authority.table_cache.derived_key(table_id, key_index) == expected
+                assert again.table_cache.derived_key(table_id, key_index) == expected
 
 
 def test_all_devices_on_a_table_have_one_master_key(settings: Settings) -> None:
@@ -289,9 +289,9 @@ def test_rows_cannot_change_places(settings: Settings) -> None:
 def test_a_stock_shows_nothing(settings: Settings) -> None:
     """Threat 28: printing it tells no key."""
     with founded(settings) as authority:
-        assert authority.stock.master_key(0).hex() not in repr(authority.stock)
-        assert repr(authority.stock.master_key(0))[2:-1] not in repr(authority.stock)
-        assert "bytes" not in repr(authority.stock)
+        assert authority.table_cache.master_key(0).hex() not in repr(authority.table_cache)
+        assert repr(authority.table_cache.master_key(0))[2:-1] not in repr(authority.table_cache)
+        assert "bytes" not in repr(authority.table_cache)
 
 
 # --- what a stolen database tells
@@ -308,10 +308,12 @@ def used(settings: Settings, tmp_path: Path) -> Iterator[tuple[Database, list[by
         cameras.append(new_camera(authority, "own", nuc_hash=bytes(range(100, 132))))
         for camera in cameras:
             authority.validator.submit(camera.token(), Caller("192.0.2.1")).result(30)
-        stock = authority.stock
-        secrets = [stock.master_key(table_id) for table_id in range(TABLES)]
+        table_cache = authority.table_cache
+        secrets = [table_cache.master_key(table_id) for table_id in range(TABLES)]
         secrets += [
-            stock.derived_key(table_id, index) for table_id in range(TABLES) for index in (0, 7)
+            table_cache.derived_key(table_id, index)
+            for table_id in range(TABLES)
+            for index in (0, 7)
         ]
         secrets += [camera.nuc_hash for camera in cameras]
         secrets += [f"idempotency-{number}".encode() for number in range(4)]

@@ -8,7 +8,7 @@ import pytest
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.key_tables import usage, usage_store
 from birthmark_sma.authority.key_tables.usage import TableCounting
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import execute, new_camera, rows_of
@@ -22,7 +22,7 @@ def append(database: Database, at: datetime, *table_ids: int, result: str = "PAS
     serial = "device" if result == "PASS" else None
     rows = [AuditRow(b"", each, 1, result, reason, serial, at, None) for each in table_ids]
     with database.write() as transaction:
-        Trail().write(transaction, rows)
+        AuditWriter().write(transaction, rows)
 
 
 def tokens(database: Database) -> dict[int, tuple[int, int]]:

@@ -7,7 +7,7 @@ import pytest
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.operations.statistics import collect_stats, count_registered
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason
@@ -27,7 +27,7 @@ def validate(authority: Authority, token: CameraToken, times: int = 1) -> None:
 def note(authority: Authority, when: datetime, reason: Reason, times: int = 1) -> None:
     """Count verdicts of another time."""
     with authority.database.write() as transaction:
-        Trail().write(transaction, judged(when, [(reason, "old")] * times))
+        AuditWriter().write(transaction, judged(when, [(reason, "old")] * times))
 
 
 def test_a_new_authority(authority: Authority) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.authority.provisioning import idempotency_store
-from birthmark_sma.authority.provisioning.idempotency_store import FirstAnswer
+from birthmark_sma.authority.provisioning.idempotency_store import StoredResponse
 from birthmark_sma.storage.engine import Database, open_database
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -16,12 +16,12 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 def answer(
     key: bytes, response: bytes = b"\x00first\xff", *, age: timedelta = timedelta(0)
-) -> FirstAnswer:
+) -> StoredResponse:
     """Return an answer of this age."""
-    return FirstAnswer(key, b"digest", response, 1, NOW - age)
+    return StoredResponse(key, b"digest", response, 1, NOW - age)
 
 
-def claim(database: Database, *answers: FirstAnswer) -> None:
+def claim(database: Database, *answers: StoredResponse) -> None:
     """Claim keys, with the key-encryption key that they name."""
     with database.write() as transaction:
         if kek_store.newest_kek_id(transaction) is None:
@@ -29,7 +29,7 @@ def claim(database: Database, *answers: FirstAnswer) -> None:
         idempotency_store.claim(transaction, answers)
 
 
-def find(database: Database, *keys: bytes) -> dict[bytes, FirstAnswer]:
+def find(database: Database, *keys: bytes) -> dict[bytes, StoredResponse]:
     """Find first answers."""
     with database.read() as connection:
         return idempotency_store.find(connection, keys)

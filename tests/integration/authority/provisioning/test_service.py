@@ -31,7 +31,7 @@ from birthmark_sma.authority.provisioning import (
 from birthmark_sma.authority.provisioning import (
     service as provisioning_service,
 )
-from birthmark_sma.authority.provisioning.idempotency import FirstAnswers, request_digest
+from birthmark_sma.authority.provisioning.idempotency import StoredResponses, request_digest
 from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -131,7 +131,7 @@ def test_what_a_device_gets(authority: Authority) -> None:
     assert len(bytes.fromhex(answer.simulated_nuc_hash or "")) == 32
     assert answer.sealed_secrets is None
     assert answer.table_keys == {
-        str(table_id): authority.stock.master_key(table_id).hex()
+        str(table_id): authority.table_cache.master_key(table_id).hex()
         for table_id in answer.table_assignments
     }
     assert before <= answer.provisioned_at <= datetime.now(UTC)
@@ -330,7 +330,7 @@ def test_sealed_secrets(authority: Authority, make: Callable[[], Any]) -> None:
         "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex(),
         "nuc_hash": own.hex(),
         "table_keys": {
-            str(table_id): authority.stock.master_key(table_id).hex()
+            str(table_id): authority.table_cache.master_key(table_id).hex()
             for table_id in answer.table_assignments
         },
     }
@@ -669,17 +669,17 @@ def test_a_repetition_that_is_overtaken(
     """
     access_key = issue_key(authority.database, "one device", "provision", uses_allowed=1).key
     request = request_for("camera-1", idempotency_key="key", enrolled_with=access_key)
-    look = FirstAnswers.find
+    look = StoredResponses.find
     first: list[Provisioned] = []
 
     def look_and_be_overtaken(*arguments: Any) -> Provisioned | None:
         found = look(*arguments)
         if not first:
-            monkeypatch.setattr(FirstAnswers, "find", look)
+            monkeypatch.setattr(StoredResponses, "find", look)
             first.append(provision(authority, request))
         return found
 
-    monkeypatch.setattr(FirstAnswers, "find", look_and_be_overtaken)
+    monkeypatch.setattr(StoredResponses, "find", look_and_be_overtaken)
     assert provision(authority, request) == first[0]
     assert count_devices(authority) == 1
 

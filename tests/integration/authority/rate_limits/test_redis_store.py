@@ -299,12 +299,12 @@ def test_guesses_are_known_to_all(redis: Redis, caller: Caller) -> None:
             process(redis.url, guesses="5/hour") as two,
         ):
             for _ in range(5):
-                one.guessed(caller.address)
+                one.record_failed_auth(caller.address)
             await asyncio.sleep(0.2)
-            two.guessed(caller.address)
+            two.record_failed_auth(caller.address)
             await asyncio.sleep(0.2)
             with pytest.raises(RateLimitedError):
-                two.guessed(caller.address)
+                two.record_failed_auth(caller.address)
 
     on_a_loop(scenario)
 

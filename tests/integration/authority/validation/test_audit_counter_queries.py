@@ -9,7 +9,7 @@ from birthmark_sma.authority.validation.audit_counters import (
     count_ever,
     hours_until,
 )
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
@@ -19,16 +19,18 @@ from tests.support.authorities import rows_of
 NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
 
 
-def record(database: Database, at: datetime, *reasons: Reason, trail: Trail | None = None) -> None:
+def record(
+    database: Database, at: datetime, *reasons: Reason, trail: AuditWriter | None = None
+) -> None:
     """Count reasons, of a device where it is known."""
     with database.write() as transaction:
         verdicts = [(r, "device" if r is Reason.GENUINE else None) for r in reasons]
-        (trail or Trail()).write(transaction, judged(at, verdicts))
+        (trail or AuditWriter()).write(transaction, judged(at, verdicts))
 
 
 def test_the_same_minute_adds_up(database: Database) -> None:
     """One row a minute, reason and writer, however often it is counted up."""
-    trail = Trail()
+    trail = AuditWriter()
     for second in range(5):
         at = NOW.replace(second=second)
         record(database, at, Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED, trail=trail)
@@ -77,7 +79,7 @@ def test_hours_without_gaps() -> None:
 
 def test_what_is_rolled_back_was_never_counted(database: Database) -> None:
     """And what is counted afterwards, by the same writer, is right."""
-    trail = Trail()
+    trail = AuditWriter()
     with database.write() as transaction:
         trail.write(transaction, judged(NOW, [(Reason.GENUINE, "lost")] * 30))
         transaction.rollback()
@@ -104,7 +106,7 @@ def test_any_serial_can_be_counted(database: Database) -> None:
         "{}",
     ]
     with database.write() as transaction:
-        Trail().write(transaction, judged(NOW, [(Reason.GENUINE, name) for name in serials]))
+        AuditWriter().write(transaction, judged(NOW, [(Reason.GENUINE, name) for name in serials]))
     found = rows_of(database, "SELECT device_serial FROM device_activity")
     assert {name for (name,) in found} == set(serials)
     assert rows_of(database, "SELECT sum(times) FROM validation_counters") == [(len(serials),)]
@@ -113,12 +115,15 @@ def test_any_serial_can_be_counted(database: Database) -> None:
 def test_totals_only_rise(database: Database) -> None:
     """They have what every writer wrote in whatever minute, and retention takes nothing away."""
     repeated = [r._replace(repeat="replayed") for r in judged(NOW, [(Reason.NOT_OPENED, None)])]
-    for minutes, trail in ((0, Trail()), (1, Trail()), (60 * 24 * 400, Trail())):
+    for minutes, trail in ((0, AuditWriter()), (1, AuditWriter()), (60 * 24 * 400, AuditWriter())):
         at = NOW - timedelta(minutes=minutes)
         record(database, at, Reason.GENUINE, Reason.GENUINE, trail=trail)
         with database.write() as transaction:
             trail.write(transaction, repeated)
-    expected = (Counter({Reason.GENUINE: 6, Reason.NOT_OPENED: 3}), Counter({Repeat.REPLAYED: 3}))
+    expected = (
+        Counter({Reason.GENUINE: 6, Reason.NOT_OPENED: 3}),
+        Counter({Repeat.REPLAYED: 3}),
+    )
     with database.read() as connection:
         assert count_ever(connection) == expected
     prune(database, NOW + timedelta(days=1), lambda _seconds: False)

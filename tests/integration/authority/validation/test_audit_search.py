@@ -7,7 +7,7 @@ import pytest
 
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, search
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
@@ -19,7 +19,7 @@ REASONS = (Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED, Reason.DEVICE_SUSP
 
 def fill(database: Database, batches: int, per_batch: int) -> list[AuditRow]:
     """Write batches half a minute apart, as validation would; return all rows, newest first."""
-    trail = Trail()
+    trail = AuditWriter()
     rows: list[AuditRow] = []
     for batch in range(batches):
         at = BEGIN + timedelta(seconds=30 * batch)
@@ -132,7 +132,7 @@ def test_counters_lead_past_what_is_not_wanted(
         reason=Reason.UNKNOWN_DEVICE.value, validation_result="FAIL"
     )
     with database.write() as transaction:
-        Trail().write(transaction, [rare])
+        AuditWriter().write(transaction, [rare])
     fill(database, batches=9, per_batch=13)
     with database.read() as connection:
         page = search(connection, AuditFilter(reason=Reason.UNKNOWN_DEVICE), limit=5, seconds=0.0)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from tests.support.audit_rows import judged
@@ -20,7 +20,7 @@ def test_batches_of_any_size(database: Database, size: int) -> None:
     rows = judged(NOW, [(Reason.GENUINE, f"device-{number % 7}") for number in range(size)])
     rows = [row._replace(table_id=number) for number, row in enumerate(rows)]
     with database.write() as transaction:
-        Trail().write(transaction, rows)
+        AuditWriter().write(transaction, rows)
     found = rows_of(database, "SELECT table_id FROM validation_history")
     assert sorted(table_id for (table_id,) in found) == list(range(size))
     assert assert_counters_are_those_of_the_trail(database) == size
@@ -28,7 +28,7 @@ def test_batches_of_any_size(database: Database, size: int) -> None:
 
 def test_every_reason_costs_the_same_statements(database: Database) -> None:
     """Threat 18: what was judged shows neither in their number nor in their text."""
-    trail = Trail()
+    trail = AuditWriter()
     crowd = judged(NOW, [(Reason.GENUINE, f"device-{number:02}") for number in range(30)])
     for _ in range(3):  # until the list of the busiest is full, and read
         with database.write() as transaction:

@@ -76,7 +76,7 @@ def test_single_tokens_stop_at_the_limit(narrow: Authority) -> None:
     """Threat 36: a request of one token overdraws nothing."""
 
     async def scenario() -> list[object]:
-        offered = [narrow.validator.offer(forged(), CALLER) for _ in range(100)]
+        offered = [narrow.validator.submit_async(forged(), CALLER) for _ in range(100)]
         return list(await asyncio.gather(*offered, return_exceptions=True))
 
     assert kinds_of([asyncio.run(scenario())]) == {"FAIL": 10, RateLimitedError: 90}

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import validation_history
@@ -20,7 +20,7 @@ def append(database: Database, *rows: AuditRow) -> None:
     """Write rows."""
     with database.write() as transaction:
         for row in rows:
-            Trail().write(transaction, [row])
+            AuditWriter().write(transaction, [row])
 
 
 def test_rows_come_back_as_they_went_in(database: Database) -> None:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.protocol.replay import Repeat, Sighting
+from birthmark_sma.protocol.replay import Repeat, SeenToken
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import counted_statements, rows_of
 
@@ -22,9 +22,9 @@ class Model:
 
     def __init__(self) -> None:
         self.first: dict[bytes, str] = {}
-        self.again: Counter[Sighting] = Counter()
+        self.again: Counter[SeenToken] = Counter()
 
-    def note(self, sighting: Sighting) -> Repeat | None:
+    def note(self, sighting: SeenToken) -> Repeat | None:
         digest, caller = sighting
         if digest not in self.first:
             self.first[digest] = caller
@@ -34,17 +34,17 @@ class Model:
         return Repeat.REPLAYED if known else Repeat.DUAL_SUBMISSION
 
 
-def note(database: Database, *sightings: Sighting, at: datetime = NOW) -> list[Repeat | None]:
+def note(database: Database, *sightings: SeenToken, at: datetime = NOW) -> list[Repeat | None]:
     with database.write() as transaction:
         return replay_ledger.note(transaction, sightings, at)[0]
 
 
-def written(database: Database) -> tuple[dict[bytes, str], Counter[Sighting]]:
+def written(database: Database) -> tuple[dict[bytes, str], Counter[SeenToken]]:
     first = rows_of(database, "SELECT digest, first_caller FROM sighted_tokens")
     again = rows_of(database, "SELECT digest, caller, times FROM resubmitted_tokens")
     return (
         {bytes(digest): caller for digest, caller in first},
-        Counter({Sighting(bytes(digest), caller): times for digest, caller, times in again}),
+        Counter({SeenToken(bytes(digest), caller): times for digest, caller, times in again}),
     )
 
 
@@ -58,7 +58,7 @@ def test_batches_of_any_size_with_any_repeats(database: Database, size: int) -> 
     for _ in range(8):
         new = [chance.randbytes(16) for _ in range(size // 2)]
         batch = [
-            Sighting(chance.choice(digests + new), chance.choice(callers)) for _ in range(size)
+            SeenToken(chance.choice(digests + new), chance.choice(callers)) for _ in range(size)
         ]
         assert note(database, *batch) == [model.note(each) for each in batch]
     assert written(database) == (model.first, model.again)
@@ -66,7 +66,7 @@ def test_batches_of_any_size_with_any_repeats(database: Database, size: int) -> 
 
 def test_first_sights_cost_one_statement(database: Database) -> None:
     """Repeats some more: the hot path must not pay for what is rare."""
-    sightings = [Sighting(secrets.token_bytes(16), "ip:192.0.2.1") for _ in range(4)]
+    sightings = [SeenToken(secrets.token_bytes(16), "ip:192.0.2.1") for _ in range(4)]
     with counted_statements(database) as statements:
         note(database, *sightings)
         first = [each for each in statements if "_tokens" in each]
@@ -79,7 +79,7 @@ def test_first_sights_cost_one_statement(database: Database) -> None:
 
 def test_nothing_is_noted_of_what_was_rolled_back(database: Database) -> None:
     """Threat 30: ledger and audit rows share their fate."""
-    sighting = Sighting(bytes(16), "local")
+    sighting = SeenToken(bytes(16), "local")
     with database.engine.connect() as connection, connection.begin() as transaction:
         assert replay_ledger.note(connection, [sighting], NOW)[0] == [None]
         transaction.rollback()
@@ -99,7 +99,7 @@ def test_writers_in_any_order_never_wait_for_each_other_in_a_ring(
         own = open_database(database_url)
         try:
             for _ in range(20):
-                batch = [Sighting(digest, f"ip:{seed % 2}") for digest in digests]
+                batch = [SeenToken(digest, f"ip:{seed % 2}") for digest in digests]
                 chance.shuffle(batch)
                 found = note(own, *batch)
                 with lock:
@@ -125,7 +125,7 @@ def test_writers_in_any_order_never_wait_for_each_other_in_a_ring(
 
 def test_a_lost_answer_is_taken_once(database: Database) -> None:
     """By its caller and its token alone; to note it twice does no harm."""
-    lost, others = Sighting(bytes(16), "local"), Sighting(bytes(16), "ip:192.0.2.1")
+    lost, others = SeenToken(bytes(16), "local"), SeenToken(bytes(16), "ip:192.0.2.1")
     with database.write() as transaction:
         replay_ledger.note_lost_answers(transaction, set())
         for _ in range(2):
@@ -137,10 +137,10 @@ def test_a_lost_answer_is_taken_once(database: Database) -> None:
 
 def test_one_of_many_takes_a_lost_answer(database: Database, database_url: str) -> None:
     """Whichever process is asked: just one gives the verdict."""
-    many = {Sighting(secrets.token_bytes(16), "local") for _ in range(500)}
+    many = {SeenToken(secrets.token_bytes(16), "local") for _ in range(500)}
     with database.write() as transaction:
         replay_ledger.note_lost_answers(transaction, many)
-    taken: list[Sighting] = []
+    taken: list[SeenToken] = []
 
     def take() -> None:
         own = open_database(database_url)
@@ -162,7 +162,7 @@ def test_one_of_many_takes_a_lost_answer(database: Database, database_url: str) 
 
 def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
     """Oldest first, and nothing that is as old as the limit."""
-    ages = {days: Sighting(bytes([days]) * 16, "local") for days in (9, 5, 3, 2, 0)}
+    ages = {days: SeenToken(bytes([days]) * 16, "local") for days in (9, 5, 3, 2, 0)}
     for days, sighting in ages.items():
         note(database, sighting, sighting, at=NOW - timedelta(days=days))
     with database.write() as transaction:
@@ -183,7 +183,7 @@ def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
 
 def test_what_took_the_place_of_the_old_stays(database: Database, database_url: str) -> None:
     """Two programs may prune at once: an address that was found may hold a new token since."""
-    old = Sighting(bytes(16), "local")
+    old = SeenToken(bytes(16), "local")
     note(database, old, at=NOW - timedelta(days=9))
     with database.read() as connection:
         places = replay_ledger.find_old(connection, NOW, limit=100)
@@ -192,7 +192,7 @@ def test_what_took_the_place_of_the_old_stays(database: Database, database_url: 
     if database.dialect_name == "postgresql":
         with psycopg.connect(database_url, autocommit=True) as plain:
             plain.execute("VACUUM sighted_tokens")
-    note(database, Sighting(b"n" * 16, "local"), at=NOW)
+    note(database, SeenToken(b"n" * 16, "local"), at=NOW)
     with database.write() as transaction:
         assert replay_ledger.forget(transaction, places, NOW) == 0
     assert set(written(database)[0]) == {b"n" * 16}
@@ -200,8 +200,8 @@ def test_what_took_the_place_of_the_old_stays(database: Database, database_url: 
 
 def test_finding_the_old_reads_no_whole_table(database: Database) -> None:
     """On PostgreSQL by the summary of pages; on SQLite only the first rows are looked at."""
-    note(database, Sighting(b"new" * 5, "local"), at=NOW)
-    note(database, Sighting(b"old" * 5, "local"), at=NOW - timedelta(days=9))
+    note(database, SeenToken(b"new" * 5, "local"), at=NOW)
+    note(database, SeenToken(b"old" * 5, "local"), at=NOW - timedelta(days=9))
     with database.read() as connection:
         if database.dialect_name == "sqlite":
             assert replay_ledger.find_old(connection, NOW, limit=1) == []
@@ -218,7 +218,7 @@ def test_finding_the_old_reads_no_whole_table(database: Database) -> None:
 
 
 def passed(
-    database: Database, sighting: Sighting, token: bytes, number: int
+    database: Database, sighting: SeenToken, token: bytes, number: int
 ) -> tuple[Repeat | None, int]:
     """Note a token that passes under this derivation now; say under which it passed."""
     with database.write() as transaction:
@@ -228,12 +228,12 @@ def passed(
 
 def test_the_first_derivation_stays(database: Database) -> None:
     """Threat 42: 0 is none. What was brought under another one alone is no first sight."""
-    token, published = Sighting(bytes(16), "local"), Sighting(b"p" * 16, "local")
+    token, published = SeenToken(bytes(16), "local"), SeenToken(b"p" * 16, "local")
     assert passed(database, published, token.digest, 0) == (None, 0)
     assert passed(database, token, token.digest, 0) == (None, 0)
     assert passed(database, published, token.digest, 2) == (Repeat.REPLAYED, 2)
     assert passed(database, token, token.digest, 1) == (Repeat.REPLAYED, 2)
-    assert passed(database, Sighting(bytes(16), "key:1"), token.digest, 1) == (
+    assert passed(database, SeenToken(bytes(16), "key:1"), token.digest, 1) == (
         Repeat.DUAL_SUBMISSION,
         2,
     )
@@ -245,7 +245,7 @@ def test_of_two_programs_the_first_to_commit_decides(
     database: Database, database_url: str, known: bool
 ) -> None:
     """Threat 42: the second one waits, and then knows."""
-    token, published = Sighting(bytes(16), "local"), Sighting(b"p" * 16, "local")
+    token, published = SeenToken(bytes(16), "local"), SeenToken(b"p" * 16, "local")
     if known:
         passed(database, token, token.digest, 0)
         passed(database, published, token.digest, 0)

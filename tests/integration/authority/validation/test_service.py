@@ -94,7 +94,7 @@ class Scene:
     def token_on_foreign_table(self, camera: Camera) -> CameraToken:
         """Return a token of a camera that somebody sealed under another device's table."""
         table_id = self.foreign_table(camera)
-        key = self.authority.stock.master_key(table_id)
+        key = self.authority.table_cache.master_key(table_id)
         return camera.token(table_id, master_key=key)
 
 
@@ -431,7 +431,7 @@ def test_a_lost_answer_is_known_by_the_table_that_opened_the_token(
 
     async def bring() -> tuple[Validation, dict[str, Any]]:
         request: dict[str, Any] = {}
-        offered = refusing.validator.offer(decoy, CALLER, request, alternatives=[token])
+        offered = refusing.validator.submit_async(decoy, CALLER, request, alternatives=[token])
         return await offered, request
 
     async def lose() -> None:
@@ -452,7 +452,7 @@ def test_an_answer_that_was_lost_is_given_once(scene: Scene, refusing: Authority
     async def lose() -> None:
         for each in (token, token, another):
             request: dict[str, Any] = {}
-            await refusing.validator.offer(each, CALLER, request)
+            await refusing.validator.submit_async(each, CALLER, request)
             request[UNANSWERED].leave()
 
     asyncio.run(lose())

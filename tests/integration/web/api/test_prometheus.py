@@ -15,8 +15,13 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from birthmark_sma.errors import DatabaseUnavailableError
-from birthmark_sma.runtime.shared_memory_metrics import Counter, Histogram, Layout, Sheets
-from birthmark_sma.web.api.metrics_cache import FRESH_SECONDS, Scrapes
+from birthmark_sma.runtime.shared_memory_metrics import (
+    Counter,
+    Histogram,
+    SharedCounters,
+    SlotAllocator,
+)
+from birthmark_sma.web.api.metrics_cache import FRESH_SECONDS, MetricsCache
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running, new_serial
 
@@ -115,9 +120,9 @@ def test_requests_are_counted(running: Running) -> None:
 
 def test_a_sheet_is_taken_once() -> None:
     """By one process; what a dead one left is gone on with, and never falls."""
-    layout = Layout()
+    layout = SlotAllocator()
     counter, histogram = Counter(layout, [("a",), ("b",)]), Histogram(layout, (10, 20))
-    sheets = Sheets(1, layout.size)
+    sheets = SharedCounters(1, layout.size)
     first = sheets.take_one()
     counter.add(first, ("b",), 5)
     for amount in (10, 11, 20, 21):
@@ -146,7 +151,7 @@ def test_however_many_ask_it_is_made_once() -> None:
 
     async def scrape() -> None:
         with ThreadPoolExecutor(1) as thread:
-            scrapes = Scrapes(thread, ask, lambda totals: str(totals).encode())
+            scrapes = MetricsCache(thread, ask, lambda totals: str(totals).encode())
             assert set(await asyncio.gather(*(scrapes.text() for _ in range(500)))) == {b"1"}
             leaving = asyncio.create_task(scrapes.text())
             leaving.cancel()
@@ -174,7 +179,7 @@ def test_a_database_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) ->
 
     async def scrape() -> None:
         with ThreadPoolExecutor(1) as thread:
-            scrapes = Scrapes(thread, ask, lambda totals: str(totals).encode())
+            scrapes = MetricsCache(thread, ask, lambda totals: str(totals).encode())
             began = time.monotonic()
             assert await scrapes.text() == b"None"
             first = time.monotonic() - began

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from birthmark_sma.web.api.batch_parsing import elements_of, parse_batch
+from birthmark_sma.web.api.batch_parsing import parse_batch, parse_elements
 from birthmark_sma.web.problems import InvalidRequestError
 from tests.support.cameras.camera import (
     PROVISION,
@@ -175,7 +175,7 @@ def test_others_do_not_wait_for_a_large_batch(flood: str) -> None:
 
     async def read(body: bytes) -> None:
         try:
-            async for _ in elements_of(await parse_batch(body)):
+            async for _ in parse_elements(await parse_batch(body)):
                 pass
         except InvalidRequestError:
             pass

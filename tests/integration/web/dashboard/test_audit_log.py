@@ -10,7 +10,7 @@ from html import unescape
 import httpx2
 import pytest
 
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from tests.integration.web.dashboard.conftest import PAGE
 from tests.integration.web.dashboard.test_rendering import assert_strict
@@ -167,7 +167,7 @@ def _at_work(running: Running) -> list[tuple[object, ...]]:
 
 def _append(running: Running, rows: int) -> None:
     """Write rows as a server would have, a thousand at a time."""
-    trail = Trail()
+    trail = AuditWriter()
     now = datetime.now(UTC)
     row = AuditRow(b"", 1, 1, "FAIL", "not_opened", None, now, None, "export")
     with running.database() as database:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.access.keys import revoke_key, rotate_key
 from birthmark_sma.authority.access.sessions import IDLE, LONGEST, find_session
 from birthmark_sma.authority.access.sessions import sign_in as sign_in_at
@@ -252,8 +252,8 @@ def test_a_page_left_open_keeps_no_session_alive(guarded: Guarded) -> None:
 def test_a_session_goes_on_where_nothing_can_be_written(guarded: Guarded) -> None:
     """As on a full disk: reading is what helps then."""
     with guarded.database.read() as connection:
-        key_ring = KeyRing(connection)
-    token = sign_in_at(guarded.database, key_ring, guarded.keys["admin"])
+        key_cache = AccessKeyCache(connection)
+    token = sign_in_at(guarded.database, key_cache, guarded.keys["admin"])
     earlier = datetime.now(UTC) - timedelta(minutes=10)
     execute(guarded.database, "UPDATE dashboard_sessions SET seen_at = :seen", seen=earlier)
     refused = DatabaseUnavailableError("The database does not answer", "the disk is full")

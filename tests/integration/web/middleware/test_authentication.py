@@ -20,7 +20,7 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from starlette.routing import Mount, Route
 
-from birthmark_sma.authority.access.cache import KeyRing
+from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key, rotate_key
 from birthmark_sma.authority.access.store import KeyScope, change_key
@@ -29,7 +29,7 @@ from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.errors import AuthorityAwayError, ProvisioningRefusedError, UnauthenticatedError
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.web.api.app import create_app
-from birthmark_sma.web.middleware.authentication import PROBES, RULES, Door
+from birthmark_sma.web.middleware.authentication import PROBES, RULES, Authenticator
 from tests.support.access_keys import (
     SEEN_SECONDS,
     bearer,
@@ -541,7 +541,7 @@ def test_a_connection_may_outlive_a_certificate(
             ),
         )
         with authority.database.read() as connection:
-            door = Door(authority.settings, KeyRing(connection))
+            authenticator = Authenticator(authority.settings, AccessKeyCache(connection))
         tls = {"client_cert_der": client.certificate.public_bytes(Encoding.DER)}
         scope = {
             "raw_path": VALIDATE.encode(),
@@ -549,11 +549,11 @@ def test_a_connection_may_outlive_a_certificate(
             "client": ("192.0.2.1", 4711),
             "extensions": {"tls": tls},
         }
-        assert door.admit(scope).key is not None
+        assert authenticator.authenticate(scope).key is not None
         end = client.certificate.not_valid_after_utc.timestamp()
         monkeypatch.setattr(time, "time", lambda: end + 1)
         with pytest.raises(UnauthenticatedError, match="expired"):
-            door.admit(scope)
+            authenticator.authenticate(scope)
 
 
 def test_certificates_for_everybody(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from birthmark_sma.web.middleware.security_headers import AnswerHeaders
+from birthmark_sma.web.middleware.security_headers import ResponseHeaders
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, wire
 from tests.support.programs.running import Running, new_serial, start
 
@@ -187,7 +187,7 @@ def test_who_comes_by_tls_stays_with_it(scheme: str, host: bytes, sent: bool) ->
 
     headers = [(b"host", host)]
     scope = {"type": "http", "scheme": scheme, "raw_path": b"/", "headers": headers}
-    asyncio.run(AnswerHeaders(app)(scope, receive, send))
+    asyncio.run(ResponseHeaders(app)(scope, receive, send))
     names = [name for name, _ in messages[0]["headers"]]
     assert (b"strict-transport-security" in names) is sent
 

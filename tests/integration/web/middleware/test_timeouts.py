@@ -18,7 +18,7 @@ from birthmark_sma.errors import (
 from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.interruption import CURRENT, Interruption
-from birthmark_sma.web.middleware.timeouts import asked
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 LONG = {
     "postgresql": "SELECT pg_sleep(120)",
@@ -69,7 +69,7 @@ def test_a_question_that_takes_too_long_ends(database: Database, pool: WorkerPoo
     """Threat 49: the statement ends in the database, and its thread is free at once."""
     outcomes: list[BaseException] = []
     with pytest.raises(DatabaseUnavailableError, match="in time"):
-        asyncio.run(asked(pool, endless(database, outcomes), 0.5))
+        asyncio.run(run_with_timeout(pool, endless(database, outcomes), 0.5))
     assert_free(pool, outcomes)
     database.ping()
 
@@ -79,7 +79,7 @@ def test_a_question_that_nobody_waits_for_ends(database: Database, pool: WorkerP
     outcomes: list[BaseException] = []
 
     async def leave() -> None:
-        asking = asyncio.create_task(asked(pool, endless(database, outcomes), 60))
+        asking = asyncio.create_task(run_with_timeout(pool, endless(database, outcomes), 60))
         await asyncio.sleep(0.5)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -97,7 +97,7 @@ def test_a_question_that_has_not_begun_never_does(pool: WorkerPool) -> None:
     begun: list[int] = []
 
     with pytest.raises(DatabaseUnavailableError):
-        asyncio.run(asked(pool, lambda: begun.append(1), 0.1))
+        asyncio.run(run_with_timeout(pool, lambda: begun.append(1), 0.1))
     going_on.set()
     pool.submit(lambda: None).result(10)
     assert begun == []

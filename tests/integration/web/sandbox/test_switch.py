@@ -13,9 +13,9 @@ from birthmark_sma.pki import certificates, profiles
 from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import schema_revision
-from birthmark_sma.web.api.app import Front, create_app
+from birthmark_sma.web.api.app import Application, create_app
 from birthmark_sma.web.sandbox import scenario_catalog
-from birthmark_sma.web.sandbox.application import SandboxFront
+from birthmark_sma.web.sandbox.application import SandboxApplication
 from tests.support.authorities import execute, migrate_to, quiet, small_settings
 from tests.support.cameras.camera import PROVISION, VALIDATE, provision_body
 from tests.support.pki.chains import NOW
@@ -109,7 +109,7 @@ def test_the_application_looks_for_itself(tmp_path: Path, *, sandbox: bool) -> N
     """Threat 51: should a command forget to, an application of the wrong kind does not start."""
     settings = small_settings(tmp_path, None, kek_file=None)
     initialise(settings, quiet, sandbox=not sandbox)
-    front = SandboxFront if sandbox else Front
+    front = SandboxApplication if sandbox else Application
     app = create_app(lambda: open_authority(settings), front=front)
 
     async def receive() -> Message:

@@ -14,13 +14,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from birthmark_sma.web.sandbox.connection_faults import SandboxHttpProtocol
-from birthmark_sma.web.transport.client_identity import FarEndHttpProtocol
+from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
 from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
 from birthmark_sma.web.transport.protocol import (
     HEAD_BYTES,
     LINE_BYTES,
     MAX_FIELDS,
-    BoundedHttpProtocol,
+    LimitedHttpProtocol,
 )
 from tests.support.access_keys import start_with_keys
 from tests.support.programs.server import Server
@@ -106,7 +106,7 @@ def test_a_body_after_a_long_pause_between_requests(impatient: Server) -> None:
             time.sleep(pause)
 
 
-def exchange(server: Server, *parts: bytes) -> bytes:
+def retry_state(server: Server, *parts: bytes) -> bytes:
     """Send bytes until the server has had enough, and return what it says."""
     with connected(server) as connection:
         try:
@@ -138,7 +138,7 @@ UNBOUNDED = {
 def test_fields_are_bounded_wherever_they_stand(impatient: Server, name: str) -> None:
     """Threat 16: head and trailers have 16 KiB, and what is more is not stored."""
     before = resident_kib(impatient)
-    answer = exchange(impatient, *UNBOUNDED[name])
+    answer = retry_state(impatient, *UNBOUNDED[name])
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     assert resident_kib(impatient) - before < 20_000
 
@@ -161,7 +161,7 @@ def resident_kib(server: Server) -> int:
 )
 def test_what_is_not_http_is_answered_with_a_problem(impatient: Server, sent: bytes) -> None:
     """Every error is a problem document, also where no request could be read."""
-    head, _, body = exchange(impatient, sent).partition(b"\r\n\r\n")
+    head, _, body = retry_state(impatient, sent).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["status"] == 400
@@ -214,7 +214,7 @@ def test_line_head_and_fields_are_bounded(
 ) -> None:
     """Threat 34: and the answer arrives, though the sender may not have sent all yet."""
     parts = [request_bytes[at : at + part] for at in range(0, len(request_bytes), part)]
-    answer = exchange(impatient, *parts)
+    answer = retry_state(impatient, *parts)
     assert status_of(answer) == status
     if status != 200:
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == status
@@ -286,7 +286,7 @@ def test_what_the_bounds_allow_is_not_parsed_for_strangers(impatient: Server, de
 )
 def test_exactly_one_host(impatient: Server, head: bytes, status: int) -> None:
     """Threat 38: RFC 9112, section 3.2."""
-    assert status_of(exchange(impatient, head + b"Connection: close\r\n\r\n")) == status
+    assert status_of(retry_state(impatient, head + b"Connection: close\r\n\r\n")) == status
 
 
 @pytest.mark.parametrize(
@@ -311,14 +311,14 @@ def test_transfer_codings(impatient: Server, fields: str, status: int) -> None:
     request_bytes = asked(
         "/api/v1/validate/nuc", "Content-Type: application/json", fields, method="POST"
     )
-    answer = exchange(impatient, request_bytes + b"2\r\n{}\r\n0\r\n\r\n")
+    answer = retry_state(impatient, request_bytes + b"2\r\n{}\r\n0\r\n\r\n")
     assert status_of(answer) == status
 
 
 def test_chunks_and_http_1_0(impatient: Server) -> None:
     """Threat 38: a sender of HTTP/1.0 knows no chunks: something changed its request."""
     head = b"POST /validate HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert status_of(exchange(impatient, head + b"2\r\n{}\r\n0\r\n\r\n")) == 400
+    assert status_of(retry_state(impatient, head + b"2\r\n{}\r\n0\r\n\r\n")) == 400
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_chunks_and_http_1_0(impatient: Server) -> None:
 def test_one_content_type(impatient: Server, path: str, fields: str, status: int) -> None:
     """Threat 38: a body that a proxy could take for something else is not read."""
     request_bytes = asked(path, "Content-Length: 2", fields, method="POST") + b"{}"
-    assert status_of(exchange(impatient, request_bytes)) == status
+    assert status_of(retry_state(impatient, request_bytes)) == status
 
 
 def test_trailers_are_no_header_fields(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_trailers_are_no_header_fields(tmp_path: Path) -> None:
             ):
                 whole = head.format(path, fields, trailer).encode()
                 for cut in (len(whole), whole.index(b"\r\n0\r\n")):
-                    answer = exchange(server, whole[:cut], whole[cut:])
+                    answer = retry_state(server, whole[:cut], whole[cut:])
                     # A published client gets an answer for an object without a token.
                     right = 200 if (path, status) == ("/validate", 422) else status
                     assert status_of(answer) == right, (path, fields, trailer)
@@ -374,7 +374,7 @@ def test_trailers_are_no_header_fields(tmp_path: Path) -> None:
 
 def test_the_methods_of_uvicorn_that_are_replaced_exist() -> None:
     """An overridden or called method that uvicorn no longer has would be passed over in silence."""
-    ours = (BoundedHttpProtocol, DirectHttpProtocol, FarEndHttpProtocol, SandboxHttpProtocol)
+    ours = (LimitedHttpProtocol, DirectHttpProtocol, ClientIdentityProtocol, SandboxHttpProtocol)
     replaced = {
         "connection_made": ["transport"],
         "connection_lost": ["exc"],

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, literal, select, text, union_all
 
-from birthmark_sma.authority.operations.row_counts import hold_tables
+from birthmark_sma.authority.operations.row_counts import lock_tables
 from birthmark_sma.storage.schema import (
     device_activity,
     repeat_counters,
@@ -48,7 +48,7 @@ def hold_still(connection: Connection) -> None:
     """Let all that follows in this transaction see one moment. Before its first query."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        hold_tables(connection)
+        lock_tables(connection)
 
 
 def oldest_counted(connection: Connection) -> datetime | None:

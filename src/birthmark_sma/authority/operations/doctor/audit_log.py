@@ -12,7 +12,7 @@ from birthmark_sma.authority.background.retention import midnight
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations.doctor import audit_comparison
 from birthmark_sma.authority.operations.doctor.audit_comparison import Span, Tally
-from birthmark_sma.authority.operations.doctor.findings import Finding, critical, noted, well
+from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 
@@ -33,7 +33,7 @@ def look_at_audit_trail(database: Database, *, whole: bool) -> Iterator[Finding]
     with database.read() as connection:
         audit_comparison.hold_still(connection)
         if key_table_store.was_founded_as_sandbox(connection):
-            yield noted(_NAME, "A sandbox forgets its own, and is not compared with its counters")
+            yield info(_NAME, "A sandbox forgets its own, and is not compared with its counters")
             return
         comparison = _Comparison(connection, None if whole else ROWS)
         comparison.run()
@@ -78,20 +78,20 @@ class _Comparison:
             more = len(self._differences) - _TOLD
             yield critical(_NAME, f"{more:,} more differences like these were found", _REMEDY)
         if not self._differences:
-            yield well(
+            yield ok(
                 _NAME,
                 f"{self._rows:,} rows of {self._days:,} days agree with what was counted of each"
                 " reason, repeat and device",
             )
         if self._uncounted_before is not None:
-            yield noted(
+            yield info(
                 _NAME,
                 f"Rows from before {self._uncounted_before:%Y-%m-%d %H:%M} UTC have no counters, or"
                 " none any more, to be compared with",
                 "Pruning takes counters first: where it was cut off, a server goes on with it",
             )
         if self._left_before is not None:
-            yield noted(
+            yield info(
                 _NAME,
                 f"Rows from before {self._left_before:%Y-%m-%d} were not looked at",
                 "To compare all of them, which takes a minute for some ten million rows, type sma"

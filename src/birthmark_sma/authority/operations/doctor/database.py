@@ -7,10 +7,10 @@ from pathlib import Path
 from birthmark_sma.authority.operations.doctor.findings import (
     Finding,
     critical,
-    noted,
+    info,
+    ok,
     size,
     warning,
-    well,
 )
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
@@ -67,7 +67,7 @@ def _sqlite(database: Database, settings: Settings) -> Iterator[Finding]:
     file = sqlite_file(settings)
     with database.read() as connection:
         version = health.sqlite_version(connection)
-    yield well("database", f"SQLite {version} answers, {size(file.stat().st_size)} in {file}")
+    yield ok("database", f"SQLite {version} answers, {size(file.stat().st_size)} in {file}")
     locked = [path for path in (file, file.parent) if not os.access(path, os.W_OK)]
     if locked:
         yield critical(
@@ -76,7 +76,7 @@ def _sqlite(database: Database, settings: Settings) -> Iterator[Finding]:
             "Give it to the user that the server runs as, or type this command as that user",
         )
     else:
-        yield well("writing", "The file and its directory can be written")
+        yield ok("writing", "The file and its directory can be written")
 
 
 def _postgresql(database: Database) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def _postgresql(database: Database) -> Iterator[Finding]:
     if state.version < _OLDEST_POSTGRESQL:
         yield critical("database", f"{what}, too old: 14 is needed", "Upgrade PostgreSQL")
     else:
-        yield well("database", what)
+        yield ok("database", what)
     if state.is_standby:
         yield critical(
             "writing",
@@ -100,7 +100,7 @@ def _postgresql(database: Database) -> Iterator[Finding]:
             "Set default_transaction_read_only to off for this user and database",
         )
     else:
-        yield well("writing", "It is the primary, and takes writes")
+        yield ok("writing", "It is the primary, and takes writes")
     yield from _durability(state)
     allowed = int(state.settings["max_connections"])
     if state.connections >= _CROWDED * allowed:
@@ -127,7 +127,7 @@ def _durability(state: health.PostgresqlState) -> Iterator[Finding]:
             "Set it to on, for this database at least",
         )
     else:
-        yield well("durability", "What is committed survives a power cut")
+        yield ok("durability", "What is committed survives a power cut")
     isolation = state.settings["default_transaction_isolation"]
     if isolation != "read committed":
         yield warning(
@@ -164,13 +164,13 @@ def recognise(database: Database) -> Iterator[Finding]:
             "Grant it, as with GRANT ALL ON ALL TABLES IN SCHEMA public, and ALL SEQUENCES too",
         )
     else:
-        yield well("schema", f"The schema is {HEAD_REVISION}, as this program needs it")
+        yield ok("schema", f"The schema is {HEAD_REVISION}, as this program needs it")
 
 
 def read_whole(database: Database) -> Iterator[Finding]:
     """Read SQLite's file for damage. PostgreSQL looks after its own pages."""
     if database.dialect_name != "sqlite":
-        yield noted(
+        yield info(
             "integrity",
             "PostgreSQL checks its pages itself, where checksums are on",
             "To read all of them, use pg_amcheck",
@@ -185,7 +185,7 @@ def read_whole(database: Database) -> Iterator[Finding]:
             "Stop the server, keep the file, and restore the newest backup",
         )
     else:
-        yield well("integrity", "SQLite's file was read, and is whole")
+        yield ok("integrity", "SQLite's file was read, and is whole")
 
 
 def _some(names: list[str]) -> str:

@@ -13,10 +13,10 @@ from birthmark_sma.authority.operations.doctor.findings import (
     State,
     Term,
     critical,
-    noted,
+    info,
+    ok,
     until,
     warning,
-    well,
 )
 from birthmark_sma.config import Access, Settings
 from birthmark_sma.pki import profiles
@@ -49,9 +49,9 @@ def look_at_ca(database: Database, now: datetime) -> Iterator[Finding]:
         if state is not State.WELL:
             yield Finding(state, f"{name} CA", sentence, _SUCCESSOR[name])
         elif name == "intermediate" and end - now < profiles.DEVICE.validity:
-            yield noted(f"{name} CA", f"{sentence}: device certificates end with it, early")
+            yield info(f"{name} CA", f"{sentence}: device certificates end with it, early")
         else:
-            yield well(f"{name} CA", sentence)
+            yield ok(f"{name} CA", sentence)
 
 
 def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
             "Compare the clocks of all machines that serve, and let them keep time by NTP",
         )
     else:
-        yield well("clock", "The clock agrees with the database, certificates and audit trail")
+        yield ok("clock", "The clock agrees with the database, certificates and audit trail")
 
 
 def look_at_tls(settings: Settings, now: datetime) -> Iterator[Finding]:
@@ -126,9 +126,9 @@ def look_at_keys(database: Database, settings: Settings, now: datetime) -> Itera
         )
     elif good:
         verb = "is" if len(good) == 1 else "are"
-        yield well("access keys", f"{len(good)} {verb} in force; none ends within two weeks")
+        yield ok("access keys", f"{len(good)} {verb} in force; none ends within two weeks")
     else:
-        yield well("access keys", "None is in force, and none is asked for on this address")
+        yield ok("access keys", "None is in force, and none is asked for on this address")
 
 
 def _ca_certificates(database: Database) -> dict[str, x509.Certificate]:
@@ -153,7 +153,7 @@ def _tls(file: Path, now: datetime, do: str, name: str = "TLS") -> Iterator[Find
     end = min(each.not_valid_after_utc for each in shown)
     state = _TLS_TERM.judge(end, now)
     sentence = f"{file} {_lasts(end, now)}"
-    yield well(name, sentence) if state is State.WELL else Finding(state, name, sentence, do)
+    yield ok(name, sentence) if state is State.WELL else Finding(state, name, sentence, do)
 
 
 def _lasts(end: datetime, now: datetime) -> str:

@@ -30,12 +30,12 @@ class Finding:
     remedy: str | None = None
 
 
-def well(name: str, sentence: str) -> Finding:
+def ok(name: str, sentence: str) -> Finding:
     """Nothing is to be done."""
     return Finding(State.WELL, name, sentence)
 
 
-def noted(name: str, sentence: str, remedy: str | None = None) -> Finding:
+def info(name: str, sentence: str, remedy: str | None = None) -> Finding:
     """Something to know."""
     return Finding(State.NOTED, name, sentence, remedy)
 

@@ -13,12 +13,12 @@ from birthmark_sma import __version__
 from birthmark_sma.authority.operations.doctor import database as database_checks
 from birthmark_sma.authority.operations.doctor import expiry, secrets_and_disk
 from birthmark_sma.authority.operations.doctor.audit_log import look_at_audit_trail
-from birthmark_sma.authority.operations.doctor.findings import Finding, State, critical, well
+from birthmark_sma.authority.operations.doctor.findings import Finding, State, critical, ok
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.storage.engine import Database, open_database
 
-Look = tuple[str, Callable[[], Iterable[Finding]]]
+Check = tuple[str, Callable[[], Iterable[Finding]]]
 Progress = Callable[[int, int], None]
 
 
@@ -50,7 +50,7 @@ def examine(
 
 def _version(settings: Settings) -> Finding:
     kind = "SQLite" if settings.uses_sqlite else "PostgreSQL"
-    return well("version", f"birthmark-sma {__version__} on Python {_python()}, with {kind}")
+    return ok("version", f"birthmark-sma {__version__} on Python {_python()}, with {kind}")
 
 
 def _python() -> str:
@@ -60,7 +60,7 @@ def _python() -> str:
 def _of_database(database: Database, settings: Settings) -> list[Finding]:
     """Look as far as the next thing can be asked."""
     found: list[Finding] = []
-    looks: list[Look] = [
+    looks: list[Check] = [
         ("database", partial(database_checks.reach, database, settings)),
         ("schema", partial(database_checks.recognise, database)),
         ("authority", partial(secrets_and_disk.look_for_authority, database)),
@@ -79,7 +79,7 @@ def _is_stopped(found: Iterable[Finding]) -> bool:
 
 def _inside(
     database: Database, settings: Settings, now: datetime, *, whole_trail: bool
-) -> list[Look]:
+) -> list[Check]:
     return [
         ("integrity", partial(database_checks.read_whole, database)),
         ("key tables", partial(secrets_and_disk.look_at_tables, database)),
@@ -97,7 +97,7 @@ def _inside(
 def _beside(
     settings: Settings, database: Database | None, now: datetime, progress: Progress
 ) -> list[Finding]:
-    looks: list[Look] = [
+    looks: list[Check] = [
         ("TLS", partial(expiry.look_at_tls, settings, now)),
         ("private files", partial(secrets_and_disk.look_at_files, settings)),
         ("disk", partial(secrets_and_disk.look_at_disk, settings, database)),
@@ -105,7 +105,7 @@ def _beside(
     return _all_of(looks, progress)
 
 
-def _all_of(looks: list[Look], progress: Progress) -> list[Finding]:
+def _all_of(looks: list[Check], progress: Progress) -> list[Finding]:
     found: list[Finding] = []
     for done, look in enumerate(looks):
         progress(done, len(looks))
@@ -114,7 +114,7 @@ def _all_of(looks: list[Look], progress: Progress) -> list[Finding]:
     return found
 
 
-def _seen(look: Look) -> Iterator[Finding]:
+def _seen(look: Check) -> Iterator[Finding]:
     """What one look finds; what keeps it from looking is a finding as well."""
     name, looking = look
     try:

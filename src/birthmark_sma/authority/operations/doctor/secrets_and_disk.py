@@ -16,10 +16,10 @@ from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations.doctor.findings import (
     Finding,
     critical,
-    noted,
+    info,
+    ok,
     size,
     warning,
-    well,
 )
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.config import Settings
@@ -52,7 +52,7 @@ def look_at_tables(database: Database) -> Iterator[Finding]:
     if sizes is None:
         return
     if present == list(range(sizes.tables)):
-        yield well("key tables", f"All {sizes.tables:,} are there")
+        yield ok("key tables", f"All {sizes.tables:,} are there")
     else:
         yield critical(
             "key tables",
@@ -81,7 +81,7 @@ def look_at_serials(database: Database) -> Iterator[Finding]:
             "See to those that are listed, and look again",
         )
     if not pairs:
-        yield well("serials", "No two devices have one name")
+        yield ok("serials", "No two devices have one name")
 
 
 def look_at_secrets(database: Database, settings: Settings) -> Iterator[Finding]:
@@ -96,10 +96,10 @@ def look_at_secrets(database: Database, settings: Settings) -> Iterator[Finding]
         judge = critical if dead else warning
         yield judge("secrets", remark.what.rstrip("."), remark.do)
     for remark in report.notes:
-        yield noted("secrets", remark.what.rstrip("."), remark.do)
+        yield info("secrets", remark.what.rstrip("."), remark.do)
     if not report.findings:
         opened = ", ".join(f"{number:,} {what}" for what, number in report.opened.items())
-        yield well("secrets", f"All open: {opened}")
+        yield ok("secrets", f"All open: {opened}")
 
 
 def look_at_files(settings: Settings) -> Iterator[Finding]:
@@ -109,9 +109,9 @@ def look_at_files(settings: Settings) -> Iterator[Finding]:
     for remark in report.findings:
         yield warning("private files", remark.what.rstrip("."), remark.do)
     for remark in report.notes:
-        yield noted("private files", remark.what.rstrip("."), remark.do)
+        yield info("private files", remark.what.rstrip("."), remark.do)
     if not report.findings:
-        yield well("private files", "Nobody but their owner can read them")
+        yield ok("private files", "Nobody but their owner can read them")
 
 
 def look_at_disk(settings: Settings, database: Database | None) -> Iterator[Finding]:
@@ -132,7 +132,7 @@ def look_at_disk(settings: Settings, database: Database | None) -> Iterator[Find
     if directory is not None and seen:
         yield _room("disk", directory)
     else:
-        yield noted(
+        yield info(
             "disk",
             "PostgreSQL's disk cannot be seen from here",
             "Watch it where it is: when it is full, callers get 503",
@@ -153,7 +153,7 @@ def look_at_partitions(database: Database, now: datetime) -> Iterator[Finding]:
             "A server makes them: start one, or look at its log for history-upkeep",
         )
     else:
-        yield well("partitions", "Today and the days ahead have theirs")
+        yield ok("partitions", "Today and the days ahead have theirs")
     if outside:
         number = f"{outside:,}" if outside < _COUNTED else f"{outside:,} or more"
         yield warning(
@@ -168,7 +168,7 @@ def look_at_retention(database: Database, settings: Settings, now: datetime) -> 
     """See whether audit trail and replay ledger are kept for as long as they should be."""
     days = settings.audit_retention_days
     if days is None:
-        yield noted(
+        yield info(
             "retention",
             "The audit trail and the replay ledger are kept for ever",
             "To bound them, set SMA_AUDIT_RETENTION_DAYS",
@@ -190,7 +190,7 @@ def look_at_retention(database: Database, settings: Settings, now: datetime) -> 
             f" --older-than-days {days}",
         )
     else:
-        yield well("retention", f"Nothing is older than the {days} days that are kept")
+        yield ok("retention", f"Nothing is older than the {days} days that are kept")
 
 
 def _room(name: str, place: Path) -> Finding:
@@ -205,4 +205,4 @@ def _room(name: str, place: Path) -> Finding:
         return critical(name, sentence, do)
     if usage.free < _SHORT and share < _SHORT_SHARE:
         return warning(name, sentence, do)
-    return well(name, sentence)
+    return ok(name, sentence)

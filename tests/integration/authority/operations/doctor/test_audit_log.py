@@ -10,7 +10,7 @@ from birthmark_sma.authority.background import retention
 from birthmark_sma.authority.operations.doctor import audit_log
 from birthmark_sma.authority.operations.doctor.audit_log import look_at_audit_trail
 from birthmark_sma.authority.operations.doctor.findings import Finding, State
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from tests.support.audit_rows import append_rows, judged
@@ -42,8 +42,8 @@ def trail(database: Database) -> Database:
     with database.write() as transaction:
         for ago in range(3):
             at = NOON - ago * DAY
-            Trail().write(transaction, judged(at, REASONS[:3]))
-            Trail().write(transaction, judged(at + timedelta(minutes=3), REASONS[3:]))
+            AuditWriter().write(transaction, judged(at, REASONS[:3]))
+            AuditWriter().write(transaction, judged(at + timedelta(minutes=3), REASONS[3:]))
     return database
 
 
@@ -176,7 +176,7 @@ def test_rows_from_before_there_were_counters(trail: Database) -> None:
 def test_rows_outside_of_their_days_partitions(trail: Database) -> None:
     """As a wrong clock writes them: counted like all others."""
     with trail.write() as transaction:
-        Trail().write(transaction, judged(NOON + 4000 * DAY, REASONS))
+        AuditWriter().write(transaction, judged(NOON + 4000 * DAY, REASONS))
     assert worst(look(trail)) == {State.WELL}
 
 

@@ -19,7 +19,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
-from birthmark_sma.authority.validation.audit_writer import Trail
+from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
@@ -220,7 +220,7 @@ def test_what_ends(
 def test_audit_rows_of_the_future(authority: Authority, settings: Settings) -> None:
     """On PostgreSQL they lie outside of their day's partition, too."""
     with authority.database.write() as transaction:
-        Trail().write(transaction, judged(NOW + 20 * DAY, [(Reason.NOT_OPENED, "old")] * 3))
+        AuditWriter().write(transaction, judged(NOW + 20 * DAY, [(Reason.NOT_OPENED, "old")] * 3))
     findings = found(settings)
     assert findings["clock"].state is State.WARNING
     if not settings.uses_sqlite:
@@ -238,7 +238,7 @@ def test_days_without_partitions(authority: Authority, settings: Settings) -> No
 def test_a_history_that_nobody_prunes(authority: Authority, settings: Settings) -> None:
     """A day late is no reason to warn: it is pruned every hour, by whole days."""
     with authority.database.write() as transaction:
-        Trail().write(transaction, judged(NOW - 12 * DAY, [(Reason.NOT_OPENED, "old")]))
+        AuditWriter().write(transaction, judged(NOW - 12 * DAY, [(Reason.NOT_OPENED, "old")]))
     wrong = bad(found(changed(settings, audit_retention_days=5)))
     assert wrong.pop("retention") is State.WARNING
     assert bad(found(changed(settings, audit_retention_days=30))).get("retention") is None
