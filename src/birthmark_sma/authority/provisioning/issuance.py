@@ -189,7 +189,7 @@ class CandidateMaker:
     def make(self, checked: CheckedRequest, now: datetime) -> IssuedDevice:
         """Sign the certificate, assign key tables, and build the response.
 
-        Raises IssuerExpiredError if the intermediate's certificate has expired by `now`.
+        Raises IssuerExpiredError if the intermediate's certificate is not valid at `now`.
         """
         request = checked.request
         certificate = self._issue(checked, now)
