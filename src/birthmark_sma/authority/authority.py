@@ -58,6 +58,7 @@ from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 
+# CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
 CRL_PATH = "/pki/intermediate.crl"
 ROOT_CRL_PATH = "/pki/root.crl"
 INTERMEDIATE_PATH = "/pki/intermediate.crt"
@@ -151,7 +152,7 @@ def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> 
         database.clock.look()
         with database.read() as connection:
             key_cache = AccessKeyCache(connection, database.clock.now)
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: no connection must stay open
         database.close()
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)

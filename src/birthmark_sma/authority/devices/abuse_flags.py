@@ -57,7 +57,7 @@ class ShownFlag:
     status: str | None
 
 
-_COLUMNS = [_flags[field.name] for field in fields(Flag)]
+_COLUMNS = [_flags[field.name] for field in fields(Flag)]  # in the order of the fields
 
 
 def lock_flags(transaction: Connection) -> None:
@@ -177,6 +177,7 @@ def list_flags(
         .limit(limit)
     )
     found = [row._asdict() for row in rows]
+    # Every row has the total, so without a row (limit 0) it would be unknown.
     total = max((each.pop("total") for each in found), default=0)
     return total, [_shown(each) for each in found]
 

@@ -62,6 +62,7 @@ class BusiestDevices:
         names = [device_serial for device_serial, _ in ranked]
         self._listed = frozenset(names[:_TRIMMED_BEYOND])
         self._surplus = frozenset(names[_TRIMMED_BEYOND:])
+        # While the list is short, every device with a pass enters it.
         self.least = ranked[LISTED - 1][1] if len(ranked) >= LISTED else 0
         self._read_at = time.monotonic()
 

@@ -62,6 +62,7 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
         raise DeviceStatusError(f"{reason} is no reason. Give one of: {', '.join(REASONS)}")
     with database.write() as transaction:
         device = find_named(transaction, name)
+        # From every status, except from revoked: `_change` refuses a change to the same status.
         _change(transaction, device, device.status, DeviceStatus.REVOKED)
         ca_store.add_revocation(
             transaction,
@@ -89,6 +90,7 @@ def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now:
         ],
         issuer=issuer,
         signer=signer,
+        # CRL numbers must increase (RFC 5280 section 5.2.3), as milliseconds do.
         number=int(now.timestamp() * 1_000),
         this_update=now,
         next_update=now + crl.LIFETIME,

@@ -86,6 +86,8 @@ def _by_serial(
     if after is None or fold(after) < begins:
         conditions.append(_folded >= begins)
     else:
+        # The stored folded serial may have a collision suffix, so it is read from the database. If
+        # the device was deleted meanwhile, the folded `after` takes its place.
         last = select(_folded).where(_serial == after).scalar_subquery()
         conditions.append(_folded > func.coalesce(last, fold(after)))
     return _select(connection, conditions, _folded, limit)

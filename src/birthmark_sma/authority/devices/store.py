@@ -63,7 +63,7 @@ class Device:
     provisioned_at: datetime
 
 
-_COLUMNS = [devices.c[field.name] for field in fields(Device)]
+_COLUMNS = [devices.c[field.name] for field in fields(Device)]  # in the order of the fields
 _families = device_family_counters.c
 
 COLLISION_SEPARATOR = "\t"
@@ -188,6 +188,7 @@ def await_registrations(transaction: Connection) -> None:
     its process, and this transaction has already waited for the write lock.
     """
     if transaction.dialect.name == "postgresql":
+        # LOCAL: the timeout ends with the transaction, so the pooled connection does not keep it.
         transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
         # SHARE MODE conflicts with the lock of INSERT, and lets reads continue.
         transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
@@ -377,6 +378,7 @@ def set_status(
     transaction: Connection, device_serial: str, *, old: DeviceStatus, new: DeviceStatus
 ) -> bool:
     """Change a device's status from `old` to `new`; return False if it was not `old`."""
+    # Compare and set: of two processes that change a status, only one succeeds.
     changed = transaction.execute(
         update(devices)
         .where(devices.c.device_serial == device_serial, devices.c.status == old.value)

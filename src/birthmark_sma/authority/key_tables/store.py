@@ -28,6 +28,7 @@ def add_authority(
     transaction: Connection, sizes: TableSizes, now: datetime, *, sandbox: bool = False
 ) -> bool:
     """Create the row of the authority in this database; return False if there is one already."""
+    # The fixed id decides the race: of two processes, only one inserts the row.
     claimed = transaction.execute(
         insert_or_skip(transaction, authority)
         .values(
@@ -47,6 +48,7 @@ def was_founded_as_sandbox(connection: Connection) -> bool | None:
 
     This works with every version of the schema, also before its migration.
     """
+    # The schema is inspected first, because table or column are missing before a migration.
     schema = inspect(connection)
     if not schema.has_table(authority.name):
         return None
@@ -125,6 +127,7 @@ def take_outdated(transaction: Connection, kek_id: int, limit: int) -> list[Wrap
 
 def put_rewrapped(transaction: Connection, tables: Sequence[WrappedTable]) -> None:
     """Replace the tables of `take_outdated` with the same master keys, wrapped again."""
+    # The parameter has another name than the column, which SQLAlchemy reserves for SET.
     transaction.execute(
         update(key_tables).where(key_tables.c.table_id == bindparam("place")),
         [{"place": t.table_id, "master_key": t.master_key, "kek_id": t.kek_id} for t in tables],

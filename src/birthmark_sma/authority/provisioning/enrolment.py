@@ -46,6 +46,7 @@ def reserve(
     refused: dict[str, EnrolmentRefusedError] = {}
     # Lock order: `use` locks the row of a key. Sorted key ids prevent a deadlock.
     for key_id, enrolled in sorted(_by_key(candidates).items()):
+        # The first candidates of a batch get the uses that are left.
         granted = access_key_store.use(transaction, key_id, len(enrolled))
         for candidate in enrolled[granted:]:
             refused[candidate.provisioning_id] = EnrolmentRefusedError(_USED_UP)

@@ -162,7 +162,7 @@ def request_digest(request: ProvisioningRequest) -> bytes:
     """Return the SHA-256 of a request, without its Idempotency-Key and access key: 32 bytes."""
     fields = asdict(replace(request, idempotency_key=None, nuc_hash=None, enrolled_with=None))
     del fields["enrolled_with"]  # it is a part of the storage key instead
-    fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None
+    fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None  # JSON has no bytes
     return _digest(json.dumps(fields, sort_keys=True))
 
 
@@ -179,6 +179,7 @@ def idempotency_storage_key(request: ProvisioningRequest) -> bytes | None:
 
 
 def _place_under(key_id: str, idempotency_key: str) -> bytes:
+    # The NUL byte separates both parts, so that no two pairs give the same text.
     return _digest(f"{key_id}\0{idempotency_key}")
 
 

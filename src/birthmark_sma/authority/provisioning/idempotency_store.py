@@ -101,6 +101,7 @@ def take_outdated(
 
 def put_rewrapped(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
     """Replace the responses of `take_outdated` with the same ones, encrypted again."""
+    # The parameter has another name than the column, which SQLAlchemy reserves for SET.
     transaction.execute(
         update(responses).where(responses.c.idempotency_key == bindparam("place")),
         [
@@ -122,7 +123,7 @@ def list_some(connection: Connection, after: bytes, limit: int) -> list[StoredRe
 
 
 def _whole() -> Select[Any]:
-    table = responses.c
+    table = responses.c  # the columns in the order of the fields of StoredResponse
     return select(
         table.idempotency_key,
         table.request_digest,

@@ -156,6 +156,7 @@ class CandidateMaker:
         self._nuc_hash_index = nuc_hash_index
         self._issuer = issuer
         self._ca_keys = _ca_keys(issuer)
+        # Key tables must be assigned unpredictably (`assign_tables`), never with `random.Random`.
         self._random = secrets.SystemRandom()
 
     @property
@@ -245,13 +246,14 @@ class CandidateMaker:
                     "This is the key that the device signs with: make a second key pair to decrypt"
                     " with."
                 )
-        except KeyRefusedError as error:
+        except KeyRefusedError as error:  # the type of the error tells which key was refused
             raise KeyEncryptionKeyRefusedError(*error.args) from None
         check_recipient(asked, key)
         return key
 
     def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:
         check_is_secret(key)
+        # A device must never get a certificate for a key of a CA.
         if key_policy.fingerprint(key) in self._ca_keys:
             raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
@@ -282,6 +284,7 @@ class CandidateMaker:
         }
         if checked.recipient is None:
             return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
+        # Serial and certificate fingerprint bind the secrets to this device.
         secret = {
             "device_serial": device.device_serial,
             "certificate_sha256": fingerprint,

@@ -29,6 +29,7 @@ from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.clock import DatabaseClock
 
+# One message for a device's signing key and its recipient key.
 _OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
 
 

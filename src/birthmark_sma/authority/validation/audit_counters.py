@@ -19,6 +19,7 @@ from birthmark_sma.storage.schema import repeat_counters, running_totals, valida
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
 """The number of each verdict, by the start of the minute (UTC)."""
 
+# Each writer process has rows of its own in these tables, so every query adds up rows.
 _table = validation_counters.c
 _repeats = repeat_counters.c
 _totals = running_totals.c

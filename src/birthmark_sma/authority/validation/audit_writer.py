@@ -142,7 +142,7 @@ def _write_on_postgresql(
     written = execute_blocking(
         transaction,
         _ON_POSTGRESQL,
-        (
+        (  # in the order of $1 to $19
             array_of_bytes(hashes),
             array_of_integers(tables),
             array_of_integers(indexes),

@@ -44,6 +44,7 @@ _ON_POSTGRESQL = """
 SELECT nuc_hash, device_serial, device_family, status, table_assignments
 FROM registered_devices WHERE nuc_hash = ANY($1::bytea[])
 """
+# Keys are bytes, as in PostgreSQL's binary format: no status is decoded.
 _STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 

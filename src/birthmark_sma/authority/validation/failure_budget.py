@@ -52,9 +52,11 @@ class FailureTurns:
         for places in self._waiting:
             who = self._callers[places[0]]
             if self._requests[places[0]] is not None:
+                # The limit is read once a turn, so that all requests of a caller see one number.
                 if who not in left:
                     left[who] = self._limits.failures_left(who) - self.failures[who]
                 if left[who] <= 0:
+                    # All tokens of a request are refused together.
                     refusal = self._limits.failure_refusal(who, self.failures[who])
                     self.refused.update(dict.fromkeys(places, refusal))
                     continue

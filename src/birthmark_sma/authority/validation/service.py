@@ -93,7 +93,7 @@ class Validation(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """PASS or FAIL."""
+        """Return PASS or FAIL."""
         return self.reason.verdict
 
 
@@ -243,7 +243,7 @@ class Validator:
     def _note(self, batch: Batch) -> None:
         # FAILs count only after the commit: before it, the transaction may be tried again.
         for who, times in self._failed.items():
-            assert self._limits is not None  # noqa: S101  or nobody had counted
+            assert self._limits is not None  # noqa: S101  FAILs are counted only with limits
             self._limits.failed(who, times)
         self._figures.batch(VALIDATIONS, batch)
         if self._watcher is not None:
@@ -284,7 +284,7 @@ class Validator:
         A request that could exceed its caller's limit waits until the verdicts of the earlier ones
         are known. Refused tokens get a RateLimitedError and no audit row.
         """
-        answers: dict[int, Validation | BirthmarkError] = {}
+        answers: dict[int, Validation | BirthmarkError] = {}  # by index of the attempt
         turns = FailureTurns(
             limits,
             [attempt.request for attempt in attempts],
@@ -298,7 +298,7 @@ class Validator:
                 answers[at] = validation
                 if counts_as_fail(validation, self._replay):
                     turns.failed(at)
-        self._failed = turns.failures
+        self._failed = turns.failures  # `_note` records them in the rate limits after the commit
         answers |= turns.refused
         in_order = [answers[at] for at in range(len(attempts))]
         rows = [
