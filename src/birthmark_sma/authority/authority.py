@@ -139,8 +139,8 @@ def opened_database(settings: Settings) -> Iterator[Database]:
 def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> Authority:
     """Open an initialised authority: prove its secrets, unwrap its tables, start its writers.
 
-    `sheets` is the shared memory for metrics; None means counters of this process only. Call this
-    after a fork, because it starts threads.
+    `sheets` is the shared memory for metrics; None means counters of this process only. This starts
+    threads, so the process must not fork afterwards: `opened_in_bulk` starts none.
 
     Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
     ConfigurationError or DatabaseUnavailableError. Each says what to do, and closes the database.
@@ -257,7 +257,8 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
 def is_initialised(settings: Settings) -> bool:
     """Return True if the database has a complete authority.
 
-    Raises SchemaMismatchError if the schema is of another version, or DatabaseUnavailableError.
+    Raises SchemaMismatchError if the database is empty or its schema is of another version, or
+    DatabaseUnavailableError.
     """
     if _is_nothing_there(settings):
         return False

@@ -5,7 +5,9 @@ old tokens. docs/adr/0009 explains the design.
 
 * A new token costs one row and one statement. Only repeats are read and counted, in further
   statements.
-* Lock order: rows are locked in the order of their digests, which prevents a deadlock.
+* Lock order: each statement locks rows in the order of their digests. A batch that is judged in
+  several turns runs the statements several times, so a deadlock between two processes remains
+  possible. `storage.group_commit` then retries the batch.
 * A token passes under one key derivation only. Its row, under the normative digest, stores which
   one. A token that was submitted under another derivation only has such a row as well, so that the
   primary key decides which of two processes was first.
