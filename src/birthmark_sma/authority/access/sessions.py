@@ -75,7 +75,7 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     not extend the session.
     """
     unknown = UnauthenticatedError("This session is not known here.")
-    if len(token) != TOKEN_CHARACTERS:
+    if len(token) != TOKEN_CHARACTERS:  # no query for what cannot be a token
         raise unknown
     now = database.clock.now()
     with database.read() as connection:

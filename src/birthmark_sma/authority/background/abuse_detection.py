@@ -96,7 +96,7 @@ def scan_for_abuse(
 
     In the first hour after midnight (UTC), scan yesterday as well. Each transaction reads or writes
     at most 1,000 devices, and `pause` is called after each 1,000, so that validations do not wait.
-    Log each flag. Raises DatabaseUnavailableError.
+    Log the first 20 flags and, if there are more, their number. Raises DatabaseUnavailableError.
     """
     with database.read() as connection:
         now = database_time(connection)
@@ -134,7 +134,7 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
         reviewed = abuse_flags.set_reviewed(transaction, serial, now, day=day)
         if reviewed:
             return reviewed
-        find_named(transaction, device_serial)
+        find_named(transaction, device_serial)  # raises UnknownDeviceError
     when = "" if day is None else f" of {day}"
     raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
 

@@ -82,7 +82,7 @@ def delete_some(
         .where(aged.age < _comparable(aged, before))
         .order_by(aged.age)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True)  # SQLite ignores it: it has one writer
     )
     return transaction.execute(delete(aged.table).where(address.in_(oldest))).rowcount
 

@@ -118,6 +118,8 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
             )
             add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
     except AlreadyInitialisedError:
+        # Another ceremony committed first, so this key belongs to no authority. After any other
+        # error the commit may have happened: then the file must stay.
         pending.unlink(missing_ok=True)
         raise
     finish_ceremony(database, settings)

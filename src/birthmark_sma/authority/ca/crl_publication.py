@@ -240,8 +240,8 @@ class _Look(NamedTuple):
     def is_due(self) -> bool:
         return (
             self.newest is None
-            or self.newest.state != self.state
-            or self.newest.next_update <= self.now + LIFETIME - _EVERY
+            or self.newest.state != self.state  # a certificate was revoked since
+            or self.newest.next_update <= self.now + LIFETIME - _EVERY  # six hours old
             or self._is_from_the_future
         )
 

@@ -63,6 +63,7 @@ def find_weakness(passphrase: bytes) -> str | None:
 
     None means only that no rule here applies.
     """
+    # NFKC, so that variants of a letter, such as full-width ones, count as the letter.
     text = unicodedata.normalize("NFKC", passphrase.decode("utf-8", "replace")).strip()
     if len(text) < LEAST_CHARACTERS:
         return f"is shorter than {LEAST_CHARACTERS} characters"

@@ -253,6 +253,7 @@ def _check_passphrase(report: SecretsReport, settings: Settings, records: list[K
     try:
         passphrase = find_passphrase(settings)
     except ConfigurationError:
+        # Without a passphrase there is nothing to check, unless a key depends on it.
         if any(record.source == KekSource.PASSPHRASE for record in records):
             raise
         return
@@ -323,6 +324,7 @@ def _private_files(settings: Settings) -> Iterator[Path]:
     ]
     if settings.uses_sqlite:
         file = Path(settings.resolved_database_url.removeprefix("sqlite:///"))
+        # Also the journal files of SQLite, which contain pages of the database.
         candidates += [file, *file.parent.glob(f"{file.name}-*")]
     if settings.database_url is None:
         candidates.append(settings.data_dir)

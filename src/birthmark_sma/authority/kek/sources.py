@@ -184,6 +184,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     if process.stdout is not None:
         process.stdout.close()
     if process.poll() is None:
+        # The whole process group: the command may have started other processes.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -142,6 +142,7 @@ class KeyEncryptionKeys:
         if self.follow(connection) == newest:
             self._tell()
         elif self._may_ask_again():
+            # Read the records here: the thread must not use the caller's connection.
             records = kek_store.list_keks(connection)
             threading.Thread(
                 target=self._ask_again, args=(records,), name="key-asking", daemon=True
@@ -309,6 +310,7 @@ def _reached(
         if start.kek_id in keys and end.kek_id not in keys and wrapped is not None:
             keys[end.kek_id] = keys[start.kek_id].unwrap_key(wrapped, end.kek_id)
 
+    # Forwards first: then the newest key is known, and from it the way back reaches all others.
     for older, newer in pairwise(records):
         step(older, newer, lambda record: record.wrapped_successor)
     for newer, older in pairwise(reversed(records)):

@@ -309,6 +309,7 @@ class RateLimits:
 
     def _wait(self, limit: _Limit, who: str, now: float) -> int:
         """Return for how many seconds a limit of these kinds refuses a caller; 0 for not at all."""
+        # Redis first: it counts all processes, and memory only this one.
         held_back = self._held_back.until(limit, who) - now
         if held_back > 0:
             return math.ceil(held_back)
@@ -385,6 +386,7 @@ class RateLimits:
 
     def _limits_of(self, kind: Kind, caller: Caller) -> tuple[_Limit, ...]:
         key = caller.key
+        # A key's own rate replaces the default for the requests of its scope, not for FAILs.
         if key is not None and key.rate_limit is not None and key.scope.value == kind.value:
             return self._own(kind, key.rate_limit)
         return self._limits[kind]

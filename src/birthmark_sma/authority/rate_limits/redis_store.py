@@ -105,7 +105,7 @@ class SharedWindows:
 
     async def close(self) -> None:
         """Cancel all tasks and close the connections, within a second."""
-        self._available = False
+        self._available = False  # first, so that no new task starts
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -170,6 +170,8 @@ class SharedWindows:
                 wanted, queue.wanted = queue.wanted, []
                 await self._answer(key, rate, wanted)
         finally:
+            # There is no await between the check of the loop and this line, so no call gets lost.
+            # If the task was cancelled, the calls that still wait fail.
             del self._queues[key, rate]
             _disappoint(queue.wanted)
 
@@ -179,7 +181,7 @@ class SharedWindows:
         except StoreAwayError:
             _disappoint(wanted)
             return
-        except BaseException:
+        except BaseException:  # `close` cancels this task: no call may wait for ever
             _disappoint(wanted)
             raise
         for number, each in enumerate(wanted):
@@ -248,12 +250,13 @@ class SharedWindows:
     # CancelledError is no Exception, so it passes.
     async def _converse(self, conversation: Callable[[], Awaitable[Told]]) -> Told:
         try:
+            # A timeout of its own, so that waiting for a turn does not count as a fault of Redis.
             async with _patience(ANSWER_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:  # too many operations are in progress; Redis may be well
             raise StoreAwayError from None
         try:
-            if self._available:
+            if self._available:  # another operation may have failed while this one waited
                 async with _patience(ANSWER_SECONDS):
                     return await conversation()
         except Exception as error:
@@ -306,6 +309,7 @@ class SharedWindows:
             _log.warning("The store for rate limits answers again: processes count together")
 
     def _run(self, work: Awaitable[None]) -> None:
+        # The event loop has weak references to tasks only: this set keeps them alive.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
