@@ -238,7 +238,8 @@ def make_tracing(settings: Settings) -> "Tracing | None":
     if settings.traces_url is None:
         return None
     check_tracing(settings)
-    from birthmark_sma.web.middleware.tracing import Tracing  # noqa: PLC0415  an extra, and not quick
+    # An optional extra, and slow to import.
+    from birthmark_sma.web.middleware.tracing import Tracing  # noqa: PLC0415
 
     return Tracing(settings.traces_url)
 
