@@ -92,7 +92,7 @@ class Kind:
     slug: str
     title: str
     retry: bool = False
-    """True adds a Retry-After field, of 1 second unless the caller of `problem_response` says."""
+    """True adds a Retry-After field. The default is RETRY_AFTER_SECONDS."""
     field: str | None = None
     """The request field at fault. The document then has `errors` with this field."""
     challenge: str | None = None

@@ -262,7 +262,7 @@ def uvicorn_config(
 ) -> uvicorn.Config:
     """Return the uvicorn settings of this server. The benchmarks use the same ones.
 
-    `factory` says that `app` is a WorkerApp, which uvicorn calls in each worker. Raises
+    `factory` is true if `app` is a WorkerApp, which uvicorn calls in each worker. Raises
     ConfigurationError if the TLS settings are incomplete or contradict each other.
     """
     files = tls_files(settings)

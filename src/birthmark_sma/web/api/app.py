@@ -72,7 +72,7 @@ class AnswerHead:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a HEAD request on as GET."""
-        # In a copy: uvicorn keeps the scope that says HEAD, and leaves the body out.
+        # In a copy: uvicorn keeps the original scope, whose HEAD makes it leave the body out.
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
@@ -132,7 +132,7 @@ class Application:
     def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:  # noqa: ARG002  for subclasses
         """Return the application to run inside CORS and response headers.
 
-        Subclasses override this to put middleware around `gate`.
+        Subclasses override this to put middleware around `gate`, the dashboard's middleware.
         """
         return gate
 

@@ -115,7 +115,7 @@ class NewestCrl:
         async with self._turn:
             if self._finished > begun_before:
                 return self._found
-            self._begun = look = self._begun + 1
+            self._begun = look = self._begun + 1  # before the query, not after it
             try:
                 self._found = await run_with_timeout(
                     self._threads, partial(self._served.newest, self._issuer), _SECONDS

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 class MetricsCache(Generic[Totals]):
     """The cached text of one process. Owned by its event loop.
 
-    `ask` queries the database, in `thread`, an executor with exactly one thread. It may raise
+    `ask` queries the database, in `thread`, an executor with just one thread. It may raise
     DatabaseUnavailableError. `phrase` formats the result, or None if the database is away.
     """
 

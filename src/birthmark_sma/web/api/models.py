@@ -61,6 +61,7 @@ def rfc3339(time: datetime) -> str:
 
 
 class _Request(BaseModel):
+    # Without `hide_input_in_errors`, pydantic's messages would contain secrets such as NUC hashes.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
@@ -122,6 +123,7 @@ class PublishedValidateRequest(_PublishedRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.PUBLISHED_REQUEST]})
 
     camera_token: Annotated[PublishedCameraToken, Field(repr=False)]
+    # Any value is accepted, because the value is never used.
     manufacturer_authority_id: Annotated[
         Any,
         Field(
@@ -206,9 +208,9 @@ class PublishedValidateResponse(_Response):
 
     @classmethod
     def of(cls, reason: Reason) -> Self:
-        """Return the response for a reason. Its message never says why a token fails.
+        """Return the response for a reason.
 
-        An unknown table or key index is the exception, as the sender knows both.
+        The message names an unknown table or key index. It gives no other reason for a FAIL.
         """
         valid = reason.verdict is Verdict.PASS
         told = reason.told_to_caller or _PUBLISHED_MESSAGES[reason.verdict]
@@ -232,6 +234,7 @@ _PUBLISHED_MESSAGES = {
 class ValidateBatchRequest(_Request):
     """Camera tokens, judged each by itself. An element that is malformed spoils no other."""
 
+    # Elements are validated one by one (`batch_parsing`), so that a malformed one fails alone.
     tokens: Annotated[
         list[Any],
         Field(

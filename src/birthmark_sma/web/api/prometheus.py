@@ -47,7 +47,7 @@ from birthmark_sma.web.middleware.request_metrics import (
 
 PATH = "/metrics"
 _COPY_SECONDS = 1.0  # a process that is killed loses at most this much of what it counted
-# Whoever provisions devices chooses the names of families, so the number of labels is bounded.
+# The callers that provision devices choose the names of families, so the labels are bounded.
 _MOST_FAMILIES = 50
 _REST = "(others)"
 _SECOND = 1e9  # in nanoseconds
@@ -290,6 +290,8 @@ class _Server(Collector):
         yield expiry
 
     def _sheets(self) -> tuple[list[memoryview], list[memoryview]]:
+        # Counters add up all sheets, also those of dead processes, so that they never fall. Gauges
+        # add up those of running processes.
         sheets = self.authority.figures.sheets
         return sheets.all(), sheets.alive()
 
@@ -310,6 +312,7 @@ def _add(
     sheets: Sequence[memoryview],
     unit: float,
 ) -> None:
+    # Prometheus's buckets are cumulative, as the counts of `total` are.
     counts, amount = histogram.total(sheets)
     bounds = [*(repr(bound / unit) for bound in histogram.bounds), "+Inf"]
     family.add_metric(labels, list(zip(bounds, counts, strict=True)), amount / unit)

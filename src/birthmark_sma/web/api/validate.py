@@ -407,7 +407,7 @@ class _CameraTokens:
 
 
 class _Confirming:
-    """A placeholder in the scope while the shared rate limit store is asked.
+    """A placeholder in the scope during the query of the shared rate limit store.
 
     `GroupCommit` then replaces it by its own `Waiting`. The HTTP protocol calls `leave` on either.
     """
@@ -433,14 +433,14 @@ class _SingleValidation(_CameraTokens):
             await asyncio.wait([future])
         except asyncio.CancelledError:
             if not future.cancel():
-                future.exception()  # retrieved, or asyncio would log that nobody did
+                future.exception()  # otherwise asyncio logs that it was never retrieved
             raise
         return _Json(self.finish(scope, future))
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
         """Authenticate, take from the rate limit, parse, and submit the token to the validator.
 
-        With a shared rate limit store, that store is asked before the token is submitted. The
+        With a shared rate limit store, the token is submitted only after the store allows it. The
         future raises DatabaseUnavailableError after the setting `answer_timeout` (seconds).
         """
         authority = self._authority
@@ -511,8 +511,8 @@ class _SingleValidation(_CameraTokens):
 class _Published(_SingleValidation):
     """The endpoint for published clients, with their JSON and their key derivation (ADR 0001).
 
-    An object without a well-formed token gets a 200 that says "not valid": these clients take every
-    other status for a verdict and store it.
+    An object without a well-formed token gets a 200 with `valid: false`, because these clients take
+    every other status for a verdict and store it.
     """
 
     _derivation = PUBLISHED_CLIENTS
@@ -613,6 +613,7 @@ class _BatchValidation(_CameraTokens):
         """
         settings = self._authority.settings
         caller = get_caller(scope)
+        # The setting is meant for single tokens. A batch has at least 1 MiB.
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
         body = await self._read(scope, receive, limit)
         limits = self._authority.rate_limits
@@ -653,7 +654,7 @@ class _BatchValidation(_CameraTokens):
     ) -> Sequence[Validation | BirthmarkError]:
         """Submit the well-formed tokens to the validator and return an answer for each.
 
-        With a shared rate limit store, that store is asked first for `cost` units. Raises
+        With a shared rate limit store, `cost` units are taken from the store first. Raises
         RateLimitedError if the caller has gathered too many FAILs.
         """
         limits = self._authority.rate_limits
