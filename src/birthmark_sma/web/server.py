@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 # The supervisor kills a worker that does not answer a health check for this long. A shorter time
 # would kill healthy workers on a busy machine.
 _HUNG_SECONDS = 30
-_START_SECONDS = 60  # for each worker, from its start until it accepts connections
+_START_SECONDS = 60  # the longest wait for each worker to accept connections
 _STDERR = 2  # the file descriptor
 # uvicorn spawns its workers, so the counter that they share must come from the same context.
 _SPAWNING = multiprocessing.get_context("spawn")
@@ -82,7 +82,7 @@ class WorkerApp:
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
-        # A spawned process inherits neither this protection nor the log's configuration.
+        # A spawned process begins without either: exec makes a process dumpable again.
         forbid_core_dumps()
         log_setup.configure(self.settings)
         if self.settings.one_core:
@@ -160,8 +160,9 @@ class _Supervisor(Multiprocess):
         """Close the supervisor's copies of the workers' ends of the health-check pipes.
 
         A health check then fails at once when a worker dies. With a copy open, the supervisor
-        would wait for the answer for _HUNG_SECONDS, and meanwhile replace no worker and handle no
-        signal. `child_conn` is an attribute of uvicorn's Process; closing it twice is harmless.
+        would wait for the answer for up to _HUNG_SECONDS, and meanwhile replace no worker and
+        handle no signal. `child_conn` is an attribute of uvicorn's Process. Closing it twice is
+        harmless.
         """
         for process in self.processes:
             process.child_conn.close()
@@ -187,9 +188,9 @@ class _Supervisor(Multiprocess):
 
 
 def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve requests until SIGTERM or SIGINT. Finish the accepted requests, then return.
+    """Serve requests until SIGTERM or SIGINT, and finish the accepted requests.
 
-    Requests that take longer than DRAIN_SECONDS to finish get 503. `announce` is called once the
+    Requests that are not finished after DRAIN_SECONDS get 503. `announce` is called once the
     server accepts connections. The authority is closed at the end; with several workers each worker
     opens an authority of its own.
 

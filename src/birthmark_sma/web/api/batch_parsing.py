@@ -104,9 +104,10 @@ class _Outline:
 
     @classmethod
     async def of(cls, body: bytes) -> "_Outline":
-        """Return the outline of a body. Raises InvalidRequestError if it is no JSON object.
+        """Return the outline of a body. Other requests get their turn after every 1,000 marks.
 
-        Other requests get their turn after every 1,000 marks.
+        Raises InvalidRequestError if the body is no JSON object, has `tokens` twice, or has more
+        than 1,000 tokens.
         """
         outline = cls(body)
         if not body.lstrip().startswith(b"{"):
