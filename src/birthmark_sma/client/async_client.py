@@ -235,7 +235,7 @@ class AsyncAuthorityClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # --- gathering
+    # --- batching
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         """Return the client's event loop. Raises ClientMisuseError if it is another or closed."""
@@ -281,7 +281,7 @@ class AsyncAuthorityClient:
         if self._waiting:
             self._dispatch()
 
-    # --- asking
+    # --- sending
 
     async def _ask(self, calls: list[_Call]) -> None:
         """Validate the tokens of one batch, and set the outcome of each caller that still waits."""

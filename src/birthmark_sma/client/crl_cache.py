@@ -132,6 +132,7 @@ class _Source:
                 httpx2.AsyncClient(
                     headers=self._headers,
                     verify=True if self._tls is None else self._tls,
+                    # A proxy comes from the `proxy` argument alone, not from the environment.
                     trust_env=False,
                     follow_redirects=False,
                     proxy=self._proxy,
@@ -344,6 +345,7 @@ class CrlCache(Generic[L]):
         RevocationUnknownError if there never was a list. In a coroutine, use `AsyncCrlCache`.
         """
         keeper = self._cache._keeper
+        # Wait for another thread's fetch only if there is no valid list to return meanwhile.
         if keeper.is_due() and self._fetching.acquire(blocking=keeper.is_stale()):
             try:
                 if keeper.is_due():  # another thread may have refreshed it meanwhile

@@ -41,6 +41,8 @@ Settled: TypeAlias = tuple[VerifiedBundle, Outcome]
 
 @dataclass(order=True, slots=True)
 class _Pending:
+    """A bundle in the heap. It is ordered by due time, then by order of arrival."""
+
     due: float
     number: int
     attempts: int = field(compare=False)

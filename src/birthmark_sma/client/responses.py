@@ -21,9 +21,11 @@ _ERRORS_THAT_ARE_VERDICTS = frozenset(
     reason.told_to_caller for reason in Reason if reason.told_to_caller is not None
 )
 _VALIDATE_POLICY = re.compile(r'"validate[^"]{0,40}";q=([0-9]{1,9})')
+# `datetime.fromisoformat` accepts more forms than RFC 3339, so this pattern checks the form.
 _RFC3339_UTC = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z"
 )
+# Characters of an error text in a response that an outcome keeps at most.
 _MAX_TEXT = 200
 
 

@@ -129,6 +129,7 @@ class AuthorityClient:
 
     def _forked(self) -> None:
         """Leave the parent's connections alone in a forked child. The next call opens new ones."""
+        # The parent's lock may be held by a thread that does not exist in the child.
         self._lock = threading.Lock()
         if self._worker is not None:
             _LEFT_BY_A_FORK.append(self._worker)
@@ -157,6 +158,7 @@ class _Worker:
         self._thread.join()
 
     def stop(self) -> None:
+        # `_turn` closes the loop itself once it stops.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -182,5 +184,7 @@ def _after_fork() -> None:
         client._forked()
 
 
+# Only the forking thread survives in the child, so the worker threads of all clients are gone
+# there.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

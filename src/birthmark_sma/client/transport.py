@@ -46,6 +46,7 @@ class Transport:
         self._http = httpx2.AsyncClient(
             headers=headers_for(access_key) | {"Content-Type": "application/json"},
             verify=True if tls is None else tls,
+            # A proxy comes from the `proxy` argument alone, not from the environment.
             trust_env=False,
             follow_redirects=False,
             proxy=proxy,

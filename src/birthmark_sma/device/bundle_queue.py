@@ -225,6 +225,7 @@ class BundleQueue:
                 return None
             while self._waiting and self._waiting[0].due <= now:
                 due = heapq.heappop(self._waiting)
+                # Once due, bundles are ordered by attempts and age, and no longer by due time.
                 heapq.heappush(self._ready, (due.attempts, due.name, due))
             if not self._ready:
                 return None
@@ -270,6 +271,7 @@ class BundleQueue:
             self._put_aside(waiting, _DAMAGED)
             return Delivery.REFUSED
         delivery = send(bundle)
+        # A `send` without a return value must not count as an acknowledgement.
         if not isinstance(delivery, Delivery | Later):
             raise TypeError(f"send returns a Delivery, not {type(delivery).__name__}.")
         if delivery is Delivery.REFUSED:

@@ -34,7 +34,9 @@ Clock = Callable[[], datetime]
 _STEP = timedelta(hours=1)
 """The minimum advance of the stored time, so that the file is rewritten at most once an hour."""
 _EVIDENCE_SECONDS = 86_400.0
+"""The age, in seconds, at which a server's time no longer counts."""
 _MAX_SOURCES = 16
+"""The largest number of servers whose time is kept."""
 _FIRST_YEAR, _LAST_YEAR = 1970, 9999
 
 _log = logging.getLogger(__name__)

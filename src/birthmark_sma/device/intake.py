@@ -31,7 +31,7 @@ from birthmark_sma.protocol.bundle import Bundle
 ANSWER_SECONDS = 30.0
 MAX_ANSWER_BYTES = 65_536
 _TAKEN = frozenset({200, 201, 202})
-_TAKEN_BEFORE = 409
+_TAKEN_BEFORE = 409  # Conflict: the server already has the bundle
 _REFUSED = frozenset({400, 413, 415, 422})
 
 _log = logging.getLogger(__name__)

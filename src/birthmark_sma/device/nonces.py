@@ -40,7 +40,7 @@ MAX_COUNT = 2**32
 _COUNT_BYTES = 4
 _RANDOM_BYTES = NONCE_BYTES - _COUNT_BYTES
 _HALF = NONCE_BYTES // 2
-_ROUNDS = 10
+_ROUNDS = 10  # as many as FF1
 _LINEAGE_BYTES = 16
 
 _random_bytes = os.urandom
@@ -94,6 +94,7 @@ class Nonces:
             raise NoncesUsedUpError
         ahead = _Reservation(self._kept.lineage, min(self._kept.reserved + BLOCK, MAX_COUNT))
         self._directory.write(FILE, ahead.to_json())
+        # Only after the write: nonces of a block that is not reserved on disk must never be used.
         self._kept = ahead
 
 

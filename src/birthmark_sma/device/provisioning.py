@@ -67,7 +67,7 @@ ATTEMPT_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS
 """The time limit of a whole attempt, however slowly bytes arrive."""
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
-_TRY_AGAIN = frozenset({408, 425, 429})
+_TRY_AGAIN = frozenset({408, 425, 429})  # request timeout, too early, too many requests
 _NOT_WITH_THIS_KEY = frozenset({401, 403})
 _KEY_ENCRYPTION = "key_encryption_public_key"
 _SECRETS = frozenset({"device_serial", "certificate_sha256", "nuc_hash", "table_keys"})

@@ -89,6 +89,7 @@ def seal(content: bytes, sealing: Sealing) -> bytes:
             }
         )
     salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+    # GCM authenticates the head as additional data, so it cannot be altered unnoticed.
     head = {"format": _FORMAT, "sealing": sealing.kind, "salt": salt.hex()}
     # Every file has its own salt and therefore its own key, so no nonce can repeat under a key.
     sealed = AESGCM(sealing.derive(salt)).encrypt(nonce, content, _json(head))

@@ -27,6 +27,7 @@ class TimeLimit:
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._end)
+        # The timer must not keep the process alive after the request.
         self._timer.daemon = True
 
     def note(self, event: str, info: Mapping[str, Any]) -> None:

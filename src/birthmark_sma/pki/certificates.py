@@ -142,7 +142,7 @@ def sign(
 
 
 def _ca_name(profile: Profile) -> x509.Name:
-    assert profile.common_name is not None  # noqa: S101  a device alone has none
+    assert profile.common_name is not None  # noqa: S101  only the device profile has none
     return names.distinguished_name(profile.common_name, profile.organization)
 
 

@@ -149,7 +149,7 @@ def distinguished_name(common_name: str, organization: str = ORGANIZATION) -> x5
 
 
 def requested_subject(device_serial: str) -> x509.Name:
-    """Return the subject of a device's own certification request: CN=`device_serial`."""
+    """Return the subject for the CSR of a device: CN=`device_serial`."""
     return x509.Name([_common_name(device_serial)])
 
 

@@ -79,12 +79,14 @@ def _verify_issuers(
     try:
         verified = _verifier(root, now).verify(leaf, list(issuers)).chain
     except verification.VerificationError:
+        # First for a better error: the library does not tell which names do not chain.
         _check_names([leaf, *issuers, root])
         if len(issuers) != 1 or not _differ_in_spelling(leaf, issuers[0], root):
             raise
         intermediate, root = _in_one_spelling(leaf, issuers[0], root)
         issuers = [intermediate]
         verified = _verifier(root, now).verify(leaf, issuers).chain
+    # The library may have found a path without the given intermediate.
     if verified != [leaf, *issuers, root]:
         raise PathRefusedError(f"{_NOT_CHAINED} through the certificates that came along.")
 
@@ -111,14 +113,14 @@ def _check_names(path: Sequence[x509.Certificate]) -> None:
                 "The certificates are in the wrong order: send the device's certificate first, then"
                 " the intermediate's."
             )
-        # Names may be anybody's choice: `!r` keeps them on their line, and apart from our words.
+        # An attacker may choose the names: `!r` keeps them on one line, and distinct from our text.
         raise PathRefusedError(
             f"{_NOT_CHAINED}: its issuer is {certificate.issuer.rfc4514_string()!r}, and the next"
             f" certificate is that of {issuer.subject.rfc4514_string()!r}."
         )
 
 
-# --- names in two spellings: the library compares bytes, RFC 5280, section 7.1, does not
+# --- names in two encodings: the library compares bytes, RFC 5280, section 7.1, does not
 
 
 def _differ_in_spelling(

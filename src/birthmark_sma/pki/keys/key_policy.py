@@ -186,6 +186,8 @@ def _check_ec_or_rsa(
 
 def _check_rsa(key: rsa.RSAPublicKey, remedy: str) -> None:
     size = KeyRefusedError(f"An RSA key of {key.key_size} bits is not accepted. {remedy}")
+    # The size bounds the work of `find_weakness`. The exact size is checked last, so that a weak
+    # key is reported as weak.
     if not min(RSA_BITS) <= key.key_size <= max(RSA_BITS):
         raise size
     numbers = key.public_numbers()

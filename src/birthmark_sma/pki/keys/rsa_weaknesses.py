@@ -62,8 +62,8 @@ def _has_close_primes(modulus: int) -> bool:
 
 
 def _is_square(number: int) -> bool:
-    # A square has one of 12 remainders modulo 64, and few others modulo small primes: the root,
-    # which costs twenty times as much, is taken of one number in 500.
+    # A square has one of 12 remainders modulo 64, and one of few modulo small primes. So only one
+    # number in 500 needs the square root, which costs twenty times as much.
     return (
         number & 63 in _SQUARES_MODULO_64
         and number % _SIEVE in _SQUARES_MODULO_SIEVE
