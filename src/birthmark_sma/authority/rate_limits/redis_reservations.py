@@ -183,7 +183,7 @@ class SharedReservations:
         until = asyncio.get_running_loop().time() + HOLD_SECONDS / 2
         least = lease.in_flight
         others = await self._store.run(
-            RESERVE, f"{key}/reserved", self._name, amount, least, room, HOLD_SECONDS
+            RESERVE, f"{key}/{rate.amount}/{rate.seconds}/reserved", self._name, amount, least, room, HOLD_SECONDS
         )
         lease.held, lease.until = (least, until) if others < 0 else (amount, until)
         return None if others < 0 else others
