@@ -14,10 +14,10 @@ from birthmark_sma.elapsed import seconds_since_boot
 
 STEADY_SECONDS = 3600.0
 """Seconds without a jump before the machine's clock decides which rows of SQLite have expired."""
-_JUMP_SECONDS = (
-    3600.0  # a larger step of the machine's clock is a jump; also how long it is reported
-)
-_TOLERATED_SECONDS = 5.0  # drift that is not reported, and the longest query whose answer is used
+# A larger step of the machine's clock is a jump, which is reported for as long.
+_JUMP_SECONDS = 3600.0
+# Drift that is not reported, and the longest duration of a query whose answer is used.
+_TOLERATED_SECONDS = 5.0
 _NOTHING_HAS_EXPIRED = datetime.fromtimestamp(0, UTC)
 
 
@@ -29,9 +29,8 @@ class DatabaseClock:
 
     def __init__(self, ask: Callable[[], datetime] | None) -> None:
         self._ask = ask
-        self._offset: float | None = (
-            None  # PostgreSQL's clock minus the monotonic clock, in seconds
-        )
+        # PostgreSQL's clock minus the monotonic clock, in seconds.
+        self._offset: float | None = None
         self._own_offset = _own_offset()
         self._steady_since = seconds_since_boot()
         self._jump = 0.0
