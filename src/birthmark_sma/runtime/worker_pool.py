@@ -70,9 +70,7 @@ class WorkerPool(Executor):
                 continue
             try:
                 result = work.call()
-            except (
-                BaseException
-            ) as error:  # as ThreadPoolExecutor does: the caller gets every error
+            except BaseException as error:  # the caller gets every error, as in ThreadPoolExecutor
                 work.future.set_exception(error)
             else:
                 work.future.set_result(result)
