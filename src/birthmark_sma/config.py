@@ -141,7 +141,7 @@ class Settings(BaseModel):
     manufacturer_id: Annotated[str, Field(min_length=1, max_length=100)] = "SimulatedMfg"
     disclosure: Disclosure = Disclosure.SERIAL
     replay: ReplayPolicy = ReplayPolicy.RECORD
-    """Whether a token that the same caller submits again gets a verdict again or is refused."""
+    """The treatment of a token that the same caller submits again: a verdict again, or 409."""
     ca_key_type: CaKeyType = CaKeyType.RSA_4096
     tables: Annotated[int, Field(ge=TABLES_PER_DEVICE, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.tables
     keys_per_table: Annotated[int, Field(ge=1, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.keys_per_table
@@ -220,6 +220,7 @@ class Settings(BaseModel):
             networks = tuple(ipaddress.ip_network(each.strip()) for each in listed if each.strip())
         except ValueError as error:
             raise ValueError(f"{error}; give addresses and networks, as in 10.0.0.0/8") from None
+        # With 0.0.0.0/0 every client could claim any address in a header.
         if any(network.prefixlen == 0 for network in networks):
             raise ValueError("whoever trusts every address believes anyone: name the proxies")
         return networks

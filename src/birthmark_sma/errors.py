@@ -254,7 +254,7 @@ class DatabaseUnavailableError(StorageError):
 
 
 class AbandonedWorkError(StorageError):
-    """The work was cancelled because its caller no longer waits. It was rolled back."""
+    """The work was cancelled because its caller no longer waits. Nothing more was committed."""
 
     def __init__(self) -> None:
         super().__init__("Whoever asked has left, or has waited too long")
@@ -419,7 +419,7 @@ class UnknownAccessKeyError(AuthorityError):
 
 
 class BackupError(AuthorityError):
-    """A backup cannot be made or restored."""
+    """A backup cannot be made or restored. The message says whether anything is left behind."""
 
 
 class BackupPlaceTakenError(ConflictError):
@@ -431,7 +431,7 @@ class BatchFileError(AuthorityError):
 
 
 class BatchInterruptedError(AuthorityError):
-    """A process that provisioned a part of a batch was killed. A retry continues after it."""
+    """A process that provisioned a part of a batch was killed. A retry keeps what it committed."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 class AdvisoryLock(IntEnum):
     """One lock for each job that must not run twice at the same time.
 
-    A number is never reused for another job, because older versions may still take it.
+    A number is never reused for another job.
     """
 
     MIGRATION = 0x5_3A_0001

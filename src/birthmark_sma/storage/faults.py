@@ -118,11 +118,12 @@ _KINDS = {
 }
 _LONGEST_FIRST = sorted(_KINDS, key=len, reverse=True)
 
+# SQLAlchemy's errors that mean a fault of the database if the code is not in the table above.
 _OUT_OF_ORDER = (
     exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
-    exc.InterfaceError,  # a connection that was closed under us
+    exc.InterfaceError,  # the connection was closed by the server or the network
     exc.InternalError,  # among others: a server that became a read-only standby
-    exc.TimeoutError,  # no connection free in the pool
+    exc.TimeoutError,  # the connection pool has no free connection
 )
 
 

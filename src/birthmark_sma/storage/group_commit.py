@@ -327,6 +327,7 @@ class GroupCommit(Generic[Item, Answer]):
             _log.exception("%d lost answers could not be noted", len(lost))
 
     def _settle_batch(self, batch: list[Waiting[Item, Answer]]) -> None:
+        # Log lines of this thread now name the requests of the batch (`runtime.log_context`).
         before = WORKING_FOR.set(partial(_origins_of, batch))
         try:
             self._settle_and_deliver(batch)
@@ -338,6 +339,7 @@ class GroupCommit(Generic[Item, Answer]):
             outcomes = self._commit(batch)
         except DatabaseUnavailableError as error:
             self._failed(batch, error)
+            # A copy for each: callers must not share an exception and its traceback.
             _deliver([(waiting, error.again()) for waiting in batch])
         except Exception as error:
             # A bug that one item triggers must not fail the others: try each call on its own.
@@ -490,6 +492,7 @@ def _deliver(
         else:
             by_loop.setdefault(waiting.loop, []).append((waiting, outcome))
     for loop, resolved in by_loop.items():
+        # A future of asyncio may only be touched in its own event loop.
         try:
             loop.call_soon_threadsafe(_resolve, resolved)
         except RuntimeError:  # the event loop is closed

@@ -52,6 +52,7 @@ def ask_postgresql(connection: Connection) -> PostgresqlState:
             {"names": list(_ASKED)},
         )
     }
+    # inet_server_addr() is NULL on a Unix socket, and then the server is on this machine.
     row = connection.execute(
         text(
             "SELECT current_setting('server_version_num')::int AS number,"
@@ -83,6 +84,7 @@ def missing_privileges(connection: Connection) -> list[str]:
     it.
     """
     wanted = ("SELECT", "INSERT", "UPDATE", "DELETE")
+    # CASE fixes the order of evaluation: has_sequence_privilege fails for other relations.
     rows = connection.execute(
         text(
             "SELECT privilege || ' on ' || name FROM unnest(CAST(:names AS text[])) AS name,"

@@ -99,6 +99,7 @@ def missing_days(connection: Connection, today: date) -> list[date]:
 def _make(transaction: Connection, day: date) -> str:
     begins, ends = _span(day)
     name = f"{validation_history.name}_{day:%Y%m%d}"
+    # A plain table first: PostgreSQL refuses a new partition while the default one holds its rows.
     transaction.execute(text(f"CREATE TABLE {name} (LIKE {validation_history.name})"))
     # The lock keeps other transactions from inserting rows of this day into the default partition
     # while they are moved. It is on the parent table: an INSERT that waited for a lock on the

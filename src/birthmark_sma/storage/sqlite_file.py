@@ -40,7 +40,8 @@ class SqliteFile:
 
         Raises DatabaseUnavailableError if the file is not the one that was opened first.
         """
-        # SQLite would create the file with the umask's mode. The journals get the mode of the file.
+        # SQLite would replace a missing file by an empty one, and with the umask's mode. It gives
+        # its journals the mode of the file.
         if self._first is not None:
             self._compare((self._first,))
             return
@@ -65,7 +66,8 @@ class SqliteFile:
         self._compare(connection_info[_IDENTITIES])
 
     def _compare(self, known: tuple[_Identity, ...]) -> None:
-        # Files that did not exist when the connection was made (None) are not compared.
+        # Files that did not exist when the connection was made (None) are not compared. Not strict,
+        # because some callers compare the database file only.
         self.lost = any(
             each is not None and _identity(place) != each
             for each, place in zip(known, self._places, strict=False)

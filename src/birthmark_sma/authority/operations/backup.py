@@ -176,6 +176,7 @@ def _from_sqlite(
             described = _describe(connection, "sqlite", None, progress)
     finally:
         copy.close()  # this also removes the copy's journal
+    # The checksum comes last: opening the copy above may have changed the file.
     with file.open("rb") as copied:
         os.fsync(copied.fileno())
     with bar("Taking checksums", "bytes") as progress:

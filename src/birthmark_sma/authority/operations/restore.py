@@ -83,6 +83,7 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
     BackupError, BackupPlaceTakenError, WrongSecretError, ConfigurationError, PrivateFileError or
     DatabaseUnavailableError.
     """
+    # All checks come before the first write. The checksums come last: they read all files.
     manifest = read_manifest(folder)
     _check_kind(manifest, settings, folder)
     proving = _with_secrets_of(settings, folder, manifest)

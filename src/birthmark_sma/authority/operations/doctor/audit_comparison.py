@@ -88,6 +88,7 @@ def read_counters(connection: Connection, span: Span) -> Tally:
             (_repeats.repeat, _repeats.times, _repeats.minute),
         )
     )
+    # PostgreSQL's sum of a bigint is numeric, which arrives as Decimal.
     return Tally(
         Counter({name: int(times) for name, times in connection.execute(reasons)}),
         Counter({name: int(times) for name, times in connection.execute(repeats)}),
