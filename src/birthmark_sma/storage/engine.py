@@ -2,8 +2,9 @@
 
 PostgreSQL URLs are passed to libpq unchanged, so all forms that hosting platforms use work:
 `postgres://`, `?sslmode=require`, several hosts. SQLite runs in WAL mode with synchronous=FULL, so
-committed data survives a power cut. All other modules get connections here only, and never see an
-error of a driver: `storage.faults` maps it. Error messages never contain the URL or its password.
+committed data survives a power cut. All other modules get their connections here. Errors that mean
+a fault of the database become DatabaseUnavailableError (`storage.faults`). Error messages never
+contain the URL or its password.
 """
 
 import contextlib

@@ -263,7 +263,7 @@ class GroupCommit(Generic[Item, Answer]):
     def _lose(self, waiting: Waiting[Item, Answer], answers: "Answers[Answer]") -> None:
         """Queue for `note_lost` that the answers to these items did not reach their caller.
 
-        Items with an error are left out: nothing was committed for them.
+        Items whose result is an error are left out.
         """
         if waiting.noted or self._note_lost is None:
             return

@@ -1,7 +1,8 @@
 """Restore a backup into an empty place, and prove that it equals what was saved.
 
 `sma restore` calls `restore_backup`. All checks come before the first write: the kind of database,
-an existing target, a wrong passphrase, a damaged file. Nothing that exists is overwritten.
+an existing target, a wrong passphrase, a damaged file. No database and no secret is lost: if a
+previous passphrase becomes current again, the one that it replaces is kept.
 """
 
 import fcntl
