@@ -441,7 +441,7 @@ class BatchInterruptedError(AuthorityError):
 
 
 class CallerLeftError(AuthorityError):
-    """The caller has closed the connection, so there is nobody to respond to."""
+    """The caller has closed the connection, so no response is sent."""
 
     def __init__(self) -> None:
         super().__init__("The caller left before its answer")

@@ -92,5 +92,5 @@ class DatabaseClock:
 
 
 def _own_offset() -> float:
-    # Constant until somebody, or NTP, sets the machine's clock.
+    # Constant until an operator or NTP sets the machine's clock.
     return time.time() - seconds_since_boot()

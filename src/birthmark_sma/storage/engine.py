@@ -87,7 +87,7 @@ class Database:
             with connection.begin():
                 yield connection
                 self._check_file(connection)  # before the commit, so that nothing is lost
-            # Again after it: nobody may get an answer for a commit into a removed file.
+            # Again after it: a commit into a removed file must not be answered.
             self._check_file(connection)
 
     @contextmanager

@@ -69,5 +69,5 @@ def _lock(path: Path) -> int | None:
         except FileNotFoundError:
             pass
         # The previous holder removed the file after we opened it and before we locked it.
-        # Our lock is on a removed file and excludes nobody, so open a new one.
+        # Our lock is on a removed file and excludes no process, so open a new one.
         os.close(file)

@@ -328,7 +328,7 @@ device_activity = Table(
     postgresql_with={"fillfactor": 70},
 )
 """The number of PASS verdicts of each device on each UTC day. `pictures` counts only the first PASS
-of a token, from callers that showed a credential, so nobody without one can raise it."""
+of a token, from callers that showed a credential: a caller without one cannot raise it."""
 
 busiest_devices = Table(
     "busiest_devices",
