@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+# The layout, in SVG units.
 _WIDTH = 960
 _LEFT, _RIGHT = 32, 928
 _COURSE_TOP, _COURSE_HEIGHT = 132, 120

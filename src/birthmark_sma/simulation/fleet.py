@@ -30,7 +30,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.simulation import attacks
 from birthmark_sma.simulation.expected_outcomes import TAMPERING, Case
 
-_AT_ONCE = 8
+_AT_ONCE = 8  # cameras that are provisioned at the same time
 # A shared directory is safe here: TemporaryDirectory makes a directory in it with mode 0700 and an
 # unpredictable name.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108

@@ -250,6 +250,7 @@ def _taken(terms: Terms, cameras: Sequence[CameraPlan], chance: random.Random) -
     by_hour = list(accumulate(map(sum, busy)))
     taken: list[tuple[float, int, tuple[int, ...]]] = []
     for _ in range(terms.pictures):
+        # A random point on the cumulative activity: busy hours get more pictures.
         hour = bisect_left(by_hour, chance.random() * by_hour[-1])
         at = (hour + chance.random()) / len(hours) * terms.seconds
         family = chance.choices(families, busy[hour])[0]

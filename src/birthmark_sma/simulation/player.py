@@ -1,7 +1,7 @@
 """Play a plan: take each picture at its time, send its bundle, and count the outcome.
 
 `run` starts it. Time is bounded: no picture is taken later than `settle` seconds after the plan's
-end. After another `settle` seconds all tasks are canceled, and bundles without a verdict are lost.
+end. After another `settle` seconds all tasks are cancelled, and bundles without a verdict are lost.
 Memory is bounded: at most `_UNDER_WAY` tasks exist at once. A slow machine takes pictures late. The
 report contains the greatest delay.
 """
@@ -27,7 +27,7 @@ from birthmark_sma.simulation.results import Tally
 
 BINS = 96
 """The number of equal time intervals in `Progress`."""
-_UNDER_WAY = 5_000
+_UNDER_WAY = 5_000  # tasks at once; limits the memory
 _PAUSE = 0.2  # seconds between two checks for a halt or the end
 
 Report = Callable[[str], Coroutine[Any, Any, str | None]]
@@ -161,6 +161,7 @@ class Play:
         self._end = self._last_verdict(loop.time())
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=_PAUSE)
+            # Validations give up at _end themselves. This cancels tasks that still run 1 s later.
             if loop.time() > self._end + 1.0:
                 for each in self._tasks:
                     each.cancel()
@@ -266,7 +267,7 @@ class Play:
         unanswered: list[Cause] = []
 
         def note(cause: Cause) -> None:
-            self.kept_waiting += not unanswered
+            self.kept_waiting += not unanswered  # counts the bundle once
             self.indeterminate[cause] += 1
             unanswered.append(cause)
 

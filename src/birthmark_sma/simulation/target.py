@@ -104,7 +104,7 @@ class Site:
     async def report(self, device_serial: str) -> str | None:
         """Run the command that suspends a device. Return None on success, else an error message.
 
-        The command has 60 seconds. It is killed after that, or if this task is canceled.
+        The command has 60 seconds. It is killed after that, or if this task is cancelled.
         """
         try:
             process = await asyncio.create_subprocess_exec(
@@ -120,6 +120,7 @@ class Site:
             async with asyncio.timeout(_REPORT_SECONDS):
                 _, told = await process.communicate()
         except BaseException as error:
+            # Also on cancellation: the command must not outlive this call.
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
@@ -153,6 +154,7 @@ async def probe(
                     " --keys-per-table says (100 in a prototype)?"
                 )
             case Indeterminate(cause=cause, detail=detail):
+                # The token is new for each caller, so two clients must be one caller here.
                 if number > 1 and cause is Cause.ALREADY_SUBMITTED:
                     raise ConfigurationError(
                         "This authority answers each caller once, and takes the aggregation servers"

@@ -87,6 +87,7 @@ class Aggregator:
             verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
+        # The checks against the own lists come before the call to the authority.
         identity = verified.bundle_id
         if verified.device_serial in self.reported:
             judgement = Judgement(Outcome.REPORTED)

@@ -17,7 +17,7 @@ from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.request_body import get_authority
 
-_MOST = 500
+_MOST = 500  # keys on the page; the page gives the number of the others
 
 router = APIRouter(include_in_schema=False)
 

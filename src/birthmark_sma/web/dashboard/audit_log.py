@@ -40,9 +40,9 @@ LIST = "/dashboard/validations"
 CSV = "/dashboard/validations.csv"
 JSON_LINES = "/dashboard/validations.jsonl"
 
-_A_PAGE = 50
-_A_PIECE = 2_000
-_SECONDS = 30.0
+_A_PAGE = 50  # rows of a page
+_A_PIECE = 2_000  # rows of an export that one transaction reads
+_SECONDS = 30.0  # for one piece
 _RESTS = 2.0
 """Pause of all exports after a piece, as a multiple of the time that the piece took."""
 # A spreadsheet runs a cell that begins with one of these as a formula (CSV injection). The last

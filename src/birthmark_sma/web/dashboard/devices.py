@@ -43,12 +43,12 @@ DEVICE = "/dashboard/device"
 CERTIFICATE = "/dashboard/device/certificate"
 VALIDATIONS = "/dashboard/validations"
 
-_A_PAGE = 50
-_MOST_FAMILIES = 200
-_DAYS = 30
-_LISTED_DAYS = 7
-_LATEST = 15
-_FLAGS = 20
+_A_PAGE = 50  # devices of a page
+_MOST_FAMILIES = 200  # families to choose from
+_DAYS = 30  # days in the chart of a device's PASSes
+_LISTED_DAYS = 7  # days with a PASS that link to their validations
+_LATEST = 15  # newest validations of a device
+_FLAGS = 20  # newest abuse flags of a device
 _LOOKING = 0.04  # seconds to search the audit log for one device; the page says how far it got
 _SECONDS = 10.0
 

@@ -27,8 +27,8 @@ from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
 
-_LISTED = 8
-_MOST_COUNTED = 10_000
+_LISTED = 8  # families, and busiest devices
+_MOST_COUNTED = 10_000  # counting stops here, so the page never counts a whole fleet
 
 router = APIRouter(include_in_schema=False)
 
@@ -111,9 +111,10 @@ def _as_json(minutes: Sequence[datetime], *verdicts: Sequence[int]) -> str:
 
 
 def _expiring(connection: Connection, now: datetime) -> dict[str, Any]:
-    """Return the number of device certificates that have expired or expire soon (up to 10,000).
+    """Return how many device certificates have expired (`over`) and will have by `DUE` (`within`).
 
-    It counts them by their time of provisioning, because all are valid for the same time.
+    Each number is at most 10,000 and leaves out revoked devices. The time of provisioning tells
+    when a certificate expires, because all are valid for the same time.
     """
     over, within = (
         device_store.count_provisioned_before(connection, until - DEVICE.validity, _MOST_COUNTED)

@@ -17,7 +17,7 @@ from birthmark_sma.web.problems import RequestError
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _MOST_CHARACTERS = 128
-_MOST_INTEGER = 2**31 - 1
+_MOST_INTEGER = 2**31 - 1  # the greatest INTEGER of PostgreSQL
 
 
 def refused(detail: str) -> RequestError:

@@ -74,6 +74,7 @@ class SessionMiddleware:
         if scope["type"] != "http" or not _is_ours(scope["raw_path"]):
             await self._app(scope, receive, send)
             return
+        # FastAPI sets this later, but an error page needs `request.app` now.
         scope.setdefault("app", self._fastapi)
         headers = Headers(scope=scope)
         if _wants_page(headers):

@@ -58,6 +58,7 @@ async def sign_in(request: Request) -> Response:
     place = _local_path(form.get("next", ""))
     before = read_cookie(request.scope, _form_cookie(request))
     shown = form.get("form", "")
+    # compare_digest takes the same time for all values, so a guess cannot be improved by timing.
     if before is None or not hmac.compare_digest(shown.encode(), before.encode()):
         return _form(request, place, "The form was too old. Please try again.", 403)
     authority = get_authority(request)
@@ -76,7 +77,7 @@ async def sign_in(request: Request) -> Response:
     except InsufficientScopeError as error:
         return _form(request, place, str(error), 403)
     replaced = request.scope.get(rendering.TOKEN)
-    # The new cookie replaces the one of the browser's old session, which nobody could end then.
+    # End the browser's old session: its cookie is replaced, so no sign-out could end it later.
     if replaced is not None:
         await run_with_timeout(
             request.app.state.askers,
@@ -175,8 +176,8 @@ def _set_cookie(request: Request, response: Response, name: str, value: str) -> 
         value,
         path="/",
         secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
+        httponly=True,  # scripts cannot read it
+        samesite="strict",  # browsers do not send it with requests from other sites (CSRF)
     )
 
 

@@ -67,7 +67,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     found = static_files().get(scope["path"].removeprefix(PATH + "/"))
     if found is None:
         raise HTTPException(404)
-    if request.method != "GET":
+    if request.method != "GET":  # `AnswerHead` has changed HEAD to GET
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
     is_named = scope["query_string"] == b"v=" + found.digest.encode()
     headers = {

@@ -42,7 +42,7 @@ _OF: dict[Measure, Callable[[TableFigures], int]] = {
 
 
 class Cell(NamedTuple):
-    """A table in the heat map: position in SVG units, color strength (0 to 1), and tooltip."""
+    """A table in the heat map: position in SVG units, colour strength (0 to 1), and tooltip."""
 
     x: int
     y: int

@@ -17,11 +17,12 @@ from birthmark_sma.runtime.redaction import without_keys
 from birthmark_sma.web.logs.request_ids import get_request_id
 
 _MOST_PATH_CHARACTERS = 200
+# Most paths: they need no JSON escaping and cannot forge a log line.
 _PLAIN = re.compile(r"[A-Za-z0-9/._-]*")
 
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31;1m", 0: "\x1b[33m"}
-"""ANSI color for the first digit of a status: green, cyan, yellow, red. 0: the client left."""
+"""ANSI colour for the first digit of a status: green, cyan, yellow, red. 0: the client left."""
 
 
 class LogStyle(Enum):

@@ -41,7 +41,7 @@ _LEVEL_CHARACTERS = 7
 def log_style(settings: Settings) -> LogStyle:
     """Return the log style for the settings and the terminal.
 
-    Colors need a terminal on stderr, no NO_COLOR variable, and a TERM other than "dumb".
+    Colours need a terminal on stderr, no NO_COLOR variable, and a TERM other than "dumb".
     """
     terminal = sys.stderr.isatty()
     if settings.log_format is LogFormat.JSON or (

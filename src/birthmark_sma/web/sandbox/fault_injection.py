@@ -49,6 +49,7 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioErr
 _SECONDS = 10.0
 _HEADER = scenario_catalog.HEADER.lower().encode()
 _UNKNOWN = Kind(400, "unknown-scenario", "Unknown scenario")
+# Device certificates are valid for 730 days.
 _OFFSETS = {"expired": timedelta(days=-740), "not-yet-valid": timedelta(days=7)}
 # A captive portal: a client must not take its 200 for a response of the authority.
 _LOGIN_PAGE = "<!doctype html><title>Free Wi-Fi</title><p>Please accept our terms.</p>"
@@ -213,6 +214,7 @@ class FaultInjector:
         fault = _PROBLEMS.get(name)
         if fault is not None:
             answer = error_response(Request(injected.scope), fault(injected.asked.number))
+            # The client chose the number of seconds; the exception has its own.
             if "retry-after" in answer.headers:
                 answer.headers["retry-after"] = str(injected.asked.number)
             await injected.answer(answer)
@@ -276,6 +278,7 @@ class FaultInjector:
     async def _lost(self, injected: InjectedRequest) -> None:
         request = request_digest(injected.scope, injected.body, injected.asked)
         if self._repetitions.seen(request) <= injected.asked.number:
+            # The authority records the request. Only its response is lost.
             await injected.capture_response()
             await injected.cut()
         else:

@@ -13,7 +13,7 @@ from starlette.types import Scope
 from birthmark_sma.authority.background.sandbox_expiry import LIFETIME
 from birthmark_sma.web.sandbox.scenario_catalog import Asked
 
-_REMEMBERED = 10_000
+_REMEMBERED = 10_000  # requests; limits the memory
 
 
 class Repetitions:

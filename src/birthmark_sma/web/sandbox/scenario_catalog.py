@@ -51,7 +51,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A behavior that a request can ask a sandbox for."""
+    """A fault or verdict that a request can name."""
 
     name: str
     what: str
@@ -261,6 +261,7 @@ def by_token(token: object) -> Asked | None:
     if not isinstance(token, dict):
         return None
     table_id, index = token.get("table_id"), token.get("key_index")
+    # Not isinstance(): JSON's true is a bool, and bool is a subclass of int.
     if type(table_id) is not int or type(index) is not int or table_id < FIRST_SCRIPTED_TABLE:
         return None
     scenario = BY_TABLE.get(table_id)

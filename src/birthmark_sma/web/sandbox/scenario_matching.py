@@ -21,8 +21,8 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, Endpoint, UnknownS
 _VALIDATIONS = frozenset(
     {validate.PATH, validate.BATCH_PATH, validate.PUBLISHED_PATH, validate.LEGACY_PATH}
 )
-_SPOKEN_TO = _VALIDATIONS | {provision.PATH}
-_BODY_BYTES = 1024 * 1024
+_SPOKEN_TO = _VALIDATIONS | {provision.PATH}  # the paths whose bodies can name a scenario
+_BODY_BYTES = 1024 * 1024  # limits the memory for the copy of a body
 
 
 async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:

@@ -133,7 +133,7 @@ _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1_048_576
 
 
-# A request is canceled this long after its client closed its sending side, if its method is safe
+# A request is cancelled this long after its client closed its sending side, if its method is safe
 # (RFC 9110, section 9.2.1). Other requests may change data, so they run to their end.
 _SAFE_METHODS = ("GET", "HEAD")
 _GONE_SECONDS = 2.0
@@ -257,7 +257,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Run the application in a task that is canceled when the client leaves.
+        """Run the application in a task that is cancelled when the client leaves.
 
         uvicorn's method is replaced, because it does not keep the task of the current request.
         """
