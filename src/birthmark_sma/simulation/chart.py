@@ -16,7 +16,7 @@ _TABLE_TOP = 336
 _ROW = 26
 _BARS, _BARS_WIDTH = 570, 200
 _NOTE_ROW = 18
-_NOTE_CHARACTERS = 145
+_NOTE_CHARACTERS = 145  # in a line
 
 _STYLE = """
 svg { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }

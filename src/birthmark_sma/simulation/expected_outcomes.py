@@ -126,6 +126,7 @@ ASSUMED = Environment(discloses_serials=True, answers_repeats=True, reports_to_a
 _ALWAYS: Mapping[Case, frozenset[Outcome]] = {
     Case.GENUINE: frozenset({Outcome.PASS}),
     **dict.fromkeys(TAMPERING, frozenset({Outcome.FAIL})),
+    # After TAMPERING, which contains them: the aggregation server rejects these two by itself.
     Case.FORGED_SIGNATURE: frozenset({Outcome.WRONG_SIGNATURE}),
     Case.ALTERED_BUNDLE: frozenset({Outcome.WRONG_SIGNATURE}),
     Case.REPLAYED_BUNDLE: frozenset({Outcome.DUPLICATE}),

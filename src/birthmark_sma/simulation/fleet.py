@@ -76,7 +76,7 @@ class PlayedCamera:
         if case is Case.REPLAYED_BUNDLE and source is not None:
             return source
         if case in {Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR}:
-            return self._copy(case).capture(image)
+            return self._copy(case).capture(image)  # the clone signs with its own copy of the key
         bundle = self.camera.capture(image)
         if case is Case.FORGED_SIGNATURE:
             return attacks.signed_by_another(bundle, ec.generate_private_key(ec.SECP256R1()))
@@ -147,6 +147,7 @@ def provision(
             clock=clocks[n],
             client=client,
         )
+        # A Camera does not give out its secrets, so forgeries read them from its state files.
         identity = state.load(PrivateDirectory(place), UNSEALED)
         if not isinstance(identity, Identity):
             raise DamagedDeviceStateError(f"{place} changed while a camera was started in it.")

@@ -312,6 +312,7 @@ def _replay(
             case = REPLAYS[made % len(REPLAYS)]
             source = _source(earlier[-_REMEMBERED:], each, case, chance)
             if source is not None:
+                # To the servers of the source: another server has not seen its bundle before.
                 pictures[each.number] = replace(
                     each, case=case, to=source.to, source=source.number,
                     camera=each.camera if case is Case.BORROWED_CAMERA_TOKEN else source.camera,

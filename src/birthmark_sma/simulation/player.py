@@ -101,11 +101,11 @@ class Play:
         self._report = report
         self._settle = settle
         self._begun = 0.0
-        self._last_picture = 0.0
-        self._end = 0.0
-        self._offline: dict[str, Picture] = {}
+        self._last_picture = 0.0  # loop time after which no picture is taken
+        self._end = 0.0  # loop time after which all tasks are cancelled
+        self._offline: dict[str, Picture] = {}  # by bundle id; the bundles wait in the cameras
         self._sources = plan.sources()
-        self._bundles: dict[int, asyncio.Future[Bundle]] = {}
+        self._bundles: dict[int, asyncio.Future[Bundle]] = {}  # of the sources, by picture number
         self._tasks: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()
         self._fault: BaseException | None = None
@@ -206,6 +206,7 @@ class Play:
     def _take(self, picture: Picture) -> None:
         self.taken[picture.case] += 1
         if picture.number in self._sources:
+            # Before it is sent: a replay may be due before this picture has its outcome.
             self._bundles[picture.number] = asyncio.get_running_loop().create_future()
         if picture.source is not None:
             self._begin(self._replay(picture, self._bundles[picture.source]))
@@ -234,6 +235,7 @@ class Play:
         # A replay counts as sent while it waits, and also if its source never gets an outcome.
         self.sent += len(picture.to)
         left = self._end - asyncio.get_running_loop().time()
+        # wait() does not cancel the future at a timeout. Other replays may wait for it, too.
         done, _ = await asyncio.wait([source], timeout=max(0.0, left))
         if not done:
             for number in picture.to:
@@ -283,6 +285,7 @@ class Play:
         judged = loop.time()
         if judgement.asked:
             self.waits.append(judged - sent)
+        # After the judgement: the report of a theft may begin while a bundle is on its way.
         theft = self.thefts.get(picture.camera)
         case = picture.case if theft is None else theft.case_of(picture.case, sent, judged)
         self._count(picture, case, judgement, number)

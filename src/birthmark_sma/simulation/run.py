@@ -72,6 +72,7 @@ def simulate(
     with ExitStack() as stack:
         place = manner.directory or stack.enter_context(memory_directory())
         before, now = time.monotonic(), datetime.now(UTC)
+        # Before the event loop starts: provisioning uses blocking calls.
         with provisioning as provisioned:
             cameras = _provision(plan, site, manner, place, provisioned)
         for each in cameras:
@@ -137,6 +138,7 @@ async def _play(
             await stack.enter_async_context(site.aggregator_client(number))
             for number in range(plan.terms.aggregators)
         ]
+        # A genuine token that belongs to no picture of the plan.
         token = cameras[0].camera.capture(b"before the run").content.camera_token
         reports = bool(site.report_command)
         surroundings = await probe(clients, token, reports=reports)

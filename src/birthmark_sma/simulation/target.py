@@ -30,7 +30,7 @@ _PROVISION_SECONDS = 30.0
 _ALIVE_PATH = "/health/live"
 _ALIVE_SECONDS = 5.0
 _REPORT_SECONDS = 60.0
-_MAX_TOLD = 300
+_MAX_TOLD = 300  # last characters of the command's stderr in an error message
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from birthmark_sma.protocol.bundle import Bundle
 from birthmark_sma.simulation.expected_outcomes import Outcome
 
 SECONDS = 30.0
+# An aggregation server finds these faults without the authority.
 _SEEN_ALONE = frozenset(
     {Outcome.MALFORMED, Outcome.WRONG_TIME, Outcome.WRONG_CERTIFICATE, Outcome.WRONG_SIGNATURE}
 )

@@ -19,8 +19,8 @@ from birthmark_sma.simulation.aggregation.bundle_intake import reception
 from birthmark_sma.simulation.target import Site
 
 _ROOT_PATH = "/pki/root.crt"
-_SECONDS = 10.0
-_LAST_SECONDS = 5
+_SECONDS = 10.0  # timeout of the request for the root certificate
+_LAST_SECONDS = 5  # for open requests after the end
 _MAX_CONNECTIONS = 256
 
 

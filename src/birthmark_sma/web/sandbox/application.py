@@ -100,7 +100,7 @@ def _document(app: FastAPI) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = plain()
+            made = plain()  # FastAPI stores this object in openapi_schema, so it is changed once
             made["info"]["title"] += " (SANDBOX)"
             made["info"]["description"] = f"**{_ABOUT}**\n\n{made['info']['description']}"
             for operations in made["paths"].values():

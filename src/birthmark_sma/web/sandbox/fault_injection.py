@@ -55,6 +55,7 @@ _OFFSETS = {"expired": timedelta(days=-740), "not-yet-valid": timedelta(days=7)}
 _LOGIN_PAGE = "<!doctype html><title>Free Wi-Fi</title><p>Please accept our terms.</p>"
 _ELSEWHERE = "/sandbox"
 
+# The scenarios that are one error of the authority. The argument is the scenario's number.
 _PROBLEMS: Mapping[str, Callable[[int], Exception]] = {
     "unauthenticated": lambda _: errors.UnauthenticatedError("This access key is not known here."),
     "forbidden": lambda _: errors.InsufficientScopeError(
@@ -220,7 +221,7 @@ class FaultInjector:
             await injected.answer(answer)
         elif name in self._acts:
             await self._acts[name](injected)
-        else:
+        else:  # all other scenarios are verdicts, which the authority itself gives
             with injected.verdict_by_header():
                 await injected.forward()
 
@@ -253,6 +254,7 @@ class FaultInjector:
 
     async def _truncated(self, injected: InjectedRequest) -> None:
         head, body = await injected.capture_response()
+        # The head keeps the Content-Length of the whole body.
         await injected.send(head)
         half = {"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True}
         await injected.send(half)
