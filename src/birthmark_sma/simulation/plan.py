@@ -35,9 +35,9 @@ class Terms:
 
     `seconds` is the duration, `rate` the average number of pictures a second. With `day` the run
     represents one day from midnight to midnight, and each family follows its hours.
-    These are shares of the pictures, from 0 to 1: `dual` (sent to all aggregation servers and not
-    to one of them), `tampering`, `clones`, `replays`. These are shares of the cameras, from 0 to 1:
-    `stolen`, `wrong_clocks`, `offline`.
+    These are shares of the pictures, from 0 to 1: `dual` (sent to all aggregation servers; the
+    others go to one), `tampering`, `clones`, `replays`. These are shares of the cameras, from 0 to
+    1: `stolen`, `wrong_clocks`, `offline`.
     """
 
     cameras: int = 20

@@ -1,15 +1,15 @@
 """uvicorn's HTTP protocol with limits on size and time, and with strict parsing.
 
-uvicorn stores heads of any size, waits without a timeout and parses HTTP leniently. This module
-makes one `LimitedHttpProtocol` for each connection. It responds
+uvicorn stores heads of any size, waits without a timeout and parses HTTP leniently. It makes one
+protocol object for each connection, of a class derived from `LimitedHttpProtocol`, which responds
 - 414 to a request line of more than LINE_BYTES,
 - 431 to a head of more than HEAD_BYTES or MAX_FIELDS (RFC 6585, section 5),
 - 408 to a request that is not complete in time (RFC 9110, section 15.5.9),
 - 400, 501 or 505 to a request that a proxy and this server could read differently (request
   smuggling): no Host or several, a transfer coding other than chunked, another HTTP version, a
   fragment in the target.
-It drops trailer fields. It closes the connection after each of these errors.
-It never limits the size of a body. `web.middleware.request_body` does.
+It closes the connection after each of these errors. It drops trailer fields. It never limits the
+size of a body; `web.middleware.request_body` does.
 """
 
 import asyncio
@@ -183,7 +183,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     costs more (docs/adr/0007). The event loop owns all fields.
 
     The overridden methods are uvicorn's and the callbacks of httptools. Each one must call the
-    method of `HttpToolsProtocol`, unless its docstring gives a reason.
+    method of `HttpToolsProtocol`, unless it refuses the request or its docstring gives a reason.
     """
 
     _fields_of_refusals = b""  # header lines for each error response; the sandbox adds its mark
