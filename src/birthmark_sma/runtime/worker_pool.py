@@ -22,15 +22,14 @@ class _Work(NamedTuple):
 
 
 class WorkerPool(Executor):
-    """An executor with `threads` threads and a queue of about `most_waiting` calls.
-
-    Threads that submit at the same time may exceed the limit by one call each.
-    """
+    """An executor with `threads` threads and a queue of at most `most_waiting` calls."""
 
     def __init__(self, threads: int, name: str, *, most_waiting: int) -> None:
         self._most_waiting = most_waiting
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
+        # A call that is queued behind the threads' end marks would never be answered.
+        self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}_{number}", daemon=True)
             for number in range(threads)
@@ -46,12 +45,13 @@ class WorkerPool(Executor):
         **kwargs: Parameters.kwargs,
     ) -> "Future[Result]":
         """Queue a call and return its future. Raises PoolFullError or ShuttingDownError at once."""
-        if self._closed:
-            raise ShuttingDownError
-        if self._waiting.qsize() >= self._most_waiting:
-            raise PoolFullError
         future: Future[Result] = Future()
-        self._waiting.put(_Work(future, lambda: fn(*args, **kwargs)))
+        with self._lock:
+            if self._closed:
+                raise ShuttingDownError
+            if self._waiting.qsize() >= self._most_waiting:
+                raise PoolFullError
+            self._waiting.put(_Work(future, lambda: fn(*args, **kwargs)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
@@ -59,10 +59,11 @@ class WorkerPool(Executor):
 
         Overrides Executor's method, and ignores its arguments.
         """
-        self._closed = True
-        # The queue is FIFO, so each thread meets its None after all queued calls.
-        for _ in self._threads:
-            self._waiting.put(None)
+        with self._lock:
+            self._closed = True
+            # The queue is FIFO, so each thread meets its None after all queued calls.
+            for _ in self._threads:
+                self._waiting.put(None)
 
     def _run(self) -> None:
         while (work := self._waiting.get()) is not None:

@@ -163,7 +163,7 @@ class SharedReservations:
         if not left:
             return seconds_until(rate, usage, 1)
         amount = lease.in_flight + cost + lease.ahead
-        others = await self._hold(lease, key, amount, left - lease.in_flight)
+        others = await self._hold(lease, key, rate, amount, left - lease.in_flight)
         if others is None:
             return None
         # Read the usage again. Another process counts its FAILs before it gives its reservation
@@ -171,10 +171,12 @@ class SharedReservations:
         # reservation could lack FAILs that are not in `others` any more.
         usage = await self._store.usage(key, rate)
         if remaining(rate, usage) - others - lease.in_flight <= 0:
-            await self._hold(lease, key, lease.in_flight, _ANY_ROOM)
+            await self._hold(lease, key, rate, lease.in_flight, _ANY_ROOM)
         return None
 
-    async def _hold(self, lease: _Lease, key: str, amount: int, room: int) -> int | None:
+    async def _hold(
+        self, lease: _Lease, key: str, rate: Rate, amount: int, room: int
+    ) -> int | None:
         """Set the lease to an amount if the others hold less than `room`, else to `in_flight`.
 
         Return how many tokens the others hold, or None in the second case. Raises StoreAwayError.
@@ -183,7 +185,13 @@ class SharedReservations:
         until = asyncio.get_running_loop().time() + HOLD_SECONDS / 2
         least = lease.in_flight
         others = await self._store.run(
-            RESERVE, f"{key}/{rate.amount}/{rate.seconds}/reserved", self._name, amount, least, room, HOLD_SECONDS
+            RESERVE,
+            f"{key}/{rate.amount}/{rate.seconds}/reserved",
+            self._name,
+            amount,
+            least,
+            room,
+            HOLD_SECONDS,
         )
         lease.held, lease.until = (least, until) if others < 0 else (amount, until)
         return None if others < 0 else others
@@ -208,7 +216,7 @@ class SharedReservations:
         with suppress(StoreAwayError):
             async with lease.turn:
                 if lease.held - lease.in_flight > lease.ahead:
-                    await self._hold(lease, key, lease.in_flight + lease.ahead, _ANY_ROOM)
+                    await self._hold(lease, key, rate, lease.in_flight + lease.ahead, _ANY_ROOM)
         if lease.held == 0 and not lease.turn.locked():
             self._leases.pop((key, rate), None)
 

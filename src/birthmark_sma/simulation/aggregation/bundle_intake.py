@@ -33,7 +33,6 @@ _STATUSES = {
     Outcome.WRONG_TIME: 422,
     Outcome.WRONG_CERTIFICATE: 422,
     Outcome.WRONG_SIGNATURE: 422,
-    Outcome.DUPLICATE: 409,
     Outcome.UNDECIDED: 503,
 }
 
