@@ -12,8 +12,9 @@ from birthmark_sma.authority.server_metrics import VALIDATIONS, Figures
 from birthmark_sma.authority.validation.service import Steps
 from birthmark_sma.runtime.background_output import BackgroundOutput
 from birthmark_sma.storage.group_commit import Batch
+from birthmark_sma.web.logs.request_ids import BEGAN, TRACE
 from birthmark_sma.web.logs.request_log import LogStyle, RequestLog
-from birthmark_sma.web.middleware.request_metrics import BEGAN, TRACE, RequestMetrics
+from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.middleware.tracing import Tracing
 
 _TIMES = 2_000

@@ -27,7 +27,7 @@ from birthmark_sma.storage import interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.faults import translate
-from birthmark_sma.storage.sqlite_file import SqliteFile
+from birthmark_sma.storage.sqlite_files import SqliteFile
 
 _CONNECT_TIMEOUT_SECONDS = 3
 _SQLITE_BUSY_SECONDS = 10  # how long SQLite waits for a lock of another connection

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TableClause, column, delete, insert, select, table, text
 
-from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.schema import UtcDateTime, validation_history
 
 DAYS_AHEAD = 7

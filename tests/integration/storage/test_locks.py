@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 import birthmark_sma
-from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.engine import open_database
-from birthmark_sma.storage.exclusive_lock import only_one
+from birthmark_sma.storage.locks import AdvisoryLock, only_one, wait_for_lock
 
 
 def test_no_two_jobs_share_a_number() -> None:
@@ -21,7 +20,7 @@ def test_every_number_is_from_the_list() -> None:
     numbers = {
         path.name: re.findall(r"0x5_3A_\d+", path.read_text()) for path in package.rglob("*.py")
     }
-    assert [name for name, found in numbers.items() if found] == ["advisory_locks.py"]
+    assert [name for name, found in numbers.items() if found] == ["locks.py"]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from birthmark_sma.storage.advisory_locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.dialects import is_any_of
+from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.schema import device_flags, registered_devices
 
 _flags = device_flags.c

@@ -20,6 +20,7 @@ from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.ca.crl_publication import publish_root_crl
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
 from birthmark_sma.authority.ca.root_key_file import PassphraseChange, RootKey
+from birthmark_sma.authority.kek import sqlite_erasure
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
@@ -42,10 +43,8 @@ from birthmark_sma.errors import (
     RotationError,
     WrongSecretError,
 )
-from birthmark_sma.storage import erasure
-from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.exclusive_lock import only_one
+from birthmark_sma.storage.locks import AdvisoryLock, only_one
 
 FOLLOWING_SECONDS = 4.0
 """Both keys exist for at least this time, so that running servers, which poll for a new key twice a
@@ -207,7 +206,9 @@ class _Rotation:
         if not finished_before:
             wait(max(FOLLOWING_SECONDS - (time.monotonic() - began), 0))
             self._retire(keks, progress)
-        erasure.truncate_wal(self._database)  # SQLite's log may hold values under the old key
+        sqlite_erasure.truncate_wal(
+            self._database
+        )  # SQLite's log may hold values under the old key
         # 6. The files of the root's key and of the old passphrase last: they stay as they are until
         # the rotation of the database is complete.
         root_key = plan.root_key.put_in_place()
@@ -416,7 +417,7 @@ class _Rotation:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._database.write() as transaction:
-            erasure.enable_secure_delete(transaction)
+            sqlite_erasure.enable_secure_delete(transaction)
             yield transaction
 
 

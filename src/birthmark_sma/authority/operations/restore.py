@@ -64,7 +64,7 @@ SAMPLE = 500
 _CHUNK = 1 << 20
 _JOURNALS = ("-journal", "-wal", "-shm")
 """Files that must not exist at the target: SQLite would apply them to the restored file. Lock files
-(`storage.exclusive_lock`) may exist: a killed process leaves them behind, and they do no harm."""
+(`storage.locks`) may exist: a killed process leaves them behind, and they do no harm."""
 
 
 @dataclass(frozen=True, slots=True)

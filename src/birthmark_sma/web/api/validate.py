@@ -52,7 +52,7 @@ from birthmark_sma.web.api.models import (
     ValidateNucResponse,
     verdict,
 )
-from birthmark_sma.web.logs.request_ids import bind_request
+from birthmark_sma.web.logs.request_ids import TRACE, bind_request
 from birthmark_sma.web.middleware import rate_limit
 from birthmark_sma.web.middleware.authentication import UNKNOWN, Authenticator, route_name
 from birthmark_sma.web.middleware.request_body import (
@@ -63,7 +63,7 @@ from birthmark_sma.web.middleware.request_body import (
     parse_json,
     read_json,
 )
-from birthmark_sma.web.middleware.request_metrics import TRACE, RequestMetrics
+from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.middleware.response_deadline import Deadlines
 from birthmark_sma.web.problems import (
     MISDIRECTED,

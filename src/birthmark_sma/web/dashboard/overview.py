@@ -22,8 +22,7 @@ from birthmark_sma.authority.server_metrics import VALIDATIONS
 from birthmark_sma.pki.profiles import DEVICE
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
-from birthmark_sma.web.dashboard.formats import milliseconds
-from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.dashboard.rendering import milliseconds, render_page
 from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
 

@@ -5,17 +5,19 @@ other origins. So text from an attacker, such as a device serial, can never run 
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_FLOOR, Decimal
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.access.sessions import form_token
-from birthmark_sma.web.dashboard import formats
 from birthmark_sma.web.dashboard.static_files import static_url
 from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
@@ -30,6 +32,7 @@ TOKEN = "dashboard_token"  # noqa: S105  a key, not a secret
 """The key in the scope of the session's token. `SessionMiddleware` sets it."""
 
 _PAGE_SECONDS = 10.0
+_UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 
 NAVIGATION = (
     ("/dashboard", "Overview"),
@@ -102,16 +105,89 @@ def _environment() -> Environment:
         "navigation": NAVIGATION,
         "static": static_url,
         "version": __version__,
-        "percent": formats.percent,
+        "percent": percent,
     }
     environment.filters |= {
-        "number": formats.number,
-        "moment": formats.moment,
-        "stamp": formats.stamp,
-        "parts": formats.parts,
-        "day": formats.day,
-        "size": formats.size,
-        "span": formats.span,
-        "spaced_hex": formats.spaced_hex,
+        "number": number,
+        "moment": moment,
+        "stamp": stamp,
+        "parts": parts,
+        "day": day,
+        "size": size,
+        "span": span,
+        "spaced_hex": spaced_hex,
     }
     return environment
+
+
+# --- filters of the templates: numbers, times and bytes as text
+
+
+def number(value: int) -> str:
+    """Format a whole number with thousands separators."""
+    return f"{value:,}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Format a share as percent with two decimals, rounded down. So 100 % means all of it."""
+    if whole == 0:
+        return "\N{EN DASH}"
+    share = (Decimal(part) * 100 / whole).quantize(Decimal("0.01"), ROUND_FLOOR)
+    return f"{share} %"
+
+
+def moment(value: datetime | None) -> Markup:
+    """Format a time to the second, with its zone."""
+    return _time(value, "%Y-%m-%d %H:%M:%S UTC")
+
+
+def stamp(value: datetime | None) -> Markup:
+    """Format a time to the second, without its zone, for columns whose head names the zone."""
+    return _time(value, "%Y-%m-%d %H:%M:%S")
+
+
+def day(value: datetime | None) -> Markup:
+    """Format the UTC day of a time."""
+    return _time(value, "%Y-%m-%d")
+
+
+def span(duration: timedelta) -> str:
+    """Format a duration in the largest unit (day to second) of which it has at least two."""
+    seconds = int(abs(duration.total_seconds()))
+    for name, length in _UNITS:
+        if seconds >= 2 * length:
+            return f"{seconds // length:,} {name}s"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"
+
+
+def milliseconds(value: float) -> str:
+    """Format milliseconds: without decimals from 100 on, with one decimal below."""
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def spaced_hex(value: bytes | str) -> Markup:
+    """Format bytes as pairs of hex digits with possible line breaks between them."""
+    digits = value.hex() if isinstance(value, bytes) else value
+    pairs = [digits[start : start + 2] for start in range(0, len(digits), 2)]
+    return Markup(":<wbr>").join(escape(pair) for pair in pairs)
+
+
+def parts(name: str) -> Markup:
+    """Format a distinguished name (RFC 4514) with possible line breaks after its commas."""
+    return Markup(",<wbr>").join(escape(each) for each in name.split(","))
+
+
+def size(value: int) -> str:
+    """Format a number of bytes in the largest fitting unit, from bytes to TiB."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    place = max(0, min(len(units) - 1, (max(value, 1).bit_length() - 1) // 10))
+    return f"{value:,} bytes" if place == 0 else f"{value / 1024**place:,.1f} {units[place]}"
+
+
+def _time(value: datetime | None, form: str) -> Markup:
+    if value is None:
+        return Markup("\N{EN DASH}")
+    utc = value.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        utc.isoformat(timespec="seconds"), utc.strftime(form)
+    )

@@ -31,7 +31,6 @@ SIGN_OUT = "/dashboard/sign-out"
 
 _FORM_BYTES = 4_096
 _FORM_TYPE = "application/x-www-form-urlencoded"
-_FORM_CHARACTERS = 43
 _SECONDS = 10.0
 
 router = APIRouter(include_in_schema=False)

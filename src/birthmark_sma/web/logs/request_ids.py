@@ -19,6 +19,13 @@ HEADER = "X-Request-ID"
 _NAME = HEADER.lower().encode()
 _ID = "request_id"
 
+BEGAN = "began"
+"""The key in the scope for the start of a request, in nanoseconds of `perf_counter_ns`. On the fast
+path this is when the body was complete, otherwise when the head had arrived."""
+
+TRACE = "trace"
+"""The key in the scope for the RequestTrace, if the request is traced."""
+
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._~:/+=@,-]{1,128}")
 _LIKE_A_KEY = b"sma_"  # access keys begin like this; the client sent one by mistake
 _numbers = count()

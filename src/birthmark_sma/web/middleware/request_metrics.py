@@ -18,7 +18,7 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     SharedCounters,
     SlotAllocator,
 )
-from birthmark_sma.web.logs.request_ids import bind_request
+from birthmark_sma.web.logs.request_ids import BEGAN, TRACE, bind_request
 from birthmark_sma.web.logs.request_log import RequestLog
 from birthmark_sma.web.middleware.authentication import RULES, UNKNOWN, route_name
 
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 OTHER = "other"
 NO_ANSWER = "none"
 """The label in place of a status if the caller left before the response."""
-
-BEGAN = "began"
-"""The key in the scope for the start of a request, in nanoseconds of `perf_counter_ns`. On the fast
-path this is when the body was complete, otherwise when the head had arrived."""
-
-TRACE = "trace"
-"""The key in the scope for the RequestTrace, if the request is traced."""
 
 # Other methods and statuses are counted as OTHER.
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")

@@ -46,7 +46,7 @@ _PUBLIC = ("/pki/", "/static-offline-docs")
 
 # One year, in seconds.
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
-_ONLY_HERE = (b"localhost", b"127.0.0.1", b"[::1]")
+_ONLY_HERE = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]*)?", re.IGNORECASE)
 
 OF_JSON: Sequence[Header] = (
     (b"content-security-policy", NOTHING_RUNS),
@@ -99,7 +99,7 @@ def of_transport(scope: Scope) -> Sequence[Header]:
     if scope["scheme"] != "https":
         return ()
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    return () if host.lower().startswith(_ONLY_HERE) else (STRICT_TRANSPORT,)
+    return () if _ONLY_HERE.fullmatch(host) else (STRICT_TRANSPORT,)
 
 
 def _headers(scope: Scope, head: Message, policy: bytes) -> Iterator[Header]:

@@ -38,9 +38,8 @@ from starlette.types import Scope
 from birthmark_sma import __version__
 from birthmark_sma.authority.validation.service import Steps
 from birthmark_sma.storage.group_commit import Batch
-from birthmark_sma.web.logs.request_ids import get_request_id
+from birthmark_sma.web.logs.request_ids import BEGAN, TRACE, get_request_id
 from birthmark_sma.web.middleware.authentication import UNKNOWN, route_name
-from birthmark_sma.web.middleware.request_metrics import BEGAN, TRACE
 
 _NAME = "birthmark-sma"
 _ITEMS = "sma.batch.items"

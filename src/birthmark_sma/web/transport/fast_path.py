@@ -18,9 +18,9 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from birthmark_sma.errors import CallerLeftError
-from birthmark_sma.web.logs.request_ids import DIRECT, get_request_id
+from birthmark_sma.web.logs.request_ids import BEGAN, DIRECT, get_request_id
 from birthmark_sma.web.middleware.cancellation import Cancellable
-from birthmark_sma.web.middleware.request_metrics import BEGAN, MetricsMiddleware, RequestMetrics
+from birthmark_sma.web.middleware.request_metrics import MetricsMiddleware, RequestMetrics
 from birthmark_sma.web.middleware.security_headers import (
     ADDED,
     OF_JSON,

@@ -36,9 +36,8 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.pki.keys.ca_keys import load_encrypted
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.exclusive_lock import only_one
+from birthmark_sma.storage.locks import AdvisoryLock, only_one
 from tests.support.authorities import (
     PASSPHRASE,
     execute,

@@ -1,19 +1,43 @@
-"""Take a lock that lets only one process at a time do a job on a database.
+"""Locks that processes take on a database, so that a job does not run twice at the same time.
 
-On PostgreSQL this is an advisory lock. On SQLite it is a lock file beside the database file.
-The module never waits for a lock: it returns at once that another process holds it.
+On PostgreSQL these are advisory locks. On SQLite a write transaction excludes all other writers,
+and `only_one` uses a lock file beside the database file. The numbers of advisory locks are shared
+by a whole database, so all of them are defined here, and no other module may define one.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum, unique
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select, text
 
-from birthmark_sma.storage.advisory_locks import AdvisoryLock
 from birthmark_sma.storage.engine import Database
+
+
+@unique
+class AdvisoryLock(IntEnum):
+    """One lock for each job that must not run twice at the same time.
+
+    A number is never reused for another job.
+    """
+
+    MIGRATION = 0x5_3A_0001
+    PARTITIONS = 0x5_3A_0002
+    ABUSE_FLAGS = 0x5_3A_0003
+    KEY_ROTATION = 0x5_3A_0004
+    CRL_PUBLICATION = 0x5_3A_0005
+
+
+def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:
+    """Wait for the lock and hold it until the transaction ends.
+
+    On SQLite this does nothing: a write transaction excludes all other writers already.
+    """
+    if transaction.dialect.name == "postgresql":
+        transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock.value})
 
 
 @contextmanager
