@@ -8,7 +8,7 @@ from timeit import repeat
 from typing import Any
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.server_metrics import VALIDATIONS, Figures
+from birthmark_sma.authority.server_metrics import VALIDATIONS, ServerMetrics
 from birthmark_sma.authority.validation.service import Steps
 from birthmark_sma.runtime.background_output import BackgroundOutput
 from birthmark_sma.storage.group_commit import Batch
@@ -26,7 +26,7 @@ _BATCH = 40
 
 def main() -> None:
     """Print microseconds a token."""
-    traffic, figures = RequestMetrics(), Figures()
+    traffic, figures = RequestMetrics(), ServerMetrics()
     scope: dict[str, object] = {"path": "/api/v1/validate/nuc", "method": "POST"}
 
     def request() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         figures.batch(VALIDATIONS, Batch(_BATCH, tuple, 0, 1_000_000, 4_000_000))
 
     def table() -> None:
-        figures.sheet[40 + 1234 // 100] += 1
+        figures.own_counters[40 + 1234 // 100] += 1
 
     output = BackgroundOutput(os.open(os.devnull, os.O_WRONLY))
     log = RequestLog(output, look=LogStyle.JSON)

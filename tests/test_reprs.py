@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr
 import birthmark_sma
 from birthmark_sma.authority.provisioning.issuance import ProvisioningRequest
 from birthmark_sma.config import NewSecret, load_settings
-from tests.support.authorities import founded, new_camera, request_for, small_settings
+from tests.support.authorities import new_authority, new_camera, request_for, small_settings
 from tests.support.secret_search import found_in
 
 _TELLING = re.compile(
@@ -80,7 +80,7 @@ def test_there_are_classes_to_look_at() -> None:
 def test_nothing_alive_tells_a_secret(tmp_path: Path) -> None:
     """Threat 28: with an authority open and at work, every object of ours is asked."""
     settings = small_settings(tmp_path, None, data_dir=tmp_path / "data")
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         camera = new_camera(authority, "camera", idempotency_key="idempotent")
         token = camera.token()
         key = authority.issuer.signer.key.private_numbers()

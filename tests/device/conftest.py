@@ -9,7 +9,7 @@ import pytest
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera
 from birthmark_sma.device import nonces as nonces_module
-from tests.support.authorities import KEYS_PER_TABLE, founded, small_settings
+from tests.support.authorities import KEYS_PER_TABLE, new_authority, small_settings
 from tests.support.in_process import InProcess
 from tests.support.programs.running import new_serial
 
@@ -19,7 +19,7 @@ StartCamera = Callable[..., Camera]
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
     """An authority that all tests share: each camera takes a serial of its own."""
-    with founded(small_settings(tmp_path_factory.mktemp("authority"), None)) as opened:
+    with new_authority(small_settings(tmp_path_factory.mktemp("authority"), None)) as opened:
         yield opened
 
 

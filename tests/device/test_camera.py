@@ -49,7 +49,7 @@ from birthmark_sma.protocol.key_derivation import derive_key
 from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES
 from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
-from tests.support.authorities import KEYS_PER_TABLE, founded, small_settings
+from tests.support.authorities import KEYS_PER_TABLE, new_authority, small_settings
 from tests.support.in_process import InProcess
 from tests.support.programs.running import new_serial, wait_until
 
@@ -85,7 +85,7 @@ def test_a_prototypes_authority_says_pass(tmp_path: Path) -> None:
     """Threat 14: to a camera that was told nothing of its 10 tables of 100 keys."""
     sizes = asdict(PROTOTYPE_SIZES)
     (tmp_path / "authority").mkdir()
-    with founded(small_settings(tmp_path / "authority", None, **sizes)) as prototype:
+    with new_authority(small_settings(tmp_path / "authority", None, **sizes)) as prototype:
         enrolment = Enrolment("http://localhost", new_serial(), "Test")
         with start_camera(
             tmp_path / "camera", sealing=UNSEALED, enrolment=enrolment, client=InProcess(prototype)

@@ -8,7 +8,7 @@ import pytest
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.config import Settings
 from birthmark_sma.storage.engine import Database, open_database
-from tests.support.authorities import founded, small_settings
+from tests.support.authorities import new_authority, small_settings
 from tests.support.programs.running import Running, Servers
 from tests.support.schemas import give_schema
 
@@ -25,7 +25,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def authority(settings: Settings) -> Iterator[Authority]:
     """An open authority of this test's own."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         yield authority
 
 

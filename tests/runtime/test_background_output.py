@@ -58,7 +58,7 @@ def test_metrics_have_what_was_left_out() -> None:
     traffic = RequestMetrics()
     traffic.copy_figures()
     traffic.copy_figures()
-    assert LOG_LINES_LEFT_OUT.total(traffic.sheets.all())[()] == output.left_out == 1
+    assert LOG_LINES_LEFT_OUT.total(traffic.shared_counters.all())[()] == output.left_out == 1
     background_output._outputs.pop(writer)
     os.close(writer)
 

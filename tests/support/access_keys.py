@@ -48,8 +48,8 @@ def start_with_keys(
     url = None if database_url.startswith("sqlite:") else database_url
     settings = server_environ(data_dir, url) | environ
     if url is None or not query(url, "SELECT 1 FROM pg_tables WHERE tablename = 'authority'"):
-        founded = sma("init", environ=settings)
-        assert founded.returncode == 0, founded.stderr
+        new_authority = sma("init", environ=settings)
+        assert new_authority.returncode == 0, new_authority.stderr
     keys = {}
     for scope in KeyScope:
         made = sma("keys", "create", f"a {scope}", "--scope", scope, "--json", environ=settings)

@@ -58,7 +58,7 @@ def small_settings(folder: Path, database_url: str | None, **flags: Any) -> Sett
 
 
 @contextmanager
-def founded(settings: Settings) -> Iterator[Authority]:
+def new_authority(settings: Settings) -> Iterator[Authority]:
     """Found an authority where there is none, and open it until the end of the block."""
     give_schema(settings.resolved_database_url)
     initialise(settings, quiet)

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.background.abuse_detection import AbuseWatch
-from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
+from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockWatch
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.background.sandbox_expiry import ShortLife
@@ -35,13 +35,13 @@ from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.key_tables.usage import TableCounting
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
-from birthmark_sma.authority.provisioning.issuance import CandidateMaker, Issuer
+from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, Issuer
 from birthmark_sma.authority.provisioning.service import Provisioner
 from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
-from birthmark_sma.authority.sandbox.certificates import SandboxCandidateMaker
+from birthmark_sma.authority.sandbox.certificates import SandboxDeviceIssuer
 from birthmark_sma.authority.sandbox.guards import check_kind, check_settings
 from birthmark_sma.authority.sandbox.validation import SandboxValidator
-from birthmark_sma.authority.server_metrics import Figures
+from birthmark_sma.authority.server_metrics import ServerMetrics
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -78,18 +78,18 @@ class Authority:
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
     key_cache: AccessKeyCache = field(repr=False)
-    chores: tuple[BackgroundTask, ...] = field(repr=False)
+    background_tasks: tuple[BackgroundTask, ...] = field(repr=False)
     """The background tasks. They do not run before `start`."""
     rate_limits: RateLimits = field(repr=False)
     """The rate limits of the server. The server starts and closes them, in its event loop."""
-    figures: Figures = field(repr=False)
+    figures: ServerMetrics = field(repr=False)
     served_crls: ServedCrls = field(repr=False)
     sandbox: bool = False
     """True if the authority was created as a sandbox."""
 
     def start(self) -> None:
         """Start the background tasks. Only a server does; a single command does not need them."""
-        for chore in self.chores:
+        for chore in self.background_tasks:
             chore.start()
 
     def copy_figures(self) -> None:
@@ -112,9 +112,9 @@ class Authority:
         This waits up to a second for each background task.
         """
         # Stop all before waiting for any, so that they end at the same time.
-        for chore in self.chores:
+        for chore in self.background_tasks:
             chore.stop()
-        for chore in self.chores:
+        for chore in self.background_tasks:
             chore.close()
         # The database last: both writers still commit what they accepted.
         self.provisioner.close()
@@ -136,11 +136,11 @@ def opened_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
-def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> Authority:
+def open_authority(settings: Settings, shared_counters: SharedCounters | None = None) -> Authority:
     """Open an initialised authority: prove its secrets, unwrap its tables, start its writers.
 
-    `sheets` is the shared memory for metrics; None means counters of this process only. This starts
-    threads, so the process must not fork afterwards: `opened_in_bulk` starts none.
+    `shared_counters` is the shared memory for metrics; None means counters of this process only.
+    This starts threads, so the process must not fork afterwards: `opened_in_bulk` starts none.
 
     Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
     ConfigurationError or DatabaseUnavailableError. Each says what to do, and closes the database.
@@ -156,7 +156,7 @@ def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> 
         database.close()
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
-    figures = Figures(sheets)
+    figures = ServerMetrics(shared_counters)
     served_crls = ServedCrls(database)
     rate_limits = make_rate_limits(settings)
     validator_class = SandboxValidator if parts.sandbox else Validator
@@ -181,8 +181,8 @@ def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> 
         figures=figures,
         served_crls=served_crls,
         key_cache=key_cache,
-        chores=(
-            HistoryUpkeep(database, settings.audit_retention_days),
+        background_tasks=(
+            AuditUpkeep(database, settings.audit_retention_days),
             AbuseWatch(database, make_abuse_policy(settings), settings.abuse),
             ClockWatch(database),
             KeyReloader(database, parts.secrets.keks, key_cache),
@@ -222,8 +222,8 @@ class _Parts:
     sandbox: bool
 
     @property
-    def maker(self) -> CandidateMaker:
-        maker_class = SandboxCandidateMaker if self.sandbox else CandidateMaker
+    def maker(self) -> DeviceIssuer:
+        maker_class = SandboxDeviceIssuer if self.sandbox else DeviceIssuer
         return maker_class(self.table_cache, self.secrets.nuc_hash_index, self.issuer)
 
     @property
@@ -237,7 +237,7 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
     root, intermediate = load_certificates(database)
     check_sizes(database, settings)
     with database.read() as connection:
-        sandbox = bool(key_table_store.was_founded_as_sandbox(connection))
+        sandbox = bool(key_table_store.was_created_as_sandbox(connection))
     opened = open_stored_secrets(database, settings)
     issuer = Issuer(
         certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
@@ -357,10 +357,10 @@ def _check_kind(database: Database, *, sandbox: bool) -> bool | None:
     Return True if it is a sandbox, False if not, None if there is no authority yet.
     """
     with database.read() as connection:
-        founded_as_sandbox = key_table_store.was_founded_as_sandbox(connection)
-    if founded_as_sandbox is not None:
-        check_kind(founded_as_sandbox, sandbox=sandbox)
-    return founded_as_sandbox
+        created_as_sandbox = key_table_store.was_created_as_sandbox(connection)
+    if created_as_sandbox is not None:
+        check_kind(created_as_sandbox, sandbox=sandbox)
+    return created_as_sandbox
 
 
 def populate_tables(

@@ -50,7 +50,7 @@ class BatchInstruments:
         self.failed = Counter(layout, [(fault.value,) for fault in DatabaseFault])
 
 
-# Memory layout: each metric takes the next slots of a process's sheet, in the order of these lines.
+# Memory layout: each metric takes the next slots of a process's row, in the order of these lines.
 # All processes of a server run the same lines, so the slots agree.
 _layout = SlotAllocator()
 VALIDATIONS = BatchInstruments(_layout)
@@ -63,7 +63,7 @@ STORE_AWAY = Gauge(_layout)
 STORE_LOST = Counter(_layout, [()])
 
 
-def new_sheets(processes: int) -> SharedCounters:
+def create_shared_counters(processes: int) -> SharedCounters:
     """Create the shared memory for the metrics of a server with this number of processes."""
     return SharedCounters(processes, _layout.size)
 
@@ -74,50 +74,50 @@ def tables_a_range(tables: int) -> int:
     return -(-tables // _RANGES)
 
 
-class Figures:
-    """The metrics of one process, in its own sheet (worker slot) of the shared memory."""
+class ServerMetrics:
+    """The metrics of one process, in its own row (worker slot) of the shared memory."""
 
-    def __init__(self, sheets: SharedCounters | None = None) -> None:
-        self.sheets = sheets or new_sheets(1)
-        self.sheet = self.sheets.take_one()
+    def __init__(self, shared_counters: SharedCounters | None = None) -> None:
+        self.shared_counters = shared_counters or create_shared_counters(1)
+        self.own_counters = self.shared_counters.take_one()
         self._copied: dict[int, int] = {}
 
     def batch(self, writer: BatchInstruments, batch: Batch) -> None:
         """Record a committed batch. Call this in the writer thread only."""
-        writer.items.observe(self.sheet, batch.items)
-        writer.settling.observe(self.sheet, batch.settled - batch.began)
-        writer.committing.observe(self.sheet, batch.committed - batch.settled)
+        writer.items.observe(self.own_counters, batch.items)
+        writer.settling.observe(self.own_counters, batch.settled - batch.began)
+        writer.committing.observe(self.own_counters, batch.committed - batch.settled)
 
     def batch_failed(self, writer: BatchInstruments, fault: DatabaseFault) -> None:
         """Count a batch that failed with a database error. Call this in the writer thread only."""
-        writer.failed.add(self.sheet, (fault.value,))
+        writer.failed.add(self.own_counters, (fault.value,))
 
     def provisioned(self, outcome: Outcome) -> None:
         """Count a request to provision a device. Call this in the event loop only."""
-        OUTCOMES.add(self.sheet, (outcome.value,))
+        OUTCOMES.add(self.own_counters, (outcome.value,))
 
     def copy_writer(self, writer: BatchInstruments, *, waiting: int, refused: int) -> None:
         """Copy the number of items that wait for a writer, and the number that its pool refused."""
-        writer.waiting.set(self.sheet, waiting)
+        writer.waiting.set(self.own_counters, waiting)
         self._copy(writer.refused, {(): refused})
 
     def waiting(self, writer: BatchInstruments) -> tuple[int, int]:
         """Return the number of items that wait in all processes, and the number of processes."""
-        alive = self.sheets.alive()
+        alive = self.shared_counters.alive()
         return writer.waiting.total(alive), len(alive)
 
     def copy_rate_limits(self, limits: RateLimitFigures) -> None:
         """Copy the counters of the rate limits."""
         self._copy(RATE_REFUSALS, {(kind.value,): limits.refused[kind] for kind in Kind})
-        STORE_AWAY.set(self.sheet, int(limits.store.away))
+        STORE_AWAY.set(self.own_counters, int(limits.store.away))
         self._copy(STORE_LOST, {(): limits.store.times_lost})
 
     def _copy(self, counter: Counter, counted: Mapping[tuple[str, ...], int]) -> None:
-        """Add the counts since the last copy to the sheet.
+        """Add the counts since the last copy to the row.
 
-        They are added, not set: the sheet may be one of a dead process, whose counts must stay.
+        They are added, not set: the row may be one of a dead process, whose counts must stay.
         """
         for labels, times in counted.items():
             place = counter.place[labels]
-            self.sheet[place] += times - self._copied.get(place, 0)
+            self.own_counters[place] += times - self._copied.get(place, 0)
             self._copied[place] = times

@@ -1,11 +1,11 @@
 """Counters, gauges and histograms in shared memory of all processes of a server.
 
-Each process has its own sheet (a row of 64-bit integers) and is the only one that writes to it. So
+Each process has its own row of 64-bit integers and is the only one that writes to it. So
 to count costs a tenth of a microsecond, without a lock or a system call. A reader adds up all
-sheets, so every process returns the same totals. The sheet of a killed process stays, and the
+rows, so every process returns the same totals. The row of a killed process stays, and the
 process that replaces it continues on it, so no counter ever falls.
 
-Memory layout of a sheet: the process id, then the places of each instrument in the order of their
+Memory layout of a row: the process id, then the places of each instrument in the order of their
 creation (`SlotAllocator`). All processes create them in the same order. The memory is an unlinked
 file that only these processes can reach; nothing is left of it at the end.
 `authority.server_metrics` and `web.middleware.request_metrics` define the instruments.
@@ -24,14 +24,14 @@ Labels: TypeAlias = tuple[str, ...]
 
 _SPARE_SHEETS = 4  # for new processes that start before a dead one is detected
 _LOCK_SECONDS = 5.0
-_OWNER = 0  # the place of the process id in a sheet; 0 there means that the sheet is free
+_OWNER = 0  # the place of the process id in a row; 0 there means that the row is free
 
 _spawning = multiprocessing.get_context("spawn")
 _log = logging.getLogger(__name__)
 
 
 class SlotAllocator:
-    """Allocates places in a sheet. Each process must allocate its instruments in the same order."""
+    """Allocates places in a row. Each process must allocate its instruments in the same order."""
 
     def __init__(self) -> None:
         self.size = _OWNER + 1
@@ -44,7 +44,7 @@ class SlotAllocator:
 
 
 class SharedCounters:
-    """The shared memory: one sheet of `size` 64-bit integers for each process, and 4 spare ones.
+    """The shared memory: one row of `size` 64-bit integers for each process, and 4 spare ones.
 
     Created in the parent process and inherited by the serving processes.
     """
@@ -56,19 +56,19 @@ class SharedCounters:
         self._taking = _spawning.Lock()
 
     def take_one(self) -> memoryview:
-        """Return a sheet for this process alone: a free one, or that of a process that has died.
+        """Return a row for this process alone: a free one, or that of a process that has died.
 
-        If none is left, a warning is logged and the sheet returned is private memory: its numbers
+        If none is left, a warning is logged and the row returned is private memory: its numbers
         are missing in the totals.
         """
-        sheets = self.all()
+        shared_counters = self.all()
         # With a timeout, because a process that was killed may never release the lock.
         taken = self._taking.acquire(timeout=_LOCK_SECONDS)
         try:
-            for sheet in sheets:
-                if not _is_alive(sheet[_OWNER]):
-                    sheet[_OWNER] = os.getpid()
-                    return sheet
+            for own_counters in shared_counters:
+                if not _is_alive(own_counters[_OWNER]):
+                    own_counters[_OWNER] = os.getpid()
+                    return own_counters
         finally:
             if taken:
                 self._taking.release()
@@ -76,13 +76,13 @@ class SharedCounters:
         return memoryview(bytearray(8 * self._size)).cast("q")
 
     def all(self) -> list[memoryview]:
-        """Return all sheets, in use or not."""
+        """Return all rows, in use or not."""
         numbers = memoryview(self._numbers).cast("B").cast("q")
         return [numbers[n * self._size : (n + 1) * self._size] for n in range(self._count)]
 
     def alive(self) -> list[memoryview]:
-        """Return the sheets of running processes."""
-        return [sheet for sheet in self.all() if _is_alive(sheet[_OWNER])]
+        """Return the rows of running processes."""
+        return [own_counters for own_counters in self.all() if _is_alive(own_counters[_OWNER])]
 
 
 class Counter:
@@ -94,14 +94,14 @@ class Counter:
     def __init__(self, layout: SlotAllocator, labels: Iterable[Labels]) -> None:
         self.place = {each: layout.take(1) for each in labels}
 
-    def add(self, sheet: memoryview, labels: Labels, amount: int = 1) -> None:
+    def add(self, own_counters: memoryview, labels: Labels, amount: int = 1) -> None:
         """Add to the counter of these labels. Raises KeyError for labels not given in advance."""
-        sheet[self.place[labels]] += amount
+        own_counters[self.place[labels]] += amount
 
-    def total(self, sheets: Iterable[memoryview]) -> dict[Labels, int]:
-        """Return the sum over the sheets for each value of the labels."""
-        sheets = list(sheets)
-        return {each: sum(s[place] for s in sheets) for each, place in self.place.items()}
+    def total(self, shared_counters: Iterable[memoryview]) -> dict[Labels, int]:
+        """Return the sum over the rows for each value of the labels."""
+        shared_counters = list(shared_counters)
+        return {each: sum(s[place] for s in shared_counters) for each, place in self.place.items()}
 
 
 class Gauge:
@@ -110,13 +110,13 @@ class Gauge:
     def __init__(self, layout: SlotAllocator) -> None:
         self._place = layout.take(1)
 
-    def set(self, sheet: memoryview, value: int) -> None:
+    def set(self, own_counters: memoryview, value: int) -> None:
         """Set the value of this process."""
-        sheet[self._place] = value
+        own_counters[self._place] = value
 
     def total(self, alive: Iterable[memoryview]) -> int:
-        """Return the sum over the sheets of running processes."""
-        return sum(sheet[self._place] for sheet in alive)
+        """Return the sum over the rows of running processes."""
+        return sum(own_counters[self._place] for own_counters in alive)
 
 
 class Histogram:
@@ -131,19 +131,19 @@ class Histogram:
         self._first = layout.take(len(bounds) + 2)
         self._sum = self._first + len(bounds) + 1
 
-    def observe(self, sheet: memoryview, amount: int) -> None:
+    def observe(self, own_counters: memoryview, amount: int) -> None:
         """Count an amount. An amount equal to a bound belongs to the bucket below it."""
-        sheet[self._first + bisect_left(self.bounds, amount)] += 1
-        sheet[self._sum] += amount
+        own_counters[self._first + bisect_left(self.bounds, amount)] += 1
+        own_counters[self._sum] += amount
 
-    def total(self, sheets: Iterable[memoryview]) -> tuple[list[int], int]:
-        """Return the cumulative counts and the sum of all amounts, over these sheets.
+    def total(self, shared_counters: Iterable[memoryview]) -> tuple[list[int], int]:
+        """Return the cumulative counts and the sum of all amounts, over these rows.
 
         The counts are the number of amounts at or below each bound, and at the end of all amounts.
         """
-        sheets = list(sheets)
-        counts = (sum(s[n] for s in sheets) for n in range(self._first, self._sum))
-        return list(accumulate(counts)), sum(s[self._sum] for s in sheets)
+        shared_counters = list(shared_counters)
+        counts = (sum(s[n] for s in shared_counters) for n in range(self._first, self._sum))
+        return list(accumulate(counts)), sum(s[self._sum] for s in shared_counters)
 
 
 def _is_alive(process: int) -> bool:

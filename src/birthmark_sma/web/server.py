@@ -213,8 +213,8 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     workers = WorkerApp(
         settings,
         _SPAWNING.Value("i", 0),
-        server_metrics.new_sheets(settings.workers),
-        request_metrics.new_sheets(settings.workers),
+        server_metrics.create_shared_counters(settings.workers),
+        request_metrics.create_shared_counters(settings.workers),
     )
     config = uvicorn_config(workers, settings, factory=True)
     try:

@@ -151,11 +151,11 @@ def test_a_kek_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_the_passphrase_opens_what_it_founded() -> None:
     """With scrypt at its real cost: the same passphrase gives the same keys, another is refused."""
     settings = with_kek_file(None)
-    stored, founded = create_secrets(settings, NOW)
+    stored, new_authority = create_secrets(settings, NOW)
     assert stored.source == "passphrase"
     opened = open_secrets([stored], settings)
-    assert opened.nuc_hash_index.of(KEY) == founded.nuc_hash_index.of(KEY)
-    assert opened.keks.newest.unwrap(founded.keks.newest.wrap(KEY, PLACE), PLACE) == KEY
+    assert opened.nuc_hash_index.of(KEY) == new_authority.nuc_hash_index.of(KEY)
+    assert opened.keks.newest.unwrap(new_authority.keks.newest.wrap(KEY, PLACE), PLACE) == KEY
 
 
 @pytest.mark.parametrize("wrong", [b"", b"Passphrase", b"passphrase ", b"passphrase\n"])
@@ -185,10 +185,10 @@ def test_a_kek_file_does_not_replace_the_passphrase_of_an_authority(tmp_path: Pa
 
 def test_the_salt_differs_from_authority_to_authority() -> None:
     """One table of guesses does not serve for two authorities with one passphrase."""
-    founded = [create_secrets(with_kek_file(None), NOW) for _ in range(3)]
-    assert len({stored.salt for stored, _ in founded}) == 3
-    assert all(len(stored.salt) >= 16 for stored, _ in founded)
-    assert len({opened.nuc_hash_index.of(KEY) for _, opened in founded}) == 3
+    new_authority = [create_secrets(with_kek_file(None), NOW) for _ in range(3)]
+    assert len({stored.salt for stored, _ in new_authority}) == 3
+    assert all(len(stored.salt) >= 16 for stored, _ in new_authority)
+    assert len({opened.nuc_hash_index.of(KEY) for _, opened in new_authority}) == 3
 
 
 @pytest.mark.usefixtures("full_derivation_cost")

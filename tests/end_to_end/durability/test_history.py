@@ -22,8 +22,8 @@ TOKENS_A_ROUND = 600
 def test_a_server_makes_partitions_ahead(postgres_url: str, tmp_path: Path) -> None:
     """A week of them, though somebody took all away: what was written meanwhile has moved."""
     environ = server_environ(tmp_path / "data", postgres_url) | FEW_TABLES
-    founded = sma("init", environ=environ)
-    assert founded.returncode == 0, founded.stderr
+    new_authority = sma("init", environ=environ)
+    assert new_authority.returncode == 0, new_authority.stderr
     running = start(tmp_path / "data", postgres_url)
     running.server.close()
     with running.database() as database, database.read() as connection:

@@ -98,7 +98,7 @@ def test_whatever_is_logged_names_its_request(start_server: Start) -> None:
 @pytest.mark.parametrize("look", ["json", "pretty"])
 def test_nothing_secret_at_any_level(look: str, start_server: Start) -> None:
     """Threat 28: no key, token, NUC hash or Idempotency-Key, wherever it was put by mistake."""
-    running = founded(start_server)
+    running = new_authority(start_server)
     admin, provision, validate = (make_key(running, scope) for scope in SCOPES)
     running = start_server("--access", "keys", "--log-format", look, *TALKATIVE)
     idempotency_key = "needle-9f2c55d1-idempotency"
@@ -164,7 +164,7 @@ def test_nothing_secret_at_any_level(look: str, start_server: Start) -> None:
 SCOPES = ("admin", "provision", "validate")
 
 
-def founded(start_server: Start) -> Running:
+def new_authority(start_server: Start) -> Running:
     """A server that founds its authority, and stops."""
     running = start_server()
     assert running.server.terminate() == 0

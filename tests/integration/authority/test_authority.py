@@ -31,7 +31,7 @@ from birthmark_sma.storage.migration import migrate
 from tests.support.authorities import (
     PASSPHRASE,
     execute,
-    founded,
+    new_authority,
     new_camera,
     opened,
     quiet,
@@ -42,7 +42,7 @@ from tests.support.authorities import (
 
 def test_from_nothing_to_a_verdict(settings: Settings) -> None:
     """Founded, opened, a device provisioned, its token passed; and passed again after a close."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         camera = new_camera(authority, "camera")
         token = camera.token()
         assert authority.validator.submit(token, Caller(None)).result(30).verdict is Verdict.PASS
@@ -53,7 +53,7 @@ def test_from_nothing_to_a_verdict(settings: Settings) -> None:
 def test_with_a_passphrase_alone(tmp_path: Path, database_url: str) -> None:
     """Without a key file, CA_PASSWORD wraps the tables as well."""
     settings = small_settings(tmp_path, database_url).model_copy(update={"kek_file": None})
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         token = new_camera(authority, "camera").token()
     with opened(settings) as authority:
         assert authority.validator.submit(token, Caller(None)).result(30).verdict is Verdict.PASS
@@ -209,7 +209,7 @@ def test_an_outage_is_not_an_empty_database(tmp_path: Path) -> None:
 def test_closing_leaves_no_thread(settings: Settings) -> None:
     """Neither writers nor signers stay behind."""
     before = set(threading.enumerate())
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         new_camera(authority, "camera")
         assert set(threading.enumerate()) > before
         assert authority.validator.running
@@ -243,7 +243,7 @@ def test_a_refused_opening_leaves_no_connection(tmp_path: Path, postgres_url: st
 
 def test_two_programs_on_one_database(settings: Settings) -> None:
     """What one provisions, the other validates at once."""
-    with founded(settings) as one, opened(settings) as other:
+    with new_authority(settings) as one, opened(settings) as other:
         assert one.root == other.root
         for number, (first, second) in enumerate([(one, other), (other, one)]):
             token = new_camera(first, f"camera-{number}").token()
@@ -252,7 +252,7 @@ def test_two_programs_on_one_database(settings: Settings) -> None:
 
 def test_nothing_shown_is_secret(settings: Settings) -> None:
     """Threat 28: an authority and its parts can be printed."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         shown = repr(authority) + repr(authority.settings) + repr(authority.issuer)
         for table_id in range(settings.tables):
             assert authority.table_cache.master_key(table_id).hex() not in shown

@@ -39,8 +39,8 @@ class Place:
 def founded_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A founded authority that no test may change."""
     place = Place(tmp_path_factory.mktemp("founded") / "data")
-    founded = place.sma("init", "--json")
-    assert founded.returncode == 0, founded.stderr
+    new_authority = place.sma("init", "--json")
+    assert new_authority.returncode == 0, new_authority.stderr
     return place
 
 

@@ -273,7 +273,7 @@ def test_nothing_to_back_up(empty: Place, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def founded(postgres_url: str, tmp_path: Path, postgres_binaries: Path) -> dict[str, str]:
+def new_authority(postgres_url: str, tmp_path: Path, postgres_binaries: Path) -> dict[str, str]:
     """A small authority on PostgreSQL, whose programs are on PATH."""
     environ = server_environ(tmp_path / "data", postgres_url)
     environ["PATH"] = f"{postgres_binaries}:{os.environ['PATH']}"
@@ -282,38 +282,40 @@ def founded(postgres_url: str, tmp_path: Path, postgres_binaries: Path) -> dict[
 
 
 def test_postgresql_into_a_database_that_is_not_empty(
-    founded: dict[str, str], tmp_path: Path
+    new_authority: dict[str, str], tmp_path: Path
 ) -> None:
     """Nothing in it is touched; and the password is on no command line."""
     folder = tmp_path / "backup"
-    made = sma("backup", str(folder), environ=founded)
+    made = sma("backup", str(folder), environ=new_authority)
     assert made.returncode == 0, made.stderr
-    refused = sma("restore", str(folder), environ=founded)
+    refused = sma("restore", str(folder), environ=new_authority)
     assert_refused(refused, 5, "not empty")
     assert PASSPHRASE.encode() not in (folder / "manifest.json").read_bytes()
-    wrong = sma("restore", str(folder), environ=founded | {"CA_PASSWORD": secrets.token_hex(16)})
+    wrong = sma(
+        "restore", str(folder), environ=new_authority | {"CA_PASSWORD": secrets.token_hex(16)}
+    )
     assert_refused(wrong, 3, "not the one")
-    del founded["DATABASE_URL"]
-    assert_refused(sma("restore", str(folder), environ=founded), 3, "is of PostgreSQL")
+    del new_authority["DATABASE_URL"]
+    assert_refused(sma("restore", str(folder), environ=new_authority), 3, "is of PostgreSQL")
 
 
 def test_postgresql_with_secrets(
-    founded: dict[str, str], postgres_url: str, tmp_path: Path
+    new_authority: dict[str, str], postgres_url: str, tmp_path: Path
 ) -> None:
     """The root's key comes back as well; the passphrase is not the data directory's to keep."""
     root_key = tmp_path / "data" / "simulated-mfg-root-ca.postgresql.key"
     before = root_key.read_bytes()
     (tmp_path / "data" / "ca-password").write_text("of another authority, on SQLite")
     folder = tmp_path / "backup"
-    made = sma("backup", str(folder), "--with-secrets", environ=founded)
+    made = sma("backup", str(folder), "--with-secrets", environ=new_authority)
     assert made.returncode == 0, made.stderr
     assert "The passphrase is not in it" in made.stdout
     assert "--database-url SOMEWHERE-EMPTY" in made.stdout
     query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     root_key.write_text("another one")
-    assert_refused(sma("restore", str(folder), environ=founded), 5, "never overwritten")
+    assert_refused(sma("restore", str(folder), environ=new_authority), 5, "never overwritten")
     assert query(postgres_url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
-    elsewhere = founded | {"SMA_DATA_DIR": str(tmp_path / "elsewhere")}
+    elsewhere = new_authority | {"SMA_DATA_DIR": str(tmp_path / "elsewhere")}
     restored = sma("restore", str(folder), environ=elsewhere)
     assert restored.returncode == 0, restored.stderr
     assert (tmp_path / "elsewhere" / root_key.name).read_bytes() == before
@@ -335,45 +337,47 @@ def test_postgresql_with_secrets(
     ],
 )
 def test_postgresql_without_a_pg_dump_that_fits(
-    founded: dict[str, str], tmp_path: Path, said: str | None, words: str
+    new_authority: dict[str, str], tmp_path: Path, said: str | None, words: str
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     if said is not None:
         (programs / "pg_dump").write_text(f"#!/bin/sh\n{said}\n")
         (programs / "pg_dump").chmod(0o755)
-    refused = sma("backup", str(tmp_path / "backup"), environ=founded | {"PATH": str(programs)})
+    refused = sma(
+        "backup", str(tmp_path / "backup"), environ=new_authority | {"PATH": str(programs)}
+    )
     assert_refused(refused, 3, words)
     assert not (tmp_path / "backup").exists()
     assert list(tmp_path.glob(".*")) == []
 
 
 def test_a_dump_that_cannot_be_restored(
-    founded: dict[str, str], postgres_url: str, tmp_path: Path
+    new_authority: dict[str, str], postgres_url: str, tmp_path: Path
 ) -> None:
     """PostgreSQL is filled wholly or not at all."""
     folder = tmp_path / "backup"
-    assert sma("backup", str(folder), environ=founded).returncode == 0
+    assert sma("backup", str(folder), environ=new_authority).returncode == 0
     query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     programs = tmp_path / "programs"
     programs.mkdir()
-    real = shutil.which("pg_restore", path=founded["PATH"])
+    real = shutil.which("pg_restore", path=new_authority["PATH"])
     (programs / "pg_restore").write_text(
         f'#!/bin/sh\ntest "$1" = --version && exec {real} --version\n'
         f'head -c 20000 | exec {real} "$@"\n'
     )
     (programs / "pg_restore").chmod(0o755)
-    cut_off = founded | {"PATH": f"{programs}:{founded['PATH']}"}
+    cut_off = new_authority | {"PATH": f"{programs}:{new_authority['PATH']}"}
     assert_refused(sma("restore", str(folder), environ=cut_off), 3, "pg_restore failed")
     assert query(postgres_url, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
-    restored = sma("restore", str(folder), environ=founded)
+    restored = sma("restore", str(folder), environ=new_authority)
     assert restored.returncode == 0, restored.stderr
-    assert sma("tables", "show", environ=founded).returncode == 0
+    assert sma("tables", "show", environ=new_authority).returncode == 0
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_postgresql_while_partitions_are_dropped(
-    founded: dict[str, str], postgres_url: str, tmp_path: Path, moment: str
+    new_authority: dict[str, str], postgres_url: str, tmp_path: Path, moment: str
 ) -> None:
     """What is counted is what was dumped, whoever prunes at the wrong moment; it restores."""
     (day,) = query(postgres_url, "SELECT max(relname) FROM pg_class WHERE relname ~ '_[0-9]{8}$'")
@@ -390,7 +394,7 @@ def test_postgresql_while_partitions_are_dropped(
     )
     programs = tmp_path / "programs"
     programs.mkdir()
-    real = f'{shutil.which("pg_dump", path=founded["PATH"])} "$@"'
+    real = f'{shutil.which("pg_dump", path=new_authority["PATH"])} "$@"'
     steps = [drop, real] if moment == "before" else [real, drop]
     (programs / "pg_dump").write_text(
         "#!/bin/sh\n"
@@ -399,13 +403,13 @@ def test_postgresql_while_partitions_are_dropped(
     )
     (programs / "pg_dump").chmod(0o755)
     folder = tmp_path / "backup"
-    busy = founded | {"PATH": f"{programs}:{founded['PATH']}"}
+    busy = new_authority | {"PATH": f"{programs}:{new_authority['PATH']}"}
     made = sma("backup", str(folder), environ=busy)
     assert made.returncode == 0, made.stderr
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["rows"]["validation_history"] == 1
     query_only(postgres_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    restored = sma("restore", str(folder), environ=founded)
+    restored = sma("restore", str(folder), environ=new_authority)
     assert restored.returncode == 0, restored.stderr
 
 

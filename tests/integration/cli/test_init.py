@@ -41,19 +41,19 @@ def tables_of(place: Place) -> list[tuple[object, ...]]:
 
 def test_init_tells_what_it_founded(empty: Place) -> None:
     """Threat 29: passphrase, root key and directory are their owner's alone."""
-    founded = empty.sma("init")
-    assert founded.returncode == 0, founded.stderr
-    assert founded.stderr == ""
-    assert "The authority is founded." in founded.stdout
-    assert "Simulated Mfg Root CA" in founded.stdout
-    assert "Simulated Mfg Intermediate CA" in founded.stdout
-    assert "safe place" in founded.stdout
+    new_authority = empty.sma("init")
+    assert new_authority.returncode == 0, new_authority.stderr
+    assert new_authority.stderr == ""
+    assert "The authority is founded." in new_authority.stdout
+    assert "Simulated Mfg Root CA" in new_authority.stdout
+    assert "Simulated Mfg Intermediate CA" in new_authority.stdout
+    assert "safe place" in new_authority.stdout
     assert mode(empty.data_dir) == 0o700
     assert mode(empty.data_dir / "ca-password") == 0o600
     assert mode(empty.data_dir / ROOT_KEY) == 0o600
     passphrase = (empty.data_dir / "ca-password").read_text().strip()
     assert len(passphrase) >= 32
-    assert passphrase not in founded.stdout
+    assert passphrase not in new_authority.stdout
 
 
 def test_the_register_is_its_owners_alone(empty: Place) -> None:
@@ -230,8 +230,8 @@ def test_a_root_key_file_of_an_older_version_is_still_found(
 
 def test_sizes_and_key_type_are_chosen_once(empty: Place) -> None:
     arguments = ("--tables", "7", "--keys-per-table", "11", "--ca-key-type", "ec-p384")
-    founded = json.loads(empty.sma("init", "--json", *arguments).stdout)
-    assert (founded["tables"], founded["keys_per_table"]) == (7, 11)
+    new_authority = json.loads(empty.sma("init", "--json", *arguments).stdout)
+    assert (new_authority["tables"], new_authority["keys_per_table"]) == (7, 11)
     assert len(tables_of(empty)) == 7
     assert empty.sma("init").returncode == 0
     assert_refused(empty.sma("init", "--tables", "8"), 3, "7 tables of 11 keys")

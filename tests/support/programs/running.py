@@ -115,8 +115,8 @@ def start(
         return Running(server, f"sqlite:///{data_dir / 'sma.db'}")
     if not query(database_url, "SELECT 1 FROM pg_tables WHERE tablename = 'authority'"):
         kind = [each for each in arguments if each == "--sandbox"]
-        founded = sma("init", *kind, environ=server_environ(data_dir, database_url) | environ)
-        assert founded.returncode == 0, founded.stderr
+        new_authority = sma("init", *kind, environ=server_environ(data_dir, database_url) | environ)
+        assert new_authority.returncode == 0, new_authority.stderr
     server = Server(
         data_dir, *arguments, database_url=database_url, environ=environ, program=program
     )

@@ -18,7 +18,7 @@ from birthmark_sma.storage.engine import Database
 _log = logging.getLogger(__name__)
 
 
-class HistoryUpkeep(BackgroundTask):
+class AuditUpkeep(BackgroundTask):
     """Maintains the audit trail and the stored first answers, every hour.
 
     Several processes may run it at once: an advisory lock guards the creation of partitions, and

@@ -43,7 +43,7 @@ def add_authority(
     return claimed.one_or_none() is not None
 
 
-def was_founded_as_sandbox(connection: Connection) -> bool | None:
+def was_created_as_sandbox(connection: Connection) -> bool | None:
     """Return True if the authority was created as a sandbox, None if there is no authority.
 
     This works with every version of the schema, also before its migration.

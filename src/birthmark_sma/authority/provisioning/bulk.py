@@ -11,7 +11,7 @@ from typing import TypeAlias
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
-    CandidateMaker,
+    DeviceIssuer,
     IssuedDevice,
     Provisioned,
     ProvisioningRequest,
@@ -42,7 +42,7 @@ class BulkProvisioner:
     """The authority's root certificate, PEM. It identifies the authority."""
 
     def __init__(
-        self, database: Database, maker: CandidateMaker, first_answers: StoredResponses, root: str
+        self, database: Database, maker: DeviceIssuer, first_answers: StoredResponses, root: str
     ) -> None:
         self.root = root
         self._database = database

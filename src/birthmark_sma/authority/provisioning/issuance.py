@@ -144,7 +144,7 @@ def _let_others_in() -> None:
     time.sleep(0)  # releases the interpreter's lock
 
 
-class CandidateMaker:
+class DeviceIssuer:
     """Makes candidates. Safe to use from any thread, and in a forked process."""
 
     profile = profiles.DEVICE

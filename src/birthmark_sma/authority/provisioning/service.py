@@ -18,13 +18,13 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.provisioning import enrolment
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
-    CandidateMaker,
+    DeviceIssuer,
     IssuedDevice,
     Provisioned,
     ProvisioningRequest,
 )
 from birthmark_sma.authority.provisioning.registration import find_conflict, register
-from birthmark_sma.authority.server_metrics import PROVISIONINGS, Figures, Outcome
+from birthmark_sma.authority.server_metrics import PROVISIONINGS, Outcome, ServerMetrics
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
@@ -55,11 +55,11 @@ class Provisioner:
     def __init__(
         self,
         database: Database,
-        maker: CandidateMaker,
+        maker: DeviceIssuer,
         first_answers: StoredResponses,
-        figures: Figures | None = None,
+        figures: ServerMetrics | None = None,
     ) -> None:
-        self._figures = figures or Figures()
+        self._figures = figures or ServerMetrics()
         self._database = database
         self._maker = maker
         self._first_answers = first_answers

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from birthmark_sma.authority.provisioning.issuance import CandidateMaker, CheckedRequest
+from birthmark_sma.authority.provisioning.issuance import CheckedRequest, DeviceIssuer
 from birthmark_sma.pki import profiles
 
 _AHEAD: ContextVar[timedelta] = ContextVar("clock_ahead", default=timedelta())
@@ -30,7 +30,7 @@ def shifted_clock(offset: timedelta) -> Iterator[None]:
         _AHEAD.reset(before)
 
 
-class SandboxCandidateMaker(CandidateMaker):
+class SandboxDeviceIssuer(DeviceIssuer):
     """Issues device certificates with a sandbox's names, at the time that `shifted_clock` set."""
 
     profile = profiles.SANDBOX_DEVICE

@@ -42,17 +42,17 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def check_kind(founded_as_sandbox: bool, *, sandbox: bool) -> None:  # noqa: FBT001
+def check_kind(created_as_sandbox: bool, *, sandbox: bool) -> None:  # noqa: FBT001
     """Raise ConfigurationError if an authority would serve as the kind that it was not created as.
 
     `founded_as_sandbox` is the kind in the database, `sandbox` the kind in the settings.
     """
-    if founded_as_sandbox and not sandbox:
+    if created_as_sandbox and not sandbox:
         raise ConfigurationError(
             "This authority was founded as a sandbox, and never serves as anything else. Say"
             " --sandbox, or name another data directory or database"
         )
-    if sandbox and not founded_as_sandbox:
+    if sandbox and not created_as_sandbox:
         raise ConfigurationError(
             "This authority was not founded as a sandbox, and never serves as one. Leave --sandbox"
             " out, or name another data directory or database"

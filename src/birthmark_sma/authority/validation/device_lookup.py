@@ -30,7 +30,7 @@ class FoundDevice(NamedTuple):
     table_assignments: Sequence[int]
 
 
-def find_standings(connection: Connection, nuc_hashes: Sequence[bytes]) -> dict[bytes, FoundDevice]:
+def find_devices(connection: Connection, nuc_hashes: Sequence[bytes]) -> dict[bytes, FoundDevice]:
     """Return the devices with these HMACs of NUC hashes, by HMAC, in one query.
 
     An HMAC that belongs to no device is missing in the result.
@@ -57,15 +57,15 @@ def _find_on_postgresql(
 
 def _read(found: PGresult) -> dict[bytes, FoundDevice]:
     # Values are in PostgreSQL's binary format. No column is NULL: `or b""` only narrows the type.
-    standings = {}
+    found_devices = {}
     for row in range(found.ntuples):
         nuc_hash, serial, family, status, tables = (
             found.get_value(row, column) or b"" for column in range(5)
         )
-        standings[nuc_hash] = FoundDevice(
+        found_devices[nuc_hash] = FoundDevice(
             serial.decode(), family.decode(), _STATUSES[status], parse_integer_array(tables)
         )
-    return standings
+    return found_devices
 
 
 # All devices come back as one JSON value, because each row would be a driver call. The number of

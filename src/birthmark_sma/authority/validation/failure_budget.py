@@ -14,7 +14,7 @@ from birthmark_sma.authority.rate_limits.limiter import RateLimits
 from birthmark_sma.errors import RateLimitedError
 
 
-class FailureTurns:
+class FailureBudget:
     """The turns of one batch. A place is the index of a camera token in the batch.
 
     `requests` has an object for each token that identifies its request; the tokens of a request

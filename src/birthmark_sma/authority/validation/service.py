@@ -28,13 +28,13 @@ from birthmark_sma.authority.rate_limits.limiter import RateLimits
 from birthmark_sma.authority.server_metrics import (
     TABLE_RANGES,
     VALIDATIONS,
-    Figures,
+    ServerMetrics,
     tables_a_range,
 )
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.audit_writer import AuditWriter
-from birthmark_sma.authority.validation.device_lookup import FoundDevice, find_standings
-from birthmark_sma.authority.validation.failure_budget import FailureTurns
+from birthmark_sma.authority.validation.device_lookup import FoundDevice, find_devices
+from birthmark_sma.authority.validation.failure_budget import FailureBudget
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.config import ReplayPolicy
 from birthmark_sma.errors import (
@@ -130,11 +130,11 @@ class Validator:
         *,
         pool_limit: int,
         batch_limit: int,
-        figures: Figures | None = None,
+        figures: ServerMetrics | None = None,
         rate_limits: RateLimits | None = None,
         replay: ReplayPolicy = ReplayPolicy.RECORD,
     ) -> None:
-        self._figures = figures or Figures()
+        self._figures = figures or ServerMetrics()
         # Shared memory: the slots of the ranges are adjacent, and this is the first one.
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(table_cache.sizes.tables)
@@ -285,7 +285,7 @@ class Validator:
         are known. Refused tokens get a RateLimitedError and no audit row.
         """
         answers: dict[int, Validation | BirthmarkError] = {}  # by index of the attempt
-        turns = FailureTurns(
+        turns = FailureBudget(
             limits,
             [attempt.request for attempt in attempts],
             [ledger_partition(attempt.caller) for attempt in attempts],
@@ -320,9 +320,9 @@ class Validator:
         # Equal work for every FAIL: a token that did not open is looked up as well, under a random
         # decoy that no device has. So the time does not tell why a token failed.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        standings = find_standings(transaction, sought)
+        found_devices = find_devices(transaction, sought)
         judged = [
-            self._judge(attempt, nuc_hash is not None, standings.get(key), now)
+            self._judge(attempt, nuc_hash is not None, found_devices.get(key), now)
             for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
         ]
         validations = self._note_sights(transaction, attempts, judged, now)
@@ -431,7 +431,9 @@ class Validator:
         ):
             return None
         # No lock: only the writer thread adds to these slots.
-        self._figures.sheet[self._ranges + camera_token.table_id // self._tables_a_range] += 1
+        self._figures.own_counters[
+            self._ranges + camera_token.table_id // self._tables_a_range
+        ] += 1
         key = self._table_cache.derived_key(
             camera_token.table_id, camera_token.key_index, derivation
         )

@@ -130,13 +130,13 @@ class _Server(Collector):
         build.add_metric(list(labels.values()), 1)
         yield build
         yield GaugeMetricFamily(
-            "sma_workers", "Processes that serve.", value=len(self.traffic.sheets.alive())
+            "sma_workers", "Processes that serve.", value=len(self.traffic.shared_counters.alive())
         )
         yield _counted(
             "sma_log_lines_left_out",
             "Lines of the log that were left out as nobody read it, or the disk was full.",
             [],
-            LOG_LINES_LEFT_OUT.total(self.traffic.sheets.all()),
+            LOG_LINES_LEFT_OUT.total(self.traffic.shared_counters.all()),
         )
 
     def _of_the_database(self) -> Iterator[Metric]:
@@ -167,8 +167,8 @@ class _Server(Collector):
         yield devices
 
     def _of_requests(self) -> Iterator[Metric]:
-        sheets = self.traffic.sheets.all()
-        requests = REQUESTS.total(sheets)
+        shared_counters = self.traffic.shared_counters.all()
+        requests = REQUESTS.total(shared_counters)
         yield _counted(
             "sma_http_requests",
             "Requests that were answered.",
@@ -181,17 +181,17 @@ class _Server(Collector):
             labels=["route"],
         )
         for route, histogram in LATENCIES.items():
-            _add(latencies, [route], histogram, sheets, _SECOND)
+            _add(latencies, [route], histogram, shared_counters, _SECOND)
         yield latencies
         yield _counted(
             "sma_access_refusals",
             "Requests that were not let in.",
             ["reason"],
-            ACCESS_REFUSALS.total(sheets),
+            ACCESS_REFUSALS.total(shared_counters),
         )
 
     def _of_batches(self) -> Iterator[Metric]:
-        sheets, alive = self._sheets()
+        shared_counters, alive = self._sheets()
         writers = {
             "validation": server_metrics.VALIDATIONS,
             "provisioning": server_metrics.PROVISIONINGS,
@@ -217,12 +217,12 @@ class _Server(Collector):
             labels=["writer", "fault"],
         )
         for name, writer in writers.items():
-            _add(items, [name], writer.items, sheets, 1)
-            _add(settling, [name], writer.settling, sheets, _SECOND)
-            _add(committing, [name], writer.committing, sheets, _SECOND)
+            _add(items, [name], writer.items, shared_counters, 1)
+            _add(settling, [name], writer.settling, shared_counters, _SECOND)
+            _add(committing, [name], writer.committing, shared_counters, _SECOND)
             waiting.add_metric([name], writer.waiting.total(alive))
-            refused.add_metric([name], writer.refused.total(sheets)[()])
-            for (fault,), times in writer.failed.total(sheets).items():
+            refused.add_metric([name], writer.refused.total(shared_counters)[()])
+            for (fault,), times in writer.failed.total(shared_counters).items():
                 failed.add_metric([name, fault], times)
         yield from (items, settling, committing, waiting, refused, failed)
         yield GaugeMetricFamily(
@@ -234,14 +234,14 @@ class _Server(Collector):
             "sma_provisionings",
             "Requests to provision a device, by what became of them.",
             ["outcome"],
-            server_metrics.OUTCOMES.total(sheets),
+            server_metrics.OUTCOMES.total(shared_counters),
         )
-        yield self._key_tables(sheets)
+        yield self._key_tables(shared_counters)
 
-    def _key_tables(self, sheets: Sequence[memoryview]) -> Metric:
+    def _key_tables(self, shared_counters: Sequence[memoryview]) -> Metric:
         tables = self.authority.table_sizes.tables
         step = server_metrics.tables_a_range(tables)
-        used = server_metrics.TABLE_RANGES.total(sheets)
+        used = server_metrics.TABLE_RANGES.total(shared_counters)
         return _counted(
             "sma_key_table_tokens",
             "Well-addressed camera tokens, by the range of key tables that they name.",
@@ -253,12 +253,12 @@ class _Server(Collector):
         )
 
     def _of_limits(self) -> Iterator[Metric]:
-        sheets, alive = self._sheets()
+        shared_counters, alive = self._sheets()
         yield _counted(
             "sma_rate_limit_refusals",
             "Refusals for rate limits, by what was limited.",
             ["kind"],
-            server_metrics.RATE_REFUSALS.total(sheets),
+            server_metrics.RATE_REFUSALS.total(shared_counters),
         )
         yield GaugeMetricFamily(
             "sma_rate_store_away_workers",
@@ -269,7 +269,7 @@ class _Server(Collector):
             "sma_rate_store_losses",
             "How often the shared store stopped answering, over all processes.",
             [],
-            server_metrics.STORE_LOST.total(sheets),
+            server_metrics.STORE_LOST.total(shared_counters),
         )
 
     def _of_certificates(self) -> Iterator[Metric]:
@@ -290,10 +290,10 @@ class _Server(Collector):
         yield expiry
 
     def _sheets(self) -> tuple[list[memoryview], list[memoryview]]:
-        # Counters add up all sheets, also those of dead processes, so that they never fall. Gauges
+        # Counters add up all rows, also those of dead processes, so that they never fall. Gauges
         # add up those of running processes.
-        sheets = self.authority.figures.sheets
-        return sheets.all(), sheets.alive()
+        shared_counters = self.authority.figures.shared_counters
+        return shared_counters.all(), shared_counters.alive()
 
 
 def _counted(
@@ -309,11 +309,11 @@ def _add(
     family: HistogramMetricFamily,
     labels: Sequence[str],
     histogram: Histogram,
-    sheets: Sequence[memoryview],
+    shared_counters: Sequence[memoryview],
     unit: float,
 ) -> None:
     # Prometheus's buckets are cumulative, as the counts of `total` are.
-    counts, amount = histogram.total(sheets)
+    counts, amount = histogram.total(shared_counters)
     bounds = [*(repr(bound / unit) for bound in histogram.bounds), "+Inf"]
     family.add_metric(labels, list(zip(bounds, counts, strict=True)), amount / unit)
 

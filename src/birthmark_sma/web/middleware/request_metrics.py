@@ -70,7 +70,7 @@ LOG_LINES_LEFT_OUT = Counter(_layout, [()])
 ACCESS_REFUSALS = Counter(_layout, [(each,) for each in REFUSALS])
 
 
-def new_sheets(processes: int) -> SharedCounters:
+def create_shared_counters(processes: int) -> SharedCounters:
     """Return new shared memory for the request metrics of so many processes."""
     return SharedCounters(processes, _layout.size)
 
@@ -78,11 +78,13 @@ def new_sheets(processes: int) -> SharedCounters:
 class RequestMetrics:
     """The request metrics of one process. Owned by its event loop."""
 
-    def __init__(self, sheets: SharedCounters | None = None, log: RequestLog | None = None) -> None:
+    def __init__(
+        self, shared_counters: SharedCounters | None = None, log: RequestLog | None = None
+    ) -> None:
         self._log = log
-        self.sheets = sheets or new_sheets(1)
-        # Only this process writes to its sheet, so adding needs no lock.
-        self._sheet = self.sheets.take_one()
+        self.shared_counters = shared_counters or create_shared_counters(1)
+        # Only this process writes to its row, so adding needs no lock.
+        self._sheet = self.shared_counters.take_one()
         self._looks = Snapshots(LATELY_SECONDS)
         self._left_out = 0
 
@@ -91,14 +93,14 @@ class RequestMetrics:
 
         `web.api.prometheus.copy_figures` calls this every second.
         """
-        sheets = self.sheets.all()
-        counted = (LATENCIES[route].total(sheets)[0] for route in _OF_ONE_TOKEN)
+        shared_counters = self.shared_counters.all()
+        counted = (LATENCIES[route].total(shared_counters)[0] for route in _OF_ONE_TOKEN)
         self._looks.take(monotonic(), [sum(each) for each in zip(*counted, strict=True)])
 
     def copy_figures(self) -> None:
         """Add the number of log lines that this process has left out to the shared memory."""
         left_out = count_left_out()
-        # Only the difference, as the sheet may hold the counts of a process that died.
+        # Only the difference, as the row may hold the counts of a process that died.
         LOG_LINES_LEFT_OUT.add(self._sheet, (), left_out - self._left_out)
         self._left_out = left_out
 
@@ -156,9 +158,9 @@ class TracedTraffic(RequestMetrics):
     """
 
     def __init__(
-        self, sheets: SharedCounters | None, log: RequestLog | None, tracing: "Tracing"
+        self, shared_counters: SharedCounters | None, log: RequestLog | None, tracing: "Tracing"
     ) -> None:
-        super().__init__(sheets, log)
+        super().__init__(shared_counters, log)
         self._tracing = tracing
 
     def begins(self, scope: Scope) -> None:

@@ -32,7 +32,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def founded(database: Database) -> Database:
+def new_authority(database: Database) -> Database:
     """A database with the row that counts changes of keys."""
     execute(
         database,
@@ -54,23 +54,23 @@ def look(ring: AccessKeyCache, database: Database) -> None:
         ring.poll(connection)
 
 
-def test_changes_reach_the_ring(founded: Database) -> None:
-    ring = read(founded)
-    issued = issue(founded, "one", "validate")
+def test_changes_reach_the_ring(new_authority: Database) -> None:
+    ring = read(new_authority)
+    issued = issue(new_authority, "one", "validate")
     secret = secret_of(issued)
     assert ring.find_by_secret(secret) is None
-    look(ring, founded)
+    look(ring, new_authority)
     assert ring.find_by_secret(secret) == issued.key
-    revoke_key(founded, "one")
-    look(ring, founded)
+    revoke_key(new_authority, "one")
+    look(ring, new_authority)
     found = ring.find_by_secret(secret)
     assert found is not None
     assert not found.is_good(datetime.now(UTC))
 
 
-def test_nothing_but_the_secret_is_found(founded: Database) -> None:
-    secret = secret_of(issue(founded, "one", "admin"))
-    ring = read(founded)
+def test_nothing_but_the_secret_is_found(new_authority: Database) -> None:
+    secret = secret_of(issue(new_authority, "one", "admin"))
+    ring = read(new_authority)
     assert ring.find_by_secret(secret) is not None
     for place in range(len(secret)):
         other = "b" if secret[place] == "a" else "a"
@@ -86,11 +86,11 @@ def test_nothing_but_the_secret_is_found(founded: Database) -> None:
         assert ring.find_by_secret(other) is None
 
 
-def test_the_database_holds_no_secret(founded: Database) -> None:
+def test_the_database_holds_no_secret(new_authority: Database) -> None:
     """Threat 28: a digest alone, and none of it in what objects say of themselves."""
-    issued = issue(founded, "one", "admin")
-    rotated = rotate_key(founded, "one", timedelta(hours=1))
-    with founded.read() as connection:
+    issued = issue(new_authority, "one", "admin")
+    rotated = rotate_key(new_authority, "one", timedelta(hours=1))
+    with new_authority.read() as connection:
         [stored] = all_keys(connection)
     for secret in (secret_of(issued), secret_of(rotated)):
         for text in (repr(issued), repr(rotated), repr(stored), str(stored)):
@@ -100,16 +100,16 @@ def test_the_database_holds_no_secret(founded: Database) -> None:
     assert (stored.secret_digest or b"").hex() not in repr(stored)
 
 
-def test_guesses_take_the_same_time(founded: Database) -> None:
+def test_guesses_take_the_same_time(new_authority: Database) -> None:
     """100,000 guesses: a wrong key, another wrong key, and one that is wrong in its last letter.
 
     The three are asked in turns. What the two wrong ones differ in is noise; the near miss differs
     from them by no more than that and two in a hundred.
     """
     for number in range(50):
-        issue(founded, f"another {number}", "admin")
-    right = secret_of(issue(founded, "one", "admin"))
-    ring = read(founded)
+        issue(new_authority, f"another {number}", "admin")
+    right = secret_of(issue(new_authority, "one", "admin"))
+    ring = read(new_authority)
     letters = "abcdefghijklmnopqrstuvwxyz234567"
 
     def wrong() -> str:
@@ -138,13 +138,13 @@ def test_guesses_take_the_same_time(founded: Database) -> None:
     pytest.fail(f"the near miss tells: {differences}, {middle}")
 
 
-def test_uses_are_noted_without_a_change(founded: Database) -> None:
+def test_uses_are_noted_without_a_change(new_authority: Database) -> None:
     """Or every use would make every server read all keys again."""
-    key = issue(founded, "one", "admin").key
-    ring = read(founded)
+    key = issue(new_authority, "one", "admin").key
+    ring = read(new_authority)
     ring.note_use(key)
-    ring.note_uses(founded)
-    with founded.read() as connection:
+    ring.note_uses(new_authority)
+    with new_authority.read() as connection:
         [stored] = all_keys(connection)
     assert stored.last_used_at is not None
     assert abs((stored.last_used_at - datetime.now(UTC)).total_seconds()) < 60
@@ -192,76 +192,76 @@ def found_by(ring: AccessKeyCache, shown: x509.Certificate) -> str | None:
     return None if key is None else key.name
 
 
-def test_client_certificates(founded: Database) -> None:
+def test_client_certificates(new_authority: Database) -> None:
     """By themselves or by their issuer, itself before its issuer."""
     ca = new_ca("a CA")
     own, other = certificate("newsroom", ca), certificate("agency", ca)
     stranger = certificate("newsroom", new_ca("another CA"))
     issued = issue(
-        founded, "own", "validate", certificate_fingerprint=own.fingerprint(hashes.SHA256())
+        new_authority, "own", "validate", certificate_fingerprint=own.fingerprint(hashes.SHA256())
     )
     assert issued.secret is None
-    issue(founded, "any", "validate", certificate_issuer=ca.certificate)
-    ring = read(founded)
+    issue(new_authority, "any", "validate", certificate_issuer=ca.certificate)
+    ring = read(new_authority)
     assert [found_by(ring, each) for each in (own, other, stranger)] == ["own", "any", None]
 
 
-def test_a_ca_of_the_same_name_opens_nothing(founded: Database) -> None:
+def test_a_ca_of_the_same_name_opens_nothing(new_authority: Database) -> None:
     """Any CA that is trusted for clients may certify one that calls itself like another."""
     ours, namesake = new_ca("a CA"), new_ca("a CA")
-    issue(founded, "any", "validate", certificate_issuer=ours.certificate)
-    ring = read(founded)
+    issue(new_authority, "any", "validate", certificate_issuer=ours.certificate)
+    ring = read(new_authority)
     assert found_by(ring, certificate("newsroom", ours)) == "any"
     assert found_by(ring, certificate("newsroom", namesake)) is None
 
 
-def test_what_is_no_certificate_opens_nothing(founded: Database) -> None:
+def test_what_is_no_certificate_opens_nothing(new_authority: Database) -> None:
     """OpenSSL takes some that others do not."""
-    issue(founded, "any", "validate", certificate_issuer=new_ca("a CA").certificate)
-    assert read(founded).find_by_certificate(b"a fingerprint", b"no certificate") is None
+    issue(new_authority, "any", "validate", certificate_issuer=new_ca("a CA").certificate)
+    assert read(new_authority).find_by_certificate(b"a fingerprint", b"no certificate") is None
 
 
 @pytest.mark.parametrize("begin_anew", [True, False])
 def test_a_revoked_certificate_does_not_come_in_by_its_issuer(
-    founded: Database, begin_anew: bool
+    new_authority: Database, begin_anew: bool
 ) -> None:
     """Where all certificates of a CA stand for a key, to revoke one's own key is to keep it out."""
     ca = new_ca("a CA")
     own, other = certificate("newsroom", ca), certificate("agency", ca)
     by_itself = {"certificate_fingerprint": own.fingerprint(hashes.SHA256())}
-    issue(founded, "any", "validate", certificate_issuer=ca.certificate)
-    issue(founded, "own", "validate", **by_itself)
-    ring = read(founded)
+    issue(new_authority, "any", "validate", certificate_issuer=ca.certificate)
+    issue(new_authority, "own", "validate", **by_itself)
+    ring = read(new_authority)
 
     def found(shown: x509.Certificate) -> tuple[str, bool]:
         nonlocal ring
         if begin_anew:
-            ring = read(founded)
+            ring = read(new_authority)
         else:
-            look(ring, founded)
+            look(ring, new_authority)
         key = ring.find_by_certificate(
             shown.fingerprint(hashes.SHA256()), shown.public_bytes(serialization.Encoding.DER)
         )
         assert key is not None
         return key.name, key.is_good(NOW)
 
-    revoke_key(founded, "own")
+    revoke_key(new_authority, "own")
     assert found(own) == ("own", False)
     assert found(other) == ("any", True)
-    issue(founded, "own again", "validate", **by_itself)
+    issue(new_authority, "own again", "validate", **by_itself)
     assert found(own) == ("own again", True)
-    revoke_key(founded, "any")
+    revoke_key(new_authority, "any")
     assert found(own) == ("own again", True)
     assert found(other) == ("any", False)
 
 
-def test_only_keys_that_changed_are_read_again(founded: Database) -> None:
+def test_only_keys_that_changed_are_read_again(new_authority: Database) -> None:
     """With many keys a revocation must not wait until all of them are read."""
-    issued = [issue(founded, f"key {number}", "validate") for number in range(3)]
-    ring = read(founded)
+    issued = [issue(new_authority, f"key {number}", "validate") for number in range(3)]
+    ring = read(new_authority)
     kept = [ring.find_by_secret(secret_of(each)) for each in issued]
-    revoke_key(founded, "key 1")
-    look(ring, founded)
+    revoke_key(new_authority, "key 1")
+    look(ring, new_authority)
     found = [ring.find_by_secret(secret_of(each)) for each in issued]
     assert found[0] is kept[0]
     assert found[1] is not None
@@ -269,42 +269,45 @@ def test_only_keys_that_changed_are_read_again(founded: Database) -> None:
     assert found[2] is kept[2]
 
 
-def test_a_database_from_a_backup(founded: Database) -> None:
+def test_a_database_from_a_backup(new_authority: Database) -> None:
     """It has fewer changes behind it than the ring has seen."""
-    lost = issue(founded, "lost", "validate")
-    ring = read(founded)
-    execute(founded, "DELETE FROM access_keys")
-    execute(founded, "UPDATE authority SET access_generation = 0")
-    look(ring, founded)
+    lost = issue(new_authority, "lost", "validate")
+    ring = read(new_authority)
+    execute(new_authority, "DELETE FROM access_keys")
+    execute(new_authority, "UPDATE authority SET access_generation = 0")
+    look(ring, new_authority)
     assert ring.find_by_secret(secret_of(lost)) is None
 
 
-def test_one_of_two_who_take_a_name_at_once(founded: Database) -> None:
+def test_one_of_two_who_take_a_name_at_once(new_authority: Database) -> None:
     """Else to revoke the name would leave the other key in force."""
-    with ThreadPoolExecutor(4) as threads, founded.write() as transaction:
+    with ThreadPoolExecutor(4) as threads, new_authority.write() as transaction:
         lock_keys(transaction)
-        begun = [threads.submit(issue, founded, "one", "admin") for _ in range(4)]
+        begun = [threads.submit(issue, new_authority, "one", "admin") for _ in range(4)]
         time.sleep(0.5)  # all of them come to where they have to wait
     refused = [error for each in begun if (error := each.exception()) is not None]
     assert [type(error) for error in refused] == [AccessKeyNameError] * 3
-    with founded.read() as connection:
+    with new_authority.read() as connection:
         assert len(all_keys(connection)) == 1
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite: one writer
-def test_noting_uses_waits_for_nobody(founded: Database) -> None:
+def test_noting_uses_waits_for_nobody(new_authority: Database) -> None:
     """Whoever is slow to provision a device must not keep revocations from being seen."""
-    busy, free = issue(founded, "busy", "provision"), issue(founded, "free", "provision")
-    ring = read(founded)
+    busy, free = (
+        issue(new_authority, "busy", "provision"),
+        issue(new_authority, "free", "provision"),
+    )
+    ring = read(new_authority)
     ring.note_use(busy.key)
     ring.note_use(free.key)
-    with ThreadPoolExecutor(1) as thread, founded.write() as transaction:
+    with ThreadPoolExecutor(1) as thread, new_authority.write() as transaction:
         use(transaction, busy.key.key_id, 1)
-        thread.submit(ring.note_uses, founded).result(timeout=10)
-    with founded.read() as connection:
+        thread.submit(ring.note_uses, new_authority).result(timeout=10)
+    with new_authority.read() as connection:
         assert [key.name for key in all_keys(connection) if key.last_used_at] == ["free"]
-    ring.note_uses(founded)
-    with founded.read() as connection:
+    ring.note_uses(new_authority)
+    with new_authority.read() as connection:
         assert all(key.last_used_at for key in all_keys(connection))
 
 
@@ -323,23 +326,23 @@ def test_noting_uses_waits_for_nobody(founded: Database) -> None:
         {"scope": KeyScope.ADMIN, "disclosure": "none"},
     ],
 )
-def test_terms_that_make_no_sense(founded: Database, terms: dict[str, object]) -> None:
+def test_terms_that_make_no_sense(new_authority: Database, terms: dict[str, object]) -> None:
     every: dict[str, object] = {"name": "one", "scope": KeyScope.VALIDATE, **terms}
     with pytest.raises(AccessKeyRefusedError):
-        create_key(founded, KeyTerms(**every))  # type: ignore[arg-type]
+        create_key(new_authority, KeyTerms(**every))  # type: ignore[arg-type]
 
 
-def test_names_are_taken_until_revoked(founded: Database) -> None:
-    issue(founded, "one", "admin")
+def test_names_are_taken_until_revoked(new_authority: Database) -> None:
+    issue(new_authority, "one", "admin")
     with pytest.raises(AccessKeyNameError):
-        issue(founded, "one", "validate")
+        issue(new_authority, "one", "validate")
     with pytest.raises(UnknownAccessKeyError):
-        revoke_key(founded, "another")
-    revoke_key(founded, "one")
+        revoke_key(new_authority, "another")
+    revoke_key(new_authority, "one")
     with pytest.raises(UnknownAccessKeyError):
-        rotate_key(founded, "one", timedelta(0))
-    issue(founded, "one", "validate")
+        rotate_key(new_authority, "one", timedelta(0))
+    issue(new_authority, "one", "validate")
     ca = new_ca("a CA").certificate
-    own = issue(founded, "own", "validate", certificate_issuer=ca)
+    own = issue(new_authority, "own", "validate", certificate_issuer=ca)
     with pytest.raises(AccessKeyRefusedError):
-        rotate_key(founded, own.key.key_id, timedelta(0))
+        rotate_key(new_authority, own.key.key_id, timedelta(0))

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
+from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime import background_task
@@ -61,7 +61,7 @@ def test_it_begins_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) 
         drop_days(database)
     for days in (0, 1, 2, 400):
         note(database, NOW - timedelta(days=days))
-    upkeep = HistoryUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1)
     upkeep.start()
     wait_until(lambda: count_of(database) == 2, 20)
     upkeep.close()
@@ -72,10 +72,10 @@ def test_it_begins_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) 
 def test_without_a_retention_everything_stays(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HistoryUpkeep, "every_seconds", 0.01)
+    monkeypatch.setattr(AuditUpkeep, "every_seconds", 0.01)
     note(database, NOW - timedelta(days=4000))
     rounds = counted_rounds(monkeypatch)
-    upkeep = HistoryUpkeep(database, retention_days=None)
+    upkeep = AuditUpkeep(database, retention_days=None)
     upkeep.start()
     wait_until(lambda: rounds() > 3, 20)
     upkeep.close()
@@ -97,8 +97,8 @@ def counted_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 def test_closing_does_not_wait(database: Database) -> None:
     """Whether it was begun or not, and though its next round is an hour away."""
-    HistoryUpkeep(database, None).close()
-    upkeep = HistoryUpkeep(database, 1)
+    AuditUpkeep(database, None).close()
+    upkeep = AuditUpkeep(database, 1)
     upkeep.start()
     began = time.monotonic()
     upkeep.close()
@@ -122,7 +122,7 @@ def test_it_survives_an_outage(
     migrate(database)
     drop_days(database)
     own_postgres.kill()
-    upkeep = HistoryUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1)
     with caplog.at_level(logging.WARNING):
         upkeep.start()
         wait_until(lambda: "waits for the database" in caplog.text, 20)
@@ -139,12 +139,12 @@ def test_it_survives_a_fault(
     """A fault of its own is logged, and does not end the thread."""
     trust_the_machine(monkeypatch)
     monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(HistoryUpkeep, "every_seconds", 0.01)
+    monkeypatch.setattr(AuditUpkeep, "every_seconds", 0.01)
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)
     note(database, NOW - timedelta(days=9))
     execute(database, "ALTER TABLE device_activity RENAME TO elsewhere")
-    upkeep = HistoryUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1)
     upkeep.start()
     wait_until(lambda: "upkeep failed" in caplog.text or "waits" in caplog.text, 20)
     execute(database, "ALTER TABLE elsewhere RENAME TO device_activity")
@@ -158,7 +158,7 @@ def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
     database = open_database(postgres_url)
     migrate(database)
     note(database, NOW)
-    upkeep = HistoryUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1)
     upkeep.work(NOW + timedelta(days=3_650))
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
     upkeep.work(NOW)

@@ -10,12 +10,12 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.keys import KeyTerms, create_key, rotate_key
 from birthmark_sma.authority.access.sessions import find_session, sign_in
 from birthmark_sma.authority.access.store import KeyScope
-from birthmark_sma.authority.background.audit_upkeep import HistoryUpkeep
+from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockWatch
 from birthmark_sma.config import Settings
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import (
-    founded,
+    new_authority,
     new_camera,
     opened,
     request_for,
@@ -47,7 +47,7 @@ def test_a_clock_a_day_ahead_deletes_nothing_in_force(settings: Settings) -> Non
     On SQLite it is the one server, whose clock is set while it runs.
     """
     kept = settings.model_copy(update={"audit_retention_days": 1})
-    with founded(kept) as right:
+    with new_authority(kept) as right:
         request = request_for("camera-1", idempotency_key="key")
         first = right.provisioner.provision_device(request)
         key = create_key(right.database, KeyTerms("admin", KeyScope.ADMIN))
@@ -87,7 +87,7 @@ def test_what_a_wrong_clock_writes_has_the_databases_time(
     """Threat 45: or the right server would take it for old, or find it in the future."""
     with (
         machine_clock_ahead(-WRONG_BY),
-        founded(small_settings(tmp_path, postgres_url)) as wrong,
+        new_authority(small_settings(tmp_path, postgres_url)) as wrong,
     ):
         wrong.provisioner.provision_device(request_for("camera-1", idempotency_key="key"))
         camera = new_camera(wrong, "camera-2")
@@ -104,7 +104,7 @@ def test_what_a_wrong_clock_writes_has_the_databases_time(
 
 def test_an_access_key_ends_by_the_databases_clock(postgres_url: str, tmp_path: Path) -> None:
     """Threat 45: a secret that was rotated counts as long as was said, on every machine."""
-    with founded(small_settings(tmp_path, postgres_url)) as authority:
+    with new_authority(small_settings(tmp_path, postgres_url)) as authority:
         issued = create_key(authority.database, KeyTerms("one", KeyScope.ADMIN))
         rotate_key(authority.database, "one", timedelta(hours=1))
         with authority.database.read() as connection:
@@ -116,7 +116,7 @@ def test_an_access_key_ends_by_the_databases_clock(postgres_url: str, tmp_path: 
 
 def test_a_wrong_clock_is_told_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """In the log of the server whose clock it is."""
-    with founded(settings) as authority, caplog.at_level(logging.WARNING):
+    with new_authority(settings) as authority, caplog.at_level(logging.WARNING):
         watch = ClockWatch(authority.database)
         watch.work(datetime.now(UTC))
         assert authority.database.clock.complaint() is None
@@ -128,5 +128,5 @@ def test_a_wrong_clock_is_told_once(settings: Settings, caplog: pytest.LogCaptur
 
 
 def _work_a_round(database: Database) -> None:
-    upkeep = HistoryUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1)
     upkeep.work(datetime.now(UTC) + WRONG_BY)

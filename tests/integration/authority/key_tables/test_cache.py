@@ -36,7 +36,7 @@ from tests.support.authorities import (
     PASSPHRASE,
     TABLES,
     execute,
-    founded,
+    new_authority,
     new_camera,
     opened,
     quiet,
@@ -176,7 +176,7 @@ def test_populating_twice_at_once(
 
 def test_tables_are_never_made_for_devices_in_the_field(settings: Settings) -> None:
     """Threat 12: where devices hold keys, a missing table is damage, and new keys would hide it."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         new_camera(authority, "device")
         database = authority.database
         execute(database, "DELETE FROM key_tables WHERE table_id = 2")
@@ -215,7 +215,7 @@ def test_without_an_authority_there_is_nothing_to_populate(
 )
 def test_the_sizes_are_fixed(settings: Settings, other: dict[str, int]) -> None:
     """Threat 12: neither opening nor initialising again takes other sizes, and nothing changes."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         before = stored_tables(authority.database)
         changed = small_settings(settings.data_dir, settings.resolved_database_url, **other)
         for attempt in (open_authority, lambda given: initialise(given, quiet)):
@@ -249,7 +249,7 @@ def test_one_size_alone_may_be_repeated(settings: Settings, field: str) -> None:
 
 def test_derived_keys_are_those_of_the_protocol(settings: Settings) -> None:
     """First and last index; and a second opening gives the same keys."""
-    with founded(settings) as authority, opened(settings) as again:
+    with new_authority(settings) as authority, opened(settings) as again:
         for table_id in range(TABLES):
             for key_index in (0, KEYS_PER_TABLE - 1):
                 expected = key_derivation.derive_key(
@@ -288,7 +288,7 @@ def test_rows_cannot_change_places(settings: Settings) -> None:
 
 def test_a_stock_shows_nothing(settings: Settings) -> None:
     """Threat 28: printing it tells no key."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         assert authority.table_cache.master_key(0).hex() not in repr(authority.table_cache)
         assert repr(authority.table_cache.master_key(0))[2:-1] not in repr(authority.table_cache)
         assert "bytes" not in repr(authority.table_cache)
@@ -300,7 +300,7 @@ def test_a_stock_shows_nothing(settings: Settings) -> None:
 @pytest.fixture
 def used(settings: Settings, tmp_path: Path) -> Iterator[tuple[Database, list[bytes]]]:
     """The database of an authority that did all it can do, and every secret there was."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         cameras: list[Camera] = [
             new_camera(authority, f"device-{number}", idempotency_key=f"idempotency-{number}")
             for number in range(4)

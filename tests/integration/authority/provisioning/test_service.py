@@ -57,7 +57,7 @@ from tests.support.authorities import (
     TABLES,
     camera_of,
     execute,
-    founded,
+    new_authority,
     new_camera,
     opened,
     openssl,
@@ -250,7 +250,7 @@ def test_what_is_refused_leaves_nothing(
 def test_a_published_authority_says_where_its_crl_is(tmp_path: Path, database_url: str) -> None:
     """With a public URL, certificates name the CRL and the issuer's certificate; else neither."""
     settings = small_settings(tmp_path, database_url, public_url="https://sma.example.org/")
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         answer = provision(authority, request_for("camera-1"))
     extensions = x509.load_pem_x509_certificate(answer.device_certificate.encode()).extensions
     points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
@@ -430,7 +430,7 @@ def test_tables_come_from_the_operating_system(
 def test_tables_are_assigned_evenly(settings: Settings) -> None:
     """Threat 10: over many devices no table stands out (chi squared, one error in a billion)."""
     times = 150
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         counts: Counter[int] = Counter()
         for number in range(times):
             counts.update(provision(authority, request_for(f"camera-{number}")).table_assignments)
@@ -839,7 +839,7 @@ def test_too_many_coroutines_are_turned_away(
 
 def test_closing_finishes_what_is_under_way(settings: Settings) -> None:
     """Threat 31: a request that was accepted before the close is provisioned and answered."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
 
         async def scenario() -> list[Any]:
             tasks = [
@@ -860,7 +860,7 @@ def test_closing_finishes_what_is_under_way(settings: Settings) -> None:
 
 def test_after_closing_requests_are_turned_away(settings: Settings) -> None:
     """Threads and coroutines alike hear that the authority is leaving, and nothing is done."""
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         authority.provisioner.close()
         with pytest.raises(ShuttingDownError):
             provision(authority, request_for("camera-1"))
@@ -874,7 +874,7 @@ def test_after_closing_requests_are_turned_away(settings: Settings) -> None:
 
 def test_an_outage_leaves_nothing_half_made(tmp_path: Path, own_postgres: Postgres) -> None:
     """Threats 8 and 19: while the database is away, an outage; once it is back, a device."""
-    with founded(small_settings(tmp_path, own_postgres.url)) as authority:
+    with new_authority(small_settings(tmp_path, own_postgres.url)) as authority:
         request = request_for("camera-1", idempotency_key="key")
         own_postgres.kill()
         with pytest.raises(DatabaseUnavailableError):

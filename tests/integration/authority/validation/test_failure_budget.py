@@ -12,14 +12,14 @@ import pytest
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
-from birthmark_sma.authority.validation.failure_budget import FailureTurns
+from birthmark_sma.authority.validation.failure_budget import FailureBudget
 from birthmark_sma.authority.validation.service import Validation
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.rates import Rate
-from tests.support.authorities import founded, new_camera, opened, rows_of, small_settings
+from tests.support.authorities import new_authority, new_camera, opened, rows_of, small_settings
 
 CALLER, OTHER = Caller("192.0.2.7"), Caller("192.0.2.8")
 BATCHES, TOKENS = 40, 200
@@ -30,7 +30,7 @@ GENUINE_BATCHES = 10
 def narrow(tmp_path: Path, database_url: str) -> Iterator[Authority]:
     """An authority whose callers may gather ten FAILs an hour."""
     settings = small_settings(tmp_path, database_url, rate_failures="10/hour")
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         yield authority
 
 
@@ -115,7 +115,7 @@ def test_what_is_withheld_is_not_counted(tmp_path: Path, database_url: str) -> N
     settings = small_settings(
         tmp_path, database_url, rate_failures="10/hour", replay="refuse-same-caller"
     )
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         camera = new_camera(authority, "camera")
         genuine, bad = camera.token(), forged()
         at_once(authority, [[genuine, bad]])
@@ -135,12 +135,12 @@ def test_turns() -> None:
     """Those that may still fail what is left go first, and each caller by itself."""
     limits = RateLimits({Kind.FAILURES: (Rate(3, 60),)})
     one, two, three = object(), object(), object()
-    turns = FailureTurns(
+    turns = FailureBudget(
         limits, [one, one, two, two, two, three, None], ["a", "a", "a", "a", "a", "b", "a"]
     )
     assert turns.next() == [0, 1, 2, 3, 4, 5, 6]
     assert turns.next() == []
-    turns = FailureTurns(limits, [one] * 3 + [two, three], ["a"] * 5)
+    turns = FailureBudget(limits, [one] * 3 + [two, three], ["a"] * 5)
     assert turns.next() == [0, 1, 2]
     turns.failed(0)
     turns.failed(1)

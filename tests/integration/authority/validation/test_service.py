@@ -36,7 +36,7 @@ from tests.support.authorities import (
     TABLES,
     counted_statements,
     execute,
-    founded,
+    new_authority,
     new_camera,
     opened,
     rows_of,
@@ -587,7 +587,7 @@ def test_coroutines(scene: Scene) -> None:
 def test_a_full_pool(tmp_path: Path, database_url: str) -> None:
     """Threat 19: whoever is turned away hears that, and has no row; nobody gets a FAIL for it."""
     settings = small_settings(tmp_path, database_url, pool_limit=4)
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         camera = new_camera(authority, "camera")
         with writers_held_up(database_url):
             futures = [authority.validator.submit(camera.token(), CALLER)]
@@ -624,7 +624,7 @@ def test_an_outage_is_never_a_fail(tmp_path: Path, own_postgres: Postgres) -> No
 
     A device revoked before the outage is revoked after it, and nothing needs a restart.
     """
-    with founded(small_settings(tmp_path, own_postgres.url)) as authority:
+    with new_authority(small_settings(tmp_path, own_postgres.url)) as authority:
         scene = Scene.of(authority)
         tokens = [forge(scene) for forge, _, _ in TRUTH_TABLE.values()]
         expected = [reason for _, reason, _ in TRUTH_TABLE.values()]
@@ -641,7 +641,7 @@ def test_an_outage_is_never_a_fail(tmp_path: Path, own_postgres: Postgres) -> No
 def test_a_full_disk_is_never_a_fail(tmp_path: Path) -> None:
     """Threat 19: SQLite without room for the audit row is an outage, and recovers by itself."""
     settings = small_settings(tmp_path, None)
-    with founded(settings) as authority:
+    with new_authority(settings) as authority:
         camera = new_camera(authority, "camera")
         limit = [1]
 

@@ -122,20 +122,20 @@ def test_a_sheet_is_taken_once() -> None:
     """By one process; what a dead one left is gone on with, and never falls."""
     layout = SlotAllocator()
     counter, histogram = Counter(layout, [("a",), ("b",)]), Histogram(layout, (10, 20))
-    sheets = SharedCounters(1, layout.size)
-    first = sheets.take_one()
+    shared_counters = SharedCounters(1, layout.size)
+    first = shared_counters.take_one()
     counter.add(first, ("b",), 5)
     for amount in (10, 11, 20, 21):
         histogram.observe(first, amount)
-    too_many = sheets.take_one()
+    too_many = shared_counters.take_one()
     counter.add(too_many, ("b",), 100)
-    assert counter.total(sheets.all()) == {("a",): 0, ("b",): 5}
-    assert histogram.total(sheets.all()) == ([1, 3, 4], 62)
+    assert counter.total(shared_counters.all()) == {("a",): 0, ("b",): 5}
+    assert histogram.total(shared_counters.all()) == ([1, 3, 4], 62)
     first[0] = 2**22 + 1  # no process has this id: the one that had the sheet has died
-    assert sheets.alive() == []
-    counter.add(sheets.take_one(), ("b",))
-    assert counter.total(sheets.all())["b",] == 6
-    assert len(sheets.alive()) == 1
+    assert shared_counters.alive() == []
+    counter.add(shared_counters.take_one(), ("b",))
+    assert counter.total(shared_counters.all())["b",] == 6
+    assert len(shared_counters.alive()) == 1
 
 
 def test_however_many_ask_it_is_made_once() -> None:

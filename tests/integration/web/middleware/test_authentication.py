@@ -38,7 +38,7 @@ from tests.support.access_keys import (
     secret_of,
     start_with_keys,
 )
-from tests.support.authorities import founded, small_settings
+from tests.support.authorities import new_authority, small_settings
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
@@ -531,7 +531,7 @@ def test_a_connection_may_outlive_a_certificate(
 ) -> None:
     """TLS looks at the end of a certificate when a connection begins, which may last for days."""
     client = TestCa(tmp_path / "ca").issue("newsroom", client=True)
-    with founded(small_settings(tmp_path, None, access=Access.KEYS)) as authority:
+    with new_authority(small_settings(tmp_path, None, access=Access.KEYS)) as authority:
         create_key(
             authority.database,
             KeyTerms(

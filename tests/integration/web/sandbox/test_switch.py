@@ -76,8 +76,8 @@ def test_an_authority_serves_as_what_it_was_founded_as(
     environ = server_environ(tmp_path / "data", url) | SMALL
     as_founded = [first] if first else []
     as_the_other = [] if first else ["--sandbox"]
-    founded = sma("init", *as_founded, environ=environ)
-    assert founded.returncode == 0, founded.stderr
+    new_authority = sma("init", *as_founded, environ=environ)
+    assert new_authority.returncode == 0, new_authority.stderr
     for command in (("serve", "--port", "0"), ("init",)):
         ran = sma(*command, *as_the_other, environ=environ)
         assert ran.returncode != 0

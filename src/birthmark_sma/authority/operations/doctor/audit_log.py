@@ -36,7 +36,7 @@ def look_at_audit_trail(database: Database, *, whole: bool) -> Iterator[Finding]
     """
     with database.read() as connection:
         audit_comparison.hold_still(connection)
-        if key_table_store.was_founded_as_sandbox(connection):
+        if key_table_store.was_created_as_sandbox(connection):
             yield info(_NAME, "A sandbox forgets its own, and is not compared with its counters")
             return
         comparison = _Comparison(connection, None if whole else ROWS)

@@ -72,10 +72,10 @@ def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
         sentence = f"This machine's clock is {_seconds(drift)} {ahead} the database's"
         yield Finding(state, "clock", sentence, "Let both keep time by NTP")
         return
-    founded = max(
+    new_authority = max(
         (each.not_valid_before_utc for each in _ca_certificates(database).values()), default=now
     )
-    if now < founded:
+    if now < new_authority:
         yield critical(
             "clock",
             f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC, before the CA's certificates"
