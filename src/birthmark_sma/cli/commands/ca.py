@@ -1,4 +1,7 @@
-"""`sma ca`: the two-tier certificate authority."""
+"""`sma ca`: show and export the root and intermediate CA, and publish their CRLs.
+
+Exported files have mode 0600. Private keys leave the database only encrypted under CA_PASSWORD.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

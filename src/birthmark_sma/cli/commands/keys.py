@@ -1,4 +1,8 @@
-"""`sma keys`: who may call, for what, and until when."""
+"""`sma keys`: create, list, revoke and rotate access keys.
+
+The rules are in `authority/access/keys.py`. A secret is printed once, by `create` and `rotate`; it
+must never be stored or logged.
+"""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -226,7 +230,7 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
 
 
 def _limits(key: "AccessKey") -> list[str]:
-    """Say what a key is restricted to, a few words each."""
+    """Return the restrictions of a key, a few words each."""
     found = []
     if key.expires_at is not None:
         found.append(f"until {key.expires_at:%Y-%m-%d %H:%M} UTC")
@@ -254,13 +258,17 @@ def _one_of(kind: Any, text: str, option: str) -> Any:
 
 
 def _moment(text: str) -> datetime:
-    """Read a time to come: a duration from now, a day (to its end, UTC), or a time with a zone."""
+    """Return the time that --expires gives.
+
+    It is a duration from now, a day (until its end in UTC) or an ISO 8601 time, which is in UTC if
+    it has no zone. Raises BadParameter for anything else.
+    """
     longer = _duration(text)
     if longer is not None:
         return datetime.now(UTC) + longer
     try:
         return _end_of_day(text) or _in_utc(datetime.fromisoformat(text))
-    except (ValueError, OverflowError):  # the latter at the end of the year 9999
+    except (ValueError, OverflowError):  # OverflowError: the end of 9999-12-31 has no datetime
         raise typer.BadParameter(
             "it is a duration such as 12h or 7d, a day before 9999-12-31, or a time",
             param_hint="--expires",

@@ -1,4 +1,7 @@
-"""`sma simulate camera` and `aggregator`: one end alone, to build the other against."""
+"""`sma simulate camera` and `sma simulate aggregator`: simulate one side of the protocol.
+
+A developer of the other side runs them to test against. `simulate/commands.py` registers both.
+"""
 
 import json
 import time
@@ -118,6 +121,7 @@ def _plan_of_one(cases: "Sequence[Case]", pictures: int, interval: float, family
     from birthmark_sma.simulation.camera_families import families_by_name
     from birthmark_sma.simulation.plan import Terms, plan_of_one
 
+    # At least 1 ms for each picture: an interval of 0 must not divide by zero below.
     seconds = max(interval * pictures, 0.001 * pictures)
     terms = Terms(
         cameras=1,
