@@ -5,7 +5,7 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check public-surface demo bench \
+.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface demo bench \
   bench-docs picture profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -60,18 +60,21 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 
 # What could not be installed is missed by its own tests, and by no other. Without bytecode, hundreds of processes
 # would compile the same modules.
-test: setup-dev ## everything, on real parts
-	-@$(MAKE) --no-print-directory setup-browser setup-tool-chains
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q -n auto --dist worksteal
+test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a part
+	$(if $(T),,-@$(MAKE) --no-print-directory setup-browser setup-tool-chains)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
+	  $(if $(K),-k "$(K)")
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s tests/integration/simulation/test_fleet.py -k none_is_lost
 
-check: setup-dev ## format, lint, types, structure, insecure calls, secrets, known vulnerabilities
+check-fast: setup-dev ## format, lint, types: seconds
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+
+check: check-fast ## and structure, insecure calls, secrets, known vulnerabilities
 	@.venv/bin/lint-imports
 	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks examples vectors
 	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache \

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from birthmark_sma.authority.sandbox.verdicts import VERDICTS
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web.sandbox import scenario_catalog
-from tests.integration.web.sandbox.conftest import PAGES
+from tests.integration.conftest import PAGES
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
