@@ -284,7 +284,7 @@ def _run(
     from birthmark_sma.web.transport.tls import block_sighup
 
     block_sighup()  # before the first thread, because threads inherit the signal mask
-    forbid_core_dumps()  # before any secret is in memory
+    forbid_core_dumps()  # before the authority decrypts its secrets
     log_setup.configure(settings)
     if settings.one_core and settings.workers == 1:
         pin_to_core(os.getpid())  # before the authority starts its threads
