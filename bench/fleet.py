@@ -146,4 +146,5 @@ def _copy(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
                 copy.write_row(row)
         connection.commit()
     with psycopg.connect(url, autocommit=True) as connection:
+        # Now and not by autovacuum, which could run during a measurement.
         connection.execute("VACUUM (ANALYZE) registered_devices")

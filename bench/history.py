@@ -33,7 +33,7 @@ def fill(url: str, *, rows: int, devices: int, say: Callable[[int], None]) -> No
             say(end)
         connection.execute(_COUNTERS)
         connection.execute("VACUUM (ANALYZE)")
-        connection.execute("CHECKPOINT")
+        connection.execute("CHECKPOINT")  # so that none caused by the filling runs during a load
 
 
 _PARTITIONS = """

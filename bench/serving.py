@@ -17,7 +17,7 @@ import uvicorn
 from birthmark_sma.config import Settings
 from birthmark_sma.web.server import uvicorn_config
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # as in `sma serve`, so that the sides differ only in the application
 _STOP_SECONDS = 30
 
 

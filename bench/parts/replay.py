@@ -80,6 +80,7 @@ def _cases(
                 seed = next(numbers) + 2
                 bodies = fleet.bodies(authority, filled.cameras, how_many, seed=seed)
                 write_bodies(path, bodies)
+            # `bodies` are those of the last path, `dual`: every second one was submitted before.
             _bring_before(filled, bodies[::2])
 
     return cases, prepare

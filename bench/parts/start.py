@@ -30,6 +30,7 @@ def name_of(database: str) -> str:
 
 
 def _seconds_to_first_verdict(filled: Filled) -> float:
+    # The port must be known before the server prints it, to measure from the start of the process.
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     began = time.perf_counter()

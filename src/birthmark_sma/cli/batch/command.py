@@ -90,6 +90,7 @@ def provision_batch(
     refusals = refused or output.with_name(f"{output.stem}.refused.jsonl")
     records_format = _format_of(devices, file_format)
     with _opened(devices) as (file, size):
+        # Before `open_results`, which creates the output file.
         _tell_apart(file, output, refusals)
         require_sqlite_file(settings)
         began = time.monotonic()
@@ -150,6 +151,7 @@ def _tell_apart(devices: BinaryIO, output: Path, refusals: Path) -> None:
     """
     if refusals.resolve() == output.resolve() or _is_file(refusals, output):
         raise typer.BadParameter("--output and --refused name one file.")
+    # Compare the open file's inode: standard input may be redirected from one of the outputs.
     told = os.fstat(devices.fileno())
     for path, what in ((output, "results"), (refusals, "refused lines")):
         if path.exists() and os.path.samestat(told, path.stat()):

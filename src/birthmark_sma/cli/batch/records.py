@@ -79,6 +79,7 @@ class _Lines:
         """Return the next line, or None at the end."""
         if self._put_back:
             return self._put_back.popleft()
+        # Read a long line in pieces, because a file may be one line of any length.
         piece = self._file.readline(MAX_RECORD_BYTES)
         if not piece:
             return None
@@ -90,7 +91,7 @@ class _Lines:
             if piece and len(text) <= MAX_RECORD_BYTES:
                 text += piece
         if self._number == 0:
-            text = text.removeprefix(_BOM)
+            text = text.removeprefix(_BOM)  # spreadsheets write a byte order mark
         self._number += 1
         too_long = len(text) > MAX_RECORD_BYTES
         return _Line(self._number, self._end, None if too_long else text.rstrip(b"\r\n"))
@@ -194,6 +195,7 @@ def _read_header(lines: _Lines, columns: Mapping[str, bool]) -> list[str]:
         if name not in columns:
             nearest = difflib.get_close_matches(name.lower(), columns, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else f" Known: {', '.join(columns)}."
+            # Control characters in a name could change the terminal.
             shown = name if name.isprintable() and len(name) <= 64 else "One of its names"
             raise BatchFileError(f"The CSV has an unknown column: {shown}.{hint}")
         if header.count(name) > 1:

@@ -117,7 +117,7 @@ class Results:
         self._file.seek(0, os.SEEK_END)
         self._file.write(lines)
         self._file.flush()
-        os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())  # the caller deletes the pending chunk next
 
 
 class _Written:
@@ -170,12 +170,14 @@ def open_results(path: Path) -> Iterator[Results]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise PrivateFileError(f"{path} cannot be written: {error.strerror}.") from None
+    # Results contain table keys and private keys. The mode of an existing file is not changed by
+    # os.open, so check it.
     if os.fstat(descriptor).st_mode & 0o077:
         os.close(descriptor)
         raise PrivateFileError(f"{path} can be read by others. Type: chmod 600 {path}")
     _lock(descriptor, path)
     make_private_directory(_pending_directory(path))
-    sync_directory(path.absolute().parent)
+    sync_directory(path.absolute().parent)  # both names must survive a power failure
     results = Results(path, os.fdopen(descriptor, "r+b"))
     try:
         yield results
@@ -206,7 +208,7 @@ def _pending_lines(directory: Path, root: str) -> Iterator[tuple[str, bytes]]:
 
     A chunk's file is whole or absent, because `write_private_file` names it once it is on disk.
     """
-    for part in directory.glob("*.jsonl"):
+    for part in directory.glob("*.jsonl"):  # not the *.partial of an interrupted write
         for line in part.read_bytes().splitlines(keepends=True):
             yield _identity(line, root)[0], line
 

@@ -179,7 +179,7 @@ class Workers:
         except (OSError, EOFError):
             raise BatchInterruptedError from None
         finally:
-            self._idle.put(pipe)
+            self._idle.put(pipe)  # also after an error, because __exit__ takes every pipe
         if isinstance(outcome, Exception):
             raise outcome
         return cast(ChunkOutcome, outcome)
@@ -211,7 +211,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os._exit(1)  # sys.exit would end only this thread
 
 
 @dataclass(frozen=True, slots=True)

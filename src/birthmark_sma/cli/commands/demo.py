@@ -164,6 +164,7 @@ def _tell_attempts(
     tampered = token.encrypted_nuc_hash[:-1] + bytes([token.encrypted_nuc_hash[-1] ^ 1])
     story.check(
         "one bit of the tag altered",
+        # The tag is the last 16 bytes of the 48.
         _validate(first, replace(token, encrypted_nuc_hash=tampered)),
         "FAIL",
     )
@@ -177,6 +178,7 @@ def _tell_attempts(
         "FAIL",
     )
 
+    # Sealed with the camera's real keys, so the token opens, but no device has this NUC hash.
     stranger = replace(camera, nuc_hash=secrets.token_bytes(32))
     story.check(
         "a fingerprint that no registered camera has",

@@ -90,13 +90,14 @@ def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any
         DATA: json.dumps(everything, indent=2) + "\n",
     }
     for name, content in files.items():
+        # An interrupted run may have written some of them already.
         write_private_file(pending.partial_dir / name, content.encode(), replace=True)
     # A crash inside write_private_file leaves such a file.
     for stray in pending.partial_dir.glob(".*.partial"):
         stray.unlink()
     try:
         pending.partial_dir.rename(pending.output_dir)  # rename(2) replaces only an empty directory
-        sync_directory(pending.output_dir.parent)
+        sync_directory(pending.output_dir.parent)  # makes the rename durable
     except OSError as error:
         raise PrivateFileError(
             f"{pending.output_dir} cannot be written: {error.strerror}. The files are in"

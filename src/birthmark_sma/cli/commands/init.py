@@ -81,7 +81,7 @@ def init(
         root_key_file=root_key_file,
     )
     held = initialise_with_progress(settings, sandbox=sandbox)
-    _strengthen_root_key(settings)
+    _strengthen_root_key(settings)  # for an existing authority; a new key is strong already
     if as_json:
         print_json(_as_json(settings, held))
     elif held is None:
@@ -110,6 +110,7 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
 
     if settings.database_url is not None or is_initialised(settings):
         return
+    # Behind a trusted proxy the address is loopback, but other machines reach the server.
     if not is_loopback(settings.host) or settings.trusted_proxies:
         require_sqlite_file(settings)
         return

@@ -203,6 +203,7 @@ def _show(issued: "IssuedKey", *, as_json: bool) -> None:
         fields.append(("key", typer.style(issued.secret, fg=typer.colors.CYAN, bold=True)))
     print_fields(fields)
     if issued.secret is not None:
+        # To stderr, so that stdout has only the fields. The whole secret is printed only once.
         print_stderr(
             "\nKeep the key now: it is stored nowhere, and not shown again. Callers send it as"
         )
@@ -280,6 +281,7 @@ def _end_of_day(text: str) -> datetime | None:
         day = date.fromisoformat(text)
     except ValueError:
         return None
+    # The midnight after the day, so that the key is valid for the whole day.
     return datetime.combine(day + timedelta(days=1), time.min, UTC)
 
 

@@ -63,6 +63,7 @@ def provision(
     )
     require_sqlite_file(settings)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
+    # Open the authority before `begin` writes a key: wrong settings then leave no files behind.
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:

@@ -80,6 +80,8 @@ def rotate(
         {"new_kek_file": new_kek_file, "new_kek_command": new_kek_command}, os.environ
     )
     new = _asked_for(settings, new)
+    # `before` runs after all checks and before the first change, so it never announces a rotation
+    # that is then refused.
     with opened_database(settings) as database, progress_bar("Wrapping anew") as progress:
         rotated = rotate_secrets(
             database, settings, new, progress, before=lambda: _tell_beforehand(settings, new)
@@ -106,6 +108,7 @@ def forget_previous(
     from birthmark_sma.authority.kek.passphrase_file import PassphraseFile
 
     settings = settings_from(data_dir=data_dir)
+    # Count first: nothing is asked if there is nothing to delete.
     file = PassphraseFile.of(settings)
     number = len(file.list_previous())
     if number and not yes:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from birthmark_sma.config import Settings
     from birthmark_sma.web.transport.local_certificate import LocalCertificate
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # connections that wait for accept(); uvicorn's default
 _SANDBOX = "fails on demand, as /sandbox says; forgets devices and validations after an hour"
 
 
@@ -262,7 +262,7 @@ def _bind(settings: "Settings") -> socket.socket:
             f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}. Stop what"
             " listens there, or give another --port"
         ) from None
-    listener.set_inheritable(True)
+    listener.set_inheritable(True)  # worker processes accept connections on the same socket
     return listener
 
 
@@ -313,6 +313,7 @@ def _run(
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
     run_server(authority, listener, announce)
+    # SQLite goes on writing to a removed file, so its operator must know that answers may be lost.
     if authority.database.lost:
         print_stderr(
             "Stopped. The database file was removed or replaced while it was open: earlier answers"

@@ -90,7 +90,7 @@ class _Watch(threading.Thread):
     """
 
     def __init__(self, database: "Database") -> None:
-        super().__init__(daemon=True, name="top")
+        super().__init__(daemon=True, name="top")  # daemon: a hanging query must not block the exit
         self._database = database
         self._seen: queue.Queue[Overview | BaseException] = queue.Queue()
         self._asked_at = time.monotonic()
@@ -108,6 +108,8 @@ class _Watch(threading.Thread):
             except DatabaseUnavailableError as error:
                 self._seen.put(error)
             except BaseException as error:
+                # No outage, so a retry does not help. The main thread raises this error; without it
+                # `first` would wait for ever.
                 self._seen.put(error)
                 return
             time.sleep(_EVERY_SECONDS)

@@ -46,6 +46,7 @@ def curve(values: Sequence[int]) -> str:
     if not highest:
         return _LEVELS[0] * len(values)
     steps = len(_LEVELS) - 1
+    # Rounded up (-(-a // b)), so that a small value gets a bar too.
     return "".join(_LEVELS[max(-(-value * steps // highest), 0)] for value in values)
 
 

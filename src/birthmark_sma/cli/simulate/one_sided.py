@@ -155,12 +155,13 @@ def _deliver_all(
     begun = time.monotonic()
     with httpx2.Client(verify=verify, trust_env=False, timeout=SECONDS) as client:
         for each in plan.pictures:
+            # Sleep until the planned time, so that a slow response does not delay all later ones.
             time.sleep(max(0.0, begun + each.at - time.monotonic()))
             image = f"simulated picture {each.number}".encode()
             bundle = played.make(each.case, image, previous if each.source is not None else None)
             answer = deliver(client, to, bundle)
             if each.case is Case.GENUINE:
-                previous = bundle
+                previous = bundle  # a replay case sends this one, or its token, again
             right = right_endings(each.case, ASSUMED)
             fault = fault_in(answer, right)
             bad += fault is not None

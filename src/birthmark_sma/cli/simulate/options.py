@@ -133,6 +133,7 @@ def _key_in(path: Path) -> str:
     from birthmark_sma.runtime.secret_files import read_private_file
 
     key = read_private_file(path).decode("utf-8", "replace").strip()
+    # Visible ASCII only, because the key goes into an HTTP header.
     if not key or not all("!" <= letter <= "~" for letter in key):
         raise ConfigurationError(f"{path} holds no access key.")
     return key
