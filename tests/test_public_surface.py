@@ -11,6 +11,7 @@ from checks.public_surface.comparison import describe_differences, make_message
 from checks.public_surface.surface import FOLDER, KINDS, compare, path_of
 
 
+@pytest.mark.usefixtures("full_derivation_cost")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_public_surface_is_the_recorded_one(kind: str) -> None:
     differences = compare(kind)

@@ -1,10 +1,13 @@
-"""`python -m birthmark_sma` is `sma`, which needs the extra `server`."""
+"""Run the command line: `python -m birthmark_sma` is the same as `sma`.
+
+It needs the extra `server`. Without that it prints what to install and exits with status 3.
+"""
 
 import sys
 
 
 def run() -> None:
-    """Run the command line, or say in a sentence what to install for it."""
+    """Run the command line, or print what to install for it and exit with status 3."""
     try:
         from birthmark_sma.cli.main import run as run_command  # noqa: PLC0415  it may be absent
     except ModuleNotFoundError as error:

@@ -1,8 +1,10 @@
-"""Settings, read once: a flag beats the environment, the environment beats a file.
+"""Read the settings once: flags override the environment, the environment overrides a file.
 
-Three names belong to the hosting platforms (`DATABASE_URL`, `CA_PASSWORD`, `PORT`); all others are
-the field's name in capitals behind `SMA_`. An unknown `SMA_` variable is an error, since a
-misspelt setting that is silently ignored is how a safe default gets lost.
+The command line calls `load_settings`; all other modules get the frozen result. Three variables
+have the names of hosting platforms (`DATABASE_URL`, `CA_PASSWORD`, `PORT`). All others have the
+field's name in capitals with the prefix `SMA_`. An unknown `SMA_` variable is an error: if a
+misspelt setting were ignored, a less safe default could apply unnoticed. Error messages name the
+setting, never its value.
 """
 
 import difflib
@@ -31,6 +33,7 @@ PREFIX = "SMA_"
 CONFIG_FILE_VARIABLE = "SMA_CONFIG_FILE"
 DEFAULT_CONFIG_FILE = Path("sma.toml")
 
+# A settings file with one of these must not be readable by other users.
 SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLATFORM_NAMES = {
@@ -41,14 +44,14 @@ _PLATFORM_NAMES = {
 
 
 class Access(StrEnum):
-    """Who may call the API."""
+    """Authentication of callers: none (`open`), or access keys (`keys`)."""
 
     OPEN = "open"
     KEYS = "keys"
 
 
 class Disclosure(StrEnum):
-    """How much a PASS tells the caller about the device."""
+    """The information about the device in the response to a PASS."""
 
     SERIAL = "serial"
     FAMILY = "family"
@@ -56,7 +59,7 @@ class Disclosure(StrEnum):
 
 
 class AbuseMode(StrEnum):
-    """What happens to a device that is far above its usual rate."""
+    """The action for a device far above its usual rate."""
 
     OFF = "off"
     SHADOW = "shadow"
@@ -65,14 +68,14 @@ class AbuseMode(StrEnum):
 
 
 class ReplayPolicy(StrEnum):
-    """What becomes of a camera token that the same caller brings again."""
+    """The treatment of a camera token that the same caller submits again."""
 
     RECORD = "record"
     REFUSE_SAME_CALLER = "refuse-same-caller"
 
 
 class LogFormat(StrEnum):
-    """How the log is written."""
+    """The format of the log."""
 
     AUTO = "auto"
     JSON = "json"
@@ -80,7 +83,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """What is logged: this and what is more urgent."""
+    """The lowest severity that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -89,98 +92,103 @@ class LogLevel(StrEnum):
 
 
 class Settings(BaseModel):
-    """Everything that can be configured. Frozen: nothing changes while the program runs."""
+    """All settings. Frozen: they do not change while the program runs.
+
+    `hide_input_in_errors` keeps secrets out of validation errors.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     data_dir: Path = Path("sma-data")
-    """Where SQLite, the generated passphrase and the root's encrypted key live."""
+    """The directory of SQLite's file, the generated passphrase and the root's encrypted key."""
     database_url: SecretStr | None = None
-    """PostgreSQL, in any form that libpq reads; unset means SQLite in the data directory."""
+    """PostgreSQL in any form that libpq accepts, or sqlite:///FILE; unset: SQLite in `data_dir`."""
     ca_password: SecretStr | None = None
-    """Encrypts the CA keys and, unless a KEK file is given, wraps the key tables."""
+    """The passphrase. It encrypts the root's key. Without a KEK file or command, it also yields the
+    key-encryption key, which wraps all other secrets."""
     kek_file: Path | None = None
-    """A file with the 32-byte key-encryption key, raw or as 64 hex digits."""
+    """A file with the 32-byte key-encryption key (KEK), raw or as 64 hex digits."""
     kek_command: Annotated[str | None, Field(repr=False)] = None
-    """A command line, run without a shell, that writes that key to stdout."""
+    """A command line, run without a shell, that writes the KEK to stdout."""
     root_key_file: Path | None = None
-    """Where `sma init` writes the root's encrypted key; default: in the data directory."""
+    """The file to which `sma init` writes the root's encrypted key; default: in `data_dir`."""
 
     tls_cert: Path | None = None
-    """The server's certificate for TLS and what leads to its CA, as PEM; unset: plain HTTP."""
+    """The server's TLS certificate and its chain, as PEM; unset: plain HTTP."""
     tls_key: Path | None = None
-    """Its private key, as PEM without a passphrase."""
+    """The private key of `tls_cert`, as PEM without a passphrase."""
     tls_client_ca: Path | None = None
-    """The CAs, as PEM, whose certificates callers may show in place of a bearer key."""
+    """The CAs, as PEM, of client certificates that callers may use instead of a bearer key."""
     tls_self: bool = False
-    """Whether to serve a certificate for this machine, from a CA in the data directory."""
+    """Serve HTTPS with a certificate for this machine, issued by a CA in `data_dir`."""
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
-    """Who is believed what it says of the sender of a request; separated by commas as text."""
+    """Proxies whose headers about the sender of a request are trusted; as text, comma-separated."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     one_core: bool = True
-    """Whether each process keeps to one core, where the system can do that."""
+    """Pin each process to one CPU core, if the system supports it (`runtime.cpu_affinity`)."""
     access: Access | None = None
-    """Who may call; unset: anyone while listening on loopback, else who shows an access key."""
+    """Authentication of callers; unset: open on loopback without proxies, else access keys."""
     publish_pki: bool = False
-    """Whether certificates and CRL can be read without a key, as verifiers have none."""
+    """Serve certificates and CRLs without an access key, because verifiers have none."""
     cors_origins: tuple[str, ...] = ()
-    """The origins whose pages may call the API from a browser, as browsers write them."""
+    """The origins whose pages may call the API from a browser (CORS), as browsers write them."""
     public_url: str | None = None
-    """The URL that devices know this server by; certificates then say where the CRL is."""
+    """The public URL of this server. If set, certificates contain the address of the CRL."""
 
     manufacturer_id: Annotated[str, Field(min_length=1, max_length=100)] = "SimulatedMfg"
     disclosure: Disclosure = Disclosure.SERIAL
     replay: ReplayPolicy = ReplayPolicy.RECORD
-    """Whether a token that the same caller brings again is answered again, or refused."""
+    """The treatment of a token that the same caller submits again: a verdict again, or 409."""
     ca_key_type: CaKeyType = CaKeyType.RSA_4096
     tables: Annotated[int, Field(ge=TABLES_PER_DEVICE, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.tables
     keys_per_table: Annotated[int, Field(ge=1, le=MAX_WIRE_INTEGER)] = STANDARD_SIZES.keys_per_table
 
     max_body_bytes: Annotated[int, Field(ge=1_024, le=16 * 1024 * 1024)] = 65_536
     pool_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """How many camera tokens may wait for the writer before callers are turned away."""
+    """The number of camera tokens that may wait for the writer; further callers get an error."""
     batch_limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
-    """How many camera tokens share one commit at most."""
+    """The number of camera tokens after which a batch (one commit) takes no further request."""
     request_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Seconds that a request may take to arrive whole."""
+    """Seconds in which a request must have arrived completely."""
     answer_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
-    """Seconds that a caller waits for the database before being told that it is away."""
+    """Seconds that a caller waits for the database before it gets an error (503)."""
 
     rate_provision: str | None = None
-    """How many devices a caller may provision, in which time: as "600/minute", or "none"."""
+    """Rate limit of devices that a caller provisions: as "600/minute", or "none"."""
     rate_validate: str | None = None
-    """How many camera tokens a caller may have validated."""
+    """Rate limit of camera tokens that a caller submits."""
     rate_failures: str | None = None
-    """How many FAILs a caller may gather before it is made to wait."""
+    """Rate limit of FAIL verdicts that a caller gets."""
     rate_admin: str | None = None
-    """How many other requests a caller may send."""
+    """Rate limit of all other requests of a caller."""
     rate_guesses: str | None = None
-    """How many wrong credentials may come from one address."""
+    """Rate limit of wrong credentials from one address."""
     rate_store: SecretStr | None = None
-    """A Redis that several processes count in: redis:// or rediss://, it may hold a password."""
+    """A Redis in which several processes share their counts: a redis:// or rediss:// URL. It may
+    contain a password."""
 
     audit_retention_days: Annotated[int | None, Field(ge=1, le=36_500)] = None
-    """How many whole days of the audit trail a server keeps; unset keeps all of it."""
+    """The number of whole days of the audit log that a server keeps; unset: all."""
 
     abuse: AbuseMode = AbuseMode.FLAG
-    """Whether devices far above their usual rate are flagged. Only `suspend` touches a device."""
+    """The action for devices far above their usual rate. Only `suspend` changes a device."""
     abuse_factor: Annotated[float, Field(ge=1, le=1_000_000)] = 10.0
-    """How many times its usual pictures a day a device may make."""
+    """The multiple of its usual pictures a day that a device may make."""
     abuse_least: Annotated[int, Field(ge=1, le=1_000_000_000)] = 500
-    """How many pictures a day any device may make, whatever is usual for it."""
+    """The number of pictures a day that every device may make, whatever its usual number is."""
 
     log_format: LogFormat = LogFormat.AUTO
-    """For a person, or as JSON; `auto` asks whether stderr is a terminal."""
+    """Text for people or JSON; `auto` is text if stderr is a terminal."""
     log_level: LogLevel = LogLevel.INFO
-    """`info` has a line a request, `debug` one a batch as well."""
+    """`info` logs a line for each request, `debug` also one for each batch."""
     slow_query_ms: Annotated[float, Field(gt=0, le=3_600_000)] = 1_000.0
-    """Statements that take longer than so many milliseconds are told in the log."""
+    """Statements that take longer than this, in milliseconds, are logged."""
 
     traces_url: str | None = None
-    """Where a collector takes OpenTelemetry traces, as OTLP over HTTP; unset: none are made."""
+    """The URL of a collector for OpenTelemetry traces (OTLP over HTTP); unset: no traces."""
 
     @field_validator("traces_url")
     @classmethod
@@ -212,6 +220,7 @@ class Settings(BaseModel):
             networks = tuple(ipaddress.ip_network(each.strip()) for each in listed if each.strip())
         except ValueError as error:
             raise ValueError(f"{error}; give addresses and networks, as in 10.0.0.0/8") from None
+        # With 0.0.0.0/0 every client could claim any address in a header.
         if any(network.prefixlen == 0 for network in networks):
             raise ValueError("whoever trusts every address believes anyone: name the proxies")
         return networks
@@ -263,48 +272,52 @@ class Settings(BaseModel):
 
     @property
     def serves_this_machine_alone(self) -> bool:
-        """Whether nobody else reaches the server, and nobody is asked for a key."""
+        """True if only this machine can reach the server and callers need no access key."""
         open_here = is_loopback(self.host) and self.resolved_access is Access.OPEN
         return open_here and not self.trusted_proxies
 
     @property
     def table_sizes(self) -> TableSizes:
-        """The sizes that a new authority gets; an existing one keeps those it began with."""
+        """The table sizes of a new authority. An existing authority keeps its own."""
         return TableSizes(self.tables, self.keys_per_table)
 
     @property
     def uses_sqlite(self) -> bool:
-        """Whether all state lies in one file on this machine."""
+        """True if the database is a SQLite file on this machine."""
         return self.resolved_database_url.startswith("sqlite:")
 
     @property
     def resolved_access(self) -> Access:
-        """Who may call: nothing is open to other machines unless that was said.
+        """The authentication of callers, with the default applied.
 
-        Whom a proxy speaks for is on another machine, also where the proxy is on this one.
+        The default is open only on loopback without trusted proxies. So the server is never open to
+        other machines unless the operator sets that.
         """
         if self.access is not None:
             return self.access
+        # A proxy on this machine forwards requests from other machines.
         alone = is_loopback(self.host) and not self.trusted_proxies
         return Access.OPEN if alone else Access.KEYS
 
     @property
     def resolved_database_url(self) -> str:
-        """The database's URL: the one given, or SQLite in the data directory."""
+        """The URL of the database: the one given, or SQLite in the data directory."""
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'sma.db'}"
         return self.database_url.get_secret_value()
 
 
 class NewSecret(BaseModel):
-    """What only a rotation reads: the secret that is to be in force after it."""
+    """The new secret of a rotation of the key-encryption key. No other command reads it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     new_ca_password: SecretStr | None = None
-    """Replaces CA_PASSWORD; and the key-encryption key, unless that comes from one of these:"""
+    """Replaces CA_PASSWORD, and yields the new KEK unless one of the next two fields is set."""
     new_kek_file: Path | None = None
+    """A file with the new KEK, as `kek_file`."""
     new_kek_command: Annotated[str | None, Field(repr=False)] = None
+    """A command line that writes the new KEK, as `kek_command`."""
 
     @field_validator("new_ca_password")
     @classmethod
@@ -319,7 +332,7 @@ def _checked_passphrase(value: SecretStr | None) -> SecretStr | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
+    """Return whether only this machine can reach the address or host name."""
     if host == "localhost":
         return True
     try:
@@ -334,18 +347,19 @@ PROTOTYPE: Mapping[str, Any] = {
     "port": 5001,
     "data_dir": Path("sma-prototype"),
 }
-"""Other defaults, for the one-device prototype. Whatever is set explicitly still beats them."""
+"""Defaults with `--prototype`, for the prototype with one device. Explicit settings override them.
+"""
 
 SANDBOX: Mapping[str, Any] = {
     "ca_key_type": CaKeyType.EC_P256,
     "data_dir": Path("sma-sandbox"),
 }
-"""Other defaults, for a sandbox: founded at once, and in a place of its own. That it is one is no
-setting: an environment or file that somebody copies must not make one."""
+"""Defaults with `--sandbox`: a CA key that is fast to create, and a separate directory. There is no
+setting `sandbox`, so that a copied environment or file never turns an authority into a sandbox."""
 
 
 def is_origin(text: str) -> bool:
-    """Say whether a text is an origin, written as browsers do (RFC 6454, section 6.2)."""
+    """Return whether a text is an origin as browsers serialise it (RFC 6454, section 6.2)."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -360,7 +374,7 @@ def is_origin(text: str) -> bool:
 
 
 def environment_variable(field: str) -> str:
-    """Return the environment variable of a setting: `data_dir` is SMA_DATA_DIR."""
+    """Return the environment variable of a setting, such as SMA_DATA_DIR for `data_dir`."""
     return _PLATFORM_NAMES.get(field, PREFIX + field.upper())
 
 
@@ -371,11 +385,13 @@ def load_settings(
     prototype: bool = False,
     sandbox: bool = False,
 ) -> Settings:
-    """Merge flags, environment and file into Settings; a flag that is None was not given.
+    """Merge flags, environment and file into Settings.
 
-    An empty variable counts as unset. Raises ConfigurationError, naming the setting and never its
-    value, for anything that is unknown or cannot be used.
+    A flag that is None counts as not given, and an empty variable as unset. Raises
+    ConfigurationError, with the name of the setting and never its value, if a setting is unknown or
+    invalid.
     """
+    # Later mappings override earlier ones.
     merged = (
         (dict(SANDBOX) if sandbox else {})
         | (dict(PROTOTYPE) if prototype else {})
@@ -390,7 +406,7 @@ def load_settings(
 
 
 def load_new_secret(flags: Mapping[str, Any], environ: Mapping[str, str]) -> NewSecret:
-    """Read what is to follow, from flags and then the environment. Raises ConfigurationError."""
+    """Merge flags and environment into NewSecret; flags override. Raises ConfigurationError."""
     known = {environment_variable(field): field for field in NewSecret.model_fields}
     given = {known[name]: value for name, value in environ.items() if name in known and value}
     try:
@@ -432,7 +448,7 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    # Without the prefix, which all share and which would make anything look alike.
+    # Compared without the common prefix, which would make all names look similar.
     by_stem = {each.removeprefix(PREFIX).lower(): each for each in known}
     matches = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), by_stem, n=1)
     return f" Did you mean {by_stem[matches[0]]}?" if matches else ""

@@ -1,102 +1,105 @@
-"""The one tree of exceptions. It knows nothing of HTTP: `web.problems` alone maps it to statuses.
+"""All exceptions of this package, in one class hierarchy.
 
-Every message is a sentence that a person can act on, and may be shown to whoever caused it: no
-message holds a secret, a path that the caller did not give, or SQL.
+Every module raises these. They contain nothing about HTTP or exit codes: `web.problems` maps them
+to HTTP statuses, `cli.exit_codes` to exit codes. Each message is a sentence that a person can act
+on, and may be shown to the caller. So it never contains a secret, SQL, or a path that the caller
+did not give.
 """
 
 from enum import StrEnum
 
 
 class BirthmarkError(Exception):
-    """The root of every error that this package raises on purpose."""
+    """The base class of all errors that this package raises deliberately."""
 
 
 class ConfigurationError(BirthmarkError):
-    """A setting is missing, unknown or cannot be used."""
+    """A setting is missing, unknown or invalid."""
 
 
 class RateRefusedError(ConfigurationError, ValueError):
-    """A text is no rate that anything can be limited to."""
+    """A text is not a valid rate limit."""
 
 
 # --- protocol
 
 
 class ProtocolError(BirthmarkError):
-    """A value breaks protocol v1."""
+    """A value violates protocol v1."""
 
 
 class MalformedCameraTokenError(ProtocolError):
-    """A part of a camera token has the wrong length or range; no cryptography was tried."""
+    """A field of a camera token has the wrong length or range. Nothing was decrypted."""
 
 
 class UnopenedCameraTokenError(ProtocolError):
-    """A well-formed camera token does not open: wrong key, or an altered nonce, text or tag."""
+    """A well-formed camera token cannot be decrypted: wrong key, or altered nonce, text or tag."""
 
 
 class BundleError(ProtocolError):
-    """A bundle cannot be relied on."""
+    """A bundle must not be trusted."""
 
 
 class MalformedBundleError(BundleError):
-    """A bundle is not of the form that it must have; no cryptography was tried."""
+    """A bundle does not have the required format. Nothing was verified."""
 
 
 class BundleSignatureError(BundleError):
-    """A well-formed bundle was not signed by the device that its certificate names."""
+    """The signature of a well-formed bundle does not match the device certificate in it."""
 
 
 class BundleCertificateError(BundleError):
-    """The certificates of a bundle do not lead from the device to the pinned root."""
+    """The certificates of a bundle do not chain from the device to the pinned root."""
 
 
 class BundleTimeError(BundleError):
-    """A bundle says that it was captured in the future, or too long ago."""
+    """The capture time of a bundle is in the future or too long ago."""
 
 
 class DeviceRevokedError(BundleError):
-    """The certificate of the device that signed a bundle is on the revocation list."""
+    """The certificate of the device that signed a bundle is on the revocation list (CRL)."""
 
 
 # --- pki
 
 
 class PkiError(BirthmarkError):
-    """A key, a request or a certificate is not what the profile demands."""
+    """A key, a certificate request or a certificate does not conform to its profile."""
 
 
 class KeyRefusedError(PkiError):
-    """A public key is malformed, too weak, or of a kind that the key policy does not name."""
+    """A public key is malformed, too weak, or of a type that the key policy does not allow."""
 
 
 class KeyEncryptionKeyRefusedError(KeyRefusedError):
-    """A public key that table keys should be sealed to is refused."""
+    """The public key to which table keys would be encrypted is refused."""
 
 
 class CsrRefusedError(PkiError):
-    """A PKCS#10 request is malformed or does not prove possession of its key."""
+    """A PKCS#10 request is malformed, or its signature does not prove possession of its key."""
 
 
 class DeviceSerialRefusedError(PkiError):
-    """A device serial cannot become the common name of a certificate."""
+    """A device serial cannot be used as the common name of a certificate."""
 
 
 class ProfileViolationError(PkiError):
-    """A certificate that was about to be signed departs from its profile. Nothing was signed."""
+    """A certificate does not conform to its profile. It was checked before, and not signed."""
 
 
 class IssuerExpiredError(PkiError):
-    """The issuing certificate is not valid at this time, so nothing can be issued under it."""
+    """The issuing certificate is not valid at this time. Nothing was issued."""
 
 
 class PathRefusedError(PkiError):
-    """No valid certification path leads from this certificate to the trusted root."""
+    """There is no valid certification path from this certificate to the trusted root."""
 
 
 class RevocationUnknownError(PkiError):
-    """A revocation list is out of date or another issuer's, so it does not say who is revoked.
+    """A revocation list (CRL) is out of date, of another issuer, or otherwise unusable.
 
-    It says nothing of a bundle: fetch a newer list, and look again.
+    Whether the device is revoked is unknown, so the bundle is neither valid nor invalid. Fetch a
+    newer list and check again.
     """
 
 
@@ -104,14 +107,14 @@ class RevocationUnknownError(PkiError):
 
 
 class ClientMisuseError(BirthmarkError):
-    """A client is used after it was closed or from another event loop, or gets a time without zone.
+    """A client was used after it was closed or from another event loop, or got a time without zone.
 
-    It says nothing of a bundle or a camera token: the calling program has to change.
+    This is a bug of the calling program, and not a result for a bundle or a camera token.
     """
 
 
 class TooManyPendingError(BirthmarkError):
-    """As many bundles without a verdict are kept as may be. This one was not added."""
+    """The maximum number of bundles without a verdict is stored. This one was not added."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -123,27 +126,27 @@ class TooManyPendingError(BirthmarkError):
 
 
 class DeviceError(BirthmarkError):
-    """A camera cannot do what its app asked. What it holds on disk is as good as before."""
+    """A camera cannot do what its app requested. Its state on disk is still consistent."""
 
 
 class DeviceStorageError(DeviceError):
-    """A camera's directory or a file in it cannot be used: modes, a full or read-only disk."""
+    """A camera's directory or a file in it cannot be used: file modes, a full or read-only disk."""
 
 
 class DeviceBusyError(DeviceStorageError):
-    """Another process has this camera's directory, and two would spend the same nonces."""
+    """Another process has locked this camera's directory. Two processes would reuse nonces."""
 
 
 class DamagedDeviceStateError(DeviceStorageError):
-    """A file of a camera's state is missing, torn or altered. It was left as it is."""
+    """A file of a camera's state is missing, incomplete or altered. It was not changed."""
 
 
 class DeviceSecretError(DeviceError):
-    """A camera's state is not sealed under the secret that its app gave."""
+    """A camera's state cannot be decrypted with the secret that its app gave."""
 
 
 class OtherDeviceError(DeviceError):
-    """The directory belongs to another device serial: a copied disk, or the wrong directory."""
+    """The directory belongs to another device serial: a copied disk or the wrong directory."""
 
 
 class ProvisioningError(DeviceError):
@@ -151,9 +154,9 @@ class ProvisioningError(DeviceError):
 
 
 class AuthorityAwayError(ProvisioningError):
-    """The authority gave no answer that counts. Nothing is lost: start again later.
+    """The authority gave no usable response. Nothing is lost: retry later.
 
-    `retry_after` is in seconds, where the authority said so.
+    `retry_after` is in seconds, or None if the authority did not send it.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -162,9 +165,9 @@ class AuthorityAwayError(ProvisioningError):
 
 
 class ProvisioningRefusedError(ProvisioningError):
-    """The authority refuses to provision this camera: asking again changes nothing.
+    """The authority refuses to provision this camera. A retry does not help.
 
-    `status` is the answer's (HTTP), `kind` the last part of the problem's type.
+    `status` is the HTTP status, `kind` the last part of the problem type in the response.
     """
 
     def __init__(self, message: str, *, status: int, kind: str) -> None:
@@ -174,25 +177,25 @@ class ProvisioningRefusedError(ProvisioningError):
 
 
 class EmptyPictureError(DeviceError):
-    """A picture's file has no bytes: it is not written yet, or writing it failed."""
+    """The file of a picture is empty: it is not written yet, or writing it failed."""
 
     def __init__(self) -> None:
         super().__init__("The picture's file is empty: there is nothing to authenticate")
 
 
 class WrongClockError(DeviceError):
-    """A camera's clock cannot be right. The picture was not signed: capture it once it is set."""
+    """A camera's clock must be wrong. The picture was not signed. Set the clock first."""
 
 
 class QueueFullError(DeviceError):
-    """A camera's queue holds as many bundles as it may. The bundle was not queued."""
+    """A camera's queue holds its maximum number of bundles. The bundle was not queued."""
 
     def __init__(self) -> None:
         super().__init__("The queue is full: have its bundles sent, or make it larger")
 
 
 class NoncesUsedUpError(DeviceError):
-    """A camera has made as many camera tokens as its nonce counter allows: 2**32."""
+    """A camera has made 2**32 camera tokens, the maximum of its nonce counter."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -204,11 +207,11 @@ class NoncesUsedUpError(DeviceError):
 
 
 class StorageError(BirthmarkError):
-    """The database did not do what was asked."""
+    """The database or a file could not do what was requested."""
 
 
 class DatabaseFault(StrEnum):
-    """Kinds of trouble with a database, as metrics name them."""
+    """Kinds of database faults. The values are labels in metrics."""
 
     AWAY = "away"
     BUSY = "busy"
@@ -216,7 +219,7 @@ class DatabaseFault(StrEnum):
     CONNECTIONS = "connections"
     DAMAGED = "damaged"
     FAILED = "failed"
-    """Whatever the others do not name, such as a disk that fails."""
+    """Any other fault, such as a disk that fails."""
     FULL = "full"
     LOCKED = "locked"
     MOVED = "moved"
@@ -230,9 +233,9 @@ class DatabaseFault(StrEnum):
 
 
 class DatabaseUnavailableError(StorageError):
-    """The database cannot be reached, or gave up: the last commit may or may not have happened.
+    """The database cannot be reached or failed. The last commit may or may not have happened.
 
-    `advice` is for the operator alone: which kind of fault it is, and what to look at.
+    `advice` is for the operator only: the cause, and what to check. `fault` is the kind of fault.
     """
 
     def __init__(
@@ -246,30 +249,30 @@ class DatabaseUnavailableError(StorageError):
         self.fault = fault
 
     def again(self) -> "DatabaseUnavailableError":
-        """Return a copy: callers must not share an exception, and so each other's traceback."""
+        """Return a copy. Each caller needs its own, because raising changes its traceback."""
         return DatabaseUnavailableError(str(self), self.advice, self.fault)
 
 
 class AbandonedWorkError(StorageError):
-    """Nobody waits for this work any more, so it ends. What was not committed never happened."""
+    """The work was cancelled because its caller no longer waits. Nothing more was committed."""
 
     def __init__(self) -> None:
         super().__init__("Whoever asked has left, or has waited too long")
 
 
 class SchemaMismatchError(StorageError):
-    """The database has another schema version than this program."""
+    """The database has a different schema revision from this program's, or none."""
 
 
 class PrivateFileError(StorageError):
-    """A file for secrets cannot be written, is missing, or is readable by others."""
+    """A file for secrets cannot be read or written, is missing, or is readable by other users."""
 
 
 # --- authority
 
 
 class AuthorityError(BirthmarkError):
-    """The authority refuses, or cannot do, what was asked."""
+    """The authority refuses a request or cannot fulfil it."""
 
 
 class NotInitialisedError(AuthorityError):
@@ -282,7 +285,7 @@ class NotInitialisedError(AuthorityError):
 
 
 class AlreadyInitialisedError(AuthorityError):
-    """The database holds an authority already; it is never overwritten."""
+    """The database holds an authority already. It is never overwritten."""
 
 
 class WrongSecretError(AuthorityError):
@@ -290,14 +293,14 @@ class WrongSecretError(AuthorityError):
 
 
 class KeyEncryptionKeyChangedError(AuthorityError):
-    """A rotation went by that this process could not follow. What it asked for was not done."""
+    """The key-encryption key was rotated and this process could not follow. Nothing was done."""
 
     def __init__(self) -> None:
         super().__init__("The authority's keys were changed; try again shortly")
 
 
 class RotationError(AuthorityError):
-    """The key-encryption key cannot be rotated now, or not to this secret. Nothing was changed."""
+    """The key-encryption key cannot be rotated now, or not to this secret. Nothing changed."""
 
 
 class KeyTablesError(AuthorityError):
@@ -305,36 +308,39 @@ class KeyTablesError(AuthorityError):
 
 
 class ConflictError(AuthorityError):
-    """What was asked contradicts what is registered."""
+    """The request conflicts with stored data."""
 
 
 class DeviceAlreadyProvisionedError(ConflictError):
-    """The device serial is registered."""
+    """The device serial is registered already."""
 
     def __init__(self) -> None:
         super().__init__("Device already provisioned")
 
 
 class PublicKeyInUseError(ConflictError):
-    """Another device serial holds this public key."""
+    """Another device serial is registered with this public key."""
 
     def __init__(self) -> None:
         super().__init__("This public key belongs to another device; make a new key pair")
 
 
 class NucHashInUseError(ConflictError):
-    """Another device serial holds this NUC hash."""
+    """Another device serial is registered with this NUC hash."""
 
     def __init__(self) -> None:
         super().__init__("This NUC hash belongs to another device")
 
 
 class DeviceStatusError(ConflictError):
-    """The device's status does not allow this change; a revocation is final."""
+    """The device's status does not allow this change. A revocation is final."""
 
 
 class TokenAlreadySubmittedError(ConflictError):
-    """The same caller brought this camera token before. It is no verdict: the first answer was."""
+    """The same caller submitted this camera token before. This is not a verdict.
+
+    Raised only with the replay policy `refuse-same-caller`.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -345,15 +351,15 @@ class TokenAlreadySubmittedError(ConflictError):
 
 
 class DeviceDescriptionRefusedError(AuthorityError):
-    """A device's family or app version is empty, too long, or has control characters."""
+    """A device's family or app version is empty, too long, or contains control characters."""
 
 
 class UnknownDeviceError(AuthorityError):
-    """No device of this serial is registered."""
+    """No device with this serial is registered."""
 
 
 class CrlNotPublishedError(AuthorityError):
-    """No revocation list is stored yet: the first is made within seconds of a server's start."""
+    """No revocation list is stored yet. A server makes the first within seconds of its start."""
 
     def __init__(
         self, message: str = "The revocation list is not published yet; try again shortly"
@@ -362,7 +368,7 @@ class CrlNotPublishedError(AuthorityError):
 
 
 class RootCrlNotPublishedError(CrlNotPublishedError):
-    """The root's key has signed no revocation list in this database."""
+    """The database holds no revocation list signed by the root's key."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -372,11 +378,11 @@ class RootCrlNotPublishedError(CrlNotPublishedError):
 
 
 class UnknownFlagError(AuthorityError):
-    """A device has no flag that waits for review."""
+    """The device has no flag that waits for review."""
 
 
 class IdempotencyKeyReusedError(AuthorityError):
-    """The Idempotency-Key was used within 24 hours for a different request."""
+    """The Idempotency-Key was used for a different request within the last 24 hours."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -385,47 +391,47 @@ class IdempotencyKeyReusedError(AuthorityError):
 
 
 class AccessError(AuthorityError):
-    """Whoever asks may not do this. Nothing was done."""
+    """The caller is not authorised. Nothing was done."""
 
 
 class UnauthenticatedError(AccessError):
-    """No credential was shown, or one that is not in force."""
+    """The request has no credential, or one that is not valid (any more)."""
 
 
 class InsufficientScopeError(AccessError):
-    """The access key is in force, and good for something else."""
+    """The access key is valid, but its scope does not include this request."""
 
 
 class EnrolmentRefusedError(AccessError):
-    """The access key does not allow this device to be provisioned, or no further one."""
+    """The access key does not allow this device to be provisioned, or no more devices."""
 
 
 class AccessKeyRefusedError(AuthorityError):
-    """An access key cannot have these terms."""
+    """An access key cannot be created with these terms."""
 
 
 class AccessKeyNameError(ConflictError):
-    """A key in force has this name, or stands for this certificate."""
+    """Another valid access key has this name or this certificate."""
 
 
 class UnknownAccessKeyError(AuthorityError):
-    """No access key in force has this name or id."""
+    """No valid access key has this name or id."""
 
 
 class BackupError(AuthorityError):
-    """A backup cannot be made, or cannot be restored. The message says whether anything is left."""
+    """A backup cannot be made or restored. The message says whether anything is left behind."""
 
 
 class BackupPlaceTakenError(ConflictError):
-    """Something is where a backup, or what it is restored to, should go. It was not touched."""
+    """The target of a backup or of a restore exists already. It was not changed."""
 
 
 class BatchFileError(AuthorityError):
-    """A file that describes many devices, or what is to take their results, cannot be used."""
+    """The input file or the output of a batch of devices cannot be used."""
 
 
 class BatchInterruptedError(AuthorityError):
-    """A process that provisioned a chunk was killed. What it committed is found again."""
+    """A process that provisioned a part of a batch was killed. A retry keeps what it committed."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -435,23 +441,23 @@ class BatchInterruptedError(AuthorityError):
 
 
 class CallerLeftError(AuthorityError):
-    """Whoever asked has closed the connection: nobody gets an answer."""
+    """The caller has closed the connection, so no response is sent."""
 
     def __init__(self) -> None:
         super().__init__("The caller left before its answer")
 
 
 class PoolFullError(AuthorityError):
-    """More work waits than the bounded pool holds. Nothing was done; try again."""
+    """The bounded pool is full. Nothing was done: retry later."""
 
     def __init__(self) -> None:
         super().__init__("The authority has more work waiting than it accepts; try again shortly")
 
 
 class RateLimitedError(AuthorityError):
-    """A caller has asked for more than its rate limit allows. Nothing was done; this is no verdict.
+    """A caller has exceeded its rate limit. Nothing was done; this is not a verdict.
 
-    `retry_after` is in whole seconds, at least 1; `policy` is the name of the limit that was met.
+    `retry_after` is in whole seconds, at least 1. `policy` is the name of the exceeded limit.
     """
 
     def __init__(self, message: str, *, retry_after: int, policy: str) -> None:

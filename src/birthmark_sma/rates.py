@@ -1,4 +1,8 @@
-"""Rates as operators write them: "600/minute", "20/second; 600/minute", or "none"."""
+"""Parse rate limits as operators write them: "600/minute", "20/second; 600/minute", or "none".
+
+Settings, access keys and the rate limiter use this module. It counts nothing: see
+`authority.rate_limits`.
+"""
 
 from typing import NamedTuple
 
@@ -9,11 +13,11 @@ NO_LIMIT = "none"
 _MOST = 1_000_000_000
 _LONGEST_SECONDS = 31 * 24 * 60 * 60
 _MOST_RATES = 4
-_MOST_CHARACTERS = 64  # as the column of a key's own rate has
+_MOST_CHARACTERS = 64  # the size of the column access_keys.rate_limit
 
 
 class Rate(NamedTuple):
-    """So many units in so many seconds."""
+    """A rate limit: `amount` units in `seconds` seconds."""
 
     amount: int
     seconds: int
@@ -23,13 +27,13 @@ class Rate(NamedTuple):
 
 
 def parse_rates(text: str) -> tuple[Rate, ...]:
-    """Return the rates that a text names, the shortest window first; none of them for "none".
+    """Return the rates in a text, the shortest window first; an empty tuple for "none".
 
-    Raises RateRefusedError, which does not repeat the text, for what is no rate, and for rates that
-    nobody means: of nothing, of more than a thousand million, over more than 31 days, or several
-    over one window.
+    Raises RateRefusedError if the text is not a rate, if it has more than 64 characters or more
+    than 4 rates, and for rates that make no sense: an amount of 0 or above 1,000,000,000, a window
+    of more than 31 days, or two rates with the same window. The message does not repeat the text.
     """
-    # `sma` reads settings for every command, and most of them limit nothing.
+    # Imported here because every `sma` command reads the settings, and most need no rates.
     from limits import parse_many  # noqa: PLC0415
 
     if text.strip().lower() == NO_LIMIT:

@@ -1,6 +1,9 @@
-"""What the authority does, one module a verb.
+"""The authority, one package a feature. `authority.open_authority` wires the parts together.
 
-`ceremony` founds it, `key_stock` fills its tables, `provisioning` registers devices, `validation`
-judges camera tokens, `revocation` takes devices out, `reports` counts. `authority.open_authority`
-is the only place where the parts are wired together.
+`validation` judges camera tokens, `provisioning` registers devices, `devices` searches and revokes
+them, `key_tables` has the shared secrets, `ca` has certificates and CRLs, `kek` has the
+key-encryption keys, `access` has access keys and sessions, `rate_limits` limits callers,
+`background` has the background tasks, `operations` has backup, statistics and `sma doctor`, and
+`sandbox` has the differences of a sandbox. Called by `web` and `cli`. No module here may import
+`web` or `cli`.
 """

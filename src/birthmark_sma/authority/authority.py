@@ -1,4 +1,9 @@
-"""Wire the parts together, here and nowhere else."""
+"""Create and open an authority: the only module that wires the parts together.
+
+`sma serve` and the other commands call `open_authority`, `initialise` and the functions that open a
+part. Every function closes the database that it opened if it raises. No other module may construct
+the services of a server.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +58,7 @@ from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 
+# CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
 CRL_PATH = "/pki/intermediate.crl"
 ROOT_CRL_PATH = "/pki/root.crl"
 INTERMEDIATE_PATH = "/pki/intermediate.crt"
@@ -61,7 +67,7 @@ ROOT_PATH = "/pki/root.crt"
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """An open authority."""
+    """An open authority: its settings, secrets and services. Call `close` at the end."""
 
     settings: Settings
     database: Database
@@ -73,22 +79,23 @@ class Authority:
     provisioner: Provisioner = field(repr=False)
     key_cache: AccessKeyCache = field(repr=False)
     chores: tuple[BackgroundTask, ...] = field(repr=False)
-    """Not begun yet: see `start`."""
+    """The background tasks. They do not run before `start`."""
     rate_limits: RateLimits = field(repr=False)
-    """For whoever serves, who begins and closes them too: they belong to an event loop."""
+    """The rate limits of the server. The server starts and closes them, in its event loop."""
     figures: Figures = field(repr=False)
     served_crls: ServedCrls = field(repr=False)
     sandbox: bool = False
-    """What it was founded as."""
+    """True if the authority was created as a sandbox."""
 
     def start(self) -> None:
-        """Begin what a server does beside answering; a single command should not wait for it."""
+        """Start the background tasks. Only a server does; a single command does not need them."""
         for chore in self.chores:
             chore.start()
 
     def copy_figures(self) -> None:
-        """Copy what is counted in plain numbers to where all processes see it; the server's loop
-        does so every second.
+        """Copy this process's plain counters to shared memory, for all processes.
+
+        The server calls this every second, and before it returns metrics.
         """
         self.validator.copy_figures()
         self.provisioner.copy_figures()
@@ -96,15 +103,20 @@ class Authority:
 
     @property
     def table_sizes(self) -> TableSizes:
-        """How many tables and keys this authority has."""
+        """Return the number of key tables, and of keys in each."""
         return self.table_cache.sizes
 
     def close(self) -> None:
-        """Finish and answer everything that is under way, then let go of the database."""
+        """Finish and answer all requests under way, then close the database.
+
+        This waits up to a second for each background task.
+        """
+        # Stop all before waiting for any, so that they end at the same time.
         for chore in self.chores:
             chore.stop()
         for chore in self.chores:
             chore.close()
+        # The database last: both writers still commit what they accepted.
         self.provisioner.close()
         self.validator.close()
         self.database.close()
@@ -112,7 +124,10 @@ class Authority:
 
 @contextmanager
 def opened_database(settings: Settings) -> Iterator[Database]:
-    """The database of these settings, at the right schema; closed at the end."""
+    """Yield the database of these settings, and close it at the end.
+
+    Raises SchemaMismatchError or DatabaseUnavailableError.
+    """
     database = open_database(settings.resolved_database_url)
     try:
         check_schema(database)
@@ -122,20 +137,22 @@ def opened_database(settings: Settings) -> Iterator[Database]:
 
 
 def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> Authority:
-    """Open an initialised authority: its secrets proven, its tables unwrapped, its writers running.
+    """Open an initialised authority: prove its secrets, unwrap its tables, start its writers.
 
-    It counts on `sheets` that processes share, or else for itself.
+    `sheets` is the shared memory for metrics; None means counters of this process only. This starts
+    threads, so the process must not fork afterwards: `opened_in_bulk` starts none.
 
     Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
-    ConfigurationError or DatabaseUnavailableError, each with what to do; nothing is left open.
+    ConfigurationError or DatabaseUnavailableError. Each says what to do, and closes the database.
     """
     database = open_database(settings.resolved_database_url)
     try:
         parts = _open_parts(database, settings)
+        # The first query for the time runs here, so that `clock.now()` queries no database later.
         database.clock.look()
         with database.read() as connection:
             key_cache = AccessKeyCache(connection, database.clock.now)
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: no connection must stay open
         database.close()
         raise
     database.warn_when_slow(settings.slow_query_ms / 1000)
@@ -180,9 +197,9 @@ def open_authority(settings: Settings, sheets: SharedCounters | None = None) -> 
 
 @contextmanager
 def opened_in_bulk(settings: Settings) -> Iterator[BulkProvisioner]:
-    """An initialised authority for provisioning in bulk alone: no thread runs, so it may fork.
+    """Yield an initialised authority for bulk provisioning only. No thread runs, so it may fork.
 
-    Raises as `open_authority` does.
+    Raises the errors of `open_authority`.
     """
     database = open_database(settings.resolved_database_url)
     try:
@@ -196,7 +213,7 @@ def opened_in_bulk(settings: Settings) -> Iterator[BulkProvisioner]:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What is open once secrets are proven and tables unwrapped."""
+    """The parts of an authority that need no thread: certificates, secrets, key tables."""
 
     root: x509.Certificate
     issuer: Issuer
@@ -215,6 +232,7 @@ class _Parts:
 
 
 def _open_parts(database: Database, settings: Settings) -> _Parts:
+    # The checks that need no secret come first.
     check_schema(database)
     root, intermediate = load_certificates(database)
     check_sizes(database, settings)
@@ -237,7 +255,11 @@ def _open_parts(database: Database, settings: Settings) -> _Parts:
 
 
 def is_initialised(settings: Settings) -> bool:
-    """Say whether a complete authority is in this database. A wrong schema raises as always."""
+    """Return True if the database has a complete authority.
+
+    Raises SchemaMismatchError if the database is empty or its schema is of another version, or
+    DatabaseUnavailableError.
+    """
     if _is_nothing_there(settings):
         return False
     database = open_database(settings.resolved_database_url)
@@ -251,7 +273,7 @@ def is_initialised(settings: Settings) -> bool:
 
 
 def check_may_be_sandbox(settings: Settings) -> None:
-    """Raise ConfigurationError where settings, or an authority that is there, are in earnest."""
+    """Raise ConfigurationError if the settings or an existing authority are not for a sandbox."""
     check_settings(settings)
     if _is_nothing_there(settings):
         return
@@ -263,13 +285,16 @@ def check_may_be_sandbox(settings: Settings) -> None:
 
 
 def check_may_be_created(settings: Settings) -> None:
-    """Raise PrivateFileError or ConfigurationError where SQLite's file is not to be made.
+    """Raise PrivateFileError or ConfigurationError if a new SQLite database must not be created.
 
-    A root's key without it is of an authority on PostgreSQL, whose DATABASE_URL was forgotten. The
-    file would hide that key from it: see `ceremony.root_key_file`.
+    A root key file without a SQLite database belongs to an authority on PostgreSQL: DATABASE_URL
+    is missing. A new SQLite database would hide that key file: see `ceremony.root_key_file`.
+    ConfigurationError is for a passphrase that is easy to guess.
     """
     key_file = ceremony.root_key_file(settings)
-    has_key = key_file.exists()  # asked first: another ceremony makes the file before its key
+    # The key file first: another process creates the database before its key file. In the other
+    # order, its new key file could look like one without a database.
+    has_key = key_file.exists()
     if _is_nothing_there(settings):
         if has_key:
             raise ceremony.foreign_root_key(key_file)
@@ -279,9 +304,12 @@ def check_may_be_created(settings: Settings) -> None:
 def initialise(
     settings: Settings, progress: Callable[[int, int], None], *, sandbox: bool = False
 ) -> ceremony.Ceremony | None:
-    """Do what is missing of: schema, ceremony, key tables. None where the ceremony was held before.
+    """Create what is missing: the schema, the CA (key ceremony), the key tables.
 
-    Every step is durable or undone by itself, so a run that was cut off is simply run again.
+    Return the ceremony, or None if it was held before. Each step is a transaction or can be
+    repeated, so run this again after an interruption. `progress(tables_present, tables_wanted)` is
+    called while tables are created. Raises ConfigurationError, PrivateFileError, KeyTablesError,
+    WrongSecretError or DatabaseUnavailableError.
     """
     if sandbox:
         check_settings(settings)
@@ -289,18 +317,21 @@ def initialise(
     if settings.uses_sqlite:
         make_private_directory(settings.data_dir)
     else:
-        find_passphrase(settings)  # before anything is written: there is nowhere to keep one
+        # Before anything is written: with PostgreSQL there is no place to store a generated
+        # passphrase, so a missing one is an error (docs/adr/0003).
+        find_passphrase(settings)
     database = open_database(settings.resolved_database_url)
     try:
-        # Before anything is changed that is not to be:
+        # Before the migration, so that an authority of the other kind is not changed.
         if _check_kind(database, sandbox=sandbox) is None:
             _check_passphrase(settings)
         migrate(database)
         ceremony.finish_ceremony(database, settings)
         try:
             held = ceremony.hold_ceremony(database, settings, sandbox=sandbox)
-        except AlreadyInitialisedError:  # before, or by another program at this very moment
+        except AlreadyInitialisedError:  # earlier, or by another process at the same time
             held = None
+            # Checked again, because the other process may have created the other kind.
             _check_kind(database, sandbox=sandbox)
         populate_tables(database, settings, progress)
         return held
@@ -309,21 +340,21 @@ def initialise(
 
 
 def _is_nothing_there(settings: Settings) -> bool:
-    """Say whether not even a file is there; to open a database would make one."""
+    """Return True if SQLite's file does not exist. Opening the database would create it."""
     return settings.database_url is None and not (settings.data_dir / "sma.db").exists()
 
 
 def _check_passphrase(settings: Settings) -> None:
-    """Raise ConfigurationError where a new authority's passphrase is easy to guess."""
+    """Raise ConfigurationError if the passphrase for a new authority is easy to guess."""
     passphrase = find_given_passphrase(settings)
     if passphrase is not None:
         check_new_passphrase(passphrase)
 
 
 def _check_kind(database: Database, *, sandbox: bool) -> bool | None:
-    """Raise ConfigurationError where an authority is there that was founded as the other kind.
+    """Raise ConfigurationError if the existing authority was created as the other kind.
 
-    Return whether it is a sandbox; None where there is none yet.
+    Return True if it is a sandbox, False if not, None if there is no authority yet.
     """
     with database.read() as connection:
         founded_as_sandbox = key_table_store.was_founded_as_sandbox(connection)
@@ -335,14 +366,17 @@ def _check_kind(database: Database, *, sandbox: bool) -> bool | None:
 def populate_tables(
     database: Database, settings: Settings, progress: Callable[[int, int], None]
 ) -> int:
-    """Create the key tables that are missing; return how many. See `key_stock.populate`."""
+    """Create the missing key tables; return their number. See `key_tables.cache.populate`."""
     check_sizes(database, settings)
     opened = open_stored_secrets(database, settings)
     return key_table_cache.populate(database, opened.keks, progress)
 
 
 def check_sizes(database: Database, settings: Settings) -> None:
-    """Raise ConfigurationError where sizes were asked for that are not this authority's own."""
+    """Raise ConfigurationError if the settings give other sizes than the authority has.
+
+    Sizes that are not set are not compared.
+    """
     with database.read() as connection:
         sizes = key_table_store.find_sizes(connection)
     given = settings.model_fields_set & {"tables", "keys_per_table"}
@@ -355,7 +389,7 @@ def check_sizes(database: Database, settings: Settings) -> None:
 
 
 def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
-    """Return root and intermediate. Raises NotInitialisedError where there are none."""
+    """Return the root and the intermediate CA. Raises NotInitialisedError if one is missing."""
     with database.read() as connection:
         root = ca_store.find_ca(connection, "root")
         intermediate = ca_store.find_ca(connection, "intermediate")
@@ -365,7 +399,10 @@ def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
 
 
 def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets:
-    """Open and prove the secrets of an authority. Raises as `open_authority` does."""
+    """Open the secrets of an authority with the configured secret, which proves it right.
+
+    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
+    """
     with database.read() as connection:
         records = kek_store.list_keks(connection)
     if not records:
@@ -374,7 +411,10 @@ def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets
 
 
 def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
-    """Open the intermediate's private key. Raises as `open_authority` does."""
+    """Open the intermediate CA's private key.
+
+    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
+    """
     with database.read() as connection:
         intermediate = ca_store.find_ca(connection, "intermediate")
         if intermediate is None:
@@ -383,7 +423,7 @@ def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -
 
 
 def make_abuse_policy(settings: Settings) -> AbusePolicy:
-    """Return what counts as abuse under these settings."""
+    """Return the abuse policy of these settings."""
     return AbusePolicy(settings.abuse_factor, settings.abuse_least)
 
 

@@ -1,7 +1,8 @@
-"""What an authority counts while it works: batches, provisioning, key tables, rate limits.
+"""Metrics of the authority in shared memory: batches, provisioning, key tables, rate limits.
 
-What happens with every token is counted where it happens. What other parts count in plain numbers
-is copied once a second, so that a process that is killed takes a second of it along.
+Validation, provisioning and rate limits count, `web.api.prometheus` reads. Events of every token
+are counted directly in shared memory. Other parts count in plain numbers, which are copied once a
+second: a process that is killed loses up to a second of them. Counting must never take a lock.
 """
 
 from collections.abc import Mapping
@@ -19,14 +20,15 @@ from birthmark_sma.runtime.shared_memory_metrics import (
 from birthmark_sma.storage.group_commit import Batch
 
 MILLISECOND = 1_000_000  # in nanoseconds
+# The upper bounds of the histograms: times in nanoseconds, and items in a batch.
 _MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 _TIMES = tuple(each * MILLISECOND for each in _MILLISECONDS)
 _ITEMS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
-_RANGES = 25
+_RANGES = 25  # the maximum number of ranges of key tables, each a label value in Prometheus
 
 
 class Outcome(StrEnum):
-    """What becomes of a request to provision a device."""
+    """The outcome of a request to provision a device, as a label of the metric."""
 
     PROVISIONED = "provisioned"
     CONFLICT = "conflict"
@@ -37,7 +39,7 @@ class Outcome(StrEnum):
 
 
 class BatchInstruments:
-    """What a writer does: items a commit, and how long work and commit take (nanoseconds)."""
+    """The metrics of one writer: items in a commit, and durations in nanoseconds."""
 
     def __init__(self, layout: SlotAllocator) -> None:
         self.items = Histogram(layout, _ITEMS)
@@ -48,29 +50,32 @@ class BatchInstruments:
         self.failed = Counter(layout, [(fault.value,) for fault in DatabaseFault])
 
 
+# Memory layout: each metric takes the next slots of a process's sheet, in the order of these lines.
+# All processes of a server run the same lines, so the slots agree.
 _layout = SlotAllocator()
 VALIDATIONS = BatchInstruments(_layout)
 PROVISIONINGS = BatchInstruments(_layout)
 OUTCOMES = Counter(_layout, [(outcome.value,) for outcome in Outcome])
 TABLE_RANGES = Counter(_layout, [(str(each),) for each in range(_RANGES)])
-"""Camera tokens by key table, in at most 25 ranges of tables of one size."""
+"""Camera tokens by key table, in up to 25 ranges of equal size. Their slots are adjacent."""
 RATE_REFUSALS = Counter(_layout, [(kind.value,) for kind in Kind])
 STORE_AWAY = Gauge(_layout)
 STORE_LOST = Counter(_layout, [()])
 
 
 def new_sheets(processes: int) -> SharedCounters:
-    """Make the shared memory for so many processes of a server."""
+    """Create the shared memory for the metrics of a server with this number of processes."""
     return SharedCounters(processes, _layout.size)
 
 
 def tables_a_range(tables: int) -> int:
-    """Return how many key tables are counted together."""
+    """Return the number of key tables in one range."""
+    # Division rounded up, so that there are at most _RANGES ranges.
     return -(-tables // _RANGES)
 
 
 class Figures:
-    """What one process has counted, and where: its own sheet among those that are shared."""
+    """The metrics of one process, in its own sheet (worker slot) of the shared memory."""
 
     def __init__(self, sheets: SharedCounters | None = None) -> None:
         self.sheets = sheets or new_sheets(1)
@@ -78,37 +83,40 @@ class Figures:
         self._copied: dict[int, int] = {}
 
     def batch(self, writer: BatchInstruments, batch: Batch) -> None:
-        """Note a batch, from the writer's own thread."""
+        """Record a committed batch. Call this in the writer thread only."""
         writer.items.observe(self.sheet, batch.items)
         writer.settling.observe(self.sheet, batch.settled - batch.began)
         writer.committing.observe(self.sheet, batch.committed - batch.settled)
 
     def batch_failed(self, writer: BatchInstruments, fault: DatabaseFault) -> None:
-        """Count a batch that the database did not take, from the writer's own thread."""
+        """Count a batch that failed with a database error. Call this in the writer thread only."""
         writer.failed.add(self.sheet, (fault.value,))
 
     def provisioned(self, outcome: Outcome) -> None:
-        """Count a request to provision a device, from the event loop."""
+        """Count a request to provision a device. Call this in the event loop only."""
         OUTCOMES.add(self.sheet, (outcome.value,))
 
     def copy_writer(self, writer: BatchInstruments, *, waiting: int, refused: int) -> None:
-        """Copy how many items wait for a writer now, and how many its pool has refused."""
+        """Copy the number of items that wait for a writer, and the number that its pool refused."""
         writer.waiting.set(self.sheet, waiting)
         self._copy(writer.refused, {(): refused})
 
     def waiting(self, writer: BatchInstruments) -> tuple[int, int]:
-        """Return how many items wait for a writer in all processes, and how many processes run."""
+        """Return the number of items that wait in all processes, and the number of processes."""
         alive = self.sheets.alive()
         return writer.waiting.total(alive), len(alive)
 
     def copy_rate_limits(self, limits: RateLimitFigures) -> None:
-        """Copy what rate limits have counted."""
+        """Copy the counters of the rate limits."""
         self._copy(RATE_REFUSALS, {(kind.value,): limits.refused[kind] for kind in Kind})
         STORE_AWAY.set(self.sheet, int(limits.store.away))
         self._copy(STORE_LOST, {(): limits.store.times_lost})
 
     def _copy(self, counter: Counter, counted: Mapping[tuple[str, ...], int]) -> None:
-        """Add what has been counted since the last copy: the sheet may be one of a dead process."""
+        """Add the counts since the last copy to the sheet.
+
+        They are added, not set: the sheet may be one of a dead process, whose counts must stay.
+        """
         for labels, times in counted.items():
             place = counter.place[labels]
             self.sheet[place] += times - self._copied.get(place, 0)

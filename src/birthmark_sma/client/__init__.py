@@ -1,4 +1,4 @@
-"""For aggregation servers: verify bundles, and ask the authority about their camera tokens.
+"""Library for aggregation servers: verify bundles, and validate their camera tokens.
 
     with AuthorityClient("https://sma.example.org", access_key="sma_...") as authority:
         bundle = verify_bundle(received, root=pinned_root, now=datetime.now(UTC))
@@ -7,8 +7,9 @@
             case Fail(): ...
             case Indeterminate(): ...  # no verdict: keep it and ask again, never reject
 
-`AsyncAuthorityClient` is the same for asyncio. It leads to `exchange`, the pure core, whose steps
-`asynchronous` carries out; `synchronous` is that in a thread. docs/aggregator.md is the guide.
+`AsyncAuthorityClient` is the same for asyncio. `retry` is the pure core: it decides when to send,
+wait and give up. `async_client` carries out its steps; `sync_client` runs `async_client` in a
+thread. This package must never import the authority. docs/aggregator.md is the guide.
 """
 
 from importlib import import_module
@@ -74,7 +75,8 @@ __all__ = [
     "verify_bundle",
 ]
 
-# HTTP and cryptography are loaded with the first name that needs them.
+# The module of each public name. Importing the package loads neither HTTP nor cryptography: the
+# first use of a name that needs them does (PEP 562).
 _MODULES = {
     "AsyncAuthorityClient": "client.async_client",
     "AsyncCrlCache": "client.crl_cache",
@@ -114,5 +116,6 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(import_module(f"birthmark_sma.{_MODULES[name]}"), name)
+    # Store it, so that the next access does not call this function.
     globals()[name] = found
     return found

@@ -1,10 +1,11 @@
-"""The client for asyncio.
+"""Validate camera tokens from asyncio.
 
-Calls that come while others are on their way are gathered and go out together, so that a thousand
-at once cost the authority hardly more than one. A call that comes alone goes out at once.
+Calls made in one iteration of the event loop leave together in one batch. While `max_in_flight`
+requests are in flight, further calls wait, and leave together too. A thousand calls at once
+therefore cost the authority hardly more than one. A single call leaves at once.
 
-What it does besides sending is logged: attempts that brought no verdict and waits at INFO, a
-circuit that opens at WARNING. No log line holds a camera token or an access key.
+Attempts without a verdict and waits are logged at INFO, a circuit that opens at WARNING. A log line
+must never contain a camera token or an access key.
 """
 
 import asyncio
@@ -43,20 +44,23 @@ _chance = secrets.SystemRandom().random
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """A wait before the next attempt: why, and until when the authority asked to be left alone."""
+    """A wait before the next attempt.
+
+    `fault` is the reason; `until` is the loop time until which the authority asked for no requests.
+    """
 
     fault: TransportError
     until: float
 
     def told(self, now: float) -> TransportError:
-        """Return the fault with the `retry_after` that is left."""
+        """Return the fault with the remaining `retry_after` in seconds."""
         left = max(0.0, self.until - now)
         return replace(self.fault, retry_after=left if self.fault.retry_after else None)
 
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """A camera token that somebody waits for."""
+    """A camera token whose caller waits for the outcome."""
 
     camera_token: CameraToken = field(repr=False)
     future: "asyncio.Future[Outcome]"
@@ -64,16 +68,21 @@ class _Call:
     attempts: int = 0
     request_id: str | None = None
     pause: _Pause | None = None
-    """What it waits for, unless it is under way."""
+    """The wait before its next attempt, or None while it is in flight."""
     last: TransportError | None = None
-    """What the attempt before the present one brought."""
+    """The result of the attempt before the present one."""
 
     def outcome_by_now(self, others: Iterable[_Pause], now: float) -> Outcome:
-        """Return the outcome. `others` is what holds up those before it, if it was never sent."""
+        """Return the outcome of a call whose deadline has come.
+
+        `others` are the waits of the requests in flight. They explain why this call was never sent.
+        """
         if self.future.done():
             return self.future.result()
         pause = self.pause
         if pause is None and self.attempts == 0:
+            # This call was never sent: the requests before it are waiting, and the longest wait is
+            # the reason.
             pause = max(others, key=lambda each: each.until, default=None)
         if pause is not None:
             fault = pause.told(now)
@@ -88,11 +97,11 @@ class _Call:
 
 
 class AsyncAuthorityClient:
-    """Asks one authority about camera tokens, from one event loop.
+    """Validates camera tokens with one authority, from one event loop.
 
-    Open it once and keep it: connections are used again. Every method returns outcomes, and raises
-    ClientMisuseError where the client is closed or the event loop is another, TypeError for what is
-    no camera token; nothing else.
+    Open it once and keep it: it reuses connections. Every method returns outcomes. It raises only
+    ClientMisuseError (the client is closed, or the event loop is a different one) and TypeError (an
+    argument is not a camera token).
     """
 
     def __init__(
@@ -107,12 +116,14 @@ class AsyncAuthorityClient:
         plaintext: bool = False,
         options: Options | None = None,
     ) -> None:
-        """Remember where the authority is; nothing is sent.
+        """Configure the client. No request is sent.
 
-        `access_key` goes with every request; `client_certificate`, the files of a certificate and
-        its key, does in its place. `ca_file` has the CAs that the server's certificate may come
-        from, else the system's count; `tls` stands for both. `plaintext` allows http:// beyond this
-        machine. Raises ConfigurationError.
+        `access_key` is sent with every request. `client_certificate` (the files of a certificate
+        and its key) authenticates the client instead. `ca_file` has the CAs that the server's
+        certificate may come from; the default is the CAs of the system. `tls` replaces both
+        arguments. `plaintext` allows http:// to other machines.
+
+        Raises ConfigurationError.
         """
         if tls is not None and (ca_file is not None or client_certificate is not None):
             raise ConfigurationError("Give either tls, or ca_file and client_certificate.")
@@ -129,7 +140,7 @@ class AsyncAuthorityClient:
         self._waiting: deque[_Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pauses: list[_Pause] = []
-        """What the requests that are under way wait for."""
+        """The waits of the requests in flight."""
         self._at_most = self._options.max_batch
         self._limited_until = 0.0
         self._will_dispatch = False
@@ -141,9 +152,9 @@ class AsyncAuthorityClient:
     async def validate(
         self, camera_token: CameraToken, *, deadline: float | None = None
     ) -> Outcome:
-        """Ask about one camera token; the outcome is there after `deadline` seconds at the latest.
+        """Validate one camera token, and return the outcome within `deadline` seconds.
 
-        Without one, that of the options counts.
+        The default is the deadline of the options.
         """
         [outcome] = await self.validate_many([camera_token], deadline=deadline)
         return outcome
@@ -151,9 +162,10 @@ class AsyncAuthorityClient:
     async def validate_many(
         self, camera_tokens: Iterable[CameraToken], *, deadline: float | None = None
     ) -> list[Outcome]:
-        """Ask about any number; the outcomes are in the order of the camera tokens.
+        """Validate any number of camera tokens, and return the outcomes in the same order.
 
-        Raises TypeError, before anything is sent, for what is no camera token.
+        `deadline` is as for `validate`. Raises TypeError, before anything is sent, if an item is
+        not a camera token.
         """
         loop = self._own_loop()
         tokens = [*camera_tokens]
@@ -165,6 +177,7 @@ class AsyncAuthorityClient:
         self._callers += 1
         try:
             outcomes: list[Outcome] = []
+            # More tokens than may wait at once would make their own call fail with OVERLOADED.
             for part in _parts(tokens, self._options.max_waiting):
                 outcomes += await self._outcomes(part, loop, until)
             return outcomes
@@ -176,6 +189,7 @@ class AsyncAuthorityClient:
     async def _outcomes(
         self, tokens: Sequence[CameraToken], loop: asyncio.AbstractEventLoop, until: float
     ) -> list[Outcome]:
+        """Queue the tokens, wait until the deadline, and return what is known then."""
         calls = [_Call(each, loop.create_future(), until) for each in tokens]
         try:
             for call in calls:
@@ -183,29 +197,33 @@ class AsyncAuthorityClient:
             left = max(0.0, until - loop.time())
             await asyncio.wait([each.future for each in calls], timeout=left)
             return [each.outcome_by_now(self._pauses, loop.time()) for each in calls]
-        finally:  # whoever is cancelled, or is out of time, waits for nothing more
+        finally:  # a cancelled or late caller no longer needs its requests
             for call in calls:
                 call.future.cancel()
 
     async def validate_bundle(
         self, bundle: VerifiedBundle, *, deadline: float | None = None
     ) -> Outcome:
-        """Ask about the camera token of a bundle that `verify_bundle` found good.
+        """Validate the camera token of a bundle that `verify_bundle` returned.
 
-        A token that passes as another device's than the one that signed the bundle is Fail: it was
-        taken from elsewhere. That shows only where the authority discloses serials.
+        The outcome is Fail if the token passes as that of another device than the signer of the
+        bundle: the token was copied from elsewhere. This works only if the authority discloses
+        device serials.
         """
         return of_the_same_device(
             bundle, await self.validate(bundle.camera_token, deadline=deadline)
         )
 
     async def close(self) -> None:
-        """Let what is on its way come to its end, at most until its deadline; then close."""
+        """Wait for pending calls, at most until their deadlines, and close the connections.
+
+        New calls raise ClientMisuseError from the start of `close`.
+        """
         self._closed = True
         while self._callers:
             self._idle.clear()
             await self._idle.wait()
-        left = [*self._tasks]  # for which nobody waits any more
+        left = [*self._tasks]  # their callers have given up
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -217,9 +235,10 @@ class AsyncAuthorityClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # --- gathering
+    # --- batching
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the client's event loop. Raises ClientMisuseError if it is another or closed."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientMisuseError("This client is closed.")
@@ -234,14 +253,16 @@ class AsyncAuthorityClient:
             call.future.set_result(Indeterminate(Cause.OVERLOADED, "Too many calls wait already."))
             return
         self._waiting.append(call)
-        # In the loop's next round: what is asked for in this one goes out together.
+        # Dispatch in the next iteration of the loop: all calls of this iteration then share a
+        # batch.
         if not self._will_dispatch:
             self._will_dispatch = True
             loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Send what waits, as far as not enough is on its way already."""
+        """Send the waiting calls in batches, up to `max_in_flight` requests at once."""
         self._will_dispatch = False
+        # The rate limit that the authority announced has lapsed, so full batches are tried again.
         if asyncio.get_running_loop().time() > self._limited_until:
             self._at_most = self._options.max_batch
         while self._waiting and len(self._tasks) < self._options.max_in_flight:
@@ -260,14 +281,15 @@ class AsyncAuthorityClient:
         if self._waiting:
             self._dispatch()
 
-    # --- asking
+    # --- sending
 
     async def _ask(self, calls: list[_Call]) -> None:
-        """Ask about some camera tokens, and tell whoever still waits."""
+        """Validate the tokens of one batch, and set the outcome of each caller that still waits."""
         try:
             outcomes = await self._exchange(calls)
         except Exception:
-            # Nobody may wait for ever, nor take a fault of this program for a verdict.
+            # A caller must not wait forever, and must not take a fault of this program for a
+            # verdict.
             _log.exception("A request could not be made")
             outcomes = [Indeterminate(Cause.NOT_UNDERSTOOD, "The client itself failed.")] * len(
                 calls
@@ -279,11 +301,13 @@ class AsyncAuthorityClient:
                 call.future.set_result(outcome)
 
     async def _exchange(self, calls: list[_Call]) -> Sequence[Outcome] | None:
-        """Return the outcomes, or None where the calls wait again, to be asked in parts."""
+        """Return the outcomes, or None if the calls are back in the queue for smaller batches."""
         loop = asyncio.get_running_loop()
         body = _body(calls)
         retry_state = RetryState(
             len(calls),
+            # The latest deadline of the batch. `_outcomes` ends the wait of callers with an earlier
+            # one.
             deadline=max(call.deadline for call in calls),
             options=self._options,
             gate=self._gate,
@@ -300,16 +324,19 @@ class AsyncAuthorityClient:
                     for call in calls:
                         call.attempts, call.request_id = step.attempt, request_id
                     found = await self._attempt(step, body, request_id, len(calls))
+                    # `on_result` may change the state; `_log_heard` logs each change once.
                     before = self._gate.circuit.state
                     step = retry_state.on_result(step, found, loop.time(), request_id=request_id)
                     self._log_heard(found, request_id, before)
-                case SplitBatch():  # `_learn` has seen it too
+                case SplitBatch():  # `_learn` has already lowered `_at_most`
+                    # Back to the front of the queue, in their order, because they came before the
+                    # waiting calls.
                     self._waiting.extendleft(reversed(calls))
                     return None
         return step.outcomes
 
     async def _wait(self, wait: Wait, calls: Sequence[_Call]) -> None:
-        """Wait, and let those who are out of time meanwhile know what for."""
+        """Wait, and record the reason for callers whose deadline passes meanwhile."""
         now = asyncio.get_running_loop().time()
         pause = _Pause(wait.because, now + (wait.because.retry_after or 0.0))
         _log.info("The next attempt is in %.1f s: %s", wait.seconds, wait.because.detail)
@@ -333,7 +360,7 @@ class AsyncAuthorityClient:
         after = self._gate.circuit.state
         if after is State.OPEN and before is not State.OPEN:
             _log.log(
-                # Opened again by its one request, it is no news.
+                # A probe in half-open that failed is no news: the circuit was open before.
                 logging.WARNING if before is State.CLOSED else logging.INFO,
                 "The circuit is open: nothing is sent for %.1f s. The last failure: %s",
                 self._options.circuit_rest,
@@ -351,6 +378,7 @@ class AsyncAuthorityClient:
         except TimeoutError:
             return TransportError(Cause.TIMED_OUT, "The authority did not answer in time.")
         except BaseException:
+            # Return the permit, or a cancelled probe would leave the circuit half-open forever.
             self._gate.circuit.abandoned(send.ticket)
             raise
         if isinstance(reply, TransportError):
@@ -365,14 +393,14 @@ class AsyncAuthorityClient:
         )
 
     def _learn(self, most: int | None) -> None:
-        """Ask about no more at once than passes; each answer of a limited authority says it."""
+        """Limit the batch size to the rate limit that the authority announced in its response."""
         if most is not None:
             self._at_most = min(most, self._options.max_batch)
             self._limited_until = asyncio.get_running_loop().time() + MAX_HOLD
 
 
 def _parts(tokens: Sequence[CameraToken], at_most: int) -> Iterator[Sequence[CameraToken]]:
-    """Cut into parts, none of which alone is more than may wait at once."""
+    """Split the tokens into parts of at most `at_most`."""
     return (tokens[begin : begin + at_most] for begin in range(0, len(tokens), at_most))
 
 

@@ -1,15 +1,17 @@
-"""Verify a bundle: what an aggregation server does before it asks the authority.
+"""Verify a bundle, before an aggregation server validates its camera token.
 
-The steps, in this order, each of which may refuse:
+The steps, in this order, each of which can reject the bundle:
 
 1. the form (`protocol.bundle`);
-2. the time: captured not in the future, and not longer ago than the caller wants;
-3. the certification path to the pinned root, at the time of capture and now (`pki.path`);
-4. revocation, where a list is given (`revocation`);
-5. the device's signature over the bundle, by the key that its certificate names.
+2. the time: captured not in the future, and not longer ago than the caller allows;
+3. the certification path to the pinned root, at the time of capture and now
+   (`pki.path_validation`);
+4. revocation, if a list is given (`revocation`);
+5. the device's signature over the bundle, with the key in its certificate.
 
-A bundle that passes was signed by the device that its certificate names. Whether its camera token
-is genuine only the authority knows, and which family the device is of: no certificate says that.
+A verified bundle was signed by the device that its certificate names. Only the authority knows
+whether the camera token is genuine and which family the device belongs to: no certificate contains
+that.
 """
 
 from dataclasses import dataclass, field
@@ -35,10 +37,10 @@ _NO_GRACE = timedelta(0)
 
 @dataclass(frozen=True, slots=True)
 class VerifiedBundle:
-    """What a bundle says, and which device signed it.
+    """The content of a verified bundle, and the device that signed it.
 
-    `bundle_id` is the same whenever the bundle comes again. `captured_at` is that device's own
-    word. The device's family comes with the authority's PASS.
+    `bundle_id` is the same each time the bundle is received. `captured_at` is the time of the
+    device's own clock. The device's family is not in a bundle: the authority returns it with PASS.
     """
 
     bundle_id: bytes
@@ -58,43 +60,46 @@ def verify_bundle(
     grace: timedelta = _NO_GRACE,
     max_age: timedelta | None = None,
 ) -> VerifiedBundle:
-    """Return what a bundle proves. `root` is the pinned root, `now` the time in UTC.
+    """Verify a bundle, and return its content.
 
-    A certificate must be valid when the picture was captured, by the device's clock, and now; for
-    cameras that were offline, one that has ended within `grace` is taken as well. A device's clock
-    may be fast by up to an hour. `max_age` bounds how long ago a picture was captured.
+    `root` is the pinned root, `now` the time in UTC. The certificates must be valid at the time of
+    capture, by the device's clock, and now. For cameras that were offline, `grace` also accepts a
+    certificate that expired less than `grace` ago. A device's clock may be up to one hour fast.
+    `max_age` bounds the time since the capture.
 
     Raises MalformedBundleError, BundleTimeError, BundleCertificateError, DeviceRevokedError or
-    BundleSignatureError, all of them BundleError: reject the bundle. Raises RevocationUnknownError
-    where `crl` is of no use, which says nothing of the bundle: fetch a newer one. Raises
-    ClientMisuseError where `now` has no time zone.
+    BundleSignatureError, all subclasses of BundleError: reject the bundle. Raises
+    RevocationUnknownError if `crl` is unusable, which does not concern the bundle: fetch a newer
+    list. Raises ClientMisuseError if `now` has no time zone.
     """
     check_aware(now)
-    # 1
+    # 1. the form
     if not isinstance(bundle, Bundle):
         bundle = parse_bundle(bundle)
     content = bundle.content
-    # 2
+    # 2. the time
     if content.captured_at > now + CLOCK_SKEW:
         raise BundleTimeError("The bundle was captured in the future, or the device's clock is.")
     if max_age is not None and content.captured_at < now - max_age:
         raise BundleTimeError("The bundle was captured too long ago.")
-    # 3
+    # 3. the certification path
     device, intermediate = (_certificate(der) for der in content.device_certificate_chain)
     ends = min(device.not_valid_after_utc, intermediate.not_valid_after_utc)
+    # Within the grace period, check the path at its last valid moment.
     judged_at = ends if ends < now <= ends + grace else now
     try:
         device_serial = verify_path(device, [intermediate], root=root, now=judged_at)
     except PathRefusedError as error:
         raise BundleCertificateError(str(error)) from None
-    # Of a path, only the validity of its certificates depends on the time (RFC 5280, 6.1.3).
+    # Of the path checks, only the validity of the certificates depends on the time (RFC 5280,
+    # section 6.1.3). So `verify_path` need not run again for the time of capture.
     captured_at = min(content.captured_at, now)
     if not all(_is_valid_at(captured_at, each) for each in (device, intermediate, root)):
         raise BundleCertificateError("A certificate was not valid when the picture was captured.")
-    # 4
+    # 4. revocation
     if crl is not None:
         check_revocation(device, issuer=intermediate, crl=crl, now=now)
-    # 5
+    # 5. the signature
     verify_signature(bundle, device.public_key())
     return VerifiedBundle(
         bundle_id=bytes.fromhex(bundle.bundle_id),
@@ -107,9 +112,9 @@ def verify_bundle(
 
 
 def of_the_same_device(bundle: VerifiedBundle, outcome: Outcome) -> Outcome:
-    """Return the outcome, or Fail where the camera token passed as another device's.
+    """Return the outcome, or Fail if the camera token passed as that of another device.
 
-    The device that signed the bundle then holds a token that it did not make.
+    The device that signed the bundle then used a token that it did not make.
     """
     if isinstance(outcome, Pass) and outcome.device_serial not in {None, bundle.device_serial}:
         return Fail(
@@ -127,7 +132,8 @@ def _is_valid_at(time: datetime, certificate: x509.Certificate) -> bool:
 def _certificate(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
-        # These are read late, and a year 0, which X.509 has, is none that Python can tell.
+        # The library parses these dates only when they are read. X.509 allows a year 0, and Python
+        # does not: that raises ValueError here, and not later.
         for name in ("not_valid_before_utc", "not_valid_after_utc"):
             getattr(certificate, name)
     except (ValueError, x509.InvalidVersion):

@@ -1,11 +1,11 @@
-"""A circuit breaker: after several failures in a row the authority is left in peace for a moment.
+"""Circuit breaker: after several failures in a row, send nothing to the authority for a time. PURE.
 
     closed --(`failures` in a row)--> open --(`rest` seconds)--> half-open --success--> closed
                                        ^------------------failure-----'
 
-Pure: the time is passed in, in seconds of a clock that never goes back. In half-open exactly one
-request goes out; what it brings decides. Results of requests that went out before the circuit last
-changed are old news, and are ignored.
+`retry` calls it. Callers pass in the time, in seconds of a monotonic clock. In half-open, exactly
+one request is sent, and its result decides. Results of requests that were sent before the last
+change of state are ignored, because they no longer describe the authority.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """What the circuit lets through."""
+    """The state of the circuit."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -22,13 +22,16 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CircuitPermit:
-    """Leave to send one request; give it back with how that went."""
+    """Permission to send one request. Return it to the circuit with the result.
+
+    `era` counts the changes of state, so that results from before the last change are recognised.
+    """
 
     era: int
 
 
 class Circuit:
-    """One circuit, for all requests of one client. Belongs to the client's event loop."""
+    """The circuit for all requests of one client. Only the client's event loop may use it."""
 
     __slots__ = ("_era", "_failed", "_failures", "_opened_at", "_rest", "_state")
 
@@ -42,21 +45,21 @@ class Circuit:
 
     @property
     def state(self) -> State:
-        """Where it stands. An open circuit turns half-open when somebody asks in time."""
+        """Return the state. An open circuit becomes half-open in `admit`, and not by time alone."""
         return self._state
 
     def rest_left(self, now: float) -> float:
-        """In how many seconds the next request may go out; 0 where one may now."""
+        """Return in how many seconds the next request may be sent; 0 if one may be sent now."""
         match self._state:
             case State.CLOSED:
                 return 0.0
             case State.OPEN:
                 return max(0.0, self._opened_at + self._rest - now)
-            case State.HALF_OPEN:  # the one request is out; nobody knows for how long
+            case State.HALF_OPEN:  # one request is in flight; its duration is unknown
                 return self._rest
 
     def admit(self, now: float) -> CircuitPermit | None:
-        """Return leave to send a request, or None where none may go out now."""
+        """Return a permit to send a request, or None if none may be sent now."""
         if self._state is State.OPEN and self.rest_left(now) == 0:
             self._change(State.HALF_OPEN)
         elif self._state is not State.CLOSED:
@@ -64,14 +67,14 @@ class Circuit:
         return CircuitPermit(self._era)
 
     def succeeded(self, ticket: CircuitPermit) -> None:
-        """The authority answered: whatever it said, it is there."""
+        """Record that the authority answered, whatever the answer was."""
         if ticket.era == self._era:
             self._failed = 0
             if self._state is State.HALF_OPEN:
                 self._change(State.CLOSED)
 
     def failed(self, ticket: CircuitPermit, now: float) -> None:
-        """The authority did not answer, or cannot."""
+        """Record that the authority did not answer or cannot answer."""
         if ticket.era != self._era:
             return
         self._failed += 1
@@ -80,9 +83,9 @@ class Circuit:
             self._change(State.OPEN)
 
     def abandoned(self, ticket: CircuitPermit) -> None:
-        """Nobody waited for the answer: it tells nothing, and the next request may try."""
+        """Record that a request ended without a result. The next request may be the probe."""
         if ticket.era == self._era and self._state is State.HALF_OPEN:
-            self._change(State.OPEN)  # since `_opened_at`, so that the next may go at once
+            self._change(State.OPEN)  # `_opened_at` stays, so the next request may go at once
 
     def _change(self, state: State) -> None:
         self._state = state

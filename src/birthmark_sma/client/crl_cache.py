@@ -1,4 +1,4 @@
-"""Keep a revocation list (CRL) at hand, and fresh.
+"""Cache a certificate revocation list (CRL), and keep it fresh.
 
     intermediate = x509.load_der_x509_certificate(...)  # signs the list
     crls = CrlCache(
@@ -7,12 +7,12 @@
     )
     verify_bundle(received, root=root, now=datetime.now(UTC), crl=crls.get().crl)
 
-`get` fetches the list when it is first asked, every `refresh` seconds, and when `nextUpdate` comes;
-a server that knows the list already answers 304. While fetches fail, the last good list is given
-out, with the reason; new attempts are made after pauses that grow. A list that does not load, that
-is from the future, or whose number is lower than that of the list that is kept, never replaces it.
+`get` fetches the list on first use, every `refresh` seconds, and at `nextUpdate`. A server that has
+no newer list answers 304. While fetches fail, `get` returns the last good list with the reason, and
+new attempts follow after growing pauses. A list that does not load, that is from the future, or
+that has a lower number than the cached one must never replace the cached one.
 
-Make one for each process and each list. `AsyncCrlCache` is the same for asyncio.
+Create one cache per process and list. `AsyncCrlCache` is the same for asyncio.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from birthmark_sma.pki.profiles import CLOCK_SKEW
 REFRESH_SECONDS = 300.0
 FETCH_SECONDS = 30.0
 MAX_CRL_BYTES = 32 * 1024 * 1024
-"""Some 500,000 entries."""
+"""About 500,000 entries."""
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
@@ -47,19 +47,19 @@ _chance = secrets.SystemRandom().random
 
 
 class Crl(Protocol):
-    """The part of a list that a cache looks at. `RevocationList` has it."""
+    """The attributes of a list that the cache reads. `RevocationList` has them."""
 
     @property
     def number(self) -> int:
-        """The CRL number, which only grows (RFC 5280, section 5.2.3)."""
+        """The CRL number. It never decreases (RFC 5280, section 5.2.3)."""
 
     @property
     def this_update(self) -> datetime:
-        """From when on the list counts."""
+        """The time from which the list is valid."""
 
     @property
     def next_update(self) -> datetime:
-        """Until when the list counts."""
+        """The time until which the list is valid."""
 
 
 L = TypeVar("L", bound=Crl)
@@ -67,11 +67,11 @@ L = TypeVar("L", bound=Crl)
 
 @dataclass(frozen=True, slots=True)
 class CachedCrl(Generic[L]):
-    """The newest list that could be had.
+    """The newest list that the cache could get.
 
-    `confirmed_at` is when the server last said that it is the newest. `stale` is True once its
-    `nextUpdate` is over: then `verify_bundle` refuses it. `trouble` says why the last attempt to
-    refresh it failed, or is None.
+    `confirmed_at` is the time at which the server last confirmed it as the newest. `stale` is True
+    after its `nextUpdate`: `verify_bundle` then refuses it. `trouble` is the reason why the last
+    refresh failed, or None.
     """
 
     crl: L
@@ -82,7 +82,7 @@ class CachedCrl(Generic[L]):
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A whole answer: `body` is None where the server says that the kept list is the newest."""
+    """A complete response. `body` is None if the server confirmed the cached list as the newest."""
 
     body: bytes | None
     validators: dict[str, str]
@@ -97,7 +97,7 @@ def _seconds() -> float:
 
 
 class _FetchError(Exception):
-    """A fetch that brought no list, with the reason."""
+    """A fetch that returned no list, with the reason."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -105,7 +105,7 @@ class _FetchError(Exception):
 
 
 class _Source:
-    """The URL of a list. `fetch` sends one bounded request to it."""
+    """The URL of a list. `fetch` sends one request, bounded in time and size."""
 
     def __init__(
         self,
@@ -125,13 +125,14 @@ class _Source:
         self._max_bytes = max_bytes
 
     async def fetch(self, validators: dict[str, str]) -> _Fetched:
-        """Ask once, conditionally. Raises _FetchError."""
+        """Send one conditional request. Raises _FetchError."""
         try:
             async with (
                 asyncio.timeout(self._seconds),
                 httpx2.AsyncClient(
                     headers=self._headers,
                     verify=True if self._tls is None else self._tls,
+                    # A proxy comes from the `proxy` argument alone, not from the environment.
                     trust_env=False,
                     follow_redirects=False,
                     proxy=self._proxy,
@@ -157,6 +158,7 @@ class _Source:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _FetchError("The list is compressed, which nobody asked for.")
         body = bytearray()
+        # Count the bytes as they arrive, so that a huge response never fills the memory.
         async for part in response.aiter_raw():
             body += part
             if len(body) > self._max_bytes:
@@ -170,7 +172,7 @@ class _Source:
 
 
 class _Keeper(Generic[L]):
-    """The list that is kept, and when to fetch the next. Belongs to one thread at a time."""
+    """The cached list, and the time of the next fetch. Only one thread may use it at a time."""
 
     def __init__(self, load: Callable[[bytes], L], refresh: float) -> None:
         self.load = load
@@ -187,15 +189,15 @@ class _Keeper(Generic[L]):
         return self._crl is None
 
     def is_due(self) -> bool:
-        """Say whether the next fetch may go out."""
+        """Return True if the next fetch may start."""
         return _seconds() >= self._due
 
     def is_stale(self) -> bool:
-        """Say whether the list that is kept counts no more."""
+        """Return True if there is no cached list or its `nextUpdate` has passed."""
         return self._crl is None or self._crl.next_update < _now()
 
     def current(self) -> CachedCrl[L]:
-        """Return what is kept. Raises RevocationUnknownError where nothing is."""
+        """Return the cached list. Raises RevocationUnknownError if there is none."""
         if self._crl is None:
             raise RevocationUnknownError(
                 f"There is no revocation list yet. {self._trouble or 'It is being fetched.'}"
@@ -203,7 +205,11 @@ class _Keeper(Generic[L]):
         return CachedCrl(self._crl, self._confirmed_at, self.is_stale(), self._trouble)
 
     def took(self, crl: L | None, fetched: _Fetched) -> None:
-        """Keep a list that loaded, or the one that is there where there is no newer one."""
+        """Cache a list that loaded, or confirm the cached one if `crl` is None.
+
+        Raises _FetchError if the list is from the future or has a lower number than the cached one.
+        Also raises it if the list has expired; an expired list is cached all the same.
+        """
         now = _now()
         kept = self._crl
         if crl is not None:
@@ -224,9 +230,10 @@ class _Keeper(Generic[L]):
         self._due = _seconds() + min(self._refresh, left)
 
     def failed(self, error: _FetchError) -> None:
-        """Keep what is there, and try again after a pause."""
+        """Keep the cached list, and schedule the next attempt after a pause."""
         self._failures += 1
         whole = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures, 30))
+        # Half of the pause is random, so that servers that failed together do not retry together.
         pause = whole * (0.5 + 0.5 * _chance())
         pause = max(pause, min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER_SECONDS))
         self._due = _seconds() + pause
@@ -236,7 +243,7 @@ class _Keeper(Generic[L]):
 
 
 class AsyncCrlCache(Generic[L]):
-    """A revocation list for the tasks of one event loop."""
+    """A cached revocation list for the tasks of one event loop."""
 
     def __init__(
         self,
@@ -252,10 +259,12 @@ class AsyncCrlCache(Generic[L]):
         fetch_seconds: float = FETCH_SECONDS,
         max_bytes: int = MAX_CRL_BYTES,
     ) -> None:
-        """Remember where the list is; nothing is sent.
+        """Configure the cache. No request is sent.
 
-        `load` makes a list of DER, and raises RevocationUnknownError for one that cannot be relied
-        on. The rest is as for `AsyncAuthorityClient`. Raises ConfigurationError.
+        `load` turns DER into a list, and raises RevocationUnknownError if the list is unusable. The
+        other arguments are as for `AsyncAuthorityClient`.
+
+        Raises ConfigurationError.
         """
         self._source = _Source(
             check_url(url, plaintext=plaintext, risk="keep revoked devices from you"),
@@ -269,19 +278,20 @@ class AsyncCrlCache(Generic[L]):
         self._task: asyncio.Task[None] | None = None
 
     async def get(self) -> CachedCrl[L]:
-        """Return the newest list that can be had; a refresh that is due goes on in the background.
+        """Return the newest list. A refresh that is due runs in the background.
 
-        It is waited for where there is no list in force yet. Raises RevocationUnknownError where
-        there never was one.
+        `get` waits for the refresh only if there is no valid list yet. Raises
+        RevocationUnknownError if there never was a list.
         """
         if self._task is None and self._keeper.is_due():
             self._task = asyncio.get_running_loop().create_task(self._run())
         if self._task is not None and self._keeper.is_stale():
+            # A cancelled caller must not cancel the refresh that other callers wait for.
             await asyncio.shield(self._task)
         return self._keeper.current()
 
     async def close(self) -> None:
-        """End a refresh that is under way."""
+        """Cancel a running refresh."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -294,7 +304,10 @@ class AsyncCrlCache(Generic[L]):
 
 
 class CrlCache(Generic[L]):
-    """A revocation list for the threads of one process. The arguments are those of the other."""
+    """A cached revocation list for the threads of one process.
+
+    The arguments are those of `AsyncCrlCache`.
+    """
 
     def __init__(
         self,
@@ -310,7 +323,7 @@ class CrlCache(Generic[L]):
         fetch_seconds: float = FETCH_SECONDS,
         max_bytes: int = MAX_CRL_BYTES,
     ) -> None:
-        """As for `AsyncCrlCache`. Raises ConfigurationError."""
+        """Configure the cache, as for `AsyncCrlCache`. Raises ConfigurationError."""
         self._cache = AsyncCrlCache(
             url,
             load=load,
@@ -326,15 +339,16 @@ class CrlCache(Generic[L]):
         self._fetching = threading.Lock()
 
     def get(self) -> CachedCrl[L]:
-        """Return the newest list that can be had; the thread that finds it due refreshes it.
+        """Return the newest list. The thread that finds a refresh due runs it.
 
-        Others get the list that is kept, and wait only where there is none in force. Raises
-        RevocationUnknownError where there never was one. In a coroutine use `AsyncCrlCache`.
+        Other threads get the cached list, and wait only if it is not valid. Raises
+        RevocationUnknownError if there never was a list. In a coroutine, use `AsyncCrlCache`.
         """
         keeper = self._cache._keeper
+        # Wait for another thread's fetch only if there is no valid list to return meanwhile.
         if keeper.is_due() and self._fetching.acquire(blocking=keeper.is_stale()):
             try:
-                if keeper.is_due():  # nobody was faster
+                if keeper.is_due():  # another thread may have refreshed it meanwhile
                     asyncio.run(refresh_once(self._cache._source, keeper))
             finally:
                 self._fetching.release()
@@ -342,11 +356,12 @@ class CrlCache(Generic[L]):
 
 
 async def refresh_once(source: _Source, keeper: _Keeper[L]) -> None:
-    """Fetch the list once, and keep it if it is good. Raises nothing."""
+    """Fetch the list once, and cache it if it is good. Raises nothing."""
     try:
         fetched = await source.fetch(keeper.validators)
         crl = None
         if fetched.body is not None:
+            # Loading takes about one second per 100,000 entries, too long for the event loop.
             crl = await asyncio.to_thread(_loaded, keeper.load, fetched.body)
         elif keeper.is_empty:
             raise _FetchError("The server says that the list is known here, and it is not.")
@@ -356,7 +371,7 @@ async def refresh_once(source: _Source, keeper: _Keeper[L]) -> None:
 
 
 def _loaded(load: Callable[[bytes], L], body: bytes) -> L:
-    """Load a list, in a thread. Whatever goes wrong is a _FetchError: the last good list stays."""
+    """Load a list, in a thread. Every error becomes a _FetchError, so the last good list stays."""
     try:
         return load(body)
     except RevocationUnknownError as error:

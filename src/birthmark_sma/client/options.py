@@ -1,4 +1,4 @@
-"""How patient a client is, how often it asks again, and how much it asks at once."""
+"""Define the options of a client: deadlines, retries, circuit breaker and batch sizes."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -6,26 +6,26 @@ from math import isfinite
 from birthmark_sma.errors import ConfigurationError
 
 MAX_BATCH = 1_000
-"""As many camera tokens as the authority takes in one request."""
+"""The largest number of camera tokens that the authority accepts in one request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All in seconds or counts. Raises ConfigurationError for what cannot be.
+    """The options of a client, in seconds or counts. Raises ConfigurationError for invalid ones.
 
-    deadline           a call has its outcome after this long, whatever happens
-    connect_timeout    for a connection to come about
-    read_timeout       for the next part of an answer
-    pool_timeout       for a connection of the pool to become free
-    attempts           how often one question is sent at most
-    backoff, max_backoff   the n-th wait is drawn from 0..min(max_backoff, backoff * 2**n)
-    circuit_failures   so many failures in a row open the circuit,
-    circuit_rest       for so long
-    max_batch          so many camera tokens go out in one request at most,
-    max_in_flight      in so many requests at once; what comes meanwhile is gathered
-    max_waiting        more calls than this are not kept waiting
-    check_request_id   an answer that carries another X-Request-ID than was sent is another's; False
-                       where a proxy on the way puts its own in the place of ours
+    deadline           a call has its outcome after this time, whatever happens
+    connect_timeout    time to open a connection
+    read_timeout       time to wait for the next part of a response
+    pool_timeout       time to wait for a free connection of the pool
+    attempts           number of times a request is sent at most
+    backoff, max_backoff   the n-th wait is random in 0..min(max_backoff, backoff * 2**n)
+    circuit_failures   number of failures in a row that open the circuit
+    circuit_rest       time that the circuit stays open
+    max_batch          number of camera tokens in one request at most
+    max_in_flight      number of requests at once at most; later calls wait for the next batch
+    max_waiting        number of waiting calls at most; more calls end as OVERLOADED
+    check_request_id   refuse a response whose X-Request-ID differs from the one that was sent: it
+                       belongs to another request. Set it to False if a proxy replaces the id
     """
 
     deadline: float = 10.0

@@ -1,8 +1,8 @@
-"""What came of asking the authority about a camera token: one of three, and none is a boolean.
+"""Define the three outcomes of a validation: `Pass`, `Fail` and `Indeterminate`. None is a boolean.
 
-`Pass` and `Fail` are the authority's word. `Indeterminate` says that there is no such word, and
-why: it is no verdict on the picture, and whoever treats it as `Fail` rejects genuine pictures
-whenever a network fails. Tell them apart with `match` or `isinstance`.
+`Pass` and `Fail` are verdicts of the authority. `Indeterminate` means that there is no verdict, and
+says why. It says nothing about the picture: code that treats it as `Fail` rejects genuine pictures
+whenever a network fails. Distinguish the three with `match` or `isinstance`.
 """
 
 from dataclasses import dataclass, fields
@@ -12,7 +12,10 @@ from typing import NoReturn, TypeAlias
 
 
 class _ThreeValued:
-    """Neither true nor false, and equal to no text: either would make one of three vanish."""
+    """Base of the outcomes. Using one as a boolean, or comparing it with a string, is a TypeError.
+
+    Both uses would merge two of the three outcomes into one.
+    """
 
     __slots__ = ()
 
@@ -23,6 +26,7 @@ class _ThreeValued:
         )
 
     def __eq__(self, other: object) -> bool:
+        # `outcome == "PASS"` would always be False, so a genuine picture would look like a FAIL.
         if isinstance(other, str | bool):
             raise TypeError(f"{self} is compared with {other!r}: ask isinstance(outcome, Pass).")
         return type(self) is type(other) and _values(self) == _values(other)
@@ -39,7 +43,7 @@ def _values(outcome: object) -> tuple[object, ...]:
 class Pass(_ThreeValued):
     """A registered, active device made the camera token.
 
-    The device is named as far as the authority discloses it to this caller.
+    `device_family` and `device_serial` are None unless the authority discloses them to this caller.
     """
 
     manufacturer_id: str
@@ -55,8 +59,8 @@ class Pass(_ThreeValued):
 class Fail(_ThreeValued):
     """No registered, active device made the camera token.
 
-    `error` is what the authority tells beside it, which is nearly always nothing;
-    `manufacturer_id` and `validated_at` are None where there is an error.
+    `error` is the authority's explanation, which is nearly always None. `manufacturer_id` and
+    `validated_at` are None if there is an error.
     """
 
     manufacturer_id: str | None = None
@@ -68,38 +72,38 @@ class Fail(_ThreeValued):
 
 
 class Cause(StrEnum):
-    """Why there is no verdict."""
+    """The reason why there is no verdict."""
 
     UNREACHABLE = "unreachable"
-    """No connection came about, or its peer closed it before there was an answer."""
+    """No connection could be opened, or the peer closed it before a response."""
     TIMED_OUT = "timed_out"
-    """The authority did not answer in time, or the time was used up waiting to ask."""
+    """The authority did not answer in time, or the deadline passed before the request was sent."""
     UNTRUSTED = "untrusted"
-    """The TLS certificate is not trusted; `detail` says why: unknown CA, other name, expired."""
+    """The TLS certificate is not trusted. `detail` says why: unknown CA, other name, expired."""
     UNAVAILABLE = "unavailable"
-    """The authority said that it cannot answer now, or failed (5xx)."""
+    """The authority answered that it cannot answer now, or it failed (5xx)."""
     RATE_LIMITED = "rate_limited"
-    """This caller has asked for more than it may in this time (429)."""
+    """This caller exceeded its rate limit (429)."""
     CIRCUIT_OPEN = "circuit_open"
-    """The last requests failed, so the authority is left in peace for a moment."""
+    """The circuit breaker is open after several failures, so nothing is sent for a while."""
     OVERLOADED = "overloaded"
-    """More calls wait in this process than the client takes; nothing was sent."""
+    """More calls wait in this process than the client accepts. Nothing was sent."""
     NOT_ALLOWED = "not_allowed"
-    """The access key or client certificate is missing, wrong, or good for something else."""
+    """The access key or client certificate is missing, wrong, or has other permissions."""
     PROXY_REFUSED = "proxy_refused"
-    """The proxy on the way does not let this client through (407, or 403 at CONNECT)."""
+    """The proxy does not let this client through (407, or 403 for CONNECT)."""
     ALREADY_SUBMITTED = "already_submitted"
-    """This caller had the token validated before, and is not told again: go by that answer."""
+    """This caller already had the token validated, and gets no second answer. Use the first one."""
     REFUSED = "refused"
-    """The authority found fault with the request (another 4xx). Is this its address?"""
+    """The authority refused the request (another 4xx). Check the URL."""
     REDIRECTED = "redirected"
-    """The answer points elsewhere (3xx), which is not followed."""
+    """The response is a redirect (3xx), which the client does not follow."""
     NOT_UNDERSTOOD = "not_understood"
-    """What came back is not what the contract says."""
+    """The response does not follow the contract."""
 
     @property
     def passes(self) -> bool:
-        """Whether the same question may well be answered later, with nothing changed here."""
+        """Return True if the same request may succeed later without any change on this side."""
         return self in _PASSING
 
 
@@ -117,11 +121,11 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Indeterminate(_ThreeValued):
-    """There is no verdict. Never a FAIL: keep the bundle, and ask again where `cause.passes`.
+    """There is no verdict. Never treat it as FAIL: keep the bundle, and retry if `cause.passes`.
 
-    `detail` is a sentence for a person; `attempts` how often the authority was asked; `retry_after`
-    in how many seconds it may be asked again, where that is known; `request_id` what its operator
-    finds the last request by.
+    `detail` is a sentence for a person. `attempts` is the number of requests that were sent.
+    `retry_after` is the number of seconds after which a retry is allowed, if known. `request_id`
+    identifies the last request in the logs of the authority's operator.
     """
 
     cause: Cause

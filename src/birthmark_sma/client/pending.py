@@ -1,4 +1,4 @@
-"""Bundles without a verdict, to be asked about again.
+"""Keep bundles without a verdict in memory, and validate them again later.
 
     pending = PendingBundles()
     ...
@@ -9,9 +9,9 @@
     for bundle, outcome in pending.ask(authority):  # every second, say
         ...  # Pass, Fail, or Indeterminate because of Cause.ALREADY_SUBMITTED: it is settled
 
-Each bundle has a pause that grows with its attempts, and no shorter than the authority asked for.
-They are in memory alone, and bounded: to survive a restart, keep the bundles themselves until they
-are settled, and begin with those that are not.
+Each bundle has a pause that grows with its attempts, and is never shorter than the `retry_after` of
+the authority. The queue is bounded, and in memory only. To survive a restart, store the bundles
+yourself until they are settled, and add the unsettled ones again at the start.
 """
 
 import heapq
@@ -41,6 +41,8 @@ Settled: TypeAlias = tuple[VerifiedBundle, Outcome]
 
 @dataclass(order=True, slots=True)
 class _Pending:
+    """A bundle in the heap. It is ordered by due time, then by order of arrival."""
+
     due: float
     number: int
     attempts: int = field(compare=False)
@@ -58,14 +60,17 @@ class PendingBundles:
         seconds: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = _chance,
     ) -> None:
-        """Begin empty. `seconds` is a clock that never goes back; `chance` draws from 0 to 1."""
+        """Create an empty queue.
+
+        `seconds` is a monotonic clock. `chance` returns a random number from 0 to 1.
+        """
         self._max = max_bundles
         self._seconds = seconds
         self._chance = chance
         self._last = 0
         self._heap: list[_Pending] = []
         self._known: dict[bytes, _Pending] = {}
-        """By the bundle's id, also those that are being asked about."""
+        """All bundles by their id, including those that are being validated."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -74,19 +79,19 @@ class PendingBundles:
 
     @property
     def seconds_to_next_attempt(self) -> float | None:
-        """In how many seconds `ask` has something to ask; 0 for now, None for an empty queue."""
+        """Return the seconds until `ask` has a bundle to send, or None if the queue is empty."""
         with self._lock:
             return max(0.0, self._heap[0].due - self._seconds()) if self._heap else None
 
     def bundles(self) -> list[tuple[VerifiedBundle, Indeterminate]]:
-        """Return all bundles, and why there is no verdict on each."""
+        """Return all bundles, each with the reason why there is no verdict."""
         with self._lock:
             return [(each.bundle, each.outcome) for each in self._known.values()]
 
     def add(self, bundle: VerifiedBundle, outcome: Indeterminate) -> None:
-        """Add a bundle that has no verdict. One that is there already is not added again.
+        """Add a bundle without a verdict. A bundle that is already in the queue is ignored.
 
-        Raises TooManyPendingError, and TypeError for an outcome that is a verdict.
+        Raises TooManyPendingError if the queue is full, and TypeError if the outcome is a verdict.
         """
         if not isinstance(outcome, Indeterminate):
             raise TypeError(f"{outcome} is a verdict: the bundle needs no asking again.")
@@ -103,9 +108,9 @@ class PendingBundles:
     def ask(
         self, authority: AuthorityClient, *, at_most: int = AT_ONCE, deadline: float | None = None
     ) -> list[Settled]:
-        """Ask about up to `at_most` bundles that are due; return those that are settled.
+        """Validate up to `at_most` bundles that are due, and return those that are settled.
 
-        Raises ClientMisuseError where the client is closed; no bundle is lost by it.
+        Raises ClientMisuseError if the client is closed. No bundle is lost then.
         """
         due = self._take_due(at_most)
         outcomes: Sequence[Outcome] = ()
@@ -114,6 +119,7 @@ class PendingBundles:
                 tokens = [each.bundle.camera_token for each in due]
                 outcomes = authority.validate_many(tokens, deadline=deadline)
         finally:
+            # Also after an error, with no outcomes: all bundles go back into the queue.
             settled = self._settle(due, outcomes)
         return settled
 
@@ -124,7 +130,7 @@ class PendingBundles:
         at_most: int = AT_ONCE,
         deadline: float | None = None,
     ) -> list[Settled]:
-        """As `ask`, for asyncio."""
+        """Do the same as `ask`, for asyncio."""
         due = self._take_due(at_most)
         outcomes: Sequence[Outcome] = ()
         try:
@@ -144,7 +150,10 @@ class PendingBundles:
             return taken
 
     def _settle(self, asked: Sequence[_Pending], outcomes: Sequence[Outcome]) -> list[Settled]:
-        """Forget what is settled, and put the rest off; all of it where there are no outcomes."""
+        """Remove settled bundles from the queue, and reschedule the others.
+
+        A bundle without an outcome, because the request failed, is rescheduled too.
+        """
         settled: list[Settled] = []
         with self._lock:
             for pending in asked[len(outcomes) :]:
@@ -160,7 +169,8 @@ class PendingBundles:
 
     def _put_off(self, pending: _Pending, outcome: Indeterminate) -> None:
         pending.outcome = outcome
-        # Where somebody has to mend something first, such as an access key, there is no hurry.
+        # If someone must repair something first, such as an access key, use the longest pause at
+        # once.
         doubled = FIRST_PAUSE_SECONDS * 2.0 ** min(pending.attempts, 30)
         whole = doubled if outcome.cause.passes else LONGEST_PAUSE_SECONDS
         pause = min(LONGEST_PAUSE_SECONDS, whole) * (0.5 + 0.5 * self._chance())
@@ -171,5 +181,5 @@ class PendingBundles:
 
 
 def _may_change(outcome: Indeterminate) -> bool:
-    """Return False where the authority will never say more: this caller had its answer before."""
+    """Return False if this caller already got its answer: each caller gets one answer."""
     return outcome.cause is not Cause.ALREADY_SUBMITTED

@@ -1,9 +1,9 @@
-"""What an answer of the authority means. Pure, and the only place where a verdict is read.
+"""Interpret the authority's responses. PURE. No other module may read a verdict.
 
-The contract of this room: only an answer of status 200, with exactly as many results as there were
-camera tokens, gives verdicts; each result is `Pass`, `Fail` or, where its shape is not the
-contract's, `Indeterminate`. Everything else is a `TransportError`. Nothing raises, whatever the
-authority sent.
+Only a response with status 200, and with exactly one result per camera token, gives verdicts. Each
+result is `Pass`, `Fail` or, if it does not follow the contract, `Indeterminate`. Every other
+response is a `TransportError`. Nothing raises, whatever the authority sent. `async_client` calls
+`read`; `crl_cache` uses `parse_retry_after`.
 """
 
 import re
@@ -21,15 +21,17 @@ _ERRORS_THAT_ARE_VERDICTS = frozenset(
     reason.told_to_caller for reason in Reason if reason.told_to_caller is not None
 )
 _VALIDATE_POLICY = re.compile(r'"validate[^"]{0,40}";q=([0-9]{1,9})')
+# `datetime.fromisoformat` accepts more forms than RFC 3339, so this pattern checks the form.
 _RFC3339_UTC = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z"
 )
+# Characters of an error text in a response that an outcome keeps at most.
 _MAX_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole HTTP answer. The names of `headers` are in lower case."""
+    """A complete HTTP response. The names in `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,11 +40,11 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class TransportError:
-    """An attempt that brought no verdict.
+    """An attempt that returned no verdict.
 
-    `again` says whether the same request may be sent once more; `retry_after` how many seconds the
-    authority asked to be left alone; `at_most` how many camera tokens it takes at once, where these
-    were more.
+    `again` is True if the same request may be sent once more. `retry_after` is the number of
+    seconds that the authority asked to wait. `at_most` is the number of camera tokens that it
+    accepts at once, if the request had more.
     """
 
     cause: Cause
@@ -53,7 +55,7 @@ class TransportError:
 
     @property
     def authority_ails(self) -> bool:
-        """Whether this counts against the authority: it is away, out of order, or not itself."""
+        """Return True if this counts as a failure of the authority in the circuit breaker."""
         return self.cause in _AILMENTS
 
 
@@ -76,14 +78,14 @@ def read(
     now: datetime,
     check_request_id: bool = True,
 ) -> Sequence[Outcome] | TransportError:
-    """Return one outcome for each of `count` camera tokens, or why there are none.
+    """Return one outcome for each of `count` camera tokens, or the reason why there are none.
 
-    `request_id` is the one that was sent, and `check_request_id` whether an answer that carries
-    another is refused; `now` is the time in UTC, for a Retry-After that is one.
+    `request_id` is the id that was sent. If `check_request_id` is True, a response with another id
+    is refused. `now` is the time in UTC, to interpret a Retry-After that is a date.
     """
     answered_id = reply.headers.get("x-request-id")
     if check_request_id and answered_id is not None and answered_id != request_id:
-        # A proxy that loses count of its connections hands out the answers to others' questions.
+        # Some proxies mix up their connections, and deliver the response to another request.
         return _not_understood(
             "It is the answer to another request, going by its X-Request-ID; where a proxy puts"
             " its own in the place of ours, set check_request_id=False"
@@ -115,8 +117,8 @@ def _outcome(result: object, request_id: str) -> Outcome:
         if "validation_result" not in result:
             return Indeterminate(Cause.ALREADY_SUBMITTED, error, 1, request_id=request_id)
         if result["validation_result"] == Verdict.FAIL:
-            # What alone would have been a 422: it says that the request is malformed, and nothing
-            # of who made the token.
+            # A single token would have got a 422 here. It means that the request is malformed, and
+            # says nothing about who made the token.
             return Indeterminate(Cause.REFUSED, error, 1, request_id=request_id)
     return Indeterminate(
         Cause.NOT_UNDERSTOOD, "The result is no verdict.", 1, request_id=request_id
@@ -124,7 +126,7 @@ def _outcome(result: object, request_id: str) -> Outcome:
 
 
 def _verdict(result: Mapping[str, Any]) -> Pass | Fail | None:
-    """Return the verdict that a result is, or None where its shape is another."""
+    """Return the verdict in a result, or None if the result does not follow the contract."""
     if "error" in result:
         return _verdict_with_error(result)
     verdict = result.get("validation_result")
@@ -137,13 +139,14 @@ def _verdict(result: Mapping[str, Any]) -> Pass | Fail | None:
         return None
     if verdict == Verdict.PASS:
         return Pass(manufacturer_id, validated_at, family, serial)
+    # The authority never names a device with a FAIL, so such a result does not follow the contract.
     if verdict == Verdict.FAIL and family is None and serial is None:
         return Fail(manufacturer_id, validated_at)
     return None
 
 
 def _verdict_with_error(result: Mapping[str, Any]) -> Fail | None:
-    """Return FAIL for a table or key index that does not exist: the one verdict with an error."""
+    """Return Fail for an unknown table or key index, the only verdicts with an error; else None."""
     if set(result) != {"validation_result", "error"}:
         return None
     error = result["error"]
@@ -152,7 +155,7 @@ def _verdict_with_error(result: Mapping[str, Any]) -> Fail | None:
 
 
 def _time(value: object) -> datetime | None:
-    """Parse RFC 3339 in UTC."""
+    """Parse an RFC 3339 time in UTC."""
     if not isinstance(value, str) or not _RFC3339_UTC.fullmatch(value):
         return None
     try:
@@ -199,7 +202,7 @@ def _without_verdict(reply: HttpResponse, count: int, now: datetime) -> Transpor
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After asks for (RFC 9110, section 10.2.3), or None."""
+    """Return the seconds that a Retry-After asks to wait (RFC 9110, section 10.2.3), or None."""
     if value is None:
         return None
     value = value.strip()
@@ -207,7 +210,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         time = parsedate_to_datetime(value)
-        if time.tzinfo is None:  # "-0000", which is UTC as well
+        if time.tzinfo is None:  # "-0000" also means UTC
             time = time.replace(tzinfo=UTC)
         return max(0.0, (time - now).total_seconds())
     except (ValueError, TypeError, OverflowError, IndexError):
@@ -215,7 +218,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def most_at_once(headers: Mapping[str, str]) -> int | None:
-    """Return how many camera tokens can pass at once by the RateLimit-Policy, if it says."""
+    """Return how many camera tokens the RateLimit-Policy allows at once, or None if unlimited."""
     amounts = map(int, _VALIDATE_POLICY.findall(headers.get("ratelimit-policy", "")))
     return min(amounts, default=None) or None
 

@@ -1,14 +1,14 @@
-"""One question from the first attempt to its outcomes: when to send, wait, and give up. Pure.
+"""Decide for one request when to send, wait, retry and give up. PURE: no sockets and no clock.
 
-Whoever has the sockets does what each step says, and tells what came of it:
+`async_client` carries out each step and reports the result:
 
-    step = exchange.begin(now)
-    Send   -> send within `seconds`, then `exchange.on_result(step, what came, now)`
-    Wait   -> wait `seconds`, then `exchange.begin(now)`
-    Split  -> these are too many at once: ask in parts of `at_most`, each an exchange of its own
-    Settled -> done
+    step = retry_state.begin(now)
+    Send       -> send within `seconds`, then `retry_state.on_result(step, result, now)`
+    Wait       -> wait `seconds`, then `retry_state.begin(now)`
+    SplitBatch -> too many tokens at once: send batches of `at_most`, each with its own RetryState
+    Done       -> finished
 
-Times are seconds of a clock that never goes back; `chance()` draws from 0 to 1.
+Times are seconds of a monotonic clock. `chance()` returns a random number from 0 to 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
 from birthmark_sma.client.responses import TransportError
 
 MAX_HOLD = 60.0
-"""However long a limit is said to hold, it is tried again once a minute."""
+"""The longest time, in seconds, that an announced rate limit stops requests."""
 _LIMITED = TransportError(
     Cause.RATE_LIMITED, "The authority lets this caller ask no more just now."
 )
@@ -29,7 +29,7 @@ _LIMITED = TransportError(
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request, and stop waiting for its answer after `seconds`."""
+    """Send the request, and wait at most `seconds` for its response."""
 
     seconds: float
     ticket: CircuitPermit
@@ -38,7 +38,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Send nothing for `seconds`; `because` is why, with the `retry_after` that is left."""
+    """Send nothing for `seconds`. `because` is the reason, with the remaining `retry_after`."""
 
     seconds: float
     because: TransportError
@@ -46,14 +46,14 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class SplitBatch:
-    """The authority takes no more than `at_most` camera tokens at once."""
+    """The authority accepts at most `at_most` camera tokens at once."""
 
     at_most: int
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One outcome for each camera token."""
+    """The request is finished, with one outcome for each camera token."""
 
     outcomes: Sequence[Outcome]
 
@@ -63,9 +63,10 @@ Step: TypeAlias = Send | Wait | SplitBatch | Done
 
 @dataclass(slots=True)
 class ConcurrencyState:
-    """What all exchanges of a client share.
+    """State that all requests of a client share. Only the client's event loop may use it.
 
-    The circuit and the failure that it last saw, and until when a 429 holds all of them back.
+    It has the circuit breaker, the last failure that the breaker recorded, and the time until which
+    a 429 stops all requests.
     """
 
     circuit: Circuit
@@ -74,12 +75,12 @@ class ConcurrencyState:
 
     @classmethod
     def of(cls, options: Options) -> "ConcurrencyState":
-        """Return an open gate."""
+        """Return the initial state, with a closed circuit."""
         return cls(Circuit(failures=options.circuit_failures, rest=options.circuit_rest))
 
 
 class RetryState:
-    """One request for `count` camera tokens, and its repetitions, until `deadline`."""
+    """The state of one request for `count` camera tokens and its retries, until `deadline`."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class RetryState:
         self._last: TransportError | None = None
 
     def begin(self, now: float) -> Step:
-        """Say what to do first, or after a wait."""
+        """Return the first step, or the next step after a wait."""
         left = self._deadline - now
         if left <= 0:
             return self._settle(
@@ -124,7 +125,7 @@ class RetryState:
     def on_result(
         self, send: Send, found: Sequence[Outcome] | TransportError, now: float, *, request_id: str
     ) -> Step:
-        """Say what to do after an attempt."""
+        """Return the next step after an attempt."""
         self._request_id = request_id
         circuit = self._gate.circuit
         if not isinstance(found, TransportError):
@@ -134,13 +135,14 @@ class RetryState:
             circuit.failed(send.ticket, now)
             self._gate.last_failure = found.detail
         elif found.cause is Cause.OVERLOADED:
-            circuit.abandoned(send.ticket)  # it never went out: that tells nothing
+            circuit.abandoned(send.ticket)  # nothing was sent: no news about the authority
         else:
             circuit.succeeded(send.ticket)
         if found.at_most is not None:
             return SplitBatch(found.at_most)
         if found.cause is Cause.RATE_LIMITED and found.retry_after is not None:
             until = now + min(found.retry_after, MAX_HOLD)
+            # Another request may have announced a later time, so never move it back.
             self._gate.held_until = max(self._gate.held_until, until)
         if not found.again or self._attempts >= self._options.attempts:
             return self._settle(found)
@@ -148,13 +150,13 @@ class RetryState:
         return self._wait_or_settle(found, found.retry_after or 0.0, now)
 
     def _wait_or_settle(self, fault: TransportError, at_least: float, now: float) -> Step:
-        """Wait as long as was asked for and a little by chance, where the deadline allows it."""
+        """Return a wait of `at_least` seconds plus jitter, or Done if that is too late."""
         seconds = at_least + self._jitter()
         fault = replace(fault, retry_after=at_least or None)
         return self._settle(fault) if now + seconds >= self._deadline else Wait(seconds, fault)
 
     def _jitter(self) -> float:
-        """Draw the wait from all of 0..bound, so that callers who failed together part ways."""
+        """Return a random wait in seconds, so that callers that failed together retry apart."""
         options = self._options
         doubled = options.backoff * 2.0 ** min(self._attempts, 30)
         return self._chance() * min(options.max_backoff, doubled)

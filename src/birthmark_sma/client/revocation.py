@@ -1,7 +1,7 @@
-"""Find out whether a certificate is on its issuer's revocation list (RFC 5280, section 6.3.3).
+"""Check whether a certificate is on its issuer's revocation list (RFC 5280, section 6.3.3).
 
-`RevocationList.load` verifies a list once and indexes it; `check_revocation` then costs one look
-into a set, however long the list is.
+`RevocationList.load` verifies and indexes a list once. `check_revocation`, which
+`bundle_verification` calls, then costs one set lookup, however long the list is.
 """
 
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, Revocati
 from birthmark_sma.pki.name_matching import same_name
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 
+# Extensions of lists that do not name all revoked certificates of the issuer.
 _PARTIAL = (x509.IssuingDistributionPoint, x509.DeltaCRLIndicator)
 _KNOWN = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
 _KNOWN_OF_ENTRIES = (x509.CRLReason, x509.InvalidityDate)
@@ -26,8 +27,8 @@ _SOUND_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 class RevocationList:
     """A complete list whose signature and form are verified.
 
-    `number` only grows from list to list of one issuer (RFC 5280, section 5.2.3): never replace a
-    list by one with a lower number. The list says nothing before `this_update` and after
+    `number` never decreases from list to list of one issuer (RFC 5280, section 5.2.3): never
+    replace a list with one that has a lower number. The list is valid from `this_update` to
     `next_update`.
     """
 
@@ -41,8 +42,11 @@ class RevocationList:
     def load(cls, der: bytes, *, issuer: x509.Certificate) -> Self:
         """Verify and index a list in DER. `issuer` is the intermediate of the devices' chains.
 
-        Takes about a second for 100,000 entries. Raises RevocationUnknownError with the reason
-        where the list is malformed, incomplete, or not the issuer's. No time is looked at here.
+        Takes about one second for 100,000 entries. The times are not checked here:
+        `check_revocation` checks them.
+
+        Raises RevocationUnknownError with the reason if the list is malformed, incomplete, or
+        signed by another issuer.
         """
         try:
             crl = x509.load_der_x509_crl(der)
@@ -71,11 +75,14 @@ class RevocationList:
 def check_revocation(
     certificate: x509.Certificate, *, issuer: x509.Certificate, crl: RevocationList, now: datetime
 ) -> None:
-    """Raise DeviceRevokedError if `crl` names a certificate of `issuer`, whose path is verified.
+    """Raise DeviceRevokedError if `crl` lists a certificate of `issuer`.
 
-    Raises RevocationUnknownError where the list is another issuer's, or out of date at `now`. A
-    revocation counts from the beginning, whenever the bundle says it was captured: that time is
-    the word of a key which may be in other hands.
+    The caller must have verified the certificate's path. A revoked device fails for every picture,
+    including those that claim a time before the revocation: the time is signed by a key that an
+    attacker may have.
+
+    Raises RevocationUnknownError if the list is from another issuer, or not valid at `now`, and
+    ClientMisuseError if `now` has no time zone.
     """
     check_aware(now)
     if issuer != crl.issuer and not _same_authority(issuer, crl.issuer):
@@ -89,7 +96,7 @@ def check_revocation(
 
 
 def check_aware(now: datetime) -> None:
-    """Raise ClientMisuseError if a time has no zone: nobody can tell which moment it is."""
+    """Raise ClientMisuseError if a time has no time zone, because it is then ambiguous."""
     if now.utcoffset() is None:
         raise ClientMisuseError("`now` has no time zone: pass datetime.now(UTC), for example.")
 
@@ -101,7 +108,7 @@ def _check_issuer(crl: x509.CertificateRevocationList, issuer: x509.Certificate)
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         usage = None
-    if usage is None or not usage.crl_sign:  # section 6.3.3, (f)
+    if usage is None or not usage.crl_sign:  # RFC 5280, section 6.3.3, (f)
         raise RevocationUnknownError(
             "The issuer's certificate does not allow it to sign revocation lists (cRLSign)."
         )
@@ -114,15 +121,19 @@ def _signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) ->
 
 
 def _same_authority(one: x509.Certificate, other: x509.Certificate) -> bool:
-    """Return True for two certificates of one CA: the same key under the same name."""
+    """Return True if two certificates are of the same CA: the same key and the same name."""
     return one.public_key() == other.public_key() and same_name(one.subject, other.subject)
 
 
 def _number_of_complete(crl: x509.CertificateRevocationList) -> int:
-    """Return the number of a list that names all revoked certificates of its issuer."""
+    """Return the CRL number, after a check that the list is complete.
+
+    Raises RevocationUnknownError for a partial list, an unknown critical extension or a missing
+    number.
+    """
     numbers = [each.value for each in crl.extensions if isinstance(each.value, x509.CRLNumber)]
     for extension in crl.extensions:
-        if isinstance(extension.value, _PARTIAL):  # critical or not: section 5.2.4 and 5.2.5
+        if isinstance(extension.value, _PARTIAL):  # critical or not: sections 5.2.4 and 5.2.5
             raise RevocationUnknownError(
                 "The revocation list is partial: it has the changes since another list, or some"
                 " reasons or certificates only. Fetch the complete list."
@@ -138,12 +149,16 @@ def _number_of_complete(crl: x509.CertificateRevocationList) -> int:
 
 
 def _index(crl: x509.CertificateRevocationList) -> frozenset[int]:
+    """Return the serial numbers of a list.
+
+    Raises RevocationUnknownError for an entry with an unknown critical extension or another issuer.
+    """
     serials = []
     for entry in crl:
         for extension in entry.extensions:
             unknown = extension.critical and not isinstance(extension.value, _KNOWN_OF_ENTRIES)
             if unknown or isinstance(extension.value, x509.CertificateIssuer):
-                # It may change whose certificate the entry is about: section 5.3.
+                # The extension may change which certificate the entry means: section 5.3.
                 raise RevocationUnknownError(
                     "An entry of the revocation list has an extension that is not understood:"
                     f" {extension.oid.dotted_string}."

@@ -1,8 +1,8 @@
-"""The client for threads.
+"""Validate camera tokens from threads.
 
-An event loop in a thread of its own does the work, so that a deadline holds whatever a server
-does: blocking sockets can only bound the wait for the next byte. Any number of threads may share a
-client, and what they ask at once goes out together.
+An event loop in its own thread runs the `async_client`. The deadline therefore holds whatever the
+server does: a blocking socket can only bound the wait for the next byte. Any number of threads may
+share a client, and their concurrent calls share batches.
 """
 
 import asyncio
@@ -24,17 +24,21 @@ from birthmark_sma.protocol.camera_token import CameraToken
 
 _T = TypeVar("_T")
 
+# All clients of the process, for `_after_fork`. Weak, so that unused clients can be collected.
 _CLIENTS: "weakref.WeakSet[AuthorityClient]" = weakref.WeakSet()
 _LEFT_BY_A_FORK: list[object] = []
-"""Loops that belong to a parent process. Whoever closes them here disturbs them there."""
+"""Event loops that a forked child inherited. Closing one here would disturb it in the parent.
+
+The list keeps them referenced, so that they are never collected and closed.
+"""
 
 
 class AuthorityClient:
-    """Asks one authority about camera tokens, from any thread.
+    """Validates camera tokens with one authority, from any thread.
 
-    Open it once and keep it. Every method returns outcomes, and raises ClientMisuseError where the
-    client is closed, TypeError for what is no camera token; nothing else. A process that forks may
-    use it on both sides.
+    Open it once and keep it. Every method returns outcomes. It raises only ClientMisuseError (the
+    client is closed) and TypeError (an argument is not a camera token). After a fork, both
+    processes may use it.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class AuthorityClient:
         plaintext: bool = False,
         options: Options | None = None,
     ) -> None:
-        """As for `AsyncAuthorityClient`. Raises ConfigurationError."""
+        """Configure the client, as for `AsyncAuthorityClient`. Raises ConfigurationError."""
 
         def begin() -> AsyncAuthorityClient:
             return AsyncAuthorityClient(
@@ -70,28 +74,28 @@ class AuthorityClient:
         _CLIENTS.add(self)
 
     def validate(self, camera_token: CameraToken, *, deadline: float | None = None) -> Outcome:
-        """Ask about one camera token; the outcome is there after `deadline` seconds at the latest.
+        """Validate one camera token, and return the outcome within `deadline` seconds.
 
-        Without one, that of the options counts.
+        The default is the deadline of the options.
         """
         return self._run(lambda client: client.validate(camera_token, deadline=deadline))
 
     def validate_many(
         self, camera_tokens: Iterable[CameraToken], *, deadline: float | None = None
     ) -> list[Outcome]:
-        """Ask about any number; the outcomes are in the order of the camera tokens."""
+        """Validate any number of camera tokens, and return the outcomes in the same order."""
         tokens = [*camera_tokens]
         return self._run(lambda client: client.validate_many(tokens, deadline=deadline))
 
     def validate_bundle(self, bundle: VerifiedBundle, *, deadline: float | None = None) -> Outcome:
-        """Ask about the camera token of a bundle that `verify_bundle` found good.
+        """Validate the camera token of a bundle that `verify_bundle` returned.
 
-        As for `AsyncAuthorityClient`.
+        See `AsyncAuthorityClient.validate_bundle`.
         """
         return self._run(lambda client: client.validate_bundle(bundle, deadline=deadline))
 
     def close(self) -> None:
-        """Let what is on its way come to its end, at most until its deadline; then close."""
+        """Wait for pending calls, at most until their deadlines, and close the connections."""
         with self._lock:
             worker, self._worker, self._closed = self._worker, None, True
         if worker is not None:
@@ -104,12 +108,13 @@ class AuthorityClient:
         self.close()
 
     def __del__(self) -> None:
+        # `__init__` may have raised before it set the attribute.
         worker = getattr(self, "_worker", None)
         if worker is not None:
             worker.stop()
 
     def _run(self, call: Callable[[AsyncAuthorityClient], Coroutine[Any, Any, _T]]) -> _T:
-        # Under the lock, so that no call comes to a loop after `close` did.
+        # Hold the lock, so that no call reaches a loop after `close` has stopped it.
         with self._lock:
             if self._closed:
                 raise ClientMisuseError("This client is closed.")
@@ -118,12 +123,13 @@ class AuthorityClient:
             future = self._worker.submit(call)
         try:
             return future.result()
-        except BaseException:  # such as Ctrl-C: nobody waits for it any more
+        except BaseException:  # such as Ctrl-C: cancel the request, because its caller is gone
             future.cancel()
             raise
 
     def _forked(self) -> None:
-        """Leave the parent's connections to the parent; the next call opens new ones."""
+        """Leave the parent's connections alone in a forked child. The next call opens new ones."""
+        # The parent's lock may be held by a thread that does not exist in the child.
         self._lock = threading.Lock()
         if self._worker is not None:
             _LEFT_BY_A_FORK.append(self._worker)
@@ -131,7 +137,7 @@ class AuthorityClient:
 
 
 class _Worker:
-    """A thread with an event loop, and the client that lives there."""
+    """A thread with an event loop, and the client that runs in it."""
 
     def __init__(self, client: AsyncAuthorityClient) -> None:
         self._client = client
@@ -152,12 +158,13 @@ class _Worker:
         self._thread.join()
 
     def stop(self) -> None:
+        # `_turn` closes the loop itself once it stops.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 def _turn(loop: asyncio.AbstractEventLoop) -> None:
-    """Turn until stopped, then end what is left."""
+    """Run the event loop until it is stopped, then cancel the remaining tasks and close it."""
     try:
         loop.run_forever()
     finally:
@@ -177,5 +184,7 @@ def _after_fork() -> None:
         client._forked()
 
 
+# Only the forking thread survives in the child, so the worker threads of all clients are gone
+# there.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -1,7 +1,7 @@
-"""HTTP as the clients use it: one attempt returns an `HttpResponse` or a `TransportError`.
+"""Send HTTP requests for the clients. One attempt returns an `HttpResponse` or a `TransportError`.
 
-Connections are kept and used again; redirects are not followed, environment variables not read,
-and an answer is taken in its own bytes, bounded in size.
+`async_client` calls `Transport.attempt`. Connections are kept and reused. The transport must never
+follow redirects, read environment variables, accept a compressed response, or read more than 2 MiB.
 """
 
 import ipaddress
@@ -23,13 +23,13 @@ from birthmark_sma.errors import ConfigurationError
 BATCH_PATH = "/api/v1/validate/nuc/batch"
 USER_AGENT = f"birthmark-sma-client/{__version__}"
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
-"""Twice what a thousand verdicts with the longest names take."""
+"""Twice the size of 1,000 verdicts with the longest names."""
 
-_IDLE_SECONDS = 4.0  # shorter than servers keep idle connections, so that we are the ones to close
+_IDLE_SECONDS = 4.0  # less than servers keep idle connections, so that this side closes first
 
 
 class Transport:
-    """Where the authority is, and the connections to it. Belongs to one event loop."""
+    """The URL of the authority, and the connections to it. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Transport:
         self._http = httpx2.AsyncClient(
             headers=headers_for(access_key) | {"Content-Type": "application/json"},
             verify=True if tls is None else tls,
+            # A proxy comes from the `proxy` argument alone, not from the environment.
             trust_env=False,
             follow_redirects=False,
             proxy=proxy,
@@ -61,7 +62,10 @@ class Transport:
     async def attempt(
         self, body: bytes, request_id: str, seconds: float
     ) -> HttpResponse | TransportError:
-        """Send once. Whoever calls bounds the whole of it; `seconds` bounds each part."""
+        """Send the request once.
+
+        `seconds` bounds each phase of the exchange; the caller must bound its total time.
+        """
         options = self._options
         try:
             async with self._http.stream(
@@ -82,9 +86,9 @@ class Transport:
 
 
 async def _read(response: httpx2.Response) -> HttpResponse | TransportError:
-    """Read an answer whose head is there."""
+    """Read the body of a response whose headers have arrived."""
     encoding = response.headers.get("content-encoding", "identity").lower()
-    if response.status_code == 200 and encoding != "identity":  # else the status says it all
+    if response.status_code == 200 and encoding != "identity":  # else the status decides alone
         return TransportError(
             Cause.NOT_UNDERSTOOD, "The answer is compressed, which nobody asked for."
         )
@@ -107,7 +111,8 @@ async def _read(response: httpx2.Response) -> HttpResponse | TransportError:
 
 _NO_TLS = TransportError(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
 _WRONG_CERTIFICATE = "The server's TLS certificate is not one that is trusted."
-# X509_V_ERR_ of OpenSSL's x509_vfy.h. Where the system's own verifier is used, there is no code.
+# The keys are X509_V_ERR_* codes from OpenSSL's x509_vfy.h. The system's own verifier gives no
+# code.
 _CERTIFICATE_ERRORS = {
     9: "The server's TLS certificate is not valid yet: is the clock of this machine right?",
     10: "The server's TLS certificate has expired. Its operator has to renew it.",
@@ -122,14 +127,14 @@ _CERTIFICATE_ERRORS = {
     ),
 }
 _NO_HTTP = TransportError(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
-_CUT_SHORT = "peer unexpectedly closed connection"  # what h11 says of half a head
+_CUT_SHORT = "peer unexpectedly closed connection"  # h11's message for incomplete headers
 _BROKEN = TransportError(
     Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True
 )
 
 _REFUSED_BY_PROXY = re.compile(r"(403|407)\b")
 
-# The first row that an error belongs to tells what it means.
+# The first row whose class matches the error decides, so subclasses come before their base classes.
 _ERRORS: tuple[tuple[type[Exception], TransportError], ...] = (
     (
         httpx2.ConnectTimeout,
@@ -158,18 +163,18 @@ _ERRORS: tuple[tuple[type[Exception], TransportError], ...] = (
 
 
 def to_transport_error(error: Exception) -> TransportError:
-    """Say what an error before the answer means, and whether asking again may help."""
+    """Return the meaning of an error before the response, and whether a retry may help."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             code = getattr(each, "verify_code", 0)
             detail = _CERTIFICATE_ERRORS.get(code, _WRONG_CERTIFICATE)
             return TransportError(Cause.UNTRUSTED, detail)
-        if type(each) is ssl.SSLError:  # its subclasses: wait for more, or the peer has gone
+        if type(each) is ssl.SSLError:  # not its subclasses: they mean "wait" or "peer gone"
             return _NO_TLS
         if isinstance(each, h11.RemoteProtocolError):
             return _BROKEN if str(each) == _CUT_SHORT else _NO_HTTP
     if isinstance(error, httpx2.ProxyError) and (refused := _REFUSED_BY_PROXY.match(str(error))):
-        # What was answered to CONNECT; the library tells it in the error's text alone.
+        # The status of the response to CONNECT: the library has it only in the error's text.
         return TransportError(
             Cause.PROXY_REFUSED, f"The proxy does not let this client through ({refused[1]})."
         )
@@ -180,7 +185,7 @@ def to_transport_error(error: Exception) -> TransportError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Give an error and what it came from; bounded, should they go in a circle."""
+    """Yield an error and its causes. The number is bounded, in case they form a cycle."""
     found: BaseException | None = error
     for _ in range(10):
         if found is None:
@@ -190,14 +195,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def headers_for(access_key: str | None) -> dict[str, str]:
-    """Return the header fields that every request has. Raises ConfigurationError."""
+    """Return the headers of every request. Raises ConfigurationError."""
     headers = {
         "User-Agent": USER_AGENT,
         "Accept": "application/json",
         "Accept-Encoding": "identity",
     }
     if access_key is not None:
-        # Whatever is no visible ASCII could end the header and begin another.
+        # Any character outside visible ASCII, such as a line break, could inject another header.
         if not access_key or not all("!" <= letter <= "~" for letter in access_key):
             raise ConfigurationError("The access key has characters that no access key has.")
         headers["Authorization"] = f"Bearer {access_key}"
@@ -205,15 +210,16 @@ def headers_for(access_key: str | None) -> dict[str, str]:
 
 
 def batch_url(url: str, *, plaintext: bool) -> str:
-    """Return where camera tokens are validated, or raise ConfigurationError."""
+    """Return the URL for the validation of camera tokens. Raises ConfigurationError."""
     return check_url(url, plaintext=plaintext, risk="answer PASS").rstrip("/") + BATCH_PATH
 
 
 def check_url(url: str, *, plaintext: bool, risk: str) -> str:
-    """Return a URL of the authority's, or raise ConfigurationError.
+    """Return `url` if it is usable as a URL of the authority, else raise ConfigurationError.
 
-    Without TLS anybody between could do what `risk` says, and read the access key: that is refused
-    but for this machine, unless `plaintext` says that something else keeps the way safe.
+    Without TLS, an attacker on the network could do what `risk` describes, and read the access key.
+    So http:// is refused except for this machine. `plaintext` allows it if something else protects
+    the connection.
     """
     try:
         parts = urlsplit(url)
@@ -238,10 +244,12 @@ def check_url(url: str, *, plaintext: bool, risk: str) -> str:
 def tls_context(
     ca_file: Path | None, client_certificate: Sequence[Path] | None
 ) -> ssl.SSLContext | None:
-    """Return a context that trusts `ca_file` (or the system) and shows a client certificate.
+    """Return a TLS context that trusts `ca_file` (or the system) and sends a client certificate.
 
-    `client_certificate` is the file of the certificate and that of its key. None where neither is
-    given. Raises ConfigurationError for files that cannot be used.
+    `client_certificate` has the files of the certificate and of its key. Returns None if both
+    arguments are None.
+
+    Raises ConfigurationError if a file cannot be used.
     """
     if ca_file is None and client_certificate is None:
         return None
@@ -249,7 +257,8 @@ def tls_context(
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
         if client_certificate is not None:
             certificate_file, key_file = client_certificate
-            # An encrypted key would have OpenSSL ask the terminal; that is no place for a server.
+            # For an encrypted key, OpenSSL would prompt on the terminal, which blocks a server. An
+            # empty passphrase makes loading fail instead.
             context.load_cert_chain(str(certificate_file), str(key_file), password=lambda: "")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "unusable"

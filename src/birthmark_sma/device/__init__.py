@@ -1,11 +1,12 @@
-"""What a camera imports: it is provisioned, captures pictures, and queues bundles while offline.
+"""Library for cameras: provision, capture pictures, and queue bundles while offline.
 
     with start_camera(directory, sealing=key_file(path), enrolment=Enrolment(...)) as camera:
         camera.queue.put(camera.capture(picture))
         camera.queue.drain(camera.intake("https://aggregator.example/bundles"))
 
-It needs `cryptography` and `httpx2`, and nothing of the authority. docs/camera.md is the guide;
-`nonces` says why no nonce is ever used twice, `clock` how a camera knows that its clock is wrong.
+It needs `cryptography` and `httpx2`, and must never import the authority. docs/camera.md is the
+guide. `nonces` explains why no nonce is ever used twice, `clock` how a camera detects that its
+clock is wrong.
 """
 
 from birthmark_sma.device.bounded_http import bounded_post

@@ -1,4 +1,7 @@
-"""Send something and read the answer, in bounded time and memory, whatever answers there."""
+"""Send an HTTP POST and read the response in bounded time and memory, whatever the server does.
+
+`provisioning` and `intake` call it. A slow or hostile server must never block or exhaust a camera.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,11 +14,11 @@ import httpx2
 from birthmark_sma.device.time_limit import TimeLimit
 
 HearTime = Callable[[datetime, str], None]
-"""Is told the time that an answer says, and the name of the server that gave it."""
+"""Callback for the time in a response, and the name of the server that sent it."""
 
 
 class Answer(NamedTuple):
-    """What came back, whole."""
+    """A complete response."""
 
     status: int
     headers: httpx2.Headers
@@ -31,16 +34,16 @@ def bounded_post(
     seconds: float,
     max_bytes: int,
 ) -> Answer:
-    """POST, follow no redirect, and return an answer of at most `max_bytes`.
+    """POST once, without following redirects, and return a response of at most `max_bytes`.
 
-    It ends after `seconds`, however slowly bytes come, as a timeout of httpx2's does not: that
-    bounds the wait for the next byte. For this, each call makes a connection of its own. How long
-    connecting may take is the client's to say; on a connection that it has kept open from another
-    request, its timeouts are all there is.
+    The call ends after `seconds`, however slowly bytes arrive. The timeouts of httpx2 cannot do
+    this: they bound the wait for the next byte. So each call opens its own connection, on which
+    `TimeLimit` works. The client's own timeout bounds the time to connect. On a connection that the
+    client kept open from another request, only its own timeouts apply.
 
-    Raises httpx2.HTTPError: ReadTimeout where it takes longer, RemoteProtocolError where the answer
-    is larger, or compressed though it was asked not to be (64 KiB can become gigabytes), and
-    whatever else goes wrong on the way. httpx2.InvalidURL is not one of them.
+    Raises httpx2.HTTPError: ReadTimeout if it takes longer, RemoteProtocolError if the response is
+    larger, or compressed although the request forbids it (64 KiB can decompress to gigabytes), and
+    its other subclasses for other failures. httpx2.InvalidURL is not a subclass.
     """
     received = b""
     try:
@@ -50,6 +53,8 @@ def bounded_post(
                 "POST",
                 url,
                 content=content,
+                # A request on a kept connection has no connect event, so `TimeLimit` could not end
+                # it.
                 headers=headers | {"Accept-Encoding": "identity", "Connection": "close"},
                 follow_redirects=False,
                 extensions={"trace": limit.note},
@@ -62,22 +67,23 @@ def bounded_post(
                 if len(received) > max_bytes:
                     raise httpx2.RemoteProtocolError("what answers there sends too much")
     except httpx2.HTTPError:
+        # A shut-down connection can raise any error. ReadTimeout replaces it below.
         if not limit.over:
             raise
-    if limit.over:  # whatever came of it
+    if limit.over:  # also after a response that seems complete
         raise httpx2.ReadTimeout("what answers there takes too long")
     return Answer(response.status_code, response.headers, received)
 
 
 def response_time(answer: Answer) -> datetime | None:
-    """Return the time that the server says it is (RFC 9110, section 6.6.1), if it says one."""
+    """Return the time in the Date header (RFC 9110, section 6.6.1), or None."""
     return _http_date(answer.headers.get("Date", ""))
 
 
 def retry_after(answer: Answer) -> float | None:
-    """Return the seconds of Retry-After, if there is one.
+    """Return the seconds in the Retry-After header, or None.
 
-    A date counts by the server's own clock: the camera's may be wrong.
+    A date is compared with the server's own Date header, because the camera's clock may be wrong.
     """
     text = answer.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit() and len(text) <= 9:
@@ -87,7 +93,7 @@ def retry_after(answer: Answer) -> float | None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Say whether what is sent to a host stays on this machine."""
+    """Return True if data sent to the host stays on this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

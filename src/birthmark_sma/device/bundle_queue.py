@@ -1,14 +1,15 @@
-"""Bundles that wait on disk until somebody has taken them: nothing is lost, nothing goes twice.
+"""Queue bundles on disk until an aggregation server has acknowledged them.
 
-A file a bundle, numbered in the order they came. A bundle that `put` returned for survives a power
-cut. One that was acknowledged is removed, on disk, before the next is sent. A power cut between the
-acknowledgement and the removal is the one case where a bundle goes out again, the very same bytes:
-no sender can close that gap alone, so an aggregation server goes by the bundle's `bundle_id`.
+Each bundle is one file, numbered in the order of arrival. A bundle for which `put` returned
+survives a power cut. An acknowledged bundle is removed from the disk before the next one is sent.
+If the process ends or the camera is closed between acknowledgement and removal, the bundle is sent
+again, with the same bytes. A sender alone cannot close that gap, so aggregation servers deduplicate
+by `bundle_id`.
 
-A bundle that is put off keeps no other waiting: it gets a pause that grows with its attempts, and
-the others go out meanwhile. Of those that are due, the bundles that were tried least go first. How
-often one was tried stands in its file's name, so that a camera that is switched on for a minute at
-a time also gets past it. The pauses themselves end with the process.
+A bundle that is postponed never blocks the others. It gets a pause that grows with its attempts.
+Among the bundles that are due, those with the fewest attempts go first. The number of attempts is
+part of the file name, so a camera that runs for one minute at a time also makes progress. The
+pauses are in memory only.
 """
 
 import contextlib
@@ -27,13 +28,16 @@ from birthmark_sma.errors import DeviceStorageError, MalformedBundleError, Queue
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle
 
 MAX_BUNDLES = 10_000
-"""How many a queue holds unless told otherwise: about 40 MB with the usual certificates."""
+"""The default capacity: about 40 MB with the usual certificates."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 600.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
-"""However long a server asks to be left alone, it is tried again once an hour."""
+"""The longest Retry-After that is obeyed. A server is tried again after one hour at the latest."""
 PUT_OFF_IN_A_ROW = 3
-"""After so many the server itself is taken to be in trouble, and left alone for a while."""
+"""After this many postponed bundles in a row, the queue assumes that the server has a problem.
+
+It then sends nothing for a while.
+"""
 _WAITING = ".json"
 _REFUSED = ".refused"
 _DAMAGED = ".damaged"
@@ -43,21 +47,24 @@ _chance = secrets.SystemRandom().random
 
 
 class Delivery(Enum):
-    """What became of a bundle that was sent."""
+    """The result of sending a bundle."""
 
     TAKEN = "taken"
-    """The aggregation server has it, and has said so."""
+    """The aggregation server acknowledged the bundle."""
     LATER = "later"
-    """It was not taken this time. It is tried again after a pause; others go out meanwhile."""
+    """The server did not accept it this time. It is tried again after a pause.
+
+    Other bundles are sent meanwhile.
+    """
     REFUSED = "refused"
-    """The server will never take this bundle. It is put aside, and the next one's turn comes."""
+    """The server will never accept this bundle. It is set aside, and the next bundle is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Delivery.LATER from a server that asks to be left alone for `retry_after` seconds.
+    """Delivery.LATER from a server that asks for a pause of `retry_after` seconds.
 
-    Nothing is sent to it until then.
+    The queue sends nothing to it until then.
     """
 
     retry_after: float
@@ -68,14 +75,14 @@ Send = Callable[[Bundle], Delivery | Later]
 
 @dataclass(order=True, slots=True)
 class _Waiting:
-    """A bundle on disk, with the time from which on it may be sent."""
+    """A bundle on disk, and the earliest time to send it."""
 
     due: float
     attempts: int
     name: str
-    """Of its file: the number, and from the first attempt on the number of attempts."""
+    """The name of its file: the number and, after the first attempt, the number of attempts."""
     taken: bool = False
-    """Acknowledged, and not yet removed: the disk did not let us."""
+    """True if it is acknowledged but not yet removed, because the disk failed."""
 
     @property
     def stem(self) -> str:
@@ -83,7 +90,7 @@ class _Waiting:
 
 
 class BundleQueue:
-    """A bounded queue in a directory of its own. Threads may share it; processes may not."""
+    """A bounded queue in a directory of its own. Threads may share it; processes must not."""
 
     def __init__(
         self,
@@ -94,9 +101,12 @@ class BundleQueue:
         seconds: Callable[[], float] = seconds_since_boot,
         chance: Callable[[], float] = _chance,
     ) -> None:
-        """Find what an earlier process left. `held` is the camera's. Raises DeviceStorageError.
+        """Load the bundles that an earlier process left.
 
-        `seconds` is a clock that never goes back; `chance` draws from 0 to 1.
+        `held` is the camera's lock. `seconds` is a monotonic clock. `chance` returns a random
+        number from 0 to 1.
+
+        Raises DeviceStorageError.
         """
         self._directory = directory
         self._held = held
@@ -110,28 +120,30 @@ class BundleQueue:
         ]
         heapq.heapify(self._waiting)
         self._ready: list[tuple[int, str, _Waiting]] = []
-        """Those whose time has come: who was tried less, and then who came first, goes first."""
+        """Bundles that are due, as a heap: fewest attempts first, then oldest first."""
         self._aside = [name for name in names if name.endswith((_REFUSED, _DAMAGED))]
         self._last = max((_number(name) for name in names), default=0)
         self._under_way = 0
-        """1 while a bundle is out of the heap to be sent."""
+        """1 while a bundle is outside the heaps because it is being sent, else 0."""
         self._left_alone_until = now
         self._rounds_in_vain = 0
         self._lock = threading.Lock()
+        # Lock order: `_draining`, then `held.in_use()`, then `_lock`. `_lock` is never held while
+        # sending.
         self._draining = threading.Lock()
 
     def __len__(self) -> int:
-        """How many bundles wait."""
+        """Return the number of waiting bundles."""
         return len(self._waiting) + len(self._ready) + self._under_way
 
     @property
     def put_aside(self) -> int:
-        """How many bundles were refused, or were found damaged. They count against the bound."""
+        """Return the number of refused and damaged bundles. They count against the capacity."""
         return len(self._aside)
 
     @property
     def seconds_to_next_attempt(self) -> float | None:
-        """In how many seconds `drain` has something to send; 0 for now, None for an empty queue."""
+        """Return the seconds until `drain` has a bundle to send, or None if the queue is empty."""
         with self._lock:
             if not self._ready and not self._waiting:
                 return None
@@ -139,43 +151,45 @@ class BundleQueue:
             return max(0.0, max(due, self._left_alone_until) - self._seconds())
 
     def put_aside_files(self) -> list[Path]:
-        """Return the files of bundles that were refused (`.refused`) or found damaged."""
+        """Return the files of refused (`.refused`) and damaged (`.damaged`) bundles."""
         with self._lock:
             return [self._directory.path / name for name in self._aside]
 
     def put(self, bundle: Bundle) -> None:
-        """Add a bundle; when this returns, it is on disk.
+        """Add a bundle. It is on disk when this returns.
 
-        Raises QueueFullError, DeviceStorageError where the disk takes no more or the camera is
-        closed, DeviceBusyError in a process that was forked.
+        Raises QueueFullError, DeviceStorageError if the disk is full or the camera is closed, and
+        DeviceBusyError in a forked process.
         """
         with self._held.in_use(), self._lock:
             if len(self) + len(self._aside) >= self._max:
                 raise QueueFullError
-            # A number is used once, even where writing failed: the file may be there after all.
+            # Use each number once, even if writing fails: the file may exist all the same.
             self._last += 1
             waiting = _Waiting(self._seconds(), 0, f"{self._last:020}{_WAITING}")
             self._directory.create(waiting.name, bundle.to_json())
             heapq.heappush(self._waiting, waiting)
 
     def drain(self, send: Send) -> int:
-        """Send all bundles that are due, those that were tried least first. Return how many went.
+        """Send all bundles that are due, and return the number of acknowledged ones.
 
-        It ends early where `send` says `Later`, and after three in a row that were put off; then
-        the server is left alone for a while, in which `drain` sends nothing. Call it as often as
-        you like.
+        Bundles with the fewest attempts go first. `drain` stops early if `send` returns `Later`,
+        and after three postponed bundles in a row; then it sends nothing for a while. You can call
+        it as often as you like.
 
-        What `send` raises goes through, and the bundle is put off; so it is where `send` returns no
-        Delivery, which is a TypeError. Raises DeviceStorageError where an acknowledged bundle
-        cannot be removed, and in this process it is not sent again all the same; also where the
-        camera is closed, and DeviceBusyError in a process that was forked.
+        An exception from `send` passes through, and the bundle is postponed. The same holds for the
+        TypeError that is raised if `send` returns no Delivery.
+
+        Raises DeviceStorageError if an acknowledged bundle cannot be removed; this process still
+        does not send it again. Raises DeviceStorageError also if the camera is closed, and
+        DeviceBusyError in a forked process.
         """
         taken, put_off = 0, 0
         with self._held.in_use():
-            pass  # before the lock, which a forked process may find taken for ever
-        with self._draining:  # two drains at once would send the first bundle twice
+            pass  # before `_draining`, which may be locked forever in a forked process
+        with self._draining:  # two concurrent drains would send the first bundle twice
             while (waiting := self._next_due()) is not None:
-                known = waiting.taken  # and counted, when it was acknowledged
+                known = waiting.taken  # already counted when it was acknowledged
                 delivery = self._settle(waiting, send)
                 if isinstance(delivery, Later):
                     self._leave_alone(_bounded(delivery.retry_after), "The server asks for it")
@@ -191,7 +205,11 @@ class BundleQueue:
         return taken
 
     def discard_put_aside(self) -> None:
-        """Remove what was refused or damaged. Raises as `put` does."""
+        """Remove refused and damaged bundles.
+
+        Raises DeviceStorageError if the disk fails or the camera is closed, and DeviceBusyError in
+        a forked process.
+        """
         with self._held.in_use(), self._lock:
             while self._aside:
                 self._directory.remove(self._aside[-1])
@@ -200,13 +218,14 @@ class BundleQueue:
     # --- one bundle
 
     def _next_due(self) -> _Waiting | None:
-        """Take the next bundle out of the heaps, if its time has come."""
+        """Take the next due bundle out of the heaps, or return None."""
         with self._lock:
             now = self._seconds()
             if now < self._left_alone_until:
                 return None
             while self._waiting and self._waiting[0].due <= now:
                 due = heapq.heappop(self._waiting)
+                # Once due, bundles are ordered by attempts and age, and no longer by due time.
                 heapq.heappush(self._ready, (due.attempts, due.name, due))
             if not self._ready:
                 return None
@@ -214,7 +233,7 @@ class BundleQueue:
             return heapq.heappop(self._ready)[2]
 
     def _settle(self, waiting: _Waiting, send: Send) -> Delivery | Later:
-        """Send a bundle, and do on disk what that calls for; it is back in the heap if it stays."""
+        """Send one bundle, update its file, and put it back into the heap if it stays."""
         stays = True
         try:
             delivery = self._send(waiting, send)
@@ -229,7 +248,7 @@ class BundleQueue:
             return delivery
         except Exception:
             if not waiting.taken:
-                self._put_off(waiting)  # else one that always ends so would hold up all others
+                self._put_off(waiting)  # without a pause, this bundle would block all others
             raise
         finally:
             with self._lock:
@@ -252,6 +271,7 @@ class BundleQueue:
             self._put_aside(waiting, _DAMAGED)
             return Delivery.REFUSED
         delivery = send(bundle)
+        # A `send` without a return value must not count as an acknowledgement.
         if not isinstance(delivery, Delivery | Later):
             raise TypeError(f"send returns a Delivery, not {type(delivery).__name__}.")
         if delivery is Delivery.REFUSED:
@@ -266,7 +286,7 @@ class BundleQueue:
             self._aside.append(aside)
 
     def _put_off(self, waiting: _Waiting) -> None:
-        """Give a bundle its next time, and note on disk how often it was tried."""
+        """Schedule the next attempt, and record the number of attempts in the file name."""
         waiting.attempts += 1
         pause = self._pause(waiting.attempts)
         waiting.due = self._seconds() + pause
@@ -276,16 +296,19 @@ class BundleQueue:
             with self._held.in_use():
                 self._directory.rename(waiting.name, name)
             waiting.name = name
-        except DeviceStorageError as error:  # the pause holds all the same, for this process
+        except DeviceStorageError as error:  # the pause still applies in this process
             _log.info("The attempt at the bundle %s is not noted: %s", waiting.stem, error)
             with contextlib.suppress(DeviceStorageError):
-                # A rename may have happened although it was not synced.
+                # The rename may have happened although the directory could not be synced.
                 waiting.name = name if name in self._directory.names() else waiting.name
 
     # --- pauses
 
     def _pause(self, number: int) -> float:
-        """Return the n-th pause. Half of it is chance: cameras that woke together part ways."""
+        """Return the n-th pause in seconds.
+
+        Half of it is random, so that cameras that started together do not send together.
+        """
         whole = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(number - 1, 30))
         return whole * (0.5 + 0.5 * self._chance())
 
@@ -295,12 +318,12 @@ class BundleQueue:
 
 
 def bundle_id(bundle: Bundle) -> str:
-    """Return what an aggregation server knows the bundle by, however often it is sent."""
+    """Return the id by which an aggregation server recognises a bundle that is sent again."""
     return bundle.bundle_id
 
 
 def _bounded(retry_after: float) -> float:
-    """Return a wait that a server asked for, as far as it is reasonable."""
+    """Return the wait that a server asked for, limited to 0 to 3,600 seconds."""
     return min(max(retry_after, 0.0), LONGEST_RETRY_AFTER_SECONDS)
 
 

@@ -1,4 +1,8 @@
-"""A camera: starts, captures, and keeps what cannot be sent yet."""
+"""Start a camera, capture pictures, and give access to its queues.
+
+An app calls `start_camera`; `Camera` is the result. This module must never write a secret to the
+disk itself: `state` seals the state.
+"""
 
 import hashlib
 import re
@@ -50,25 +54,26 @@ def start_camera(
     clock: Clock = lambda: datetime.now(UTC),
     client: httpx2.Client | None = None,
 ) -> "Camera":
-    """Open the camera in a directory; at the first start make it, and have it provisioned.
+    """Open the camera in a directory. At the first start, create and provision it.
 
-    To be called at every start, always in the same way. It can be interrupted at any point, and
-    goes on at the next start. Without `enrolment` a camera that is not provisioned is refused.
-    `queues` names a queue for each aggregation server that is to get all bundles; each holds up to
-    `max_bundles`. `client` asks the authority in place of one that is made for it, with its own
-    timeouts; the time of a whole attempt is bounded only where it keeps no connection open from
-    other requests.
+    Call it at every start with the same arguments. It can be interrupted at any point, and
+    continues at the next start. Without `enrolment`, a camera that is not provisioned is refused.
+    `queues` names one queue for each aggregation server that gets all bundles; each queue holds up
+    to `max_bundles`. `client` sends the request to the authority instead of a new client, with its
+    own timeouts; the time of a whole attempt is bounded only if the client keeps no connections
+    open from other requests.
 
     Raises DeviceStorageError (wrong modes, full disk, another process, damaged files),
     DeviceSecretError (sealed under another secret), OtherDeviceError (a copied disk),
     AuthorityAwayError (start again later), ProvisioningRefusedError (a person has to act) and
-    ConfigurationError (what was given cannot be right).
+    ConfigurationError (invalid arguments).
     """
     if not queues or not all(_QUEUE.fullmatch(name) for name in queues):
         raise ConfigurationError("A camera has a queue, and its name is of a-z, 0-9 and hyphens.")
     place = PrivateDirectory(directory)
     lock = place.lock()
     try:
+        # Only after the lock: another process could still be writing these files.
         place.clear_unfinished()
         said: dict[str, datetime] = {}
         identity = _identity(place, sealing, enrolment, client, said)
@@ -77,7 +82,7 @@ def start_camera(
         watched = _watched(clock, identity, place, lock)
         for source, time in said.items():
             watched.hear(time, source)
-        watched.fault()  # so that the log has it, even if nobody asks
+        watched.fault()  # log a fault even if the app never checks
         return Camera(identity, spent, waiting, watched, lock)
     except BaseException:
         lock.release()
@@ -85,10 +90,11 @@ def start_camera(
 
 
 def renew_nonces(directory: Path) -> None:
-    """Begin the nonces of a camera anew, where the file that counts them is lost or damaged.
+    """Start a new nonce lineage, after the file that counts the nonces was lost or damaged.
 
-    From then on its nonces and those from before are apart as those of two cameras are: by chance,
-    in 96 bits. Raises DeviceStorageError.
+    New nonces can then equal old ones only by chance, in 96 bits, like those of two cameras.
+
+    Raises DeviceStorageError.
     """
     place = PrivateDirectory(directory)
     lock = place.lock()
@@ -101,7 +107,7 @@ def renew_nonces(directory: Path) -> None:
 
 
 class Camera:
-    """A provisioned camera. `start_camera` makes it. Threads may share it; processes may not."""
+    """A provisioned camera, created by `start_camera`. Threads may share it; processes must not."""
 
     def __init__(
         self,
@@ -124,6 +130,7 @@ class Camera:
             raise DamagedDeviceStateError("The camera's key is of another kind than it makes.")
         self._key = key
         self._nuc_hash = bytes.fromhex(identity.nuc_hash)
+        # Keep only the pseudorandom key of each table: it halves the cost of deriving a key.
         self._tables = {
             int(table): key_derivation.extract(bytes.fromhex(master_key))
             for table, master_key in identity.table_keys.items()
@@ -135,36 +142,37 @@ class Camera:
 
     @property
     def queue(self) -> BundleQueue:
-        """The first queue, and for most cameras the only one."""
+        """Return the first queue, which is the only one for most cameras."""
         return next(iter(self.queues.values()))
 
     @property
     def certificate_expired(self) -> bool:
-        """Whether the certificate's time is over, by the camera's own clock.
+        """Return True if the certificate has expired by the camera's own clock.
 
-        The camera captures all the same: its clock may be wrong, and aggregation servers decide.
+        The camera still captures: its clock may be wrong, and aggregation servers decide.
         """
         return self._clock.now() > self.certificate.not_valid_after_utc
 
     @property
     def clock_is_wrong(self) -> bool:
-        """True if the clock cannot be right, so that pictures that are signed now may be rejected.
+        """Return True if the clock is certainly wrong, so that new pictures may be rejected.
 
-        The camera captures all the same, unless `capture` is told to refuse: hold such pictures
-        back, and capture them once the clock is set. `clock_fault` says what is wrong with it, and
-        `device.clock` by what a camera can tell.
+        The camera still captures, unless `capture` is called with `refuse_wrong_clock`. Hold such
+        pictures back, and capture them after the clock is set. `clock_fault` describes the fault,
+        and `device.clock` how a camera detects it.
         """
         return self.clock_fault is not None
 
     @property
     def clock_fault(self) -> str | None:
-        """A sentence that says what is wrong with the clock and what to do, or None."""
+        """Return a sentence that describes the clock's fault and the remedy, or None."""
         return self._clock.fault()
 
     def hear_time(self, time: datetime, source: str) -> None:
-        """Compare the clock with a server's, known to be that server's by TLS. `intake` does so.
+        """Compare the clock with the time of a server that TLS has authenticated.
 
-        `source` names the server. For a `send` of your own: the Date of each answer.
+        `source` is the name of the server. `intake` calls this method. If you use a `send` function
+        of your own, call it with the Date of each response.
         """
         self._clock.hear(time, source)
 
@@ -175,30 +183,33 @@ class Camera:
         client: httpx2.Client | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> Intake:
-        """Return what sends bundles to an aggregation server: give it to a queue's `drain`.
+        """Return a callable that sends bundles to an aggregation server, for a queue's `drain`.
 
-        As `Intake`, which raises ConfigurationError; it compares the clocks too.
+        The arguments are those of `Intake`. It also compares the camera's clock with the server's.
+
+        Raises ConfigurationError.
         """
         return Intake(url, client=client, hear_time=self.hear_time, answer_seconds=answer_seconds)
 
     def capture(self, image: bytes | BinaryIO, *, refuse_wrong_clock: bool = False) -> Bundle:
-        """Return the bundle of a picture: the bytes of its file, or the file, open for reading.
+        """Return the bundle of a picture. `image` is the file's bytes, or a file open for reading.
 
-        A file is read from its beginning, unless it cannot go back there, as a pipe. Each call
-        makes a new camera token, also for the same picture. The bundle is nowhere on disk yet:
-        `queue.put` it, or send it.
+        A file is read from its beginning, unless it is not seekable, as a pipe. Each call makes a
+        new camera token, even for the same picture. The bundle is not on disk yet: `queue.put` it,
+        or send it. `captured_at` is the time of this call.
 
-        A wrong clock is logged, once; with `refuse_wrong_clock` it is a WrongClockError, and the
-        picture can be captured once the clock is set. `captured_at` is the time of this call.
+        A wrong clock is logged once. With `refuse_wrong_clock` it raises WrongClockError instead;
+        capture the picture again after the clock is set.
 
-        Raises EmptyPictureError, DeviceStorageError where a nonce cannot be reserved or the camera
-        is closed, NoncesUsedUpError, DeviceBusyError in a process that was forked; and what reading
-        the file raises.
+        Raises EmptyPictureError, DeviceStorageError if a nonce cannot be reserved or the camera is
+        closed, NoncesUsedUpError, DeviceBusyError in a forked process, and the errors of reading
+        the file.
         """
         captured_at = self._clock.now()
         fault = self._clock.fault(captured_at)
         if fault is not None and refuse_wrong_clock:
             raise WrongClockError(fault)
+        # Hash before taking the lock: a large picture takes long, and `close` waits for the lock.
         image_hash = _sha256(image)
         with self._lock.in_use():
             token = self._camera_token()
@@ -213,9 +224,9 @@ class Camera:
         )
 
     def close(self) -> None:
-        """Let another process have the directory, once what is being written is on disk.
+        """Release the directory for other processes, after current writes are on disk.
 
-        A bundle that is being sent meanwhile stays in the queue, and goes out again.
+        A bundle that is being sent meanwhile stays in the queue, and is sent again.
         """
         self._lock.release()
 
@@ -226,6 +237,7 @@ class Camera:
         self.close()
 
     def _camera_token(self) -> camera_token.CameraToken:
+        """Return a new token under a random table and key."""
         table_id = secrets.choice(list(self._tables))
         key_index = secrets.randbelow(self._keys_per_table)
         return camera_token.seal(
@@ -244,7 +256,10 @@ def _identity(
     client: httpx2.Client | None,
     said: dict[str, datetime],
 ) -> Identity:
-    """Return who this camera is, once that is on disk. `said` gets the authority's time."""
+    """Load or create the camera's identity, and return it once it is on disk.
+
+    `said` receives the authority's time by the name of its source.
+    """
     kept = state.load(place, sealing)
     if isinstance(kept, Identity):
         if enrolment is not None and enrolment.device_serial != kept.device_serial:
@@ -266,7 +281,9 @@ def _identity(
                 " for a new camera take an empty directory."
             )
         kept = provisioning.begin(enrolment)
+        # The request must be on disk before it is sent: see `provisioning`, step 1.
         save(kept)
+    # Start the nonces before the identity is complete: from then on, a missing file means damage.
     if nonces.FILE not in place.names():
         nonces.begin(place)
 
@@ -281,7 +298,10 @@ def _identity(
 def _corrected(
     kept: Identity, enrolment: Enrolment | None, place: PrivateDirectory, sealing: Sealing
 ) -> Identity:
-    """Let the app say later how many keys a table has: no answer of the authority's told it."""
+    """Return the identity with the app's current `keys_per_table`, saved if it changed.
+
+    The authority's response does not contain this number, so the app may correct it later.
+    """
     said = None if enrolment is None else enrolment.keys_per_table
     if said is None or said == kept.keys_per_table:
         return kept
@@ -305,7 +325,10 @@ def _queue(directory: Path, lock: DirectoryLock, max_bundles: int) -> BundleQueu
 
 
 def _sha256(image: bytes | BinaryIO) -> bytes:
-    """Hash a whole picture: a file from its beginning, wherever its writer or reader left off."""
+    """Return the SHA-256 of a whole picture. A file is read from its beginning.
+
+    The position that its writer or reader left is ignored. Raises EmptyPictureError.
+    """
     if isinstance(image, bytes | bytearray | memoryview):
         digest = hashlib.sha256(image)
         size = memoryview(image).nbytes

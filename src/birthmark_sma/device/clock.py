@@ -1,18 +1,20 @@
-"""A camera's clock, and what speaks against it.
+"""Detect that a camera's clock is wrong.
 
-A picture that is signed by a wrong clock is rejected for ever: before its certificate begins, or
-more than an hour in the future. A camera cannot set its clock, but it can know that it is wrong:
+Aggregation servers reject a picture forever if its time is before the certificate's validity, or
+more than one hour in the future. A camera cannot set its clock, but it can detect these faults:
 
-* **It is before the certificate begins**, which the authority signed.
-* **It is more than an hour before the latest time that was seen**, which `clock.json` keeps. That
-  time only grows, and only where two agree: a server whose answer came over TLS, and this clock. A
-  server alone cannot push it into the future; with the help of a clock that is wrong already it can
-  as far as the certificate's end, and no farther.
-* **It is after the certificate's end.** Then it is wrong, or the camera is at its end: a server
-  that agrees with the clock tells the two apart.
-* **It differs by more than an hour from what servers say**, in this process and within a day. One
-  server that agrees with the clock is enough, so that a server with a wrong clock of its own stops
-  nobody who sends to two.
+* **The time is before the certificate's validity**, which the authority signed.
+* **The time is more than one hour before the latest time seen**, which `clock.json` stores. The
+  stored time never decreases. It advances only when two sources agree: a server that answered over
+  TLS, and this clock. A server alone therefore cannot move it into the future. Together with a
+  clock that is already wrong, it can move it to the certificate's end at most.
+* **The time is after the certificate's end.** Either the clock is wrong or the certificate has
+  expired. A server that agrees with the clock shows that it has expired.
+* **The time differs by more than one hour from the servers' times**, in this process and within
+  the last day. One server that agrees with the clock is enough. A camera that sends to two servers
+  therefore works even if one of them has a wrong clock.
+
+`Camera` calls it. It must never stop a capture by itself.
 """
 
 import hashlib
@@ -30,9 +32,11 @@ from birthmark_sma.pki.profiles import CLOCK_SKEW
 FILE = "clock.json"
 Clock = Callable[[], datetime]
 _STEP = timedelta(hours=1)
-"""The file is written anew no more often than this."""
+"""The minimum advance of the stored time, so that the file is rewritten at most once an hour."""
 _EVIDENCE_SECONDS = 86_400.0
+"""The age, in seconds, at which a server's time no longer counts."""
 _MAX_SOURCES = 16
+"""The largest number of servers whose time is kept."""
 _FIRST_YEAR, _LAST_YEAR = 1970, 9999
 
 _log = logging.getLogger(__name__)
@@ -40,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """A server's time, and when it was heard by a clock that nobody sets."""
+    """A server's time, and the monotonic time at which it was received."""
 
     time: datetime
     at: float
@@ -59,7 +63,10 @@ class CameraClock:
         ends: datetime,
         seconds: Callable[[], float] = seconds_since_boot,
     ) -> None:
-        """Go on from what the file says. The certificate `begins` and `ends`."""
+        """Load the stored time. `begins` and `ends` are the validity of the certificate.
+
+        `read` returns the time of the camera's clock. `seconds` is a monotonic clock.
+        """
         self._directory = directory
         self._held = held
         self._read = read
@@ -71,11 +78,11 @@ class CameraClock:
         self._told: str | None = None
 
     def now(self) -> datetime:
-        """Return the time by this clock, in UTC."""
+        """Return the time of this clock, in UTC."""
         return self._read().astimezone(UTC)
 
     def fault(self, now: datetime | None = None) -> str | None:
-        """Return what is wrong with the clock, as a sentence, or None. Each change is logged."""
+        """Return a sentence that describes the clock's fault, or None. Log each change."""
         found = self._fault(now or self.now())
         kind = found and found[0]
         if kind != self._told:
@@ -87,22 +94,24 @@ class CameraClock:
         return found and found[1]
 
     def hear(self, time: datetime, source: str) -> None:
-        """Compare the clock with the time that a server just said, over an authenticated channel.
+        """Compare the clock with the time that an authenticated server just sent.
 
-        Never raises: what cannot be kept on disk counts for this process.
+        Never raises: a time that cannot be stored on disk still counts in this process.
         """
+        # Bound the memory and the work of `_differences`, however many names a caller passes.
         if source not in self._heard and len(self._heard) >= _MAX_SOURCES:
             return
         if not _FIRST_YEAR <= time.year < _LAST_YEAR:
-            return  # no clock says so, and what is computed of it could overflow
+            return  # no real clock has this year, and arithmetic with it could overflow
         self._heard[source] = _Heard(time, self._seconds())
         now = self.now()
         if abs(now - time) <= CLOCK_SKEW:
+            # The earlier of the two times, so that neither source alone advances the stored time.
             self._see(min(now, time, self._ends))
         self.fault()
 
     def _fault(self, now: datetime) -> tuple[str, str] | None:
-        """Return the kind of fault and a sentence about it."""
+        """Return the kind of fault and a sentence about it, or None."""
         says = f"The camera's clock says {now:%Y-%m-%dT%H:%M:%SZ}"
         if now < self._begins:
             return "early", (
@@ -129,8 +138,9 @@ class CameraClock:
         return None
 
     def _differences(self, now: datetime) -> list[timedelta]:
-        """Return by how much the clock is ahead of each server that was heard within a day."""
+        """Return by how much the clock is ahead of each server heard within the last day."""
         found = []
+        # Copy the values: another thread may add a server meanwhile.
         for heard in [*self._heard.values()]:
             elapsed = self._seconds() - heard.at
             if elapsed < _EVIDENCE_SECONDS:
@@ -138,7 +148,7 @@ class CameraClock:
         return found
 
     def _see(self, time: datetime) -> None:
-        """Keep the latest time that was seen, if that is news."""
+        """Store the latest time seen, if it is at least one step later than the stored one."""
         if time < (self._seen or self._begins) + _STEP:
             return
         self._seen = time
@@ -150,7 +160,7 @@ class CameraClock:
 
 
 def _load(directory: PrivateDirectory) -> datetime | None:
-    """Return the latest time that was seen, or None where no file says it."""
+    """Return the stored time, or None if there is none or the file is damaged."""
     text = directory.read(FILE)
     if text is None:
         return None

@@ -1,12 +1,13 @@
-"""The intake of an aggregation server: POST of one bundle, and what each answer means.
+"""Send a bundle to an aggregation server, and interpret its response.
 
-| answer | the bundle |
+| response | the bundle |
 | --- | --- |
-| 200, 201, 202, 409 with `{"bundle_id": "<the bundle's id>"}` | is forgotten: the server has it |
-| 400, 413, 415, 422 | is put aside: the server will never take it |
-| anything else, and no answer | is tried again later; after `Retry-After`, where there is one |
+| 200, 201, 202, 409 with `{"bundle_id": "<the bundle's id>"}` | is removed: the server has it |
+| 400, 413, 415, 422 | is set aside: the server will never accept it |
+| any other response, or none | is tried again later, after `Retry-After` if there is one |
 
-A 200 of a Wi-Fi's login page, or of a server at which the URL is wrong, names no bundle.
+A success must name the bundle's id. A 200 from the login page of a Wi-Fi network, or from a server
+at a wrong URL, does not, and must never remove a bundle. `bundle_queue` calls the `Intake`.
 """
 
 import json
@@ -30,16 +31,16 @@ from birthmark_sma.protocol.bundle import Bundle
 ANSWER_SECONDS = 30.0
 MAX_ANSWER_BYTES = 65_536
 _TAKEN = frozenset({200, 201, 202})
-_TAKEN_BEFORE = 409
+_TAKEN_BEFORE = 409  # Conflict: the server already has the bundle
 _REFUSED = frozenset({400, 413, 415, 422})
 
 _log = logging.getLogger(__name__)
 
 
 class Intake:
-    """Sends bundles to one aggregation server. Give it to `BundleQueue.drain`, or call it.
+    """Sends bundles to one aggregation server. Pass it to `BundleQueue.drain`, or call it.
 
-    `Camera.intake` makes one that also compares the camera's clock with the server's.
+    `Camera.intake` creates one that also compares the camera's clock with the server's.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class Intake:
         hear_time: HearTime | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        """Remember where the bundles go; nothing is sent.
+        """Configure the server. Nothing is sent.
 
-        `client` sends in place of one that is made for it: give it headers that the server asks
-        for, or the CAs that it is trusted by. `hear_time` is told the time of each answer, and the
-        server's host. An answer takes at most `answer_seconds` and 64 KiB. Raises
-        ConfigurationError for a URL that is neither https nor on this machine.
+        `client` replaces the default HTTP client, for example to add headers or trusted CAs.
+        `hear_time` is called with the time of each response and the server's host. A response takes
+        at most `answer_seconds` and 64 KiB.
+
+        Raises ConfigurationError if the URL is neither https nor on this machine.
         """
         try:
             self._url = httpx2.URL(url)
@@ -72,7 +74,7 @@ class Intake:
         self._seconds = answer_seconds
 
     def __call__(self, bundle: Bundle) -> Delivery | Later:
-        """Send one bundle, once."""
+        """Send one bundle once, and return the result."""
         try:
             answer = post_bundle(self._http, self._url, bundle, seconds=self._seconds)
         except httpx2.HTTPError as error:
@@ -103,7 +105,7 @@ class Intake:
 def post_bundle(
     client: httpx2.Client, url: httpx2.URL | str, bundle: Bundle, *, seconds: float
 ) -> Answer:
-    """POST a bundle. Raises as `bounded_post` does."""
+    """POST a bundle. Raises the same errors as `bounded_post`."""
     return bounded_post(
         client,
         url,
@@ -115,7 +117,7 @@ def post_bundle(
 
 
 def interpret_response(answer: Answer, bundle_id: str) -> Delivery | Later:
-    """Return what an answer means for the bundle with this id."""
+    """Return the meaning of a response for the bundle with this id."""
     if answer.status in _TAKEN or answer.status == _TAKEN_BEFORE:
         return Delivery.TAKEN if _named_in(answer.content) == bundle_id else Delivery.LATER
     if answer.status in _REFUSED:
@@ -125,6 +127,7 @@ def interpret_response(answer: Answer, bundle_id: str) -> Delivery | Later:
 
 
 def _named_in(content: bytes) -> str | None:
+    """Return the `bundle_id` in a response, in lower case, or None."""
     try:
         named = json.loads(content)["bundle_id"]
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -1,25 +1,25 @@
-"""Nonces for camera tokens that never repeat, not even after a power cut or from a copied disk.
+"""Generate nonces for camera tokens that never repeat, not even after a power cut or disk copy.
 
-A nonce that stands twice under one key breaks AES-GCM (SP 800-38D, section 8), and table keys are
-shared by many cameras. 96 random bits alone would make a repetition unlikely. Here it is ruled out:
+A nonce that repeats under one key breaks AES-GCM (SP 800-38D, section 8), and many cameras share
+table keys. With 96 random bits alone, a repetition would be merely unlikely. This module does more:
 
-* **Within a camera: a counter.** Every nonce is made of a 32-bit counter and 64 random bits. The
-  counter is reserved ahead, a block at a time: before the first nonce of a block is used, the file
-  says, fsynced, that the whole block is spent. A power cut, a SIGKILL or a crash skips what was
-  left of the block, and never takes a part of it twice. SP 800-38D, section 8.3, allows 2**32
-  tokens a key; a camera makes no more than that under all its keys together.
+* **Within one camera: a counter rules it out.** Each nonce is made from a 32-bit counter and 64
+  random bits. The counter is reserved in blocks: before the first nonce of a block is used, the
+  file records, with fsync, that the whole block is used. A power cut, a SIGKILL or a crash skips
+  the rest of the block, and never uses a part of it twice. SP 800-38D, section 8.3, allows 2**32
+  tokens per key; a camera makes at most that many under all its keys together.
 * **Between a camera and its copy** (a cloned card, a restored backup, a resumed snapshot): both
-  count from the same number, but each draws 64 random bits of its own for every nonce. They meet
-  only where both draw the same bits at the same count, and the same one of 3,000 keys: for two
-  copies that take a thousand million pictures each, a chance below 2**-45.
-* **Between cameras that share a table**: counter and random bits go through a permutation of the
-  96-bit numbers whose key only this camera has. What it gives is as random as 96 bits drawn anew,
-  so two cameras meet as rarely as any two random nonces; and nobody who sees nonces can count a
-  camera's pictures, or tell which of them are of one camera.
+  continue from the same counter, but each draws its own 64 random bits for every nonce. A collision
+  needs the same bits at the same count, and the same one of 3,000 keys. For two copies that take
+  10^9 pictures each, the probability is below 2**-45.
+* **Between cameras that share a table**: counter and random bits pass through a permutation of the
+  96-bit numbers, with a key that only this camera has. The result is as random as 96 new random
+  bits, so the nonces of two cameras collide as rarely as any two random nonces. An observer of
+  nonces cannot count a camera's pictures, or find out which nonces are from one camera.
 
 The permutation is a balanced Feistel network of ten rounds with HMAC-SHA256 (the construction of
-SP 800-38G's FF1). A Feistel network is one to one whatever its rounds do: that two counts never
-give one nonce rests on no assumption about HMAC.
+FF1 in SP 800-38G). A Feistel network is a permutation whatever its round function is: two counts
+never give one nonce, without any assumption about HMAC.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ from birthmark_sma.protocol.camera_token import NONCE_BYTES
 
 FILE = "nonces.json"
 BLOCK = 256
-"""How many nonces one write to the disk reserves."""
+"""The number of nonces that one write to the disk reserves."""
 MAX_COUNT = 2**32
 _COUNT_BYTES = 4
 _RANDOM_BYTES = NONCE_BYTES - _COUNT_BYTES
 _HALF = NONCE_BYTES // 2
-_ROUNDS = 10
+_ROUNDS = 10  # as many as FF1
 _LINEAGE_BYTES = 16
 
 _random_bytes = os.urandom
@@ -48,7 +48,10 @@ _random_bytes = os.urandom
 
 @dataclass(frozen=True, slots=True)
 class _Reservation:
-    """Up to where a lineage of nonces is spent. A new lineage has a permutation of its own."""
+    """The count up to which the nonces of a lineage are used.
+
+    Each lineage has its own permutation.
+    """
 
     lineage: bytes
     reserved: int
@@ -62,21 +65,22 @@ class Nonces:
     """The nonces of one camera. The directory must be locked. Threads may share it."""
 
     def __init__(self, directory: PrivateDirectory, secret: bytes) -> None:
-        """Go on where the file says. `secret` is 32 bytes that only this camera has.
+        """Continue after the count in the file. `secret` is 32 bytes that only this camera has.
 
-        Raises DamagedDeviceStateError where the file is missing or does not read as written.
+        Raises DamagedDeviceStateError if the file is missing or altered.
         """
         self._directory = directory
         self._kept = _read(directory)
         self._key = hmac.digest(secret, b"birthmark-nonces-v1" + self._kept.lineage, "sha256")
+        # Skip the rest of the last block: an earlier process may have used any part of it.
         self._next = self._kept.reserved
         self._lock = threading.Lock()
 
     def draw(self) -> bytes:
-        """Return 12 bytes that this camera has not used and will not use again.
+        """Return 12 bytes that this camera has never used and will never use again.
 
-        Raises DeviceStorageError where a new block cannot be reserved, as on a full disk;
-        NoncesUsedUpError after 2**32.
+        Raises DeviceStorageError if a new block cannot be reserved, for example on a full disk, and
+        NoncesUsedUpError after 2**32 nonces.
         """
         with self._lock:
             if self._next == self._kept.reserved:
@@ -90,20 +94,21 @@ class Nonces:
             raise NoncesUsedUpError
         ahead = _Reservation(self._kept.lineage, min(self._kept.reserved + BLOCK, MAX_COUNT))
         self._directory.write(FILE, ahead.to_json())
+        # Only after the write: nonces of a block that is not reserved on disk must never be used.
         self._kept = ahead
 
 
 def begin(directory: PrivateDirectory) -> None:
-    """Begin a lineage of nonces at count 0, whatever is there. Raises DeviceStorageError.
+    """Start a new lineage of nonces at count 0, and replace the file. Raises DeviceStorageError.
 
-    Only for a new camera, or where the file is lost: the lineage's permutation is another one, so
-    that its nonces and those from before meet no more often than those of two cameras.
+    Call it only for a new camera, or if the file is lost. The new lineage has another permutation,
+    so its nonces collide with the old ones as rarely as those of two cameras.
     """
     directory.write(FILE, _Reservation(os.urandom(_LINEAGE_BYTES), 0).to_json())
 
 
 def permute(key: bytes, number: bytes) -> bytes:
-    """Return another 12 bytes for each 12 bytes: a permutation that `key` chooses."""
+    """Return the image of 12 bytes under the permutation that `key` selects."""
     left, right = number[:_HALF], number[_HALF:]
     for step in range(_ROUNDS):
         mask = hmac.digest(key, bytes([step]) + right, "sha256")

@@ -1,11 +1,13 @@
-"""Provision a camera, once, however often it is interrupted.
+"""Provision a camera exactly once, even if the process is interrupted many times.
 
-1. What is asked for is on disk, whole, before a byte leaves: key pairs, the body of the request,
-   its Idempotency-Key, the enrolment key. Whoever starts again sends the very same request, and
-   the authority gives the very same answer, for 24 hours.
-2. The answer is checked: it is for this camera's key and serial, and its keys are what they should
-   be. A captive portal's 200 is no answer.
-3. The answer replaces the request on disk in one step.
+1. The complete request is on disk before a byte is sent: key pairs, request body, Idempotency-Key
+   and enrolment key. A restarted camera sends exactly the same request, and the authority returns
+   exactly the same response, for 24 hours.
+2. The response is checked: it must be for this camera's key and serial, and its keys must have the
+   right form. A 200 from a captive portal does not count.
+3. The response replaces the request on disk in one step.
+
+`camera` calls `begin` and `provision`. This module must never write files itself: it calls `save`.
 """
 
 import json
@@ -60,12 +62,12 @@ PATH = "/api/v1/devices/provision"
 MAX_ANSWER_BYTES = 262_144
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 70
-"""The authority itself gives up after 60."""
+"""Longer than the 60 seconds after which the authority itself gives up."""
 ATTEMPT_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS
-"""From the first byte of an attempt to the last one, however slowly they come."""
+"""The time limit of a whole attempt, however slowly bytes arrive."""
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
-_TRY_AGAIN = frozenset({408, 425, 429})
+_TRY_AGAIN = frozenset({408, 425, 429})  # request timeout, too early, too many requests
 _NOT_WITH_THIS_KEY = frozenset({401, 403})
 _KEY_ENCRYPTION = "key_encryption_public_key"
 _SECRETS = frozenset({"device_serial", "certificate_sha256", "nuc_hash", "table_keys"})
@@ -78,13 +80,14 @@ _chance = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an app says so that its camera can be provisioned.
+    """The app's arguments for the provisioning of a camera.
 
-    `url` is the authority's, https unless it is on this very machine. `nuc_hash` is 32 bytes, where
-    the sensor's own is known. `keys_per_table` is the authority's size, which no answer tells: to
-    be said where it is neither 1,000 nor a prototype's 100 (see `keys_in`). `root_fingerprint` pins
-    the authority: 64 hex, SHA-256 of the root's certificate. `patience` is for how many seconds new
-    attempts are made before AuthorityAwayError; the last one may take 80 more.
+    `url` is the URL of the authority: https, or http on this machine only. `nuc_hash` is the
+    sensor's own hash of 32 bytes, if known. `keys_per_table` is the size of the authority's tables,
+    which no response contains: set it unless it is 1,000 or, for a prototype, 100 (see `keys_in`).
+    `root_fingerprint` pins the authority: SHA-256 of the root certificate in 64 hex digits.
+    `patience` is the time in seconds during which new attempts start before AuthorityAwayError; the
+    last attempt may take 80 seconds more.
     """
 
     url: str
@@ -126,7 +129,7 @@ class Enrolment:
             raise ConfigurationError("A key table has at least 1 key.")
 
     def details(self) -> dict[str, str]:
-        """Return the fields of the request that are not made for it."""
+        """Return the fields of the request that the app chose."""
         given = {
             "device_serial": self.device_serial,
             "device_family": self.device_family,
@@ -137,11 +140,11 @@ class Enrolment:
 
 
 class UnusableAnswerError(Exception):
-    """A 200 that is not what a camera asked for. Only `ask` sees it."""
+    """A 200 with content that the camera did not ask for. Only `_Asking` handles it."""
 
 
 def begin(enrolment: Enrolment) -> Pending:
-    """Make a camera's keys and its request. Draws randomness; sends and writes nothing."""
+    """Generate a camera's keys and its request. Nothing is sent or written."""
     signing, key_encryption = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     return Pending(
         device_serial=enrolment.device_serial,
@@ -162,12 +165,13 @@ def provision(
     client: httpx2.Client | None = None,
     hear_time: HearTime,
 ) -> Identity:
-    """Ask until there is an answer. `pending` is on disk; `save` puts a changed one there.
+    """Send the request until the authority answers, and return the camera's identity.
 
-    `hear_time` is told the time that the authority's answer says.
+    `pending` must be on disk. `save` writes a changed request to disk before it is sent.
+    `hear_time` is called with the time in the authority's response.
 
-    Raises OtherDeviceError where another serial was asked for before, AuthorityAwayError once
-    patience is at an end, ProvisioningRefusedError, ConfigurationError where no request can leave.
+    Raises OtherDeviceError if the request on disk is for another serial, AuthorityAwayError after
+    `patience` seconds, ProvisioningRefusedError, and ConfigurationError if no request can be sent.
     """
     if pending.device_serial != enrolment.device_serial:
         raise OtherDeviceError(
@@ -183,7 +187,8 @@ def provision(
                     hear_time(answered_at, "the authority")
                 return identity
             except ProvisioningRefusedError as refused:
-                # Only now, that this request is refused for certain, may another take its place.
+                # Replace the request only after a definite refusal: before, the authority may have
+                # accepted it.
                 changed = _changed(pending, enrolment, refused)
                 if changed is None:
                     raise
@@ -192,7 +197,7 @@ def provision(
 
 
 class _Asking:
-    """Sends one request until it is answered, for as long as the app has patience."""
+    """Sends one request until it is answered or the app's patience ends."""
 
     def __init__(self, http: httpx2.Client, enrolment: Enrolment) -> None:
         self._http = http
@@ -200,7 +205,7 @@ class _Asking:
         self._deadline = time.monotonic() + enrolment.patience
 
     def until_answered(self, pending: Pending) -> tuple[Identity, datetime | None]:
-        """Return what the answer makes of the camera, and the time that it says."""
+        """Return the identity from the response, and the time in the response."""
         wait = _FIRST_WAIT_SECONDS
         while True:
             asked_to_wait: float | None = None
@@ -214,13 +219,14 @@ class _Asking:
                 why = f"it answers with status {status}"
                 asked_to_wait = retry_after(answer)
             except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol) as error:
-                # Nothing left this machine, and nothing will, however often it is tried.
+                # Nothing was sent, and no retry would change that.
                 raise ConfigurationError(f"The authority cannot be asked: {error}.") from None
             except httpx2.HTTPError as error:
                 why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             except UnusableAnswerError as error:
                 why = str(error)
-            # Half of it is left to chance, so that cameras that woke together do not ask together.
+            # Half of the wait is random, so that cameras that started together do not retry
+            # together.
             pause = max(wait * _chance.uniform(0.5, 1.0), asked_to_wait or 0.0)
             if time.monotonic() + pause > self._deadline:
                 raise AuthorityAwayError(
@@ -233,7 +239,8 @@ class _Asking:
 
     def _ask(self, pending: Pending) -> Answer:
         headers = {"Content-Type": "application/json", "Idempotency-Key": pending.idempotency_key}
-        # Not an empty one either, which no request can carry: then a 401 lets the app's own in.
+        # Send no empty key: no header can carry it. The authority then answers 401, and the app's
+        # key replaces it.
         if pending.enrolment_key:
             headers["Authorization"] = f"Bearer {pending.enrolment_key}"
         return bounded_post(
@@ -247,7 +254,10 @@ class _Asking:
 
 
 def make_identity(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
-    """Return what an answer makes of a camera. Raises UnusableAnswerError with the reason."""
+    """Check a response, and return the camera's identity.
+
+    Raises UnusableAnswerError with the reason.
+    """
     try:
         fields: dict[str, Any] = json.loads(answer)
         leaf = _certificate(fields["device_certificate"])
@@ -267,15 +277,16 @@ def make_identity(pending: Pending, answer: bytes, enrolment: Enrolment) -> Iden
     if pinned is not None and fingerprint != pinned.lower().replace(":", ""):
         raise UnusableAnswerError("its root certificate is not the one that the app expects")
     try:
-        # The camera's clock may be wrong, so that the certificates are asked for a time of their
-        # own. One with a date that there is not, in the year 0 say, raises ValueError.
+        # The camera's clock may be wrong, so the path is checked at a time from the certificates
+        # themselves. An impossible date, such as in the year 0, raises ValueError.
         valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
         named = verify_path(leaf, [intermediate], root=root, now=valid_from)
     except (PathRefusedError, ValueError):
         raise UnusableAnswerError("the certificates in its answer are no chain") from None
     if named != pending.device_serial:
         raise UnusableAnswerError("the certificate in its answer is for another camera")
-    # Others are another camera's, or of another answer, which somebody on the way kept.
+    # The secrets name their device and certificate. Others belong to another camera or to another
+    # response, which an attacker on the network may have recorded.
     sealed_for = (secret["device_serial"], secret["certificate_sha256"])
     if sealed_for != (pending.device_serial, leaf.fingerprint(hashes.SHA256()).hex()):
         raise UnusableAnswerError("the secrets in its answer are not those of this certificate")
@@ -293,17 +304,21 @@ def make_identity(pending: Pending, answer: bytes, enrolment: Enrolment) -> Iden
 
 
 def keys_in(tables: Iterable[str]) -> int:
-    """Return how many keys a camera's tables have, as far as their ids tell.
+    """Return the number of keys per table, as far as the table ids reveal it.
 
-    A prototype has the tables 0 to 9 alone. A camera of a full authority whose three are all among
-    them, one in twenty million, uses the first 100 keys of each: they pass as well.
+    A prototype has only the tables 0 to 9. A camera of a full authority whose three tables are all
+    among them (one in twenty million) uses only the first 100 keys of each. Its tokens pass as
+    well.
     """
     is_prototype = all(PROTOTYPE_SIZES.has_table(int(table)) for table in tables)
     return (PROTOTYPE_SIZES if is_prototype else STANDARD_SIZES).keys_per_table
 
 
 def _secrets(secret: dict[str, Any], fields: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return the NUC hash and the master keys of the three tables, in hex."""
+    """Return the NUC hash and the master keys of the three tables, in hex.
+
+    Raises ValueError, KeyError or TypeError if a field is not as expected.
+    """
     table_keys, tables = secret["table_keys"], fields["table_assignments"]
     if set(secret) != _SECRETS or not isinstance(table_keys, dict):
         raise ValueError
@@ -319,11 +334,11 @@ def _secrets(secret: dict[str, Any], fields: dict[str, Any]) -> tuple[str, dict[
 def _changed(
     pending: Pending, enrolment: Enrolment, refused: ProvisioningRefusedError
 ) -> Pending | None:
-    """Return the request to send in place of one that was refused, if the app says another now."""
+    """Return a request to replace a refused one, if the app's arguments have changed; else None."""
     if refused.status in _NOT_WITH_THIS_KEY and enrolment.enrolment_key != pending.enrolment_key:
         return replace(pending, enrolment_key=enrolment.enrolment_key)
     asked = json.loads(pending.request)
-    # A request that an earlier version of this program made does not name its recipient key.
+    # Requests of earlier versions of this program do not name their recipient key.
     outdated = not x509.load_pem_x509_csr(asked["csr"].encode()).extensions
     asked = {name: asked[name] for name in asked if name not in {"csr", _KEY_ENCRYPTION}}
     differs = outdated or asked != enrolment.details()
@@ -346,7 +361,8 @@ def _request(
     signing: ec.EllipticCurvePrivateKey,
     key_encryption: ec.EllipticCurvePrivateKey,
 ) -> str:
-    # The name and the recipient key stand under the signature: nobody on the way can change them.
+    # The CSR's signature covers the name and the recipient key, so an attacker on the network
+    # cannot change them.
     recipient = key_encryption.public_key()
     named = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(recipient_urn(recipient))])
     csr = (
@@ -367,7 +383,7 @@ def _request(
 
 
 def _may_change(status: int) -> bool:
-    """Say whether asking again may be answered otherwise; a redirect is a captive portal's."""
+    """Return True if a retry may get another answer. A redirect comes from a captive portal."""
     return status in _TRY_AGAIN or 300 <= status < 400 or status >= 500
 
 
@@ -413,12 +429,13 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),  # the whole state is sealed
+        serialization.NoEncryption(),  # `state` seals the whole file
     ).decode()
 
 
 def _certificate(pem: object) -> x509.Certificate:
     try:
+        # InvalidVersion is no ValueError in this library, so callers would not catch it.
         return x509.load_pem_x509_certificate(_text(pem).encode())
     except x509.InvalidVersion:
         raise ValueError from None

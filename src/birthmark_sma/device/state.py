@@ -1,7 +1,8 @@
-"""What a camera remembers: first what it asks for, then what it got. One file, sealed.
+"""Store the state of a camera in one sealed file: first its request, then its identity.
 
-The contract of this room: the file is `Pending` before the first request leaves, with all that a
-repetition needs to be the very same request, and becomes `Identity` in one step.
+`camera` calls `load` and `save`. The file is `Pending` before the first request is sent, with
+everything that a retry needs to be exactly the same request. It becomes `Identity` in one step. It
+must never contain a mixture of both.
 """
 
 import json
@@ -17,11 +18,11 @@ FILE = "camera.json"
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request to be provisioned whose answer is not on disk yet.
+    """A provisioning request whose response is not on disk yet.
 
-    `request` is the body to the letter: a CSR's signature is another one each time it is made, and
-    the authority gives a first answer only to the same request under the same Idempotency-Key, and
-    only to the enrolment key that came with it.
+    `request` is the exact body: a CSR has a different signature each time it is signed. The
+    authority repeats its first response only for the same request, under the same Idempotency-Key
+    and the same enrolment key.
     """
 
     device_serial: str
@@ -35,17 +36,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A provisioned camera. Keys and certificates are PEM, byte strings are hex."""
+    """A provisioned camera. Keys and certificates are PEM; byte strings are hex."""
 
     device_serial: str
     provisioning_id: str
     device_certificate: str
     certificate_chain: tuple[str, str]
-    """The intermediate's certificate, and the root's."""
+    """The intermediate certificate, then the root certificate."""
     private_key: str = field(repr=False)
     nuc_hash: str = field(repr=False)
     table_keys: dict[str, str] = field(repr=False)
-    """From the table id, in decimal, to the master key."""
+    """The master key of each table, by the table id in decimal."""
     nonce_secret: str = field(repr=False)
     keys_per_table: int
 
@@ -55,9 +56,9 @@ _KINDS: dict[str, type[Pending] | type[Identity]] = {"pending": Pending, "provis
 
 
 def load(directory: PrivateDirectory, sealing: Sealing) -> State | None:
-    """Return what the directory holds, or None for a new camera.
+    """Return the state in the directory, or None for a new camera.
 
-    Raises DamagedDeviceStateError, or DeviceSecretError where it is sealed otherwise.
+    Raises DamagedDeviceStateError, or DeviceSecretError if it is sealed under another secret.
     """
     text = directory.read(FILE)
     if text is None:
@@ -77,7 +78,10 @@ def load(directory: PrivateDirectory, sealing: Sealing) -> State | None:
 
 
 def save(state: State, directory: PrivateDirectory, sealing: Sealing) -> None:
-    """Write it, sealed; on disk when this returns. Raises DeviceStorageError."""
+    """Seal the state and write it. It is on disk when this returns.
+
+    Raises DeviceStorageError if it cannot be written, and DeviceSecretError if it cannot be sealed.
+    """
     [name] = [name for name, kind in _KINDS.items() if isinstance(state, kind)]
     content = json.dumps({"state": name} | asdict(state)).encode()
     directory.write(FILE, seal(content, sealing))

@@ -1,8 +1,9 @@
-"""A directory of a camera's own: nobody else reads it, one process has it, no file is ever torn.
+"""Store files in a camera's private directory, with a lock, and safe against power cuts.
 
-The contract of this room: when `write`, `rename` or `remove` has returned, a power cut changes
-nothing about it; when it raised, or the process was killed meanwhile, the file is as it was before
-or as it should become, and never anything between.
+Other users cannot read the directory, and one process owns it. When `write`, `rename` or `remove`
+has returned, the change survives a power cut. If it raised, or the process was killed meanwhile,
+the file is in its old state or in its new state, and never in between. `camera`, `bundle_queue`,
+`clock`, `nonces` and `state` use it.
 """
 
 import contextlib
@@ -22,13 +23,13 @@ _PARTIAL = ".partial"
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _MAX_FILE_BYTES = 1_048_576
-"""No file of a camera's is a tenth of this; one that is larger is none of ours."""
+"""No file of a camera is a tenth as large. A larger one is not from this program."""
 
 
 class DirectoryLock:
-    """This process has a camera's directory to itself, until `release` or its own end.
+    """The lock of this process on a camera's directory, until `release` or the end of the process.
 
-    Threads share it. What only the holder may do is done within `in_use`.
+    Threads share it. Wrap everything that only the holder may do in `in_use`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -36,16 +37,17 @@ class DirectoryLock:
         self._process = os.getpid()
         self._released = False
         self._users: list[int] = []
-        """The threads that are within `in_use`."""
+        """The ids of the threads inside `in_use`."""
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the lock until the end of the block, even if another thread releases it.
+        """Hold the lock until the end of the block, even if another thread releases it.
 
-        Raises DeviceBusyError in a process that was forked off, DeviceStorageError after `release`.
+        Raises DeviceBusyError in a forked process, and DeviceStorageError after `release`.
         """
-        # Before the condition: a forked process may have got it from a thread that is not there.
+        # Check before taking the condition's lock: a forked process may have inherited it locked by
+        # a thread that does not exist there.
         if os.getpid() != self._process:
             raise DeviceBusyError(
                 "This process was forked from the camera's: start the camera after forking."
@@ -54,7 +56,8 @@ class DirectoryLock:
         with self._changed:
             self._users.append(thread)
         try:
-            # Not before: a handler of signals that releases it just here leaves it to this block.
+            # Check only after registering as a user: a signal handler that calls `release` at this
+            # point then leaves closing the file to this block.
             if self._released:
                 raise DeviceStorageError("This camera is closed.")
             yield
@@ -65,20 +68,23 @@ class DirectoryLock:
                 self._close_if_over()
 
     def release(self) -> None:
-        """Let another process have the directory, once nobody in this one uses it any more."""
+        """Release the directory for other processes, after all threads have left `in_use`."""
         self._released = True
         if os.getpid() != self._process:
-            self._users.clear()  # they are threads of its parent's
+            self._users.clear()  # threads of the parent process
             self._close_if_over()
             return
         with self._changed:
-            if threading.get_ident() not in self._users:  # else a handler of signals calls this
+            # A signal handler may call this inside `in_use`: waiting for its own thread would be a
+            # deadlock. The interrupted block then closes the file.
+            if threading.get_ident() not in self._users:
                 self._changed.wait_for(lambda: not self._users)
             self._close_if_over()
 
     def _close_if_over(self) -> None:
         if self._released and not self._users:
-            # Forgotten first: a handler of signals that comes just here closes no other's file.
+            # Clear the attribute before closing: a signal handler at this point would otherwise
+            # close a descriptor whose number already belongs to another file.
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
                 os.close(descriptor)
@@ -88,9 +94,9 @@ class PrivateDirectory:
     """A directory of mode 0700 with files of mode 0600. POSIX systems only."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory, or check the one that is there.
+        """Create the directory, or check the existing one.
 
-        Raises DeviceStorageError where it cannot be made, or where others can enter it.
+        Raises DeviceStorageError if it cannot be created, or if other users can access it.
         """
         self.path = path
         try:
@@ -100,13 +106,14 @@ class PrivateDirectory:
             raise _unusable(path, error) from None
 
     def lock(self) -> DirectoryLock:
-        """Keep every other process out until the lock is released.
+        """Lock the directory against all other processes.
 
-        The lock ends with the process, however it ends. Raises DeviceBusyError where another
-        process has it.
+        The lock ends with the process, however the process ends. Raises DeviceBusyError if another
+        process holds it.
         """
         path = self.path / LOCK
         try:
+            # O_NOFOLLOW here and below: never follow a symbolic link that someone else put there.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _FILE_MODE)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +129,7 @@ class PrivateDirectory:
         return DirectoryLock(descriptor)
 
     def clear_unfinished(self) -> None:
-        """Remove what a killed process was writing. Only for who keeps all others out."""
+        """Remove the partial files of a killed process. The caller must hold the lock."""
         try:
             for path in self.path.glob(f".*{_PARTIAL}"):
                 path.unlink()
@@ -130,19 +137,21 @@ class PrivateDirectory:
             raise _unusable(self.path, error) from None
 
     def names(self) -> list[str]:
-        """Return the names of its files, sorted."""
+        """Return the names of the complete files, sorted."""
         try:
             return sorted(path.name for path in self.path.iterdir() if path.suffix != _PARTIAL)
         except OSError as error:
             raise _unusable(self.path, error) from None
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's content, or None where there is no such file.
+        """Return the content of a file, or None if it does not exist.
 
-        Raises DeviceStorageError where others can read it, or where it cannot be read.
+        Raises DeviceStorageError if other users can read it or if it cannot be read, and
+        DamagedDeviceStateError if it is larger than 1 MiB.
         """
         path = self.path / name
         try:
+            # O_NONBLOCK: opening a FIFO in its place must not wait for a writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
@@ -159,13 +168,15 @@ class PrivateDirectory:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it: whole and on disk, or not at all.
+        """Create or replace a file: complete and on disk, or not at all.
 
-        Raises DeviceStorageError, on a full disk for example.
+        Raises DeviceStorageError, for example on a full disk.
         """
         path = self.path / name
         partial = self.path / f".{name}.{secrets.token_hex(4)}{_PARTIAL}"
         try:
+            # Order matters: sync the content, then rename, then sync the directory. A power cut
+            # between two steps leaves the old or the new file.
             _write_durably(partial, content)
             partial.replace(path)
             _sync(self.path)
@@ -175,18 +186,19 @@ class PrivateDirectory:
             raise _unusable(path, error) from None
 
     def create(self, name: str, content: bytes) -> None:
-        """Write a new file: whole and on disk, or not at all. Only for who keeps all others out.
+        """Create a new file: complete and on disk, or not at all. The caller must hold the lock.
 
-        Raises DeviceStorageError, also where there is a file of this name, which stays as it is.
+        Raises DeviceStorageError, also if a file of this name exists; that file stays unchanged.
         """
         path = self.path / name
-        # Not by a hard link, which would need no looking before: FAT and exFAT have none.
+        # Checking first is safe under the lock. A hard link would need no check, but FAT and exFAT
+        # have none.
         if os.path.lexists(path):
             raise _unusable(path, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)))
         self.write(name, content)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a file another name. Raises DeviceStorageError."""
+        """Rename a file. Raises DeviceStorageError."""
         try:
             (self.path / name).replace(self.path / new_name)
             _sync(self.path)
@@ -194,7 +206,7 @@ class PrivateDirectory:
             raise _unusable(self.path / name, error) from None
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is gone already is no error. Raises DeviceStorageError."""
+        """Remove a file. A missing file is no error. Raises DeviceStorageError."""
         try:
             (self.path / name).unlink(missing_ok=True)
             _sync(self.path)
@@ -203,6 +215,7 @@ class PrivateDirectory:
 
 
 def _make(path: Path) -> None:
+    """Create a directory and its missing parents, and sync each to the disk."""
     for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
         missing.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
         _sync(missing.parent)
@@ -211,14 +224,14 @@ def _make(path: Path) -> None:
 def _write_durably(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, _FILE_MODE)  # whatever the umask left of it
+        os.fchmod(descriptor, _FILE_MODE)  # independent of the umask
         file.write(content)
         file.flush()
         os.fsync(descriptor)
 
 
 def _sync(directory: Path) -> None:
-    """Make what was created, renamed or removed in a directory survive a power cut."""
+    """Sync a directory, so that created, renamed and removed files survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""How a camera's secrets lie on its disk: sealed with AES-256-GCM under a secret of the app's.
+"""Encrypt a camera's secrets on its disk: AES-256-GCM under a secret of the app.
 
-The secret is a passphrase (scrypt, RFC 7914), a key in a file, or a key that a command writes, for
-a TPM or a secure element; a key becomes the sealing key by HKDF-SHA256 (RFC 5869). An app that has
-nowhere to keep a secret says `UNSEALED`: then the mode 0600 is all that protects the file, and a
-checksum still tells when it is damaged.
+The secret is a passphrase (scrypt, RFC 7914), a key in a file, or a key that a command prints, for
+a TPM or a secure element. A key becomes the sealing key by HKDF-SHA256 (RFC 5869). An app that
+cannot store a secret uses `UNSEALED`: then only the mode 0600 protects the file, and a checksum
+detects damage. `state` calls `seal` and `unseal`. No secret may appear in an error or a log.
 """
 
 import base64
@@ -31,25 +31,28 @@ _SALT_BYTES = 16
 _NONCE_BYTES = 12
 _FORMAT = "birthmark-camera-state-v1"
 _NONE = "none"
-# 32 MiB, and about half a second on a Raspberry Pi, once a start.
+# Cost: 32 MiB, and about half a second on a Raspberry Pi, once per start.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**15, 8, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """What a camera's state is sealed under. `kind` stands in the file, so that it can be told."""
+    """The way in which a camera's state is sealed.
+
+    `kind` is stored in the file, so that an error can name a mismatch.
+    """
 
     kind: str
     derive: Callable[[bytes], bytes] | None = field(default=None, repr=False)
-    """From a 16-byte salt to the 32-byte sealing key. Raises DeviceSecretError."""
+    """Derives the 32-byte sealing key from a 16-byte salt. Raises DeviceSecretError."""
 
 
 UNSEALED = Sealing(_NONE)
-"""Nothing but the file's mode protects the state."""
+"""No encryption: only the file's mode protects the state."""
 
 
 def passphrase(words: str) -> Sealing:
-    """Seal under a passphrase. Raises DeviceSecretError for an empty one."""
+    """Seal under a passphrase. Raises DeviceSecretError if it is empty."""
     if not words:
         raise DeviceSecretError("The passphrase for this camera's state is empty.")
 
@@ -68,7 +71,7 @@ def key_file(path: Path) -> Sealing:
 def key_command(arguments: Sequence[str]) -> Sealing:
     """Seal under the key that a program writes to stdout: 32 raw bytes, or 64 hex digits.
 
-    It runs without a shell, for 30 seconds at most, and nothing that it writes is ever shown.
+    It runs without a shell, for at most 30 seconds, and its output is never shown.
     """
     command = tuple(arguments)
     return Sealing("command", lambda salt: _from_key(_run(command), salt, "The key command"))
@@ -86,8 +89,9 @@ def seal(content: bytes, sealing: Sealing) -> bytes:
             }
         )
     salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+    # GCM authenticates the head as additional data, so it cannot be altered unnoticed.
     head = {"format": _FORMAT, "sealing": sealing.kind, "salt": salt.hex()}
-    # Every file has a salt, and so a key, of its own: no nonce can repeat under it.
+    # Every file has its own salt and therefore its own key, so no nonce can repeat under a key.
     sealed = AESGCM(sealing.derive(salt)).encrypt(nonce, content, _json(head))
     return _json(head | {"nonce": nonce.hex(), "content": base64.b64encode(sealed).decode()})
 
@@ -95,8 +99,8 @@ def seal(content: bytes, sealing: Sealing) -> bytes:
 def unseal(text: bytes, sealing: Sealing, path: Path) -> bytes:
     """Return the content of a file that `seal` wrote.
 
-    Raises DamagedDeviceStateError where it is torn or altered, DeviceSecretError where it is sealed
-    in another way, or under another secret.
+    Raises DamagedDeviceStateError if it is torn or altered, and DeviceSecretError if it is sealed
+    in another way or under another secret.
     """
     fields = _parse(text, path)
     if fields["sealing"] != sealing.kind:
@@ -167,7 +171,7 @@ def _run(command: tuple[str, ...]) -> bytes:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # it might hold what must not get into a log
+            stderr=subprocess.DEVNULL,  # it might contain secrets that must not reach a log
             timeout=COMMAND_SECONDS,
             check=False,
         )

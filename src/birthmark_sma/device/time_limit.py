@@ -1,8 +1,9 @@
-"""End a request after a time, whatever the other side does.
+"""End an HTTP request after a fixed time, whatever the server does.
 
-A socket's own timeout bounds the wait for the next byte, so that whoever sends a byte now and then
-holds a request up for ever. Here the connection is shut down once the time is over, and whoever
-reads finds it at its end: in the head of an answer, in its body, and amid a TLS handshake.
+The timeout of a socket bounds only the wait for the next byte, so a server that sends one byte now
+and then blocks a request forever. This module shuts down the connection when the time is over. The
+reader then sees the end of the connection: in the headers, in the body, or during a TLS handshake.
+`bounded_http` calls it.
 """
 
 import contextlib
@@ -13,11 +14,12 @@ from typing import Any, Self
 
 
 class TimeLimit:
-    """For one request, on a connection that is made for it.
+    """The time limit of one request, on a connection that is opened for it.
 
-    with TimeLimit(80) as limit, client.stream(..., extensions={"trace": limit.note}) as response:
+        with TimeLimit(80) as limit, client.stream(..., extensions={"trace": limit.note}) as reply:
 
-    `over` says whether the time was up. Only to look the host's name up may take longer.
+    `over` is True after the limit was reached. Only the DNS lookup of the host name may take
+    longer.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -25,15 +27,16 @@ class TimeLimit:
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._end)
+        # The timer must not keep the process alive after the request.
         self._timer.daemon = True
 
     def note(self, event: str, info: Mapping[str, Any]) -> None:
-        """Hear from the HTTP client, by its `trace` extension, which connection it has made."""
+        """Receive the new connection from the HTTP client, through its `trace` extension."""
         if event.endswith(".connect_tcp.complete"):
             with self._lock:
                 self._forget()
-                # A descriptor of its own: the client's may be closed, and its number another
-                # file's, when the time is over.
+                # Duplicate the descriptor. When the time is over, the client may have closed its
+                # own, and the number may belong to another file.
                 self._connection = info["return_value"].get_extra_info("socket").dup()
                 self._shut_down_if_over()
 
@@ -53,7 +56,7 @@ class TimeLimit:
 
     def _shut_down_if_over(self) -> None:
         if self.over and self._connection is not None:
-            with contextlib.suppress(OSError):  # the other side was faster
+            with contextlib.suppress(OSError):  # the peer already closed it
                 self._connection.shutdown(socket.SHUT_RDWR)
 
     def _forget(self) -> None:

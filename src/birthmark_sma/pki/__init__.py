@@ -1,6 +1,10 @@
-"""Certificates and keys, pure: key, time and serial number are passed in.
+"""Issue and verify X.509 certificates, CSRs and revocation lists. PURE: no clock and no I/O.
 
-`key_policy` says which keys may be certified, `profiles` what each kind of certificate carries, and
-`issue` prepares a certificate, checks it against its profile, and only then signs it. `path`
-verifies what others present. Only `signer` makes keys, and so draws randomness of its own.
+The authority issues with it; cameras and aggregation servers verify with it. `certificates`
+prepares a certificate, checks it against its profile (`profiles`, `profile_check`), and only then
+signs it. `path_validation` verifies certificates that others present. `keys` has the key policy and
+the keys of CAs.
+
+Callers pass in the time and serial numbers. Only key generation, key encryption and ECDSA
+signatures use randomness, inside the cryptography library.
 """

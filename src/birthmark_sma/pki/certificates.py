@@ -1,8 +1,9 @@
 """Issue certificates in three steps: prepare, check against the profile, sign.
 
-`prepare_*` returns a Prepared certificate: every field decided, nothing signed. `sign` checks it
-once more and refuses, with ProfileViolationError, to sign anything that departs from its profile.
-So a mistake in preparing becomes an error here and never a certificate in the field.
+`prepare_*` returns a Prepared certificate: every field is decided and nothing is signed. `sign`
+checks it again, and raises ProfileViolationError instead of signing a certificate that departs from
+its profile. A mistake in a `prepare_*` function is therefore an error here, and never a certificate
+in the field.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from birthmark_sma.pki.profiles import Profile
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Where verifiers find the issuer's CRL and the issuer's certificate."""
+    """The URLs at which verifiers find the issuer's CRL and the issuer's certificate."""
 
     crl_url: str
     issuer_url: str
@@ -58,7 +59,10 @@ def prepare_intermediate(
     serial_number: int,
     profile: Profile = profiles.INTERMEDIATE,
 ) -> Prepared:
-    """Prepare the intermediate certificate, which the root is to sign."""
+    """Prepare the intermediate certificate, which the root signs.
+
+    Raises IssuerExpiredError if the root certificate is not valid at `now`.
+    """
     return _prepare_under(
         issuer,
         Prepared(
@@ -88,10 +92,10 @@ def prepare_device(
     publication: Publication | None = None,
     profile: Profile = profiles.DEVICE,
 ) -> Prepared:
-    """Prepare a device certificate, which the intermediate is to sign.
+    """Prepare a device certificate, which the intermediate signs.
 
-    Raises DeviceSerialRefusedError for a serial that is no common name, and IssuerExpiredError
-    where the issuer is not valid at `now`.
+    Raises DeviceSerialRefusedError if the serial cannot be a common name, and IssuerExpiredError if
+    the issuer's certificate is not valid at `now`.
     """
     names.check_device_serial(device_serial)
     extensions = [
@@ -120,12 +124,15 @@ def prepare_device(
 def sign(
     prepared: Prepared, signer: Signer, *, issuer: x509.Certificate | None = None
 ) -> x509.Certificate:
-    """Check a prepared certificate and sign it. `issuer` is None for the self-signed root.
+    """Check a prepared certificate against its profile, and sign it.
 
-    Raises ProfileViolationError, with nothing signed. RSA-4096 takes milliseconds: keep it off an
-    event loop.
+    `issuer` is None for the self-signed root. Signing with RSA-4096 takes milliseconds: do not call
+    this function on an event loop.
+
+    Raises ProfileViolationError, with nothing signed.
     """
     check(prepared, issuer)
+    # A certificate signed with another key than the issuer's would never verify.
     issuing_key = prepared.public_key if issuer is None else issuer.public_key()
     if issuing_key != signer.public_key:
         raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")
@@ -135,12 +142,15 @@ def sign(
 
 
 def _ca_name(profile: Profile) -> x509.Name:
-    assert profile.common_name is not None  # noqa: S101  a device alone has none
+    assert profile.common_name is not None  # noqa: S101  only the device profile has none
     return names.distinguished_name(profile.common_name, profile.organization)
 
 
 def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:
-    """Keep a prepared certificate within the life of its issuer."""
+    """Shorten the validity of a prepared certificate to that of its issuer.
+
+    Raises IssuerExpiredError if the issuer's certificate is not valid at `now`.
+    """
     if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
         raise IssuerExpiredError(
             "The issuing certificate is not valid at this time, so no certificate can be issued"
@@ -154,6 +164,7 @@ def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) 
 
 
 def _backdated(now: datetime) -> datetime:
+    """Return the notBefore time: `now` less the allowed clock skew, in whole seconds."""
     # X.509 times have whole seconds (RFC 5280, section 4.1.2.5).
     return now.replace(microsecond=0) - profiles.CLOCK_SKEW
 

@@ -1,4 +1,7 @@
-"""Certificate revocation lists of root and intermediate (RFC 5280, section 5)."""
+"""Sign certificate revocation lists (CRLs) of the root and the intermediate (RFC 5280, section 5).
+
+The authority calls `sign_crl`. `client.revocation` verifies lists on the other side.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profile_check import authority_key_identifier
 
 LIFETIME = timedelta(days=1)
-"""How long a list of the intermediate may be relied on before a verifier fetches the next."""
+"""The validity of an intermediate's list: a verifier must fetch the next one within this time."""
 
 REASONS = {
     "unspecified": x509.ReasonFlags.unspecified,
@@ -22,19 +25,20 @@ REASONS = {
     "cessation_of_operation": x509.ReasonFlags.cessation_of_operation,
     "privilege_withdrawn": x509.ReasonFlags.privilege_withdrawn,
 }
-"""The reasons for which a device certificate may be revoked. RFC 5280, section 5.3.1."""
+"""The reasons for the revocation of a device certificate (RFC 5280, section 5.3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RevokedCertificate:
-    """One entry: whose serial number, when, and why (a key of REASONS)."""
+    """One entry of a list. `reason` is a key of REASONS."""
 
     certificate_serial: int
     revoked_at: datetime
     reason: str
 
 
-# Section 5.3.1: the reason code is left out rather than saying "unspecified".
+# Section 5.3.1: leave out the reason code instead of writing "unspecified". The extensions are
+# encoded once per reason here, and not once per entry.
 _ENTRY_EXTENSIONS = {
     name: der.crl_entry_extensions(
         *([] if flag is x509.ReasonFlags.unspecified else [x509.CRLReason(flag)])
@@ -52,13 +56,13 @@ def sign_crl(
     this_update: datetime,
     next_update: datetime,
 ) -> bytes:
-    """Sign the list of all revoked certificates; return it as DER.
+    """Sign the list of all revoked certificates, and return it in DER.
 
-    `number` must grow from list to list (5.2.3). The time it takes is linear in the number of
-    entries. A revocation that is dated after `this_update`, by a clock that was ahead, gets that
-    date: a list cannot tell of the future.
+    `number` must grow from list to list (section 5.2.3). The time is linear in the number of
+    entries. A revocation dated after `this_update`, by a clock that was fast, gets the date
+    `this_update`: a list must not contain future dates.
 
-    Raises ProfileViolationError where the signer's key is not the issuer's.
+    Raises ProfileViolationError if the signer's key does not belong to the issuer's certificate.
     """
     if issuer.public_key() != signer.public_key:
         raise ProfileViolationError("The signing key does not belong to the issuer's certificate.")

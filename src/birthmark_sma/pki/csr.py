@@ -1,8 +1,8 @@
-"""PKCS#10 certification requests (RFC 2986): proof that the device holds its private key.
+"""Verify PKCS#10 certificate signing requests (RFC 2986), which prove possession of a private key.
 
-Only the public key and the proof are taken from a request. Subject and extensions are the
-authority's to choose, but a request that names another device is refused: somebody stole it, or
-mixed two up.
+The authority uses only the public key and the proof. It chooses subject and extensions itself. A
+request that names another device is refused: it was stolen, or two requests were mixed up. Every
+error is a CsrRefusedError or a KeyRefusedError.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ _EXTENSION_REQUESTS = {
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),  # RFC 2985, section 5.4.2
     x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),  # Microsoft's
 }
+"""The two attribute types that carry requested extensions."""
 _TELETEX_STRING = 0x14
 
 
 def verify(request: x509.CertificateSigningRequest, device_serial: str) -> DeviceKey:
-    """Return the public key of a request that `load` read, once its possession is proven.
+    """Verify a request that `load` returned, and return its public key (RFC 2986, section 3).
 
-    RFC 2986, section 3. Raises CsrRefusedError for a request whose signature does not verify, or
-    which names another device than `device_serial`; KeyRefusedError for a key that the policy
-    refuses.
+    Raises CsrRefusedError if the signature does not verify or if the request names a device other
+    than `device_serial`, and KeyRefusedError if the key policy refuses the key.
     """
     try:
         public_key = request.public_key()
@@ -41,7 +41,8 @@ def verify(request: x509.CertificateSigningRequest, device_serial: str) -> Devic
         raise CsrRefusedError(
             "The public key in the CSR cannot be read: it is damaged, or its algorithm is unknown."
         ) from None
-    # The policy comes first: verifying under a refused key could be slow, or prove nothing.
+    # Check the key policy before the signature: verifying under a refused key could be slow, or
+    # prove nothing.
     device_key = check_key(public_key)
     _check_signature(request, device_key)
     for place, name in requested_names(request):
@@ -54,9 +55,10 @@ def verify(request: x509.CertificateSigningRequest, device_serial: str) -> Devic
 
 
 def load(pem: str) -> x509.CertificateSigningRequest:
-    """Parse a PEM PKCS#10 request. Nothing of it is proven yet. Raises CsrRefusedError.
+    """Parse a PEM PKCS#10 request. `verify` must still check its signature and names.
 
-    Raises KeyRefusedError where its public key is not encoded as what the library reads it as.
+    Raises CsrRefusedError if it is malformed, and KeyRefusedError if the library would read its
+    public key as a different kind of key.
     """
     try:
         encoded = read_block(pem, _LABELS, "CSR (PKCS#10)")
@@ -80,9 +82,11 @@ def load(pem: str) -> x509.CertificateSigningRequest:
 
 
 def requested_names(request: x509.CertificateSigningRequest) -> Iterator[tuple[str, str]]:
-    """Yield each name that a request asks for, and where it stands.
+    """Yield each device name that a request asks for, with the field that it is in.
 
-    The URI of a recipient key is left out: it names a key. Raises CsrRefusedError.
+    The URI of a recipient key is left out, because it names a key and not a device.
+
+    Raises CsrRefusedError for a subjectAltName of another type than dNSName, URI or directoryName.
     """
     yield from _names_in(request.subject)
     try:
@@ -108,7 +112,7 @@ def _names_in(name: x509.Name, prefix: str = "") -> Iterator[tuple[str, str]]:
         (NameOID.SERIAL_NUMBER, "serialNumber"),
     ):
         for attribute in name.get_attributes_for_oid(oid):
-            # Without a value that is text the name is not equal to any serial.
+            # A value that is not text yields an empty name, which is not equal to any serial.
             yield f"{prefix}{place}", attribute.value if isinstance(attribute.value, str) else ""
 
 
@@ -119,7 +123,10 @@ def _is_name_of(name: str, device_serial: str) -> bool:
 
 
 def _check_names_can_be_read(request: x509.CertificateSigningRequest, subject: bytes) -> None:
-    """Read subject and extensions once, as the library finds faults only then."""
+    """Raise CsrRefusedError if the subject or the extensions are malformed.
+
+    The library parses both only when they are first accessed.
+    """
     if sum(attribute.oid in _EXTENSION_REQUESTS for attribute in request.attributes) > 1:
         raise CsrRefusedError("The CSR has two lists of requested extensions: send one.")
     try:
@@ -144,7 +151,7 @@ def _check_names_can_be_read(request: x509.CertificateSigningRequest, subject: b
 
 
 def _has_teletex_string(subject: bytes) -> bool:
-    """Look through a Name: SETs of SEQUENCEs of type and value."""
+    """Return True if a Name (SETs of SEQUENCEs of type and value) contains a TeletexString."""
     try:
         return any(
             part.tag == _TELETEX_STRING
@@ -173,7 +180,7 @@ def _check_signature(request: x509.CertificateSigningRequest, key: DeviceKey) ->
 
 
 def _hash_is_sound(request: x509.CertificateSigningRequest) -> bool:
-    """Say whether the signature is over SHA-2, or of a kind that hashes by itself (Ed25519)."""
+    """Return True if the signature uses SHA-2, or hashes by itself as Ed25519 does."""
     try:
         algorithm = request.signature_hash_algorithm
     except UnsupportedAlgorithm:
@@ -191,6 +198,7 @@ def _signature_verifies(request: x509.CertificateSigningRequest) -> bool:
 def _is_signed_as_p1363(
     request: x509.CertificateSigningRequest, key: ec.EllipticCurvePublicKey
 ) -> bool:
+    """Return True if the signature verifies when read as r and s side by side (IEEE P1363)."""
     signature, hash_algorithm = request.signature, request.signature_hash_algorithm
     half = (key.key_size + 7) // 8
     if len(signature) != 2 * half or hash_algorithm is None:

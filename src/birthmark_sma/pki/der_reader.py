@@ -1,10 +1,14 @@
-"""Read elements of DER (X.690): the few that the library reads as something else."""
+"""Split DER (X.690) into its elements.
+
+`csr` and `key_policy` use it for the few structures that the cryptography library reads as
+something else. It must not interpret the content of an element.
+"""
 
 from typing import NamedTuple
 
 
 class Element(NamedTuple):
-    """One element: its tag, its content, and both with the length between them."""
+    """One DER element: `tag`, `content`, and `whole`, which is tag, length and content."""
 
     tag: int
     content: bytes
@@ -12,7 +16,10 @@ class Element(NamedTuple):
 
 
 def elements(encoded: bytes) -> list[Element]:
-    """Return the elements that stand one after another. Raises ValueError where one is cut off."""
+    """Return the elements in `encoded`, in order.
+
+    Raises ValueError if an element is cut off.
+    """
     found = []
     place = 0
     while place < len(encoded):

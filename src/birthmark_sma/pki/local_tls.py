@@ -1,8 +1,9 @@
-"""Certificates for TLS on one machine: a CA that can name nothing else, and the server's own.
+"""Create TLS certificates for one machine: a local CA, and the server certificates under it.
 
-They have nothing to do with the authority's certificates, and no device ever sees them. The CA is
-held to the names it was made for (RFC 5280, section 4.2.1.10): whoever takes its key cannot pose as
-another site before those who trust it.
+`web.transport.local_certificate` calls it for the HTTPS of `sma serve` on a laptop. The
+certificates are independent of the authority's, and no device sees them. Name constraints limit the
+CA to the host names it was made for (RFC 5280, section 4.2.1.10): an attacker with its key cannot
+impersonate other sites to clients that trust the CA.
 """
 
 import ipaddress
@@ -29,14 +30,16 @@ THIS_MACHINE: tuple[Host, ...] = (
 CA_VALIDITY = timedelta(days=1_825)
 SERVER_VALIDITY = timedelta(days=90)
 RENEWED_BEFORE_ITS_END = timedelta(days=30)
+"""A server certificate with less validity than this left is replaced."""
 
 
 def local_ca(
     key: ec.EllipticCurvePrivateKey, hosts: Sequence[Host], *, now: datetime, serial_number: int
 ) -> x509.Certificate:
-    """Return a self-signed CA certificate under which only these hosts can be named."""
+    """Return a self-signed CA certificate whose name constraints permit these hosts only."""
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    # Part of the key's identifier is in the name: stores that hold several tell them apart.
+    # The name contains a part of the key's identifier, so that trust stores with several local CAs
+    # can distinguish them.
     name = _named(f"Birthmark SMA local CA {identifier.digest.hex()[:8]}")
     builder = (
         _begun(key.public_key(), now, CA_VALIDITY, serial_number)
@@ -64,7 +67,7 @@ def server_certificate(
     now: datetime,
     serial_number: int,
 ) -> x509.Certificate:
-    """Return a certificate of a TLS server that is reached by these hosts."""
+    """Return a TLS server certificate for these hosts, signed by the local CA."""
     builder = (
         _begun(public_key, now, SERVER_VALIDITY, serial_number)
         .subject_name(_named("Birthmark SMA on this machine"))
@@ -84,7 +87,7 @@ def server_certificate(
 
 
 def ca_serves(ca: x509.Certificate, hosts: Sequence[Host], now: datetime) -> bool:
-    """Say whether a local CA may name these hosts, and outlives what it would sign now."""
+    """Return True if a local CA may name these hosts and outlives a certificate signed now."""
     try:
         constraints = ca.extensions.get_extension_for_class(x509.NameConstraints).value
     except (ValueError, x509.ExtensionNotFound):
@@ -100,7 +103,10 @@ def ca_serves(ca: x509.Certificate, hosts: Sequence[Host], now: datetime) -> boo
 def server_certificate_serves(
     certificate: x509.Certificate, hosts: Sequence[Host], *, ca: x509.Certificate, now: datetime
 ) -> bool:
-    """Say whether a server's certificate is this CA's, has these names, and is not near its end."""
+    """Return True if this CA issued the certificate for these hosts and it does not expire soon.
+
+    "Soon" is within 30 days (RENEWED_BEFORE_ITS_END).
+    """
     try:
         certificate.verify_directly_issued_by(ca)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -137,7 +143,7 @@ def _general_name(host: Host) -> x509.GeneralName:
 def _subtree(host: Host) -> x509.GeneralName:
     if isinstance(host, str):
         return x509.DNSName(host)
-    return x509.IPAddress(ipaddress.ip_network(host))  # an address, and a mask that is full
+    return x509.IPAddress(ipaddress.ip_network(host))  # address with a full mask
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

@@ -1,8 +1,8 @@
-"""The names in certificates: distinguished names, and a device's own (RFC 5280, X.520).
+"""Build and check the names in certificates (RFC 5280, X.520), and the device serials in them.
 
-A device serial is free text of 1..64 printable characters. Every certificate carries it as common
-name and, percent-encoded, as a URN; only a serial that is a host name also becomes a dNSName, since
-anything else there is malformed for every verifier.
+A device serial is free text of 1 to 64 printable characters. Every device certificate carries it as
+the common name and, percent-encoded, as a URN. Only a serial that is a host name also becomes a
+dNSName: any other text there is malformed for every verifier.
 """
 
 import re
@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from birthmark_sma.errors import DeviceSerialRefusedError
 
 MAX_SERIAL_CHARACTERS = 64
-"""X.520's upper bound for a common name (ub-common-name)."""
+"""The upper bound of X.520 for a common name (ub-common-name)."""
 
 DEVICE_URN_PREFIX = "urn:birthmark:device:"
 RECIPIENT_KEY_URN_PREFIX = "urn:birthmark:recipient-key:"
@@ -30,24 +30,26 @@ ORGANIZATION = "Birthmark Simulated Manufacturer"
 SANDBOX_ROOT_COMMON_NAME = f"SANDBOX {ROOT_COMMON_NAME}"
 SANDBOX_INTERMEDIATE_COMMON_NAME = f"SANDBOX {INTERMEDIATE_COMMON_NAME}"
 SANDBOX_ORGANIZATION = f"SANDBOX {ORGANIZATION}"
-"""What a sandbox and all its devices bear, so that nobody takes their certificates for others."""
+"""The organization name of a sandbox and its devices. It distinguishes their certificates."""
 
-# X.520 bounds a common name in characters; the library counts the bytes of their encoding, and
-# would refuse, or warn of, 64 characters beyond ASCII. `check_device_serial` holds the bound.
+# X.520 bounds a common name in characters. The library counts the bytes of the encoding instead,
+# and refuses or warns about 64 non-ASCII characters. `check_device_serial` enforces the bound.
 warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
 _MAX_FOLDED_CHARACTERS = 1_024
 _MAX_HOST_NAME_CHARACTERS = 253
-# Letters, digits and hyphens, hyphens not at the ends: RFC 1034, section 3.5, and RFC 1123, 2.1.
+# Letters, digits and hyphens, without a hyphen at either end (RFC 1034, section 3.5; RFC 1123,
+# section 2.1).
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _TOP_LEVEL = re.compile(r"[A-Za-z]{2,63}", re.ASCII)
-_RESERVED_LABEL = re.compile(r"..--")  # RFC 5891, section 4.2.3.1: "xn--" and its kin need decoding
+_RESERVED_LABEL = re.compile(r"..--")  # RFC 5891, section 4.2.3.1: "xn--" and similar
 
 
 def check_device_serial(device_serial: str) -> None:
-    """Raise DeviceSerialRefusedError unless the serial is 1..64 printable characters.
+    """Raise DeviceSerialRefusedError unless the text is a valid device serial.
 
-    It begins and ends with one that is seen, and is not the name of a CA.
+    A valid serial has 1 to 64 printable characters, starts and ends with a visible one, and is not
+    the name of a CA.
     """
     if not 1 <= len(device_serial) <= MAX_SERIAL_CHARACTERS:
         raise DeviceSerialRefusedError(
@@ -69,20 +71,20 @@ def check_device_serial(device_serial: str) -> None:
 
 
 def fold(name: str) -> str:
-    """Return what is equal for names that are one name to people and to certificates.
+    """Normalise a name: names that RFC 5280, section 7.1, treats as equal give the same text.
 
-    As RFC 5280, section 7.1, compares them, without regard to case, to the way in which a letter
-    is composed, and to how much white space there is; and without regard to what is not seen. It
-    is Unicode's NFKC_Casefold (The Unicode Standard, section 3.13, D147), with white space as in
-    RFC 4518, section 2.6.1. What it returns folds to itself.
+    The result ignores case, the composition of letters, the amount of white space, and invisible
+    characters. It is Unicode's NFKC_Casefold (The Unicode Standard, section 3.13, D147), with white
+    space as in RFC 4518, section 2.6.1. Folding the result again changes nothing.
 
-    A text of more than 1,024 characters is returned as it is: it is no name of anything here, and
-    putting combining marks in order takes quadratic time, 0.3 s for those of one bundle.
+    A text of more than 1,024 characters is returned unchanged. It cannot be a name here, and
+    sorting combining marks takes quadratic time: 0.3 s for those in one bundle.
     """
     if len(name) > _MAX_FOLDED_CHARACTERS:
         return name
-    if name.isascii():  # a fifth of the time, and the same
+    if name.isascii():  # same result in a fifth of the time
         return " ".join(name.casefold().split())
+    # One pass can produce characters that fold once more, so repeat it until nothing changes.
     folded = _fold_once(name)
     while (again := _fold_once(folded)) != folded:
         folded = again
@@ -102,9 +104,10 @@ def _is_default_ignorable(character: str) -> bool:
 
 
 _BLANK_BRAILLE = "\u2800"
-"""It looks like a blank everywhere and is no white space to Unicode."""
+"""A character that looks like a blank, but that Unicode does not classify as white space."""
 
-# Default_Ignorable_Code_Point in DerivedCoreProperties.txt of Unicode 16.0, which Python lacks.
+# Default_Ignorable_Code_Point from DerivedCoreProperties.txt of Unicode 16.0. Python's unicodedata
+# lacks this property.
 _DEFAULT_IGNORABLE = (
     (0x00AD, 0x00AD),
     (0x034F, 0x034F),
@@ -146,25 +149,26 @@ def distinguished_name(common_name: str, organization: str = ORGANIZATION) -> x5
 
 
 def requested_subject(device_serial: str) -> x509.Name:
-    """Return the subject of a device's own certification request: CN=`device_serial`."""
+    """Return the subject for the CSR of a device: CN=`device_serial`."""
     return x509.Name([_common_name(device_serial)])
 
 
 def _common_name(name: str) -> x509.RelativeDistinguishedName:
+    """Return the RDN of a common name, without the library's length check in bytes (see above)."""
     return x509.RelativeDistinguishedName(
         [x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)]
     )
 
 
 def is_of_sandbox(name: x509.Name) -> bool:
-    """Say whether a name is that of a sandbox or of one of its devices."""
+    """Return True if the name belongs to a sandbox or one of its devices."""
     organizations = name.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     return any(each.value == SANDBOX_ORGANIZATION for each in organizations)
 
 
 @cache
 def _manufacturer(organization: str) -> Sequence[x509.RelativeDistinguishedName]:
-    """Return what comes before the common name: one of two, and made for every certificate."""
+    """Return the RDNs before the common name. There are two variants, so they are cached."""
     return [
         x509.RelativeDistinguishedName([x509.NameAttribute(oid, value)])
         for oid, value in (
@@ -181,7 +185,7 @@ def device_urn(device_serial: str) -> str:
 
 
 def device_alternative_names(device_serial: str) -> x509.SubjectAlternativeName:
-    """Return the alternative names of a device: its URN and, where it is one, its host name."""
+    """Return the subjectAltName of a device: its URN, and its serial if that is a host name."""
     alternatives: list[x509.GeneralName] = [
         x509.UniformResourceIdentifier(device_urn(device_serial))
     ]
@@ -191,9 +195,9 @@ def device_alternative_names(device_serial: str) -> x509.SubjectAlternativeName:
 
 
 def device_serial_of(certificate: x509.Certificate) -> str | None:
-    """Return the device serial that a certificate's one URN names, or None where none does.
+    """Return the device serial from a certificate's URN, or None unless there is exactly one URN.
 
-    Raises ValueError where the certificate's extensions are malformed.
+    Raises ValueError if the certificate's extensions are malformed.
     """
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -204,15 +208,16 @@ def device_serial_of(certificate: x509.Certificate) -> str | None:
     if len(urns) != 1:
         return None
     device_serial = unquote(urns[0].removeprefix(DEVICE_URN_PREFIX))
-    # Only the one right spelling of a serial counts, so that two URNs never name one device.
+    # Accept only the canonical encoding of a serial, so that two different URNs never name one
+    # device.
     return device_serial if device_serial and device_urn(device_serial) == urns[0] else None
 
 
 def is_host_name(text: str) -> bool:
-    """Say whether text may stand in a dNSName: at least two LDH labels, the last one of letters.
+    """Return True if the text may be a dNSName: two or more LDH labels, the last one all letters.
 
-    RFC 1034, section 3.5, and RFC 1123, section 2.1. A single label resolves nowhere but at home,
-    and linters refuse it in a certificate.
+    RFC 1034, section 3.5, and RFC 1123, section 2.1. A single label resolves only on a local
+    network, and certificate linters refuse it.
     """
     labels = text.split(".")
     return (

@@ -1,13 +1,14 @@
 """Verify a certification path from a device certificate to the pinned root (RFC 5280, section 6).
 
-The steps of an aggregation server, before it asks about a camera token:
+`client.bundle_verification` and `device.provisioning` call `verify_path`. The steps:
 
-1. every certificate's signature, name chaining, validity and CA constraints, up to the root given;
+1. the signature, name chaining, validity and CA constraints of every certificate up to the root;
 2. the leaf's profile: it is no CA, may sign, and is for client authentication;
 3. the device serial that the leaf's URN names.
 
-The path is the one that was given: each certificate is issued by the next one, and the last one by
-the root. No other path is looked for, so the issuer that came along is the issuer.
+The path must be exactly the given one: each certificate is issued by the next one, and the last one
+by the root. The module never searches for another path, so callers may rely on the given
+intermediate being the issuer.
 """
 
 from collections.abc import Sequence
@@ -39,11 +40,12 @@ def verify_path(
 ) -> str:
     """Return the device serial of a leaf that chains to `root` at the time `now`.
 
-    Only `root` is trusted, and is not one of the intermediates. Raises PathRefusedError with the
-    reason.
+    Only `root` is trusted. It must not be among the intermediates.
+
+    Raises PathRefusedError with the reason.
     """
     try:
-        # Steps 1 and 2. The library does not judge the leaf's own key: the key policy does.
+        # Steps 1 and 2. The library does not check the leaf's own key, so `check_key` does.
         _verify_issuers(leaf, intermediates, root, now)
         check_key(leaf.public_key())
         # Step 3.
@@ -55,7 +57,7 @@ def verify_path(
         InvalidSignature,
         KeyRefusedError,
         ValueError,
-        TypeError,  # of a name that the library reads late, such as one that is a bit string
+        TypeError,  # raised late for some names, such as one that is a bit string
     ) as error:
         raise PathRefusedError(f"{_NOT_CHAINED}: {_on_one_line(error)}") from None
     if device_serial is None:
@@ -69,15 +71,22 @@ def _verify_issuers(
     root: x509.Certificate,
     now: datetime,
 ) -> None:
+    """Verify the path with the library. If that fails, retry with names in one encoding.
+
+    Raises VerificationError, or PathRefusedError if names do not chain or the verified path
+    differs.
+    """
     try:
         verified = _verifier(root, now).verify(leaf, list(issuers)).chain
     except verification.VerificationError:
+        # First for a better error: the library does not tell which names do not chain.
         _check_names([leaf, *issuers, root])
         if len(issuers) != 1 or not _differ_in_spelling(leaf, issuers[0], root):
             raise
         intermediate, root = _in_one_spelling(leaf, issuers[0], root)
         issuers = [intermediate]
         verified = _verifier(root, now).verify(leaf, issuers).chain
+    # The library may have found a path without the given intermediate.
     if verified != [leaf, *issuers, root]:
         raise PathRefusedError(f"{_NOT_CHAINED} through the certificates that came along.")
 
@@ -95,7 +104,7 @@ def _verifier(root: x509.Certificate, now: datetime) -> verification.ClientVerif
 
 
 def _check_names(path: Sequence[x509.Certificate]) -> None:
-    """Raise PathRefusedError if a certificate's issuer is not the subject of the next one."""
+    """Raise PathRefusedError if a certificate's issuer is not the next certificate's subject."""
     for certificate, issuer in pairwise(path):
         if same_name(certificate.issuer, issuer.subject):
             continue
@@ -104,14 +113,14 @@ def _check_names(path: Sequence[x509.Certificate]) -> None:
                 "The certificates are in the wrong order: send the device's certificate first, then"
                 " the intermediate's."
             )
-        # Names may be anybody's choice: `!r` keeps them on their line, and apart from our words.
+        # An attacker may choose the names: `!r` keeps them on one line, and distinct from our text.
         raise PathRefusedError(
             f"{_NOT_CHAINED}: its issuer is {certificate.issuer.rfc4514_string()!r}, and the next"
             f" certificate is that of {issuer.subject.rfc4514_string()!r}."
         )
 
 
-# --- names in two spellings: the library compares bytes, RFC 5280, section 7.1, does not
+# --- names in two encodings: the library compares bytes, RFC 5280, section 7.1, does not
 
 
 def _differ_in_spelling(
@@ -126,15 +135,17 @@ def _differ_in_spelling(
 def _in_one_spelling(
     leaf: x509.Certificate, intermediate: x509.Certificate, root: x509.Certificate
 ) -> tuple[x509.Certificate, x509.Certificate]:
-    """Return copies of the intermediate and the root whose names are spelt as their children do.
+    """Return copies of the intermediate and the root with the names as their children encode them.
 
-    The root's signature does not fit the copy, so it is verified here, and a key of the moment
-    signs both copies. Everything else of the path is still the library's to verify.
+    The library then compares equal bytes. The root's signature does not fit the copies, so this
+    function verifies the intermediate's signature itself, and an ephemeral key signs both copies.
+    The library still verifies everything else of the path.
     """
     signer = generate(CaKeyType.EC_P256)
     intermediate.verify_directly_issued_by(
         _copy(root, intermediate.issuer, root.public_key(), signer)
     )
+    # `verify_directly_issued_by` accepts SHA-1, which the library's path verification refuses.
     if not isinstance(
         intermediate.signature_hash_algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512
     ):
@@ -166,12 +177,15 @@ def _copy(
 
 
 def _on_one_line(error: Exception) -> str:
-    """Return what an error says. It may quote names, which anybody may have chosen."""
+    """Return the error's text with unprintable characters replaced.
+
+    The text may quote names from the certificates, which an attacker can choose.
+    """
     return "".join(each if each.isprintable() else "?" for each in str(error))
 
 
 def _leaf_policy() -> verification.ExtensionPolicy:
-    """What a device certificate must say: no CA, may sign, for clients, and a name."""
+    """Return the policy for device certificates: no CA, may sign, for clients, has a name."""
     return (
         verification.ExtensionPolicy.webpki_defaults_ee()
         .require_present(x509.BasicConstraints, verification.Criticality.CRITICAL, _no_ca)

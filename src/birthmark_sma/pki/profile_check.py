@@ -1,7 +1,8 @@
-"""Does a certificate that is about to be signed keep to its profile?
+"""Check a prepared certificate against its profile, just before it is signed.
 
-The contract of this room: `check` returns nothing, or raises ProfileViolationError with the first
-rule that is broken. It reads what was prepared as if somebody else had: nothing is taken on trust.
+`certificates.sign` calls `check`, which returns nothing, or raises ProfileViolationError with the
+first violated rule. It must never rely on the code that prepared the certificate: it checks every
+field again.
 """
 
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ class Prepared:
 
 
 def check(prepared: Prepared, issuer: x509.Certificate | None) -> None:
-    """Raise ProfileViolationError where a prepared certificate departs from its profile.
+    """Raise ProfileViolationError if a prepared certificate departs from its profile.
 
     `issuer` is None for the self-signed root.
     """
@@ -49,7 +50,7 @@ def check(prepared: Prepared, issuer: x509.Certificate | None) -> None:
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return what names an issuer's key in all that it signs (RFC 5280, section 4.2.1.1)."""
+    """Return the extension that identifies the issuer's key (RFC 5280, section 4.2.1.1)."""
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
         issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     )
@@ -101,7 +102,7 @@ def _check_extensions(prepared: Prepared) -> None:
 
 
 def _check_names(prepared: Prepared) -> None:
-    """A CA bears its fixed name; a device its serial, the same in subject and alternative names."""
+    """Check for a CA's fixed name, or for one device serial in both subject and subjectAltName."""
     profile = prepared.profile
     if profile.common_name is not None:
         if prepared.subject != names.distinguished_name(profile.common_name, profile.organization):

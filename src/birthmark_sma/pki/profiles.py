@@ -1,6 +1,6 @@
-"""What each kind of certificate carries, as data (RFC 5280, section 4.2).
+"""Define what each kind of certificate contains, as data (RFC 5280, section 4.2).
 
-`issue` builds from these tables and checks against them before it signs.
+`certificates` builds from these profiles, and `profile_check` checks against them before signing.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from birthmark_sma.pki.names import (
 )
 
 CLOCK_SKEW = timedelta(hours=1)
-"""notBefore lies this far in the past, for devices whose clock is slow."""
+"""notBefore is this far in the past, for devices whose clock is slow."""
 
 MIN_SERIAL_NUMBER_BITS = 64
 MAX_SERIAL_NUMBER_BITS = 159
@@ -43,9 +43,9 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
 class Profile:
     """One kind of certificate.
 
-    `common_name` is that of the subject, or None where each has its own. `required` and `allowed`
-    are extension OIDs; a certificate has all of the first and nothing beyond both. Those in
-    CRITICAL are critical, and no others.
+    `common_name` is that of the subject, or None if each certificate has its own. `required` and
+    `allowed` are extension OIDs: a certificate has all required ones, and no others except the
+    allowed ones. The extensions in CRITICAL are critical, and no others.
     """
 
     name: str

@@ -1,5 +1,7 @@
-"""Protocol v1, pure: no clock, no randomness, no I/O. Time and chance are passed in.
+"""Implement the wire protocol, version 1, as pure functions without clock, randomness or I/O.
 
-The way in: `key_derivation` gives a key, `camera_token` seals and opens under it, `key_table` says
-who holds which tables, and `verdict` decides PASS or FAIL.
+Callers pass in the time and the random values, so tests need no server. The authority, clients and
+cameras all use it. `key_derivation` derives a key. `camera_token` seals and opens a NUC hash under
+that key. `key_table` defines the table sizes and assigns three tables to a device. `verdict`
+decides PASS or FAIL.
 """

@@ -1,12 +1,13 @@
-"""Bundles: what a camera hands to an aggregation server for each picture.
+"""Build and parse bundles: the message that a camera sends to an aggregation server per picture.
 
-The contract of this room: an `UnsignedBundle` or a `Bundle` exists only if it is well formed, else
-MalformedBundleError. Each value has one spelling: `parse_bundle` takes what `to_json` could have
-written, but for what JSON leaves open, which is white space, the order of the fields, and escapes
-in texts. Being well formed says nothing about the signature or the certificates.
+An `UnsignedBundle` or a `Bundle` exists only if it is well-formed; otherwise its constructor raises
+MalformedBundleError. Each value has exactly one encoding: `parse_bundle` accepts only what
+`to_json` could have written, except for white space, the order of the fields and JSON escapes in
+strings. A well-formed bundle may still have a wrong signature or untrusted certificates: this
+module verifies neither.
 
-The signature (`bundle_signature`) covers `signed_bytes()`: a prefix that keeps it apart from all
-else that the key signs, and all other fields as canonical JSON (RFC 8785).
+The signature (`bundle_signature`) covers `signed_bytes()`: a prefix that separates bundles from
+every other kind of message that the key signs, then all other fields as canonical JSON (RFC 8785).
 """
 
 import hashlib
@@ -30,13 +31,16 @@ VERSION = 1
 IMAGE_HASH_BYTES = 32
 SIGNING_PREFIX = b"birthmark-bundle-v1\0"
 CHAIN_LENGTH = 2
-"""The device's certificate and the intermediate's. The root is pinned: sent along, it proves
-nothing."""
+"""The device certificate, then the intermediate certificate.
+
+The root is left out: verifiers pin it, so a root from the sender would prove nothing.
+"""
 MAX_CERTIFICATE_BYTES = 6_144
 MAX_SIGNATURE_BYTES = 512
-"""That of RSA-4096, the longest that a device key makes."""
+"""The length of an RSA-4096 signature, the longest that an accepted device key makes."""
 MAX_BUNDLE_BYTES = 32_768
 
+# `bundle_from_dict` accepts exactly these fields: an unknown field is an error.
 _FIELDS = frozenset(
     {
         "version",
@@ -52,11 +56,11 @@ _TOKEN_FIELDS = frozenset({"encrypted_nuc_hash", "table_id", "key_index", "nonce
 
 @dataclass(frozen=True, slots=True)
 class UnsignedBundle:
-    """All of a bundle but its signature.
+    """The fields of a bundle, without the signature.
 
-    `image_hash` is the SHA-256 of the picture file's bytes (32 bytes); `device_certificate_chain`
-    the DER of the device's certificate and then of the intermediate's; `captured_at` the device's
-    own clock, in UTC.
+    `image_hash` is the SHA-256 of the picture file's bytes (32 bytes). `device_certificate_chain`
+    has the device certificate and then the intermediate certificate, both in DER. `captured_at` is
+    the time of the device's own clock, in UTC.
     """
 
     image_hash: bytes
@@ -78,15 +82,15 @@ class UnsignedBundle:
             _refuse("captured_at is in UTC")
 
     def signed_bytes(self) -> bytes:
-        """Return what the device signs: the prefix, and canonical JSON (RFC 8785, section 3.2)."""
-        # All names and values are ASCII and all numbers integers below 2**53: for those, sorting
-        # by code point and the library's escapes are what RFC 8785 demands.
+        """Return the bytes to sign: the prefix, then canonical JSON (RFC 8785, section 3.2)."""
+        # All names and values are ASCII, and all numbers are integers below 2**53. For those,
+        # sorting by code point and the escapes of `json.dumps` are what RFC 8785 requires.
         return SIGNING_PREFIX + json.dumps(
             self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":")
         ).encode("ascii")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
+        """Return the fields as a dictionary that `json.dumps` accepts."""
         token = self.camera_token
         return {
             "version": VERSION,
@@ -104,7 +108,7 @@ class UnsignedBundle:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An authentication bundle: what was captured, and the device's signature over it."""
+    """A bundle and the device's signature over its content."""
 
     content: UnsignedBundle
     signature: bytes = field(repr=False)
@@ -115,16 +119,15 @@ class Bundle:
 
     @property
     def bundle_id(self) -> str:
-        """The SHA-256 of what the device signed, in hex: what to know a bundle by.
+        """Return the id of the bundle: the SHA-256 of the signed bytes, in hex.
 
-        Not of the signature: whoever carries an ECDSA signature can make it another valid one, and
-        the bundle would count as new.
+        The id does not cover the signature. Anyone can turn an ECDSA signature into a second valid
+        one without the key, and the same bundle would then count as a new one.
         """
         return hashlib.sha256(self.content.signed_bytes()).hexdigest()
 
     def to_json(self) -> bytes:
-        """Return the bundle as it travels: canonical JSON too, so that equal bundles are equal
-        texts."""
+        """Return the bundle as canonical JSON, so that equal bundles have equal bytes."""
         fields = self.content.to_dict() | {"signature": _as_base64(self.signature)}
         return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(
             "ascii"
@@ -132,7 +135,10 @@ class Bundle:
 
 
 def parse_bundle(text: bytes | str) -> Bundle:
-    """Return the bundle that JSON text describes. Raises MalformedBundleError with the reason."""
+    """Parse a bundle from JSON text.
+
+    Raises MalformedBundleError with the reason, also for a text of more than 32,768 bytes.
+    """
     try:
         encoded = text.encode("utf-8") if isinstance(text, str) else text
         if len(encoded) > MAX_BUNDLE_BYTES:
@@ -144,8 +150,12 @@ def parse_bundle(text: bytes | str) -> Bundle:
 
 
 def bundle_from_dict(value: object) -> Bundle:
-    """Return the bundle that parsed JSON describes. Raises MalformedBundleError with the reason."""
+    """Build a bundle from parsed JSON.
+
+    Raises MalformedBundleError with the reason.
+    """
     fields = _exactly(value, _FIELDS, "A bundle")
+    # `bool` is a subclass of `int` in Python, so `isinstance` would accept `true` as version 1.
     if type(fields["version"]) is not int or fields["version"] != VERSION:
         _refuse(f"version is {VERSION}: this program knows no other")
     return Bundle(
@@ -195,7 +205,10 @@ def _hex(value: object, length: int, name: str) -> bytes:
 
 
 def _base64(value: object, name: str, what: str) -> bytes:
-    """Decode base64 (RFC 4648, section 4), and only its one right spelling."""
+    """Decode base64 (RFC 4648, section 4). Raise MalformedBundleError for non-canonical base64.
+
+    The errors name frequent mistakes: PEM, MIME line breaks, the URL-safe alphabet.
+    """
     expected = f"{name} is {what}, with padding and without line breaks"
     if not isinstance(value, str) or not value:
         _refuse(expected)
@@ -209,6 +222,8 @@ def _base64(value: object, name: str, what: str) -> bytes:
         decoded = b64decode(value, validate=True)
     except ValueError:  # binascii.Error among them
         decoded = b""
+    # `b64decode` ignores unused bits in the last character, so several texts decode to the same
+    # bytes. Encoding again finds all but the canonical one.
     if _as_base64(decoded) != value:
         _refuse(expected)
     return decoded
@@ -219,12 +234,12 @@ def _as_base64(value: bytes) -> str:
 
 
 def _time(value: object) -> datetime:
-    """Parse RFC 3339 as bundles have it: UTC, microseconds, `Z`."""
+    """Parse an RFC 3339 time in the only accepted form: UTC, microseconds, `Z`."""
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         time = None
-    if time is not None and _rfc3339(time) == value:  # the library takes many spellings more
+    if time is not None and _rfc3339(time) == value:  # fromisoformat accepts more forms
         return time
     return _refuse("captured_at is a time such as 2026-01-31T12:00:00.000000Z")
 

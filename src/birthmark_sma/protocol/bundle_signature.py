@@ -1,4 +1,4 @@
-"""The device's signature over a bundle, by the kind of its key.
+"""Sign and verify bundles. The kind of the device key alone decides the algorithm.
 
 | device key | signature |
 | --- | --- |
@@ -7,7 +7,7 @@
 | RSA | RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, section 8.2): every key store has it |
 | Ed25519 | Ed25519 (RFC 8032, section 5.1) |
 
-The kind of the key alone decides: nothing in a bundle can choose a weaker one.
+A bundle never names its algorithm, so an attacker cannot choose a weaker one.
 """
 
 from typing import TypeAlias
@@ -28,10 +28,12 @@ _ECDSA: dict[str, ec.ECDSA] = {
 
 
 def sign_bundle(content: UnsignedBundle, key: SigningKey) -> Bundle:
-    """Sign with the device's key. Raises BundleSignatureError for a curve that no device has.
+    """Sign a bundle with the device's private key.
 
-    A device whose key lies in hardware has `content.signed_bytes()` signed there instead, as the
-    table above says, and makes a `Bundle` of it.
+    For a key in hardware, do not call this function: sign `content.signed_bytes()` in the hardware,
+    with the algorithm from the table above, and build a `Bundle` from the result.
+
+    Raises BundleSignatureError for an EC key on any curve but P-256 and P-384.
     """
     message = content.signed_bytes()
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -42,9 +44,9 @@ def sign_bundle(content: UnsignedBundle, key: SigningKey) -> Bundle:
 
 
 def verify_signature(bundle: Bundle, key: object) -> None:
-    """Return nothing if `key`, a public key, made the bundle's signature.
+    """Raise BundleSignatureError unless `key`, a public key, made the bundle's signature.
 
-    Raises BundleSignatureError where it did not, or is of a kind that no device has.
+    Also raises BundleSignatureError for a kind of key that no device has.
     """
     message = bundle.content.signed_bytes()
     try:
@@ -61,6 +63,7 @@ def verify_signature(bundle: Bundle, key: object) -> None:
 
 
 def _misfit(bundle: Bundle, key: object) -> str:
+    """Return the error sentence, with a hint if the signature seems to be in IEEE P1363 form."""
     sentence = "The device's signature does not fit this bundle"
     if isinstance(key, ec.EllipticCurvePublicKey):
         size = (key.key_size + 7) // 8

@@ -1,8 +1,9 @@
-"""Camera tokens: seal a NUC hash under a derived key, and open it again (AES-256-GCM, SP 800-38D).
+"""Seal a NUC hash into a camera token, and open it again (AES-256-GCM, SP 800-38D).
 
-The contract of this room: `CameraToken(...)` exists only if it is well formed, else
-MalformedCameraTokenError. `seal` never fails on well-formed input. `open_camera_token` returns the
-32-byte NUC hash or raises UnopenedCameraTokenError, and never says which part was wrong.
+A `CameraToken` exists only if it is well-formed; otherwise its constructor raises
+MalformedCameraTokenError. `seal` never fails for well-formed input. `open_camera_token` returns the
+32-byte NUC hash or raises UnopenedCameraTokenError. That error must never reveal which part was
+wrong.
 """
 
 from dataclasses import dataclass, field
@@ -18,14 +19,15 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 ENCRYPTED_NUC_HASH_BYTES = NUC_HASH_BYTES + TAG_BYTES
 
+# Protocol v1 uses no additional authenticated data.
 _NO_AAD = None
 
 
 @dataclass(frozen=True, slots=True)
 class CameraToken:
-    """What a camera sends: 48 bytes of ciphertext and tag, and where to find the key.
+    """The token of a camera: 48 bytes of ciphertext and tag, the nonce, and the address of the key.
 
-    Being well formed says nothing about the table existing: that is the authority's to know.
+    A well-formed token can name a table that does not exist: only the authority can check that.
     """
 
     encrypted_nuc_hash: bytes = field(repr=False)
@@ -52,9 +54,10 @@ class CameraToken:
 def seal(
     nuc_hash: bytes, *, key: bytes, table_id: int, key_index: int, nonce: bytes
 ) -> CameraToken:
-    """Seal a 32-byte NUC hash under a 32-byte derived key. SP 800-38D, section 7.1.
+    """Seal a 32-byte NUC hash under a 32-byte derived key (SP 800-38D, section 7.1).
 
     The nonce must never repeat under one key: draw 12 bytes from a cryptographic generator.
+
     Raises MalformedCameraTokenError for a NUC hash or nonce of another length.
     """
     if len(nuc_hash) != NUC_HASH_BYTES:
@@ -72,9 +75,9 @@ def seal(
 
 
 def open_camera_token(camera_token: CameraToken, key: bytes) -> bytes:
-    """Return the 32-byte NUC hash. SP 800-38D, section 7.2.
+    """Return the 32-byte NUC hash inside a camera token (SP 800-38D, section 7.2).
 
-    Raises UnopenedCameraTokenError where the tag does not verify under this key.
+    Raises UnopenedCameraTokenError if the tag does not verify under this key.
     """
     try:
         return AESGCM(key).decrypt(camera_token.nonce, camera_token.encrypted_nuc_hash, _NO_AAD)

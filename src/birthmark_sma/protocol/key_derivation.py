@@ -1,8 +1,8 @@
-"""From a table's master key to one of its keys: HKDF-SHA256 (RFC 5869).
+"""Derive one key of a table from the table's master key: HKDF-SHA256 (RFC 5869).
 
-The normative derivation uses the salt `Birthmark` and the key index as info; the Birthmark
-project's published clients leave the salt empty and append the word to the index. A table's
-pseudorandom key is worth keeping: it halves the work of every later key.
+The normative derivation uses the salt `Birthmark` and the key index as info. The Birthmark
+project's published clients use an empty salt and append the word to the index. Cache the
+pseudorandom key of a table (`extract`): this halves the cost of every later key.
 """
 
 import hmac
@@ -16,7 +16,7 @@ from birthmark_sma.errors import ProtocolError
 MASTER_KEY_BYTES = 32
 DERIVED_KEY_BYTES = 32
 MAX_KEY_INDEX = 2**32 - 1
-"""The largest index that the 4-byte info field can carry; a table holds far fewer keys."""
+"""The largest index that fits the 4-byte info field. A table holds far fewer keys."""
 
 _HASH = "sha256"
 _SHA256 = SHA256()
@@ -25,9 +25,9 @@ _BIRTHMARK = b"Birthmark"
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """One way of feeding HKDF: its salt, and what follows the 4-byte key index in its info.
+    """One set of HKDF inputs: the salt, and the suffix after the 4-byte key index in the info.
 
-    `number` and `label` stand for it in the replay ledger, for good.
+    `number` and `label` identify the derivation in the replay ledger, so they never change.
     """
 
     salt: bytes
@@ -41,18 +41,19 @@ PUBLISHED_CLIENTS = Derivation(salt=b"", info_suffix=_BIRTHMARK, number=2, label
 
 
 def extract(master_key: bytes, derivation: Derivation = NORMATIVE) -> bytes:
-    """Return the 32-byte pseudorandom key of a table. RFC 5869, section 2.2.
+    """Return the 32-byte pseudorandom key of a table (RFC 5869, section 2.2).
 
     Raises ProtocolError unless the master key is 32 bytes long.
     """
     if len(master_key) != MASTER_KEY_BYTES:
         raise ProtocolError(f"A master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}.")
-    # Section 2.2 replaces a missing salt by HashLen zeros; HMAC pads the empty key to the same.
+    # Section 2.2 replaces a missing salt by HashLen zero bytes. HMAC pads an empty key to the same
+    # value.
     return hmac.digest(derivation.salt, master_key, _HASH)
 
 
 def expand(pseudorandom_key: bytes, key_index: int, derivation: Derivation = NORMATIVE) -> bytes:
-    """Return the 32-byte key of one index. RFC 5869, section 2.3.
+    """Return the 32-byte key at one index (RFC 5869, section 2.3).
 
     Raises ProtocolError for an index that does not fit the 4-byte info field.
     """
@@ -63,5 +64,5 @@ def expand(pseudorandom_key: bytes, key_index: int, derivation: Derivation = NOR
 
 
 def derive_key(master_key: bytes, key_index: int, derivation: Derivation = NORMATIVE) -> bytes:
-    """Return the 32-byte key of one index of one table: extract, then expand."""
+    """Return the 32-byte key at one index of one table: extract, then expand."""
     return expand(extract(master_key, derivation), key_index, derivation)

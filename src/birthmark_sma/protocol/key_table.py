@@ -1,6 +1,7 @@
-"""Key tables: how many there are, and which three of them a device holds.
+"""Define the sizes of key tables, and assign three tables to each device.
 
-Tables are shared by devices on purpose: a table id on the wire narrows a token down to a crowd.
+Many devices share a table on purpose: a table id on the wire then identifies a group of devices and
+not a single one. This group is the anonymity set of a token.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +11,15 @@ from birthmark_sma.errors import ProtocolError
 
 TABLES_PER_DEVICE = 3
 MAX_WIRE_INTEGER = 2**31 - 1
-"""The largest table id or key index on the wire; a larger one is malformed, not unknown."""
+"""The largest table id or key index on the wire. A larger one is malformed, not unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableSizes:
-    """How many tables an authority has and how many keys each holds: fixed at initialisation."""
+    """The number of tables of an authority, and the number of keys in each table.
+
+    Both are fixed when the authority is created.
+    """
 
     tables: int
     keys_per_table: int
@@ -29,19 +33,21 @@ class TableSizes:
             raise ProtocolError(f"A key table has at least 1 key, not {self.keys_per_table}.")
 
     def has_table(self, table_id: int) -> bool:
-        """Say whether a table of this id exists."""
+        """Return True if the authority has a table with this id."""
         return 0 <= table_id < self.tables
 
     def has_key_index(self, key_index: int) -> bool:
-        """Say whether a key of this index exists in every table."""
+        """Return True if every table has a key with this index."""
         return 0 <= key_index < self.keys_per_table
 
 
 STANDARD_SIZES = TableSizes(tables=2_500, keys_per_table=1_000)
 PROTOTYPE_SIZES = TableSizes(tables=10, keys_per_table=100)
 PUBLISHED_SIZES = TableSizes(tables=250, keys_per_table=1_000)
-"""The Birthmark project's published server refuses table ids from 250 on, and its cameras draw one
-of 1,000 key indices, whatever the sizes of an authority."""
+"""The limits of the Birthmark project's published software, whatever the sizes of an authority.
+
+Its server refuses table ids from 250 on, and its cameras draw one of 1,000 key indices.
+"""
 
 Sample = Callable[[Sequence[int], int], list[int]]
 
@@ -49,7 +55,8 @@ Sample = Callable[[Sequence[int], int], list[int]]
 def assign_tables(sizes: TableSizes, sample: Sample) -> tuple[int, ...]:
     """Return the 3 distinct table ids of a new device, ascending.
 
-    `sample(population, k)` draws without replacement; pass that of `secrets.SystemRandom()`, as
-    an assignment that can be predicted tells an attacker which crowd a device hides in.
+    `sample(population, k)` draws k elements without replacement. Pass the one of
+    `secrets.SystemRandom()`: an attacker who can predict an assignment knows which group of devices
+    a device belongs to.
     """
     return tuple(sorted(sample(range(sizes.tables), TABLES_PER_DEVICE)))

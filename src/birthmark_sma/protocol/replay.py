@@ -1,7 +1,9 @@
-"""Camera tokens that come again: which sight is the first, and what kind of repeat another one is.
+"""Classify repeated camera tokens as a replay or a dual submission. PURE.
 
-A picture may be sent to two aggregation servers, and each has the same token validated: that is
-dual submission, and normal. One and the same caller has no such reason to bring a token again.
+A camera may send a picture to two aggregation servers. Each of them has the same token validated:
+this is a dual submission, and normal. The same caller has no such reason to submit a token twice:
+this is a replay. The replay ledger of the authority stores what was seen; this module must never
+read or write it.
 """
 
 import hashlib
@@ -14,9 +16,13 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 
 DIGEST_BYTES = 16
-"""Among a thousand million tokens, the chance that two share a digest is one in 10^21, and to find
-another token for the digest of a given one takes 2^128 trials."""
+"""The length of a token digest.
 
+Among 10^9 tokens, two share a digest with a probability of 1 in 10^21. To find another token with a
+given digest takes 2^128 trials.
+"""
+
+# Two unsigned 64-bit integers: table id and key index, big-endian.
 _ADDRESS = struct.Struct("!QQ")
 
 
@@ -24,25 +30,25 @@ class Repeat(StrEnum):
     """What kind of repeat a camera token is that was seen before."""
 
     REPLAYED = "replayed"
-    """This caller brought it before."""
+    """The same caller submitted it before."""
     DUAL_SUBMISSION = "dual_submission"
-    """Others brought it before; this caller does so for the first time."""
+    """Other callers submitted it before. This caller submits it for the first time."""
 
 
 class SeenToken(NamedTuple):
-    """A camera token, by its digest, and who brings it."""
+    """The digest of a camera token, and the caller who submitted it."""
 
     digest: bytes
     caller: str
 
 
 def token_digest(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> bytes:
-    """Return 16 bytes that stand for a token and what was asked of it.
+    """Return a 16-byte digest of a camera token and of the derivation it was submitted under.
 
-    BLAKE2b (RFC 7693) over all that is on the wire, personalised by the derivation: a token that is
-    validated under another derivation is another question, and no repeat. Every part has a fixed
-    length, so no two tokens are the same text. The nonce is drawn at random, so a digest gives no
-    token away.
+    The digest is BLAKE2b (RFC 7693) over all fields on the wire, personalised by the derivation's
+    label. The same token under another derivation is another question to the authority, so it is no
+    repeat. Every field has a fixed length, so two different tokens never give the same input. The
+    nonce is random, so a digest does not reveal the token.
     """
     address = _ADDRESS.pack(camera_token.table_id, camera_token.key_index)
     text = address + camera_token.nonce + camera_token.encrypted_nuc_hash
@@ -52,10 +58,10 @@ def token_digest(camera_token: CameraToken, derivation: Derivation = NORMATIVE) 
 def without_first_sights(
     sightings: Sequence[SeenToken], fresh: Set[bytes]
 ) -> list[SeenToken | None]:
-    """Return the sightings with None where a token is seen for the first time ever.
+    """Return the sightings, with None in place of each first sighting of a token.
 
-    `fresh` are the digests that nobody brought before this batch: their first sight is the first
-    one in it.
+    `fresh` holds the digests that no caller submitted before this batch. The first sighting of such
+    a digest in the batch is the first one ever.
     """
     unseen = set(fresh)
     repeats: list[SeenToken | None] = []
@@ -71,10 +77,10 @@ def without_first_sights(
 def classify(
     repeats: Sequence[SeenToken | None], brought_before: Set[SeenToken]
 ) -> list[Repeat | None]:
-    """Say what kind each repeat is, in order; None stays None.
+    """Return the kind of each repeat, in order. None stays None.
 
-    `brought_before` are those whose caller brought that token before: as the first of all, or as a
-    repeat of an earlier batch.
+    `brought_before` holds each token and caller where that caller submitted the token before,
+    either as the first caller or as a repeat in an earlier batch.
     """
     known = set(brought_before)
     kinds: list[Repeat | None] = []

@@ -1,7 +1,7 @@
-"""JSON with one meaning (RFC 8259), and errors of one kind.
+"""Parse JSON (RFC 8259) strictly: refuse every text that two parsers could read differently.
 
-Each name stands once. There is no NaN, no -0, which some parsers keep apart from 0, and no half of
-a surrogate pair, which no file or terminal takes.
+Refused are duplicate names, NaN and infinities, -0 (some parsers distinguish it from 0), and lone
+surrogates (they cannot be encoded as UTF-8). Every error is a ValueError.
 """
 
 import json
@@ -9,7 +9,10 @@ from typing import Any, NoReturn
 
 
 def parse_json(text: bytes) -> object:
-    """Parse JSON in UTF-8. Raises ValueError for anything that two parsers might read two ways."""
+    """Parse JSON in UTF-8.
+
+    Raises ValueError for a text that is ambiguous, malformed or nested too deeply.
+    """
     try:
         value = json.loads(
             text.decode("utf-8"),
@@ -17,7 +20,8 @@ def parse_json(text: bytes) -> object:
             parse_constant=_no_constant,
             parse_int=_integer,
         )
-        if b"\\u" in text:  # no other way leads to half of a pair
+        # Only a \u escape can produce a lone surrogate: UTF-8 itself cannot encode one.
+        if b"\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -1,7 +1,8 @@
-"""PASS or FAIL, and why. Every reason for a FAIL lives in this file and nowhere else.
+"""Decide PASS or FAIL for a camera token, with the reason. PURE.
 
-The reason is for the audit trail and the operator. A caller learns the verdict alone, but for the
-two reasons that lie in the address of the token and not in its secret (`Reason.told_to_caller`).
+Every reason for a FAIL is defined in this module and nowhere else. The reason goes to the audit log
+and the operator. A caller gets the verdict only, except for the two reasons that concern the
+token's address and not its secret content (`Reason.told_to_caller`).
 """
 
 from collections.abc import Collection
@@ -19,7 +20,7 @@ class Verdict(StrEnum):
 
 
 class DeviceStatus(StrEnum):
-    """Whether a registered device may pass."""
+    """The status of a registered device. Only an active device can pass."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -42,12 +43,12 @@ class Reason(StrEnum):
 
     @property
     def verdict(self) -> Verdict:
-        """PASS for a genuine token, FAIL for every other reason."""
+        """Return PASS for a genuine token and FAIL for every other reason."""
         return _VERDICTS[self]
 
     @property
     def told_to_caller(self) -> str | None:
-        """The `error` that the caller is told, or None where the reason is the authority's own."""
+        """Return the `error` text for the caller, or None if the caller gets the verdict only."""
         return _TOLD_TO_CALLER.get(self)
 
 
@@ -63,7 +64,7 @@ _TOLD_TO_CALLER = {
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """What the authority knows of the device that a NUC hash belongs to."""
+    """The part of a device's record that decides a verdict."""
 
     status: DeviceStatus
     table_assignments: Collection[int]
@@ -72,10 +73,10 @@ class DeviceRecord:
 def decide(  # noqa: PLR0911  one return a rule reads best
     *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, standing: DeviceRecord | None
 ) -> Reason:
-    """Judge a camera token.
+    """Return the reason for the verdict on a camera token. The first rule that applies wins.
 
-    `opened` says whether it opened under the derived key; `standing` is that of the device with the
-    NUC hash inside, or None where no device has it.
+    `opened` is True if the token opened under the derived key. `standing` is the record of the
+    device with the NUC hash inside the token, or None if there is no such device.
     """
     if not sizes.has_table(table_id):
         return Reason.UNKNOWN_TABLE
@@ -85,8 +86,8 @@ def decide(  # noqa: PLR0911  one return a rule reads best
         return Reason.NOT_OPENED
     if standing is None:
         return Reason.UNKNOWN_DEVICE
-    # Tables are shared secrets: a NUC hash sealed under a table that is not the device's own was
-    # sealed by somebody who holds another device's keys.
+    # Tables are shared secrets. A NUC hash sealed under a table of another device was sealed by
+    # someone who holds that other device's keys.
     if table_id not in standing.table_assignments:
         return Reason.TABLE_NOT_ASSIGNED
     match standing.status:
@@ -99,10 +100,12 @@ def decide(  # noqa: PLR0911  one return a rule reads best
 
 
 def bind_to_derivation(reason: Reason, derivation: int, passed_under: int) -> Reason:
-    """Let a token pass under one key derivation only.
+    """Return `reason`, or OTHER_DERIVATION if the token passed under another key derivation.
 
-    GCM does not commit to its key: who knows two keys can make a ciphertext that opens under both,
-    to two devices. `passed_under` is the derivation under which the token passed, or passes now.
+    AES-GCM does not commit to its key: an attacker who knows two keys can make one ciphertext that
+    opens under both, to two different devices. This rule lets a token pass under one derivation
+    only. `passed_under` is the number of the derivation under which the token passed before or
+    passes now.
     """
     if reason is Reason.GENUINE and passed_under != derivation:
         return Reason.OTHER_DERIVATION

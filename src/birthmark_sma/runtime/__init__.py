@@ -1,4 +1,5 @@
-"""What a process needs to run, whatever it runs: threads, memory, logs, private files.
+"""Infrastructure of a process: threads, shared memory, log output, private files.
 
-Used by storage, authority, web and cli. Nothing here knows of devices, tokens or HTTP routes.
+`storage`, `authority`, `web` and `cli` use these modules. They contain nothing about devices,
+camera tokens or HTTP routes.
 """

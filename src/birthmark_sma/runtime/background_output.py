@@ -1,7 +1,8 @@
-"""Write a server's output in a thread, so that a pipe that nobody reads stops nothing.
+"""Write stdout and stderr in a background thread, so that a slow reader never blocks the server.
 
-A write to a full pipe, or to a terminal that was paused, blocks until somebody reads. Here only the
-writing thread waits. What comes meanwhile is kept up to a bound; more is left out and counted.
+A write to a full pipe, or to a paused terminal, blocks until somebody reads. Here only the writer
+thread waits. Up to 16 MiB of output is buffered meanwhile; lines beyond that are dropped and
+counted. `web.logs` and `web.server` use it. `put` never waits for the reader.
 """
 
 import contextlib
@@ -13,26 +14,31 @@ from collections import deque
 from multiprocessing.util import Finalize
 from typing import cast
 
-_WRITE_SECONDS = 0.1
+_WRITE_SECONDS = 0.1  # between two writes, so that lines share a system call
 _CLOSE_SECONDS = 1.0
-_LAST = -100
-_MOST_BYTES = 16 * 1024 * 1024  # in memory
-_CHUNK_BYTES = 4_096  # what a pipe takes as a whole, so that lines of processes do not mingle
+_LAST = -100  # a low priority runs late, after other exit handlers have printed
+_MOST_BYTES = 16 * 1024 * 1024  # buffered in memory
+# PIPE_BUF on Linux: a write of up to this size to a pipe is atomic, so lines of several processes
+# do not mix.
+_CHUNK_BYTES = 4_096
 
 
 LEFT_OUT = "%d lines were left out"
 
 
 class BackgroundOutput:
-    """Writes to a file descriptor. Parts may be put in by any thread, and none ever waits."""
+    """A buffer for a file descriptor, and the thread that writes it. Safe to use from any thread.
+
+    `note_left_out` is the line, with %d for the number, that is written after lines were dropped.
+    """
 
     def __init__(self, descriptor: int, note_left_out: str = LEFT_OUT) -> None:
         self.descriptor = descriptor
         self.left_out = 0
-        """The number of parts, which are lines, that were left out since the beginning."""
+        """The number of parts (lines) that were dropped since the start."""
         self._note = note_left_out
-        self._told = 0  # how many of these the output itself has named
-        self._parts: deque[bytes] = deque()
+        self._told = 0  # how many of the dropped lines were reported in the output
+        self._parts: deque[bytes] = deque()  # guarded by _lock, as is _size
         self._size = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -40,7 +46,7 @@ class BackgroundOutput:
         self._writer.start()
 
     def put(self, part: bytes) -> None:
-        """Have a part written, unless too much waits already."""
+        """Queue a part for writing, or drop and count it if the buffer is full."""
         with self._lock:
             if self._size + len(part) > _MOST_BYTES:
                 self.left_out += 1
@@ -51,27 +57,27 @@ class BackgroundOutput:
             self._write_once_more()
 
     def close(self) -> None:
-        """Write what waits, for a second at most. So is each part that is put in later."""
+        """Write the buffer for at most 1 second. Each later `put` is also written for 1 second."""
         self._closing.set()
         self._writer.join(_CLOSE_SECONDS)
 
     def _write_once_more(self) -> None:
-        """Write the last words of a process that ends."""
+        """Write output that arrives after `close`, while the process ends."""
         if self._writer.is_alive():
-            return  # it is stuck, or will write them
+            return  # it is blocked, or it will write this part
         self._writer = threading.Thread(target=self.write_all, daemon=True)
-        with contextlib.suppress(RuntimeError):  # too late for threads
+        with contextlib.suppress(RuntimeError):  # the interpreter no longer starts threads
             self._writer.start()
             self._writer.join(_CLOSE_SECONDS)
 
-    # --- below: the writing thread
+    # --- the methods below run in the writer thread
 
     def write_all(self) -> None:
-        """Write what waits, in this thread."""
+        """Write the whole buffer, in the calling thread. An error drops and counts a chunk."""
         while chunk := self._next_chunk():
             try:
                 self._write(b"".join(chunk))
-            except OSError:  # nobody is there any more, or the disk is full
+            except OSError:  # the reader has closed the pipe, or the disk is full
                 with self._lock:
                     self.left_out += len(chunk)
                 return
@@ -99,13 +105,13 @@ class BackgroundOutput:
         while rest:
             try:
                 rest = rest[os.write(self.descriptor, rest) :]
-            except BlockingIOError:  # whoever shares the other end has set it to O_NONBLOCK
+            except BlockingIOError:  # another process that shares the descriptor set O_NONBLOCK
                 if self._closing.wait(_WRITE_SECONDS):
                     raise
 
 
 class _Raw(io.RawIOBase):
-    """The binary stream below `sys.stdout` and `sys.stderr`."""
+    """The binary stream below `sys.stdout` and `sys.stderr`; overrides io.RawIOBase's methods."""
 
     def __init__(self, output: BackgroundOutput) -> None:
         super().__init__()
@@ -127,34 +133,35 @@ class _Raw(io.RawIOBase):
 
 
 _outputs: dict[int, BackgroundOutput] = {}
-"""Those of this process, by descriptor."""
+"""The outputs of this process by descriptor. One for each, so that their lines stay in order."""
 
 
 def open_output(descriptor: int, note_left_out: str = LEFT_OUT) -> BackgroundOutput:
-    """Return what writes to a descriptor in the background.
+    """Return the background output of a descriptor, and create it if needed.
 
-    What waits at the end of the process is written for a second at most. `note_left_out` is the
-    line, with %d for how many, that stands where others were left out.
+    When the process ends, the rest of the buffer is written for at most 1 second. `note_left_out`
+    is the line, with %d for the number, that is written after lines were dropped.
     """
     if descriptor not in _outputs:
         _outputs[descriptor] = output = BackgroundOutput(descriptor, note_left_out)
-        # At the end of every process, also of one that multiprocessing made.
+        # Unlike `atexit`, this also runs at the end of a process that multiprocessing started.
         Finalize(None, output.close, exitpriority=_LAST)
     return _outputs[descriptor]
 
 
 def count_left_out() -> int:
-    """Return how many lines of this process were left out."""
+    """Return the number of lines that this process has dropped."""
+    # `list` copies the values, because another thread may add an output.
     return sum(each.left_out for each in list(_outputs.values()))
 
 
 def write_in_background(note_left_out: str) -> None:
-    """Let all that this process prints and logs from now on be written in the background."""
+    """Replace `sys.stdout` and `sys.stderr` by streams that write in the background."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:
             descriptor = stream.fileno()
-        except (AttributeError, OSError, ValueError):  # none, or one that a test has put there
+        except (AttributeError, OSError, ValueError):  # no stream, or a test's without descriptor
             continue
         if descriptor in _outputs:
             continue

@@ -1,4 +1,8 @@
-"""A thread that does one thing again and again while the authority runs."""
+"""The base class of background tasks: a thread that repeats one job while the server runs.
+
+The tasks are in `authority.background`, `authority.ca` and `authority.key_tables`;
+`authority.authority` starts and closes them.
+"""
 
 import logging
 import threading
@@ -9,46 +13,52 @@ from birthmark_sma.errors import DatabaseUnavailableError
 
 _TRY_AGAIN_SECONDS = 60.0
 _LEAVING_SECONDS = 1.0
-"""Whoever waits for a database longer than this is left behind: the process ends all the same."""
+"""Seconds that `close` waits for a task. A task that still waits for the database is then left
+behind; its thread is a daemon thread, so the process can end."""
 
 _log = logging.getLogger(__name__)
 
 
 class BackgroundTask(ABC):
-    """Does its work at once and then every so often, until it is closed.
+    """Runs `work` at once and then every `every_seconds` seconds, until it is closed.
 
-    Every process of a server runs one of each kind: what one has done the others find done.
-    Whatever goes wrong is logged and tried again in a minute.
+    Each process of a server runs one task of each kind, so `work` must be safe to run in several
+    processes: one does the job, and the others find it done. Errors are logged and the work is
+    retried after 60 seconds.
     """
 
     name: str
-    """What the thread and the log call it."""
+    """The name of the task in the log, and of its thread."""
     every_seconds: float
+    """The pause in seconds after a run without an error."""
 
     def __init__(self) -> None:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
-        """Begin. Only a server does: a single command should not wait for this."""
+        """Start the thread. Only servers call this: commands run without background tasks."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more; return at once."""
+        """Make the task end after its current step. Returns at once."""
         self._closing.set()
 
     def close(self) -> None:
-        """Stop after the step under way, which is a short one; harmless where nothing was begun."""
+        """Stop, and wait up to 1 second for the current step. Does nothing if not started."""
         self.stop()
         if self._thread.is_alive():
             self._thread.join(_LEAVING_SECONDS)
 
     @abstractmethod
     def work(self, now: datetime) -> None:
-        """Do it once. `now` is this machine's time; `pause` between steps says when to stop."""
+        """Do the job once. `now` is this machine's time.
+
+        Call `pause` between steps and return if it returns True.
+        """
 
     def pause(self, seconds: float) -> bool:
-        """Wait between two steps of the work; True says that it should stop where it is."""
+        """Wait between two steps of the work; return True if the work should stop now."""
         return self._closing.wait(seconds)
 
     def _run(self) -> None:
@@ -60,7 +70,7 @@ class BackgroundTask(ABC):
             self.work(datetime.now(UTC))
         except DatabaseUnavailableError as error:
             _log.warning("the %s waits for the database: %s", self.name, error.advice or error)
-        except Exception:  # a fault here must not end the thread: tomorrow needs it too
+        except Exception:  # an error must not end the thread: the next run may succeed
             _log.exception("the %s failed", self.name)
         else:
             return True

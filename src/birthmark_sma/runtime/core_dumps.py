@@ -1,4 +1,7 @@
-"""Keep what is in memory out of crash dumps, where the system allows it."""
+"""Disable core dumps for processes that hold keys in memory.
+
+`sma serve` and its worker processes call this before they open the authority.
+"""
 
 import contextlib
 import ctypes
@@ -9,10 +12,10 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def forbid_core_dumps() -> None:
-    """Let this process leave no core file, and on Linux let no other one of the user read it.
+    """Disable core files, and on Linux also access to this process by others of the same user.
 
-    For a process that holds keys. On Linux a debugger or profiler then needs to be root's. What
-    the system refuses is left out.
+    After this, a debugger or profiler on Linux must run as root. Errors of the system are ignored:
+    the server then runs without this protection.
     """
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

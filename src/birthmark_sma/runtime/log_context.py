@@ -1,7 +1,8 @@
-"""For which requests a thread works at the moment, so that what it logs can name them.
+"""The requests that the current thread or task works for, so that log lines can name them.
 
-Context variables do not cross into other threads by themselves. What is handed to a writer takes
-its request along, and the writer says for whom it works once a batch, which costs a token nothing.
+Context variables are not passed to other threads. So each item submitted to a writer thread carries
+its request, and the writer sets WORKING_FOR once for each batch (`storage.group_commit`). The log
+formatter (`web.logs`) and tracing read it.
 """
 
 from collections.abc import Callable, MutableMapping, Sequence
@@ -9,16 +10,16 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 LoggedRequest: TypeAlias = MutableMapping[str, Any]
-"""A request as the web has it: here nobody looks into it."""
+"""A request as `web` represents it (an ASGI scope). Other packages only pass it on."""
 
 UNANSWERED = "unanswered"
-"""The key in a request of the object that waits for its answer (`group_commit.Waiting`). Whoever
-owns the connection tells it that the caller left."""
+"""The key, in a request, of the object that waits for its answer (`group_commit.Waiting`). The HTTP
+protocol calls its `leave` method when the connection closes."""
 
 WORKING_FOR: ContextVar[Callable[[], Sequence[LoggedRequest]] | None] = ContextVar(
     "working_for", default=None
 )
-"""Tells the requests when it is called, as hardly anybody ever asks."""
+"""A function that returns the requests. It is called only when a line is logged, which is rare."""
 
 
 def current_requests() -> Sequence[LoggedRequest]:
@@ -28,6 +29,6 @@ def current_requests() -> Sequence[LoggedRequest]:
 
 
 def current_request() -> LoggedRequest | None:
-    """Return the request that this thread or task works for, if it is just one."""
+    """Return the request that this thread or task works for; None if there is not exactly one."""
     origins = current_requests()
     return origins[0] if len(origins) == 1 else None

@@ -1,7 +1,7 @@
-"""Percentiles of a while, from a histogram that only ever counts up.
+"""Percentiles over a time window, from a cumulative histogram.
 
-PURE. Whoever watches a histogram looks at it now and then; what came between two looks is a
-histogram of that while.
+PURE: no clock, no I/O. The difference of two snapshots of a histogram is the histogram of the time
+between them. `web.middleware.request_metrics` uses this module for latencies.
 """
 
 from collections import deque
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 
 def quantile(bounds: Sequence[int], counts: Sequence[int], share: float) -> float | None:
-    """Return the amount that a share (0 to 1) of all amounts do not exceed; None where none is.
+    """Return the value that a share (0 to 1) of all amounts do not exceed; None without amounts.
 
-    `counts` says how many were at or below each bound, and at last all. Within a bucket amounts are
-    taken to lie evenly, the first of which begins at 0; of what is above the highest bound nothing
-    is known but that, so it is that bound. As `histogram_quantile` of Prometheus does it.
+    `counts` holds the number of amounts at or below each bound, and at the end the number of all.
+    As in Prometheus' `histogram_quantile`, amounts are assumed to be spread evenly in a bucket, and
+    the first bucket begins at 0. A quantile above the highest bound is reported as that bound.
     """
     if not counts[-1]:
         return None
@@ -27,9 +27,9 @@ def quantile(bounds: Sequence[int], counts: Sequence[int], share: float) -> floa
 
 
 class Snapshots:
-    """Looks at one histogram, not older than a while, of which the first counts as its beginning.
+    """The snapshots of one histogram from the last `seconds` seconds.
 
-    One thread takes them, the same that asks.
+    Not thread-safe: the same thread takes and reads them.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -37,13 +37,19 @@ class Snapshots:
         self._taken: deque[tuple[float, list[int]]] = deque()
 
     def take(self, now: float, counts: list[int]) -> None:
-        """Note how many amounts were at or below each bound; `now` is a clock that only goes on."""
+        """Add a snapshot and drop those that are too old.
+
+        `now` is in seconds of a monotonic clock. `counts` as for `quantile`.
+        """
         self._taken.append((now, counts))
         while now - self._taken[0][0] > self._seconds:
             self._taken.popleft()
 
     def since_the_first(self) -> list[int]:
-        """Return what came between the first look and the last; nothing where there are not two."""
+        """Return the counts between the oldest and the newest snapshot.
+
+        With one snapshot all counts are 0; without any, the list is empty.
+        """
         if not self._taken:
             return []
         (_, first), (_, last) = self._taken[0], self._taken[-1]

@@ -1,4 +1,7 @@
-"""What may not stand in any log, whoever writes it: keys, values, what moves a cursor."""
+"""Remove from log text what no log may contain: access keys, row values, control characters.
+
+`web.logs` passes text through these functions before it is written.
+"""
 
 import re
 import traceback
@@ -7,17 +10,21 @@ from typing import TextIO
 from structlog.typing import ExcInfo
 
 _KEY = re.compile(r"sma_\w+")
-# PostgreSQL quotes the row that it refuses: of a camera token, or with an Idempotency-Key.
+# PostgreSQL's DETAIL line quotes the row that violates a constraint. The row may hold values of a
+# camera token or an Idempotency-Key.
 _REFUSED_ROW = re.compile(r"(DETAIL:).*?(?=\n\[SQL|\n\n|\Z)", re.DOTALL)
 
 
 def without_keys(text: str) -> str:
-    """Return a text in which nothing looks like an access key any more."""
+    """Return the text with everything that looks like an access key replaced by `sma_...`."""
     return _KEY.sub("sma_...", text)
 
 
 def printable(text: str, *, kept: str = "") -> str:
-    """Return a text that moves no cursor and begins no line: the rest is written as in Python."""
+    """Return the text with unprintable characters escaped as in Python, except those in `kept`.
+
+    This prevents log injection: no caller can begin a new line or move the terminal's cursor.
+    """
     if text.isprintable():
         return text
     return "".join(
@@ -27,10 +34,10 @@ def printable(text: str, *, kept: str = "") -> str:
 
 
 def format_traceback(exc_info: ExcInfo) -> str:
-    """Return a traceback without local variables and without the values of a database's row."""
+    """Return the traceback as text, without local variables and without values of database rows."""
     return _REFUSED_ROW.sub(r"\1 ...", "".join(traceback.format_exception(*exc_info))).rstrip("\n")
 
 
 def write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
-    """The same, for a terminal."""
+    """Write the traceback of `format_traceback` to a terminal, with control characters escaped."""
     out.write("\n" + printable(format_traceback(exc_info), kept="\n"))

@@ -1,4 +1,8 @@
-"""Files that hold secrets: readable by their owner alone, and whole or absent after a crash."""
+"""Read and write files with secrets: mode 0600, and complete or absent after a crash.
+
+The passphrase, the root's encrypted key, backups and local TLS keys are written here. Messages of
+errors name the path, never the content.
+"""
 
 import contextlib
 import os
@@ -14,9 +18,9 @@ _OWNER_ONLY = 0o600
 
 
 def write_private_file(path: Path, content: bytes, *, replace: bool = False) -> None:
-    """Write a file of mode 0600 that exists whole, on disk, or not at all.
+    """Write a file of mode 0600 atomically and durably.
 
-    Raises PrivateFileError where it exists already and `replace` is false, or cannot be written.
+    Raises PrivateFileError if the file exists and `replace` is false, or if it cannot be written.
     """
     if path.exists() and not replace:
         raise PrivateFileError(f"{path} exists already and is never overwritten.")
@@ -26,8 +30,8 @@ def write_private_file(path: Path, content: bytes, *, replace: bool = False) -> 
         if replace:
             partial.replace(path)
         else:
-            os.link(partial, path)  # unlike a rename, this never replaces a file made meanwhile
-        sync_directory(path.parent)
+            os.link(partial, path)  # unlike rename, it fails if the file was created meanwhile
+        sync_directory(path.parent)  # makes the new name survive a power cut
     except FileExistsError:
         raise PrivateFileError(f"{path} exists already and is never overwritten.") from None
     except OSError as error:
@@ -38,12 +42,13 @@ def write_private_file(path: Path, content: bytes, *, replace: bool = False) -> 
 
 
 def read_private_file(path: Path) -> bytes:
-    """Return the content of a file that nobody but its owner can read.
+    """Return the content of a file that only its owner can read.
 
-    Raises PrivateFileError where it is missing, unreadable, or open to others.
+    Raises PrivateFileError if it is missing, cannot be read, or is accessible to other users.
     """
     try:
         with path.open("rb") as file:
+            # The mode of the open file, so that it cannot be replaced between check and read.
             mode = os.fstat(file.fileno()).st_mode
             content = file.read()
     except FileNotFoundError:
@@ -56,12 +61,18 @@ def read_private_file(path: Path) -> bytes:
 
 
 def others_can_read(path: Path) -> bool:
-    """Say whether anybody but its owner can read, write or enter a file or directory."""
+    """Return whether other users can read, write or enter a file or directory.
+
+    Raises OSError if it does not exist.
+    """
     return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
 
 
 def make_private_directory(path: Path) -> None:
-    """Make a directory, and those above it, of mode 0700; one that exists stays as it is."""
+    """Create a directory and its missing parents with mode 0700; existing ones stay unchanged.
+
+    Raises PrivateFileError if it cannot be created, or if the path is a file.
+    """
     try:
         for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
@@ -72,7 +83,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make what was created or renamed in a directory survive a power cut."""
+    """Call fsync on a directory, so that new and renamed files in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -82,10 +93,13 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_private_file(path: Path) -> Iterator[BinaryIO]:
-    """Make a file of mode 0600 to write into; it is on disk when the block ends. Raises OSError."""
+    """Create a file of mode 0600 for writing; it is durable when the block ends without an error.
+
+    Raises OSError, and FileExistsError if the file exists.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, _OWNER_ONLY)  # whatever the umask left of it
+        os.fchmod(descriptor, _OWNER_ONLY)  # the umask may have removed bits from the mode
         yield file
         file.flush()
         os.fsync(descriptor)

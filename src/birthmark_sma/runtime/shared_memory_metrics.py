@@ -1,11 +1,14 @@
-"""Counters, gauges and histograms that all processes of a server keep in memory they share.
+"""Counters, gauges and histograms in shared memory of all processes of a server.
 
-A process that serves has a sheet of numbers of its own, and adds to it: that costs a tenth of a
-microsecond, no lock and no system call. Whoever is asked for the figures adds up all sheets, so the
-answer is the same whichever process gives it. A process that is killed leaves its sheet behind; the
-one that takes its place goes on with it, so that no counter ever falls.
+Each process has its own sheet (a row of 64-bit integers) and is the only one that writes to it. So
+to count costs a tenth of a microsecond, without a lock or a system call. A reader adds up all
+sheets, so every process returns the same totals. The sheet of a killed process stays, and the
+process that replaces it continues on it, so no counter ever falls.
 
-The memory is an unlinked file that only these processes reach; nothing is left of it at the end.
+Memory layout of a sheet: the process id, then the places of each instrument in the order of their
+creation (`SlotAllocator`). All processes create them in the same order. The memory is an unlinked
+file that only these processes can reach; nothing is left of it at the end.
+`authority.server_metrics` and `web.middleware.request_metrics` define the instruments.
 """
 
 import logging
@@ -19,29 +22,32 @@ from typing import TypeAlias
 
 Labels: TypeAlias = tuple[str, ...]
 
-_SPARE_SHEETS = 4  # for processes that died and were not seen to be dead yet
+_SPARE_SHEETS = 4  # for new processes that start before a dead one is detected
 _LOCK_SECONDS = 5.0
-_OWNER = 0  # the place of the process's id in a sheet
+_OWNER = 0  # the place of the process id in a sheet; 0 there means that the sheet is free
 
 _spawning = multiprocessing.get_context("spawn")
 _log = logging.getLogger(__name__)
 
 
 class SlotAllocator:
-    """Gives out places in a sheet; each process lays its instruments out in the same order."""
+    """Allocates places in a sheet. Each process must allocate its instruments in the same order."""
 
     def __init__(self) -> None:
         self.size = _OWNER + 1
 
     def take(self, places: int) -> int:
-        """Return the first of so many places."""
+        """Allocate `places` adjacent places; return the first."""
         first = self.size
         self.size += places
         return first
 
 
 class SharedCounters:
-    """The shared numbers: a sheet a process, each of 64-bit integers."""
+    """The shared memory: one sheet of `size` 64-bit integers for each process, and 4 spare ones.
+
+    Created in the parent process and inherited by the serving processes.
+    """
 
     def __init__(self, processes: int, size: int) -> None:
         self._size = size
@@ -50,9 +56,14 @@ class SharedCounters:
         self._taking = _spawning.Lock()
 
     def take_one(self) -> memoryview:
-        """Return a sheet for this process alone, in place of a dead one if there is one."""
+        """Return a sheet for this process alone: a free one, or that of a process that has died.
+
+        If none is left, a warning is logged and the sheet returned is private memory: its numbers
+        are missing in the totals.
+        """
         sheets = self.all()
-        taken = self._taking.acquire(timeout=_LOCK_SECONDS)  # whoever held it may have been killed
+        # With a timeout, because a process that was killed may never release the lock.
+        taken = self._taking.acquire(timeout=_LOCK_SECONDS)
         try:
             for sheet in sheets:
                 if not _is_alive(sheet[_OWNER]):
@@ -65,67 +76,71 @@ class SharedCounters:
         return memoryview(bytearray(8 * self._size)).cast("q")
 
     def all(self) -> list[memoryview]:
-        """Return every sheet, in use or not."""
+        """Return all sheets, in use or not."""
         numbers = memoryview(self._numbers).cast("B").cast("q")
         return [numbers[n * self._size : (n + 1) * self._size] for n in range(self._count)]
 
     def alive(self) -> list[memoryview]:
-        """Return the sheets of processes that run."""
+        """Return the sheets of running processes."""
         return [sheet for sheet in self.all() if _is_alive(sheet[_OWNER])]
 
 
 class Counter:
-    """Counts by the values of its labels, all of which are known beforehand.
+    """A counter for each value of its labels. All values are given in advance.
 
-    Each value is counted by one thread only, or under a lock: adding is no single step.
+    Only one thread may add to a value, or callers must hold a lock: adding is not atomic.
     """
 
     def __init__(self, layout: SlotAllocator, labels: Iterable[Labels]) -> None:
         self.place = {each: layout.take(1) for each in labels}
 
     def add(self, sheet: memoryview, labels: Labels, amount: int = 1) -> None:
-        """Count."""
+        """Add to the counter of these labels. Raises KeyError for labels not given in advance."""
         sheet[self.place[labels]] += amount
 
     def total(self, sheets: Iterable[memoryview]) -> dict[Labels, int]:
-        """Add up sheets."""
+        """Return the sum over the sheets for each value of the labels."""
         sheets = list(sheets)
         return {each: sum(s[place] for s in sheets) for each, place in self.place.items()}
 
 
 class Gauge:
-    """A number that rises and falls. Of processes that have died it says nothing."""
+    """A number that rises and falls. The values of dead processes are not counted."""
 
     def __init__(self, layout: SlotAllocator) -> None:
         self._place = layout.take(1)
 
     def set(self, sheet: memoryview, value: int) -> None:
-        """Say what it is now."""
+        """Set the value of this process."""
         sheet[self._place] = value
 
     def total(self, alive: Iterable[memoryview]) -> int:
-        """Add up the sheets of processes that run."""
+        """Return the sum over the sheets of running processes."""
         return sum(sheet[self._place] for sheet in alive)
 
 
 class Histogram:
-    """Counts amounts by upper bounds, and sums them up. One thread observes.
+    """A histogram of amounts, with upper bounds of its buckets and the sum of all amounts.
 
-    Amounts are integers: nanoseconds, or how many.
+    Amounts are integers: nanoseconds or numbers of items. Only one thread of a process may observe.
     """
 
     def __init__(self, layout: SlotAllocator, bounds: Sequence[int]) -> None:
         self.bounds = bounds
+        # One place for each bucket, one for amounts above the last bound, one for the sum.
         self._first = layout.take(len(bounds) + 2)
         self._sum = self._first + len(bounds) + 1
 
     def observe(self, sheet: memoryview, amount: int) -> None:
-        """Count an amount; one that is a bound belongs below it."""
+        """Count an amount. An amount equal to a bound belongs to the bucket below it."""
         sheet[self._first + bisect_left(self.bounds, amount)] += 1
         sheet[self._sum] += amount
 
     def total(self, sheets: Iterable[memoryview]) -> tuple[list[int], int]:
-        """Return how many amounts were at or below each bound, and at last all; and their sum."""
+        """Return the cumulative counts and the sum of all amounts, over these sheets.
+
+        The counts are the number of amounts at or below each bound, and at the end of all amounts.
+        """
         sheets = list(sheets)
         counts = (sum(s[n] for s in sheets) for n in range(self._first, self._sum))
         return list(accumulate(counts)), sum(s[self._sum] for s in sheets)
@@ -138,6 +153,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # the process exists and belongs to another user
         return True
     return True

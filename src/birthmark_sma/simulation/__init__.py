@@ -1,8 +1,8 @@
-"""Cameras and aggregation servers that are played, against a real authority.
+"""Simulated cameras and aggregation servers that use a real authority (`sma simulate`).
 
-PURE, and drawn from a seed: `cases` (what each case is, and which ending is right), `families`,
-`plan` (what each camera does when). With sockets and files: `fleet` (cameras, made with
-`birthmark_sma.device`), `aggregation` (servers, made with `birthmark_sma.client`), `play` (a plan,
-carried out), and `reception` and `delivery` for one end alone. What came of it, PURE again:
-`tally`, `report`, `chart`. docs/simulate.md is the guide.
+Pure modules: `expected_outcomes` (the cases and their right outcomes), `camera_families`, `plan`
+(the actions of each camera, drawn from a seed), `attacks`, `results`, `report`, `chart`.
+Modules with sockets or files: `target` (the authority), `fleet` (cameras, built on
+`birthmark_sma.device`), `aggregation` (servers, built on `birthmark_sma.client`), `player` (carries
+out a plan), `run` (a whole run). docs/simulate.md is the guide.
 """

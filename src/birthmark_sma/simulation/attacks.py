@@ -1,4 +1,7 @@
-"""Bundles that are not what they should be, made of genuine ones. Pure: chance is passed in."""
+"""Make the forged and tampered bundles of a simulation from genuine ones.
+
+`fleet` calls this for each such case. Pure: random bytes are passed in as a function.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,10 +23,10 @@ RandomBytes = Callable[[int], bytes]
 def altered_token(
     case: Case, token: CameraToken, *, chance: RandomBytes, key: bytes
 ) -> CameraToken:
-    """Return a camera token with what the case says done to it.
+    """Return the camera token, altered as the case describes.
 
-    `key` is the pseudorandom key of the token's table (RFC 5869, section 2.2), for what the device
-    itself seals anew.
+    `key` is the pseudorandom key of the token's table (RFC 5869, section 2.2). The case
+    WRONG_NUC_HASH needs it to seal a new token. Raises KeyError for a case without an alteration.
     """
     if case is Case.WRONG_NUC_HASH:
         return camera_token.seal(
@@ -37,7 +40,7 @@ def altered_token(
 
 
 def _flip(text: bytes, at: int) -> bytes:
-    """Alter one bit of a byte; -1 is the last one."""
+    """Return the text with the lowest bit of one byte flipped. `at` is its index."""
     altered = bytearray(text)
     altered[at] ^= 1
     return bytes(altered)
@@ -69,5 +72,5 @@ def signed_by_another(bundle: Bundle, key: ec.EllipticCurvePrivateKey) -> Bundle
 
 
 def with_another_picture(bundle: Bundle, image_hash: bytes) -> Bundle:
-    """Return the bundle with another picture's hash, and the signature as it was."""
+    """Return the bundle with the hash of another picture and the original signature."""
     return replace(bundle, content=replace(bundle.content, image_hash=image_hash))

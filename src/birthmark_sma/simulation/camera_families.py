@@ -1,6 +1,7 @@
-"""Families of cameras: how many of a fleet they are, and at which hours they take pictures. Pure.
+"""The camera families of a simulation: their share of the fleet and their busy hours. Pure.
 
-The figures are invented, and chosen to differ: peaks by day, at noon, in traffic, and at night.
+The numbers are invented. They are chosen so that the families peak at different times: phones in
+the evening, press cameras at noon, dash cameras in rush hours, trail cameras at night.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ HOURS = 24
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`share` is of the fleet's cameras; `pictures` how many one takes beside those of others;
-    `hours` how much of that in each hour of the day, in any unit."""
+    """A camera family.
+
+    `share` is its part of the fleet. `pictures` is the number of pictures that one camera takes, in
+    proportion to other families. `hours` distributes them over the 24 hours of a day, in any unit.
+    """
 
     name: str
     share: float
@@ -20,7 +24,7 @@ class Family:
     hours: tuple[float, ...]
 
     def activity(self, hour: int | None) -> float:
-        """How much one camera does in an hour of the day, or on average (None).
+        """Return the activity of one camera in an hour of the day, or its average if None.
 
         The average over the day is `pictures`.
         """
@@ -58,7 +62,10 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def families_by_name(names: Sequence[str]) -> tuple[Family, ...]:
-    """Return families of these names, with the habits of those above in turn; none means those."""
+    """Return families with these names, or FAMILIES if there are no names.
+
+    They get share, pictures and hours of FAMILIES in turn. Duplicate names are dropped.
+    """
     if not names:
         return FAMILIES
     return tuple(

@@ -1,12 +1,14 @@
-"""The report of a run as a picture: SVG, for light and dark, without scripts or fonts of its own.
+"""Draw the report of a run as SVG, for light and dark mode, without scripts and embedded fonts.
 
-Pure, and made of the report alone, so that a stored one can be drawn again.
+`cli.simulate` calls it. Pure: the chart must depend on the report alone, so that a stored report
+can be drawn again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+# The layout, in SVG units.
 _WIDTH = 960
 _LEFT, _RIGHT = 32, 928
 _COURSE_TOP, _COURSE_HEIGHT = 132, 120
@@ -14,7 +16,7 @@ _TABLE_TOP = 336
 _ROW = 26
 _BARS, _BARS_WIDTH = 570, 200
 _NOTE_ROW = 18
-_NOTE_CHARACTERS = 145
+_NOTE_CHARACTERS = 145  # in a line
 
 _STYLE = """
 svg { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -35,7 +37,7 @@ svg { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif
 
 
 def chart(report: Mapping[str, Any]) -> str:
-    """Return the picture of a report."""
+    """Return the SVG document for a report."""
     notes = [*_notes(report)]
     table_ends = _TABLE_TOP + _ROW * (len(report["cases"]) + 1)
     height = table_ends + (_NOTE_ROW * len(notes) + 72 if notes else 24)
@@ -96,7 +98,7 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def interruptions(report: Mapping[str, Any]) -> str | None:
-    """Say how often the authority gave no verdict, and what came of it, if it ever did not."""
+    """Return a sentence about missing verdicts and their consequences, or None without any."""
     told, lost = report["indeterminate"], report["bundles"]["lost"]
     if not told["times"]:
         return None
@@ -109,7 +111,7 @@ def interruptions(report: Mapping[str, Any]) -> str | None:
 
 
 def _course(report: Mapping[str, Any]) -> Iterator[str]:
-    """Draw how many bundles passed and were turned away, by when their pictures were taken."""
+    """Yield a stacked bar chart: passed, refused and wrong bundles by the time of the picture."""
     course, terms = report["course"], report["terms"]
     kinds = ("passed", "refused", "wrong")
     parts = [*zip(*(course[each] for each in kinds), strict=True)]
@@ -159,7 +161,7 @@ def _table(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield _text(_LEFT, y, each["case"] + (" *" if each["unseen"] else ""), "text")
         yield _text(260, y, " or ".join(each["right"]), "text")
         yield _text(_BARS - 16, y, f"{total:,}", "text number")
-        # By the square root: the rarest case is still seen beside the genuine pictures.
+        # A square-root scale keeps the rarest case visible beside the genuine pictures.
         wide = max(2.0, (total / most) ** 0.5 * _BARS_WIDTH)
         kind = "passed" if "PASS" in each["right"] else "refused"
         yield f'<rect class="track" x="{_BARS}" y="{y - 12}" width="{_BARS_WIDTH}" height="14"/>'

@@ -1,8 +1,8 @@
-"""What is played, and which ending of it is right. Pure.
+"""The cases of a simulation and the right outcomes of each. Pure.
 
-An aggregation server comes to one `Outcome` for each bundle that it gets. Which ones are right is
-decided here and nowhere else, from what the protocol promises and what was agreed on
-(`Environment`), never from how a case ended.
+An aggregation server gets one `Outcome` for each bundle. Only this module decides which outcomes
+are right. It must derive them from the promises of the protocol and from the policies in
+`Environment`, never from an observed outcome.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What an aggregation server came to."""
+    """The result that an aggregation server gets for a bundle."""
 
     PASS = "PASS"  # noqa: S105  a verdict, not a password
     FAIL = "FAIL"
@@ -20,17 +20,17 @@ class Outcome(StrEnum):
     WRONG_CERTIFICATE = "wrong certificate"
     WRONG_SIGNATURE = "wrong signature"
     DUPLICATE = "duplicate"
-    """The very same bundle came before."""
+    """The server has received the identical bundle before."""
     REPORTED = "reported stolen"
-    """The aggregation server has the device on its own list."""
+    """The device is on the aggregation server's own list of stolen devices."""
     ALREADY_SUBMITTED = "already submitted"
-    """The authority answers each caller once, and gave no verdict."""
+    """The authority gave no verdict, because it answers each caller once for each token."""
     UNDECIDED = "undecided"
-    """There was no verdict in time: lost."""
+    """There was no verdict in time. The bundle counts as lost."""
 
 
 class Case(StrEnum):
-    """What is done with a picture."""
+    """The treatment of a picture. WHAT describes each case."""
 
     GENUINE = "genuine"
     TAMPERED_CIPHERTEXT = "tampered ciphertext"
@@ -67,10 +67,10 @@ TAMPERING = (
     Case.FORGED_SIGNATURE,
     Case.ALTERED_BUNDLE,
 )
-"""What `tampering` is a rate of: each as often as the others."""
+"""The cases that the rate `tampering` covers, each with the same frequency."""
 CLONES = (Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR)
 REPLAYS = (Case.REPLAYED_BUNDLE, Case.REUSED_CAMERA_TOKEN, Case.BORROWED_CAMERA_TOKEN)
-"""Those begin with the bundle of an earlier picture."""
+"""The cases that use the bundle of an earlier picture."""
 BY_ONE_CAMERA = (
     Case.GENUINE,
     *TAMPERING,
@@ -78,7 +78,7 @@ BY_ONE_CAMERA = (
     Case.REUSED_CAMERA_TOKEN,
     *CLONES,
 )
-"""What can be done with the pictures of one camera whose clock is right."""
+"""The cases that need only one camera with a right clock."""
 
 WHAT: Mapping[Case, str] = {
     Case.GENUINE: "A camera's own picture, sent as it should be.",
@@ -107,12 +107,12 @@ WHAT: Mapping[Case, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the authority and those who use it agreed on, as far as right endings depend on it.
+    """The policies on which right outcomes depend.
 
-    `discloses_serials`: all aggregation servers are told which device a camera token is of.
-    `answers_repeats`: a caller who brings a camera token again gets the verdict again.
-    `reports_to_authority`: a stolen camera is suspended or revoked there; else the aggregation
-    servers alone know of it.
+    `discloses_serials`: the authority tells all aggregation servers the device of a camera token.
+    `answers_repeats`: a caller that submits a camera token again gets the verdict again.
+    `reports_to_authority`: the authority suspends or revokes a stolen camera. Otherwise only the
+    aggregation servers know about the theft.
     """
 
     discloses_serials: bool
@@ -121,11 +121,12 @@ class Environment:
 
 
 ASSUMED = Environment(discloses_serials=True, answers_repeats=True, reports_to_authority=False)
-"""Where nobody has asked."""
+"""The policies to assume if no authority was probed."""
 
 _ALWAYS: Mapping[Case, frozenset[Outcome]] = {
     Case.GENUINE: frozenset({Outcome.PASS}),
     **dict.fromkeys(TAMPERING, frozenset({Outcome.FAIL})),
+    # After TAMPERING, which contains them: the aggregation server rejects these two by itself.
     Case.FORGED_SIGNATURE: frozenset({Outcome.WRONG_SIGNATURE}),
     Case.ALTERED_BUNDLE: frozenset({Outcome.WRONG_SIGNATURE}),
     Case.REPLAYED_BUNDLE: frozenset({Outcome.DUPLICATE}),
@@ -138,7 +139,7 @@ _ALWAYS: Mapping[Case, frozenset[Outcome]] = {
 
 
 def right_endings(case: Case, there: Environment) -> frozenset[Outcome]:
-    """Return the endings that the protocol promises for a case."""
+    """Return the outcomes that the protocol promises for a case under these policies."""
     match case:
         case Case.REUSED_CAMERA_TOKEN:
             return frozenset({Outcome.PASS if there.answers_repeats else Outcome.ALREADY_SUBMITTED})
@@ -178,7 +179,7 @@ _UNSEEN: Mapping[Case, str] = {
 
 
 def undetectable_reason(case: Case, there: Environment) -> str | None:
-    """Return what the protocol cannot see of a case, or None where it sees what it should."""
+    """Return a sentence about an attack that the protocol cannot detect, or None if it can."""
     if Outcome.PASS in right_endings(case, there):
         return _UNSEEN.get(case)
     return None

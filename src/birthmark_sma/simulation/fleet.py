@@ -1,7 +1,8 @@
-"""Cameras of a simulation: real ones, of `birthmark_sma.device`, in directories of their own.
+"""The cameras of a simulation. They run the real code of `birthmark_sma.device`.
 
-They sync what they write, as all cameras do. In memory, where `memory_directory` puts them, that
-costs nothing, and the disk is left to the authority.
+`run` provisions them, `player` takes pictures with them. Each camera has its own state directory.
+Cameras call fsync after each write. In memory (`memory_directory`) this costs nothing, and the
+authority has the disk for itself.
 """
 
 import hashlib
@@ -29,8 +30,9 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.simulation import attacks
 from birthmark_sma.simulation.expected_outcomes import TAMPERING, Case
 
-_AT_ONCE = 8
-# Nothing here has a name that others could foresee: a directory of mode 0700 is made in it.
+_AT_ONCE = 8  # cameras that are provisioned at the same time
+# A shared directory is safe here: TemporaryDirectory makes a directory in it with mode 0700 and an
+# unpredictable name.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 Clock = Callable[[], datetime]
@@ -38,7 +40,7 @@ Clock = Callable[[], datetime]
 
 @contextmanager
 def memory_directory() -> Iterator[Path]:
-    """Give a private directory that is gone at the end, in memory where the system has that."""
+    """Yield a private directory and delete it at the end. It is in memory if /dev/shm exists."""
     usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK)
     with tempfile.TemporaryDirectory(prefix="birthmark-", dir=_MEMORY if usable else None) as name:
         yield Path(name)
@@ -46,7 +48,10 @@ def memory_directory() -> Iterator[Path]:
 
 @dataclass(slots=True)
 class PlayedCamera:
-    """A camera, and what whoever holds it could do with what is inside."""
+    """A camera with its secrets, which lets a simulation forge and clone.
+
+    `_copies` holds the clones, by case. They are made when they are first used.
+    """
 
     camera: Camera
     directory: Path
@@ -55,20 +60,23 @@ class PlayedCamera:
 
     @property
     def device_serial(self) -> str:
-        """The serial in its certificate."""
+        """The serial in the camera's certificate."""
         return self.camera.device_serial
 
     @property
     def root_pem(self) -> str:
-        """The root that the authority showed at provisioning."""
+        """The root certificate from provisioning, as PEM."""
         return self.identity.certificate_chain[1]
 
     def make(self, case: Case, image: bytes, source: Bundle | None) -> Bundle:
-        """Return the bundle of a picture, with what the case says done to it."""
+        """Return the bundle of a picture, altered as the case describes.
+
+        `source` is the bundle of the earlier picture for replays, else None.
+        """
         if case is Case.REPLAYED_BUNDLE and source is not None:
             return source
         if case in {Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR}:
-            return self._copy(case).capture(image)
+            return self._copy(case).capture(image)  # the clone signs with its own copy of the key
         bundle = self.camera.capture(image)
         if case is Case.FORGED_SIGNATURE:
             return attacks.signed_by_another(bundle, ec.generate_private_key(ec.SECP256R1()))
@@ -78,12 +86,12 @@ class PlayedCamera:
         return bundle if token is None else attacks.with_token(bundle, token, self._key())
 
     def close(self) -> None:
-        """Let go of its directory, and of those of its copies."""
+        """Close the camera and its clones."""
         for each in (self.camera, *self._copies.values()):
             each.close()
 
     def _token(self, case: Case, token: CameraToken, source: Bundle | None) -> CameraToken | None:
-        """Return the camera token that takes the place of the true one, if one does."""
+        """Return the camera token that replaces the genuine one, or None to keep it."""
         if case in TAMPERING:
             master_key = bytes.fromhex(self.identity.table_keys[str(token.table_id)])
             return attacks.altered_token(
@@ -99,7 +107,10 @@ class PlayedCamera:
         return key
 
     def _copy(self, case: Case) -> Camera:
-        """Copy the camera's disk, as a thief of cards would; then, perhaps, change the sensor."""
+        """Return a clone: a camera on a copy of the disk. CLONE_OTHER_SENSOR changes its NUC hash.
+
+        Each case has one clone, which is made at the first call.
+        """
         if case not in self._copies:
             name = "other" if case is Case.CLONE_OTHER_SENSOR else "same"
             directory = self.directory.with_name(f"{self.directory.name}-clone-{name}")
@@ -120,9 +131,10 @@ def provision(
     client: httpx2.Client,
     done: Callable[[], None],
 ) -> list[PlayedCamera]:
-    """Have cameras provisioned, several at once. `done` is called after each.
+    """Provision the cameras, `_AT_ONCE` at a time, and return them in the order of the enrolments.
 
-    Raises what `start_camera` raises; the cameras that were started are then closed again.
+    `done` is called after each camera, in a worker thread. On an error of `start_camera` this
+    closes the cameras that were started, and raises the error.
     """
 
     def start(n: int) -> PlayedCamera:
@@ -135,6 +147,7 @@ def provision(
             clock=clocks[n],
             client=client,
         )
+        # A Camera does not give out its secrets, so forgeries read them from its state files.
         identity = state.load(PrivateDirectory(place), UNSEALED)
         if not isinstance(identity, Identity):
             raise DamagedDeviceStateError(f"{place} changed while a camera was started in it.")
@@ -146,6 +159,7 @@ def provision(
         try:
             return [each.result() for each in futures]
         except BaseException:
+            # Cancel all first, so that no further camera starts while the others are closed.
             for each in futures:
                 each.cancel()
             for each in futures:
@@ -155,7 +169,7 @@ def provision(
 
 
 def make_clock(ahead: float, drift: float) -> Clock:
-    """Return a clock that is ahead by seconds, and gains `drift` of them in each."""
+    """Return a clock that is `ahead` seconds ahead now and gains `drift` seconds a second."""
     begun = datetime.now(UTC)
 
     def now() -> datetime:

@@ -1,6 +1,8 @@
-"""What each camera does when, drawn from a seed. Pure: the same terms give the same plan.
+"""Build the plan of a run: all actions of all cameras, drawn from a seed.
 
-Keys, nonces and serials are not of the plan: cameras draw them, as real ones do.
+Pure: the same terms must give the same plan. So the order of the random draws is part of the
+result, and a change of it changes the plan of every seed. Keys, nonces and serials are not in the
+plan. Cameras draw them, like real ones.
 """
 
 import random
@@ -21,19 +23,21 @@ MAX_PICTURES = 1_000_000
 MAX_SECONDS = 24 * 3600.0
 MAX_AGGREGATORS = 8
 _SMALL_DRIFT = 600.0
-"""Up to ten minutes either way: what every certificate and every aggregation server allows for."""
-_FAR_OFF = (2 * 3600.0, 30 * 86400.0)
+"""Up to 600 s in both directions. All certificates and aggregation servers tolerate this."""
+_FAR_OFF = (2 * 3600.0, 30 * 86400.0)  # seconds; beyond the tolerance of one hour (CLOCK_SKEW)
 _REMEMBERED = 200
-"""A replay takes one of so many last pictures, so that few bundles have to be kept."""
+"""A replay uses one of the last 200 pictures, so that few bundles must be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What to play. Rates are of pictures, shares are of cameras, both from 0 to 1.
+    """The parameters of a run. Raises ConfigurationError if they are out of bounds.
 
-    `seconds` is how long it takes, `rate` how many pictures a second there are on average. With
-    `day` the run is one day from midnight to midnight, and the hours of the families count.
-    `dual` is how many pictures go to all aggregation servers, rather than to one of them.
+    `seconds` is the duration, `rate` the average number of pictures a second. With `day` the run
+    represents one day from midnight to midnight, and each family follows its hours.
+    These are shares of the pictures, from 0 to 1: `dual` (sent to all aggregation servers; the
+    others go to one), `tampering`, `clones`, `replays`. These are shares of the cameras, from 0 to
+    1: `stolen`, `wrong_clocks`, `offline`.
     """
 
     cameras: int = 20
@@ -72,12 +76,12 @@ class Terms:
 
     @property
     def pictures(self) -> int:
-        """How many pictures are taken in all."""
+        """The number of pictures in the run, at least 1."""
         return max(1, round(self.rate * self.seconds))
 
 
 class Role(Enum):
-    """What is the matter with a camera."""
+    """The fault of a camera, if it has one."""
 
     ORDINARY = "ordinary"
     STOLEN = "stolen"
@@ -87,10 +91,11 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CameraPlan:
-    """One camera. Times are seconds from the beginning of the run.
+    """One camera. All times are in seconds from the beginning of the run.
 
-    `clock` is by how many seconds its clock is ahead at the beginning, `drift` by how many it gains
-    a second. A stolen one is in other hands from `stolen_at`, and reported at `reported_at`.
+    `clock` is the number of seconds by which its clock is ahead at the beginning. `drift` is the
+    number of seconds that it gains in each second. A thief takes the pictures of a stolen camera
+    from `stolen_at` on. It is reported at `reported_at`.
     """
 
     number: int
@@ -103,15 +108,16 @@ class CameraPlan:
     reported_at: float | None = None
 
     def is_offline(self, at: float) -> bool:
-        """Whether it has no network at this moment."""
+        """Return true if the camera has no network at this time."""
         return self.offline is not None and self.offline[0] <= at < self.offline[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture, or one forgery: when, by or in the name of which camera, and for whom.
+    """One picture or forgery: its time, its camera, its case and its aggregation servers.
 
-    `source` is the number of the earlier picture that a replay begins with.
+    `at` is in seconds from the beginning of the run. `source` is the number of the earlier picture
+    that a replay uses.
     """
 
     number: int
@@ -124,33 +130,33 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a run: the cameras, and the pictures in the order of their times."""
+    """A whole run: the cameras, and the pictures sorted by time."""
 
     terms: Terms
     cameras: tuple[CameraPlan, ...]
     pictures: tuple[Picture, ...]
 
     def planned(self) -> Mapping[Case, int]:
-        """How many pictures there are of each case."""
+        """Return the number of pictures for each case."""
         return Counter(each.case for each in self.pictures)
 
     def sources(self) -> frozenset[int]:
-        """The numbers of the pictures that a replay begins with."""
+        """Return the numbers of the pictures that replays use."""
         return frozenset(each.source for each in self.pictures if each.source is not None)
 
 
 def build_plan(terms: Terms) -> Plan:
-    """Return what the terms and their seed come to."""
-    chance = random.Random(terms.seed)  # noqa: S311  no secret: to be drawn again from its seed
+    """Return the plan for the terms and their seed."""
+    chance = random.Random(terms.seed)  # noqa: S311  no secret: a seed must repeat its plan
     cameras = _cameras(terms, chance)
     pictures = _with_cases(_taken(terms, cameras, chance), terms, cameras, chance)
     return Plan(terms, cameras, tuple(pictures))
 
 
 def plan_of_one(terms: Terms, cases: Sequence[Case]) -> Plan:
-    """Return the plan of one camera that takes pictures at one pace, with the cases in turn.
+    """Return the plan of one camera that takes pictures at a constant rate, with cases in turn.
 
-    A replay begins with the last genuine picture; before there is one, the picture is genuine.
+    A replay uses the last genuine picture. Without one, the picture becomes genuine.
     """
     pictures: list[Picture] = []
     last: int | None = None
@@ -173,7 +179,7 @@ def _cameras(terms: Terms, chance: random.Random) -> tuple[CameraPlan, ...]:
     chance.shuffle(families)
     order = list(range(terms.cameras))
     chance.shuffle(order)
-    left = order[1:]  # one at least is ordinary
+    left = order[1:]  # at least one camera stays ordinary
     roles = dict.fromkeys(order, Role.ORDINARY)
     for number in _some(left, terms.stolen, terms.cameras):
         roles[number] = Role.STOLEN
@@ -194,11 +200,13 @@ def _cameras(terms: Terms, chance: random.Random) -> tuple[CameraPlan, ...]:
 def _camera(
     camera: CameraPlan, terms: Terms, chance: random.Random, *, is_offline: bool
 ) -> CameraPlan:
-    """Give a camera its clock, and the time that it is offline or in other hands."""
+    """Return the camera with its clock, and its times of being offline or stolen."""
+    # Drawn for every camera, also if unused. So a role does not shift the draws of other cameras.
     off = chance.uniform(*_FAR_OFF)
     clock = {Role.FAST: off, Role.SLOW: -off}.get(
         camera.role, chance.uniform(-1, 1) * _SMALL_DRIFT / 2
     )
+    # Half of _SMALL_DRIFT is for the clock at the beginning, half for the drift of the whole run.
     drift = chance.uniform(-1, 1) * min(1e-4, _SMALL_DRIFT / 2 / terms.seconds)
     camera = replace(camera, clock=clock, drift=drift)
     begins, lasts = chance.uniform(0.1, 0.6), chance.uniform(0.1, 0.3)
@@ -211,7 +219,7 @@ def _camera(
 
 
 def _spread(families: Sequence[Family], cameras: int) -> list[Family]:
-    """Return a family for each camera, by their shares, largest remainders first."""
+    """Return a family for each camera in proportion to the shares (largest remainder method)."""
     total = sum(each.share for each in families)
     exact = [each.share / total * cameras for each in families]
     counts = [floor(each) for each in exact]
@@ -222,7 +230,7 @@ def _spread(families: Sequence[Family], cameras: int) -> list[Family]:
 
 
 def _some(left: list[int], share: float, of: int) -> list[int]:
-    """Take a share away from what is left; one at least where a share is wanted at all."""
+    """Remove a share of `of` cameras from `left` and return it; at least one if `share` > 0."""
     count = min(len(left), max(round(share * of), 1 if share > 0 else 0))
     taken, left[:] = left[:count], left[count:]
     return taken
@@ -232,7 +240,7 @@ def _some(left: list[int], share: float, of: int) -> list[int]:
 
 
 def _taken(terms: Terms, cameras: Sequence[CameraPlan], chance: random.Random) -> list[Picture]:
-    """Return the pictures without their cases, sorted by time."""
+    """Return the pictures sorted by time, all with the case GENUINE."""
     by_family: dict[str, list[int]] = {}
     for each in cameras:
         by_family.setdefault(each.family, []).append(each.number)
@@ -242,6 +250,7 @@ def _taken(terms: Terms, cameras: Sequence[CameraPlan], chance: random.Random) -
     by_hour = list(accumulate(map(sum, busy)))
     taken: list[tuple[float, int, tuple[int, ...]]] = []
     for _ in range(terms.pictures):
+        # A random point on the cumulative activity: busy hours get more pictures.
         hour = bisect_left(by_hour, chance.random() * by_hour[-1])
         at = (hour + chance.random()) / len(hours) * terms.seconds
         family = chance.choices(families, busy[hour])[0]
@@ -259,8 +268,11 @@ def _addressees(terms: Terms, chance: random.Random) -> tuple[int, ...]:
 def _with_cases(
     pictures: list[Picture], terms: Terms, cameras: Sequence[CameraPlan], chance: random.Random
 ) -> list[Picture]:
-    """Give each picture its case. Only ordinary cameras are forged, cloned and replayed, so that
-    each picture has one thing the matter with it."""
+    """Return the pictures with their cases.
+
+    Only pictures of ordinary cameras are tampered, cloned and replayed, so each picture has at most
+    one fault and its right outcome is known.
+    """
     total = len(pictures)
     pictures = [_by_role(each, cameras[each.camera]) for each in pictures]
     free = [each.number for each in pictures if cameras[each.camera].role is Role.ORDINARY]
@@ -290,7 +302,7 @@ def _replay(
     cameras: Sequence[CameraPlan],
     chance: random.Random,
 ) -> None:
-    """Make replays of pictures that have an earlier one to begin with; the others stay genuine."""
+    """Turn the numbered pictures into replays. Those without an earlier picture stay genuine."""
     wanted = set(numbers)
     earlier: list[Picture] = []
     made = 0
@@ -300,12 +312,14 @@ def _replay(
             case = REPLAYS[made % len(REPLAYS)]
             source = _source(earlier[-_REMEMBERED:], each, case, chance)
             if source is not None:
+                # To the servers of the source: another server has not seen its bundle before.
                 pictures[each.number] = replace(
                     each, case=case, to=source.to, source=source.number,
                     camera=each.camera if case is Case.BORROWED_CAMERA_TOKEN else source.camera,
                 )  # fmt: skip
                 made += 1
                 continue
+        # Not from an offline camera: it sends later, and a replay would have to wait for it.
         if each.case is Case.GENUINE and camera.role is Role.ORDINARY and not camera.offline:
             earlier.append(each)
 
@@ -313,6 +327,7 @@ def _replay(
 def _source(
     earlier: Sequence[Picture], picture: Picture, case: Case, chance: random.Random
 ) -> Picture | None:
+    """Return an earlier picture for a replay, or None. A borrowed token needs another camera."""
     fitting = [
         each
         for each in earlier

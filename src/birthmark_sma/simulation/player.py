@@ -1,9 +1,9 @@
-"""Play a plan: take each picture at its time, send it, and judge what comes back.
+"""Play a plan: take each picture at its time, send its bundle, and count the outcome.
 
-Bounded in time: `settle` seconds after the plan's end no picture is taken any more, and as long
-again after that everything is cut off: what has no verdict then is lost. Bounded in memory: so many
-bundles are under way at once at most. A machine that is too slow takes pictures late, and the
-report says by how much.
+`run` starts it. Time is bounded: no picture is taken later than `settle` seconds after the plan's
+end. After another `settle` seconds all tasks are cancelled, and bundles without a verdict are lost.
+Memory is bounded: at most `_UNDER_WAY` tasks exist at once. A slow machine takes pictures late. The
+report contains the greatest delay.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from birthmark_sma.simulation.plan import Picture, Plan, Role
 from birthmark_sma.simulation.results import Tally
 
 BINS = 96
-"""Into so many parts a run is cut to show how it went."""
-_UNDER_WAY = 5_000
-_PAUSE = 0.2
+"""The number of equal time intervals in `Progress`."""
+_UNDER_WAY = 5_000  # tasks at once; limits the memory
+_PAUSE = 0.2  # seconds between two checks for a halt or the end
 
 Report = Callable[[str], Coroutine[Any, Any, str | None]]
 
 
 @dataclass(slots=True)
 class TheftReport:
-    """The report of a stolen camera. Times are the event loop's."""
+    """The report of a stolen camera. Times are those of the event loop, in seconds."""
 
     device_serial: str
     begun: float | None = None
@@ -43,7 +43,10 @@ class TheftReport:
     failure: str | None = None
 
     def case_of(self, planned: Case, sent: float, judged: float) -> Case:
-        """Say what a picture of this camera was by the time that it was judged."""
+        """Return the case of a picture of this camera, given the times of sending and judgement.
+
+        A picture between the begin and the end of the report may pass or fail: BEING_REPORTED.
+        """
         if self.begun is None or judged <= self.begun:
             return planned
         if self.ended is not None and sent >= self.ended:
@@ -53,7 +56,10 @@ class TheftReport:
 
 @dataclass(slots=True)
 class Progress:
-    """How a run went in one of its parts: bundles that passed, were turned away, or wrong."""
+    """The number of bundles in each of the BINS intervals of a run.
+
+    `passed` and `refused` are right outcomes. `wrong` includes lost bundles.
+    """
 
     passed: list[int] = field(default_factory=lambda: [0] * BINS)
     refused: list[int] = field(default_factory=lambda: [0] * BINS)
@@ -61,7 +67,7 @@ class Progress:
 
 
 class Play:
-    """One run. Its attributes may be read while it goes on."""
+    """One run. The event loop owns it. Its public attributes may be read during the run."""
 
     def __init__(
         self,
@@ -81,13 +87,13 @@ class Play:
         self.not_taken = 0
         self.stopped = False
         self.seconds: float | None = None
-        """How long it took, once it is over."""
+        """The duration in seconds, or None before the end."""
         self.waits = array("d")
-        """Seconds from sending to an ending, for each bundle that was asked about."""
+        """Seconds from sending to the outcome, for each bundle that reached the authority."""
         self.indeterminate: Counter[Cause] = Counter()
-        """How often the authority was asked and gave no verdict, by why."""
+        """The number of calls to the authority without a verdict, by cause."""
         self.kept_waiting = 0
-        """How many bundles that happened to."""
+        """The number of bundles with at least one such call."""
         self.course = Progress()
         self.thefts: dict[int, TheftReport] = {}
         self._cameras = cameras
@@ -95,23 +101,23 @@ class Play:
         self._report = report
         self._settle = settle
         self._begun = 0.0
-        self._last_picture = 0.0
-        self._end = 0.0
-        self._offline: dict[str, Picture] = {}
+        self._last_picture = 0.0  # loop time after which no picture is taken
+        self._end = 0.0  # loop time after which all tasks are cancelled
+        self._offline: dict[str, Picture] = {}  # by bundle id; the bundles wait in the cameras
         self._sources = plan.sources()
-        self._bundles: dict[int, asyncio.Future[Bundle]] = {}
+        self._bundles: dict[int, asyncio.Future[Bundle]] = {}  # of the sources, by picture number
         self._tasks: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()
         self._fault: BaseException | None = None
 
     @property
     def under_way(self) -> int:
-        """How many pictures and reports have no ending yet."""
+        """The number of pictures and theft reports that are not finished."""
         return len(self._tasks)
 
     @property
     def all_right(self) -> bool:
-        """Whether every picture was taken and ended as it should, and every report went through."""
+        """True if all pictures were taken, all outcomes are right, and all reports succeeded."""
         return not (
             self.tally.wrong
             or self.tally.lost
@@ -121,22 +127,25 @@ class Play:
         )
 
     def elapsed(self) -> float:
-        """How many seconds have gone by since the beginning."""
+        """Return the seconds since the beginning."""
         return asyncio.get_running_loop().time() - self._begun
 
     def _last_verdict(self, now: float) -> float:
-        """When those who ask for a verdict now give up: no later than the whole run ends."""
+        """Return the loop time at which a validation that starts now gives up.
+
+        This is never later than the end of the run.
+        """
         planned = self._begun + self.plan.terms.seconds
         return min(self._end, max(planned, now) + self._settle)
 
     def halt(self) -> None:
-        """Take no more pictures; let those that are under way come to their endings."""
+        """Take no more pictures, and give the sent ones `settle` seconds for their outcomes."""
         self.stopped = True
         self._end = min(self._end, asyncio.get_running_loop().time() + self._settle)
         self._halt.set()
 
     async def run(self) -> None:
-        """Play it all. Raises DeviceError where a camera cannot go on."""
+        """Play the plan to its end. Raises DeviceError if a camera fails."""
         loop = asyncio.get_running_loop()
         self._begun = loop.time()
         self._last_picture = self._begun + self.plan.terms.seconds + self._settle
@@ -145,12 +154,14 @@ class Play:
             if not await self._reaches(at):
                 break
             act()
+        # Also after a halt: cameras that are still offline send their waiting bundles now.
         for number in range(len(self._cameras)):
             self._reconnect(number)
         self.not_taken = len(self.plan.pictures) - self.taken.total()
         self._end = self._last_verdict(loop.time())
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=_PAUSE)
+            # Validations give up at _end themselves. This cancels tasks that still run 1 s later.
             if loop.time() > self._end + 1.0:
                 for each in self._tasks:
                     each.cancel()
@@ -159,7 +170,7 @@ class Play:
             raise self._fault
 
     def _acts(self) -> list[tuple[float, Callable[[], None]]]:
-        """Return everything that happens, in order."""
+        """Return all actions of the plan with their times, sorted by time."""
         acts: list[tuple[float, Callable[[], None]]] = [
             (each.at, functools.partial(self._take, each)) for each in self.plan.pictures
         ]
@@ -173,13 +184,13 @@ class Play:
         return sorted(acts, key=lambda each: each[0])
 
     async def _reaches(self, at: float) -> bool:
-        """Wait for a moment of the plan; False where it does not come in this run."""
+        """Wait for a time of the plan and for a free task. Return false if the run ends before."""
         loop = asyncio.get_running_loop()
         while not self._halt.is_set() and loop.time() < self._last_picture:
             left = self._begun + at - loop.time()
             if left <= 0 and len(self._tasks) < _UNDER_WAY:
                 self.late = max(self.late, -left)
-                # The loop's other work has its turn, however late everything is.
+                # Let the event loop run other tasks, even if this run is late.
                 await asyncio.sleep(0)
                 return True
             wait = left if left > 0 else _PAUSE / 10
@@ -195,13 +206,14 @@ class Play:
     def _take(self, picture: Picture) -> None:
         self.taken[picture.case] += 1
         if picture.number in self._sources:
+            # Before it is sent: a replay may be due before this picture has its outcome.
             self._bundles[picture.number] = asyncio.get_running_loop().create_future()
         if picture.source is not None:
             self._begin(self._replay(picture, self._bundles[picture.source]))
             return
         bundle = self._make(picture, None)
         camera = self._cameras[picture.camera]
-        # Whoever forges has a network of his own.
+        # Forgers and thieves have their own network connection.
         by_camera = picture.case in {Case.GENUINE, Case.FAST_CLOCK, Case.SLOW_CLOCK}
         if by_camera and self.plan.cameras[picture.camera].is_offline(picture.at):
             self._offline[bundle_id(bundle)] = picture
@@ -216,19 +228,24 @@ class Play:
         )
 
     async def _replay(self, picture: Picture, source: "asyncio.Future[Bundle]") -> None:
-        """Send what begins with an earlier picture, once that one has come to its ending."""
+        """Send a replay after its source picture has its outcomes.
+
+        Without the outcome in time, the replay counts as UNDECIDED.
+        """
+        # A replay counts as sent while it waits, and also if its source never gets an outcome.
         self.sent += len(picture.to)
         left = self._end - asyncio.get_running_loop().time()
+        # wait() does not cancel the future at a timeout. Other replays may wait for it, too.
         done, _ = await asyncio.wait([source], timeout=max(0.0, left))
         if not done:
             for number in picture.to:
                 self._count(picture, picture.case, Judgement(Outcome.UNDECIDED), number)
             return
-        self.sent -= len(picture.to)
+        self.sent -= len(picture.to)  # _send() counts it again
         await self._send(picture, self._make(picture, source.result()))
 
     def _reconnect(self, number: int) -> None:
-        """Have a camera send what waited while it had no network."""
+        """Send the bundles that a camera has queued while it was offline."""
         waiting: list[Bundle] = []
 
         def take(bundle: Bundle) -> Delivery:
@@ -252,7 +269,7 @@ class Play:
         unanswered: list[Cause] = []
 
         def note(cause: Cause) -> None:
-            self.kept_waiting += not unanswered
+            self.kept_waiting += not unanswered  # counts the bundle once
             self.indeterminate[cause] += 1
             unanswered.append(cause)
 
@@ -268,6 +285,7 @@ class Play:
         judged = loop.time()
         if judgement.asked:
             self.waits.append(judged - sent)
+        # After the judgement: the report of a theft may begin while a bundle is on its way.
         theft = self.thefts.get(picture.camera)
         case = picture.case if theft is None else theft.case_of(picture.case, sent, judged)
         self._count(picture, case, judgement, number)

@@ -1,4 +1,7 @@
-"""The report of a run, for machines and as the source of its picture. Pure."""
+"""Build the JSON report of a run. `chart` draws its SVG from the report. Pure.
+
+docs/simulate.md documents the fields. A change of their meaning must change FORMAT.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class RunMetadata:
-    """What a report says of a run beside what came of it."""
+    """The facts about a run that are in its report but not in its results."""
 
     url: str
     serial_prefix: str
@@ -31,7 +34,7 @@ class RunMetadata:
 
 
 def make_report(play: Play, there: RunMetadata) -> dict[str, Any]:
-    """Return the report as JSON has it: docs/simulate.md says what each field is."""
+    """Return the report as a dict for JSON. docs/simulate.md describes each field."""
     tally, plan = play.tally, play.plan
     return {
         "format": FORMAT,
@@ -141,7 +144,7 @@ def _unseen(cases: Mapping[Case, object], there: Environment) -> list[dict[str, 
 
 
 def _waits(waits: Sequence[float]) -> dict[str, float] | None:
-    """Return how long verdicts took: the middle one, the 99th of a hundred, and the longest."""
+    """Return median, 99th percentile and maximum of the waits in seconds, or None without any."""
     if not waits:
         return None
     ordered = sorted(waits)

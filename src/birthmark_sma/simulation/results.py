@@ -1,4 +1,4 @@
-"""What came of each case, and whether that was right. Pure."""
+"""Count the outcomes of each case and compare them with the right ones. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from birthmark_sma.simulation.expected_outcomes import Case, Environment, Outcome, right_endings
 
 MAX_SURPRISES = 50
-"""So many wrong endings are kept to be told one by one; all are counted."""
+"""The first 50 wrong outcomes are kept with details. All are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnexpectedOutcome:
-    """An ending that is not the right one, or none."""
+    """A wrong outcome of a bundle, or UNDECIDED for a lost bundle."""
 
     picture: int
     case: Case
@@ -25,7 +25,7 @@ class UnexpectedOutcome:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts endings as they come. A picture that goes to two servers ends twice."""
+    """Counter of outcomes. A picture that is sent to two servers counts twice."""
 
     surroundings: Environment
     endings: dict[Case, Counter[Outcome]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Tally:
         self, case: Case, ended: Outcome, *, picture: int, device_serial: str, aggregator: int,
         detail: str = "",
     ) -> bool:  # fmt: skip
-        """Note an ending, and say whether it was right."""
+        """Count an outcome and return true if it is a right one."""
         self.endings.setdefault(case, Counter())[ended] += 1
         right = right_endings(case, self.surroundings)
         if ended in right:
@@ -54,14 +54,14 @@ class Tally:
 
     @property
     def ended(self) -> int:
-        """How many bundles came to an ending, lost ones among them."""
+        """The number of bundles with an outcome, including lost ones."""
         return sum(counts.total() for counts in self.endings.values())
 
     @property
     def right(self) -> int:
-        """How many of those were right."""
+        """The number of bundles with a right outcome."""
         return self.ended - self.wrong - self.lost
 
     def totals(self) -> Mapping[Outcome, int]:
-        """How many there are of each ending."""
+        """Return the number of bundles for each outcome."""
         return sum(self.endings.values(), Counter())

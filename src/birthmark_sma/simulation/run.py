@@ -1,4 +1,7 @@
-"""One run from beginning to end: provision, ask what was agreed on, play."""
+"""Carry out a whole run: provision the cameras, probe the authority's policies, play the plan.
+
+`cli.simulate` calls `simulate`, or `one_camera` if it sends the bundles of one camera itself.
+"""
 
 import asyncio
 import contextlib
@@ -23,17 +26,18 @@ from birthmark_sma.simulation.results import Tally
 from birthmark_sma.simulation.target import Site, probe
 
 Provisioned = Callable[[int, int | None], None]
-"""Is told how many cameras are provisioned, and how many there will be."""
+"""Called with the number of provisioned cameras and their total number."""
 Watch = Callable[[Play], AbstractContextManager[object]]
-"""Given a run that begins, returns what is entered while it goes on, to show it."""
+"""Called with a run before it begins. Returns a context manager that shows its progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a plan is carried out. `settle` is how many seconds the last verdicts have.
+    """Options of a run that are not part of its plan.
 
-    `directory` is where cameras keep what they have; None is in memory, and gone at the end. With
-    `is_serial` the prefix is the whole serial of the only camera.
+    `settle` is the number of seconds for the last verdicts. `directory` contains the state of the
+    cameras; None means a directory in memory that is deleted at the end. With `is_serial` the
+    prefix is the whole serial of the only camera.
     """
 
     serial_prefix: str
@@ -47,7 +51,7 @@ class RunOptions:
 
 
 def new_serial_prefix() -> str:
-    """Return a prefix that no other run has: a serial can be provisioned once."""
+    """Return a random prefix for serials, because each serial can be provisioned only once."""
     return f"sim-{secrets.token_hex(4)}"
 
 
@@ -59,14 +63,16 @@ def simulate(
     provisioning: AbstractContextManager[Provisioned],
     watch: Watch,
 ) -> dict[str, Any]:
-    """Carry a plan out against a real authority, and return the report.
+    """Carry out a plan against a real authority and return the report.
 
-    `provisioning` is entered while cameras are provisioned, and gives what is told of it. Raises
-    ConfigurationError where the run would make no sense, and what `start_camera` raises.
+    `provisioning` is entered while cameras are provisioned. It yields the function that is called
+    after each camera. Raises ConfigurationError if `probe` finds that no run can succeed, and the
+    errors of `start_camera`.
     """
     with ExitStack() as stack:
         place = manner.directory or stack.enter_context(memory_directory())
         before, now = time.monotonic(), datetime.now(UTC)
+        # Before the event loop starts: provisioning uses blocking calls.
         with provisioning as provisioned:
             cameras = _provision(plan, site, manner, place, provisioned)
         for each in cameras:
@@ -79,7 +85,10 @@ def simulate(
 
 @contextmanager
 def one_camera(plan: Plan, site: Site, manner: RunOptions) -> Iterator[PlayedCamera]:
-    """Give the plan's only camera, provisioned, to whoever sends its bundles elsewhere."""
+    """Yield the plan's only camera after its provisioning, and close it at the end.
+
+    The caller sends its bundles.
+    """
     with ExitStack() as stack:
         place = manner.directory or stack.enter_context(memory_directory())
         [played] = _provision(plan, site, manner, place, lambda _done, _total: None)
@@ -129,6 +138,7 @@ async def _play(
             await stack.enter_async_context(site.aggregator_client(number))
             for number in range(plan.terms.aggregators)
         ]
+        # A genuine token that belongs to no picture of the plan.
         token = cameras[0].camera.capture(b"before the run").content.camera_token
         reports = bool(site.report_command)
         surroundings = await probe(clients, token, reports=reports)
@@ -147,14 +157,16 @@ async def _play(
 
 @contextmanager
 def _halted_by_signal(play: Play) -> Iterator[None]:
-    """Have the first Ctrl-C end the run in order, and the second one at once."""
+    """Make the first Ctrl-C halt the run in an orderly way, and the second one abort it."""
     loop = asyncio.get_running_loop()
 
     def halt() -> None:
         play.halt()
+        # Without our handler, the next Ctrl-C raises KeyboardInterrupt.
         loop.remove_signal_handler(signal.SIGINT)
 
-    with contextlib.suppress(NotImplementedError, RuntimeError):  # only in a main thread
+    # Signal handlers exist in the main thread only; other threads raise RuntimeError.
+    with contextlib.suppress(NotImplementedError, RuntimeError):
         loop.add_signal_handler(signal.SIGINT, halt)
     try:
         yield

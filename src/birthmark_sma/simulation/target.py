@@ -1,4 +1,7 @@
-"""Where a simulation takes place: the authority, its doors, and how a theft is reported."""
+"""The authority that a simulation uses: its URL, access keys, trust, and the theft report command.
+
+`run` and `hosting` create all HTTP clients from a `Site`.
+"""
 
 import asyncio
 import ssl
@@ -27,15 +30,15 @@ _PROVISION_SECONDS = 30.0
 _ALIVE_PATH = "/health/live"
 _ALIVE_SECONDS = 5.0
 _REPORT_SECONDS = 60.0
-_MAX_TOLD = 300
+_MAX_TOLD = 300  # last characters of the command's stderr in an error message
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """An authority, and what opens its doors.
+    """An authority and the credentials for it.
 
-    `validate_keys` has a key for each aggregation server, or none where none are asked for.
-    `report_command` is run with a device serial behind it, to have that device suspended.
+    `validate_keys` has an access key for each aggregation server, or is empty if access is open.
+    `report_command` suspends a device; the device serial is appended as its last argument.
     """
 
     url: str
@@ -47,7 +50,7 @@ class Site:
     report_command: tuple[str, ...] = field(default=(), repr=False)
 
     def enrolment(self, device_serial: str, family: str) -> Enrolment:
-        """Return what a camera is provisioned with. Raises ConfigurationError."""
+        """Return the enrolment data of a camera. Raises ConfigurationError."""
         return Enrolment(
             self.url,
             device_serial,
@@ -60,20 +63,22 @@ class Site:
         )
 
     def http_client(self) -> httpx2.Client:
-        """Return an HTTP client that trusts what the site does, for all but validation."""
+        """Return an HTTP client that trusts the site's CA, for all requests except validation."""
         context: ssl.SSLContext | None = tls_context(self.ca_file, None)
         return httpx2.Client(
             verify=True if context is None else context,
             timeout=70,
             trust_env=False,
-            # A connection for each request, as a camera's attempts want it: `start_camera`.
+            # No open connections: only then is the time of a whole attempt of `start_camera`
+            # bounded.
             limits=httpx2.Limits(max_keepalive_connections=0),
         )
 
     def check_trust(self, client: httpx2.Client) -> None:
-        """Raise ConfigurationError where whoever answers there is not to be trusted.
+        """Raise ConfigurationError if the authority's TLS certificate is not trusted.
 
-        That does not change while one waits; all else a camera bears with patience.
+        A retry does not help with this error. All other errors are ignored here, because a camera
+        retries after them.
         """
         try:
             client.get(f"{self.url.rstrip('/')}{_ALIVE_PATH}", timeout=_ALIVE_SECONDS)
@@ -91,12 +96,16 @@ class Site:
     def aggregator_client(self, number: int) -> AsyncAuthorityClient:
         """Return the client of an aggregation server. Raises ConfigurationError."""
         key = self.validate_keys[number] if self.validate_keys else None
-        # One request at a time: what comes meanwhile goes out together, which is what costs least.
+        # One request at a time: tokens that arrive in the meantime form one batch, which costs
+        # least.
         options = Options(max_waiting=100_000, max_in_flight=1, circuit_rest=1.0)
         return AsyncAuthorityClient(self.url, access_key=key, ca_file=self.ca_file, options=options)
 
     async def report(self, device_serial: str) -> str | None:
-        """Have a device suspended; return None once that is done, else what went wrong."""
+        """Run the command that suspends a device. Return None on success, else an error message.
+
+        The command has 60 seconds. It is killed after that, or if this task is cancelled.
+        """
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.report_command,
@@ -111,6 +120,7 @@ class Site:
             async with asyncio.timeout(_REPORT_SECONDS):
                 _, told = await process.communicate()
         except BaseException as error:
+            # Also on cancellation: the command must not outlive this call.
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
@@ -126,10 +136,12 @@ class Site:
 async def probe(
     clients: Sequence[AsyncAuthorityClient], token: CameraToken, *, reports: bool
 ) -> Environment:
-    """Find out what was agreed on, with one genuine camera token. `reports`: to the authority.
+    """Return the authority's policies, which it finds with one genuine camera token.
 
-    Raises ConfigurationError where the authority does not answer as it must for any run to make
-    sense: a wrong key, another number of keys in a table, no verdict when it is asked again.
+    It validates the token once with each client, then again with the first one. `reports` is true
+    if thefts are reported to the authority. Raises ConfigurationError if no run can succeed: the
+    access key is wrong, a key table has a different number of keys, two clients count as one
+    caller, or a repeated validation fails.
     """
     disclosed = True
     for number, client in enumerate(clients, start=1):
@@ -142,6 +154,7 @@ async def probe(
                     " --keys-per-table says (100 in a prototype)?"
                 )
             case Indeterminate(cause=cause, detail=detail):
+                # The token is new for each caller, so two clients must be one caller here.
                 if number > 1 and cause is Cause.ALREADY_SUBMITTED:
                     raise ConfigurationError(
                         "This authority answers each caller once, and takes the aggregation servers"

@@ -1,7 +1,7 @@
-"""The numbers of PostgreSQL's advisory locks, for every module that takes one.
+"""The numbers of all PostgreSQL advisory locks that this program takes.
 
-PostgreSQL has one space of numbers for a whole database: two jobs with one number exclude each
-other, and each fails while the other runs. No module defines a number of its own.
+Advisory lock numbers are shared by a whole database: two jobs with the same number would block each
+other. So all numbers are defined here, and no other module may define one.
 """
 
 from enum import IntEnum, unique
@@ -11,7 +11,10 @@ from sqlalchemy import Connection, text
 
 @unique
 class AdvisoryLock(IntEnum):
-    """One member per job that excludes itself. A number is never used again for another job."""
+    """One lock for each job that must not run twice at the same time.
+
+    A number is never reused for another job.
+    """
 
     MIGRATION = 0x5_3A_0001
     PARTITIONS = 0x5_3A_0002
@@ -21,6 +24,9 @@ class AdvisoryLock(IntEnum):
 
 
 def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:
-    """Hold the lock until the transaction ends. SQLite has one writer at a time in any case."""
+    """Wait for the lock and hold it until the transaction ends.
+
+    On SQLite this does nothing: a write transaction excludes all other writers already.
+    """
     if transaction.dialect.name == "postgresql":
         transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock.value})

@@ -1,4 +1,8 @@
-"""The places where SQLite and PostgreSQL want other SQL for the same thing."""
+"""SQL expressions that differ between SQLite and PostgreSQL (docs/adr/0004).
+
+Each function builds one expression or statement for the connection's dialect. Stores call them, so
+no store has to ask for the dialect itself.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,7 +27,10 @@ from sqlalchemy.sql.dml import Insert
 
 
 def database_time(connection: Connection) -> datetime:
-    """The time by the database's own clock. SQLite has none but that of this machine."""
+    """Return the time of the database's clock, in UTC.
+
+    PostgreSQL returns the start of the transaction. SQLite has no clock: this machine's is used.
+    """
     if connection.dialect.name == "postgresql":
         now: datetime = connection.execute(select(func.now())).scalar_one()
         return now.astimezone(UTC)
@@ -31,7 +38,7 @@ def database_time(connection: Connection) -> datetime:
 
 
 def insert_or_skip(connection: Connection, table: Table) -> Insert:
-    """An INSERT that leaves every row standing that it would collide with."""
+    """Return an INSERT that skips rows that already exist (ON CONFLICT DO NOTHING)."""
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
@@ -40,9 +47,10 @@ def insert_or_skip(connection: Connection, table: Table) -> Insert:
 def is_any_of(
     connection: Connection, column: ColumnElement[Any], values: Sequence[Any]
 ) -> ColumnElement[bool]:
-    """`column` is one of `values`, as one statement text whatever their number where possible.
+    """Return the condition that `column` is one of `values`.
 
-    PostgreSQL takes the values as one array, and so can keep the statement prepared.
+    PostgreSQL gets the values as one array, so the statement text is the same for any number of
+    values and can stay prepared. SQLite gets an IN list.
     """
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, values, type_=ARRAY(column.type)))
@@ -52,9 +60,9 @@ def is_any_of(
 def truncate_to_hour(
     connection: Connection, time: ColumnElement[datetime]
 ) -> ColumnElement[datetime]:
-    """The beginning of the hour of a time, in UTC wherever the database thinks it is."""
+    """Return the start of the UTC hour of `time`, whatever the session's time zone is."""
     if connection.dialect.name == "postgresql":
-        # Not date_trunc: it looks its time zone up for each row, which is most of what it takes.
+        # date_trunc looks the time zone up for each row, and that is most of its cost.
         an_hour: ColumnElement[Any] = literal_column("interval '1 hour'")
         epoch: ColumnElement[Any] = literal_column("timestamptz 'epoch'")
         return type_coerce(func.date_bin(an_hour, time, epoch), time.type)
@@ -63,7 +71,10 @@ def truncate_to_hour(
 
 
 def insert_or_add(connection: Connection, table: Table, number: Column[int]) -> Insert:
-    """An INSERT that adds to `number` of every row that it would collide with."""
+    """Return an INSERT that adds to column `number` of rows that already exist.
+
+    The conflict is decided by the table's primary key.
+    """
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     inserting = insert(table)
     return inserting.on_conflict_do_update(

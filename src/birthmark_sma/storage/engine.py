@@ -1,8 +1,10 @@
-"""Open a database and hand out transactions on it.
+"""Open a database and provide transactions on it.
 
-PostgreSQL URLs go to libpq as they are, so every form that hosting platforms hand out works:
-`postgres://`, `?sslmode=require`, several hosts. SQLite runs in WAL mode with synchronous=FULL:
-what was committed survives a power cut.
+PostgreSQL URLs are passed to libpq unchanged, so all forms that hosting platforms use work:
+`postgres://`, `?sslmode=require`, several hosts. SQLite runs in WAL mode with synchronous=FULL, so
+committed data survives a power cut. All other modules get their connections here. Errors that mean
+a fault of the database become DatabaseUnavailableError (`storage.faults`). Error messages never
+contain the URL or its password.
 """
 
 import contextlib
@@ -28,26 +30,29 @@ from birthmark_sma.storage.faults import translate
 from birthmark_sma.storage.sqlite_file import SqliteFile
 
 _CONNECT_TIMEOUT_SECONDS = 3
-_SQLITE_BUSY_SECONDS = 10
-_MOST_SQL_CHARACTERS = 300
+_SQLITE_BUSY_SECONDS = 10  # how long SQLite waits for a lock of another connection
+_MOST_SQL_CHARACTERS = 300  # of a slow statement in the log
 _BEGAN = "sma_statement_began"
 _SQLITE_CACHE = "cache_size = -16384"
-"""16 MiB a connection. With the 2 that SQLite takes, a large register is read again and again."""
+"""A page cache of 16 MiB for each connection. With SQLite's default of 2 MiB, pages of a large
+device table are read again and again (docs/performance.md)."""
 
 
 _log = logging.getLogger(__name__)
 
 
 class Database:
-    """An open database. `read` and `write` are the only ways to a connection.
+    """An open database. `read` and `write` are the only ways to get a connection.
 
-    Both raise DatabaseUnavailableError where the database cannot be reached or gives up, and where
-    SQLite's `file` is no longer the one that is open.
+    Both raise DatabaseUnavailableError if the database cannot be reached or fails, and if SQLite's
+    file was removed or replaced. They raise AbandonedWorkError if the work of the current context
+    was interrupted. Safe to use from any thread.
     """
 
     def __init__(self, engine: Engine, file: SqliteFile | None = None) -> None:
         event.listen(engine, "before_cursor_execute", interruption.check)
         self._reading = engine
+        # The same connection pool, with an option that makes SQLite begin with BEGIN IMMEDIATE.
         self._writing = engine.execution_options(sma_write=True)
         self._file = file
         self.clock = DatabaseClock(self._ask_time if self.dialect_name == "postgresql" else None)
@@ -64,23 +69,26 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads, on one snapshot on SQLite."""
+        """Open a transaction for reading. On SQLite all its queries see one snapshot."""
         with self._connected(self._reading) as connection, connection.begin():
             self._check_file(connection)
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is durable once the block ends without an error, or never happened.
+        """Open a transaction for writing. It is durable once the block ends without an error.
 
-        SQLite admits one writer at a time: it is taken at the start, so that no writer finds out
-        half way that another was faster.
+        If the block raises, the transaction is rolled back. If the commit itself raises
+        DatabaseUnavailableError, it may or may not have happened. SQLite allows one writer at a
+        time. The write lock is taken at the start, so that no transaction fails half way because
+        another one was faster.
         """
         with self._connected(self._writing) as connection:
             with connection.begin():
                 yield connection
                 self._check_file(connection)  # before the commit, so that nothing is lost
-            self._check_file(connection)  # what was removed during the commit holds nothing
+            # Again after it: a commit into a removed file must not be answered.
+            self._check_file(connection)
 
     @contextmanager
     def _connected(self, engine: Engine) -> Iterator[Connection]:
@@ -92,7 +100,10 @@ class Database:
             yield connection
 
     def warn_when_slow(self, seconds: float) -> None:
-        """Log every statement that takes longer, by its text, in which no value stands."""
+        """Log each statement that takes longer, by up to 300 characters of its text.
+
+        The text has placeholders instead of values.
+        """
 
         def begin(connection: Connection, *_: object) -> None:
             connection.info[_BEGAN] = time.perf_counter()
@@ -111,20 +122,22 @@ class Database:
             return database_time(connection)
 
     def ping(self) -> None:
-        """Ask the database for an answer. Raises DatabaseUnavailableError."""
+        """Run a trivial query. Raises DatabaseUnavailableError if the database does not answer."""
         with self.read() as connection:
             connection.execute(text("SELECT 1"))
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         if self._file is not None and self._file.is_known:
             with contextlib.suppress(DatabaseUnavailableError):
-                self.ping()  # SQLite's file is looked at while its journal is still there
+                # This updates `lost` while the journal still exists: SQLite removes it when the
+                # last connection closes.
+                self.ping()
         self._reading.dispose()
 
     @property
     def lost(self) -> bool:
-        """Say whether SQLite's file was found removed or replaced the last time it was used."""
+        """True if SQLite's file was found removed or replaced at its last use."""
         return self._file is not None and self._file.lost
 
     def _check_file(self, connection: Connection) -> None:
@@ -133,9 +146,9 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """Open a database by its URL without touching it yet.
+    """Return the database of a URL. Connects at the first transaction, not here.
 
-    Raises ConfigurationError for a URL that is neither `sqlite:///FILE` nor one that libpq reads.
+    Raises ConfigurationError if the URL is neither `sqlite:///FILE` nor one that libpq accepts.
     """
     if url.startswith("sqlite:///"):
         file = SqliteFile(Path(url.removeprefix("sqlite:///")))
@@ -150,7 +163,7 @@ def open_database(url: str) -> Database:
 
 
 def measure(connection: Connection) -> int:
-    """Return how many bytes the database occupies."""
+    """Return the size of the database in bytes."""
     if connection.dialect.name == "postgresql":
         size = text("SELECT pg_database_size(current_database())")
     else:
@@ -173,6 +186,7 @@ def _sqlite(file: SqliteFile) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(file.path)),
         hide_parameters=True,
+        # SQLAlchemy's pool hands a connection to one thread at a time, but not always the same.
         connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
     )
 
@@ -182,11 +196,13 @@ def _sqlite(file: SqliteFile) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # transactions begin where SQLAlchemy says so
+        # Otherwise the sqlite3 module begins transactions itself, and only before a write.
+        connection.isolation_level = None
         _enter_wal_mode(connection)
         for pragma in ("synchronous = FULL", "foreign_keys = ON", _SQLITE_CACHE):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute("SELECT count(*) FROM sqlite_master")  # this opens the journal
+        # SQLite opens the journal at the first query, and `remember` has to find it.
+        connection.execute("SELECT count(*) FROM sqlite_master")
         file.remember(record.info)
 
     @event.listens_for(engine, "begin")
@@ -198,7 +214,10 @@ def _sqlite(file: SqliteFile) -> Engine:
 
 
 def _enter_wal_mode(connection: sqlite3.Connection) -> None:
-    """Switch a file to WAL mode, which SQLite refuses at once while another connection does."""
+    """Switch the file to WAL mode, and retry for up to 10 seconds.
+
+    SQLite ignores the busy timeout here: it fails at once while another connection switches.
+    """
     deadline = time.monotonic() + _SQLITE_BUSY_SECONDS
     while True:
         try:
@@ -220,11 +239,11 @@ def _postgresql(conninfo: str) -> Engine:
         "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "application_name": "birthmark-sma",
         "keepalives_idle": 30,
-        # psycopg would prepare by itself, and throw away all that is prepared with each rollback.
+        # psycopg would prepare statements itself and discard all of them with each rollback.
         "prepare_threshold": None,
     }
     extra = {name: value for name, value in defaults.items() if name not in given}
-    # What `storage.postgresql` sends and reads past psycopg is UTF-8, whatever the database is in.
+    # `storage.postgresql_driver` bypasses psycopg's encoding and always sends and reads UTF-8.
     extra["client_encoding"] = "UTF8"
     return postgresql_driver.create(
         lambda: psycopg.connect(conninfo, **extra),
@@ -237,5 +256,5 @@ def _postgresql(conninfo: str) -> Engine:
 
 
 def _first_line(error: Exception) -> str:
-    # libpq quotes the offending part, which may be a password: keep to what precedes it.
+    # libpq quotes the part that is wrong, which may be a password. Keep only the text before it.
     return str(error).partition('"')[0].strip(" :") or "it is malformed"

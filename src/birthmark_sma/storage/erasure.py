@@ -1,26 +1,29 @@
-"""See to it that what was replaced does not stay behind in SQLite's file.
+"""Erase deleted and replaced values from SQLite's files.
 
-SQLite marks what is deleted as free, and leaves it there. On PostgreSQL that is the business of
-VACUUM, and of whoever keeps its write-ahead log.
+SQLite only marks deleted content as free and leaves the bytes in the file. The rotation of the
+key-encryption key calls this module so that old wrapped secrets do not remain. On PostgreSQL both
+functions do nothing: VACUUM and the operator of its write-ahead log are responsible there.
 """
 
 from sqlalchemy import Connection
 
 from birthmark_sma.storage.engine import Database
 
-_WAITING_MILLISECONDS = 250  # writers wait as long for the checkpoint as it waits for readers
+# While the checkpoint waits for readers, all writers wait for the checkpoint. So it is short.
+_WAITING_MILLISECONDS = 250
 
 
 def enable_secure_delete(transaction: Connection) -> None:
-    """Have SQLite overwrite with zeros what this connection deletes or replaces from now on."""
+    """Make SQLite overwrite with zeros what this connection deletes or replaces from now on."""
     if transaction.dialect.name == "sqlite":
         transaction.exec_driver_sql("PRAGMA secure_delete = ON")
 
 
 def truncate_wal(database: Database) -> None:
-    """Bring SQLite's write-ahead log, with old pages in it, into the file, and make it empty.
+    """Write SQLite's write-ahead log into the database file and truncate it to zero bytes.
 
-    Where readers are in the way it stays as it is: it is overwritten in time.
+    The log may hold old pages. If readers block this for 250 ms, the log stays as it is. Later
+    writes overwrite it.
     """
     if database.dialect_name == "sqlite":
         connection = database.engine.raw_connection()

@@ -1,4 +1,8 @@
-"""Let only one program at a time do what must not be done twice at once."""
+"""Take a lock that lets only one process at a time do a job on a database.
+
+On PostgreSQL this is an advisory lock. On SQLite it is a lock file beside the database file.
+The module never waits for a lock: it returns at once that another process holds it.
+"""
 
 import fcntl
 import os
@@ -14,11 +18,12 @@ from birthmark_sma.storage.engine import Database
 
 @contextmanager
 def only_one(database: Database, lock: AdvisoryLock) -> Iterator[bool]:
-    """Say whether nobody else does this on this database, and keep others from it until the end.
+    """Yield True and hold the lock until the block ends, or yield False if another process has it.
 
-    It ends with the process, however that ends.
+    The lock is also released when the process ends, even if it is killed.
     """
     if database.dialect_name == "postgresql":
+        # The lock belongs to this transaction, so the connection stays open for the whole block.
         with database.read() as connection:
             yield connection.execute(
                 select(func.pg_try_advisory_xact_lock(lock.value))
@@ -31,7 +36,10 @@ def only_one(database: Database, lock: AdvisoryLock) -> Iterator[bool]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, unless another process does. SQLite's own file has locks of its own."""
+    """Yield True and hold the lock file, or yield False if another process holds it.
+
+    The database file itself is not locked here: SQLite has its own locks on it.
+    """
     file = _lock(path)
     if file is None:
         yield False
@@ -40,13 +48,15 @@ def _locked(path: Path) -> Iterator[bool]:
         yield True
     finally:
         try:
+            # Removed before the lock is released: a process that opened this file meanwhile then
+            # sees in `_lock` that its file is no longer the one at the path.
             path.unlink(missing_ok=True)
         finally:
             os.close(file)
 
 
 def _lock(path: Path) -> int | None:
-    """Return the descriptor of a locked file, or None where another process has it locked."""
+    """Return the descriptor of the locked file, or None if another process has locked it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -58,4 +68,6 @@ def _lock(path: Path) -> int | None:
             return None
         except FileNotFoundError:
             pass
-        os.close(file)  # its holder removed it between our opening and locking it: another is due
+        # The previous holder removed the file after we opened it and before we locked it.
+        # Our lock is on a removed file and excludes no process, so open a new one.
+        os.close(file)

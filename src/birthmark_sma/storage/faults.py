@@ -1,8 +1,9 @@
-"""Translate errors of the database's drivers into what a caller and an operator are told.
+"""Map errors of the database drivers to DatabaseUnavailableError.
 
-The driver's code decides (SQLSTATE, or the name of SQLite's result code), never its words, which
-may quote values. Errors that are faults of this program, or that a caller handles, such as a UNIQUE
-constraint that decides a race, are not translated.
+`storage.engine` calls `translate` for each error of SQLAlchemy. The error code decides: SQLSTATE,
+or the name of SQLite's result code. The driver's message is never passed on, because it may quote
+values. Errors that are bugs of this program are not mapped, nor errors that a caller handles, such
+as a violated UNIQUE constraint that decides a race.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,10 @@ from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
 
 
 class _Kind(NamedTuple):
-    """One kind of fault: its name in metrics, a sentence for callers, and one for operators."""
+    """One kind of fault.
+
+    `fault` is its label in metrics, `told` the message for callers, `advice` the one for operators.
+    """
 
     fault: DatabaseFault
     told: str
@@ -49,7 +53,7 @@ _FAILED = _Kind(
     DatabaseFault.FAILED, "The database failed", "the database's own log has the reason"
 )
 
-# The longest code that a driver's code begins with decides.
+# Keys are prefixes of error codes. The longest matching prefix decides.
 _KINDS = {
     # SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
     "08": _AWAY,
@@ -114,30 +118,36 @@ _KINDS = {
 }
 _LONGEST_FIRST = sorted(_KINDS, key=len, reverse=True)
 
+# SQLAlchemy's errors that mean a fault of the database if the code is not in the table above.
 _OUT_OF_ORDER = (
     exc.OperationalError,  # connection lost, refused, disk full, deadlock, locked for too long
-    exc.InterfaceError,  # a connection that was closed under us
+    exc.InterfaceError,  # the connection was closed by the server or the network
     exc.InternalError,  # among others: a server that became a read-only standby
-    exc.TimeoutError,  # no connection free in the pool
+    exc.TimeoutError,  # the connection pool has no free connection
 )
 
 
-# libpq does not hand the SQLSTATE on of a server that lets nobody in; these are its words.
+# When the server refuses a connection, libpq does not pass on the SQLSTATE. So this one case is
+# recognised by the text of the message.
 _WORDS_OF_TOO_MANY = ("too many connections", "too many clients", "remaining connection slots")
 
 
 def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
-    """Return what to raise for a database that is out of order; None for any other error."""
+    """Return the DatabaseUnavailableError to raise instead, or None if the error is another kind.
+
+    The result is new for each call. It contains no text of the driver.
+    """
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     if code is None and any(words in str(cause) for words in _WORDS_OF_TOO_MANY):
         code = "53300"
     found = next((each for each in _LONGEST_FIRST if code and code.startswith(each)), None)
+    # An IntegrityError is a race that callers handle, whatever its code is.
     if found is not None and not isinstance(error, exc.IntegrityError):
         kind = _KINDS[found]
     elif isinstance(error, _OUT_OF_ORDER):
         kind = _AWAY if code is None else _FAILED
-    elif type(error) is exc.DatabaseError:  # its subclasses are faults of this program
+    elif type(error) is exc.DatabaseError:  # its other subclasses are bugs of this program
         kind = _FAILED if code is None or not code.startswith("SQLITE") else _DAMAGED
     else:
         return None

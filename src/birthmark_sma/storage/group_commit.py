@@ -1,12 +1,15 @@
-"""One writer thread, one transaction for all that waits, answers only after the commit.
+"""Group commit: one writer thread settles all waiting items in one transaction (docs/adr/0002).
 
-The contract of this room: an item that was accepted gets exactly one answer, and an answer that is
-no exception means that its transaction is durable. A full pool raises PoolFullError at once. Many
-callers share one commit, which is where the speed comes from.
+A durable commit takes milliseconds. Many callers share one commit; this makes a server fast.
+Validation and provisioning each have a writer.
 
-An item whose caller left before its transaction began is not settled. Where the caller left later,
-or the commit ended in an error and may have happened, the answer is lost: `note_lost` is told, in
-the same transaction where possible, else in the next one.
+The contract: an accepted item gets exactly one answer, and an answer that is not an exception means
+that its transaction is durable. Nothing is answered before the commit. A full pool raises
+PoolFullError at once.
+
+An item whose caller left before its transaction began is not settled. If the caller left later, or
+if the commit raised an error and may have happened, the answer is lost (docs/adr/0009). Then
+`note_lost` records it, in the same transaction if possible, else in the next one.
 """
 
 import asyncio
@@ -35,44 +38,45 @@ from birthmark_sma.storage.engine import Database
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Settle: TypeAlias = Callable[[Connection, Sequence[Item]], Sequence[Answer | BirthmarkError]]
-"""Does the work of a batch inside a transaction; one answer an item, in their order. An error that
-stands in an item's place is raised to its caller alone, and undoes nothing."""
+"""Does the work of a batch inside a transaction. It returns one answer for each item, in the order
+of the items. An error in an item's place is raised to its caller alone and rolls nothing back."""
 
 Answers: TypeAlias = Sequence[Answer | BirthmarkError]
-"""What items that came together get: an answer or an error each, in their order."""
+"""An answer or an error for each item of one call, in the order of the items."""
 
 
 class Batch(NamedTuple):
-    """A batch that is durable. Moments are those of `perf_counter_ns`."""
+    """A batch that was committed. Times are in nanoseconds of `perf_counter_ns`."""
 
     items: int
     origins: Callable[[], Sequence[LoggedRequest]]
-    """The requests that its items came with, where they came with any."""
+    """Returns the requests to which the items belong; items without a request are left out."""
     began: int
     settled: int
     committed: int
 
 
 Note: TypeAlias = Callable[[Batch], None]
-"""Is told of each batch once it is durable, in the writer thread, before the answers leave."""
+"""Called for each batch after its commit and before its answers, in the writer thread."""
 
 NoteLost: TypeAlias = Callable[[Connection, Sequence[tuple[Item, Answer]]], None]
-"""Writes down items whose answers did not reach their callers. Harmless if done twice."""
+"""Records items whose answers did not reach their callers. Must be idempotent."""
 
-_MOST_LOST = 100_000  # in memory, until they can be written down
-_LOST_AGAIN_SECONDS = 1.0
-_TROUBLE_SECONDS = 10.0
+_MOST_LOST = 100_000  # lost answers kept in memory while the database is away; then the oldest go
+_LOST_AGAIN_SECONDS = 1.0  # between two attempts to record lost answers
+_TROUBLE_SECONDS = 10.0  # how long `failure` reports a failed batch
 
 _log = logging.getLogger(__name__)
 
 
 class Waiting(Generic[Item, Answer]):
-    """Items that came together, and who wants their answers.
+    """The items of one call, and the future that gets their answers.
 
-    `alone` says that the future gets the one item's answer, and not a list. `loop` is that of the
-    waiting coroutine, or None where a thread waits. `origin` is the request that they came with.
-    `noted` says that their answers are lost, and that this is written down. The future is done
-    before the answer comes where the caller left, or was told something else meanwhile.
+    `loop` is the event loop of the waiting coroutine, or None if a thread waits. `origin` is the
+    request of the items, or None. With `alone` the future gets the answer of the single item
+    instead of a list. `lose` is called with answers that cannot be delivered. `noted` is True once
+    the answers are lost and this is recorded, or is about to be. If the future is done before the
+    answer arrives, the caller has left or has got another response, such as a timeout.
     """
 
     __slots__ = ("alone", "future", "items", "loop", "lose", "noted", "origin")
@@ -96,7 +100,11 @@ class Waiting(Generic[Item, Answer]):
         self.noted = False
 
     def leave(self) -> None:
-        """Say that the connection is gone on which the answer was to be sent, whole or at all."""
+        """Handle that the caller's connection was closed before the response was sent completely.
+
+        Without an answer yet, the future raises CallerLeftError. Otherwise the answer is lost.
+        Called in the event loop of the future.
+        """
         if not self.future.done():
             self.future.set_exception(CallerLeftError())
         elif not self.future.cancelled() and self.future.exception() is None:
@@ -104,8 +112,11 @@ class Waiting(Generic[Item, Answer]):
             self.lose(self, [answered] if self.alone else answered)
 
     def resolve(self, outcome: "Answers[Answer] | Exception") -> None:
-        """Give the answers, unless whoever waited has left. Runs where the future lives."""
-        self.origin = None  # which leads back here
+        """Set the future's result, or lose the answers if the caller has left.
+
+        Called in the event loop of the future, or in the writer thread if a thread waits.
+        """
+        self.origin = None  # breaks the reference cycle with origin[UNANSWERED]
         if self.future.done():
             if not isinstance(outcome, Exception):
                 self.lose(self, outcome)
@@ -118,7 +129,13 @@ class Waiting(Generic[Item, Answer]):
 
 
 class GroupCommit(Generic[Item, Answer]):
-    """Settles items in batches. Safe to use from any thread and any event loop."""
+    """A queue of items and the thread that settles them in batches.
+
+    Safe to use from any thread and any event loop. `pool_limit` is the number of items that may
+    wait: a call is refused once so many wait, so the items of the last call may exceed it.
+    `batch_limit` is the number of items after which a batch takes no further call. `note_failure`
+    is called with the kind of fault of each batch that failed.
+    """
 
     def __init__(
         self,
@@ -142,36 +159,39 @@ class GroupCommit(Generic[Item, Answer]):
         self._batch_limit = batch_limit
         self._changed = threading.Condition()
         self._pool: deque[Waiting[Item, Answer]] = deque()  # guarded by _changed
-        self._pooled = 0  # how many items that is; guarded by _changed
+        self._pooled = 0  # number of items in _pool; guarded by _changed
         self._closing = False  # guarded by _changed
-        self._refused = 0  # how many items the full pool turned away; guarded by _changed
+        self._refused = 0  # number of items refused by the full pool; guarded by _changed
         self._lost: deque[tuple[Item, Answer]] = deque(maxlen=_MOST_LOST)  # guarded by _changed
-        self._try_lost_at = 0.0  # the writer thread's, as is what follows
+        # The next three are written by the writer thread only.
+        self._try_lost_at = 0.0
         self._failure: tuple[float, DatabaseUnavailableError] | None = None
         self.began = 0
-        """The start of the transaction under way, by `perf_counter_ns`."""
-        self._losing = self._lose  # made once
+        """The start of the current transaction, in nanoseconds of `perf_counter_ns`."""
+        self._losing = self._lose  # one bound method for all calls instead of a new one for each
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
     def submit(self, item: Item, origin: LoggedRequest | None = None) -> "Future[Answer]":
-        """Hand in an item from a thread. Raises PoolFullError or ShuttingDownError at once.
+        """Submit an item from a thread; return the future of its answer.
 
-        The future cannot be cancelled: the item is settled in any case.
+        Raises PoolFullError or ShuttingDownError at once. The future cannot be cancelled: the item
+        is settled in any case.
         """
         future: Future[Answer] = Future()
-        future.set_running_or_notify_cancel()
+        future.set_running_or_notify_cancel()  # a running future cannot be cancelled
         self._accept(Waiting((item,), future, None, origin, self._losing, alone=True))
         return future
 
     def submit_async(
         self, item: Item, origin: LoggedRequest | None = None
     ) -> "asyncio.Future[Answer]":
-        """Hand in an item from a coroutine; the future gets its answer.
+        """Submit an item from a coroutine; return the future of its answer.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
-        DatabaseUnavailableError where the batch failed, or the error that stood in the item's
-        place. Once it is done, however that came about, the item is no longer settled.
+        DatabaseUnavailableError if the batch failed, or the error in the item's place. If the
+        future is done before the item's transaction begins, such as after a cancellation, the item
+        is not settled.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
@@ -181,9 +201,10 @@ class GroupCommit(Generic[Item, Answer]):
     def offer_together(
         self, items: Sequence[Item], origin: LoggedRequest | None = None
     ) -> "asyncio.Future[Answers[Answer]]":
-        """Hand in items that are settled in one transaction; get an answer or an error for each.
+        """Submit items that are settled in one transaction; return the future of their answers.
 
-        Raises as `submit_async` does, but for the errors that stand in the items' places.
+        The result has an answer or an error for each item. Raises as `submit_async` does, except
+        that errors of single items are returned.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answers[Answer]] = loop.create_future()
@@ -191,34 +212,34 @@ class GroupCommit(Generic[Item, Answer]):
         return future
 
     async def submit_and_wait(self, item: Item) -> Answer:
-        """Submit an item from a coroutine and wait for its answer. Raises as `submit_async`."""
+        """Submit an item from a coroutine and return its answer. Raises as `submit_async`."""
         return await self.submit_async(item)
 
     @property
     def waiting(self) -> int:
-        """How many items wait for the writer."""
+        """The number of items that wait for the writer."""
         return self._pooled
 
     @property
     def refused(self) -> int:
-        """How many items found the pool full."""
+        """The number of items that were refused because the pool was full."""
         return self._refused
 
     @property
     def running(self) -> bool:
-        """Whether items are accepted and settled."""
+        """True while items are accepted and settled."""
         return self._writer.is_alive() and not self._closing
 
     @property
     def failure(self) -> DatabaseUnavailableError | None:
-        """Return why the last batch failed, if it did and that was within ten seconds."""
+        """The error of the last batch if it failed within the last 10 seconds, else None."""
         failure = self._failure
         if failure is None or monotonic() - failure[0] > _TROUBLE_SECONDS:
             return None
         return failure[1]
 
     def close(self) -> None:
-        """Accept nothing more, settle everything that waits, then stop the writer."""
+        """Accept no more items, settle those that wait, then stop the writer thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -234,11 +255,16 @@ class GroupCommit(Generic[Item, Answer]):
             self._pool.append(waiting)
             self._pooled += len(waiting.items)
             self._changed.notify()
+        # For the HTTP protocol, which calls `leave` when the connection closes. Only after the item
+        # was accepted, so that a refused item is never reported as lost.
         if waiting.loop is not None and waiting.origin is not None:
             waiting.origin[UNANSWERED] = waiting
 
     def _lose(self, waiting: Waiting[Item, Answer], answers: "Answers[Answer]") -> None:
-        """Have it written down that the answers to these items did not reach their caller."""
+        """Queue for `note_lost` that the answers to these items did not reach their caller.
+
+        Items whose result is an error are left out.
+        """
         if waiting.noted or self._note_lost is None:
             return
         waiting.noted = True
@@ -248,16 +274,17 @@ class GroupCommit(Generic[Item, Answer]):
                     self._lost.append((item, answer))
             self._changed.notify()
 
-    # --- below: the writer thread
+    # --- the methods below run in the writer thread only
 
     def _run(self) -> None:
         while self._has_work():
+            # First, so that a retry of a caller whose answer was lost finds the record.
             self._write_lost()
             if batch := self._take():
                 self._settle_batch(batch)
 
     def _has_work(self) -> bool:
-        """Wait for work. False says that there will be none."""
+        """Wait for work. Return False if the writer is closing and has nothing left to do."""
         with self._changed:
             while not self._pool and not self._closing:
                 if not self._lost:
@@ -269,7 +296,10 @@ class GroupCommit(Generic[Item, Answer]):
             return bool(self._pool) or bool(self._lost and self._try_lost_at <= monotonic())
 
     def _take(self) -> list[Waiting[Item, Answer]]:
-        """Return what has gathered."""
+        """Remove and return what waits, up to `batch_limit` items.
+
+        The items of one call stay together, so the last call may exceed the limit.
+        """
         with self._changed:
             batch: list[Waiting[Item, Answer]] = []
             taken = 0
@@ -280,7 +310,7 @@ class GroupCommit(Generic[Item, Answer]):
             return batch
 
     def _write_lost(self) -> None:
-        """Write down which answers were lost, before anybody asks for them again."""
+        """Record lost answers, in a transaction of their own; try again later if that fails."""
         if not self._lost or self._note_lost is None or self._try_lost_at > monotonic():
             return
         with self._changed:
@@ -293,10 +323,11 @@ class GroupCommit(Generic[Item, Answer]):
             self._try_lost_at = monotonic() + _LOST_AGAIN_SECONDS
             with self._changed:
                 self._lost.extendleft(reversed(lost))
-        except Exception:  # it must not end the thread: others wait for it
+        except Exception:  # an error must not end the thread: callers wait for it
             _log.exception("%d lost answers could not be noted", len(lost))
 
     def _settle_batch(self, batch: list[Waiting[Item, Answer]]) -> None:
+        # Log lines of this thread now name the requests of the batch (`runtime.log_context`).
         before = WORKING_FOR.set(partial(_origins_of, batch))
         try:
             self._settle_and_deliver(batch)
@@ -308,9 +339,10 @@ class GroupCommit(Generic[Item, Answer]):
             outcomes = self._commit(batch)
         except DatabaseUnavailableError as error:
             self._failed(batch, error)
+            # A copy for each: callers must not share an exception and its traceback.
             _deliver([(waiting, error.again()) for waiting in batch])
         except Exception as error:
-            # A fault in one item must not spoil what others brought: each gets its own transaction.
+            # A bug that one item triggers must not fail the others: try each call on its own.
             if len(batch) > 1:
                 for waiting in batch:
                     self._settle_batch([waiting])
@@ -336,10 +368,11 @@ class GroupCommit(Generic[Item, Answer]):
             self._note_failure(error.fault)
 
     def _commit(self, batch: list[Waiting[Item, Answer]]) -> "list[_Outcome[Item, Answer]]":
-        """Settle a batch in one transaction; try again once where nothing can have been committed.
+        """Settle a batch in one transaction; retry once if nothing can have been committed.
 
-        The second try is for a connection that went stale, and for deadlocks between programs.
-        Whoever has left before a try begins is left out of the batch.
+        The retry is for a stale connection and for a deadlock with another process. Items whose
+        callers have left before a try begins are removed from the batch. Raises
+        DatabaseUnavailableError, or any other error of the work itself.
         """
         outcomes: list[_Outcome[Item, Answer]] = []
         committing = False
@@ -354,11 +387,12 @@ class GroupCommit(Generic[Item, Answer]):
                     outcomes = _shared_out(batch, self._work(transaction, items))
                     self._note_who_left(transaction, outcomes)
                     settled = perf_counter_ns()
+                    # Last in the block: an error from here on comes from the commit itself.
                     committing = True
             except DatabaseUnavailableError:
-                if committing:  # it may have happened, and nobody will be told
+                if committing:  # the commit may have happened, and its callers get an error
                     for waiting, _ in outcomes:
-                        waiting.noted = False
+                        waiting.noted = False  # the record of it may be rolled back
                     self._lose_all(outcomes)
                 if committing or last_try:
                     raise
@@ -384,7 +418,7 @@ class GroupCommit(Generic[Item, Answer]):
     def _note_who_left(
         self, transaction: Connection, outcomes: "Sequence[_Outcome[Item, Answer]]"
     ) -> None:
-        """Write down in their own transaction which answers nobody waits for any more."""
+        """Record, in the transaction of the batch, the answers whose callers have left."""
         if self._note_lost is None:
             return
         left = _who_left(outcomes)
@@ -412,7 +446,7 @@ def _drop_who_left(batch: "list[Waiting[Item, Answer]]") -> None:
     if len(staying) < len(batch):
         for waiting in batch:
             if waiting.future.done():
-                waiting.origin = None  # which leads back to it
+                waiting.origin = None  # breaks the reference cycle with origin[UNANSWERED]
         batch[:] = staying
 
 
@@ -429,7 +463,10 @@ def _origins_of(batch: "Sequence[Waiting[Item, Answer]]") -> list[LoggedRequest]
 def _shared_out(
     batch: "Sequence[Waiting[Item, Answer]]", answers: "Answers[Answer]"
 ) -> "list[tuple[Waiting[Item, Answer], Answers[Answer]]]":
-    """Give each waiting party the answers to its own items."""
+    """Pair each call with the answers to its own items.
+
+    Raises RuntimeError if there is not exactly one answer for each item.
+    """
     outcomes: list[tuple[Waiting[Item, Answer], Answers[Answer]]] = []
     start = 0
     for waiting in batch:
@@ -444,7 +481,7 @@ def _shared_out(
 def _deliver(
     outcomes: "Sequence[tuple[Waiting[Item, Answer], Answers[Answer] | Exception]]",
 ) -> None:
-    """Tell everybody, waking each event loop once for all of its callers."""
+    """Deliver all answers. Each event loop is woken once for all of its callers."""
     by_loop: dict[
         asyncio.AbstractEventLoop,
         list[tuple[Waiting[Item, Answer], Answers[Answer] | Exception]],
@@ -455,9 +492,10 @@ def _deliver(
         else:
             by_loop.setdefault(waiting.loop, []).append((waiting, outcome))
     for loop, resolved in by_loop.items():
+        # A future of asyncio may only be touched in its own event loop.
         try:
             loop.call_soon_threadsafe(_resolve, resolved)
-        except RuntimeError:
+        except RuntimeError:  # the event loop is closed
             _log.warning("%d callers left before their answer came", len(resolved))
 
 

@@ -1,6 +1,6 @@
-"""How a database itself is doing: what it runs on, and whether it keeps what it is given.
+"""Queries about the database itself: version, settings, privileges, schema, damage, size.
 
-None of the questions changes anything.
+`sma doctor`, backup and restore call these functions. All but `gather_statistics` only read.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ _DAMAGES_TOLD = 3
 
 @dataclass(frozen=True, slots=True)
 class PostgresqlState:
-    """What a PostgreSQL server says of itself.
+    """The state of a PostgreSQL server.
 
-    `data_directory` is None unless the server is on this machine and says where its files are.
+    `version` is `server_version_num`, such as 160004. `connections` counts client connections,
+    `size` is in bytes. `data_directory` is None unless the server runs on this machine and the user
+    may read where its files are.
     """
 
     version: int
@@ -42,7 +44,7 @@ _ASKED = (
 
 
 def ask_postgresql(connection: Connection) -> PostgresqlState:
-    """Ask the server about itself."""
+    """Return the state of the server."""
     settings = {
         row.name: row.setting
         for row in connection.execute(
@@ -50,6 +52,7 @@ def ask_postgresql(connection: Connection) -> PostgresqlState:
             {"names": list(_ASKED)},
         )
     }
+    # inet_server_addr() is NULL on a Unix socket, and then the server is on this machine.
     row = connection.execute(
         text(
             "SELECT current_setting('server_version_num')::int AS number,"
@@ -61,7 +64,8 @@ def ask_postgresql(connection: Connection) -> PostgresqlState:
         )
     ).one()
     place = text("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
-    directory = connection.execute(place).scalar_one_or_none()  # only some users are told
+    # Only members of pg_read_all_settings see this row.
+    directory = connection.execute(place).scalar_one_or_none()
     return PostgresqlState(
         version=row.number,
         version_text=row.version.partition(" ")[0],
@@ -74,12 +78,13 @@ def ask_postgresql(connection: Connection) -> PostgresqlState:
 
 
 def missing_privileges(connection: Connection) -> list[str]:
-    """Return what the user may not do that the service does, as `INSERT on key_tables`.
+    """Return the privileges that the service needs and the user lacks, as `INSERT on key_tables`.
 
-    A number that a column takes from a sequence by itself needs USAGE of that, which no grant on
-    tables brings along.
+    Columns with a sequence also need USAGE of the sequence. A GRANT on the table does not include
+    it.
     """
     wanted = ("SELECT", "INSERT", "UPDATE", "DELETE")
+    # CASE fixes the order of evaluation: has_sequence_privilege fails for other relations.
     rows = connection.execute(
         text(
             "SELECT privilege || ' on ' || name FROM unnest(CAST(:names AS text[])) AS name,"
@@ -97,20 +102,23 @@ def missing_privileges(connection: Connection) -> list[str]:
 
 
 def sqlite_version(connection: Connection) -> str:
-    """Return the version of SQLite."""
+    """Return the version of the SQLite library."""
     return str(connection.execute(text("SELECT sqlite_version()")).scalar_one())
 
 
 def find_damage(connection: Connection) -> list[str]:
-    """Read a whole SQLite file, all but the content of its indexes, and return what is wrong."""
+    """Run `PRAGMA quick_check` on SQLite and return up to 3 faults; an empty list means none.
+
+    It reads the whole file, but does not compare the content of indexes with their tables.
+    """
     rows = connection.execute(text(f"PRAGMA quick_check({_DAMAGES_TOLD})")).scalars()
     return [row for row in rows if row != "ok"]
 
 
 def missing_parts(connection: Connection) -> list[str]:
-    """Return the tables, and the columns as `table.column`, that the schema has and this has not.
+    """Return the tables, and the columns as `table.column`, that the database lacks.
 
-    Schemas that others keep in the same database are none of our business.
+    Only the default schema of the connection is inspected: others may belong to other programs.
     """
     inspector = inspect(connection)
     present = set(inspector.get_table_names())
@@ -127,7 +135,7 @@ def missing_parts(connection: Connection) -> list[str]:
 
 
 def newest_minute(connection: Connection) -> datetime | None:
-    """Return the minute of the newest audit row, by its counter; None where there is none."""
+    """Return the minute of the newest audit row, read from the counters; None if there is none."""
     newest: datetime | None = connection.execute(
         select(func.max(validation_counters.c.minute))
     ).scalar_one()
@@ -135,15 +143,19 @@ def newest_minute(connection: Connection) -> datetime | None:
 
 
 def count_unforeseen(connection: Connection, *, limit: int) -> int:
-    """Return how many rows, up to `limit`, lie in the default partition. None do on SQLite."""
+    """Return the number of rows in the default partition, at most `limit`. 0 on SQLite."""
     if connection.dialect.name != "postgresql":
         return 0
+    # The limit keeps the query short when very many rows lie there.
     some = select(literal_column("1")).select_from(table(UNFORESEEN)).limit(limit).subquery()
     return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
 
 def list_tables(connection: Connection) -> list[str]:
-    """Return what is in the schema that tables are made in: tables, views, sequences."""
+    """Return the names of tables, views and sequences in the current schema of PostgreSQL.
+
+    This is the schema in which new tables are created. Restore refuses one that is not empty.
+    """
     rows = connection.execute(
         text(
             "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"
@@ -154,5 +166,5 @@ def list_tables(connection: Connection) -> list[str]:
 
 
 def gather_statistics(transaction: Connection) -> None:
-    """Let PostgreSQL count what it plans by, which a restored database does not have yet."""
+    """Run ANALYZE, because a restored database has no statistics for the query planner yet."""
     transaction.execute(text("ANALYZE"))

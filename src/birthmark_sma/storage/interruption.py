@@ -1,8 +1,9 @@
-"""End the statements of work that nobody waits for any more.
+"""Cancel database statements whose caller has left or has reached its timeout.
 
-A thread cannot be ended from outside, and a statement that nobody wants can keep a core and a
-thread busy for minutes. Both databases end a statement when another thread asks them to: libpq by
-a message to the server, SQLite by a flag.
+Python cannot stop a thread from outside, and an unwanted statement can keep a core and a thread
+busy for minutes. Both databases can cancel a statement from another thread: libpq sends a message
+to the server, SQLite sets a flag. `web.middleware.timeouts` interrupts; `storage.engine` makes each
+connection interruptible. A commit that has happened is never undone.
 """
 
 import contextlib
@@ -18,12 +19,12 @@ from sqlalchemy import Connection
 from birthmark_sma.errors import AbandonedWorkError
 
 _AGAIN_SECONDS = 0.2
-_TRIES = 50
-_CANCEL_SECONDS = 2.0
+_TRIES = 50  # with the pause above: at least 10 seconds
+_CANCEL_SECONDS = 2.0  # for libpq's own connection to the server, over which it cancels
 
 
 class Interruption:
-    """A piece of work that any thread can interrupt. It uses one connection at a time."""
+    """The work of one request, which any thread can interrupt. It uses one connection at a time."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -31,7 +32,10 @@ class Interruption:
         self.is_interrupted = False
 
     def interrupt(self) -> None:
-        """Let the statement under way fail, and every further one; return at once."""
+        """Cancel the current statement and make all further ones fail. Returns at once.
+
+        A background thread sends the cancellation, because the caller may be an event loop.
+        """
         with self._changed:
             self.is_interrupted = True
             if self._connection is None:
@@ -40,7 +44,11 @@ class Interruption:
 
     @contextlib.contextmanager
     def holding(self, connection: Connection) -> Iterator[None]:
-        """Let the statements on a connection be interrupted during the block."""
+        """Make the statements on a connection interruptible during the block.
+
+        Blocks can be nested: the outer connection is restored at the end. Raises AbandonedWorkError
+        if the work was interrupted before.
+        """
         self.check()
         with self._changed:
             before, self._connection = (
@@ -50,17 +58,22 @@ class Interruption:
         try:
             yield
         finally:
-            with self._changed:  # a message to the server never meets whoever has it next
+            # `_insist` cancels while it holds this lock. So no cancellation can reach the next
+            # user of the connection after it went back to the connection pool.
+            with self._changed:
                 self._connection = before
                 self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise AbandonedWorkError where the work was interrupted."""
+        """Raise AbandonedWorkError if the work was interrupted."""
         if self.is_interrupted:
             raise AbandonedWorkError
 
     def _insist(self) -> None:
-        """Interrupt again and again: the first time could fall between two statements."""
+        """Cancel repeatedly until the connection is released.
+
+        A single cancellation has no effect if it arrives between two statements.
+        """
         for _ in range(_TRIES):
             with self._changed:
                 if self._connection is None:
@@ -70,14 +83,15 @@ class Interruption:
 
 
 CURRENT: ContextVar[Interruption | None] = ContextVar("interruption", default=None)
-"""What interrupts the work of this context, if anything does."""
+"""The Interruption of the current context (request), or None if its work cannot be interrupted."""
 
 
 @contextlib.contextmanager
 def interruptible(connection: Connection) -> Iterator[None]:
-    """Let the work of this context be interrupted while it uses a connection.
+    """Make the work of the current context interruptible while it uses a connection.
 
-    Raises AbandonedWorkError where that was done before.
+    Does nothing if the context has no Interruption. Raises AbandonedWorkError if the work was
+    interrupted before.
     """
     interruption = CURRENT.get()
     if interruption is None:
@@ -88,7 +102,10 @@ def interruptible(connection: Connection) -> Iterator[None]:
 
 
 def check(*_: object) -> None:
-    """Raise AbandonedWorkError before a statement that nobody waits for."""
+    """Raise AbandonedWorkError if the work of the current context was interrupted.
+
+    SQLAlchemy calls this before each statement (event `before_cursor_execute`).
+    """
     interruption = CURRENT.get()
     if interruption is not None:
         interruption.check()

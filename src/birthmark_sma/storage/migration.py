@@ -1,6 +1,7 @@
-"""Bring a database to the schema that this program expects, and refuse every other one.
+"""Migrate a database to the schema of this program, and refuse any other schema.
 
-Alembic is imported only to migrate: a server that finds the right version starts without it.
+`sma init` and `sma migrate` call `migrate`; every other command calls `check_schema`. Alembic is
+imported only to migrate, because a server must start fast. There is no downgrade.
 """
 
 from pathlib import Path
@@ -18,14 +19,17 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def schema_revision(connection: Connection) -> str | None:
-    """Return the revision that the database is at, or None where it was never migrated."""
+    """Return the schema revision of the database, or None if it was never migrated."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def check_schema(database: Database) -> None:
-    """Raise SchemaMismatchError, saying what to type, unless the schema is this program's."""
+    """Raise SchemaMismatchError unless the database has this program's schema revision.
+
+    The message contains the command to type.
+    """
     with database.read() as connection:
         revision = schema_revision(connection)
     if revision is None:
@@ -43,19 +47,21 @@ def check_schema(database: Database) -> None:
 
 
 def migrate(database: Database) -> tuple[str | None, str]:
-    """Bring the schema to this program's revision; return the revisions before and after.
+    """Migrate the schema to this program's revision; return the revisions before and after.
 
-    One transaction, which also makes the history's first partitions: it happens wholly or not at
-    all. Two programs that migrate at once take turns.
-    Raises SchemaMismatchError for a database made by a newer program.
+    One transaction does all of it and also creates the first partitions of the audit log, so it
+    happens completely or not at all. An advisory lock serialises processes that migrate at the same
+    time. Raises SchemaMismatchError if a newer program made the database.
     """
     from alembic import command  # noqa: PLC0415  a second of imports that only migrations need
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
+    # Alembic interpolates % in its options.
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     with database.write() as transaction:
         wait_for_lock(transaction, AdvisoryLock.MIGRATION)
+        # Read under the lock: another process may just have migrated.
         before = schema_revision(transaction)
         if before is not None and before > HEAD_REVISION:
             raise SchemaMismatchError(

@@ -1,11 +1,12 @@
-"""The partitions of `validation_history` on PostgreSQL: one a UTC day, made ahead, dropped whole.
+"""Create and drop the daily partitions of the audit log on PostgreSQL (docs/adr/0006).
 
-A row whose day has no partition lies in the default partition, `UNFORESEEN`: none is ever refused
-for a clock that went wrong.
+`validation_history` has one partition for each UTC day, created `DAYS_AHEAD` days in advance. A
+row whose day has no partition goes to the default partition, `UNFORESEEN`, so a wrong clock never
+makes an INSERT fail. Background tasks and migrations call this module.
 
-To make and to drop a partition locks the table for some milliseconds. Where others hold it, as a
-long query does, whoever validates waits behind whoever waits for the lock: so nothing here waits
-longer than `_PATIENCE`. It gives up with DatabaseUnavailableError, to be tried again.
+Creating and dropping a partition locks the table for some milliseconds. If a long query holds the
+table, every validation queues behind the waiting lock request. So this module never waits for the
+table longer than `_PATIENCE`; it raises DatabaseUnavailableError, and the caller tries again later.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -18,16 +19,17 @@ from birthmark_sma.storage.schema import UtcDateTime, validation_history
 
 DAYS_AHEAD = 7
 UNFORESEEN = "validation_history_unforeseen"
-"""The default partition."""
+"""The name of the default partition."""
 
-_PATIENCE = "200ms"
+_PATIENCE = "200ms"  # lock_timeout: for so long validations may queue behind our lock request
 
 
 class Partition(NamedTuple):
-    """A partition: the times it is for, and about how much is in it.
+    """A partition with its range of times and its approximate size.
 
-    `begins` is None where it has no beginning; both are None for the default partition. `rows` is
-    the database's own estimate, `size` is in bytes, with indexes.
+    `begins` is inclusive, or None if the range has no beginning; `ends` is exclusive. Both are None
+    for the default partition. `rows` is an estimate of PostgreSQL, `size` is in bytes and includes
+    indexes.
     """
 
     name: str
@@ -37,14 +39,14 @@ class Partition(NamedTuple):
     size: int
 
     def covers(self, begins: datetime, ends: datetime) -> bool:
-        """Say whether rows of this time belong into this partition rather than the default."""
+        """Return whether this partition covers the whole range. The default one covers nothing."""
         if self.ends is None:
             return False
         return (self.begins is None or self.begins <= begins) and ends <= self.ends
 
 
 def list_partitions(connection: Connection) -> list[Partition]:
-    """Return every partition, oldest first, the default last; none on SQLite."""
+    """Return all partitions, oldest first and the default last. On SQLite the list is empty."""
     if connection.dialect.name != "postgresql":
         return []
     zoned = {"begins": UtcDateTime(), "ends": UtcDateTime()}
@@ -52,27 +54,32 @@ def list_partitions(connection: Connection) -> list[Partition]:
 
 
 def create_future_partitions(transaction: Connection, today: date) -> list[str]:
-    """Make the partitions of today and the days ahead that are missing; return their names.
+    """Create the missing partitions of today and the next `DAYS_AHEAD` days; return their names.
 
-    Rows of these days that lie in the default partition move to where they belong. Several programs
-    take turns. On SQLite, which has no partitions, there is nothing to do.
+    Rows of these days in the default partition move to the new partitions. An advisory lock lets
+    one process at a time do this. On SQLite this does nothing and returns an empty list. Raises
+    DatabaseUnavailableError if a lock is not free in time.
     """
     missing = missing_days(transaction, today)
     if not missing:
         return []
+    # No validation waits for this advisory lock, so it may take longer than a lock on the table.
     _wait_for_locks_no_longer_than(transaction, "2s")
     wait_for_lock(transaction, AdvisoryLock.PARTITIONS)
     _wait_for_locks_no_longer_than(transaction, _PATIENCE)
+    # Queried again under the lock: another process may have created some of them meanwhile.
     return [_make(transaction, day) for day in missing_days(transaction, today)]
 
 
 def drop(transaction: Connection, name: str) -> None:
-    """Drop a partition, and all rows in it.
+    """Drop a partition and all its rows, if it exists.
 
-    DETACH CONCURRENTLY would hold up nobody, but is not to be had beside a default partition.
+    Raises DatabaseUnavailableError if the lock on the table is not free within `_PATIENCE`.
     """
+    # DETACH CONCURRENTLY would need no such lock, but PostgreSQL refuses it for a table that has a
+    # default partition.
     _wait_for_locks_no_longer_than(transaction, _PATIENCE)
-    quoted = transaction.dialect.identifier_preparer.quote(name)  # an operator may have named it
+    quoted = transaction.dialect.identifier_preparer.quote(name)  # operators can create partitions
     transaction.exec_driver_sql(f"DROP TABLE IF EXISTS {quoted}")
 
 
@@ -81,7 +88,7 @@ def _wait_for_locks_no_longer_than(transaction: Connection, patience: str) -> No
 
 
 def missing_days(connection: Connection, today: date) -> list[date]:
-    """Return which of today and the days ahead have no partition; none on SQLite."""
+    """Return the days, of today and the next `DAYS_AHEAD`, without a partition; [] on SQLite."""
     if connection.dialect.name != "postgresql":
         return []
     present = list_partitions(connection)
@@ -92,9 +99,11 @@ def missing_days(connection: Connection, today: date) -> list[date]:
 def _make(transaction: Connection, day: date) -> str:
     begins, ends = _span(day)
     name = f"{validation_history.name}_{day:%Y%m%d}"
+    # A plain table first: PostgreSQL refuses a new partition while the default one holds its rows.
     transaction.execute(text(f"CREATE TABLE {name} (LIKE {validation_history.name})"))
-    # Nobody may be about to put a row of this day into the default partition. It is the trail
-    # itself that is locked: who waited for the default would find it closed to the row, and fail.
+    # The lock keeps other transactions from inserting rows of this day into the default partition
+    # while they are moved. It is on the parent table: an INSERT that waited for a lock on the
+    # default partition would then violate its new partition constraint and fail.
     transaction.execute(text(f"LOCK TABLE ONLY {validation_history.name} IN EXCLUSIVE MODE"))
     _move(transaction, name, begins, ends)
     transaction.execute(
@@ -107,7 +116,10 @@ def _make(transaction: Connection, day: date) -> str:
 
 
 def _move(transaction: Connection, name: str, begins: datetime, ends: datetime) -> None:
-    """Move the rows of a time from the default partition to a table that is not attached yet."""
+    """Move the rows of [begins, ends) from the default partition to a table not yet attached.
+
+    ATTACH PARTITION fails while the default partition holds rows of the new partition's range.
+    """
     unforeseen, day = _like_the_trail(UNFORESEEN), _like_the_trail(name)
     moved = (
         delete(unforeseen)
@@ -127,8 +139,8 @@ def _span(day: date) -> tuple[datetime, datetime]:
     return begins, begins + timedelta(days=1)
 
 
-# PostgreSQL tells bounds as text, in the style and zone of the session that asks, which therefore
-# reads them rightly again.
+# PostgreSQL returns bounds as text in the date style and time zone of the session. The same session
+# parses them with ::timestamptz, so they are right in any style and zone.
 _LIST = r"""
 SELECT relname, begins, ends,
        greatest(reltuples, pg_stat_get_live_tuples(oid), 0)::bigint AS rows,

@@ -1,11 +1,13 @@
-"""PostgreSQL through SQLAlchemy and psycopg, and past psycopg where each microsecond counts.
+"""A SQLAlchemy dialect for psycopg that runs hot statements in one blocking call of libpq.
 
-psycopg's cursors wait for the server in small steps, and let go of the interpreter's lock several
-times a statement. On a busy server an event loop takes it each time, and a transaction of four
-statements waits for its turn thirty times. libpq's own blocking call lets go of it once.
+psycopg's cursors wait for the server in small steps and release the interpreter's lock (GIL)
+several times for each statement. On a busy server an event loop takes the lock each time, and a
+transaction of four statements waits for the lock thirty times. A blocking call of libpq releases
+it once (measured in docs/performance.md).
 
-Beginning, committing and looking whether a connection lives always go that way, and so do the
-statements that are run with `execute_blocking`.
+BEGIN, COMMIT and the connection pool's ping always use the blocking call, and so do statements
+that run with `execute_blocking`. Everything else goes through psycopg's cursors. `storage.engine`
+creates the engine; stores call `execute_blocking`. Never call this in an event loop.
 """
 
 import hashlib
@@ -22,18 +24,20 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+# Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
 _AT_ONCE = "sma_at_once"
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
-_BINARY = 1
+_BINARY = 1  # libpq's code for the binary format
 
 
 def execute_blocking(
     transaction: Connection, statement: str, parameters: Sequence[bytes]
 ) -> PGresult:
-    """Run a statement with `$1`-style parameters in one blocking call of libpq.
+    """Run a statement with `$1`-style parameters in one blocking call of libpq; return its result.
 
-    Parameters and results are in PostgreSQL's binary form: see `array_of_...` below. It stays
-    prepared as long as the connection lives. Raises what every statement raises.
+    Parameters and results are in PostgreSQL's binary format: see the `array_of_...` functions
+    below. The statement stays prepared for the life of the connection. Raises the same errors as
+    `Connection.execute`.
     """
     done = transaction.exec_driver_sql(
         statement, tuple(parameters), execution_options={_AT_ONCE: True}
@@ -43,35 +47,40 @@ def execute_blocking(
 
 
 class BlockingPsycopgDialect(PGDialect_psycopg):
-    """SQLAlchemy's dialect for psycopg, with blocking calls of libpq where this module says so."""
+    """SQLAlchemy's psycopg dialect with blocking calls of libpq (see the module's docstring).
 
+    The methods override SQLAlchemy's; `dbapi_connection` is psycopg's connection.
+    """
+
+    # SQLAlchemy disables its statement cache for a dialect class that does not set this itself.
     supports_statement_cache = True
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        """Begin at the start: psycopg alone would begin with the first statement."""
+        """Send BEGIN. Psycopg alone would send it with the first statement."""
         _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"BEGIN"))
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        """Commit; returns once the transaction is durable.
+        """Send COMMIT; return once the transaction is durable.
 
-        PostgreSQL answers ROLLBACK, and no error, where a statement failed and nobody minded.
+        Raises InFailedSqlTransaction if PostgreSQL rolled the transaction back instead.
         """
+        # PostgreSQL answers COMMIT with ROLLBACK, and no error, if a statement had failed.
         done = _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"COMMIT"))
         if done.command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
 
     def do_ping(self, dbapi_connection: Any) -> bool:
-        """Say whether a connection that nobody used seems alive.
+        """Return True if an idle connection seems alive; raise a psycopg error if it is lost.
 
-        A server that went away has closed its end, and then there is something to read, which costs
-        no round trip to find out.
+        A server that went away has closed its end, so the socket is readable. To poll the socket
+        costs no round trip. Only if it is readable, an empty query finds out why.
         """
         if _has_something_to_read(dbapi_connection.pgconn.socket):
             _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b""))
         return True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        """Run a statement, those of `execute_blocking` past the cursor."""
+        """Run a statement; one of `execute_blocking` bypasses psycopg's cursor."""
         if context is None or not context.execution_options.get(_AT_ONCE, False):
             cursor.execute(statement, parameters)
             return
@@ -85,22 +94,29 @@ registry.register("postgresql.at_once", __name__, BlockingPsycopgDialect.__name_
 
 
 def create(connect: Callable[[], psycopg.Connection[Any]], **options: Any) -> Engine:
-    """Return an engine on connections that `connect` makes."""
+    """Return an engine of this dialect, on connections that `connect` opens.
+
+    `options` are those of SQLAlchemy's `create_engine`.
+    """
     return create_engine("postgresql+at_once://", creator=connect, **options)
 
 
 def _run_prepared(
     pgconn: PGconn, prepared: dict[str, bytes], statement: str, parameters: Sequence[bytes]
 ) -> PGresult:
-    """Run a statement that stays prepared; `prepared` are the names of those that are."""
+    """Run a statement and prepare it first if needed.
+
+    `prepared` maps the text of the connection's prepared statements to their names. Raises
+    OperationalError if a connection pooler switched the server connection; a retry then succeeds.
+    """
     name = prepared.get(statement)
     if name is None:
         name = _name(statement)
         try:
             _run(pgconn, lambda pgconn: pgconn.prepare(name, statement.encode()))
         except psycopg.errors.DuplicatePreparedStatement as error:
-            # Behind a pooler somebody else has prepared it here. The transaction is lost, and
-            # whoever tries again finds it prepared.
+            # Behind a connection pooler, another client has prepared it on this server connection.
+            # This transaction has failed. A retry finds the statement prepared.
             prepared[statement] = name
             raise psycopg.OperationalError(str(error)) from error
         prepared[statement] = name
@@ -108,16 +124,16 @@ def _run_prepared(
     try:
         return _run(pgconn, lambda pgconn: pgconn.exec_prepared(name, parameters, formats, _BINARY))
     except psycopg.errors.InvalidSqlStatementName as error:
-        # A pooler between here and the server has changed servers. Whoever tries again prepares
-        # again.
+        # A connection pooler has given this client another server connection. A retry prepares the
+        # statement again.
         prepared.clear()
         raise psycopg.OperationalError(str(error)) from error
 
 
 def _name(statement: str) -> bytes:
-    """Name a statement by what it says: behind a pooler, others see the same names.
+    """Return the name of a prepared statement: a digest of its text.
 
-    So a name never stands for another statement than its own.
+    Clients behind a connection pooler share these names. A digest never names two statements.
     """
     return b"sma_" + hashlib.sha256(statement.encode()).hexdigest()[:32].encode()
 
@@ -129,11 +145,12 @@ def _has_something_to_read(socket: int) -> bool:
 
 
 def _run(pgconn: PGconn, call: Callable[[PGconn], PGresult]) -> PGresult:
-    if pgconn.status != pq.ConnStatus.OK:  # libpq would return nothing at all
+    if pgconn.status != pq.ConnStatus.OK:  # libpq would return no result and no error
         raise psycopg.OperationalError("the connection is lost")
     result = call(pgconn)
     if result.status in _DONE:
         return result
+    # Map the SQLSTATE to psycopg's exception class, as psycopg's cursors do.
     state = result.error_field(pq.DiagnosticField.SQLSTATE)
     message = result.error_message.decode(errors="replace")
     if state is None:
@@ -145,46 +162,49 @@ def _run(pgconn: PGconn, call: Callable[[PGconn], PGresult]) -> PGresult:
     raise kind(message)
 
 
-# --- PostgreSQL's binary form of arrays with one dimension: how many dimensions, whether there are
-# NULLs, the type of the elements, how many there are, the number of the first; then each element
-# with its length before it, -1 for NULL. All big-endian.
+# --- PostgreSQL's binary format of an array with one dimension, all numbers big-endian: number of
+# dimensions, flag for NULLs, OID of the element type, number of elements, index of the first
+# element; then for each element its length in bytes (-1 for NULL) and its value.
 
 TRUE = b"\x01"
-"""A boolean that is true."""
+"""The boolean true in binary format."""
 
 _HEAD = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
-_INTEGER = struct.Struct("!ii")
+_INTEGER = struct.Struct("!ii")  # length and value
+# OIDs from PostgreSQL's pg_type.dat; they are the same on every server.
 _BYTEA_OID, _TEXT_OID, _INT4_OID, _TIMESTAMPTZ_OID = 17, 25, 23, 1184
+# A timestamptz is a number of microseconds since 2000-01-01 UTC.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def array_of_bytes(values: Sequence[bytes]) -> bytes:
-    """`bytea[]`."""
+    """Return the binary format of a `bytea[]`."""
     return _array(_BYTEA_OID, len(values), (_LENGTH.pack(len(each)) + each for each in values))
 
 
 def array_of_integers(values: Sequence[int]) -> bytes:
-    """`integer[]`."""
+    """Return the binary format of an `integer[]`."""
     return _array(_INT4_OID, len(values), (_INTEGER.pack(4, each) for each in values))
 
 
 def array_of_text(values: Sequence[str | None]) -> bytes:
-    """`text[]`; None is NULL."""
+    """Return the binary format of a `text[]`; None is NULL."""
     known = {each: _text(each) for each in set(values)}  # most columns repeat a few values
     return _array(_TEXT_OID, len(values), (known[each] for each in values))
 
 
 def array_of_times(values: Sequence[datetime]) -> bytes:
-    """`timestamptz[]`, of times with a zone."""
+    """Return the binary format of a `timestamptz[]`. All times must have a time zone."""
     known = {each: struct.pack("!iq", 8, (each - _EPOCH) // _MICROSECOND) for each in set(values)}
     return _array(_TIMESTAMPTZ_OID, len(values), (known[each] for each in values))
 
 
 def parse_integer_array(array: bytes) -> tuple[int, ...]:
-    """Read an `integer[]` without NULLs."""
+    """Return the values of an `integer[]` in binary format. It must not contain NULLs."""
+    # An empty array has a shorter header, so this slice of it is empty as well.
     return tuple(value for _, value in _INTEGER.iter_unpack(array[_HEAD.size :]))
 
 

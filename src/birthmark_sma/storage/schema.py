@@ -1,7 +1,9 @@
-"""The tables. Names are those that operators' queries rely on.
+"""The tables of the database, for SQLite and PostgreSQL.
 
-Secrets lie here only wrapped: master keys under the key-encryption key, a NUC hash only as HMAC.
-The history has no foreign keys and few indexes, as each would cost every validation.
+Stores and migrations use these tables, and operators' own queries rely on their names. A change
+here needs a migration in `migrations/versions`. Secrets are stored only wrapped: master keys under
+the key-encryption key (KEK), a NUC hash only as HMAC. The audit log (`validation_history`) has no
+foreign keys and few indexes, because each would slow down every validation.
 """
 
 from datetime import UTC, datetime
@@ -38,14 +40,15 @@ HEAD_REVISION = "0007"
 
 
 def as_sqlite_text(value: datetime) -> str:
-    """Write a time with a zone as SQLite gets it."""
+    """Return a time with a zone as the text that SQLite stores, in UTC with microseconds."""
     return value.astimezone(UTC).isoformat(" ", "microseconds")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time with its zone. SQLite, which has no such type, gets ISO 8601 text with `+00:00`.
+    """A column type for times with a zone; values are returned in UTC.
 
-    Both its order as text and SQLite's own date functions are right on that form.
+    SQLite has no such type, so it stores ISO 8601 text with `+00:00`. This text sorts by time, and
+    SQLite's date functions accept it. Binding a time without a zone raises ValueError.
     """
 
     impl = DateTime(timezone=True)
@@ -72,7 +75,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return zoned.astimezone(UTC)
 
 
-_BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by INTEGER only
+_BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
 _TableIds = ARRAY(Integer).with_variant(JSON, "sqlite")
 
 metadata = MetaData(
@@ -88,6 +91,7 @@ metadata = MetaData(
 authority = Table(
     "authority",
     metadata,
+    # The check allows one row only.
     Column("id", SmallInteger, CheckConstraint("id = 1", name="single"), primary_key=True),
     Column("tables", Integer, nullable=False),
     Column("keys_per_table", Integer, nullable=False),
@@ -95,9 +99,9 @@ authority = Table(
     Column("access_generation", BigInteger, nullable=False, server_default="0"),
     Column("sandbox", Boolean, nullable=False, server_default=false()),
 )
-"""One row: the authority that this database holds. `access_generation` goes up with every change to
-access keys, so that servers see at a glance whether there was one. `sandbox` says what it was
-founded as, and is never changed."""
+"""One row: the authority of this database. `access_generation` rises with each change of an access
+key, so a server reads one number to see whether its cache of keys is stale. `sandbox` is set when
+the authority is created and never changes."""
 
 access_keys = Table(
     "access_keys",
@@ -125,11 +129,11 @@ access_keys = Table(
     Column("expires_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
     Column("last_used_at", UtcDateTime),
-    # What authority.access_generation became with the last change of this key.
+    # The value of authority.access_generation after the last change of this key.
     Column("generation", BigInteger, nullable=False),
 )
-"""Who may call: a bearer secret, of which only the digest is here, or a client certificate. NULL
-means no limit; of `disclosure` and `rate_limit`, that the server's own settings count."""
+"""Access keys of callers: a bearer secret, stored as a digest, or a client certificate. NULL means
+no limit. For `disclosure` and `rate_limit`, NULL means that the server's settings apply."""
 
 dashboard_sessions = Table(
     "dashboard_sessions",
@@ -140,8 +144,8 @@ dashboard_sessions = Table(
     Column("opened_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
 )
-"""Browsers that are signed in to the dashboard: SHA-256 of what their cookie holds, the access key,
-and by which secret of it they came, so that the session ends where that secret does."""
+"""Browser sessions of the dashboard. `digest` is SHA-256 of the cookie's value. `secret_digest` is
+the digest of the access key's secret used to sign in: the session ends when that secret ends."""
 
 key_encryption_keys = Table(
     "key_encryption_keys",
@@ -154,7 +158,9 @@ key_encryption_keys = Table(
     Column("wrapped_successor", LargeBinary),
     Column("wrapped_predecessor", LargeBinary),
 )
-"""Where each key-encryption key comes from, and one value wrapped under it that proves it."""
+"""The key-encryption keys (KEKs) in use: where each comes from, and one value wrapped under it that
+verifies it. There are several only during a rotation; then each row also holds its neighbour's
+key, wrapped, so that servers with the old secret can follow."""
 
 ca_certificates = Table(
     "ca_certificates",
@@ -166,7 +172,7 @@ ca_certificates = Table(
     Column("sealed_private_key", LargeBinary),
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id)),
 )
-"""`root` and `intermediate`, PEM. The root's private key is never here."""
+"""The certificates `root` and `intermediate`, as PEM. The root's private key is never stored."""
 
 key_tables = Table(
     "key_tables",
@@ -176,6 +182,7 @@ key_tables = Table(
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
+"""The key tables. `master_key` is wrapped under the KEK; all keys of a table derive from it."""
 
 key_table_figures = Table(
     "key_table_figures",
@@ -185,7 +192,8 @@ key_table_figures = Table(
     Column("passes", BigInteger, nullable=False, server_default="0"),
     Column("fails", BigInteger, nullable=False, server_default="0"),
 )
-"""How many devices each key table was assigned to, and how many camera tokens named it."""
+"""For each key table: the number of devices that use it, and the numbers of PASS and FAIL verdicts
+on camera tokens that named it."""
 
 key_table_counting = Table(
     "key_table_counting",
@@ -195,8 +203,9 @@ key_table_counting = Table(
     Column("devices_at", UtcDateTime),
     Column("devices_seconds", Float),
 )
-"""One row: how far `key_table_figures` have got. Tokens are counted a stretch of time after
-another; devices all at once, which took `devices_seconds`."""
+"""One row: the progress of counting `key_table_figures`. Audit rows up to `counted_until` are
+counted, a stretch of time after another. Devices are counted all at once: `devices_at` is the start
+of the last count, `devices_seconds` is how long it took."""
 
 registered_devices = Table(
     "registered_devices",
@@ -218,11 +227,13 @@ registered_devices = Table(
     ),
     Column("provisioning_id", String(64), nullable=False, unique=True),
     Column("provisioned_at", UtcDateTime, nullable=False),
-    # In the order of bytes, by which alone a beginning is a range, as on SQLite.
+    # Collation C sorts by bytes, as SQLite does. Only then is a search by prefix a range of the
+    # index.
     Column("serial_folded", Text().with_variant(Text(collation="C"), "postgresql")),
 )
-"""`serial_folded` is what the serial is equal to (`pki.names.fold`). Only rows that operators'
-own SQL inserted have none."""
+"""The provisioned devices. `nuc_hash` is an HMAC of the NUC hash. Two serials with one
+`serial_folded` are the same name (`pki.names.fold`); it is NULL only in rows that operators
+inserted with their own SQL."""
 Index("registered_devices_serial_folded_key", registered_devices.c.serial_folded, unique=True)
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
 
@@ -232,7 +243,7 @@ Index(
     registered_devices.c.device_serial,
 )
 OUT_OF_ORDER = registered_devices.c.status != text("'active'")
-"""Of few devices; they alone are in the index of what is suspended or revoked."""
+"""The condition of the partial index of suspended and revoked devices. Few devices meet it."""
 Index(
     "registered_devices_status_idx",
     registered_devices.c.status,
@@ -250,8 +261,9 @@ revoked_certificates = Table(
     Column("certificate_expires_at", UtcDateTime),
     Column("last_crl_number", BigInteger),
 )
-"""`certificate_expires_at` is NULL where the register does not know the certificate, or until the
-next list is made; `last_crl_number` is NULL while the certificate is on every list."""
+"""Revoked device certificates. `certificate_expires_at` is NULL until the next revocation list is
+made, and stays NULL if no registered device has the certificate. `last_crl_number` is NULL while
+the certificate is on every new list."""
 
 published_crls = Table(
     "published_crls",
@@ -266,9 +278,10 @@ published_crls = Table(
     Column("der", LargeBinary, nullable=False),
     UniqueConstraint("issuer", "follows"),
 )
-"""The newest revocation lists of each issuer (a name of `ca_certificates`), as they are served.
-`follows` is the number of the list before, 0 for the first: two lists never follow the same one.
-`revocations` and `newest_revocation` say what there was to list, to see whether that changed."""
+"""The newest revocation lists (CRLs) of each issuer (a name in `ca_certificates`), as served.
+`follows` is the number of the previous list, 0 for the first. Its UNIQUE constraint decides a race
+of two processes that publish at once. `revocations` and `newest_revocation` describe the listed
+revocations, to detect whether a new list is needed."""
 
 validation_history = Table(
     "validation_history",
@@ -285,10 +298,11 @@ validation_history = Table(
     Column("caller", String(16)),
     Column("repeat", String(16)),
 )
-"""The audit trail. It leaves the nonce out, so that a stolen copy holds no token to replay.
+"""The audit log. It does not store the nonce, so a stolen copy contains no token to replay.
 
-On PostgreSQL it is partitioned by `validated_at`, a partition a UTC day (`storage.partitions`), and
-has no primary key there: nobody looks an `id` up, and its index would cost every validation.
+On PostgreSQL it is partitioned by `validated_at`, one partition for each UTC day
+(`storage.partitions`), and has no primary key: nothing looks up an `id`, and the index would slow
+down every validation.
 """
 Index("validation_history_validated_at_idx", validation_history.c.validated_at)
 
@@ -300,8 +314,8 @@ validation_counters = Table(
     Column("writer", SmallInteger, primary_key=True),
     Column("times", BigInteger, nullable=False),
 )
-"""How often each reason was given in each minute. `writer` is a random number that each process
-draws for itself, so that no two of them wait for one row; it says nothing else."""
+"""The number of verdicts by minute and reason. `writer` is a random number of each process: each
+has rows of its own, so processes do not wait for each other's row locks. Readers add them up."""
 
 device_activity = Table(
     "device_activity",
@@ -310,10 +324,11 @@ device_activity = Table(
     Column("device_serial", String(64), primary_key=True),
     Column("passes", BigInteger, nullable=False),
     Column("pictures", BigInteger, nullable=False, server_default="0"),
-    postgresql_with={"fillfactor": 70},  # room to count up in place, without touching the index
+    # Free space on each page lets PostgreSQL update a row in place, without an index write (HOT).
+    postgresql_with={"fillfactor": 70},
 )
-"""How many PASS verdicts each device had on each day (UTC). Of these `pictures` counts the first
-ones of their tokens from callers that showed a credential: no stranger can drive it up."""
+"""The number of PASS verdicts of each device on each UTC day. `pictures` counts only the first PASS
+of a token, from callers that showed a credential: a caller without one cannot raise it."""
 
 busiest_devices = Table(
     "busiest_devices",
@@ -321,7 +336,7 @@ busiest_devices = Table(
     Column("day", Date, primary_key=True),
     Column("device_serial", String(64), primary_key=True),
 )
-"""The few devices of each day whose activity is worth looking at: see `storage.activity`."""
+"""The short list of the busiest devices of each day: see `authority.devices.activity`."""
 
 device_flags = Table(
     "device_flags",
@@ -336,7 +351,8 @@ device_flags = Table(
     Column("flagged_at", UtcDateTime, nullable=False),
     Column("reviewed_at", UtcDateTime),
 )
-"""Devices far above their usual rate, with the counts that say so."""
+"""Devices whose number of pictures on a day was far above their usual rate, with the counts on
+which the flag is based."""
 
 sighted_tokens = Table(
     "sighted_tokens",
@@ -346,13 +362,15 @@ sighted_tokens = Table(
     Column("first_seen_at", UtcDateTime, nullable=False),
     Column("passed_under", SmallInteger, nullable=False, server_default="0"),
 )
-"""The replay ledger: every camera token that was judged, as a digest, and who brought it first.
+"""The replay ledger: a digest of each validated camera token, and its first caller
+(docs/adr/0009).
 
-`passed_under` is the number of the key derivation under which the token passed (`storage.ledger`),
-0 where it did not. It stands in the row of the normative digest, whichever derivation it was.
+`passed_under` is the number of the key derivation under which the token passed
+(`authority.validation.replay_ledger`), or 0 if it did not. It is in the row of the normative
+digest, whichever derivation that was.
 
-What is old is found without an index that every token would pay for: on PostgreSQL by a summary of
-each range of pages, on SQLite by the order in which rows were written.
+No B-tree index finds old rows, because each token would have to be added to it. PostgreSQL uses a
+BRIN index (a summary of each range of pages), SQLite the order in which rows were written.
 """
 Index(
     "sighted_tokens_first_seen_at_idx",
@@ -369,7 +387,7 @@ resubmitted_tokens = Table(
     Column("times", Integer, nullable=False),
     Column("last_seen_at", UtcDateTime, nullable=False),
 )
-"""Tokens that came again, from whom, and how often after their first sight."""
+"""Tokens that were submitted again: by which caller, and how often after the first time."""
 
 lost_answers = Table(
     "lost_answers",
@@ -377,7 +395,7 @@ lost_answers = Table(
     Column("digest", LargeBinary, primary_key=True),
     Column("caller", String(64), primary_key=True),
 )
-"""Tokens of the ledger whose verdict did not reach this caller, who may have it once more."""
+"""Tokens whose verdict did not reach this caller. The caller may get the verdict once more."""
 
 repeat_counters = Table(
     "repeat_counters",
@@ -387,7 +405,8 @@ repeat_counters = Table(
     Column("writer", SmallInteger, primary_key=True),
     Column("times", BigInteger, nullable=False),
 )
-"""How many tokens of each minute had come before, by kind of repeat; as `validation_counters`."""
+"""The number of repeated tokens by minute and kind of repeat. `writer` as in
+`validation_counters`."""
 
 running_totals = Table(
     "running_totals",
@@ -397,8 +416,8 @@ running_totals = Table(
     Column("writer", SmallInteger, primary_key=True),
     Column("times", BigInteger, nullable=False),
 )
-"""How often each reason (`counted` is `verdict`) and each kind of repeat (`repeat`) was ever given.
-Not even retention takes away from it, so that whoever watches sees counts that only rise."""
+"""The total number of each reason (`counted` is `verdict`) and of each kind of repeat (`counted` is
+`repeat`). Retention does not reduce these totals, so monitoring sees counters that only rise."""
 
 device_family_counters = Table(
     "device_family_counters",
@@ -406,7 +425,7 @@ device_family_counters = Table(
     Column("device_family", String(50), primary_key=True),
     Column("devices", BigInteger, nullable=False),
 )
-"""How many devices each family has."""
+"""The number of devices of each family."""
 
 idempotent_responses = Table(
     "idempotent_responses",
@@ -417,5 +436,6 @@ idempotent_responses = Table(
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
-"""First answers, kept for a day. Key and request only as digests, the answer only sealed."""
+"""Responses to provisioning requests with an Idempotency-Key, kept for 24 hours. The key and the
+request are stored only as digests, the response only encrypted."""
 Index("idempotent_responses_created_at_idx", idempotent_responses.c.created_at)

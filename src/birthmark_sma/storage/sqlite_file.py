@@ -1,8 +1,9 @@
-"""Notice that SQLite's file was removed or replaced while it is open.
+"""Detect that SQLite's database file was removed or replaced while it is open.
 
-The system lets a program go on with a file that has lost its name: SQLite would commit to it, and
-all of that would be gone with the last process. The journal (`-wal`) and its index (`-shm`) hold
-the newest commits, and lie beside the file as long as any connection is open.
+A process can keep writing to a file that was removed. SQLite would commit to it, and these commits
+would be lost when the last process ends. The same applies to the write-ahead log (`-wal`), which
+holds the newest commits, and to its index (`-shm`). Both lie beside the database file while any
+connection is open. `storage.engine` calls this module around each transaction.
 """
 
 import contextlib
@@ -13,42 +14,47 @@ from typing import Any, TypeAlias
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
 
 _Identity: TypeAlias = tuple[int, int] | None
-"""Device and inode of a file; None where there is none."""
+"""Device number and inode of a file, or None if there is no file."""
 
 _IDENTITIES = "sma_files"
 _JOURNALS = ("-wal", "-shm")
 
 
 class SqliteFile:
-    """A database file by its path, and which file that was when it was first opened."""
+    """The path of a database file, and the identity that the file had when it was first opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._places: tuple[Path, ...] = (path,)
         self._first: _Identity = None
         self.lost = False
-        """It was not the file that is open when it was last looked at."""
+        """True if the last check found that the file was removed or replaced."""
 
     @property
     def is_known(self) -> bool:
-        """Say whether it was opened."""
+        """True once the file has been opened."""
         return self._first is not None
 
     def prepare(self) -> None:
-        """Before a connection: make the file private, and refuse another than the first one.
+        """Create the file with mode 0600 if needed. Called before each new connection.
 
-        SQLite would make an empty file where there is none. Its journals get the mode of the file.
+        Raises DatabaseUnavailableError if the file is not the one that was opened first.
         """
+        # SQLite would replace a missing file by an empty one, and with the umask's mode. It gives
+        # its journals the mode of the file.
         if self._first is not None:
             self._compare((self._first,))
             return
         with contextlib.suppress(OSError):
             self.path.touch(mode=0o600, exist_ok=True)
-        real = self.path.resolve()  # journals lie beside the file that a link leads to
+        real = self.path.resolve()  # SQLite puts its journals beside the target of a symbolic link
         self._places = (self.path, *(real.with_name(real.name + each) for each in _JOURNALS))
 
     def remember(self, connection_info: MutableMapping[str, Any]) -> None:
-        """After a connection was made: note which files it has open."""
+        """Record in `connection_info` which files a new connection has open.
+
+        Raises DatabaseUnavailableError if the file was replaced while the connection was made.
+        """
         found = tuple(map(_identity, self._places))
         if self._first is None:
             self._first = found[0]
@@ -56,11 +62,12 @@ class SqliteFile:
         connection_info[_IDENTITIES] = found
 
     def check(self, connection_info: MutableMapping[str, Any]) -> None:
-        """Raise DatabaseUnavailableError unless a connection's files are where they were."""
+        """Raise DatabaseUnavailableError if a file of this connection was removed or replaced."""
         self._compare(connection_info[_IDENTITIES])
 
     def _compare(self, known: tuple[_Identity, ...]) -> None:
-        # Those that were not there when the connection was made are not compared.
+        # Files that did not exist when the connection was made (None) are not compared. Not strict,
+        # because some callers compare the database file only.
         self.lost = any(
             each is not None and _identity(place) != each
             for each, place in zip(known, self._places, strict=False)

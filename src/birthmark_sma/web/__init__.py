@@ -1,4 +1,7 @@
-"""HTTP: JSON in and out, problem documents for everything that goes wrong (RFC 9457).
+"""Serve the authority over HTTP: JSON requests and responses, problem documents for errors.
 
-Modules parse and phrase; what is done, `authority` does. `problems` alone knows statuses.
+`server` starts uvicorn. `api` has the endpoints and JSON models, `middleware` the steps that every
+request passes, `transport` the HTTP protocol and TLS, `logs` the log. `dashboard` and `sandbox` are
+parts of their own. Modules here parse requests and format responses; `authority` does the work.
+Only `problems` maps an error class to an HTTP status (RFC 9457).
 """

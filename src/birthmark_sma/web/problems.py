@@ -1,7 +1,8 @@
-"""From errors to problem documents: the one place that knows statuses (RFC 9457).
+"""Map errors to problem documents (RFC 9457).
 
-An error that is not in the table is told to the caller as "Internal error" and to the operator,
-in full, in the log.
+Endpoints and middleware raise; the tables here give each error class its status, slug and title.
+An error class without a row becomes "Internal error" for the caller, and a log record with the
+traceback for the operator. A document never contains a traceback.
 """
 
 import logging
@@ -26,14 +27,18 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 MISDIRECTED = "misdirected-request"
 MOST_ERRORS = 20
-"""How many errors a problem document lists."""
+"""The most errors that a problem document lists. `more_errors` has the number of the others."""
+# The sender chooses the names of unknown fields, so a document repeats only their beginning.
 _MAX_FIELD_CHARACTERS = 64
 
 _log = logging.getLogger(__name__)
 
 
 class RequestError(Exception):
-    """A request that HTTP itself finds fault with, before the authority is asked."""
+    """A fault of the HTTP request itself. The authority is not called.
+
+    `slug` is a key of _REQUEST_KINDS, which gives the status. `detail` is sent to the caller.
+    """
 
     def __init__(self, slug: str, detail: str) -> None:
         super().__init__(detail)
@@ -41,7 +46,10 @@ class RequestError(Exception):
 
 
 class UnknownAddressError(Exception):
-    """A camera token that names a table or key index which does not exist. It is recorded."""
+    """A camera token whose table or key index does not exist.
+
+    The attempt is in the audit trail. The response is a 400 that carries the verdict FAIL.
+    """
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.told_to_caller)
@@ -49,9 +57,9 @@ class UnknownAddressError(Exception):
 
 
 class InvalidRequestError(Exception):
-    """A body or header that is malformed, with what is wrong with each field: so it reads.
+    """A malformed body or header. The message of the exception lists the errors of each field.
 
-    `fields` are at most MOST_ERRORS; `more` is how many others there are.
+    `fields` holds up to MOST_ERRORS errors; `more` is the number of further ones.
     """
 
     def __init__(self, fields: Sequence[FieldError], more: int = 0) -> None:
@@ -60,7 +68,7 @@ class InvalidRequestError(Exception):
         super().__init__(self.summary(MOST_ERRORS))
 
     def summary(self, most: int) -> str:
-        """Return the first errors in one line, and how many more there are."""
+        """Return the first `most` errors in one line, and the number of further ones."""
         told = [f"{field.field}: {field.detail}" for field in self.fields[:most]]
         more = self.more + len(self.fields) - len(told)
         return "; ".join(told) + (f"; and {more:,} more errors" if more else "")
@@ -69,22 +77,26 @@ class InvalidRequestError(Exception):
     def of(
         cls, error: ValidationError | RequestValidationError, more: int = 0
     ) -> "InvalidRequestError":
-        """Take from pydantic's error what may be told: fields and rules, never values."""
+        """Make this error from pydantic's, with field names and rules but without values.
+
+        A value could be a secret, such as a nonce or a NUC hash.
+        """
         return cls([_field_error(each["loc"], each["msg"]) for each in error.errors()], more)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem: its status, and the name that its `type` carries."""
+    """A kind of problem: its HTTP status, title, and the slug that ends its `type` URN."""
 
     status: int
     slug: str
     title: str
     retry: bool = False
-    """Whether a Retry-After of a second belongs to it."""
+    """True adds a Retry-After field. The default is RETRY_AFTER_SECONDS."""
     field: str | None = None
+    """The request field at fault. The document then has `errors` with this field."""
     challenge: str | None = None
-    """What WWW-Authenticate says (RFC 6750, section 3)."""
+    """The value of WWW-Authenticate (RFC 6750, section 3)."""
 
 
 def _refused(slug: str, title: str, field: str) -> Kind:
@@ -109,7 +121,9 @@ _CHALLENGE = 'Bearer realm="birthmark-sma"'
 _RATE_LIMITED = Kind(429, "rate-limited", "Too many requests", retry=True)
 _INTERNAL = Kind(500, "internal-error", "Internal error")
 
-# The first row whose class an error belongs to is its kind.
+# The first row that matches an error counts, so a subclass must stand before its base class:
+# KeyEncryptionKeyRefusedError before KeyRefusedError, RootCrlNotPublishedError before
+# CrlNotPublishedError.
 _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
     (
         errors.UnauthenticatedError,
@@ -184,7 +198,11 @@ def problem_response(
     retry_after: int = RETRY_AFTER_SECONDS,
     **members: object,
 ) -> JSONResponse:
-    """Phrase a problem document; `members` are those beyond RFC 9457's own."""
+    """Return a problem document as a response.
+
+    `members` are extension members (RFC 9457, section 3.2). `retry_after` is in seconds and is sent
+    only where `kind.retry` is set.
+    """
     body = {
         "type": f"urn:birthmark:problem:{kind.slug}",
         "title": kind.title,
@@ -203,15 +221,16 @@ def problem_response(
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of an app a problem document."""
+    """Register the handlers that turn every error of `app` into a problem document."""
     for error_type, handler in _HANDLERS.items():
         app.add_exception_handler(error_type, handler)
-    # Inside the framework's own last resort, which would log again and drop the connection.
+    # This middleware lies inside Starlette's ServerErrorMiddleware, which would log the error a
+    # second time and close the connection.
     app.add_middleware(_CatchUnexpected)
 
 
 def error_response(request: Request, error: Exception) -> JSONResponse:
-    """Phrase any error as the problem document that it is."""
+    """Return the problem document for any error, for code that runs outside FastAPI."""
     for error_type, handler in _HANDLERS.items():
         if isinstance(error, error_type):
             return handler(request, error)
@@ -219,7 +238,7 @@ def error_response(request: Request, error: Exception) -> JSONResponse:
 
 
 class _CatchUnexpected:
-    """Answers what nobody foresaw, as long as no answer has begun."""
+    """Middleware that answers an unexpected error with 500, unless the response has begun."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -236,7 +255,7 @@ class _CatchUnexpected:
             await self._app(scope, receive, watched)
         except Exception as error:
             if scope["type"] != "http" or begun:
-                raise
+                raise  # a second response must not follow the first bytes of another
             await _unexpected(Request(scope), error)(scope, receive, send)
 
 
@@ -244,6 +263,7 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
     for error_type, kind in _KINDS:
         if isinstance(error, error_type):
             if kind.status >= 500:
+                # `advice` is for the operator: the log has it, the document does not.
                 advice = getattr(error, "advice", "")
                 _log.warning("%s: %s%s", kind.title, error, f": {advice}" if advice else "")
             detail = _sentence(str(error))
@@ -263,12 +283,12 @@ def _rate_limited(request: Request, error: Exception) -> JSONResponse:
 
 
 def _request_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)  # noqa: S101  how the handler was registered
+    assert isinstance(error, RequestError)  # noqa: S101  _HANDLERS maps this class to here
     return problem_response(request, _REQUEST_KINDS[error.slug], str(error))
 
 
 def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
-    """400, and FAIL."""
+    """Return a 400 that carries the verdict FAIL."""
     assert isinstance(raised, UnknownAddressError)  # noqa: S101
     reason = raised.reason
     error = reason.told_to_caller
@@ -298,6 +318,8 @@ def _framework_validation(request: Request, error: Exception) -> JSONResponse:
 
 def _http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    # Starlette's `detail` is replaced by a sentence of _HTTP_DETAILS. Its headers, such as Allow,
+    # are kept.
     title = HTTPStatus(error.status_code).phrase
     kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
     response = problem_response(request, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
@@ -316,6 +338,8 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
     )
 
 
+# `error_response` takes the first class that matches. RateLimitedError is a BirthmarkError, so it
+# must stand before it.
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
     errors.RateLimitedError: _rate_limited,
     errors.BirthmarkError: _birthmark_error,

@@ -1,4 +1,9 @@
-"""Run the application on a listening socket with uvicorn, in one process or several."""
+"""Run the application on a listening socket with uvicorn, in one process or several.
+
+`sma serve` calls `run_server`. With one worker, uvicorn runs in the calling process. With several,
+the calling process becomes a supervisor: it spawns the workers, replaces those that die and passes
+SIGHUP on to them. This module never makes decisions about requests.
+"""
 
 import contextlib
 import importlib
@@ -51,28 +56,37 @@ from birthmark_sma.web.transport.tls import (
 if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
 
-_HUNG_SECONDS = 30  # a worker is killed then: one on a busy machine is not to be
-_START_SECONDS = 60
-_STDERR = 2
-_SPAWNING = multiprocessing.get_context("spawn")  # as uvicorn starts workers
+# The supervisor kills a worker that does not answer a health check for this long. A shorter time
+# would kill healthy workers on a busy machine.
+_HUNG_SECONDS = 30
+_START_SECONDS = 60  # the longest wait for each worker to accept connections
+_STDERR = 2  # the file descriptor
+# uvicorn spawns its workers, so the counter that they share must come from the same context.
+_SPAWNING = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerApp:
-    """Builds the application anew in each worker process, from settings that travel to it."""
+    """A factory that builds the application in each worker process.
+
+    The supervisor pickles it, with the settings and the shared memory, for every worker it spawns.
+    """
 
     settings: Settings
     started: "Synchronized[int]"
-    """How many workers have been started; shared by all of them."""
+    """The number of workers started so far, in shared memory. Change it under its own lock."""
     figures: SharedCounters
+    """The metrics of the authority, shared by all workers."""
     traffic: SharedCounters
-    """Where all of them count."""
+    """The request metrics, shared by all workers."""
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
+        # A spawned process begins without either: exec makes a process dumpable again.
         forbid_core_dumps()
         log_setup.configure(self.settings)
         if self.settings.one_core:
+            # Consecutive numbers pin the workers to different cores, as far as there are enough.
             with self.started.get_lock():
                 self.started.value += 1
                 pin_to_core(self.started.value)
@@ -86,15 +100,17 @@ class WorkerApp:
 
 
 class _Config(BoundedConfig):
-    """The settings of a process that ends in time. They are loaded once signals are handled."""
+    """uvicorn's settings, for a process that exits at most WORKER_SECONDS after a stop signal."""
 
     def load(self) -> None:
         super().load()
+        # uvicorn calls `load` after it has installed its signal handlers, which `end_in_time`
+        # wraps. Earlier, uvicorn would replace the wrappers.
         end_in_time(WORKER_SECONDS)
 
 
 class _AnnouncingServer(uvicorn.Server):
-    """A server that says when it accepts connections."""
+    """A uvicorn server that calls `announce` once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -102,15 +118,19 @@ class _AnnouncingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # Overridden because uvicorn has no callback after it starts to listen.
         if self.started:
             self._announce()
 
 
 class _Supervisor(Multiprocess):
-    """Worker processes, a word when all of them accept connections, and SIGHUP handed on to them.
+    """The supervisor of the worker processes.
 
-    SIGHUP waits but for a moment twice a second, so that workers are started with it waiting: one
-    that comes too early for a worker is answered once it can be (`tls.serving_context`).
+    It calls `announce` once all workers accept connections, and passes SIGHUP on to them.
+
+    SIGHUP is blocked except for a moment twice a second (`handle_signals`), so each worker is
+    spawned with SIGHUP blocked. A SIGHUP that reaches a worker during its start stays pending until
+    `tls.serving_context` unblocks it; unblocked, it would kill the worker.
     """
 
     def __init__(
@@ -118,6 +138,7 @@ class _Supervisor(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._announce = announce
+        # After super().__init__, which installs the signal handlers that this wraps.
         end_in_time(SUPERVISOR_SECONDS, self._kill_all)
 
     def _kill_all(self) -> None:
@@ -126,42 +147,55 @@ class _Supervisor(Multiprocess):
 
     def init_processes(self) -> None:
         super().init_processes()
+        # Before the wait: a worker that dies at its start is then noticed at once.
         self._leave_answers_to_workers()
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
             self._announce()
 
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
-        self._leave_answers_to_workers()
+        self._leave_answers_to_workers()  # this call may have replaced workers
 
     def _leave_answers_to_workers(self) -> None:
-        """Close what the workers answer by: a pipe says that a worker has died once it alone had
-        that end. Else nobody is replaced, and no signal heard, while its answer is waited for.
+        """Close the supervisor's copies of the workers' ends of the health-check pipes.
+
+        A health check then fails at once when a worker dies. With a copy open, the supervisor
+        would wait for the answer for up to _HUNG_SECONDS, and meanwhile replace no worker and
+        handle no signal. `child_conn` is an attribute of uvicorn's Process. Closing it twice is
+        harmless.
         """
         for process in self.processes:
             process.child_conn.close()
 
     def handle_signals(self) -> None:
+        # A pending SIGHUP is delivered between these two calls; uvicorn's handler queues it.
         unblock_sighup()
         block_sighup()
         super().handle_signals()
 
     def handle_hup(self) -> None:
-        """Let workers read their certificates again; uvicorn would replace them one by one."""
+        """Make the workers read their TLS certificates again, by sending them SIGHUP.
+
+        uvicorn's own method would restart the workers one by one. Without TLS nothing happens.
+        """
         if not self.config.is_ssl:
             return
         for worker in self.processes:
             if worker.pid is not None:
-                with contextlib.suppress(ProcessLookupError):  # it has ended: the next one reads
+                # The worker may have exited. Its replacement reads the new files anyway.
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGHUP)
 
 
 def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve until a signal says to stop, then drain: every accepted request is answered.
+    """Serve requests until SIGTERM or SIGINT, and finish the accepted requests.
 
-    `announce` is called once the first connection would be accepted. The authority is closed at the
-    end; with several workers each opens its own. SIGHUP reads TLS certificates again, and ends
-    nothing: the caller has let it wait since before the first thread (`tls.hold_hangups`).
+    Requests that are not finished after DRAIN_SECONDS get 503. `announce` is called once the
+    server accepts connections. The authority is closed at the end; with several workers each worker
+    opens an authority of its own.
+
+    SIGHUP reloads the TLS certificates and does not end the process. For this the caller must have
+    called `tls.block_sighup` before it started its first thread.
     """
     settings = authority.settings
     if settings.workers == 1:
@@ -190,7 +224,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
 
 
 def make_request_log(settings: Settings) -> RequestLog | None:
-    """Return what writes a line a request, where the settings want that."""
+    """Return the log of requests (one line each), or None above log level INFO."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
     look = log_setup.log_style(settings)
@@ -198,17 +232,21 @@ def make_request_log(settings: Settings) -> RequestLog | None:
 
 
 def make_tracing(settings: Settings) -> "Tracing | None":
-    """Return what makes traces, where the settings want that. Raises ConfigurationError."""
+    """Return the tracing of requests, or None without SMA_TRACES_URL.
+
+    Raises ConfigurationError as `check_tracing` does.
+    """
     if settings.traces_url is None:
         return None
     check_tracing(settings)
-    from birthmark_sma.web.middleware.tracing import Tracing  # noqa: PLC0415  an extra, and not quick
+    # An optional extra, and slow to import.
+    from birthmark_sma.web.middleware.tracing import Tracing  # noqa: PLC0415
 
     return Tracing(settings.traces_url)
 
 
 def check_tracing(settings: Settings) -> None:
-    """Raise ConfigurationError where traces are wanted and OpenTelemetry is not installed."""
+    """Raise ConfigurationError if SMA_TRACES_URL is set and OpenTelemetry is not installed."""
     if settings.traces_url is None:
         return
     try:
@@ -223,19 +261,24 @@ def check_tracing(settings: Settings) -> None:
 def uvicorn_config(
     app: ASGIApp | WorkerApp, settings: Settings, *, factory: bool
 ) -> uvicorn.Config:
-    """Return how uvicorn serves an application here: also what measurements compare with."""
+    """Return the uvicorn settings of this server. The benchmarks use the same ones.
+
+    `factory` is true if `app` is a WorkerApp, which uvicorn calls in each worker. Raises
+    ConfigurationError if the TLS settings are incomplete or contradict each other.
+    """
     files = tls_files(settings)
     config = _Config(
         app,
         factory=factory,
         workers=settings.workers,
         lifespan="on",
-        access_log=False,
+        access_log=False,  # `RequestLog` and `web.logs.setup` write the log instead
         log_config=None,
         log_level="warning",
         server_header=False,
         headers=list(EVERYWHERE),
         proxy_headers=False,  # uvicorn would believe any proxy on this machine
+        # A server with neither TLS nor trusted proxies does not pay for client identities.
         http=ClientIdentityProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
         ssl_context_factory=None if files is None else partial(serving_context, files),
         ws="none",

@@ -265,8 +265,8 @@ def test_switched_off_nothing_is_imported(tmp_path: Path) -> None:
     program = (
         "import sys, birthmark_sma.cli.main, birthmark_sma.web.server, birthmark_sma.web.api.app\n"
         "from birthmark_sma.config import Settings\n"
-        "from birthmark_sma.web.server import tracing_of\n"
-        "assert tracing_of(Settings()) is None\n"
+        "from birthmark_sma.web.server import make_tracing\n"
+        "assert make_tracing(Settings()) is None\n"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'requests',"
         " 'opentelemetry.exporter', 'birthmark_sma.web.middleware.tracing'))])"
     )

@@ -9,7 +9,7 @@ import pytest
 from tests.support.cameras.checkers import COMPILERS
 
 SOURCES = Path(__file__).parents[3] / "examples" / "android"
-STUBS = Path(__file__).parents[2] / "support" / "android"
+STUBS = Path(__file__).parents[2] / "support" / "cameras" / "android"
 KOTLIN = COMPILERS["kotlin"]
 SECONDS = 300
 QUICK = "-Xmx512M -Xshare:auto -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

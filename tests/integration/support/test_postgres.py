@@ -27,7 +27,7 @@ from tests.support.databases.postgres import (
 START_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from tests.support.postgres import Postgres
+from tests.support.databases.postgres import Postgres
 server = Postgres(binaries=Path(sys.argv[1]))
 print(server.data_directory, server.url, flush=True)
 time.sleep(600)

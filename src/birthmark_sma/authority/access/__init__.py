@@ -1,4 +1,5 @@
-"""Access keys of callers, sessions of the dashboard, and the caller that a request has.
+"""Access keys, dashboard sessions, and the caller of a request.
 
-Called by the authentication middleware, the dashboard and `sma keys`. Secrets are stored as hashes.
+Called by the authentication middleware, the dashboard and `sma keys`. The database must never hold
+a secret of an access key or a session token, only their SHA-256 digests.
 """

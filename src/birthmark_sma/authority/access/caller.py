@@ -1,4 +1,8 @@
-"""Who calls: an address, and the access key that was shown."""
+"""The caller of a request: its address and the access key that it presented.
+
+The authentication middleware creates callers. Rate limits count them by
+`ledger_partition`, and the replay ledger stores `Caller.identity`.
+"""
 
 import socket
 from functools import lru_cache
@@ -8,29 +12,32 @@ from birthmark_sma.authority.access.store import AccessKey
 
 
 class Caller(NamedTuple):
-    """Whoever asks. No address means the command line; no key, that access is open."""
+    """The caller of a request.
+
+    `address` is None for the command line. `key` is None if the authority has open access.
+    """
 
     address: str | None
     key: AccessKey | None = None
 
     @property
     def key_id(self) -> str | None:
-        """The id of the key that was shown, if one was."""
+        """The id of the presented access key, or None."""
         return None if self.key is None else self.key.key_id
 
     @property
     def identity(self) -> str:
-        """What tells one caller from another: its key, else its address. At most 49 characters."""
+        """The name of the caller: its key id, or else its address. At most 49 characters."""
         if self.key is not None:
             return f"key:{self.key.key_id}"
         return "local" if self.address is None else f"ip:{self.address}"
 
 
 def ledger_partition(caller: Caller) -> str:
-    """Return whose windows count: the key's, or else the address's.
+    """Return the name under which rate limits count a caller: its key, or else its address.
 
-    Who has one IPv6 address has a network of 2^64, so that is what counts. An IPv4 address in IPv6
-    clothes is an IPv4 address.
+    An IPv6 address counts as its /64 network, because a caller usually has all 2^64 addresses of
+    it. An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) counts as the IPv4 address.
     """
     if caller.key is None and caller.address is not None and ":" in caller.address:
         return _network(caller.address)

@@ -1,4 +1,8 @@
-"""Issue, change and withdraw access keys. A secret is shown once, to whoever asked for it."""
+"""Create, rotate and revoke access keys, for `sma keys` and the dashboard.
+
+A secret is returned once, by the function that creates it. This module must never store it: the
+database gets its SHA-256 digest.
+"""
 
 import base64
 import secrets
@@ -29,7 +33,7 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key, and its secret as the caller sends it; None where a certificate stands for it."""
+    """A key and its secret, as a caller sends it. `secret` is None for a certificate's key."""
 
     key: AccessKey
     secret: str | None = field(repr=False)
@@ -37,7 +41,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyTerms:
-    """What a new key is good for. See `AccessKey` for each."""
+    """The properties of a new key. `AccessKey` explains each."""
 
     name: str
     scope: KeyScope
@@ -51,10 +55,10 @@ class KeyTerms:
 
 
 def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
-    """Issue a key. Where a certificate stands for it, it has no secret.
+    """Create an access key and return it with its secret. A key of a certificate has no secret.
 
-    Raises AccessKeyRefusedError for terms that contradict each other, AccessKeyNameError where a
-    living key has this name or this certificate.
+    Raises AccessKeyRefusedError for terms that contradict each other, and AccessKeyNameError if a
+    key that is not revoked has this name or this certificate.
     """
     now = database.clock.now()
     _check(terms, now)
@@ -84,9 +88,9 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
 
 
 def revoke_key(database: Database, name_or_id: str) -> AccessKey:
-    """Withdraw a key for good, on every running server within a second.
+    """Revoke a key permanently and return it as it was. Servers refuse it within a second.
 
-    Raises UnknownAccessKeyError where no living key has this name or id.
+    Raises UnknownAccessKeyError if no key that is not revoked has this name or id.
     """
     with database.write() as transaction:
         key = _find_living(transaction, name_or_id)
@@ -95,9 +99,10 @@ def revoke_key(database: Database, name_or_id: str) -> AccessKey:
 
 
 def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedKey:
-    """Give a key a new secret; the old one counts for `grace` longer.
+    """Give a key a new secret. The old secret stays valid for `grace`; 0 ends it at once.
 
-    Raises UnknownAccessKeyError, or AccessKeyRefusedError where a certificate stands for the key.
+    Raises UnknownAccessKeyError, or AccessKeyRefusedError if the key has a certificate and no
+    secret.
     """
     now = database.clock.now()
     with database.write() as transaction:
@@ -119,7 +124,10 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
 
 
 def has_good_key(database: Database) -> bool:
-    """Say whether anybody could be let in at all."""
+    """Return whether any key is neither revoked nor expired.
+
+    `sma serve` refuses to start if there is none and access is by keys.
+    """
     now = database.clock.now()
     with database.read() as connection:
         return access_key_store.has_good_key(connection, now)
@@ -152,6 +160,8 @@ def _check(terms: KeyTerms, now: datetime) -> None:
 
 
 def _refuse_second(transaction: Connection, new: AccessKey) -> None:
+    """Raise AccessKeyNameError if a key in force has the same name or certificate."""
+    # Lock before the read: two processes could otherwise both find the name free.
     access_key_store.lock_keys(transaction)
     for key in access_key_store.find_rivals(transaction, new):
         if key.name == new.name:
@@ -164,6 +174,7 @@ def _refuse_second(transaction: Connection, new: AccessKey) -> None:
 
 
 def _find_living(transaction: Connection, name_or_id: str) -> AccessKey:
+    # Lock before the read: another process could otherwise revoke the key before it is changed.
     access_key_store.lock_keys(transaction)
     for key in access_key_store.find_keys(transaction, name_or_id):
         if key.revoked_at is None:

@@ -1,4 +1,8 @@
-"""Sessions: browsers that are signed in to the dashboard, with an access key each."""
+"""SQL for dashboard sessions: add, find, update and delete rows of `dashboard_sessions`.
+
+Called by `sessions`, which decides whether a session is still valid. This module must never see a
+session token: it gets the SHA-256 digest of it.
+"""
 
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -14,8 +18,8 @@ _columns = dashboard_sessions.c
 class Session:
     """A browser that is signed in.
 
-    `digest` is SHA-256 of what its cookie holds, `secret_digest` that of the secret it came with,
-    as the access key has it; `seen_at`, when a person last did something, to a minute.
+    `digest` is the SHA-256 of the token in its cookie. `secret_digest` is the SHA-256 of the access
+    key that opened the session. `seen_at` is the time of the last action of a person, to a minute.
     """
 
     digest: bytes = field(repr=False)
@@ -34,23 +38,23 @@ def add_session(transaction: Connection, session: Session) -> None:
 
 
 def find_session(connection: Connection, digest: bytes) -> Session | None:
-    """Return the session of this digest, however old it is."""
+    """Return the session of this token digest, or None. It may be expired."""
     row = connection.execute(select(*_ALL).where(_columns.digest == digest)).one_or_none()
     return None if row is None else Session(*row)
 
 
 def note_seen(transaction: Connection, digest: bytes, now: datetime) -> None:
-    """Write down that a person has just used a session."""
+    """Set the time of the last action of a person in a session."""
     transaction.execute(
         update(dashboard_sessions).where(_columns.digest == digest).values(seen_at=now)
     )
 
 
 def end_session(transaction: Connection, digest: bytes) -> None:
-    """Forget a session."""
+    """Delete a session, if there is one of this token digest."""
     transaction.execute(delete(dashboard_sessions).where(_columns.digest == digest))
 
 
 def forget_old_sessions(transaction: Connection, *, opened_before: datetime) -> None:
-    """Forget the sessions that were opened before this time."""
+    """Delete the sessions that were opened before this time."""
     transaction.execute(delete(dashboard_sessions).where(_columns.opened_at < opened_before))

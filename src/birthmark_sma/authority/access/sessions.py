@@ -1,8 +1,9 @@
-"""Sign in to the dashboard, stay signed in for a while, and sign out.
+"""Sign in to the dashboard, find the session of a request, and sign out.
 
-A session is a row in the database, which all processes share: it outlives a killed server and a
-rotation of the key-encryption key, and ends for good where somebody signs out. It is worth no more
-than the secret that opened it: where that is revoked, rotated or expires, the session ends too.
+Called by the session middleware and the sign-in page. A session is a row in the database that all
+processes share. It survives a restart and a rotation of the key-encryption key; signing out deletes
+it. A session must never outlast its access key: if that is revoked or expires, or if the grace
+period of its old secret ends after a rotation, the session ends too.
 """
 
 import hashlib
@@ -24,18 +25,23 @@ from birthmark_sma.errors import (
 from birthmark_sma.storage.engine import Database
 
 LONGEST = timedelta(hours=12)
+"""A session ends this long after the sign-in."""
 IDLE = timedelta(hours=1)
+"""A session ends this long after the last action of a person."""
 TOKEN_CHARACTERS = 43  # 32 random bytes in base64url
 
-_NOTE_AFTER = timedelta(minutes=1)
+_NOTE_AFTER = timedelta(minutes=1)  # at most one write a minute and session
 _REMEMBERED = timedelta(days=30)
-"""How long the row of a session stays that is over: who shows its cookie is not guessing."""
+"""Rows of ended sessions are kept this long after the sign-in, so that a browser that sends an old
+cookie is not counted as an attacker who guesses tokens."""
 
 
 def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> str:
-    """Open a session with an admin key; return the token that its cookie holds.
+    """Open a session with an access key of scope admin and return the token for its cookie.
 
-    Raises UnauthenticatedError, or InsufficientScopeError where the key is good for something else.
+    Delete sessions that are older than 30 days. Raises UnauthenticatedError if the key is unknown,
+    revoked or expired, InsufficientScopeError if it has another scope, and
+    DatabaseUnavailableError.
     """
     key = key_cache.find_by_secret(presented)
     if key is None:
@@ -62,13 +68,14 @@ def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> st
 
 
 def find_session(database: Database, token: str, *, by_person: bool) -> Session | None:
-    """Return the session of a token, or None where it is over.
+    """Return the session of a token, or None if it has ended.
 
-    Raises UnauthenticatedError where nobody was given such a token lately: it was guessed. What a
-    page asks by itself, again and again, is not `by_person`, and keeps no session alive.
+    Raises UnauthenticatedError if no session of the last 30 days has this token: callers count that
+    as a guess. Set `by_person` to False for requests that a page repeats by itself, so that they do
+    not extend the session.
     """
     unknown = UnauthenticatedError("This session is not known here.")
-    if len(token) != TOKEN_CHARACTERS:
+    if len(token) != TOKEN_CHARACTERS:  # no query for what cannot be a token
         raise unknown
     now = database.clock.now()
     with database.read() as connection:
@@ -78,7 +85,8 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     if not _lasts(session, now):
         return None
     if by_person and now - session.seen_at > _NOTE_AFTER:
-        # On a full disk nothing can be noted, and that is when people most need to look.
+        # A full disk prevents this write. Operators need the dashboard most at that moment, so the
+        # page is shown all the same.
         with suppress(DatabaseUnavailableError), database.write() as transaction:
             session_store.note_seen(transaction, session.digest, now)
             return replace(session, seen_at=now)
@@ -86,28 +94,31 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
 
 
 def find_session_key(session: Session, key_cache: AccessKeyCache) -> AccessKey | None:
-    """Return the key that a session stands for, while the secret that opened it still counts."""
+    """Return the access key of a session, or None if the secret that opened it is not valid any
+    more. The key itself may be revoked or expired.
+    """
     return key_cache.find_by_digest(session.key_id, session.secret_digest)
 
 
 def sign_out(database: Database, token: str) -> None:
-    """End a session; harmless where there is none."""
+    """Delete the session of a token. Do nothing if there is none."""
     with database.write() as transaction:
         session_store.end_session(transaction, _digest(token))
 
 
 def form_token(token: str) -> str:
-    """Return what a form of a signed-in page holds, which no page of another site can know."""
+    """Return the CSRF token for the forms of a session: HMAC-SHA256 of "form", in hex."""
     return hmac.new(token.encode(), b"form", hashlib.sha256).hexdigest()
 
 
 def is_form_token(shown: str, token: str) -> bool:
-    """Say whether a form came from a page that was made for this token."""
+    """Return whether a CSRF token belongs to this session token. Compares in constant time."""
     return hmac.compare_digest(shown.encode(), form_token(token).encode())
 
 
 def _lasts(session: Session, now: datetime) -> bool:
-    # A clock that was set back makes no session younger than it can be.
+    # abs(): a clock that was set back by more than the limit ends the session instead of extending
+    # it.
     return abs(now - session.opened_at) < LONGEST and abs(now - session.seen_at) < IDLE
 
 

@@ -1,7 +1,9 @@
-"""Access keys: who may call the authority, for what, and until when.
+"""SQL for access keys: add, change, find and count their uses in the table `access_keys`.
 
-Every change raises the generation in the same transaction, and marks the key with it. So servers
-see that there was a change, and read only the keys that it was made to.
+Called by `keys`, `cache`, provisioning and the dashboard. Each change of a key increments the
+generation in the same transaction and stores it in the key's row. Servers therefore detect a change
+with one query, and read only the changed keys. Never update a key without a new generation, except
+its counters `uses` and `last_used_at`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ _columns = access_keys.c
 
 
 class KeyScope(StrEnum):
-    """What a key is good for. None of them includes another."""
+    """The kind of requests that a key allows. No scope includes another."""
 
     PROVISION = "provision"
     VALIDATE = "validate"
@@ -27,9 +29,11 @@ class KeyScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """An access key as it is stored; its secret only as a SHA-256 digest of 32 bytes.
+    """An access key as the database stores it.
 
-    It has a secret, a client certificate (by SHA-256 fingerprint or by issuer), or both.
+    A caller proves it with a secret or with a client certificate. Secrets are stored as SHA-256
+    digests (32 bytes); `previous_digest` is valid until `previous_until` after a rotation. A
+    certificate is identified by its SHA-256 fingerprint or by its issuer.
     """
 
     key_id: str
@@ -41,12 +45,12 @@ class AccessKey:
     previous_until: datetime | None = None
     certificate_fingerprint: bytes | None = None
     certificate_issuer: str | None = None
-    """The name of a CA (RFC 4514); `certificate_issuer_der` is its certificate."""
+    """The subject of a CA (RFC 4514). `certificate_issuer_der` is the certificate of that CA."""
     certificate_issuer_der: bytes | None = field(default=None, repr=False)
     device_family: str | None = None
-    """Only devices of this family may be provisioned."""
+    """The only device family that the key may provision; None for any."""
     uses_allowed: int | None = None
-    """How many devices may be provisioned in all."""
+    """The number of devices that the key may provision in total; None for no limit."""
     uses: int = 0
     disclosure: str | None = None
     rate_limit: str | None = None
@@ -55,11 +59,11 @@ class AccessKey:
     last_used_at: datetime | None = None
 
     def is_good(self, now: datetime) -> bool:
-        """Say whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def state_at(self, now: datetime) -> str:
-        """Return how the key stands, for people: `in force`, `revoked` or `expired`."""
+        """Return the state of the key for display: `in force`, `revoked` or `expired`."""
         if self.revoked_at is not None:
             return "revoked"
         return "in force" if self.is_good(now) else "expired"
@@ -75,7 +79,7 @@ def add_key(transaction: Connection, key: AccessKey) -> None:
 
 
 def change_key(transaction: Connection, key_id: str, **values: Any) -> None:
-    """Change some columns of a key."""
+    """Set columns of a key, and its generation."""
     generation = _raise_generation(transaction)
     transaction.execute(
         update(access_keys).where(_columns.key_id == key_id).values(**values, generation=generation)
@@ -83,9 +87,10 @@ def change_key(transaction: Connection, key_id: str, **values: Any) -> None:
 
 
 def lock_keys(transaction: Connection) -> None:
-    """Keep other changes of keys waiting until the transaction ends.
+    """Lock all keys against changes by other transactions until this transaction ends.
 
-    For whoever looks at keys before it changes one: what it saw is still so then.
+    Call it before you read keys and change one according to what you read. It locks the row of the
+    generation, which every change of a key updates (`_raise_generation`).
     """
     transaction.execute(select(authority.c.access_generation).with_for_update())
 
@@ -96,12 +101,12 @@ def all_keys(connection: Connection) -> list[AccessKey]:
 
 
 def changed_since(connection: Connection, generation: int) -> list[AccessKey]:
-    """Return the keys that were made or changed after a generation, the oldest first."""
+    """Return the keys that were created or changed after a generation, the oldest first."""
     return _find(connection, _columns.generation > generation)
 
 
 def find_rivals(connection: Connection, key: AccessKey) -> list[AccessKey]:
-    """Return the keys not revoked that have the name or the certificate of this one."""
+    """Return the keys that are not revoked and have the name or the certificate of this one."""
     alike = [_columns.name == key.name]
     if key.certificate_fingerprint is not None:
         alike.append(_columns.certificate_fingerprint == key.certificate_fingerprint)
@@ -111,7 +116,7 @@ def find_rivals(connection: Connection, key: AccessKey) -> list[AccessKey]:
 
 
 def has_good_key(connection: Connection, now: datetime) -> bool:
-    """Say whether there is a key that is neither revoked nor expired."""
+    """Return whether there is a key that is neither revoked nor expired."""
     good = select(_columns.key_id).where(
         _columns.revoked_at.is_(None), _columns.expires_at.is_(None) | (_columns.expires_at > now)
     )
@@ -126,27 +131,28 @@ def find_keys(connection: Connection, name_or_id: str) -> list[AccessKey]:
 def lapsed_since(
     connection: Connection, scope: KeyScope, since: datetime, now: datetime
 ) -> list[str]:
-    """Return the ids of keys of a scope that were revoked or have expired since a time."""
+    """Return the ids of the keys of a scope that were revoked or expired between two times."""
     lapsed = or_(_columns.revoked_at >= since, _columns.expires_at.between(since, now))
     found = select(_columns.key_id).where(_columns.scope == scope, lapsed)
     return list(connection.execute(found).scalars())
 
 
 def generation(connection: Connection) -> int:
-    """Return how often keys have been changed; 0 where there is no authority yet."""
+    """Return the generation: the number of changes of keys so far, 0 if there is no authority."""
     return connection.execute(select(authority.c.access_generation)).scalar() or 0
 
 
 def uses_left(connection: Connection, key_id: str) -> int | None:
-    """Return how many more devices a key may provision; None where there is no limit."""
+    """Return how many more devices a key may provision, or None if there is no limit or no key."""
     left = _columns.uses_allowed - _columns.uses
     return connection.execute(select(left).where(_columns.key_id == key_id)).scalar()
 
 
 def use(transaction: Connection, key_id: str, times: int) -> int:
-    """Count uses of a key, as many as it allows of those wanted; return how many that is.
+    """Count up to `times` uses of a key, as many as its limit allows, and return that number.
 
-    Until the transaction ends, others who use the key wait.
+    Return 0 for an unknown key. The row stays locked until the transaction ends, so that two
+    processes cannot exceed the limit together.
     """
     row = transaction.execute(
         select(_columns.uses, _columns.uses_allowed)
@@ -161,14 +167,15 @@ def use(transaction: Connection, key_id: str, times: int) -> int:
 
 
 def give_back(transaction: Connection, key_id: str, times: int) -> None:
-    """Count uses of a key as not made. For the transaction that counted them."""
+    """Subtract uses of a key. Call it only in the transaction in which `use` counted them."""
     _add_uses(transaction, key_id, -times)
 
 
 def note_last_use(transaction: Connection, used: Mapping[str, datetime]) -> list[str]:
-    """Write down when keys were last used. This is no change: the generation stays.
+    """Store when keys were last used, and return the ids of the keys that were written.
 
-    Waits for nobody: a key that somebody else is writing to is left out. Returns the others' ids.
+    The generation stays, because servers need not read the key again. Skip the keys that another
+    transaction has locked, so that this never waits.
     """
     free = select(_columns.key_id).where(_columns.key_id.in_(sorted(used)))
     noted = list(transaction.execute(free.with_for_update(skip_locked=True)).scalars())
@@ -201,9 +208,10 @@ def _add_uses(transaction: Connection, key_id: str, times: int) -> None:
 
 
 def _raise_generation(transaction: Connection) -> int:
-    """Return the new generation. Until the transaction ends, no other key can be changed.
+    """Increment the generation and return it.
 
-    So generations become visible in their order, and none is overlooked.
+    The row stays locked until the transaction ends, so changes of keys commit one after the other.
+    Generations therefore become visible in ascending order, and `changed_since` misses none.
     """
     raised: int = transaction.execute(
         update(authority)

@@ -1,4 +1,8 @@
-"""Find devices that are far above their usual rate, flag them and, where so configured, suspend."""
+"""Find devices that make far more pictures than usual, flag them and, if configured, suspend them.
+
+`AbuseWatch` scans in the background; the command line calls `review_flags`. The rule
+itself is in `devices.abuse_policy`. Never suspend more than `SUSPENSIONS_AN_HOUR` devices an hour.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +30,26 @@ from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
 SUSPENSIONS_AN_HOUR = 20
-"""More than so many devices are never suspended by themselves: a fault must not end a fleet."""
+"""The most devices that are suspended automatically in an hour, so that a fault cannot disable a
+whole fleet. A person can suspend more."""
 
 _STEP_DEVICES = 1_000
 _STEP_PAUSE_SECONDS = 0.05
-_LOGGED = 20  # how many devices of one round are named in the log
-_YESTERDAY_FOR = timedelta(hours=1)  # so long after midnight the day before is looked at too
+_LOGGED = 20  # devices of one scan that the log names, one line each
+# For this long after midnight (UTC) a scan includes the day before, so that its last minutes count.
+_YESTERDAY_FOR = timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
 
 Pause = Callable[[float], bool]
-"""Waits for some seconds; True says that the work should stop where it is."""
+"""Waits for some seconds and returns True if the work must stop, because the server shuts down."""
 
 
 @dataclass(slots=True)
 class AbuseScan:
-    """What one round found: how many devices are newly flagged, and how many of them suspended.
+    """The result of a scan: the numbers of devices that it flagged and suspended.
 
-    `spared` are those that would have been suspended, had there not been too many.
+    `spared` devices were flagged but not suspended, because of the limit of `SUSPENSIONS_AN_HOUR`.
     """
 
     flagged: int = 0
@@ -58,12 +64,15 @@ class _Due(NamedTuple):
     excess: AbuseEvidence
 
     def how_far(self) -> float:
-        """How many times its threshold a device made."""
+        """Return the number of pictures divided by the threshold."""
         return self.excess.pictures / self.excess.threshold
 
 
 class AbuseWatch(BackgroundTask):
-    """Looks for abuse every few minutes. Several processes may: a flag is added once."""
+    """Scans for abuse every 5 minutes.
+
+    Several processes may scan at once: `_flag` takes an advisory lock, so a flag is added once.
+    """
 
     name = "abuse-watch"
     every_seconds = 300.0
@@ -75,7 +84,7 @@ class AbuseWatch(BackgroundTask):
         self._mode = mode
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
-        """Look at today, or do nothing where that is not wanted."""
+        """Scan once, unless abuse detection is off."""
         if self._mode is not AbuseMode.OFF:
             scan_for_abuse(self._database, self._policy, self._mode, self.pause)
 
@@ -83,10 +92,11 @@ class AbuseWatch(BackgroundTask):
 def scan_for_abuse(
     database: Database, policy: AbusePolicy, mode: AbuseMode, pause: Pause
 ) -> AbuseScan:
-    """Flag what is far above its usual rate today, by the database's clock.
+    """Flag the devices that made far more pictures than usual today, by the database's clock.
 
-    Shortly after midnight (UTC) the end of yesterday is looked at as well. Reads in short
-    transactions, and writes in shorter ones, each about a thousand devices at most.
+    In the first hour after midnight (UTC), scan yesterday as well. Each transaction reads or writes
+    at most 1,000 devices, and `pause` is called after each 1,000, so that validations do not wait.
+    Log the first 20 flags and, if there are more, their number. Raises DatabaseUnavailableError.
     """
     with database.read() as connection:
         now = database_time(connection)
@@ -110,10 +120,11 @@ def scan_for_abuse(
 
 
 def review_flags(database: Database, device_serial: str, day: date | None = None) -> int:
-    """Put a device's flags aside, all or those of a day (UTC); return how many.
+    """Mark a device's flags as reviewed, all or those of a day (UTC), and return their number.
 
-    The device is not flagged again before the next midnight; its status stays as it is. Raises
-    UnknownDeviceError, or UnknownFlagError where there is nothing to put aside.
+    The device is not flagged again before the next midnight (UTC). Its status does not change, so a
+    suspended device stays suspended. Raises UnknownDeviceError, or UnknownFlagError if no flag is
+    to be reviewed.
     """
     with database.write() as transaction:
         now = database_time(transaction)
@@ -123,7 +134,7 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
         reviewed = abuse_flags.set_reviewed(transaction, serial, now, day=day)
         if reviewed:
             return reviewed
-        find_named(transaction, device_serial)
+        find_named(transaction, device_serial)  # raises UnknownDeviceError
     when = "" if day is None else f" of {day}"
     raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
 
@@ -131,7 +142,7 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
 def _found(
     database: Database, policy: AbusePolicy, mode: AbuseMode, day: date
 ) -> Iterator[list[_Due]]:
-    """Give the devices whose flag of a day is due, a thousand devices looked at at a time."""
+    """Yield the devices to flag for a day, in one list for each 1,000 devices that are checked."""
     after = ""
     while True:
         with database.read() as connection:
@@ -175,12 +186,17 @@ def _excused(
 def _flag(
     database: Database, mode: AbuseMode, day: date, due: Sequence[_Due], done: AbuseScan
 ) -> None:
-    """Add flags, and suspend where that is the mode, in one transaction; say so afterwards."""
+    """Add flags, and suspend the devices if that is the mode, in one transaction; then log them.
+
+    Add the numbers to `done`.
+    """
     with database.write() as transaction:
         abuse_flags.lock_flags(transaction)
-        # Somebody else may have been faster: another program, or a person who reviews.
+        # Check again under the lock: another process may have added the flags since the read, or a
+        # person may have reviewed one.
         excused = _excused(transaction, mode, day, [each.device_serial for each in due])
         due = [each for each in due if each.device_serial not in excused]
+        # The most extreme devices first: the limit of suspensions may not suffice for all.
         due.sort(key=_Due.how_far, reverse=True)
         now = database_time(transaction)
         suspended, spared = (
@@ -199,6 +215,7 @@ def _flag(
         ]
         if added:
             abuse_flags.add_flags(transaction, added)
+    # Log after the commit: a transaction that fails has flagged nothing.
     for flag in added[: max(0, _LOGGED - done.flagged)]:
         _log_flag(flag)
     done.flagged += len(added)
@@ -207,9 +224,9 @@ def _flag(
 
 
 def _suspend(transaction: Connection, due: Sequence[_Due], now: datetime) -> tuple[set[str], int]:
-    """Suspend as many as may be; return which, and how many were spared after that.
+    """Suspend devices up to the limit; return their serials, and how many devices are left over.
 
-    What is not active, as a revoked device, stays as it is.
+    A device that is not active, such as a revoked one, keeps its status.
     """
     allowed = SUSPENSIONS_AN_HOUR - abuse_flags.count_suspended(transaction, now)
     suspended: set[str] = set()

@@ -1,4 +1,8 @@
-"""Keep what grows in order while the authority runs: partitions ahead, and what is too old."""
+"""Background task that creates partitions of the audit trail ahead and deletes old rows.
+
+Started by `authority.py` in every server process. It must go by the database's clock only: a wrong
+clock of one machine must not delete anything.
+"""
 
 import logging
 from datetime import datetime, timedelta
@@ -15,7 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class HistoryUpkeep(BackgroundTask):
-    """Tends audit trail and first answers every hour. Processes take turns by themselves."""
+    """Maintains the audit trail and the stored first answers, every hour.
+
+    Several processes may run it at once: an advisory lock guards the creation of partitions, and
+    deletions skip the rows that another process has locked.
+    """
 
     name = "history-upkeep"
     every_seconds = 3600.0
@@ -26,7 +34,10 @@ class HistoryUpkeep(BackgroundTask):
         self._retention_days = retention_days
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
-        """Make the partitions that are missing, and take out what is older than is kept."""
+        """Create missing partitions, delete expired first answers and prune the audit trail.
+
+        First answers expire after 24 hours. The audit trail is pruned only if a retention is set.
+        """
         with self._database.write() as transaction:
             made = partitions.create_future_partitions(
                 transaction, database_time(transaction).date()

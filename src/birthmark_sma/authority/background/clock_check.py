@@ -1,4 +1,7 @@
-"""Ask the database for the time, and say where this machine's clock is wrong."""
+"""Background task that compares this machine's clock with the database's and logs a difference.
+
+Started by `authority.py` in every server process.
+"""
 
 import logging
 from datetime import datetime
@@ -10,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class ClockWatch(BackgroundTask):
-    """Asks every few seconds, and logs each new complaint once."""
+    """Checks the clock every 10 seconds, and logs once when the clock becomes wrong."""
 
     name = "clock-watch"
     every_seconds = 10.0
@@ -21,7 +24,10 @@ class ClockWatch(BackgroundTask):
         self._told = False
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - by the monotonic clock
-        """Ask once."""
+        """Query the database's clock, and log a warning if the clocks differ and did not before.
+
+        Raises DatabaseUnavailableError.
+        """
         self._database.clock.look()
         complaint = self._database.clock.complaint()
         if complaint is not None and not self._told:

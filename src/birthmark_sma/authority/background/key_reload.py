@@ -1,4 +1,8 @@
-"""Notice twice a second what a person changes while the authority runs: keys of either kind."""
+"""Background task that reloads changed access keys and key-encryption keys twice a second.
+
+Started by `authority.py` in every server process, so that a revoked access key is refused, and a
+rotated key-encryption key is used, within a second.
+"""
 
 import logging
 import time
@@ -16,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 
 class KeyReloader(BackgroundTask):
-    """Follows a rotation of the key-encryption key, and changes of access keys.
+    """Reloads access keys and follows rotations of the key-encryption key, every 0.5 seconds.
 
-    Beside that it writes down when access keys were last used, now and then and at the end.
+    It also stores when access keys were last used, every 10 seconds and when it is closed.
     """
 
     name = "key-watch"
@@ -34,7 +38,7 @@ class KeyReloader(BackgroundTask):
         self._noted_at = time.monotonic()
 
     def close(self) -> None:
-        """Stop looking, and write down what was used last."""
+        """Stop the task, and store the last uses. Log a warning if the database is unavailable."""
         super().close()
         try:
             self._key_cache.note_uses(self._database)
@@ -42,7 +46,11 @@ class KeyReloader(BackgroundTask):
             _log.warning("when access keys were last used is not written down: %s", error)
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  whatever the time is
-        """Look. An outage is told by whoever needs the database, and must not mean a long pause."""
+        """Poll both kinds of keys, and store the last uses if that is due.
+
+        Ignore an unavailable database: requests report it. Raising it would make `BackgroundTask`
+        wait for 60 seconds, in which a revoked key would still be accepted.
+        """
         try:
             with self._database.read() as connection:
                 self._key_cache.poll(connection)

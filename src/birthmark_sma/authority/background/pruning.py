@@ -1,4 +1,8 @@
-"""Delete what is old in small steps, so that whoever validates waits for one of them at most."""
+"""SQL for deleting old rows of the audit trail and its counters.
+
+Called by `retention`, and by `sma doctor` to find what is overdue. A call must delete a limited
+number of rows, so that a validation waits for one short transaction at most.
+"""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -29,7 +33,7 @@ from birthmark_sma.storage.schema import (
 
 
 class PrunableTable(NamedTuple):
-    """A table, and the column that says how old its rows are."""
+    """A table, and the column with the date or time of its rows. Both kinds are in UTC."""
 
     table: TableClause
     age: ColumnElement[Any]
@@ -42,15 +46,15 @@ FIGURES = (
     PrunableTable(device_flags, device_flags.c.day),
     PrunableTable(repeat_counters, repeat_counters.c.minute),
 )
-"""What counts the audit trail, and goes with it."""
+"""The counters and flags that are derived from the audit trail, and are deleted with it."""
 
 
 def split_by_age(
     partitions: Sequence[Partition], before: datetime
 ) -> tuple[list[Partition], list[PrunableTable]]:
-    """Return the partitions that are older as a whole, and the tables that hold some older rows.
+    """Return the partitions that end at or before `before`, and the tables with some older rows.
 
-    Without partitions, as on SQLite, the audit trail is one table.
+    On SQLite there are no partitions, so the audit trail is one such table.
     """
     if not partitions:
         return [], [PrunableTable(validation_history, validation_history.c.validated_at)]
@@ -64,7 +68,11 @@ def split_by_age(
 def delete_some(
     transaction: Connection, aged: PrunableTable, before: datetime, *, limit: int
 ) -> int:
-    """Delete up to `limit` rows, the oldest first; return how many. Several programs may do so."""
+    """Delete up to `limit` rows that are older than `before`, the oldest first; return how many.
+
+    Several processes may call it at once: each skips the rows that another has locked.
+    """
+    # The audit trail has no primary key (ADR 0006), so rows are identified by their address.
     address: ColumnElement[Any] = literal_column(
         "ctid" if transaction.dialect.name == "postgresql" else "rowid"
     )
@@ -74,19 +82,19 @@ def delete_some(
         .where(aged.age < _comparable(aged, before))
         .order_by(aged.age)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True)  # SQLite ignores it: it has one writer
     )
     return transaction.execute(delete(aged.table).where(address.in_(oldest))).rowcount
 
 
 def count_older(connection: Connection, aged: PrunableTable, before: datetime) -> int:
-    """Return how many rows are older."""
+    """Return how many rows are older than `before`."""
     query = select(func.count()).select_from(aged.table)
     return connection.execute(query.where(aged.age < _comparable(aged, before))).scalar_one()
 
 
 def is_any_older(connection: Connection, aged: PrunableTable, before: datetime) -> bool:
-    """Say whether any row is older, by its index."""
+    """Return whether any row is older than `before`, without a count of them."""
     query = select(aged.age).select_from(aged.table).limit(1)
     older = connection.execute(query.where(aged.age < _comparable(aged, before)))
     return older.first() is not None
@@ -101,5 +109,6 @@ def _trail_in(partition: Partition) -> PrunableTable:
     return PrunableTable(table(partition.name, age), age)
 
 
+# Columns of type Date are compared with a date, the others with a time.
 def _comparable(aged: PrunableTable, when: datetime) -> date:
     return when.date() if isinstance(aged.age.type, Date) else when

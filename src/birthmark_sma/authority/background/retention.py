@@ -1,4 +1,8 @@
-"""Take out of the audit trail what is older than it has to be kept, while validations go on."""
+"""Delete old rows of the audit trail, its counters and the replay ledger, while the server runs.
+
+Called by the background task `audit_upkeep`, by `sma history prune` and by a sandbox. Each step is
+a short transaction, and steps are followed by pauses, so that validations hardly wait.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,39 +16,43 @@ from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 
 Pause = Callable[[float], bool]
-"""Waits for some seconds; True says that the work should stop where it is."""
+"""Waits for some seconds and returns True if the work must stop, because the server shuts down."""
 
 _STEP_ROWS = 500
 _STEP_PAUSE_SECONDS = 0.05
 _LEDGER_STEP = 1_000
-_LEDGER_LOOK = 50_000
+_LEDGER_LOOK = 50_000  # tokens found by one query; the ledger has no index on their age (ADR 0009)
 _DROP_TRIES = 5
 _DROP_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was taken out, or would be: whole partitions, and rows of the audit trail one by one."""
+    """The result of a pruning, or of its preview.
+
+    `partitions` are the names of the dropped partitions. `rows` is the number of rows of the audit
+    trail that were deleted one by one; the rows of dropped partitions are not counted.
+    """
 
     partitions: tuple[str, ...]
     rows: int
 
 
 def oldest_kept(days: int, now: datetime) -> datetime:
-    """Return the midnight (UTC) from which on everything is kept: the last `days` whole days.
+    """Return the midnight (UTC) `days` days before today's. Rows from then on are kept.
 
-    Raises OverflowError for a time before the calendar begins.
+    Raises OverflowError if that is before the year 1.
     """
     return midnight(now) - timedelta(days=days)
 
 
 def midnight(when: datetime) -> datetime:
-    """Return the midnight (UTC) with which a time's day begins."""
+    """Return the midnight (UTC) at which the day of `when` begins."""
     return datetime.combine(when.astimezone(UTC).date(), time(), UTC)
 
 
 def preview_prune(database: Database, before: datetime) -> Pruned:
-    """Return what `prune` would take out, and change nothing."""
+    """Return what `prune` would delete, and change nothing. Raises DatabaseUnavailableError."""
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), before)
         rows = sum(pruning.count_older(connection, aged, before) for aged in partly)
@@ -57,13 +65,15 @@ def prune(
     pause: Pause,
     progress: Callable[[int], None] | None = None,
 ) -> Pruned:
-    """Take out what is older than a midnight (UTC), in steps that are durable one by one.
+    """Delete everything that is older than `before`, a midnight (UTC), and return what was deleted.
 
-    Whole partitions are dropped; elsewhere rows go a few hundred at a time, with pauses. The
-    counters and the activity of those days go too, and the tokens that were first seen then: they
-    would count as new again. Raises DatabaseUnavailableError where a
-    partition is in use for long; what was done until then stays done. `progress` is told after each
-    step how many partitions and rows are gone.
+    Drop whole partitions; delete other rows up to 500 at a time. Also delete the counters and the
+    device activity of those days, and the tokens that were first seen then: such a token counts as
+    new if it comes again. Each step commits. `progress` is called after each with the number of
+    partitions and rows so far; then `pause` is called, and True stops the work.
+
+    Raises DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps
+    before that stay done.
     """
     dropped: list[str] = []
     rows = 0
@@ -78,7 +88,7 @@ def prune(
 
 
 class _Step(NamedTuple):
-    """A part of the work that is done, and how many seconds others should have before the next."""
+    """A finished step, and the pause in seconds before the next one."""
 
     pause: float = _STEP_PAUSE_SECONDS
     partitions: tuple[str, ...] = ()
@@ -88,7 +98,8 @@ class _Step(NamedTuple):
 def _steps(database: Database, before: datetime) -> Iterator[_Step]:
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), before)
-    # The figures go first: where this is cut off, the rows that remain say that more is to do.
+    # Delete the counters first. If this is interrupted, the remaining rows of the audit trail show
+    # that there is more to delete; counters without rows would stay unnoticed.
     for aged in pruning.FIGURES:
         for _ in _deleted(database, aged, before):
             yield _Step()
@@ -101,7 +112,7 @@ def _steps(database: Database, before: datetime) -> Iterator[_Step]:
 
 
 def _deleted(database: Database, aged: pruning.PrunableTable, before: datetime) -> Iterator[int]:
-    """Delete a few rows at a time until none is left; yields how many."""
+    """Delete up to 500 rows at a time until no older one is left; yield the number of each step."""
     rows = _STEP_ROWS
     while rows == _STEP_ROWS:
         with database.write() as transaction:
@@ -110,7 +121,8 @@ def _deleted(database: Database, aged: pruning.PrunableTable, before: datetime) 
 
 
 def _forgotten(database: Database, before: datetime) -> Iterator[_Step]:
-    """Take out of the replay ledger what was first seen before a time."""
+    """Delete the tokens from the replay ledger that were first seen before a time."""
+    # Stop at a round that deletes nothing: another process may have deleted what this one found.
     progress = True
     while progress:
         progress = False
@@ -124,7 +136,11 @@ def _forgotten(database: Database, before: datetime) -> Iterator[_Step]:
 
 
 def _dropped(database: Database, name: str) -> Iterator[_Step]:
-    """Drop a partition, trying again for a while where others hold the audit trail."""
+    """Drop a partition. Retry up to 4 times, a second apart, if the audit trail stays locked.
+
+    Dropping needs a lock on the whole audit trail and waits for it for 200 ms only, because
+    validations queue behind it (ADR 0006). Raises DatabaseUnavailableError after the last try.
+    """
     for tries_left in reversed(range(_DROP_TRIES)):
         try:
             with database.write() as transaction:

@@ -1,4 +1,8 @@
-"""What a sandbox was given is gone after an hour, by itself."""
+"""Background task of a sandbox that deletes all data older than an hour.
+
+Started by `authority.py` in a sandbox only. It must never run in another authority: a deleted
+device could be provisioned again.
+"""
 
 from datetime import datetime, timedelta
 
@@ -14,7 +18,7 @@ _STEP_ROWS = 500
 
 
 class ShortLife(BackgroundTask):
-    """Takes out devices, what was revoked, first answers and the audit trail, once they are old."""
+    """Deletes old devices, revocations, first answers and rows of the audit trail, every minute."""
 
     name = "sandbox-short-life"
     every_seconds = 60.0
@@ -24,7 +28,11 @@ class ShortLife(BackgroundTask):
         self._database = database
 
     def work(self, now: datetime) -> None:
-        """Take out what is older than an hour. A clock that was wrong costs a sandbox nothing."""
+        """Delete everything that is older than an hour.
+
+        Go by this machine's clock and not by the database's: no data of a sandbox is worth keeping
+        if the clock is wrong.
+        """
         before = now - LIFETIME
         deleted = _STEP_ROWS
         while deleted == _STEP_ROWS:

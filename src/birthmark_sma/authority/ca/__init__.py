@@ -1,4 +1,5 @@
-"""The certificate authority: its creation, its two keys, and its revocation lists.
+"""The certificate authority: creation of root and intermediate, their keys, and the CRLs.
 
-The server loads the intermediate's key. It never loads the root's.
+Called by `sma init`, `sma ca`, the server and the rotation of secrets. The server loads the key of
+the intermediate. It must never load the key of the root.
 """

@@ -1,7 +1,8 @@
-"""The ceremony: create the root and the intermediate, once for a database.
+"""The key ceremony: create the root and the intermediate CA, once for each database.
 
-The root's private key goes to an encrypted file of its own, which the server never opens; the
-intermediate's goes into the database, sealed under the key-encryption key.
+Called by `sma init`. The root's private key goes into an encrypted file, which the server never
+opens. The intermediate's private key goes into the database, encrypted under the key-encryption
+key. A crash at any point must leave no authority without its root key.
 """
 
 import secrets
@@ -41,7 +42,7 @@ _ROOT_KEY_FILE_OF_POSTGRESQL = "simulated-mfg-root-ca.postgresql.key"
 
 @dataclass(frozen=True, slots=True)
 class Ceremony:
-    """What was created: both certificates, and the file with the root's encrypted key."""
+    """The result of a ceremony: both certificates, and the file with the root's encrypted key."""
 
     root: x509.Certificate
     intermediate: x509.Certificate
@@ -50,7 +51,7 @@ class Ceremony:
 
 @dataclass(frozen=True, slots=True)
 class _Founding:
-    """What root and intermediate carry, and how long ago they begin."""
+    """The profiles of root and intermediate, and how long before now they become valid."""
 
     root: Profile
     intermediate: Profile
@@ -58,20 +59,23 @@ class _Founding:
 
 
 _PRODUCTION = _Founding(profiles.ROOT, profiles.INTERMEDIATE, timedelta(0))
-# Old enough that devices can be certified whose certificates have ended long ago.
+# So old that a test can ask for a device certificate that expired long ago.
 _SANDBOX = _Founding(profiles.SANDBOX_ROOT, profiles.SANDBOX_INTERMEDIATE, timedelta(days=1_000))
 
 
 def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = False) -> Ceremony:
-    """Create root and intermediate, and the key-encryption key, in a migrated database.
+    """Create root, intermediate and key-encryption key in a migrated database.
 
-    What `sandbox` says is recorded for ever, and is in the names of root and intermediate.
+    `sandbox` is recorded in the database for ever, and shows in the names of both certificates.
 
-    Raises AlreadyInitialisedError, with nothing changed, where the database has an authority, and
-    PrivateFileError where the root key's file belongs to another authority.
+    Raises AlreadyInitialisedError, with nothing changed, if the database has an authority, and
+    PrivateFileError if the file of the root key belongs to another authority. Also raises
+    ConfigurationError and DatabaseUnavailableError.
     """
     key_file = root_key_file(settings)
-    # In this order: a key that another ceremony leaves at this moment comes after its commit.
+    # Look for the file before the database is read. A concurrent ceremony puts its file in place
+    # after its commit: if the file is seen here, its authority is seen below. In the other order
+    # that file would look like the key of another authority.
     has_key = key_file.exists()
     with database.read() as connection:
         _refuse_second(key_table_store.find_sizes(connection) is not None)
@@ -87,9 +91,10 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
         settings, founding, root_signer, root, now
     )
 
-    # Until the commit the key bears the name of its root, so that no other ceremony touches it. A
-    # crash before the commit leaves a key of nothing, one after it a key that `finish_ceremony`
-    # gives its final name.
+    # Write the key before the commit, so that no authority exists without its root key. Until then
+    # the file name contains the fingerprint of the root, so concurrent ceremonies do not touch each
+    # other's files. A crash before the commit leaves an unused file; after a crash behind the
+    # commit, `finish_ceremony` gives the file its final name.
     make_private_directory(key_file.parent)
     pending = _pending(key_file, root)
     write_private_file(pending, root_signer.encrypted_pem(passphrase).encode())
@@ -113,6 +118,8 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
             )
             add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
     except AlreadyInitialisedError:
+        # Another ceremony committed first, so this key belongs to no authority. After any other
+        # error the commit may have happened: then the file must stay.
         pending.unlink(missing_ok=True)
         raise
     finish_ceremony(database, settings)
@@ -120,9 +127,10 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
 
 
 def finish_ceremony(database: Database, settings: Settings) -> None:
-    """Give the root key's file its final name, where a crash came between the commit and that.
+    """Give the file of the root key its final name, if that has not been done.
 
-    Keys of ceremonies that came to nothing are removed once there is an authority.
+    Completes a ceremony that crashed after its commit. Also remove the files of ceremonies that
+    failed. Do nothing if the database has no authority.
     """
     with database.read() as connection:
         root = ca_store.find_ca(connection, "root")
@@ -139,9 +147,10 @@ def finish_ceremony(database: Database, settings: Settings) -> None:
 
 
 def root_key_file(settings: Settings) -> Path:
-    """Return where the root's encrypted key is kept until somebody moves it to a safe place.
+    """Return the path of the root's encrypted key. An operator may have moved the file away.
 
-    SQLite's authority and one on PostgreSQL may share a data directory, and so have two names.
+    The default name differs for SQLite and PostgreSQL, because an authority on each may share one
+    data directory.
     """
     if settings.root_key_file is not None:
         return settings.root_key_file
@@ -149,13 +158,14 @@ def root_key_file(settings: Settings) -> Path:
     if settings.uses_sqlite:
         return plain
     own = settings.data_dir / _ROOT_KEY_FILE_OF_POSTGRESQL
-    # Older versions had one name for both: without SQLite beside it, the key is PostgreSQL's.
+    # Older versions used one name for both. If the directory has no SQLite database and no file
+    # with the new name, the key belongs to PostgreSQL.
     is_of_sqlite = own.exists() or (settings.data_dir / "sma.db").exists()
     return own if is_of_sqlite or not plain.exists() else plain
 
 
 def foreign_root_key(key_file: Path) -> PrivateFileError:
-    """Return the error for a place that holds the root's key of an authority that is elsewhere."""
+    """Return the error for a path that holds the root key of another authority."""
     return PrivateFileError(
         f"{key_file} holds the root key of another authority. If that one is yours, set its"
         " DATABASE_URL, or restore its database. For a new one, move the key to a safe place, or"
@@ -164,9 +174,9 @@ def foreign_root_key(key_file: Path) -> PrivateFileError:
 
 
 def load_root_signer(settings: Settings) -> ca_keys.Signer | None:
-    """Return the root's key, where its file is here and CA_PASSWORD opens it.
+    """Return the root's key, or None if its file is missing or CA_PASSWORD does not decrypt it.
 
-    Raises PrivateFileError where others can read the file.
+    Never call it in the server. Raises PrivateFileError if others can read the file.
     """
     try:
         passphrase = find_passphrase(settings)
@@ -176,7 +186,10 @@ def load_root_signer(settings: Settings) -> ca_keys.Signer | None:
 
 
 def random_serial_number() -> int:
-    """Return a positive certificate serial number of exactly 159 bits, 158 of them random."""
+    """Return a positive certificate serial number of exactly 159 bits, 158 of them random.
+
+    So its DER encoding always has 20 octets, the most that RFC 5280, section 4.1.2.2 allows.
+    """
     return 1 << (MAX_SERIAL_NUMBER_BITS - 1) | secrets.randbits(MAX_SERIAL_NUMBER_BITS - 1)
 
 
@@ -220,7 +233,7 @@ def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing i
 
 
 def _pending(key_file: Path, root: x509.Certificate) -> Path:
-    """Return the name of a root's key while its ceremony is under way."""
+    """Return the path of a root's key until its ceremony is complete."""
     return key_file.with_name(f"{key_file.name}.{root.fingerprint(SHA256()).hex()[:16]}.new")
 
 

@@ -1,4 +1,8 @@
-"""The stored revocation lists, for whoever serves them."""
+"""Cache of the stored certificate revocation lists (CRLs), for the endpoints that serve them.
+
+Called by `web.api.crl` and by `crl_publication`. It must never return an older list than another
+process has served before.
+"""
 
 from typing import NamedTuple
 
@@ -7,17 +11,18 @@ from birthmark_sma.storage.engine import Database
 
 
 class ServedCrl(NamedTuple):
-    """A list as it is served."""
+    """A CRL as it is served: its CRL number and its DER."""
 
     number: int
     der: bytes
 
 
 class ServedCrls:
-    """Reads the newest lists, and keeps them as long as no newer one is stored.
+    """Returns the newest CRL of each issuer, and caches its DER until a newer one is stored.
 
-    The database is asked for the newest number each time: kept for a second only, one process would
-    still serve an older list after another one had served the newer. Safe to use from any thread.
+    Each call queries the newest number. If that were cached too, even for a second, this process
+    would serve an older list after another process has served the newer one. Safe to use from any
+    thread.
     """
 
     def __init__(self, database: Database) -> None:
@@ -25,7 +30,7 @@ class ServedCrls:
         self._kept: dict[str, ServedCrl] = {}
 
     def newest(self, issuer: str) -> ServedCrl | None:
-        """Return an issuer's newest list; None where none is stored.
+        """Return the newest CRL of an issuer, or None if none is stored.
 
         Raises DatabaseUnavailableError.
         """
@@ -41,5 +46,8 @@ class ServedCrls:
         return found
 
     def last_known(self, issuer: str) -> ServedCrl | None:
-        """Return the list that was read last, without asking the database."""
+        """Return the CRL that `newest` returned last, without a query, or None.
+
+        Use it while the database is unavailable.
+        """
         return self._kept.get(issuer)

@@ -1,9 +1,12 @@
-"""Publish revocation lists: when something was revoked, and on a schedule.
+"""Publish certificate revocation lists (CRLs): after each revocation, and every six hours.
 
-A list is signed once and stored; every process serves the stored one (`authority.served_crls`).
-Each process looks once a second, and whoever finds a list due makes it. It reads the newest number
-before the entries, and its list is stored only if no other one was stored meanwhile: so lists never
-go back, neither in number nor in what they list. Times are those of the database's clock.
+A CRL is signed once and stored; all processes serve the stored one (`crl_cache`). Each process
+checks once a second whether a CRL is due, and the first one that finds it due signs it. `sma ca`
+and the rotation of secrets publish as well.
+
+CRLs must never go backwards, neither in number nor in entries. A process therefore reads the newest
+number before the entries, and its CRL is stored only if no other one was stored in between. All
+times are of the database's clock.
 """
 
 import logging
@@ -37,22 +40,26 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.exclusive_lock import only_one
 
 _EVERY = timedelta(hours=6)
-"""How often a list is published where nothing is revoked: four times in its lifetime."""
+"""The interval of CRLs if nothing is revoked. It is a quarter of a CRL's lifetime of a day."""
 _MOST_AHEAD = timedelta(hours=2)
-"""A list that is dated further ahead was made by a clock that was wrong. It is replaced, as no
-verifier would believe it. A clock that is set back by an hour replaces nothing."""
+"""A CRL that is dated further in the future was made with a wrong clock. It is replaced, because
+verifiers would reject it. A clock that is set back by an hour replaces nothing."""
 _PAUSE_SECONDS = 0.005
-"""After each 1,000 entries, so that who validates meanwhile hardly waits for the interpreter."""
+"""The pause after each 1,000 entries, so that validation threads hardly wait for the interpreter's
+lock."""
 _LONGEST_REST_SECONDS = 2.0
-"""After a list a process rests as long as it took, up to this: revocations that go on and on must
-not keep it busy with nothing else, and 100,000 entries must not be late."""
-_EXPIRIES_A_LIST = 2_000
+"""After a CRL a process pauses for as long as the CRL took, up to this. A steady stream of
+revocations must not keep it busy all the time, and a CRL of 100,000 entries must not be late."""
+_EXPIRIES_A_LIST = 2_000  # bounds the certificates that are parsed before one CRL
 
 _log = logging.getLogger(__name__)
 
 
 class CrlPublication(BackgroundTask):
-    """Publishes the intermediate's lists, and keeps the newest at hand for those who serve it."""
+    """Publishes the intermediate's CRL whenever it is due, and keeps the cache up to date.
+
+    Runs in every server process, once a second.
+    """
 
     name = "crl-publication"
     every_seconds = 1.0
@@ -65,20 +72,25 @@ class CrlPublication(BackgroundTask):
         self._issuer = issuer
         self._signer = signer
         self._served = served
-        self._told = ""  # of an outage that lasts
+        self._told = ""  # the outage that the log has already; empty for none
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  the database's clock counts
-        """Look, and publish what is due. An outage must not mean a long pause."""
+        """Publish the CRL if it is due.
+
+        Catch DatabaseUnavailableError: `BackgroundTask` would wait for 60 seconds after it, and a
+        revocation would be published that much later.
+        """
         began = time.monotonic()
         try:
             if publish_due_crl(self._database, self._issuer, self._signer, self._breathe):
                 self._rest(began)
+            # So that `last_known` has this CRL if the database becomes unavailable.
             self._served.newest(INTERMEDIATE)
         except ShuttingDownError:
             return
         except DatabaseUnavailableError as error:
             why = error.advice or str(error)
-            if why != self._told:  # it looks every second, however long this lasts
+            if why != self._told:  # once for each outage, not once a second
                 _log.warning("the revocation list waits for the database: %s", why)
             self._told = why
             self._rest(began)
@@ -101,14 +113,16 @@ def publish_due_crl(
     *,
     at_once: bool = False,
 ) -> bool:
-    """Publish the intermediate's list if it is due, or `at_once`; say whether that was done.
+    """Publish the intermediate's CRL if it is due, or in any case if `at_once`.
 
-    False also where another process is publishing, or was faster. `breathe` is called every few
-    milliseconds of work, and may raise. Raises DatabaseUnavailableError.
+    Return True if it was stored. Return False if it is not due, or if another process is publishing
+    or was faster. `breathe` is called after every few milliseconds of work, and may raise to stop
+    it. Raises DatabaseUnavailableError.
     """
     with database.read() as connection:
         if not at_once and not _look(connection).is_due:
             return False
+    # The lock only saves work. `crl_store.add_crl` decides which of two CRLs counts.
     with only_one(database, AdvisoryLock.CRL_PUBLICATION) as alone:
         return alone and _publish(database, issuer, signer, breathe, at_once=at_once)
 
@@ -123,6 +137,7 @@ def _publish(
 ) -> bool:
     _note_expiries(database, breathe)
     with database.read() as connection:
+        # Again, under the lock: another process may have published since the first check.
         look = _look(connection)
         if not at_once and not look.is_due:
             return False
@@ -140,6 +155,7 @@ def _publish(
             crl = PublishedCrl(INTERMEDIATE, look.follows, head, der)
             stored = crl_store.add_crl(transaction, crl)
             if stored:
+                # In the same transaction: an entry may leave only if it is on a stored CRL.
                 crl_store.set_last_list(transaction, leaving, head.number)
         return stored
 
@@ -147,9 +163,10 @@ def _publish(
 def publish_crls(
     database: Database, signer: Signer, root_signer: Signer | None
 ) -> dict[str, ServedCrl]:
-    """Publish the intermediate's list, and the root's where its key is given.
+    """Publish the intermediate's CRL, and the root's CRL if its key is given.
 
-    Return the newest list of each issuer that has one. Raises as the two others here do.
+    Return the newest CRL of each issuer that has one. Raises NotInitialisedError, the errors of
+    `publish_due_crl` and those of `publish_root_crl`.
     """
     with database.read() as connection:
         intermediate = ca_store.find_ca(connection, INTERMEDIATE)
@@ -165,11 +182,11 @@ def publish_crls(
 
 
 def publish_root_crl(database: Database, root_signer: Signer) -> None:
-    """Publish the list of the root, which has revoked no intermediate.
+    """Publish the root's CRL. It has no entries, as the root has revoked no intermediate.
 
-    It is valid until the root's key is needed next, to sign the next intermediate. To be called
-    wherever that key is at hand. Raises NotInitialisedError, ProfileViolationError where the key is
-    another authority's, and DatabaseUnavailableError.
+    It is valid until the intermediate expires, because the root's key is not needed before. Call it
+    in each command that has loaded that key. Raises NotInitialisedError, ProfileViolationError if
+    the key belongs to another authority, and DatabaseUnavailableError.
     """
     with database.write() as transaction:
         root, intermediate = (ca_store.find_ca(transaction, name) for name in (ROOT, INTERMEDIATE))
@@ -188,7 +205,10 @@ def publish_root_crl(database: Database, root_signer: Signer) -> None:
 def add_root_crl(
     transaction: Connection, root: x509.Certificate, root_signer: Signer, *, until: datetime
 ) -> None:
-    """Sign and store the list of the root in a transaction of the caller's."""
+    """Sign and store the root's CRL, valid until `until`, in the caller's transaction.
+
+    Raises ProfileViolationError if the key does not belong to the root's certificate.
+    """
     newest = crl_store.find_newest_head(transaction, ROOT)
     now = database_time(transaction)
     this_update = now if newest is None else max(now, newest.this_update)
@@ -206,7 +226,7 @@ def add_root_crl(
 
 
 class _Look(NamedTuple):
-    """The newest list, and what there is to list now. Read in this order."""
+    """The newest CRL, the revocations to list, and the time. They must be read in this order."""
 
     newest: CrlHead | None
     state: RevocationState
@@ -220,8 +240,8 @@ class _Look(NamedTuple):
     def is_due(self) -> bool:
         return (
             self.newest is None
-            or self.newest.state != self.state
-            or self.newest.next_update <= self.now + LIFETIME - _EVERY
+            or self.newest.state != self.state  # a certificate was revoked since
+            or self.newest.next_update <= self.now + LIFETIME - _EVERY  # six hours old
             or self._is_from_the_future
         )
 
@@ -232,7 +252,11 @@ class _Look(NamedTuple):
         )
 
     def next_head(self) -> CrlHead:
-        """Return the head of the next list, dated back for slow clocks as far as it can be."""
+        """Return the head of the next CRL.
+
+        `this_update` is up to an hour in the past, for verifiers with slow clocks. It is not before
+        that of the CRL before it, nor before the newest revocation, as far as that is in the past.
+        """
         floor, latest = self.now - CLOCK_SKEW, self.now
         if self.newest is not None and not self._is_from_the_future:
             floor, latest = (
@@ -246,6 +270,9 @@ class _Look(NamedTuple):
 
 
 def _look(connection: Connection) -> _Look:
+    # The newest head first. If another process stores a CRL after this line, this process's CRL
+    # follows the wrong number and is refused; so no CRL is stored that lacks entries of the one
+    # before it.
     return _Look(
         crl_store.find_newest_head(connection, INTERMEDIATE),
         crl_store.read_state(connection),
@@ -254,10 +281,10 @@ def _look(connection: Connection) -> _Look:
 
 
 def _next_number(newest: CrlHead | None, now: datetime) -> int:
-    """Return the number of the next list: larger than the one before, whatever the clock says.
+    """Return the CRL number of the next list: the time in ms since 1970, or the last number plus 1.
 
-    Milliseconds rather than 1, 2, 3: a database that was restored from a backup does not use a
-    number again.
+    It always grows (RFC 5280, section 5.2.3), even if the clock goes back. It is the time, so that
+    an authority that was restored from a backup does not use a number for the second time.
     """
     by_clock = int(now.timestamp() * 1_000)
     return by_clock if newest is None else max(by_clock, newest.number + 1)
@@ -269,9 +296,9 @@ def _entries(
     leaving: list[str],
     breathe: Callable[[], None],
 ) -> Iterator[RevokedCertificate]:
-    """Yield the entries of a list, and note the certificates that need not be on the next.
+    """Yield the entries of a CRL. Append the serials that may leave after this CRL to `leaving`.
 
-    RFC 5280, section 3.3: an entry stays until it was on a list that was issued after its
+    RFC 5280, section 3.3: an entry must stay until it has been on a CRL that was issued after the
     certificate expired.
     """
     for some in crl_store.iterate_listed(connection, this_update):
@@ -286,7 +313,10 @@ def _entries(
 
 
 def _entry(revocation: Revocation) -> RevokedCertificate | None:
-    """Return the entry of a revocation. One row that makes no sense must not spoil the list."""
+    """Return the entry of a revocation, or None for a row without a valid serial number.
+
+    Such a row is logged and left out: otherwise it would prevent every CRL.
+    """
     try:
         serial = int(revocation.certificate_serial, 16)
     except ValueError:
@@ -301,7 +331,10 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
 
 
 def _note_expiries(database: Database, breathe: Callable[[], None]) -> None:
-    """Note when revoked certificates expire that the register knows, some of them a list."""
+    """Store the expiry of up to 2,000 revoked certificates for which it is not stored yet.
+
+    Only revocations of registered devices have a certificate to read it from.
+    """
     with database.read() as connection:
         found = crl_store.find_without_expiry(connection, limit=_EXPIRIES_A_LIST)
     expiries: list[tuple[str, datetime]] = []

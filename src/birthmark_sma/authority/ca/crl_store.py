@@ -1,8 +1,9 @@
-"""Revocation lists as they are served, and what there is to list.
+"""SQL for published CRLs and for the revocations that belong on the next one.
 
-A list is read by its number, so every process serves the same one. Lists form a chain: each names
-the number of the one before, and the database refuses a second successor. So a list with a higher
-number was read after all lists with lower numbers were stored, and lacks none of their entries.
+Called by `crl_publication` and `crl_cache`. All processes serve the same stored CRL, found by its
+number. CRLs form a chain: each has the number of the one before it (`follows`), and a unique
+constraint refuses a second successor. The entries of a CRL are therefore always read after all CRLs
+with lower numbers were stored, and it lacks none of their entries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,15 @@ INTERMEDIATE = "intermediate"
 ROOT = "root"
 """The issuers, by their names in `ca_certificates`."""
 
-_KEPT = 3  # whoever has just read the newest number still finds its list
-_CHUNK = 1_000
+_KEPT = 3  # a process that has just read the newest number must still find its CRL
+_CHUNK = 1_000  # entries that are read at a time
 
 
 class RevocationState(NamedTuple):
-    """How many certificates were revoked, and the time of the newest revocation."""
+    """The number of revoked certificates, and the time of the newest revocation.
+
+    A CRL is due as soon as this differs from the state that the newest CRL was made of.
+    """
 
     revocations: int
     newest: datetime | None
@@ -33,7 +37,7 @@ class RevocationState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CrlHead:
-    """A stored list without its content."""
+    """The number, the times and the state of a stored CRL, without its DER."""
 
     number: int
     this_update: datetime
@@ -43,7 +47,7 @@ class CrlHead:
 
 @dataclass(frozen=True, slots=True)
 class PublishedCrl:
-    """A stored list. `follows` is the number of the one before, 0 for the first."""
+    """A stored CRL. `follows` is the number of the CRL before it, 0 for the first."""
 
     issuer: str
     follows: int
@@ -52,20 +56,20 @@ class PublishedCrl:
 
 
 def read_state(connection: Connection) -> RevocationState:
-    """Return what there is to list."""
+    """Return the current number of revocations and the time of the newest."""
     query = select(func.count(), func.max(revoked_certificates.c.revoked_at))
     return RevocationState(*connection.execute(query.select_from(revoked_certificates)).one())
 
 
 def find_newest_number(connection: Connection, issuer: str) -> int | None:
-    """Return the number of an issuer's newest list."""
+    """Return the number of an issuer's newest CRL, or None if it has none."""
     query = select(func.max(published_crls.c.number)).where(published_crls.c.issuer == issuer)
     number: int | None = connection.execute(query).scalar_one()
     return number
 
 
 def find_newest_head(connection: Connection, issuer: str) -> CrlHead | None:
-    """Return what an issuer's newest list says of itself."""
+    """Return the head of an issuer's newest CRL, or None if it has none."""
     table = published_crls.c
     row = connection.execute(
         select(
@@ -86,17 +90,20 @@ def find_newest_head(connection: Connection, issuer: str) -> CrlHead | None:
 
 
 def find_der(connection: Connection, issuer: str, number: int) -> bytes | None:
-    """Return a list as DER."""
+    """Return the DER of a CRL, or None if it was deleted or never stored."""
     table = published_crls.c
     query = select(table.der).where(table.issuer == issuer, table.number == number)
     return connection.execute(query).scalar_one_or_none()
 
 
 def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
-    """Store a list, and forget all but the newest. False where another one follows the same list.
+    """Store a CRL and delete all but the newest 3 of its issuer. Return True if it was stored.
 
-    Then nothing has changed, and this one must not be served.
+    Return False, with nothing changed, if another CRL follows the same one. Then this CRL must not
+    be served.
     """
+    # On PostgreSQL a concurrent transaction is not visible here: then the unique constraint on
+    # (issuer, follows) skips the insert below.
     if (find_newest_number(transaction, crl.issuer) or 0) != crl.follows:
         return False
     inserted = transaction.execute(
@@ -132,10 +139,10 @@ def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
 def iterate_listed(
     connection: Connection, this_update: datetime
 ) -> Iterator[Sequence[tuple[Revocation, datetime | None]]]:
-    """Yield what belongs on the next list, oldest first and some at a time.
+    """Yield the revocations for the next CRL, the oldest first, up to 1,000 at a time.
 
-    A certificate that has not expired belongs there, also if a clock that was wrong had it leave.
-    Beside each revocation stands when its certificate expires; None where that is not known.
+    Each comes with the expiry of its certificate, or None if that is unknown. A certificate that
+    has not expired is always included, even if it left the CRL before because of a wrong clock.
     """
     table = revoked_certificates.c
     rows = connection.execute(
@@ -154,7 +161,7 @@ def iterate_listed(
 
 
 def set_last_list(transaction: Connection, certificate_serials: Sequence[str], number: int) -> None:
-    """Let certificates be on no list after this one."""
+    """Record that the CRL of this number is the last one to list these certificates."""
     if certificate_serials:
         transaction.execute(
             update(revoked_certificates)
@@ -165,7 +172,7 @@ def set_last_list(transaction: Connection, certificate_serials: Sequence[str], n
 
 
 def find_without_expiry(connection: Connection, *, limit: int) -> list[tuple[str, str]]:
-    """Return certificate serials whose expiry is not noted, with their certificates (PEM)."""
+    """Return up to `limit` revoked serials without a stored expiry, with their PEM certificates."""
     revoked, devices = revoked_certificates.c, registered_devices.c
     rows = connection.execute(
         select(revoked.certificate_serial, devices.device_certificate)
@@ -181,7 +188,7 @@ def find_without_expiry(connection: Connection, *, limit: int) -> list[tuple[str
 
 
 def set_expiries(transaction: Connection, expiries: Sequence[tuple[str, datetime]]) -> None:
-    """Note when revoked certificates expire."""
+    """Store the expiry times of revoked certificates."""
     if expiries:
         transaction.execute(
             update(revoked_certificates)

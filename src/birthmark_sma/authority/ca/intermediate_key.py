@@ -1,7 +1,9 @@
-"""The intermediate's private key at rest: sealed under the key-encryption key.
+"""Encrypt and decrypt the intermediate's private key, which the database stores.
 
-Older authorities have it as PKCS#8 under the passphrase, whose derivation of 2,048 rounds is quick
-to guess at. Such a key still opens, and a rotation seals it.
+Called by the ceremony, the rotation of secrets and the opening of an authority. The key is wrapped
+under the key-encryption key. Older authorities have it as PKCS#8 under the passphrase, with a
+derivation of only 2,048 rounds, against which guessing is fast. Such a key can still be opened, and
+a rotation wraps it. Never write that older form.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ _PLACE = b"intermediate ca key"
 
 
 def seal_ca_key(signer: Signer, kek: KeyEncryptionKey) -> bytes:
-    """Return the intermediate's key as the database keeps it."""
+    """Return the intermediate's private key, wrapped under the key-encryption key."""
     return kek.wrap(signer.private_der(), _PLACE)
 
 
@@ -27,9 +29,11 @@ def open_ca_key(
     keks: KeyEncryptionKeys,
     passphrase: Callable[[], bytes],
 ) -> Signer:
-    """Open the intermediate's key in either form; only the old one asks for the passphrase.
+    """Return the intermediate's private key, decrypted from either form.
 
-    Raises WrongSecretError, or what asking raises.
+    `passphrase` is called for the older form only. Raises WrongSecretError if the secret does not
+    decrypt it, NotInitialisedError if there is no key, KeyEncryptionKeyChangedError, or whatever
+    `passphrase` raises.
     """
     if intermediate.sealed_private_key is not None and intermediate.kek_id is not None:
         return load_der(

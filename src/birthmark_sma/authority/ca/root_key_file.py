@@ -1,6 +1,8 @@
-"""Give the root's key file another passphrase, in such a way that no moment can lose it.
+"""The file of the root's private key: read it, and change its passphrase without a risk of loss.
 
-The key under the new passphrase lies beside the old one until the rotation has come to its end.
+Called by the rotation of secrets, `sma init`, `sma ca` and backups. A rotation keeps the key under
+the new passphrase in a second file until its end. A crash at any point must leave a file that a
+known passphrase decrypts. The server never uses this module to load the key.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ from birthmark_sma.runtime.secret_files import (
 
 
 class PassphraseChange(StrEnum):
-    """What became of the root's key file."""
+    """The result of a change of the root key's passphrase."""
 
     CHANGED = "changed"
     NOT_HERE = "not here"
@@ -26,7 +28,7 @@ class PassphraseChange(StrEnum):
 
 
 class RootKey:
-    """The root's key file, and the passphrase that it is to have; None for the one it has."""
+    """The file of the root's key, and its new passphrase, or None to keep the old one."""
 
     def __init__(self, path: Path, passphrase: bytes | None) -> None:
         self._path = path
@@ -35,25 +37,28 @@ class RootKey:
 
     @property
     def is_pending(self) -> bool:
-        """Whether the key under a new passphrase waits for its place."""
+        """True if a rotation has prepared a file that is not in place yet."""
         return bool(self.leftovers)
 
     @property
     def leftovers(self) -> list[Path]:
-        """The files of a rotation that are there."""
+        """The existing files of an unfinished rotation."""
         return [self._pending] if self._pending.exists() else []
 
     def opened(self, known: Sequence[bytes]) -> Signer | None:
-        """Return the key, where it is here and one of these passphrases opens it.
+        """Return the key, or None if the file is missing or none of the passphrases decrypts it.
 
         Raises PrivateFileError.
         """
         return _opened(self._path, known)
 
     def prepare(self, known: Sequence[bytes]) -> None:
-        """Encrypt the key anew, beside the old file, by one of the passphrases that are known.
+        """Write the key, encrypted under the new passphrase, to a second file.
 
-        Raises ConfigurationError where none of them opens it, PrivateFileError.
+        `known` are the passphrases to decrypt it with. Do nothing without a new passphrase or
+        without the file, or if one of the two files has the new passphrase and a slow key
+        derivation already. Raises ConfigurationError if no passphrase decrypts the key, and
+        PrivateFileError.
         """
         if self._passphrase is None or not self._path.exists():
             return
@@ -69,10 +74,12 @@ class RootKey:
         write_private_file(self._pending, pem.encode(), replace=True)
 
     def put_in_place(self) -> PassphraseChange:
-        """Let what was prepared take the file's place.
+        """Replace the file by the prepared one, and return the result of the change.
 
-        Raises ConfigurationError, with nothing removed, where the file has another passphrase then.
+        Raises ConfigurationError, with nothing removed, if the file then has another passphrase
+        than the new one.
         """
+        # A prepared file with another passphrase is of an interrupted rotation to another secret.
         if self._passphrase is not None and _opened(self._pending, [self._passphrase]):
             self._pending.replace(self._path)
             sync_directory(self._path.parent)
@@ -80,6 +87,7 @@ class RootKey:
             return PassphraseChange.NOT_HERE
         if self._passphrase is None:
             return PassphraseChange.NOT_WANTED
+        # Remove the prepared file last, once the file in place is proven to open.
         if not _opened(self._path, [self._passphrase]):
             raise self._locked()
         self._pending.unlink(missing_ok=True)
@@ -93,14 +101,18 @@ class RootKey:
 
 
 def is_root_key_slow_to_guess(path: Path) -> bool:
-    """Say whether a root's key file that is there costs as much per guess as it is to."""
+    """Return whether guessing the passphrase of an existing root key file is slow enough.
+
+    Files of older versions use 2,048 rounds of PBKDF2, which is too fast. Raises PrivateFileError.
+    """
     return is_slow_to_guess(_read(path))
 
 
 def read_root_key(path: Path, passphrase: Callable[[], bytes]) -> bytes:
-    """Return a root's key for another place, encrypted anew where it is quick to guess at.
+    """Return the encrypted root key as PEM, for a copy of the file.
 
-    Raises ConfigurationError where it is, and the passphrase is not its own; PrivateFileError.
+    If its key derivation is too fast, encrypt it again under the same passphrase. Raises
+    ConfigurationError if that is necessary and the passphrase is wrong, and PrivateFileError.
     """
     pem = _read(path)
     if not is_slow_to_guess(pem):
@@ -115,9 +127,10 @@ def read_root_key(path: Path, passphrase: Callable[[], bytes]) -> bytes:
 
 
 def strengthen_root_key(path: Path, passphrase: Callable[[], bytes]) -> bool:
-    """Encrypt a root's key file anew, in its place, where it is quick to guess at; say whether.
+    """Encrypt the root's key file again, in place, if its key derivation is too fast.
 
-    Raises ConfigurationError where the passphrase is not its own, PrivateFileError.
+    Return True if that was done. Raises ConfigurationError if the passphrase is wrong, and
+    PrivateFileError.
     """
     if not path.exists() or is_root_key_slow_to_guess(path):
         return False

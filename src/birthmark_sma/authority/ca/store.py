@@ -1,4 +1,8 @@
-"""CA certificates, and the certificates that were revoked."""
+"""SQL for CA certificates and for revoked device certificates.
+
+Called by the ceremony, the rotation of secrets, the revocation of devices and the CRLs. Private
+keys pass through here encrypted only.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,10 +14,11 @@ from birthmark_sma.storage.schema import ca_certificates, revoked_certificates
 
 @dataclass(frozen=True, slots=True)
 class StoredCa:
-    """A CA certificate (PEM) and, for the intermediate, its private key in one of two forms.
+    """A CA certificate (PEM) and, for the intermediate, its encrypted private key.
 
-    `sealed_private_key` is wrapped under the key-encryption key `kek_id`; older authorities have
-    PKCS#8 encrypted under the passphrase (PEM) in its place, until their keys are rotated.
+    `sealed_private_key` is wrapped under the key-encryption key `kek_id`. Older authorities have
+    `encrypted_private_key` instead, which is PKCS#8 (PEM) under the passphrase, until the first
+    rotation. The root has neither.
     """
 
     name: str
@@ -25,7 +30,7 @@ class StoredCa:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A revoked device certificate; its serial number in lower-case hex."""
+    """A revoked device certificate. `certificate_serial` is in lower-case hex."""
 
     certificate_serial: str
     device_serial: str
@@ -34,7 +39,7 @@ class Revocation:
 
 
 def add_ca(transaction: Connection, ca: StoredCa, now: datetime) -> None:
-    """Store a CA certificate. There is one of each name."""
+    """Store a CA certificate. Names are unique: `root` and `intermediate`."""
     transaction.execute(
         insert(ca_certificates).values(
             name=ca.name,
@@ -48,7 +53,7 @@ def add_ca(transaction: Connection, ca: StoredCa, now: datetime) -> None:
 
 
 def find_ca(connection: Connection, name: str) -> StoredCa | None:
-    """Return the CA of this name, `root` or `intermediate`."""
+    """Return the CA of this name, `root` or `intermediate`, or None."""
     table = ca_certificates.c
     row = connection.execute(
         select(
@@ -63,7 +68,7 @@ def find_ca(connection: Connection, name: str) -> StoredCa | None:
 
 
 def ceremony_time(connection: Connection) -> datetime | None:
-    """Return when the intermediate was made, which every device certificate is signed by."""
+    """Return when the intermediate, which signs all device certificates, was created; or None."""
     return connection.execute(
         select(ca_certificates.c.created_at).where(ca_certificates.c.name == "intermediate")
     ).scalar()
@@ -72,7 +77,7 @@ def ceremony_time(connection: Connection) -> datetime | None:
 def put_sealed_key(
     transaction: Connection, name: str, sealed_private_key: bytes, kek_id: int
 ) -> None:
-    """Put a CA's private key, sealed anew, in the place of whatever form it has."""
+    """Replace a CA's private key, in either form, by one that is wrapped under `kek_id`."""
     transaction.execute(
         update(ca_certificates)
         .where(ca_certificates.c.name == name)
@@ -81,7 +86,7 @@ def put_sealed_key(
 
 
 def add_revocation(transaction: Connection, revocation: Revocation) -> None:
-    """Record a revoked certificate."""
+    """Store a revoked certificate. The next CRL lists it."""
     transaction.execute(
         insert(revoked_certificates).values(
             certificate_serial=revocation.certificate_serial,
@@ -93,13 +98,13 @@ def add_revocation(transaction: Connection, revocation: Revocation) -> None:
 
 
 def forget_revocations(transaction: Connection, before: datetime) -> None:
-    """Take certificates off the list that were revoked before a time: for a sandbox alone."""
+    """Delete the revocations from before a time. Call it in a sandbox only."""
     revoked = revoked_certificates
     transaction.execute(delete(revoked).where(revoked.c.revoked_at < before))
 
 
 def list_revocations(connection: Connection) -> list[Revocation]:
-    """Return every revoked certificate, oldest first."""
+    """Return all revoked certificates, the oldest revocation first."""
     table = revoked_certificates.c
     rows = connection.execute(
         select(
@@ -113,7 +118,7 @@ def list_revocations(connection: Connection) -> list[Revocation]:
 
 
 def find_revocation(connection: Connection, certificate_serial: str) -> Revocation | None:
-    """Return the revocation of a certificate, if it was revoked."""
+    """Return the revocation of a certificate, or None if it is not revoked."""
     table = revoked_certificates.c
     row = connection.execute(
         select(

@@ -1,6 +1,8 @@
-"""Flags: devices that were far above their usual rate on a day, with the counts that say so.
+"""Store abuse flags: a device made far more pictures on a day than usual.
 
-A device has one flag a day at most, whoever finds it first.
+`background.abuse_detection` adds flags, the dashboard and `sma devices flagged` show them. A device
+has at most one flag a day: the primary key ensures it. This module stores the counts of
+`devices.abuse_policy` and must never judge.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ _flags = device_flags.c
 
 
 class FlagMode(StrEnum):
-    """What a flag means: noted for the operator's trial, shown, or the device was suspended."""
+    """The effect of a flag: recorded for a trial, shown to operators, or the device suspended."""
 
     SHADOW = "shadow"
     FLAG = "flag"
@@ -29,10 +31,10 @@ class FlagMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A device's flag. On `day` (UTC) it made more `pictures` than `threshold`.
+    """A flag: on `day` (UTC) the device made more `pictures` than `threshold`.
 
-    `usual` is its mean of pictures a day over the `days_compared` days before on which it was
-    active. A person who put the flag aside did so at `reviewed_at`.
+    `usual` is its mean number of pictures a day, over the `days_compared` earlier days on which it
+    was active. `reviewed_at` is the time when an operator reviewed the flag, or None.
     """
 
     device_serial: str
@@ -48,28 +50,31 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class ShownFlag:
-    """A flag, and its device as it is now; None where it is no longer registered."""
+    """A flag and the current fields of its device; None if it is no longer registered."""
 
     flag: Flag
     device_family: str | None
     status: str | None
 
 
-_COLUMNS = [_flags[field.name] for field in fields(Flag)]
+_COLUMNS = [_flags[field.name] for field in fields(Flag)]  # in the order of the fields
 
 
 def lock_flags(transaction: Connection) -> None:
-    """Let one program at a time flag devices."""
+    """Wait for the advisory lock of abuse flags, so that one process at a time flags devices.
+
+    The lock lasts until the transaction ends.
+    """
     wait_for_lock(transaction, AdvisoryLock.ABUSE_FLAGS)
 
 
 def find_excused(
     connection: Connection, day: date, serials: Sequence[str], *, midnight: datetime, shadow: bool
 ) -> set[str]:
-    """Return those of these devices that must not be flagged for a day.
+    """Return the devices among `serials` that must not be flagged for `day`.
 
-    They have that day's flag already, or a person reviewed one of theirs since `midnight`. Outside
-    of shadow mode its flags are as good as none, unless they were reviewed.
+    A device is excused if it has a flag for that day, or if an operator reviewed one of its flags
+    since `midnight`. If `shadow` is False, flags of shadow mode excuse only if they were reviewed.
     """
     flagged: ColumnElement[bool] = _flags.day == day
     if not shadow:
@@ -91,9 +96,13 @@ def find_excused(
 
 
 def add_flags(transaction: Connection, new: Sequence[Flag]) -> None:
-    """Add flags of devices that `find_excused` does not name; those of shadow mode give way."""
+    """Add flags of devices that `find_excused` does not return. Flags of shadow mode are replaced.
+
+    Call `lock_flags` and `find_excused` before, in the same transaction.
+    """
     insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
     inserting = insert(device_flags)
+    # All columns but the first two, device_serial and day: these are the primary key.
     replacing = {each.name: inserting.excluded[each.name] for each in _COLUMNS[2:]}
     rows = [asdict(flag) | {"mode": flag.mode.value} for flag in new]
     transaction.execute(
@@ -105,9 +114,10 @@ def add_flags(transaction: Connection, new: Sequence[Flag]) -> None:
 
 
 def count_suspended(transaction: Connection, now: datetime) -> int:
-    """Return how many devices were suspended with their flag in the last hour.
+    """Return the number of devices that were suspended by a flag in the last hour.
 
-    What a wrong clock dated an hour ahead or more is no limit for ever.
+    Flags dated an hour ahead or more are not counted: a clock that was wrong once must not block
+    suspensions for long.
     """
     an_hour = timedelta(hours=1)
     return transaction.execute(
@@ -124,7 +134,7 @@ def count_suspended(transaction: Connection, now: datetime) -> int:
 def set_reviewed(
     transaction: Connection, device_serial: str, at: datetime, *, day: date | None = None
 ) -> int:
-    """Put a device's flags aside, all or those of a day; return how many were not before."""
+    """Mark a device's open flags as reviewed, all or those of `day`; return their number."""
     query = update(device_flags).where(
         _flags.device_serial == device_serial, _flags.reviewed_at.is_(None)
     )
@@ -134,7 +144,7 @@ def set_reviewed(
 
 
 def count_open(connection: Connection) -> int:
-    """Return how many devices have flags that nobody has reviewed; shadow mode's do not count."""
+    """Return the number of devices with open flags. Flags of shadow mode do not count."""
     return connection.execute(
         select(func.count(_flags.device_serial.distinct())).where(
             _flags.mode != FlagMode.SHADOW.value, _flags.reviewed_at.is_(None)
@@ -145,10 +155,10 @@ def count_open(connection: Connection) -> int:
 def list_flags(
     connection: Connection, *, shadow: bool, reviewed: bool, limit: int
 ) -> tuple[int, list[ShownFlag]]:
-    """Return how many flags there are and up to `limit` (from 1) of them, the latest days first.
+    """Return the number of matching flags and up to `limit` (at least 1) of them, latest day first.
 
-    `shadow` asks for those of shadow mode instead of the others; `reviewed`, also for those that
-    were put aside.
+    With `shadow`, only flags of shadow mode match, else only the others. With `reviewed`, reviewed
+    flags match as well.
     """
     chosen: list[ColumnElement[bool]] = [
         _flags.mode == FlagMode.SHADOW.value if shadow else _flags.mode != FlagMode.SHADOW.value
@@ -156,7 +166,7 @@ def list_flags(
     if not reviewed:
         chosen.append(_flags.reviewed_at.is_(None))
     known = registered_devices.c
-    # Counted by the same statement, so that the number fits what is shown while others are flagged.
+    # One statement counts and lists, so that both agree while other processes add flags.
     rows = connection.execute(
         select(*_COLUMNS, known.device_family, known.status, func.count().over().label("total"))
         .outerjoin_from(
@@ -167,12 +177,13 @@ def list_flags(
         .limit(limit)
     )
     found = [row._asdict() for row in rows]
+    # Every row has the total, so without a row (limit 0) it would be unknown.
     total = max((each.pop("total") for each in found), default=0)
     return total, [_shown(each) for each in found]
 
 
 def list_flags_of_device(connection: Connection, device_serial: str, *, limit: int) -> list[Flag]:
-    """Return the flags of a device, of every mode, the latest days first."""
+    """Return up to `limit` flags of a device, of every mode, latest day first."""
     rows = connection.execute(
         select(*_COLUMNS)
         .where(_flags.device_serial == device_serial)

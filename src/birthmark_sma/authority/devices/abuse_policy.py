@@ -1,8 +1,9 @@
-"""When a device is far above its usual rate. PURE: no clock, no database, nothing is done here.
+"""Judge if a device makes far more pictures than usual. PURE: no clock, no database, no effects.
 
-Who makes pictures in bulk with one device, as with keys that were taken out of it, stands out
-against what that device did before. What is compared counts only pictures that a caller with a
-credential brought and that got PASS: nobody else can make a device stand out, or hide one.
+Called by `background.abuse_detection`. An attacker who has extracted a device's keys can make
+pictures in bulk, which stands out against the device's earlier days. Only pictures count that an
+authenticated caller submitted and that got PASS. So nobody without an access key can make a device
+look abusive, or hide one that is.
 """
 
 import math
@@ -16,9 +17,10 @@ DAYS_COMPARED = 28
 
 
 class Activity(NamedTuple):
-    """What a device did on a day, and before: `earlier` pictures on `days` days that it was active.
+    """A device's number of pictures on one day, and its activity before that day.
 
-    `earlier` and `days` are of the `DAYS_COMPARED` days before; idle days are not among `days`.
+    `earlier` is the number of pictures in the `DAYS_COMPARED` days before. `days` is the number of
+    those days on which the device was active.
     """
 
     pictures: int
@@ -27,9 +29,9 @@ class Activity(NamedTuple):
 
 
 class AbuseEvidence(NamedTuple):
-    """The counts that flag a device: more `pictures` on a day than `threshold`.
+    """The counts behind a flag: the device made more `pictures` on a day than `threshold`.
 
-    `usual` is the mean of pictures a day, over `days_compared` days.
+    `usual` is the mean number of pictures a day, over `days_compared` active days.
     """
 
     pictures: int
@@ -40,17 +42,19 @@ class AbuseEvidence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AbusePolicy:
-    """More than `least` pictures a day are too many, where they are `factor` times the usual."""
+    """Flags more than `least` pictures a day that are also more than `factor` times the usual."""
 
     factor: float
     least: int
 
     def judge(self, activity: Activity) -> AbuseEvidence | None:
-        """Return the counts of a device that is far above its usual rate, else None.
+        """Return the counts if the device is far above its usual rate, else None.
 
-        Of a device without earlier days nothing is known but `least`.
+        The threshold is the larger of `least` and `factor` times the mean, rounded down. For a
+        device without active days it is `least`.
         """
         pictures, earlier, days = activity
+        # Exact fractions: rounding errors of floats could move the threshold by one.
         usual = Fraction(earlier, days) if days else Fraction(0)
         threshold = max(self.least, math.floor(Fraction(self.factor) * usual))
         if pictures <= threshold:
@@ -59,5 +63,5 @@ class AbusePolicy:
 
 
 def compared_days(day: date) -> list[date]:
-    """Return the days before a day that it is compared with, latest first."""
+    """Return the `DAYS_COMPARED` days before `day`, latest first."""
     return [day - timedelta(days=back) for back in range(1, DAYS_COMPARED + 1)]

@@ -1,8 +1,9 @@
-"""How active each device is, a day at a time (UTC), and which devices are the most active.
+"""Keep the list of each day's busiest devices, and read the activity of devices by day (UTC).
 
-Finding the ten busiest of a million devices would mean sorting them all. So each day has a short
-list, `busiest_devices`: whoever counts a device whose passes have risen past those of the 25th on
-the list puts it there. Few enter it, and the figures themselves stay in `device_activity` alone.
+`validation.audit_writer` updates the list in the transaction of the audit rows; statistics and the
+dashboard read it. To find the ten busiest devices must never need a sort of all devices. So each
+day has a short list, `busiest_devices`. A writer adds a device when its passes rise above those of
+the 25th device on the list (docs/adr/0006). The counts themselves are in `device_activity` only.
 """
 
 import heapq
@@ -16,37 +17,40 @@ from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
 from birthmark_sma.storage.schema import busiest_devices, device_activity
 
 LISTED = 25
-"""How many devices of a day are listed; more than anybody asks for, as some tie."""
+"""The number of devices on a day's list. It is more than any page shows, because of ties."""
 
-_TRIMMED_BEYOND = 2 * LISTED
-_READ_AGAIN_SECONDS = 60.0  # others, which share the database, change the list too
+_TRIMMED_BEYOND = 2 * LISTED  # a longer list is cut to this length
+_READ_AGAIN_SECONDS = 60.0  # other processes on the same database change the list as well
 
 _activity = device_activity.c
 _busiest = busiest_devices.c
 
 
 class BusiestDevices:
-    """The list of the day, for one writer thread.
+    """A cache of the day's list, owned by one writer thread.
 
-    What it remembers of the list is only ever read from the database at the start of a transaction,
-    so it is never what a transaction wrote that was rolled back afterwards.
+    The cache is filled only from the database at the start of a transaction. So it never holds rows
+    of a transaction that was rolled back.
     """
 
     def __init__(self) -> None:
         self.least = 0
-        """A device must have more passes than this to be listed."""
+        """The number of passes that a device must exceed to enter the list."""
         self._day: date | None = None
         self._listed: frozenset[str] = frozenset()
-        self._surplus: frozenset[str] = frozenset()  # those of the list that it is too long by
+        self._surplus: frozenset[str] = frozenset()  # the devices beyond _TRIMMED_BEYOND
         self._read_at = -_READ_AGAIN_SECONDS
 
     def refresh(self, connection: Connection, day: date) -> None:
-        """Read the list of a day, unless that was done a short while ago."""
+        """Read the list of `day`, unless it was read less than 60 seconds ago.
+
+        Call this before the transaction writes anything.
+        """
         if self._day != day or time.monotonic() - self._read_at >= _READ_AGAIN_SECONDS:
             self._read(connection, day)
 
     def admit(self, transaction: Connection, risen: Mapping[str, int]) -> None:
-        """List those devices that are not listed, of some whose passes are more than `least`."""
+        """Add the devices of `risen` that are not listed. Each has more than `least` passes."""
         new = {name: passes for name, passes in risen.items() if name not in self._listed}
         if new and self._day is not None:
             newcomers = heapq.nlargest(LISTED, new, key=new.__getitem__)
@@ -58,16 +62,18 @@ class BusiestDevices:
         names = [device_serial for device_serial, _ in ranked]
         self._listed = frozenset(names[:_TRIMMED_BEYOND])
         self._surplus = frozenset(names[_TRIMMED_BEYOND:])
+        # While the list is short, every device with a pass enters it.
         self.least = ranked[LISTED - 1][1] if len(ranked) >= LISTED else 0
         self._read_at = time.monotonic()
 
     def _list(self, transaction: Connection, day: date, newcomers: Sequence[str]) -> None:
-        """Put devices on the list, and strike off those that have fallen far behind.
+        """Add devices to the list, and delete those beyond its maximum length.
 
-        Others do the same at the same time. Nobody waits for anybody in a circle: everyone adds in
-        the order of names, and strikes off last, and then only what nobody else is holding.
+        Other processes do the same at the same time. Lock order: every process inserts in the order
+        of serials, then deletes, and skips rows that another one has locked (SKIP LOCKED). This
+        prevents a deadlock.
         """
-        self._read_at = -_READ_AGAIN_SECONDS  # the next batch shall see who else has come
+        self._read_at = -_READ_AGAIN_SECONDS  # so that the next batch reads the changed list
         transaction.execute(
             insert_or_skip(transaction, busiest_devices),
             [{"day": day, "device_serial": name} for name in sorted(newcomers)],
@@ -90,14 +96,15 @@ class BusiestDevices:
 def most_active(
     connection: Connection, days: Sequence[date], *, limit: int | None = None
 ) -> list[tuple[str, int]]:
-    """Return the listed devices of these days and their passes on all of them, busiest first.
+    """Return the devices on the lists of `days` with their passes on all these days, busiest first.
 
-    Ties go by serial.
+    Devices with equal passes are in the order of their serials. `limit` is the maximum number of
+    devices, None for all.
     """
     listed = connection.execute(
         select(_busiest.device_serial).distinct().where(is_any_of(connection, _busiest.day, days))
     ).scalars()
-    # Two questions and not a join: no planner can then think of reading all of the activity.
+    # Two queries instead of a join: with a join, a planner may choose to read all activity.
     passes = func.sum(_activity.passes).label("passes")
     rows = connection.execute(
         select(_activity.device_serial, passes)
@@ -115,7 +122,7 @@ def most_active(
 def passes_by_day(
     connection: Connection, device_serial: str, days: Sequence[date]
 ) -> dict[date, int]:
-    """Return the passes of one device on those of these days on which it had any."""
+    """Return the passes of one device by day. Days without passes are missing."""
     rows = connection.execute(
         select(_activity.day, _activity.passes).where(
             is_any_of(connection, _activity.day, days), _activity.device_serial == device_serial

@@ -1,4 +1,8 @@
-"""How many pictures devices made: `device_activity.pictures`, which `storage.trail` counts."""
+"""Read the number of pictures that devices made, from `device_activity.pictures`.
+
+`validation.audit_writer` counts them, `background.abuse_detection` reads them. A picture is a PASS
+for a caller with an access key that is no repeat. This module must only read.
+"""
 
 from collections.abc import Sequence
 from datetime import date
@@ -14,9 +18,9 @@ _activity = device_activity.c
 def devices_above(
     connection: Connection, day: date, least: int, *, after: str, limit: int
 ) -> list[tuple[str, int]]:
-    """Return devices with more than `least` pictures on a day, and how many, by serial.
+    """Return the devices with more than `least` pictures on a day, with their number of pictures.
 
-    Those behind the serial `after`, up to `limit`.
+    Returns up to `limit` devices with serials above `after`, in the order of serials.
     """
     rows = connection.execute(
         select(_activity.device_serial, _activity.pictures)
@@ -34,10 +38,10 @@ def devices_above(
 def count_pictures(
     connection: Connection, serials: Sequence[str], days: Sequence[date]
 ) -> dict[str, tuple[int, int]]:
-    """Return, by serial, how many pictures devices made on some days, and on how many of these.
+    """Return by serial the number of pictures on `days`, and the number of active days among them.
 
-    A day without pictures is none on which a device was active, whatever strangers sent. Devices
-    without any such day are left out.
+    A day is active if the device made a picture on it; other passes do not count. Devices without
+    an active day are missing.
     """
     rows = connection.execute(
         select(

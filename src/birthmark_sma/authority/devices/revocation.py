@@ -1,4 +1,9 @@
-"""Take a device out: suspend it for a while, or revoke it for good."""
+"""Suspend, reinstate and revoke devices.
+
+Called by `sma devices` and the sandbox. Each of the three is a transaction of its own, so it must
+never be called inside another one. There is no cache of devices: the next validation uses the new
+status.
+"""
 
 from datetime import datetime
 
@@ -18,14 +23,14 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
-_NAMED = 5
+_NAMED = 5  # serials that an error message lists
 
 
 def suspend_device(database: Database, name: str) -> str:
-    """Make a device's tokens FAIL until it is reinstated. Return its serial as registered.
+    """Suspend a device: its tokens FAIL until it is reinstated. Return its serial as registered.
 
-    `name` is as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError unless it is
-    active.
+    `name` is a serial as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError if the
+    device is not active.
     """
     with database.write() as transaction:
         device = find_named(transaction, name)
@@ -34,10 +39,10 @@ def suspend_device(database: Database, name: str) -> str:
 
 
 def reinstate_device(database: Database, name: str) -> str:
-    """End a suspension, and put the device's flags aside: whoever does this has looked at them.
+    """End a suspension and mark the device's flags as reviewed. Return its serial as registered.
 
-    Return its serial as registered. Raises UnknownDeviceError, or DeviceStatusError unless
-    suspended.
+    The operator who reinstates a device has looked at its flags. Raises UnknownDeviceError, or
+    DeviceStatusError if the device is not suspended.
     """
     with database.write() as transaction:
         device = find_named(transaction, name)
@@ -47,16 +52,17 @@ def reinstate_device(database: Database, name: str) -> str:
 
 
 def revoke_device(database: Database, name: str, reason: str) -> str:
-    """Make a device's tokens FAIL for ever, and put its certificate on the next CRL.
+    """Revoke a device for ever. Return its serial as registered.
 
-    Return its serial as registered.
-    `reason` is a key of `pki.crl.REASONS`. Raises UnknownDeviceError, or DeviceStatusError where
-    it is revoked already or the reason is unknown.
+    All its tokens FAIL, also for pictures from before the revocation, and its certificate is on the
+    next CRL. `reason` is a key of `pki.crl.REASONS` (RFC 5280 section 5.3.1). Raises
+    UnknownDeviceError, or DeviceStatusError if the device is already revoked or the reason unknown.
     """
     if reason not in REASONS:
         raise DeviceStatusError(f"{reason} is no reason. Give one of: {', '.join(REASONS)}")
     with database.write() as transaction:
         device = find_named(transaction, name)
+        # From every status, except from revoked: `_change` refuses a change to the same status.
         _change(transaction, device, device.status, DeviceStatus.REVOKED)
         ca_store.add_revocation(
             transaction,
@@ -71,9 +77,9 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
 
 
 def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
-    """Sign the list of all certificates revoked so far as if it were that time: for a sandbox.
+    """Return a CRL (DER) of all revoked certificates, signed with the time `now`, for a sandbox.
 
-    It is stored nowhere; `authority.crl_publication` makes the lists that are served.
+    The CRL is not stored. `ca.crl_publication` signs the CRLs that are served otherwise.
     """
     with database.read() as connection:
         revoked = ca_store.list_revocations(connection)
@@ -84,6 +90,7 @@ def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now:
         ],
         issuer=issuer,
         signer=signer,
+        # CRL numbers must increase (RFC 5280 section 5.2.3), as milliseconds do.
         number=int(now.timestamp() * 1_000),
         this_update=now,
         next_update=now + crl.LIFETIME,
@@ -91,9 +98,10 @@ def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now:
 
 
 def find_named(connection: Connection, name: str) -> Device:
-    """Return the device of this serial, or of one that is one name with it (`pki.names.fold`).
+    """Return the device with exactly this serial, else the one whose folded serial is equal.
 
-    Raises UnknownDeviceError where there is none, or where it could be one of several.
+    `pki.names.fold` folds serials. Raises UnknownDeviceError if there is no such device, or more
+    than one.
     """
     found = device_store.find_devices_named(connection, name)
     if not found:
@@ -108,6 +116,7 @@ def find_named(connection: Connection, name: str) -> Device:
 
 
 def _change(transaction: Connection, device: Device, old: DeviceStatus, new: DeviceStatus) -> None:
+    # The UPDATE checks `old` again: another process may have changed the status since the read.
     if (
         device.status is not old
         or old is new

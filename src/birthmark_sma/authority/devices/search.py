@@ -1,7 +1,7 @@
-"""Search the register of devices, a page at a time, however many there are.
+"""Search the register of devices, one page at a time, for the dashboard.
 
-Every page begins behind the last device of the one before it (no page is counted off), and what
-narrows the search has an index.
+A page continues after the last device of the page before (keyset pagination), and every filter has
+an index. A search must never use OFFSET or read the whole register: there may be a million devices.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.schema import OUT_OF_ORDER, device_flags
 from birthmark_sma.storage.schema import registered_devices as devices
 
-_LAST_CHARACTER = "\U0010ffff"  # no serial has it, as it is not printable
+_LAST_CHARACTER = "\U0010ffff"  # upper bound of a prefix: no serial has it, it is not printable
 
 _serial = devices.c.device_serial
 _folded = devices.c.serial_folded
 
 
 class ListedDevice(NamedTuple):
-    """What a list tells of a device."""
+    """The fields of a device in a list. The field names are the column names of the query."""
 
     device_serial: str
     device_family: str
@@ -34,11 +34,11 @@ class ListedDevice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeviceFilter:
-    """Which devices are looked for; None and False leave all in.
+    """The devices to search for. None and False mean no restriction.
 
-    `begins` is how the serial begins, under folding (`pki.names.fold`); or the whole serial number
-    of a certificate, or the whole provisioning id, where no serial begins so. `flagged`: with flags
-    that nobody has reviewed.
+    `begins` is a prefix of the serial, compared after folding (`pki.names.fold`). If no serial has
+    this prefix, it is compared with the whole certificate serial number (hex) and the whole
+    provisioning id. `flagged` means: with an open abuse flag, not counting those of shadow mode.
     """
 
     begins: str | None = None
@@ -50,8 +50,12 @@ class DeviceFilter:
 def search(
     connection: Connection, wanted: DeviceFilter, *, limit: int, after: str | None = None
 ) -> list[ListedDevice]:
-    """Return up to `limit` devices by serial, those behind `after`."""
+    """Return up to `limit` matching devices after the serial `after`.
+
+    They are in the order of serials, or of folded serials if `begins` is set.
+    """
     found = _by_serial(connection, wanted, limit, after)
+    # Only on the first page: there is at most one such device for each of the two numbers.
     if not found and wanted.begins is not None and after is None:
         found = _select(
             connection,
@@ -78,10 +82,12 @@ def _by_serial(
         return _select(connection, conditions, _serial, limit)
     begins = fold(wanted.begins)
     conditions.append(_folded < begins + _LAST_CHARACTER)
-    # One lower bound: of two, SQLite would begin at the one that comes first.
+    # Give only one lower bound: of two, SQLite starts its index scan at the first in the query.
     if after is None or fold(after) < begins:
         conditions.append(_folded >= begins)
     else:
+        # The stored folded serial may have a collision suffix, so it is read from the database. If
+        # the device was deleted meanwhile, the folded `after` takes its place.
         last = select(_folded).where(_serial == after).scalar_subquery()
         conditions.append(_folded > func.coalesce(last, fold(after)))
     return _select(connection, conditions, _folded, limit)
@@ -94,7 +100,9 @@ def _conditions(wanted: DeviceFilter) -> list[ColumnElement[bool]]:
     if wanted.status is not None:
         conditions.append(devices.c.status == wanted.status.value)
         if wanted.status is not DeviceStatus.ACTIVE:
-            conditions.append(OUT_OF_ORDER)  # which no parameter proves: its index is of these only
+            # The partial index has only these rows. A parameter does not prove to the planner that
+            # the index fits, so its condition is repeated as a literal.
+            conditions.append(OUT_OF_ORDER)
     if wanted.flagged:
         flags = device_flags.c
         conditions.append(

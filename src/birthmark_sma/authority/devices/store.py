@@ -1,4 +1,10 @@
-"""Registered devices."""
+"""Store and read registered devices, in the table `registered_devices`.
+
+Called by provisioning, the dashboard, background tasks, `sma devices` and the doctor. Validation
+has its own query in `validation.device_lookup`. The number of devices by family is kept in
+`device_family_counters`: every function that adds or deletes devices must update it in the same
+transaction.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +45,7 @@ from birthmark_sma.storage.schema import registered_devices as devices
 class Device:
     """A registered device. `nuc_hash` is the HMAC of the NUC hash, never the hash itself.
 
-    Certificate and public key are PEM, the certificate's serial number is lower-case hex, and
+    Certificate and public key are PEM. The certificate's serial number is lower-case hex.
     `public_key_fingerprint` is the SHA-256 of the DER SubjectPublicKeyInfo.
     """
 
@@ -57,19 +63,21 @@ class Device:
     provisioned_at: datetime
 
 
-_COLUMNS = [devices.c[field.name] for field in fields(Device)]
+_COLUMNS = [devices.c[field.name] for field in fields(Device)]  # in the order of the fields
 _families = device_family_counters.c
 
 COLLISION_SEPARATOR = "\t"
-"""Stands in the folded name of a device whose name an older one has; no folded serial has it."""
+"""Separates the suffix of a stored folded serial if an older device has the same folded serial.
+
+Folding never produces this character."""
 
 
 def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
-    """Add devices; return the provisioning ids of those that were added.
+    """Add devices and count them by family; return the provisioning ids of those that were added.
 
-    A device whose serial (under folding), public key or NUC hash exists, in the database or earlier
-    in `new`, is left out: UNIQUE constraints decide every race. What was added is counted in this
-    transaction.
+    A device is left out if its folded serial, public key or NUC hash exists, in the database or
+    earlier in `new`. UNIQUE constraints decide every race. Pass `new` in the order of folded
+    serials, which is the lock order of all processes.
     """
     if transaction.dialect.name == "postgresql":
         added = _add_on_postgresql(transaction, new)
@@ -85,7 +93,8 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
         added = set(returned.scalars())
     counts = Counter(device.device_family for device in new if device.provisioning_id in added)
     if counts:
-        # In the order of their names, so that two programs never wait for each other.
+        # Lock order: rows of families are updated in the order of their names, which prevents a
+        # deadlock.
         transaction.execute(
             insert_or_add(transaction, device_family_counters, _families.devices),
             [{"device_family": name, "devices": n} for name, n in sorted(counts.items())],
@@ -93,7 +102,7 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     return added
 
 
-# The tables of a device travel as text: an array of arrays would be taken apart as well.
+# The key tables of each device are sent as text: unnest() would flatten an array of arrays.
 _ADD_ON_POSTGRESQL = """
 INSERT INTO registered_devices (
     device_serial, nuc_hash, table_assignments, device_certificate, certificate_serial,
@@ -135,9 +144,10 @@ def _add_on_postgresql(transaction: Connection, new: Sequence[Device]) -> set[st
 
 
 def delete_older(transaction: Connection, before: datetime, *, limit: int) -> int:
-    """Delete up to `limit` devices that were provisioned before a time; return how many.
+    """Delete up to `limit` of the oldest devices provisioned before a time; return their number.
 
-    Only a sandbox does this: elsewhere a device that is not known any more could come again.
+    Rows that another transaction has locked are skipped. Only a sandbox may call this: elsewhere a
+    deleted device could be provisioned again.
     """
     oldest = (
         select(devices.c.device_serial)
@@ -161,7 +171,7 @@ def delete_older(transaction: Connection, before: datetime, *, limit: int) -> in
 
 
 def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dict[str, str]:
-    """Return the provisioning ids of those of these devices that are registered, by serial."""
+    """Return the provisioning ids, by serial, of the devices that are registered."""
     rows = connection.execute(
         select(devices.c.device_serial, devices.c.provisioning_id).where(
             is_any_of(connection, devices.c.device_serial, serials)
@@ -171,26 +181,28 @@ def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dic
 
 
 def await_registrations(transaction: Connection) -> None:
-    """Wait until every transaction that registers devices has ended, and let none begin.
+    """Wait until every transaction that registers devices has ended, and block new ones.
 
-    PostgreSQL finishes a commit whose program was killed, and until then nobody sees it. SQLite's
-    commits end with their process, and whoever writes has waited for them. A commit that takes
-    longer than ten seconds is a DatabaseUnavailableError.
+    PostgreSQL may still finish the commit of a process that was killed. A table lock waits for it,
+    up to ten seconds, else DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
+    its process, and this transaction has already waited for the write lock.
     """
     if transaction.dialect.name == "postgresql":
+        # LOCAL: the timeout ends with the transaction, so the pooled connection does not keep it.
         transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
+        # SHARE MODE conflicts with the lock of INSERT, and lets reads continue.
         transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
 
 
 class RegistrationConflicts(NamedTuple):
-    """Which marks of a device that wants to be registered are registered already."""
+    """The unique fields of a new device. True means that another device has the same value."""
 
     device_serial: bool
     public_key: bool
     nuc_hash: bool
 
 
-# By the exact serial too: rows that operators inserted have no folded one.
+# The exact serial is compared as well, because rows that operators inserted have no folded serial.
 _TAKEN_ON_POSTGRESQL = """
 SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = $1::text)
            OR EXISTS (SELECT FROM registered_devices WHERE device_serial = $2::text),
@@ -213,9 +225,9 @@ _TAKEN = select(
 def find_conflicts(
     connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
 ) -> RegistrationConflicts:
-    """Say what of a new device is taken. `nuc_hash` is the HMAC of the NUC hash.
+    """Return the conflicts of a new device. `nuc_hash` is the HMAC of the NUC hash.
 
-    It is asked before every signature.
+    This runs before every signature, so it is one query.
     """
     if connection.dialect.name == "postgresql":
         marks = (
@@ -236,7 +248,7 @@ def find_conflicts(
 
 
 def find_device(connection: Connection, device_serial: str) -> Device | None:
-    """Return the device of this serial."""
+    """Return the device with exactly this serial, or None."""
     row = connection.execute(
         select(*_COLUMNS).where(devices.c.device_serial == device_serial)
     ).one_or_none()
@@ -244,9 +256,9 @@ def find_device(connection: Connection, device_serial: str) -> Device | None:
 
 
 def find_devices_named(connection: Connection, name: str) -> list[Device]:
-    """Return the device of exactly this serial, or else those whose serial is one name with it.
+    """Return the device with exactly this serial, else all with the same folded serial.
 
-    There is more than one only where their names collided before folded serials were unique.
+    There is more than one only if devices were registered before folded serials were unique.
     """
     exact = find_device(connection, name)
     if exact is not None:
@@ -257,6 +269,7 @@ def find_devices_named(connection: Connection, name: str) -> list[Device]:
         .where(
             or_(
                 column == folded,
+                # A range instead of LIKE, so that the index is used: all suffixed folded serials.
                 and_(
                     column >= folded + COLLISION_SEPARATOR,
                     column < folded + chr(ord(COLLISION_SEPARATOR) + 1),
@@ -269,9 +282,9 @@ def find_devices_named(connection: Connection, name: str) -> list[Device]:
 
 
 def list_collisions(connection: Connection, *, limit: int) -> list[tuple[str, str]]:
-    """Return up to `limit` pairs of serials that are one name: the older device's, a later one's.
+    """Return up to `limit` pairs of serials with equal folded serials: the older, then the later.
 
-    It reads the whole index of folded serials: half a second for a million devices.
+    This reads the whole index of folded serials: half a second for a million devices.
     """
     later = devices.alias("later")
     parted = later.c.serial_folded.contains(COLLISION_SEPARATOR)
@@ -288,7 +301,7 @@ def list_collisions(connection: Connection, *, limit: int) -> list[tuple[str, st
 
 
 class KeyHolder(NamedTuple):
-    """The device that a public key belongs to."""
+    """The device that has a public key."""
 
     device_serial: str
     status: DeviceStatus
@@ -297,7 +310,7 @@ class KeyHolder(NamedTuple):
 def find_key_holders(
     connection: Connection, fingerprints: Sequence[bytes]
 ) -> dict[bytes, KeyHolder]:
-    """Return the devices whose public keys have these fingerprints."""
+    """Return the devices with these public keys, by fingerprint. Unknown ones are missing."""
     key = devices.c.public_key_fingerprint
     rows = connection.execute(
         select(key, devices.c.device_serial, devices.c.status).where(
@@ -308,7 +321,7 @@ def find_key_holders(
 
 
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
-    """Return up to `limit` devices in the order of their serials, those behind `after`."""
+    """Return up to `limit` devices after the serial `after`, in the order of their serials."""
     query = select(*_COLUMNS).order_by(devices.c.device_serial).limit(limit)
     if after is not None:
         query = query.where(devices.c.device_serial > after)
@@ -316,9 +329,10 @@ def list_devices(connection: Connection, *, limit: int, after: str | None = None
 
 
 def sample_devices(connection: Connection, start: str, *, limit: int) -> list[Device]:
-    """Return up to `limit` devices in the order of their certificates' serial numbers.
+    """Return a sample of up to `limit` devices, by the serial numbers of their certificates.
 
-    They begin at a serial number drawn by chance, in lower-case hex, and go on from the lowest.
+    `start` is a random serial number in lower-case hex. The sample has the devices from there on in
+    ascending order, and continues with the lowest serial number.
     """
     number = devices.c.certificate_serial
     found: list[Device] = []
@@ -329,18 +343,18 @@ def sample_devices(connection: Connection, start: str, *, limit: int) -> list[De
 
 
 def are_registered(connection: Connection) -> bool:
-    """Say whether there is any device at all, by the register itself."""
+    """Return True if any device is registered. Reads the register, not the counters."""
     return connection.execute(select(exists(select(devices.c.device_serial)))).scalar_one()
 
 
 def count_devices(connection: Connection) -> int:
-    """Return how many devices are registered, by their counters."""
+    """Return the number of registered devices, from the counters."""
     total = func.coalesce(func.sum(_families.devices), 0)
     return int(connection.execute(select(total)).scalar_one())
 
 
 def count_provisioned_before(connection: Connection, before: datetime, most: int) -> int:
-    """Count the devices of before a time that are not revoked, up to `most`."""
+    """Return the number, up to `most`, of unrevoked devices that were provisioned before a time."""
     found = (
         select(devices.c.provisioned_at)
         .where(devices.c.provisioned_at < before, devices.c.status != DeviceStatus.REVOKED.value)
@@ -351,7 +365,7 @@ def count_provisioned_before(connection: Connection, before: datetime, most: int
 
 
 def count_by_family(connection: Connection) -> dict[str, int]:
-    """Return how many devices each family has, by their counters, largest first."""
+    """Return the number of devices by family, from the counters, largest first."""
     rows = connection.execute(
         select(_families.device_family, _families.devices).order_by(
             _families.devices.desc(), _families.device_family
@@ -363,7 +377,8 @@ def count_by_family(connection: Connection) -> dict[str, int]:
 def set_status(
     transaction: Connection, device_serial: str, *, old: DeviceStatus, new: DeviceStatus
 ) -> bool:
-    """Change a device's status from `old` to `new`; False where it was not `old`."""
+    """Change a device's status from `old` to `new`; return False if it was not `old`."""
+    # Compare and set: of two processes that change a status, only one succeeds.
     changed = transaction.execute(
         update(devices)
         .where(devices.c.device_serial == device_serial, devices.c.status == old.value)

@@ -1,4 +1,5 @@
-"""The key-encryption key (KEK): where its secret comes from, what it wraps, how it is rotated.
+"""The key-encryption key (KEK): the source of its secret, wrapping with it, and its rotation.
 
-No other folder sees the unwrapped key.
+Called by the ceremony, the opening of an authority, `sma secrets` and `sma doctor`. Other folders
+wrap and unwrap with `KeyEncryptionKeys`. They must never get the bytes of the key.
 """

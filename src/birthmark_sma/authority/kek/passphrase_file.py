@@ -1,4 +1,9 @@
-"""CA_PASSWORD: given, or on a laptop made once and kept beside the SQLite file."""
+"""The passphrase CA_PASSWORD: from the settings, or from a file that is generated beside SQLite.
+
+Called by everything that needs the passphrase, and by rotations and restores. With PostgreSQL no
+passphrase is ever generated. A passphrase must never be lost: a new one is in its file before an
+old one is replaced.
+"""
 
 import os
 import secrets
@@ -19,8 +24,8 @@ PASSPHRASE_FILE = "ca-password"  # noqa: S105  a file name
 def find_passphrase(settings: Settings) -> bytes:
     """Return the passphrase of an existing authority.
 
-    Raises ConfigurationError where none is given and none was made, PrivateFileError where the
-    file is open to others.
+    Raises ConfigurationError if CA_PASSWORD is not set and there is no file, and PrivateFileError
+    if others can read the file.
     """
     if settings.ca_password is not None:
         return settings.ca_password.get_secret_value().encode()
@@ -39,7 +44,7 @@ def find_passphrase(settings: Settings) -> bytes:
 
 
 def find_given_passphrase(settings: Settings) -> bytes | None:
-    """Return the passphrase for a new authority; None where one would be made.
+    """Return the passphrase for a new authority, or None if one would be generated.
 
     Raises as `find_passphrase`.
     """
@@ -50,7 +55,10 @@ def find_given_passphrase(settings: Settings) -> bytes | None:
 
 
 def find_or_make_passphrase(settings: Settings) -> bytes:
-    """Return the passphrase for a new authority; on a laptop, make one where none is given."""
+    """Return the passphrase for a new authority. With SQLite, generate one if none is given.
+
+    A generated passphrase is written to its file. Raises as `find_passphrase`.
+    """
     given = find_given_passphrase(settings)
     if given is not None:
         return given
@@ -61,10 +69,11 @@ def find_or_make_passphrase(settings: Settings) -> bytes:
 
 
 class PassphraseFile:
-    """The passphrase that was made on a laptop, and the one that takes its place in a rotation.
+    """The file of a generated passphrase, and the files beside it during and after a rotation.
 
-    The new one waits beside it; the old one stays until the rotation has come to its end. Then it
-    is kept in a file of its own: backups from before open with it alone, and nobody ever saw it.
+    A rotation writes the new passphrase to `.new`, then moves it into place and keeps the old one
+    as `.old`. At its end the old one becomes a line of `.previous`. It is kept there because no
+    person has ever seen it, and backups from before the rotation need it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,54 +81,56 @@ class PassphraseFile:
         self._new = path.with_name(f"{path.name}.new")
         self._old = path.with_name(f"{path.name}.old")
         self.previous = path.with_name(f"{path.name}.previous")
-        """A line for each passphrase that was in force before, the newest first."""
+        """The file with one line for each earlier passphrase, the newest first."""
 
     @classmethod
     def of(cls, settings: Settings) -> "PassphraseFile":
-        """Return the file where one that was made is kept, whether it is there or not."""
+        """Return the file for a generated passphrase, even if it does not exist."""
         return cls(settings.data_dir / PASSPHRASE_FILE)
 
     @classmethod
     def in_force(cls, settings: Settings) -> "PassphraseFile | None":
-        """Return the file, where it is what gives the passphrase."""
+        """Return the file if the passphrase comes from it, else None."""
         file = cls.of(settings)
         used = settings.ca_password is None and settings.uses_sqlite and file._path.exists()
         return file if used else None
 
     @property
     def has_old(self) -> bool:
-        """Whether a rotation has put a new one in place, and not come to its end."""
+        """True if a rotation has put a new passphrase in place but has not ended."""
         return self._old.exists()
 
     @property
     def leftovers(self) -> list[Path]:
-        """The files of a rotation that are there."""
+        """The existing files of an unfinished rotation."""
         return [path for path in (self._new, self._old) if path.exists()]
 
     def current(self) -> bytes:
-        """The passphrase in place."""
+        """Return the passphrase in force. Raises PrivateFileError."""
         return _read(self._path)
 
     def kept(self) -> list[bytes]:
-        """Those of a rotation that has not come to its end."""
+        """Return the new and the old passphrase of an unfinished rotation, as far as they exist."""
         return [_read(path) for path in self.leftovers]
 
     def successor(self) -> bytes:
-        """The one that an earlier run has prepared, or else a new one."""
+        """Return the passphrase that an interrupted rotation prepared, or else generate one."""
         return _read(self._new) if self._new.exists() else _made()
 
     def prepare(self, passphrase: bytes) -> None:
-        """Keep the new one beside the old one. Raises PrivateFileError."""
+        """Write the new passphrase to `.new`, unless it is in force. Raises PrivateFileError."""
         if passphrase == self.current():
             return
         if not self._new.exists() or _read(self._new) != passphrase:
             write_private_file(self._new, passphrase + b"\n", replace=True)
 
     def put_in_place(self, passphrase: bytes) -> None:
-        """Let the new one take the place of the old one, which is kept.
+        """Move the new passphrase into place, and keep the old one as `.old`.
 
-        Only where it is `passphrase`: another one was left by a rotation that was cut off.
+        Do nothing if `.new` has another passphrase: an interrupted rotation left it.
         """
+        # Link the old file before it is replaced, so that a crash loses neither of the two. An
+        # existing `.old` stays: it has the passphrase from before an interrupted rotation.
         if self._new.exists() and _read(self._new) == passphrase:
             if not self._old.exists():
                 os.link(self._path, self._old)
@@ -127,7 +138,8 @@ class PassphraseFile:
             sync_directory(self._path.parent)
 
     def keep_old(self) -> None:
-        """Remove what the rotation left, and keep the old one among the previous ones."""
+        """Add the old passphrase to `.previous`, then remove `.new` and `.old`."""
+        # In this order, so that a crash in between does not lose the old passphrase.
         if self._old.exists():
             self._keep(_read(self._old))
         for path in self.leftovers:
@@ -135,11 +147,11 @@ class PassphraseFile:
         sync_directory(self._path.parent)
 
     def list_previous(self) -> list[bytes]:
-        """Return the passphrases that were in force before, the newest first."""
+        """Return the earlier passphrases, the newest first. Raises PrivateFileError."""
         return read_private_file(self.previous).split() if self.previous.exists() else []
 
     def forget_previous(self) -> int:
-        """Remove them; return how many there were."""
+        """Remove the earlier passphrases and return their number."""
         number = len(self.list_previous())
         if number:
             self.previous.unlink()
@@ -147,7 +159,11 @@ class PassphraseFile:
         return number
 
     def reinstate(self, passphrase: bytes) -> None:
-        """Put a previous one in place again, for a backup that it opens; keep the one in force."""
+        """Put an earlier passphrase in force again, for a backup that needs it.
+
+        The one in force becomes an earlier one. It is written first, so that a crash does not lose
+        it.
+        """
         self._keep(self.current())
         write_private_file(self._path, passphrase + b"\n", replace=True)
 

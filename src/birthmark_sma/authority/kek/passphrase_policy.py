@@ -1,6 +1,8 @@
-"""Which new passphrases are refused: those that are short, common, or made by a usual pattern.
+"""The rules for a new passphrase. It must not be short, common or made by a usual pattern.
 
-An authority that exists already opens with whatever it has.
+Called before an authority is created, and by the rotation of secrets. It must never refuse the
+passphrase of an existing authority, which could not be opened any more; `secrets_check` only
+reports a weak one.
 """
 
 import re
@@ -10,8 +12,8 @@ from pathlib import Path
 from birthmark_sma.errors import ConfigurationError
 
 LEAST_CHARACTERS = 12
-_LEAST_VARIETY = 5
-# As people write words: P4ssw0rd, $ummer.
+_LEAST_VARIETY = 5  # different characters
+# Common substitutions, as in P4ssw0rd or $ummer.
 _SPELLINGS = str.maketrans("@4310!$5780", "aaeloisstbo")
 _ROWS = (
     "abcdefghijklmnopqrstuvwxyz",
@@ -25,9 +27,10 @@ _ROWS = (
     "1q2w3e4r5t6y7u8i9o0p",
     "q1w2e3r4t5y6u7i8o9p0",
 )
-_LEAST_OF_A_ROW = 4
+_LEAST_OF_A_ROW = 4  # a shorter part of a row may be chance
 _LONGEST = 64
-"""Of more, one word after the other, the expression would try more ways than there is time for."""
+"""The longest text that is matched against the list of words. The regular expression backtracks,
+and would take too long for a longer text of many words."""
 _LETTER = re.compile(r"[^\W\d_]")
 _AROUND = re.compile(r"^[\d\s]+|[\W\d_]+$")
 
@@ -43,7 +46,10 @@ _MADE_OF_WORDS = re.compile(rf"(?:{'|'.join(_WORDS)}|[\W\d_])+")
 
 
 def check_new_passphrase(passphrase: bytes) -> None:
-    """Raise ConfigurationError, without a word of it, where a new passphrase is easy to guess."""
+    """Raise ConfigurationError if a new passphrase is easy to guess.
+
+    The error never contains a part of the passphrase.
+    """
     weakness = find_weakness(passphrase)
     if weakness is not None:
         raise ConfigurationError(
@@ -53,7 +59,11 @@ def check_new_passphrase(passphrase: bytes) -> None:
 
 
 def find_weakness(passphrase: bytes) -> str | None:
-    """Say in a few words why a passphrase is easy to guess; None where no rule here says so."""
+    """Return why a passphrase is easy to guess, as the end of a sentence, or None if it is not.
+
+    None means only that no rule here applies.
+    """
+    # NFKC, so that variants of a letter, such as full-width ones, count as the letter.
     text = unicodedata.normalize("NFKC", passphrase.decode("utf-8", "replace")).strip()
     if len(text) < LEAST_CHARACTERS:
         return f"is shorter than {LEAST_CHARACTERS} characters"
@@ -73,12 +83,16 @@ def find_weakness(passphrase: bytes) -> str | None:
 
 
 def _is_repetition(text: str) -> bool:
-    """Say whether a text is one part, of at most half its length, again and again."""
+    """Return whether a text consists of one part that is repeated, such as "abcabc"."""
+    # Such a text, and no other, occurs in its double at a place other than the two halves.
     return text in (text + text)[1:-1]
 
 
 def _without_rows(text: str) -> str:
-    """Return a text without what lies in a row on a keyboard or in the alphabet."""
+    """Return a text without sequences of 4 or more characters from one of `_ROWS`.
+
+    Rows are keyboard rows, the alphabet and digits, forwards and backwards.
+    """
     rest, start = "", 0
     while start < len(text):
         length = max(_in_a_row(text[start:], row) for row in _ROWS + tuple(r[::-1] for r in _ROWS))
@@ -89,7 +103,7 @@ def _without_rows(text: str) -> str:
 
 
 def _in_a_row(text: str, row: str) -> int:
-    """Return how many of a text's first characters lie side by side in a row."""
+    """Return the length of the longest beginning of a text that is part of a row."""
     length = 0
     while length < len(text) and text[: length + 1] in row:
         length += 1

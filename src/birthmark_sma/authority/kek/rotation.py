@@ -1,7 +1,8 @@
-"""Rotate the key-encryption key while servers run, and whatever else hangs on the old secret.
+"""Rotate the key-encryption key, and all that depends on the old secret, while servers run.
 
-A rotation can be killed anywhere and run again. While it lasts, the old secret and the new one both
-open everything. docs/adr/0008 says why each step comes where it does.
+Called by `sma secrets rotate`. A rotation can be killed at any point and run again. Until it ends,
+the old secret and the new one must both be able to decrypt everything. docs/adr/0008 explains the
+order of the steps.
 """
 
 import contextlib
@@ -47,18 +48,19 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.exclusive_lock import only_one
 
 FOLLOWING_SECONDS = 4.0
-"""How long both keys are there at least: running servers look for a new one twice a second."""
-_CHUNK = 250
+"""Both keys exist for at least this time, so that running servers, which poll for a new key twice a
+second, can follow."""
+_CHUNK = 250  # values that are rewrapped in a transaction
 _IN_FORCE = "The new secret is the one in force already: nothing was changed."
-_ROUNDS = 100
+_ROUNDS = 100  # tries to delete the old records, each after another pass of rewrapping
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Takes how many wrapped values are done, and how many there are."""
+"""Called with the number of values that are rewrapped, and their total number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many values are wrapped under keys that are not the newest."""
+    """The numbers of values that are wrapped under a key other than the newest."""
 
     key_tables: int
     first_answers: int
@@ -67,13 +69,17 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all four."""
         return self.key_tables + self.first_answers + self.ca_keys + self.nuc_hash_keys
 
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What a rotation has done. `left` was counted at its end, in the database."""
+    """The result of a rotation.
+
+    `rewrapped` was counted at its beginning, `left` at its end. `resumed` is True if an earlier run
+    had begun it.
+    """
 
     kek_id: int
     source: str
@@ -82,12 +88,12 @@ class Rotated:
     resumed: bool
     root_key: PassphraseChange
     passphrase_file: bool
-    """Whether the new passphrase is in the data directory, in the old one's place."""
+    """True if the new passphrase is in the file of the data directory, in place of the old one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is in force, and what is to follow."""
+    """The secret in force, the new secret, and the files that a rotation has to change."""
 
     given: KekSecret
     new: KekSecret
@@ -105,12 +111,14 @@ def rotate(
     *,
     before: Callable[[], None] = lambda: None,
 ) -> Rotated:
-    """Wrap everything anew under a key from a new secret; finish what an earlier run began.
+    """Wrap everything under a key from a new secret, or finish a rotation that was interrupted.
 
-    Without a new secret one is made, where the one in force was made as well. `before` is called
-    once nothing can be refused any more, and nothing is changed yet. Raises
-    WrongSecretError or ConfigurationError with nothing touched, RotationError where another
-    rotation is under way, PrivateFileError and DatabaseUnavailableError; it is then run again.
+    If no new secret is given and the one in force was generated, generate one. `before` is called
+    after all checks of the input and before any change. `wait` gets seconds.
+
+    Raises WrongSecretError or ConfigurationError, with nothing changed; RotationError if another
+    rotation is in progress, or if servers keep wrapping under the old key; PrivateFileError; and
+    DatabaseUnavailableError. Run it again with the same secret after one of the latter three.
     """
     with only_one(database, AdvisoryLock.KEY_ROTATION) as alone:
         if not alone:
@@ -121,7 +129,10 @@ def rotate(
 
 
 def count_outdated(connection: Connection) -> Counts:
-    """Count what is wrapped under another key than the newest, or in the form without one."""
+    """Count the values that are not wrapped under the newest key.
+
+    A CA key in the older form (PKCS#8 under the passphrase) counts too.
+    """
     newest = kek_store.newest_kek_id(connection)
     intermediate = ca_store.find_ca(connection, "intermediate")
     sealed = intermediate is not None and intermediate.encrypted_private_key is None
@@ -134,13 +145,16 @@ def count_outdated(connection: Connection) -> Counts:
 
 
 def has_new_secret(settings: Settings, new: NewSecret) -> bool:
-    """Say whether a rotation can tell what the new secret is, so that nobody need be asked."""
+    """Return whether `rotate` knows the new secret, so that the command need not prompt for it.
+
+    It does if one is given, or if the one in force was generated.
+    """
     given = new.new_ca_password or new.new_kek_file or new.new_kek_command
     return given is not None or PassphraseFile.in_force(settings) is not None
 
 
 class _Rotation:
-    """One run of a rotation."""
+    """One run of a rotation. Use `run` once, while the advisory lock is held."""
 
     def __init__(
         self,
@@ -155,7 +169,7 @@ class _Rotation:
         self._new = new
 
     def run(self, progress: Progress, wait: Callable[[float], object]) -> Rotated:
-        """Do all steps, in the order that lets each of them be the last one."""
+        """Run all steps, in an order in which a crash after any of them loses nothing."""
         with self._database.read() as connection:
             records = kek_store.list_keks(connection)
             before = count_outdated(connection)
@@ -163,31 +177,39 @@ class _Rotation:
             raise NotInitialisedError
         plan = self._plan(records)
         keks, newest, superseded = self._opened(records, plan)
+        # An earlier run rotated the database to this secret, but may have left its files behind.
         finished_before = newest is not None and len(records) == 1
         if finished_before and not superseded and not self._leftovers(plan):
             raise ConfigurationError(_IN_FORCE)
         if newest is None and self._new.new_ca_password is not None:
             check_new_passphrase(plan.new_passphrase or b"")
         self._before()
-        # Files first: a disk that is full, or not ours, stops this before anything is touched.
+        # 1. Write the files first: a disk that is full or read-only fails here, before any change.
         root_signer = plan.root_key.opened(self._passphrases(plan))
         self._prepare_files(plan)
-        if root_signer is not None:  # as always where the root's key is at hand
+        if root_signer is not None:  # each command that loads the root's key publishes its CRL
             publish_root_crl(self._database, root_signer)
+        # 2. Add the new key to the chain of keys.
         if newest is None:
             newest = self._begin(records[-1], keks, plan)
             with self._database.read() as connection:
+                # `_begin` has wrapped the CA's key already: count it as one of this run.
                 before = replace(count_outdated(connection), ca_keys=1)
         began = time.monotonic()
         with self._database.read() as connection:
             keks.follow(connection)
+        # 3. Wrap everything under the new key.
         self._rewrap(keks, before, progress)
+        # 4. Put the new passphrase in place, before the old one stops working in step 5.
         if plan.file is not None and plan.new_passphrase is not None:
             plan.file.put_in_place(plan.new_passphrase)
+        # 5. Delete the old key, once all running servers have had the time to follow.
         if not finished_before:
             wait(max(FOLLOWING_SECONDS - (time.monotonic() - began), 0))
             self._retire(keks, progress)
-        erasure.truncate_wal(self._database)
+        erasure.truncate_wal(self._database)  # SQLite's log may hold values under the old key
+        # 6. The files of the root's key and of the old passphrase last: they stay as they are until
+        # the rotation of the database is complete.
         root_key = plan.root_key.put_in_place()
         if plan.file is not None:
             plan.file.keep_old()
@@ -204,11 +226,11 @@ class _Rotation:
             passphrase_file=plan.file is not None and not self._keeps_passphrase,
         )
 
-    # --- what is to be done
+    # --- planning
 
     @property
     def _keeps_passphrase(self) -> bool:
-        """Whether CA_PASSWORD stays, as the new key comes from elsewhere."""
+        """True if CA_PASSWORD stays, because the new key comes from a file or a command."""
         by_key = self._new.new_kek_file is not None or self._new.new_kek_command is not None
         return by_key and self._new.new_ca_password is None
 
@@ -221,7 +243,8 @@ class _Rotation:
         elif self._keeps_passphrase:
             new_passphrase = self._kept_passphrase(file)
         elif file is not None and file.has_old and _is_in_place(records, given):
-            new_passphrase = file.current()  # for the root's key, which still has the old one
+            # The new passphrase is in place: only the root's key is still under the old one.
+            new_passphrase = file.current()
         else:
             if file is None:
                 raise ConfigurationError(
@@ -238,7 +261,10 @@ class _Rotation:
         )
 
     def _kept_passphrase(self, file: PassphraseFile | None) -> bytes | None:
-        """Return the passphrase in force, where files of an earlier rotation are to go by it."""
+        """Return the passphrase in force, if files of an interrupted rotation must return to it.
+
+        Return None if there are no such files, or if no passphrase is given.
+        """
         pending = RootKey(root_key_file(self._settings), None).is_pending
         if not pending and (file is None or not file.leftovers):
             return None
@@ -248,16 +274,17 @@ class _Rotation:
             return None
 
     def _leftovers(self, plan: _Plan) -> bool:
-        """Say whether a rotation to this secret has come to its end but for its files."""
+        """Return whether files of a rotation exist that its last step would remove."""
         return plan.root_key.is_pending or (plan.file is not None and plan.file.has_old)
 
     def _opened(
         self, records: list[KekRecord], plan: _Plan
     ) -> tuple[KeyEncryptionKeys, int | None, bool]:
-        """Open all keys by either secret.
+        """Return all keys, the id of the newest or None, and whether the old secret is superseded.
 
-        Beside them: the newest one's id where the new secret is its own, and whether the secret
-        that was in force opens nothing any more.
+        The id is None unless the new secret is that of the newest key, so that the rotation has
+        begun already. The old secret is superseded if it opens no key any more; then the new secret
+        opens the keys. Raises WrongSecretError or ConfigurationError if neither opens them.
         """
         newest: int | None = None
         if plan.new.source == records[-1].source:
@@ -292,7 +319,10 @@ class _Rotation:
             return kept
 
     def _begin(self, record: KekRecord, keks: KeyEncryptionKeys, plan: _Plan) -> int:
-        """Record the new key, bridged to the old one, and bring the CA's key under it."""
+        """Add the new key to the chain, wrap the CA's key under it, and return the new key's id.
+
+        Both in one transaction, after which either secret opens everything.
+        """
         old = keks.newest
         new, successor = create_successor_key(old, record, plan.new, datetime.now(UTC))
         if new.same_as(old):
@@ -343,6 +373,8 @@ class _Rotation:
             note(done)
 
     def _rewrap_answers(self, keks: KeyEncryptionKeys, note: Callable[[int], None]) -> int:
+        # One pass in the order of the keys. Rows that a server has locked are skipped; `_retire`
+        # starts another pass for them.
         done, after = 0, b""
         while True:
             with self._writing() as transaction:
@@ -360,7 +392,10 @@ class _Rotation:
             note(done)
 
     def _retire(self, keks: KeyEncryptionKeys, progress: Progress) -> None:
-        """Delete the old records, once the database itself says that nothing refers to them."""
+        """Delete the old records, once the foreign keys show that no value refers to them.
+
+        Raises RotationError if values under an old key keep appearing for 100 tries.
+        """
         for _ in range(_ROUNDS):
             with self._database.read() as connection:
                 before = count_outdated(connection)
@@ -368,7 +403,7 @@ class _Rotation:
             try:
                 with self._writing() as transaction:
                     kek_store.retire_all_but(transaction, keks.newest.kek_id)
-            except IntegrityError:  # somebody sealed under the old key at the last moment
+            except IntegrityError:  # a value is still wrapped under an old key: rewrap again
                 continue
             return
         raise RotationError(
@@ -376,6 +411,8 @@ class _Rotation:
             " and type the same command again."
         )
 
+    # All writes go through here, so that SQLite overwrites with zeros what they replace: old values
+    # and wrapped keys that the old secret can decrypt.
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._database.write() as transaction:
@@ -384,7 +421,7 @@ class _Rotation:
 
 
 def _is_in_place(records: list[KekRecord], given: KekSecret) -> bool:
-    """Say whether what an unfinished rotation leads to is given already."""
+    """Return whether the given secret is already that of the newest key."""
     try:
         open_record(records[-1], given)
     except (WrongSecretError, ConfigurationError):

@@ -1,6 +1,7 @@
-"""Look at everything that is secret: whether it opens, what it hangs on, and who else can read it.
+"""Check all secrets: decrypt each one, report which key it depends on, and who can read its file.
 
-Nothing is changed. A finding is something to put right; a note is something to know.
+Called by `sma secrets` and `sma doctor`. It must change nothing, and its report must contain no
+secret. A finding is a problem to fix; a note is for information.
 """
 
 import math
@@ -36,13 +37,13 @@ from birthmark_sma.runtime.secret_files import others_can_read
 from birthmark_sma.storage.engine import Database
 
 _ROTATE = "Type: sma secrets rotate"
-_CHUNK = 250
-_STRONG_BITS = 90
+_CHUNK = 250  # first answers that are read at a time
+_STRONG_BITS = 90  # a passphrase with fewer, as `strength_bits` estimates, is reported as short
 
 
 @dataclass(frozen=True, slots=True)
 class SecretsFinding:
-    """Something that was seen, and what to do about it."""
+    """A finding or a note: a sentence with the observation, and the remedy."""
 
     what: str
     do: str
@@ -50,7 +51,7 @@ class SecretsFinding:
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """A key-encryption key, and how many values are wrapped under it."""
+    """A key-encryption key, and the numbers of values that are wrapped under it."""
 
     kek_id: int
     source: str
@@ -62,31 +63,32 @@ class KeyUse:
 
 @dataclass(slots=True)
 class SecretsReport:
-    """What was seen."""
+    """The result of a check."""
 
     keys: list[KeyUse] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
-    """Where each secret comes from, in words."""
+    """Secret to the place that it comes from, in words."""
     opened: dict[str, int] = field(default_factory=dict)
-    """How many values of each kind were opened, to prove that they can be."""
+    """Kind of value to the number of values that were decrypted, which proves the keys."""
     broken_tables: int = 0
     findings: list[SecretsFinding] = field(default_factory=list)
     notes: list[SecretsFinding] = field(default_factory=list)
 
     def found(self, what: str, do: str) -> None:
-        """Add something to put right."""
+        """Add a finding: a problem, and what to do about it."""
         self.findings.append(SecretsFinding(what, do))
 
     def noted(self, what: str, do: str) -> None:
-        """Add something to know."""
+        """Add a note: a fact, and what to do about it."""
         self.notes.append(SecretsFinding(what, do))
 
 
 def check_secrets(database: Database, settings: Settings, *, passphrase_from: str) -> SecretsReport:
-    """Open everything and look at every file.
+    """Decrypt all wrapped values, check all private files, and return the report.
 
-    `passphrase_from` says where CA_PASSWORD is set, as settings do not know. Raises as opening the
-    authority does where not even the key-encryption key can be had.
+    `passphrase_from` is the place where CA_PASSWORD is set, in words, because the settings do not
+    have it. Raises the errors of opening the authority if the key-encryption key cannot be
+    obtained: WrongSecretError, ConfigurationError, NotInitialisedError, PrivateFileError.
     """
     report = check_wrapped(database, settings)
     with database.read() as connection:
@@ -99,7 +101,10 @@ def check_secrets(database: Database, settings: Settings, *, passphrase_from: st
 
 
 def check_wrapped(database: Database, settings: Settings) -> SecretsReport:
-    """Open everything that is wrapped, and look at nothing beside it. Raises as `check_secrets`."""
+    """Decrypt all wrapped values and check the passphrase, but no files. Raises as `check_secrets`.
+
+    `sma doctor` uses it, because it checks files separately.
+    """
     keks = open_stored_secrets(database, settings).keks
     report = SecretsReport()
     with database.read() as connection:
@@ -151,7 +156,7 @@ def _places(settings: Settings, records: list[KekRecord], passphrase_from: str) 
     }
 
 
-# --- what the database holds
+# --- in the database
 
 
 def _check_rotation(report: SecretsReport, records: list[KekRecord]) -> None:
@@ -241,13 +246,14 @@ def _opens(opening: Callable[[], object]) -> bool:
     return True
 
 
-# --- what lies beside it
+# --- beside the database
 
 
 def _check_passphrase(report: SecretsReport, settings: Settings, records: list[KekRecord]) -> None:
     try:
         passphrase = find_passphrase(settings)
     except ConfigurationError:
+        # Without a passphrase there is nothing to check, unless a key depends on it.
         if any(record.source == KekSource.PASSPHRASE for record in records):
             raise
         return
@@ -269,12 +275,16 @@ def _check_passphrase(report: SecretsReport, settings: Settings, records: list[K
 
 
 def strength_bits(passphrase: bytes) -> float:
-    """Return about how many bits a passphrase has at most, by its length and variety."""
+    """Return an upper bound of a passphrase's entropy in bits.
+
+    It is the length times log2 of the number of different characters. A passphrase of words has
+    far less.
+    """
     return len(passphrase) * math.log2(max(len(Counter(passphrase)), 1))
 
 
 def check_files(report: SecretsReport, settings: Settings) -> None:
-    """Look at who can read private files, and at what a rotation left behind."""
+    """Report private files that others can read, and files that a rotation left behind."""
     for path in _private_files(settings):
         if others_can_read(path):
             mode = "700" if path.is_dir() else "600"
@@ -314,6 +324,7 @@ def _private_files(settings: Settings) -> Iterator[Path]:
     ]
     if settings.uses_sqlite:
         file = Path(settings.resolved_database_url.removeprefix("sqlite:///"))
+        # Also the journal files of SQLite, which contain pages of the database.
         candidates += [file, *file.parent.glob(f"{file.name}-*")]
     if settings.database_url is None:
         candidates.append(settings.data_dir)

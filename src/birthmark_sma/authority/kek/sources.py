@@ -1,7 +1,8 @@
-"""Where a key-encryption key comes from: a passphrase, a file, or the output of a command.
+"""The source of a key-encryption key: a passphrase, a file, or the output of a command.
 
-The command is for whoever keeps the key in a key management service or a hardware module. It runs
-without a shell, and nothing that it writes is ever shown.
+Called by `wrapping`. The command is for operators who keep the key in a key management service
+(KMS) or a hardware security module (HSM). It runs without a shell, and its output must never get
+into an error message or a log.
 """
 
 import contextlib
@@ -26,15 +27,17 @@ from birthmark_sma.runtime.secret_files import read_private_file
 KEK_BYTES = 32
 SALT_BYTES = 16
 COMMAND_SECONDS = 30.0
-"""How long a command may take. A service far away answers within a second or two."""
-_COMMAND_OUTPUT_BYTES = 1_024
-# 64 MiB and about 0.2 s: a guess must cost more than the passphrase's owner notices once a start.
+"""The timeout of a command. A remote service responds within a second or two."""
+_COMMAND_OUTPUT_BYTES = 1_024  # far more than 64 hex digits and a line end; more is an error
+# scrypt (RFC 7914) with 64 MiB and about 0.2 s: expensive for an attacker, who pays it for each
+# guess, and hardly noticed by an operator, who pays it once at each start.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**16, 8, 1
+# Secrets that a command must not inherit in its environment.
 _NOT_FOR_COMMANDS = frozenset(map(environment_variable, (*SECRET_FIELDS, "new_ca_password")))
 
 
 class KekSource(StrEnum):
-    """The kinds of sources, as the records of key-encryption keys have them."""
+    """The kinds of sources, with the values that the table `key_encryption_keys` stores."""
 
     PASSPHRASE = "passphrase"  # noqa: S105  the name of a source
     FILE = "file"
@@ -43,7 +46,7 @@ class KekSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KekSecret:
-    """What an operator gave. `passphrase` is asked for only where it is needed."""
+    """The secret that an operator configured. `passphrase` is called only if it is needed."""
 
     passphrase: Callable[[], bytes] = field(repr=False)
     kek_file: Path | None = None
@@ -51,17 +54,17 @@ class KekSecret:
 
     @classmethod
     def of(cls, settings: Settings) -> "KekSecret":
-        """What the settings give."""
+        """Return the secret that is configured in the settings."""
         return cls(lambda: find_passphrase(settings), settings.kek_file, settings.kek_command)
 
     @classmethod
     def new(cls, new: NewSecret, passphrase: Callable[[], bytes]) -> "KekSecret":
-        """What is to be in force after a rotation."""
+        """Return the secret that a rotation shall put in force."""
         return cls(passphrase, new.new_kek_file, new.new_kek_command)
 
     @property
     def source(self) -> KekSource:
-        """Where a new key comes from. Raises ConfigurationError where there are two places."""
+        """The source of a new key. Raises ConfigurationError if a file and a command are given."""
         if self.kek_file is not None and self.kek_command is not None:
             raise ConfigurationError(
                 "The key-encryption key comes from a file or from a command: leave one of them out."
@@ -71,10 +74,10 @@ class KekSecret:
         return KekSource.PASSPHRASE if self.kek_command is None else KekSource.COMMAND
 
     def obtain(self, source: str, salt: bytes) -> bytes:
-        """Return the 32 bytes of a key of this source.
+        """Return the 32 bytes of the key from this source. `salt` is for a passphrase only.
 
-        Raises ConfigurationError where the source is not given or gives no key, PrivateFileError
-        where a file is not there or open to others.
+        Raises ConfigurationError if the source is not configured, is unknown or yields no key, and
+        PrivateFileError if a file is missing or others can read it. A command may take 30 seconds.
         """
         match source:
             case KekSource.FILE:
@@ -102,10 +105,10 @@ class KekSecret:
 
 
 def run_kek_command(command: str, seconds: float = COMMAND_SECONDS) -> bytes:
-    """Run a command line without a shell, and return the key that it writes to stdout.
+    """Run a command line without a shell, and return the 32-byte key that it writes to stdout.
 
-    Raises ConfigurationError where it cannot be run, fails, takes too long or writes no key; never
-    with a word of what it wrote.
+    Kill it after `seconds`. Raises ConfigurationError if it cannot be run, fails, takes too long or
+    writes no key. The error never contains a part of its output.
     """
     try:
         arguments = shlex.split(command)
@@ -120,11 +123,11 @@ def run_kek_command(command: str, seconds: float = COMMAND_SECONDS) -> bytes:
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # it might hold what must not get into a log
+            stderr=subprocess.DEVNULL,  # it may contain secrets, which must not get into a log
             env={
                 name: value for name, value in os.environ.items() if name not in _NOT_FOR_COMMANDS
             },
-            start_new_session=True,  # so that what it started can be ended with it
+            start_new_session=True,  # its own process group, so that `_end` kills its children too
         )
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it holds a character that no command can have"
@@ -154,7 +157,10 @@ def run_kek_command(command: str, seconds: float = COMMAND_SECONDS) -> bytes:
 def _read_output(
     process: "subprocess.Popen[bytes]", deadline: float
 ) -> tuple[bytes | None, int | None]:
-    """Return output and exit code; None for what does not come in time."""
+    """Return the output and the exit code; None for one that is not there by the deadline.
+
+    Not `communicate`, which would read any amount of output.
+    """
     if process.stdout is None:
         raise RuntimeError("a command was started without a pipe")
     output = b""
@@ -167,7 +173,7 @@ def _read_output(
             break
         output += part
     else:
-        return output, 0  # too much already, however it ends
+        return output, 0  # too much output is an error, whatever the exit code
     try:
         return output, process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
@@ -178,6 +184,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     if process.stdout is not None:
         process.stdout.close()
     if process.poll() is None:
+        # The whole process group: the command may have started other processes.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,7 +1,8 @@
-"""Records of key-encryption keys: where each comes from and what proves it, never the key.
+"""SQL for the records of key-encryption keys: their source and proof, never the key itself.
 
-There is one, but for the time of a rotation. Then each holds its successor's key wrapped under its
-own, and its predecessor's, so that whoever has any one of the keys can open all of them.
+Called by `wrapping`, `rotation` and the ceremony. There is one record, except during a rotation
+(docs/adr/0008). Then the records form a chain: each has the key of its successor and of its
+predecessor, wrapped under its own key, so that one of the keys suffices to open all others.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +16,11 @@ from birthmark_sma.storage.schema import key_encryption_keys as table
 
 @dataclass(frozen=True, slots=True)
 class KekRecord:
-    """A key-encryption key's source (`passphrase`, `file` or `command`), and what proves it."""
+    """The record of a key-encryption key. `source` is `passphrase`, `file` or `command`.
+
+    `wrapped_nuc_hash_key` is also the proof of the key: only the right key unwraps it.
+    `wrapped_successor` and `wrapped_predecessor` are set during a rotation only.
+    """
 
     kek_id: int
     source: str
@@ -27,14 +32,14 @@ class KekRecord:
 
 
 def add_kek(transaction: Connection, record: KekRecord) -> None:
-    """Add the first record, or a successor."""
+    """Add a record."""
     transaction.execute(insert(table).values(_values(record)))
 
 
 def add_successor(transaction: Connection, record: KekRecord, wrapped_successor: bytes) -> bool:
-    """Add a record behind the newest one, which gets the new key wrapped under its own.
+    """Add the record of a new key, and store `wrapped_successor` in the record before it.
 
-    False, with nothing changed, where somebody else has added one meanwhile.
+    Return False, with nothing changed, if another rotation has added a record with this id.
     """
     added = transaction.execute(
         insert_or_skip(transaction, table).values(_values(record)).returning(table.c.kek_id)
@@ -66,27 +71,31 @@ def list_keks(connection: Connection) -> list[KekRecord]:
 
 
 def newest_kek_id(connection: Connection) -> int | None:
-    """Return the id of the key that everything new is sealed under."""
+    """Return the id of the newest key, under which all new values are wrapped, or None."""
     return connection.execute(
         select(table.c.kek_id).order_by(table.c.kek_id.desc()).limit(1)
     ).scalar_one_or_none()
 
 
 def lock_newest_kek(transaction: Connection) -> int:
-    """Return the same, and keep its record from being deleted before this transaction ends."""
+    """Return the id of the newest key, and lock its record until this transaction ends.
+
+    The lock (FOR KEY SHARE) prevents the deletion of the record, but does not block other readers.
+    """
     found: int = transaction.execute(
         select(table.c.kek_id)
         .order_by(table.c.kek_id.desc())
         .limit(1)
-        .with_for_update(read=True, key_share=True)  # SQLite has one writer anyway
+        .with_for_update(read=True, key_share=True)  # SQLite needs no lock: it has one writer
     ).scalar_one()
     return found
 
 
 def retire_all_but(transaction: Connection, kek_id: int) -> int:
-    """Delete all records but one, and what it holds of its predecessor; return how many.
+    """Delete all records except one, and the wrapped keys in it. Return the number of deleted ones.
 
-    Raises sqlalchemy.exc.IntegrityError where something is still wrapped under one of them.
+    Raises sqlalchemy.exc.IntegrityError, from the foreign keys, if a value is still wrapped under
+    one of them.
     """
     retired = transaction.execute(delete(table).where(table.c.kek_id != kek_id))
     transaction.execute(

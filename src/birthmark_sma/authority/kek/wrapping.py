@@ -1,7 +1,9 @@
-"""The key-encryption key: it wraps the master keys, the CA's key, and the key for NUC hashes.
+"""Wrap and unwrap secrets with the key-encryption key (KEK), and follow its rotations.
 
-Every wrapped value is bound to its place (as GCM's additional data), so that one row cannot stand
-in for another. There is one such key, but for the time of a rotation: see docs/adr/0008.
+The KEK wraps the master keys of key tables, the CA's key, the key for NUC hashes and stored first
+answers. Each wrapped value is bound to its place (as the additional data of GCM), so that a row of
+the database cannot be replaced by another one. There is one KEK, except during a rotation: see
+docs/adr/0008. The bytes of a KEK must never leave this module.
 """
 
 import hmac
@@ -33,13 +35,16 @@ from birthmark_sma.errors import (
 
 _NONCE_BYTES = 12
 _NUC_HASH_KEY_PLACE = b"nuc hash key"
-_ASK_AGAIN_SECONDS = 30.0
+_ASK_AGAIN_SECONDS = 30.0  # at least between two attempts to obtain the secret again
 
 _log = logging.getLogger(__name__)
 
 
 class KeyEncryptionKey:
-    """An AES-256 key that wraps other keys (AES-256-GCM, SP 800-38D). It has no telling repr."""
+    """An AES-256 key that wraps other secrets (AES-256-GCM, NIST SP 800-38D).
+
+    Its repr must not show the key.
+    """
 
     __slots__ = ("_aead", "_key", "kek_id")
 
@@ -49,12 +54,12 @@ class KeyEncryptionKey:
         self._aead = AESGCM(key)
 
     def wrap(self, plaintext: bytes, place: bytes) -> bytes:
-        """Seal a secret to its place: 12 bytes of nonce, the ciphertext, 16 bytes of tag."""
+        """Encrypt a secret for a place; return nonce (12 bytes), ciphertext and tag (16 bytes)."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, plaintext, place)
 
     def unwrap(self, wrapped: bytes, place: bytes) -> bytes:
-        """Open what `wrap` sealed. Raises WrongSecretError under another key or place."""
+        """Decrypt a value from `wrap`. Raises WrongSecretError under another key or place."""
         nonce, ciphertext = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
         try:
             return self._aead.decrypt(nonce, ciphertext, place)
@@ -65,26 +70,29 @@ class KeyEncryptionKey:
             ) from None
 
     def wrap_key(self, other: "KeyEncryptionKey") -> bytes:
-        """Seal another key-encryption key, so that whoever has this one has that one too."""
+        """Wrap another key-encryption key, so that this key suffices to obtain the other."""
         return self.wrap(other._key, _bridge_place(other.kek_id))
 
     def unwrap_key(self, wrapped: bytes, kek_id: int) -> "KeyEncryptionKey":
-        """Open what `wrap_key` sealed. Raises WrongSecretError."""
+        """Return the key-encryption key from a value of `wrap_key`. Raises WrongSecretError."""
         return KeyEncryptionKey(kek_id, self.unwrap(wrapped, _bridge_place(kek_id)))
 
     def same_as(self, other: "KeyEncryptionKey") -> bool:
-        """Say whether this is the same key, whatever its number."""
+        """Return whether both are the same key, whatever their ids. Compares in constant time."""
         return hmac.compare_digest(self._key, other._key)
 
     def derive_nuc_hash_key(self) -> bytes:
-        """Return the 32-byte key for NUC hashes (RFC 5869), once, when the authority is founded."""
+        """Return the 32-byte key for NUC hashes (HKDF-SHA256, RFC 5869).
+
+        Call it once, when an authority is created; later the stored key is unwrapped (ADR 0005).
+        """
         return HKDF(SHA256(), KEK_BYTES, salt=None, info=_NUC_HASH_KEY_PLACE).derive(self._key)
 
 
 class KeyEncryptionKeys:
-    """All key-encryption keys that were in force since this process began. No telling repr.
+    """The key-encryption keys that this process knows: the newest, and those before rotations.
 
-    It follows rotations: safe to use from any thread.
+    Keys are added when a rotation is detected, and never removed. Safe to use from any thread.
     """
 
     __slots__ = ("_asked_at", "_given", "_keys", "_lock", "_newest")
@@ -94,29 +102,39 @@ class KeyEncryptionKeys:
         self._newest = max(self._keys)
         self._given = given
         self._asked_at = -_ASK_AGAIN_SECONDS
+        # Guards updates of `_keys`, `_newest` and `_asked_at`. Keys are never removed, so a reader
+        # that looks up one key needs no lock.
         self._lock = threading.Lock()
 
     @property
     def newest(self) -> KeyEncryptionKey:
-        """The key that is in force, as far as this process knows."""
+        """The newest key that this process knows. Use `lock_newest` to wrap while servers run."""
         return self._keys[self._newest]
 
     def lock_newest(self, transaction: Connection) -> KeyEncryptionKey:
-        """Return the key to seal under, which stays until the end of this transaction.
+        """Return the newest key in the database, and lock its record until the transaction ends.
 
-        Raises KeyEncryptionKeyChangedError where this process could not follow a rotation.
+        Wrap new values under this key. Raises KeyEncryptionKeyChangedError if this process could
+        not follow a rotation.
         """
         return self._known(transaction, kek_store.lock_newest_kek(transaction))
 
     def unwrap(self, connection: Connection, wrapped: bytes, kek_id: int, place: bytes) -> bytes:
-        """Open what one of the keys wrapped. Raises as `lock_newest`, or WrongSecretError."""
+        """Decrypt a value that key `kek_id` wrapped for this place.
+
+        Raises WrongSecretError, and KeyEncryptionKeyChangedError as `lock_newest`.
+        """
         return self._known(connection, kek_id).unwrap(wrapped, place)
 
     def poll(self, connection: Connection) -> None:
-        """Follow a rotation: to be called now and then, more often than a rotation ends.
+        """Detect a rotation and obtain the new key.
 
-        Who comes too late asks for the secret again: file and command may have the new one. That is
-        done aside, as a command may take half a minute, and whoever polls has more to look after.
+        Call it several times within `rotation.FOLLOWING_SECONDS`, the shortest rotation.
+
+        During a rotation the old key unwraps the new one. If this process missed the rotation, it
+        obtains the secret again, at most every 30 seconds: the file or the command may yield the
+        new key. That runs in a thread, because a command may take 30 seconds and the caller polls
+        other things as well.
         """
         newest = kek_store.newest_kek_id(connection)
         if newest is None or newest == self._newest:
@@ -124,13 +142,14 @@ class KeyEncryptionKeys:
         if self.follow(connection) == newest:
             self._tell()
         elif self._may_ask_again():
+            # Read the records here: the thread must not use the caller's connection.
             records = kek_store.list_keks(connection)
             threading.Thread(
                 target=self._ask_again, args=(records,), name="key-asking", daemon=True
             ).start()
 
     def follow(self, connection: Connection) -> int:
-        """Open what the keys known open; return the newest key's id that is known then."""
+        """Unwrap all keys that the known keys lead to; return the id of the newest known key."""
         return self._learn(_reached(list(self._keys.values()), kek_store.list_keks(connection)))
 
     def _known(self, connection: Connection, kek_id: int) -> KeyEncryptionKey:
@@ -171,7 +190,7 @@ class KeyEncryptionKeys:
 
 
 class NucHashIndex:
-    """Turns a NUC hash into what is stored and looked up: HMAC-SHA256 under a secret key."""
+    """Maps a NUC hash to the value that is stored and looked up: HMAC-SHA256 under a secret key."""
 
     __slots__ = ("_keyed",)
 
@@ -180,8 +199,8 @@ class NucHashIndex:
 
     def of(self, nuc_hash: bytes) -> bytes:
         """Return the 32-byte HMAC (RFC 2104) of a NUC hash."""
-        # Unlike the standard library's, this one keeps the interpreter's lock. To let go of it for
-        # half a microsecond costs a busy server more than the digest.
+        # Unlike the standard library's hmac, this one does not release the interpreter's lock. In a
+        # busy server, releasing it for half a microsecond would cost more than the digest.
         keyed = self._keyed.copy()
         keyed.update(nuc_hash)
         return keyed.finalize()
@@ -189,14 +208,17 @@ class NucHashIndex:
 
 @dataclass(frozen=True, slots=True)
 class OpenedSecrets:
-    """The secrets in force, once proven to be the right ones."""
+    """The opened secrets of an authority, after a proof that they are the right ones."""
 
     keks: KeyEncryptionKeys = field(repr=False)
     nuc_hash_index: NucHashIndex = field(repr=False)
 
 
 def create_secrets(given: KekSecret, now: datetime) -> tuple[KekRecord, OpenedSecrets]:
-    """Make the key-encryption key of a new authority, and the record that proves it later."""
+    """Create the key-encryption key of a new authority, and the record that proves it later.
+
+    Raises ConfigurationError or PrivateFileError if the secret cannot be obtained.
+    """
     kek, record = _new_kek(1, given, now)
     nuc_hash_key = kek.derive_nuc_hash_key()
     proof = kek.wrap(nuc_hash_key, _NUC_HASH_KEY_PLACE)
@@ -209,7 +231,11 @@ def create_secrets(given: KekSecret, now: datetime) -> tuple[KekRecord, OpenedSe
 def create_successor_key(
     predecessor: KeyEncryptionKey, record: KekRecord, given: KekSecret, now: datetime
 ) -> tuple[KeyEncryptionKey, KekRecord]:
-    """Make the key that follows the newest one, and its record, which can open that one too."""
+    """Create the key that follows the newest one, and its record, with the old key wrapped in it.
+
+    `record` is the newest record. Raises WrongSecretError if `predecessor` is not its key, and
+    ConfigurationError or PrivateFileError if the new secret cannot be obtained.
+    """
     kek, successor = _new_kek(record.kek_id + 1, given, now)
     nuc_hash_key = predecessor.unwrap(record.wrapped_nuc_hash_key, _NUC_HASH_KEY_PLACE)
     return kek, replace(
@@ -220,10 +246,10 @@ def create_successor_key(
 
 
 def open_secrets(records: Sequence[KekRecord], given: KekSecret) -> OpenedSecrets:
-    """Obtain the key-encryption key of an existing authority and prove it.
+    """Obtain the key-encryption key of an existing authority, and prove that it is the right one.
 
-    While a rotation lasts, the secret of any record opens all. Raises WrongSecretError where it is
-    none of them, ConfigurationError where its source is not given.
+    During a rotation the secret of any record opens all keys. Raises WrongSecretError if it is the
+    secret of none, ConfigurationError if its source is not configured, and PrivateFileError.
     """
     keys = open_keys(records, given)
     newest = max(keys, key=lambda key: key.kek_id)
@@ -233,7 +259,11 @@ def open_secrets(records: Sequence[KekRecord], given: KekSecret) -> OpenedSecret
 
 
 def open_keys(records: Sequence[KekRecord], given: KekSecret) -> list[KeyEncryptionKey]:
-    """Return the keys of all records. Raises as `open_secrets`."""
+    """Return the keys that the given secret leads to. Raises as `open_secrets`.
+
+    Try the newest record first. If none can be opened, prefer a WrongSecretError to a
+    ConfigurationError.
+    """
     refusals: list[BirthmarkError] = []
     for record in reversed(records):
         try:
@@ -247,7 +277,7 @@ def open_keys(records: Sequence[KekRecord], given: KekSecret) -> list[KeyEncrypt
 
 
 def open_record(record: KekRecord, given: KekSecret) -> KeyEncryptionKey:
-    """Obtain one record's own key and prove it. Raises as `open_secrets`."""
+    """Obtain the key of one record from the secret, and prove it. Raises as `open_secrets`."""
     kek = KeyEncryptionKey(record.kek_id, given.obtain(record.source, record.salt))
     kek.unwrap(record.wrapped_nuc_hash_key, _NUC_HASH_KEY_PLACE)
     return kek
@@ -256,6 +286,7 @@ def open_record(record: KekRecord, given: KekSecret) -> KeyEncryptionKey:
 def _new_kek(kek_id: int, given: KekSecret, now: datetime) -> tuple[KeyEncryptionKey, KekRecord]:
     source, salt = given.source, secrets.token_bytes(SALT_BYTES)
     kek = KeyEncryptionKey(kek_id, given.obtain(source, salt))
+    # A command that generates a key each time would make everything unreadable at the next start.
     if source is KekSource.COMMAND and not kek.same_as(
         KeyEncryptionKey(kek_id, given.obtain(source, salt))
     ):
@@ -268,7 +299,10 @@ def _new_kek(kek_id: int, given: KekSecret, now: datetime) -> tuple[KeyEncryptio
 def _reached(
     known: Sequence[KeyEncryptionKey], records: Sequence[KekRecord]
 ) -> list[KeyEncryptionKey]:
-    """Return all keys that the known ones lead to, forwards and then backwards."""
+    """Return all keys that the known ones lead to, by the wrapped keys in the records.
+
+    Go forwards from older to newer keys, and then backwards. Raises WrongSecretError.
+    """
     keys = {key.kek_id: key for key in known}
 
     def step(start: KekRecord, end: KekRecord, bridge: Callable[[KekRecord], bytes | None]) -> None:
@@ -276,6 +310,7 @@ def _reached(
         if start.kek_id in keys and end.kek_id not in keys and wrapped is not None:
             keys[end.kek_id] = keys[start.kek_id].unwrap_key(wrapped, end.kek_id)
 
+    # Forwards first: then the newest key is known, and from it the way back reaches all others.
     for older, newer in pairwise(records):
         step(older, newer, lambda record: record.wrapped_successor)
     for newer, older in pairwise(reversed(records)):

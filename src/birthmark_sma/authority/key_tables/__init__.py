@@ -1,4 +1,5 @@
-"""The 2,500 shared key tables: their wrapped master keys, a cache of them, and who uses them.
+"""The shared key tables (2,500 by default): wrapped master keys, a cache of them, usage statistics.
 
-A master key never leaves this folder unwrapped, but to seal or open camera tokens.
+An unwrapped master key must never leave this package, except for its two uses: to open camera
+tokens, and to provision a device that the table is assigned to.
 """

@@ -1,7 +1,9 @@
-"""The stock of key tables: populate it once, and hold it open for use.
+"""Create the key tables, and cache their unwrapped master keys.
 
-Every device in the field depends on these tables. They are only ever added, and not even that once
-devices are registered: a missing table is then damage to be restored from a backup.
+`authority.authority` creates and opens them; validation and provisioning use the cache. Every
+device in the field depends on these tables. A table must never change or be deleted, and no table
+must be added once devices are registered: a missing table is then a damage, which only a backup
+can repair.
 """
 
 import secrets
@@ -20,27 +22,36 @@ from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES, NORMATIVE, D
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage.engine import Database
 
-_CHUNK = 250
+_CHUNK = 250  # tables in one transaction
 
 
 class KeyTableCache:
-    """All key tables, open. It never changes while the process runs, and has no telling repr."""
+    """A read-only cache of all unwrapped key tables, for the life of the process.
 
+    Memory: one list of master keys and one of pseudorandom keys, both indexed by table id.
+    """
+
+    # A slotted class, not a dataclass: its repr must never show a key.
     __slots__ = ("_master_keys", "_pseudorandom_keys", "sizes")
 
     def __init__(self, sizes: TableSizes, master_keys: list[bytes]) -> None:
         self.sizes = sizes
         self._master_keys = master_keys
+        # HKDF-Extract (RFC 5869 section 2.2) once per table, so that a token costs only one Expand.
         self._pseudorandom_keys = [key_derivation.extract(key) for key in master_keys]
 
     def master_key(self, table_id: int) -> bytes:
-        """Return the 32-byte master key of a table, for the device that it is assigned to."""
+        """Return the 32-byte master key of a table, to provision a device with that table."""
         return self._master_keys[table_id]
 
     def derived_key(
         self, table_id: int, key_index: int, derivation: Derivation = NORMATIVE
     ) -> bytes:
-        """Return one key of one table."""
+        """Return the key at `key_index` of a table, under a key derivation.
+
+        For the normative derivation this is HKDF-Expand (RFC 5869 section 2.3). Check the table id
+        and the key index before: this function does not.
+        """
         if derivation is NORMATIVE:
             return key_derivation.expand(self._pseudorandom_keys[table_id], key_index)
         return key_derivation.derive_key(self._master_keys[table_id], key_index, derivation)
@@ -49,11 +60,11 @@ class KeyTableCache:
 def populate(
     database: Database, keks: KeyEncryptionKeys, progress: Callable[[int, int], None]
 ) -> int:
-    """Create the tables that are missing; return how many that were.
+    """Create the missing key tables; return their number.
 
-    Works in chunks that are durable one by one, so it can be interrupted and run again, also twice
-    at once. Calls `progress(tables_present, tables_wanted)` after each. Raises KeyTablesError where
-    tables are missing although devices are registered.
+    Each chunk of 250 tables is one transaction, so this can be interrupted and run again, also
+    twice at the same time. Calls `progress(tables_present, tables_wanted)` after each chunk. Raises
+    NotInitialisedError, or KeyTablesError if tables are missing while devices are registered.
     """
     with database.read() as connection:
         sizes = key_table_store.find_sizes(connection)
@@ -70,6 +81,7 @@ def populate(
     for start in range(0, len(missing), _CHUNK):
         chunk = missing[start : start + _CHUNK]
         with database.write() as transaction:
+            # Under a lock, so that no rotation of the key-encryption key misses these tables.
             kek = keks.lock_newest(transaction)
             key_table_store.add_tables(
                 transaction, [_new_table(table_id, kek) for table_id in chunk], datetime.now(UTC)
@@ -79,7 +91,10 @@ def populate(
 
 
 def open_key_table_cache(database: Database, keks: KeyEncryptionKeys) -> KeyTableCache:
-    """Unwrap every table. Raises KeyTablesError where some are missing."""
+    """Unwrap all key tables and return the cache.
+
+    Raises NotInitialisedError, KeyTablesError if tables are missing, or WrongSecretError.
+    """
     with database.read() as connection:
         sizes = key_table_store.find_sizes(connection)
         wrapped = key_table_store.list_tables(connection)
@@ -93,12 +108,12 @@ def open_key_table_cache(database: Database, keks: KeyEncryptionKeys) -> KeyTabl
 
 
 def unwrap_table(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
-    """Return a table's master key. Raises WrongSecretError where it does not open."""
+    """Return the unwrapped master key of a table. Raises WrongSecretError if that fails."""
     return keks.unwrap(connection, table.master_key, table.kek_id, _place(table.table_id))
 
 
 def rewrap(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> WrappedTable:
-    """Return the same master key, wrapped under the newest key."""
+    """Return the same master key, wrapped under the newest key-encryption key."""
     kek = keks.newest
     master_key = unwrap_table(table, keks, connection)
     return WrappedTable(table.table_id, kek.wrap(master_key, _place(table.table_id)), kek.kek_id)
@@ -110,4 +125,5 @@ def _new_table(table_id: int, kek: KeyEncryptionKey) -> WrappedTable:
 
 
 def _place(table_id: int) -> bytes:
+    # Additional authenticated data: a wrapped key that is copied to another row does not unwrap.
     return b"key table %d" % table_id

@@ -1,4 +1,8 @@
-"""Key tables, always in their wrapped form."""
+"""Store and read the wrapped key tables and the row of the authority with their sizes.
+
+Called by `key_tables.cache`, `ca.ceremony`, `kek.rotation` and the doctor. This module must never
+see an unwrapped master key.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +27,8 @@ class WrappedTable:
 def add_authority(
     transaction: Connection, sizes: TableSizes, now: datetime, *, sandbox: bool = False
 ) -> bool:
-    """Claim this database for an authority of these sizes; False where it has one already."""
+    """Create the row of the authority in this database; return False if there is one already."""
+    # The fixed id decides the race: of two processes, only one inserts the row.
     claimed = transaction.execute(
         insert_or_skip(transaction, authority)
         .values(
@@ -39,24 +44,28 @@ def add_authority(
 
 
 def was_founded_as_sandbox(connection: Connection) -> bool | None:
-    """Say whether the authority here is a sandbox, at whatever schema; None where there is none."""
+    """Return True if the authority was created as a sandbox, None if there is no authority.
+
+    This works with every version of the schema, also before its migration.
+    """
+    # The schema is inspected first, because table or column are missing before a migration.
     schema = inspect(connection)
     if not schema.has_table(authority.name):
         return None
     if all(column["name"] != "sandbox" for column in schema.get_columns(authority.name)):
         there = connection.execute(select(authority.c.id)).scalar_one_or_none()
-        return None if there is None else False  # older than all sandboxes
+        return None if there is None else False  # older than the sandbox feature
     return connection.execute(select(authority.c.sandbox)).scalar_one_or_none()
 
 
 def find_sizes(connection: Connection) -> TableSizes | None:
-    """Return the sizes fixed at initialisation, or None where there is no authority yet."""
+    """Return the sizes fixed at initialisation, or None if there is no authority yet."""
     row = connection.execute(select(authority.c.tables, authority.c.keys_per_table)).one_or_none()
     return None if row is None else TableSizes(*row)
 
 
 def add_tables(transaction: Connection, tables: Iterable[WrappedTable], now: datetime) -> None:
-    """Add wrapped tables. A table id that exists keeps its master key, whoever was first."""
+    """Add wrapped tables. A table id that exists already keeps its master key."""
     transaction.execute(
         insert_or_skip(transaction, key_tables),
         [
@@ -72,14 +81,14 @@ def add_tables(transaction: Connection, tables: Iterable[WrappedTable], now: dat
 
 
 def list_table_ids(connection: Connection) -> list[int]:
-    """Return the ids of all tables that exist, ascending."""
+    """Return the ids of all existing tables, ascending."""
     return list(
         connection.execute(select(key_tables.c.table_id).order_by(key_tables.c.table_id)).scalars()
     )
 
 
 def list_tables(connection: Connection) -> list[WrappedTable]:
-    """Return every table, in the order of their ids."""
+    """Return all wrapped tables, in the order of their ids."""
     table = key_tables.c
     rows = connection.execute(
         select(table.table_id, table.master_key, table.kek_id).order_by(table.table_id)
@@ -88,19 +97,23 @@ def list_tables(connection: Connection) -> list[WrappedTable]:
 
 
 def count_tables(connection: Connection) -> int:
-    """Return how many tables exist."""
+    """Return the number of existing tables."""
     return connection.execute(select(func.count()).select_from(key_tables)).scalar_one()
 
 
 def count_by_kek(connection: Connection) -> dict[int, int]:
-    """Return how many tables are wrapped under each key-encryption key."""
+    """Return the number of tables by the id of their key-encryption key."""
     table = key_tables.c
     rows = connection.execute(select(table.kek_id, func.count()).group_by(table.kek_id))
     return {row[0]: row[1] for row in rows}
 
 
 def take_outdated(transaction: Connection, kek_id: int, limit: int) -> list[WrappedTable]:
-    """Return some tables that are wrapped under another key than this; others leave them alone."""
+    """Lock and return up to `limit` tables that are not wrapped under the key `kek_id`.
+
+    The locks last until the transaction ends. Rows that another transaction has locked are skipped
+    (SKIP LOCKED), so this never waits.
+    """
     table = key_tables.c
     rows = transaction.execute(
         select(table.table_id, table.master_key, table.kek_id)
@@ -113,7 +126,8 @@ def take_outdated(transaction: Connection, kek_id: int, limit: int) -> list[Wrap
 
 
 def put_rewrapped(transaction: Connection, tables: Sequence[WrappedTable]) -> None:
-    """Put the same master keys, wrapped anew, in the place of what was taken."""
+    """Replace the tables of `take_outdated` with the same master keys, wrapped again."""
+    # The parameter has another name than the column, which SQLAlchemy reserves for SET.
     transaction.execute(
         update(key_tables).where(key_tables.c.table_id == bindparam("place")),
         [{"place": t.table_id, "master_key": t.master_key, "kek_id": t.kek_id} for t in tables],

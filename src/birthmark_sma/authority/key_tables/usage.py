@@ -1,8 +1,9 @@
-"""Count for each key table its devices, and the camera tokens that named it, beside all else.
+"""A background task that counts the devices and the camera tokens of each key table.
 
-Tokens are counted by whole minutes, oldest first, a bounded number of rows a step. Two minutes are
-left alone: rows of a minute that has passed may still be on their way to the database. Devices are
-counted all at once, and the more seldom the longer that takes.
+`authority.authority` starts it; the dashboard shows the counts. Tokens are counted by whole
+minutes, oldest first, with a bounded number of rows a step. The last two minutes are not counted
+yet, because rows of a past minute may still be uncommitted. Devices are counted all at once; the
+longer that takes, the less often it is done. This task must never delay a validation.
 """
 
 import time
@@ -18,15 +19,21 @@ from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 
 LEFT_ALONE = timedelta(minutes=2)
+"""The age that a minute must have to be counted: younger rows may still be uncommitted."""
 
-_ROWS = 50_000
-_PAUSE_SECONDS = 0.5
+_ROWS = 50_000  # audit rows of one step, unless a single minute has more
+_PAUSE_SECONDS = 0.5  # between two steps, for other work
 _TIMES_AS_LONG = 200
-"""Counting devices takes at most this part of a core's time."""
+"""The time between two counts of devices, as a multiple of the duration of a count.
+
+So counting devices takes at most 1/200 of a core's time."""
 
 
 class TableCounting(BackgroundTask):
-    """Counts every few seconds. Processes take turns by themselves."""
+    """Counts every ten seconds. Every process runs one; the database decides which of them counts.
+
+    It overrides `name`, `every_seconds` and `work` of BackgroundTask.
+    """
 
     name = "table-counting"
     every_seconds = 10.0
@@ -36,15 +43,16 @@ class TableCounting(BackgroundTask):
         self._database = database
 
     def work(self, now: datetime) -> None:
-        """Count what has come."""
+        """Count the devices, then all tokens up to two minutes ago."""
         with self._database.read() as connection:
+            # The earlier of both clocks: a clock that is ahead must not count an unfinished minute.
             now = min(now, database_time(connection))
         self._count_devices(now)
         while self._count_tokens(now) and not self.pause(_PAUSE_SECONDS):
             pass
 
     def _count_tokens(self, now: datetime) -> bool:
-        """Count a step; False where nothing is left to count."""
+        """Count one step of tokens; return False if nothing is left or another process counted."""
         with self._database.read() as connection:
             counting = usage_store.find_counting(connection)
             until = floor_to_minute(now - LEFT_ALONE)
@@ -53,6 +61,7 @@ class TableCounting(BackgroundTask):
                 return False
             begins, ends = minutes
             counted = usage_store.count_tokens(connection, begins, ends)
+        # A short transaction of its own: the count above reads up to 50,000 rows without locks.
         with self._database.write() as transaction:
             return usage_store.add_tokens(transaction, counted, before=counting, until=ends)
 
@@ -61,11 +70,12 @@ class TableCounting(BackgroundTask):
             counting = usage_store.find_counting(connection)
             assigned = usage_store.count_assigned(connection)
             if assigned == TABLES_PER_DEVICE * device_store.count_devices(connection):
-                return
+                return  # every registered device is already counted
         if counting.devices_at is not None and counting.devices_seconds is not None:
             rest = timedelta(seconds=counting.devices_seconds * _TIMES_AS_LONG)
             if counting.devices_at <= now < counting.devices_at + rest:
                 return
+        # Claim before counting, so that only one process reads the whole register.
         with self._database.write() as transaction:
             if not usage_store.claim_devices(transaction, counting, now):
                 return

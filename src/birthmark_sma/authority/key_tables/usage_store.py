@@ -1,7 +1,8 @@
-"""How many devices each key table was assigned to, and how many camera tokens named it.
+"""Store the usage statistics of key tables: devices, and camera tokens that named each table.
 
-Kept beside the audit trail by a chore (`authority.table_counting`), so that no page reads the trail
-and no validation writes another row. What is counted once stays, also when the trail is pruned.
+The background task `key_tables.usage` updates them from the audit log, the dashboard reads them. So
+no page scans the audit log, and no validation writes a further row. Counts must never decrease when
+the audit log is pruned.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,12 +26,15 @@ from birthmark_sma.storage.schema import (
 _counting = key_table_counting.c
 _figures = key_table_figures.c
 _MINUTE = timedelta(minutes=1)
-_MOST_MINUTES = 1_500
+_MOST_MINUTES = 1_500  # minutes with tokens that one step reads from the counters
 
 
 @dataclass(frozen=True, slots=True)
 class TableFigures:
-    """A key table: its devices, and the verdicts on camera tokens that named it."""
+    """The statistics of a key table: its devices, and the verdicts on tokens that named it.
+
+    The number of devices that use a table is the anonymity set of its tokens.
+    """
 
     table_id: int
     devices: int
@@ -39,13 +43,16 @@ class TableFigures:
 
     @property
     def tokens(self) -> int:
-        """How many camera tokens named it."""
+        """Return the number of camera tokens that named this table."""
         return self.passes + self.fails
 
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """How far counting has got: tokens before a time, and all devices at a time."""
+    """The progress of counting: tokens before `counted_until`, and all devices at `devices_at`.
+
+    `devices_seconds` is the duration of the last count of devices. None means: never counted.
+    """
 
     counted_until: datetime | None = None
     devices_at: datetime | None = None
@@ -53,7 +60,7 @@ class Counting:
 
 
 def list_figures(connection: Connection) -> list[TableFigures]:
-    """Return every key table in the order of their ids, counted or not."""
+    """Return the statistics of all key tables, by id. Tables that were not counted have zeros."""
     rows = connection.execute(
         select(
             key_tables.c.table_id,
@@ -68,7 +75,7 @@ def list_figures(connection: Connection) -> list[TableFigures]:
 
 
 def find_counting(connection: Connection) -> Counting:
-    """Return how far counting has got."""
+    """Return the progress of counting."""
     row = connection.execute(
         select(_counting.counted_until, _counting.devices_at, _counting.devices_seconds)
     ).one_or_none()
@@ -76,7 +83,7 @@ def find_counting(connection: Connection) -> Counting:
 
 
 def count_assigned(connection: Connection) -> int:
-    """Return how many assignments were counted, each device once for each of its tables."""
+    """Return the number of counted assignments: three for each device, one for each table."""
     return int(
         connection.execute(select(func.coalesce(func.sum(_figures.devices), 0))).scalar_one()
     )
@@ -88,9 +95,10 @@ def count_assigned(connection: Connection) -> int:
 def next_minutes(
     connection: Connection, counting: Counting, before: datetime, rows: int
 ) -> tuple[datetime, datetime] | None:
-    """Return the next whole minutes to count, as two times; None where all before are counted.
+    """Return the next range of whole minutes to count, from the first time up to the second.
 
-    They have about so many rows at most, by the counters, but for one busy minute.
+    The range ends before `before`, and has up to `rows` audit rows by the counters, unless a single
+    minute has more. Return None if all minutes before `before` are counted.
     """
     minute, times = validation_counters.c.minute, validation_counters.c.times
     query = select(minute, func.sum(times)).where(minute < before).group_by(minute).order_by(minute)
@@ -112,7 +120,11 @@ def next_minutes(
 def count_tokens(
     connection: Connection, begins: datetime, ends: datetime
 ) -> dict[int, tuple[int, int]]:
-    """Return how many PASS and FAIL each table that exists got in a time, by reading the trail."""
+    """Return the numbers of PASS and FAIL by existing table, from the audit log.
+
+    Rows from `begins` (inclusive) to `ends` (exclusive) are counted. Tokens that named a table that
+    does not exist are left out.
+    """
     history = validation_history.c
     passes = func.sum(case((history.validation_result == Verdict.PASS.value, 1), else_=0))
     rows = connection.execute(
@@ -135,7 +147,11 @@ def add_tokens(
     before: Counting,
     until: datetime,
 ) -> bool:
-    """Add what was counted; False where another process has counted it meanwhile."""
+    """Add the counts of tokens up to `until`; return False if another process did it meanwhile.
+
+    `before` is the progress that the count started from.
+    """
+    # Claim and counts in one transaction, so that no token is counted twice.
     if not _claim(transaction, before, counted_until=until):
         return False
     rows = [
@@ -155,7 +171,7 @@ def add_tokens(
 
 
 def claim_devices(transaction: Connection, before: Counting, now: datetime) -> bool:
-    """Say that this process counts the devices now; False where another one does."""
+    """Claim the count of devices for this process; return False if another process has it."""
     return _claim(transaction, before, devices_at=now)
 
 
@@ -168,7 +184,7 @@ _ASSIGNED = {
 
 
 def count_assignments(connection: Connection) -> dict[int, int]:
-    """Return how many devices each table was assigned to, by reading the whole register."""
+    """Return the number of devices by table id. This reads the whole register of devices."""
     rows = connection.execute(text(_ASSIGNED[connection.dialect.name]))
     return {int(table_id): devices for table_id, devices in rows}
 
@@ -176,8 +192,9 @@ def count_assignments(connection: Connection) -> dict[int, int]:
 def put_devices(
     transaction: Connection, table_ids: Iterable[int], counted: Mapping[int, int], seconds: float
 ) -> None:
-    """Put the devices of these tables in the place of what was counted before."""
-    # First the row that `add_tokens` takes first, too: else they could block each other.
+    """Replace the number of devices of each table. `seconds` is the duration of the count."""
+    # Lock order: the row of key_table_counting first, then the tables by id, as in `add_tokens`.
+    # This prevents a deadlock.
     transaction.execute(update(key_table_counting).values(devices_seconds=seconds))
     rows = [{"table_id": each, "devices": counted.get(each, 0)} for each in sorted(table_ids)]
     if rows:
@@ -196,7 +213,8 @@ def _insert(transaction: Connection) -> postgresql.Insert | sqlite.Insert:
 
 
 def _claim(transaction: Connection, before: Counting, **values: datetime) -> bool:
-    """Go on from where counting had got, unless somebody else has meanwhile."""
+    """Set one progress column to a new value; return False if it is no longer as in `before`."""
+    # Compare and set: the UPDATE changes no row if another process has changed the column.
     adding: Insert = insert_or_skip(transaction, key_table_counting)
     transaction.execute(adding.values(id=1))
     [(name, _)] = values.items()

@@ -1,4 +1,5 @@
-"""What operators run: backup, restore, statistics, and the doctor.
+"""Operations for operators: backup, restore, statistics, and health checks (`sma doctor`).
 
-Called by the command line and the dashboard.
+The command line and the dashboard call these modules. Nothing here validates tokens or issues
+certificates.
 """

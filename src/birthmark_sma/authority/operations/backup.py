@@ -1,7 +1,8 @@
-"""Make a backup while the service runs: one moment of the database, and a manifest of it.
+"""Make a backup while servers run: a copy of the database at one moment, and a manifest.
 
-It grows in a hidden directory beside its place, and gets its name when all of it is on disk. What
-was cut off has no name, is never taken for a backup, and goes when the next one is made there.
+`sma backup` calls `make_backup`. The backup is written to a hidden directory beside the target and
+renamed when everything is on disk. An interrupted backup keeps its hidden name, so it is never
+mistaken for a complete one; the next backup to the same parent directory removes it.
 """
 
 import fcntl
@@ -54,7 +55,7 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress]]
-"""Opens a progress bar: what is done, and what is counted."""
+"""Opens a progress bar. Its arguments are a label, and whether bytes or steps are counted."""
 
 _UNFINISHED = ".sma-backup"
 _UNFINISHED_NAMES = f".*{_UNFINISHED}"
@@ -62,19 +63,19 @@ _UNFINISHED_NAMES = f".*{_UNFINISHED}"
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup, and what it holds."""
+    """A finished backup: its directory and its manifest."""
 
     folder: Path
     manifest: Manifest
 
 
 def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: bool) -> Backup:
-    """Copy the database as it is at one moment into a new directory, `target`.
+    """Copy the database, as it is at one moment, into the new directory `target`.
 
-    Nobody waits: what is committed meanwhile is not in it. Secrets beside the database, the
-    passphrase that was made on a laptop and the root's encrypted key, are in it only if asked for.
-    Raises BackupPlaceTakenError, BackupError, or as opening the database does; nothing is left
-    then.
+    Servers are not blocked; what they commit during the copy is not in it. `with_secrets` also
+    copies the files beside the database: the generated passphrase (SQLite only) and the root's
+    encrypted key. Raises NotInitialisedError, BackupPlaceTakenError, BackupError, or the errors of
+    opening the database. After an error nothing is left at the target.
     """
     target = target.absolute()
     if target.exists() or target.is_symlink():
@@ -90,6 +91,8 @@ def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: boo
                 raise NotInitialisedError
         try:
             manifest = _fill(database, settings, folder, bar, with_secrets=with_secrets)
+            # All files are on disk before the rename, and the new name after it: a power cut
+            # leaves a complete backup or none.
             write_manifest(folder, manifest)
             sync_directory(folder)
             folder.rename(target)
@@ -105,14 +108,18 @@ def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: boo
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """Make a hidden directory beside a place, which is gone at the end unless it got its name."""
+    """Create the hidden directory of a backup, locked, and remove it unless it was renamed.
+
+    The lock (flock) marks it as in use: see `_remove_abandoned`.
+    """
     make_private_directory(target.parent)
     _remove_abandoned(target.parent)
     folder = target.with_name(f".{target.name}{_UNFINISHED}")
     try:
         folder.mkdir(mode=0o700)
         held = os.open(folder, os.O_RDONLY)
-    except (FileExistsError, FileNotFoundError):  # the latter where another one took it for left
+    # FileNotFoundError: another backup removed the directory before it was locked here.
+    except (FileExistsError, FileNotFoundError):
         raise BackupPlaceTakenError(f"Another backup to {target} is under way.") from None
     except OSError as error:
         raise BackupError(f"{target} cannot be written: {error.strerror}.") from None
@@ -125,9 +132,9 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what was cut off: nobody holds it."""
+    """Remove the directories of interrupted backups: those that no process has locked."""
     for left in parent.glob(_UNFINISHED_NAMES):
-        with suppress(OSError):
+        with suppress(OSError):  # BlockingIOError: this backup is still being made
             held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,7 +175,8 @@ def _from_sqlite(
                 )
             described = _describe(connection, "sqlite", None, progress)
     finally:
-        copy.close()  # which takes its journal along
+        copy.close()  # this also removes the copy's journal
+    # The checksum comes last: opening the copy above may have changed the file.
     with file.open("rb") as copied:
         os.fsync(copied.fileno())
     with bar("Taking checksums", "bytes") as progress:
@@ -184,8 +192,9 @@ def _from_postgresql(
     beside: Mapping[FileName, FileInBackup],
 ) -> Manifest:
     with database.read() as connection:
-        # Counted and dumped on the same snapshot, which lives as long as this transaction. No
-        # snapshot keeps a partition from being dropped, nor a table from being rewritten: locks do.
+        # Rows are counted and dumped on the same snapshot, which exists as long as this
+        # transaction. A snapshot does not prevent that a partition is dropped or a table is
+        # rewritten, so the tables are locked as well.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
         lock_tables(connection)
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
@@ -243,7 +252,7 @@ def _copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBack
     copied = {}
     for name, place in places.items():
         if name == PASSPHRASE_FILE and not settings.uses_sqlite:
-            continue  # on PostgreSQL nothing is opened by it
+            continue  # with PostgreSQL the passphrase comes from a setting, never from this file
         if place.exists():
             write_private_file(folder / name, _content(name, place, settings))
             copied[name] = measure(folder / name, lambda _, __: None)

@@ -1,7 +1,8 @@
-"""The manifest of a backup: what it holds, and by what it is recognised.
+"""The manifest of a backup (manifest.json): its contents, checksums and certificates.
 
-No secret is in it in the clear. What proves a passphrase is the same as in the database: a value
-wrapped under the key-encryption key.
+`backup` writes it, `restore` reads it and treats it as untrusted input. It contains no secret in
+the clear. To verify a passphrase it holds the same value as the database: a secret wrapped under
+the key-encryption key.
 """
 
 import errno
@@ -24,9 +25,10 @@ MANIFEST = "manifest.json"
 SQLITE_FILE = "database.sqlite"
 POSTGRESQL_FILE = "database.dump"
 FORMAT = 1
+"""The version of the manifest's format."""
 _CHUNK = 1 << 20
 _HEX = r"^([0-9a-f]{2})+$"
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 20  # of a manifest that is read
 FileName = Literal["database.sqlite", "database.dump", "ca-password", "simulated-mfg-root-ca.key"]
 
 
@@ -35,14 +37,14 @@ class _Part(BaseModel):
 
 
 class FileInBackup(_Part):
-    """A file's size and SHA-256 (hex)."""
+    """The size in bytes and the SHA-256 (hex) of a file."""
 
     size: int
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Kek(_Part):
-    """A record of a key-encryption key, its values in hex."""
+    """The record of a key-encryption key, as in table `key_encryption_keys`; bytes are in hex."""
 
     kek_id: int
     source: str
@@ -54,7 +56,11 @@ class Kek(_Part):
 
 
 class Manifest(_Part):
-    """What a backup holds. `rows` are counted by table; certificates are SHA-256 fingerprints."""
+    """The contents of a backup.
+
+    `rows` has the number of rows of each table, `certificates` the SHA-256 fingerprints (hex) by
+    name. `postgresql_major` is the version of pg_dump, None for SQLite.
+    """
 
     format: Literal[1]
     made_by: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
@@ -71,12 +77,12 @@ class Manifest(_Part):
 
     @property
     def database_file(self) -> FileName:
-        """The name of the file with the database."""
+        """The name of the file that holds the database."""
         return "database.sqlite" if self.kind == "sqlite" else "database.dump"
 
     @property
     def kek_records(self) -> list[KekRecord]:
-        """The records of key-encryption keys, as the database has them."""
+        """The records of the key-encryption keys, in the form that the database returns."""
         return [
             KekRecord(
                 kek.kek_id,
@@ -92,7 +98,7 @@ class Manifest(_Part):
 
 
 def manifest_kek(record: KekRecord) -> Kek:
-    """Return a record as the manifest has it."""
+    """Return the manifest's form of a record of a key-encryption key."""
     return Kek(
         kek_id=record.kek_id,
         source=record.source,
@@ -105,13 +111,16 @@ def manifest_kek(record: KekRecord) -> Kek:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it, whole or not at all. Raises PrivateFileError."""
+    """Write the manifest file atomically. Raises PrivateFileError."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
     write_private_file(folder / MANIFEST, text.encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a backup's manifest. Raises BackupError where it is missing, cut off or a newer one."""
+    """Return the manifest of a backup.
+
+    Raises BackupError if it is missing, damaged, or of a newer format.
+    """
     if not folder.is_dir():
         raise BackupError(f"{folder} is not there, or is no directory.")
     try:
@@ -123,6 +132,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BackupError(f"{folder / MANIFEST} cannot be read: {error.strerror}.") from None
     try:
         told = json.loads(content)
+        # Before validation, so that a newer format is reported as such and not as damage.
         if isinstance(told, dict) and int(told.get("format", 0)) > FORMAT:
             raise BackupError(
                 f"{folder} was made by a newer program, in a form that this one does not know:"
@@ -139,7 +149,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def measure(path: Path, progress: Progress) -> FileInBackup:
-    """Read a file to its end. `progress` is told bytes. Raises OSError."""
+    """Return the size and checksum of a file. `progress` counts bytes. Raises OSError."""
     digest, read = hashlib.sha256(), 0
     with _open(path) as file:
         total = os.fstat(file.fileno()).st_size
@@ -151,7 +161,10 @@ def measure(path: Path, progress: Progress) -> FileInBackup:
 
 
 def check_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
-    """Compare every file with the manifest. Raises BackupError, naming the first that differs."""
+    """Compare all files with the manifest. `progress` counts bytes.
+
+    Raises BackupError with the name of the first file that is missing or differs.
+    """
     for name, wanted in manifest.files.items():
         path = folder / name
         try:
@@ -167,7 +180,8 @@ def check_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a regular file: nobody waits for what will never come out of a pipe. Raises OSError."""
+    """Open a regular file for reading. Raises OSError for anything else, such as a pipe."""
+    # O_NONBLOCK, because to open a named pipe would block until somebody writes to it.
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -1,4 +1,7 @@
-"""What an operator wants to see at a glance, read from the counters: in a terminal or a browser."""
+"""The overview of an authority for `sma top` and the dashboard, read from counters.
+
+It never reads the audit log itself, so it is fast for any size.
+"""
 
 import time
 from collections.abc import Sequence
@@ -20,13 +23,14 @@ from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.engine import Database, measure
 
 DATABASE_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
-"""What people call a database, by SQLAlchemy's name of its dialect."""
+"""The name of each database for people, by the name of SQLAlchemy's dialect."""
 
 MINUTES = 60
+"""The number of minutes in the time series of the overview."""
 
 
 class TimeSeries(NamedTuple):
-    """Verdicts of each of the last minutes, oldest first, and when each minute began."""
+    """The start of each of the last minutes, oldest first, and its PASS and FAIL verdicts."""
 
     minutes: Sequence[datetime]
     passes: Sequence[int]
@@ -35,10 +39,10 @@ class TimeSeries(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What both show.
+    """The figures that both `sma top` and the dashboard show.
 
-    `flagged` counts devices that wait for review, `size` is in bytes, and `seconds` is how long the
-    database took to tell all this.
+    `flagged` is the number of devices that wait for review, `size` the size of the database in
+    bytes, and `seconds` the duration of all these queries.
     """
 
     stats: Stats
@@ -51,10 +55,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The state of an authority, as its database knows it.
+    """The state of an authority, as stored in its database.
 
-    `callers` counts the access keys in force; `rotating` says whether several key-encryption keys
-    are.
+    `callers` is the number of valid access keys. `rotating` is True while there are several
+    key-encryption keys. `tables_wanted` is the number of key tables that the authority should have.
+    `ca_ends` is the expiry of the intermediate certificate.
     """
 
     glance: Summary
@@ -65,14 +70,14 @@ class Overview:
 
     @property
     def success_rate(self) -> float | None:
-        """The share of PASS in 24 hours; None where nothing was validated."""
+        """The share of PASS verdicts in the last 24 hours (0 to 1), or None without verdicts."""
         verdicts = self.glance.stats.verdicts_24h
         total = sum(verdicts.values())
         return verdicts[Verdict.PASS.value] / total if total else None
 
 
 def read_overview(database: Database) -> Overview:
-    """Read the overview. Raises DatabaseUnavailableError."""
+    """Return the overview. Raises DatabaseUnavailableError."""
     with database.read() as connection:
         glance = read_glance(connection, minutes=MINUTES)
         sizes = key_table_store.find_sizes(connection)
@@ -92,7 +97,7 @@ def read_overview(database: Database) -> Overview:
 
 
 def read_glance(connection: Connection, *, minutes: int) -> Summary:
-    """Read what both show; the curve has so many minutes, and the one that runs at its end."""
+    """Return the summary. Its time series has `minutes` minutes, the last one incomplete."""
     began = time.monotonic()
     stats = read_stats(connection)
     last = floor_to_minute(stats.until)

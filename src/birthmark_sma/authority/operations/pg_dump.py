@@ -1,7 +1,7 @@
-"""PostgreSQL's own programs for backups, pg_dump and pg_restore, found on PATH.
+"""Run PostgreSQL's programs pg_dump and pg_restore, found on PATH. `backup` and `restore` use them.
 
-They read their password from the environment, which nobody else on the machine sees, and never from
-their command line.
+The password is passed in the environment variable PGPASSWORD, never on the command line, which all
+users of the machine can read.
 """
 
 import os
@@ -20,8 +20,10 @@ from birthmark_sma.errors import BackupError
 
 _VERSION_SECONDS = 30
 _LOCK_SECONDS = 30
-"""Who changes tables may wait for whoever exported the snapshot, and that one waits for pg_dump."""
+"""Prevents a deadlock that PostgreSQL cannot see: pg_dump waits for a program that changes a table,
+that program waits for the locks of our transaction, and our process waits for pg_dump."""
 _CHUNK = 1 << 20
+# These belong to the old server. The restored database may have other users and tablespaces.
 _WHAT_IS_LEFT_OUT = (
     "--no-owner",
     "--no-privileges",
@@ -35,16 +37,16 @@ _ONLY_RESTORED = ("--single-transaction", "--exit-on-error")
 
 
 class Program(NamedTuple):
-    """A program, and its major version."""
+    """The path of a program, and its major version."""
 
     path: str
     major: int
 
 
 def find_program(name: str, *, at_least: int) -> Program:
-    """Find one of PostgreSQL's programs on PATH, of a major version or later.
+    """Return the PostgreSQL program `name` from PATH, of major version `at_least` or later.
 
-    Raises BackupError, which says what to install.
+    Raises BackupError if it is missing, fails or is too old; the message names what to install.
     """
     path = shutil.which(name)
     if path is None:
@@ -75,9 +77,9 @@ def find_program(name: str, *, at_least: int) -> Program:
 
 
 def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Progress) -> None:
-    """Write a database, as an exported snapshot sees it, into a file in pg_dump's custom format.
+    """Dump the database, as the exported `snapshot` sees it, to a file in pg_dump's custom format.
 
-    `progress` is told bytes. Raises BackupError, and OSError where the file cannot be written.
+    `progress` counts bytes. Raises BackupError, or OSError if the file cannot be written.
     """
     arguments = [
         "--format=custom",
@@ -95,12 +97,16 @@ def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Pr
 
 
 def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> None:
-    """Fill an empty database from such a file, wholly or not at all. Raises BackupError."""
+    """Restore a file of `dump` into an empty database, in one transaction.
+
+    `progress` counts bytes. Raises BackupError; the database is then empty still.
+    """
     arguments = [*_ONLY_RESTORED, *_WHAT_IS_LEFT_OUT]
     total = os.fstat(file.fileno()).st_size
     with _running(program, arguments, url, "pg_restore") as (intake, _):
         sent = 0
-        with suppress(BrokenPipeError):  # it has ended, and says why
+        # A broken pipe means that pg_restore has ended. `_running` then raises its error.
+        with suppress(BrokenPipeError):
             while chunk := file.read(_CHUNK):
                 intake.write(chunk)
                 sent += len(chunk)
@@ -113,9 +119,13 @@ def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> N
 def _running(
     program: Program, arguments: list[str], url: str, name: str
 ) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Run a program, with its input and output, until the block and then the program have ended."""
+    """Start a program, yield its stdin and stdout, and wait for it after the block.
+
+    Raises BackupError if it exits with an error. If the block raises, the program is killed.
+    """
     place, password = _without_password(url)
     environ = dict(os.environ) | ({} if password is None else {"PGPASSWORD": password})
+    # stderr goes to a file: a pipe that nobody reads could fill up and block the program.
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(  # noqa: S603  the operator's own PostgreSQL
             [program.path, "--no-password", f"--dbname={place}", *arguments],

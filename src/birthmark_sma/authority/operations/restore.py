@@ -1,7 +1,8 @@
-"""Restore a backup into an empty place, and prove that it is what was saved.
+"""Restore a backup into an empty place, and prove that it equals what was saved.
 
-Everything that can be refused is refused before anything is written: another kind of database, a
-place that is taken, a wrong passphrase, a damaged file.
+`sma restore` calls `restore_backup`. All checks come before the first write: the kind of database,
+an existing target, a wrong passphrase, a damaged file. No database and no secret is lost: if a
+previous passphrase becomes current again, the one that it replaces is kept.
 """
 
 import fcntl
@@ -59,16 +60,16 @@ from birthmark_sma.storage.migration import check_schema
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
 SAMPLE = 500
-"""How many devices' certificates are verified."""
+"""The number of devices whose certificates are verified after a restore."""
 _CHUNK = 1 << 20
 _JOURNALS = ("-journal", "-wal", "-shm")
-"""SQLite would take them for those of the file that is restored. Lock files are left by whoever is
-killed, and mean nothing."""
+"""Files that must not exist at the target: SQLite would apply them to the restored file. Lock files
+(`storage.exclusive_lock`) may exist: a killed process leaves them behind, and they do no harm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was compared and opened: rows counted, key tables opened, devices' chains verified."""
+    """The numbers of rows counted, key tables opened, and device certificates verified."""
 
     rows: int
     key_tables: int
@@ -76,12 +77,14 @@ class Proof:
 
 
 def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest, Proof]:
-    """Restore a backup to where the settings say that the database is.
+    """Restore a backup into the database that the settings name; return its manifest and the proof.
 
-    Raises BackupError, BackupPlaceTakenError, WrongSecretError, ConfigurationError or
-    DatabaseUnavailableError. SQLite's file gets its name last; PostgreSQL is filled in one
-    transaction, and a backup that then proves to be wrong is said to be there.
+    SQLite's file gets its name last, after the proof. PostgreSQL is filled in one transaction,
+    before the proof: if that fails, the error tells the operator to drop the database. Raises
+    BackupError, BackupPlaceTakenError, WrongSecretError, ConfigurationError, PrivateFileError or
+    DatabaseUnavailableError.
     """
+    # All checks come before the first write. The checksums come last: they read all files.
     manifest = read_manifest(folder)
     _check_kind(manifest, settings, folder)
     proving = _with_secrets_of(settings, folder, manifest)
@@ -108,7 +111,7 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
         database.close()
 
 
-# --- what is refused
+# --- checks before the first write
 
 
 def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
@@ -131,7 +134,7 @@ def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
 
 
 def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
-    """Refuse where other secrets are than those that are to go there."""
+    """Raise BackupPlaceTakenError if a secret of the backup would replace a different one."""
     for name, place in _places(settings).items():
         if (
             name in manifest.files
@@ -142,7 +145,7 @@ def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) ->
 
 
 def check_target_is_empty(path: Path) -> None:
-    """Raise BackupPlaceTakenError where something is at a place."""
+    """Raise BackupPlaceTakenError if there is a file, directory or link at the path."""
     if path.exists() or path.is_symlink():
         raise BackupPlaceTakenError(
             f"{path} exists already and is never overwritten: restore into an empty place."
@@ -157,12 +160,17 @@ def _check_empty(database: Database, manifest: Manifest) -> pg_dump.Program:
         raise BackupPlaceTakenError(
             f"The database is not empty: it has {taken[0]}. Restore into a new one."
         )
+    # pg_restore must be at least as new as the pg_dump that made the file, and as this server.
     made = manifest.postgresql_major or major
     return pg_dump.find_program("pg_restore", at_least=max(made, major))
 
 
 def _with_secrets_of(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
-    """Let a passphrase that is in the backup, or was in force before, open it, if none is given."""
+    """Return the settings with the passphrase that opens the backup, if none is given.
+
+    Only with SQLite. If the data directory has no passphrase file, the one in the backup is used.
+    If it has one that does not open the backup, the previous passphrases kept there are tried.
+    """
     if settings.ca_password is not None or not settings.uses_sqlite:
         return settings
     if PassphraseFile.in_force(settings) is None:
@@ -190,21 +198,24 @@ def _opens(manifest: Manifest, settings: Settings) -> bool:
 
 
 def _previous_in(settings: Settings, proving: Settings) -> bytes | None:
-    """Return the previous passphrase that opens the backup, where it is to be in force again."""
+    """Return the previous passphrase that opens the backup and has to become current again.
+
+    None if the current passphrase opens it, or if there is no passphrase file.
+    """
     if proving is settings or PassphraseFile.in_force(settings) is None:
         return None
     return find_passphrase(proving)
 
 
 def _places(settings: Settings) -> dict[str, Path]:
-    """Where the files of a backup go that are no database."""
+    """Return the target path of each secret that a backup can contain, by its name there."""
     return {
         PASSPHRASE_FILE: settings.data_dir / PASSPHRASE_FILE,
         "simulated-mfg-root-ca.key": root_key_file(settings),
     }
 
 
-# --- what is written
+# --- writing
 
 
 def _into_sqlite(
@@ -219,7 +230,7 @@ def _into_sqlite(
     make_private_directory(settings.data_dir)
     make_private_directory(file.parent)
     partial = file.with_name(f".{file.name}.restoring")
-    # Only who holds the directory may touch what is unfinished, and give it its name.
+    # This lock lets one restore at a time write or remove the unfinished file.
     held = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,7 +238,7 @@ def _into_sqlite(
         os.close(held)
         raise BackupPlaceTakenError(f"Another restore into {file.parent} is under way.") from None
     try:
-        _forget(partial)  # what was cut off
+        _forget(partial)  # the rest of a restore that was interrupted
         with bar("Copying", "bytes") as progress:
             _copy(folder / manifest.database_file, partial, progress)
         database = open_database(f"sqlite:///{partial}")
@@ -235,10 +246,11 @@ def _into_sqlite(
             proof = _prove(database, settings, manifest, bar)
         finally:
             database.close()
+        # Secrets before the name of the database, which can then be opened from the start.
         if reinstated is not None:
             _reinstate(settings, reinstated)
         _place_secrets(settings, folder, manifest)
-        file.hardlink_to(partial)  # unlike a rename, this never replaces what came meanwhile
+        file.hardlink_to(partial)  # unlike rename, it fails if the file was created meanwhile
         sync_directory(file.parent)
     except FileExistsError:
         raise BackupPlaceTakenError(f"{file} exists already and is never overwritten.") from None
@@ -253,17 +265,17 @@ def _into_sqlite(
 
 
 def _reinstate(settings: Settings, passphrase: bytes) -> None:
-    """Put a previous passphrase in force again, for the root's key file as well."""
+    """Make a previous passphrase current again, and re-encrypt the root's key file with it."""
     file = PassphraseFile.of(settings)
     root_key = RootKey(root_key_file(settings), passphrase)
-    with suppress(ConfigurationError):  # one of another passphrase stays as it is
+    with suppress(ConfigurationError):  # a key file with another passphrase stays unchanged
         root_key.prepare([file.current(), *file.list_previous()])
         root_key.put_in_place()
     file.reinstate(passphrase)
 
 
 def _place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:
-    """Put what the backup has besides the database to where it belongs."""
+    """Copy the secrets in the backup to their places; existing files stay unchanged."""
     for name, place in _places(settings).items():
         if name in manifest.files and not place.exists():
             make_private_directory(place.parent)
@@ -308,6 +320,7 @@ def _into_postgresql(
         raise BackupError(
             f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
         ) from None
+    # Only after the proof: it may still fail, and then no secret has been written.
     _place_secrets(settings, folder, manifest)
     with database.write() as transaction:
         health.gather_statistics(transaction)
@@ -315,11 +328,16 @@ def _into_postgresql(
     return proof
 
 
-# --- what proves it
+# --- proof
 
 
 def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) -> Proof:
-    """Count against the manifest, open everything, and verify a sample. Raises BackupError."""
+    """Prove that the restored database is complete and usable; raise BackupError if it is not.
+
+    1. Compare row counts, the end of the audit log and the certificates with the manifest.
+    2. Decrypt all key tables and the key of the intermediate certificate.
+    3. Verify the certificates of a random sample of devices.
+    """
     check_schema(database)
     with database.read() as connection, bar("Counting", "steps") as progress:
         found = take_inventory(connection, progress)
@@ -360,10 +378,11 @@ def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) ->
 def _verify(
     device: Device, root: x509.Certificate, intermediate: x509.Certificate, sizes: TableSizes
 ) -> None:
-    """By the time at which it was provisioned, so that one which has expired since proves as much.
+    """Raise BackupError unless the device's certificate chains to the root and matches its row.
 
-    Its tables must be among those that were opened.
+    Its key tables must also be tables that the authority has.
     """
+    # Verified at the time of provisioning, because the certificate may have expired since.
     leaf = x509.load_pem_x509_certificate(device.device_certificate.encode())
     try:
         named = verify_path(leaf, [intermediate], root=root, now=device.provisioned_at)

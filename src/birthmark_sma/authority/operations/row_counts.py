@@ -1,4 +1,8 @@
-"""Count everything that a database holds, to compare it with a copy."""
+"""Count the rows of all tables, so that a backup can be compared with its database.
+
+`backup` counts at the moment of the copy, `restore` counts again. Both need a transaction with one
+snapshot for exact numbers.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +13,14 @@ from sqlalchemy import Connection, func, select, text
 from birthmark_sma.storage.schema import metadata, validation_history
 
 Progress = Callable[[int, int | None], None]
+"""Called with the work done and the total (None if unknown), in bytes or steps."""
 
-_PATIENCE = "30s"
+_PATIENCE = "30s"  # lock_timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """How many rows each table has, and the highest id and newest time of the audit trail."""
+    """The number of rows of each table, and the highest id and newest time of the audit log."""
 
     rows: dict[str, int]
     highest_audit_id: int | None
@@ -23,12 +28,13 @@ class Inventory:
 
 
 def lock_tables(connection: Connection) -> None:
-    """Keep PostgreSQL's tables and their partitions as they are until this transaction ends.
+    """Lock PostgreSQL's tables and partitions against DROP and ALTER until this transaction ends.
 
-    Who reads and writes rows goes on. Before the first query of a transaction, so that its snapshot
-    sees nothing that was gone by then. Raises DatabaseUnavailableError where others change them for
-    longer than `_PATIENCE`.
+    Other transactions can still read and write rows. Call it before the first query of the
+    transaction: its snapshot is then taken under the lock and contains no partition that is dropped
+    meanwhile. Raises DatabaseUnavailableError if the locks are not free within 30 seconds.
     """
+    # ACCESS SHARE, the lock of a SELECT, conflicts only with ACCESS EXCLUSIVE, as DROP takes it.
     names = ", ".join(
         connection.dialect.identifier_preparer.quote(each.name) for each in metadata.sorted_tables
     )
@@ -38,7 +44,10 @@ def lock_tables(connection: Connection) -> None:
 
 
 def take_inventory(connection: Connection, progress: Progress) -> Inventory:
-    """Count all tables, by reading them. In one transaction on one snapshot it is exact."""
+    """Count the rows of all tables by reading them. `progress` counts tables.
+
+    The numbers are exact if the transaction has one snapshot.
+    """
     rows: dict[str, int] = {}
     tables = metadata.sorted_tables
     for done, table in enumerate(tables):

@@ -1,4 +1,7 @@
-"""Copy a SQLite database while others write to it (https://sqlite.org/backup.html)."""
+"""Copy a SQLite database with the online backup API (https://sqlite.org/backup.html).
+
+`backup` calls it while servers write to the database.
+"""
 
 import os
 import sqlite3
@@ -14,20 +17,21 @@ _BUSY_SECONDS = 10
 
 
 def copy_sqlite(source: Path, target: Path, progress: Progress) -> None:
-    """Copy a database as it is at this moment into a new file of mode 0600.
+    """Copy a database, as it is at this moment, to a new file of mode 0600.
 
-    Writers go on: what they commit meanwhile is not in the copy. `progress` is told pages. Raises
-    BackupError where the copy cannot be read or written to its end.
+    Writers are not blocked; what they commit during the copy is not in it. `progress` counts pages.
+    Raises BackupError if the source cannot be read or the copy cannot be written.
     """
+    # SQLite would create the file with the umask's mode.
     os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o600))
     try:
         with (
             closing(sqlite3.connect(_uri(source), uri=True, timeout=_BUSY_SECONDS)) as reading,
             closing(sqlite3.connect(target)) as writing,
         ):
-            reading.isolation_level = None
-            # One read transaction from the first page to the last. Without it a copy would begin
-            # anew with every commit of another process, and on a busy database never end.
+            reading.isolation_level = None  # the sqlite3 module must not begin transactions itself
+            # One read transaction from the first page to the last. Without it SQLite restarts the
+            # copy after each commit of another process, and on a busy database it never ends.
             reading.execute("BEGIN")
             reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
             reading.backup(

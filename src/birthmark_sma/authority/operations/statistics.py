@@ -1,4 +1,7 @@
-"""What operators count."""
+"""Statistics for operators, read from counters: `/stats`, `/metrics`, `sma top`, the dashboard.
+
+No function reads the audit log itself, so the cost does not grow with it (docs/adr/0006).
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ _TOP = 10
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """The verdicts of one hour (UTC), which `begins` names."""
+    """The number of PASS and FAIL verdicts in the UTC hour that starts at `begins`."""
 
     begins: datetime
     verdicts: dict[str, int]
@@ -36,10 +39,10 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How many devices there are, and what the last 24 hours brought.
+    """The number of devices, and the verdicts of the last 24 hours (from `since` to `until`).
 
-    `hours` are the last 24 that have begun, oldest first. `top_devices` have the most PASS verdicts
-    of today and yesterday (UTC), and how many these are.
+    `hours` are the last 24 hours that have begun, oldest first. `top_devices` are up to 10 serials
+    with the most PASS verdicts of today and yesterday (UTC), with the number of these verdicts.
     """
 
     total_devices: int
@@ -56,7 +59,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Verdicts by reason and repeats by kind that there ever were; and devices by family."""
+    """All verdicts ever by reason, all repeats ever by kind, and the current devices by family."""
 
     reasons: Counter[Reason]
     repeats: Counter[Repeat]
@@ -64,20 +67,23 @@ class Totals:
 
 
 def count_totals(database: Database) -> Totals:
-    """Read the totals, which are few rows however long the audit trail is."""
+    """Return the totals. This reads few rows, whatever the size of the audit log."""
     with database.read() as connection:
         reasons, repeats = count_ever(connection)
         return Totals(reasons, repeats, device_store.count_by_family(connection))
 
 
 def collect_stats(database: Database) -> Stats:
-    """Read the counters; the audit trail is not read."""
+    """Return the statistics, in a transaction of its own."""
     with database.read() as connection:
         return read_stats(connection)
 
 
 def read_stats(connection: Connection) -> Stats:
-    """The same, beside other things. The 24 hours begin with a whole minute."""
+    """Return the statistics, in the caller's transaction.
+
+    The 24 hours are rounded: they begin at a full minute, because counters are by the minute.
+    """
     until = database_time(connection)
     since = floor_to_minute(until - _DAY)
     by_hour = count_by_hour(connection, since)
@@ -106,7 +112,7 @@ def read_stats(connection: Connection) -> Stats:
 
 
 def count_registered(database: Database) -> int:
-    """Return how many devices are registered; also the proof that the database answers."""
+    """Return the number of registered devices. Health checks use it as a test of the database."""
     with database.read() as connection:
         return device_store.count_devices(connection)
 

@@ -1,4 +1,6 @@
 """Provision devices: check the request, sign the certificate, register the device.
 
-Called by web/api/provision.py and the provisioning commands. No answer leaves before the commit.
+`service` provisions one device a request, for web/api/provision.py. `bulk` provisions many in one
+transaction, for `sma provision-batch`. This package must never return an answer before the
+transaction of its device has committed.
 """

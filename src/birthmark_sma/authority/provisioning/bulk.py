@@ -1,4 +1,8 @@
-"""Provision many devices in one transaction, for whoever brings them by the thousand."""
+"""Provision many devices in one transaction.
+
+Called by the worker processes of `sma provision-batch` (`cli.batch.workers`), one chunk of requests
+a call. This module must never start a thread, because its processes fork.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,23 +23,23 @@ from birthmark_sma.storage.engine import Database
 
 @dataclass(frozen=True, slots=True)
 class RegisteredBefore:
-    """The serial was registered already, under this provisioning id; nothing was signed."""
+    """The serial was already registered, under this provisioning id. Nothing was signed."""
 
     provisioning_id: str
 
 
 Outcome: TypeAlias = Provisioned | RegisteredBefore | BirthmarkError
-"""What became of one request."""
+"""The result of one request."""
 
 
 class BulkProvisioner:
-    """Provisions requests in bulk. It starts no thread, so that a process that has it may fork.
+    """Provisions requests in bulk. It starts no thread, so a process that uses it may fork.
 
-    Call `dispose_connections` before a fork: each process then opens connections of its own.
+    Call `dispose_connections` before a fork, so that each process opens its own connections.
     """
 
     root: str
-    """The authority's root certificate, PEM: what tells it from every other."""
+    """The authority's root certificate, PEM. It identifies the authority."""
 
     def __init__(
         self, database: Database, maker: CandidateMaker, first_answers: StoredResponses, root: str
@@ -50,12 +54,14 @@ class BulkProvisioner:
         requests: Sequence[ProvisioningRequest],
         keep: Callable[[Mapping[int, Provisioned]], None],
     ) -> list[Outcome]:
-        """Provision requests in one transaction; return what became of each, in their order.
+        """Provision requests in one transaction; return the outcome of each, in their order.
 
-        `keep` gets what would be answered, by the request's place, before any of it is committed.
-        Where it makes that durable, an answer can be found again whenever the process ends: it
-        counts if and only if its provisioning id is registered. Raises DatabaseUnavailableError,
-        with nothing known of the last commit, and IssuerExpiredError.
+        `keep` is called before the commit with the answers, by index of the request. If `keep`
+        makes them durable, no answer is lost when the process ends: an answer is valid if and only
+        if its provisioning id is registered.
+
+        Raises DatabaseUnavailableError, and then the last commit may have happened or not. Raises
+        IssuerExpiredError.
         """
         registered = self.registered([request.device_serial for request in requests])
         outcomes: dict[int, Outcome] = {}
@@ -68,38 +74,42 @@ class BulkProvisioner:
             try:
                 candidates[place] = self._maker.make(self._maker.check(request), now)
             except IssuerExpiredError:
-                raise  # no fault of this request: all others would meet it
+                raise  # not an error of this request: all others would fail as well
             except BirthmarkError as error:
                 outcomes[place] = error
         if candidates:
+            # Before the commit: a device must never be registered whose answer is lost.
             keep({place: candidate.answer for place, candidate in candidates.items()})
             answers = self._register(list(candidates.values()))
             outcomes |= dict(zip(candidates, answers, strict=True))
         return [outcomes[place] for place in range(len(requests))]
 
     def registered(self, serials: Sequence[str]) -> dict[str, str]:
-        """Return the provisioning ids of those of these devices that are registered, by serial."""
+        """Return the provisioning ids, by serial, of the devices that are registered."""
         with self._database.read() as connection:
             return device_store.find_provisioning_ids(connection, serials)
 
     def registered_after_pending_commits(self, serials: Sequence[str]) -> dict[str, str]:
-        """Return the same once no commit is under way, so that who is not in it never will be.
+        """Return the same after all commits under way have ended.
 
-        Raises DatabaseUnavailableError where a commit does not end.
+        A serial that is missing in the result will not be registered by an earlier commit. Raises
+        DatabaseUnavailableError if a commit does not end within ten seconds.
         """
         with self._database.write() as transaction:
             device_store.await_registrations(transaction)
             return device_store.find_provisioning_ids(transaction, serials)
 
     def dispose_connections(self) -> None:
-        """Close every connection; the next question opens another."""
+        """Close every connection. The next query opens a new one."""
         self._database.close()
 
     def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
-        """Register in one transaction; try again once where nothing can have been committed.
+        """Register in one transaction; retry once if nothing can have been committed.
 
-        The second try is for deadlocks between programs, and for a connection that went stale.
+        The retry is for deadlocks between processes, and for stale connections.
         """
+        # True once the block reaches its end: an error after that comes from the commit itself,
+        # which may have happened. A retry would then report its own devices as conflicts.
         committing = False
         try:
             with self._database.write() as transaction:

@@ -1,7 +1,8 @@
-"""Enrolment: what the access key that a device shows allows it, in family and in number.
+"""Enforce the limits of an access key that devices enrol with: its family and number of devices.
 
-Uses are counted in the transaction that registers the devices, so a key for one device never
-provisions two, whichever processes it is shown to at the same time.
+Called by `provisioning.service` before a signature and by `provisioning.registration` in the
+transaction that registers devices. Uses must be counted in that transaction, so that a key for one
+device never provisions two, even if several processes get it at the same time.
 """
 
 from collections import defaultdict
@@ -19,7 +20,10 @@ _USED_UP = "This access key has provisioned as many devices as it is good for; a
 def find_refusal(
     connection: Connection, request: ProvisioningRequest
 ) -> EnrolmentRefusedError | None:
-    """Say what a request's access key certainly does not allow, if anything."""
+    """Return an error if the request's access key certainly does not allow it, else None.
+
+    None is no promise: the last use may be taken before the device is registered.
+    """
     key = request.enrolled_with
     if key is None:
         return None
@@ -35,9 +39,14 @@ def find_refusal(
 def reserve(
     transaction: Connection, candidates: Sequence[IssuedDevice]
 ) -> dict[str, EnrolmentRefusedError]:
-    """Use keys for as many candidates as they allow; the others' errors, by provisioning id."""
+    """Count a use of its access key for each candidate, as far as the keys allow.
+
+    Return the errors of the other candidates, by provisioning id.
+    """
     refused: dict[str, EnrolmentRefusedError] = {}
+    # Lock order: `use` locks the row of a key. Sorted key ids prevent a deadlock.
     for key_id, enrolled in sorted(_by_key(candidates).items()):
+        # The first candidates of a batch get the uses that are left.
         granted = access_key_store.use(transaction, key_id, len(enrolled))
         for candidate in enrolled[granted:]:
             refused[candidate.provisioning_id] = EnrolmentRefusedError(_USED_UP)
@@ -45,7 +54,7 @@ def reserve(
 
 
 def give_back(transaction: Connection, candidates: Sequence[IssuedDevice]) -> None:
-    """Take uses back that were reserved for candidates which were refused after all."""
+    """Undo `reserve` for candidates that could not be registered, in the same transaction."""
     for key_id, enrolled in sorted(_by_key(candidates).items()):
         access_key_store.give_back(transaction, key_id, len(enrolled))
 

@@ -1,7 +1,9 @@
-"""First answers: what a request with an Idempotency-Key gets when it comes again within a day.
+"""Idempotency of provisioning: a repeated request gets the stored response of the first one.
 
-They are sealed under the key-encryption key, each to its Idempotency-Key, as they hold table keys
-and NUC hashes. Claiming a key and registering the device are one transaction.
+Called by `provisioning.service` and `provisioning.registration`. Responses to requests with an
+Idempotency-Key are kept for 24 hours. They hold table keys and NUC hashes, so they must only be
+stored encrypted under the key-encryption key, each bound to its Idempotency-Key. A key is claimed
+in the transaction that registers the device.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ IDEMPOTENCY_PERIOD = timedelta(hours=24)
 
 
 class StoredResponses:
-    """Finds first answers, and keeps those of a batch, by candidates' provisioning ids."""
+    """Finds the stored responses of repeated requests, and stores those of new devices."""
 
     def __init__(self, keks: KeyEncryptionKeys) -> None:
         self._keks = keks
@@ -41,9 +43,9 @@ class StoredResponses:
     def find(
         self, connection: Connection, request: ProvisioningRequest, since: datetime
     ) -> Provisioned | None:
-        """Return the answer that this request got after `since`.
+        """Return the response that this request got after `since`, or None.
 
-        Raises IdempotencyKeyReusedError.
+        Raises IdempotencyKeyReusedError if another request used the Idempotency-Key.
         """
         key = idempotency_storage_key(request)
         if key is None:
@@ -56,11 +58,11 @@ class StoredResponses:
     def find_of_lapsed_key(
         self, connection: Connection, request: ProvisioningRequest, since: datetime, now: datetime
     ) -> Provisioned | None:
-        """Return the answer that it got after `since` under an access key no longer in force.
+        """Return the response that a request got after `since` under a lapsed access key, or None.
 
-        A camera whose answer was lost must not be stranded because its enrolment key was revoked or
-        ran out before it came again with another one. While a key is in force, its answers are for
-        whoever shows that key alone.
+        A camera loses the response, then its access key is revoked or expires, and the camera
+        repeats the request with a new access key: it must get the response. While an access key is
+        in force, only callers with that key get its responses.
         """
         if request.idempotency_key is None or request.enrolled_with is None:
             return None
@@ -69,7 +71,7 @@ class StoredResponses:
             return None
         digest = request_digest(request)
         for found in idempotency_store.given_at(connection, device.provisioned_at):
-            # Whoever comes as far as this repeats the whole request; so keys need no limit.
+            # Only the very same request gets here, so the number of lapsed keys needs no limit.
             if found.request_digest == digest and any(
                 found.idempotency_key == _place_under(key_id, request.idempotency_key)
                 for key_id in access_key_store.lapsed_since(
@@ -82,9 +84,11 @@ class StoredResponses:
     def claim(
         self, transaction: Connection, candidates: Sequence[IssuedDevice]
     ) -> dict[str, Provisioned | BirthmarkError]:
-        """Keep the first answers of a batch; return the outcome of those that are repetitions.
+        """Store the responses of a batch, and return the outcomes of candidates to leave out.
 
-        And of those that could not be kept, as this process could not follow a rotation.
+        The outcomes are by provisioning id: the first response or an IdempotencyKeyReusedError for
+        a repeated request, a KeyEncryptionKeyChangedError for a candidate whose response could not
+        be stored because this process does not have the newest key-encryption key.
         """
         wanting = [
             (c, key) for c in candidates if (key := idempotency_storage_key(c.request)) is not None
@@ -95,6 +99,7 @@ class StoredResponses:
             kek = self._keks.lock_newest(transaction)
         except KeyEncryptionKeyChangedError as error:
             return {c.provisioning_id: error for c, _ in wanting}
+        # Insert, then read back: the primary key decides which of two requests was first.
         claims = {c.provisioning_id: _sealed(c, key, kek) for c, key in wanting}
         idempotency_store.claim(transaction, list(claims.values()))
         kept = idempotency_store.find(
@@ -102,7 +107,7 @@ class StoredResponses:
         )
         outcomes: dict[str, Provisioned | BirthmarkError] = {}
         for provisioning_id, claim in claims.items():
-            if kept[claim.idempotency_key] == claim:
+            if kept[claim.idempotency_key] == claim:  # this candidate's own response was stored
                 continue
             try:
                 outcomes[provisioning_id] = self._open(
@@ -114,7 +119,7 @@ class StoredResponses:
 
     @staticmethod
     def release(transaction: Connection, refused: Sequence[IssuedDevice]) -> None:
-        """Give the keys of requests back that were refused after all."""
+        """Delete the claims of requests that were refused, so that their keys can be used again."""
         keys = [key for c in refused if (key := idempotency_storage_key(c.request)) is not None]
         if keys:
             idempotency_store.release(transaction, keys)
@@ -127,7 +132,8 @@ class StoredResponses:
                 connection, found.sealed_response, found.kek_id, found.idempotency_key
             )
         )
-        # Of an earlier version. A request that it sealed keys for is refused before it gets here.
+        # Responses stored by an earlier version have this field. A repeat of a request that it
+        # encrypted keys for is refused before it gets here.
         fields.pop("table_keys_jwe", None)
         return Provisioned(
             **fields
@@ -140,30 +146,30 @@ class StoredResponses:
 
 
 def opens(answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
-    """Open a first answer, to see that it does. Raises WrongSecretError."""
+    """Decrypt a stored response, as a check. Raises WrongSecretError if that fails."""
     return keks.unwrap(connection, answer.sealed_response, answer.kek_id, answer.idempotency_key)
 
 
 def rewrap(
     answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection
 ) -> StoredResponse:
-    """Return the same answer, sealed under the newest key."""
+    """Return the same stored response, encrypted under the newest key-encryption key."""
     sealed = keks.newest.wrap(opens(answer, keks, connection), answer.idempotency_key)
     return replace(answer, sealed_response=sealed, kek_id=keks.newest.kek_id)
 
 
 def request_digest(request: ProvisioningRequest) -> bytes:
-    """Return what is the same for the same request, whatever its Idempotency-Key: 32 bytes."""
+    """Return the SHA-256 of a request, without its Idempotency-Key and access key: 32 bytes."""
     fields = asdict(replace(request, idempotency_key=None, nuc_hash=None, enrolled_with=None))
-    del fields["enrolled_with"]  # it has a place of its own
-    fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None
+    del fields["enrolled_with"]  # it is a part of the storage key instead
+    fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None  # JSON has no bytes
     return _digest(json.dumps(fields, sort_keys=True))
 
 
 def idempotency_storage_key(request: ProvisioningRequest) -> bytes | None:
-    """Return what a first answer is kept and found under: 32 bytes, or None where it is not kept.
+    """Return the key of the stored response, 32 bytes, or None without an Idempotency-Key.
 
-    Each access key has its own Idempotency-Keys, so that nobody gets another's table keys.
+    Each access key has its own Idempotency-Keys, so that no caller gets another's table keys.
     """
     if request.idempotency_key is None:
         return None
@@ -173,6 +179,7 @@ def idempotency_storage_key(request: ProvisioningRequest) -> bytes | None:
 
 
 def _place_under(key_id: str, idempotency_key: str) -> bytes:
+    # The NUL byte separates both parts, so that no two pairs give the same text.
     return _digest(f"{key_id}\0{idempotency_key}")
 
 

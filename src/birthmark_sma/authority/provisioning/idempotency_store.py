@@ -1,4 +1,8 @@
-"""First answers to requests that carried an Idempotency-Key, sealed, for a day."""
+"""Store encrypted responses to requests with an Idempotency-Key, for 24 hours.
+
+SQL only: `provisioning.idempotency` encrypts and decrypts. `kek.rotation` encrypts them again, and
+`kek.secrets_check` reads all. This module must never see a response in the clear.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +17,7 @@ from birthmark_sma.storage.schema import idempotent_responses as responses
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A sealed answer, under the digests of its Idempotency-Key and of its request."""
+    """An encrypted response, with the digests of its Idempotency-Key and of its request."""
 
     idempotency_key: bytes = field(repr=False)
     request_digest: bytes
@@ -23,9 +27,9 @@ class StoredResponse:
 
 
 def claim(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
-    """Keep answers whose key nobody used before; the others stay as they are.
+    """Store responses whose key is unused. Existing rows stay unchanged.
 
-    Where another transaction has just taken a key, this waits for its outcome.
+    If an open transaction has taken a key, this waits until that transaction ends.
     """
     transaction.execute(
         insert_or_skip(transaction, responses),
@@ -43,7 +47,7 @@ def claim(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
 
 
 def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, StoredResponse]:
-    """Return the first answers under these keys."""
+    """Return the stored responses by their keys. Unknown keys are missing in the result."""
     rows = connection.execute(
         _whole().where(is_any_of(connection, responses.c.idempotency_key, keys))
     )
@@ -51,7 +55,7 @@ def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, StoredRes
 
 
 def given_at(connection: Connection, time: datetime) -> list[StoredResponse]:
-    """Return the first answers of a moment, which is that of their devices' registration too."""
+    """Return the responses created at `time`, which is also when their devices were provisioned."""
     return [
         StoredResponse(*row)
         for row in connection.execute(_whole().where(responses.c.created_at == time))
@@ -59,19 +63,19 @@ def given_at(connection: Connection, time: datetime) -> list[StoredResponse]:
 
 
 def release(transaction: Connection, keys: Sequence[bytes]) -> None:
-    """Give keys back whose request was refused after all."""
+    """Delete the responses under these keys, whose requests were refused."""
     transaction.execute(
         delete(responses).where(is_any_of(transaction, responses.c.idempotency_key, keys))
     )
 
 
 def forget_before(transaction: Connection, when: datetime) -> None:
-    """Delete answers that were given before a time."""
+    """Delete the responses created before `when`."""
     transaction.execute(delete(responses).where(responses.c.created_at < when))
 
 
 def count_by_kek(connection: Connection) -> dict[int, int]:
-    """Return how many answers are sealed under each key-encryption key."""
+    """Return the number of responses by the id of their key-encryption key."""
     table = responses.c
     rows = connection.execute(select(table.kek_id, func.count()).group_by(table.kek_id))
     return {row[0]: row[1] for row in rows}
@@ -80,10 +84,10 @@ def count_by_kek(connection: Connection) -> dict[int, int]:
 def take_outdated(
     transaction: Connection, kek_id: int, after: bytes, limit: int
 ) -> list[StoredResponse]:
-    """Return some answers that are sealed under another key than this, from behind `after`.
+    """Lock and return up to `limit` responses that are not encrypted under the key `kek_id`.
 
-    Nobody else touches them before this transaction ends. Those that somebody else is about to
-    change are left out, so that this waits for nobody.
+    They have keys above `after`, in ascending order. The locks last until the transaction ends.
+    Rows that another transaction has locked are skipped (SKIP LOCKED), so this never waits.
     """
     rows = transaction.execute(
         _whole()
@@ -96,7 +100,8 @@ def take_outdated(
 
 
 def put_rewrapped(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
-    """Put the same answers, sealed anew, in the place of what was taken."""
+    """Replace the responses of `take_outdated` with the same ones, encrypted again."""
+    # The parameter has another name than the column, which SQLAlchemy reserves for SET.
     transaction.execute(
         update(responses).where(responses.c.idempotency_key == bindparam("place")),
         [
@@ -107,7 +112,7 @@ def put_rewrapped(transaction: Connection, answers: Sequence[StoredResponse]) ->
 
 
 def list_some(connection: Connection, after: bytes, limit: int) -> list[StoredResponse]:
-    """Return answers in the order of their keys' digests, from behind `after`."""
+    """Return up to `limit` responses with keys above `after`, in ascending order."""
     rows = connection.execute(
         _whole()
         .where(responses.c.idempotency_key > after)
@@ -118,7 +123,7 @@ def list_some(connection: Connection, after: bytes, limit: int) -> list[StoredRe
 
 
 def _whole() -> Select[Any]:
-    table = responses.c
+    table = responses.c  # the columns in the order of the fields of StoredResponse
     return select(
         table.idempotency_key,
         table.request_digest,

@@ -1,7 +1,9 @@
-"""Candidates: devices whose request was checked and whose certificate is signed.
+"""Issue a certificate: from a request to a candidate, a device that is signed but not registered.
 
-Nothing here asks the database, so that any thread or process can do this work, which is where the
-time of provisioning goes. Whether a candidate becomes a device is decided by `registration`.
+Called by `provisioning.service` in its signing threads and by `provisioning.bulk` in its processes.
+Checks and signatures take most of the time of provisioning. This module must never use the
+database, so that any thread or process can run it. `provisioning.registration` decides if a
+candidate becomes a device.
 """
 
 import hashlib
@@ -39,12 +41,12 @@ from birthmark_sma.protocol.key_table import assign_tables
 from birthmark_sma.protocol.verdict import DeviceStatus
 
 MAX_DESCRIPTION = 50
-"""Characters of a device family or app version at most."""
+"""The maximum length of a device family or app version, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisioningRequest:
-    """What a device asks with: exactly one of `device_public_key` and `csr`, both PEM.
+    """A request to provision a device, with exactly one of `device_public_key` and `csr`, both PEM.
 
     `nuc_hash` is the device's own, 32 bytes, or None to get a simulated one.
     """
@@ -58,12 +60,12 @@ class ProvisioningRequest:
     key_encryption_public_key: str | None = None
     idempotency_key: str | None = field(default=None, repr=False)
     enrolled_with: AccessKey | None = None
-    """The access key that the device showed, where access is by keys."""
+    """The access key of the request; None if the server needs none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """The answer to a device: NUC hash and table keys in the clear, or `sealed_secrets`."""
+    """The response to a device: NUC hash and table keys in the clear, or `sealed_secrets` (JWE)."""
 
     device_certificate: str
     certificate_chain: tuple[str, ...]
@@ -77,7 +79,11 @@ class Provisioned:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """The intermediate: its certificate, its key, the chain below devices, and where it is told."""
+    """The intermediate CA: its certificate and private key.
+
+    `chain` has the PEM certificates from the intermediate to the root. `publication` has the URLs
+    of its CRL and certificate, or None if the authority has no public URL.
+    """
 
     certificate: x509.Certificate
     signer: Signer
@@ -87,7 +93,10 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A request that nothing speaks against but what may be registered already."""
+    """A request that passed all checks that need no database.
+
+    `nuc_hash_index` is the HMAC of the NUC hash. Fingerprints are SHA-256, 32 bytes.
+    """
 
     request: ProvisioningRequest
     public_key: DeviceKey
@@ -100,17 +109,17 @@ class CheckedRequest:
 
 @dataclass(frozen=True, slots=True)
 class IssuedDevice:
-    """A device with a signed certificate that is not registered yet, and the answer to it."""
+    """A device with a signed certificate that is not registered yet, and the response to it."""
 
     request: ProvisioningRequest
     device: Device
     answer: Provisioned
     recipient_fingerprint: bytes | None = None
-    """SHA-256 of the recipient key's DER SubjectPublicKeyInfo, where the request has one."""
+    """The SHA-256 of the recipient key's DER SubjectPublicKeyInfo; None without such a key."""
 
     @property
     def provisioning_id(self) -> str:
-        """What tells this candidate from every other, repetitions of its request included."""
+        """Return the id of this candidate. A repetition of the same request gets another id."""
         return self.device.provisioning_id
 
 
@@ -118,11 +127,11 @@ _one_rsa_key_at_a_time = threading.Lock()
 
 
 def check_is_secret(key: DeviceKey | KeyEncryptionKey) -> None:
-    """Raise KeyRefusedError where anybody can know the private key of a public key.
+    """Raise KeyRefusedError if the private key is weak or public.
 
-    The check of an RSA key holds the interpreter for long. One at a time is checked, and others get
-    their turn in between: an event loop beside 12 threads that did neither took 160 ms for what
-    takes 12 ms so.
+    The check of an RSA key holds the interpreter's lock for long. A lock lets one thread check at a
+    time, and the check yields to other threads. Measured: an event loop beside 12 threads without
+    both took 160 ms for work that takes 12 ms with them.
     """
     if not isinstance(key, rsa.RSAPublicKey):
         key_policy.check_is_secret(key)
@@ -132,11 +141,11 @@ def check_is_secret(key: DeviceKey | KeyEncryptionKey) -> None:
 
 
 def _let_others_in() -> None:
-    time.sleep(0)
+    time.sleep(0)  # releases the interpreter's lock
 
 
 class CandidateMaker:
-    """Makes candidates, in any thread, or in a process that was forked off."""
+    """Makes candidates. Safe to use from any thread, and in a forked process."""
 
     profile = profiles.DEVICE
 
@@ -147,17 +156,19 @@ class CandidateMaker:
         self._nuc_hash_index = nuc_hash_index
         self._issuer = issuer
         self._ca_keys = _ca_keys(issuer)
+        # Key tables must be assigned unpredictably (`assign_tables`), never with `random.Random`.
         self._random = secrets.SystemRandom()
 
     @property
     def takes_long(self) -> bool:
-        """Whether making a candidate takes a core for long, during which other threads can run."""
+        """Return True if a signature takes about a millisecond (RSA), while other threads run."""
         return self._issuer.signer.takes_long
 
     def check(self, request: ProvisioningRequest) -> CheckedRequest:
-        """Check all of a request that needs no database. Raises PkiError.
+        """Check everything about a request that needs no database.
 
-        Raises DeviceDescriptionRefusedError for a family or app version.
+        Raises PkiError for the serial, the CSR or a key, and DeviceDescriptionRefusedError for the
+        family or the app version.
         """
         check_device_serial(request.device_serial)
         _check_description("device_family", request.device_family)
@@ -177,7 +188,10 @@ class CandidateMaker:
         )
 
     def make(self, checked: CheckedRequest, now: datetime) -> IssuedDevice:
-        """Sign the certificate, assign tables, and phrase the answer."""
+        """Sign the certificate, assign key tables, and build the response.
+
+        Raises IssuerExpiredError if the intermediate's certificate is not valid at `now`.
+        """
         request = checked.request
         certificate = self._issue(checked, now)
         device = Device(
@@ -214,7 +228,11 @@ class CandidateMaker:
         asked: x509.CertificateSigningRequest | None,
         device_key: DeviceKey,
     ) -> KeyEncryptionKey | None:
-        """Return the recipient key, which the request's CSR, verified already, names."""
+        """Return the key to encrypt the device's secrets to, or None if the request has none.
+
+        `asked` is the verified CSR, which must name the recipient key (`pki.keys.recipient_key`).
+        Raises KeyEncryptionKeyRefusedError.
+        """
         if request.key_encryption_public_key is None:
             check_recipient(asked, None)
             return None
@@ -228,13 +246,14 @@ class CandidateMaker:
                     "This is the key that the device signs with: make a second key pair to decrypt"
                     " with."
                 )
-        except KeyRefusedError as error:
+        except KeyRefusedError as error:  # the type of the error tells which key was refused
             raise KeyEncryptionKeyRefusedError(*error.args) from None
         check_recipient(asked, key)
         return key
 
     def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:
         check_is_secret(key)
+        # A device must never get a certificate for a key of a CA.
         if key_policy.fingerprint(key) in self._ca_keys:
             raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
@@ -265,6 +284,7 @@ class CandidateMaker:
         }
         if checked.recipient is None:
             return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
+        # Serial and certificate fingerprint bind the secrets to this device.
         secret = {
             "device_serial": device.device_serial,
             "certificate_sha256": fingerprint,
@@ -275,7 +295,7 @@ class CandidateMaker:
 
 
 def is_description(text: str) -> bool:
-    """Say whether a device can have this as its family or app version."""
+    """Return True if `text` is valid as a device family or app version."""
     return 1 <= len(text) <= MAX_DESCRIPTION and text.isprintable()
 
 
@@ -287,7 +307,7 @@ def _check_description(what: str, text: str | None) -> None:
 
 
 def _ca_keys(issuer: Issuer) -> frozenset[bytes]:
-    """Return the fingerprints of the keys of the intermediate and of all CAs above it."""
+    """Return the SHA-256 fingerprints of the public keys of the intermediate and all CAs above."""
     authorities = [
         issuer.certificate,
         *(x509.load_pem_x509_certificate(pem.encode()) for pem in issuer.chain),

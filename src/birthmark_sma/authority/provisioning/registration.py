@@ -1,6 +1,7 @@
-"""Register candidates: the transaction in which they become devices, or learn why not.
+"""Register candidates as devices, in one transaction for a batch.
 
-UNIQUE constraints decide races; whoever loses has changed nothing.
+Called by the writer of `provisioning.service` and by `provisioning.bulk`. UNIQUE constraints decide
+every race: the candidate that loses must leave no change in the database.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.clock import DatabaseClock
 
+# One message for a device's signing key and its recipient key.
 _OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
 
 
@@ -37,18 +39,24 @@ def register(
     first_answers: StoredResponses,
     clock: DatabaseClock,
 ) -> list[Provisioned | BirthmarkError]:
-    """Register a batch. Each candidate gets its answer, its first answer, or its conflict."""
+    """Register a batch; return the outcome of each candidate, in their order.
+
+    An outcome is the candidate's own response, the stored response of the first request with its
+    Idempotency-Key, or an error, which says why it was not registered.
+    """
+    # First of all, so that an expired Idempotency-Key can be claimed again.
     idempotency_store.forget_before(transaction, clock.expired_before(IDEMPOTENCY_PERIOD))
-    # All programs take the same order, so that two of them do not wait for each other: that of
-    # folded serials, which are unique as well.
+    # Lock order: all processes insert in the order of the folded serials, which are unique. This
+    # prevents a deadlock.
     ordered = sorted(candidates, key=lambda candidate: fold(candidate.device.device_serial))
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
     errors = _refuse_recipients(transaction, new)
     errors |= _add(transaction, [c for c in new if c.provisioning_id not in errors])
     refused = [c for c in new if c.provisioning_id in errors]
+    # Without this, a repeat would get a stored response for a device that does not exist.
     first_answers.release(transaction, refused)
-    # Who repeats a request that was refused in this very batch is refused as well.
+    # A repeat of a request that was refused in this batch gets the same error.
     freed = {idempotency_storage_key(c.request): errors[c.provisioning_id] for c in refused}
     outcomes: dict[str, Provisioned | BirthmarkError] = {c.provisioning_id: c.answer for c in new}
     outcomes |= errors
@@ -66,7 +74,7 @@ def register(
 def _refuse_recipients(
     transaction: Connection, candidates: Sequence[IssuedDevice]
 ) -> dict[str, BirthmarkError]:
-    """Return, by their id, the candidates whose recipient key some device signs with, and why."""
+    """Return errors, by provisioning id, for recipient keys that are a device's signing key."""
     asked = {
         c.provisioning_id: c.recipient_fingerprint
         for c in candidates
@@ -87,9 +95,10 @@ def _refuse_recipients(
 
 
 def _add(transaction: Connection, candidates: Sequence[IssuedDevice]) -> dict[str, BirthmarkError]:
-    """Register devices as far as their access keys allow; return why others were not, by their id.
+    """Register devices as far as their access keys allow.
 
-    A conflict gives its use back, from which another candidate may still live.
+    Return the errors of the others, by provisioning id. A candidate with a conflict gives its use
+    of the access key back, and the next round offers it to another candidate.
     """
     errors: dict[str, BirthmarkError] = {}
     waiting = candidates
@@ -113,16 +122,18 @@ def _loser(transaction: Connection, device: Device) -> BirthmarkError:
     conflict = find_conflict(
         transaction, device.device_serial, device.public_key_fingerprint, device.nuc_hash
     )
-    # Serial and provisioning id are the only other UNIQUE columns, and both are 64 random bits.
+    # The only other UNIQUE columns are the certificate's serial number and the provisioning id.
+    # Both are random, with at least 64 bits, so a collision is not expected.
     return conflict or DeviceAlreadyProvisionedError()
 
 
 def find_conflict(
     connection: Connection, device_serial: str, fingerprint: bytes, nuc_hash: bytes
 ) -> BirthmarkError | None:
-    """Say what about a device is registered already, if anything.
+    """Return an error if the serial, public key or NUC hash is registered, else None.
 
-    A ConflictError, but for the key of a revoked device, which nobody may use again.
+    `nuc_hash` is the HMAC of the NUC hash. The error is a ConflictError, or a KeyRefusedError for
+    the key of a revoked device, which must never be used again.
     """
     taken = device_store.find_conflicts(connection, device_serial, fingerprint, nuc_hash)
     if taken.device_serial:

@@ -1,8 +1,9 @@
-"""Provision a device: certificate, three key tables, and a place in the register.
+"""Provision a device: sign its certificate, assign three key tables, and register it.
 
-In this order: the request is checked, the certificate prepared, checked and signed, then device
-and first answer are written in one transaction, and only then is there an answer. UNIQUE
-constraints decide races; whoever loses has changed nothing.
+Called by web/api/provision.py and the provisioning commands. The order of the steps matters:
+1. Check the request. 2. Prepare the certificate, check it against its profile, sign it. 3. Write
+the device and the stored response in one transaction. 4. Respond. UNIQUE constraints decide every
+race. No response must leave before the commit, and a refused request must leave no change.
 """
 
 import asyncio
@@ -38,17 +39,17 @@ from birthmark_sma.storage.group_commit import GroupCommit
 
 __all__ = ["Provisioned", "Provisioner", "ProvisioningRequest"]
 
-_POOL_LIMIT = 1_000
-_BATCH_LIMIT = 250
+_POOL_LIMIT = 1_000  # requests under way; more get PoolFullError
+_BATCH_LIMIT = 250  # devices in one transaction
 _SIGNERS_THAT_WAIT = 2
-"""Signing threads beyond one a core, since each also waits for the database now and then."""
+"""The number of signing threads is the number of cores plus this, as each also waits for reads."""
 
 
 class Provisioner:
     """Provisions devices, from any thread or event loop.
 
-    Certificates are signed in a few threads, as RSA-4096 takes milliseconds of a core; one writer
-    registers what they have ready.
+    A thread pool signs the certificates, as an RSA-4096 signature takes milliseconds of a core. One
+    writer thread registers the signed devices in batches.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Provisioner:
         self._signers = ThreadPoolExecutor(
             (os.cpu_count() or 1) + _SIGNERS_THAT_WAIT,
             thread_name_prefix="signer",
+            # RSA signatures run without the interpreter's lock, so they may use every core.
             initializer=unpin if maker.takes_long else None,
         )
         self._writer: GroupCommit[IssuedDevice, Provisioned] = GroupCommit(
@@ -79,12 +81,16 @@ class Provisioner:
         )
 
     async def provision(self, request: ProvisioningRequest) -> Provisioned:
-        """Provision a device from a coroutine; otherwise as `provision_device`."""
+        """Provision a device, for a coroutine. Raises the errors of `provision_device`.
+
+        Also counts the outcome for the metrics.
+        """
         outcome = Outcome.FAILED
         self._under_way += 1
         try:
             if self._under_way > _POOL_LIMIT:
                 raise PoolFullError
+            # Two steps, so that no signing thread waits for a commit.
             registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
             provisioned = await asyncio.wrap_future(registering)
             outcome = Outcome.PROVISIONED
@@ -97,38 +103,40 @@ class Provisioner:
             self._figures.provisioned(outcome)
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
-        """Provision a device and return what it needs, once that is durable.
+        """Provision a device, for a thread. Return the response once the device is durable.
 
-        Raises PkiError for a key, CSR or serial that is refused, ConflictError where the serial,
-        the public key or the NUC hash is registered, IdempotencyKeyReusedError, PoolFullError, and
-        DatabaseUnavailableError. Sent again with the same idempotency key, it gives the first
-        answer again.
+        A repeated request with the same Idempotency-Key returns the stored response.
+
+        Raises PkiError for a refused key, CSR or serial, DeviceDescriptionRefusedError for a family
+        or app version, ConflictError if the serial, the public key or the NUC hash is registered,
+        EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
+        DatabaseUnavailableError.
         """
         return self._sign(request).result()
 
     def copy_figures(self) -> None:
-        """Copy what the writer counts to where all processes see it."""
+        """Copy the writer's counters to shared memory, where all processes can read them."""
         self._figures.copy_writer(
             PROVISIONINGS, waiting=self._under_way, refused=self._writer.refused
         )
 
     def close(self) -> None:
-        """Finish what is under way, then stop."""
-        # In this order: a signing thread hands over to the writer before it ends.
+        """Finish the requests under way, then stop all threads."""
+        # Signers first: a signing thread submits its device to the writer before it ends.
         self._signers.shutdown()
         self._writer.close()
 
     def _start(self, request: ProvisioningRequest) -> "Future[Future[Provisioned]]":
         try:
-            # With the context, which names the request to the log.
+            # The copied context has the request, which log lines of the thread then name.
             return self._signers.submit(copy_context().run, self._sign, request)
-        except RuntimeError:  # the executor's way of saying that it was shut down
+        except RuntimeError:  # ThreadPoolExecutor.submit raises it after shutdown
             raise ShuttingDownError from None
 
     # --- in a signing thread
 
     def _sign(self, request: ProvisioningRequest) -> "Future[Provisioned]":
-        """Prepare a device and hand it to the writer."""
+        """Prepare a device and submit it to the writer; return the future of the response."""
         ready = self._prepare(request)
         if isinstance(ready, IssuedDevice):
             return self._writer.submit(ready, current_request())
@@ -137,11 +145,12 @@ class Provisioner:
         return answered
 
     def _prepare(self, request: ProvisioningRequest) -> Provisioned | IssuedDevice:
-        """Check a request and sign its certificate, or return the first answer to it."""
+        """Return the signed device, or the stored response if the request was answered before."""
         checked = self._maker.check(request)
         clock = self._database.clock
         since = clock.expired_before(IDEMPOTENCY_PERIOD)
-        # A refusal that is certain already must not cost a signature. The writer decides the rest.
+        # Fast path: a conflict that is already certain must not cost a signature. This read decides
+        # no race; the UNIQUE constraints do, in the writer's transaction.
         with self._database.read() as connection:
             conflict = find_conflict(
                 connection,
@@ -150,8 +159,8 @@ class Provisioner:
                 checked.nuc_hash_index,
             )
             refusal = enrolment.find_refusal(connection, request)
-            # In this order: where the first answer is what took the serial or used the key up,
-            # that answer is there now.
+            # Stored responses are read last: if the first request has taken the serial or used up
+            # the access key, its response was committed with that, so it is found here.
             known = self._first_answers.find(connection, request, since)
             if known is None and conflict is not None and refusal is None:
                 known = self._first_answers.find_of_lapsed_key(

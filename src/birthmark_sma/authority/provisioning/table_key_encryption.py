@@ -1,7 +1,9 @@
-"""Seal a device's secrets to a key of its own: compact JWE (RFC 7516, RFC 7518).
+"""Encrypt a device's secrets to its recipient key, as compact JWE (RFC 7516, RFC 7518).
 
-For a device whose transport is not trusted with its keys. EC and X25519 keys use ECDH-ES+A256KW,
-RSA keys RSA-OAEP-256; the content is always A256GCM.
+Called by `provisioning.issuance` for requests with a recipient key: the transport then never sees
+the secrets. `device.table_key_decryption` decrypts them. EC and X25519 keys use ECDH-ES+A256KW
+(RFC 7518 section 4.6), RSA keys use RSA-OAEP-256 (section 4.3). The content encryption is A256GCM.
+This module must never log a secret.
 """
 
 import json
@@ -18,12 +20,13 @@ _CONTENT = "A256GCM"
 
 
 def seal_table_keys(secrets: Mapping[str, object], recipient: KeyEncryptionKey) -> str:
-    """Return a JSON object as compact JWE that only the recipient can open.
+    """Return `secrets` as a compact JWE that only the recipient can decrypt.
 
-    It holds `device_serial` and `certificate_sha256`, which say whose secrets they are, and
-    `nuc_hash` and `table_keys`.
+    `secrets` has `device_serial` and `certificate_sha256`, which identify the device, `nuc_hash`
+    and `table_keys`.
     """
     algorithm, key = _import(recipient)
+    # The registry allows these two algorithms only.
     return jwe.encrypt_compact(
         {"alg": algorithm, "enc": _CONTENT, "cty": "json"},
         json.dumps(secrets).encode(),

@@ -1,4 +1,5 @@
-"""Rate limits: `limiter` decides, over sliding windows in memory or in a shared Redis.
+"""Rate limits: `limiter` decides, with sliding windows in memory and, if configured, in Redis.
 
-Called by the rate-limit middleware and by validation. A Redis that is away never stops the service.
+Called by the rate-limit middleware and by validation. An unavailable Redis must never stop the
+service.
 """

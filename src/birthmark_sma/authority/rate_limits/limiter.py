@@ -1,14 +1,16 @@
-"""Rate limits: what a caller may ask for in a while, by its access key or else its address.
+"""Rate limits for each caller, which is an access key or else an address.
 
-Every process counts in memory. Where a store is shared as well, what memory allows is then asked
-for there, and both must agree; while the store is away, memory decides alone.
+Called by the rate-limit middleware, by authentication and by the validation thread. Each process
+counts in memory (`memory_store`). If Redis is configured, a request that memory allows must also be
+allowed there (`redis_store`); while Redis is unavailable, memory decides alone.
 
-Three kinds are asked for before something is done: `provision`, `validate` (a unit a camera token)
-and `admin`. Two are counted once they have happened, and then hold back what follows: `failures`,
-the FAILs that a caller gathers, and `guesses`, the wrong credentials that come from an address.
+Three kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
+token) and `admin`. Two kinds are counted after the fact, and then refuse the next requests:
+`failures` are the FAILs of a caller, `guesses` are the wrong credentials from an address.
 
-What is under way may yet FAIL. The thread that judges asks for each request whether anything is
-left (`failures_left`). Where processes share a store, a request reserves its tokens there first.
+Requests in progress may still FAIL, so a check before the work is not enough. The validation thread
+therefore checks `failures_left` for each request. With Redis, each request also reserves its tokens
+there first (`redis_reservations`).
 """
 
 import asyncio
@@ -42,13 +44,13 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import RateLimitedError, RateRefusedError
 from birthmark_sma.rates import Rate, parse_rates
 
-_MOST_OWN_RATES = 1_024  # different ones of access keys; operators write them
+_MOST_OWN_RATES = 1_024  # cached limits of access keys that have a rate of their own
 
 _log = logging.getLogger(__name__)
 
 
 class Kind(StrEnum):
-    """What is limited. The first three are named as the scopes of access keys are."""
+    """The kind of units that a limit counts. The first three have the names of key scopes."""
 
     PROVISION = "provision"
     VALIDATE = "validate"
@@ -64,9 +66,11 @@ DEFAULTS: Mapping[Kind, str] = {
     Kind.FAILURES: "6000/minute",
     Kind.GUESSES: "60/minute",
 }
-"""Where access is by keys, or others than this machine reach the server. An aggregation server may
-have 5,000 tokens a second validated on average, about what one process can do, and one in fifty of
-them may FAIL: it is not the one who forges. The others are far above what people and probes do."""
+"""The limits if access is by keys, or if other machines can reach the server.
+
+`validate` is 5,000 tokens a second on average, about as much as one process can validate.
+`failures` is one in fifty of these: an aggregation server does not forge the tokens that it passes
+on. The other limits are far above what people and probes need."""
 
 _UNITS = {
     Kind.PROVISION: "devices",
@@ -78,25 +82,25 @@ _UNITS = {
 
 
 class Quota(NamedTuple):
-    """What a caller has left of one limit."""
+    """The part of one limit that a caller has left."""
 
     policy: str
     rate: Rate
     remaining: int
     more_in: int
-    """Seconds until there is more of it; 0 where all of it is there."""
+    """Seconds until `remaining` grows; 0 if nothing is used."""
 
 
 @dataclass(slots=True)
 class RateLimitFigures:
-    """What happened in this process, for whoever watches."""
+    """Counters of this process for the metrics: refusals by kind, and the state of Redis."""
 
     refused: Counter[Kind] = field(default_factory=Counter)
     store: StoreFigures = field(default_factory=StoreFigures)
 
 
 class _Limit:
-    """One rate of one kind."""
+    """One rate of one kind, with the windows of all its callers in memory."""
 
     __slots__ = ("kind", "name", "rate", "windows")
 
@@ -104,6 +108,8 @@ class _Limit:
         self.kind = kind
         self.rate = rate
         self.name = kind.value if alone else f"{kind.value}-{rate.seconds}s"
+        # The validation thread counts FAILs while the event loop reads them. All other kinds belong
+        # to the event loop, which saves the lock.
         self.windows = GuardedWindows(rate) if kind is Kind.FAILURES else Windows(rate)
 
     def quota(self, usage: Usage) -> Quota:
@@ -127,7 +133,11 @@ class _Limit:
 
 
 class RateLimits:
-    """All limits of one process. Belongs to its event loop; nothing here waits but `confirm`."""
+    """All limits of one process.
+
+    Owned by the event loop, except the methods that are documented as safe from any thread. Only
+    `start`, `confirm` and `close` wait.
+    """
 
     def __init__(
         self,
@@ -147,31 +157,31 @@ class RateLimits:
 
     @property
     def counts(self) -> bool:
-        """Whether anything is limited, but for what access keys bring along."""
+        """True if any limit is configured, apart from the rates of access keys."""
         return any(self._limits.values())
 
     @property
     def shared(self) -> bool:
-        """Whether there is a store to ask, and it answers."""
+        """True if Redis is configured and available. Then `confirm` must follow each `take`."""
         return self._store is not None and self._store.available
 
     async def start(self) -> None:
-        """Find the store, if there is one. The service starts whether it is there or not."""
+        """Connect to Redis, if configured. The service starts even if Redis is unavailable."""
         if self._store is not None:
             await self._store.start()
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Cancel the tasks that use Redis, and close the connections."""
         if self._reserved is not None:
             await self._reserved.close()
         if self._store is not None:
             await self._store.close()
 
     def take(self, kind: Kind, caller: Caller, cost: int = 1) -> tuple[Quota, ...]:
-        """Let a caller have so many units of a kind, and say what is left; or raise.
+        """Consume `cost` units of a kind in memory and return the remaining quotas.
 
-        Raises RateLimitedError, and then nothing is counted. Where `shared` says so, `confirm` must
-        follow.
+        If `shared` is true, `confirm` must follow. Raises RateLimitedError, and then no unit is
+        counted.
         """
         limits = self._limits[kind] if caller.key is None else self._limits_of(kind, caller)
         failures = self._failures if kind is Kind.VALIDATE else ()
@@ -186,6 +196,7 @@ class RateLimits:
         for number, limit in enumerate(limits):
             taken = limit.windows.take(who, cost, now)
             if taken is None:
+                # A refused request must not use up the limits that had allowed it.
                 for earlier in limits[:number]:
                     earlier.windows.give_back(who, cost)
                 wait = seconds_until(limit.rate, limit.windows.usage(who, now), cost)
@@ -196,9 +207,11 @@ class RateLimits:
     async def confirm(
         self, kind: Kind, caller: Caller, cost: int = 1
     ) -> tuple[tuple[Quota, ...], RateLimitedError | None]:
-        """Ask the store too: return what it leaves, and the refusal where it refuses.
+        """Consume the units in Redis too; return the remaining quotas, and the refusal or None.
 
-        Where the store is away, what memory said stands.
+        Call it after `take`. For `validate` it also reserves the tokens, which `release` must give
+        back later, unless the request is refused. If Redis refuses, the units are given back in
+        memory. If Redis is unavailable, the decision of `take` stands.
         """
         assert self._store is not None  # noqa: S101  `shared` said so
         limits = self._limits_of(kind, caller)
@@ -207,6 +220,7 @@ class RateLimits:
         reserved = False
         quotas = []
         try:
+            # Reserve first: a request that is refused here must not use up the limits below.
             if kind is Kind.VALIDATE:
                 refusal = await self._reserve(who, cost)
                 reserved = refusal is None
@@ -221,6 +235,7 @@ class RateLimits:
         except StoreAwayError:
             return self.quotas(kind, caller), None
         except asyncio.CancelledError:
+            # The caller left. Without this its tokens stay reserved and hold back others.
             if reserved:
                 self.release(kind, caller, cost)
             raise
@@ -230,12 +245,12 @@ class RateLimits:
         return (*self._failures_of(kind, who), *quotas), refusal
 
     def release(self, kind: Kind, caller: Caller, cost: int, failed: int = 0) -> None:
-        """Give back what `confirm` reserved, now that so many tokens have failed."""
+        """Give back the tokens that `confirm` reserved, of which `failed` were judged as FAIL."""
         if self._reserved is not None and kind is Kind.VALIDATE:
             self._give_back(self._failures, ledger_partition(caller), cost, failed)
 
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
-        """Say what a caller has left, as far as this process has counted it."""
+        """Return the quotas that a caller has left, according to the memory of this process."""
         limits = self._limits_of(kind, caller)
         if not limits and not self._failures:
             return ()
@@ -246,17 +261,23 @@ class RateLimits:
 
     @property
     def limits_failures(self) -> bool:
-        """Say whether FAILs are limited."""
+        """True if FAILs are limited."""
         return bool(self._failures)
 
     def failures_left(self, who: str) -> int:
-        """Say how many FAILs a caller may still gather. For any thread."""
+        """Return how many more FAILs a caller may get. Call it only if FAILs are limited.
+
+        Safe from any thread.
+        """
         now = self._clock()
         lefts = (remaining(each.rate, each.windows.usage(who, now)) for each in self._failures)
         return min(lefts)
 
     def failure_refusal(self, who: str, more: int) -> RateLimitedError:
-        """Return what a caller is told once it gathers so many more FAILs. For any thread."""
+        """Return the error for a caller that has reached its limit after `more` further FAILs.
+
+        The error has the time to wait of the limit that takes longest. Safe from any thread.
+        """
         now = self._clock()
         waits = []
         for limit in self._failures:
@@ -268,15 +289,15 @@ class RateLimits:
         return self._refusal(limit, 1, wait)
 
     def failed(self, who: str, times: int = 1) -> None:
-        """Count FAILs that a caller was given. For any thread."""
+        """Count the FAILs of a caller in memory. Safe from any thread."""
         for limit in self._failures:
             limit.windows.fill(who, times, self._clock())
 
     def record_failed_auth(self, address: str | None) -> None:
-        """Count wrong credentials from an address, or raise RateLimitedError where it had enough.
+        """Count a wrong credential from an address. Raise RateLimitedError if it had too many.
 
-        Right credentials are not asked about here: whoever shares an address with somebody who
-        guesses is still let in.
+        Do not call it for correct credentials: a caller that shares its address with an attacker
+        must still be authenticated.
         """
         who = ledger_partition(Caller(address))
         for limit in self._guesses:
@@ -284,10 +305,11 @@ class RateLimits:
                 raise self._refusal(limit, 1, wait)
             self._count(limit, who, 1)
 
-    # --- what is counted once it has happened
+    # --- units that are counted after the fact
 
     def _wait(self, limit: _Limit, who: str, now: float) -> int:
-        """Return for how many seconds what happened holds a caller back; 0 where it does not."""
+        """Return for how many seconds a limit of these kinds refuses a caller; 0 for not at all."""
+        # Redis first: it counts all processes, and memory only this one.
         held_back = self._held_back.until(limit, who) - now
         if held_back > 0:
             return math.ceil(held_back)
@@ -301,7 +323,10 @@ class RateLimits:
             self._store.tell(_key(limit, who), limit.rate, times, learn)
 
     async def _reserve(self, who: str, cost: int) -> RateLimitedError | None:
-        """Reserve tokens of a request in the store: all limits hold them, or none does."""
+        """Reserve the tokens of a request in Redis, under all limits of FAILs or under none.
+
+        Return the refusal, or None. Raises StoreAwayError.
+        """
         assert self._reserved is not None  # noqa: S101
         for number, limit in enumerate(self._failures):
             key = _key(limit, who)
@@ -321,19 +346,26 @@ class RateLimits:
         for limit in limits:
             self._reserved.release(_key(limit, who), limit.rate, cost, failed)
 
+    # Called with the usage of all processes, as Redis has it.
     def _learn(self, limit: _Limit, who: str, usage: Usage) -> None:
         wait = seconds_until(limit.rate, usage, 1)
         self._held_back.note(limit, who, self._clock() + wait if wait else 0.0)
 
     def _failures_left(self, limit: _Limit, who: str, now: float) -> tuple[Quota, ...]:
-        """Say what is left of one limit of failures. Raises RateLimitedError where nothing is."""
+        """Return the quota of one limit of FAILs; none for a caller without FAILs.
+
+        Raises RateLimitedError if nothing is left.
+        """
         if wait := self._wait(limit, who, now):
             raise self._refusal(limit, 1, wait)
         usage = limit.windows.usage(who, now)
         return () if usage is UNUSED else (limit.quota(usage),)
 
     def _failures_of(self, kind: Kind, who: str) -> tuple[Quota, ...]:
-        """Say what is left of all of them, once there are some."""
+        """Return the quotas of all limits of FAILs for a validation; none for other kinds.
+
+        A limit under which a caller has no FAILs is left out.
+        """
         if kind is not Kind.VALIDATE:
             return ()
         now = self._clock()
@@ -346,7 +378,7 @@ class RateLimits:
                 left.append(limit.quota(usage))
         return tuple(left)
 
-    # --- which limits
+    # --- selection of limits
 
     def _refusal(self, limit: _Limit, cost: int, wait: int) -> RateLimitedError:
         self.figures.refused[limit.kind] += 1
@@ -354,12 +386,13 @@ class RateLimits:
 
     def _limits_of(self, kind: Kind, caller: Caller) -> tuple[_Limit, ...]:
         key = caller.key
+        # A key's own rate replaces the default for the requests of its scope, not for FAILs.
         if key is not None and key.rate_limit is not None and key.scope.value == kind.value:
             return self._own(kind, key.rate_limit)
         return self._limits[kind]
 
     def _limits_of_text(self, kind: Kind, text: str) -> tuple[_Limit, ...]:
-        """The limits that a key brings along."""
+        """Return the limits of an access key's own rate, or the default if it cannot be parsed."""
         try:
             return _limits(kind, parse_rates(text))
         except RateRefusedError as error:
@@ -368,7 +401,10 @@ class RateLimits:
 
 
 class _HeldBack:
-    """Until when callers have had enough, as the store said."""
+    """The callers that have reached a limit according to Redis, and until when.
+
+    Times are of the limiter's clock. At most `MOST_CALLERS` are kept; the oldest are dropped.
+    """
 
     def __init__(self) -> None:
         self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -387,14 +423,14 @@ class _HeldBack:
 
 
 def make_rate_limits(settings: Settings) -> RateLimits:
-    """Return the limits that settings ask for."""
+    """Create the rate limits of a process from its settings."""
     rates = {kind: _rates_of(settings, kind) for kind in Kind}
     url = settings.rate_store
     return RateLimits(rates, None if url is None else partial(SharedWindows, url))
 
 
 def rate_text(settings: Settings, kind: Kind) -> str | None:
-    """Return a limit as it is written, or None where there is none."""
+    """Return the configured or default limit of a kind as text, or None if there is no limit."""
     text: str | None = getattr(settings, f"rate_{kind.value}")
     if text is None and not settings.serves_this_machine_alone:
         text = DEFAULTS[kind]

@@ -1,8 +1,10 @@
-"""Camera tokens under way, of which each may yet FAIL: what processes reserve in one Redis.
+"""Reservations in Redis for camera tokens in progress, each of which may still FAIL.
 
-A process holds one amount for each caller, which lapses by itself where the process is killed. It
-asks for more than a request needs where the limit is wide, so that most requests need not ask. Who
-finds all that is left reserved by others waits for them.
+Used by `limiter`, so that several processes together cannot exceed a caller's limit of FAILs. Each
+process holds one lease for each caller: a number of tokens, stored in a Redis hash, that expires by
+itself if the process is killed. The lease is larger than a request needs if the limit is large, so
+that most requests need no call to Redis. If other processes have reserved all that is left, a
+request waits for them, up to `WAIT_SECONDS`.
 """
 
 import asyncio
@@ -22,12 +24,14 @@ from birthmark_sma.authority.rate_limits.redis_store import SharedWindows, Store
 from birthmark_sma.rates import Rate
 
 HOLD_SECONDS = 60
-"""After how long a reservation lapses that nobody renews. A process relies on it for half that."""
+"""A lease expires in Redis after this time unless it is renewed. A process uses it for half of this
+time only, so that it never relies on a lease that Redis has dropped."""
 
 WAIT_SECONDS = 10.0
-_LOOK_SECONDS = 0.02
-_SHARE_AHEAD = 100  # up to a hundredth of a limit is reserved ahead of requests
-_ANY_ROOM = 1 << 40
+"""The longest that a request waits for tokens that other processes have reserved."""
+_LOOK_SECONDS = 0.02  # a waiting request queries Redis again after this time
+_SHARE_AHEAD = 100  # a lease holds up to 1/100 of the limit more than the requests in progress
+_ANY_ROOM = 1 << 40  # more than any limit: the script then grants the amount in any case
 
 RESERVE = """
 local time = redis.call('TIME')
@@ -54,21 +58,34 @@ end
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 return granted and others or -1
 """
-"""Reserve an amount where others leave room, else a smaller one; return what others hold, or -1.
+"""Set the lease of a process, atomically, and delete the expired leases of others.
 
-Arguments: who, the amount, the smaller one, the room, seconds until it lapses."""
+Set it to an amount if the other processes hold less than the room, else to a smaller amount. Return
+how many tokens the others hold, or -1 if the smaller amount was set.
+
+KEYS[1] is the hash of a caller: process name to "amount:expiry", in milliseconds of Redis's clock.
+ARGV: [1] process name, [2] amount, [3] smaller amount, [4] room, [5] seconds until it expires. An
+amount of 0 deletes the lease."""
 
 
 @dataclass(slots=True)
 class _Lease:
-    """The amount that this process holds for one caller. Only who has the turn asks for more."""
+    """The tokens that this process has reserved for one caller under one rate.
+
+    Owned by the event loop. `turn` serialises the calls to Redis for this lease.
+    """
 
     ahead: int
+    """The tokens to reserve in advance."""
     in_flight: int = 0
+    """The tokens of requests in progress."""
     held: int = 0
+    """The tokens that Redis has reserved."""
     until: float = 0.0
+    """The time of the event loop's clock until which `held` counts."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request of this process gives its tokens back."""
 
     def has_room(self, cost: int, now: float) -> bool:
         return now < self.until and self.in_flight + cost <= self.held
@@ -79,7 +96,7 @@ class _Lease:
 
 
 class SharedReservations:
-    """The reservations of this process. Owned by one event loop."""
+    """All leases of this process. Owned by one event loop."""
 
     def __init__(self, store: SharedWindows) -> None:
         self._store = store
@@ -88,13 +105,15 @@ class SharedReservations:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def reserve(self, key: str, rate: Rate, cost: int) -> int | None:
-        """Wait until a request may be judged; where it may not, return in how many seconds.
+        """Reserve the tokens of a request; wait up to 10 seconds if other processes hold the rest.
 
-        A request may be judged if anything is left, whatever it costs. `release` must follow.
-        Raises StoreAwayError.
+        Return None if they are reserved; then `release` must follow. Else return after how many
+        seconds the caller may retry. A request is granted if anything is left of the limit, even if
+        it has more tokens than that. Raises StoreAwayError.
         """
         lease = self._lease_of(key, rate)
         clock = asyncio.get_running_loop().time
+        # Fast path without Redis. Not while another request has the turn: it came first.
         if not lease.turn.locked() and lease.has_room(cost, clock()):
             lease.in_flight += cost
             return None
@@ -106,6 +125,8 @@ class SharedReservations:
                 if wait is not None:
                     return wait
                 if not lease.has_room(cost, clock()):
+                    # Other processes hold the rest, and no message says when they release it.
+                    # Query again after a short time, or at once if this process releases some.
                     if clock() > deadline:
                         return 1
                     with suppress(TimeoutError):
@@ -115,9 +136,10 @@ class SharedReservations:
         return None
 
     def release(self, key: str, rate: Rate, cost: int, failed: int) -> None:
-        """Give back what a request reserved, once its FAILs are counted in the store."""
+        """Give back the tokens of a request, after its FAILs are counted in Redis."""
         lease = self._lease_of(key, rate)
         if failed:
+            # The FAILs reduce what is left: the next request must query Redis again.
             lease.until = 0.0
             self._run(self._count_and_free(lease, key, rate, cost, failed))
         else:
@@ -125,33 +147,51 @@ class SharedReservations:
             self._give_back(lease, key, rate)
 
     async def close(self) -> None:
-        """Finish what is being told."""
+        """Cancel the tasks that update Redis, and wait for them. Leases expire by themselves."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _ask(self, lease: _Lease, key: str, rate: Rate, cost: int) -> int | None:
-        """Ask for room once. Returns after how many seconds to come back where nothing is left."""
+        """Try once to extend the lease by `cost` tokens.
+
+        Return None, and the lease shows whether it was extended; or, if nothing is left of the
+        limit, after how many seconds to retry. Raises StoreAwayError.
+        """
         usage = await self._store.usage(key, rate)
         left = remaining(rate, usage)
         if not left:
             return seconds_until(rate, usage, 1)
         amount = lease.in_flight + cost + lease.ahead
-        others = await self._hold(lease, key, amount, left - lease.in_flight)
+        others = await self._hold(lease, key, rate, amount, left - lease.in_flight)
         if others is None:
             return None
-        # FAILs are counted before their reservation is given back: they are in one of the two.
+        # Read the usage again. Another process counts its FAILs before it gives its reservation
+        # back, so each FAIL is in `others` or in this usage, or in both. The usage from before the
+        # reservation could lack FAILs that are not in `others` any more.
         usage = await self._store.usage(key, rate)
         if remaining(rate, usage) - others - lease.in_flight <= 0:
-            await self._hold(lease, key, lease.in_flight, _ANY_ROOM)
+            await self._hold(lease, key, rate, lease.in_flight, _ANY_ROOM)
         return None
 
-    async def _hold(self, lease: _Lease, key: str, amount: int, room: int) -> int | None:
-        """Hold an amount where others leave room; return what these hold, or None."""
+    async def _hold(
+        self, lease: _Lease, key: str, rate: Rate, amount: int, room: int
+    ) -> int | None:
+        """Set the lease to an amount if the others hold less than `room`, else to `in_flight`.
+
+        Return how many tokens the others hold, or None in the second case. Raises StoreAwayError.
+        """
+        # The clock is read before the call, so that the lease ends here before it does in Redis.
         until = asyncio.get_running_loop().time() + HOLD_SECONDS / 2
         least = lease.in_flight
         others = await self._store.run(
-            RESERVE, f"{key}/reserved", self._name, amount, least, room, HOLD_SECONDS
+            RESERVE,
+            f"{key}/{rate.amount}/{rate.seconds}/reserved",
+            self._name,
+            amount,
+            least,
+            room,
+            HOLD_SECONDS,
         )
         lease.held, lease.until = (least, until) if others < 0 else (amount, until)
         return None if others < 0 else others
@@ -162,11 +202,12 @@ class SharedReservations:
         try:
             await self._store.fill(key, rate, failed)
         except StoreAwayError:
-            pass  # this process counted them as well
+            pass  # the FAILs are counted in the memory of this process as well
         finally:
             lease.free(cost)
         self._give_back(lease, key, rate)
 
+    # Shrink a lease that is larger than necessary; if a request has the turn, that one sets it.
     def _give_back(self, lease: _Lease, key: str, rate: Rate) -> None:
         if lease.held - lease.in_flight > lease.ahead and not lease.turn.locked():
             self._run(self._shrink(lease, key, rate))
@@ -175,7 +216,7 @@ class SharedReservations:
         with suppress(StoreAwayError):
             async with lease.turn:
                 if lease.held - lease.in_flight > lease.ahead:
-                    await self._hold(lease, key, lease.in_flight + lease.ahead, _ANY_ROOM)
+                    await self._hold(lease, key, rate, lease.in_flight + lease.ahead, _ANY_ROOM)
         if lease.held == 0 and not lease.turn.locked():
             self._leases.pop((key, rate), None)
 
@@ -187,7 +228,7 @@ class SharedReservations:
         return lease
 
     def _make_room(self) -> None:
-        """Forget two callers for whom nothing is under way, where there are too many."""
+        """If there are too many leases, drop those of the oldest two that no request uses."""
         if len(self._leases) >= MOST_CALLERS:
             oldest = list(islice(self._leases.items(), 2))
             for place, lease in oldest:
@@ -195,6 +236,7 @@ class SharedReservations:
                     del self._leases[place]
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        # The event loop has weak references to tasks only: this set keeps them alive.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

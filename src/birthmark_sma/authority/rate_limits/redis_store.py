@@ -1,11 +1,12 @@
-"""Sliding windows in Redis, which several processes share; and what happens while it is away.
+"""Sliding windows in Redis, which several processes share, and the handling of Redis outages.
 
-A rate limit must never stop the service. Redis is asked with little patience. Once it does not
-answer as it should, nobody asks it any more but a probe every few seconds, and callers of this
-module are told to count by themselves.
+Used by `limiter` and `redis_reservations`. A rate limit must never stop the service: a call to
+Redis has a timeout of 0.25 seconds. After a failed call, all calls raise StoreAwayError at once,
+without a call to Redis, until a probe succeeds. It runs every 3 seconds. Callers then count in
+memory only.
 
-What arrives for one caller while a question about it is under way goes into the next question
-together: the busier the caller, the fewer questions a request.
+Calls for one caller are coalesced: while one is in progress, further ones wait and are sent to
+Redis together. The busier a caller, the fewer calls a request needs.
 """
 
 import asyncio
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     from limits.aio.storage import RedisStorage
 
 ANSWER_SECONDS = 0.25
-"""How long a conversation with Redis may take. A request that arrives during a conversation that
-fails waits for that one alone."""
+"""The timeout of an operation in Redis. A request that is queued behind one that fails waits for
+that one only."""
 
 PROBE_SECONDS = 3.0
-_CONNECT_SECONDS = 1.0
-_AT_ONCE = 16
-_STEPS = 5
-_PREFIX = "sma-rates"
+"""The time between two probes while Redis is unavailable."""
+_CONNECT_SECONDS = 1.0  # longer than ANSWER_SECONDS, as a probe may have to connect first
+_AT_ONCE = 16  # operations in Redis at the same time
+_STEPS = 5  # see `_patience`
+_PREFIX = "sma-rates"  # of all keys in Redis
 
 Told = TypeVar("Told")
 
@@ -40,12 +42,12 @@ _log = logging.getLogger(__name__)
 
 
 class StoreAwayError(Exception):
-    """Redis cannot be asked now. Never leaves this room."""
+    """Redis is unavailable. Internal to the rate limits: `limiter` catches it."""
 
 
 @dataclass(slots=True)
 class StoreFigures:
-    """How the store is doing, for whoever watches. In this process."""
+    """The state of Redis for the metrics, as this process sees it."""
 
     away: bool = False
     times_lost: int = 0
@@ -54,28 +56,29 @@ class StoreFigures:
 
 @dataclass(slots=True)
 class _Wanted:
-    """Units that somebody waits for; None where they were had, else in how many seconds."""
+    """A waiting `take`."""
 
     cost: int
     answer: "asyncio.Future[tuple[int | None, Usage]]"
+    """The result of `take`."""
 
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits for one caller's next conversation."""
+    """The calls of `take` that wait for the next operation for one caller and rate."""
 
     wanted: list[_Wanted] = field(default_factory=list)
 
 
 class SharedWindows:
-    """The windows in Redis. Owned by one event loop; begun by `start`."""
+    """The windows in Redis. Owned by one event loop. Call `start` before anything else."""
 
     def __init__(self, url: SecretStr, figures: StoreFigures) -> None:
         self._url = url
         self._figures = figures
         self._storage: RedisStorage | None = None
         self._queues: dict[tuple[str, Rate], _Queue] = {}
-        self._unsaid: dict[tuple[str, Rate], int] = {}  # what happened, and Redis does not know yet
+        self._unsaid: dict[tuple[str, Rate], int] = {}  # units used that Redis has not counted yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._available = False
@@ -83,14 +86,17 @@ class SharedWindows:
 
     @property
     def available(self) -> bool:
-        """Whether Redis answered when it was last asked."""
+        """True if the last operation in Redis succeeded."""
         return self._available
 
     async def start(self) -> None:
-        """Ask Redis for the first time, and go on asking until it answers."""
+        """Connect to Redis. If it is unavailable, log that and probe it in the background.
+
+        A URL that the library cannot use is logged too, but not tried again.
+        """
         try:
             self._storage = _open_storage(self._url.get_secret_value())
-        except Exception as error:  # a URL whose parts make no sense to the library
+        except Exception as error:  # the library cannot use the URL
             self._note_loss(error)
             return
         await self._probe()
@@ -98,19 +104,19 @@ class SharedWindows:
             self._run(self._find_again())
 
     async def close(self) -> None:
-        """Ask nothing more."""
-        self._available = False
+        """Cancel all tasks and close the connections, within a second."""
+        self._available = False  # first, so that no new task starts
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._storage is not None:
-            # Closing says nothing that Redis needs to hear: it may be away.
+            # Redis loses nothing if the connection is not closed properly, and it may not respond.
             await asyncio.wait({asyncio.ensure_future(_close(self._storage))}, timeout=1)
 
     async def take(self, key: str, rate: Rate, cost: int) -> tuple[int | None, Usage]:
-        """Have so many units, if they are there, and say what has been had by all.
+        """Consume `cost` units if they are left, and return the usage of all processes.
 
-        Returns None for units that were had, or in how many seconds they can be. Raises
+        The first value is None if they were consumed, else the seconds until they can be. Raises
         StoreAwayError.
         """
         if not self._available:
@@ -124,11 +130,14 @@ class SharedWindows:
         return await wanted.answer
 
     async def usage(self, key: str, rate: Rate) -> Usage:
-        """Say what has been had. Raises StoreAwayError."""
+        """Return the usage of all processes. Raises StoreAwayError."""
         return await self._converse(partial(self._usage, key, rate))
 
     def tell(self, key: str, rate: Rate, cost: int, learn: Callable[[Usage], None]) -> None:
-        """Count what has happened already, while nobody waits; `learn` is told what that makes."""
+        """Count units that were used already, in a background task.
+
+        Then call `learn` with the usage of all processes. Do nothing if Redis is unavailable.
+        """
         if not self._available:
             return
         known = (key, rate) in self._unsaid
@@ -137,29 +146,32 @@ class SharedWindows:
             self._run(self._tell(key, rate, learn))
 
     async def fill(self, key: str, rate: Rate, cost: int) -> Usage:
-        """Count what has happened already, and say what that makes. Raises StoreAwayError."""
+        """Count units that were used already, and return the usage. Raises StoreAwayError."""
         return await self._converse(partial(self._fill, key, rate, cost))
 
     async def run(self, script: str, key: str, *arguments: str | int) -> int:
-        """Run a script on one key; it returns an integer. Raises StoreAwayError."""
+        """Run a Lua script on one key and return its integer. Raises StoreAwayError."""
 
         async def evaluate() -> int:
             assert self._storage is not None  # noqa: S101  it has started
+            # Not public, but the library offers no scripts other than its own.
             client = self._storage.bridge.get_connection()  # type: ignore[attr-defined]
             answer: int = await client.eval(script, 1, f"{_PREFIX}:{key}", *arguments)
             return answer
 
         return await self._converse(evaluate)
 
-    # --- conversations
+    # --- operations
 
     async def _serve(self, key: str, rate: Rate, queue: _Queue) -> None:
-        """Answer what waits, together, until nothing does."""
+        """Process the waiting calls of a queue together, until none is left."""
         try:
             while queue.wanted:
                 wanted, queue.wanted = queue.wanted, []
                 await self._answer(key, rate, wanted)
         finally:
+            # There is no await between the check of the loop and this line, so no call gets lost.
+            # If the task was cancelled, the calls that still wait fail.
             del self._queues[key, rate]
             _disappoint(queue.wanted)
 
@@ -169,7 +181,7 @@ class SharedWindows:
         except StoreAwayError:
             _disappoint(wanted)
             return
-        except BaseException:
+        except BaseException:  # `close` cancels this task: no call may wait for ever
             _disappoint(wanted)
             raise
         for number, each in enumerate(wanted):
@@ -178,9 +190,14 @@ class SharedWindows:
                 each.answer.set_result((wait, usage))
 
     async def _have(self, key: str, rate: Rate, wanted: Sequence[_Wanted]) -> tuple[int, Usage]:
-        """Return how many of them got their units, from the first on, and what that makes."""
+        """Consume the units of as many calls as possible, in their order.
+
+        Return how many calls got their units, and the usage after that.
+        """
+        # All of them at once, which most often succeeds and takes one operation.
         if await self._acquire(key, rate, sum(each.cost for each in wanted)):
             return len(wanted), await self._usage(key, rate)
+        # Otherwise those that fit, from the first on. If another process was faster, none.
         usage = await self._usage(key, rate)
         room = remaining(rate, usage)
         had = 0
@@ -203,6 +220,7 @@ class SharedWindows:
         finally:
             del self._unsaid[key, rate]
 
+    # As `Windows.fill`: counts no more than is left, because Redis refuses more than that.
     async def _fill(self, key: str, rate: Rate, cost: int) -> Usage:
         if not await self._acquire(key, rate, min(cost, rate.amount)):
             left = remaining(rate, await self._usage(key, rate))
@@ -221,24 +239,28 @@ class SharedWindows:
         previous, previous_left, current, current_left = await self._storage.get_sliding_window(
             _name(key, rate), rate.seconds
         )
-        # Redis keeps a window for two: the second time it is the one before.
+        # The library's times are until a key expires, and a key lives for two windows: in the
+        # second one it is the previous window. `Usage.left` is until the current window ends.
         left = current_left - rate.seconds if current_left else previous_left
         return Usage(previous, current, min(max(left, 0.0), float(rate.seconds)))
 
-    # --- losing and finding it
+    # --- outages
 
+    # Every operation goes through here. A cancelled request is no fault of Redis:
+    # CancelledError is no Exception, so it passes.
     async def _converse(self, conversation: Callable[[], Awaitable[Told]]) -> Told:
         try:
+            # A timeout of its own, so that waiting for a turn does not count as a fault of Redis.
             async with _patience(ANSWER_SECONDS):
                 await self._turns.acquire()
-        except TimeoutError:  # there are more questions than Redis is asked at once
+        except TimeoutError:  # too many operations are in progress; Redis may be well
             raise StoreAwayError from None
         try:
-            if self._available:
+            if self._available:  # another operation may have failed while this one waited
                 async with _patience(ANSWER_SECONDS):
                     return await conversation()
         except Exception as error:
-            # Whatever a store does wrong, callers are not to suffer for it.
+            # Any error at all: a rate limit must never stop the service.
             self._lose(error)
         finally:
             self._turns.release()
@@ -246,7 +268,7 @@ class SharedWindows:
 
     def _lose(self, error: Exception) -> None:
         if not self._available:
-            return  # somebody else found out first
+            return  # another operation has failed before
         self._available = False
         self._note_loss(error)
         self._run(self._find_again())
@@ -268,11 +290,12 @@ class SharedWindows:
             await self._probe()
 
     async def _probe(self) -> None:
-        """See whether Redis answers, can be written to, and is quick enough."""
+        """Test whether Redis responds, accepts writes and is fast enough. Raise nothing."""
         assert self._storage is not None  # noqa: S101
         try:
             async with _patience(_CONNECT_SECONDS):
                 await self._acquire("probe", _PROBE_RATE, 1)
+            # Again with the timeout of requests, now that there is a connection.
             async with _patience(ANSWER_SECONDS):
                 await self._acquire("probe", _PROBE_RATE, 1)
         except Exception as error:
@@ -286,6 +309,7 @@ class SharedWindows:
             _log.warning("The store for rate limits answers again: processes count together")
 
     def _run(self, work: Awaitable[None]) -> None:
+        # The event loop has weak references to tasks only: this set keeps them alive.
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -296,10 +320,10 @@ _PROBE_RATE = Rate(1_000_000, 1)
 
 @asynccontextmanager
 async def _patience(seconds: float) -> AsyncIterator[None]:
-    """Raise TimeoutError once the body has waited for so long.
+    """Raise TimeoutError if the body takes longer than `seconds` of the event loop's own time.
 
-    The time passes in steps of the event loop. A pause of the loop, on a machine that is too busy,
-    counts as one step: the answer may have arrived meanwhile, and Redis is not to blame.
+    The time is counted in 5 steps. If a busy machine stops the event loop for a while, that counts
+    as one step only: the response may have arrived in that time, so Redis is not at fault.
     """
     loop = asyncio.get_running_loop()
     left = _STEPS
@@ -332,7 +356,7 @@ def _disappoint(wanted: Sequence[_Wanted]) -> None:
 
 
 def _open_storage(url: str) -> "RedisStorage":
-    # Only a server with several processes needs them.
+    # Imported here, because only a server with several processes needs them.
     from limits.aio.storage import RedisStorage  # noqa: PLC0415
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
@@ -340,7 +364,7 @@ def _open_storage(url: str) -> "RedisStorage":
     options: dict[str, object] = {
         "socket_timeout": _CONNECT_SECONDS,
         "socket_connect_timeout": _CONNECT_SECONDS,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": Retry(NoBackoff(), 0),  # none: requests must not wait, and the probe retries
     }
     return RedisStorage(f"async+{url}", implementation="redispy", key_prefix=_PREFIX, **options)  # type: ignore[arg-type]
 
@@ -350,7 +374,10 @@ async def _close(storage: "RedisStorage") -> None:
 
 
 def _fault(error: Exception) -> str:
-    """Say what kind of fault it is. The library's own words may hold parts of the URL."""
+    """Return the kind of a fault, for the log.
+
+    Never log the library's own message: it may contain parts of the URL, which has a password.
+    """
     kinds = {each.__name__ for each in type(error).__mro__}
     if kinds & {"AuthenticationError", "NoPermissionError", "AuthorizationError"}:
         return "refuses the name or password in SMA_RATE_STORE"

@@ -1,6 +1,6 @@
-"""A sandbox: an authority for integration tests, which fails on demand and keeps nothing.
+"""The sandbox: an authority for integration tests that fails on demand and deletes its data.
 
-Whether an authority is one is decided when it is founded, recorded in its database, and told by the
-names in its certificates. What a sandbox does otherwise is composed in `authority.authority` when
-it is opened: an authority that is none has not a line of this in its way.
+An authority is created as a sandbox or not, for ever: its database records it, and the names in its
+certificates show it. `authority.authority` puts the sandbox's classes in place when it opens a
+sandbox. None of this code may run in an authority that is not a sandbox.
 """

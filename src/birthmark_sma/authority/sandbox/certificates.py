@@ -1,4 +1,7 @@
-"""Devices of a sandbox: certified as at another time, where that was asked for."""
+"""Device certificates of a sandbox, dated in the past or the future if a test asks for it.
+
+`web.sandbox.fault_injection` sets the offset for a request; the provisioner issues the certificate.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +18,10 @@ _AHEAD: ContextVar[timedelta] = ContextVar("clock_ahead", default=timedelta())
 
 @contextmanager
 def shifted_clock(offset: timedelta) -> Iterator[None]:
-    """Let certificates be dated so far ahead, or behind where that is negative, in this block.
+    """Date the certificates that this block issues by `offset` from now; negative for the past.
 
-    It holds for the request under way and no other: the provisioner takes its context along into
-    the thread that signs.
+    The offset is a context variable, so it affects the current request only. The provisioner copies
+    the context into the thread that signs.
     """
     before = _AHEAD.set(offset)
     try:
@@ -28,7 +31,7 @@ def shifted_clock(offset: timedelta) -> Iterator[None]:
 
 
 class SandboxCandidateMaker(CandidateMaker):
-    """Certifies devices under the names of a sandbox, at the time that their script says."""
+    """Issues device certificates with a sandbox's names, at the time that `shifted_clock` set."""
 
     profile = profiles.SANDBOX_DEVICE
 

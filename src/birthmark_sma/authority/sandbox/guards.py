@@ -1,4 +1,7 @@
-"""What must not be together with a sandbox."""
+"""Checks that keep a sandbox apart from production.
+
+`authority.authority` calls them before it creates or opens an authority.
+"""
 
 from birthmark_sma.authority.sandbox.verdicts import FIRST_SCRIPTED_TABLE
 from birthmark_sma.config import Access, Settings, is_loopback
@@ -6,9 +9,10 @@ from birthmark_sma.errors import ConfigurationError
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise ConfigurationError where settings are those of an authority that means it.
+    """Raise ConfigurationError if the settings do not fit a sandbox.
 
-    A sandbox is for this machine alone, open, one process, and keeps no secret worth a KMS.
+    A sandbox listens on loopback only, has open access, runs in one process and has no secret that
+    is worth a key file or a KMS. Its table ids must stay below the scripted ones.
     """
     found = [
         variable
@@ -39,7 +43,10 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_kind(founded_as_sandbox: bool, *, sandbox: bool) -> None:  # noqa: FBT001
-    """Raise ConfigurationError where an authority would serve as what it was not founded as."""
+    """Raise ConfigurationError if an authority would serve as the kind that it was not created as.
+
+    `founded_as_sandbox` is the kind in the database, `sandbox` the kind in the settings.
+    """
     if founded_as_sandbox and not sandbox:
         raise ConfigurationError(
             "This authority was founded as a sandbox, and never serves as anything else. Say"

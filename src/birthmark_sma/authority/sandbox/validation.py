@@ -1,4 +1,8 @@
-"""A validator whose verdicts can be had by table id, and stand in the audit trail as any other."""
+"""The validator of a sandbox: some table ids have a fixed verdict (see `verdicts`).
+
+It takes the place of `Validator` in a sandbox. Its verdicts go through the same batches and into
+the same audit trail, but no caller may see a device serial with a fixed verdict.
+"""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -23,15 +27,15 @@ from birthmark_sma.storage.group_commit import Answers
 
 SERIAL = "SANDBOX-CAMERA"
 FAMILY = "Sandbox"
-"""Of which device the audit trail has a scripted PASS. No caller is told: there is no such device,
-and whoever compares serials would take it for another one than that which signed a bundle."""
+"""The device serial and family of a scripted PASS in the audit trail. Callers never get them: there
+is no such device, so a comparison with the serial of the signer of a bundle would fail."""
 
 _TABLE: ContextVar[int | None] = ContextVar("scripted_table", default=None)
 
 
 @contextmanager
 def as_of_table(table_id: int) -> Iterator[None]:
-    """Let every camera token that is offered in this block be judged as one of this table."""
+    """Replace the table id of each camera token that is submitted in this block by `table_id`."""
     before = _TABLE.set(table_id)
     try:
         yield
@@ -40,7 +44,7 @@ def as_of_table(table_id: int) -> Iterator[None]:
 
 
 class SandboxValidator(Validator):
-    """Judges as ever, but for table ids that are scripts."""
+    """Validates like `Validator`, except for table ids that have a fixed verdict."""
 
     def submit_async(
         self,
@@ -50,9 +54,10 @@ class SandboxValidator(Validator):
         derivation: Derivation = NORMATIVE,
         alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
-        """Judge a token, as of the table that the request asks for."""
+        """Submit a token, with the table id that `as_of_table` set."""
         scripted = _scripted(camera_token)
         if scripted is not camera_token:
+            # The alternatives keep their own table id, which would give another verdict.
             alternatives = ()
         return super().submit_async(scripted, caller, origin, derivation, alternatives)
 
@@ -62,11 +67,13 @@ class SandboxValidator(Validator):
         caller: Caller,
         origin: LoggedRequest | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
-        """Judge tokens, as of the table that the request asks for."""
+        """Submit tokens as one batch, with the table id that `as_of_table` set."""
         return super().offer_together([*map(_scripted, camera_tokens)], caller, origin)
 
     # --- in the writer thread
 
+    # Overrides the batch handler. The base class has written the audit rows, with SERIAL and
+    # FAMILY, before these are removed from what the callers get.
     def _settle(
         self, transaction: Connection, attempts: Sequence[Attempt]
     ) -> Sequence[Validation | BirthmarkError]:
@@ -80,6 +87,7 @@ class SandboxValidator(Validator):
             )
         ]
 
+    # Overrides the judgement of one token: a fixed verdict does not depend on device or key.
     def _judge(
         self,
         attempt: Attempt,

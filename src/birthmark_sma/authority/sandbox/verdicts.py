@@ -1,11 +1,15 @@
-"""Table ids for which a sandbox has its verdict ready, whatever else is in the token. PURE."""
+"""The table ids that have a fixed verdict in a sandbox, whatever else the token contains. PURE.
+
+Used by `SandboxValidator` and by the scenario catalog in `web.sandbox`.
+"""
 
 from collections.abc import Mapping
 
 from birthmark_sma.protocol.verdict import Reason
 
 FIRST_SCRIPTED_TABLE = 9_000
-"""From here on table ids are scripts: a sandbox has no key table of its own so high."""
+"""Table ids from here on are scripted. A sandbox must have no key table of its own with such an id;
+`guards.check_settings` ensures that."""
 
 VERDICTS: Mapping[int, Reason] = {
     9_000: Reason.GENUINE,
@@ -18,14 +22,15 @@ VERDICTS: Mapping[int, Reason] = {
     9_007: Reason.UNKNOWN_KEY_INDEX,
     9_008: Reason.OTHER_DERIVATION,
 }
-"""The verdicts to be had."""
+"""The reason, and so the verdict, of each scripted table id."""
 
 ALREADY_SUBMITTED = 9_409
-"""Recorded as PASS, and the caller is told no verdict."""
+"""The audit trail records PASS, and the caller gets 409 without a verdict."""
 DELIVERED = frozenset({ALREADY_SUBMITTED, 9_900, 9_903, 9_906, 9_907})
-"""Scripts that the authority is asked about, sooner or later, and then it is PASS."""
+"""Scripted table ids whose tokens reach the validator, at once or after an injected fault. They
+PASS."""
 
 
 def scripted_reason(table_id: int) -> Reason | None:
-    """Return the verdict that a table id asks for, or None where the token is judged."""
+    """Return the fixed reason of a table id, or None if the token is to be validated as usual."""
     return Reason.GENUINE if table_id in DELIVERED else VERDICTS.get(table_id)

@@ -1,7 +1,8 @@
-"""Counts of verdicts and repeats, which `storage.trail` keeps together with the audit rows.
+"""Read the counters of verdicts and repeats.
 
-Whoever asks for figures reads these and never the audit trail, which may have a hundred million
-rows.
+`validation.audit_writer` writes the counters in the transaction of the audit rows, so that both
+always agree. Statistics, the dashboard and metrics read the counters. They must never scan the
+audit log, which may have a hundred million rows (docs/adr/0006).
 """
 
 from collections import Counter
@@ -16,17 +17,18 @@ from birthmark_sma.storage.dialects import truncate_to_hour
 from birthmark_sma.storage.schema import repeat_counters, running_totals, validation_counters
 
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
-"""Verdicts by the beginning of their minute."""
+"""The number of each verdict, by the start of the minute (UTC)."""
 
+# Each writer process has rows of its own in these tables, so every query adds up rows.
 _table = validation_counters.c
 _repeats = repeat_counters.c
 _totals = running_totals.c
 
 
 def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Counter[Reason]]:
-    """Return how often each reason was given in each hour (UTC) from the minute of `since` on.
+    """Return the number of verdicts by hour (UTC) and reason, from the minute of `since` on.
 
-    The first hour counts from that minute only; hours in which nothing happened are left out.
+    The first hour is partial: it starts at that minute. Hours without verdicts are missing.
     """
     hour = truncate_to_hour(connection, _table.minute)
     rows = connection.execute(
@@ -41,7 +43,10 @@ def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Cou
 
 
 def count_by_minute(connection: Connection, since: datetime) -> Minutes:
-    """Return the verdicts of each minute (UTC) from that of `since` on in which there were any."""
+    """Return the number of each verdict by minute (UTC), from the minute of `since` on.
+
+    Minutes without verdicts are missing.
+    """
     rows = connection.execute(
         select(_table.minute, _table.reason, func.sum(_table.times))
         .where(_table.minute >= floor_to_minute(since))
@@ -54,7 +59,7 @@ def count_by_minute(connection: Connection, since: datetime) -> Minutes:
 
 
 def count_repeats(connection: Connection, since: datetime) -> Counter[Repeat]:
-    """Return how many tokens had come before, by kind, from the minute of `since` on."""
+    """Return the number of repeated tokens by kind, from the minute of `since` on."""
     rows = connection.execute(
         select(_repeats.repeat, func.sum(_repeats.times))
         .where(_repeats.minute >= floor_to_minute(since))
@@ -64,7 +69,7 @@ def count_repeats(connection: Connection, since: datetime) -> Counter[Repeat]:
 
 
 def count_ever(connection: Connection) -> tuple[Counter[Reason], Counter[Repeat]]:
-    """Return how often each reason and each kind of repeat was ever given: neither ever falls."""
+    """Return the all-time totals by reason and by kind of repeat. No total ever decreases."""
     rows = connection.execute(
         select(_totals.counted, _totals.name, func.sum(_totals.times)).group_by(
             _totals.counted, _totals.name
@@ -81,16 +86,16 @@ def count_ever(connection: Connection) -> tuple[Counter[Reason], Counter[Repeat]
 
 
 def floor_to_minute(time: datetime) -> datetime:
-    """Return the beginning of the minute, in UTC."""
+    """Return the start of the minute of `time`, in UTC."""
     return time.astimezone(UTC).replace(second=0, microsecond=0)
 
 
 def floor_to_hour(time: datetime) -> datetime:
-    """Return the beginning of the hour, in UTC."""
+    """Return the start of the hour of `time`, in UTC."""
     return floor_to_minute(time).replace(minute=0)
 
 
 def hours_until(time: datetime, count: int) -> list[datetime]:
-    """Return the beginnings of as many hours (UTC), oldest first; the last one still runs."""
+    """Return the starts of `count` hours (UTC), oldest first. The last hour contains `time`."""
     last = floor_to_hour(time)
     return [last - timedelta(hours=ago) for ago in reversed(range(count))]

@@ -1,9 +1,11 @@
-"""Search the audit trail, newest first, however long it is.
+"""Search the audit log, newest rows first, in a bounded time.
 
-The trail has an index of times and no other, as each would cost every validation. So a search for
-what is rare looks at a stretch of time after another, until it has found a page or its time is up,
-and says how far back it has looked. The counters, which know what happened in each minute, say
-which stretches are worth a look and how long they may be.
+Called by the dashboard's page of validations and its export. The log has one index, on the time of
+the row, because each further index would cost every validation. A search with a filter therefore
+reads one time window after another, from new to old. It stops when the page is full or when its
+time is up, and returns the time back to which it has searched. The per-minute counters tell which
+windows can contain a match and how long a window may be. A search with a filter must never scan
+the whole log.
 """
 
 import time
@@ -21,18 +23,23 @@ from birthmark_sma.storage.schema import repeat_counters, validation_counters
 from birthmark_sma.storage.schema import validation_history as history
 
 SECONDS = 0.06
-"""How long a search goes on looking, unless it is told otherwise."""
+"""The default time limit of a search, in seconds. It is checked after each time window."""
 
-_ROWS = 20_000  # how many rows a stretch has at most, but for one busy minute
-_MINUTES = 1_000
+# A time window has up to this many rows, unless a single minute has more. It was 50,000 before each
+# page was measured over 10,000,000 rows: the time limit is checked only between two windows.
+_ROWS = 20_000
+_MINUTES = 1_000  # a time window has up to this many minutes with rows
 _MINUTE = timedelta(minutes=1)
-_END_OF_TIME = datetime(9000, 1, 1, tzinfo=UTC)
+_END_OF_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # later than every row: where a search starts
 
 _counters = validation_counters.c
 
 
 class AuditEntry(NamedTuple):
-    """A row of the audit trail, but for the ciphertext."""
+    """A row of the audit log, without the ciphertext.
+
+    The field names are the column names: `_select` builds its query from them.
+    """
 
     id: int
     validated_at: datetime
@@ -47,7 +54,7 @@ class AuditEntry(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A place in the trail: what is older is behind it."""
+    """A position in the audit log. A search continues with the rows older than this one."""
 
     validated_at: datetime
     id: int
@@ -55,7 +62,10 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which rows are looked for; None leaves all in. `since` is the first moment, `until` none."""
+    """The rows to search for. None in a field means no restriction.
+
+    `since` is inclusive, `until` is exclusive.
+    """
 
     result: Verdict | None = None
     reason: Reason | None = None
@@ -63,7 +73,7 @@ class AuditFilter:
     device_serial: str | None = None
     table_id: int | None = None
     caller: str | None = None
-    """The id of an access key, or the address of who showed none."""
+    """The id of an access key, or the address of a caller without an access key."""
     since: datetime | None = None
     until: datetime | None = None
 
@@ -74,14 +84,17 @@ class AuditFilter:
 
     @property
     def _is_narrow(self) -> bool:
-        """Whether there may be long stretches without a row that is wanted."""
+        """Return True if the filter restricts more than the time.
+
+        Long stretches of the log may then have no match, so the search reads window by window.
+        """
         return self != AuditFilter(since=self.since, until=self.until)
 
 
 class AuditPage(NamedTuple):
-    """Rows, newest first, and where to go on; None where nothing older is left.
+    """Rows, newest first, and the cursor of the next page; None if no older match is left.
 
-    `looked_back_to` is set where time was up before the page was full.
+    `looked_back_to` is set if the time limit was reached before the page was full.
     """
 
     rows: list[AuditEntry]
@@ -97,7 +110,11 @@ def search(
     before: Cursor | None = None,
     seconds: float = SECONDS,
 ) -> AuditPage:
-    """Return up to `limit` rows behind a place; it looks at one stretch at least."""
+    """Return up to `limit` matching rows that are older than `before`, newest first.
+
+    `seconds` is the time limit. The search reads at least one time window, so that every call makes
+    progress.
+    """
     deadline = time.monotonic() + seconds
     place = before or Cursor(wanted.until or _END_OF_TIME, 0)
     rows: list[AuditEntry] = []
@@ -105,6 +122,7 @@ def search(
         stretch = _next(connection, wanted, place) if wanted._is_narrow else _Stretch(None, place)
         if stretch is None:
             return AuditPage(rows, None, None)
+        # One row more than the page: it shows whether a next page exists.
         rows += _select(connection, wanted, stretch, limit + 1 - len(rows))
         if len(rows) > limit:
             last = rows[limit - 1]
@@ -119,14 +137,14 @@ def search(
 
 
 class _Stretch(NamedTuple):
-    """A stretch of time to look at: from a minute on, None for the beginning, up to a place."""
+    """A time window: from the minute `begins` (None: the oldest row) up to the cursor `ends`."""
 
     begins: datetime | None
     ends: Cursor
 
 
 def _next(connection: Connection, wanted: AuditFilter, place: Cursor) -> _Stretch | None:
-    """Return the newest stretch behind a place that may have what is wanted."""
+    """Return the newest time window before `place` that may contain a match, or None."""
     minute = _next_minute(connection, wanted, place)
     if minute is None:
         return None
@@ -140,7 +158,7 @@ def _next(connection: Connection, wanted: AuditFilter, place: Cursor) -> _Stretc
     )
     rows = 0
     begins = minute
-    for begins, times in counted:  # noqa: B007  the last one is what it is about
+    for begins, times in counted:  # noqa: B007  the last minute read is the start of the window
         rows += times
         if rows >= _ROWS:
             break
@@ -148,14 +166,17 @@ def _next(connection: Connection, wanted: AuditFilter, place: Cursor) -> _Stretc
 
 
 def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> datetime | None:
-    """Return the newest minute behind a place in which what is wanted may have happened."""
+    """Return the newest minute before `place` that may contain a match, or None.
+
+    Only the counters are read. They know reasons and repeats, not devices, tables or callers.
+    """
     if wanted.repeat is None:
         table, kind = validation_counters, _counters.reason
         kinds = [each.value for each in Reason if each in wanted._reasons]
     else:
         table, kind = repeat_counters, repeat_counters.c.repeat
         kinds = [wanted.repeat.value]
-    # Of the minute that the place begins nothing is behind it.
+    # If the cursor is the very start of a minute, no row of that minute is older than the cursor.
     begun = floor_to_minute(place.validated_at)
     within = (
         table.c.minute <= begun
@@ -175,6 +196,7 @@ def _select(
 ) -> Sequence[AuditEntry]:
     columns = history.c
     ends = stretch.ends
+    # The first condition follows from the second, but only a plain comparison can use the index.
     conditions: list[ColumnElement[bool]] = [
         columns.validated_at <= ends.validated_at,
         or_(
@@ -194,6 +216,7 @@ def _select(
     }
     conditions += [column == value for column, value in exactly.items() if value is not None]
     if wanted.caller is not None:
+        # A row with an access key belongs to that key, whatever address it came from.
         conditions.append(
             or_(
                 columns.caller == wanted.caller,

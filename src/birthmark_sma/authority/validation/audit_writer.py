@@ -1,7 +1,9 @@
-"""Write a judged batch down: its audit rows, and the figures that count them.
+"""Write the audit rows of a judged batch, and add them to the counters.
 
-All in the caller's transaction, so that figures and rows are never at odds. On PostgreSQL it is one
-statement, as each call of a driver costs as much as judging some tokens.
+Called by `validation.service` in the writer thread. Rows and counters are written in the caller's
+transaction, so that they always agree (docs/adr/0006). On PostgreSQL one statement writes all of
+it, because each call of the driver costs as much as judging several tokens. This module must never
+commit, and its statements must be the same for PASS and FAIL.
 """
 
 import json
@@ -25,24 +27,26 @@ from birthmark_sma.storage.postgresql_driver import (
 )
 from birthmark_sma.storage.schema import as_sqlite_text
 
-_WRITERS = 1 << 15  # as many as a smallint has
-_NOTHING = "{}"
+_WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
+_NOTHING = "{}"  # the JSON object without counts
 
 
 class AuditWriter:
-    """Writes down what one writer thread judges."""
+    """Writes audit rows and counters for one writer thread. It is owned by that thread."""
 
     def __init__(self) -> None:
+        # Each writer has counter rows of its own, so that processes do not wait for each other.
         self._writer = secrets.randbelow(_WRITERS)
         self._busiest = BusiestDevices()
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write one or more rows that were judged at one time, and count them.
+        """Write one or more audit rows and count them.
 
-        What is judged makes no difference to the statements: they are the same for PASS and FAIL.
+        All rows must have the same `validated_at`. The statements are the same for every verdict.
         """
         minute = floor_to_minute(rows[0].validated_at)
         passed = [row for row in rows if row.validation_result == "PASS"]
+        # Before this transaction writes: the list in memory must never hold uncommitted rows.
         self._busiest.refresh(transaction, minute.date())
         figures = _Figures(
             minute=minute,
@@ -64,10 +68,11 @@ class AuditWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """What to count: JSON objects of reasons and repeats, and devices, each with how many rows.
+    """The counts of one batch.
 
-    `pictures` are those passes that no stranger and no repetition brought. Of the devices those are
-    asked for that have more than `least` passes on that day.
+    `reasons` and `repeats` are JSON objects from name to number of rows. `passes` and `pictures`
+    count rows by device serial. `pictures` leaves out passes without an access key and repeats. The
+    statements return the devices that now have more than `least` passes on `day`.
     """
 
     minute: datetime
@@ -83,8 +88,9 @@ class _Figures:
         return self.minute.date()
 
 
-# Devices are taken in the order of their names, so that two programs never wait for each other.
-# Names of reasons need no order, as every writer has rows of its own.
+# Lock order: rows of device_activity are updated in the order of their serials, which prevents a
+# deadlock between two processes. Counter rows need no order, because each writer has its own.
+# One statement of several CTEs: PostgreSQL runs each data-modifying CTE once, read or not.
 _ON_POSTGRESQL = """
 WITH appended AS (
     INSERT INTO validation_history (
@@ -136,7 +142,7 @@ def _write_on_postgresql(
     written = execute_blocking(
         transaction,
         _ON_POSTGRESQL,
-        (
+        (  # in the order of $1 to $19
             array_of_bytes(hashes),
             array_of_integers(tables),
             array_of_integers(indexes),
@@ -162,7 +168,8 @@ def _write_on_postgresql(
     return risen
 
 
-# Many rows a statement, but of a few sizes only, as SQLite keeps statements prepared by their text.
+# One INSERT takes many rows, because each call of the driver may lose the interpreter's lock. Only
+# five sizes exist, because SQLite's driver caches prepared statements by their text.
 _APPEND = """
 INSERT INTO validation_history (
     encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,
@@ -170,6 +177,7 @@ INSERT INTO validation_history (
 VALUES """
 _ROW = f"({', '.join('?' * len(AuditRow._fields))})"
 _APPEND_ON_SQLITE = {size: _APPEND + ", ".join([_ROW] * size) for size in (256, 64, 16, 4, 1)}
+# "WHERE true" before ON CONFLICT: without it, SQLite parses ON as a join condition of the SELECT.
 _COUNT_ON_SQLITE = """
 INSERT INTO validation_counters (minute, reason, writer, times)
 SELECT ?, key, ?, value FROM json_each(?) WHERE true
@@ -202,6 +210,7 @@ def _write_on_sqlite(
 ) -> dict[str, int]:
     start = 0
     while start < len(rows):
+        # The largest size that fits: the sizes are in descending order and end with 1.
         size = next(size for size in _APPEND_ON_SQLITE if size <= len(rows) - start)
         values = [
             value

@@ -1,7 +1,9 @@
-"""What verdicts need to know of devices: the read that every camera token waits for.
+"""Find the devices of a batch of camera tokens by the HMAC of their NUC hash.
 
-Written out for both databases, and answered with as few calls into their drivers as possible: each
-call lets go of the interpreter's lock, which a busy event loop then takes.
+Called by `validation.service` for every batch. This is a hot path, so the SQL is written out for
+both databases with as few driver calls as possible: each call releases the interpreter's lock, and
+a busy event loop then takes it. This module must not cache devices, because several processes share
+the database (docs/adr/0003).
 """
 
 import json
@@ -20,7 +22,7 @@ from birthmark_sma.storage.postgresql_driver import (
 
 
 class FoundDevice(NamedTuple):
-    """What a verdict needs to know of a device."""
+    """The fields of a registered device that a verdict needs."""
 
     device_serial: str
     device_family: str
@@ -29,7 +31,10 @@ class FoundDevice(NamedTuple):
 
 
 def find_standings(connection: Connection, nuc_hashes: Sequence[bytes]) -> dict[bytes, FoundDevice]:
-    """Return what is known of the devices with these HMACs of their NUC hash, in one query."""
+    """Return the devices with these HMACs of NUC hashes, by HMAC, in one query.
+
+    An HMAC that belongs to no device is missing in the result.
+    """
     if connection.dialect.name == "postgresql":
         return _find_on_postgresql(connection, nuc_hashes)
     return _find_on_sqlite(connection, nuc_hashes)
@@ -39,6 +44,7 @@ _ON_POSTGRESQL = """
 SELECT nuc_hash, device_serial, device_family, status, table_assignments
 FROM registered_devices WHERE nuc_hash = ANY($1::bytea[])
 """
+# Keys are bytes, as in PostgreSQL's binary format: no status is decoded.
 _STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 
@@ -50,6 +56,7 @@ def _find_on_postgresql(
 
 
 def _read(found: PGresult) -> dict[bytes, FoundDevice]:
+    # Values are in PostgreSQL's binary format. No column is NULL: `or b""` only narrows the type.
     standings = {}
     for row in range(found.ntuples):
         nuc_hash, serial, family, status, tables = (
@@ -61,8 +68,9 @@ def _read(found: PGresult) -> dict[bytes, FoundDevice]:
     return standings
 
 
-# All devices in one row, as each row would be a call. SQLite keeps a statement prepared by its
-# text, so the number of parameters goes up in powers of two; NULL equals nothing.
+# All devices come back as one JSON value, because each row would be a driver call. The number of
+# parameters is a power of two, because the driver caches prepared statements by their text. Unused
+# parameters are NULL, which equals nothing.
 _ON_SQLITE = """
 SELECT json_group_array(json_array(
     hex(nuc_hash), device_serial, device_family, status, json(table_assignments)))

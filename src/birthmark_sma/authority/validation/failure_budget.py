@@ -1,7 +1,10 @@
-"""The order in which the requests of one batch are judged: no caller FAILs beyond its limit.
+"""Choose which requests of a batch are judged, so that callers keep to their rate limit of FAILs.
 
-A request is judged if its caller has anything left beside what its earlier requests may still FAIL,
-and may then overdraw. Otherwise it waits for these; where they leave nothing, it is refused.
+Called by `validation.service` in the writer thread, in several turns for one batch. A request is
+judged if its caller would have budget left even if all tokens of its earlier requests in this turn
+FAIL. The last request may overdraw the budget, as its tokens are judged together. Other requests
+wait for the next turn. A request is refused if its caller has no budget left.
+This module must not write anything: it only counts.
 """
 
 from collections import Counter
@@ -12,31 +15,36 @@ from birthmark_sma.errors import RateLimitedError
 
 
 class FailureTurns:
-    """The turns of one batch, of which each place holds one camera token.
+    """The turns of one batch. A place is the index of a camera token in the batch.
 
-    `requests` tells requests apart, whose tokens stand side by side; None is one that no limit
-    counts. `callers` are those of the tokens, as limits tell them apart.
+    `requests` has an object for each token that identifies its request; the tokens of a request
+    are adjacent. None means that no limit counts the token. `callers` has the caller of each token,
+    as `ledger_partition` names it.
     """
 
     def __init__(
         self, limits: RateLimits, requests: Sequence[object], callers: Sequence[str]
     ) -> None:
         self.failures: Counter[str] = Counter()
-        """The number of FAILs that each caller has gathered in this batch."""
+        """The number of FAILs of each caller in this batch."""
         self.refused: dict[int, RateLimitedError] = {}
-        """The answers to tokens that are not judged, by their places."""
+        """The errors of the tokens that are not judged, by place."""
         self._limits = limits
         self._requests = requests
         self._callers = callers
         self._waiting = _places_of(requests)
 
     def failed(self, place: int) -> None:
-        """Count a FAIL."""
+        """Count a FAIL of the token at `place` against its caller's limit."""
         if self._requests[place] is not None:
             self.failures[self._callers[place]] += 1
 
     def next(self) -> list[int]:
-        """Return the places that are judged now; none once all are judged or refused."""
+        """Return the places to judge in this turn.
+
+        An empty list means that every token has been judged or refused. The caller must report each
+        FAIL with `failed` before it calls this again.
+        """
         turn: list[int] = []
         waiting = []
         left: dict[str, int] = {}
@@ -44,12 +52,15 @@ class FailureTurns:
         for places in self._waiting:
             who = self._callers[places[0]]
             if self._requests[places[0]] is not None:
+                # The limit is read once a turn, so that all requests of a caller see one number.
                 if who not in left:
                     left[who] = self._limits.failures_left(who) - self.failures[who]
                 if left[who] <= 0:
+                    # All tokens of a request are refused together.
                     refusal = self._limits.failure_refusal(who, self.failures[who])
                     self.refused.update(dict.fromkeys(places, refusal))
                     continue
+                # If all tokens under way FAIL, nothing would be left: wait for their verdicts.
                 if under_way[who] >= left[who]:
                     waiting.append(places)
                     continue
@@ -60,7 +71,7 @@ class FailureTurns:
 
 
 def _places_of(requests: Sequence[object]) -> list[range]:
-    """Return the places of the tokens of each request."""
+    """Return the places of each request, in order. A token with None is a request of its own."""
     found = []
     start = 0
     for at in range(1, len(requests) + 1):

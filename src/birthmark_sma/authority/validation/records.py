@@ -1,4 +1,7 @@
-"""The audit trail: one row for each camera token that was judged. `storage.trail` writes it."""
+"""The row of the audit log: one for each camera token that was judged.
+
+`validation.audit_writer` writes the rows, `validation.audit_search` finds them.
+"""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -9,9 +12,10 @@ from birthmark_sma.storage.schema import validation_history as history
 
 
 class AuditRow(NamedTuple):
-    """One judged camera token. `device_serial` is set wherever the device is known, FAIL or not.
+    """One judged camera token. The order of the fields is the order of the columns in the INSERT.
 
-    `caller` is the id of the access key that was shown; `repeat`, what kind of repetition it was.
+    `device_serial` is set if the device is known, also for a FAIL. `caller` is the id of the
+    caller's access key. `repeat` is the kind of repeat, or None for the first time.
     """
 
     encrypted_nuc_hash: bytes
@@ -27,5 +31,5 @@ class AuditRow(NamedTuple):
 
 
 def count_rows(connection: Connection) -> int:
-    """Return how many rows there are, by reading all of them."""
+    """Return the number of audit rows. This scans the whole audit log, so it is slow."""
     return connection.execute(select(func.count()).select_from(history)).scalar_one()

@@ -1,12 +1,18 @@
-"""The replay ledger: which camera tokens were seen before, and who brought them.
+"""The replay ledger: which camera tokens were seen before, and by which callers.
 
-A token that nobody brought before, which most are, costs one row and nothing else. Only where some
-were brought before, these are read and counted in further steps. Rows are locked in the order of
-their digests, which prevents deadlocks.
+`validation.service` writes it in the transaction of the verdicts. `background.retention` deletes
+old tokens. docs/adr/0009 explains the design.
 
-A token passes under one key derivation only. Its row, under the normative digest, says under which
-it passed; a token that was brought under another derivation alone has such a row too, so that the
-primary key decides which of two programs was first.
+* A new token costs one row and one statement. Only repeats are read and counted, in further
+  statements.
+* Lock order: each statement locks rows in the order of their digests. A batch that is judged in
+  several turns runs the statements several times, so a deadlock between two processes remains
+  possible. `storage.group_commit` then retries the batch.
+* A token passes under one key derivation only. Its row, under the normative digest, stores which
+  one. A token that was submitted under another derivation only has such a row as well, so that the
+  primary key decides which of two processes was first.
+
+The statements must never depend on a token's verdict.
 """
 
 import json
@@ -55,11 +61,11 @@ _first_seen_at = sighted_tokens.c.first_seen_at
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 _NOBODY = ""
-"""The first caller of a row that stands there for its `passed_under` alone."""
+"""The first caller of a row that exists only for its `passed_under`."""
 
 
 class _Known(NamedTuple):
-    """The content of a row."""
+    """A row of the ledger, without digest and time. `passed_under` 0 means: under none yet."""
 
     first_caller: str
     passed_under: int
@@ -71,12 +77,13 @@ def note(
     now: datetime,
     passes: Mapping[bytes, int] | None = None,
 ) -> tuple[list[Repeat | None], Mapping[bytes, int]]:
-    """Write sightings down, and under which key derivation their tokens pass.
+    """Record the tokens and their callers; return the repeats and the derivations that passed.
 
-    `passes` has the normative digest of each token, and the number of the derivation under which it
-    passes now, or 0. Returns of each sighting whether it is a first sight, which is None, or a
-    repeat; and under which derivation each of `passes` passed, by the one that was first for good.
-    Whatever the tokens' verdicts will be, the statements are the same.
+    `passes` maps the normative digest of each token to the number of the key derivation under which
+    it passes now, or 0. The first result has an entry for each sighting, in order: None for the
+    first sight of a token, or the kind of repeat. The second result maps each digest in `passes` to
+    the derivation under which it passed first, which never changes. The statements are the same for
+    every verdict.
     """
     passes = passes or {}
     rows: dict[bytes, _Known] = {}
@@ -89,7 +96,8 @@ def note(
             rows[digest] = _Known(_NOBODY, number)
     on_postgresql = transaction.dialect.name == "postgresql"
     insert = _insert_on_postgresql if on_postgresql else _insert_on_sqlite
-    fresh = insert(transaction, sorted(rows.items()), now)
+    fresh = insert(transaction, sorted(rows.items()), now)  # sorted: the lock order
+    # Fast path: every row is new, and no token occurs twice in the batch.
     if len(fresh) == len(rows) and distinct == len(sightings):
         return [None] * len(sightings), passes
     known = {digest: rows[digest] for digest in fresh}
@@ -103,6 +111,7 @@ def note(
     brought_before = {
         sighting
         for sighting, number in (count(transaction, times, now) if times else ())
+        # Counted more often than in this batch: this caller repeated the token before.
         if number > times[sighting]
         or (sighting.digest in known and known[sighting.digest].first_caller == sighting.caller)
     }
@@ -116,10 +125,11 @@ def _catch_up(
     rows: Mapping[bytes, _Known],
     first_sights: set[bytes],
 ) -> dict[bytes, _Known]:
-    """Read rows that were there before, and add what they lack: a first caller, or a derivation.
+    """Read existing rows, and complete those without a first caller or a derivation.
 
-    Rows that lack something are read again under a lock, as another program may add it now. A
-    derivation is never replaced. What gets its first caller is added to `first_sights`.
+    Incomplete rows are read again under a row lock, because another process may complete them at
+    the same time. A derivation is never replaced. Digests that get their first caller here are
+    added to `first_sights`.
     """
     on_postgresql = transaction.dialect.name == "postgresql"
     read = _read_on_postgresql if on_postgresql else _read_on_sqlite
@@ -127,7 +137,7 @@ def _catch_up(
     lacking = [digest for digest, row in known.items() if _complete(row, rows[digest]) != row]
     if not lacking:
         return known
-    if on_postgresql:
+    if on_postgresql:  # SQLite has one writer, which already holds the write lock
         known |= _read_on_postgresql(transaction, sorted(lacking), lock=" ORDER BY 1 FOR UPDATE")
     complete = {digest: _complete(known[digest], rows[digest]) for digest in lacking}
     first_sights |= {
@@ -149,14 +159,17 @@ def _complete(row: _Known, brought: _Known) -> _Known:
 
 
 def note_lost_answers(transaction: Connection, sightings: Set[SeenToken]) -> None:
-    """Write down whose verdicts did not reach their callers."""
+    """Record the tokens and callers whose verdict did not reach the caller. Idempotent."""
     if sightings:
         rows = [each._asdict() for each in sorted(sightings)]
         transaction.execute(insert_or_skip(transaction, lost_answers), rows)
 
 
 def take_lost_answers(transaction: Connection, sightings: Set[SeenToken]) -> set[SeenToken]:
-    """Return for which of these a verdict was lost, and forget that it was."""
+    """Delete the lost answers of these tokens and callers, and return those that were deleted.
+
+    Of two processes that take the same one, only one gets it.
+    """
     pair = tuple_(lost_answers.c.digest, lost_answers.c.caller)
     taking = (
         delete(lost_answers)
@@ -168,7 +181,7 @@ def take_lost_answers(transaction: Connection, sightings: Set[SeenToken]) -> set
 
 # --- PostgreSQL
 
-# One row with all digests that were new, one after the other.
+# The result is one value, the concatenated digests of the new rows: fewer values to read.
 _INSERT_ON_POSTGRESQL = """
 WITH noted AS (
     INSERT INTO sighted_tokens (digest, first_caller, first_seen_at, passed_under)
@@ -208,8 +221,8 @@ def _insert_on_postgresql(
 def _read_on_postgresql(
     transaction: Connection, digests: Sequence[bytes], lock: str = ""
 ) -> dict[bytes, _Known]:
-    # A statement of its own, as only a later one sees what another program wrote for which the
-    # first one waited.
+    # This must be a statement of its own: the INSERT may have waited for another process's commit,
+    # and only a later statement sees the rows of that commit.
     found = execute_blocking(transaction, _READ_ON_POSTGRESQL + lock, [array_of_bytes(digests)])
     values = ([found.get_value(row, at) or b"" for at in range(3)] for row in range(found.ntuples))
     return {digest: _Known(caller.decode(), int(passed)) for digest, caller, passed in values}
@@ -232,15 +245,15 @@ def _count_on_postgresql(
         yield SeenToken(digest, caller.decode()), int(number)
 
 
-# --- SQLite: one writer at a time. Many rows a statement, but of a few sizes only, as it keeps
-# statements prepared by their text.
+# --- SQLite: one writer at a time, so no row locks. A statement takes many rows. Only five sizes
+# exist, because the driver caches prepared statements by their text.
 
 _SIZES = (256, 64, 16, 4, 1)
 _INSERT_ON_SQLITE = """
 INSERT INTO sighted_tokens (digest, first_caller, first_seen_at, passed_under) VALUES {}
 ON CONFLICT (digest) DO NOTHING
 """
-# Every new row gets the next number, so those just written have the highest.
+# SQLite gives each new row the next rowid, so the rows just inserted have the highest ones.
 _FRESH_ON_SQLITE = """
 SELECT json_group_array(hex(digest)) FROM sighted_tokens
 WHERE rowid > (SELECT max(rowid) FROM sighted_tokens) - ?
@@ -299,7 +312,7 @@ def _count_on_sqlite(
 
 
 def _in_parts(statement: str, rows: Sequence[_Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield statements with as many rows of parameters as they have room for, and these."""
+    """Yield statements for all rows, each with the parameters of up to 256 rows."""
     row = f"({', '.join('?' * len(rows[0]))})"
     start = 0
     while start < len(rows):
@@ -309,16 +322,17 @@ def _in_parts(statement: str, rows: Sequence[_Row]) -> Iterator[tuple[str, tuple
         start += size
 
 
-# --- what is old
+# --- retention
 
 
 def find_old(connection: Connection, before: datetime, *, limit: int) -> list[Any]:
-    """Return where up to `limit` tokens are written that were first seen before a time.
+    """Return the row ids (`ctid` or `rowid`) of up to `limit` tokens first seen before a time.
 
-    On SQLite only the oldest `limit` are looked at, in the order in which they were written.
+    On SQLite only the `limit` rows with the lowest rowids, which were written first, are checked.
     """
     if connection.dialect.name == "postgresql":
-        # However many the planner expects: where none is old, few pages should be read.
+        # Without a sequential scan the planner uses the BRIN index on the time, whatever number of
+        # rows it expects. If no row is old, only few pages are then read.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         place = literal_column("ctid", Text())
         old = select(place).select_from(sighted_tokens).where(_first_seen_at < before)
@@ -335,9 +349,9 @@ def find_old(connection: Connection, before: datetime, *, limit: int) -> list[An
 
 
 def forget(transaction: Connection, places: Sequence[Any], before: datetime) -> int:
-    """Delete tokens that `find_old` found, and all that is known of their repeats; say how many.
+    """Delete the tokens that `find_old` found, with their repeats; return the number of tokens.
 
-    What came into their place meanwhile is newer, and stays.
+    A newer row that has taken over a row id since `find_old` is kept.
     """
     if transaction.dialect.name == "postgresql":
         there = text("ctid = ANY(CAST(:places AS tid[]))").bindparams(places=list(places))

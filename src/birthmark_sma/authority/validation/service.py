@@ -1,7 +1,11 @@
-"""Validate camera tokens: a bounded pool, one writer, one commit for all that waits.
+"""Validate camera tokens: a bounded pool, one writer thread, one commit for each batch.
 
-The audit row of a token is durable before its answer leaves, and every FAIL costs the same work, so
-that neither an answer nor its time tells why a token failed.
+Called by web/api/validate.py, `sma validate` and the sandbox. For each batch the writer thread
+1. opens the tokens, 2. looks up their devices, 3. judges each token, 4. records all tokens in the
+replay ledger, 5. writes audit rows and counters, 6. commits. Then the answers leave.
+
+An answer must never leave before its audit row is durable. Every FAIL must cost the same work, so
+that neither the answer nor its time tells why a token failed.
 """
 
 import asyncio
@@ -55,23 +59,23 @@ from birthmark_sma.storage.group_commit import Answers, Batch, GroupCommit
 
 
 class Attempt(NamedTuple):
-    """A camera token, and who brought it."""
+    """A camera token to judge, with its caller."""
 
     camera_token: CameraToken
     caller: Caller
     derivation: Derivation = NORMATIVE
-    """How the keys are derived where it came in. No other way is ever tried."""
+    """The key derivation of the endpoint that received it. No other derivation is tried."""
     alternatives: Sequence[CameraToken] = ()
-    """The same sealed NUC hash under other tables: published cameras name all three of theirs."""
+    """The same ciphertext with other table ids: published cameras send all three of theirs."""
     request: object = None
-    """An object that identifies its request; None where no limit counts its FAIL."""
+    """An object that identifies its request; None if no rate limit counts its FAIL."""
 
 
 class Validation(NamedTuple):
-    """A judged camera token, as it stands in the audit trail.
+    """A judged camera token, as recorded in the audit log.
 
-    Serial and family are set wherever the device is known, even on FAIL: a caller is told them only
-    on PASS, and only where its disclosure setting allows it.
+    Serial and family are set if the device is known, even on FAIL. A response contains them only on
+    PASS, and only if the disclosure setting allows it.
     """
 
     reason: Reason
@@ -79,37 +83,38 @@ class Validation(NamedTuple):
     device_family: str | None
     validated_at: datetime
     digest: bytes
-    """The name of the token in the replay ledger."""
+    """The token's digest in the replay ledger: 16 bytes."""
     repeat: Repeat | None = None
-    """What kind of repeat it is; None is the first sight of this token."""
+    """The kind of repeat; None if the token was never seen before."""
     answer_was_lost: bool = False
-    """This caller brought the token before, and did not get the verdict."""
+    """This caller submitted the token before, and the verdict did not reach it."""
     in_doubt: bool = False
-    """This caller brought it before, and nobody can say yet whether it got the verdict."""
+    """This caller submitted the token before, and it is unknown yet if the verdict reached it."""
 
     @property
     def verdict(self) -> Verdict:
-        """PASS or FAIL."""
+        """Return PASS or FAIL."""
         return self.reason.verdict
 
 
 class Steps(NamedTuple):
-    """When the steps of a batch were done, by `perf_counter_ns`."""
+    """The times of the steps of a batch, in nanoseconds of `perf_counter_ns`."""
 
     begun: int
-    """Its tokens are being opened."""
+    """The writer began to open the tokens."""
     opened: int
     settled: int
-    """Judged, and all rows written."""
+    """All tokens are judged and all rows are written."""
     committed: int
 
 
 Watcher: TypeAlias = Callable[[Batch, Steps], None]
-"""Is told of each batch once it is durable, in the writer thread, before the answers leave."""
+"""Called for each batch in the writer thread, after the commit and before the answers leave."""
 
 _DOUBTFUL_NANOSECONDS = 1_000_000_000
-"""A transaction that waited longer than this may have waited for another process that had the same
-token. That process needs a moment to note that its caller left meanwhile."""
+"""One second. A transaction that takes longer may have waited for the lock of another process that
+judged the same token. That process may not have recorded yet that its answer was lost, so the
+repeat is in doubt (docs/adr/0009)."""
 
 _log = logging.getLogger(__name__)
 
@@ -130,18 +135,21 @@ class Validator:
         replay: ReplayPolicy = ReplayPolicy.RECORD,
     ) -> None:
         self._figures = figures or Figures()
+        # Shared memory: the slots of the ranges are adjacent, and this is the first one.
         self._ranges = TABLE_RANGES.place["0",]
         self._tables_a_range = tables_a_range(table_cache.sizes.tables)
         self._table_cache = table_cache
         self._clock = database.clock
+        # Published clients draw one of 1,000 key indices, whatever this authority's sizes are.
         self._published_sizes = TableSizes(table_cache.sizes.tables, PUBLISHED_SIZES.keys_per_table)
         self._nuc_hash_index = nuc_hash_index
         self._trail = AuditWriter()
         self._watcher: Watcher | None = None
         self._limits = rate_limits if rate_limits and rate_limits.limits_failures else None
         self._replay = replay
-        self._failed: Counter[str] = Counter()  # of the batch under way, by caller; the writer's
-        self._begun = self._opened = 0  # likewise
+        # Owned by the writer thread: FAILs by caller, and times, of the batch under way.
+        self._failed: Counter[str] = Counter()
+        self._begun = self._opened = 0
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
             database,
             self._settle,
@@ -154,7 +162,7 @@ class Validator:
         )
 
     def watch(self, watcher: Watcher) -> None:
-        """Let somebody see every batch from now on. What he raises is logged, and harms nobody."""
+        """Call `watcher` for every batch from now on. Its exceptions are logged, not raised."""
         self._watcher = watcher
 
     def submit_async(
@@ -165,20 +173,20 @@ class Validator:
         derivation: Derivation = NORMATIVE,
         alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
-        """Judge a token, for a coroutine; the future is done once its audit row is durable.
+        """Judge a token, for a coroutine. The future is done once the audit row is durable.
 
-        With `alternatives` the one that opens is judged and recorded; where none opens, or more
-        than one, it is `camera_token` that failed.
+        With `alternatives`, the one token that opens is judged and recorded. If none opens, or more
+        than one, `camera_token` is recorded as a FAIL.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
-        DatabaseUnavailableError where the verdict could not be recorded: then there is none; or
-        RateLimitedError where the caller has gathered too many FAILs meanwhile.
+        DatabaseUnavailableError if the verdict could not be recorded, and then there is no verdict,
+        or RateLimitedError if the caller has exceeded its limit of FAILs meanwhile.
         """
         attempt = Attempt(camera_token, caller, derivation, alternatives, object())
         return self._writer.submit_async(attempt, origin)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
-        """Judge a token and wait for it. Raises as `submit_async` does."""
+        """Judge a token and return its verdict. Raises the errors of `submit_async`."""
         return await self.submit_async(camera_token, caller)
 
     def offer_together(
@@ -187,7 +195,11 @@ class Validator:
         caller: Caller,
         origin: LoggedRequest | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
-        """Judge one or more tokens in one transaction. Raises as `submit_async` does."""
+        """Judge one or more tokens of one request in one transaction, in order.
+
+        Raises PoolFullError or ShuttingDownError at once, for all of them. The future raises
+        DatabaseUnavailableError for all; a RateLimitedError stands in the place of its token.
+        """
         request = object()
         attempts = [Attempt(each, caller, request=request) for each in camera_tokens]
         return self._writer.offer_together(attempts, origin)
@@ -195,39 +207,43 @@ class Validator:
     def submit(
         self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
     ) -> "Future[Validation]":
-        """The same for a thread, as a future."""
+        """Judge a token, for a thread. Raises the errors of `submit_async`.
+
+        No rate limit counts its FAIL.
+        """
         return self._writer.submit(Attempt(camera_token, caller, derivation))
 
     @property
     def waiting(self) -> int:
-        """How many tokens wait for the writer."""
+        """Return the number of tokens that wait for the writer thread."""
         return self._writer.waiting
 
     def copy_figures(self) -> None:
-        """Copy what the writer counts to where all processes see it."""
+        """Copy the writer's counters to shared memory, where all processes can read them."""
         self._figures.copy_writer(
             VALIDATIONS, waiting=self._writer.waiting, refused=self._writer.refused
         )
 
     @property
     def running(self) -> bool:
-        """Whether tokens are accepted and judged."""
+        """Return True if tokens are accepted and judged."""
         return self._writer.running
 
     @property
     def failure(self) -> DatabaseUnavailableError | None:
-        """Return why nothing can be recorded, where the last batch failed just now."""
+        """Return the error of the last batch if it failed within the last 10 seconds, else None."""
         return self._writer.failure
 
     def close(self) -> None:
-        """Accept nothing more, judge and answer everything that waits."""
+        """Stop accepting tokens, judge and answer all that wait, then stop the writer thread."""
         self._writer.close()
 
     # --- in the writer thread
 
     def _note(self, batch: Batch) -> None:
+        # FAILs count only after the commit: before it, the transaction may be tried again.
         for who, times in self._failed.items():
-            assert self._limits is not None  # noqa: S101  or nobody had counted
+            assert self._limits is not None  # noqa: S101  FAILs are counted only with limits
             self._limits.failed(who, times)
         self._figures.batch(VALIDATIONS, batch)
         if self._watcher is not None:
@@ -240,9 +256,12 @@ class Validator:
     def _settle(
         self, transaction: Connection, attempts: Sequence[Attempt]
     ) -> Sequence[Validation | BirthmarkError]:
-        """Judge a batch, write its audit rows and count them, all in this transaction."""
+        """Judge a batch, write its audit rows and count them, all in this transaction.
+
+        This may run twice for a batch, if the first transaction failed before its commit.
+        """
         now = self._clock.now()
-        self._failed = Counter()
+        self._failed = Counter()  # new for each try, so that no FAIL counts twice
         self._begun = perf_counter_ns()
         attempts, opened = zip(*map(self._open_attempt, attempts), strict=True)
         self._opened = perf_counter_ns()
@@ -260,11 +279,12 @@ class Validator:
         now: datetime,
         limits: RateLimits,
     ) -> Sequence[Validation | BirthmarkError]:
-        """Judge the requests of a batch, and let no caller gather FAILs beyond its limit.
+        """Judge the requests of a batch in turns, and enforce the rate limit of FAILs.
 
-        Those that wait for the outcome of others are judged in a later turn.
+        A request that could exceed its caller's limit waits until the verdicts of the earlier ones
+        are known. Refused tokens get a RateLimitedError and no audit row.
         """
-        answers: dict[int, Validation | BirthmarkError] = {}
+        answers: dict[int, Validation | BirthmarkError] = {}  # by index of the attempt
         turns = FailureTurns(
             limits,
             [attempt.request for attempt in attempts],
@@ -278,7 +298,7 @@ class Validator:
                 answers[at] = validation
                 if counts_as_fail(validation, self._replay):
                     turns.failed(at)
-        self._failed = turns.failures
+        self._failed = turns.failures  # `_note` records them in the rate limits after the commit
         answers |= turns.refused
         in_order = [answers[at] for at in range(len(attempts))]
         rows = [
@@ -297,7 +317,8 @@ class Validator:
         opened: Sequence[bytes | None],
         now: datetime,
     ) -> list[Validation]:
-        # A token that did not open is looked up all the same, under a decoy that no device has.
+        # Equal work for every FAIL: a token that did not open is looked up as well, under a random
+        # decoy that no device has. So the time does not tell why a token failed.
         sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
         standings = find_standings(transaction, sought)
         judged = [
@@ -318,9 +339,9 @@ class Validator:
         judged: Sequence[Validation],
         now: datetime,
     ) -> list[Validation]:
-        """Write every token into the replay ledger, and add what that says of each.
+        """Record every token in the replay ledger, and return the verdicts with their repeats.
 
-        A token that passed under the other key derivation fails.
+        A token that passed before under the other key derivation becomes a FAIL.
         """
         sightings = []
         passes: dict[bytes, int] = {}
@@ -332,6 +353,7 @@ class Validator:
             sightings.append(SeenToken(validation.digest, attempt.caller.identity))
             places.append(place)
             passes_now = validation.reason is Reason.GENUINE
+            # The first PASS in a batch decides under which derivation a token passes.
             if not passes.get(place):
                 passes[place] = attempt.derivation.number if passes_now else 0
         repeats, passed_under = replay_ledger.note(transaction, sightings, now, passes)
@@ -352,7 +374,11 @@ class Validator:
         attempts: Sequence[Attempt],
         validations: Sequence[Validation],
     ) -> list[Validation]:
-        """Mark the repeats whose callers did not get the earlier verdict; each is given once."""
+        """Mark the replays whose caller did not get the earlier verdict.
+
+        Each lost answer is marked once, and then deleted. The other replays are marked as in doubt
+        if this transaction has taken longer than a second.
+        """
         sightings = [
             SeenToken(validation.digest, attempt.caller.identity)
             for attempt, validation in zip(attempts, validations, strict=True)
@@ -381,11 +407,14 @@ class Validator:
         return self._table_cache.sizes if derivation is NORMATIVE else self._published_sizes
 
     def _open_attempt(self, attempt: Attempt) -> tuple[Attempt, bytes | None]:
-        """Return the attempt with the one token to judge, and the HMAC of its NUC hash."""
+        """Return the attempt with the one token to judge, and the HMAC of its NUC hash.
+
+        The HMAC is None if no token opens, or more than one.
+        """
         if not attempt.alternatives:
             return attempt, self._open(attempt.camera_token, attempt.derivation)
-        # All are tried, so that the time does not tell which one opened, or whether any did. GCM
-        # does not commit to a key: a token that opens under two was made to.
+        # All are tried, so that the time does not tell which token opened, or if any did. GCM does
+        # not commit to a key: a token that opens under two keys was forged to do so, and fails.
         tried = dict.fromkeys((attempt.camera_token, *attempt.alternatives))
         found = [(each, self._open(each, attempt.derivation)) for each in tried]
         opened = [(each, nuc_hash) for each, nuc_hash in found if nuc_hash is not None]
@@ -395,12 +424,13 @@ class Validator:
         return attempt._replace(camera_token=camera_token), nuc_hash
 
     def _open(self, camera_token: CameraToken, derivation: Derivation) -> bytes | None:
-        """Return the HMAC of the NUC hash inside, or None where the token does not open."""
+        """Return the HMAC of the NUC hash inside, or None if the token does not open."""
         sizes = self._sizes_of(derivation)
         if not (
             sizes.has_table(camera_token.table_id) and sizes.has_key_index(camera_token.key_index)
         ):
             return None
+        # No lock: only the writer thread adds to these slots.
         self._figures.sheet[self._ranges + camera_token.table_id // self._tables_a_range] += 1
         key = self._table_cache.derived_key(
             camera_token.table_id, camera_token.key_index, derivation
@@ -417,7 +447,7 @@ class Validator:
         device: FoundDevice | None,
         now: datetime,
     ) -> Validation:
-        """Judge a token by itself, whether it came before or not."""
+        """Judge a token without regard to earlier submissions."""
         reason = decide(
             sizes=self._sizes_of(attempt.derivation),
             table_id=attempt.camera_token.table_id,
@@ -434,7 +464,7 @@ class Validator:
 
 
 def is_withheld(validation: Validation, policy: ReplayPolicy) -> bool:
-    """Say whether a caller is told no verdict, as it was told one before."""
+    """Return True if the verdict is withheld, because the caller got it for an earlier request."""
     return (
         validation.repeat is Repeat.REPLAYED
         and policy is ReplayPolicy.REFUSE_SAME_CALLER
@@ -443,15 +473,18 @@ def is_withheld(validation: Validation, policy: ReplayPolicy) -> bool:
 
 
 def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
-    """Say whether a verdict takes from the FAILs that a caller may gather.
+    """Return True if the verdict counts against the caller's rate limit of FAILs.
 
-    One that is withheld does not: what is left would tell it.
+    A withheld verdict does not count: the remaining quota in the response would reveal it.
     """
     return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
 
 
 def _note_lost_answers(transaction: Connection, lost: Sequence[tuple[Attempt, Validation]]) -> None:
-    """Let each caller have its verdict once more. A repeat that was refused had none to lose."""
+    """Record the lost answers, so that each caller can get its verdict once more.
+
+    A replay whose verdict was withheld has no answer to lose.
+    """
     replay_ledger.note_lost_answers(
         transaction,
         {

@@ -1,1 +1,5 @@
-"""Keys: which public keys are accepted and why not, and the private keys of CAs. PURE."""
+"""Accept or refuse public keys, and create and load the private keys of CAs. No I/O.
+
+The authority and `pki` call it. Only `ca_keys` and `encrypted_key` use randomness, inside the
+cryptography library.
+"""

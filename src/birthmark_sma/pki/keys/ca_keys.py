@@ -1,7 +1,8 @@
-"""CA private keys: make them, keep them encrypted, sign with them.
+"""Generate, encrypt and load the private keys of CAs, and sign with them.
 
-The only module of `pki/` that draws randomness, through the library that makes keys and salts. A
-key object here has no repr that shows it, and leaves the process only encrypted.
+The authority calls it. In `pki`, only this module and `encrypted_key` draw keys and salts, inside
+the cryptography library. The repr of a key object must never show the key. A key leaves the process
+only encrypted: callers of `private_der` must encrypt its result at once.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ _SHA256_WITH_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
 
 
 class CaKeyType(StrEnum):
-    """The kinds of key that a CA of this authority may have."""
+    """The kinds of key that a CA of this authority can have."""
 
     RSA_4096 = "rsa-4096"
     EC_P384 = "ec-p384"
@@ -33,42 +34,45 @@ class CaKeyType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A CA's private key and the hash that goes with it."""
+    """The private key of a CA, with the matching hash and signature algorithms."""
 
     key: SigningKey = field(repr=False)
 
     @property
     def public_key(self) -> VerifyingKey:
-        """The public half of the key."""
+        """Return the public key."""
         return self.key.public_key()
 
     @property
     def hash_algorithm(self) -> hashes.SHA256 | hashes.SHA384:
-        """SHA-384 with P-384, whose strength it matches; SHA-256 otherwise."""
+        """Return SHA-384 for P-384, whose strength it matches, and SHA-256 for all other keys."""
         if isinstance(self.key, ec.EllipticCurvePrivateKey) and self.key.key_size == 384:
             return hashes.SHA384()
         return hashes.SHA256()
 
     @property
     def signature_algorithm(self) -> bytes:
-        """The AlgorithmIdentifier of its signatures, in DER (RFC 5758, 3.2; RFC 4055, 5)."""
+        """Return the AlgorithmIdentifier of its signatures in DER (RFC 5758, 3.2; RFC 4055, 5)."""
         if isinstance(self.key, rsa.RSAPrivateKey):
             return _SHA256_WITH_RSA
         return _ECDSA_WITH_SHA384 if self.key.key_size == 384 else _ECDSA_WITH_SHA256
 
     def sign(self, data: bytes) -> bytes:
-        """Return the signature of data. RSA-4096 takes milliseconds: keep it off an event loop."""
+        """Return the signature over `data`.
+
+        RSA-4096 takes milliseconds: do not call this method on an event loop.
+        """
         if isinstance(self.key, rsa.RSAPrivateKey):
             return self.key.sign(data, padding.PKCS1v15(), self.hash_algorithm)
         return self.key.sign(data, ec.ECDSA(self.hash_algorithm))
 
     @property
     def takes_long(self) -> bool:
-        """Whether a signature takes a core for about a millisecond: RSA."""
+        """Return True for RSA: a signature takes about one millisecond of a core."""
         return isinstance(self.key, rsa.RSAPrivateKey)
 
     def private_der(self) -> bytes:
-        """Return the key as PKCS#8 in the clear (RFC 5958), for whoever seals it at once."""
+        """Return the key as unencrypted PKCS#8 in DER (RFC 5958). Callers encrypt it at once."""
         return self.key.private_bytes(
             serialization.Encoding.DER,
             serialization.PrivateFormat.PKCS8,
@@ -81,7 +85,7 @@ class Signer:
 
 
 def generate(key_type: CaKeyType) -> Signer:
-    """Make a new CA key. RSA-4096 takes about a second of one core."""
+    """Generate a new CA key. RSA-4096 takes about one second of a core."""
     match key_type:
         case CaKeyType.RSA_4096:
             return Signer(rsa.generate_private_key(RSA_EXPONENT, 4096))
@@ -92,7 +96,10 @@ def generate(key_type: CaKeyType) -> Signer:
 
 
 def load_encrypted(pem: str, passphrase: bytes) -> Signer:
-    """Open an encrypted PKCS#8 key. Raises WrongSecretError where the passphrase is not its own."""
+    """Decrypt an encrypted PKCS#8 key.
+
+    Raises WrongSecretError if the passphrase is wrong, or if the key is neither RSA nor EC.
+    """
     try:
         key = serialization.load_pem_private_key(pem.encode(), passphrase)
     except (ValueError, TypeError):
@@ -104,7 +111,10 @@ def load_encrypted(pem: str, passphrase: bytes) -> Signer:
 
 
 def load_der(der: bytes) -> Signer:
-    """Read what `private_der` returned."""
+    """Load a key that `private_der` returned.
+
+    Raises WrongSecretError if the key is neither RSA nor EC.
+    """
     return _of_this_authority(serialization.load_der_private_key(der, None))
 
 

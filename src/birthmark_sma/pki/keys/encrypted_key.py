@@ -1,8 +1,9 @@
-"""Private keys as encrypted PKCS#8 (RFC 5958), with a key derivation that makes guessing slow.
+"""Encrypt private keys as PKCS#8 (RFC 5958) with a slow key derivation, against password guessing.
 
-The library writes PBES2 (RFC 8018) with PBKDF2, HMAC-SHA256 and AES-256-CBC, but always with 2,048
-rounds, under which a season-and-year passphrase fell in 0.2 s. So its file is opened up, and the
-key encrypted anew with more rounds. Salt and initialisation vector stay the library's.
+The cryptography library writes PBES2 (RFC 8018) with PBKDF2, HMAC-SHA256 and AES-256-CBC, but
+always with 2,048 rounds. An attacker guessed a passphrase of season and year in 0.2 s under that.
+So this module takes the library's output apart, and encrypts the key again with 600,000 rounds. The
+salt and the initialisation vector are those that the library drew.
 """
 
 import base64
@@ -23,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import ObjectIdentifier
 
 ROUNDS = 600_000
-"""About 0.2 s of a core, which is what the scrypt of the key-encryption key takes."""
+"""About 0.2 s of a core per guess, the same as the scrypt of the key-encryption key (KEK)."""
 _SCRYPT_LEAST = 2**14 * 8
-"""N times r: OpenSSL's default, which takes 16 MiB for each guess."""
+"""The minimum of N times r: OpenSSL's default, which takes 16 MiB of memory per guess."""
 _KEY_BYTES = 32
 _PBES2 = ObjectIdentifier("1.2.840.113549.1.5.13")
 _PBKDF2 = ObjectIdentifier("1.2.840.113549.1.5.12")
@@ -70,7 +71,9 @@ class _Scrypt:
 
 
 def encrypt(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: bytes) -> str:
-    """Return a key as PEM PKCS#8, encrypted under a passphrase. It takes about 0.2 s of a core."""
+    """Return a key as PEM PKCS#8, encrypted under a passphrase. Takes about 0.2 s of a core."""
+    # Let the library choose the salt, the IV and the ASN.1 structure; only its round count is too
+    # low.
     quick = key.private_bytes(
         Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
     )
@@ -100,9 +103,9 @@ def encrypt(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: byt
 
 
 def is_slow_to_guess(pem: str) -> bool:
-    """Say whether an encrypted PKCS#8 key costs as much per guess as `encrypt` makes it cost.
+    """Return True if a guess at an encrypted PKCS#8 key costs at least as much as with `encrypt`.
 
-    What cannot be read is not. Keys that OpenSSL has written with scrypt are.
+    Keys that OpenSSL wrote with scrypt count as slow. Unreadable text does not.
     """
     found = _PEM.search(pem)
     if found is None:
@@ -124,6 +127,7 @@ def is_slow_to_guess(pem: str) -> bool:
 
 
 def _with(algorithm: _Algorithm, parameters: _Pbes2 | _Pbkdf2) -> _Algorithm:
+    """Return the algorithm with other parameters, encoded."""
     encoded = asn1.decode_der(asn1.TLV, asn1.encode_der(parameters))
     return _Algorithm(algorithm=algorithm.algorithm, parameters=encoded)
 

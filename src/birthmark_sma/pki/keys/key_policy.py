@@ -1,9 +1,9 @@
-"""Which public keys may be certified, as data with the reason attached.
+"""Decide which public keys may be certified. Refused kinds are data, with the reason attached.
 
-`check_key` is for the key that a device signs with; `check_key_encryption_key` for a second key
-that table keys can be sealed to. Both say whether a key is of an accepted kind and cannot be
-factored. `check_is_secret` is asked besides before a key is certified or sealed to for the first
-time: can anybody know the private key?
+`check_key` is for the key that a device signs with. `check_key_encryption_key` is for a second key,
+to which table keys are sealed. Both check that the key is of an accepted kind and cannot be
+factored. Call `check_is_secret` too before a key is certified or used for sealing for the first
+time: it checks whether the private key is publicly known.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A kind of key that is never certified, and why."""
+    """A kind of key that is never accepted, and the reason."""
 
     kind: type
     name: str
@@ -70,11 +70,12 @@ _FOR_SIGNING = "Use EC P-256 or P-384, RSA of 2048, 3072 or 4096 bits with e = 6
 _FOR_ENCRYPTION = "Use EC P-256 or P-384, X25519, or RSA of 2048, 3072 or 4096 bits with e = 65537."
 
 
+# Object identifiers in DER, with tag and length, as `elements` returns them in `whole`.
 _RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")
 _RSAES_OAEP = bytes.fromhex("06092a864886f70d010107")
 _EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")
 _OBJECT_IDENTIFIER, _SEQUENCE, _INTEGER, _BIT_STRING = 0x06, 0x30, 0x02, 0x03
-_HYBRID_FORMS = {6, 7}
+_HYBRID_FORMS = {6, 7}  # first byte of a hybrid EC point (ANSI X9.62)
 _BARE_POINT = (
     "This is a bare EC point (ANSI X9.63, as iOS exports it): wrap it in a SubjectPublicKeyInfo,"
     " and that in PEM."
@@ -85,7 +86,7 @@ _CANNOT_BE_READ = "The public key cannot be read: its PEM is damaged, or its alg
 def load_public_key(text: str) -> object:
     """Parse a PEM SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7).
 
-    Raises KeyRefusedError for anything else, a private key among it.
+    Raises KeyRefusedError for anything else, such as a private key.
     """
     if len(text) <= MAX_PEM_CHARACTERS and "PRIVATE KEY" in text:
         raise KeyRefusedError(
@@ -106,10 +107,11 @@ def load_public_key(text: str) -> object:
 
 
 def check_encoding(encoded: bytes) -> None:
-    """Refuse a DER SubjectPublicKeyInfo that the library reads, but as something else.
+    """Raise KeyRefusedError for a DER SubjectPublicKeyInfo that the library would misread.
 
-    It takes RSASSA-PSS keys for rsaEncryption, and hybrid points and explicit parameters for the
-    named curve, so that another key would be certified than was sent. Raises KeyRefusedError.
+    The library reads RSASSA-PSS keys as rsaEncryption, and hybrid points and explicit curve
+    parameters as the named curve. The certificate would then contain another key than the one that
+    was sent.
     """
     if pem.is_bare_point(encoded):
         raise KeyRefusedError(_BARE_POINT)
@@ -136,7 +138,7 @@ def check_encoding(encoded: bytes) -> None:
             raise KeyRefusedError(
                 "The EC key has explicit curve parameters: name the curve (RFC 5480, 2.1.1)."
             )
-        # The first octet of a BIT STRING counts unused bits; the point follows.
+        # The first byte of a BIT STRING counts the unused bits. The point follows.
         if key.tag == _BIT_STRING and key.content[1:2] and key.content[1] in _HYBRID_FORMS:
             raise KeyRefusedError(
                 "The EC point is in hybrid form: send it uncompressed (RFC 5480, section 2.2)."
@@ -144,7 +146,10 @@ def check_encoding(encoded: bytes) -> None:
 
 
 def check_key(key: object) -> DeviceKey:
-    """Return the key if a device may sign with it, else raise KeyRefusedError with the reason."""
+    """Return the key if a device may sign with it.
+
+    Raises KeyRefusedError with the reason.
+    """
     if isinstance(key, ed25519.Ed25519PublicKey):
         if not is_sound_ed25519(key.public_bytes_raw()):
             raise KeyRefusedError(f"This is no point of Ed25519 that can sign. {_FOR_SIGNING}")
@@ -153,7 +158,10 @@ def check_key(key: object) -> DeviceKey:
 
 
 def check_key_encryption_key(key: object) -> KeyEncryptionKey:
-    """Return the key if table keys can be sealed to it, else raise KeyRefusedError."""
+    """Return the key if table keys can be sealed to it.
+
+    Raises KeyRefusedError with the reason.
+    """
     if isinstance(key, x25519.X25519PublicKey):
         _check_x25519(key)
         return key
@@ -178,6 +186,8 @@ def _check_ec_or_rsa(
 
 def _check_rsa(key: rsa.RSAPublicKey, remedy: str) -> None:
     size = KeyRefusedError(f"An RSA key of {key.key_size} bits is not accepted. {remedy}")
+    # The size bounds the work of `find_weakness`. The exact size is checked last, so that a weak
+    # key is reported as weak.
     if not min(RSA_BITS) <= key.key_size <= max(RSA_BITS):
         raise size
     numbers = key.public_numbers()
@@ -191,8 +201,12 @@ def _check_rsa(key: rsa.RSAPublicKey, remedy: str) -> None:
 
 
 def _check_x25519(key: x25519.X25519PublicKey) -> None:
-    """Refuse a point of small order, with which every agreement gives zero (RFC 7748, 6.1)."""
+    """Raise KeyRefusedError for a point of small order, whose shared secret is always zero.
+
+    RFC 7748, section 6.1.
+    """
     try:
+        # The library raises ValueError if the shared secret is zero. Any private key shows that.
         x25519.X25519PrivateKey.from_private_bytes(b"\x01" * 32).exchange(key)
     except ValueError:
         raise KeyRefusedError(f"This X25519 key has a small order. {_FOR_ENCRYPTION}") from None
@@ -208,10 +222,11 @@ _SMALL_ORDER = frozenset({1, _P - 1, 0, _Y_OF_ORDER_8, _P - _Y_OF_ORDER_8})
 
 
 def is_sound_ed25519(encoded: bytes) -> bool:
-    """Say whether 32 bytes encode a point that can sign: canonical, on the curve, no small order.
+    """Return True if 32 bytes encode a point that can sign (RFC 8032, section 5.1.3).
 
-    The library takes any 32 bytes. Under a point of small order a signature can be made up without
-    a private key, so that even a CSR would prove nothing. RFC 8032, section 5.1.3.
+    Such a point is in canonical encoding, on the curve and not of small order. The library accepts
+    any 32 bytes. Under a point of small order, anyone can forge a signature without a private key,
+    so even a CSR would prove nothing.
     """
     number = int.from_bytes(encoded, "little")
     y, x_is_odd = number & ((1 << 255) - 1), number >> 255
@@ -225,9 +240,9 @@ def is_sound_ed25519(encoded: bytes) -> bool:
 def check_is_secret(
     key: DeviceKey | KeyEncryptionKey, breathe: Callable[[], None] = lambda: None
 ) -> None:
-    """Raise KeyRefusedError where anybody can know the private key of an accepted public key.
+    """Raise KeyRefusedError if the private key of an accepted public key is publicly known.
 
-    An RSA key takes long: `breathe` is as for `rsa_weaknesses.is_prime`.
+    An RSA key takes long to check (see `rsa_weaknesses.is_prime`, which also explains `breathe`).
     """
     place = PUBLISHED_KEYS.get(fingerprint(key))
     if place is not None:
@@ -244,7 +259,7 @@ def check_is_secret(
 
 
 def fingerprint(key: DeviceKey | KeyEncryptionKey) -> bytes:
-    """Return the SHA-256 of a key's DER SubjectPublicKeyInfo."""
+    """Return the SHA-256 of a key's DER SubjectPublicKeyInfo (32 bytes)."""
     encoded = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -252,10 +267,10 @@ def fingerprint(key: DeviceKey | KeyEncryptionKey) -> bytes:
 
 
 def are_one_key(signing: DeviceKey, recipient: KeyEncryptionKey) -> bool:
-    """Say whether a signing key and a recipient key have one private key.
+    """Return True if a signing key and a recipient key have the same private key.
 
-    An Ed25519 key and the X25519 key of the same scalar are one: u = (1 + y) / (1 - y) modulo p
-    (RFC 7748, section 4.1).
+    An Ed25519 key and the X25519 key of the same scalar count as the same: u = (1 + y) / (1 - y)
+    modulo p (RFC 7748, section 4.1).
     """
     if isinstance(signing, ed25519.Ed25519PublicKey):
         if not isinstance(recipient, x25519.X25519PublicKey):

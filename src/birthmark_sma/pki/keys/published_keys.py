@@ -1,7 +1,7 @@
-"""Public keys whose private half everybody can know.
+"""List public keys whose private key is published.
 
-By the SHA-256 of their DER SubjectPublicKeyInfo, with the place where the private half is found.
-Whoever copies an example's key into a device has a device that anybody can pose as.
+Each key is the SHA-256 of its DER SubjectPublicKeyInfo, with the place where its private key is
+published. Anyone can impersonate a device that uses a key copied from an example.
 """
 
 _TRIVIAL = {
@@ -13,7 +13,7 @@ _TRIVIAL = {
     "b9cea17edb21dc55d8c0d374166998d4ed3860adb32bb75be70c26b9ce9b3eb0": "the base point, negated",
     "2caf8de4332a6aee8d0607656fe2a771c0aa7411187e5a4814e2d07b46949291": "the base point",
 }
-"""Keys whose private scalar is 1 or -1. To the base point of X25519 every agreement is public."""
+"""Keys with the private scalar 1 or -1. Every X25519 agreement with the base point is public."""
 
 _RFC_EXAMPLES = {
     "5a7a78cca4a0f420d9bc62bb669c3c2759e39f723d3ae10dcbe0f0815a07ecd4": "RFC 6979, A.2.5",
@@ -71,7 +71,7 @@ _VECTORS = (
     "82f8f4b51f2db428fa365d9ef210428a09d0a94b3a14305628d4734623cb1e70",
     "b13e42ebc1c88cfb4dbdbe6e15b3d7e8baae4924ffca11c91667ea1f1f37309b",
 )
-"""Keys that vectors/generator/seeded_keys.py makes of labels. A test keeps this list complete."""
+"""The keys that vectors/generator/seeded_keys.py derives from labels. A test keeps it complete."""
 
 PUBLISHED_KEYS = {
     bytes.fromhex(fingerprint): place
@@ -79,4 +79,4 @@ PUBLISHED_KEYS = {
         _TRIVIAL | _RFC_EXAMPLES | dict.fromkeys(_VECTORS, "this project's test vectors")
     ).items()
 }
-"""Where the private half of a key is published, by the key's fingerprint."""
+"""The place where a key's private half is published, by the key's fingerprint."""

@@ -1,8 +1,8 @@
-"""Bind a recipient key to the device that asks: the key that its secrets are sealed to.
+"""Bind a recipient key to a device: the key to which the authority seals the device's secrets.
 
-The device names the digest of its recipient key in its CSR, as a URI among the alternative names
-that it requests. The CSR's signature covers it, so that whoever carries the request cannot put
-another recipient key into it, or leave the key out.
+The device puts the digest of its recipient key into its CSR, as a URI in the requested
+subjectAltName. The CSR's signature covers it, so an attacker who intercepts the request cannot
+replace or remove the recipient key.
 """
 
 import re
@@ -19,16 +19,16 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def recipient_urn(key: KeyEncryptionKey) -> str:
-    """Return the URI for a CSR: the prefix, and SHA-256 of the DER SubjectPublicKeyInfo in hex."""
+    """Return the URI for a CSR: the prefix, then SHA-256 of the DER SubjectPublicKeyInfo in hex."""
     return RECIPIENT_URN_PREFIX + fingerprint(key).hex()
 
 
 def check_recipient(
     request: x509.CertificateSigningRequest | None, key: KeyEncryptionKey | None
 ) -> None:
-    """Raise CsrRefusedError unless a CSR requests exactly this recipient key, or none for None.
+    """Raise CsrRefusedError unless the CSR names exactly this recipient key, or none if it is None.
 
-    The CSR has been verified, and every common name in it is the device's serial.
+    The CSR must already be verified, including that every common name in it is the device's serial.
     """
     if request is None:
         if key is not None:
@@ -61,7 +61,10 @@ def check_recipient(
 
 
 def _requested(request: x509.CertificateSigningRequest) -> str | None:
-    """Return the digest that the CSR's one URI of this kind names, in lower case."""
+    """Return the digest in the CSR's recipient key URI, in lower case, or None if there is no URI.
+
+    Raises CsrRefusedError for several or malformed URIs.
+    """
     try:
         extension = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:

@@ -1,7 +1,8 @@
-"""RSA moduli that anybody can factor.
+"""Find RSA moduli that anyone can factor.
 
-The checks are those of `badkeys` (Böck), which the tests use as a judge, and two more: a modulus
-that is a prime, whose private exponent everybody can compute, and one with a factor below 2**17.
+`key_policy` calls it. The checks are those of `badkeys` (Böck), which the tests compare against,
+and two more: a modulus that is a prime, whose private exponent anyone can compute, and a modulus
+with a factor below 2**17.
 """
 
 import math
@@ -14,10 +15,10 @@ _FERMAT_ROUNDS = 100
 
 @lru_cache(maxsize=1_024)
 def find_weakness(modulus: int) -> str | None:
-    """Return what lets anybody factor a modulus, as the end of a sentence, or None.
+    """Return the reason why anyone can factor a modulus, as the end of a sentence, or None.
 
-    It takes 0.8 ms for 2048 bits and 1.6 ms for 4096, nearly all of it for small factors. Whether
-    the modulus is a prime costs far more: see `is_prime`.
+    It takes 0.8 ms for 2048 bits and 1.6 ms for 4096 bits, nearly all of it for small factors. The
+    check for a prime modulus costs far more, so it is separate: see `is_prime`.
     """
     if math.gcd(modulus, _small_primes()) != 1:
         return f"has a small factor, below 2**{_SMALL_FACTOR_BITS}"
@@ -34,11 +35,12 @@ def find_weakness(modulus: int) -> str | None:
 
 @lru_cache(maxsize=1_024)
 def is_prime(modulus: int, breathe: Callable[[], None] = lambda: None) -> bool:
-    """Say whether an RSA modulus is itself a prime, by Fermat's test to base 2.
+    """Return True if an RSA modulus is itself a prime, by Fermat's test to base 2.
 
-    A product of two large primes passes that test with a probability below 2**-100. It takes 25 ms
-    for 2048 bits and 200 ms for 4096. `pow` holds the interpreter's lock, so the exponent is taken
-    a byte at a time; `breathe` is called in between, and may let other threads in.
+    A product of two large primes passes this test with a probability below 2**-100. The test takes
+    25 ms for 2048 bits and 200 ms for 4096 bits. `pow` holds the interpreter's lock (GIL), so the
+    exponent is processed one byte at a time. `breathe` is called between two bytes, so that the
+    caller can release the GIL for other threads.
     """
     power = 1
     for byte in (modulus - 1).to_bytes((modulus.bit_length() + 7) // 8, "big"):
@@ -60,8 +62,8 @@ def _has_close_primes(modulus: int) -> bool:
 
 
 def _is_square(number: int) -> bool:
-    # A square has one of 12 remainders modulo 64, and few others modulo small primes: the root,
-    # which costs twenty times as much, is taken of one number in 500.
+    # A square has one of 12 remainders modulo 64, and one of few modulo small primes. So only one
+    # number in 500 needs the square root, which costs twenty times as much.
     return (
         number & 63 in _SQUARES_MODULO_64
         and number % _SIEVE in _SQUARES_MODULO_SIEVE
@@ -76,7 +78,7 @@ _SQUARES_MODULO_SIEVE = frozenset(n * n % _SIEVE for n in range(_SIEVE))
 
 @cache
 def _small_primes() -> int:
-    """Return the product of all primes below 2**17: 188,523 bits, made once in 40 ms."""
+    """Return the product of all primes below 2**17: 188,523 bits, computed once in 40 ms."""
     limit = 1 << _SMALL_FACTOR_BITS
     prime = bytearray([1]) * limit
     prime[:2] = bytes(2)
@@ -87,7 +89,7 @@ def _small_primes() -> int:
 
 
 def _product(numbers: list[int]) -> int:
-    """Multiply halves of like size, which takes a tenth of the time of one after another."""
+    """Multiply halves of similar size: a tenth of the time of one factor after another."""
     if len(numbers) == 1:
         return numbers[0]
     middle = len(numbers) // 2
@@ -95,18 +97,21 @@ def _product(numbers: list[int]) -> int:
 
 
 # ROCA: Nemec, Sys, Svenda, Klinec, Matyas, "The Return of Coppersmith's Attack", ACM CCS 2017,
-# section 3.3. Primes of the faulty generator are k * M + (65537**a mod M), so that the modulus is a
-# power of 65537 modulo M as well. By chance that happens to one modulus in 2**154.
+# section 3.3. Primes of the faulty generator are k * M + (65537**a mod M), so the modulus is a
+# power of 65537 modulo M as well. One random modulus in 2**154 has this property by chance.
 _ROCA_GENERATOR = 65537
 _ROCA_PRIMES = tuple(n for n in range(2, 168) if all(n % d for d in range(2, n)))
 _ROCA_MODULUS = math.prod(_ROCA_PRIMES)
 _ROCA_ORDER_FACTORS = (16, 81, 25, 7, 11, 13, 17, 23, 29, 37, 41, 53, 83)
 _ROCA_ORDER = math.prod(_ROCA_ORDER_FACTORS)
-"""The multiplicative order of 65537 modulo M, and its prime powers."""
+"""The multiplicative order of 65537 modulo M. `_ROCA_ORDER_FACTORS` has its prime powers."""
 
 
 def _has_roca_fingerprint(modulus: int) -> bool:
-    """Look for a discrete logarithm to base 65537 modulo M (Pohlig and Hellman, 1978)."""
+    """Return True if the modulus has a discrete logarithm to base 65537 modulo M.
+
+    Pohlig and Hellman, 1978: check it modulo each prime power of the order.
+    """
     if pow(modulus, _ROCA_ORDER, _ROCA_MODULUS) != 1:
         return False
     for factor in _ROCA_ORDER_FACTORS:

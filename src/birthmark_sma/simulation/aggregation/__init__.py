@@ -1,1 +1,1 @@
-"""A simulated aggregation server, in this process or listening for cameras of others."""
+"""A simulated aggregation server, either inside a run or as an HTTP server for other cameras."""

@@ -1,4 +1,8 @@
-"""A simulated aggregation server: `birthmark_sma.client`, and what such a server keeps."""
+"""A simulated aggregation server: it verifies bundles and has their camera tokens validated.
+
+`player` and `bundle_intake` call it. It uses `birthmark_sma.client` and keeps the bundle ids that
+it has seen and the devices that were reported stolen.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -25,9 +29,9 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.simulation.expected_outcomes import Outcome
 
-_PAUSE = 0.5
+_PAUSE = 0.5  # least seconds between two attempts to get a verdict
 
-# The first row whose class an error belongs to gives the ending.
+# The first row whose class matches the error determines the outcome.
 _REJECTIONS: tuple[tuple[type[BundleError], Outcome], ...] = (
     (MalformedBundleError, Outcome.MALFORMED),
     (BundleTimeError, Outcome.WRONG_TIME),
@@ -40,15 +44,15 @@ Unanswered = Callable[[Cause], None]
 
 
 def _nobody(_cause: Cause) -> None:
-    """Hear nothing."""
+    """Ignore the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the server came to, and a sentence about it where there is something to say.
+    """The outcome of a bundle, with a sentence in `detail` that may be empty.
 
-    `asked` is how often the authority was asked; `device_serial` and `bundle_id` are those of a
-    bundle that was good.
+    `asked` is the number of calls to the authority. `device_serial` and `bundle_id` are None if the
+    bundle could not be verified.
     """
 
     ending: Outcome
@@ -59,40 +63,49 @@ class Judgement:
 
 
 class Aggregator:
-    """Judges bundles, each once. Belongs to the event loop of its client."""
+    """A simulated aggregation server that judges each bundle once.
+
+    The event loop of its client owns all fields.
+    """
 
     def __init__(self, client: AsyncAuthorityClient, root: x509.Certificate) -> None:
         self.client = client
         self.reported: set[str] = set()
-        """Devices that this server takes nothing of any more, whatever the authority says."""
+        """Serials of stolen devices. This server rejects their bundles without a validation."""
         self._root = root
         self._seen: set[bytes] = set()
 
     async def take(
         self, text: bytes, *, until: float, unanswered: Unanswered = _nobody
     ) -> Judgement:
-        """Judge a bundle as it came. `until` is the time of the event loop to give up at.
+        """Verify a bundle in its received form, and have its camera token validated.
 
-        `unanswered` hears why, each time that the authority was asked and gave no verdict.
+        `until` is the event loop's time at which it gives up. `unanswered` is called with the cause
+        each time that the authority gives no verdict.
         """
         try:
             verified = verify_bundle(text, root=self._root, now=datetime.now(UTC))
         except BundleError as error:
             return Judgement(_rejection(error), str(error))
+        # The checks against the own lists come before the call to the authority.
         identity = verified.bundle_id
         if verified.device_serial in self.reported:
             judgement = Judgement(Outcome.REPORTED)
         elif identity in self._seen:
             judgement = Judgement(Outcome.DUPLICATE)
         else:
+            # Before the await: a second copy may arrive while the authority is called.
             self._seen.add(identity)
             judgement = await self._ask(verified, until, unanswered)
             if judgement.ending is Outcome.UNDECIDED:
-                self._seen.discard(identity)  # it may be sent again
+                self._seen.discard(identity)  # the camera may send it again
         return replace(judgement, device_serial=verified.device_serial, bundle_id=identity)
 
     async def _ask(self, bundle: VerifiedBundle, until: float, unanswered: Unanswered) -> Judgement:
-        """Ask the authority until there is a verdict: an outage is none."""
+        """Call the authority until it gives a verdict or `until` has passed.
+
+        An outage is not a verdict, so it retries, with at least `_PAUSE` seconds between two calls.
+        """
         loop = asyncio.get_running_loop()
         last = Indeterminate(Cause.TIMED_OUT, "There was no time left to ask.")
         asked = 0
@@ -115,6 +128,7 @@ class Aggregator:
 
 
 def _rejection(error: BundleError) -> Outcome:
+    """Return the outcome of a verification error. Raises the error if it has none."""
     for kind, ending in _REJECTIONS:
         if isinstance(error, kind):
             return ending

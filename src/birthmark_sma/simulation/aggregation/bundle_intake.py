@@ -1,11 +1,16 @@
-"""The HTTP door of a simulated aggregation server, for cameras that somebody else builds.
+"""HTTP endpoints of a simulated aggregation server, to test cameras of other developers.
 
-    POST /bundles   a bundle; 200 {"ending": ..., "detail": ..., "bundle_id": ...} once it is judged
-    GET  /          what this is
+    POST /bundles   take a bundle; the response comes after its judgement
+    GET  /          describe this server
 
-409 with the same body for a bundle that was taken before; 415 for a body that is not declared JSON,
-413 for one that is too large, 422 for a bundle that cannot be relied on, whatever is tried again;
-503 with Retry-After where the authority could not be asked: send it again.
+| status | meaning of POST /bundles |
+| --- | --- |
+| 200 | the bundle is judged: {"ending": ..., "detail": ..., "bundle_id": ...} |
+| 409 | the bundle was taken before; same body |
+| 413 | the body is too large |
+| 415 | the Content-Type is not application/json |
+| 422 | the bundle cannot be verified; a retry does not help; same body |
+| 503 | the authority gave no verdict in time; send it again after Retry-After; same body |
 """
 
 import asyncio
@@ -20,7 +25,7 @@ from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES
 from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator, Judgement
 from birthmark_sma.simulation.expected_outcomes import Outcome
 
-_PATIENCE = 20.0
+_PATIENCE = 20.0  # seconds to wait for a verdict; a camera waits 30 s for the response
 _RETRY_AFTER = "2"
 _STATUSES = {
     Outcome.DUPLICATE: 409,
@@ -28,7 +33,6 @@ _STATUSES = {
     Outcome.WRONG_TIME: 422,
     Outcome.WRONG_CERTIFICATE: 422,
     Outcome.WRONG_SIGNATURE: 422,
-    Outcome.DUPLICATE: 409,
     Outcome.UNDECIDED: 503,
 }
 
@@ -36,7 +40,7 @@ Told = Callable[[Judgement], None]
 
 
 def reception(aggregator: Aggregator, told: Told) -> Starlette:
-    """Return the ASGI application. `told` hears of each judgement."""
+    """Return the ASGI application. `told` is called with each judgement."""
 
     async def take(request: Request) -> Response:
         declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,4 +1,7 @@
-"""A simulated camera's way to an aggregation server that somebody else runs, over HTTP."""
+"""Upload bundles to another developer's aggregation server over HTTP, and check its responses.
+
+`sma simulate camera` uses it. It sends each bundle once and never retries.
+"""
 
 import json
 from collections.abc import Set
@@ -12,6 +15,7 @@ from birthmark_sma.protocol.bundle import Bundle
 from birthmark_sma.simulation.expected_outcomes import Outcome
 
 SECONDS = 30.0
+# An aggregation server finds these faults without the authority.
 _SEEN_ALONE = frozenset(
     {Outcome.MALFORMED, Outcome.WRONG_TIME, Outcome.WRONG_CERTIFICATE, Outcome.WRONG_SIGNATURE}
 )
@@ -22,11 +26,11 @@ _TURNED_AWAY = f"it was turned away, and is good: to be taken ({_TAKEN})"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an aggregation server said of a bundle.
+    """The response of an aggregation server to a bundle.
 
-    `status` is HTTP's, or None where nobody answered; then `detail` says why. `delivery` is what a
-    camera makes of it. `ending` is there where the answer is JSON with a field of that name, as
-    `sma simulate aggregator` gives it.
+    `status` is the HTTP status, or None if there was no response; then `detail` contains the
+    reason. `delivery` is a camera's interpretation of the response. `ending` is set if the response
+    is JSON with a field of this name, as in the responses of `sma simulate aggregator`.
     """
 
     status: int | None
@@ -36,13 +40,13 @@ class Answer:
 
 
 def fault_in(answer: Answer, right: Set[Outcome]) -> str | None:
-    """Return what is wrong with an answer to a bundle of which these endings are right, or None.
+    """Return the fault in a response to a bundle, or None. `right` are the bundle's right outcomes.
 
-    What tells a camera to try again later says nothing of a bundle, whatever is written below it.
-    Else the ending has to be right, and PASS comes with a bundle that is taken. Where none is
-    named, the delivery has to do: what is good is taken; what an aggregation server can see for
-    itself to be bad is refused; and what the authority alone knows may be either, as it may be
-    asked later.
+    - A response that makes a camera try again later is a fault, whatever its body contains.
+    - If the response names an ending, it must be one of `right`. PASS also needs a delivery TAKEN.
+    - If it names none, the delivery decides. A bundle that passes must be taken. A bundle that an
+      aggregation server can reject alone must be refused. A bundle that only the authority can
+      judge may be taken or refused, because the server may validate it later.
     """
     if answer.status is None:
         return answer.detail
@@ -62,7 +66,7 @@ def fault_in(answer: Answer, right: Set[Outcome]) -> str | None:
 
 
 def deliver(client: httpx2.Client, url: str, bundle: Bundle) -> Answer:
-    """Send a bundle, once."""
+    """Send a bundle once. HTTP errors are returned as an `Answer` without a status."""
     try:
         answer = post_bundle(client, url, bundle, seconds=SECONDS)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

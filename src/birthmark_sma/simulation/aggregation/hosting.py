@@ -1,4 +1,7 @@
-"""Run a simulated aggregation server until its time is over, or its count of bundles reached."""
+"""Run a simulated aggregation server on a port, for `sma simulate aggregator`.
+
+It ends after a time, after a number of bundles, or on a signal.
+"""
 
 import asyncio
 import socket
@@ -16,14 +19,14 @@ from birthmark_sma.simulation.aggregation.bundle_intake import reception
 from birthmark_sma.simulation.target import Site
 
 _ROOT_PATH = "/pki/root.crt"
-_SECONDS = 10.0
-_LAST_SECONDS = 5
+_SECONDS = 10.0  # timeout of the request for the root certificate
+_LAST_SECONDS = 5  # for open requests after the end
 _MAX_CONNECTIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """When a server ends by itself: after so many seconds, or so many bundles."""
+    """The limits after which the server exits: seconds and number of bundles."""
 
     seconds: float
     bundles: int
@@ -38,11 +41,12 @@ async def host_aggregator(
     ready: Callable[[str], None],
     told: Callable[[Judgement], None],
 ) -> None:
-    """Serve until a bound or a signal. `ready` gets the URL, `told` each judgement.
+    """Serve until a limit or a signal. `ready` is called with the URL, `told` with each judgement.
 
-    Raises ConfigurationError where the authority's root cannot be had, or the address is taken.
+    Raises ConfigurationError if the authority's root certificate cannot be fetched, or if the
+    address is in use.
     """
-    client = site.aggregator_client(0)  # refuses a URL that is no authority's before it is asked
+    client = site.aggregator_client(0)  # first: it checks the URL before any request
     try:
         aggregator = Aggregator(client, await asyncio.to_thread(fetch_root, site))
         listening = _listen(host, port)
@@ -79,7 +83,11 @@ async def host_aggregator(
 
 
 def fetch_root(site: Site) -> x509.Certificate:
-    """Return the root that the authority shows, if it is the one that the site pins."""
+    """Return the authority's root certificate.
+
+    Raises ConfigurationError if it cannot be fetched or parsed, or if it does not have the pinned
+    fingerprint.
+    """
     headers = {"Authorization": f"Bearer {site.validate_keys[0]}"} if site.validate_keys else {}
     try:
         with site.http_client() as client:

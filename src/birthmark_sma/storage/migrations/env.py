@@ -1,4 +1,7 @@
-"""Alembic's entry: run migrations on the connection that `storage.migration` hands over."""
+"""Run migrations on the connection that `storage.migration` passes in. Alembic imports this file.
+
+It opens no connection and commits nothing: both belong to `storage.migration`.
+"""
 
 from alembic import context
 

@@ -1,4 +1,8 @@
-"""The web application: routes, errors and documentation around an open authority."""
+"""Build the ASGI application: routes, middleware, error handlers and documentation.
+
+`web.server` calls `create_app` in each process that serves. The application opens the authority
+when it starts and closes it when it stops. Endpoints belong to the other modules of this folder.
+"""
 
 import asyncio
 import gc
@@ -40,11 +44,11 @@ if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
 
 _THREADS = 2
-"""How many threads ask the database for what takes long (figures, pages, exports), how many for
-what is quick (sessions, revocation lists), and how many for probes. Who reads figures without end
-must not keep others out, nor make a healthy server look dead."""
+"""The number of threads in each of three pools for database queries: slow ones (statistics, pages,
+exports), quick ones (sessions, revocation lists) and probes. With one pool, a caller that requests
+statistics all the time would block the others and make a healthy server fail its probes."""
 _MOST_WAITING = 100
-"""How many questions may wait for the threads of a kind; more are refused with 503."""
+"""The most queries that may wait in a pool. Further ones are refused with 503."""
 
 _ROUTERS = (
     validate.router,
@@ -61,22 +65,26 @@ _TAGS = [
 
 
 class AnswerHead:
-    """Answers HEAD as GET, of which the server then leaves the body out (RFC 9110, 9.3.2)."""
+    """Middleware that answers HEAD as GET, without the body (RFC 9110, section 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on; the server keeps the scope that says HEAD."""
+        """Pass a HEAD request on as GET."""
+        # In a copy: uvicorn keeps the original scope, whose HEAD makes it leave the body out.
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
 
 class Application:
-    """The whole application: what browsers need to know around what is answered.
+    """The ASGI application of a server: FastAPI, and the middleware around it.
 
-    A request of a page of another origin goes the ordinary way, as its answer says who may read it.
+    From the outside to the inside: metrics, cancellation, response headers, CORS (only with CORS
+    origins), dashboard sessions, validation, FastAPI. Single camera tokens skip all of these
+    (`direct_endpoint`), so a check that concerns every request must not be middleware alone (ADR
+    0007).
     """
 
     of_sandbox = False
@@ -86,9 +94,9 @@ class Application:
         provision.IDEMPOTENCY_HEADER,
         request_ids.HEADER,
     )
-    """Header fields that pages of other origins may send, where these may ask at all,"""
+    """Header fields that pages of the CORS origins may send."""
     read_by_pages: tuple[str, ...] = (*rate_limit.FIELDS, "Retry-After", request_ids.HEADER)
-    """and those of answers that they may read."""
+    """Header fields of responses that pages of the CORS origins may read."""
 
     def __init__(
         self,
@@ -102,6 +110,7 @@ class Application:
         self._short_way = validate.ValidationMiddleware(app, traffic, tracing)
         gate = self._inside(SessionMiddleware(self._short_way, app), app)
         self._for_pages = bool(origins)
+        # Outside CORS, which answers preflight requests itself: these need the headers too.
         answers = security_headers.ResponseHeaders(
             CORSMiddleware(
                 gate,
@@ -113,25 +122,36 @@ class Application:
             if origins
             else gate
         )
+        # Metrics are outermost, so that they count the responses of all other middleware.
         self._app = MetricsMiddleware(Cancellable(answers), traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Answer a request that does not take the fast path, or run the lifespan."""
         await self._app(scope, receive, send)
 
     def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:  # noqa: ARG002  for subclasses
-        """Return what stands between what completes answers and what gives them."""
+        """Return the application to run inside CORS and response headers.
+
+        Subclasses override this to put middleware around `gate`, the dashboard's middleware.
+        """
         return gate
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
-        """Return what answers a request without all this, if anything does."""
+        """Return the endpoint that answers a request on the fast path, or None.
+
+        `web.transport.fast_path` calls this before it makes a task for the request.
+        """
+        # A response to a page of another origin needs the fields that CORSMiddleware adds.
         if self._for_pages and any(name == b"origin" for name, _ in scope["headers"]):
             return None
         return self._short_way.direct_endpoint(scope)
 
 
 async def _front_door(request: Request) -> RedirectResponse:
-    """Show people the dashboard, and programs the documentation."""
+    """Redirect browsers to the dashboard and programs to the documentation.
+
+    A request that accepts text/html counts as one of a browser.
+    """
     for_a_person = "text/html" in request.headers.get("accept", "")
     return RedirectResponse(HOME if for_a_person else "/docs")
 
@@ -154,11 +174,13 @@ def create_app(
     *,
     front: type[Application] = Application,
 ) -> Application:
-    """Build the application. The authority is opened when it starts, and drained when it stops.
+    """Build the application.
 
-    Pages of these origins may call it from a browser. Requests are counted on sheets that processes
-    share, or else for this one alone; and told to a log, and to traces, if there are any. `front`
-    is another for a sandbox alone: an authority is served as what it was founded as, or not at all.
+    `open_authority` is called when the application starts. When it stops, it finishes what is under
+    way and closes the authority. `origins` are the CORS origins. `traffic_sheets` is shared memory
+    for the request metrics of several processes; without it, this process counts alone. `log` and
+    `tracing` may be None. `front` is SandboxApplication for a sandbox: the start fails with
+    ConfigurationError if `front` and the kind of the authority differ.
     """
     traffic = (
         RequestMetrics(traffic_sheets, log)
@@ -169,9 +191,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         request_ids.mark_event_loop_thread()
+        # In a thread, as opening blocks: it reads the database and unwraps the key tables.
         authority = await asyncio.to_thread(open_authority)
         check_kind(authority.sandbox, sandbox=front.of_sandbox)
-        authority.start()
+        authority.start()  # after the check: background tasks change data
         if tracing is not None:
             authority.validator.watch(tracing.note_batch)
         with (
@@ -193,8 +216,8 @@ def create_app(
             copying = asyncio.create_task(prometheus.copy_figures(authority, traffic))
             app.state.crls = Crls(authority.served_crls, askers)
             app.state.exporting = asyncio.Lock()
-            # What was made until now stays: the collector need not look at it again and again while
-            # callers wait.
+            # All objects that exist now live until the end. Frozen, they are left out of garbage
+            # collections, during which callers would wait.
             gc.collect()
             gc.freeze()
             try:
@@ -202,12 +225,16 @@ def create_app(
             finally:
                 watching.cancel()
                 copying.cancel()
+                # The order matters: rate limits belong to this event loop. Closing the authority
+                # commits the last batches, in a thread because that blocks. Tracing closes last, as
+                # it gets a span for each of those batches.
                 await authority.rate_limits.close()
                 await asyncio.to_thread(authority.close)
                 if tracing is not None:
                     await asyncio.to_thread(tracing.close)
 
-    # The documentation pages come with their scripts: no browser asks another host for them.
+    # FastAPIOffline serves the scripts of the documentation pages itself. FastAPI's pages would
+    # load them from another host.
     app: FastAPI = FastAPIOffline(
         title="Birthmark Simulated Manufacturer Authority",
         version=__version__,
@@ -225,7 +252,7 @@ def create_app(
 
     routes.install(app)
 
-    # A route of Starlette: FastAPI would parse all of a stranger's query and cookies first.
+    # A Starlette route, as FastAPI would first parse the whole query and all cookies, of anyone.
     app.add_route("/", _front_door, include_in_schema=False)
 
     return front(app, origins, traffic, tracing)

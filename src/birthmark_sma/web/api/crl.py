@@ -1,4 +1,8 @@
-"""GET /pki/intermediate.crl and /pki/root.crl: the stored lists, as every process serves them."""
+"""GET /pki/intermediate.crl and /pki/root.crl: serve the stored revocation lists (RFC 5280).
+
+`authority.ca.crl_publication` signs and stores the lists; this module never does. Every process
+serves the newest stored list.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +25,9 @@ from birthmark_sma.web.api import openapi
 from birthmark_sma.web.middleware import conditional
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
-_SECONDS = 4.0
+_SECONDS = 4.0  # the timeout of one database query
+# A request just after a server's first start waits about this long for the first list to be
+# published, and looks for it at this interval.
 _FIRST_SECONDS = 10.0
 _FIRST_LOOK_SECONDS = 0.2
 _PIECE_BYTES = 65_536
@@ -44,7 +50,11 @@ router = APIRouter(tags=["operate"])
     },
 )
 async def intermediate_list(request: Request) -> Response:
-    """Return the newest list; just after a server's first start, once it is published."""
+    """Return the newest list of the intermediate CA.
+
+    Before the first list is published, the request waits for about 10 seconds. Then it raises
+    CrlNotPublishedError.
+    """
     crls: Crls = request.app.state.crls
     crl = await crls.intermediate.read()
     tries = int(_FIRST_SECONDS / _FIRST_LOOK_SECONDS)
@@ -69,7 +79,7 @@ async def intermediate_list(request: Request) -> Response:
     },
 )
 async def root_list(request: Request) -> Response:
-    """Return the newest list of the root."""
+    """Return the newest list of the root CA. Raises RootCrlNotPublishedError without one."""
     crls: Crls = request.app.state.crls
     crl = await crls.root.read()
     if crl is None:
@@ -78,28 +88,34 @@ async def root_list(request: Request) -> Response:
 
 
 class NewestCrl:
-    """The newest list of one issuer. Owned by an event loop.
+    """A reader of the newest list of one issuer. Owned by the event loop.
 
-    Requests that come at once share one look at the database. Only a look that began after a
-    request came counts for it: an older one could name a list that another process has replaced.
+    Concurrent requests share one database query. A request uses only the result of a query that
+    began after the request arrived: an earlier query may have returned a list that another process
+    has replaced since.
     """
 
     def __init__(self, served: ServedCrls, issuer: str, threads: Executor) -> None:
         self._served = served
         self._issuer = issuer
         self._threads = threads
-        self._turn = asyncio.Lock()
-        self._begun = 0
-        self._finished = 0  # the newest look that found something out
+        self._turn = asyncio.Lock()  # held during a query; guards the fields below
+        self._begun = 0  # the number of the newest query
+        self._finished = 0  # the number of the newest query that has a result
         self._found: ServedCrl | None = None
 
     async def read(self) -> ServedCrl | None:
-        """Return the list. While the database is away, it is the last one that was read here."""
+        """Return the newest list, or None if none is stored.
+
+        While the database is away, return the list that this process read last. Raises
+        DatabaseUnavailableError if it has read none, and PoolFullError.
+        """
+        # Read before the lock: a query with a higher number began after this request arrived.
         begun_before = self._begun
         async with self._turn:
             if self._finished > begun_before:
                 return self._found
-            self._begun = look = self._begun + 1
+            self._begun = look = self._begun + 1  # before the query, not after it
             try:
                 self._found = await run_with_timeout(
                     self._threads, partial(self._served.newest, self._issuer), _SECONDS
@@ -113,7 +129,7 @@ class NewestCrl:
 
 
 class Crls:
-    """The newest lists of both issuers."""
+    """The readers of both issuers' lists, kept in the application's state."""
 
     def __init__(self, served: ServedCrls, threads: Executor) -> None:
         self.intermediate = NewestCrl(served, INTERMEDIATE, threads)
@@ -121,11 +137,11 @@ class Crls:
 
 
 def _answer(request: Request, crl: ServedCrl) -> Response:
-    # Whoever keeps a list asks whether it is still the newest: a revocation must not wait.
+    # "no-cache" makes caches revalidate the list at each use, so that a revocation counts at once.
     headers = {"ETag": f'"{crl.number}"', "Cache-Control": "no-cache"}
     if conditional.is_known(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    # In pieces, so that a slow reader has one of them in memory and not all.
+    # In pieces, so that a slow client keeps one piece in memory and not a copy of the whole list.
     return StreamingResponse(
         _pieces(crl.der),
         headers={**headers, "Content-Length": str(len(crl.der))},

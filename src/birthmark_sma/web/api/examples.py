@@ -1,4 +1,8 @@
-"""The examples in the OpenAPI document. Every value is made up, and no key is in use anywhere."""
+"""The examples in the OpenAPI document.
+
+`web.api.models`, `web.api.openapi` and the endpoints use them. All values are made up; no key is in
+use anywhere.
+"""
 
 from pydantic import JsonValue
 
@@ -10,7 +14,7 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt
 -----END PUBLIC KEY-----
 """
 REQUEST_ID = "5d41b7a09c2e-1f3"
-"""As the server makes them where the sender gave none."""
+"""A request id in the form that the server makes if the sender gave none."""
 
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIC...\n-----END CERTIFICATE-----\n"
 

@@ -1,4 +1,8 @@
-"""What operators and probes ask: /health, /stats, and the certificates that verifiers fetch."""
+"""GET /health and its probes, /stats, and the two CA certificates.
+
+Operators, load balancers and verifiers call these endpoints. Each database query has a timeout and
+runs in a thread, so that a database that hangs never blocks the event loop.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -18,7 +22,7 @@ from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
 SERVICE = "birthmark-sma"
-_HEALTH_SECONDS = 4.0
+_HEALTH_SECONDS = 4.0  # timeouts of database queries
 _STATS_SECONDS = 30.0
 
 router = APIRouter(tags=["operate"])
@@ -46,10 +50,11 @@ async def health(request: Request) -> Response:
     authority = get_authority(request)
     try:
         registered = await run_with_timeout(
-            request.app.state.probers,
+            request.app.state.probers,  # threads of their own: slow queries do not delay probes
             lambda: statistics.count_registered(authority.database),
             _HEALTH_SECONDS,
         )
+        # The database may answer queries and still refuse to record validations.
         if (failure := authority.validator.failure) is not None:
             raise failure.again()
     except DatabaseUnavailableError:
@@ -77,7 +82,7 @@ async def health(request: Request) -> Response:
     response_model=None,
     responses={**openapi.success(ProbeResponse, "It does"), **openapi.problems("/health/live")},
 )
-async def live(request: Request) -> Response:  # noqa: ARG001  as every probe
+async def live(request: Request) -> Response:  # noqa: ARG001  PROBE_ANSWERS passes it
     """Say so. Restart the process where this does not answer."""
     return JSONResponse(ProbeResponse(status="alive").model_dump(exclude_none=True))
 
@@ -109,7 +114,8 @@ PROBE_ANSWERS: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
     "/health/live": live,
     "/health/ready": ready,
 }
-"""What answers probes before FastAPI (`validate.ShortWay`); its routes document them."""
+"""The probes that `validate.ValidationMiddleware` answers itself, without FastAPI. Their routes
+only document them."""
 
 
 @router.get(

@@ -1,7 +1,8 @@
-"""Answer whoever scrapes, at a cost that does not grow with how often they ask.
+"""A cache of the /metrics text, so that frequent scrapes cost no more than rare ones.
 
-The text is made at most twice a second, and once for all who ask meanwhile. The database is asked
-by one thread: where it hangs, nobody asks it a second time before it has answered the first.
+`web.api.prometheus` uses it. The text is made at most twice a second, and concurrent scrapes share
+one. One thread queries the database. While a query hangs, no second one is started: the text is
+made without the database's metrics.
 """
 
 import asyncio
@@ -13,8 +14,8 @@ from typing import Generic, TypeVar
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.middleware.timeouts import abandon, put
 
-FRESH_SECONDS = 0.5
-_DATABASE_SECONDS = 4.0
+FRESH_SECONDS = 0.5  # the maximum age of a text
+_DATABASE_SECONDS = 4.0  # the timeout of a query
 
 Totals = TypeVar("Totals")
 
@@ -22,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsCache(Generic[Totals]):
-    """What is told to scrapers of one process; owned by its event loop.
+    """The cached text of one process. Owned by its event loop.
 
-    `ask` asks the database, in the thread of an executor that has just one, and raises
-    DatabaseUnavailableError; `phrase` makes a text of what it said, or of None.
+    `ask` queries the database, in `thread`, an executor with just one thread. It may raise
+    DatabaseUnavailableError. `phrase` formats the result, or None if the database is away.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class MetricsCache(Generic[Totals]):
         self._asked: Future[Totals] | None = None
 
     async def text(self) -> bytes:
-        """Return a text that is at most half a second old."""
+        """Return the text, at most FRESH_SECONDS old. Never raises DatabaseUnavailableError."""
         if asyncio.get_running_loop().time() - self._made < FRESH_SECONDS:
             return self._text
         if self._making is None:
             self._making = asyncio.create_task(self._make())
-        return await asyncio.shield(self._making)  # one who leaves spoils nothing for the others
+        # Other scrapes may wait for the same task. One that is cancelled must not cancel it.
+        return await asyncio.shield(self._making)
 
     async def _make(self) -> bytes:
         try:
@@ -56,16 +58,16 @@ class MetricsCache(Generic[Totals]):
             self._making = None
 
     async def _totals(self) -> Totals | None:
-        """Return what the database says; None where it is away, which is a figure too."""
+        """Return the totals from the database, or None if they cannot be read in 4 seconds."""
         if self._asked is not None and not self._asked.done():
-            return None  # it has hung since an earlier scrape
+            return None  # the query of an earlier scrape still hangs
         self._asked, interruption = put(self._thread, self._ask)
         try:
             async with asyncio.timeout(_DATABASE_SECONDS):
                 return await asyncio.wrap_future(self._asked)
         except (TimeoutError, DatabaseUnavailableError):
             return None
-        except Exception:  # whoever is to raise the alarm must not fail along with the database
+        except Exception:  # /metrics must answer when something is wrong: alerts depend on it
             _log.exception("the figures of the database could not be read")
             return None
         finally:

@@ -1,6 +1,8 @@
-"""The JSON models of the API, strict: no coercion, no unknown fields.
+"""The JSON models of the API. Requests are strict: no type coercion, no unknown fields.
 
-A model that parsed is well formed; whether a table exists or a key is good is not decided here.
+Endpoints parse bodies into these models, and the OpenAPI document publishes them with their
+docstrings. A parsed model is well formed and no more: `authority` decides whether a table exists or
+a key is accepted. Requests of published clients alone may have unknown fields.
 """
 
 import binascii
@@ -33,7 +35,7 @@ from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web.api import examples
 
 MOST_TOKENS = 1_000
-"""How many camera tokens a batch has."""
+"""The most camera tokens in a batch."""
 WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
 _Three = Annotated[
     list[WireInteger], Field(min_length=TABLES_PER_DEVICE, max_length=TABLES_PER_DEVICE)
@@ -52,13 +54,14 @@ Hex96 = Annotated[str, _hex(96)]
 Hex160 = Annotated[str, _hex(160)]
 
 
-@lru_cache(maxsize=4)  # all verdicts of a batch have one time
+@lru_cache(maxsize=4)  # all verdicts of a batch have the same time
 def rfc3339(time: datetime) -> str:
-    """Write a time in UTC with `Z` (RFC 3339), to the millisecond."""
+    """Return a UTC time in the format of RFC 3339, with milliseconds and `Z`."""
     return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 class _Request(BaseModel):
+    # Without `hide_input_in_errors`, pydantic's messages would contain secrets such as NUC hashes.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
@@ -79,7 +82,7 @@ class ValidateNucRequest(_Request):
     nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
 
     def camera_token(self) -> CameraToken:
-        """Return the token in the protocol's own form."""
+        """Return the token as `protocol` has it, with bytes in place of hex."""
         return CameraToken(
             encrypted_nuc_hash=bytes.fromhex(self.encrypted_nuc_hash),
             table_id=self.table_id,
@@ -99,7 +102,7 @@ class ValidateNucResponse(_Response):
 
 
 class _PublishedRequest(BaseModel):
-    """A request of a published client, which may carry members that nobody knows here."""
+    """A request of a published client. Unknown members are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -120,6 +123,7 @@ class PublishedValidateRequest(_PublishedRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.PUBLISHED_REQUEST]})
 
     camera_token: Annotated[PublishedCameraToken, Field(repr=False)]
+    # Any value is accepted, because the value is never used.
     manufacturer_authority_id: Annotated[
         Any,
         Field(
@@ -129,7 +133,7 @@ class PublishedValidateRequest(_PublishedRequest):
     ] = None
 
     def tokens(self) -> list[CameraToken]:
-        """Return the one token in the protocol's own form."""
+        """Return one token, with the tag behind the ciphertext as `protocol` has it."""
         sent = self.camera_token
         return [
             CameraToken(
@@ -172,7 +176,11 @@ class LegacyValidateRequest(_PublishedRequest):
         return value
 
     def tokens(self) -> list[CameraToken]:
-        """Return one token per table in the protocol's own form, at most one of which opens."""
+        """Return one token for each of the three tables, in the order of the request.
+
+        Two key indices are random, so a genuine token opens under just one of the three keys.
+        """
+        # The packed bytes are: 32 of ciphertext, 12 of nonce, 16 of tag.
         packed = _unpack(self.ciphertext)
         return [
             CameraToken(
@@ -200,14 +208,20 @@ class PublishedValidateResponse(_Response):
 
     @classmethod
     def of(cls, reason: Reason) -> Self:
-        """Phrase a verdict."""
+        """Return the response for a reason.
+
+        The message names an unknown table or key index. It gives no other reason for a FAIL.
+        """
         valid = reason.verdict is Verdict.PASS
         told = reason.told_to_caller or _PUBLISHED_MESSAGES[reason.verdict]
         return cls(valid=valid, message=told)
 
     @classmethod
     def malformed(cls, error: str) -> Self:
-        """Phrase a body that holds no camera token: no other status would be understood."""
+        """Return the response to a body without a well-formed camera token.
+
+        It has status 200, as published clients take every other status for a verdict and store it.
+        """
         return cls(valid=False, message=f"The request is malformed: {error}.")
 
 
@@ -220,6 +234,7 @@ _PUBLISHED_MESSAGES = {
 class ValidateBatchRequest(_Request):
     """Camera tokens, judged each by itself. An element that is malformed spoils no other."""
 
+    # Elements are validated one by one (`batch_parsing`), so that a malformed one fails alone.
     tokens: Annotated[
         list[Any],
         Field(
@@ -253,10 +268,11 @@ class ValidateBatchResponse(_Response):
 def verdict(
     validation: Validation, manufacturer_id: str, disclosure: Disclosure
 ) -> dict[str, str | None]:
-    """Phrase a verdict as ValidateNucResponse describes it.
+    """Return a verdict in the form of ValidateNucResponse.
 
-    Of the device it tells no more than the disclosure setting says, and nothing on FAIL. A plain
-    dict, since checking what was made a line above would cost each token as much as its key.
+    On PASS, the device's family and serial are set as far as `disclosure` allows. On FAIL both are
+    None. The result is a plain dict: a pydantic model would validate it again, which costs as much
+    per token as deriving the token's key.
     """
     told = validation.reason is Reason.GENUINE and disclosure is not Disclosure.NONE
     serial_too = told and disclosure is Disclosure.SERIAL
@@ -326,7 +342,10 @@ class ProvisionRequest(_Request):
     def provisioning_request(
         self, idempotency_key: str | None, enrolled_with: AccessKey | None
     ) -> ProvisioningRequest:
-        """Return the request in the authority's own form."""
+        """Return the request as `authority` takes it.
+
+        `enrolled_with` is the access key of the caller, or None where access is open.
+        """
         return ProvisioningRequest(
             device_serial=self.device_serial,
             device_family=self.device_family,
@@ -367,7 +386,7 @@ class ProvisionResponse(_Response):
 
     @classmethod
     def of(cls, provisioned: Provisioned) -> Self:
-        """Phrase what the authority made."""
+        """Return the response for a provisioned device."""
         return cls(
             device_certificate=provisioned.device_certificate,
             certificate_chain=list(provisioned.certificate_chain),
@@ -434,7 +453,7 @@ class StatsResponse(_Response):
 
     @classmethod
     def of(cls, stats: Stats) -> Self:
-        """Phrase what the authority counted."""
+        """Return the response for the counted statistics."""
         return cls(
             total_devices=stats.total_devices,
             recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},

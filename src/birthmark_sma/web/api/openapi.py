@@ -1,4 +1,10 @@
-"""What the OpenAPI document says of bodies, statuses and errors, beyond what FastAPI infers."""
+"""Complete the OpenAPI document that FastAPI generates.
+
+It adds the bodies that endpoints parse themselves, the problem documents of every status, and the
+access keys of every path. `app.create_app` calls `install`; the endpoints call `problems`,
+`replayed`, `success` and `request_body` in their decorators. Nothing here runs during a request,
+except once for the document itself.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,8 +35,8 @@ are 404 and 405 for other paths and methods, and 400 for what is not HTTP/1.1 or
 Host.
 """
 
-_ANYWHERE = (408, 414, 421, 431, 500, 501, 505)
-_WITH_A_KEY = (401, 403)
+_ANYWHERE = (408, 414, 421, 431, 500, 501, 505)  # any path can answer these
+_WITH_A_KEY = (401, 403)  # every path that requires an access key can answer these
 
 _TITLES = {
     400: "Unknown table or key index: FAIL, and recorded",
@@ -159,6 +165,7 @@ _SCHEMES: dict[str, Any] = {
     },
 }
 
+# FastAPI does not see these models, as the endpoints parse the bodies themselves.
 _SELF_PARSED = (
     models.ValidateNucRequest,
     models.ValidateBatchRequest,
@@ -171,9 +178,13 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
-    """Complete the document that FastAPI makes of `routers` with what it does not see."""
+    """Replace `app.openapi` by a function that returns the completed document.
+
+    `routers` are those whose examples are restored (`_restore_examples`).
+    """
 
     def document() -> dict[str, Any]:
+        # Made at the first request and kept, as FastAPI does it.
         if app.openapi_schema is None:
             made = get_openapi(
                 title=app.title,
@@ -194,23 +205,24 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             app.openapi_schema = made
         return app.openapi_schema
 
-    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
+    # FastAPI documents this assignment as the way to extend the document.
+    app.openapi = document  # type: ignore[method-assign]
 
 
 def _name_keys(made: dict[str, Any]) -> None:
-    """Say of each path which keys open it."""
+    """Add to each operation the security schemes and scopes that its path requires."""
     for path, operations in made["paths"].items():
         rule = rule_for_route(path)
         if rule is None:
             continue
         scopes = sorted(rule)
         for operation in operations.values():
-            # The last alternative, no credential at all, is for a server with open access.
+            # The last alternative means no credential. It is for a server with open access.
             operation["security"] = [{"accessKey": scopes}, {"clientCertificate": []}, {}]
 
 
 def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
-    """Put examples back as they were given: FastAPI leaves every null out of them."""
+    """Replace the examples by those of the routes, because FastAPI removes every null."""
     for route in routes:
         if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
@@ -223,14 +235,18 @@ def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None
 
 
 def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the problem documents of a path: its own, and those that any request can get."""
+    """Return the OpenAPI responses for the problem documents of a path.
+
+    `instance` is the path, and `statuses` are those that its endpoint raises. Statuses that every
+    path has are added.
+    """
     of_the_door = () if rule_for_route(instance) is ANYONE else _WITH_A_KEY
     all_statuses = sorted({*statuses, *_ANYWHERE, *of_the_door})
     return {status: _problem(instance, status) for status in all_statuses}
 
 
 def replayed(instance: str) -> dict[int | str, dict[str, Any]]:
-    """Describe the problem document for a camera token that the same caller brought before."""
+    """Return the OpenAPI response 409 for a camera token that the same caller submitted before."""
     example = {
         "type": "urn:birthmark:problem:token-already-submitted",
         "title": "Camera token already submitted",
@@ -246,14 +262,14 @@ def replayed(instance: str) -> dict[int | str, dict[str, Any]]:
 def success(
     model: type[BaseModel], description: str, **examples: object
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answer 200 and give its examples by name."""
+    """Return the OpenAPI response 200 with examples by name."""
     named = {name: {"value": value} for name, value in examples.items()}
     content = {"application/json": {"examples": named}} if named else {}
     return {200: {"model": model, "description": description, "content": content}}
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe a JSON body that the path parses itself."""
+    """Return the OpenAPI request body of an endpoint that parses its body itself."""
     return {"required": True, "content": {"application/json": {"schema": _reference(model)}}}
 
 

@@ -1,8 +1,9 @@
-"""GET /metrics: what Prometheus scrapes, the same whichever process of a server answers.
+"""GET /metrics: the metrics of all processes of a server, in Prometheus's text format.
 
-Verdicts and devices come from the database, where every audit row is counted in its own
-transaction; all else from memory that the processes share (`authority.instruments`). While the
-database is away its families are left out, and `sma_database_up` is 0.
+Every process returns the same values. Verdicts and devices come from the database, which counts an
+audit row in the transaction that writes it. All other metrics come from memory that the processes
+share (`runtime.shared_memory_metrics`). While the database is away, its metric families are left
+out and `sma_database_up` is 0.
 """
 
 import asyncio
@@ -45,7 +46,8 @@ from birthmark_sma.web.middleware.request_metrics import (
 )
 
 PATH = "/metrics"
-_COPY_SECONDS = 1.0
+_COPY_SECONDS = 1.0  # a process that is killed loses at most this much of what it counted
+# The callers that provision devices choose the names of families, so the labels are bounded.
 _MOST_FAMILIES = 50
 _REST = "(others)"
 _SECOND = 1e9  # in nanoseconds
@@ -68,7 +70,7 @@ router = APIRouter(tags=["operate"])
     },
 )
 async def metrics(request: Request) -> Response:
-    """Tell what is known, half a second old at most."""
+    """Return the metrics, at most half a second old."""
     scrapes: MetricsCache[Totals] = request.app.state.scrapes
     return Response(await scrapes.text(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
@@ -76,9 +78,10 @@ async def metrics(request: Request) -> Response:
 def make_metrics_cache(
     authority: Authority, traffic: RequestMetrics, thread: Executor
 ) -> MetricsCache[Totals]:
-    """Return what answers scrapers; the thread asks the database, and does nothing else."""
+    """Return the cache of the /metrics text. `thread` has one thread, for this cache alone."""
 
     def phrase(totals: Totals | None) -> bytes:
+        # First copy this process's counts to the shared memory, which the collector reads.
         authority.copy_figures()
         traffic.copy_figures()
         registry = CollectorRegistry()
@@ -89,7 +92,10 @@ def make_metrics_cache(
 
 
 async def copy_figures(authority: Authority, traffic: RequestMetrics) -> None:
-    """Copy once a second, for ever, what is counted in plain numbers; and look at latencies."""
+    """Copy the counts of this process to the shared memory every second, until cancelled.
+
+    Also take a snapshot of the latencies, for the percentiles of the last minutes.
+    """
     while True:
         authority.copy_figures()
         traffic.copy_figures()
@@ -99,14 +105,14 @@ async def copy_figures(authority: Authority, traffic: RequestMetrics) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Server(Collector):
-    """Everything that there is to say, at one moment."""
+    """A collector of all metrics, made for one scrape. `totals` is None if the database is away."""
 
     authority: Authority
     traffic: RequestMetrics
     totals: Totals | None
 
     def collect(self) -> Iterable[Metric]:
-        """Say it."""
+        """Yield every metric family. prometheus_client calls this when it makes the text."""
         yield from self._of_the_process()
         yield from self._of_the_database()
         yield from self._of_requests()
@@ -284,6 +290,8 @@ class _Server(Collector):
         yield expiry
 
     def _sheets(self) -> tuple[list[memoryview], list[memoryview]]:
+        # Counters add up all sheets, also those of dead processes, so that they never fall. Gauges
+        # add up those of running processes.
         sheets = self.authority.figures.sheets
         return sheets.all(), sheets.alive()
 
@@ -304,13 +312,14 @@ def _add(
     sheets: Sequence[memoryview],
     unit: float,
 ) -> None:
+    # Prometheus's buckets are cumulative, as the counts of `total` are.
     counts, amount = histogram.total(sheets)
     bounds = [*(repr(bound / unit) for bound in histogram.bounds), "+Inf"]
     family.add_metric(labels, list(zip(bounds, counts, strict=True)), amount / unit)
 
 
 def _largest(families: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the largest families, and the others as one: whoever provisions names them."""
+    """Return the number of devices of the 50 largest families, and of all others together."""
     counted = Counter(families)
     shown = dict(counted.most_common(_MOST_FAMILIES))
     rest = counted.total() - sum(shown.values())
@@ -318,8 +327,11 @@ def _largest(families: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _served_certificate(path: Path | None) -> x509.Certificate | None:
-    """Return the certificate that the file has now, which may be newer than the one in use."""
+    """Return the certificate in a PEM file, or None if it cannot be read.
+
+    The file may be newer than the certificate in use, which SIGHUP replaces.
+    """
     try:
         return None if path is None else x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError):
-        return None  # the log has said so where it was to be used
+        return None  # loading it for TLS has logged the error

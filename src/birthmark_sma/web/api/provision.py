@@ -1,4 +1,8 @@
-"""POST /api/v1/devices/provision: a device's key in; certificate, tables and keys out."""
+"""POST /api/v1/devices/provision: certify a device's key, and return its tables and their keys.
+
+The endpoint parses the request and formats the response. `authority.provisioning` does the rest.
+The response contains secrets, so no cache may store it and nothing of it may be logged.
+"""
 
 import asyncio
 
@@ -16,7 +20,7 @@ from birthmark_sma.web.problems import InvalidRequestError
 PATH = "/api/v1/devices/provision"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
-_PROVISIONING_SECONDS = 60
+_PROVISIONING_SECONDS = 60  # from the whole body to the commit; then 503
 
 router = APIRouter(tags=["provision"])
 
@@ -58,7 +62,7 @@ router = APIRouter(tags=["provision"])
     },
 )
 async def provision_device(request: Request) -> Response:
-    """Parse, provision, phrase. The answer must be kept by nobody but the device."""
+    """Provision a device. Raises DatabaseUnavailableError after 60 seconds."""
     idempotency_key = _idempotency_key(request)
     authority = get_authority(request)
     body = await read_json(request.scope, request.receive, authority.settings.max_body_bytes)
@@ -69,11 +73,13 @@ async def provision_device(request: Request) -> Response:
             provisioned = await authority.provisioner.provision(asked)
     except TimeoutError:
         raise DatabaseUnavailableError("The database does not answer in time") from None
+    # "no-store": the response has the device's secrets.
     answer = ProvisionResponse.of(provisioned)
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"Cache-Control": "no-store"})
 
 
 def _idempotency_key(request: Request) -> str | None:
+    """Return the Idempotency-Key, or None without one. Raises InvalidRequestError."""
     keys = request.headers.getlist(IDEMPOTENCY_HEADER)
     if not keys:
         return None

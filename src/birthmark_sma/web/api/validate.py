@@ -1,4 +1,12 @@
-"""POST /api/v1/validate/nuc and /batch, and /validate: camera tokens in, verdicts out."""
+"""POST /api/v1/validate/nuc and /batch, /validate and /validate-legacy: validate camera tokens.
+
+The routes only document these paths. `ValidationMiddleware` answers the requests before FastAPI
+gets them, and `web.transport.fast_path` answers single tokens without ASGI (ADR 0007). Both call
+the same two methods, `begin` and `finish`, so their responses are the same.
+
+In this order: authenticate, take from the rate limit, check the head, parse, submit to the
+validator, check for a replay, format. A verdict is returned only after its audit row is durable.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -72,14 +80,15 @@ if TYPE_CHECKING:
 PATH = "/api/v1/validate/nuc"
 BATCH_PATH = "/api/v1/validate/nuc/batch"
 PUBLISHED_PATH = "/validate"
-"""Where the Birthmark project's published clients ask, in a form and a derivation of their own."""
+"""The path of the Birthmark project's published clients. Their JSON and their key derivation differ
+from those of the contract (ADR 0001)."""
 LEGACY_PATH = "/validate-legacy"
-"""Where they ask for tokens of published Raspberry Pi clients, as these pack them."""
+"""The path for tokens in the packed form of the published Raspberry Pi clients."""
 WITHDRAWN_PATHS = ("/validate-cert", "/validate-cert-legacy")
-"""Where they would send an image hash and a device's secret in the clear. They make the address by
-putting `/validate-cert` in place of `/validate` in the one that they were given."""
+"""Paths to which published clients would send an image hash and a device's secret in the clear. The
+clients replace `/validate` by `/validate-cert` in the URL that they are configured with."""
 _BATCH_BODY_BYTES = 1024 * 1024
-_RESULTS_AT_ONCE = 100
+_RESULTS_AT_ONCE = 100  # results of a batch that are formatted before other requests get their turn
 
 router = APIRouter(tags=["validate"])
 
@@ -100,7 +109,7 @@ router = APIRouter(tags=["validate"])
     openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
 )
 async def validate_nuc(request: Request) -> ASGIApp:
-    """Stand in the documentation: `ValidationMiddleware` answers before a request gets here."""
+    """Document the path. `ValidationMiddleware` answers its requests before they get here."""
     return await _SingleValidation(request.app).answer(request.scope, request.receive)
 
 
@@ -119,7 +128,7 @@ async def validate_nuc(request: Request) -> ASGIApp:
     openapi_extra={"requestBody": openapi.request_body(ValidateBatchRequest)},
 )
 async def validate_batch(request: Request) -> ASGIApp:
-    """Stand in the documentation, as above."""
+    """Document the path, as `validate_nuc` does."""
     return await _BatchValidation(request.app).answer(request.scope, request.receive)
 
 
@@ -149,7 +158,7 @@ def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
     openapi_extra={"requestBody": openapi.request_body(PublishedValidateRequest)},
 )
 async def validate_published(request: Request) -> ASGIApp:
-    """Stand in the documentation, as above."""
+    """Document the path, as `validate_nuc` does."""
     return await _Published(request.app).answer(request.scope, request.receive)
 
 
@@ -164,7 +173,7 @@ async def validate_published(request: Request) -> ASGIApp:
     openapi_extra={"requestBody": openapi.request_body(LegacyValidateRequest)},
 )
 async def validate_legacy(request: Request) -> ASGIApp:
-    """Stand in the documentation, as above."""
+    """Document the path, as `validate_nuc` does."""
     return await _Legacy(request.app).answer(request.scope, request.receive)
 
 
@@ -192,11 +201,11 @@ for path in WITHDRAWN_PATHS:
 
 
 class ValidationMiddleware:
-    """The ASGI application: callers are let in, camera tokens are answered at once, and all else
-    goes FastAPI's way.
+    """Middleware that authenticates callers and validates camera tokens; the rest is FastAPI's.
 
-    FastAPI's layers cost several times what judging a token costs. Answers and problem documents
-    are the same on both ways.
+    It authenticates every caller and applies the rate limits. Then it answers camera tokens and
+    probes itself, and passes all other requests to FastAPI. FastAPI's layers cost several times as
+    much as judging a token. Responses and problem documents have the same form on both paths.
     """
 
     def __init__(
@@ -205,8 +214,9 @@ class ValidationMiddleware:
         self._app = app
         self._traffic = traffic
         self.routes: Sequence[BaseRoute] = app.routes
-        """Every route, those that are answered the short way included."""
+        """All routes, including those that this middleware answers itself."""
         self._single: Mapping[str, _SingleValidation]
+        # Without tracing other classes are used, so that no request pays for the question.
         if tracing is None:
             self._single = {
                 PATH: _SingleValidation(app),
@@ -222,13 +232,17 @@ class ValidationMiddleware:
         self._many = _BatchValidation(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a caller in; answer a POST with camera tokens, hand everything else on."""
+        """Authenticate the caller, then validate camera tokens or pass the request on.
+
+        All errors become problem documents here, except those that FastAPI handles itself.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         response: ASGIApp
         endpoint = self._endpoint(scope)
         try:
+            # First of all, so that a caller without a key learns nothing of a path.
             caller = self._app.state.authenticator.authenticate(scope)
             if endpoint is not None:
                 response = await endpoint.answer(scope, receive)
@@ -236,7 +250,7 @@ class ValidationMiddleware:
                 await self._pass(scope, caller)
                 response = await self._handler(scope)
         except CallerLeftError:
-            return  # nobody is there to be answered
+            return  # the connection is closed: there is no one to send a response to
         except UnauthenticatedError as error:
             self._traffic.turned_away("unauthenticated")
             response = error_response(Request(scope), self._guessed(scope) or error)
@@ -249,14 +263,18 @@ class ValidationMiddleware:
         await response(scope, receive, send)
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:
-        """Single camera tokens need no task of their own."""
+        """Return the endpoint for a POST of a single camera token, else None.
+
+        `web.transport.fast_path` calls its two halves, without an ASGI task.
+        """
         return self._single.get(route_name(scope)) if scope["method"] == "POST" else None
 
     async def _handler(self, scope: Scope) -> ASGIApp:
-        """Return the application for a request that is not for validation.
+        """Return the application that answers a request other than a validation.
 
-        FastAPI gets a path only if `route_name` knows it, so it cannot match it differently.
-        Probes pass it by: it would parse their whole query, and they show no credential.
+        FastAPI gets a path only if `route_name` knows it, so the two cannot match a path
+        differently. Probes are answered without FastAPI, which would parse their whole query: a
+        probe shows no credential, so anyone can send one. Raises HTTPException 404.
         """
         route = route_name(scope)
         if route == UNKNOWN:
@@ -267,7 +285,7 @@ class ValidationMiddleware:
         return await probe(Request({**scope, "app": self._app}))
 
     def _guessed(self, scope: Scope) -> RateLimitedError | None:
-        """Count credentials that were shown and are wrong."""
+        """Count a wrong credential. Return the error if the address has sent too many."""
         limits: RateLimits = self._app.state.authority.rate_limits
         try:
             rate_limit.record_failed_auth(scope, limits)
@@ -276,7 +294,7 @@ class ValidationMiddleware:
         return None
 
     async def _pass(self, scope: Scope, caller: Caller) -> None:
-        """Let a request pass that is not for validation. Raises RateLimitedError."""
+        """Take a request other than a validation from its rate limit. Raises RateLimitedError."""
         kind = rate_limit.rate_limit_kind(scope)
         if kind is not None:
             limits: RateLimits = self._app.state.authority.rate_limits
@@ -292,7 +310,7 @@ class ValidationMiddleware:
 
 
 class _Json:
-    """A JSON answer of status 200, with nothing that every answer would pay for."""
+    """A JSON response of status 200. It is cheaper than Starlette's JSONResponse."""
 
     __slots__ = ("_body",)
 
@@ -300,7 +318,7 @@ class _Json:
         self._body = body
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         length = str(len(self._body)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", length)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -308,10 +326,10 @@ class _Json:
 
 
 def _end_if_cancelled() -> None:
-    """Raise CancelledError where this task was cancelled and has not noticed.
+    """Raise CancelledError if this task was cancelled without a CancelledError.
 
-    Python 3.11's `asyncio.wait_for`, which Redis is asked through, loses a cancellation that comes
-    together with its result.
+    In Python 3.11, `asyncio.wait_for` loses a cancellation that comes together with its result. The
+    calls to Redis use it.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -319,7 +337,11 @@ def _end_if_cancelled() -> None:
 
 
 class _CameraTokens:
-    """What both endpoints need of an application that has started."""
+    """The base of the single and batch endpoints.
+
+    The properties are cached and not set in `__init__`, because an endpoint is made before the
+    application starts and opens the authority.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -344,7 +366,10 @@ class _CameraTokens:
         return self._authority.settings.replay
 
     async def _read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
-        """Read a JSON body. One that is refused unread costs the caller as much as a token."""
+        """Return a JSON body of at most `limit` bytes. Raises as `read_json` does.
+
+        A refused body costs the caller one unit of its rate limit, as a camera token does.
+        """
         try:
             return await read_json(scope, receive, limit)
         except RequestError:
@@ -356,9 +381,11 @@ class _CameraTokens:
             raise
 
     def _check_repeat(self, validation: Validation) -> None:
-        """Raise TokenAlreadySubmittedError where there shall be no verdict a second time.
+        """Raise TokenAlreadySubmittedError if the caller must not get a second verdict.
 
-        Whoever did not get the first one gets it now; where nobody can say yet, asks again.
+        This depends on SMA_REPLAY. A caller whose first response was lost gets the verdict. While
+        it is not known yet whether the response was lost, DatabaseUnavailableError is raised, so
+        that the caller retries (ADR 0009).
         """
         if not is_withheld(validation, self._replay):
             return
@@ -371,6 +398,7 @@ class _CameraTokens:
         raise TokenAlreadySubmittedError
 
     def _verdict(self, validation: Validation, caller: Caller) -> dict[str, str | None]:
+        # The disclosure of the access key takes precedence over that of the settings.
         settings = self._authority.settings
         disclosure = settings.disclosure
         if caller.key is not None and caller.key.disclosure is not None:
@@ -379,37 +407,45 @@ class _CameraTokens:
 
 
 class _Confirming:
-    """Stands where `group_commit.Waiting` will, until other processes have agreed."""
+    """A placeholder in the scope during the query of the shared rate limit store.
+
+    `GroupCommit` then replaces it by its own `Waiting`. The HTTP protocol calls `leave` on either.
+    """
 
     def __init__(self, task: "asyncio.Task[Validation]") -> None:
         self._task = task
 
     def leave(self) -> None:
-        """Offer the token no more: its caller is gone."""
+        """Cancel the task, so that the token is not submitted. Its caller has left."""
         self._task.cancel()
 
 
 class _SingleValidation(_CameraTokens):
-    """One camera token a request, in two halves (see `direct_answers`)."""
+    """The endpoint for one camera token, in two halves (see `web.transport.fast_path`)."""
 
     _derivation = NORMATIVE
 
     async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
-        """Read, and then both halves."""
+        """Read the body, run both halves, and return the response."""
         body = await self._read(scope, receive, self._authority.settings.max_body_bytes)
         future = self.begin(scope, body)
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
             if not future.cancel():
-                future.exception()  # nobody else asks for it
+                future.exception()  # otherwise asyncio logs that it was never retrieved
             raise
         return _Json(self.finish(scope, future))
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
-        """Parse, and hand over to the validator, once other processes agree if they count too."""
+        """Authenticate, take from the rate limit, parse, and submit the token to the validator.
+
+        With a shared rate limit store, the token is submitted only after the store allows it. The
+        future raises DatabaseUnavailableError after the setting `answer_timeout` (seconds).
+        """
         authority = self._authority
         caller = scope.get("caller") or self._authenticator.authenticate(scope)
+        # Before the head and the body are checked: a malformed request costs as much as a token.
         rate_limit.consume(scope, authority.rate_limits, Kind.VALIDATE, caller)
         check_head(scope, authority.settings.max_body_bytes)
         camera_tokens = self._camera_tokens(body)
@@ -420,16 +456,16 @@ class _SingleValidation(_CameraTokens):
         return self._offer(scope, camera_tokens, caller)
 
     def _camera_tokens(self, body: bytes) -> Sequence[CameraToken]:
-        """Return the token; published cameras name more than one table that it may be sealed under.
+        """Return the token first, then the same token under other tables.
 
-        Raises InvalidRequestError.
+        Only published cameras name more than one table. Raises InvalidRequestError.
         """
         return [parse(body, ValidateNucRequest).camera_token()]
 
     async def _confirmed(
         self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller
     ) -> Validation:
-        bind_request(scope)
+        bind_request(scope)  # this task has a context of its own
         limits = self._authority.rate_limits
         await rate_limit.consume_shared(scope, limits, Kind.VALIDATE, caller)
         failed = 0
@@ -438,6 +474,7 @@ class _SingleValidation(_CameraTokens):
             validation = await self._offer(scope, camera_tokens, caller)
             failed = counts_as_fail(validation, self._replay)
         finally:
+            # Gives back the reservation that `consume_shared` made, less the token if it failed.
             limits.release(Kind.VALIDATE, caller, 1, failed)
         return validation
 
@@ -452,10 +489,14 @@ class _SingleValidation(_CameraTokens):
         return future
 
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
-        """Phrase the verdict."""
+        """Return the JSON of the verdict. Raises as the future does, or as `_check_repeat`.
+
+        Raises UnknownAddressError for an unknown table or key index.
+        """
         try:
             validation = future.result()
         except RateLimitedError:
+            # The limit of FAILs was reached after `begin`, so the header fields are set again.
             rate_limit.tell(scope, self._authority.rate_limits, Kind.VALIDATE, get_caller(scope))
             raise
         self._check_repeat(validation)
@@ -468,13 +509,20 @@ class _SingleValidation(_CameraTokens):
 
 
 class _Published(_SingleValidation):
-    """The same in the form of the published clients, whose keys are derived in their own way."""
+    """The endpoint for published clients, with their JSON and their key derivation (ADR 0001).
+
+    An object without a well-formed token gets a 200 with `valid: false`, because these clients take
+    every other status for a verdict and store it.
+    """
 
     _derivation = PUBLISHED_CLIENTS
     _model: type[PublishedValidateRequest | LegacyValidateRequest] = PublishedValidateRequest
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
-        """Parse, and hand over to the validator; an object without a token is answered as such."""
+        """Begin as the base class does. An object without a token gives a future that has failed.
+
+        An exception instead would make the caller answer with a problem document.
+        """
         try:
             return super().begin(scope, body)
         except _NoCameraTokenError as error:
@@ -483,7 +531,7 @@ class _Published(_SingleValidation):
             return future
 
     def finish(self, scope: Scope, future: "asyncio.Future[Validation]") -> bytes:
-        """Phrase the verdict."""
+        """Return the JSON of the verdict, or of the response to an object without a token."""
         try:
             return super().finish(scope, future)
         except _NoCameraTokenError as error:
@@ -503,7 +551,7 @@ class _Published(_SingleValidation):
 
 
 class _Legacy(_Published):
-    """The same for tokens as published Raspberry Pi clients pack them, which name three tables."""
+    """The endpoint for packed tokens of published Raspberry Pi clients, which name three tables."""
 
     _model = LegacyValidateRequest
 
@@ -513,14 +561,15 @@ class _NoCameraTokenError(Exception):
 
 
 class _TracedOne(_SingleValidation):
-    """The same, and notes the moments between which a trace has spans."""
+    """The endpoint for one camera token that also records the times for a trace."""
 
     def __init__(self, app: FastAPI, tracing: "Tracing") -> None:
         super().__init__(app)
         self._tracing = tracing
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Validation]":
-        """Parse, and hand over."""
+        """Begin the trace, then begin as the base class does."""
+        # On the fast path no middleware has begun the trace.
         self._tracing.begin(scope)
         _trace_of(scope).parsing()
         return super().begin(scope, body)
@@ -539,11 +588,11 @@ class _TracedOne(_SingleValidation):
 
 
 class _TracedPublished(_TracedOne, _Published):
-    """A published client's request, with a trace."""
+    """The traced endpoint for published clients."""
 
 
 class _TracedLegacy(_TracedOne, _Legacy):
-    """A published Raspberry Pi client's request, with a trace."""
+    """The traced endpoint for published Raspberry Pi clients."""
 
 
 def _trace_of(scope: Scope) -> "RequestTrace":
@@ -552,12 +601,19 @@ def _trace_of(scope: Scope) -> "RequestTrace":
 
 
 class _BatchValidation(_CameraTokens):
-    """Up to a thousand: what is malformed is answered here, the rest judged together."""
+    """The endpoint for up to 1,000 camera tokens, which are judged in one transaction.
+
+    Malformed elements get an error in their place and do not reach the validator.
+    """
 
     async def answer(self, scope: Scope, receive: Receive) -> ASGIApp:
-        """Read, parse, hand over what is well formed, phrase."""
+        """Return the response with one result per element, in their order.
+
+        Raises DatabaseUnavailableError or RateLimitedError for the whole batch.
+        """
         settings = self._authority.settings
         caller = get_caller(scope)
+        # The setting is meant for single tokens. A batch has at least 1 MiB.
         limit = max(settings.max_body_bytes, _BATCH_BODY_BYTES)
         body = await self._read(scope, receive, limit)
         limits = self._authority.rate_limits
@@ -569,6 +625,7 @@ class _BatchValidation(_CameraTokens):
         except InvalidRequestError:
             rate_limit.consume(scope, limits, Kind.VALIDATE, caller)
             raise
+        # Malformed elements cost as much as others.
         rate_limit.consume(scope, limits, Kind.VALIDATE, caller, len(tokens))
         elements = [element async for element in parse_elements(tokens)]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
@@ -580,20 +637,26 @@ class _BatchValidation(_CameraTokens):
         try:
             for place, each in enumerate(elements):
                 if place % _RESULTS_AT_ONCE == _RESULTS_AT_ONCE - 1:
-                    await asyncio.sleep(0)  # others get their turn
+                    await asyncio.sleep(0)  # lets other requests run
                 if isinstance(each, str):
                     results.append(_refused(each))
                 else:
                     results.append(self._told(next(answers), caller))
         except DatabaseUnavailableError:
-            scope[UNANSWERED].leave()  # the verdicts of the others are not told either
+            # The caller gets none of the verdicts. `leave` records them as lost, so that a retry
+            # gets them (ADR 0009).
+            scope[UNANSWERED].leave()
             raise
         return _Json(to_json({"results": results}))
 
     async def _judge(
         self, scope: Scope, camera_tokens: Sequence[CameraToken], caller: Caller, cost: int
     ) -> Sequence[Validation | BirthmarkError]:
-        """Have what is well formed judged, once other processes agree if they count too."""
+        """Submit the well-formed tokens to the validator and return an answer for each.
+
+        With a shared rate limit store, `cost` units are taken from the store first. Raises
+        RateLimitedError if the caller has gathered too many FAILs.
+        """
         limits = self._authority.rate_limits
         shared = limits.shared
         if shared:
@@ -609,6 +672,7 @@ class _BatchValidation(_CameraTokens):
             if shared:
                 failed = sum(self._counts(each) for each in judged)
                 limits.release(Kind.VALIDATE, caller, cost, failed)
+        # A limit of FAILs refuses a request as a whole, so the first answer speaks for all.
         if judged and isinstance(judged[0], RateLimitedError):
             rate_limit.tell(scope, limits, Kind.VALIDATE, caller)
             raise judged[0]

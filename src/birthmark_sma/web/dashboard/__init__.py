@@ -1,5 +1,5 @@
-"""The dashboard: what operators see in a browser. A module a page, and what they share.
+"""The operator's dashboard in the browser, with one module for each page.
 
-`gate` knows who is signed in and turns problems into pages; `pages` draws them, by `templates/`;
-`static_files` serves what they load.
+`session_middleware` loads the session and shows problem documents as pages. `rendering` renders the
+templates in `templates/`. `static_files` serves scripts and styles. `routes` registers all routes.
 """

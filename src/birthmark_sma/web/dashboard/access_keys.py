@@ -1,4 +1,7 @@
-"""Who may call: access keys, what each is good for, and when it was last used. Never a secret."""
+"""Dashboard page "Callers": the access keys, their restrictions and their last use.
+
+It must never show the secret of a key.
+"""
 
 from typing import Any
 
@@ -14,14 +17,14 @@ from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.request_body import get_authority
 
-_MOST = 500
+_MOST = 500  # keys on the page; the page gives the number of the others
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/dashboard/callers")
 async def show_callers(request: Request) -> Response:
-    """Show every key, those in force first, and the limits that count where a key has none."""
+    """Show up to 500 access keys, valid ones first, and the default rate limits."""
     authority = get_authority(request)
     return await render_page(
         request, "callers.html", lambda connection: _read(connection, authority)
@@ -41,7 +44,7 @@ def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
 
 
 def _terms(key: AccessKey) -> list[str]:
-    """Say what a key is restricted to, a few words each."""
+    """Return the restrictions of a key, each as a few words."""
     told = []
     if key.device_family is not None:
         told.append(f"family {key.device_family}")

@@ -1,8 +1,8 @@
-"""The audit trail: filter it, page through it, and take it away as CSV or JSON Lines.
+"""Dashboard page "Validations": filter the audit log, page through it, export CSV or JSON Lines.
 
-An export is read a piece at a time, each in a transaction of its own: it takes no more memory
-however much it brings, and holds up neither the database nor other pages. All exports of a process
-together have a third of a thread's time at most: whoever validates goes first.
+An export reads `_A_PIECE` rows at a time, each piece in a transaction of its own. So its memory is
+bounded, and it never blocks the database or other pages. All exports of a process share one lock
+and together use at most a third of one thread's time, because validations have priority.
 """
 
 import asyncio
@@ -40,12 +40,14 @@ LIST = "/dashboard/validations"
 CSV = "/dashboard/validations.csv"
 JSON_LINES = "/dashboard/validations.jsonl"
 
-_A_PAGE = 50
-_A_PIECE = 2_000
-_SECONDS = 30.0
+_A_PAGE = 50  # rows of a page
+_A_PIECE = 2_000  # rows of an export that one transaction reads
+_SECONDS = 30.0  # for one piece
 _RESTS = 2.0
-"""For how many times as long as a piece took no export of a process goes on."""
-_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # those of full width as well
+"""Pause of all exports after a piece, as a multiple of the time that the piece took."""
+# A spreadsheet runs a cell that begins with one of these as a formula (CSV injection). The last
+# four are the full-width forms of = + - @.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 Writer: TypeAlias = Callable[[Sequence[AuditEntry]], str]
 
@@ -54,7 +56,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(LIST)
 async def list_validations(request: Request) -> Response:
-    """Show a page of the rows that are looked for, newest first."""
+    """Show a page of the rows that match the filter, newest first."""
     wanted = _filter_of(request)
     before = _place_of(request)
     query = {
@@ -94,13 +96,13 @@ async def list_validations(request: Request) -> Response:
 
 @router.get(CSV)
 async def export_csv(request: Request) -> Response:
-    """Stream what is looked for, newest first, as CSV (RFC 4180)."""
+    """Stream the rows that match the filter, newest first, as CSV (RFC 4180)."""
     return _export(request, _as_csv, ",".join(AuditEntry._fields) + "\r\n", "text/csv", "csv")
 
 
 @router.get(JSON_LINES)
 async def export_json_lines(request: Request) -> Response:
-    """Stream what is looked for, newest first, a JSON object a line."""
+    """Stream the rows that match the filter, newest first, as one JSON object a line."""
     return _export(request, _as_json_lines, "", "application/jsonl", "jsonl")
 
 
@@ -108,7 +110,8 @@ def _export(
     request: Request, write: Writer, head: str, media_type: str, ending: str
 ) -> StreamingResponse:
     wanted = _filter_of(request)
-    # What happens from now on is left out, or a busy server's export would never end.
+    # The export starts at this moment and goes back in time. It leaves out rows that are added
+    # later.
     now = get_authority(request).database.clock.now()
     before = Cursor(now if wanted.until is None else min(wanted.until, now), 0)
     name = f"validations-{now:%Y%m%dT%H%M%SZ}.{ending}"
@@ -122,7 +125,10 @@ def _export(
 async def _pieces(
     request: Request, wanted: AuditFilter, before: Cursor, head: str, write: Writer
 ) -> AsyncIterator[str]:
-    """Read a piece once the one before it is on its way: who reads slowly holds nothing up."""
+    """Yield the export in pieces. Read each piece after the client has taken the one before it.
+
+    A slow client holds neither the lock nor a transaction while it reads.
+    """
     database = get_authority(request).database
     turn: asyncio.Lock = request.app.state.exporting
     yield head
@@ -132,12 +138,14 @@ async def _pieces(
         def read(place: Cursor = place) -> tuple[str, Cursor | None]:
             with database.read() as connection:
                 found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
-            return write(found.rows), found.older  # here: whoever validates waits for the loop
+            # Format in the thread: the event loop has to answer validations.
+            return write(found.rows), found.older
 
         async with turn:
             began = time.monotonic()
             text, place = await run_with_timeout(request.app.state.slow, read, _SECONDS)
             if place is not None:
+                # While holding the lock, so that the pause applies to all exports.
                 await asyncio.sleep(_RESTS * (time.monotonic() - began))
         if text:
             yield text
@@ -152,7 +160,7 @@ def _as_csv(rows: Sequence[AuditEntry]) -> str:
 
 
 def _cell(value: object) -> object:
-    """Write a value so that a spreadsheet takes no serial for a formula."""
+    """Return a CSV cell. Text that a spreadsheet would run as a formula gets a leading quote."""
     if isinstance(value, datetime):
         return _as_time(value)
     if isinstance(value, str) and value.startswith(_FORMULA):
@@ -168,7 +176,7 @@ def _as_json_lines(rows: Sequence[AuditEntry]) -> str:
 
 
 def _as_time(moment: datetime) -> str:
-    """Write a time as all of the API does: RFC 3339, in UTC."""
+    """Format a time as RFC 3339 in UTC, as the whole API does."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -186,6 +194,7 @@ def _filter_of(request: Request) -> AuditFilter:
 
 
 def _place_of(request: Request) -> Cursor | None:
+    """Return the cursor in the query parameter `before`, or None. Raises RequestError."""
     value = parse_text(request, "before")
     if value is None:
         return None
@@ -195,7 +204,7 @@ def _place_of(request: Request) -> Cursor | None:
         moment = datetime.fromisoformat(named)
         if moment.tzinfo is None:
             raise fault
-        # Here, as the first and last days of all have no name in UTC where they have one elsewhere.
+        # Inside "try": near datetime.min and datetime.max the conversion to UTC overflows.
         place = Cursor(moment.astimezone(UTC), int(number))
     except (ValueError, OverflowError):
         raise fault from None
@@ -209,5 +218,5 @@ def _as_query(place: Cursor) -> str:
 
 
 def _as_text(moment: datetime | None) -> str | None:
-    """Write a time as the field of a form has it, which knows no zone: it is UTC."""
+    """Format a UTC time without its zone, as an HTML datetime-local field has it."""
     return None if moment is None else moment.replace(tzinfo=None).isoformat()

@@ -1,4 +1,4 @@
-"""A certificate as a person reads it."""
+"""Convert an X.509 certificate to texts for the pages of the dashboard."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 DUE = timedelta(days=90)
-"""Who runs an authority should know this long before a certificate expires."""
+"""The dashboard warns the operator this long before a certificate expires."""
 
 _USAGES = {
     "digital_signature": "digital signature",
@@ -21,7 +21,7 @@ _USAGES = {
 
 @dataclass(frozen=True, slots=True)
 class CertificateView:
-    """What a person wants to know of a certificate. `name` is what people know it by."""
+    """The fields of a certificate as text. `name` is its role, such as "root" or "device"."""
 
     name: str
     subject: str
@@ -39,7 +39,7 @@ class CertificateView:
 
     @classmethod
     def of(cls, name: str, certificate: x509.Certificate, now: datetime) -> "CertificateView":
-        """Read a certificate."""
+        """Return the view of a certificate. `now` determines the remaining time."""
         not_after = certificate.not_valid_after_utc
         [common_name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         digest = certificate.signature_hash_algorithm
@@ -62,12 +62,12 @@ class CertificateView:
 
     @property
     def is_due(self) -> bool:
-        """Whether somebody should do something about it."""
+        """True if the certificate expires in less than `DUE`, or has expired."""
         return self.left < DUE
 
     @property
     def is_over(self) -> bool:
-        """Whether it has expired."""
+        """True if the certificate has expired."""
         return self.left <= timedelta(0)
 
 
@@ -86,6 +86,7 @@ def _key(certificate: x509.Certificate) -> str:
 
 
 def _algorithm(certificate: x509.Certificate) -> str:
+    # A private attribute: cryptography has no public name of an OID.
     name = certificate.signature_algorithm_oid._name
     return "ECDSA" if name.startswith("ecdsa") else "RSA" if "RSA" in name else name
 

@@ -1,4 +1,4 @@
-"""The certificates: who vouches for whom, until when, and by which fingerprint one knows them."""
+"""Dashboard page "Certificates": root, intermediate, TLS certificate, and downloads as PEM."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -29,7 +29,7 @@ router = APIRouter(include_in_schema=False)
 
 
 class Item(StrEnum):
-    """What can be taken away."""
+    """The files that can be downloaded."""
 
     ROOT = "root"
     INTERMEDIATE = "intermediate"
@@ -38,7 +38,7 @@ class Item(StrEnum):
 
 @router.get("/dashboard/certificates")
 async def show_certificates(request: Request) -> Response:
-    """Show the hierarchy, and both CAs in full."""
+    """Show the certificate hierarchy with all fields of both CA certificates."""
     authority = get_authority(request)
     return await render_page(
         request, "certificates.html", lambda connection: _read(connection, authority)
@@ -47,7 +47,10 @@ async def show_certificates(request: Request) -> Response:
 
 @router.get(DOWNLOAD)
 async def download(request: Request) -> Response:
-    """Hand out a certificate or the CRL, as PEM."""
+    """Return a CA certificate or the newest CRL as PEM.
+
+    Raises CrlNotPublishedError if there is no CRL.
+    """
     item = parse_choice(request, "name", Item)
     if item is None:
         raise refused("name says what.")
@@ -58,13 +61,17 @@ async def download(request: Request) -> Response:
 
 
 def server_certificate(authority: Authority, now: datetime) -> CertificateView | None:
-    """Return the certificate that this server shows, as its file has it now; None without TLS."""
+    """Return the TLS certificate in this server's file, or None without TLS.
+
+    Also None if the file cannot be read. The server may still use an earlier certificate, until
+    SIGHUP.
+    """
     path = authority.settings.tls_cert
     if path is None:
         return None
     try:
         certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
-    except (OSError, ValueError):  # it is being replaced, or cannot be used: TLS says which
+    except (OSError, ValueError):  # being replaced, or unusable; web.transport.tls logs the error
         return None
     return CertificateView.of("server", certificate, now)
 

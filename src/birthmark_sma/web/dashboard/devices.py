@@ -1,4 +1,4 @@
-"""The register of devices: search it, page through it, and look at one."""
+"""Dashboard page "Devices": search the devices, page through them, show one of them."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -43,13 +43,13 @@ DEVICE = "/dashboard/device"
 CERTIFICATE = "/dashboard/device/certificate"
 VALIDATIONS = "/dashboard/validations"
 
-_A_PAGE = 50
-_MOST_FAMILIES = 200
-_DAYS = 30
-_LISTED_DAYS = 7
-_LATEST = 15
-_FLAGS = 20
-_LOOKING = 0.04
+_A_PAGE = 50  # devices of a page
+_MOST_FAMILIES = 200  # families to choose from
+_DAYS = 30  # days in the chart of a device's PASSes
+_LISTED_DAYS = 7  # days with a PASS that link to their validations
+_LATEST = 15  # newest validations of a device
+_FLAGS = 20  # newest abuse flags of a device
+_LOOKING = 0.04  # seconds to search the audit log for one device; the page says how far it got
 _SECONDS = 10.0
 
 router = APIRouter(include_in_schema=False)
@@ -57,7 +57,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(LIST)
 async def list_devices(request: Request) -> Response:
-    """Show a page of the devices that are looked for."""
+    """Show a page of the devices that match the filter, sorted by serial."""
     wanted = DeviceFilter(
         begins=parse_text(request, "q"),
         family=parse_name(request, "family"),
@@ -67,6 +67,7 @@ async def list_devices(request: Request) -> Response:
     after = parse_name(request, "after")
 
     def read(connection: Connection) -> dict[str, Any]:
+        # One more than a page, to know whether there is a next page.
         found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
         families = device_store.count_by_family(connection)
         query = {
@@ -93,7 +94,7 @@ async def list_devices(request: Request) -> Response:
 
 @router.get(DEVICE)
 async def show_device(request: Request) -> Response:
-    """Show all that is known of a device."""
+    """Show a device: certificate, status, PASSes of the last 30 days, newest validations."""
     authority = get_authority(request)
     device_serial = _serial_of(request)
     return await render_page(
@@ -103,7 +104,7 @@ async def show_device(request: Request) -> Response:
 
 @router.get(CERTIFICATE)
 async def download(request: Request) -> Response:
-    """Hand out a device's certificate and, behind it, what leads to the root (PEM)."""
+    """Return a device's certificate and its CA chain as PEM."""
     authority = get_authority(request)
     device_serial = _serial_of(request)
 
@@ -113,7 +114,7 @@ async def download(request: Request) -> Response:
 
     pem = await run_with_timeout(request.app.state.slow, read, _SECONDS)
     chain = [pem, *authority.issuer.chain]
-    # No serial in the name: it may hold anything that is printable.
+    # No serial in the file name: a serial may contain any printable character.
     return Response(
         "".join(each if each.endswith("\n") else each + "\n" for each in chain),
         headers={"Content-Disposition": 'attachment; filename="device-certificate.pem"'},

@@ -1,4 +1,8 @@
-"""The overview: whether all is well, at a glance."""
+"""Dashboard page "Overview": the state of the authority on one page.
+
+The page reloads its changing part, /dashboard/figures, every 5 seconds (every 30 seconds if it
+shows 24 hours).
+"""
 
 import json
 from collections.abc import Sequence
@@ -23,28 +27,28 @@ from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
 
-_LISTED = 8
-_MOST_COUNTED = 10_000
+_LISTED = 8  # families, and busiest devices
+_MOST_COUNTED = 10_000  # counting stops here, so the page never counts a whole fleet
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/dashboard")
 async def overview(request: Request) -> Response:
-    """Show everything."""
+    """Show the whole page."""
     return await _answer(request, "overview.html")
 
 
 @router.get("/dashboard/figures")
 async def figures(request: Request) -> Response:
-    """Show what changes, for the page to put in the place of what it shows."""
+    """Return the changing part of the page as HTML. The page replaces its old part with it."""
     return await _answer(request, "figures.html")
 
 
 async def _answer(request: Request, template: str) -> Response:
     authority = get_authority(request)
     hours = 24 if request.query_params.get("hours") == "24" else 1
-    authority.copy_figures()  # this process's, so that no figure is older than the page
+    authority.copy_figures()  # publish this process's metrics now, so that the page has them
     alive = _alive(authority, request.app.state.traffic)
     return await render_page(
         request, template, lambda connection: _read(connection, authority, hours) | alive
@@ -52,7 +56,7 @@ async def _answer(request: Request, template: str) -> Response:
 
 
 def _alive(authority: Authority, traffic: RequestMetrics) -> dict[str, Any]:
-    """Return what the processes of this server know, and no database."""
+    """Return the values that are in the server's memory and not in the database."""
     waiting, processes = authority.figures.waiting(VALIDATIONS)
     return {
         "waiting": waiting,
@@ -67,7 +71,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
     glance = read_glance(connection, minutes=hours * 60 + 1)
     stats = glance.stats
     now = stats.until
-    # The minute that still runs is left out: it would look like a fall.
+    # Without the current minute: it is incomplete and would look like a drop.
     minutes = glance.curve.minutes[:-1]
     passes, fails = glance.curve.passes[:-1], glance.curve.fails[:-1]
     families = list(stats.devices_by_family.items())
@@ -101,13 +105,17 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
 
 
 def _as_json(minutes: Sequence[datetime], *verdicts: Sequence[int]) -> str:
-    """Return times (seconds since 1970), and PASS and FAIL of each minute, as uPlot reads them."""
+    """Return JSON for uPlot: times (Unix seconds), then PASSes and FAILs of each minute."""
     times = [int(minute.timestamp()) for minute in minutes]
     return json.dumps([times, *verdicts], separators=(",", ":"))
 
 
 def _expiring(connection: Connection, now: datetime) -> dict[str, Any]:
-    """Count the device certificates that are due, by when they were made: all last as long."""
+    """Return how many device certificates have expired (`over`) and will have by `DUE` (`within`).
+
+    Each number is at most 10,000 and leaves out revoked devices. The time of provisioning tells
+    when a certificate expires, because all are valid for the same time.
+    """
     over, within = (
         device_store.count_provisioned_before(connection, until - DEVICE.validity, _MOST_COUNTED)
         for until in (now, now + DUE)

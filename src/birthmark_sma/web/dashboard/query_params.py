@@ -1,6 +1,7 @@
-"""What the query of a page's URL asks for, strictly: what cannot be meant is told, not passed over.
+"""Parse the query parameters of the dashboard's pages.
 
-An empty field of a form counts as not given.
+All pages with filters use it. It must never ignore an invalid value: each one raises RequestError.
+An empty value counts as absent.
 """
 
 from collections.abc import Mapping
@@ -16,21 +17,28 @@ from birthmark_sma.web.problems import RequestError
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _MOST_CHARACTERS = 128
-_MOST_INTEGER = 2**31 - 1
+_MOST_INTEGER = 2**31 - 1  # the greatest INTEGER of PostgreSQL
 
 
 def refused(detail: str) -> RequestError:
-    """Say that a filter cannot be used."""
+    """Return the RequestError of an invalid filter. `detail` tells the user the valid values."""
     return RequestError("unusable-filter", detail)
 
 
 def parse_text(request: Request, name: str) -> str | None:
-    """Return a text as a person types it. Raises RequestError for one that nothing here can be."""
+    """Return a text without surrounding whitespace, or None if it is empty.
+
+    Raises RequestError if it is longer than 128 characters or not printable.
+    """
     return _printable(name, request.query_params.get(name, "").strip())
 
 
 def parse_name(request: Request, name: str) -> str | None:
-    """Return a name as it was registered: a device's may begin or end with a space."""
+    """Return a name unchanged, or None if it is blank.
+
+    Surrounding spaces are kept, because a device serial may have them. Raises RequestError as
+    `parse_text` does.
+    """
     value = request.query_params.get(name, "")
     return _printable(name, value if value.strip() else "")
 
@@ -42,7 +50,7 @@ def _printable(name: str, value: str) -> str | None:
 
 
 def parse_choice(request: Request, name: str, kind: type[Choice]) -> Choice | None:
-    """Return one of several. Raises RequestError."""
+    """Return a member of an enum, or None. Raises RequestError for any other value."""
     value = parse_text(request, name)
     if value is None:
         return None
@@ -54,7 +62,7 @@ def parse_choice(request: Request, name: str, kind: type[Choice]) -> Choice | No
 
 
 def parse_number(request: Request, name: str) -> int | None:
-    """Return a whole number that is not negative. Raises RequestError."""
+    """Return a whole number from 0 to 2**31 - 1, or None. Raises RequestError."""
     value = parse_text(request, name)
     if value is None:
         return None
@@ -64,7 +72,10 @@ def parse_number(request: Request, name: str) -> int | None:
 
 
 def parse_time(request: Request, name: str) -> datetime | None:
-    """Return a time, in UTC where it names no zone. Raises RequestError."""
+    """Return an ISO 8601 time in UTC, or None. Without a zone it counts as UTC.
+
+    Raises RequestError.
+    """
     value = parse_text(request, name)
     if value is None:
         return None
@@ -76,6 +87,6 @@ def parse_time(request: Request, name: str) -> datetime | None:
 
 
 def link(path: str, query: Mapping[str, object]) -> str:
-    """Return a URL; what is None is left out."""
+    """Return the URL of a path and query parameters. Parameters that are None are left out."""
     given = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path

@@ -1,7 +1,7 @@
-"""Draw pages from their templates.
+"""Render the dashboard's pages from Jinja templates.
 
-Everything that is put into a template is escaped. A page runs no script and wears no style that
-stands in it, and loads nothing from elsewhere: what an attacker writes into a serial stays text.
+Jinja escapes every value. The Content-Security-Policy forbids inline scripts, inline styles and
+other origins. So text from an attacker, such as a device serial, can never run as a script (XSS).
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ POLICY = (
 )
 """The Content-Security-Policy of every page here."""
 
-TOKEN = "dashboard_token"  # noqa: S105  the name of a place
-"""Where in the scope the gate puts what the session's cookie holds."""
+TOKEN = "dashboard_token"  # noqa: S105  a key, not a secret
+"""The key in the scope of the session's token. `SessionMiddleware` sets it."""
 
 _PAGE_SECONDS = 10.0
 
@@ -44,9 +44,10 @@ NAVIGATION = (
 async def render_page(
     request: Request, template: str, read: Callable[[Connection], dict[str, Any]]
 ) -> Response:
-    """Answer with a page of what is read from the database; both in a thread.
+    """Return a page with the values that `read` gets from the database.
 
-    Raises DatabaseUnavailableError.
+    `read` and the template run in a worker thread, so that they do not block the event loop. Raises
+    DatabaseUnavailableError, also after 10 seconds, and PoolFullError if too many requests wait.
     """
     database = get_authority(request).database
 
@@ -59,7 +60,7 @@ async def render_page(
 
 
 def render(request: Request, template: str, **values: Any) -> str:
-    """Return the HTML of a page."""
+    """Return the HTML of a page. `values` are the template's variables."""
     token = request.scope.get(TOKEN)
     return (
         _environment()
@@ -74,7 +75,7 @@ def render(request: Request, template: str, **values: Any) -> str:
 
 
 def html_response(html: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return HTML as an answer that nobody keeps."""
+    """Return an HTML response that no browser or proxy may store."""
     return Response(
         html,
         status,
@@ -92,8 +93,8 @@ def _name_of_key(request: Request) -> str | None:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
+        autoescape=True,  # for all file names; Jinja's default escapes nothing
+        undefined=StrictUndefined,  # a missing variable is an error, not an empty text
         trim_blocks=True,
         lstrip_blocks=True,
     )

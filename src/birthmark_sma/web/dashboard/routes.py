@@ -1,4 +1,4 @@
-"""Everything below /dashboard, for the application to take in."""
+"""Register all routes below /dashboard in the FastAPI application."""
 
 from fastapi import FastAPI
 
@@ -20,7 +20,7 @@ _ROUTERS = tuple(
 
 
 def install(app: FastAPI) -> None:
-    """Add the pages, and what they load."""
+    """Add the pages and their static files to the application."""
     for router in _ROUTERS:
         app.include_router(router)
     app.mount(static_files.PATH, static_files.serve)

@@ -1,7 +1,7 @@
-"""The dashboard's own gate: who is signed in, and problems as pages that a person can read.
+"""ASGI middleware of the dashboard: it loads the session and shows problem documents as pages.
 
-It stands before the door (`web.access`), which decides; what it knows is put into the scope. All
-that is not the dashboard passes through untouched.
+It runs before `web.middleware.authentication`, which decides about access. It puts the session into
+the scope and never grants access itself. Requests outside /dashboard pass unchanged.
 """
 
 import json
@@ -37,14 +37,15 @@ _SECONDS = 5.0
 def session_cookie(scope: Scope) -> str:
     """Return the name of the session's cookie.
 
-    Over TLS its name binds it to this host and to TLS (RFC 6265bis, section 4.1.3.2).
+    Over TLS it has the prefix "__Host-", which binds the cookie to this host and to TLS (RFC
+    6265bis, section 4.1.3.2).
     """
     return "__Host-sma-session" if scope["scheme"] == "https" else "sma-session"
 
 
 def read_cookie(scope: Scope, name: str) -> str | None:
-    """Return a cookie of a request; None where it has none, or several of that name."""
-    # One pass in C: a stranger may send 16 KiB of semicolons.
+    """Return the value of a cookie, or None if there is no cookie or several of that name."""
+    # A regular expression is one pass in C. An attacker may send 16 KiB of semicolons.
     named = re.compile(rb"(?:^|;)[ \t]*" + name.encode() + rb"=([^;]*)")
     found = [
         content
@@ -56,12 +57,12 @@ def read_cookie(scope: Scope, name: str) -> str | None:
 
 
 def asks_by_itself(headers: Headers) -> bool:
-    """Say whether a page asks for news of itself, rather than a person for a page."""
+    """Return true if htmx sent the request to update a page, rather than a person."""
     return "hx-request" in headers
 
 
 class SessionMiddleware:
-    """The ASGI application around all others, for the pages below /dashboard."""
+    """ASGI middleware for the paths below /dashboard."""
 
     def __init__(self, app: ASGIApp, fastapi: FastAPI) -> None:
         self._app = app
@@ -69,10 +70,11 @@ class SessionMiddleware:
         self._fastapi = fastapi
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Find the session of a request for the dashboard, and make a page of what goes wrong."""
+        """Load the session of a dashboard request, and convert problem documents to pages."""
         if scope["type"] != "http" or not _is_ours(scope["raw_path"]):
             await self._app(scope, receive, send)
             return
+        # FastAPI sets this later, but an error page needs `request.app` now.
         scope.setdefault("app", self._fastapi)
         headers = Headers(scope=scope)
         if _wants_page(headers):
@@ -80,12 +82,18 @@ class SessionMiddleware:
         try:
             await self._admit(scope, headers)
         except (DatabaseUnavailableError, RateLimitedError) as error:
-            # Nothing out there makes an answer of it: programs get the problem as it is.
+            # No outer middleware converts these exceptions. For a program, `send` changes nothing.
             await error_response(Request(scope), error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope, headers: Headers) -> None:
+        """Put the session of the request's cookie into the scope.
+
+        SESSION is absent without a cookie. It is None if the cookie is empty or unknown, or if its
+        session is over.
+        Raises RateLimitedError after too many unknown cookies, and DatabaseUnavailableError.
+        """
         authority: Authority = self._state.authority
         token = read_cookie(scope, session_cookie(scope))
         if token is None or route_name(scope) == static_files.PATH:
@@ -101,7 +109,8 @@ class SessionMiddleware:
                 _SECONDS,
             )
         except UnauthenticatedError:
-            if route_name(scope) != SIGN_IN:  # whose answer tells nothing of the session
+            # The response of the sign-in page does not show whether a guessed cookie is valid.
+            if route_name(scope) != SIGN_IN:
                 count_session_guess(scope, authority.rate_limits)
             return
         if session is not None:
@@ -110,7 +119,7 @@ class SessionMiddleware:
 
 
 class _ProblemAsPage:
-    """Passes an answer on, unless it is a problem document: then it becomes a page."""
+    """Wrapper of `send` that replaces a problem document by an HTML page."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
@@ -120,7 +129,7 @@ class _ProblemAsPage:
         self._body = bytearray()
 
     async def send(self, message: Message) -> None:
-        """Pass on, or gather."""
+        """Pass a message on, or collect a problem document and send it as a page."""
         if message["type"] == "http.response.start":
             if Headers(raw=message["headers"]).get("content-type") == MEDIA_TYPE:
                 self._head = message
@@ -135,6 +144,10 @@ class _ProblemAsPage:
 
 
 def _page_of(scope: Scope, head: Message, problem: dict[str, Any]) -> Response:
+    """Return the response to show for a problem document.
+
+    401 redirects to the sign-in page. htmx requests get no body, so the page keeps its content.
+    """
     request = Request(scope)
     status = head["status"]
     kept = {

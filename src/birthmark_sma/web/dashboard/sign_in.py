@@ -1,4 +1,8 @@
-"""Sign in with an admin key, and sign out."""
+"""Dashboard pages to sign in with an admin access key, and to sign out.
+
+Both forms are protected against cross-site request forgery (CSRF). The cookie holds a session
+token, never the key.
+"""
 
 import hmac
 import secrets
@@ -34,25 +38,27 @@ router = APIRouter(include_in_schema=False)
 
 
 async def show_form(request: Request) -> Response:
-    """Ask for a key; where nobody is asked for one, there is nothing to sign in to."""
+    """Show the sign-in form, or redirect to the dashboard if access is open."""
     if get_authority(request).settings.resolved_access is Access.OPEN:
         response = RedirectResponse(HOME, 303)
-        if get_caller(request.scope).key is None:  # a session that is over would lead here again
+        # The cookie of an expired session would otherwise cause a redirect loop.
+        if get_caller(request.scope).key is None:
             _forget_cookie(request, response, session_cookie(request.scope))
         return response
     return _form(request, _local_path(_read_fields(request.scope["query_string"]).get("next", "")))
 
 
 async def sign_in(request: Request) -> Response:
-    """Open a session and hand out its cookie.
+    """Start a session and set its cookie.
 
-    The form holds what a cookie of this browser holds: no page of another site can sign a person in
-    under a key of its own.
+    The form's hidden field must equal the form cookie of this browser. Otherwise a page of another
+    site could sign a person in with an attacker's key (login CSRF).
     """
     form = await _read_form(request)
     place = _local_path(form.get("next", ""))
     before = read_cookie(request.scope, _form_cookie(request))
     shown = form.get("form", "")
+    # compare_digest takes the same time for all values, so a guess cannot be improved by timing.
     if before is None or not hmac.compare_digest(shown.encode(), before.encode()):
         return _form(request, place, "The form was too old. Please try again.", 403)
     authority = get_authority(request)
@@ -71,7 +77,8 @@ async def sign_in(request: Request) -> Response:
     except InsufficientScopeError as error:
         return _form(request, place, str(error), 403)
     replaced = request.scope.get(rendering.TOKEN)
-    if replaced is not None:  # the session that this browser had, which nobody could end any more
+    # End the browser's old session: its cookie is replaced, so no sign-out could end it later.
+    if replaced is not None:
         await run_with_timeout(
             request.app.state.askers,
             lambda: sessions.sign_out(authority.database, replaced),
@@ -84,7 +91,10 @@ async def sign_in(request: Request) -> Response:
 
 
 async def sign_out(request: Request) -> Response:
-    """End the session, here and in the database."""
+    """End the session in the database and delete its cookie.
+
+    Raises RequestError if the form comes from another site.
+    """
     form = await _read_form(request)
     token = request.scope.get(rendering.TOKEN)
     response = RedirectResponse(SIGN_IN, 303, {"Cache-Control": "no-store"})
@@ -99,13 +109,15 @@ async def sign_out(request: Request) -> Response:
     return response
 
 
-# Routes of Starlette: FastAPI would parse all of a stranger's query and cookies first.
+# Routes of Starlette, because FastAPI first parses the whole query and all cookies of a client
+# that is not authenticated yet.
 router.add_route(SIGN_IN, show_form, methods=["GET"])
 router.add_route(SIGN_IN, sign_in, methods=["POST"])
 router.add_route(SIGN_OUT, sign_out, methods=["POST"])
 
 
 def _form(request: Request, place: str, fault: str | None = None, status: int = 200) -> Response:
+    """Return the sign-in form with a new CSRF value in a hidden field and in a cookie."""
     form = secrets.token_urlsafe(32)
     html = rendering.render(request, "sign_in.html", next=place, fault=fault, form=form)
     response = rendering.html_response(html, status)
@@ -114,7 +126,10 @@ def _form(request: Request, place: str, fault: str | None = None, status: int = 
 
 
 async def _read_form(request: Request) -> dict[str, str]:
-    """Read a form of ours. Raises RequestError; of a name that stands twice, the last counts."""
+    """Return the fields of a form of at most 4,096 bytes. If a name occurs twice, the last counts.
+
+    Raises RequestError for another media type or a larger body.
+    """
     types = request.headers.getlist("content-type")
     if [each.partition(";")[0].strip().lower() for each in types] != [_FORM_TYPE]:
         raise RequestError("unsupported-media-type", f"Send the form as {_FORM_TYPE}.")
@@ -129,12 +144,16 @@ async def _read_form(request: Request) -> dict[str, str]:
 def _read_fields(encoded: bytes) -> dict[str, str]:
     try:
         return dict(parse_qsl(encoded.decode("utf-8", "replace"), max_num_fields=16))
-    except ValueError:  # no form or link of ours has so many fields
+    except ValueError:  # more than 16 fields: not a form or link of the dashboard
         return {}
 
 
 def _local_path(text: str) -> str:
-    """Return a path of the dashboard, whatever was asked for."""
+    """Return the path if it belongs to the dashboard, else the dashboard's start page.
+
+    This prevents an open redirect: after the sign-in, `next` must not lead to another site.
+    """
+    # Browsers treat a backslash in a URL like a slash, so "/\host" leads to another site.
     plain = text.isascii() and text.isprintable() and "\\" not in text
     if not plain or not text.startswith((HOME + "/", HOME + "?", HOME)):
         return HOME
@@ -157,8 +176,8 @@ def _set_cookie(request: Request, response: Response, name: str, value: str) -> 
         value,
         path="/",
         secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
+        httponly=True,  # scripts cannot read it
+        samesite="strict",  # browsers do not send it with requests from other sites (CSRF)
     )
 
 

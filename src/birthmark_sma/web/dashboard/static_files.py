@@ -1,7 +1,8 @@
-"""What the pages load: scripts and styles that come with the program, and nothing else.
+"""Serve the scripts and styles of the dashboard, all of which are part of the package.
 
-A page names each by its content (`?v=` and a digest), so a browser may keep it for good, and gets
-another one as soon as there is another one.
+A page names each file with a digest of its content (`?v=...`). So a browser may cache a file
+forever and still gets a changed file at once. This module never serves a path outside `static/`,
+because it looks each name up among the files that it has read.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ _DIGEST_CHARACTERS = 16
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file, and what names its content."""
+    """A file and the digest of its content."""
 
     content: bytes
     media_type: str
@@ -41,7 +42,7 @@ class StaticFile:
 
 @cache
 def static_files() -> Mapping[str, StaticFile]:
-    """Return all files by their names, as `vendor/htmx/htmx.min.js`; read once."""
+    """Return all files by relative path, such as `vendor/htmx/htmx.min.js`. Reads them once."""
     found = {}
     for name, place in _all_below(files(__package__) / "static"):
         media_type = _MEDIA_TYPES.get("." + name.rpartition(".")[2])
@@ -53,17 +54,20 @@ def static_files() -> Mapping[str, StaticFile]:
 
 
 def static_url(name: str) -> str:
-    """Return where a page finds a file. Raises KeyError where there is none."""
+    """Return the URL of a file with its digest. Raises KeyError if there is no such file."""
     return f"{PATH}/{name}?v={static_files()[name].digest}"
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a file, or 404. No name leads out of what was read."""
+    """Respond with a file, 304 if the browser has it, 404, or 405.
+
+    Raises HTTPException. The lookup in a dict prevents path traversal.
+    """
     request = Request(scope)
     found = static_files().get(scope["path"].removeprefix(PATH + "/"))
     if found is None:
         raise HTTPException(404)
-    if request.method != "GET":
+    if request.method != "GET":  # `AnswerHead` has changed HEAD to GET
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
     is_named = scope["query_string"] == b"v=" + found.digest.encode()
     headers = {

@@ -1,4 +1,7 @@
-"""The key tables: how large a crowd each hides a device in, and how much each is used."""
+"""Dashboard page "Key tables": the number of devices of each table, and how much it is used.
+
+The devices that share a table are the anonymity set of a camera token.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,14 +22,14 @@ from birthmark_sma.web.dashboard.rendering import render_page
 
 _MOST_CELLS = 10_000
 _LISTED = 10
-_FAINTEST = 0.06
-_CELL = 10
+_FAINTEST = 0.06  # opacity of the smallest value; 0 would make a table invisible
+_CELL = 10  # SVG units
 
 router = APIRouter(include_in_schema=False)
 
 
 class Measure(StrEnum):
-    """What the heat map shows."""
+    """The value that the heat map shows for each table."""
 
     DEVICES = "devices"
     USE = "use"
@@ -39,7 +42,7 @@ _OF: dict[Measure, Callable[[TableFigures], int]] = {
 
 
 class Cell(NamedTuple):
-    """A table in the heat map: its place, how strong its colour is (0 to 1), and what is told."""
+    """A table in the heat map: position in SVG units, colour strength (0 to 1), and tooltip."""
 
     x: int
     y: int
@@ -49,7 +52,7 @@ class Cell(NamedTuple):
 
 @router.get("/dashboard/tables")
 async def show_tables(request: Request) -> Response:
-    """Show all of them as a heat map, and one in words."""
+    """Show all key tables as a heat map, and one selected table as text."""
     by = parse_choice(request, "by", Measure) or Measure.DEVICES
     chosen = parse_number(request, "table")
     return await render_page(
@@ -85,7 +88,7 @@ def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, 
 
 
 def _cells(tables: Sequence[TableFigures], by: Measure, columns: int) -> list[Cell]:
-    """Place the tables line by line. The faintest has the least, the strongest the most."""
+    """Return the cells, row by row. The strength is linear from the least to the greatest value."""
     values = [_OF[by](each) for each in tables]
     least, most = min(values, default=0), max(values, default=0)
     span = most - least

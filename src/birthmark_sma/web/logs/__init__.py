@@ -1,1 +1,1 @@
-"""The server's log: its format, the line for each request, and request ids."""
+"""Logging of the server: log format, request log, request ids."""

@@ -1,4 +1,9 @@
-"""A name for each request, in its answer and in the log: the sender's own, or a new one."""
+"""Request ids: accept the client's X-Request-ID or create a new id.
+
+The id appears in the response and in every log record of the request. All layers of the server call
+`get_request_id`. An id from a client must never reach the log unchecked: it could forge log lines
+or contain an access key.
+"""
 
 import re
 import secrets
@@ -15,15 +20,16 @@ _NAME = HEADER.lower().encode()
 _ID = "request_id"
 
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._~:/+=@,-]{1,128}")
-_LIKE_A_KEY = b"sma_"  # what looks like an access key was put there by mistake
+_LIKE_A_KEY = b"sma_"  # access keys begin like this; the client sent one by mistake
 _numbers = count()
 _process = secrets.token_hex(6)
 
 
 class _Direct:
-    """The request that is being answered without a task, so without a context of its own.
+    """The request that the fast path handles now. It has no task, so no context variables.
 
-    Two assignments cost a tenth of what a context variable would.
+    Setting these fields costs a tenth of setting a context variable. The event loop's thread owns
+    `scope`; other threads must compare their id with `thread` before they use it.
     """
 
     __slots__ = ("scope", "thread")
@@ -37,29 +43,31 @@ DIRECT = _Direct()
 
 
 def get_request_id(scope: Scope) -> str:
-    """Return the id of a request; the first to ask decides it.
+    """Return the id of a request, and store it in the scope on the first call.
 
-    That of the sender, if it gave just one, of 1 to 128 characters that are safe in any log.
+    This is the client's id if it sent exactly one X-Request-ID of 1 to 128 characters that are safe
+    in any log. Otherwise it is a new id. Thread-safe.
     """
     known: str | None = scope.get(_ID)
-    if known is None:  # the log may ask from another thread: only one of the two decides
+    if known is None:
+        # setdefault() is atomic: another thread may log a record of this request at this moment.
         known = scope.setdefault(_ID, _given(scope) or new_id())
     return known
 
 
 def mark_event_loop_thread() -> None:
-    """Say that this is the thread of the event loop."""
+    """Mark the current thread as the thread of the event loop."""
     DIRECT.thread = threading.get_ident()
 
 
 def bind_request(scope: Scope) -> None:
-    """Say that this task, and whatever gets its context, works for this request from now on."""
-    get_request_id(scope)  # before anybody copies the scope, and decides anew
+    """Bind a request to the current task and to all code that inherits its context."""
+    get_request_id(scope)  # before any code copies the scope: each copy would get its own id
     WORKING_FOR.set(lambda: (scope,))
 
 
 def requests_in_progress() -> Sequence[Scope]:
-    """Return the requests that this thread works for right now, from whatever room is asked."""
+    """Return the requests that the current thread works for, on the fast path or the normal one."""
     scope = DIRECT.scope
     if scope is not None and threading.get_ident() == DIRECT.thread:
         return (scope,)
@@ -67,11 +75,12 @@ def requests_in_progress() -> Sequence[Scope]:
 
 
 def new_id() -> str:
-    """Return an id that no other request has, in any process."""
+    """Return a new id that is unique among all processes of the server."""
     return f"{_process}-{next(_numbers):x}"
 
 
 def _given(scope: Scope) -> str | None:
+    """Return the client's id, or None if it sent no id, several ids or an unsafe one."""
     given = None
     for name, value in scope["headers"]:
         if name == _NAME:

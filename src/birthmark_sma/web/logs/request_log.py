@@ -1,7 +1,8 @@
-"""One line a request, at a cost that a camera token does not feel.
+"""Request log: write one line for each request, as JSON or for a terminal.
 
-A line is put together at once and written a moment later (`background_output`): no request waits
-for the log.
+`RequestMetrics` calls this after each response. It formats the line itself, because a structlog
+record costs as much as the validation of a camera token. `background_output` writes the line in a
+thread, so a request must never wait for the log.
 """
 
 import json
@@ -16,15 +17,16 @@ from birthmark_sma.runtime.redaction import without_keys
 from birthmark_sma.web.logs.request_ids import get_request_id
 
 _MOST_PATH_CHARACTERS = 200
+# Most paths: they need no JSON escaping and cannot forge a log line.
 _PLAIN = re.compile(r"[A-Za-z0-9/._-]*")
 
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31;1m", 0: "\x1b[33m"}
-"""By the first digit of a status: green, cyan, yellow, red."""
+"""ANSI colour for the first digit of a status: green, cyan, yellow, red. 0: the client left."""
 
 
 class LogStyle(Enum):
-    """How a log looks."""
+    """The format of the log."""
 
     JSON = "json"
     PLAIN = "plain"
@@ -32,17 +34,18 @@ class LogStyle(Enum):
 
 
 class RequestLog:
-    """Writes lines to an output. Lines are added by one event loop."""
+    """Writes one line for each request to an output. One event loop must add all lines."""
 
     def __init__(self, output: BackgroundOutput, *, look: LogStyle) -> None:
         self._output = output
         self._look = look
         self._as_json = look is LogStyle.JSON
+        # Cache: the time is formatted once a second, not once a line.
         self._second = 0
         self._stamp = ""
 
     def note(self, scope: Scope, status: int, nanoseconds: int) -> None:
-        """Add a line; status 0 says that the sender left before its answer."""
+        """Add the line of a request. Status 0 means that the client left before its response."""
         caller, client = scope.get("caller"), scope["client"]
         key = "-" if caller is None or caller.key is None else caller.key.key_id
         now = time.time()
@@ -51,6 +54,7 @@ class RequestLog:
             between = "T" if self._as_json else " "
             self._stamp = time.strftime(f"%Y-%m-%d{between}%H:%M:%S", time.gmtime(self._second))
         if self._as_json:
+            # Only the path needs escaping: ids, keys and addresses contain safe characters only.
             line = (
                 f'{{"timestamp":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info",'
                 f'"event":"request","method":"{scope["method"]}","path":{_path(scope["path"])},'
@@ -73,7 +77,7 @@ class RequestLog:
 
 
 def _path(path: str) -> str:
-    """Return a path as a JSON string, not too long, and without what looks like a key."""
+    """Return a path as a JSON string of at most 200 characters, with access keys redacted."""
     if _PLAIN.fullmatch(path) and len(path) <= _MOST_PATH_CHARACTERS and "sma_" not in path:
         return f'"{path}"'
     return json.dumps(without_keys(path[:_MOST_PATH_CHARACTERS]))

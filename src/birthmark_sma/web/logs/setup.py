@@ -1,9 +1,9 @@
-"""Where log records go: through structlog to stderr, for a person on a terminal, else as JSON.
+"""Configure logging: structlog formats all records and writes them to stderr.
 
-A thread writes them (`background_output`).
-
-Ours, uvicorn's and SQLAlchemy's are records of the standard library alike. The lines of requests
-are written by `request_log`, as this way costs as much as judging a camera token.
+Each server process calls `configure` once at its start. The format is text on a terminal and JSON
+otherwise. All loggers (this package, uvicorn, SQLAlchemy) use the standard library's `logging`.
+A thread writes the output (`background_output`). `request_log` writes the lines of requests,
+because a structlog record costs as much as the validation of a camera token.
 """
 
 import logging
@@ -27,7 +27,7 @@ from birthmark_sma.web.logs.request_ids import get_request_id, requests_in_progr
 from birthmark_sma.web.logs.request_log import LogStyle
 
 _OURS = "birthmark_sma"
-_MOST_REQUESTS = 8  # of a batch, that a record about it names
+_MOST_REQUESTS = 8  # a log record of a batch contains at most this many request ids
 _LEVELS = {
     "critical": dev.RED + dev.BRIGHT,
     "error": dev.RED + dev.BRIGHT,
@@ -39,7 +39,10 @@ _LEVEL_CHARACTERS = 7
 
 
 def log_style(settings: Settings) -> LogStyle:
-    """Say how the log looks: JSON, or for a person, in colours where a terminal shows them."""
+    """Return the log style for the settings and the terminal.
+
+    Colours need a terminal on stderr, no NO_COLOR variable, and a TERM other than "dumb".
+    """
     terminal = sys.stderr.isatty()
     if settings.log_format is LogFormat.JSON or (
         settings.log_format is LogFormat.AUTO and not terminal
@@ -50,17 +53,18 @@ def log_style(settings: Settings) -> LogStyle:
 
 
 def note_left_out(look: LogStyle) -> str:
-    """Return the line, with %d for how many, that stands where others were left out."""
+    """Return the line that replaces dropped lines. It contains %d for their number."""
     if look is LogStyle.JSON:
         return f'{{"level":"warning","event":"{LEFT_OUT}"}}'
     return LEFT_OUT
 
 
 def configure(settings: Settings) -> None:
-    """Let every log record of this process go out as the settings say.
+    """Configure format and levels of all loggers of this process.
 
-    Whatever it prints or logs from now on is written by a thread: nobody waits for a pipe that is
-    not read. It has no other thread yet that SIGHUP could reach (`tls.hold_hangups`).
+    From now on a thread writes everything that this process prints or logs, so no caller waits for
+    a pipe that nobody reads. SIGHUP must be blocked before (`tls.block_sighup`), because this
+    starts the first thread of the process.
     """
     look = log_style(settings)
     write_in_background(note_left_out(look))
@@ -89,20 +93,21 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_WithoutKeys(foreign_pre_chain=shared, processors=ending))
     root = logging.getLogger()
+    # Replaces all earlier handlers, so that each record is written once.
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(_OURS).setLevel(settings.log_level.value.upper())
 
 
 class _WithoutKeys(structlog.stdlib.ProcessorFormatter):
-    """Has the last word, whatever a record was made of."""
+    """Formatter that redacts access keys in the final text, whatever part of a record has them."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_keys(super().format(record))
 
 
 def _columns(*, colours: bool) -> list[dev.Column]:
-    """Say what a person sees: when, how urgent, what; and then whatever else is known."""
+    """Return the columns of the text format: time, level, message, then all other fields."""
     dim, cyan, reset = (dev.DIM, dev.CYAN, dev.RESET_ALL) if colours else ("", "", "")
     levels = _LEVELS if colours else {}
 
@@ -113,7 +118,7 @@ def _columns(*, colours: bool) -> list[dev.Column]:
         return printable(str(value).rstrip())
 
     def moment(_key: str, value: object) -> str:
-        return f"{dim}{str(value)[:-3]}{reset} "
+        return f"{dim}{str(value)[:-3]}{reset} "  # milliseconds instead of microseconds
 
     def other(key: str, value: object) -> str:
         text = " ".join(value) if isinstance(value, list) else str(value)
@@ -124,7 +129,7 @@ def _columns(*, colours: bool) -> list[dev.Column]:
 
 
 class _Cell(dev.ColumnFormatter):
-    """A column that a function writes."""
+    """Column of structlog's console renderer that a function formats."""
 
     def __init__(self, write: Callable[[str, object], str]) -> None:
         self._write = write
@@ -134,7 +139,7 @@ class _Cell(dev.ColumnFormatter):
 
 
 def _name_others(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Say who writes, where it is none of ours: a person knows what he started."""
+    """Add the logger's name to records of other packages (text format only)."""
     record: logging.LogRecord = event["_record"]
     if not record.name.startswith(_OURS):
         event["logger"] = record.name
@@ -142,7 +147,7 @@ def _name_others(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 def _name_requests(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Say in a record which request it was written for; of a batch, the first ones and how many."""
+    """Add the request id to a record, or the number and the first ids of a batch's requests."""
     ids = [get_request_id(scope) for scope in requests_in_progress()]
     if len(ids) == 1:
         event["request_id"] = ids[0]

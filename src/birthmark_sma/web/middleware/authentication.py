@@ -1,12 +1,13 @@
 """Find the route of a request, authenticate its caller and check the scope.
 
-`route_name` reads the path, undecoded, once a request. Scope, rate limit, metrics and the endpoint
-are chosen by its result, so no two of them can read one path differently. A path that is no route
-is 404 for every caller and never reaches FastAPI.
+`web.api.validate` calls the Authenticator for every request. `route_name` reads the path once per
+request, undecoded. Scope, rate limit, metrics and endpoint are all chosen by its result, so they
+cannot read one path differently. A path that is no route never reaches FastAPI: an authenticated
+caller gets 404, other callers get 401 where keys are required.
 
-A key comes as a bearer token (RFC 6750), or as a client certificate that TLS has verified; on the
-dashboard, also as the session of a browser that signed in with one. A credential that is shown is
-checked on an open server too: what works on a laptop then works where keys are required.
+A key is a bearer token (RFC 6750), or a client certificate that TLS has verified. On the dashboard
+it is also the session of a browser that signed in with a key. A credential is checked on an open
+server too, so that a client which works on a laptop also works where keys are required.
 """
 
 import ipaddress
@@ -36,7 +37,8 @@ from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 
 Rule: TypeAlias = frozenset[KeyScope] | None
-"""The scopes whose keys open a route; None is for anyone, and a key that is shown is checked."""
+"""The scopes that may use a route. None means that no key is needed; a bearer key that is sent is
+checked all the same."""
 
 ANYONE: Rule = None
 ANY_KEY: Rule = frozenset(KeyScope)
@@ -84,41 +86,43 @@ RULES: Mapping[str, Rule] = {
     "/validate-cert-legacy": _VALIDATE,
     "/validate-legacy": _VALIDATE,
 }
-"""One entry a route: a path, or a directory of files. Every other path is `UNKNOWN`."""
+"""One entry per route: a path, or a directory of files. Every other path is `UNKNOWN`."""
 
 UNKNOWN = "unknown"
-"""The route of a path that does not exist. Any key is told so; who shows none learns nothing."""
+"""The route of every path that does not exist. Any valid key gets 404. A caller without a key gets
+401, as for an existing path, and so cannot find out which paths exist."""
 
 PROBES = frozenset({"/health/live", "/health/ready"})
-"""Routes that ignore credentials: probes have none, and must not depend on them."""
+"""Routes that ignore credentials. Probes have none, and a wrong one must not make them fail."""
 
 PUBLISHED = frozenset({CRL_PATH, INTERMEDIATE_PATH, ROOT_CRL_PATH, ROOT_PATH})
-"""Routes that ignore credentials where the settings publish them: verifiers have no keys."""
+"""Routes that ignore credentials if access is open, `publish_pki` is set or a public URL is set.
+Verifiers fetch certificates and revocation lists, and have no keys."""
 
 _DIRECTORIES = ("/dashboard/static/", "/static-offline-docs/")
-# Names of files that are there to be found: no escapes, no empty segment, nothing like "..".
+# File names without escapes, empty segments or segments such as "..", which leave the directory.
 _FILE = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _ROUTE = "birthmark_route"
 
 SESSION = "dashboard_session"
-"""Where in the scope the dashboard's gate puts the session of a request for one of its pages: None
-for a cookie whose session is unknown or over, and nothing where no cookie was shown."""
+"""The key in the scope for the session of a request. `dashboard.session_middleware` sets it: to
+None if the session of the cookie is unknown or over, and not at all without a cookie."""
 
 _SCHEME = b"bearer "
-_KNOWN_HOSTS = 64
-_MAX_ADDRESS_CHARACTERS = 45
+_KNOWN_HOSTS = 64  # accepted Host values that are remembered; senders choose them
+_MAX_ADDRESS_CHARACTERS = 45  # the longest IPv6 address, and the width of the audit trail's column
 
 
 def rule_for_route(route: str) -> Rule:
-    """Return the rule of a route."""
+    """Return the scopes that may use a route. UNKNOWN requires a key of any scope."""
     return RULES.get(route, ANY_KEY)
 
 
 def route_name(scope: Scope) -> str:
     """Return the route of a request: an entry of RULES, or UNKNOWN.
 
-    The path is matched as it was sent. No route has a character that needs an escape, so a path
-    with one, an encoded control character included, matches nothing.
+    The path is matched as it was sent, without decoding. No route needs an escape, so a path with
+    an escape, such as an encoded control character, is UNKNOWN. The result is kept in the scope.
     """
     route: str | None = scope.get(_ROUTE)
     if route is None:
@@ -136,7 +140,7 @@ def _find_route(path: str) -> str:
 
 
 class Authenticator:
-    """Lets callers in, or says why not."""
+    """Authenticates the caller of a request and checks the scope of its access key."""
 
     def __init__(self, settings: Settings, key_cache: AccessKeyCache) -> None:
         self._open = settings.resolved_access is Access.OPEN
@@ -146,10 +150,10 @@ class Authenticator:
         self._known_hosts: set[bytes] = set()
 
     def authenticate(self, scope: Scope) -> Caller:
-        """Authenticate a request, note its caller in the scope, and return the caller.
+        """Return the caller of a request, and put it into the scope as `caller`.
 
-        Raises UnauthenticatedError, InsufficientScopeError, or RequestError where a page of another
-        site sends a browser here under that site's name.
+        Raises UnauthenticatedError, InsufficientScopeError, or RequestError if access is open and
+        Host names another server (`_check_host`).
         """
         client = scope["client"]
         address = None if client is None else client[0][:_MAX_ADDRESS_CHARACTERS]
@@ -160,14 +164,16 @@ class Authenticator:
         return caller
 
     def _key_for(self, scope: Scope) -> AccessKey | None:
-        """Return the key that a request shows, in force and of the right scope; None without one.
+        """Return the key of a request, which is in force and has a scope that the route accepts.
 
-        Raises UnauthenticatedError or InsufficientScopeError.
+        Return None if the request has no key and needs none. Raises UnauthenticatedError or
+        InsufficientScopeError.
         """
         route = route_name(scope)
         if route in PROBES or (self._published and route in PUBLISHED):
             return None
         rule = rule_for_route(route)
+        # A wrong bearer key raises: a session or certificate never takes its place.
         key = self._bearer_key(scope) or self._ambient_key(scope, rule)
         if key is None:
             return None
@@ -180,7 +186,10 @@ class Authenticator:
         return key
 
     def _bearer_key(self, scope: Scope) -> AccessKey | None:
-        """Return the key of the Authorization field, or None without such a field."""
+        """Return the key of the Authorization field, or None without such a field.
+
+        Raises UnauthenticatedError for any other scheme, two fields, or a key not in force.
+        """
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         if not shown:
             return None
@@ -193,10 +202,10 @@ class Authenticator:
         return key
 
     def _ambient_key(self, scope: Scope, rule: Rule) -> AccessKey | None:
-        """Return the key of a session or client certificate, or None where none is needed.
+        """Return the key of a session or client certificate, or None if none is needed.
 
-        Browsers and TLS send these by themselves, so a page for anyone, such as the page to sign
-        in, takes a bad one for none. Raises UnauthenticatedError.
+        Browsers and TLS clients send these with every request. So a route for anyone, such as the
+        sign-in page, ignores one that is not accepted. Raises UnauthenticatedError on other routes.
         """
         try:
             key = self._key_of_session(scope) or self._key_of_certificate(scope)
@@ -224,15 +233,18 @@ class Authenticator:
         return None
 
     def _key_of_session(self, scope: Scope) -> AccessKey | None:
-        """Find the key of a browser that is signed in, which opens the dashboard alone."""
+        """Return the key with which a browser signed in, or None without a session.
+
+        Only requests for the dashboard have a session in their scope.
+        """
         session = scope.get(SESSION)
         return None if session is None else sessions.find_session_key(session, self._key_cache)
 
     def _key_of_certificate(self, scope: Scope) -> AccessKey | None:
-        """Find the key of the certificate that the client showed.
+        """Return the key of the client certificate, or None without a certificate or key.
 
-        Fingerprint and end are noted once a connection. TLS looked at the end when it began, and a
-        connection may last for long.
+        Raises UnauthenticatedError if the certificate has expired. TLS checked that only when the
+        connection began, and a connection may last longer.
         """
         tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
         der = tls.get("client_cert_der")
@@ -240,6 +252,7 @@ class Authenticator:
             return None
         fingerprint = tls.get("client_cert_sha256")
         if fingerprint is None:
+            # All requests of a connection share `tls`, so the certificate is parsed once.
             fingerprint = tls["client_cert_sha256"] = sha256(der).digest()
             tls["client_cert_until"] = _end_of(der)
         if time.time() > tls["client_cert_until"]:
@@ -247,12 +260,12 @@ class Authenticator:
         return self._key_cache.find_by_certificate(fingerprint, der)
 
     def _check_host(self, scope: Scope) -> None:
-        """Refuse a request whose Host is a name that this server does not have.
+        """Raise RequestError (421) if Host is a name that this server does not have.
 
-        Where access is open, anything on this machine may ask, a browser included. A page of
-        another site could have its own name resolve to this address (DNS rebinding); then the
-        browser sends that name. An address cannot be taken over like that, nor a name without a
-        dot, which nobody can register.
+        This prevents DNS rebinding: where access is open, a browser on this machine may send
+        requests. The page of another site could make its own name resolve to this address, and the
+        browser then sends that name as Host. IP addresses are accepted, as they cannot be rebound,
+        and so are names without a dot, which no one can register.
         """
         for name, value in scope["headers"]:
             if name == b"host" and value not in self._known_hosts:
@@ -268,7 +281,7 @@ class Authenticator:
 
 
 def _end_of(der: bytes) -> float:
-    """Return when a certificate ends, in seconds since 1970; 0 where nobody can tell."""
+    """Return the end of a certificate's validity in seconds since 1970; 0 if it is unreadable."""
     try:
         return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
     except ValueError:
@@ -276,7 +289,8 @@ def _end_of(der: bytes) -> float:
 
 
 def _check_in_force(key: AccessKey, now: datetime) -> None:
-    # Whoever holds the secret may be told this: to guess does not lead here.
+    # Only a caller that has the secret or the certificate gets these messages, so they do not help
+    # an attacker who guesses keys.
     if key.revoked_at is not None:
         raise UnauthenticatedError("This access key was revoked.")
     if not key.is_good(now):
@@ -284,7 +298,10 @@ def _check_in_force(key: AccessKey, now: datetime) -> None:
 
 
 def _names_of_this_server(settings: Settings) -> frozenset[str] | None:
-    """The names that a Host may have, or None where they cannot be known."""
+    """Return the names that Host may have, or None if the server listens on other interfaces.
+
+    Then its names cannot be known, and Host is not checked.
+    """
     if not is_loopback(settings.host):
         return None
     public = urlsplit(settings.public_url or "").hostname

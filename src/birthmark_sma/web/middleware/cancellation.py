@@ -1,4 +1,8 @@
-"""Leave: a request when its caller has left, and the process in time when it is told to stop."""
+"""Cancel requests whose callers have left, and end the process in time after a stop signal.
+
+`Cancellable` is middleware of the application. `web.server` calls `end_in_time` in each process.
+The three limits below keep every stop shorter than 10 seconds.
+"""
 
 import asyncio
 import logging
@@ -16,33 +20,34 @@ from birthmark_sma.errors import ShuttingDownError
 from birthmark_sma.web.problems import error_response
 
 DRAIN_SECONDS = 6
-"""The time in which accepted requests are answered once the server is told to stop."""
+"""The time (seconds) that accepted requests have to finish after a stop signal."""
 WORKER_SECONDS = 8.5
-"""The time after which a process ends that was told to stop, whatever is under way in it."""
+"""The time (seconds) after which a process exits that got a stop signal, even if work is left."""
 SUPERVISOR_SECONDS = 9.3
-"""The time after which the parent of several processes ends them and itself: it hears of its
-signal first."""
+"""The time (seconds) after which the supervisor kills its workers and exits. It is longer than
+WORKER_SECONDS because the supervisor gets the signal first and passes it on half a second later."""
 
 CALLER_LEFT = "caller_left"
-"""The key in the scope of a request by which the protocol says that its caller has left."""
+"""The key in the scope that the HTTP protocol sets when the caller has left."""
 
 _LEFT = "Stopped with work under way that did not end in time. What was answered is recorded."
-_LOG_SECONDS = 0.2
+_LOG_SECONDS = 0.2  # for the last line of the log; then the process exits with or without it
 
 _log = logging.getLogger(__name__)
 
 
 class Cancellable:
-    """Ends a request quietly that the protocol or the server cancels.
+    """Middleware that ends a cancelled request without an error in the log.
 
-    The protocol does when the caller has left, the server when it has waited long enough.
+    `web.transport.protocol` cancels a request whose caller has left. uvicorn cancels the requests
+    that are not finished DRAIN_SECONDS after a stop signal.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on; say 503 where a caller still waits who has heard nothing."""
+        """Pass the request on. If uvicorn cancels it before its response began, answer 503."""
         begun = False
 
         async def watched(message: Message) -> None:
@@ -59,11 +64,13 @@ class Cancellable:
 
 
 def end_in_time(seconds: float, last_act: Callable[[], None] = lambda: None) -> None:
-    """Have SIGTERM and SIGINT end this process after so many seconds, whatever is under way.
+    """Make SIGTERM and SIGINT end this process with status 1 after `seconds`.
 
-    Their handlers run as before, and mostly end it sooner. A database that does not answer holds
-    threads that nothing ends but the end of the process; what was not committed never happened, and
-    was never answered. In the main thread only: elsewhere nobody hears signals.
+    The present signal handlers still run, and normally end the process sooner. This limit is for
+    threads that wait for a database that does not answer: only the end of the process ends them.
+    Nothing is lost, as work that was not committed was never answered. `last_act` runs just before.
+
+    It does nothing outside the main thread, as Python handles signals only there.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -71,7 +78,8 @@ def end_in_time(seconds: float, last_act: Callable[[], None] = lambda: None) -> 
     def leave() -> None:
         time.sleep(seconds)
         last_act()
-        # In a thread of its own: a log that nobody reads must not keep the process here.
+        # In a thread of its own: writing to a pipe that is not read blocks, and must not keep the
+        # process alive.
         threading.Thread(target=_log.error, args=(_LEFT,), daemon=True).start()
         time.sleep(_LOG_SECONDS)
         os._exit(1)
@@ -79,10 +87,10 @@ def end_in_time(seconds: float, last_act: Callable[[], None] = lambda: None) -> 
     watch = threading.Thread(target=leave, name="leaving", daemon=True)
 
     def chain(signum: int) -> None:
-        handler = signal.getsignal(signum)
+        handler = signal.getsignal(signum)  # uvicorn's, which starts the graceful stop
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if not watch.is_alive():
+            if not watch.is_alive():  # the time runs from the first signal
                 watch.start()
             if callable(handler):
                 handler(number, frame)

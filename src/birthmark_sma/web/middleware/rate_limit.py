@@ -1,7 +1,8 @@
-"""Rate limits where requests come in, and the header fields that tell callers what they have left.
+"""Apply the rate limits to requests, and set the RateLimit header fields of responses.
 
-The fields are those of draft-ietf-httpapi-ratelimit-headers-10: lists of structured fields (RFC
-9651), of which `q` and `r` are units, `w` and `t` seconds.
+`web.api.validate` calls these functions; `authority.rate_limits` counts. The header fields are
+those of draft-ietf-httpapi-ratelimit-headers-10: lists of structured fields (RFC 9651). `q` (quota)
+and `r` (remaining) are units, `w` (window) and `t` (time until more is left) are seconds.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from birthmark_sma.web.middleware.security_headers import ADDED
 
 FIELDS = ("RateLimit", "RateLimit-Policy")
 
+# The key in the scope for the outcome of `consume`: True, or the RateLimitedError.
 _OUTCOME = "rate_limit_outcome"
 
 
 def rate_limit_kind(scope: Scope) -> Kind | None:
-    """Return what limits a request that is not for validation; None for the two that nothing does.
+    """Return the limit of a request other than a validation; None for the two probes.
 
-    Probes ask often, and from addresses that they share with callers.
+    Probes are frequent, and come from addresses that other callers share.
     """
     route = route_name(scope)
     if route == provision.PATH and scope["method"] == "POST":
@@ -34,9 +36,10 @@ def rate_limit_kind(scope: Scope) -> Kind | None:
 
 
 def consume(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1) -> None:
-    """Let a request pass, or raise RateLimitedError; once, however often it is asked.
+    """Take `cost` units from the caller's limit in this process, or raise RateLimitedError.
 
-    A request that finds an error on its short way is looked at again on the ordinary one.
+    A second call for the same request takes nothing and has the same outcome. This happens when a
+    request fails on the fast path and is then answered through ASGI.
     """
     outcome = scope.get(_OUTCOME)
     if outcome is None:
@@ -52,9 +55,9 @@ def consume(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: 
 
 
 def record_failed_auth(scope: Scope, limits: RateLimits) -> None:
-    """Count a request whose credentials are wrong; one that shows none is no guess.
+    """Count a request with a wrong Authorization field. Without such a field, count nothing.
 
-    Raises RateLimitedError where its address has guessed enough.
+    Raises RateLimitedError if the address has reached its limit of wrong credentials.
     """
     client = scope["client"]
     if client is not None and any(name == b"authorization" for name, _ in scope["headers"]):
@@ -71,7 +74,11 @@ def count_session_guess(scope: Scope, limits: RateLimits) -> None:
 async def consume_shared(
     scope: Scope, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1
 ) -> None:
-    """Ask the other processes as well. Raises RateLimitedError."""
+    """Take `cost` units from the shared store, after `consume` has taken them here.
+
+    Raises RateLimitedError. For a validation it also reserves `cost` possible FAILs. The caller of
+    this function gives them back with `RateLimits.release`.
+    """
     quotas, refusal = await limits.confirm(kind, caller, cost)
     _tell(scope, quotas)
     if refusal is not None:
@@ -80,13 +87,14 @@ async def consume_shared(
 
 
 def tell(scope: Scope, limits: RateLimits, kind: Kind, caller: Caller) -> None:
-    """Tell in the answer what a caller has left by now."""
+    """Set the RateLimit fields of the response to the caller's present quotas."""
     _tell(scope, limits.quotas(kind, caller))
 
 
 def _tell(scope: Scope, quotas: Sequence[Quota]) -> None:
     if quotas:
         left = ", ".join([f'"{name}";r={left};t={more_in}' for name, _, left, more_in in quotas])
+        # `ResponseHeaders` and `web.transport.fast_path` add these fields to the response.
         scope[ADDED] = (
             (b"ratelimit", left.encode()),
             (b"ratelimit-policy", _policies(*[each[:2] for each in quotas])),
@@ -95,7 +103,7 @@ def _tell(scope: Scope, quotas: Sequence[Quota]) -> None:
 
 @lru_cache
 def _policies(*policies: tuple[str, Rate]) -> bytes:
-    """Phrase the policies that a caller meets, which are few and the same for most."""
+    """Return the value of RateLimit-Policy. Most callers have the same one, so it is cached."""
     return ", ".join(
         f'"{name}";q={rate.amount};w={rate.seconds}' for name, rate in policies
     ).encode()

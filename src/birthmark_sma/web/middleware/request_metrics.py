@@ -1,6 +1,8 @@
-"""Count every request: by route, method and status, and how long its answer took.
+"""Count the requests by route, method and status, and measure their latencies.
 
-Labels come from fixed lists, so that nobody fills the memory with paths and methods of his own.
+`MetricsMiddleware`, `web.transport.fast_path` and `web.transport.protocol` report to
+`RequestMetrics`; `web.api.prometheus` and the dashboard read it. All labels come from fixed lists,
+so that a sender cannot fill the memory with paths and methods of its own.
 """
 
 from time import monotonic, perf_counter_ns
@@ -25,20 +27,23 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 NO_ANSWER = "none"
-"""The status of a request whose sender left before its answer."""
+"""The label in place of a status if the caller left before the response."""
 
 BEGAN = "began"
-"""Where in the scope of a request stands when it was whole, or its head there: nanoseconds."""
+"""The key in the scope for the start of a request, in nanoseconds of `perf_counter_ns`. On the fast
+path this is when the body was complete, otherwise when the head had arrived."""
 
 TRACE = "trace"
-"""Where in it stands its trace, if traces are made."""
+"""The key in the scope for the RequestTrace, if the request is traced."""
 
+# Other methods and statuses are counted as OTHER.
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _STATUSES = (
     *(200, 204, 206, 302, 303, 304, 307, 400, 401, 403, 404, 405, 408, 409, 410),
     *(412, 413, 414, 415, 416, 421, 422, 429, 431, 500, 501, 503, 504, 505),
 )
 _MILLISECOND = 1_000_000
+# Upper bounds of the latency histograms.
 _BOUNDS = tuple(
     int(each * _MILLISECOND)
     for each in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -48,9 +53,11 @@ _OF_ONE_TOKEN = [
 ]
 _SHARES = (0.5, 0.95, 0.99)
 LATELY_SECONDS = 300.0
-"""How far back `RequestMetrics.lately` goes."""
+"""The period, in seconds, that `RequestMetrics.lately` covers."""
 REFUSALS = ("unauthenticated", "insufficient_scope", "misdirected")
 
+# The layout of the shared memory. Every process imports this module and allocates the slots in the
+# same order, so the order must not depend on settings.
 _layout = SlotAllocator()
 _ROUTES = (*RULES, UNKNOWN)
 _NAMES = {status: str(status) for status in _STATUSES} | {0: NO_ANSWER}
@@ -64,41 +71,49 @@ REQUESTS = Counter(
     ],
 )
 LATENCIES = {route: Histogram(_layout, _BOUNDS) for route in _ROUTES}
+# The slot and the histogram for a 200 to a POST of each route, looked up once for the fast path.
 _OF_POSTS = {path: (REQUESTS.place[path, "POST", "200"], LATENCIES[path]) for path in RULES}
 LOG_LINES_LEFT_OUT = Counter(_layout, [()])
 ACCESS_REFUSALS = Counter(_layout, [(each,) for each in REFUSALS])
 
 
 def new_sheets(processes: int) -> SharedCounters:
-    """Make the shared memory for so many processes of a server."""
+    """Return new shared memory for the request metrics of so many processes."""
     return SharedCounters(processes, _layout.size)
 
 
 class RequestMetrics:
-    """What one process has answered; owned by its event loop."""
+    """The request metrics of one process. Owned by its event loop."""
 
     def __init__(self, sheets: SharedCounters | None = None, log: RequestLog | None = None) -> None:
         self._log = log
         self.sheets = sheets or new_sheets(1)
+        # Only this process writes to its sheet, so adding needs no lock.
         self._sheet = self.sheets.take_one()
         self._looks = Snapshots(LATELY_SECONDS)
         self._left_out = 0
 
     def look(self) -> None:
-        """Look at how long every process took until now; the server's loop does so every second."""
+        """Take a snapshot of the latencies of all processes.
+
+        `web.api.prometheus.copy_figures` calls this every second.
+        """
         sheets = self.sheets.all()
         counted = (LATENCIES[route].total(sheets)[0] for route in _OF_ONE_TOKEN)
         self._looks.take(monotonic(), [sum(each) for each in zip(*counted, strict=True)])
 
     def copy_figures(self) -> None:
-        """Copy to where all processes see it how many lines of the log were left out."""
+        """Add the number of log lines that this process has left out to the shared memory."""
         left_out = count_left_out()
+        # Only the difference, as the sheet may hold the counts of a process that died.
         LOG_LINES_LEFT_OUT.add(self._sheet, (), left_out - self._left_out)
         self._left_out = left_out
 
     def lately(self) -> list[tuple[float, float]]:
-        """Return shares of the requests with one camera token, and within how many milliseconds
-        they were answered lately, by any process; nothing where there was no such request.
+        """Return latency percentiles of single camera tokens, as (share, milliseconds) pairs.
+
+        They cover all processes and the last LATELY_SECONDS. Without such a request the list is
+        empty.
         """
         counts = self._looks.since_the_first()
         if not any(counts):
@@ -107,11 +122,11 @@ class RequestMetrics:
         return [(share, at / _MILLISECOND) for share, at in told if at is not None]
 
     def begins(self, scope: Scope) -> None:
-        """Note when a request began, unless that was done."""
+        """Record the start of a request, unless it is recorded already."""
         scope.setdefault(BEGAN, perf_counter_ns())
 
     def answered(self, scope: Scope, status: int) -> None:
-        """Note an answer; status 0 where there was none."""
+        """Count and log a response. Status 0 means that there was none."""
         took = perf_counter_ns() - scope[BEGAN]
         route = route_name(scope)
         method, name = scope["method"], _NAMES.get(status, OTHER)
@@ -121,7 +136,10 @@ class RequestMetrics:
             self._log.note(scope, status, took)
 
     def answered_directly(self, scope: Scope) -> None:
-        """Note an answer of status 200 to a POST; each lookup less is felt here."""
+        """Count and log a 200 to a POST, as `answered` does but with fewer look-ups.
+
+        The fast path calls it, where every look-up costs measurable time.
+        """
         took = perf_counter_ns() - scope[BEGAN]
         place, histogram = _OF_POSTS[route_name(scope)]
         self._sheet[place] += 1
@@ -130,16 +148,19 @@ class RequestMetrics:
             self._log.note(scope, 200, took)
 
     def refused(self, status: int) -> None:
-        """Note that something was turned away before it was a whole request."""
+        """Count a refusal of something that was not yet a whole request, so has no route."""
         REQUESTS.add(self._sheet, (UNKNOWN, OTHER, _NAMES.get(status, OTHER)))
 
     def turned_away(self, reason: str) -> None:
-        """Note a request that the door did not let in: one of REFUSALS."""
+        """Count a request that the Authenticator refused. `reason` is one of REFUSALS."""
         ACCESS_REFUSALS.add(self._sheet, (reason,))
 
 
 class TracedTraffic(RequestMetrics):
-    """Makes traces as well. Without them there is not even a question whether to."""
+    """Request metrics that also begin and end traces.
+
+    It is a class of its own, so that without tracing no request pays for a check.
+    """
 
     def __init__(
         self, sheets: SharedCounters | None, log: RequestLog | None, tracing: "Tracing"
@@ -148,38 +169,38 @@ class TracedTraffic(RequestMetrics):
         self._tracing = tracing
 
     def begins(self, scope: Scope) -> None:
-        """Begin its trace too."""
+        """Record the start of a request and begin its trace."""
         super().begins(scope)
         self._tracing.begin(scope)
 
     def answered(self, scope: Scope, status: int) -> None:
-        """And end it."""
+        """Count and log a response, and end its trace. Some routes have none."""
         super().answered(scope, status)
         trace: RequestTrace | None = scope.get(TRACE)
         if trace is not None:
             trace.end(status)
 
     def answered_directly(self, scope: Scope) -> None:
-        """And end it."""
+        """Count and log a 200 to a POST, and end its trace."""
         super().answered_directly(scope)
         trace: RequestTrace = scope[TRACE]
         trace.end(200)
 
 
 class MetricsMiddleware:
-    """Notes every answer of an application, whatever gives it."""
+    """Middleware that counts every response of an application."""
 
     def __init__(self, app: ASGIApp, traffic: RequestMetrics) -> None:
         self._app = app
         self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on, and look at the status that comes back."""
+        """Pass the request on, and record the status of the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         self._traffic.begins(scope)
-        bind_request(scope)
+        bind_request(scope)  # log records of this task then name the request
         status = 0
 
         async def watched(message: Message) -> None:

@@ -1,7 +1,7 @@
-"""Give up waiting for answers that take too long, at next to no cost for those that do not.
+"""Timeouts for the verdicts that requests wait for.
 
-A timer of its own would cost a request as much as opening its camera token. Here a request only
-writes down when its answer is due, and one task looks over all of them twice a second.
+`web.api.validate` adds each future, and a task of the application checks all of them twice a
+second. A timer per request would cost as much as opening its camera token.
 """
 
 import asyncio
@@ -9,25 +9,29 @@ from typing import Any
 
 from birthmark_sma.errors import DatabaseUnavailableError
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.5  # a timeout may be this much late
 
 
 class Deadlines:
-    """The answers that are waited for, and when they are due. Owned by one event loop."""
+    """The futures that requests wait for, and their deadlines. Owned by one event loop."""
 
     def __init__(self) -> None:
         self._time = asyncio.get_running_loop().time
         self._due: list[tuple[float, asyncio.Future[Any]]] = []
 
     def add(self, future: "asyncio.Future[Any]", seconds: float) -> None:
-        """Let a future raise DatabaseUnavailableError once it takes longer, to half a second."""
+        """Make a future raise DatabaseUnavailableError if it is not done after `seconds`.
+
+        The error may come up to half a second later.
+        """
         self._due.append((self._time() + seconds, future))
 
     async def watch(self) -> None:
-        """Look over them for ever."""
+        """Check all futures twice a second, until this task is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._time()
+            # Finished futures are removed here and not when they finish, which would cost a search.
             self._due = [(due, future) for due, future in self._due if not future.done()]
             for due, future in self._due:
                 if due < now:

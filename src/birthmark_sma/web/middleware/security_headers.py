@@ -1,7 +1,8 @@
-"""Headers that keep a browser from being turned against whoever opens what the server sends.
+"""Middleware that adds security header fields, the request id and the fields in `ADDED`.
 
-What is the same for every answer is given to uvicorn, which sends it with all of them. The rest
-depends on the answer: pages may run their own scripts, all else nothing at all.
+Fields that are the same for every response (`EVERYWHERE`) are given to uvicorn by `web.server`,
+which sends them with all responses. The others depend on the response: a page may run its own
+scripts, anything else may load and run nothing. The fast path adds `OF_JSON` itself.
 """
 
 import base64
@@ -29,19 +30,21 @@ EVERYWHERE: Sequence[tuple[str, str]] = (
 )
 
 NOTHING_RUNS = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-"""The policy of whatever is no page: a browser that opens it loads and runs nothing."""
+"""The Content-Security-Policy of a response that is no page. A browser that opens it loads and runs
+nothing."""
 
 _PAGE = (
     "default-src 'none'; script-src 'self'{hashes}; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none';"
     " form-action 'none'{more}"
 )
-_WORKERS = {"/redoc": "; worker-src blob:"}  # its search runs in one
+_WORKERS = {"/redoc": "; worker-src blob:"}  # the search of this page runs in a web worker
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 PRIVATE = b"no-store"
 _PUBLIC = ("/pki/", "/static-offline-docs")
 
+# One year, in seconds.
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 _ONLY_HERE = (b"localhost", b"127.0.0.1", b"[::1]")
 
@@ -49,20 +52,21 @@ OF_JSON: Sequence[Header] = (
     (b"content-security-policy", NOTHING_RUNS),
     (b"cache-control", PRIVATE),
 )
-"""What an answer in JSON has besides."""
+"""The fields that `ResponseHeaders` would add to a JSON response, for code that does not use it."""
 
 ADDED = "added_headers"
-"""Where in the scope of a request others put headers that its answer gets, whatever it will be."""
+"""The key in the scope for header fields that the response gets, whatever its status.
+`rate_limit` sets it."""
 
 
 class ResponseHeaders:
-    """Completes the head of every answer of an application."""
+    """Middleware that adds the header fields to every response of an application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on, and add what belongs to the answer."""
+        """Pass the request on, and add the header fields to its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -72,7 +76,8 @@ class ResponseHeaders:
             nonlocal page
             if message["type"] == "http.response.start":
                 if _is_page(message):
-                    page = message  # which scripts it may run, its body says
+                    # Held back until the body comes: the policy has the hashes of its scripts.
+                    page = message
                     return
                 message["headers"] = [*message["headers"], *_headers(scope, message, NOTHING_RUNS)]
             elif page is not None:
@@ -86,9 +91,10 @@ class ResponseHeaders:
 
 
 def of_transport(scope: Scope) -> Sequence[Header]:
-    """Return the header that keeps browsers to TLS (RFC 6797), for a request that came over TLS.
+    """Return Strict-Transport-Security (RFC 6797) for a request over TLS, else nothing.
 
-    Not on a laptop: what `localhost` promises there holds for every program that ever listens.
+    It is not sent for localhost: browsers would then refuse plain HTTP, for a year, to every other
+    program that listens on localhost.
     """
     if scope["scheme"] != "https":
         return ()
@@ -97,6 +103,7 @@ def of_transport(scope: Scope) -> Sequence[Header]:
 
 
 def _headers(scope: Scope, head: Message, policy: bytes) -> Iterator[Header]:
+    # An endpoint that sets one of these two fields itself keeps its value.
     present = {name.lower() for name, _ in head["headers"]}
     if b"content-security-policy" not in present:
         yield b"content-security-policy", policy
@@ -115,7 +122,10 @@ def _is_page(head: Message) -> bool:
 
 
 def _policy_of_page(route: str, body: bytes) -> bytes:
-    """Let a page run this server's scripts, and those that stand in it as they stand there."""
+    """Return the Content-Security-Policy of a page.
+
+    It allows scripts from this server, and the inline scripts of the page by their SHA-256.
+    """
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(body))
     hashes = "".join(f" 'sha256-{base64.b64encode(each).decode()}'" for each in digests)
     return _PAGE.format(hashes=hashes, more=_WORKERS.get(route, "")).encode()

@@ -1,4 +1,9 @@
-"""Ask the database in a thread, and no longer than a caller waits."""
+"""Run a blocking database query in a thread, with a timeout.
+
+The endpoints and the dashboard use `run_with_timeout`; `web.api.metrics_cache` uses `put` and
+`abandon`. A query whose result no one waits for any more is ended (`storage.interruption`), so that
+it does not keep a thread and the database busy.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -15,11 +20,11 @@ Result = TypeVar("Result")
 async def run_with_timeout(
     threads: Executor, question: Callable[[], Result], seconds: float
 ) -> Result:
-    """Ask the database in a thread. One that hangs is as unavailable as one that is gone.
+    """Run `question` in one of `threads` and return its result.
 
-    Once nobody waits, because the time is over or the request was cancelled, a question that has
-    not begun never does, and the statement under way ends. Raises PoolFullError where too many
-    questions wait.
+    Raises DatabaseUnavailableError after `seconds`, PoolFullError if too many queries wait for a
+    thread, and everything that `question` raises. After a timeout or a cancellation, a query that
+    waits is never started, and the SQL statement of a running one is interrupted.
     """
     future, interruption = put(threads, question)
     try:
@@ -32,14 +37,19 @@ async def run_with_timeout(
 
 
 def put(threads: Executor, question: Callable[[], Result]) -> "tuple[Future[Result], Interruption]":
-    """Put a question, in this context, which names the request to the log."""
+    """Submit `question`, and return its future and the means to interrupt it.
+
+    Raises PoolFullError or ShuttingDownError.
+    """
     interruption = Interruption()
+    # The thread gets a copy of this context, so that its log records name the request. The
+    # interruption is set in the copy alone.
     context = copy_context()
     context.run(CURRENT.set, interruption)
     return threads.submit(context.run, question), interruption
 
 
 def abandon(future: "Future[Result]", interruption: Interruption) -> None:
-    """End the work on a question, unless it is answered."""
+    """Cancel a query that has not begun, or interrupt one that runs. Do nothing if it is done."""
     if not future.done() and not future.cancel():
         interruption.interrupt()

@@ -1,10 +1,11 @@
-"""OpenTelemetry traces: what became of a request, for whoever collects them (the extra `traces`).
+"""Export OpenTelemetry traces of requests to a collector (the extra `traces`).
 
-Only `sma serve` with SMA_TRACES_URL imports this. A request is a span; a validation has five more
-inside: parse, wait, open, settle and commit. The last three happen to a whole batch at once, which
-is a span in a trace of its own: each of the three links there, and it to the requests it served.
+`web.server` imports this module only if SMA_TRACES_URL is set. A request is a span. A validation
+has five spans inside: parse, wait, open, settle and commit. A single token has a sixth, limit, with
+a shared rate limit store. Open, settle and commit happen to a whole batch at once. The batch
+is a span in a trace of its own: the three spans link to it, and it links to its requests.
 
-No span holds anything of a token, a key or a body, or who asked.
+A span must never contain any part of a token, a key or a body, or the caller.
 """
 
 import logging
@@ -45,42 +46,50 @@ _NAME = "birthmark-sma"
 _ITEMS = "sma.batch.items"
 _CLOSE_SECONDS = 2.0
 _STATE_BYTES = 512
-"""Of a sender's tracestate, which every span keeps; W3C Trace Context, section 3.3.1.5, has those
-that propagate it keep as much at least."""
+"""The longest tracestate that is accepted from a sender, as every span keeps it. W3C Trace Context,
+section 3.3.1.5, requires at least 512 characters of those that propagate it."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NOT_TRACED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
-"""Asked every few seconds by machines: nobody looks for these."""
+"""Routes without traces. Machines request them every few seconds, and no one looks for them."""
 
 _SILENCED = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.sdk._shared_internal",
     "urllib3.connectionpool",
 )
-"""They would say again and again that the collector is away, which is said here once."""
+"""Loggers that would report again and again that the collector is away. `_TellingExporter` reports
+it once."""
 
 _log = logging.getLogger(__name__)
 
 
 class Tracing:
-    """Makes spans and sends them, from a thread of its own.
+    """Makes spans, and sends them to the collector from a background thread.
 
-    The URL is where a collector takes OTLP over HTTP. Everything else is as OpenTelemetry's own
-    variables say: OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME and others.
+    `url` is that of a collector for OTLP over HTTP. OpenTelemetry's own environment variables
+    configure the rest: OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME and so
+    on.
     """
 
     def __init__(self, url: str) -> None:
         for name in _SILENCED:
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        # One processor for both tracers: it has the queue and the thread.
         self._processor = BatchSpanProcessor(_TellingExporter(url))
         self._requests = self._tracer()
-        self._batches = self._tracer(sampler=ALWAYS_ON)  # those of requests that were sampled
+        # `note_batch` makes a span only for a batch with a sampled request, so it needs no sampler.
+        self._batches = self._tracer(sampler=ALWAYS_ON)
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, scope: Scope) -> None:
-        """Begin the trace of a request, unless that was done, below the sender's if it has one."""
+        """Begin the trace of a request, unless it has one or its route is not traced.
+
+        The span becomes a child of the sender's span if the request has a valid traceparent.
+        """
         route = route_name(scope)
         if TRACE in scope or route in _NOT_TRACED:
             return
+        # Times are measured with the monotonic clock. Spans need the time of day.
         offset = time_ns() - perf_counter_ns()
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         attributes = {"http.request.method": method, "sma.request_id": get_request_id(scope)}
@@ -96,7 +105,10 @@ class Tracing:
         scope[TRACE] = RequestTrace(self._requests, span, offset)
 
     def note_batch(self, batch: Batch, steps: Steps) -> None:
-        """Make the span of a batch, in the writer thread, and tell the requests in it."""
+        """Make the span of a batch, and record its steps in the traces of its requests.
+
+        The writer thread calls this after the commit and before the responses leave.
+        """
         traces: list[RequestTrace] = [
             trace
             for origin in batch.origins()
@@ -117,18 +129,24 @@ class Tracing:
             trace.settled(batch, steps, span.get_span_context())
 
     def close(self) -> None:
-        """Send what waits, for two seconds at most."""
+        """Send the spans that wait, for up to 2 seconds. The others are lost."""
+        # In a daemon thread, so that a collector that hangs does not delay the end of the process.
         sending = threading.Thread(target=self._processor.shutdown, daemon=True)
         sending.start()
         sending.join(_CLOSE_SECONDS)
 
     def _tracer(self, **options: Any) -> Tracer:
+        # `close` shuts the processor down, with a time limit, in place of the SDK's atexit handler.
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False, **options)
         provider.add_span_processor(self._processor)
         return provider.get_tracer(_NAME, __version__)
 
     def _sender_of(self, scope: Scope) -> Context:
-        """Return what the sender says of its own trace (W3C Trace Context), if it says it once."""
+        """Return the sender's trace context (W3C Trace Context), or an empty one.
+
+        It is empty unless there is exactly one traceparent. A tracestate that is too long is left
+        out.
+        """
         parents = [value for name, value in scope["headers"] if name == b"traceparent"]
         if len(parents) != 1:
             return Context()
@@ -140,7 +158,11 @@ class Tracing:
 
 
 class RequestTrace:
-    """The span of one request and the moments of it, which become spans when it is answered."""
+    """The span of one request and the times of its steps.
+
+    The steps become spans when the request is answered. The event loop calls the methods, except
+    `settled`, which the writer thread calls.
+    """
 
     __slots__ = (
         "_batch",
@@ -159,30 +181,33 @@ class RequestTrace:
         self._tracer = tracer
         self.span = span
         self.offset = offset
-        """What makes a time of day of `perf_counter_ns`."""
+        """The nanoseconds to add to `perf_counter_ns` for the time of day."""
         self._context = set_span_in_context(span, Context())
         self._parsing = self._parsed = self._offered = self._items = 0
         self._steps: Steps | None = None
         self._batch: SpanContext | None = None
 
     def parsing(self) -> None:
-        """The body is there, and looked at."""
+        """Record that the body is complete and parsing begins."""
         self._parsing = perf_counter_ns()
 
     def parsed(self) -> None:
-        """What the body holds is known, and other processes are asked for its rate limit."""
+        """Record that parsing has ended and the query of the shared rate limit store begins."""
         self._parsed = perf_counter_ns()
 
     def offered(self) -> None:
-        """From now on it waits for the writer."""
+        """Record that the request is handed to the validator and waits for the writer."""
         self._offered = perf_counter_ns()
 
     def settled(self, batch: Batch, steps: Steps, span: SpanContext) -> None:
-        """Its batch is durable."""
+        """Record the steps of the batch, which is durable now, and the batch's span."""
         self._items, self._steps, self._batch = batch.items, steps, span
 
     def end(self, status: int) -> None:
-        """Make the spans; status 0 says that the sender left before its answer."""
+        """Make the spans of the steps and end the request's span. Never raises an exception.
+
+        Status 0 means that the caller left before the response.
+        """
         try:
             if self.span.is_recording():
                 now = perf_counter_ns()
@@ -193,12 +218,13 @@ class RequestTrace:
                     self.span.set_attribute("error.type", str(status) if status else "left")
                     self.span.set_status(Status(StatusCode.ERROR))
                 self.span.end(now + self.offset)
-        except Exception:  # the answer is more than its trace
+        except Exception:  # a fault in tracing must not make the request fail
             _log.exception("a trace could not be made")
 
     def _add_steps(self, now: int) -> None:
         if not self._parsing:
             return
+        # Only a single token with a shared store has `_parsed`. A time of 0 was never reached.
         parsed = self._parsed or self._offered
         self._add("parse", self._parsing, parsed or now, failed=not parsed)
         if self._parsed:
@@ -221,7 +247,7 @@ class RequestTrace:
         span.end(ended + self.offset)
 
     def _add_shared(self, name: str, began: int, ended: int) -> None:
-        """Add what happened to the whole batch of this request."""
+        """Add the span of a step of the whole batch, with a link to the batch's span."""
         assert self._batch is not None  # noqa: S101  set together with the steps
         span = self._tracer.start_span(
             name,
@@ -234,7 +260,10 @@ class RequestTrace:
 
 
 class _TellingExporter(SpanExporter):
-    """OpenTelemetry's exporter, which says once that the collector does not take what it gets."""
+    """OpenTelemetry's exporter, which logs once that the collector fails, and once that it is back.
+
+    The batch processor calls it from its own thread.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -245,7 +274,7 @@ class _TellingExporter(SpanExporter):
         self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send. Spans that cannot be sent are lost."""
+        """Send spans to the collector. Spans that cannot be sent are lost."""
         self._status = None
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
@@ -264,11 +293,11 @@ class _TellingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Let go of connections."""
+        """Close the connections to the collector."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is held back here."""
+        """Flush the wrapped exporter. It holds no spans back, so this returns at once."""
         return self._exporter.force_flush(timeout_millis)
 
     def _note_status(self, response: requests.Response, *_: Any, **__: Any) -> None:
@@ -277,6 +306,7 @@ class _TellingExporter(SpanExporter):
 
 def _resource() -> Resource:
     found = Resource.create({SERVICE_VERSION: __version__, "process.pid": os.getpid()})
-    if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):  # nobody named it
+    # The SDK's default name. With OTEL_SERVICE_NAME the operator's name stays.
+    if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         found = found.merge(Resource({SERVICE_NAME: _NAME}))
     return found

@@ -1,4 +1,4 @@
-"""The web of a sandbox: failures on demand, before an authority that otherwise answers as ever.
+"""The web layer of a sandbox: it injects faults on demand in front of a normal authority.
 
-`web.server` composes it for an authority that was founded as a sandbox, and for no other.
+`web.server` uses it only for an authority that was created as a sandbox.
 """

@@ -1,4 +1,8 @@
-"""The application of a sandbox, around the one that every authority has."""
+"""The ASGI application of a sandbox: the normal application with fault injection around it.
+
+`web.server` uses it in place of `Application` for an authority that was created as a sandbox. It
+adds GET /sandbox, which lists the scenarios, and documents the scenario header in OpenAPI.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,7 +48,7 @@ _LIST: dict[str, Any] = {
 
 
 class SandboxApplication(Application):
-    """Puts a stage before everything, says what can be asked for, and knows no short way."""
+    """Application with fault injection, a list of scenarios, and no fast path."""
 
     of_sandbox = True
     sent_by_pages = (*Application.sent_by_pages, scenario_catalog.HEADER)
@@ -62,20 +66,21 @@ class SandboxApplication(Application):
         _document(app)
 
     def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:
+        """Return the fault injector in front of the session middleware and the routes."""
         return FaultInjector(gate, app.state)
 
     def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:  # noqa: ARG002
-        """Every request has to cross the stage."""
+        """Return None: the fast path would skip the fault injector."""
         return None
 
 
 async def _listed(_request: Request) -> JSONResponse:
-    """Say what can be asked for."""
+    """Return the list of scenarios."""
     return JSONResponse(_LIST)
 
 
 def _document(app: FastAPI) -> None:
-    """Tell of the header, and of what it brings, in the OpenAPI document."""
+    """Add the scenario header and the sandbox mark to the OpenAPI document."""
     plain = app.openapi
     parameter = {
         "name": scenario_catalog.HEADER,
@@ -95,7 +100,7 @@ def _document(app: FastAPI) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = plain()
+            made = plain()  # FastAPI stores this object in openapi_schema, so it is changed once
             made["info"]["title"] += " (SANDBOX)"
             made["info"]["description"] = f"**{_ABOUT}**\n\n{made['info']['description']}"
             for operations in made["paths"].values():

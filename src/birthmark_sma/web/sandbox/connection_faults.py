@@ -1,4 +1,8 @@
-"""The HTTP protocol of a sandbox: it marks every answer, and lets a connection be cut."""
+"""The HTTP protocol of a sandbox: it marks every response and can cut a connection.
+
+uvicorn makes one `SandboxHttpProtocol` for each connection. `fault_injection` calls the function
+that the protocol puts into the scope, because ASGI has no message that closes a connection.
+"""
 
 import socket
 import struct
@@ -14,14 +18,15 @@ from birthmark_sma.web.sandbox.scenario_catalog import MARK, MARKED
 from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
 
 CUT = "sandbox_cut"
-"""Where in the scope of a request stands what cuts its connection."""
+"""The key in a request's scope of the function that cuts its connection."""
 Cut: TypeAlias = Callable[[bool], None]
-"""Cuts it at once: with RST where the argument says so, else as a process that ends does."""
+"""Cut the connection at once: with RST if the argument is true, else like a process that ends."""
 
 
 class SandboxHttpProtocol(ClientIdentityProtocol):
-    """Puts into the scope of each request what cuts its connection."""
+    """HTTP protocol that adds a function to each scope, which cuts the connection."""
 
+    # For error responses that the protocol sends itself. `use_sandbox_protocol` marks the others.
     _fields_of_refusals = f"{MARK}: {MARKED}\r\n".encode()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -32,13 +37,12 @@ class SandboxHttpProtocol(ClientIdentityProtocol):
 def _cut(protocol: SandboxHttpProtocol, reset: bool) -> None:  # noqa: FBT001
     found = protocol.transport.get_extra_info("socket")
     if reset and found is not None:
-        # Lingering for no time is what makes the system say RST (POSIX leaves that open; Linux
-        # and macOS do).
+        # A linger time of 0 seconds makes Linux and macOS send RST. POSIX does not define this.
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     protocol.transport.abort()
 
 
 def use_sandbox_protocol(config: uvicorn.Config) -> None:
-    """Have a server use it, and mark whatever it answers."""
+    """Make a server use `SandboxHttpProtocol` and mark all its responses."""
     config.http = SandboxHttpProtocol
     config.headers = [*config.headers, (MARK, MARKED)]

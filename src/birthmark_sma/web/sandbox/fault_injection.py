@@ -1,10 +1,11 @@
-"""Plays what requests ask for, in front of an application that answers as ever.
+"""ASGI middleware of a sandbox that injects the fault that a request names.
 
-The contract of this room: a request that asks for nothing passes as it came, and so does one that
-the door would not let in. Problem documents are those of the authority itself, made of the same
-errors, so that a client meets here what it will meet in earnest. What is scripted here is not in
-the audit trail, but for verdicts, which the authority gives itself
-(`authority.sandbox.scripted_validation`).
+`SandboxApplication` puts it in front of the session middleware and the routes, and behind metrics,
+response headers and CORS, so these apply to injected faults, too. It must pass a request on
+unchanged if the request names no scenario or cannot be authenticated. Its problem documents come
+from the same exceptions as those of a real authority, so a client meets the same responses in
+production. Injected faults are not in the audit log. Verdicts are, because the authority itself
+returns them (`authority.sandbox.validation`).
 """
 
 import asyncio
@@ -48,10 +49,13 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioErr
 _SECONDS = 10.0
 _HEADER = scenario_catalog.HEADER.lower().encode()
 _UNKNOWN = Kind(400, "unknown-scenario", "Unknown scenario")
+# Device certificates are valid for 730 days.
 _OFFSETS = {"expired": timedelta(days=-740), "not-yet-valid": timedelta(days=7)}
+# A captive portal: a client must not take its 200 for a response of the authority.
 _LOGIN_PAGE = "<!doctype html><title>Free Wi-Fi</title><p>Please accept our terms.</p>"
 _ELSEWHERE = "/sandbox"
 
+# The scenarios that are one error of the authority. The argument is the scenario's number.
 _PROBLEMS: Mapping[str, Callable[[int], Exception]] = {
     "unauthenticated": lambda _: errors.UnauthenticatedError("This access key is not known here."),
     "forbidden": lambda _: errors.InsufficientScopeError(
@@ -70,35 +74,38 @@ Act: TypeAlias = Callable[["InjectedRequest"], Awaitable[None]]
 
 @dataclass(slots=True, kw_only=True)
 class InjectedRequest:
-    """One request that asks for something, and what would answer it."""
+    """A request that names a scenario, and the application that would respond to it."""
 
     app: ASGIApp
     scope: Scope
     receive: Receive
     send: Send
     body: bytes = field(repr=False)
-    """Where it may ask for something, or is what tells two requests apart; else empty."""
+    """The body of a request to a validation or provisioning path; empty for other requests.
+
+    It may name a scenario, and it distinguishes two requests to the same path.
+    """
     asked: Asked
     by_header: bool
 
     def verdict_by_header(self) -> AbstractContextManager[None]:
-        """Have the authority give the verdict that a header asks for, to every camera token.
+        """Return a context in which the authority gives every camera token the header's verdict.
 
-        A table id that asks stands in the camera token, where the authority sees it by itself.
+        A scenario that a table id names needs no context: the authority reads the table id itself.
         """
         table_id = self.asked.scenario.table_id
         return as_of_table(table_id) if self.by_header and table_id is not None else nullcontext()
 
     async def answer(self, answer: ASGIApp) -> None:
-        """Answer with this."""
+        """Send a response in place of the authority's."""
         await answer(self.scope, self.receive, self.send)
 
     async def forward(self) -> None:
-        """Let the authority answer."""
+        """Pass the request on to the authority."""
         await self.app(self.scope, self.receive, self.send)
 
     async def capture_response(self) -> tuple[Message, bytes]:
-        """Let the authority answer, and hold the answer back: its head and its body."""
+        """Let the authority respond, and return head and body without sending them."""
         head: Message = {}
         body = bytearray()
 
@@ -113,14 +120,17 @@ class InjectedRequest:
         return head, bytes(body)
 
     async def send_captured(self, head: Message, body: bytes) -> None:
-        """Send an answer that was held back."""
+        """Send a captured response, with the Content-Length of `body`."""
         length = (b"content-length", str(len(body)).encode())
         kept = [field for field in head["headers"] if field[0].lower() != b"content-length"]
         await self.send({**head, "headers": [*kept, length]})
         await self.send({"type": "http.response.body", "body": body})
 
     async def cut(self, *, reset: bool = False) -> None:
-        """Cut the connection, and wait until that is noticed, so that nobody answers any more."""
+        """Cut the connection, with RST if `reset`, and wait until the server has noticed it.
+
+        The wait ensures that no code responds to the request after the cut.
+        """
         cut: Cut = self.scope[CUT]
         cut(reset)
         while (await self.receive())["type"] != "http.disconnect":
@@ -128,14 +138,14 @@ class InjectedRequest:
 
     @property
     def device_serial(self) -> str:
-        """Of a request to provision a device, its serial."""
+        """The device serial in a provisioning request, or an empty string."""
         value = scenario_matching.parsed(self.body)
         serial = value.get("device_serial") if isinstance(value, dict) else None
         return serial if isinstance(serial, str) else ""
 
 
 class FaultInjector:
-    """The ASGI application before all others."""
+    """ASGI middleware that looks for a scenario in each request and plays it."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app
@@ -159,7 +169,10 @@ class FaultInjector:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Look for what a request asks for, and play it, or hand on."""
+        """Play the scenario of a request, or pass the request on if it names none.
+
+        Responds 400 if the header names an unknown scenario or one for other requests.
+        """
         if scope["type"] != "http" or not self._is_let_in(scope):
             await self._app(scope, receive, send)
             return
@@ -186,7 +199,10 @@ class FaultInjector:
         await self._play(injected)
 
     def _is_let_in(self, scope: Scope) -> bool:
-        """Whether the door would let a request in: else it says why not, behind this."""
+        """Return true if the request can be authenticated.
+
+        If not, the request is passed on, and the authority returns the error.
+        """
         authenticator: Authenticator = self._state.authenticator
         try:
             authenticator.authenticate(scope)
@@ -199,17 +215,21 @@ class FaultInjector:
         fault = _PROBLEMS.get(name)
         if fault is not None:
             answer = error_response(Request(injected.scope), fault(injected.asked.number))
+            # The client chose the number of seconds; the exception has its own.
             if "retry-after" in answer.headers:
                 answer.headers["retry-after"] = str(injected.asked.number)
             await injected.answer(answer)
         elif name in self._acts:
             await self._acts[name](injected)
-        else:
+        else:  # all other scenarios are verdicts, which the authority itself gives
             with injected.verdict_by_header():
                 await injected.forward()
 
     async def _already_submitted(self, injected: InjectedRequest) -> None:
-        """Recorded as any other, and no verdict told; in a batch, of those elements alone."""
+        """Let the authority record the token, then respond 409 without the verdict.
+
+        In a batch, replace the verdicts of the elements that name this scenario.
+        """
         with injected.verdict_by_header():
             head, body = await injected.capture_response()
         if head["status"] != 200:
@@ -234,10 +254,12 @@ class FaultInjector:
 
     async def _truncated(self, injected: InjectedRequest) -> None:
         head, body = await injected.capture_response()
+        # The head keeps the Content-Length of the whole body.
         await injected.send(head)
         half = {"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True}
         await injected.send(half)
-        await asyncio.sleep(0.01)  # what is written is sent with the loop's next turn
+        # The transport holds each write until the next turn of the event loop.
+        await asyncio.sleep(0.01)
         await injected.cut()
 
     async def _garbage(self, injected: InjectedRequest) -> None:
@@ -258,6 +280,7 @@ class FaultInjector:
     async def _lost(self, injected: InjectedRequest) -> None:
         request = request_digest(injected.scope, injected.body, injected.asked)
         if self._repetitions.seen(request) <= injected.asked.number:
+            # The authority records the request. Only its response is lost.
             await injected.capture_response()
             await injected.cut()
         else:
@@ -306,7 +329,7 @@ class FaultInjector:
         await injected.send_captured(head, body)
 
     def _take_out(self, device_serial: str, *, how: str) -> None:
-        # It is so already where the first answer was asked for again.
+        # An idempotent retry of the request finds the device revoked or suspended already.
         with suppress(DeviceStatusError, UnknownDeviceError):
             if how == "revoked":
                 revocation.revoke_device(self._authority.database, device_serial, "key_compromise")
@@ -320,19 +343,23 @@ class FaultInjector:
 
 
 def _without_verdicts(body: bytes, injected: InjectedRequest) -> bytes:
-    """Take the verdicts of those elements out of the answer to a batch that came before."""
+    """Replace verdicts in a batch response by the error "already submitted".
+
+    A header applies to all elements, a table id to its own element. Malformed elements keep their
+    error.
+    """
     answer, refusal = json.loads(body), {"error": f"{TokenAlreadySubmittedError()}."}
     tokens = scenario_matching.list_tokens(injected.body)
     for place, (token, result) in enumerate(zip(tokens, answer["results"], strict=True)):
         asks = scenario_catalog.by_token(token)
         came_before = injected.by_header or asks == injected.asked
-        if came_before and "manufacturer_id" in result:  # else it is malformed, and it says so
+        if came_before and "manufacturer_id" in result:  # malformed elements have none
             answer["results"][place] = refusal
     return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def _dated(body: bytes, offset: timedelta) -> bytes:
-    """Move the times in an answer to a validation."""
+    """Shift the timestamps in a validation response. A response that is no JSON object stays."""
     value = scenario_matching.parsed(body)
     if not isinstance(value, dict):
         return body

@@ -1,4 +1,7 @@
-"""How often the very same request has come, for scripts that answer it otherwise in the end."""
+"""Count repeats of the same request, for scenarios that fail first and succeed later.
+
+`fault_injection` uses it for the scenarios "recovers" and "lost".
+"""
 
 import time
 from collections import OrderedDict
@@ -10,22 +13,24 @@ from starlette.types import Scope
 from birthmark_sma.authority.background.sandbox_expiry import LIFETIME
 from birthmark_sma.web.sandbox.scenario_catalog import Asked
 
-_REMEMBERED = 10_000
+_REMEMBERED = 10_000  # requests; limits the memory
 
 
 class Repetitions:
-    """Counts requests. What has come to its end is forgotten, so that the next run of somebody's
-    tests meets the same again; so is what did not, once it is as old as all that a sandbox keeps.
+    """Counter of identical requests. The event loop owns it. `clock` returns seconds.
 
-    Belongs to an event loop; `clock` gives seconds.
+    It forgets a request when its scenario ends, so the next test run starts from the beginning. It
+    forgets unfinished ones after `LIFETIME`, like all other data of a sandbox, and when there are
+    more than `_REMEMBERED`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()  # the latest is last
+        # Digest -> time of the first request and number of requests. The latest request is last.
+        self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     def seen(self, request: bytes) -> int:
-        """Count a request, by its digest, and say the how manieth it is."""
+        """Count a request by its digest, and return how often it came, including this time."""
         now = self._clock()
         self._forget_before(now - LIFETIME.total_seconds())
         _, times = self._seen.pop(request, (now, 0))
@@ -35,7 +40,7 @@ class Repetitions:
         return times + 1
 
     def forget(self, request: bytes) -> None:
-        """Begin anew with a request that has come to its end."""
+        """Forget a request, so that its scenario starts from the beginning."""
         self._seen.pop(request, None)
 
     def _forget_before(self, moment: float) -> None:
@@ -44,6 +49,6 @@ class Repetitions:
 
 
 def request_digest(scope: Scope, body: bytes, asked: Asked) -> bytes:
-    """Return what only the very same request has, asking for the very same."""
+    """Return a digest that only identical requests with the same scenario and number share."""
     told = f"{scope['method']} {scope['path']} {asked.scenario.name} {asked.number} ".encode()
     return sha256(told + scope["query_string"] + b" " + body).digest()

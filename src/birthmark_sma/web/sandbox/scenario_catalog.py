@@ -1,8 +1,9 @@
-"""What can be asked of a sandbox, and how. PURE: what comes of it is `stage`'s business.
+"""The catalog of sandbox scenarios, and the parser of their names. Pure: no I/O.
 
-A scenario is asked for in one of three ways: by the header HEADER of any request; by the table id
-of a camera token, whose key index then is the scenario's number; or by the serial of a device that
-is to be provisioned. The header beats the others.
+`fault_injection` plays the scenarios. A request names a scenario in one of three ways:
+- by the header HEADER, in any request. It has priority over the others;
+- by the table id of a camera token. The key index is then the scenario's number;
+- by the serial of the device in a provisioning request.
 """
 
 import re
@@ -20,17 +21,17 @@ from birthmark_sma.authority.sandbox.verdicts import (
 from birthmark_sma.protocol.verdict import Reason
 
 HEADER = "Birthmark-Sandbox-Scenario"
-"""Of a request, what is asked for; of its answer, what it got."""
+"""Request header that names a scenario. The response repeats the name of the played scenario."""
 MARK = "Birthmark-Sandbox"
 MARKED = f"not-production; data-kept={int(LIFETIME.total_seconds())}"
-"""Stands in every answer of a sandbox."""
+"""Value of the header MARK, which every response of a sandbox has."""
 
 SERIAL_PREFIX = "SANDBOX-"
 _FORM = re.compile(r"([a-z-]{1,40})(?:; *([a-z]{1,10})=(-?[0-9]{1,6}))?")
 
 
 class Endpoint(StrEnum):
-    """Which requests a scenario is for."""
+    """The requests that a scenario applies to."""
 
     ANYWHERE = "every request"
     VALIDATION = "validation"
@@ -40,7 +41,7 @@ class Endpoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """The number that a scenario takes: its name, its default, and its bounds."""
+    """The numeric parameter of a scenario: name, default, and bounds (both included)."""
 
     name: str
     default: int
@@ -50,24 +51,27 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Something that a sandbox does on demand."""
+    """A fault or verdict that a request can name."""
 
     name: str
     what: str
     place: Endpoint = Endpoint.ANYWHERE
     number: Number | None = None
     table_id: int | None = None
-    """The table id that asks for it, if one does."""
+    """The table id that names the scenario, or None."""
     serials: bool = False
-    """Whether a serial of its name asks for it."""
+    """True if a device serial can name the scenario."""
 
     @property
     def serial(self) -> str | None:
-        """The serial that asks for it, alone or with `-` and anything behind it."""
+        """The device serial that names the scenario, or None.
+
+        It also works as a prefix, followed by "-" and any text.
+        """
         return SERIAL_PREFIX + self.name.upper() if self.serials else None
 
     def as_json(self) -> dict[str, Any]:
-        """Describe it, for /sandbox."""
+        """Return the description of the scenario for GET /sandbox."""
         number = self.number
         header = self.name if number is None else f"{self.name}; {number.name}={number.default}"
         told: dict[str, Any] = {
@@ -92,14 +96,14 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A scenario that a request asks for, with its number."""
+    """A scenario that a request names, with its number (0 if it takes none)."""
 
     scenario: Scenario
     number: int = 0
 
 
 class UnknownScenarioError(Exception):
-    """A header that asks for nothing that there is; its text is a sentence."""
+    """The header names no scenario, or one for other requests. The message is for the client."""
 
 
 def _verdict(reason: Reason, name: str, what: str) -> Scenario:
@@ -219,6 +223,7 @@ BY_NAME: Mapping[str, Scenario] = {each.name: each for each in ALL}
 BY_TABLE: Mapping[int, Scenario] = {
     each.table_id: each for each in ALL if each.table_id is not None
 }
+# Longest first: a name has priority over a shorter name that it begins with.
 _BY_SERIAL = sorted(
     ((each.serial, each) for each in ALL if each.serial is not None),
     key=lambda entry: len(entry[0]),
@@ -227,7 +232,7 @@ _BY_SERIAL = sorted(
 
 
 def by_header(text: str) -> Asked:
-    """Return what a header asks for. Raises UnknownScenarioError."""
+    """Return the scenario that a header value names. Raises UnknownScenarioError."""
     form = _FORM.fullmatch(text.strip())
     scenario = None if form is None else BY_NAME.get(form[1])
     if form is None or scenario is None:
@@ -249,10 +254,14 @@ def by_header(text: str) -> Asked:
 
 
 def by_token(token: object) -> Asked | None:
-    """Return what a camera token, as parsed JSON, asks for. Its key index is the number, 0 none."""
+    """Return the scenario that a camera token (parsed JSON) names by its table id, or None.
+
+    The key index is the scenario's number, limited to its bounds; 0 means the default.
+    """
     if not isinstance(token, dict):
         return None
     table_id, index = token.get("table_id"), token.get("key_index")
+    # Not isinstance(): JSON's true is a bool, and bool is a subclass of int.
     if type(table_id) is not int or type(index) is not int or table_id < FIRST_SCRIPTED_TABLE:
         return None
     scenario = BY_TABLE.get(table_id)
@@ -262,7 +271,7 @@ def by_token(token: object) -> Asked | None:
 
 
 def by_serial(device_serial: object) -> Asked | None:
-    """Return what the serial of a device that is to be provisioned asks for."""
+    """Return the scenario that the device serial of a provisioning request names, or None."""
     if not isinstance(device_serial, str) or not device_serial.startswith(SERIAL_PREFIX):
         return None
     for serial, scenario in _BY_SERIAL:

@@ -1,4 +1,8 @@
-"""Find out what a request asks for: by its header, or by what stands in its body."""
+"""Find the scenario that a request names in its header or its body.
+
+`fault_injection` calls this before the application reads the body. It must never consume the body:
+`peek` returns a `receive` that yields it again.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +21,15 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, Endpoint, UnknownS
 _VALIDATIONS = frozenset(
     {validate.PATH, validate.BATCH_PATH, validate.PUBLISHED_PATH, validate.LEGACY_PATH}
 )
-_SPOKEN_TO = _VALIDATIONS | {provision.PATH}
-_BODY_BYTES = 1024 * 1024
+_SPOKEN_TO = _VALIDATIONS | {provision.PATH}  # the paths whose bodies can name a scenario
+_BODY_BYTES = 1024 * 1024  # limits the memory for the copy of a body
 
 
 async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
-    """Return the body of a request that counts here, and how to read it again.
+    """Return the body of a validation or provisioning request, and a `receive` that repeats it.
 
-    One that is too large is handed on as far as it was read, and asks for nothing.
+    Other requests return an empty body. So do bodies of more than 1 MiB, which name no scenario;
+    the part that was read is repeated, too.
     """
     if scope["method"] != "POST" or route_name(scope) not in _SPOKEN_TO:
         return b"", receive
@@ -45,10 +50,10 @@ async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
 
 
 def find(scope: Scope, headers: Sequence[bytes], body: bytes) -> Asked | None:
-    """Return what a request asks for, given its headers of our name and its body.
+    """Return the scenario that a request names, or None.
 
-    Raises UnknownScenarioError for a header that says nothing, and where a scenario is asked for
-    that is for other requests.
+    `headers` are the values of its scenario headers. Raises UnknownScenarioError if there is more
+    than one header, if the header names no scenario, or if the scenario is for other requests.
     """
     if len(headers) > 1:
         raise UnknownScenarioError(f"{scenario_catalog.HEADER} stands in the request twice.")
@@ -62,7 +67,7 @@ def find(scope: Scope, headers: Sequence[bytes], body: bytes) -> Asked | None:
 
 
 def parsed(body: bytes) -> Any:
-    """Return JSON as parsed, or None where it is none: the authority says what is wrong with it."""
+    """Return the parsed JSON, or None if it is invalid. The authority then returns the error."""
     try:
         return parse_json(body)
     except InvalidRequestError:
@@ -70,7 +75,7 @@ def parsed(body: bytes) -> Any:
 
 
 def list_tokens(body: bytes) -> Sequence[object]:
-    """Return the elements of a batch, whatever they are."""
+    """Return the elements of a batch, without checking them; empty if it is no batch."""
     value = parsed(body)
     tokens = value.get("tokens") if isinstance(value, dict) else None
     return tokens if isinstance(tokens, list) else ()
@@ -87,14 +92,14 @@ def _find_in_body(scope: Scope, body: bytes) -> Asked | None:
         return scenario_catalog.by_token(value)
     if path == provision.PATH and isinstance(value, dict):
         return scenario_catalog.by_serial(value.get("device_serial"))
-    return None  # the published form has no place for the table ids of scripts
+    return None  # the published API has no field for the table ids of scenarios
 
 
 def _of_batch(each_asks: Sequence[Asked | None]) -> Asked | None:
-    """Return what decides for the whole request: the first that asks for what is no verdict.
+    """Return the scenario of a whole batch: the first element's that is not a verdict.
 
-    Verdicts each element gets by itself, from the authority; and so does it none, where it was
-    submitted before.
+    The authority gives each element its own verdict. "already-submitted" also applies to single
+    elements, so any other scenario has priority over it.
     """
     more = [
         each for each in each_asks if each is not None and each.scenario.table_id not in VERDICTS

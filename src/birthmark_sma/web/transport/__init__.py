@@ -1,1 +1,1 @@
-"""Below ASGI: the HTTP protocol and its bounds, client addresses and certificates, TLS."""
+"""The layers below ASGI: HTTP protocol and its limits, fast path, client identity, proxies, TLS."""

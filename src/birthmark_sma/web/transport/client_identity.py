@@ -1,7 +1,9 @@
-"""Say in the ASGI scope who is at the far end: a client certificate, or whom a proxy speaks for.
+"""Put the client's identity into the ASGI scope: its TLS certificate and its address.
 
-It is done in the HTTP protocol, as camera tokens are answered without ASGI's layers, and in a class
-of its own, so that a server with neither TLS nor proxies does nothing for it.
+uvicorn makes one `ClientIdentityProtocol` for each connection. This happens in the HTTP protocol
+and not in ASGI middleware, because the fast path skips the middleware (docs/adr/0007).
+A server without TLS and without trusted proxies uses `DirectHttpProtocol` and pays nothing.
+This module never authenticates a client. `web.middleware.authentication` does.
 """
 
 import asyncio
@@ -15,22 +17,28 @@ from birthmark_sma.web.transport.protocol import BoundedConfig
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
 from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
+# asyncio waits 30 s for the peer's close_notify. That is longer than a server may take to stop.
 _GOODBYE_SECONDS = 3.0
 
-# As the TLS extension of ASGI numbers them (RFC 8446, section 4.2.1).
+# The ASGI TLS extension uses the version numbers of RFC 8446, section 4.2.1.
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
 class ClientIdentityProtocol(DirectHttpProtocol):
-    """Looks at the far end once a connection, and at what a trusted proxy adds once a request."""
+    """HTTP protocol that reads the certificate once a connection and proxy headers once a request.
+
+    It must replace `scope["client"]` before any code reads the scope, because rate limits and the
+    audit log use this address.
+    """
 
     _tls: "_TlsWrites | None" = None
-    _extensions: dict[str, Any] | None = None  # with TLS; shared by the connection's requests
-    _proxies: TrustedProxies | None = None  # where the peer is one of them
+    _extensions: dict[str, Any] | None = None  # TLS only; all requests of a connection share it
+    _proxies: TrustedProxies | None = None  # set only if the peer is a trusted proxy
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See who is there."""
+        """Read the client certificate, and check whether the peer is a trusted proxy."""
         DirectHttpProtocol.connection_made(self, transport)
+        # Replaces the transport that the base class has just set.
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None:
             self.transport = self._tls = _TlsWrites(transport, self.loop)  # type: ignore[assignment]
@@ -40,19 +48,20 @@ class ClientIdentityProtocol(DirectHttpProtocol):
             self._proxies = proxies
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is left to wait for."""
+        """Cancel the TLS close timer, then let the base class end the request."""
         if self._tls is not None:
             self._tls.stop_waiting()
         DirectHttpProtocol.connection_lost(self, exc)
 
     def on_message_begin(self) -> None:
-        """Put what is known of the connection into the scope of a request."""
+        """Add the TLS extension to the scope of the new request."""
         DirectHttpProtocol.on_message_begin(self)
         if self._extensions is not None:
             cast("Scope", self.scope)["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
-        """Take a trusted proxy at its word, before anything else reads the scope."""
+        """Replace client address and scheme in the scope by those that a trusted proxy reports."""
+        # Before the base class: it may start the endpoint, which reads the scope.
         if self._proxies is not None:
             origin = self._proxies.origin(self.headers)
             if origin is not None:
@@ -62,15 +71,16 @@ class ClientIdentityProtocol(DirectHttpProtocol):
         DirectHttpProtocol.on_headers_complete(self)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """TLS cannot be closed on one side alone here: asyncio closes both, whatever is said."""
+        """Return None for TLS: asyncio cannot half-close TLS and ignores the return value."""
         return None if self._extensions is not None else DirectHttpProtocol.eof_received(self)
 
 
 class _TlsWrites(CoalescingTransport):
-    """Closes without waiting for long until the other side says goodbye.
+    """Transport that waits at most `_GOODBYE_SECONDS` for the peer's close_notify.
 
-    It need not (RFC 8446, section 6.1), and a client that keeps a connection for later does not
-    even look. asyncio would wait half a minute, and a server that is to stop would wait with it.
+    A side may close without waiting for the other's close_notify (RFC 8446, section 6.1). A client
+    with an idle connection in its connection pool does not even read it. asyncio would wait half a
+    minute, which would delay a server that has to stop.
     """
 
     __slots__ = ("_waiting",)
@@ -80,28 +90,28 @@ class _TlsWrites(CoalescingTransport):
         self._waiting: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Send what is held and our goodbye."""
+        """Send the held data and close_notify, then abort after `_GOODBYE_SECONDS`."""
         super().close()
         if self._waiting is None:
             self._waiting = self._loop.call_later(_GOODBYE_SECONDS, self._end)
 
     def stop_waiting(self) -> None:
-        """The connection is gone."""
+        """Cancel the close timer after the connection was lost."""
         if self._waiting is not None:
             self._waiting.cancel()
 
     def _end(self) -> None:
-        if self._transport.get_write_buffer_size():  # an answer that is still being read
+        if self._transport.get_write_buffer_size():  # the client still reads a response
             self._waiting = self._loop.call_later(_GOODBYE_SECONDS, self._end)
         else:
             self._transport.abort()
 
 
 def tls_extension(connection: ssl.SSLObject) -> dict[str, Any]:
-    """Return the TLS extension of ASGI, version 0.2, for a connection.
+    """Return the ASGI TLS extension, version 0.2, for a connection.
 
-    Beside the names that the extension has, `client_cert_der` is the verified certificate of the
-    client as DER, or None where it showed none.
+    The extra key `client_cert_der` holds the verified client certificate as DER, or None if the
+    client sent no certificate.
     """
     return {
         "server_cert": None,

@@ -1,9 +1,9 @@
-"""Answer a request from the HTTP protocol itself, where nothing but one future is waited for.
+"""Fast path: answer a request inside the HTTP protocol, without an ASGI task.
 
-A task, its coroutines and the messages of ASGI cost more than judging a camera token. An endpoint
-in two halves needs none of them: it begins when the body is there, and finishes when its future is
-done. Whatever is out of the ordinary (large bodies, errors) goes the ordinary way through ASGI,
-with the same two halves, so the answers are the same.
+A task, its coroutines and the ASGI messages cost more than the validation of a camera token
+(docs/adr/0007). A `DirectEndpoint` needs none of them: `begin` runs when the body is complete,
+`finish` runs when the future of `begin` is done. Large bodies and errors take the normal path
+through ASGI, which calls the same two methods. Both paths must give the same response.
 """
 
 import asyncio
@@ -33,27 +33,31 @@ from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
 from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
 _BODY_BYTES = 4_096
-"""A longer body goes the ordinary way, which keeps senders from filling the memory."""
+"""Longer bodies take the normal path, which limits the memory that clients can fill."""
 
 
 class DirectEndpoint(Protocol):
-    """An endpoint in two halves, with a wait between them."""
+    """An endpoint in two steps, with one future to wait for between them."""
 
     def begin(self, scope: Scope, body: bytes) -> "asyncio.Future[Any]":
-        """Take a request in. Raises what refuses it; then nothing has happened."""
+        """Submit a request with its complete body and return the future of its result.
+
+        Raises any error that refuses the request. In this case it must have no side effects,
+        because the normal path then calls it again.
+        """
 
     def finish(self, scope: Scope, future: "asyncio.Future[Any]") -> bytes:
-        """Return the JSON of the answer, status 200. Raises what the future raised."""
+        """Return the JSON body of the response with status 200. Raises the future's exception."""
 
 
 class DirectHttpProtocol(LimitedHttpProtocol):
-    """Asks the application for a direct endpoint before a task is made for it.
+    """HTTP protocol that uses an application's direct endpoints instead of an ASGI task.
 
-    An application that has some has a method `direct_endpoint(scope) -> DirectEndpoint | None`, and
-    `traffic`, which is told of each answer.
+    The application may have a method `direct_endpoint(scope) -> DirectEndpoint | None`. It must
+    have the attribute `traffic`, which counts and logs each response.
     """
 
-    _direct: DirectEndpoint | None = None  # of the cycle whose body is awaited
+    _direct: DirectEndpoint | None = None  # endpoint of the request whose body is incomplete
 
     @property
     def _traffic(self) -> RequestMetrics:
@@ -64,17 +68,21 @@ class DirectHttpProtocol(LimitedHttpProtocol):
         self._traffic.refused(status)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Called once the head is there."""
+        """Start the direct endpoint, or the ASGI task if the request has none.
+
+        uvicorn calls this after the request head, or when a pipelined request has its turn.
+        """
         endpoint = self._direct_endpoint(cycle, app)
         if endpoint is None:
             LimitedHttpProtocol._start_asgi_task(self, cycle, app)
         elif cycle.more_body:
             self._direct = endpoint
-        else:  # it waited in the pipeline, and its body came meanwhile
+        else:  # the body arrived while the request waited in the pipeline
             self._begin(cycle, endpoint)
 
     def _direct_endpoint(self, cycle: RequestResponseCycle, app: Any) -> DirectEndpoint | None:
         find = getattr(app, "direct_endpoint", None)
+        # "Expect: 100-continue" takes the normal path: ASGI's receive() sends the 100 response.
         if find is None or cycle.waiting_for_100_continue:
             return None
         scope = cast("Scope", cycle.scope)
@@ -87,7 +95,7 @@ class DirectHttpProtocol(LimitedHttpProtocol):
         return None
 
     def on_message_complete(self) -> None:
-        """Begin, if that is what the body was awaited for."""
+        """Start the direct endpoint that waited for the body."""
         LimitedHttpProtocol.on_message_complete(self)
         endpoint, self._direct = self._direct, None
         if endpoint is not None and not self.cycle.disconnected and not self._refused:
@@ -97,11 +105,12 @@ class DirectHttpProtocol(LimitedHttpProtocol):
         scope = cast("Scope", cycle.scope)
         scope[BEGAN] = perf_counter_ns()
         self._at_work = scope
+        # Log records name this request from here on. A context variable costs ten times as much.
         DIRECT.scope = scope
         try:
             future = endpoint.begin(scope, bytes(cycle.body))
         except Exception:
-            # Nothing has happened yet: the ordinary way meets the same error, and answers it.
+            # begin() had no side effects. The normal path raises the same error and answers it.
             LimitedHttpProtocol._start_asgi_task(self, cycle, self.app)
         else:
             future.add_done_callback(partial(self._finish, cycle, endpoint))
@@ -119,6 +128,7 @@ class DirectHttpProtocol(LimitedHttpProtocol):
             self._traffic.answered(scope, 0)
             return
         except Exception as error:
+            # The request is recorded already, so only its response takes the normal path.
             self._answer_as_usual(cycle, error_response(Request(scope), error))
             return
         finally:
@@ -126,7 +136,8 @@ class DirectHttpProtocol(LimitedHttpProtocol):
         if cycle.disconnected or self.transport.is_closing():
             self._traffic.answered(scope, 0)
             return
-        if self.flow.write_paused:  # a client that does not read waits, and fills no memory
+        # ASGI's send() waits for a client that does not read; write_whole() would fill the memory.
+        if self.flow.write_paused:
             self._answer_as_usual(cycle, Response(body, media_type="application/json"))
             return
         head = [_head_of_all(cycle.default_headers)]
@@ -140,6 +151,8 @@ class DirectHttpProtocol(LimitedHttpProtocol):
         )
         cast("CoalescingTransport", self.transport).write_whole(b"".join(head))
         self._traffic.answered_directly(scope)
+        # uvicorn sets these in RequestResponseCycle.send(), which the fast path skips. They must
+        # be set before on_response_complete(), which starts the next pipelined request.
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -150,11 +163,15 @@ class DirectHttpProtocol(LimitedHttpProtocol):
         LimitedHttpProtocol._start_asgi_task(self, cycle, app)
 
 
-_head: tuple[Sequence[Header], bytes] = ((), b"")
+_head: tuple[Sequence[Header], bytes] = ((), b"")  # cache: the headers, and the head made of them
 
 
 def _head_of_all(headers: Sequence[Header]) -> bytes:
-    """Return what every answer begins with. uvicorn makes these headers anew each second."""
+    """Return the status line and the headers that all responses share, from a cache.
+
+    uvicorn makes a new list of default headers each second (Date), so the list's identity is the
+    cache key.
+    """
     global _head  # noqa: PLW0603
     made_of, head = _head
     if made_of is not headers:

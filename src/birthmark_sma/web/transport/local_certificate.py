@@ -1,7 +1,8 @@
-"""`sma serve --tls-self`: a CA and a certificate for this machine, kept in the data directory.
+"""Create and renew the local CA and server certificate of `sma serve --tls-self`.
 
-`tls-self/ca.crt` is for those who connect. The other files hold a private key and its certificate
-together, so that a crash never leaves one without the other.
+`cli` calls this before the server starts. The files are in `tls-self/` below the data directory:
+`ca.crt` is the public CA certificate, which clients must trust; `ca.pem` and `server.pem` each hold
+a private key together with its certificate, so a crash cannot leave one without the other.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})
 
 
 class LocalCertificate(NamedTuple):
-    """Where the files are, and whether those who trusted an earlier CA have to trust a new one."""
+    """Paths of the files. `new_ca` is true if clients must trust a new CA certificate."""
 
     ca_file: Path
     key_and_certificate: Path
@@ -50,10 +51,10 @@ class _Pair(NamedTuple):
 def settings_with_local_certificate(
     settings: Settings, address: str
 ) -> tuple[Settings, LocalCertificate]:
-    """Return settings that serve the local certificate, which is made or renewed where needed.
+    """Return settings with the local certificate, after creating or renewing it if necessary.
 
-    `address` is the one that the server is bound to. Raises PrivateFileError where a file cannot
-    be written, or can be read by others.
+    `address` is the IP address that the server listens on. Raises PrivateFileError if a file cannot
+    be written, or if other users can read it.
     """
     local = _find_or_make(
         settings.data_dir / "tls-self", _hosts(settings.host, address), datetime.now(UTC)
@@ -73,6 +74,7 @@ def _find_or_make(folder: Path, hosts: list[Host], now: datetime) -> LocalCertif
         ca = _Pair(key, made)
         _write(ca_file, ca)
     public = ca.certificate.public_bytes(serialization.Encoding.PEM)
+    # Compared each time: a crash after ca.pem was written leaves an old ca.crt behind.
     if not to_trust.exists() or to_trust.read_bytes() != public:
         write_private_file(to_trust, public, replace=True)
     server = _read(server_file)
@@ -93,7 +95,7 @@ def _find_or_make(folder: Path, hosts: list[Host], now: datetime) -> LocalCertif
 
 
 def _hosts(host: str, address: str) -> list[Host]:
-    """Return the names that the server is reached by; an unspecified address is none."""
+    """Return the host names and addresses for the certificate, without 0.0.0.0 and ::."""
     hosts: list[Host] = list(THIS_MACHINE)
     for each in (host, address):
         with contextlib.suppress(ValueError):
@@ -107,7 +109,10 @@ def _hosts(host: str, address: str) -> list[Host]:
 
 
 def _read(file: Path) -> _Pair | None:
-    """Return what a file holds, or None where it is missing or unusable: then it is made anew."""
+    """Return key and certificate of a file, or None if it is missing or unusable.
+
+    The caller then creates a new pair. Raises PrivateFileError if other users can read the file.
+    """
     if not file.exists():
         return None
     content = read_private_file(file)
@@ -127,7 +132,7 @@ def _write(file: Path, pair: _Pair) -> None:
     key = pair.key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),  # the file is its owner's alone, and opens by itself
+        serialization.NoEncryption(),  # mode 0600; the server must start without a passphrase
     )
     certificate = pair.certificate.public_bytes(serialization.Encoding.PEM)
     write_private_file(file, key + certificate, replace=True)

@@ -1,11 +1,15 @@
-"""uvicorn's HTTP protocol, with bounds on what a request may take up before it is whole.
+"""uvicorn's HTTP protocol with limits on size and time, and with strict parsing.
 
-uvicorn's own, made for speed, stores heads of any size, waits for ever and reads HTTP generously.
-Here a request line of more than LINE_BYTES is answered 414, a head of more than HEAD_BYTES or
-MAX_FIELDS 431 (RFC 6585, section 5), and a request that is not whole in time 408 (RFC 9110, section
-15.5.9). What two programs could read differently is refused: no Host or two, transfer codings,
-other versions, a fragment in the target. Trailer fields are dropped. After a refusal the connection
-is closed.
+uvicorn stores heads of any size, waits without a timeout and parses HTTP leniently. It makes one
+protocol object for each connection, of a class derived from `LimitedHttpProtocol`, which responds
+- 414 to a request line of more than LINE_BYTES,
+- 431 to a head of more than HEAD_BYTES or MAX_FIELDS (RFC 6585, section 5),
+- 408 to a request that is not complete in time (RFC 9110, section 15.5.9),
+- 400, 501 or 505 to a request that a proxy and this server could read differently (request
+  smuggling): no Host or several, a transfer coding other than chunked, another HTTP version, a
+  fragment in the target.
+It closes the connection after each of these errors. It drops trailer fields. It never limits the
+size of a body; `web.middleware.request_body` does.
 """
 
 import asyncio
@@ -35,7 +39,7 @@ REQUEST_SECONDS = 30.0
 
 
 class _Refusal(NamedTuple):
-    """What is said to a sender of whom no whole request came."""
+    """An error response to a request that the application never receives."""
 
     status: int
     title: str
@@ -43,7 +47,10 @@ class _Refusal(NamedTuple):
     detail: str
 
     def answer(self, more_fields: bytes = b"") -> bytes:
-        """Return the answer, under a name of its own, with whole header fields besides."""
+        """Return the complete response as bytes, with a new request id.
+
+        `more_fields` holds further header lines, each ending with CRLF.
+        """
         request_id = new_id()
         body = json.dumps(
             {
@@ -115,27 +122,30 @@ _OTHER_VERSION = _Refusal(
 _VERSIONS = frozenset({"1.1", "1.0"})
 _LINE_OVERHEAD = len("  HTTP/1.1")
 _FIELD_OVERHEAD = len(": \r\n")
-_ENDS_OF_LINES = len("\r\n\r\n")  # of the request line and of the head
-# A name or an address as DNS and browsers write them. RFC 3986, section 3.2, allows more: userinfo,
-# escapes and commas, which programs read differently.
+_ENDS_OF_LINES = len("\r\n\r\n")  # the CRLF of the request line and the CRLF that ends the head
+# A host name or an address as DNS and browsers write it. RFC 3986, section 3.2, also allows
+# userinfo, escapes and commas, which two programs may read differently.
 _HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]*)?"
 _IS_HOST = re.compile(_HOST).fullmatch
 _ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
+# After an error response: read and discard for so long, at most so many bytes. See _send_refusal.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1_048_576
 
 
+# A request is cancelled this long after its client closed its sending side, if its method is safe
+# (RFC 9110, section 9.2.1). Other requests may change data, so they run to their end.
 _SAFE_METHODS = ("GET", "HEAD")
 _GONE_SECONDS = 2.0
 _OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
 
 
 class _OneReadAtATime(FlowControl):
-    """Reads nothing more while requests wait in the pipeline.
+    """Flow control that stops reading while requests wait in the pipeline.
 
-    uvicorn reads on with each answer, and so lets in hundreds of requests for each that it answers:
-    one sender would fill the memory. While requests wait nothing is missing of the one that is
-    being answered, as they came after it.
+    uvicorn resumes reading after each response, and one read can contain hundreds of pipelined
+    requests, so one client could fill the memory. The pause cannot block the current request: the
+    waiting requests arrived after it, so its body is complete.
     """
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
@@ -143,51 +153,60 @@ class _OneReadAtATime(FlowControl):
         self._pipeline = pipeline
 
     def resume_reading(self) -> None:
-        """Read on, if nothing waits."""
+        """Resume reading if no request waits in the pipeline."""
         if not self._pipeline:
             super().resume_reading()
 
 
 class _Answering(NamedTuple):
-    """A request, and the task that answers it."""
+    """A request and the ASGI task that responds to it."""
 
     cycle: RequestResponseCycle
     task: asyncio.Task[None]
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's settings, and what the protocols here need beside them."""
+    """uvicorn's settings with two more for the protocols of this package.
+
+    `request_seconds` is the time in seconds in which a request must be complete.
+    """
 
     request_seconds = REQUEST_SECONDS
     trusted_proxies: TrustedProxies | None = None
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """Counts what arrives of a head, and looks now and then whether a request drags on.
+    """HTTP protocol of one connection that limits the size of heads and the time of requests.
 
-    A request must be whole `BoundedConfig.request_seconds` after it began, or half as long again.
+    One timer for each connection checks the times every `_look_seconds`, so a slow request gets 408
+    between 1 and 1.5 times `BoundedConfig.request_seconds` after it began. A timer for each request
+    costs more (docs/adr/0007). The event loop owns all fields.
+
+    The overridden methods are uvicorn's and the callbacks of httptools. Each one must call the
+    method of `HttpToolsProtocol`, unless it refuses the request or its docstring gives a reason.
     """
 
-    _fields_of_refusals = b""
+    _fields_of_refusals = b""  # header lines for each error response; the sandbox adds its mark
     _request_seconds = REQUEST_SECONDS
     _look_seconds = REQUEST_SECONDS / 2
     _refused = False
-    _fed: bytes | None = None  # what the parser is reading
-    _plain_head: bytes | None = None  # of a request that asks for another protocol
-    _last_words: bytes | None = None  # a refusal that waits for the answers to earlier requests
-    _pending_bytes = 0  # what arrived since the last part of a body, or the last whole request
-    _field_bytes = 0  # of request line, header and trailer fields
-    _head_is_whole = False  # fields that come now are trailers
-    _begun: float | None = None  # when the request that is not whole yet began
-    _idle_since: float | None = None  # the last answer, until the next request
+    _fed: bytes | None = None  # the data that the parser reads now
+    _plain_head: bytes | None = None  # head without the Upgrade of the request; see below
+    _last_words: bytes | None = None  # error response that waits for earlier responses
+    _pending_bytes = 0  # received since the last part of a body or the last complete request
+    _field_bytes = 0  # size of request line, header fields and trailer fields
+    _head_is_whole = False  # true: fields that arrive now are trailer fields
+    _begun: float | None = None  # loop time at which the incomplete request began
+    _idle_since: float | None = None  # loop time of the last response, None during a request
     _looking: asyncio.TimerHandle | None = None
     _answering: _Answering | None = None
-    _at_work: Scope | None = None  # the request whose answer is not sent yet, or not whole
-    _half_closed = False  # the sender will send nothing more, and may be gone
+    _at_work: Scope | None = None  # the request whose response is not completely sent
+    _half_closed = False  # the client has closed its sending side, and may have left
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a request at once: who connects and says nothing is slow as well."""
+        """Start the time limit at once: a connection without any request is slow, too."""
         HttpToolsProtocol.connection_made(self, transport)
+        # These replace the objects that uvicorn has just made.
         self.flow = _OneReadAtATime(transport, self.pipeline)
         self.transport = CoalescingTransport(transport, self.loop)  # type: ignore[assignment]
         self._request_seconds = (
@@ -200,7 +219,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking, and end the request under way: nobody is there for its answer."""
+        """Cancel the timer and the current request, because its client has left."""
         if self._looking is not None:
             self._looking.cancel()
         self._answer_is_lost()
@@ -208,7 +227,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         HttpToolsProtocol.connection_lost(self, exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, and refuse a head or trailer that goes on for too long."""
+        """Parse received data, and refuse a head or trailer that is too large."""
         if self._refused:
             self._linger(len(data))
             return
@@ -219,13 +238,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._fed = data
         HttpToolsProtocol.data_received(self, data)
         self._fed = None
+        # The parser's callbacks see complete fields only. This limits a field that never ends.
         if self._pending_bytes > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Answer what came whole, also to a client that has sent all that it will.
+        """Keep the connection open if a complete request has no response yet.
 
-        TCP lets it close its half and read on; uvicorn would close the other half at once.
+        TCP lets a client close its sending side and still read the response. uvicorn would close
+        the connection at once. A true return value keeps our sending side open.
         """
         if not self._owes_an_answer():
             return None
@@ -236,10 +257,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Answer in a task, which ends when the caller leaves.
+        """Run the application in a task that is cancelled when the client leaves.
 
-        In a pipeline the request at work is not the newest one.
+        uvicorn's method is replaced, because it does not keep the task of the current request.
         """
+        # With pipelining, self.scope is the newest request, which is not always the current one.
         self._at_work = cast("Scope", cycle.scope)
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
@@ -247,9 +269,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._answering = _Answering(cycle, task)
 
     def _end_unanswered(self, answering: _Answering) -> None:
-        """End a request of a client that has closed its half, and has heard nothing since.
+        """Cancel a request of a client that closed its sending side and got no response yet.
 
-        Most such clients are gone, which TCP does not tell until something is sent to them.
+        Most of these clients have left. TCP reports that only after data is sent to them.
         """
         if answering is self._answering and not answering.cycle.response_started:
             self._end_request()
@@ -259,22 +281,24 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         answering, self._answering = self._answering, None
         if answering is not None and not answering.cycle.response_complete:
             cast("Scope", answering.cycle.scope)[CALLER_LEFT] = True
-            answering.cycle.disconnected = True  # or uvicorn calls it a fault that none is sent
+            # Without this, uvicorn logs an error because the task ends without a response.
+            answering.cycle.disconnected = True
             answering.task.cancel()
 
     def on_response_complete(self) -> None:
-        """Go on with what waits in the pipeline, or count as idle.
+        """Start the next pipelined request, or mark the connection as idle.
 
-        uvicorn sets a timer after each response and cancels it with the next request. Here a
-        connection that has been idle for long is found by the look at it.
+        uvicorn's method is replaced, because it sets a keep-alive timer after each response and
+        cancels it with the next request. Here `_look` finds idle connections (docs/adr/0007).
         """
         self.server_state.total_requests += 1
-        if self._half_closed:  # whoever has closed both ways looks the same from here
+        if self._half_closed:  # a client that has closed both directions looks the same
             self._answer_is_lost()
         if not self.flow.write_paused:
             self._at_work = None
         if self.transport.is_closing():
             return
+        # Take the next request out first: resume_reading() does nothing while any request waits.
         following = self.pipeline.pop() if self.pipeline else None
         self.flow.resume_reading()
         if following is not None:
@@ -285,19 +309,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._idle_since = self.loop.time()
 
     def on_message_begin(self) -> None:
-        """Expect a head, of which nothing was counted yet."""
+        """Reset the counters for a new head."""
         self._field_bytes = 0
         self._head_is_whole = False
         HttpToolsProtocol.on_message_begin(self)
 
     def _answer_is_lost(self) -> None:
-        """Tell whoever is to answer the request at work, or has, that nobody gets the answer."""
+        """Report to the validation of the current request that its response cannot be delivered.
+
+        The replay ledger records such answers as lost (docs/adr/0009).
+        """
         waiting = None if self._at_work is None else self._at_work.get(UNANSWERED)
         if waiting is not None:
             waiting.leave()
 
     def on_url(self, url: bytes) -> None:
-        """Count, before it is stored."""
+        """Count the bytes of the target before they are stored; refuse a line that is too long."""
         if not self._field_bytes:
             self._field_bytes = len(self.parser.get_method()) + _LINE_OVERHEAD
         self._field_bytes += len(url)
@@ -307,9 +334,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             HttpToolsProtocol.on_url(self, url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count header and trailer fields alike, and store the header fields.
+        """Count header and trailer fields, and store the header fields only.
 
-        A trailer is no part of the head: anything in it could contradict what was let in by that.
+        uvicorn would add trailer fields to the head. A client could use them to contradict the head
+        that was authenticated.
         """
         self._field_bytes += len(name) + len(value) + _FIELD_OVERHEAD
         if self._field_bytes > HEAD_BYTES - _ENDS_OF_LINES:
@@ -319,10 +347,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         elif len(self.headers) >= MAX_FIELDS:
             self._refuse(_HEAD_TOO_LARGE)
         else:
+            # Trailing whitespace is not part of a field value (RFC 9110, section 5.5).
             HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Let the body come: its size is its reader's to bound."""
+        """Check the complete head, then start the request or refuse it."""
         self._pending_bytes = 0
         self._head_is_whole = True
         if not self._refused:
@@ -333,42 +362,45 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
-        """Hand on a part of the body."""
+        """Pass on a part of the body, without a size limit."""
         self._pending_bytes = 0
         if not self._refused:
             HttpToolsProtocol.on_body(self, body)
 
     def on_message_complete(self) -> None:
-        """Expect the next head, of which nothing was counted yet."""
+        """End the request, and reset size and time for the next one."""
         if self._plain_head is not None:
-            return  # the parser stops at the end of this head; the body is still to come
+            return  # the parser stops after the head of an upgrade; the body has not arrived
         if not self._refused:
             HttpToolsProtocol.on_message_complete(self)
         self._pending_bytes = 0
         self._begun = None
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  the words are our own
-        """Answer what is not HTTP with a problem document, as everything else."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's signature
+        """Send a problem document (RFC 9457) with status 400 in place of uvicorn's plain text."""
         self._refuse(_NOT_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Read the request as if nobody had asked for another protocol: there is none here.
+        """Parse the request again without its Upgrade header. No other protocol is supported.
 
-        A server may pass over the wish (RFC 9110, section 7.8), and Java's client relies on it. The
-        parser ends where the head does: another one reads the head without the wish, and goes on.
-        The connection is closed after the answer, so a sender gains nothing by asking often.
+        A server may ignore Upgrade (RFC 9110, section 7.8), and Java's HTTP client relies on that.
+        httptools stops after the head of an upgrade request, so a new parser reads the rewritten
+        head and then the rest of the data. The rewritten head has "connection: close", so a client
+        cannot make the server do this often on one connection.
         """
         head, self._plain_head = self._plain_head, None
+        # uvicorn calls this while it handles HttpParserUpgrade, whose argument is the offset of
+        # the first byte after the head.
         offset = getattr(sys.exc_info()[1], "args", (0,))[0]
         if head is not None and self._fed is not None and not self._refused:
             self.parser = httptools.HttpRequestParser(self)
             HttpToolsProtocol.data_received(self, head + self._fed[offset:])
 
     def _check_head(self) -> _Refusal | None:
-        """Return the refusal of a head that the parser accepts, if it has a fault.
+        """Return the error response to an invalid head that the parser accepts, or None.
 
-        The host in an absolute target takes the place of Host (RFC 9112, section 3.2.2), so that
-        all that follows reads one host and one path.
+        The host in an absolute target replaces the Host field (RFC 9112, section 3.2.2), so all
+        later code reads the same host and the same path.
         """
         version = self.parser.get_http_version()
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -392,7 +424,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return None
 
     def _passes_over_upgrade(self) -> bool:
-        """Write the head anew, where it asks for another protocol."""
+        """Return true and store a rewritten head if the request asks for another protocol."""
         if not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
             return False
         version = self.parser.get_http_version().encode()
@@ -413,14 +445,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._looking = self.loop.call_later(self._look_seconds, self._look)
 
     def _refuse(self, refusal: _Refusal) -> None:
-        """Say what is wrong and close, after the answers to the requests that came before."""
+        """Send an error response after the responses to earlier requests, then close."""
         if self._refused:
             return
         self._refused = True
         answer = refusal.answer(self._fields_of_refusals)
         self._note_refusal(refusal.status)
         if self.cycle and self.cycle.more_body and self.pipeline:
-            self.pipeline.popleft()  # it is this one that is refused, and not begun yet
+            self.pipeline.popleft()  # the refused request: it is the newest, and has not started
             owing = True
         else:
             owing = self._owes_an_answer()
@@ -430,18 +462,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._send_refusal(answer)
 
     def _send_refusal(self, answer: bytes) -> None:
-        """Send a refusal, and read on for a moment before the connection is closed.
+        """Send an error response, and close the connection after `_LINGER_SECONDS`.
 
-        To close while the sender still sends makes TCP reset the connection, and the sender may
-        never read why.
+        If a socket is closed while the client still sends, TCP resets the connection, and the
+        client may lose the response. So this reads and discards data before it closes.
         """
         if self.transport.is_closing():
             return
-        if self.cycle and not self.cycle.response_complete:  # nothing may follow the refusal
+        if self.cycle and not self.cycle.response_complete:  # it must not write after the error
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(answer)
-        if self.scheme == "https":  # TLS cannot be closed on one side alone here
+        if self.scheme == "https":  # asyncio cannot half-close TLS
             self.transport.close()
             return
         self.transport.write_eof()
@@ -450,16 +482,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _linger(self, size: int) -> None:
-        """Pass over what comes after a refusal, up to a bound."""
+        """Discard data after an error response; close after `_LINGER_BYTES`."""
         self._pending_bytes += size
         if self._pending_bytes > _LINGER_BYTES:
             self.transport.close()
 
     def _note_refusal(self, status: int) -> None:
-        """Called with each refusal, for whoever counts them."""
+        """Count an error response. A subclass overrides this."""
 
     def _owes_an_answer(self) -> bool:
-        """Say whether a request that came whole is not answered yet."""
+        """Return true if a complete request has no complete response yet."""
         if not self.cycle:
             return False
         if self._last_words is not None:

@@ -1,8 +1,9 @@
-"""Whom a trusted proxy speaks for: X-Forwarded-For, and Forwarded (RFC 7239).
+"""Parse the proxy headers X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239).
 
-Each proxy adds, at the right end, the address that it was connected from. So the list is read from
-the right for as long as it names trusted proxies; the first other address is the client. What is
-further left anybody may have written, and it is never looked at.
+`client_identity` calls this for each request of a trusted proxy. Each proxy appends the address of
+its peer at the right end of the list. So this module reads the list from the right and skips
+trusted proxies; the first other address is the client. It must never read further left, because a
+client can write anything there to forge its address.
 """
 
 import ipaddress
@@ -15,24 +16,25 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _MAX_ELEMENTS = 16
-"""A longer way through trusted proxies is a loop, or an attempt to make us read for long."""
+"""More elements mean a proxy loop, or an attack that tries to use our CPU time."""
 _MAX_ELEMENT_CHARACTERS = 512
 _REMEMBERED_NODES = 4_096
 
-# node = nodename [ ":" node-port ] (RFC 7239, section 6), and a bare IPv6 address, as
-# X-Forwarded-For has it.
+# node = nodename [ ":" node-port ] (RFC 7239, section 6). X-Forwarded-For also has IPv6 addresses
+# without brackets.
 _NODE = re.compile(
     r"(?:\[(?P<bracketed>[0-9A-Fa-f:.]{2,45})\]|(?P<v4>[0-9.]{7,15}))(?::(?P<port>[0-9]{1,5}))?"
     r"|(?P<v6>[0-9A-Fa-f:.]{2,45})"
 )
-# forwarded-pair = token "=" value (RFC 7239, section 4); no escapes: no node or scheme needs any.
+# forwarded-pair = token "=" value (RFC 7239, section 4). Escapes in quoted strings are refused,
+# because no node or scheme needs them.
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR = re.compile(rf'({_WORD})=(?:"([^"\\]*)"|({_WORD}))')
 _SEPARATOR = re.compile(r"[ \t]*;[ \t]*")
 
 
 class ProxiedClient(NamedTuple):
-    """Who sent a request, as far as it is known; no scheme where nobody told it."""
+    """The client that a proxy reports. Port 0 and scheme None mean that they are unknown."""
 
     address: str
     port: int
@@ -46,33 +48,33 @@ class _Node(NamedTuple):
 
 
 class _MalformedError(Exception):
-    """What a proxy forwarded cannot be read."""
+    """A proxy header is malformed."""
 
 
 class TrustedProxies:
-    """The proxies whose word is taken."""
+    """The networks of the proxies whose headers are trusted."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._networks = tuple(networks)
         self._node = lru_cache(_REMEMBERED_NODES)(self._parse_node)
 
     def __reduce__(self) -> tuple[type["TrustedProxies"], tuple[tuple[Network, ...]]]:
-        """Travel to worker processes without what is remembered."""
+        """Pickle the networks without the cache, for worker processes."""
         return TrustedProxies, (self._networks,)
 
     def trusts(self, address: str) -> bool:
-        """Say whether an address is one of theirs."""
+        """Return true if an address belongs to a trusted proxy; false for a malformed address."""
         try:
             return self._contains(ipaddress.ip_address(address))
         except ValueError:
             return False
 
     def origin(self, headers: Headers) -> ProxiedClient | None:
-        """Return whom the nearest proxy, a trusted one, speaks for; header names in lower case.
+        """Return the client that the nearest proxy reports. Header names must be in lower case.
 
-        None where it does not tell, or not clearly: then the proxy itself counts as the sender. So
-        it is where the two headers differ, since one of them must be a stranger's that the proxy
-        passed on.
+        Returns None if both headers are missing, if one is malformed, or if they name different
+        clients; then the proxy counts as the client. If they differ, the proxy wrote only one of
+        them and passed on the other one, which the client may have forged.
         """
         x_for = [value for name, value in headers if name == b"x-forwarded-for"]
         forwarded = [value for name, value in headers if name == b"forwarded"]
@@ -130,7 +132,10 @@ class TrustedProxies:
 def _plain(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the IPv4 address that an IPv6 socket shows as ::ffff:a.b.c.d, or else the same."""
+    """Return the IPv4 address of an IPv4-mapped one (::ffff:a.b.c.d), or the address itself.
+
+    An IPv6 socket shows IPv4 clients as IPv4-mapped addresses.
+    """
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
@@ -142,10 +147,11 @@ def _origin(node: _Node | None, scheme: str) -> ProxiedClient:
 
 
 def _from_the_right(values: Sequence[bytes]) -> Iterator[str]:
-    """Yield the elements of a list that may be spread over several lines (RFC 9110, section 5.3).
+    """Yield the elements of a header list from right to left.
 
-    A comma in quotes divides nothing. Raises _MalformedError at an element that is too long, or
-    whose quotes are not paired, and where there are too many.
+    The list may be spread over several header lines (RFC 9110, section 5.3). A comma in a quoted
+    string does not separate elements. Raises _MalformedError for an element of more than
+    `_MAX_ELEMENT_CHARACTERS`, unpaired quotes, or more than `_MAX_ELEMENTS` elements.
     """
     seen = 0
     for value in reversed(values):
@@ -158,11 +164,12 @@ def _from_the_right(values: Sequence[bytes]) -> Iterator[str]:
             seen += 1
             if seen > _MAX_ELEMENTS:
                 raise _MalformedError
-            if element:  # an empty one means nothing (RFC 9110, section 5.6.1)
+            if element:  # empty elements are ignored (RFC 9110, section 5.6.1)
                 yield element
 
 
 def _start_of_last(text: str, end: int) -> int:
+    """Return the index at which the last element of `text[:end]` starts."""
     begin = max(0, end - _MAX_ELEMENT_CHARACTERS)
     position = end
     while True:
@@ -178,7 +185,10 @@ def _start_of_last(text: str, end: int) -> int:
 
 
 def _parameters(element: str) -> dict[str, str]:
-    """Return the parameters of a `Forwarded` element, names in lower case."""
+    """Return the parameters of a `Forwarded` element, with names in lower case.
+
+    Raises _MalformedError.
+    """
     parameters: dict[str, str] = {}
     position = 0
     while position < len(element):
@@ -186,7 +196,7 @@ def _parameters(element: str) -> dict[str, str]:
         if pair is None:
             raise _MalformedError
         name = pair[1].lower()
-        if name in parameters:  # each once in an element (RFC 7239, section 4)
+        if name in parameters:  # a name may occur once in an element (RFC 7239, section 4)
             raise _MalformedError
         parameters[name] = pair[3] if pair[2] is None else pair[2]
         position = pair.end()
@@ -199,7 +209,10 @@ def _parameters(element: str) -> dict[str, str]:
 
 
 def _scheme_told(headers: Headers) -> str | None:
-    """Return what the nearest proxy says of the scheme that it was asked by."""
+    """Return the last X-Forwarded-Proto value, which the nearest proxy wrote, or None.
+
+    Only http and https are accepted.
+    """
     told = [value for name, value in headers if name == b"x-forwarded-proto"]
     if not told:
         return None

@@ -1,8 +1,9 @@
-"""TLS for the server itself: its certificate, the CA of client certificates, and their renewal.
+"""TLS of the server: load and check certificate, key and client CA; reload them on SIGHUP.
 
-uvicorn gives the event loop one SSLContext for good. `ReloadableContext` is one that hands every
-new connection to the context loaded last: a changed certificate, or another CA for clients, holds
-from the next handshake on, and connections that exist go on as they began.
+`web.server` calls this. uvicorn passes one SSLContext to the event loop and never replaces it.
+`ReloadableContext` delegates each new connection to the context that was loaded last. New files
+apply from the next handshake on. Existing connections keep their certificate.
+A failed reload must never stop the server: it keeps the previous context.
 """
 
 import asyncio
@@ -27,14 +28,14 @@ from birthmark_sma.runtime.secret_files import read_private_file
 
 _log = logging.getLogger(__name__)
 
-# For TLS 1.2: only key agreement with forward secrecy, and authenticated encryption (RFC 9325,
-# section 4.2). TLS 1.3 has no others.
+# TLS 1.2: only cipher suites with forward secrecy and authenticated encryption (RFC 9325, section
+# 4.2). All cipher suites of TLS 1.3 have both.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the certificate chain, its key and the CA of client certificates are, as PEM."""
+    """Paths of the PEM files: certificate chain, its private key, and CA of the clients."""
 
     certificate: Path
     key: Path
@@ -42,7 +43,7 @@ class TlsFiles:
 
 
 class LoadedTls(NamedTuple):
-    """A context for new connections, and what an operator should know of its certificate."""
+    """A context for new connections, the certificate's expiry, and a warning for the operator."""
 
     context: ssl.SSLContext
     valid_until: datetime
@@ -50,9 +51,9 @@ class LoadedTls(NamedTuple):
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
-    """Return the files that the settings name, or None where the server speaks plain HTTP.
+    """Return the TLS files of the settings, or None for plain HTTP.
 
-    Raises ConfigurationError where something is missing, or contradicts something else.
+    Raises ConfigurationError if the key, the certificate or both are missing.
     """
     certificate, key = settings.tls_cert, settings.tls_key
     if certificate is not None and key is not None:
@@ -70,20 +71,22 @@ def tls_files(settings: Settings) -> TlsFiles | None:
 
 
 def load_tls(files: TlsFiles) -> LoadedTls:
-    """Return a context made from the files as they are now.
+    """Read the files and return a new context.
 
-    Raises ConfigurationError, or PrivateFileError where the key can be read by others; the sentence
-    names the file.
+    Raises ConfigurationError if a file is unusable, or PrivateFileError if other users can read the
+    key. The message names the file.
     """
     certificate = _first_certificate(files.certificate)
     _check_key(files, certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A TLS 1.2 client could otherwise make the server repeat the expensive handshake.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # Never a question at the terminal, should an encrypted key have come there meanwhile.
+        # An empty password: OpenSSL would otherwise prompt at the terminal if the file was replaced
+        # by an encrypted key after _check_key.
         context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
     except (ssl.SSLError, OSError) as error:
         raise ConfigurationError(
@@ -95,31 +98,35 @@ def load_tls(files: TlsFiles) -> LoadedTls:
 
 
 class ReloadableContext(ssl.SSLContext):
-    """Hands each new connection to the context loaded last."""
+    """SSLContext that delegates each new connection to the context that was loaded last."""
 
     def __new__(cls, _files: TlsFiles) -> "ReloadableContext":
-        """Make the outer context, which never sees a connection itself."""
+        """Create the outer context, which never handles a connection itself."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
     def __init__(self, files: TlsFiles) -> None:
-        """Load for the first time. Raises what `load_tls` raises."""
+        """Load the files. Raises the errors of `load_tls`."""
         self._files = files
         self._loaded = load_tls(files)
         self._reloading = threading.Lock()
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        """Begin a connection: the one thing that event loops do with a context."""
+        """Start a TLS connection. Event loops call no other method of a context."""
         return self._loaded.context.wrap_bio(*arguments, **options)
 
     def reload(self) -> None:
-        """Read the files again. Where they cannot be used, the last ones stay. Says what it did."""
+        """Read the files again and log the result. Keep the previous context if they are unusable.
+
+        Thread-safe. Runs in a worker thread; `wrap_bio` runs in the event loop's thread.
+        """
         try:
-            with self._reloading:  # who reads last is right
+            # Two signals may overlap. The lock ensures that the later read wins.
+            with self._reloading:
                 self._loaded = loaded = load_tls(self._files)
         except (BirthmarkError, OSError) as error:
             _log.error("TLS goes on with the certificate it had: %s.", error)
             return
-        # Whoever sent the signal wants to know: this is said at any level of detail.
+        # A warning, so the operator who sent the signal sees it at the usual log levels.
         _log.warning(
             "TLS uses %s as it is now, valid until %s.",
             self._files.certificate,
@@ -130,43 +137,49 @@ class ReloadableContext(ssl.SSLContext):
 
 
 def block_sighup() -> None:
-    """Keep SIGHUP waiting, in this thread and in threads and processes that it starts.
+    """Block SIGHUP in this thread and in all threads and processes that it starts.
 
-    Unanswered it would end the process. Call it before the first thread is started.
+    Without a handler SIGHUP ends the process. Call this before the first thread starts, because
+    threads inherit the signal mask.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 def unblock_sighup() -> None:
-    """Take SIGHUP from now on, and one that has waited."""
+    """Unblock SIGHUP in this thread. A pending SIGHUP is delivered at once."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def serving_context(
     files: TlsFiles, _config: object, _default: Callable[[], ssl.SSLContext]
 ) -> ssl.SSLContext:
-    """Return the context of a serving process, which reads its files again on SIGHUP.
+    """Return the TLS context of a server process, and reload its files on each SIGHUP.
 
-    uvicorn calls this on the process's event loop, in its main thread.
+    uvicorn calls this in the main thread, with the event loop running. Raises the errors of
+    `load_tls`.
     """
     context = ReloadableContext(files)
     loop = asyncio.get_running_loop()
-    # In a thread: the files may lie where reading takes long, and callers wait.
+    # In a worker thread: a slow disk must not block the event loop.
     read_again = partial(loop.run_in_executor, None, context.reload)
     loop.add_signal_handler(signal.SIGHUP, read_again)
+    # After the handler is installed: a pending SIGHUP would end the process without it.
     unblock_sighup()
     return context
 
 
 def _ask_for_client_certificates(context: ssl.SSLContext, client_ca: Path) -> None:
-    """Verify a client's certificate where it shows one; who shows none has a bearer key."""
+    """Request a client certificate and verify it if the client sends one.
+
+    It is optional, because other clients use a bearer access key. Raises ConfigurationError.
+    """
     _first_certificate(client_ca)
     try:
         context.load_verify_locations(client_ca)
     except (ssl.SSLError, OSError) as error:
         raise ConfigurationError(f"{client_ca} cannot be used: {_reason(error)}") from None
     context.verify_mode = ssl.CERT_OPTIONAL
-    # What the operator names is trusted, also where it is an intermediate without its root.
+    # Trust an intermediate CA that the operator names, even without its root.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
@@ -209,6 +222,6 @@ def _doubt(files: TlsFiles, certificate: x509.Certificate) -> str | None:
 
 
 def _reason(error: OSError) -> str:
-    """Say it without OpenSSL's file and line numbers."""
+    """Return the reason of an error without OpenSSL's file names and line numbers."""
     reason = getattr(error, "reason", None) or error.strerror or "it is not what TLS needs"
     return reason.replace("_", " ").lower()

@@ -1,6 +1,8 @@
-"""Send the head of an answer together with the body that follows it.
+"""Coalesce writes: send the head and the body of a response in one system call.
 
-uvicorn writes them one after the other, each a system call and a packet of its own.
+uvicorn writes them separately, which costs two system calls and two packets (docs/adr/0007).
+`LimitedHttpProtocol` wraps the transport of each connection. Data must leave in the order of the
+calls, and never later than the next turn of the event loop.
 """
 
 import asyncio
@@ -8,7 +10,7 @@ from typing import Any
 
 
 class CoalescingTransport:
-    """A transport that holds back what was written until more comes, or the loop's next turn."""
+    """Transport that holds a write until the next write or the next turn of the event loop."""
 
     __slots__ = ("_held", "_loop", "_transport")
 
@@ -18,7 +20,7 @@ class CoalescingTransport:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        """Send what is held together with this, or hold this."""
+        """Send the held data together with `data`, or hold `data` if nothing is held."""
         if self._held:
             held, self._held = self._held, b""
             self._send(held + data)
@@ -27,26 +29,26 @@ class CoalescingTransport:
             self._loop.call_soon(self._release)
 
     def write_whole(self, data: bytes) -> None:
-        """Send this at once, behind what is held: nothing more will come that belongs to it."""
+        """Send the held data and `data` now. `data` is a complete response."""
         held, self._held = self._held, b""
         self._send(held + data)
 
     def write_eof(self) -> None:
-        """Send what is held, and that nothing more will come."""
+        """Send the held data, then close the sending side."""
         self._release()
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Send what is held, then close."""
+        """Send the held data, then close the connection."""
         self._release()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Say whether nothing more can be sent."""
+        """Return true if the transport is closing or closed."""
         return self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the transport's own."""
+        """Return any other attribute of the wrapped transport."""
         return getattr(self._transport, name)
 
     def _release(self) -> None:
@@ -55,6 +57,6 @@ class CoalescingTransport:
             self._send(held)
 
     def _send(self, data: bytes) -> None:
-        """Send, unless the other side has left: asyncio would say nothing, uvloop raises."""
+        """Write, unless the connection is closing. asyncio ignores such a write; uvloop raises."""
         if not self._transport.is_closing():
             self._transport.write(data)

@@ -91,7 +91,7 @@ def counted_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         done.append(1)
         return make_ahead(transaction, today)
 
-    monkeypatch.setattr(partitions, "make_ahead", count)
+    monkeypatch.setattr(partitions, "create_future_partitions", count)
     return lambda: len(done)
 
 

@@ -237,6 +237,21 @@ def test_a_wide_limit_is_reserved_ahead(redis: Redis, caller: Caller) -> None:
     on_a_loop(scenario)
 
 
+def test_two_limits_are_reserved_apart(redis: Redis, caller: Caller) -> None:
+    """What is reserved ahead under a wide limit takes no room from a narrow one."""
+
+    async def scenario() -> None:
+        async with (
+            process(redis.url, failures="10/hour; 2000/day") as one,
+            process(redis.url, failures="10/hour; 2000/day") as two,
+        ):
+            assert await passes(one, caller)
+            async with asyncio.timeout(5):  # two would wait until one gives back what it reserved
+                assert await passes(two, caller)
+
+    on_a_loop(scenario)
+
+
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_whoever_leaves_while_the_store_is_asked_holds_nothing(
     redis: Redis, caller: Caller, step: int, monkeypatch: pytest.MonkeyPatch

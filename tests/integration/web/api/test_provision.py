@@ -334,7 +334,9 @@ def test_names_that_no_device_has(sqlite_client: httpx2.Client, serial: str) -> 
 
 def test_a_decomposed_name_in_a_csr(sqlite_client: httpx2.Client) -> None:
     """It is the name of the request, whose serial is composed; the certificate bears the serial."""
-    body = provision_body("\u00e9-cam", csr=(CASES.parent / "csr_cn_decomposed.pem").read_text())
+    body = provision_body(
+        "\u00e9-cam", csr=(CASES.parents[1] / "csr_cn_decomposed.pem").read_text()
+    )
     del body["device_public_key"]
     response = sqlite_client.post(PROVISION, json=body)
     assert response.status_code == 200, response.text

@@ -1,4 +1,5 @@
-"""What `sma doctor` looks at: `examination` in order, and one module a kind of thing.
+"""The health checks of `sma doctor`: `runner` runs them in order, `findings` has their results.
 
-Nothing here changes anything.
+The other modules contain the checks: database, audit log, expiry dates, secrets and disk. No check
+changes anything.
 """

@@ -1,6 +1,7 @@
-"""Count the audit rows of a day, and what its counters say, to find rows that were tampered with.
+"""Queries that count the audit rows of a day and read its counters, to detect tampering.
 
-Rows and counters are written in one transaction: on one snapshot they agree, while servers run.
+Rows and counters are written in one transaction, so on one snapshot they agree, even while servers
+write. `audit_log` compares the results. Call `hold_still` first in the transaction.
 """
 
 from collections import Counter
@@ -24,47 +25,51 @@ _activity = device_activity.c
 
 
 class Span(NamedTuple):
-    """A day (UTC), or the part of it that is looked at: from `begins` to before `ends`."""
+    """A UTC day, or a part of it: from `begins` (inclusive) to `ends` (exclusive)."""
 
     begins: datetime
     ends: datetime
 
     @property
     def day(self) -> date:
-        """The day that it lies in."""
+        """The UTC day of the span."""
         return self.begins.date()
 
 
 class Tally(NamedTuple):
-    """How often each reason and each kind of repeat was given."""
+    """The number of verdicts by reason, and of repeated tokens by kind of repeat."""
 
     reasons: Counter[str]
     repeats: Counter[str]
     misjudged: int = 0
-    """How many rows have a verdict that is not their reason's."""
+    """The number of rows whose verdict does not match their reason."""
 
 
 def hold_still(connection: Connection) -> None:
-    """Let all that follows in this transaction see one moment. Before its first query."""
+    """Make all queries of this transaction see one snapshot. Call it before the first query.
+
+    On PostgreSQL the tables are also locked, so that no partition is dropped meanwhile. On SQLite a
+    transaction has one snapshot anyway.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
         lock_tables(connection)
 
 
 def oldest_counted(connection: Connection) -> datetime | None:
-    """Return the first minute that has a counter."""
+    """Return the oldest minute that has a counter, or None if there is none."""
     oldest: datetime | None = connection.execute(select(func.min(_counters.minute))).scalar_one()
     return oldest
 
 
 def is_any_row_before(connection: Connection, when: datetime) -> bool:
-    """Say whether there are audit rows from before a time."""
+    """Return whether there are audit rows older than a time."""
     found = select(_rows.validated_at).where(_rows.validated_at < when).limit(1)
     return connection.execute(found).first() is not None
 
 
 def newest_before(connection: Connection, before: datetime) -> datetime | None:
-    """Return the newest time before this one of which there is a row or a counter."""
+    """Return the newest time before `before` that has an audit row or a counter, or None."""
     found = [
         connection.execute(select(func.max(time)).where(time < before)).scalar_one()
         for time in (_rows.validated_at, _counters.minute)
@@ -73,7 +78,7 @@ def newest_before(connection: Connection, before: datetime) -> datetime | None:
 
 
 def read_counters(connection: Connection, span: Span) -> Tally:
-    """Add up the counters of a span."""
+    """Return the sums of the counters of a span."""
     reasons, repeats = (
         select(name, func.sum(times))
         .where(minute >= span.begins, minute < span.ends)
@@ -83,6 +88,7 @@ def read_counters(connection: Connection, span: Span) -> Tally:
             (_repeats.repeat, _repeats.times, _repeats.minute),
         )
     )
+    # PostgreSQL's sum of a bigint is numeric, which arrives as Decimal.
     return Tally(
         Counter({name: int(times) for name, times in connection.execute(reasons)}),
         Counter({name: int(times) for name, times in connection.execute(repeats)}),
@@ -90,7 +96,7 @@ def read_counters(connection: Connection, span: Span) -> Tally:
 
 
 def count_rows(connection: Connection, span: Span, genuine: str) -> Tally:
-    """Count the audit rows of a span. `genuine` is the one reason for PASS."""
+    """Count the audit rows of a span. `genuine` is the only reason whose verdict is PASS."""
     columns = (_rows.reason, _rows.validation_result, _rows.repeat)
     found = connection.execute(
         select(*columns, func.count())
@@ -110,7 +116,10 @@ def count_rows(connection: Connection, span: Span, genuine: str) -> Tally:
 
 
 def count_devices_that_differ(connection: Connection, span: Span) -> int:
-    """Return how many devices have another number of PASS rows than was counted for them."""
+    """Return the number of devices whose number of PASS rows differs from their counter.
+
+    The span must be a full day, because these counters are by the day.
+    """
     passed = (
         select(_rows.device_serial.label("serial"), func.count().label("number"))
         .where(
@@ -123,6 +132,8 @@ def count_devices_that_differ(connection: Connection, span: Span) -> int:
     counted = select(_activity.device_serial, literal(0) - _activity.passes).where(
         _activity.day == span.day
     )
+    # Counters are negative in the union, so a device differs if its sum is not 0. Unlike a join,
+    # this also finds devices that only have rows or only have a counter.
     both = union_all(passed, counted).subquery()
     differing = (
         select(both.c.serial)

@@ -1,6 +1,7 @@
-"""The audit trail against its counters: a row that was deleted, changed or doubled shows.
+"""Compare the audit log with its counters, to detect rows that were deleted, changed or added.
 
-Day by day, the newest first, and no more rows than a check-up should read: see `ROWS`.
+The check goes back from the newest day, and reads at most `ROWS` rows unless the operator asks for
+all of them. `runner` calls it.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 
 ROWS = 5_000_000
-"""How many rows are read, in some seconds, unless all are asked for."""
+"""The number of rows to read at most; this takes some seconds."""
 _NAME = "audit trail"
-_TOLD = 5
+_TOLD = 5  # differences that are listed one by one
 _DAY = timedelta(days=1)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _REMEDY = (
@@ -29,7 +30,10 @@ _REMEDY = (
 
 
 def look_at_audit_trail(database: Database, *, whole: bool) -> Iterator[Finding]:
-    """Compare rows with counters, by day and reason. Critical where they differ."""
+    """Compare rows with counters by day, reason, repeat and device. A difference is critical.
+
+    `whole` reads all days. A sandbox is not compared: it deletes what is older than an hour.
+    """
     with database.read() as connection:
         audit_comparison.hold_still(connection)
         if key_table_store.was_founded_as_sandbox(connection):
@@ -41,7 +45,7 @@ def look_at_audit_trail(database: Database, *, whole: bool) -> Iterator[Finding]
 
 
 class _Comparison:
-    """One look at the trail, in one transaction."""
+    """One comparison, in one transaction. `budget` is the number of rows to read, None for all."""
 
     def __init__(self, connection: Connection, budget: int | None) -> None:
         self._connection = connection
@@ -52,9 +56,10 @@ class _Comparison:
         self._left_before: datetime | None = None
 
     def run(self) -> None:
-        """Go back from the newest day."""
+        """Compare day by day, from the newest back, until the budget or the counters end."""
         oldest = audit_comparison.oldest_counted(self._connection)
-        # Pruning takes counters before rows: where older rows are left, that day has lost some.
+        # Pruning deletes counters before rows. So if there are rows older than the oldest counter,
+        # the counters of that day are incomplete.
         pruned = oldest is not None and audit_comparison.is_any_row_before(self._connection, oldest)
         before = _END_OF_TIME
         while (newest := audit_comparison.newest_before(self._connection, before)) is not None:
@@ -62,6 +67,7 @@ class _Comparison:
             if oldest is None or begins < midnight(oldest):
                 self._uncounted_before = oldest or newest
                 return
+            # On the last day of the calendar, where `begins + _DAY` would overflow, take `before`.
             span = Span(begins, before if before - begins < _DAY else begins + _DAY)
             counted = audit_comparison.read_counters(self._connection, span)
             if self._budget is not None and self._rows + counted.reasons.total() > self._budget:
@@ -71,7 +77,7 @@ class _Comparison:
             before = begins
 
     def findings(self) -> Iterator[Finding]:
-        """Tell what was seen, and what was not looked at."""
+        """Return the differences, and what was not compared."""
         for difference in self._differences[:_TOLD]:
             yield critical(_NAME, difference, _REMEDY)
         if len(self._differences) > _TOLD:
@@ -99,7 +105,7 @@ class _Comparison:
             )
 
     def _compare(self, span: Span, counted: Tally, *, partial: bool) -> None:
-        """Compare a day. A `partial` one may have lost counters, but no rows."""
+        """Compare a day. `partial` means that pruning has deleted some counters, but no rows."""
         found = audit_comparison.count_rows(self._connection, span, Reason.GENUINE.value)
         self._rows += found.reasons.total()
         self._days += 1

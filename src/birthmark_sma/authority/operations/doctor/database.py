@@ -1,4 +1,7 @@
-"""The database: whether it is there, keeps what it is given, and is the one that is expected."""
+"""Checks of the database: it can be reached, it is durable, and it has this program's schema.
+
+`runner` calls these checks first, because the others need the database.
+"""
 
 import os
 from collections.abc import Iterator
@@ -20,14 +23,15 @@ from birthmark_sma.storage.migration import check_schema
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _OLDEST_POSTGRESQL = 140_000
-"""The first that has date_bin, which counting by the hour asks for."""
-_CROWDED = 0.8
+"""PostgreSQL 14 is the first version with date_bin, which `storage.dialects` uses."""
+_CROWDED = 0.8  # share of max_connections in use from which a warning is due
 _KEEPS_ALL = {"fsync": "on", "full_page_writes": "on"}
-_TOLD = 3
+_TOLD = 3  # names that are listed one by one
 
 
 def find_file(settings: Settings) -> Finding | None:
-    """Say what is wrong where SQLite's file is missing or empty: to open it would make it."""
+    """Return a finding if SQLite's file is missing or empty, else None."""
+    # Checked before the file is opened, because opening it would create it.
     if not settings.uses_sqlite:
         return None
     file = sqlite_file(settings)
@@ -43,12 +47,15 @@ def find_file(settings: Settings) -> Finding | None:
 
 
 def sqlite_file(settings: Settings) -> Path:
-    """Return where SQLite's file is."""
+    """Return the path of SQLite's file."""
     return Path(settings.resolved_database_url.removeprefix("sqlite:///"))
 
 
 def reach(database: Database, settings: Settings) -> Iterator[Finding]:
-    """Ask for an answer. Critical where none comes; then nothing else can be asked."""
+    """Check that the database answers. If it does not, this is critical and the only finding.
+
+    If it answers, check also its version, durability and that it can be written.
+    """
     try:
         database.ping()
     except DatabaseUnavailableError as error:
@@ -139,7 +146,10 @@ def _durability(state: health.PostgresqlState) -> Iterator[Finding]:
 
 
 def recognise(database: Database) -> Iterator[Finding]:
-    """Look whether the schema is this program's, with all its parts. Critical where it is not."""
+    """Check that the schema is this program's and complete, and that privileges suffice.
+
+    Anything else is critical.
+    """
     try:
         check_schema(database)
     except BirthmarkError as error:
@@ -168,7 +178,7 @@ def recognise(database: Database) -> Iterator[Finding]:
 
 
 def read_whole(database: Database) -> Iterator[Finding]:
-    """Read SQLite's file for damage. PostgreSQL looks after its own pages."""
+    """Read SQLite's whole file and report damage. PostgreSQL checks its own pages."""
     if database.dialect_name != "sqlite":
         yield info(
             "integrity",

@@ -1,4 +1,7 @@
-"""What ends one day, and whether the clocks that say so are right."""
+"""Checks of expiry dates (CA, TLS, access keys) and of the clocks that they depend on.
+
+`runner` calls these checks.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -37,11 +40,11 @@ _TLS_TERM = Term(warning=21 * _DAY, critical=3 * _DAY)
 _KEY_TERM = Term(warning=14 * _DAY, critical=timedelta(0))
 _DRIFT_WARNING = timedelta(seconds=5)
 _DRIFT_CRITICAL = timedelta(minutes=1)
-_AHEAD = timedelta(minutes=2)
+_AHEAD = timedelta(minutes=2)  # audit rows may be so far in the future of this machine's clock
 
 
 def look_at_ca(database: Database, now: datetime) -> Iterator[Finding]:
-    """See when root and intermediate end."""
+    """Check when the root and intermediate certificates expire."""
     for name, certificate in _ca_certificates(database).items():
         end = certificate.not_valid_after_utc
         state = _CA_TERMS[name].judge(end, now)
@@ -55,12 +58,13 @@ def look_at_ca(database: Database, now: datetime) -> Iterator[Finding]:
 
 
 def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
-    """Compare this machine's clock with the database's, with certificates and the audit trail."""
+    """Compare this machine's clock with the database's, the certificates and the audit log."""
     with database.read() as connection:
         before = datetime.now(UTC)
         theirs = database_time(connection)
         after = datetime.now(UTC)
         newest = health.newest_minute(connection)
+    # The database's clock was read between `before` and `after`: only a time outside is a drift.
     drift = max(theirs - after, before - theirs, timedelta(0))
     ahead = "ahead of" if theirs < before else "behind"
     if drift > _DRIFT_WARNING:
@@ -90,7 +94,7 @@ def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
 
 
 def look_at_tls(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """See when the certificate for HTTPS ends, and those of the CAs of client certificates."""
+    """Check when the certificate for HTTPS and the CAs of client certificates expire."""
     if settings.tls_cert is not None:
         yield from _tls(settings.tls_cert, now, "Renew it, then send SIGHUP to the server")
     own = settings.data_dir / "tls-self" / "server.pem"
@@ -101,7 +105,10 @@ def look_at_tls(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def look_at_keys(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """See which access keys are about to end, and whether any is in force."""
+    """Warn of access keys that expire within 14 days.
+
+    If callers must show a key and none is valid, this is critical.
+    """
     with database.read() as connection:
         good = [key for key in access_key_store.all_keys(connection) if key.is_good(now)]
     if not good and settings.resolved_access is Access.KEYS:

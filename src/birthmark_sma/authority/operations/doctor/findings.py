@@ -1,4 +1,7 @@
-"""What was found at one place, and how bad it is."""
+"""The result of a check: a state from good to critical, a sentence, and a remedy.
+
+All checks of `sma doctor` create findings with `ok`, `info`, `warning` and `critical`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ _UNITS = ("kB", "MB", "GB", "TB")
 
 
 class State(StrEnum):
-    """From good to bad. NOTED is something to know, and no reason for anybody to get up."""
+    """The states, from good to bad. NOTED is information that needs no action."""
 
     WELL = "well"
     NOTED = "noted"
@@ -22,7 +25,7 @@ _SEVERITY = {state: severity for severity, state in enumerate(State)}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, what was seen in one sentence, and what to do about it."""
+    """The result of a check: its name, one sentence, and what to do about it."""
 
     state: State
     name: str
@@ -31,39 +34,39 @@ class Finding:
 
 
 def ok(name: str, sentence: str) -> Finding:
-    """Nothing is to be done."""
+    """Return a finding that needs no action."""
     return Finding(State.WELL, name, sentence)
 
 
 def info(name: str, sentence: str, remedy: str | None = None) -> Finding:
-    """Something to know."""
+    """Return a finding with information only."""
     return Finding(State.NOTED, name, sentence, remedy)
 
 
 def warning(name: str, sentence: str, remedy: str) -> Finding:
-    """Something that will become worse, or does harm already without stopping the service."""
+    """Return a finding that will become worse, or does harm without stopping the service."""
     return Finding(State.WARNING, name, sentence, remedy)
 
 
 def critical(name: str, sentence: str, remedy: str) -> Finding:
-    """The service does not work, or acknowledged data are in danger."""
+    """Return a finding for a service that does not work, or for committed data in danger."""
     return Finding(State.CRITICAL, name, sentence, remedy)
 
 
 def worst(findings: Sequence[Finding]) -> State:
-    """Return the worst state of all; of none, that all is well."""
+    """Return the worst state of the findings, WELL if there are none."""
     return max((each.state for each in findings), key=_SEVERITY.__getitem__, default=State.WELL)
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """How long before its end something becomes a warning, and when it becomes critical."""
+    """The time before an expiry from which on it is a warning, and critical."""
 
     warning: timedelta
     critical: timedelta
 
     def judge(self, end: datetime, now: datetime) -> State:
-        """Say how bad it is that this ends then."""
+        """Return the state, at `now`, of something that expires at `end`."""
         left = end - now
         if left <= self.critical:
             return State.CRITICAL
@@ -71,7 +74,7 @@ class Term:
 
 
 def size(number: float) -> str:
-    """Write a number of bytes as people do: 1.2 GB."""
+    """Return a number of bytes as text with a decimal unit, such as 1.2 GB."""
     for unit in _UNITS:
         number /= 1000
         if number < 999.95 or unit == _UNITS[-1]:
@@ -80,7 +83,7 @@ def size(number: float) -> str:
 
 
 def until(end: datetime, now: datetime) -> str:
-    """Write how long something lasts yet, or how long ago it ended."""
+    """Return as text until when and how many days something lasts, or when it ended."""
     days = (end - now) / timedelta(days=1)
     if end <= now:
         return f"ended on {end:%Y-%m-%d}"

@@ -1,7 +1,7 @@
-"""Look at everything in order, as far as what was found before allows.
+"""Run all checks of `sma doctor` in order and collect their findings.
 
-A database that is away, empty or of another version ends what can be asked of it, and never the
-examination: files, disk and TLS are looked at all the same.
+If the database is away, empty or has another schema, the checks that need it are skipped; files,
+disk and TLS are always checked. An error in a check becomes a finding and never ends the run.
 """
 
 import platform
@@ -19,19 +19,21 @@ from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.storage.engine import Database, open_database
 
 Check = tuple[str, Callable[[], Iterable[Finding]]]
+"""The name of a check, and the function that runs it."""
 Progress = Callable[[int, int], None]
+"""Called with the number of checks done and the number of all in this group."""
 
 
 def examine(
     settings: Settings, now: datetime, progress: Progress, *, whole_trail: bool = False
 ) -> list[Finding]:
-    """Look at everything; return what was found, in the order in which it was looked at.
+    """Run all checks; return their findings in the order of the checks.
 
-    Of a large audit trail only the newest days are compared, unless all of it is asked for.
-
-    Raises ConfigurationError for a database's URL that cannot be read.
+    Of a large audit log only the newest days are compared, unless `whole_trail` is set. Raises
+    ConfigurationError if the database's URL cannot be read.
     """
     findings = [_version(settings)]
+    # First, because opening SQLite's file would create it.
     absent = database_checks.find_file(settings)
     if absent is not None:
         return [*findings, absent, *_beside(settings, None, now, progress)]
@@ -58,7 +60,7 @@ def _python() -> str:
 
 
 def _of_database(database: Database, settings: Settings) -> list[Finding]:
-    """Look as far as the next thing can be asked."""
+    """Run the checks that all others depend on; stop at the first critical finding."""
     found: list[Finding] = []
     looks: list[Check] = [
         ("database", partial(database_checks.reach, database, settings)),
@@ -115,7 +117,7 @@ def _all_of(looks: list[Check], progress: Progress) -> list[Finding]:
 
 
 def _seen(look: Check) -> Iterator[Finding]:
-    """What one look finds; what keeps it from looking is a finding as well."""
+    """Run one check and yield its findings. An error becomes a critical finding."""
     name, looking = look
     try:
         yield from looking()

@@ -1,6 +1,6 @@
-"""What the authority holds: its secrets, its key tables, and an audit trail that is kept in order.
+"""Checks of secrets, key tables, serials, file modes, free disk space, partitions and retention.
 
-And the disk under it all, and who else can read its files.
+`runner` calls these checks.
 """
 
 import shutil
@@ -28,23 +28,24 @@ from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
 
 _DAY = timedelta(days=1)
-_AHEAD_DAYS = 2
-_COUNTED = 10_000
+_AHEAD_DAYS = 2  # days ahead that must have a partition; servers create 7
+_COUNTED = 10_000  # rows outside of partitions are counted up to this number
 _LEDGER_LOOK = 1_000
 _LISTED_COLLISIONS = 20
+# Free space in bytes and as a share of the disk. A warning needs both, critical needs one of them.
 _SHORT, _SCARCE = 5_000_000_000, 500_000_000
 _SHORT_SHARE, _SCARCE_SHARE = 0.10, 0.02
 
 
 def look_for_authority(database: Database) -> Iterator[Finding]:
-    """Critical where nobody has founded an authority here."""
+    """Check that the database holds an authority. If not, this is critical."""
     with database.read() as connection:
         if key_table_store.find_sizes(connection) is None:
             yield critical("authority", "There is none in this database yet", "Type sma init")
 
 
 def look_at_tables(database: Database) -> Iterator[Finding]:
-    """Count the key tables. Critical where some are missing."""
+    """Check that all key tables exist. A missing one is critical."""
     with database.read() as connection:
         sizes = key_table_store.find_sizes(connection)
         present = key_table_store.list_table_ids(connection)
@@ -64,7 +65,10 @@ def look_at_tables(database: Database) -> Iterator[Finding]:
 
 
 def look_at_serials(database: Database) -> Iterator[Finding]:
-    """List devices whose serials are one name, which only a register of old times can hold."""
+    """Warn of devices whose serials are the same name (`pki.names.fold`).
+
+    Only devices that an old version provisioned can have such serials.
+    """
     with database.read() as connection:
         pairs = device_store.list_collisions(connection, limit=_LISTED_COLLISIONS + 1)
     for older, later in pairs[:_LISTED_COLLISIONS]:
@@ -85,7 +89,7 @@ def look_at_serials(database: Database) -> Iterator[Finding]:
 
 
 def look_at_secrets(database: Database, settings: Settings) -> Iterator[Finding]:
-    """Open everything that is wrapped."""
+    """Check that all wrapped secrets can be decrypted with the secret of the settings."""
     try:
         report = check_wrapped(database, settings)
     except BirthmarkError as error:
@@ -103,7 +107,7 @@ def look_at_secrets(database: Database, settings: Settings) -> Iterator[Finding]
 
 
 def look_at_files(settings: Settings) -> Iterator[Finding]:
-    """See who else can read what is private."""
+    """Warn of private files that other users can read."""
     report = SecretsReport()
     check_files(report, settings)
     for remark in report.findings:
@@ -115,7 +119,10 @@ def look_at_files(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_disk(settings: Settings, database: Database | None) -> Iterator[Finding]:
-    """See how much room is left, here and, where it can be asked, under PostgreSQL."""
+    """Check the free disk space under SQLite's file or PostgreSQL's data directory.
+
+    PostgreSQL's directory is only checked if the server runs on this machine and it is readable.
+    """
     if settings.uses_sqlite:
         place = Path(settings.resolved_database_url.removeprefix("sqlite:///")).absolute().parent
         if place.is_dir():
@@ -140,7 +147,7 @@ def look_at_disk(settings: Settings, database: Database | None) -> Iterator[Find
 
 
 def look_at_partitions(database: Database, now: datetime) -> Iterator[Finding]:
-    """See whether today and the days ahead have partitions, and what lies outside of them."""
+    """Warn if today or the next 2 days have no partition, or if rows lie in the default one."""
     if database.dialect_name != "postgresql":
         return
     with database.read() as connection:
@@ -165,7 +172,7 @@ def look_at_partitions(database: Database, now: datetime) -> Iterator[Finding]:
 
 
 def look_at_retention(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """See whether audit trail and replay ledger are kept for as long as they should be."""
+    """Warn if the audit log or the replay ledger has rows older than the retention time."""
     days = settings.audit_retention_days
     if days is None:
         yield info(
@@ -174,7 +181,7 @@ def look_at_retention(database: Database, settings: Settings, now: datetime) -> 
             "To bound them, set SMA_AUDIT_RETENTION_DAYS",
         )
         return
-    late = oldest_kept(days + 1, now)
+    late = oldest_kept(days + 1, now)  # a day of grace: servers prune every hour
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), late)
         rows = bool(whole) or any(pruning.is_any_older(connection, aged, late) for aged in partly)
