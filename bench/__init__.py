@@ -1,1 +1,1 @@
-"""Measurements of this server beside the conventional way of doing the same: `make bench`."""
+"""Benchmarks of this server beside a conventional implementation of the same API: `make bench`."""

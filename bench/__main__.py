@@ -18,7 +18,10 @@ _MISSING = 2
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the flags say; return 1 for a run that is invalid, 2 where something is missing."""
+    """Measure, profile or fill the document, as the flags say.
+
+    Return 0, 1 for an invalid run, or 2 if wrk is missing.
+    """
     chosen = _parser().parse_args(arguments)
     if chosen.document:
         document.fill(TOP / "docs" / "performance.md", _RESULTS)

@@ -1,4 +1,7 @@
-"""The bare cryptography in a loop on one core: the limit of what a server could reach."""
+"""Measure the bare cryptography in a loop on one core: the upper limit of a server's throughput.
+
+The parts `validation` and `provisioning` call it. It does no I/O.
+"""
 
 import json
 import time
@@ -10,11 +13,11 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 
-_TBS_BYTES = 900  # about what is signed of a device's certificate
+_TBS_BYTES = 900  # about the size of a device certificate's signed part
 
 
 def openings_per_second(authority: Authority, bodies: Sequence[bytes], seconds: float) -> float:
-    """Derive the key of a camera token and open it, again and again; return tokens a second."""
+    """Derive the key of each camera token and open it, for `seconds`. Return tokens per second."""
     tokens = [_camera_token(body) for body in bodies]
     derived_key = authority.table_cache.derived_key
 
@@ -27,7 +30,7 @@ def openings_per_second(authority: Authority, bodies: Sequence[bytes], seconds: 
 
 
 def signatures_per_second(signer: Signer, seconds: float) -> float:
-    """Sign what is as long as a device's certificate, over and over; return signatures a second."""
+    """Sign data as long as a device certificate, for `seconds`. Return signatures per second."""
     data = bytes(_TBS_BYTES)
     algorithm = signer.hash_algorithm
     match signer.key:
@@ -47,7 +50,7 @@ def signatures_per_second(signer: Signer, seconds: float) -> float:
 
 
 def _per_second(work: Callable[[], int], seconds: float) -> float:
-    """Return how much work is done in a second, if it returns how much it did in a turn."""
+    """Call `work` for `seconds`. Return the sum of its results per second."""
     done = 0
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:

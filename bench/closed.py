@@ -1,4 +1,8 @@
-"""Sides under closed load, in turn: what disturbs the machine disturbs all of them alike."""
+"""Measure servers under closed load, in turn, so that a disturbance of the machine hits all alike.
+
+The parts `validation`, `replay` and `scale` call `measure_in_turn`. Every measurement is compared
+with the audit log. A difference makes the run invalid.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ _WARM_UP_SECONDS = 1
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Something that answers. Its site, where there is one, has an audit trail to compare with."""
+    """A running server. If it has a site, responses are compared with the site's audit log."""
 
     name: str
     url: str
@@ -30,19 +34,24 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One side under one load: its bodies lie in a file, one a line, `batch` tokens in each."""
+    """One side under one load. `bodies` is a file of request bodies, one on each line.
+
+    Each body has as many tokens as `series.batch` says.
+    """
 
     side: Side
     path: str
     bodies: Path
     series: Series
     come_round: bool = True
-    """Whether its tokens come round: the replay ledger then forgets them before each measurement,
-    as a camera's are new."""
+    """True if the tokens repeat during a run.
+
+    The replay ledger is then emptied before each measurement, because tokens of a camera are new.
+    """
 
 
 def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
-    """Write bodies to a file, one a line, and return it."""
+    """Write request bodies to a file, one on each line, and return its path."""
     path.write_bytes(b"\n".join(bodies) + b"\n")
     return path
 
@@ -56,9 +65,10 @@ def measure_in_turn(
     say: Callable[[str], None],
     prepare: Callable[[], None] = lambda: None,
 ) -> None:
-    """Check a sample of every case's answers, warm up, then measure all cases in every round.
+    """Check a sample of each case's responses, warm up, then measure all cases in each round.
 
-    `prepare` is called before the warming up and before each round.
+    `seconds` is the length of one measurement. `prepare` is called before the warm-up and before
+    each round. Results and faults go into `report`. Raises RuntimeError if a sample is wrong.
     """
     prepare()
     for case in cases:
@@ -77,12 +87,12 @@ def measure_in_turn(
 
 
 def describe(series: Series) -> str:
-    """Return what a series measures, in words."""
+    """Return a series' name and number of connections, for messages."""
     return f"{series.name}, {series.connections} connections"
 
 
 def _check_sample(case: Case) -> None:
-    """Raise RuntimeError unless the first answers say what they should, word for word."""
+    """Raise RuntimeError unless the first 50 tokens all get PASS, complete with their serial."""
     with case.bodies.open("rb") as lines, httpx2.Client(trust_env=False, timeout=60) as client:
         for _, body in zip(range(max(1, _SAMPLE // case.series.batch)), lines, strict=False):
             answer = client.post(
@@ -108,6 +118,7 @@ def _measure(case: Case, seconds: float, faults: list[str]) -> Round:
     database_pid = side.site.database_pid if side.site else None
     if case.come_round and side.site:
         side.site.forget_tokens()
+    # The times before and after surround the load alone, without the emptying of the ledger.
     moment = datetime.now(UTC).isoformat(" ", "microseconds")
     server_before = cpu_seconds(side.pid)
     database_before = cpu_seconds(database_pid) if database_pid else 0.0
@@ -132,7 +143,11 @@ def _measure(case: Case, seconds: float, faults: list[str]) -> Round:
 
 
 def _faults(case: Case, result: wrk.WrkResult, tokens: int, moment: str) -> list[str]:
-    """Hold the answers against the audit trail: as many rows at least, and every one a PASS."""
+    """Compare the responses with the audit log and return the differences.
+
+    The log must have at least as many rows as there were responses, and only PASS. More rows are
+    right, because wrk ends with requests under way.
+    """
     found = []
     if result.requests == 0:
         found.append("nothing was answered")

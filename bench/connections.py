@@ -1,7 +1,8 @@
-"""A load generator of our own, for what wrk cannot do: a constant rate, and bodies used only once.
+"""A load generator for two things that wrk cannot do: a constant rate, and bodies used only once.
 
-Plain protocols on connections that are kept alive, one request under way on each. The generator
-shares the machine with what it measures, so it says what it cost and how late it was.
+It uses asyncio protocols on keep-alive connections, with one request under way on each. The
+generator shares the machine with the server, so it reports its own CPU use and its own delay.
+The parts `open_load`, `provisioning` and `memory` call it.
 """
 
 import asyncio
@@ -20,15 +21,15 @@ _PATIENCE_SECONDS = 120
 _TICK_SECONDS = 0.001
 
 Check = Callable[[bytes], bool]
-"""Says whether the body of an answer of status 200 is right."""
+"""Returns whether the body of a response with status 200 is right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a load brought. Times are milliseconds, from the moment a request should have left.
+    """The result of a load. Latencies are milliseconds from the time a request was due.
 
-    `lag_p99_ms` is how late the generator itself was, in the 99th percentile, and `generator_cpu`
-    the share of one core that it took: where either is large, the generator was the limit.
+    `lag_p99_ms` is the generator's own delay, 99th percentile. `generator_cpu` is the share of one
+    core that it used. If either is large, the generator was the limit and not the server.
     """
 
     answers: int
@@ -50,10 +51,10 @@ def at_rate(
     connections: int,
     check: Check,
 ) -> Load:
-    """Send requests at a constant rate, whether or not the server keeps up.
+    """Send `rate` requests a second for `seconds`, also if the server is slower.
 
-    A request that has to wait for a free connection waits at the server's expense: coordinated
-    omission, which flatters closed loads, is not there.
+    The time that a request waits for a free connection counts as latency. This avoids coordinated
+    omission, which makes closed loads look better than they are.
     """
     return uvloop.run(_Generator(url, bodies, check).at_rate(rate, seconds, connections))
 
@@ -61,12 +62,12 @@ def at_rate(
 def closed(
     url: str, bodies: Sequence[bytes], *, count: int | None = None, connections: int, check: Check
 ) -> Load:
-    """Send `count` requests, or each body once, as fast as so many connections are answered."""
+    """Send `count` requests, or each body once, as fast as the server responds on `connections`."""
     return uvloop.run(_Generator(url, bodies, check).closed(count or len(bodies), connections))
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; `answered` is called with the status line and the body of each answer."""
+    """One keep-alive connection. It calls `answered` with head and body of each response."""
 
     def __init__(self, answered: Callable[["_Connection", bytes, bytes], None]) -> None:
         self._answered = answered
@@ -75,11 +76,11 @@ class _Connection(asyncio.Protocol):
         self.number: int | None = None  # of the request under way
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of this, and have its methods.
+        # uvloop's transports have the methods of asyncio.Transport but are no subclass of it.
         self._transport = cast(asyncio.Transport, transport)
 
     def send(self, number: int, request: bytes) -> None:
-        """Send a request; the one before must have been answered."""
+        """Send a request. The response to the previous one must have arrived."""
         assert self._transport is not None
         self.number = number
         self._transport.write(request)
@@ -92,12 +93,12 @@ class _Connection(asyncio.Protocol):
             self._answered(self, head, body)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """A request under way is lost: an answer without a status."""
+        """Count a request under way as answered without a status, so it counts as wrong."""
         if self.number is not None:
             self._answered(self, b"", b"")
 
     def close(self) -> None:
-        """Let go."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -173,7 +174,8 @@ class _Generator:
                 sent += 1
             self._send_waiting()
             if sent < total:
-                # uvloop sleeps whole milliseconds, and takes less for none: that would be to spin.
+                # uvloop rounds a sleep down to whole milliseconds. A sleep of 0 would spin and take
+                # CPU time from the server.
                 await asyncio.sleep(max(_TICK_SECONDS, self._due[sent] - time.perf_counter()))
 
     async def _start_all(self) -> None:
@@ -197,7 +199,7 @@ class _Generator:
             self._wrong += 1
         if len(self._latencies) == self._total:
             self._finished.set_result(None)
-        elif head:
+        elif head:  # an empty head means that the connection is lost, so it is not used again
             number = self._next()
             if number is None:
                 self._idle.append(connection)

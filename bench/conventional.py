@@ -1,8 +1,9 @@
-"""The conventional way of validating a camera token, as the side to compare with.
+"""A conventional implementation of token validation, as the baseline of the benchmark.
 
-FastAPI with models, a synchronous driver, a connection and a commit a request, and the table's key
-looked up and unwrapped each time. Correct, and how one would write it first. It reads the same
-database, gives the same verdicts and leaves the same rows.
+It uses FastAPI with models and a synchronous driver. Each request opens a connection, looks up and
+unwraps the table's key, and commits. It is correct and written as a first version would be. It
+reads the same database, returns the same verdicts and writes the same rows. `bench.serving` runs it
+in a process of its own.
 """
 
 import os
@@ -49,7 +50,7 @@ class VerdictOut(BaseModel):
 
 @app.post("/api/v1/validate/nuc")
 def validate(token: TokenIn, request: Request) -> VerdictOut:
-    """Look up, open, judge, record, commit."""
+    """Look up the key, open the token, decide the verdict, add the audit row and commit."""
     now = datetime.now(UTC)
     encrypted = bytes.fromhex(token.encrypted_nuc_hash)
     with psycopg.connect(_url) as connection:
@@ -94,7 +95,11 @@ def validate(token: TokenIn, request: Request) -> VerdictOut:
 
 
 def _open(token: TokenIn, encrypted: bytes, wrapped: bytes) -> bytes | None:
-    """Unwrap the table's master key, derive the token's key, open the token."""
+    """Unwrap the table's master key, derive the token's key and open the token.
+
+    Return the NUC hash, or None if the tag is wrong. The derivation is HKDF with SHA-256 (RFC
+    5869).
+    """
     master_key = _kek.unwrap(wrapped, b"key table %d" % token.table_id)
     hkdf = HKDF(SHA256(), 32, salt=b"Birthmark", info=token.key_index.to_bytes(4, "big"))
     try:

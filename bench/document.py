@@ -1,4 +1,7 @@
-"""Put the last run into docs/performance.md: no figure there is typed by hand."""
+"""Write the last run's figures into docs/performance.md, so that none is typed by hand.
+
+`python -m bench --document` calls it. Text outside the two marks is never changed.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,7 +14,10 @@ END = "<!-- figures: end -->"
 
 
 def fill(document: Path, results: Path) -> None:
-    """Write the tables between the two marks, and lay JSON and picture beside the document."""
+    """Write the tables between the two marks, and copy JSON and PNG to the document's folder.
+
+    Raises ValueError if the document does not have both marks.
+    """
     report = Report.from_json((results / "last.json").read_text(encoding="utf-8"))
     for kind in ("json", "png"):
         shutil.copyfile(results / f"last.{kind}", document.with_suffix(f".{kind}"))
@@ -25,7 +31,7 @@ def fill(document: Path, results: Path) -> None:
 
 
 def as_markdown(table: Table) -> str:
-    """Return a table in Markdown, its title in bold above it."""
+    """Return a table in Markdown, with its title in bold above it."""
     rule = ["---" if number < table.words else "---:" for number in range(len(table.columns))]
     rows = [table.columns, rule, *table.rows]
     return f"**{table.title}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)

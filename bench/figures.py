@@ -1,4 +1,7 @@
-"""What a run measured, as it is written to a JSON file and read from it again."""
+"""The figures of a run, and their JSON form in bench/results/last.json.
+
+All parts write into one `Report`. Tables, plot and document read it.
+"""
 
 import json
 import math
@@ -21,8 +24,8 @@ NO_DATABASE = ""
 class Round:
     """One round of load on one side.
 
-    Times are milliseconds; CPU is seconds of all its processes for each thousand tokens; memory is
-    the resident megabytes of the server's processes right after the round.
+    Latencies are milliseconds. CPU is seconds of all its processes for each thousand tokens. Memory
+    is the resident memory of the server's processes after the round, in millions of bytes.
     """
 
     tokens_per_second: float
@@ -36,7 +39,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """All rounds of one side under one kind of load. `batch` is the number of tokens a request."""
+    """All rounds of one side under one kind of load. `batch` is the tokens per request."""
 
     side: str
     database: str
@@ -46,19 +49,19 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What answers, from which database, and how many tokens a request brings."""
+        """The side, its database, and the number of tokens per request if it is above 1."""
         batch = f" by {self.batch}" if self.batch > 1 else ""
         return ", ".join(filter(None, (self.side, self.database))) + batch
 
     def median(self, name: str) -> float:
-        """Return the median of one of a round's figures."""
+        """Return the median over the rounds of the figure `name`, a field of Round."""
         values: list[float] = [getattr(each, name) for each in self.rounds]
         return statistics.median(values)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A figure that stands alone, once a round."""
+    """A single figure, measured once in each round."""
 
     name: str
     unit: str
@@ -72,7 +75,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A whole run; it is valid without `faults`: wrong answers, missing rows, parts that broke."""
+    """A whole run. It is valid only if `faults` is empty.
+
+    Faults are wrong responses, missing audit rows and parts that raised an error.
+    """
 
     machine: dict[str, str]
     options: dict[str, Any]
@@ -83,7 +89,7 @@ class Report:
     def find(
         self, side: str, database: str, *, connections: int | None = None, batch: int = 1
     ) -> Series | None:
-        """Return the measured series of this kind of load, if there is one."""
+        """Return the first series with rounds of this kind of load, or None."""
         for each in self.series:
             fits = (each.side, each.database, each.batch) == (side, database, batch)
             if fits and connections in {None, each.connections} and each.rounds:
@@ -91,11 +97,11 @@ class Report:
         return None
 
     def reading(self, name: str) -> float | None:
-        """Return the median of a reading, if it was taken."""
+        """Return the median of a reading, or None if it was not measured."""
         return next((each.median for each in self.readings if each.name == name), None)
 
     def read(self, name: str, unit: str, value: float) -> None:
-        """Add a round to a reading."""
+        """Add the value of one round to the reading `name`."""
         for each in self.readings:
             if each.name == name:
                 each.rounds.append(value)
@@ -108,7 +114,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Read what `as_json` wrote."""
+        """Return the run that `as_json` wrote."""
         value = json.loads(text)
         series = [
             Series(**{**each, "rounds": [Round(**one) for one in each["rounds"]]})

@@ -1,8 +1,8 @@
-"""Fill a database with devices, and make camera tokens for them, without issuing certificates.
+"""Fill a database with devices without issuing certificates, and make camera tokens of them.
 
-Validation reads a device's NUC hash, tables and status only, so a million devices may share one
-certificate's text. Everything else is what provisioning would have written. What is drawn here is
-drawn from a seed, so that every run has the same fleet.
+Validation reads only a device's NUC hash, tables and status, so a million devices can share the
+text of one certificate. All other columns are as provisioning writes them. Random values come from
+a seed, so every run has the same fleet. Only for benchmarks: the certificates do not match.
 """
 
 import json
@@ -32,7 +32,7 @@ _COLUMNS = [each.name for each in fields(Device)]
 
 @dataclass(frozen=True, slots=True)
 class FleetCamera:
-    """What makes a token of one device."""
+    """The data that make camera tokens of one device."""
 
     device_serial: str
     nuc_hash: bytes
@@ -40,7 +40,7 @@ class FleetCamera:
 
 
 def fill(authority: Authority, count: int, *, keep: int) -> list[FleetCamera]:
-    """Register `count` devices; return `keep` of them, spread over all."""
+    """Register `count` devices. Return `keep` of them, spread evenly."""
     kept: list[FleetCamera] = []
     rows = _rows(authority, count, min(keep, count), kept)
     if authority.database.dialect_name == "postgresql":
@@ -57,7 +57,7 @@ def fill(authority: Authority, count: int, *, keep: int) -> list[FleetCamera]:
 def bodies(
     authority: Authority, cameras: Sequence[FleetCamera], count: int, *, seed: int = 2
 ) -> list[bytes]:
-    """Make genuine camera tokens of the cameras in turn, as the API takes them."""
+    """Return `count` genuine camera tokens of the cameras in turn, as JSON request bodies."""
     chance = random.Random(seed)
     made = []
     for number in range(count):
@@ -76,7 +76,7 @@ def bodies(
 
 
 def batches(singles: Sequence[bytes], size: int) -> list[bytes]:
-    """Put camera tokens together into the bodies of batch requests."""
+    """Return bodies of batch requests with `size` tokens each. The rest is left out."""
     return [
         b'{"tokens": [%s]}' % b", ".join(singles[start : start + size])
         for start in range(0, len(singles) - size + 1, size)
@@ -86,7 +86,7 @@ def batches(singles: Sequence[bytes], size: int) -> list[bytes]:
 def _rows(
     authority: Authority, count: int, keep: int, kept: list[FleetCamera]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield what `registered_devices` has of each device; note the cameras to keep."""
+    """Yield the `registered_devices` row of each device. Append the cameras to keep to `kept`."""
     index = authority.secrets.nuc_hash_index
     chance = random.Random(1)
     certificate = authority.issuer.chain[0]
@@ -126,7 +126,7 @@ def _plain(value: object) -> object:
 
 
 def _count(authority: Authority) -> None:
-    """Count the devices where the schema has counters of them."""
+    """Fill the device counters, if the schema has them."""
     with authority.database.write() as transaction:
         if inspect(transaction).has_table("device_family_counters"):
             transaction.execute(
@@ -146,4 +146,5 @@ def _copy(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
                 copy.write_row(row)
         connection.commit()
     with psycopg.connect(url, autocommit=True) as connection:
+        # Now and not by autovacuum, which could run during a measurement.
         connection.execute("VACUUM (ANALYZE) registered_devices")

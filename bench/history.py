@@ -1,7 +1,7 @@
-"""Fill the audit trail with what many validations would have left, in SQL.
+"""Fill the audit log with many rows, in SQL, as validations would have left them.
 
-Days get their partitions, and rows their counters, where the schema has such: the figures are then
-those that validations would have counted.
+If the schema has partitions and counters, they are filled too. So the figures of the overview are
+those that validations would have counted. The parts `scale` and `pages` call it.
 """
 
 import sqlite3
@@ -14,9 +14,10 @@ _CHUNK = 500_000
 
 
 def fill(url: str, *, rows: int, devices: int, say: Callable[[int], None]) -> None:
-    """Write rows of the last ten days, oldest first, of devices in turn; each hundredth a FAIL.
+    """Write `rows` audit rows of the last ten days, oldest first. Every hundredth is a FAIL.
 
-    The database must be new: whatever was validated before would not be counted any more.
+    `say` gets the number of rows written so far. The database must be new, because the counters are
+    computed from all rows and would conflict with existing ones.
     """
     if url.startswith("sqlite:///"):
         _fill_sqlite(url.removeprefix("sqlite:///"), rows, devices, say)
@@ -32,7 +33,7 @@ def fill(url: str, *, rows: int, devices: int, say: Callable[[int], None]) -> No
             say(end)
         connection.execute(_COUNTERS)
         connection.execute("VACUUM (ANALYZE)")
-        connection.execute("CHECKPOINT")
+        connection.execute("CHECKPOINT")  # so that none caused by the filling runs during a load
 
 
 _PARTITIONS = """
@@ -50,7 +51,7 @@ BEGIN
 END $$
 """
 
-# Numbers far apart name the devices: 7919 is prime, so they come round to each.
+# Consecutive rows name devices far apart. 7919 is prime, so every device gets its turn.
 _ROWS = """
 INSERT INTO validation_history (
     encrypted_nuc_hash, table_id, key_index, validation_result, reason, device_serial,

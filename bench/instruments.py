@@ -1,4 +1,7 @@
-"""What counting and logging costs one camera token: `python -m bench.instruments`."""
+"""Measure the cost of metrics, logs and traces per camera token: `python -m bench.instruments`.
+
+It calls the instruments directly, without a server or a database.
+"""
 
 import logging
 import os
@@ -19,13 +22,13 @@ from birthmark_sma.web.middleware.tracing import Tracing
 
 _TIMES = 2_000
 _ROUNDS = 300
-"""The best of them is told: others work on a machine too."""
+"""The fastest round counts, because other programs disturb the others."""
 _BATCH = 40
-"""How many tokens share a commit under load, about."""
+"""About the number of tokens that share a commit under load."""
 
 
 def main() -> None:
-    """Print microseconds a token."""
+    """Print the microseconds per camera token of each instrument."""
     traffic, figures = RequestMetrics(), ServerMetrics()
     scope: dict[str, object] = {"path": "/api/v1/validate/nuc", "method": "POST"}
 
@@ -65,7 +68,10 @@ def main() -> None:
 
 
 def _traced() -> Callable[[], None]:
-    """A batch of validations with all their spans. Nobody listens: the queue drops them."""
+    """Return a function that traces a batch of validations with all its spans.
+
+    No collector listens, so the exporter's queue drops the spans.
+    """
     logging.disable(logging.CRITICAL)
     tracing = Tracing("http://127.0.0.1:9/v1/traces")
     moment = perf_counter_ns()

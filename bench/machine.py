@@ -1,4 +1,4 @@
-"""On what a run was made."""
+"""Describe the machine of a run, so that a reader can judge the figures."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ TOP = Path(__file__).parents[1]
 
 
 def describe(postgres_url: str) -> dict[str, str]:
-    """Return what a reader needs to judge the figures, in words."""
+    """Return time, commit, processor, cores, memory, kernel and versions, as texts."""
     with psycopg.connect(postgres_url) as connection:
         postgres_version = connection.info.parameter_status("server_version") or "unknown"
     return {

@@ -1,4 +1,4 @@
-"""An ASGI application that reads a body and answers: the ceiling of the HTTP server."""
+"""An ASGI application that reads the body and returns a constant: the HTTP server's upper limit."""
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -15,7 +15,7 @@ _END: Message = {"type": "http.response.body", "body": _BODY}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer without looking."""
+    """Read the body and return the same response to every request."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):

@@ -1,4 +1,4 @@
-"""What a run is asked to measure, and how thoroughly."""
+"""The options of a run: the parts to measure, and how much."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ POSTGRES_OPTIONS: Mapping[str, str] = {
     "shared_buffers": "1GB",
     "max_wal_size": "4GB",
 }
-"""Durable, and with the memory that operators of a large fleet are told to give it."""
+"""Durable settings, with more memory than PostgreSQL's defaults, as docs/operator.md recommends."""
 
 PARTS = (
     "validate",
@@ -29,7 +29,7 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much to measure. `seconds` is the length of one measurement."""
+    """The parts to measure and their sizes. `seconds` is the length of one measurement."""
 
     parts: tuple[str, ...] = PARTS
     small: bool = False
@@ -48,7 +48,7 @@ class Options:
     pages_on_sqlite: bool = True
 
     def quick(self) -> "Options":
-        """Return the same with small numbers: to see that everything works, not how fast."""
+        """Return these options with small numbers, to test the benchmark itself."""
         return replace(
             self,
             small=True,

@@ -1,6 +1,7 @@
-"""`python -m bench.picture`: the picture with which the README opens, docs/overview.png.
+"""`python -m bench.picture`: make docs/overview.png, the README's first picture.
 
-A lively authority on this machine, looked at in Chromium: see tests/support/busy_authority.py.
+It starts an authority with devices and validations (tests/support/busy_authority.py) and takes a
+screenshot of its dashboard in Chromium.
 """
 
 import os
@@ -27,7 +28,7 @@ _TOKENS = 400
 
 
 def main() -> None:
-    """Fill an authority, sign in, and take the picture as soon as figures of now are there."""
+    """Fill an authority, sign in, and take the picture when current figures are on the page."""
     program = find_chromium(os.environ.get(PROGRAM_VARIABLE))
     with tempfile.TemporaryDirectory(prefix="sma-picture-") as folder:
         lively = start_lively(

@@ -1,4 +1,4 @@
-"""A report as a picture: tokens a second of each side, on a logarithmic scale."""
+"""Draw a report as a bar chart: tokens per second of each side, on a logarithmic scale."""
 
 from pathlib import Path
 
@@ -12,7 +12,10 @@ _OURS = "#4c72b0"
 
 
 def draw(report: Report, path: Path) -> None:
-    """Write a PNG: a bar for each series, its median, and a line from slowest to fastest round."""
+    """Write a PNG with a bar for each series.
+
+    The bar is the median; the line goes from the slowest to the fastest round.
+    """
     measured = [each for each in report.series if each.rounds]
     figure = Figure(figsize=(9, 1.2 + 0.34 * max(1, len(measured))), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,7 @@
-"""What processes cost: CPU seconds and resident memory of a process and all below it, on Linux."""
+"""Measure CPU time and resident memory of a process and its descendants, from /proc (Linux only).
+
+A process that ends while it is read is left out.
+"""
 
 import contextlib
 import os
@@ -12,10 +15,10 @@ _CALM_SECONDS = 0.1
 
 
 def cpu_seconds(root: int) -> float:
-    """Return the CPU time that a process and its descendants have used, the ended ones included.
+    """Return the CPU time of a process and its descendants in seconds, ended ones included.
 
-    A database's server process that ended is in its parent's account: a connection a request is
-    paid for like any other.
+    PostgreSQL starts a process for each connection. The CPU time of an ended process is added to
+    its parent's, so one connection per request is counted like a connection pool.
     """
     ticks = 0
     for pid in _tree(root):
@@ -35,13 +38,13 @@ def resident_mb(root: int) -> float:
 
 
 def wait_until_calm(root: int, seconds: float) -> bool:
-    """Wait until a process has finished what it was asked; False where it went on for too long."""
+    """Wait until a process and its descendants are idle. Return False after `seconds`."""
     deadline = time.monotonic() + seconds
     before = cpu_seconds(root)
     while time.monotonic() < deadline:
         time.sleep(_CALM_SECONDS)
         after = cpu_seconds(root)
-        # A process that waits for a turn on a busy machine uses little time as well.
+        # Little CPU time alone is no proof: on a busy machine a process may wait for a core.
         if after - before <= 2 / _TICKS and not _wants_to_run(root):
             return True
         before = after
@@ -49,7 +52,10 @@ def wait_until_calm(root: int, seconds: float) -> bool:
 
 
 def _wants_to_run(root: int) -> bool:
-    """Say whether a thread of a process or its descendants runs, or waits for a processor."""
+    """Return whether a thread of a process or its descendants runs or waits for a core.
+
+    Both are state R in proc_pid_stat(5).
+    """
     for pid in _tree(root):
         for place in Path(f"/proc/{pid}/task").glob("*/stat"):
             with contextlib.suppress(OSError):
@@ -60,7 +66,10 @@ def _wants_to_run(root: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat behind the name: the state is the first."""
+    """Return the fields of /proc/PID/stat behind the name. The state is the first.
+
+    The name may contain spaces and brackets, so the last bracket ends it.
+    """
     text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     return text.rpartition(")")[2].split()
 

@@ -1,7 +1,7 @@
-"""Where the time goes: py-spy watches the server under load from 128 connections.
+"""Profile the server with py-spy under load from 128 connections: `python -m bench --profile`.
 
-py-spy looks at the process from outside a few hundred times a second. It needs leave to: on Linux
-root, or `kernel.yama.ptrace_scope = 0`.
+py-spy samples the process from outside, 250 times a second. On Linux it needs root, or
+`kernel.yama.ptrace_scope = 0`.
 """
 
 import re
@@ -32,10 +32,13 @@ _LAYERS = (
     ("commit and SQL on the wire", ("psycopg/",)),
     ("SQLAlchemy", ("sqlalchemy/",)),
     ("opening tokens, deriving keys", ("protocol/camera_token", "protocol/key_derivation")),
-    ("parsing JSON and models", ("pydantic/", "jiter", "web/intake", "web/wire")),
-    ("HTTP server", ("uvicorn/", "web/http_protocol")),
+    (
+        "parsing JSON and models",
+        ("pydantic/", "jiter", "web/middleware/request_body", "web/api/models"),
+    ),
+    ("HTTP server", ("uvicorn/", "web/transport/protocol")),
     ("routes and answers", ("birthmark_sma/web/", "starlette/", "fastapi/", "json/")),
-    ("the pool and its hand-over", ("authority/group_commit", "threading.py")),
+    ("the pool and its hand-over", ("storage/group_commit", "threading.py")),
     ("judging and other code of its own", ("birthmark_sma/",)),
     ("event loop", ("asyncio/", "uvloop/")),
 )
@@ -43,7 +46,7 @@ _LAYERS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A stack as py-spy found it, the thread's name first, and how often."""
+    """A stack that py-spy found `times` times. The outermost frame comes first."""
 
     thread: str
     frames: tuple[str, ...]
@@ -51,7 +54,10 @@ class Sample:
 
 
 def profile(options: Options, console: Console) -> None:
-    """Load the server on PostgreSQL, and print the shares of threads, layers and functions."""
+    """Load the server on PostgreSQL and print the time shares of threads, layers and functions.
+
+    Raises SystemExit if py-spy cannot read the process.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="sma-bench-") as name,
         Postgres(POSTGRES_OPTIONS) as postgres,
@@ -84,7 +90,7 @@ def _py_spy(pid: int, seconds: int, output: Path) -> list[str]:
 
 
 def parse_samples(raw: str) -> list[Sample]:
-    """Read py-spy's raw format: `thread;frame;frame COUNT`, outermost first."""
+    """Parse py-spy's raw format: `thread;frame;frame COUNT`, outermost frame first."""
     samples = []
     for line in raw.splitlines():
         stack, _, times = line.rpartition(" ")
@@ -94,7 +100,7 @@ def parse_samples(raw: str) -> list[Sample]:
 
 
 def by_thread(samples: list[Sample]) -> Table:
-    """Return how the samples spread over the threads."""
+    """Return the share of each thread."""
     counts = Counter[str]()
     for each in samples:
         counts[each.thread] += each.times
@@ -102,7 +108,7 @@ def by_thread(samples: list[Sample]) -> Table:
 
 
 def by_layer(samples: list[Sample]) -> Table:
-    """Return how they spread over what the code is for, thread by thread."""
+    """Return the share of each layer in each thread."""
     counts = Counter[str]()
     for each in samples:
         counts[f"{each.thread}: {_layer(each)}"] += each.times
@@ -110,7 +116,7 @@ def by_layer(samples: list[Sample]) -> Table:
 
 
 def by_function(samples: list[Sample]) -> Table:
-    """Return the functions that most samples ended in; what they call in C is theirs."""
+    """Return the share of each innermost function. Time in C functions counts for the caller."""
     counts = Counter[str]()
     for each in samples:
         if each.frames:
@@ -119,7 +125,7 @@ def by_function(samples: list[Sample]) -> Table:
 
 
 def _layer(sample: Sample) -> str:
-    """Return the layer of the innermost frame that belongs to one."""
+    """Return the layer of the innermost frame that belongs to a layer, or "other"."""
     for frame in reversed(sample.frames):
         for layer, marks in _LAYERS:
             if any(mark in frame for mark in marks):
@@ -128,7 +134,7 @@ def _layer(sample: Sample) -> str:
 
 
 def _thread_name(thread: str) -> str:
-    """`thread (4711): validation-writer` is the validation-writer."""
+    """Return the name in `thread (4711): validation-writer`, or the whole text without a name."""
     return thread.partition("): ")[2] or thread
 
 

@@ -1,7 +1,8 @@
-"""`python -m bench.rate_limits`: what rate limits cost a camera token, and a million addresses.
+"""`python -m bench.rate_limits`: measure the cost of rate limits, and their memory.
 
-Beside the strategies of the `limits` library over its own store in memory, which are not used, and
-why: each is asked what the server asks, a hit and what it leaves.
+It prints microseconds per camera token and the memory of a million addresses. For comparison it
+measures the strategies of the `limits` library with its in-memory store, which the server does not
+use; the figures show why. Each gets the same calls: one hit, then the remaining allowance.
 """
 
 import asyncio
@@ -31,15 +32,15 @@ from birthmark_sma.web.middleware import rate_limit
 from tests.support.databases.redis import Redis
 
 _TIMES = 500
-_ROUNDS = 300  # the best of many short ones: other programs disturb the others
+_ROUNDS = 300  # the fastest of many short rounds counts, because other programs disturb the others
 _SHARED_ROUNDS = 30
 _CALLERS = 1_000_000
-_TOKEN_MICROSECONDS = 70.0  # of the server's time for a token in all: docs/performance.md
+_TOKEN_MICROSECONDS = 70.0  # the server's CPU time for a whole token: docs/performance.md
 _CALLER = Caller("192.0.2.7")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     table = Table("what a token pays for", "us", "of 70 us", title="Rate limits")
     for name, microseconds in _figures():
         table.add_row(name, f"{microseconds:.2f}", f"{microseconds / _TOKEN_MICROSECONDS:.1%}")
@@ -89,7 +90,7 @@ def _asked_of(strategy: type[RateLimiter], rate: str) -> Callable[[], None]:
 
 
 def _seconds(ask: Callable[[], object]) -> float:
-    """Return the microseconds of one call, in the best of some rounds."""
+    """Return the microseconds of one call of `ask`, from the fastest round."""
     best = float("inf")
     for _ in range(_ROUNDS):
         began = time.perf_counter()
@@ -100,7 +101,10 @@ def _seconds(ask: Callable[[], object]) -> float:
 
 
 async def _shared(url: str, rates: dict[Kind, tuple[Rate, ...]], together: int) -> float:
-    """Return the microseconds of this process's time that a token costs."""
+    """Return the CPU time of this process for one token with limits in Redis, in microseconds.
+
+    `together` is the number of concurrent requests. Redis' own CPU time is not included.
+    """
     limits = RateLimits(rates, lambda figures: SharedWindows(SecretStr(url), figures))
     await limits.start()
     assert limits.shared

@@ -1,6 +1,8 @@
--- POST the bodies of the file that BODIES names, one a line, round and round; print one line of JSON.
+-- wrk script: POST the bodies of the file that BODIES names, one on each line, again and again.
+-- At the end print one line: RESULT and a JSON object, which bench/wrk.py parses. Times are ms.
 local requests, position = {}, 0
 
+-- Format all requests before the load starts, so that wrk's only thread does nothing else.
 function init()
   local headers = { ["Content-Type"] = "application/json" }
   for body in io.lines(os.getenv("BODIES")) do

@@ -1,4 +1,7 @@
-"""A run: one durable PostgreSQL, the parts that were chosen, a report."""
+"""Run the chosen parts on one durable PostgreSQL and return the report.
+
+`bench.__main__` calls `run`.
+"""
 
 import gc
 import tempfile
@@ -24,7 +27,8 @@ from bench.parts import (
 from bench.parts.stage import Stage
 from tests.support.databases.postgres import Postgres
 
-# Three parts are measured in one turn, so that their figures can be compared with each other.
+# The first three parts are measured in turn in the same rounds, so that their figures can be
+# compared with each other.
 _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
     (frozenset({"validate", "sqlite", "batch"}), validation.measure),
     (frozenset({"replay"}), replay.measure),
@@ -39,7 +43,10 @@ _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
 
 
 def run(options: Options, say: Callable[[str], None]) -> Report:
-    """Measure. A part that breaks is a fault in the report, and the others are measured still."""
+    """Measure the chosen parts. A part that raises an error is a fault in the report.
+
+    The other parts are still measured. `say` gets a line of progress.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="sma-bench-") as folder,
         Postgres(POSTGRES_OPTIONS) as postgres,

@@ -1,7 +1,7 @@
-"""Serve an ASGI application in a process of its own: `python -m bench.serving bench.noop bounded`.
+"""Serve an ASGI application in its own process: `python -m bench.serving bench.noop bounded`.
 
-`bounded` is the HTTP server exactly as `sma serve` runs it, `plain` is uvicorn as it comes. The
-first line printed is the URL.
+`bounded` is the HTTP server exactly as `sma serve` runs it. `plain` is uvicorn with its defaults.
+The process prints its URL as the first line.
 """
 
 import importlib
@@ -17,12 +17,15 @@ import uvicorn
 from birthmark_sma.config import Settings
 from birthmark_sma.web.server import uvicorn_config
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # as in `sma serve`, so that the sides differ only in the application
 _STOP_SECONDS = 30
 
 
 class Serving:
-    """A running application: a context manager, as tests.support.programs.server.Server is."""
+    """A running application, as a context manager like tests.support.programs.server.Server.
+
+    Raises RuntimeError if the application does not start.
+    """
 
     def __init__(
         self, module: str, kind: Literal["bounded", "plain"], environ: Mapping[str, str] | None

@@ -1,4 +1,8 @@
-"""Authorities to measure: founded as an operator would, each in a database of its own."""
+"""Create authorities to measure, as an operator would, each in its own database.
+
+`bench.parts.stage` creates them. The real command line and the real server run in processes of
+their own.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +24,7 @@ from tests.support.programs.server import SMA, Server, server_environ
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A founded authority. `database_pid` is PostgreSQL's first process, None with SQLite."""
+    """An authority to measure. `database_pid` is PostgreSQL's main process, or None (SQLite)."""
 
     data_dir: Path
     environ: dict[str, str]
@@ -29,11 +33,11 @@ class Site:
 
     @property
     def uses_sqlite(self) -> bool:
-        """Whether the database is a file."""
+        """True for SQLite, false for PostgreSQL."""
         return self.database_pid is None
 
     def serve(self, *arguments: str, program: Sequence[str] = SMA) -> Server:
-        """Start the real server on this authority, or what a part makes of it."""
+        """Start the server on this authority. `program` replaces `sma` by a variant of it."""
         url = None if self.uses_sqlite else self.database_url
         return Server(
             self.data_dir, *arguments, database_url=url, environ=self.environ, program=program
@@ -41,7 +45,7 @@ class Site:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Authority]:
-        """The authority, open in this process: to fill it, and to make camera tokens."""
+        """Open the authority in this process, to fill it and to make camera tokens."""
         authority = open_authority(load_settings({}, self.environ))
         try:
             yield authority
@@ -49,7 +53,7 @@ class Site:
             authority.close()
 
     def forget_tokens(self) -> None:
-        """Let all camera tokens count as new again, where the schema has a ledger of them."""
+        """Empty the replay ledger, if the schema has one, so that all tokens count as new."""
         with closing(open_database(self.database_url)) as database, database.write() as transaction:
             for table in ("sighted_tokens", "resubmitted_tokens"):
                 if inspect(transaction).has_table(table):
@@ -57,7 +61,7 @@ class Site:
                     transaction.execute(text(f"{verb} {table}"))
 
     def recorded_since(self, moment: str) -> tuple[int, int]:
-        """Return how many verdicts the audit trail has since a time, and how many are no PASS."""
+        """Return the number of audit rows since `moment`, and how many of them are no PASS."""
         [(rows, failed)] = query(
             self.database_url,
             "SELECT count(*), count(*) FILTER (WHERE validation_result <> 'PASS')"
@@ -74,7 +78,10 @@ def found(
     *,
     key_type: CaKeyType = CaKeyType.RSA_4096,
 ) -> Site:
-    """Found an authority of the standard sizes, on SQLite where no PostgreSQL is given."""
+    """Create an authority of the standard sizes, on SQLite if `postgres` is None.
+
+    Raises RuntimeError if `sma init` fails.
+    """
     data_dir = folder / name
     url = None if postgres is None else postgres.create_database(name)
     environ = server_environ(data_dir, url) | {"SMA_CA_KEY_TYPE": key_type.value}
@@ -86,6 +93,6 @@ def found(
 
 
 def postgres_pid(postgres: Postgres) -> int:
-    """Return the number of PostgreSQL's first process."""
+    """Return the process id of PostgreSQL's main process."""
     lines = (postgres.data_directory / "postmaster.pid").read_text(encoding="utf-8").splitlines()
     return int(lines[0])

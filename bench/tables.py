@@ -1,4 +1,4 @@
-"""A report as tables: for the terminal, and the same for a document."""
+"""Convert a report into tables, the same for the terminal and for docs/performance.md."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from bench.verdicts import TARGETS
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text. `words` is how many columns from the left are words; the others are figures."""
+    """Rows of text. The first `words` columns are text, the others are figures."""
 
     title: str
     columns: Sequence[str]
@@ -18,7 +18,7 @@ class Table:
 
 
 def all_tables(report: Report) -> list[Table]:
-    """Return every table of a report that has something in it."""
+    """Return the tables of a report that have rows."""
     tables = [_load(report), _readings(report), _verdicts(report), _machine(report)]
     return [table for table in tables if table.rows]
 
@@ -49,9 +49,10 @@ def _row(report: Report, series: Series) -> list[str]:
 
 
 def _times(report: Report, series: Series, rate: float, side: str, database: str) -> str:
-    """Say how many times the other side's rate this is.
+    """Return `rate` divided by the other side's rate, as text, or an empty text if there is none.
 
-    Batches need few connections: they are held against the other side's most.
+    The other side's series with the same number of connections counts. A batch series has fewer
+    connections, so it is compared with the other side's fastest series.
     """
     candidates = [each for each in report.series if (each.side, each.database) == (side, database)]
     same = [each for each in candidates if each.connections == series.connections]

@@ -1,4 +1,4 @@
-"""Print a report."""
+"""Print a report to a terminal with rich."""
 
 from rich import box
 from rich.console import Console
@@ -11,7 +11,7 @@ _COLOURS = {"aim reached": "green", "floor reached": "yellow", "missed": "red"}
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print every table, then what makes the run invalid."""
+    """Print every table, then the faults that make the run invalid."""
     for table in all_tables(report):
         print_table(table, console)
     for fault in report.faults:
@@ -21,7 +21,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print one table, with a line above it."""
+    """Print an empty line, then the table."""
     console.print()
     console.print(_rich(table))
 

@@ -1,4 +1,7 @@
-"""What the measurements must show, and whether they did."""
+"""The performance targets, and the comparison of a report with them.
+
+`bench.tables` prints them, and docs/performance.md shows them with the last run's figures.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ _CONNECTIONS = 128
 
 
 class Outcome(StrEnum):
-    """How a measured value stands to its two marks."""
+    """Result of comparing a measured value with its floor and its aim."""
 
     AIM = "aim reached"
     FLOOR = "floor reached"
@@ -23,7 +26,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A line of what must be shown. `form` phrases a value; `smaller` says that less is better."""
+    """One performance target. `form` formats a value. `smaller` means that less is better."""
 
     what: str
     floor: float
@@ -33,7 +36,7 @@ class Target:
     smaller: bool = False
 
     def outcome(self, report: Report) -> Outcome:
-        """Hold the measured value against the marks."""
+        """Compare the measured value with the floor and the aim."""
         value = self.measured(report)
         if value is None:
             return Outcome.NOT_MEASURED
@@ -43,7 +46,7 @@ class Target:
         return Outcome.FLOOR if sign * value >= sign * self.floor else Outcome.MISSED
 
     def value(self, report: Report) -> str:
-        """Return the measured value in words."""
+        """Return the measured value as text, or an empty text if it was not measured."""
         value = self.measured(report)
         return "" if value is None else self.form.format(value)
 

@@ -1,6 +1,7 @@
-"""`python -m bench.without_ledger serve ...`: the server as it is, but it keeps no replay ledger.
+"""`python -m bench.without_ledger serve ...`: the real server, but without a replay ledger.
 
-No setting does this: it is only here, to see what the ledger costs.
+It exists only to measure the cost of the ledger (`bench/parts/replay.py`). No setting of the server
+does this.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ from birthmark_sma.cli.main import run
 
 
 class _Forgetful(Validator):
-    """Takes every camera token for a new one."""
+    """A validator that treats every camera token as new."""
 
+    # Overrides Validator's private method, which reads and writes the ledger in the batch's
+    # transaction. Everything else stays the same, so the difference is the ledger's cost.
     def _note_sights(
         self,
         _transaction: Connection,
@@ -27,5 +30,6 @@ class _Forgetful(Validator):
 
 
 if __name__ == "__main__":
-    setattr(authority, Validator.__name__, _Forgetful)  # what the settings cannot do
+    # `authority` imported the class by name, so the name in that module is replaced.
+    setattr(authority, Validator.__name__, _Forgetful)
     run()

@@ -1,4 +1,8 @@
-"""Closed load with wrk: so many connections, each with one request under way at all times."""
+"""Closed load with wrk: each connection always has one request under way.
+
+`bench.closed` and `bench.profiling` call `load`. `requests.lua` sends the bodies and prints the
+result.
+"""
 
 import json
 import os
@@ -13,7 +17,7 @@ _TIMEOUT_SECONDS = 30
 
 
 class WrkMissingError(RuntimeError):
-    """There is no wrk on this machine."""
+    """wrk is not installed on this machine."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -24,7 +28,7 @@ class WrkMissingError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class WrkResult:
-    """What wrk counted: `broken` connections failed, `refused` answers have a status from 400."""
+    """The counts of wrk. `broken` connections failed; `refused` responses have a status >= 400."""
 
     requests: int
     seconds: float
@@ -44,9 +48,10 @@ def find_wrk() -> str:
 
 
 def load(url: str, bodies: Path, *, connections: int, seconds: float) -> WrkResult:
-    """POST the bodies of a file, one a line, round and round, from one thread.
+    """POST the bodies of a file, one on each line, again and again, from one thread.
 
-    wrk counts whole seconds. Raises RuntimeError where it ends with anything but a result.
+    `seconds` is rounded to at least 1, because wrk takes whole seconds. Raises RuntimeError if wrk
+    prints no result, and WrkMissingError.
     """
     command = [find_wrk(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
     done = subprocess.run(
@@ -60,7 +65,7 @@ def load(url: str, bodies: Path, *, connections: int, seconds: float) -> WrkResu
 
 
 def parse_result(said: str) -> WrkResult:
-    """Read the line that requests.lua prints at the end. Raises RuntimeError without one."""
+    """Return the result that requests.lua prints. Raises RuntimeError if there is none."""
     for line in said.splitlines():
         if line.startswith(_MARK):
             return WrkResult(**json.loads(line.removeprefix(_MARK)))

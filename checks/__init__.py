@@ -1,1 +1,1 @@
-"""What `make check` asks beyond the linters."""
+"""Checks of `make check` that no linter does: vulnerabilities and the public surface."""

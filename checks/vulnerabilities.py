@@ -1,8 +1,9 @@
-"""Ask for known vulnerabilities of everything that the locks pin.
+"""Check all pinned packages for known vulnerabilities with pip-audit.
 
-pip-audit ends alike whether it found something, could not reach a database, or reached one that
-knows none of the packages. Only the first is a reason to stop whoever works without a network, and
-the last must not pass for good news. So its report is read here.
+pip-audit exits with the same code in three cases: it found something, it could not reach a
+database, or the database knows none of the packages. Only the first case may fail the check,
+because developers also work without a network. The last case must not count as success. So this
+module parses pip-audit's report.
 """
 
 import json
@@ -12,18 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 LOCK = "requirements/dev.lock"
-"""All that run.lock pins stands there too."""
+"""The lock for development. It contains every package of run.lock too."""
 SERVICES = ("pypi", "osv")
-"""The databases that pip-audit knows, in the order in which they are asked."""
+"""The vulnerability databases that pip-audit supports, in the order in which they are queried."""
 
 _SECONDS = 45
 _SOCKET_SECONDS = 5
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Say what is known, in a line or two; 1 where a vulnerability is. `arguments` go to pip-audit.
+    """Print the known vulnerabilities. Return 1 if there is one, else 0.
 
-    A database that cannot be asked is no failure: then it says so, and 0.
+    If no database responds, print that and return 0. `arguments` are passed to pip-audit.
     """
     for service in SERVICES:
         audited = _audited(service, arguments)
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _audited(service: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what a database says of each package that it knows; nothing where it is away."""
+    """Return the report of each package that a database knows.
+
+    The list is empty if the database does not respond within 45 seconds.
+    """
     command = [
         *(sys.executable, "-m", "pip_audit", "--requirement", LOCK, "--require-hashes"),
         *("--disable-pip", "--vulnerability-service", service, "--format", "json"),

@@ -1,23 +1,24 @@
-// An aggregation server's heart in one file, for Node 20 or later, with no packages.
+// The core of an aggregation server in one file, for Node 20 or later, without packages.
 //
 //     node aggregator.mjs https://sma.example.org root.crt < bundles.jsonl
 //
-// reads a bundle a line, and writes a line for each: image hash, verdict, device or reason. The access
-// key is in the environment, AUTHORITY_KEY. A bundle that has no verdict yet is KEPT: ask again later.
+// It reads one bundle from each line and writes a line for each: image hash, verdict, device or reason.
+// The environment variable AUTHORITY_KEY has the access key. A bundle without a verdict is KEPT: validate
+// it again later.
 //
-// Node reads no revocation lists. The tokens of revoked devices FAIL, but a bundle that is KEPT may be
-// of one: whoever accepts bundles without a verdict has to check the list by other means.
+// Node cannot read revocation lists. Tokens of revoked devices FAIL, but the device of a KEPT bundle may
+// be revoked. A server that accepts bundles without a verdict must check the list by other means.
 
 import { X509Certificate, verify } from "node:crypto";
 import { readFileSync, realpathSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-const GRACE_MS = 30 * 24 * 3600 * 1000; // how long a camera may have been without a network
-const SKEW_MS = 3600 * 1000; // by how much a camera's clock may be fast
+const GRACE_MS = 30 * 24 * 3600 * 1000; // the longest time that a camera may be without a network
+const SKEW_MS = 3600 * 1000; // the most that a camera's clock may be fast
 const ATTEMPTS = 4;
 const DEADLINE_MS = 10_000; // for all attempts at one bundle, and the waits between them
-const LONGEST_HOLD_MS = 60_000; // then one request shows whether a 429 still holds
+const LONGEST_HOLD_MS = 60_000; // limit for Retry-After; then a request shows if the 429 still holds
 const LARGEST_ANSWER = 65_536;
 const LARGEST_BUNDLE = 32_768;
 
@@ -27,12 +28,12 @@ function demand(holds, sentence) {
   if (!holds) throw new Rejected(sentence);
 }
 
-// --- 1. Is it whole?
+// --- 1. Parse the bundle.
 
 const TIME = /^(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/; // RFC 3339
 
-// JSON.parse takes a name that stands twice, 1.0 for 1, and half of a surrogate pair. Written anew, such
-// a text is another.
+// JSON.parse accepts a duplicate name, 1.0 for 1, and half of a surrogate pair. Serialized again, such a
+// text differs from the input, so it is refused: another parser could read it differently.
 function parseStrictly(text) {
   const value = JSON.parse(text);
   const plain = (part) => (part.startsWith('"') ? JSON.stringify(JSON.parse(part).toWellFormed()) : "");
@@ -49,10 +50,10 @@ function hasExactly(value, ...names) {
 const isText = (value, form) => typeof value === "string" && form.test(value);
 const isHex = (value, bytes) => isText(value, /^[0-9a-f]+$/) && value.length === 2 * bytes;
 const isIndex = (value) => Number.isInteger(value) && value >= 0 && value < 2 ** 31;
-// Node takes base64 in many spellings: only the one that it would write itself counts.
+// Node accepts many spellings of base64. Only the one that it writes itself is valid here.
 const isBase64 = (value) => isText(value, /./) && Buffer.from(value, "base64").toString("base64") === value;
 const isCertificate = (value) => isBase64(value) && value.length <= 8_192;
-// Date takes a 30th of February for the 2nd of March.
+// Date reads February 30 as March 2, so the result is compared with the text.
 const isTime = (value) => isText(value, TIME) && new Date(value).toJSON()?.slice(0, 19) === value.slice(0, 19);
 
 function parseBundle(text) {
@@ -92,7 +93,7 @@ function parseBundle(text) {
   return { ...bundle, signature: Buffer.from(bundle.signature, "base64") };
 }
 
-// --- 2. Is it signed by a device that the pinned root vouches for?
+// --- 2. Verify the certificate chain up to the pinned root, and the signature.
 
 const BASIC_CONSTRAINTS = "551d13"; // OIDs in hex
 const KEY_USAGE = "551d0f";
@@ -101,14 +102,14 @@ const ALTERNATIVE_NAME = "551d11";
 const NAME_CONSTRAINTS = "551d1e";
 const AUTHORITY_KEY_ID = "551d23";
 const UNDERSTOOD = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, ALTERNATIVE_NAME];
-const SIGNED_SOUNDLY = /^(2a8648ce3d04030[234]|2a864886f70d01010[bcd])$/; // ECDSA or RSA with SHA-2
+const SIGNED_SOUNDLY = /^(2a8648ce3d04030[234]|2a864886f70d01010[bcd])$/; // ECDSA or RSA, with SHA-2
 const DIGITAL_SIGNATURE = 0x80;
 const KEY_CERT_SIGN = 0x04;
 const CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2";
 const ANY_PURPOSE = "2.5.29.37.0";
 const URN = "urn:birthmark:device:";
 
-/** The values that stand side by side in DER, each with its tag and content. */
+/** Returns the consecutive DER values in these bytes, each with its tag and content. */
 function der(bytes) {
   const values = [];
   for (let at = 0; at < bytes.length; ) {
@@ -121,7 +122,7 @@ function der(bytes) {
   return values;
 }
 
-/** What Node does not tell of a certificate (DER or PEM), or tells in a form made for people. */
+/** Reads a certificate (DER or PEM), also the fields that Node omits or formats for people. */
 function read(text) {
   try {
     const certificate = new X509Certificate(text);
@@ -131,7 +132,7 @@ function read(text) {
     const list = der(signed.content).find(({ tag }) => tag === 0xa3);
     const extensions = new Map();
     for (const { content } of list ? der(der(list.content)[0].content) : []) {
-      const parts = der(content); // OID, TRUE where it is critical, value
+      const parts = der(content); // OID, TRUE if it is critical, value
       const [value] = der(parts.at(-1).content);
       extensions.set(parts[0].content.toString("hex"), { critical: parts.length === 3, value });
     }
@@ -149,7 +150,7 @@ function read(text) {
       isCa: constraints.some(({ tag, content }) => tag === 1 && content[0] === 0xff),
       pathLength: pathLength ?? Infinity,
       keyUsage: extensions.get(KEY_USAGE)?.value.content[1] ?? 0,
-      purposes: certificate.keyUsage ?? [ANY_PURPOSE], // that is what Node calls the extended one
+      purposes: certificate.keyUsage ?? [ANY_PURPOSE], // Node's keyUsage is the extended key usage
       uris: names.filter(({ tag }) => tag === 0x86).map(({ content }) => content.toString("latin1")),
     };
   } catch {
@@ -158,8 +159,9 @@ function read(text) {
 }
 
 /**
- * A name as RFC 5280, section 7.1, compares it: case, string type, compatible characters, runs of
- * white space, and characters that are not seen make no difference. checkIssued folds ASCII alone.
+ * Returns a name in the form that RFC 5280, section 7.1, compares. Case, string type, compatible
+ * characters, runs of white space and invisible characters make no difference. Node's checkIssued
+ * folds only ASCII.
  */
 function folded(name) {
   const unescaped = (line) =>
@@ -175,7 +177,7 @@ function folded(name) {
   return (name ?? "").split("\n").map(fold).join("\n");
 }
 
-/** Returns the serial of the device that the first of these certificates (DER or PEM) is of. */
+/** Verifies the chain (DER or PEM) at all `times` (ms) and returns the serial of its device. */
 export function verifyChain(chain, root, times) {
   const path = [...chain, root].map(read);
   path.slice(1).forEach((issuer, below) => {
@@ -220,7 +222,7 @@ export function verifyChain(chain, root, times) {
   return serial;
 }
 
-/** What is percent-encoded, or null: only its one right spelling counts, else two URNs name one device. */
+/** Returns the percent-decoded text, or null. Only one spelling is valid, so that one URN names a device. */
 function decoded(text) {
   const hex = (sign) => `%${sign.charCodeAt().toString(16).toUpperCase()}`;
   try {
@@ -231,14 +233,14 @@ function decoded(text) {
   }
 }
 
-/** Whether a key is of a kind and size that a CA may have. */
+/** Returns whether a CA may have a key of this kind and size. */
 function isOfCa(key) {
   const { namedCurve, modulusLength } = key.asymmetricKeyDetails ?? {};
   if (key.asymmetricKeyType === "rsa") return modulusLength >= 2048;
   return ["prime256v1", "secp384r1", "secp521r1"].includes(namedCurve);
 }
 
-// The kind of key decides how it signs: docs/aggregator.md.
+// Returns the hash algorithm of a device key's signatures: docs/aggregator.md. Ed25519 has none.
 function digestFor(key) {
   const { namedCurve, modulusLength, publicExponent } = key.asymmetricKeyDetails ?? {};
   const rsa = modulusLength >= 2048 && modulusLength <= 4096 && publicExponent === 65537n;
@@ -249,7 +251,7 @@ function digestFor(key) {
   throw new Rejected("The certificate has a key that is no device's.");
 }
 
-// RFC 8785 for what a bundle holds: ASCII names and texts, and small integers.
+// Canonical JSON (RFC 8785) for the content of a bundle: ASCII names and texts, and small integers.
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (value === null || typeof value !== "object") return JSON.stringify(value);
@@ -259,14 +261,15 @@ function canonical(value) {
   return `{${members.join(",")}}`;
 }
 
-/** Returns the bundle with the serial of its device. Times are milliseconds. */
+/** Verifies a bundle and returns it with its device's serial. Times are milliseconds. Throws Rejected. */
 export function verifyBundle(text, root, now, grace = GRACE_MS) {
   const { signature, ...content } = parseBundle(text);
   const chain = content.device_certificate_chain.map((each) => Buffer.from(each, "base64"));
   const captured = Date.parse(content.captured_at);
   demand(captured <= now + SKEW_MS, "It was captured in the future.");
   const ends = Math.min(...chain.map((each) => read(each).to));
-  const judged = Math.min(now, Math.max(ends, now - grace)); // within the grace: when it ended
+  // A certificate that expired within the grace period is verified at the time of its expiry.
+  const judged = Math.min(now, Math.max(ends, now - grace));
   const deviceSerial = verifyChain(chain, root, [Math.min(captured, now), judged]);
   const { publicKey } = read(chain[0]);
   const signed = Buffer.from(`birthmark-bundle-v1\0${canonical(content)}`, "ascii");
@@ -274,9 +277,9 @@ export function verifyBundle(text, root, now, grace = GRACE_MS) {
   return { ...content, deviceSerial };
 }
 
-// --- 3. Is its camera token genuine? A verdict, or null: there is none, and that is no FAIL.
+// --- 3. Validate the camera token. Return a verdict, or null without one, which is no FAIL.
 
-let quietUntil = 0; // a 429 counts for all that this process asks
+let quietUntil = 0; // after a 429 all requests of this process wait until then (ms)
 
 export async function ask(url, token, deadlineMs = DEADLINE_MS) {
   const end = performance.now() + deadlineMs;
@@ -287,7 +290,7 @@ export async function ask(url, token, deadlineMs = DEADLINE_MS) {
       return null;
     }
     if (wait > 0) await sleep(wait);
-    wait = 100 * 2 ** attempt * Math.random();
+    wait = 100 * 2 ** attempt * Math.random(); // exponential backoff with full jitter
     try {
       const answer = await fetch(`${url.replace(/\/+$/, "")}/api/v1/validate/nuc/batch`, {
         method: "POST",
@@ -312,7 +315,7 @@ export async function ask(url, token, deadlineMs = DEADLINE_MS) {
   return null;
 }
 
-/** Seconds or a date (RFC 9110, section 10.2.3); nonsense is as if it were not there. */
+/** Returns Retry-After in ms: seconds or a date (RFC 9110, section 10.2.3). Invalid values count as 0. */
 function retryAfterMs(value) {
   const date = value?.endsWith(" GMT") ? Date.parse(value) : NaN;
   const wait = /^\d{1,9}$/.test(value) ? 1000 * Number(value) : date - Date.now();
@@ -331,11 +334,11 @@ async function bodyOf(answer) {
   return Buffer.concat(parts);
 }
 
-// Later versions of the authority may tell more, in numbers of any form: here only names stand once each,
-// and JSON.parse visits as many as it kept.
+// Later versions of the authority may add members, with numbers of any form. So only duplicate names are
+// refused: JSON.parse visits each name that it kept, and the text must not have more names than that.
 function parseAnswer(body) {
   const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(body);
-  let names = -1; // it visits the whole by a name as well
+  let names = -1; // JSON.parse also visits the root, under an empty name
   const value = JSON.parse(text, function visit(_, each) {
     if (typeof each === "string" && !each.isWellFormed()) throw new SyntaxError("Half of a surrogate pair.");
     if (!Array.isArray(this)) names += 1;
@@ -347,7 +350,7 @@ function parseAnswer(body) {
   return value;
 }
 
-/** Only what looks exactly like a verdict is one. */
+/** Returns the verdict of a response, or null unless it has exactly the form of a verdict. */
 function verdictOf(body) {
   let results;
   try {
@@ -369,26 +372,26 @@ function verdictOf(body) {
   return verdict === "PASS" && whole && named ? result : null;
 }
 
-// --- all of it
+// --- 4. Judge bundles, one from each line.
 
-/** Returns the image hash, the verdict, and the device or a reason. */
+/** Returns image hash, verdict, and device or reason of a bundle. */
 export async function judge(text, root, url, now = Date.now(), grace = GRACE_MS) {
   let bundle;
   try {
     bundle = verifyBundle(text, root, now, grace);
   } catch (error) {
-    if (!(error instanceof Rejected)) console.error(error); // a defect: tell it, and judge the others
+    if (!(error instanceof Rejected)) console.error(error); // a defect must not stop the other bundles
     return ["?".repeat(64), "REJECTED", error.message];
   }
   const { image_hash: imageHash, deviceSerial } = bundle;
   const result = await ask(url, bundle.camera_token);
   if (result === null) return [imageHash, "KEPT", deviceSerial];
-  const same = (result.device_serial ?? deviceSerial) === deviceSerial; // else it was taken from another
+  const same = (result.device_serial ?? deviceSerial) === deviceSerial; // else another device's token
   if (result.validation_result !== "PASS" || !same) return [imageHash, "FAIL", deviceSerial];
   return [imageHash, "PASS", `${deviceSerial} (${result.device_family ?? "?"})`];
 }
 
-/** Splits at line ends alone, and keeps of a line that is too long for a bundle what shows it. */
+/** Yields each line. A line that is too long for a bundle is cut off, but stays too long. */
 async function* lines(stream) {
   let last = "";
   for await (const part of stream.setEncoding("utf8")) {
@@ -399,7 +402,7 @@ async function* lines(stream) {
   if (last) yield last;
 }
 
-/** A line, in which what is of a certificate or an answer looks like no other line. */
+/** Returns an output line, with "?" for control characters, so that no text can fake another line. */
 export function lineOf(told) {
   return `${told.map((each) => each.replace(/(?! )[\p{C}\p{Z}]/gu, "?")).join("\t")}\n`;
 }

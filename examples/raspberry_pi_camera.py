@@ -1,10 +1,10 @@
 """A camera service for a Raspberry Pi: authenticates every picture that appears in a folder.
 
-Whatever takes the pictures (rpicam-still, an app, a motion detector) moves them, finished, into the
-folder. This program makes a bundle of each, moves the picture to `authenticated/`, and sends the
-bundles to an aggregation server as soon as that can be reached. It can be switched off at any
-moment. While the clock is wrong, pictures stay in the folder. docs/camera.md has the unit for
-systemd.
+The program that takes the pictures (rpicam-still, an app, a motion detector) moves finished
+pictures into the folder. This service makes a bundle of each, moves the picture to
+`authenticated/`, and sends the bundles to an aggregation server when it is reachable. The power may
+fail at any moment. While the clock is wrong, pictures stay in the folder. docs/camera.md has the
+systemd unit.
 """
 
 import argparse
@@ -37,42 +37,45 @@ from birthmark_sma.device.bundle_queue import Send
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
 SECONDS_BETWEEN_ROUNDS = 1.0
 LONGEST_WAIT_SECONDS = 3600.0
-"""However long the authority asks for: it gives a lost answer again for 24 hours."""
+"""Limit for the wait that the authority asks for. It repeats a lost response for only 24 hours."""
 
 log = logging.getLogger("camera")
 stopping = threading.Event()
 
 
 class Sender:
-    """Sends bundles to the aggregation server, until this program is told to stop."""
+    """Sends bundles to the aggregation server until this program has to stop."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
     def __call__(self, bundle: Bundle) -> Delivery | Later:
-        """Send one bundle."""
+        """Send one bundle, or return Later if the program has to stop."""
         return Later(0) if stopping.is_set() else self._intake(bundle)
 
 
 class Folder:
-    """The folder of finished pictures, and `authenticated/` in it for those that have a bundle."""
+    """The folder of finished pictures. Those with a bundle are moved to `authenticated/` in it."""
 
     def __init__(self, pictures: Path) -> None:
         self._pictures = pictures
         self._done = pictures / "authenticated"
         self._left_alone: set[tuple[Path, int, int]] = set()
-        """What could not be read or moved, as it was then: told once, and tried when it changes."""
+        """Files that cannot be read or moved, with inode and change time (ns).
+
+        They are logged once and tried again when they change.
+        """
 
     def authenticate(self, camera: Camera) -> None:
-        """Queue a bundle for every picture, and put the picture aside.
+        """Queue a bundle for every picture and move the picture to `authenticated/`.
 
-        Raises WrongClockError where pictures have to wait until the clock is set.
+        Raises WrongClockError if the clock is wrong, and QueueFullError. The pictures then stay.
         """
         self._done.mkdir(exist_ok=True)
         for picture in sorted(self._pictures.glob("*.jpg")):
             try:
                 status = picture.lstat()
-            except FileNotFoundError:  # somebody was faster
+            except FileNotFoundError:  # another program has removed it meanwhile
                 continue
             if (picture, status.st_ino, status.st_ctime_ns) in self._left_alone:
                 continue
@@ -82,8 +85,8 @@ class Folder:
                 with picture.open("rb") as file:
                     bundle = camera.capture(file, refuse_wrong_clock=True)
                 camera.queue.put(bundle)
-                # Cut off just here, the picture gets a second bundle at the next start. Both are
-                # true.
+                # The bundle is queued first, so that no picture is moved without one. After a power
+                # failure at this line the picture gets a second bundle, and both are valid.
                 picture.rename(self._place_for(picture, bundle))
                 log.info("%s is authenticated", picture.name)
             except (OSError, EmptyPictureError) as error:
@@ -91,15 +94,19 @@ class Folder:
                 log.error("%s is left alone as it is: %s", picture.name, error)
 
     def _place_for(self, picture: Path, bundle: Bundle) -> Path:
-        """Return where a picture goes: cameras count from IMG_0001 again, and lose none by it."""
+        """Return the path that a picture is moved to, without overwriting another picture.
+
+        Cameras reuse names: they count from IMG_0001 again. Then the image hash is the name.
+        """
         place = self._done / picture.name
         if place.exists():
-            place = self._done / f"{bundle.content.image_hash.hex()}.jpg"  # else the very same
+            # If this path exists too, it is the same picture.
+            place = self._done / f"{bundle.content.image_hash.hex()}.jpg"
         return place
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Start the camera, as soon as the authority can be reached, and serve until told to stop."""
+    """Start the camera when the authority is reachable, and serve until the program has to stop."""
     enrolment = Enrolment(
         arguments.authority,
         arguments.serial or SERIAL_NUMBER.read_text("ascii").strip("\0\n"),
@@ -108,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
         keys_per_table=arguments.keys_per_table,
         patience=10,
     )
-    Intake(arguments.aggregator).close()  # a wrong URL is told before anything is asked
+    Intake(arguments.aggregator).close()  # raises an error for a wrong URL before any request
     folder = Folder(arguments.pictures)
     while not stopping.is_set():
         try:
@@ -127,22 +134,22 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def one_round(camera: Camera, folder: Folder, send: Send) -> None:
-    """Queue what is new, and send what waits."""
+    """Queue bundles of new pictures, and send the waiting bundles."""
     try:
         folder.authenticate(camera)
     except WrongClockError:
-        pass  # the camera has logged it, and the pictures stay where they are
-    except QueueFullError as error:  # the pictures stay where they are meanwhile
+        pass  # the camera has logged it, and the pictures stay in the folder
+    except QueueFullError as error:  # the pictures stay in the folder
         log.warning("%s", error)
         if camera.queue.put_aside:
             log.warning("%s bundles that were refused make room", camera.queue.put_aside)
             camera.queue.discard_put_aside()
-    finally:  # also where the disk is full: it has room again once what waits is sent
+    finally:  # also if the disk is full, because sending bundles frees space
         camera.queue.drain(send)
 
 
 def main() -> int:
-    """Read the command line, and run."""
+    """Read the command line and run. Return 1 for an error, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--authority", required=True, help="URL of the manufacturer authority")
     parser.add_argument("--aggregator", required=True, help="URL that takes bundles")

@@ -1,8 +1,8 @@
-"""What every test may ask for: databases on a real PostgreSQL, and a clean environment.
+"""Fixtures for all tests: databases on a real PostgreSQL, Redis, servers, a clean environment.
 
-One PostgreSQL serves the whole run. Under pytest-xdist the controller starts it and tells the
-workers where it is; otherwise it starts when a test first asks for it. Databases and servers are
-imported by the fixtures that start them, so that a pure test file runs in a second.
+One PostgreSQL serves the whole run. Under pytest-xdist the controller starts it and passes its URL
+to the workers. Otherwise it starts when the first test needs it. Fixtures import databases and
+servers when they start them, so that a file of unit tests runs in a second.
 """
 
 import os
@@ -37,9 +37,10 @@ settings.load_profile("sma")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the tests' own variable before `clean_environment` takes it away.
+    """Read the tests' own variable before `clean_environment` removes it.
 
-    And let the programs that tests start hear Ctrl-C, which shells hide from what runs behind them.
+    Also restore the default handler of SIGINT: a shell sets it to "ignore" for background jobs, and
+    the programs that tests start would inherit that and ignore Ctrl-C.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,12 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one more test than there are cores: many of them wait for something most of the time."""
+    """Return one worker more than cores, because many tests wait most of the time."""
     return (os.cpu_count() or 1) + 1
 
 
 class _Worker(Protocol):
-    """What this file uses of pytest-xdist's WorkerController, which has no type hints."""
+    """The part of pytest-xdist's WorkerController that this file uses. It has no type hints."""
 
     config: pytest.Config
     workerinput: dict[str, Any]
@@ -61,13 +62,13 @@ class _Worker(Protocol):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: _Worker) -> None:
-    """Tell a worker of pytest-xdist where the run's PostgreSQL is, and start it for the first."""
+    """Pass the URL of the run's PostgreSQL to a worker. The first call starts the server."""
     from tests.support.databases.postgres import PostgresStartError, PostgresUnavailableError
 
     try:
         node.workerinput[_ADMIN_URL] = _shared_server(node.config).url
     except (PostgresStartError, PostgresUnavailableError):
-        # Pure tests need none. In the others the fixture tries again, and its error says why not.
+        # Unit tests need no PostgreSQL. For other tests the fixture tries again and fails.
         return
 
 
@@ -83,7 +84,7 @@ def _shared_server(config: pytest.Config) -> "Postgres":
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide every setting of the developer's shell: DATABASE_URL, CA_PASSWORD, PORT and SMA_*."""
+    """Remove the settings of the developer's shell: DATABASE_URL, CA_PASSWORD, PORT and SMA_*."""
     for name in list(os.environ):
         if name in _SETTINGS_OUTSIDE_SMA or name.startswith("SMA_"):
             monkeypatch.delenv(name)
@@ -91,9 +92,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _full_costs() -> dict[derivation_cost.Cost, int]:
-    """Lower the cost of key derivations for all tests of this process; return the full costs.
+    """Lower the cost of key derivations for all tests of this process. Return the full costs.
 
-    A module that no test of the process has imported by now derives no key in it.
+    Modules that are not imported by now are left out, because no test of the process derives a key
+    with them.
     """
     known = derivation_cost.OF_AUTHORITIES + derivation_cost.OF_CAMERAS
     costs = tuple(cost for cost in known if cost.module in sys.modules)
@@ -104,7 +106,7 @@ def _full_costs() -> dict[derivation_cost.Cost, int]:
 
 @pytest.fixture
 def full_derivation_cost(_full_costs: dict[derivation_cost.Cost, int]) -> Iterator[None]:
-    """Let key derivations cost in this test's process what they cost an operator."""
+    """Use the full cost of key derivations in this test's process, as in production."""
     for cost, full in _full_costs.items():
         cost.write(full)
     yield
@@ -113,7 +115,7 @@ def full_derivation_cost(_full_costs: dict[derivation_cost.Cost, int]) -> Iterat
 
 @pytest.fixture(scope="session")
 def postgres_binaries(pytestconfig: pytest.Config) -> Path:
-    """The folder of PostgreSQL's programs, for a test that starts a server by itself."""
+    """Return the folder of PostgreSQL's programs, for a test that starts its own server."""
     from tests.support.databases.postgres import find_binaries
 
     return find_binaries(pytestconfig.stash[_CHOSEN_BINARIES])
@@ -121,14 +123,14 @@ def postgres_binaries(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_admin_url(pytestconfig: pytest.Config) -> str:
-    """The superuser's URL of the PostgreSQL that the whole run shares; never stop that server."""
+    """Return the superuser's URL of the shared PostgreSQL. A test must never stop that server."""
     given: str | None = getattr(pytestconfig, "workerinput", {}).get(_ADMIN_URL)
     return given or _shared_server(pytestconfig).url
 
 
 @pytest.fixture
 def postgres_url(postgres_admin_url: str) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database that no other test sees; dropped at the end."""
+    """Yield the URL of an empty PostgreSQL database for this test, and drop it at the end."""
     from tests.support.databases.postgres import OWN_DATABASE, create_database, drop_database
 
     name = f"{OWN_DATABASE}{secrets.token_hex(8)}"
@@ -138,7 +140,7 @@ def postgres_url(postgres_admin_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def own_postgres(postgres_binaries: Path) -> "Iterator[Postgres]":
-    """A PostgreSQL of this test's own, to stop, kill and start again; it loses no committed row."""
+    """Yield a durable PostgreSQL server for this test alone, which it may stop, kill and start."""
     from tests.support.databases.postgres import DURABLE_OPTIONS, Postgres
 
     with Postgres(DURABLE_OPTIONS, binaries=postgres_binaries) as server:
@@ -147,7 +149,7 @@ def own_postgres(postgres_binaries: Path) -> "Iterator[Postgres]":
 
 @pytest.fixture(scope="session")
 def redis() -> "Iterator[Redis]":
-    """A Redis that the tests of this process share: never stop it, and use keys of your own."""
+    """Yield the Redis that tests of this process share. Never stop it, and use your own keys."""
     from tests.support.databases.redis import Redis
 
     with Redis() as server:
@@ -156,7 +158,7 @@ def redis() -> "Iterator[Redis]":
 
 @pytest.fixture
 def own_redis() -> "Iterator[Redis]":
-    """A Redis of this test's own, to kill and start again."""
+    """Yield a Redis server for this test alone, which it may kill and start."""
     from tests.support.databases.redis import Redis
 
     with Redis() as server:
@@ -165,7 +167,7 @@ def own_redis() -> "Iterator[Redis]":
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of this test's own: the test runs once on each kind."""
+    """Return the URL of an empty database for this test, which runs once on each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'sma.db'}"
     url: str = request.getfixturevalue("postgres_url")
@@ -176,7 +178,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def servers(
     tmp_path_factory: pytest.TempPathFactory, postgres_admin_url: str
 ) -> "Iterator[Servers]":
-    """The servers that the tests of this process share; none stops them or counts what they did."""
+    """Yield the servers that tests of this process share.
+
+    A test must not stop them, and must not count their rows or requests.
+    """
     from tests.support.programs.running import Servers
 
     shared = Servers(tmp_path_factory.mktemp("servers"), postgres_admin_url)
@@ -186,5 +191,5 @@ def servers(
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def running(request: pytest.FixtureRequest, servers: "Servers") -> "Running":
-    """A running server that tests share: the test runs once on each kind of database."""
+    """Return a shared running server. The test runs once on each kind of database."""
     return servers.get(request.param)

@@ -1,1 +1,1 @@
-"""What can be measured, one module each; `bench.run` says in which order."""
+"""The parts of a benchmark run, one module each. `bench.run` calls them in order."""

@@ -1,4 +1,4 @@
-"""Provisioning in bulk from a file, with an EC P-256 issuer."""
+"""Measure `sma provision-batch` with an EC P-256 issuer."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ NAME = "provisioning in bulk, ec-p256 issuer"
 
 
 def measure(stage: Stage) -> None:
-    """Provision a file of devices by the command line, once for each round."""
+    """Provision a file of devices with the command line, once in each round."""
     count = stage.options.bulk_devices
     stage.say(f"making {count:,} device keys")
     devices = stage.folder / "devices.jsonl"
@@ -28,7 +28,7 @@ def measure(stage: Stage) -> None:
 
 
 def _measure(stage: Stage, devices: Path, number: int) -> None:
-    """Run the command on a new authority: a device is provisioned once in its life."""
+    """Run the command on a new authority, because a device can be provisioned only once."""
     count = stage.options.bulk_devices
     name = f"bulk_{number}"
     site = sites.found(stage.folder, stage.postgres, name, key_type=CaKeyType.EC_P256)

@@ -1,4 +1,4 @@
-"""Resident memory of one process before and after many validations."""
+"""Measure the resident memory of one server process before and after many validations."""
 
 from bench import connections, fleet
 from bench.parts.open_load import passed
@@ -8,12 +8,12 @@ from birthmark_sma.web.api.validate import BATCH_PATH, PATH
 
 BEFORE = "resident memory before"
 AFTER = "resident memory after the validations"
-_SINGLE_SHARE = 5  # every fifth comes alone, the others in batches of a thousand
+_SINGLE_SHARE = 5  # every fifth token comes in a request of its own, the others in batches
 _BATCH = 1_000
 
 
 def measure(stage: Stage) -> None:
-    """Have tokens validated one by one, then in batches, by a server that has just started."""
+    """Send tokens one by one, then in batches of 1,000, to a server that has just started."""
     filled = stage.main()
     wanted = stage.options.memory_validations
     batches = fleet.batches(filled.bodies, _BATCH)

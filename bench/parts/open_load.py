@@ -1,4 +1,4 @@
-"""Latency where requests come at a constant rate, whether or not the server keeps up."""
+"""Measure the latency of requests at a constant rate, also if the server is slower."""
 
 from bench import connections
 from bench.figures import POSTGRESQL, SQLITE
@@ -9,7 +9,7 @@ _CONNECTIONS = 64
 
 
 def measure(stage: Stage) -> None:
-    """Offer the rate to the server on PostgreSQL and on SQLite, in turn."""
+    """Send the rate to the server on PostgreSQL and on SQLite, in turn, after one warm-up round."""
     options = stage.options
     sides = {POSTGRESQL: stage.main(), SQLITE: stage.on_sqlite()}
     with sides[POSTGRESQL].site.serve() as first, sides[SQLITE].site.serve() as second:
@@ -29,7 +29,7 @@ def measure(stage: Stage) -> None:
 
 
 def passed(body: bytes) -> bool:
-    """Say whether an answer is a PASS."""
+    """Return whether the body of a response is a PASS."""
     return b'"validation_result":"PASS"' in body
 
 

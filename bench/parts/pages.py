@@ -1,6 +1,6 @@
-"""Every page of the dashboard, before a large fleet with a long history: how long the server takes.
+"""Measure the response time of every dashboard page with a large fleet and a long audit log.
 
-What makes a page slow is to look for what is rare, or far down a list, so most of these do.
+A search for rare rows, and a page far down a list, are the slow cases, so most URLs here do that.
 """
 
 import time
@@ -18,14 +18,15 @@ from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.storage.engine import Database, open_database
 
 TIMES = 20
-"""How often each page is asked for."""
+"""Requests for each page."""
 
 _PREFIX = "page: "
-_LISTED_SECONDS = 120.0  # of the whole list, at most
+_LISTED_SECONDS = 120.0  # limit for all pages together; then each page is requested once
 _RARE = 20
 
-# A device in fifty thousand is out of order, of a family of few, or flagged; as are a few rows of
-# the oldest day, which no counter leads to but by chance.
+# 20 devices (one in 50,000 of a million) are suspended, flagged and of a rare family. The oldest
+# day has 20 rows with a rare reason, a rare caller and a replay. Counters lead to them only by
+# chance.
 _RARITIES = (
     "UPDATE registered_devices SET status = 'suspended' WHERE device_serial IN ({serials})",
     "UPDATE registered_devices SET device_family = 'Rare' WHERE device_serial IN ({serials})",
@@ -46,7 +47,7 @@ _RARITIES = (
 
 
 def measure(stage: Stage) -> None:
-    """Measure all pages, on PostgreSQL and on SQLite."""
+    """Measure all pages on PostgreSQL, then on SQLite unless the options exclude it."""
     for name, database in (("large", POSTGRESQL), ("large_on_sqlite", SQLITE)):
         if database == SQLITE and not stage.options.pages_on_sqlite:
             continue
@@ -61,12 +62,12 @@ def measure(stage: Stage) -> None:
 
 
 def page_name(page: str, database: str) -> str:
-    """Return the name of the reading of a page."""
+    """Return the name of a page's reading."""
     return f"{_PREFIX}{page}, {database}"
 
 
 def slowest(report: Report, database: str) -> float | None:
-    """Return the longest time that any page took, the worst of all its times."""
+    """Return the longest time in ms of all requests for all pages, or None without readings."""
     times = [
         max(each.rounds)
         for each in report.readings
@@ -85,7 +86,7 @@ def _measure(stage: Stage, filled: Filled, database: str) -> None:
     ):
         for page, url in _pages(stage.options.scale_devices).items():
             name = page_name(page, database)
-            client.get(url)  # the first one compiles its template and its statements
+            client.get(url)  # not measured: the first request compiles template and statements
             for _ in range(TIMES):
                 asked = time.perf_counter()
                 answer = client.get(url)
@@ -130,7 +131,7 @@ def _add_rarities(database: Database, devices: int) -> None:
 
 
 def _pages(devices: int) -> Mapping[str, str]:
-    """Return what is asked for, by what a table calls it."""
+    """Return the URL of each page, by the name in the report."""
     deep = f"bench-{devices * 9 // 10:08}"
     last = f"bench-{devices - 1:08}"
     far = datetime.now(UTC).replace(tzinfo=None, microsecond=0) - timedelta(days=8)

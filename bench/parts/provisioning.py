@@ -1,4 +1,4 @@
-"""Provisioning over HTTP, beside the bare signing rate of one core for the issuer's key."""
+"""Measure provisioning over HTTP, and the bare signing rate of one core with the issuer's key."""
 
 import json
 
@@ -11,11 +11,12 @@ from tests.support.cameras.camera import provision_body
 KEY_TYPES = (CaKeyType.RSA_4096, CaKeyType.EC_P256)
 _CONNECTIONS = 32
 _MOST_PER_SECOND = 1_500
-"""A quick key would sign far more than can be provisioned: a round need not be longer for it."""
+"""Limit for the number of devices of a round. An EC key signs far faster than devices can be
+provisioned, so without it a round would take too long."""
 
 
 def measure(stage: Stage) -> None:
-    """Provision devices with keys of their own under each kind of issuer, in turn."""
+    """Provision devices, each with its own key, under an RSA and an EC issuer, in turn."""
     sites = {
         CaKeyType.RSA_4096: stage.main(),
         CaKeyType.EC_P256: stage.filled("ec_p256", devices=0, key_type=CaKeyType.EC_P256),
@@ -26,12 +27,12 @@ def measure(stage: Stage) -> None:
 
 
 def provisioned_name(key_type: CaKeyType) -> str:
-    """Return the name of the reading of devices provisioned a second."""
+    """Return the name of the reading of devices provisioned per second."""
     return f"provisioning, {key_type.value} issuer"
 
 
 def signing_name(key_type: CaKeyType) -> str:
-    """Return the name of the reading of bare signatures a second."""
+    """Return the name of the reading of bare signatures per second."""
     return f"bare signing, {key_type.value}, one core"
 
 

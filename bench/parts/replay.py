@@ -1,7 +1,7 @@
-"""What the replay ledger costs: the same server with it and without it, in turn.
+"""Measure the cost of the replay ledger: the same server with and without it, in turn.
 
-Every token of a round is new, as a camera's are. A ledger that was kept for a while is there
-already. Dual submissions are tokens that another caller brought before the round.
+Every token of a round is new, as with cameras. The ledger is filled before, as after some time of
+use. Dual submissions are tokens that another caller submitted before the round.
 """
 
 import sys
@@ -27,12 +27,12 @@ WITH = "with ledger"
 DUAL = "with ledger, half dual submissions"
 CONNECTIONS = 128
 _FORGETFUL = (sys.executable, "-m", "bench.without_ledger")
-_MOST_PER_SECOND = 16_000
+_MOST_PER_SECOND = 16_000  # tokens made for each second of a round, so that none repeats
 _CHUNK = 5_000
 
 
 def measure(stage: Stage) -> None:
-    """Measure three sides on each database."""
+    """Measure on each database: without ledger, with ledger, and with half dual submissions."""
     options = stage.options
     with ExitStack() as running:
         cases: list[Case] = []
@@ -61,7 +61,7 @@ def measure(stage: Stage) -> None:
 def _cases(
     stage: Stage, running: ExitStack, database: str, filled: Filled
 ) -> tuple[list[Case], Callable[[], None]]:
-    """Start the servers; return what to measure, and what gives it new tokens."""
+    """Start the servers. Return the cases, and the function that makes new tokens for them."""
     new = stage.folder / f"replay-{database}-new.jsonl"
     dual = stage.folder / f"replay-{database}-dual.jsonl"
     numbers = count(1)
@@ -80,13 +80,14 @@ def _cases(
                 seed = next(numbers) + 2
                 bodies = fleet.bodies(authority, filled.cameras, how_many, seed=seed)
                 write_bodies(path, bodies)
+            # `bodies` are those of the last path, `dual`: every second one was submitted before.
             _bring_before(filled, bodies[::2])
 
     return cases, prepare
 
 
 def _bring_before(filled: Filled, bodies: list[bytes]) -> None:
-    """Let another caller have brought these tokens."""
+    """Note these tokens in the ledger as submitted by another caller."""
     with filled.site.opened() as authority, authority.database.write() as transaction:
         for start in range(0, len(bodies), _CHUNK):
             tokens = [
@@ -110,7 +111,7 @@ SELECT randomblob(16), 'ip:192.0.2.' || n % 8, '2026-01-01 00:00:00.000000+00:00
 
 
 def _fill_ledger(filled: Filled, rows: int) -> None:
-    """Fill the ledger with what a while of validations would have left."""
+    """Fill the ledger with `rows` tokens, as after some time of use."""
     with filled.site.opened() as authority:
         statement = _ROWS_ON_SQLITE if filled.site.uses_sqlite else _ROWS_ON_POSTGRESQL
         with authority.database.write() as transaction:

@@ -1,4 +1,7 @@
-"""A large fleet with a long history beside a small one with none, and `/stats` on both."""
+"""Measure a large fleet with a long audit log beside a small fleet without one.
+
+`/stats` is measured on both.
+"""
 
 import time
 from contextlib import ExitStack
@@ -21,7 +24,7 @@ _STATS_SECONDS = 60
 
 
 def measure(stage: Stage) -> None:
-    """Measure both in turn, on one PostgreSQL."""
+    """Measure both fleets in turn on the same PostgreSQL, then `/stats` on each."""
     options = stage.options
     small = stage.filled("small", devices=_SMALL_DEVICES, key_type=CaKeyType.EC_P256)
     large = stage.filled("large", devices=options.scale_devices, key_type=CaKeyType.EC_P256)
@@ -41,7 +44,7 @@ def measure(stage: Stage) -> None:
 
 
 def stats_name(side: str) -> str:
-    """Return the name of the reading of `/stats`."""
+    """Return the name of the reading of `/stats` for a side."""
     return f"/stats, {side}"
 
 

@@ -1,4 +1,4 @@
-"""What the parts of a run share: the options, a folder, a durable PostgreSQL, and the report."""
+"""The state that the parts of a run share: options, folder, PostgreSQL, report and authorities."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from tests.support.databases.postgres import Postgres
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """An authority with a fleet, and camera tokens of it as the API takes them."""
+    """An authority with a fleet, and camera tokens of the fleet as JSON request bodies."""
 
     site: Site
     bodies: list[bytes]
@@ -24,7 +24,7 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a run takes place. Authorities are founded when a part first asks for them."""
+    """The state of a run. An authority is created when a part first needs it, and then shared."""
 
     options: Options
     folder: Path
@@ -41,7 +41,10 @@ class Stage:
         sqlite: bool = False,
         key_type: CaKeyType = CaKeyType.RSA_4096,
     ) -> Filled:
-        """Return the authority of this name, founded and filled at the first time."""
+        """Return the authority `name`. The first call creates and fills it.
+
+        `devices` defaults to the option of that name. Later calls ignore all other arguments.
+        """
         if name not in self._filled:
             count = self.options.devices if devices is None else devices
             self.say(f"founding `{name}` with {count:,} devices")
@@ -54,9 +57,9 @@ class Stage:
         return self._filled[name]
 
     def main(self) -> Filled:
-        """The authority on PostgreSQL that most parts measure."""
+        """Return the authority on PostgreSQL that most parts measure."""
         return self.filled("main")
 
     def on_sqlite(self) -> Filled:
-        """The same on SQLite."""
+        """Return the same authority on SQLite."""
         return self.filled("on_sqlite", sqlite=True)

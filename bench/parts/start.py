@@ -1,4 +1,4 @@
-"""From the start of the program to its first verdict, where the authority exists already."""
+"""Measure the time from the start of `sma serve` to its first verdict, on an existing authority."""
 
 import http.client
 import socket
@@ -15,7 +15,7 @@ _PAUSE_SECONDS = 0.005
 
 
 def measure(stage: Stage) -> None:
-    """Start the server on each database, in turn."""
+    """Start the server on each database, in turn, and note the seconds to its first PASS."""
     sides = {POSTGRESQL: stage.main(), SQLITE: stage.on_sqlite()}
     for _ in range(stage.options.rounds):
         for database, filled in sides.items():
@@ -30,6 +30,7 @@ def name_of(database: str) -> str:
 
 
 def _seconds_to_first_verdict(filled: Filled) -> float:
+    # The port must be known before the server prints it, to measure from the start of the process.
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     began = time.perf_counter()
@@ -50,7 +51,7 @@ def _seconds_to_first_verdict(filled: Filled) -> float:
 
 
 def _passes(port: int, body: bytes) -> bool:
-    """Ask for a verdict; False while nobody listens."""
+    """Return whether a token gets PASS. Return False while the server does not listen yet."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_SECONDS)
     try:
         connection.request("POST", PATH, body, {"Content-Type": "application/json"})

@@ -1,4 +1,7 @@
-"""Camera tokens, one a request and in batches, on both databases, beside the conventional way."""
+"""Measure the validation of tokens, one per request and in batches, on both databases.
+
+The conventional implementation and two no-op applications are measured beside it.
+"""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +27,7 @@ _BATCHES = (100, 1_000)
 
 
 def measure(stage: Stage) -> None:
-    """Measure what was chosen of `validate`, `sqlite` and `batch`, all in one turn."""
+    """Measure the chosen parts of `validate`, `sqlite` and `batch`, in the same rounds."""
     options = stage.options
     with ExitStack() as running:
         cases = []

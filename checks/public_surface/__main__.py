@@ -6,7 +6,7 @@ from checks.public_surface.surface import KINDS, record
 
 
 def main() -> int:
-    """Write every file of tests/public_surface/, and print what is new in each."""
+    """Write every file of tests/public_surface/ and print the differences. Return 0."""
     for kind in KINDS:
         differences = record(kind)
         print(f"{kind}: {len(differences) or 'no'} differences")

@@ -1,7 +1,8 @@
-"""The commands that `authority_process` runs, and the shapes of what they print and write.
+"""The commands that `authority_process` runs, and the shapes of their output and files.
 
-They work in the current directory. Every command that has --json is here, except those that run
-until they are stopped or need a server (serve, simulate), and `secrets rotate`, which waits 4 s.
+All commands work in the current directory. Every command with --json is here, with two
+exceptions: commands that run until they are stopped or need a server (serve, simulate), and
+`secrets rotate`, which waits 4 seconds.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ _AFTER: dict[str, list[str]] = {
 
 
 def run_commands_before() -> tuple[dict[str, Any], dict[str, str]]:
-    """Create the authority; return the shapes of outputs, and an access key for each scope."""
+    """Create the authority. Return the shapes of the outputs, and an access key for each scope."""
     Path("key").touch(0o600)
     Path("key").write_bytes(bytes(range(32)))
     Path("token.json").write_text(json.dumps(TOKEN))
@@ -75,9 +76,9 @@ def run_commands_before() -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def run_commands_after() -> dict[str, Any]:
-    """Return the shapes of the other commands' outputs, and of the files that commands wrote."""
+    """Return the shapes of the other commands' outputs, and of the files that they wrote."""
     outputs = {command: _run(command, *arguments) for command, arguments in _AFTER.items()}
-    # Which findings have a remedy depends on the machine: the names of their fields do not.
+    # The machine decides which findings have a remedy, so only the names of the fields are kept.
     outputs["doctor"]["findings"] = [dict.fromkeys(outputs["doctor"]["findings"][0], "")]
     shapes = {command: find_shape(output) for command, output in outputs.items()}
     for path in (Path("files/provisioning_data.json"), Path("saved/manifest.json")):
@@ -91,7 +92,11 @@ def run_commands_after() -> dict[str, Any]:
 
 
 def _run(command: str, *arguments: str) -> Any:
-    """Run a command of `sma` with --json in this process, and return what it prints."""
+    """Run a command of `sma` with --json in this process and return its parsed output.
+
+    Exit code 1 is allowed, because `doctor` and `validate` use it for a negative result. The output
+    is one JSON value, or one on each line.
+    """
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             _sma.main([*command.split(), *arguments, "--json"], standalone_mode=False)

@@ -1,7 +1,7 @@
-"""The process that `observed` starts: a small authority, asked for everything it says of itself.
+"""The process that `observed` starts: create a small authority and describe its public interface.
 
-It works in the current directory, writes what it found to stdout as one line of JSON, and leaves
-its own JSON log on stderr. It never listens on a port.
+It works in the current directory. It writes its findings to stdout as one line of JSON, and the
+authority's JSON log to stderr. It calls the application in memory and never listens on a port.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from checks.public_surface.authority_commands import TOKEN, run_commands_after, 
 from checks.public_surface.text import find_shape
 
 _FIXED_LABELS = {"certificate", "fault", "kind", "outcome", "reason", "verdict", "writer"}
-"""Labels whose values the program chooses, whatever happens to it."""
+"""Labels whose set of values is fixed in the program and does not depend on the requests."""
 _FIXED_LABELS_OF_HISTOGRAMS = _FIXED_LABELS | {"route"}
-"""The counter of requests has only routes that were asked for."""
+"""For histograms the routes are fixed too. The request counter has only the requested routes."""
 _VARYING_FIELDS = frozenset(
     {
         *("content-disposition", "content-length", "etag", "expires", "last-modified"),
@@ -63,7 +63,7 @@ _SETTINGS = {
 
 
 def main() -> None:
-    """Make an authority, ask it, and write what it said."""
+    """Create an authority, query it, run the commands and print the findings."""
     outputs, keys = run_commands_before()
     found = asyncio.run(_ask(keys))
     outputs |= run_commands_after() | found.pop("exports")
@@ -102,7 +102,7 @@ async def _ask(keys: dict[str, str]) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _started(application: Any) -> AsyncIterator[None]:
-    """Run the application's lifespan, as a server does."""
+    """Run the application's ASGI lifespan, as a server does. Raises RuntimeError if it fails."""
     received: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     sent: asyncio.Queue[Any] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
@@ -118,7 +118,11 @@ async def _started(application: Any) -> AsyncIterator[None]:
 
 
 def _list_routes(application: Any) -> list[tuple[str, str]]:
-    """Return method and path of each route of the application, HEAD apart, which is as GET."""
+    """Return method and path of each route. HEAD is left out, because it behaves like GET.
+
+    Raises RuntimeError for an unknown kind of route, so that no route is missed.
+    """
+    # The loop appends to the list that it iterates over: routers contain routes.
     found, waiting = set(), list(application.routes)
     for route in waiting:
         included = getattr(route, "original_router", None)
@@ -136,7 +140,7 @@ def _list_routes(application: Any) -> list[tuple[str, str]]:
 async def _try_route(
     client: httpx2.AsyncClient, keys: dict[str, str], method: str, path: str
 ) -> tuple[str, Any]:
-    """Return who may use a route, and which rate limit counts its requests."""
+    """Return the credentials that a route accepts, and the rate limit that counts its requests."""
     opened, limits = [], set()
     for name, key in {"nobody": None, **keys}.items():
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -154,11 +158,11 @@ async def _try_route(
 
 
 async def _validate(client: httpx2.AsyncClient, key: str) -> None:
-    """Have tokens validated, so that the metrics of batches have something to count."""
+    """Validate tokens, so that the metrics of batches have values."""
     headers = {"Authorization": f"Bearer {key}"}
     tokens = {"tokens": [TOKEN] * 3}
     one = "/api/v1/validate/nuc"
-    # At once, so that some share a commit: the log then names several requests in a record.
+    # Concurrently, so that some share a commit: a log record then names several requests.
     await asyncio.gather(*(client.post(one, headers=headers, json=TOKEN) for _ in range(50)))
     await client.post("/api/v1/validate/nuc/batch", headers=headers, json=tokens)
 
@@ -179,7 +183,7 @@ async def _read_exports(client: httpx2.AsyncClient, headers: dict[str, str]) -> 
 async def _read_headers(
     client: httpx2.AsyncClient, credential: dict[str, str], path: str
 ) -> dict[str, str]:
-    """Return the status and the header fields of a response; only the names of those that vary."""
+    """Return the status and header fields of a response. Values that vary are replaced."""
     response = await client.get(path, headers=credential)
     fields = {
         name: "(varies)" if name in _VARYING_FIELDS else _VARYING_PART.sub("(varies)", value)

@@ -1,4 +1,4 @@
-"""The commands of `sma`: arguments, options, their types and defaults; and the exit codes."""
+"""Collect the commands of `sma`: arguments, options, types, defaults; and the exit codes."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def collect_command_line() -> dict[str, Any]:
 
 
 def collect_exit_codes() -> dict[str, int]:
-    """Return the exit codes by name; those of single errors are with the errors."""
+    """Return the exit codes by name. `collect_errors` has the exit code of each error class."""
     return {
         name: value
         for name, value in vars(places.exit_codes).items()
@@ -27,12 +27,12 @@ def collect_exit_codes() -> dict[str, int]:
 
 
 def list_commands() -> list[tuple[str, Any]]:
-    """Return each command with its path, as `sma devices list`."""
+    """Return each command with its path, such as `sma devices list`."""
     return sorted(_walk("sma", typer.main.get_command(places.command_line)))
 
 
 def describe_type(parameter: Any) -> str:
-    """Return the type that an argument or option has."""
+    """Return the type of an argument or option as text."""
     return format_type(parameter.type_descriptor.annotation)
 
 
@@ -77,7 +77,10 @@ def _describe_parameter(parameter: Any) -> dict[str, Any]:
 
 
 def _find_variable(parameter: Any) -> str | None:
-    """Return the environment variable of an option; most are settings, which the help names."""
+    """Return the environment variable of an option, or None.
+
+    Most options are settings, and their help text names the variable.
+    """
     if parameter.envvar:
         return str(parameter.envvar)
     found = _VARIABLE.search(getattr(parameter, "help", None) or "")

@@ -1,4 +1,4 @@
-"""Compare a recorded surface with the present one, entry by entry."""
+"""Compare a recorded surface with the present one, and describe the differences as lines."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ _MOST_LINES = 60
 
 
 def describe_differences(recorded: Any, present: Any) -> list[str]:
-    """Return a line for each entry that was added, removed or changed; sorted by its path."""
+    """Return a line for each entry that was added, removed or changed, sorted by path."""
     before, after = dict(_flatten(recorded)), dict(_flatten(present))
     lines = []
     for path in sorted(before.keys() | after.keys()):
@@ -22,7 +22,7 @@ def describe_differences(recorded: Any, present: Any) -> list[str]:
 
 
 def make_message(kind: str, differences: list[str]) -> str:
-    """Return what a person reads when the surface is not the recorded one."""
+    """Return the failure message of the test, with up to 60 differences."""
     shown = differences[:_MOST_LINES]
     more = len(differences) - len(shown)
     return "\n".join(
@@ -48,7 +48,7 @@ def _flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
 
 
 def _describe_change(before: Any, after: Any) -> str:
-    """Return what a list lost and got; of other values, both."""
+    """Return the removed and added elements of a list, or both values if they are no lists."""
     if isinstance(before, list) and isinstance(after, list):
         lost = [each for each in before if each not in after]
         got = [each for each in after if each not in before]

@@ -1,4 +1,4 @@
-"""The schema of the database, for both dialects; the migrations. No database is needed."""
+"""Collect the database schema for both dialects, and the migrations. No database is needed."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ _LAYOUT = frozenset({"COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENCODING",
 
 
 def collect_schema() -> dict[str, Any]:
-    """Return the tables as SQL for each dialect, and the revisions."""
+    """Return the head revision, all revisions, and the tables as SQL for each dialect."""
     dialects = {"postgresql": postgresql.dialect(), "sqlite": sqlite.dialect()}  # type: ignore[no-untyped-call]
     return {
         "head": places.schema.HEAD_REVISION,
@@ -55,9 +55,10 @@ def _list_revisions() -> dict[str, Any]:
 
 
 def _digest_code(source: str) -> str:
-    """Return a digest of what a migration does: its code without imports, comments and docstrings.
+    """Return a digest of a migration's code without imports, comments and docstrings.
 
-    A published migration never changes, but a module that it imports may move.
+    A published migration never changes, but a module that it imports may move. White space and
+    doubled braces are ignored.
     """
     statements: list[list[str]] = [[]]
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -1,7 +1,8 @@
-"""Stored formats: whatever a later version of the program must still read.
+"""Collect the stored formats that a later version of the program must still read.
 
-Digests of derived keys stand for the derivations: where one changes, a later version can no longer
-open what an earlier one sealed. The keys here are made of constants and protect nothing.
+Key derivations are recorded as digests of derived keys. If a digest changes, a later version can
+no longer open data of an earlier one. The keys here are constants and protect nothing. The digests
+hold at the full derivation cost, which tests lower (tests/support/derivation_cost.py).
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ _CONSTANT_SALT = bytes(16)
 
 
 def collect_formats() -> dict[str, Any]:
-    """Return the formats of files, of sealed values and of credentials."""
+    """Return the formats of files, sealed values, access keys and the protocol."""
     return {
         "versions": places.list_format_versions(),
         "file_names": places.list_file_names(),
@@ -47,6 +48,7 @@ def _digest(value: bytes) -> str:
 def _describe_wrapping() -> dict[str, Any]:
     key = places.make_key_encryption_key(_CONSTANT_KEY)
     nonce, place = bytes(12), b"place"
+    # Sealed without the product's code, to prove the layout: nonce, ciphertext, tag.
     by_hand = nonce + AESGCM(_CONSTANT_KEY).encrypt(nonce, b"secret", place)
     given = places.KekSecret(lambda: b"constant")
     return {
@@ -94,7 +96,7 @@ def _describe_device() -> dict[str, Any]:
 
 
 def _describe_text_lengths(fields: dict[str, str]) -> dict[str, Any]:
-    """Return the fields of a sealed file: constants as they are, of random ones the length."""
+    """Return the fields of a sealed file. Random values are replaced by their length."""
     constant = {"format", "sealing"}
     return {
         name: value if name in constant else f"{len(value)} characters"

@@ -1,4 +1,4 @@
-"""Tell the prose of JSON Schema and OpenAPI from what programs rely on."""
+"""Separate the prose of JSON Schema and OpenAPI from the parts that programs rely on."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +10,14 @@ _NAME_MAPS = frozenset(
         *("responses", "headers", "content", "mapping", "parameters", "links", "callbacks"),
     }
 )
-"""Keywords whose value has names of the author's own: there `title` is a name, no keyword."""
+"""Keywords whose value maps names that the author chose. There `title` is a name, not a keyword."""
 
 
 def without_prose(value: Any, *, names: bool = False) -> Any:
-    """Return a schema or document without titles, descriptions, summaries and examples."""
+    """Return a schema or document without titles, descriptions, summaries and examples.
+
+    `names` says that the keys of `value` are names and not keywords.
+    """
     if isinstance(value, dict):
         return {
             name: without_prose(inner, names=not names and name in _NAME_MAPS)
@@ -27,7 +30,10 @@ def without_prose(value: Any, *, names: bool = False) -> Any:
 
 
 def inline(schema: Any, types: Any) -> Any:
-    """Put definitions where they are referred to: the name of a class is no part of the format."""
+    """Return a schema with each reference replaced by its definition from `types`.
+
+    So the name of a class is not part of the recorded format.
+    """
     if isinstance(schema, dict):
         if "$ref" in schema:
             return inline(without_prose(types[schema["$ref"].rpartition("/")[2]]), types)

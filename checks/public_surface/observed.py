@@ -1,8 +1,8 @@
-"""What an authority says of itself: routes, OpenAPI, metrics, log, outputs of commands.
+"""Collect routes, OpenAPI document, metrics, log fields and command outputs from a real authority.
 
-`observe` starts a process of its own, so that the authority's threads and its log touch nobody
-else. That process (`authority_process`) keeps a small SQLite authority in a temporary directory and
-asks it without a socket; it ends within seconds.
+`observe` starts a process (`authority_process`), so that the authority's threads and its logging
+do not affect the caller. That process creates a small SQLite authority in a temporary directory and
+calls it without a socket. It ends within seconds.
 """
 
 import functools
@@ -24,13 +24,16 @@ _OUTSIDE_SMA = frozenset({"DATABASE_URL", "CA_PASSWORD", "PORT"})
 
 @functools.cache
 def observe() -> dict[str, Any]:
-    """Return what the authority's process found, and the lines of its log."""
+    """Return the findings of the authority's process, and the lines of its log.
+
+    The result is cached. Raises RuntimeError if the process fails.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("SMA_") and name not in _OUTSIDE_SMA
     }
-    # The process finds the same modules as this one, although it works in another directory.
+    # The process works in another directory, so it needs this process's module path.
     environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -62,19 +65,19 @@ def collect_openapi_prose() -> dict[str, Any]:
 
 
 def collect_routes() -> dict[str, Any]:
-    """Return each route: which credentials it takes, and which rate limit it counts."""
+    """Return the accepted credentials and the rate limits of each route."""
     routes: dict[str, Any] = observe()["routes"]
     return routes
 
 
 def collect_response_headers() -> dict[str, Any]:
-    """Return the header fields of some responses, one of each kind."""
+    """Return the header fields of sample responses, one of each kind."""
     headers: dict[str, Any] = observe()["headers"]
     return headers
 
 
 def collect_metrics() -> dict[str, Any]:
-    """Return each metric family: kind, names of samples, labels, bounds of buckets."""
+    """Return kind, sample names, labels, buckets and fixed label values of each metric family."""
     families: dict[str, Any] = observe()["metrics"]
     return {
         name: leave_out_empty({k: v for k, v in family.items() if k != "help"})
@@ -83,18 +86,18 @@ def collect_metrics() -> dict[str, Any]:
 
 
 def collect_metric_help() -> dict[str, str]:
-    """Return the help of each metric family."""
+    """Return the help text of each metric family."""
     return {name: family["help"] for name, family in observe()["metrics"].items()}
 
 
 def collect_command_outputs() -> dict[str, Any]:
-    """Return the shapes of what commands print with --json, and of the files that they write."""
+    """Return the shapes of the commands' --json outputs and of the files that they write."""
     outputs: dict[str, Any] = observe()["outputs"]
     return outputs
 
 
 def collect_log_fields() -> dict[str, Any]:
-    """Return the fields of the lines of a JSON log, by kind of line."""
+    """Return the fields of the JSON log's lines, by kind of line."""
     requests = [line for line in observe()["log"] if line["event"] == "request"]
     others = [line for line in observe()["log"] if line["event"] != "request"]
     fields: dict[str, set[str]] = {}

@@ -1,7 +1,7 @@
-"""Where the code is today. This is the only module here that names internal modules.
+"""Import the product's code for the collectors. Only this module names internal modules.
 
-When a module moves or a name changes, change its import here. The names on the right of `as`, and
-of the functions below, stay: the collectors use them.
+If a module moves or a name changes, change its import here. The names behind `as` and the names of
+the functions must stay, because the collectors use them.
 """
 
 from collections.abc import Mapping
@@ -87,12 +87,12 @@ MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
 
 def make_application(settings: Settings) -> Application:
-    """Return the ASGI application of an authority that `settings` describe."""
+    """Return the ASGI application of the authority that `settings` describe."""
     return create_app(lambda: open_authority(settings), log=make_request_log(settings))
 
 
 def find_exit_code(error: error_module.BirthmarkError) -> int:
-    """Return the exit code with which a command ends after an error."""
+    """Return the exit code of a command that ends with this error."""
     return exit_codes.exit_code(error)
 
 
@@ -115,7 +115,7 @@ def respond_to(error: Exception) -> JSONResponse:
 
 
 def make_request_errors() -> dict[str, Exception]:
-    """Return an error for each problem that no class of errors.py stands for."""
+    """Return an error for each problem that has no class in errors.py."""
     made: dict[str, Exception] = {
         slug: problems.RequestError(slug, "") for slug in problems._REQUEST_KINDS
     }
@@ -130,7 +130,7 @@ def make_request_errors() -> dict[str, Exception]:
 
 
 def list_connection_problems() -> list[dict[str, Any]]:
-    """Return the problems that end a connection before there is a request."""
+    """Return the problems that end a connection before its request is complete."""
     return [
         {"slug": each.slug, "title": each.title, "status": each.status, "detail": each.detail}
         for each in vars(protocol).values()
@@ -139,7 +139,7 @@ def list_connection_problems() -> list[dict[str, Any]]:
 
 
 def list_sandbox() -> dict[str, Any]:
-    """Return what GET /sandbox answers, and the fields that a sandbox adds to responses."""
+    """Return the response of GET /sandbox, and the header fields of a sandbox."""
     return {
         "path": sandbox_front.PATH,
         "listed": sandbox_front._LIST,
@@ -156,7 +156,7 @@ def list_server_headers() -> dict[str, str]:
 
 
 def list_access_key_format() -> dict[str, Any]:
-    """Return how access keys and session tokens are written and stored."""
+    """Return the format of access keys and session tokens, and of the stored digest."""
     return {
         "prefix": access_key_cache.PREFIX,
         "id_characters": access_key_cache.ID_CHARACTERS,
@@ -169,7 +169,7 @@ def list_access_key_format() -> dict[str, Any]:
 
 
 def list_additional_data() -> dict[str, str]:
-    """Return the additional data (GCM) that each kind of wrapped value is bound to."""
+    """Return the additional authenticated data (AES-GCM) of each kind of wrapped value."""
     return {
         "key-encryption key 7": wrapping._bridge_place(7).decode(),
         "key table 7": key_table_cache._place(7).decode(),
@@ -178,17 +178,17 @@ def list_additional_data() -> dict[str, str]:
 
 
 def make_key_encryption_key(key: bytes) -> wrapping.KeyEncryptionKey:
-    """Return a key-encryption key of 32 given bytes."""
+    """Return a key-encryption key from the given 32 bytes."""
     return wrapping.KeyEncryptionKey(1, key)
 
 
 def digest_nuc_hash(key: bytes, nuc_hash: bytes) -> bytes:
-    """Return what the database stores in place of a NUC hash."""
+    """Return the value that the database stores in place of a NUC hash."""
     return wrapping.NucHashIndex(key).of(nuc_hash)
 
 
 def list_device_states() -> Mapping[str, type]:
-    """Return the classes of a camera's state by the name that stands in the file."""
+    """Return the classes of a camera's state by their names in the state file."""
     return state._KINDS
 
 
@@ -230,7 +230,7 @@ def list_file_names() -> dict[str, str]:
 
 
 def list_derivations() -> dict[str, key_derivation.Derivation]:
-    """Return the derivations by which camera tokens are made."""
+    """Return the key derivations of camera tokens."""
     return {
         "normative": key_derivation.NORMATIVE,
         "published clients": key_derivation.PUBLISHED_CLIENTS,
@@ -238,7 +238,7 @@ def list_derivations() -> dict[str, key_derivation.Derivation]:
 
 
 def list_table_sizes() -> dict[str, key_table.TableSizes]:
-    """Return how many key tables, of how many keys, each profile has."""
+    """Return the number of key tables and of keys per table of each profile."""
     return {
         "standard": key_table.STANDARD_SIZES,
         "prototype": key_table.PROTOTYPE_SIZES,
@@ -247,7 +247,7 @@ def list_table_sizes() -> dict[str, key_table.TableSizes]:
 
 
 def list_bundle_limits() -> dict[str, int]:
-    """Return the sizes that bundles must keep to."""
+    """Return the size limits of bundles."""
     return {
         "image hash bytes": bundle.IMAGE_HASH_BYTES,
         "certificates": bundle.CHAIN_LENGTH,
@@ -258,7 +258,7 @@ def list_bundle_limits() -> dict[str, int]:
 
 
 def list_format_versions() -> dict[str, Any]:
-    """Return the numbers by which formats are told apart."""
+    """Return the version of each stored format."""
     return {
         "backup": backup_manifest.FORMAT,
         "bundle": bundle.VERSION,

@@ -1,4 +1,4 @@
-"""The problem types: what a response says of each error."""
+"""Collect the problem types (RFC 9457): the problem document of each error."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ _MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "request_
 
 
 def collect_problems() -> dict[str, Any]:
-    """Return each problem type with titles and statuses, and what becomes of each error."""
+    """Return each problem type with titles and statuses, and the problem of each error."""
     by_error = {name: _describe(error) for name, error in _list_all_errors().items()}
     types: dict[str, set[str]] = {}
     for each in by_error.values():
@@ -31,7 +31,7 @@ def collect_problems() -> dict[str, Any]:
 
 
 def collect_details() -> dict[str, str]:
-    """Return the details that are the same each time: those of errors that word themselves."""
+    """Return the constant details: those of errors that have a message without arguments."""
     details = {}
     for name, error in _list_all_errors().items():
         if str(error) not in {"", "x"}:
@@ -73,7 +73,7 @@ def _respond(error: Exception) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the program logs about these errors out of the output."""
+    """Disable logging, so that these errors do not appear in the output."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""The Python names that programs of others import, and the tree of errors."""
+"""Collect the Python names that other programs import, and the tree of error classes."""
 
 import ast
 import dataclasses
@@ -34,7 +34,7 @@ _PLAIN = (str, int, float, bool, bytes, tuple, frozenset)
 
 
 def collect_python_names() -> dict[str, Any]:
-    """Return the exported names of the public packages, and those that our documents import."""
+    """Return the exported names of the public packages, and those that documents import."""
     exported = {}
     for package in PUBLIC_PACKAGES:
         module = import_module(package)
@@ -49,7 +49,7 @@ def collect_python_names() -> dict[str, Any]:
 
 
 def collect_errors() -> dict[str, Any]:
-    """Return every class of errors.py: its bases, its signature, its attributes, its exit code."""
+    """Return bases, signature, attributes, methods and exit code of every class of errors.py."""
     found = {}
     for name, error in list_errors().items():
         made = make_error(error)
@@ -66,7 +66,7 @@ def collect_errors() -> dict[str, Any]:
 
 
 def list_errors() -> dict[str, type[Any]]:
-    """Return the classes of errors by name."""
+    """Return the error classes by name."""
     module = places.error_module
     return {
         name: each
@@ -76,7 +76,7 @@ def list_errors() -> dict[str, type[Any]]:
 
 
 def make_error(error: type[Any]) -> Any:
-    """Return an instance of an error; what its signature wants and does not default is made up."""
+    """Return an instance of an error class. Required arguments get made-up values."""
     arguments, named = [], {}
     made_up = {"str": "x", "int": 1, "float": 1.0}
     if any("__init__" in vars(base) for base in error.__mro__ if base.__module__ != "builtins"):
@@ -91,7 +91,7 @@ def make_error(error: type[Any]) -> Any:
 
 
 def describe(found: Any) -> Any:
-    """Return what a caller relies on of a class, a function or a constant."""
+    """Return the public description of a class, a function, a constant or an alias."""
     if isinstance(found, type):
         return _describe_class(found)
     if inspect.isroutine(found):
@@ -127,7 +127,10 @@ def _describe_class(found: type) -> dict[str, Any]:
 
 
 def _describe_members(found: type) -> dict[str, Any]:
-    """Return the public methods, properties and constants that our own classes define."""
+    """Return the public methods, properties and constants from this package's classes.
+
+    Members of base classes of other packages are left out.
+    """
     members = {}
     for owner in reversed(found.__mro__):
         if owner.__module__.partition(".")[0] != PACKAGE:
@@ -157,7 +160,7 @@ def _describe_member(member: Any) -> str | None:
 
 
 def _find_documented_imports() -> Iterator[tuple[str, str]]:
-    """Yield module and name of each import of ours in README, docs/ and examples/."""
+    """Yield module and name of each import of this package in README, docs/ and examples/."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for block in _CODE_BLOCK.findall(page.read_text(encoding="utf-8")):
             yield from _find_imports(block)

@@ -1,4 +1,4 @@
-"""Settings: names, environment variables, types, defaults, bounds."""
+"""Collect the settings: names, environment variables, types, defaults and bounds."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from checks.public_surface.json_schema import inline, without_prose
 
 
 def collect_settings() -> dict[str, Any]:
-    """Return each setting, and the defaults that a profile puts in place of its own."""
+    """Return each setting, the settings file, and the defaults that each profile replaces."""
     return {
         "settings": _describe_fields(places.Settings),
         "secrets of a rotation": _describe_fields(places.NewSecret),

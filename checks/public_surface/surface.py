@@ -1,4 +1,7 @@
-"""The kinds of the public surface: what collects each, and where it is recorded."""
+"""The kinds of the public surface: the collector of each, and the file that records it.
+
+`__main__` calls `record`, and tests/test_public_surface.py calls `compare`.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,7 +38,7 @@ _SANDBOX_PROSE = ("about", "data", "how", "what", "for")
 
 
 def collect_sandbox() -> dict[str, Any]:
-    """Return what a sandbox can be asked for, without its prose."""
+    """Return the scenarios and marks of a sandbox, without prose."""
     sandbox = places.list_sandbox()
     listed = dict(sandbox["listed"])
     for name in _SANDBOX_PROSE:
@@ -49,7 +52,7 @@ def collect_sandbox() -> dict[str, Any]:
 
 
 def collect_prose() -> dict[str, Any]:
-    """Return the texts that people read: they may change where the rest must not."""
+    """Return the texts for people. They may change on purpose when all the rest must not."""
     listed = places.list_sandbox()["listed"]
     return {
         "commands": {path: _collect_help(command) for path, command in list_commands()},
@@ -79,7 +82,7 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "sandbox": collect_sandbox,
     "prose": collect_prose,
 }
-"""By the name of the file in tests/public_surface/, without its ending."""
+"""The collector of each kind, by the name of its file in tests/public_surface/ without .json."""
 
 
 def compare(kind: str) -> list[str]:
@@ -89,7 +92,7 @@ def compare(kind: str) -> list[str]:
 
 
 def record(kind: str) -> list[str]:
-    """Write the present surface to its file, and return a line for each difference to before."""
+    """Write the present surface to its file. Return a line for each difference to before."""
     path = path_of(kind)
     differences = compare(kind) if path.exists() else ["added: the whole file"]
     path.parent.mkdir(exist_ok=True)
@@ -98,12 +101,12 @@ def record(kind: str) -> list[str]:
 
 
 def path_of(kind: str) -> Path:
-    """Return the file that a kind is recorded in."""
+    """Return the file that records a kind."""
     return FOLDER / f"{kind}.json"
 
 
 def to_text(surface: Any) -> str:
-    """Return a surface as JSON: sorted, and a line for each entry."""
+    """Return a surface as sorted JSON with a line for each entry, so that diffs are small."""
     return json.dumps(surface, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

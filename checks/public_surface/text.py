@@ -1,4 +1,4 @@
-"""Write types, signatures and values as text that does not depend on where a module is."""
+"""Format types, signatures and values as text that does not depend on a module's path."""
 
 import enum
 import inspect
@@ -12,25 +12,25 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def format_type(annotation: object) -> str:
-    """Return an annotation as text, without the modules of its names."""
+    """Return an annotation as text, without the module paths of its names."""
     raw = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = _QUOTED_OR_PREFIX.sub(lambda found: found.group(1) or "", raw)
     return "None" if text == "NoneType" else text
 
 
 def format_value(value: object) -> str:
-    """Return a default or a constant as text."""
+    """Return a default or a constant as text, without memory addresses."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     if isinstance(value, type):
         return value.__name__
     if callable(value) and not is_dataclass(value):
-        return "<a function>"  # its name is nobody's business, and may change
+        return "<a function>"  # the function's name is internal and may change
     return _ADDRESS.sub("", repr(value))
 
 
 def format_signature(called: Any) -> str | None:
-    """Return the signature of a function or class as text; None where it has none of its own."""
+    """Return the signature of a function or class as text, or None if it has none."""
     try:
         signature = inspect.signature(called)
     except (TypeError, ValueError):
@@ -67,7 +67,10 @@ def _format_parameter(parameter: inspect.Parameter) -> str:
 
 
 def find_shape(value: Any) -> Any:
-    """Return a JSON value with types in place of values; keys that are numbers become one."""
+    """Return a JSON value with types in place of values.
+
+    Keys that are numbers become one key. A list keeps one element of each shape.
+    """
     if isinstance(value, Mapping):
         shaped = {
             "<number>" if str(name).isdigit() else str(name): find_shape(inner)
@@ -85,7 +88,7 @@ def find_shape(value: Any) -> Any:
 
 
 def leave_out_empty(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry without what is None, False or empty, which is how most of them are."""
+    """Return an entry without members that are None, False or empty, to keep the files short."""
     return {
         name: value
         for name, value in entry.items()

@@ -1,4 +1,4 @@
-"""Small authorities, databases without one, and sandboxes, on each kind of database."""
+"""Fixtures: small authorities, databases without one, and sandboxes, on each kind of database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +13,25 @@ from tests.support.programs.running import Running, Servers
 from tests.support.schemas import give_schema
 
 PAGES = "https://app.example"
-"""Of this origin pages may call the sandboxes."""
+"""The origin whose pages may call the sandboxes (CORS)."""
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """The settings of a small authority that nobody has founded yet."""
+    """Return the settings of a small authority that does not exist yet."""
     return small_settings(tmp_path, database_url)
 
 
 @pytest.fixture
 def authority(settings: Settings) -> Iterator[Authority]:
-    """An open authority of this test's own."""
+    """Create an authority for this test and yield it, open."""
     with new_authority(settings) as authority:
         yield authority
 
 
 @pytest.fixture
 def empty_database(database_url: str) -> Iterator[Database]:
-    """An open database without a schema."""
+    """Yield an open database without a schema."""
     database = open_database(database_url)
     yield database
     database.close()
@@ -39,7 +39,7 @@ def empty_database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """An open database at this program's schema, which holds no authority."""
+    """Yield an open database with this program's schema and without an authority."""
     give_schema(database_url)
     database = open_database(database_url)
     yield database
@@ -50,7 +50,7 @@ def database(database_url: str) -> Iterator[Database]:
 def sandboxes(
     tmp_path_factory: pytest.TempPathFactory, postgres_admin_url: str
 ) -> Iterator[Servers]:
-    """The sandboxes of this process, each started when it is first asked for."""
+    """Yield the sandboxes of this process. Each starts when a test first needs it."""
     shared = Servers(
         tmp_path_factory.mktemp("sandboxes"),
         postgres_admin_url,
@@ -64,11 +64,11 @@ def sandboxes(
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def each_sandbox(request: pytest.FixtureRequest, sandboxes: Servers) -> Running:
-    """A sandbox: the test runs once on each kind of database."""
+    """Return a sandbox. The test runs once on each kind of database."""
     return sandboxes.get(request.param)
 
 
 @pytest.fixture
 def sandbox(sandboxes: Servers) -> Running:
-    """A sandbox, for tests to which the kind of database makes no difference."""
+    """Return a sandbox on SQLite, for tests that do not depend on the kind of database."""
     return sandboxes.get("sqlite")

@@ -1,4 +1,4 @@
-"""Access keys for tests, made with the project's own commands and code."""
+"""Create access keys for tests, with the project's own commands and code."""
 
 import json
 from datetime import timedelta
@@ -13,21 +13,21 @@ from tests.support.programs.running import Running, query, start
 from tests.support.programs.server import server_environ
 
 SEEN_SECONDS = 1.0
-"""Within this time every process of a server knows of a change."""
+"""Upper limit for the time until every process of a server has read a changed key."""
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header that shows a key."""
+    """Return the Authorization header with a key (RFC 6750)."""
     return {"Authorization": f"Bearer {key}"}
 
 
 def issue(database: Database, name: str, scope: str, **terms: Any) -> IssuedKey:
-    """Issue a key in this process."""
+    """Create a key in this process, without a command."""
     return create_key(database, KeyTerms(name, KeyScope(scope), **terms))
 
 
 def secret_of(issued: IssuedKey) -> str:
-    """The secret of a key that has one."""
+    """Return the secret of a key. Fails for a key that stands for a client certificate."""
     assert issued.secret is not None
     return issued.secret
 
@@ -35,15 +35,15 @@ def secret_of(issued: IssuedKey) -> str:
 UNLIMITED = tuple(
     f"--rate-{kind}=none" for kind in ("provision", "validate", "failures", "admin", "guesses")
 )
-"""For a server on which keys are tried without end."""
+"""Options that turn all rate limits off, for servers that get many requests of tests."""
 
 
 def start_with_keys(
     data_dir: Path, database_url: str, *arguments: str, **environ: str
 ) -> tuple[Running, dict[str, str]]:
-    """Found an authority, make a key of each scope, and run a server that asks for keys.
+    """Create an authority and a key of each scope, and start a server that requires keys.
 
-    Returns the server and the keys by scope. Nothing is limited unless told.
+    Return the server, and the keys by scope. There are no rate limits unless `arguments` set some.
     """
     url = None if database_url.startswith("sqlite:") else database_url
     settings = server_environ(data_dir, url) | environ
@@ -60,7 +60,7 @@ def start_with_keys(
 
 
 def expired(database: Database, name: str, scope: str) -> str:
-    """A key that has expired meanwhile."""
+    """Create a key whose expiry is in the past, and return its secret."""
     issued = issue(database, name, scope)
     with database.write() as transaction:
         past = issued.key.created_at - timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""Audit rows for tests: whole ones written as they are, and judged ones from reasons."""
+"""Make audit rows for tests and insert them into the audit log."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -11,12 +11,12 @@ from birthmark_sma.storage.schema import validation_history
 
 
 def append_rows(transaction: Connection, rows: Sequence[AuditRow]) -> None:
-    """Write audit rows of any times, without counting them."""
+    """Insert audit rows with any time. The counters stay as they are."""
     transaction.execute(insert(validation_history), [row._asdict() for row in rows])
 
 
 def judged(at: datetime, verdicts: Iterable[tuple[Reason, str | None]]) -> list[AuditRow]:
-    """The rows of a batch: the reason and the device of each token."""
+    """Return the audit rows of a batch at time `at`, from the reason and device of each token."""
     return [
         AuditRow(bytes(48), 1, 1, reason.verdict.value, reason.value, serial, at, None)
         for reason, serial in verdicts

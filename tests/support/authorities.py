@@ -1,7 +1,7 @@
-"""Small, quick authorities for tests, each in a database of the test's own.
+"""Small, fast authorities for tests, each in a database of its own.
 
-A key-encryption key from a file spares a fifth of a second of scrypt, and P-256 spares the seconds
-of RSA-4096; nothing else differs from an authority that an operator would found.
+A key-encryption key from a file saves 0.2 s of scrypt, and P-256 saves the seconds that RSA-4096
+takes. Nothing else differs from an authority that an operator creates.
 """
 
 import secrets
@@ -31,20 +31,20 @@ KEYS_PER_TABLE = 16
 
 
 def quiet(_present: int, _wanted: int) -> None:
-    """Take note of no progress."""
+    """Ignore progress. It takes the place of a progress bar."""
 
 
 def write_kek_file(folder: Path) -> Path:
-    """Write a new key-encryption key into a folder, unless it has one."""
+    """Write a new key-encryption key into a folder unless it has one. Return its path."""
     path = folder / "key-encryption.key"
     if not path.exists():
-        path.touch(0o600)
+        path.touch(0o600)  # the product refuses a key file that others can read
         path.write_bytes(secrets.token_bytes(32))
     return path
 
 
 def small_settings(folder: Path, database_url: str | None, **flags: Any) -> Settings:
-    """Return the settings of a small authority whose files lie in a folder."""
+    """Return the settings of a small authority with its files in `folder`. `flags` override."""
     defaults: Mapping[str, Any] = {
         "data_dir": folder,
         "database_url": database_url,
@@ -59,7 +59,7 @@ def small_settings(folder: Path, database_url: str | None, **flags: Any) -> Sett
 
 @contextmanager
 def new_authority(settings: Settings) -> Iterator[Authority]:
-    """Found an authority where there is none, and open it until the end of the block."""
+    """Create an authority if there is none, and keep it open until the end of the block."""
     give_schema(settings.resolved_database_url)
     initialise(settings, quiet)
     with opened(settings) as authority:
@@ -68,7 +68,7 @@ def new_authority(settings: Settings) -> Iterator[Authority]:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Authority]:
-    """Open an authority until the end of the block."""
+    """Open an existing authority until the end of the block."""
     authority = open_authority(settings)
     try:
         yield authority
@@ -77,14 +77,14 @@ def opened(settings: Settings) -> Iterator[Authority]:
 
 
 def request_for(device_serial: str, **fields: Any) -> ProvisioningRequest:
-    """Return a request to provision a device with a new key."""
+    """Return a request to provision a device, with a new key unless `fields` has one."""
     if "csr" not in fields and "device_public_key" not in fields:
         fields["device_public_key"] = public_pem(new_key())
     return ProvisioningRequest(device_serial, fields.pop("device_family", "Test"), **fields)
 
 
 def camera_of(device_serial: str, provisioned: Provisioned) -> Camera:
-    """Return the camera that got this answer."""
+    """Return the camera that received this provisioning response."""
     assert provisioned.table_keys is not None
     return Camera.of(
         device_serial,
@@ -96,7 +96,7 @@ def camera_of(device_serial: str, provisioned: Provisioned) -> Camera:
 
 
 def new_camera(authority: Authority, device_serial: str, **fields: Any) -> Camera:
-    """Provision a camera."""
+    """Provision a device in this process and return its camera."""
     request = request_for(device_serial, **fields)
     return camera_of(device_serial, authority.provisioner.provision_device(request))
 
@@ -105,19 +105,19 @@ def new_camera(authority: Authority, device_serial: str, **fields: Any) -> Camer
 
 
 def rows_of(database: Database, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
-    """Return what a query finds."""
+    """Return the rows of a query."""
     with database.read() as connection:
         return [tuple(row) for row in connection.execute(text(query), parameters)]
 
 
 def execute(database: Database, statement: str, **parameters: Any) -> None:
-    """Change something behind the program's back."""
+    """Execute a statement on the database, past the product's own code."""
     with database.write() as transaction:
         transaction.execute(text(statement), parameters)
 
 
 def migrate_to(database: Database, revision: str) -> None:
-    """Do what an earlier version of this program did."""
+    """Migrate a database to a revision, as an earlier version of this program did."""
     config = Config()
     config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
     with database.write() as transaction:
@@ -127,7 +127,7 @@ def migrate_to(database: Database, revision: str) -> None:
 
 @contextmanager
 def counted_statements(database: Database) -> Iterator[list[str]]:
-    """Note every SQL statement that a database is sent during the block."""
+    """Yield a list to which every SQL statement of the block is appended."""
     statements: list[str] = []
 
     def note(*arguments: Any) -> None:
@@ -142,7 +142,7 @@ def counted_statements(database: Database) -> Iterator[list[str]]:
 
 @contextmanager
 def writers_held_up(database_url: str) -> Iterator[None]:
-    """Let everybody read, and make every writer wait until the end of the block."""
+    """Block every writer of the database until the end of the block. Readers are not blocked."""
     if database_url.startswith("sqlite:///"):
         sqlite = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
         try:
@@ -163,7 +163,7 @@ def writers_held_up(database_url: str) -> Iterator[None]:
 
 
 def openssl(*arguments: str | Path, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run a command of OpenSSL to its end."""
+    """Run an `openssl` command with a timeout of 60 s. Its exit code is not checked."""
     return subprocess.run(
         ["openssl", *map(str, arguments)],
         input=stdin,

@@ -1,7 +1,8 @@
-"""An authority that has been at work for weeks, filled in a second: what people look at pages with.
+"""Fill an authority as if it had worked for two weeks, to look at the dashboard's pages.
 
-Straight into SQLite, and drawn from a seed: serials, families and rhythm are those of a fleet, with
-a night's lull, a burst of forgeries, and a serial as long and as odd as one may be.
+The rows go directly into SQLite, in about a second, and come from a seed. Serials, families and
+daily rhythm are those of a real fleet, with few validations at night and a burst of forgeries.
+`bench.picture` and the dashboard's browser tests use it.
 """
 
 import math
@@ -30,14 +31,14 @@ FAMILIES = {
     "Body camera, second generation": ("bodycam.fleet-west.example-{:06}", 4),
     "Drone": ("UAV-{:06}", 1),
 }
-"""By family, how its serials are written, and how many of a hundred devices it has."""
+"""For each family: the format of its serials, and its share of the devices in percent."""
 
 FLAGGED = 3
 _TABLES = 2_500
 _KEYS = 1_000
 _DAYS = 14
 _OLDEST = 690
-_BURST = (55, 40)  # forgeries came from so many minutes ago until so many
+_BURST = (55, 40)  # the burst of forgeries: from 55 to 40 minutes ago
 _WEIGHTS = {
     Reason.GENUINE: 970,
     Reason.NOT_OPENED: 16,
@@ -60,10 +61,10 @@ class _Device:
 def fill(
     path: Path, *, devices: int, rows: int, certificate: str, callers: Mapping[str, str]
 ) -> None:
-    """Fill a founded authority that is new, as if it were at work since two weeks.
+    """Fill a new authority as if it had worked for two weeks.
 
-    All devices show one certificate's text. `callers` are ids of access keys, by their addresses;
-    the first brings most.
+    All devices share the text of one certificate. `callers` maps addresses to ids of access keys.
+    The first caller submits most tokens.
     """
     chance = random.Random(7)
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
@@ -174,7 +175,7 @@ def _rows(
 
 
 def _moments(chance: random.Random, rows: int) -> list[float]:
-    """Draw when rows were written, in minutes before now: most of late, and few at night."""
+    """Return random ages of rows in minutes: most are recent, and few are at night."""
     minutes = range(_DAYS * 24 * 60)
     weights = [
         (1.15 - math.cos((ago / 60 - 9) * math.pi / 12))
@@ -216,9 +217,9 @@ WHERE place <= 25;
 
 @dataclass(frozen=True, slots=True)
 class Lively:
-    """A server that asks for keys, on an authority that is filled, and an admin key.
+    """A server that requires keys, on a filled authority, and an admin key.
 
-    Of its devices `cameras` were provisioned over HTTP, and have certificates of their own.
+    `cameras` were provisioned over HTTP, so they have certificates of their own.
     """
 
     running: Running
@@ -229,7 +230,7 @@ class Lively:
 def start_lively(
     directory: Path, *, devices: int, rows: int, serials: Sequence[str], tokens: int
 ) -> Lively:
-    """Start it; some cameras ask for certificates, and a few tokens are validated right now."""
+    """Start a server on a filled authority, provision `serials`, and validate `tokens` tokens."""
     running, keys = start_with_keys(directory / "data", "sqlite:")
     with running.database() as database:
         named = {address: issue(database, name, "validate") for name, address in _CALLERS.items()}

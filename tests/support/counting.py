@@ -1,4 +1,4 @@
-"""Counts by reading every row of the audit trail: what the counters must be equal to."""
+"""Assert that the counters and the replay ledger agree with a scan of the whole audit log."""
 
 from collections import Counter
 from datetime import date
@@ -18,7 +18,7 @@ from birthmark_sma.storage.schema import (
 
 
 def assert_counters_are_those_of_the_trail(database: Database) -> int:
-    """Every counter is what a scan of the audit trail gives; return how many rows it has."""
+    """Assert that every counter equals a scan of the audit log. Return the number of rows."""
     trail, counters = validation_history.c, validation_counters.c
     with database.read() as connection:
         rows = connection.execute(
@@ -57,7 +57,11 @@ def assert_counters_are_those_of_the_trail(database: Database) -> int:
 
 
 def assert_the_ledger_agrees_with_the_trail(database: Database) -> None:
-    """As many first sights as tokens in the ledger; each repeat is counted, and known to it."""
+    """Assert that the replay ledger agrees with the audit log.
+
+    It has one token for each row without a repeat. Counters and ledger know every repeat, and the
+    dual submissions are those of another caller than the first.
+    """
     trail, counters = validation_history.c, repeat_counters.c
     with database.read() as connection:
         kinds = Counter(connection.execute(select(trail.repeat)).scalars())
@@ -79,7 +83,7 @@ def assert_the_ledger_agrees_with_the_trail(database: Database) -> None:
 def assert_the_busiest_are_listed(
     database: Database, day: date, passes: Counter[tuple[date, str]]
 ) -> None:
-    """The ten highest counts of a day are those that a scan gives, whoever of a tie is named."""
+    """Assert that the ten highest counts of a day equal a scan. The order within a tie is free."""
     highest = sorted((n for (each, _), n in passes.items() if each == day), reverse=True)[:10]
     with database.read() as connection:
         assert [n for _, n in most_active(connection, [day], limit=10)] == highest

@@ -1,4 +1,7 @@
-"""A real authority in the test's own process, asked over HTTP without a socket, with faults."""
+"""An HTTP client of an authority in the test's process, without a socket, with chosen faults.
+
+It serves only POST /api/v1/devices/provision. The authority is real.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +13,11 @@ from birthmark_sma.errors import BirthmarkError, ConflictError, IdempotencyKeyRe
 from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
 
 Fault = Callable[[httpx2.Request, Callable[[], httpx2.Response]], httpx2.Response]
-"""What happens in place of an answer. It may call what would have answered, or not."""
+"""Replaces a response. The second argument makes the real response, and may be called or not."""
 
 
 class InProcess(httpx2.Client):
-    """A client of an authority. `faults` are used up, one a request; `requests` were sent."""
+    """A client of an authority. Each request takes one of `faults`. `requests` lists them all."""
 
     def __init__(self, authority: Authority, *faults: Fault) -> None:
         self.faults = list(faults)
@@ -46,28 +49,28 @@ class InProcess(httpx2.Client):
 
 
 def problem(status: int, kind: str, detail: str, **headers: Any) -> httpx2.Response:
-    """A problem document as the authority writes them."""
+    """Return a problem document like those of the authority."""
     body = {"type": f"urn:birthmark:problem:{kind}", "status": status, "detail": detail}
     return httpx2.Response(status, json=body, headers=headers)
 
 
 def refused_connection(request: httpx2.Request, _: Callable[[], httpx2.Response]) -> Any:
-    """Nobody listens."""
+    """Raise the error of a server that does not listen."""
     raise httpx2.ConnectError("Connection refused", request=request)
 
 
 def lost_answer(request: httpx2.Request, answer: Callable[[], httpx2.Response]) -> Any:
-    """The authority does as it is asked, and the connection breaks before it can say so."""
+    """Let the authority process the request, then break the connection before the response."""
     assert answer().status_code == 200
     raise httpx2.ReadError("Connection reset by peer", request=request)
 
 
 def answering(status: int, kind: str = "refused", **headers: str) -> Fault:
-    """A problem document, and nothing done."""
+    """Return a fault: a problem document, and the authority does not get the request."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda _, __: problem(status, kind, "It is so.", **named)
 
 
 def answering_with(content: bytes) -> Fault:
-    """A 200 with anything in it."""
+    """Return a fault: a response with status 200 and this content."""
     return lambda _, __: httpx2.Response(200, content=content)

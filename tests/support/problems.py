@@ -1,4 +1,4 @@
-"""What every error of the API looks like, whatever went wrong (RFC 9457)."""
+"""Assert the form that every error response of the API has (RFC 9457)."""
 
 import re
 from typing import Any
@@ -16,13 +16,13 @@ _INTERNALS = re.compile(
 
 
 def assert_tells_no_internals(text: str) -> None:
-    """Nothing of SQL, paths, exceptions or libraries is in a body."""
+    """Assert that a text contains no SQL, path, exception or library name."""
     found = _INTERNALS.search(text)
     assert found is None, f"{found.group()!r} in {text}"
 
 
 def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
-    """A complete problem document of this status; returns it."""
+    """Assert that a response is a complete problem document of this status, and return it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == MEDIA_TYPE
     document: dict[str, Any] = response.json()
@@ -47,5 +47,5 @@ def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
 
 
 def fields_of(document: dict[str, Any]) -> set[str]:
-    """The fields that a 422 names."""
+    """Return the names of the fields in the errors of a 422."""
     return {entry["field"] for entry in document["errors"]}

@@ -1,8 +1,8 @@
-"""The newest schema in an empty database: copied, which takes a tenth of the time of migrating.
+"""Create the newest schema in an empty database by copying, ten times faster than by migrating.
 
-The first database of each kind is migrated; the others are copies of it. They hold no authority, so
-that every authority of the tests has keys of its own. Tests of migrations, of `sma init` and of the
-ceremony use databases that are empty.
+The first database of each kind is migrated, and the others are copies of it. The copies contain no
+authority, so every authority of the tests has its own keys. Tests of migrations, of `sma init` and
+of the CA ceremony must use empty databases instead.
 """
 
 import functools
@@ -25,9 +25,9 @@ _SQLITE = "sqlite:///"
 
 
 def give_schema(database_url: str) -> None:
-    """Bring an empty database to this program's schema; leave every other one as it is.
+    """Create this program's schema in an empty database. Leave every other database unchanged.
 
-    So it leaves those on a server of the test's own, where a copy would be made only once.
+    A database on a test's own server is left unchanged too: there a copy would be made only once.
     """
     if database_url.startswith(_SQLITE):
         _give_sqlite(Path(database_url.removeprefix(_SQLITE)))

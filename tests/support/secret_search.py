@@ -1,14 +1,17 @@
-"""Look for a secret in whatever form it may have been written: raw, hex, base64, base64url."""
+"""Search for secrets in data, in every usual encoding: raw, hex, base64, base64url."""
 
 import base64
 
 
 def forms_of(secret: bytes) -> set[bytes]:
-    """Every form in which these bytes could stand somewhere, alone or inside something longer."""
+    """Return every encoding of these bytes, alone or inside a longer value.
+
+    Forms shorter than 8 bytes are left out, because they match by chance.
+    """
     forms = {secret, secret.hex().encode(), secret.hex().upper().encode()}
     forms.add(secret.hex(":").encode())
     forms.add(secret.hex(":").upper().encode())
-    # Inside something longer, base64 begins at any of three places of its groups of three bytes.
+    # Base64 encodes groups of three bytes, so a secret inside a longer value has three encodings.
     for shift in range(3):
         text = base64.b64encode(bytes(shift) + secret)
         inner = text[-(-shift * 8 // 6) : len(text) - 4].rstrip(b"=")
@@ -17,7 +20,7 @@ def forms_of(secret: bytes) -> set[bytes]:
 
 
 def found_in(haystack: bytes, secrets: dict[str, bytes]) -> list[str]:
-    """The names of those secrets that stand in there, whole or by their first half."""
+    """Return the names of the secrets that `haystack` contains, whole or their first half."""
     return [
         name
         for name, secret in secrets.items()

@@ -1,4 +1,4 @@
-"""How often tests do what chance decides: seldom in `make test`, and often in `make soak`."""
+"""The number of repetitions of randomized tests: few in `make test`, many in `make soak`."""
 
 import os
 
@@ -6,5 +6,5 @@ SOAKING = "BIRTHMARK_SOAK" in os.environ
 
 
 def times(usual: int, soaking: int) -> int:
-    """Return how often, which is the second number while soaking."""
+    """Return `soaking` if BIRTHMARK_SOAK is set, else `usual`."""
     return soaking if SOAKING else usual

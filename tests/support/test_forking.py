@@ -1,4 +1,4 @@
-"""What the tests fork is quick: nothing is imported again in each process."""
+"""Forked processes start fast, because the fork server has imported every module."""
 
 import pkgutil
 import sys
@@ -12,7 +12,7 @@ def _assert_imported(names: set[str]) -> None:
 
 
 def test_all_is_imported_before_the_fork() -> None:
-    """A module that cannot be imported there, or that another list forgets, slows every test."""
+    """A module that the fork server did not import makes every test with a command slower."""
     package = pkgutil.walk_packages(birthmark_sma.__path__, "birthmark_sma.")
     names = {each.name for each in package} | {"tests.support.cameras.killed_camera"}
     process = FORKING.Process(target=_assert_imported, args=(names - {"birthmark_sma.__main__"},))

@@ -1,4 +1,5 @@
-"""The command line, one module a noun.
+"""The command line `sma`.
 
-Heavy imports stand inside the commands, so that `sma --help` answers at once.
+`main.py` registers the commands and turns errors into exit codes. Command modules import heavy
+libraries inside the functions, so that `sma --help` stays fast.
 """

@@ -1,4 +1,7 @@
-"""How certificates and devices are shown, to people and to scripts."""
+"""Describe certificates and devices, as JSON for scripts and as fields for people.
+
+`sma init`, `serve`, `ca` and `devices` use it. Nothing here may show a secret.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def fingerprint(certificate: "x509.Certificate") -> str:
-    """Return the SHA-256 fingerprint as people compare it: pairs of hex digits with colons."""
+    """Return the SHA-256 fingerprint as pairs of upper-case hex digits, separated by colons."""
     from cryptography.hazmat.primitives.hashes import SHA256
 
     return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
 def certificate_as_json(certificate: "x509.Certificate") -> dict[str, str]:
-    """Return what a script wants to know of a certificate."""
+    """Return names, serial number, validity and fingerprint of a certificate, for JSON output."""
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
@@ -28,7 +31,7 @@ def certificate_as_json(certificate: "x509.Certificate") -> dict[str, str]:
 
 
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
-    """Return what a person wants to know of a certificate."""
+    """Return common name, validity and fingerprint of a certificate, for `print_fields`."""
     return [
         (title, _common_name(certificate)),
         (
@@ -41,7 +44,7 @@ def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[t
 
 
 def device_as_json(device: "Device") -> dict[str, Any]:
-    """Return what a script wants to know of a device; nothing here is secret."""
+    """Return a device for JSON output. It contains no secret."""
     return {
         "device_serial": device.device_serial,
         "device_family": device.device_family,
@@ -57,7 +60,7 @@ def device_as_json(device: "Device") -> dict[str, Any]:
 
 
 def device_as_fields(device: "Device") -> list[tuple[str, str]]:
-    """Return what a person wants to know of a device."""
+    """Return a device and its certificate, for `print_fields`. It contains no secret."""
     from cryptography import x509
 
     certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())

@@ -1,21 +1,26 @@
-"""Exit codes, so that scripts can tell what went wrong."""
+"""Exit codes of `sma`, so that scripts can distinguish causes of failure.
+
+`main.run` and the commands use them. The codes are public: a code never changes its meaning.
+`sma doctor` has its own codes, because monitors expect those.
+"""
 
 from birthmark_sma import errors
 
 OK = 0
 FAILED = 1
-"""The answer is no: a token got FAIL, a demonstration went otherwise than it should."""
+"""The command ran, and the result is negative: FAIL for a token, or an unexpected demo response."""
 USAGE = 2
 CONFIGURATION = 3
 """A setting, secret or file is missing or wrong."""
 DATABASE = 4
-"""The database is away, empty, or at another version."""
+"""The database is unreachable, empty or at another schema version."""
 CONFLICT = 5
-"""What was asked contradicts what is registered."""
+"""The request contradicts what is registered, for example a serial that is already in use."""
 REFUSED = 6
-"""A key, serial or request was refused."""
+"""A key, serial, token or batch line was refused."""
 
-# The first row whose class an error belongs to gives the code.
+# The first row whose class matches the error gives the code. So a subclass must stand before its
+# base class if it has another code.
 _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
     (errors.AlreadyInitialisedError, CONFLICT),
     (errors.ConflictError, CONFLICT),
@@ -39,7 +44,7 @@ _CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
 
 
 def exit_code(error: errors.BirthmarkError) -> int:
-    """Return the exit code for an error; what is not in the table is a refusal."""
+    """Return the exit code of an error, or REFUSED if the table does not list its class."""
     for error_type, code in _CODES:
         if isinstance(error, error_type):
             return code

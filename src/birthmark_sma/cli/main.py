@@ -1,4 +1,8 @@
-"""`sma`: every command, and how errors are told."""
+"""Entry point of `sma`: register every command, print errors and exit with their codes.
+
+The package's console script and `python -m birthmark_sma` call `run`. Every expected error ends in
+one sentence on stderr. No traceback may show the values of local variables.
+"""
 
 import os
 import platform
@@ -50,7 +54,7 @@ app = typer.Typer(
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # importing what would draw boxes takes longer than all the rest
+    rich_markup_mode=None,  # importing rich takes longer than everything else in `sma --help`
     pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
 )
 
@@ -84,14 +88,20 @@ def version(as_json: Json = False) -> None:
 
 
 def run() -> None:
-    """Run the command line; tell an error in one sentence and exit with its code."""
+    """Run the command line. Print an expected error as one sentence and exit with its code.
+
+    A ModuleNotFoundError of the package itself is raised unchanged: it is a bug, and not a missing
+    extra of the installation.
+    """
     try:
         app()
     except BirthmarkError as error:
         advice = getattr(error, "advice", "")
         _refuse(f"{error}: {advice}" if advice else str(error), exit_codes.exit_code(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody listens any more
+        # The reader closed the pipe, as `head` does. Python flushes stdout at exit, and that flush
+        # would fail again, so stdout goes to /dev/null.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(exit_codes.OK)
     except UnicodeError:
         _refuse("An argument or a file is not valid UTF-8 text", exit_codes.USAGE)

@@ -1,4 +1,7 @@
-"""The options that several commands share, and the settings they make."""
+"""The options that several commands share, and the settings that result from them.
+
+The help texts are public: the frozen surface of the command line lists them.
+"""
 
 import os
 from pathlib import Path
@@ -103,7 +106,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def settings_from(*, prototype: bool = False, sandbox: bool = False, **flags: Any) -> "Settings":
-    """Merge flags, environment and file. A flag that is None was not given."""
+    """Return the settings from flags, environment and settings file, in this order of precedence.
+
+    A flag with the value None was not given. Print a warning if --database-url holds a password,
+    because other users of the machine can read the arguments of a process.
+    """
     from birthmark_sma.config import load_settings
 
     if holds_password(flags.get("database_url")):
@@ -115,7 +122,7 @@ def settings_from(*, prototype: bool = False, sandbox: bool = False, **flags: An
 
 
 def holds_password(database_url: str | None) -> bool:
-    """Say whether a URL, or a list of libpq's parameters, holds a password."""
+    """Return whether a URL, or a string of libpq parameters, holds a password."""
     if database_url is None:
         return False
     try:

@@ -1,4 +1,8 @@
-"""What a person sees: text to stdout, progress to stderr and only on a terminal."""
+"""Print results to stdout, and messages and progress to stderr.
+
+Every command uses these functions. A progress bar appears only if stderr is a terminal. stdout
+carries the result alone, so that a script can parse it.
+"""
 
 import json
 import os
@@ -10,27 +14,27 @@ from typing import Any
 import typer
 
 Progressed = Callable[[int, int | None], None]
-"""Takes what is done and what there is to do; None where that is not known."""
+"""Callback of a progress bar: takes the number done and the total, or None if it is unknown."""
 
 
 def print_line(text: str = "") -> None:
-    """Print a line for a person, in colours where a terminal has them and nobody declined them."""
+    """Print a line to stdout. Use colours only on a terminal, without NO_COLOR and TERM=dumb."""
     declined = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     typer.echo(text, color=False if declined else None)
 
 
 def print_stderr(text: str) -> None:
-    """Print a line beside the result, to stderr, so that a pipe gets the result alone."""
+    """Print a line to stderr, so that a pipe gets only the result."""
     typer.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:
-    """Print a value for a script."""
+    """Print a value to stdout as indented JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Print names and values in two columns, several lines of a value below each other."""
+    """Print names and values in two columns. Lines of a value stand below each other."""
     width = max(len(name) for name, _ in fields) + 2
     for name, value in fields:
         first, *others = value.splitlines() or [""]
@@ -42,9 +46,9 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[str] = ()
 ) -> None:
-    """Print a table as wide as its content: a pipe gets whole values, never shortened ones.
+    """Print a table as wide as its content. Values are never shortened, so a pipe gets them whole.
 
-    The columns that `numbers` names stand to the right.
+    `numbers` lists the columns to align to the right.
     """
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for index, row in enumerate([columns, *rows]):
@@ -60,9 +64,9 @@ def print_table(
 def progress_bar(
     what: str, *, of_bytes: bool = False, transient: bool = False
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """Give a function that moves a bar, silent where stderr is no terminal.
+    """Show a progress bar and yield the function that moves it. Silent if stderr is no terminal.
 
-    A transient one is gone when its work is done.
+    `of_bytes` shows sizes in place of counts. `transient` removes the bar at the end.
     """
     from rich.console import Console
     from rich.progress import (
@@ -86,9 +90,9 @@ def progress_bar(
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show that something is under way of which nobody knows how long it takes.
+    """Show a spinner during work of unknown duration, and remove it at the end.
 
-    Silent where stderr is no terminal, and gone at the end.
+    Silent if stderr is no terminal.
     """
     if not sys.stderr.isatty():
         yield

@@ -1,4 +1,4 @@
-"""Bundles as a device makes them, under the authorities of `chains`."""
+"""Make bundles as a device does, with certificates of `tests.support.pki.chains`."""
 
 from datetime import datetime
 from hashlib import sha256
@@ -20,7 +20,7 @@ def bundle_of(
     captured_at: datetime,
     camera_token: CameraToken | None = None,
 ) -> Bundle:
-    """A bundle that a device signed, whatever its certificates are worth."""
+    """Return a bundle that a device signed. Its certificates may be invalid."""
     content = UnsignedBundle(
         image_hash=sha256(b"a picture").digest(),
         camera_token=camera_token or some_token(),
@@ -31,10 +31,10 @@ def bundle_of(
 
 
 def der(certificate: x509.Certificate) -> bytes:
-    """A certificate as bundles have it, but for base64."""
+    """Return a certificate in DER. Bundles contain this in base64."""
     return certificate.public_bytes(Encoding.DER)
 
 
 def der_of(*texts: str) -> tuple[bytes, ...]:
-    """Certificates in PEM, as bundles have them."""
+    """Return PEM certificates in DER."""
     return tuple(der(x509.load_pem_x509_certificate(each.encode())) for each in texts)

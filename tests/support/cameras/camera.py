@@ -1,4 +1,7 @@
-"""A camera for tests: a key pair, what it got when it was provisioned, and tokens."""
+"""A camera for tests: its key pair, its provisioning over HTTP, and camera tokens.
+
+The secrets stay in memory. `birthmark_sma.device` is the product's camera, with files.
+"""
 
 import secrets
 from dataclasses import dataclass, field
@@ -19,12 +22,12 @@ VALIDATE = "/api/v1/validate/nuc"
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A device's key pair."""
+    """Return a new P-256 key pair of a device."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def public_pem(key: Any) -> str:
-    """The public half of a key pair as PEM SubjectPublicKeyInfo."""
+    """Return the public key of a key pair, as SubjectPublicKeyInfo PEM."""
     pem: bytes = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -32,7 +35,7 @@ def public_pem(key: Any) -> str:
 
 
 def csr_pem(key: ec.EllipticCurvePrivateKey, device_serial: str | None = None, *uris: str) -> str:
-    """A certification request, by itself without a subject."""
+    """Return a CSR in PEM, with an empty subject unless a serial is given."""
     names = [] if device_serial is None else [_common_name(device_serial)]
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
     if uris:
@@ -46,7 +49,7 @@ def _common_name(device_serial: str) -> x509.NameAttribute[str]:
 
 
 def sealed_fields(device_serial: str, recipient: Any | None = None) -> dict[str, Any]:
-    """The fields of a request whose secrets are to be sealed to a recipient key of the device."""
+    """Return the request fields that make the authority seal the secrets to a recipient key."""
     recipient = recipient or new_key()
     return {
         "device_public_key": None,
@@ -56,7 +59,7 @@ def sealed_fields(device_serial: str, recipient: Any | None = None) -> dict[str,
 
 
 def provision_body(device_serial: str, **fields: Any) -> dict[str, Any]:
-    """A request to provision a device with a new key."""
+    """Return the body of a provisioning request with a new key. `fields` are added to it."""
     body: dict[str, Any] = {
         "device_serial": device_serial,
         "device_family": "Test",
@@ -67,7 +70,7 @@ def provision_body(device_serial: str, **fields: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Camera:
-    """A provisioned camera."""
+    """A provisioned camera: its secrets, and the whole provisioning response."""
 
     serial: str
     nuc_hash: bytes = field(repr=False)
@@ -76,14 +79,14 @@ class Camera:
 
     @classmethod
     def provisioned(cls, client: httpx2.Client, serial: str, **fields: Any) -> "Camera":
-        """Provision a camera over HTTP."""
+        """Provision a camera over HTTP. Fails unless the response is a 200."""
         response = client.post(PROVISION, json=provision_body(serial, **fields))
         assert response.status_code == 200, response.text
         return cls.of(serial, response.json())
 
     @classmethod
     def of(cls, serial: str, response: dict[str, Any]) -> "Camera":
-        """A camera from the answer that it got."""
+        """Return the camera that received this provisioning response."""
         keys = {int(table): bytes.fromhex(key) for table, key in response["table_keys"].items()}
         return cls(serial, bytes.fromhex(response["simulated_nuc_hash"]), keys, response)
 
@@ -95,7 +98,7 @@ class Camera:
         nuc_hash: bytes | None = None,
         master_key: bytes | None = None,
     ) -> CameraToken:
-        """A new token: genuine, unless another NUC hash or master key is given."""
+        """Return a new token. It is genuine unless another NUC hash or master key is given."""
         table = min(self.table_keys) if table_id is None else table_id
         key = key_derivation.derive_key(master_key or self.table_keys[table], key_index)
         return camera_token.seal(
@@ -108,7 +111,7 @@ class Camera:
 
 
 def wire(token: CameraToken) -> dict[str, Any]:
-    """A camera token as the API takes it."""
+    """Return a camera token as the JSON object of the API."""
     return {
         "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
         "table_id": token.table_id,

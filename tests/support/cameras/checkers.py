@@ -1,9 +1,9 @@
-"""The checkers of `vectors/checkers/`, built and run as a developer of their language would.
+"""Build and run the checkers of `vectors/checkers/`, as a developer of each language would.
 
-Python, Node, Java and C are always there: what is missing fails the test, with what to type. Go
-and Kotlin run where there is a compiler: `make setup-tool-chains` gets both where it can.
-
-What was compiled is kept in .cache, by what it was made of, for the next process and the next run.
+Python, Node, Java and C are required: a test fails if one is missing, and names the command that
+installs it. Go and Kotlin run only if there is a compiler; `make setup-tool-chains` tries to
+install both. Compiled checkers are cached in .cache under a digest of sources, compiler and this
+file.
 """
 
 import fcntl
@@ -37,13 +37,13 @@ LANGUAGES = (*ALWAYS, *(each for each in ("go", "kotlin") if COMPILERS[each]))
 
 @dataclass(frozen=True)
 class Checker:
-    """A program that checks vectors, seals and opens."""
+    """A program that checks test vectors, and seals and opens camera tokens."""
 
     language: str
     command: tuple[str, ...]
 
     def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        """Run it to its end."""
+        """Run the program with a timeout of 300 s. Its exit code is not checked."""
         return subprocess.run(
             [*self.command, *arguments],
             input=stdin,
@@ -54,11 +54,11 @@ class Checker:
         )
 
     def check(self, vectors: Path = VECTORS) -> "subprocess.CompletedProcess[str]":
-        """Check a directory of vectors."""
+        """Check a directory of test vectors."""
         return self.run("check", str(vectors))
 
     def seal(self, nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int) -> Any:
-        """Have it make a camera token."""
+        """Return a camera token that the program seals, as JSON."""
         given = {
             "nuc_hash": nuc_hash.hex(),
             "master_key": master_key.hex(),
@@ -70,7 +70,7 @@ class Checker:
         return json.loads(ran.stdout)
 
     def open(self, camera_token: dict[str, Any], master_key: bytes) -> bytes | None:
-        """Have it open a camera token; None where it refuses."""
+        """Return the NUC hash that the program opens, or None if it refuses the token."""
         given = {"camera_token": camera_token, "master_key": master_key.hex()}
         ran = self.run("open", stdin=json.dumps(given))
         return bytes.fromhex(ran.stdout) if ran.returncode == 0 else None
@@ -78,7 +78,11 @@ class Checker:
 
 @cache
 def build(language: str, sources: Path = SOURCES) -> Checker:
-    """Build the checker of a language, once for all processes and for as long as it is the same."""
+    """Build the checker of a language, or take it from the cache.
+
+    A file lock makes parallel test processes build it only once. The folder is renamed when it is
+    complete, so an interrupted build is never used.
+    """
     source = sources / language
     if language == "python":
         return Checker(language, (sys.executable, str(source / "check.py")))
@@ -110,7 +114,7 @@ def build(language: str, sources: Path = SOURCES) -> Checker:
 
 
 def _digest(compiler: str, sources: Path) -> str:
-    """Return what tells apart what was compiled: this file, the compiler, and all sources."""
+    """Return a cache key: a digest of this file, the compiler's time stamp and all sources."""
     parts = [Path(compiler).resolve().stat().st_mtime_ns.to_bytes(8, "big")]
     for file in (Path(__file__), *sorted(each for each in sources.rglob("*") if each.is_file())):
         parts += [file.name.encode(), file.read_bytes()]
@@ -124,7 +128,7 @@ def _java(compiler: str, source: Path, made: Path) -> None:
 
 
 def _kotlin(compiler: str, source: Path, made: Path) -> None:
-    """It reads JSON with the class of the checker in Java."""
+    """Compile the Kotlin checker. It parses JSON with the Java checker's class."""
     json_reader = source.parent / "java" / "Json.java"
     _compile([_tool("javac"), "-d", str(made), str(json_reader)])
     strict = ["-Werror", "-Wextra", "-cp", str(made), "-include-runtime"]

@@ -1,7 +1,7 @@
-"""Camera tokens that open under two keys, to two NUC hashes: GCM does not commit to its key.
+"""Make camera tokens that open under two keys, to two NUC hashes: AES-GCM does not commit to a key.
 
 Tag = E(K, J0) + C1*H^3 + C2*H^2 + L*H in GF(2^128), with H = E(K, 0) (SP 800-38D, section 6.4). For
-two keys and any C1 the equation of both tags is linear in C2.
+two keys and any C1, the equation of both tags is linear in C2.
 """
 
 import secrets
@@ -21,7 +21,7 @@ _LENGTHS = 256  # no associated data, 256 bits of ciphertext
 
 
 class Collision(NamedTuple):
-    """A token, and the NUC hashes that are in it under either derivation."""
+    """A token, and the NUC hash that it contains under each key derivation."""
 
     token: CameraToken
     normative: bytes
@@ -29,7 +29,7 @@ class Collision(NamedTuple):
 
 
 def collide(master_key: bytes, table_id: int, key_index: int = 7) -> Collision:
-    """Make a token that opens under both derivations."""
+    """Return a token that opens under both key derivations."""
     nonce = secrets.token_bytes(12)
     keys = [derive_key(master_key, key_index, each) for each in (NORMATIVE, PUBLISHED_CLIENTS)]
     sealed = forge(keys, nonce)
@@ -38,10 +38,11 @@ def collide(master_key: bytes, table_id: int, key_index: int = 7) -> Collision:
 
 
 def forge(keys: Sequence[bytes], nonce: bytes) -> bytes:
-    """Return 48 bytes that open under both of two keys."""
+    """Return 48 bytes (ciphertext and tag) that open under both keys."""
     first = secrets.randbits(128)
     (h1, s1), (h2, s2) = ((_block(key, bytes(16)), _mask(key, nonce)) for key in keys)
     right = _times(first, _power(h1, 3) ^ _power(h2, 3)) ^ _times(_LENGTHS, h1 ^ h2) ^ s1 ^ s2
+    # x**(2**128 - 2) is the inverse of x in GF(2^128).
     second = _times(right, _power(_power(h1, 2) ^ _power(h2, 2), 2**128 - 2))
     tag = s1 ^ _times(first, _power(h1, 3)) ^ _times(second, _power(h1, 2)) ^ _times(_LENGTHS, h1)
     return b"".join(each.to_bytes(16, "big") for each in (first, second, tag))
@@ -50,10 +51,10 @@ def forge(keys: Sequence[bytes], nonce: bytes) -> bytes:
 def collide_for(
     master_key: bytes, table_id: int, register: Callable[[bytes, str], list[int]]
 ) -> Collision:
-    """Make one whose NUC hashes belong to devices of this table.
+    """Return a collision whose two NUC hashes belong to devices with this table.
 
-    `register` provisions a device with a NUC hash, for a derivation that it is told; it returns the
-    tables that the device was assigned.
+    `register` provisions a device with a NUC hash for the named derivation, and returns the
+    device's tables. Tables are random, so this repeats until both devices have the table.
     """
     while True:
         made = collide(master_key, table_id)
@@ -71,7 +72,7 @@ def _block(key: bytes, block: bytes) -> int:
 
 
 def _times(one: int, other: int) -> int:
-    """SP 800-38D, section 6.3."""
+    """Multiply two blocks in GF(2^128) (SP 800-38D, section 6.3)."""
     product = 0
     for bit in range(127, -1, -1):
         if one >> bit & 1:

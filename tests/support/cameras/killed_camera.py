@@ -1,7 +1,8 @@
-"""A camera in a process of its own that is killed with SIGKILL: at a line of code, or at a time.
+"""A camera in a process of its own that is killed with SIGKILL, at a line of code or after a time.
 
-What it did stands in a journal, written the moment it happened: the kernel keeps what a killed
-process wrote. The random part is taken out of its nonces, so that a count used twice would show.
+The process writes each event to a journal at once, and the kernel keeps the data that a killed
+process wrote. The random part of its nonces is replaced by zeros, so that a counter that is used
+twice gives equal nonces.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ _HTTP = str(Path(httpx2.__file__).parent)
 
 @dataclass(frozen=True)
 class Life:
-    """What a camera is to do while it lives, and when its life ends."""
+    """The work of one camera process, and the line before which it is killed."""
 
     place: Path
     url: str
@@ -46,20 +47,20 @@ class Life:
     journal: Path
     sealed: bool = False
     last_line: int | None = None
-    """SIGKILL before the nth line that this package, or the HTTP client, runs."""
+    """Send SIGKILL before the n-th counted line. None means never."""
     ours_alone: bool = True
-    """Whether the lines of this package alone are counted."""
+    """Count only lines of birthmark_sma.device. If false, count lines of the HTTP client too."""
 
 
 @dataclass
 class Journal:
-    """What was seen of a camera: of all its lives, in order."""
+    """The events of a camera, by process, in order."""
 
     path: Path
     lives: list[list[tuple[str, str]]] = field(default_factory=list)
 
     def read(self) -> "Journal":
-        """Read what was written so far."""
+        """Read the journal file into `lives` and return this journal."""
         self.lives = []
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             event, _, what = line.partition(" ")
@@ -69,12 +70,15 @@ class Journal:
         return self
 
     def all(self, event: str) -> list[str]:
-        """Everything of one kind."""
+        """Return the values of all events of one kind."""
         return [what for life in self.lives for each, what in life if each == event]
 
 
 def live(life: Life, seconds: float | None = None) -> int:
-    """Run a life to its end, at the latest after `seconds`, and return its exit code."""
+    """Run a camera process and return its exit code. Kill it after `seconds` if given.
+
+    Fails if the process does not end within 60 s.
+    """
     process: BaseProcess = FORKING.Process(target=_live, args=(life,))
     process.start()
     process.join(ROUND_SECONDS if seconds is None else seconds)
@@ -100,7 +104,7 @@ def _live(life: Life) -> None:
         note("sent", bundle_id(bundle))
         return Delivery.TAKEN
 
-    vars(nonces)["_random_bytes"] = bytes
+    vars(nonces)["_random_bytes"] = bytes  # bytes(n) is n zero bytes
     derivation_cost.lower(derivation_cost.OF_CAMERAS)
     note("born", os.getpid())
     lines = _Lines(life)
@@ -115,14 +119,14 @@ def _live(life: Life) -> None:
             note("nonce", bundle.content.camera_token.nonce.hex())
             camera.queue.put(bundle)
             note("queued", bundle_id(bundle))
-            if n:  # so that now one waits, and now two
+            if n:  # not after the first capture, so that both one and two bundles wait
                 camera.queue.drain(send)
     note("lines", lines.count)
     (life.journal.with_suffix(".bundle")).write_bytes(bundle.to_json())
 
 
 class _Lines:
-    """Counts the lines that run, and ends the process before one of them."""
+    """Counts executed lines with sys.settrace, and kills the process before the chosen one."""
 
     def __init__(self, life: Life) -> None:
         self.count = 0

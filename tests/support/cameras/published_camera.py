@@ -1,7 +1,7 @@
-"""A camera as the Birthmark project's published Raspberry Pi client is one: by what is published.
+"""A camera that works like the Birthmark project's published Raspberry Pi client.
 
-It shares no line with this project's protocol/: HKDF is written out (RFC 5869), so that an error in
-one of the two does not hide in both.
+It shares no code with this project's protocol/. HKDF is implemented here (RFC 5869), so that an
+error cannot hide by being in both implementations.
 """
 
 import base64
@@ -26,12 +26,12 @@ FIELDS = {
     "device_family": str,
     "master_keys": dict,
 }
-"""What that client needs of `provisioning_data.json`, and the JSON types that it counts on."""
+"""The members of `provisioning_data.json` that the published client reads, with their types."""
 
 
 @dataclass(frozen=True)
 class PublishedCamera:
-    """What such a client keeps of the file."""
+    """The data that such a client keeps from the file."""
 
     serial: str
     nuc_hash: bytes = field(repr=False)
@@ -39,7 +39,7 @@ class PublishedCamera:
 
     @classmethod
     def load(cls, path: Path) -> "PublishedCamera":
-        """Read `provisioning_data.json` alone."""
+        """Read `provisioning_data.json`, and check its members and their types."""
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name, kind in FIELDS.items():
             assert isinstance(data[name], kind), name
@@ -48,9 +48,9 @@ class PublishedCamera:
         return cls(data["device_serial"], bytes.fromhex(data["nuc_hash"]), keys)
 
     def body(self, index: int | None = None, **changes: Any) -> dict[str, Any]:
-        """What a published submission server sends of a new token; it draws any index of 1,000.
+        """Return the request that a published submission server sends for a new token.
 
-        `changes` are made to the fields once the token is sealed.
+        The key index is random, of 1,000, unless given. `changes` replace fields after sealing.
         """
         table = secrets.choice(sorted(self.master_keys))
         index = secrets.randbelow(1_000) if index is None else index
@@ -65,7 +65,10 @@ class PublishedCamera:
         return {"camera_token": token | changes, "manufacturer_authority_id": "TEST_MFG_001"}
 
     def legacy_body(self, table: int | None = None) -> tuple[dict[str, Any], int]:
-        """What it sends of a token as the Raspberry Pi client packs it, and the true key index."""
+        """Return the request for a token in the Raspberry Pi client's format, and its key index.
+
+        The request has a key index for each table. Only that of the token's table is right.
+        """
         tables = sorted(self.master_keys)
         table = secrets.choice(tables) if table is None else table
         indices = [secrets.randbelow(1_000) for _ in tables]
@@ -82,7 +85,7 @@ class PublishedCamera:
 
 
 def published_key(master_key: bytes, key_index: int) -> bytes:
-    """HKDF-SHA256, empty salt, info = index in 4 bytes and `Birthmark`; RFC 5869, section 2."""
+    """Return a key: HKDF-SHA256, empty salt, info = 4-byte index + `Birthmark` (RFC 5869, 2)."""
     pseudorandom_key = hmac.digest(bytes(32), master_key, hashlib.sha256)
     info = key_index.to_bytes(4, "big") + b"Birthmark"
     return hmac.digest(pseudorandom_key, info + b"\x01", hashlib.sha256)

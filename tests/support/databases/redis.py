@@ -1,7 +1,7 @@
-"""A real Redis of one's own, on a free port of 127.0.0.1, for tests and benches: Valkey's wheel.
+"""Start a temporary Redis server (Valkey, from its wheel) for tests and benchmarks.
 
-`with Redis() as redis:` starts one. It keeps nothing on disk, and its port and password stay the
-same when it is killed and started again.
+`with Redis() as redis:` starts it on a free port of 127.0.0.1. It keeps nothing on disk. Port and
+password stay the same after `kill` and `start`.
 """
 
 import secrets
@@ -23,11 +23,11 @@ _PORT_ATTEMPTS = 5
 
 
 class RedisStartError(Exception):
-    """The server ended, or was not ready in time."""
+    """The server ended, or was not ready within 20 s."""
 
 
 class Redis:
-    """A running server. Use it as a context manager, or call `close`."""
+    """A running Redis server. Use it as a context manager, or call `close`."""
 
     def __init__(self, *, password: str | None = None) -> None:
         self.password = password or secrets.token_urlsafe(12)
@@ -54,23 +54,26 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """Where it is, password and all."""
+        """The URL of the server, with its password."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
-        """The process, to stop it where it stands."""
+        """The process id, for tests that stop the server with a signal."""
         assert self._process is not None
         return self._process.pid
 
     def ask(self, *command: str | int) -> object:
-        """Send a command beside its other clients."""
+        """Send a command on a connection of its own and return the response."""
         with client.Redis.from_url(self.url) as connection:
             answer: object = connection.execute_command(*command)
             return answer
 
     def start(self) -> None:
-        """Start it, on the port of before; wait until it answers."""
+        """Start the server and wait until it responds. A restart uses the same port.
+
+        Raises RedisStartError after 5 attempts.
+        """
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             port = self._port or _free_port()
             self._process = self._launch(port)
@@ -82,20 +85,20 @@ class Redis:
                 raise RedisStartError((self._folder / "log").read_text(errors="replace"))
 
     def kill(self) -> None:
-        """End it with SIGKILL. What it counted is lost."""
+        """Kill the server with SIGKILL. All its data are lost."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(signal.SIGCONT)  # a test may have stopped it with SIGSTOP
             self._process.kill()
             self._process.wait(_STOP_SECONDS)
             self._process = None
 
     def close(self) -> None:
-        """End it, and remove its files."""
+        """Kill the server and remove its files."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _launch(self, port: int) -> "subprocess.Popen[bytes]":
-        # The password goes in by standard input: a command line can be seen by everyone.
+        # The password goes through standard input, because every user can see a command line.
         settings = (
             f"bind 127.0.0.1\nport {port}\nrequirepass {self.password}\ndir {self._folder}\n"
             'save ""\nappendonly no\n'
@@ -114,7 +117,7 @@ class Redis:
         return process
 
     def _answers(self, port: int) -> bool:
-        """Whether it came to answer as this server: another one would not know the password."""
+        """Return whether this server responds. Another server would not know the password."""
         deadline = time.monotonic() + _START_SECONDS
         url = f"redis://:{self.password}@127.0.0.1:{port}/0"
         while time.monotonic() < deadline and self._process and self._process.poll() is None:

@@ -1,7 +1,7 @@
-"""A server as `sma serve` runs it, whose application tells what it knows of the far end.
+"""The HTTP server of `sma serve` with an application that returns the client's identity.
 
-`python -m tests.support.http.echo_scope` takes its settings from the environment; the first line
-printed is the port.
+`python -m tests.support.http.echo_scope` reads its settings from the environment and prints its
+port as the first line.
 """
 
 import base64
@@ -23,14 +23,14 @@ from birthmark_sma.web.transport.tls import block_sighup
 
 
 class Echo(NamedTuple):
-    """Where it listens, and its process."""
+    """The port and the process id of the server."""
 
     port: int
     pid: int
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with client, scheme and the TLS extension."""
+    """Return client, scheme and TLS extension of the ASGI scope as JSON."""
     if scope["type"] == "lifespan":
         for step in ("startup", "shutdown"):
             await receive()
@@ -47,7 +47,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextmanager
 def echoing(**environ: str) -> Iterator[Echo]:
-    """Run it with these variables."""
+    """Run the server with these environment variables until the end of the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.http.echo_scope"],
         env=_plain(os.environ) | environ,

@@ -1,4 +1,4 @@
-"""A server of raw sockets that answers camera tokens as badly as it is told to."""
+"""An HTTP server on raw sockets that responds to validation requests with chosen faults."""
 
 import json
 import re
@@ -16,7 +16,7 @@ NEVER_LASTS_LONGER = 30.0
 
 
 class Visit:
-    """One request on a connection, to be answered or not."""
+    """One request on a connection. A behaviour decides about the response."""
 
     def __init__(self, connection: socket.socket, request: bytes, stopped: threading.Event) -> None:
         self.connection = connection
@@ -25,7 +25,7 @@ class Visit:
 
     @property
     def tokens(self) -> list[dict[str, Any]]:
-        """The camera tokens that were asked about."""
+        """The camera tokens of the request."""
         tokens: list[dict[str, Any]] = json.loads(self.request.partition(b"\r\n\r\n")[2])["tokens"]
         return tokens
 
@@ -37,12 +37,12 @@ class Visit:
         return {name.lower(): value.strip() for name, _, value in pairs}
 
     def send(self, data: bytes) -> None:
-        """Send bytes, unless nobody reads them any more."""
+        """Send bytes. Ignore a closed connection."""
         with suppress(OSError):
             self.connection.sendall(data)
 
     def drip(self, data: bytes, seconds: float) -> None:
-        """Send byte by byte, with a wait before each."""
+        """Send single bytes, and wait `seconds` before each."""
         for letter in data:
             if self.stopped.wait(seconds):
                 return
@@ -58,15 +58,16 @@ class Visit:
         content_type: str = "application/json",
         **headers: str,
     ) -> None:
-        """Send a whole, well-formed answer. `_` in a header's name stands for `-`."""
+        """Send a complete, valid response. `_` in a header's name stands for `-`."""
         self.send(http(body, status, content_type, **headers))
 
     def wait(self) -> None:
-        """Do nothing until the server ends."""
+        """Send nothing until the server ends, or for 30 s."""
         self.stopped.wait(NEVER_LASTS_LONGER)
 
     def reset(self) -> None:
-        """Cut the connection with RST."""
+        """Close the connection with RST."""
+        # SO_LINGER with a timeout of 0 makes close() send RST in place of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
@@ -77,7 +78,7 @@ def http(
     content_type: str = "application/json",
     **headers: str,
 ) -> bytes:
-    """An HTTP answer."""
+    """Return an HTTP response as bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = [f"HTTP/1.1 {status} Some" if isinstance(status, int) else f"HTTP/1.1 {status}"]
     head += [f"Content-Type: {content_type}", f"Content-Length: {len(content)}"]
@@ -100,12 +101,15 @@ FAILED: dict[str, Any] = PASSED | {
 
 
 def all_pass(visit: Visit) -> None:
-    """Answer as the contract has it."""
+    """Respond with PASS for every token, as the API's contract says."""
     visit.answer({"results": [PASSED] * len(visit.tokens)})
 
 
 class FaultyServer:
-    """Listens on 127.0.0.1; the n-th request gets the n-th behaviour, and the last one for ever."""
+    """A server on 127.0.0.1. The n-th request gets the n-th behaviour, later ones the last.
+
+    `before_reading` replaces the behaviours: it runs when a client has connected.
+    """
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ class FaultyServer:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        with suppress(OSError):  # wakes the thread that accepts
+        with suppress(OSError):  # shutdown wakes the thread in accept()
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
@@ -190,7 +194,7 @@ def _read_request(connection: socket.socket, stopped: threading.Event) -> bytes 
 
 
 def closed_port() -> int:
-    """A port of 127.0.0.1 where nobody listens."""
+    """Return a port of 127.0.0.1 on which no program listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""Certificates for TLS, made when a test runs, and clients that trust them."""
+"""Make TLS certificates while a test runs, and SSL contexts of clients that trust them."""
 
 import ipaddress
 import ssl
@@ -28,7 +28,7 @@ _MAY_SIGN_CERTIFICATES = x509.KeyUsage(
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate and its key, as files."""
+    """A certificate and its private key, in memory and as files."""
 
     certificate: x509.Certificate
     key: Any
@@ -37,14 +37,14 @@ class Issued:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The variables with which a server uses it."""
+        """The environment variables that make a server use this certificate."""
         return {"SMA_TLS_CERT": str(self.certificate_file), "SMA_TLS_KEY": str(self.key_file)}
 
 
 class TestCa:
-    """A CA of a test's own, which writes what it issues into a folder."""
+    """A CA for one test. It writes its certificates and keys into a folder."""
 
-    __test__ = False
+    __test__ = False  # the name begins with Test, and pytest must not collect it
 
     def __init__(self, folder: Path, name: str = "Test CA") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,10 @@ class TestCa:
         begin: timedelta = -DAY,
         end: timedelta = 10 * DAY,
     ) -> Issued:
-        """Issue for 127.0.0.1 and localhost, or for a client; times are from now."""
+        """Issue a certificate for a server at 127.0.0.1 and localhost, or for a client.
+
+        `begin` and `end` are relative to now.
+        """
         key = key or ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         names: list[x509.GeneralName] = [
@@ -100,12 +103,12 @@ class TestCa:
         return issued
 
     def client_context(self, shown: Issued | None = None) -> ssl.SSLContext:
-        """A client that trusts this CA, and shows a certificate if it has one."""
+        """Return the context of a client that trusts this CA. `shown` is its certificate."""
         return client_context(self.file, shown)
 
 
 def client_context(ca_file: Path, shown: Issued | None = None) -> ssl.SSLContext:
-    """A client that trusts a CA, and shows a certificate if it has one."""
+    """Return the context of a client that trusts a CA, with a client certificate if given."""
     context = ssl.create_default_context(cafile=ca_file)
     if shown is not None:
         context.load_cert_chain(shown.certificate_file, shown.key_file)
@@ -113,7 +116,7 @@ def client_context(ca_file: Path, shown: Issued | None = None) -> ssl.SSLContext
 
 
 def key_pem(key: Any, passphrase: bytes | None = None) -> bytes:
-    """A private key as PKCS#8."""
+    """Return a private key as PKCS#8 PEM, encrypted if a passphrase is given."""
     encryption = (
         serialization.BestAvailableEncryption(passphrase)
         if passphrase

@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry traces: it takes OTLP over HTTP on loopback, and keeps the spans."""
+"""An OpenTelemetry collector for tests: it receives OTLP over HTTP and keeps the spans."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class CollectedSpan:
-    """A span as it arrived; ids in hex, moments in nanoseconds since 1970."""
+    """A received span. Ids are hex, times are nanoseconds since 1970."""
 
     name: str
     trace: str
@@ -28,7 +28,7 @@ class CollectedSpan:
 
 @dataclass
 class Collector:
-    """What has arrived, and what the collector answers to the next."""
+    """The received spans and bodies. `status` is the status of the next response."""
 
     port: int = 0
     status: int = 200
@@ -37,21 +37,21 @@ class Collector:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the collector."""
         return f"http://127.0.0.1:{self.port}"
 
     def named(self, name: str) -> list[CollectedSpan]:
-        """All spans of a name."""
+        """Return all spans with a name."""
         return [span for span in list(self.spans) if span.name == name]
 
     def below(self, parent: CollectedSpan) -> dict[str, CollectedSpan]:
-        """The spans right below another, by name."""
+        """Return the direct children of a span, by name."""
         return {span.name: span for span in list(self.spans) if span.parent == parent.span}
 
 
 @contextmanager
 def collecting(port: int = 0) -> Iterator[Collector]:
-    """A collector that listens on a free port, or on this one."""
+    """Run a collector until the end of the block, on `port` or on a free port."""
     collector = Collector()
 
     class _Taker(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The ways to ask the authority, under one interface, so that each fault meets them all."""
+"""All ways to validate tokens with the clients, as one interface, to test each fault with all."""
 
 import asyncio
 import secrets
@@ -17,13 +17,13 @@ IMPATIENT = Options(
     max_backoff=0.02,
     circuit_failures=1_000,
 )
-"""So that a fault costs a test half a second at most, and no circuit opens."""
+"""Options with which a fault costs a test about 0.5 s, and the circuit breaker does not open."""
 
 Ask: TypeAlias = Callable[..., Sequence[Outcome]]
 
 
 def some_token() -> CameraToken:
-    """A well-formed camera token of nobody's."""
+    """Return a well-formed camera token that no device made."""
     return CameraToken(secrets.token_bytes(48), 1, 2, secrets.token_bytes(12))
 
 

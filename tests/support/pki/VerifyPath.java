@@ -15,11 +15,10 @@ import java.util.List;
 import java.util.Set;
 
 /**
- * Asks Java's PKIX validator about many certification paths in one process.
+ * Verifies many certification paths with Java's PKIX validator in one process.
  *
  * <p>Each line of standard input names PEM files, separated by tabs: the trusted root, the leaf, and
- * the intermediates from the leaf upwards. Each line of output answers one of them: "OK", or what
- * the validator said.
+ * the intermediates from the leaf upwards. For each line it prints "OK" or the validator's message.
  */
 public final class VerifyPath {
     private static final String CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";

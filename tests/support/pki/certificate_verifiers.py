@@ -1,8 +1,8 @@
-"""Judges from outside this project, who are asked about our certificates and lists.
+"""Verify this project's certificates and CRLs with independent implementations.
 
-A judge takes many chains at once, since starting a program costs more than a verification, and
-answers each with None, or with its complaint. OpenSSL, pyhanko, pyca and pkilint are always asked;
-Java and GnuTLS where they are installed.
+A verifier (`Judge`) takes many chains at once, because starting a program costs more than a
+verification. For each chain it returns None, or the reason for which it refuses the chain. OpenSSL,
+pyhanko, pyca and pkilint are always used. Java and GnuTLS are used if they are installed.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _PROGRAM_SECONDS = 120
 
 
 def ask_openssl(chains: Sequence[Chain]) -> list[str | None]:
-    """Ask `openssl verify -x509_strict`, once as it is and once for use by a TLS client."""
+    """Verify with `openssl verify -x509_strict`, without a purpose and as a TLS client."""
     return [
         _first_complaint(plain, as_client)
         for plain, as_client in zip(
@@ -55,7 +55,7 @@ def ask_openssl(chains: Sequence[Chain]) -> list[str | None]:
 
 
 def ask_pyhanko(chains: Sequence[Chain]) -> list[str | None]:
-    """Ask pyhanko-certvalidator for a path that may sign and authenticate a client."""
+    """Verify with pyhanko-certvalidator, for signatures and client authentication."""
     return [asyncio.run(_ask_pyhanko(chain)) for chain in chains]
 
 
@@ -73,7 +73,7 @@ async def _ask_pyhanko(chain: Chain) -> str | None:
 
 
 def ask_pyca(chains: Sequence[Chain]) -> list[str | None]:
-    """Ask the client verifier of pyca's cryptography, with the extension policies of the web."""
+    """Verify with pyca/cryptography's client verifier and its web PKI extension policies."""
     return [_ask_pyca(chain) for chain in chains]
 
 
@@ -96,7 +96,7 @@ def _ask_pyca(chain: Chain) -> str | None:
 
 
 def ask_ourselves(chains: Sequence[Chain]) -> list[str | None]:
-    """Ask `pki.path.verify_path`, which aggregation servers use."""
+    """Verify with this project's `pki.path_validation.verify_path`."""
     return [_ask_ourselves(chain) for chain in chains]
 
 
@@ -109,7 +109,7 @@ def _ask_ourselves(chain: Chain) -> str | None:
 
 
 def ask_java(chains: Sequence[Chain]) -> list[str | None]:
-    """Ask the PKIX CertPathValidator of the Java runtime, all chains in one process."""
+    """Verify with the PKIX CertPathValidator of Java, all chains in one process."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         lines = []
@@ -133,7 +133,7 @@ def ask_java(chains: Sequence[Chain]) -> list[str | None]:
 
 
 def ask_gnutls(chains: Sequence[Chain]) -> list[str | None]:
-    """Ask GnuTLS's `certtool --verify` for a path that authenticates a client."""
+    """Verify with GnuTLS's `certtool --verify`, for client authentication."""
     with tempfile.TemporaryDirectory() as directory:
         return [_ask_gnutls(chain, Path(directory)) for chain in chains]
 
@@ -151,7 +151,7 @@ def _ask_gnutls(chain: Chain, folder: Path) -> str | None:
 
 @cache
 def judges() -> dict[str, Judge]:
-    """Return every judge that can be asked on this machine."""
+    """Return every verifier that this machine has, by name."""
     available: dict[str, Judge] = {
         "openssl": ask_openssl,
         "pyhanko": ask_pyhanko,
@@ -193,7 +193,7 @@ def _openssl_verify(chains: Sequence[Chain], *options: str) -> list[str | None]:
 
 
 def _openssl_refusals(standard_error: str) -> dict[str, str]:
-    """Divide what OpenSSL said among the files: each file's part ends with a line that names it."""
+    """Return OpenSSL's output by file. The output about a file ends with a line that names it."""
     refusals: dict[str, str] = {}
     said: list[str] = []
     for line in standard_error.splitlines():
@@ -210,7 +210,7 @@ def _openssl_refusals(standard_error: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What pkilint found at WARNING or above."""
+    """A finding of pkilint at WARNING or above."""
 
     severity: str
     code: str
@@ -218,11 +218,11 @@ class Finding:
 
 
 def lint_certificate(checked: x509.Certificate) -> list[Finding]:
-    """Return what pkilint's RFC 5280 certificate linter finds at WARNING or above.
+    """Return the findings of pkilint's RFC 5280 certificate linter at WARNING or above.
 
-    One finding is left out: pkilint takes every URI for a URL of the web, and so takes the URN
-    of a device for malformed. RFC 5280, section 4.2.1.6, asks for a scheme and what follows it, and
-    RFC 8141 for no more than a URN has. The test of `names.device_urn` checks that syntax instead.
+    One finding is left out: pkilint expects every URI to be a web URL, so it reports a device's URN
+    as malformed. RFC 5280, section 4.2.1.6, requires only a scheme and a scheme-specific part, and
+    the URN satisfies RFC 8141. The test of `names.device_urn` checks that syntax instead.
     """
     document = loader.RFC5280CertificateDocumentLoader().load_der_document(_der(checked))
     return [
@@ -236,7 +236,7 @@ def lint_certificate(checked: x509.Certificate) -> list[Finding]:
 
 
 def lint_pair(issuer: x509.Certificate, subject: x509.Certificate) -> list[Finding]:
-    """Return what pkilint finds between two certificates: names, key identifiers, signature."""
+    """Return pkilint's findings about a pair: names, key identifiers and signature."""
     documents: dict[str, Any] = {}
     load = loader.RFC5280CertificateDocumentLoader().load_der_document
     for role, checked in (("issuer", issuer), ("subject", subject)):
@@ -252,7 +252,7 @@ def lint_pair(issuer: x509.Certificate, subject: x509.Certificate) -> list[Findi
 
 
 def lint_crl(checked: x509.CertificateRevocationList) -> list[Finding]:
-    """Return what pkilint's CRL linter finds, with the rules of the CA/Browser Forum added."""
+    """Return the findings of pkilint's CRL linter, with the rules of the CA/Browser Forum added."""
     kind = crl.CertificateRevocationListType.CRL
     linter = crl.create_pkix_crl_validator_container(
         [
@@ -302,7 +302,7 @@ def _findings(results: Iterable[Any]) -> list[Finding]:
 
 
 def openssl_accepts_crl(checked: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
-    """Ask `openssl crl` whether the list bears the issuer's signature."""
+    """Return whether `openssl crl` verifies the CRL's signature with the issuer's key."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         (folder / "list.pem").write_bytes(checked.public_bytes(serialization.Encoding.PEM))
@@ -316,7 +316,7 @@ def openssl_accepts_crl(checked: x509.CertificateRevocationList, issuer: x509.Ce
 
 
 def openssl_verify_with_crl(chain: Chain, checked: x509.CertificateRevocationList) -> str | None:
-    """Ask `openssl verify -crl_check`, which looks the leaf up in the list."""
+    """Verify with `openssl verify -crl_check`, which looks the leaf up in the CRL."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         (folder / "root.pem").write_bytes(_pem(chain.root))
@@ -333,7 +333,7 @@ def openssl_verify_with_crl(chain: Chain, checked: x509.CertificateRevocationLis
 
 
 def openssl_text(checked: x509.Certificate) -> str:
-    """Return what `openssl x509 -text` reads out of a certificate."""
+    """Return the output of `openssl x509 -text` for a certificate."""
     ran = subprocess.run(
         ["openssl", "x509", "-noout", "-text", "-nameopt", "utf8,sep_multiline,lname"],
         input=_pem(checked),
@@ -356,7 +356,7 @@ def _run(*words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _now() -> datetime:
-    # The judges that are programs of their own look at the clock, so the libraries are told it.
+    # Separate programs read the machine's clock, so the libraries get the same time.
     return datetime.now(UTC)
 
 
@@ -377,10 +377,11 @@ def _pem(*members: x509.Certificate) -> bytes:
 
 
 def _asn1(member: x509.Certificate) -> asn1_x509.Certificate:
-    """Read a certificate for pyhanko, around a fault of asn1crypto 1.5.1.
+    """Load a certificate for pyhanko, with a workaround for a bug of asn1crypto 1.5.1.
 
-    It takes a length that merely ends with the byte 0x80 for an indefinite length, and then encodes
-    the element anew, which alters what was signed. So each element is told its own encoding.
+    asn1crypto mistakes a length that ends with the byte 0x80 for an indefinite length. It then
+    encodes the element anew, which changes the signed bytes. So `dump` of each such element is
+    replaced, and returns the original encoding.
     """
     certificate: Any = asn1_x509.Certificate.load(_der(member))
     public_key = member.public_key().public_bytes(

@@ -1,7 +1,7 @@
-"""Certification paths for the tests: sound ones of every kind, and bad ones as seen in the field.
+"""Certification paths for tests: valid ones of every kind, and invalid ones as seen in the field.
 
-The judges in `oracles` ask the machine's clock, so everything here is made for the present time;
-a chain that has expired was simply made in the past. Keys are made once a process.
+The verifiers of `certificate_verifiers` read the machine's clock, so everything here is made for
+the present time. An expired chain is issued in the past. Keys are made once in each process.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer, generate
 from birthmark_sma.pki.keys.key_policy import DeviceKey
 
 NOW = datetime.now(UTC)
-"""The time at which sound chains are issued: with microseconds, as a real clock gives it."""
+"""The issue time of valid chains. It has microseconds, like the time of a real clock."""
 
 DevicePrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -55,7 +55,7 @@ PUBLICATIONS = {
 
 @dataclass(frozen=True)
 class Ca:
-    """A root, and an intermediate that the root has certified."""
+    """A root CA, and an intermediate CA that the root has certified."""
 
     root_signer: Signer
     root: x509.Certificate
@@ -65,7 +65,7 @@ class Ca:
 
 @dataclass(frozen=True)
 class Chain:
-    """What a device presents, and the root that the judge trusts."""
+    """The certificates that a device presents, and the root that the verifier trusts."""
 
     name: str
     leaf: x509.Certificate
@@ -74,7 +74,7 @@ class Chain:
 
 
 def certificate_serial(label: str) -> int:
-    """Return a serial number of 159 bits that is always the same for one label."""
+    """Return a serial number of 159 bits that depends only on the label."""
     return (
         int.from_bytes(hashlib.sha256(label.encode("utf-8", "surrogatepass")).digest()[:19], "big")
         | 1 << 158
@@ -83,18 +83,18 @@ def certificate_serial(label: str) -> int:
 
 @cache
 def ca_signers(key_type: CaKeyType) -> tuple[Signer, Signer]:
-    """Return the keys of a root and of an intermediate."""
+    """Return the keys of a root and of an intermediate, the same in the whole process."""
     return generate(key_type), generate(key_type)
 
 
 @cache
 def device_key(kind: str) -> DevicePrivateKey:
-    """Return the private key of a device, of one of DEVICE_KEY_KINDS."""
+    """Return a device's private key of a kind in DEVICE_KEY_KINDS."""
     return DEVICE_KEY_KINDS[kind]()
 
 
 def make_ca(key_type: CaKeyType, *, now: datetime, root_now: datetime | None = None) -> Ca:
-    """Certify the keys of `key_type` at the time `now`, the root possibly earlier."""
+    """Issue root and intermediate at time `now`, or the root at `root_now`."""
     root_signer, signer = ca_signers(key_type)
     root = certificates.sign(
         certificates.prepare_root(
@@ -119,7 +119,7 @@ def make_ca(key_type: CaKeyType, *, now: datetime, root_now: datetime | None = N
 
 @cache
 def ca(key_type: CaKeyType = CaKeyType.EC_P256) -> Ca:
-    """Return a CA that was made half a year ago and serves today."""
+    """Return a CA that was made 180 days ago and is valid today."""
     return make_ca(key_type, now=NOW - timedelta(days=180))
 
 
@@ -169,7 +169,7 @@ def sound_chain(device_serial: str = "camera-7.fleet.example.org") -> Chain:
     return Chain("sound", leaf, (authority.intermediate,), authority.root)
 
 
-# --- bad chains. They are built without `issue`, which is there to prevent them.
+# --- invalid chains. Most are made by hand, because the product's code prevents them.
 
 
 def hand_made(
@@ -180,9 +180,9 @@ def hand_made(
     signer: Signer,
     alternative_names: Sequence[x509.GeneralName] = (),
 ) -> x509.Certificate:
-    """Sign a certificate with SKI, AKI, alternative names, and whatever extensions are given.
+    """Sign a certificate with SKI, AKI, alternative names and the given extensions.
 
-    Without alternative names it has the URN of a device that is called `common_name`.
+    By default the alternative name is the URN of the device `common_name`.
     """
     urn = x509.UniformResourceIdentifier(names.device_urn(common_name))
     builder = (
@@ -206,7 +206,7 @@ def hand_made(
 
 
 def key_usage(*, ca: bool) -> x509.KeyUsage:
-    """Return keyCertSign and cRLSign for a CA, digitalSignature for any other."""
+    """Return keyCertSign and cRLSign for a CA, and digitalSignature for a device."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
@@ -259,7 +259,7 @@ def v1_intermediate() -> Chain:
 
 
 def foreign_root() -> Chain:
-    """The trusted root has the same name, but is another authority's."""
+    """The trusted root has the same name, but belongs to another authority."""
     foreign = ca(CaKeyType.EC_P384).root
     chain = sound_chain()
     return Chain("foreign root", chain.leaf, chain.intermediates, foreign)
@@ -283,7 +283,7 @@ def altered_serial() -> Chain:
 
 
 def expired_leaf() -> Chain:
-    """The leaf lived its 730 days; intermediate and root are still valid."""
+    """The leaf expired after its 730 days. Intermediate and root are still valid."""
     authority = make_ca(CaKeyType.EC_P256, now=NOW - timedelta(days=900))
     leaf = issue_device(
         authority,
@@ -304,7 +304,7 @@ def leaf_of_tomorrow() -> Chain:
 
 
 def expired_intermediate() -> Chain:
-    """The intermediate lived its 1,825 days, and a leaf was made that outlives it."""
+    """The intermediate expired after its 1,825 days. The leaf is valid for longer."""
     authority = make_ca(CaKeyType.EC_P256, now=NOW - timedelta(days=1_900))
     leaf = hand_made(
         device_key("ec-p256").public_key(),

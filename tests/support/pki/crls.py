@@ -1,4 +1,4 @@
-"""Revocation lists as a verifier fetches them."""
+"""Download CRLs from a server, as a verifier does."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ ROOT_CRL = "/pki/root.crl"
 def fetch_crl(
     client: httpx2.Client, path: str = INTERMEDIATE_CRL
 ) -> x509.CertificateRevocationList:
-    """Return the list that a server serves."""
+    """Return the CRL of a server."""
     answer = client.get(path)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/pkix-crl"
@@ -24,7 +24,7 @@ def fetch_crl(
 def fetch_crl_with(
     client: httpx2.Client, certificate_serial: int, *, within: float
 ) -> x509.CertificateRevocationList:
-    """Fetch the list until a certificate is on it; fail after so many seconds."""
+    """Download the CRL until it lists a certificate. Fail after `within` seconds."""
     deadline = time.monotonic() + within
     etag = ""
     while True:
@@ -40,10 +40,10 @@ def fetch_crl_with(
 
 
 def number_of(crl: x509.CertificateRevocationList) -> int:
-    """Return the number of a list (RFC 5280, section 5.2.3)."""
+    """Return the CRL number (RFC 5280, section 5.2.3)."""
     return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
 
 
 def certificate_serial_of(answer: Mapping[str, Any]) -> int:
-    """Return the serial number of the certificate that a device got."""
+    """Return the serial number of the certificate in a provisioning response."""
     return x509.load_pem_x509_certificate(answer["device_certificate"].encode()).serial_number

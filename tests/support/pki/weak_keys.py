@@ -1,4 +1,7 @@
-"""RSA moduli for tests: sound ones, and those that anybody can factor. Nobody keeps the primes."""
+"""Make RSA moduli for tests: strong ones, and weak ones that can be factored.
+
+The primes are not kept.
+"""
 
 import math
 import random
@@ -7,23 +10,24 @@ from functools import cache
 import gmpy2
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+# M of the ROCA generator (CVE-2017-15361): the product of the first 39 primes, 2 to 167.
 _ROCA_MODULUS = math.prod(n for n in range(2, 168) if all(n % d for d in range(2, n)))
 
 
 def public_key(modulus: int, exponent: int = 65537) -> rsa.RSAPublicKey:
-    """The public key of a modulus."""
+    """Return the public key of a modulus."""
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
 @cache
 def sound_modulus(bits: int) -> int:
-    """A modulus without any of the weaknesses, the same in every run."""
+    """Return a modulus without any of the weaknesses, the same in every run."""
     p, q = (next_prime(part << (bits // 2 - 4)) for part in (13, 15))
     return p * q
 
 
 def next_prime(number: int) -> int:
-    """The first prime above a number."""
+    """Return the first prime above a number."""
     return int(gmpy2.next_prime(number))
 
 
@@ -40,7 +44,7 @@ WEAKNESSES = (
 
 @cache
 def weak_moduli(bits: int = 2048) -> dict[str, int]:
-    """Moduli of so many bits, by their weakness: one of each of WEAKNESSES."""
+    """Return one modulus of `bits` bits for each of WEAKNESSES, by its weakness."""
     half = bits // 2
     prime = next_prime((13 << (half - 4)) + 1)
     moduli = (
@@ -55,14 +59,14 @@ def weak_moduli(bits: int = 2048) -> dict[str, int]:
 
 
 def _found_after(rounds: int, half: int) -> int:
-    """A modulus whose primes lie so far apart that Fermat's method needs about so many rounds."""
+    """Return a modulus whose primes are so far apart that Fermat needs about `rounds` rounds."""
     p = next_prime(13 << (half - 4))
     # a - sqrt(n) is about (q - p)**2 / (8 p).
     return p * next_prime(p + math.isqrt(8 * p * rounds))
 
 
 def _roca_prime(bits: int, seed: int) -> int:
-    """A prime of the faulty generator's form: k * M + (65537**a mod M)."""
+    """Return a prime of the ROCA generator's form: k * M + (65537**a mod M)."""
     chance = random.Random(seed)
     while True:
         least = (13 << (bits - 4)) // _ROCA_MODULUS

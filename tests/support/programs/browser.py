@@ -1,4 +1,4 @@
-"""A real Chromium, for tests that click. It reaches nothing but the server under test."""
+"""Run Chromium for browser tests. A page that sends a request to another host is a fault."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 PROGRAM_VARIABLE = "SMA_TEST_CHROMIUM"
-"""The environment variable that names another Chromium."""
+"""The environment variable that names the Chromium to use."""
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ARGUMENTS = (
@@ -28,14 +28,14 @@ _ARGUMENTS = (
 
 @dataclass
 class Watched:
-    """A page, and what went wrong on it."""
+    """A page, and the faults that were seen on it."""
 
     page: Page
     faults: list[str] = field(default_factory=list)
 
 
 def barriers(page: Page) -> list[str]:
-    """What axe finds that keeps somebody from using a page: rule, weight, and where."""
+    """Return the accessibility violations that axe finds on a page: rule, impact, elements."""
     found = Axe().run(page).response["violations"]
     return [
         f"{each['id']} ({each['impact']}): {[node['target'] for node in each['nodes']][:3]}"
@@ -44,7 +44,10 @@ def barriers(page: Page) -> list[str]:
 
 
 def find_chromium(named: str | None) -> str:
-    """Return where Chromium is: the named one, the system's, or Playwright's own."""
+    """Return the path of Chromium: the named one, else the system's, else Playwright's.
+
+    Fails if there is none.
+    """
     found = named or next((p for p in map(shutil.which, _PROGRAMS) if p), None)
     if found is not None:
         return found
@@ -56,7 +59,7 @@ def find_chromium(named: str | None) -> str:
 
 @contextmanager
 def chromium(program: str) -> Iterator[Browser]:
-    """A headless browser, closed at the end."""
+    """Run a headless browser until the end of the block, without the proxies of the environment."""
     environ: dict[str, str | float | bool] = {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }
@@ -72,7 +75,7 @@ def chromium(program: str) -> Iterator[Browser]:
 def watched_page(
     browser: Browser, url: str, *, width: int = 1280, dark: bool = False
 ) -> Iterator[Watched]:
-    """A page that notes errors in its console, and requests that go to another host than `url`."""
+    """Open a page, and note console errors and requests to another host than that of `url`."""
     context = browser.new_context(
         base_url=url,
         viewport={"width": width, "height": 844},

@@ -1,11 +1,11 @@
-"""Commands of `sma`, each in a process of its own that need not import everything again.
+"""Run commands of `sma`, each in a process of its own that does not import everything again.
 
-Importing is most of what a short command costs, and half of what a server's start does; the tests
-need hundreds of both. So they are forked from a process that has imported everything once, and does
-nothing else. What a command reads of its surroundings (arguments, environment, directory, standard
-streams) is its own. Where memory or the command line is looked at, start `SMA` by itself.
+Imports take most of the time of a short command and half of a server's start, and the tests need
+hundreds of both. So commands are forked from a process that has imported everything once and does
+nothing else. Arguments, environment, directory and standard streams belong to each command. Tests
+that measure memory or look at the command line must start `SMA` of `server.py` instead.
 
-Their key derivations cost little: see `tests/support/derivation_cost.py`.
+Key derivations have a low cost: see `tests/support/derivation_cost.py`.
 """
 
 import atexit
@@ -28,7 +28,7 @@ _SECONDS = 90
 
 
 class Command:
-    """A running command, with what the tests use of `subprocess.Popen`."""
+    """A running command, with the part of the `subprocess.Popen` interface that tests use."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Command:
         stderr: IO[str],
         before: Sequence[Callable[[], object]] = (),
     ) -> None:
-        """Start it. Without `stdout` there is a pipe of that name to read what it says.
+        """Start the command. If `stdout` is None, the attribute `stdout` is a pipe to read from.
 
-        Its process calls what is to be done `before`, in turn.
+        The process calls the functions of `before` in order, before the command.
         """
         self.args = ["sma", *arguments]
         self.stdout: IO[str] | None = None
@@ -63,13 +63,13 @@ class Command:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, or minus the signal that ended it; None while it runs."""
+        """The exit code, minus the number of the signal that ended it, or None while it runs."""
         code = self._process.exitcode
         if code is not None:
             _running.discard(self)
@@ -80,7 +80,7 @@ class Command:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end. Raises subprocess.TimeoutExpired."""
+        """Wait for the end and return the exit code. Raises subprocess.TimeoutExpired."""
         self._process.join(timeout)
         code = self.returncode
         if code is None:
@@ -88,23 +88,24 @@ class Command:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 class Background(Command):
-    """A command that runs beside the test, as the leader of a process group.
+    """A command that runs in parallel with the test, as the leader of a process group.
 
-    `stdin` is a pipe to it where it `reads`; what it says is kept, to be read at its end.
+    If `reads` is true, `stdin` is a pipe to it. Its output goes to temporary files, which
+    `communicate` reads at its end.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Background(Command):
             given.close()
 
     def communicate(self, text: str = "", timeout: float = _SECONDS) -> tuple[str, str]:
-        """Give it the rest of its input, wait for its end, and return what it said and told."""
+        """Write `text` to stdin, wait for the end, and return stdout and stderr."""
         if self.stdin is not None:
             with contextlib.suppress(BrokenPipeError), self.stdin:
                 self.stdin.write(text)
@@ -152,7 +153,7 @@ _running: set[Command] = set()
 
 @atexit.register
 def _end_all() -> None:
-    """End what a failed test has left: the library would wait for it for ever."""
+    """Kill the commands of failed tests. At exit, multiprocessing would wait for them for ever."""
     for command in list(_running):
         command.kill()
 
@@ -165,7 +166,10 @@ def sma(
     seconds: float = _SECONDS,
     before: Sequence[Callable[[], object]] = (),
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command of `sma` to its end. Its process calls what is to be done `before`."""
+    """Run a command of `sma` to its end. Raises subprocess.TimeoutExpired after `seconds`.
+
+    The process calls the functions of `before` in order, before the command.
+    """
     with _new_file() as given, _new_file() as said, _new_file() as told:
         given.write(stdin or "")
         given.seek(0)
@@ -182,7 +186,7 @@ def sma(
 
 
 def expect_no_server() -> None:
-    """Do not let a rotation wait for servers: for authorities on which none runs."""
+    """Set the time for which a rotation waits for servers to 0. Only if no server runs."""
     vars(rotation)["FOLLOWING_SECONDS"] = 0.0
 
 
@@ -191,7 +195,7 @@ def _new_file() -> IO[str]:
 
 
 class _Handed:
-    """A file that the process gets at its start."""
+    """A file that is passed to the new process by its descriptor, when it is pickled."""
 
     def __init__(self, file: IO[str]) -> None:
         self._descriptor = file.fileno()
@@ -221,7 +225,7 @@ def _run(
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
     sys.argv = arguments
     derivation_cost.lower(derivation_cost.OF_AUTHORITIES)
-    # What the command spawns runs the main module again, and so lowers the cost for itself.
+    # Processes that the command spawns import the main module, so they lower the cost too.
     sys.modules["__main__"] = derivation_cost
     for each in before:
         each()

@@ -1,5 +1,5 @@
-/* A wall clock that is as many seconds ahead as the first 8 bytes of the file FALSE_CLOCK say.
-   Timers are true: CLOCK_MONOTONIC is not touched. For LD_PRELOAD on Linux. */
+/* Make the wall clock as many seconds fast as the first 8 bytes of the file FALSE_CLOCK say.
+   CLOCK_MONOTONIC is not changed, so timers stay right. For LD_PRELOAD on Linux. */
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+/* A shared mapping of the file, so that a test changes the clock while the program runs. */
 static volatile int64_t *ahead;
 
 __attribute__((constructor)) static void begin(void) {

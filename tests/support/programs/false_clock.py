@@ -1,4 +1,4 @@
-"""A wall clock that programs believe, and that a test sets while they run (Linux)."""
+"""Change the wall clock of programs while they run, with LD_PRELOAD (Linux only)."""
 
 import struct
 import subprocess
@@ -8,7 +8,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 
 class FalseClock:
-    """The clock of programs that are started with `environ`. Their timers are true."""
+    """The wall clock of programs that are started with `environ`. Their timers stay right."""
 
     def __init__(self, folder: Path) -> None:
         library = folder / "false-clock.so"
@@ -20,6 +20,7 @@ class FalseClock:
         self._file.write_bytes(struct.pack("=q", 0))
 
     def set(self, seconds: int) -> None:
-        """Let the clock be so many seconds ahead, or behind where the number is negative."""
-        with self._file.open("r+b") as file:  # the same file: programs have it in their memory
+        """Make the clock fast by `seconds`, or slow if the number is negative."""
+        # Write into the same file, because the programs have it mapped into their memory.
+        with self._file.open("r+b") as file:
             file.write(struct.pack("=q", seconds))

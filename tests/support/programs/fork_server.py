@@ -1,7 +1,7 @@
-"""Processes forked from one that has imported everything already: in milliseconds.
+"""Fork processes in milliseconds from a fork server that has imported everything already.
 
-Python has one such process for a whole program, and whoever last says what it imports decides for
-all. So that is said here, and nowhere else.
+Python has one fork server for the whole program, and the last call of `set_forkserver_preload`
+decides what it imports. So only this module may call it.
 """
 
 import multiprocessing
@@ -12,7 +12,7 @@ import birthmark_sma
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
-        "alembic.command",  # and what else is imported late
+        "alembic.command",  # this and the next are imported inside functions
         "rich.progress",
         "tests.support.derivation_cost",
         "tests.support.cameras.killed_camera",

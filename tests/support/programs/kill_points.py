@@ -1,4 +1,4 @@
-"""Commands that end with SIGKILL just before they touch a file, for the n-th time."""
+"""Kill a command with SIGKILL just before its n-th operation on a file."""
 
 import os
 import signal
@@ -9,16 +9,17 @@ _WATCHED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 
 
 def die_before_step(folder: Path, last: int) -> None:
-    """Kill this process and those it forks, together, before one of them takes step `last`.
+    """Kill this process and its forked children before one of them takes step `last`.
 
-    A step is whatever happens to a file below the folder. For a process that leads its group. That
-    hook stays for as long as the process lives.
+    A step is an operation on a file below the folder (see _WATCHED). A forked child continues its
+    parent's count by itself. The process must be the leader of its group. An audit hook cannot be
+    removed, so it stays until the process ends.
     """
     _at_each_step(folder, last, None)
 
 
 def count_steps(folder: Path, marks: Path) -> None:
-    """Write a byte to `marks` for every step below the folder."""
+    """Write a byte to the file `marks` for every step below the folder."""
     _at_each_step(folder, 0, os.open(marks, os.O_WRONLY | os.O_CREAT))
 
 

@@ -1,6 +1,6 @@
-"""Many requests over several connections at once, with every answer that arrived whole.
+"""Send many requests over several connections at once, and return each complete response.
 
-Written on plain sockets: a client library would retry, and hide what a test looks for.
+It uses plain sockets, because a client library could retry and hide a fault.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ Note = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer, and how long it took."""
+    """An HTTP response, and its time in seconds."""
 
     status: int
     body: bytes
     seconds: float
 
     def json(self) -> Any:
-        """The body as JSON."""
+        """Return the body, parsed as JSON."""
         return json.loads(self.body)
 
 
 class BrokenConnectionError(Exception):
-    """The server went away before the answer was whole."""
+    """The connection ended before the response was complete."""
 
 
 class Connection:
-    """One connection that is kept alive."""
+    """One keep-alive connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -51,9 +51,9 @@ class Connection:
             raise BrokenConnectionError from error
 
     async def ask(self, method: str, path: str, body: bytes = b"", more: str = "") -> Answer:
-        """Send a request and wait for its answer. Raises BrokenConnectionError.
+        """Send a request and return its response. Raises BrokenConnectionError.
 
-        `more` are further header fields, each with its line's end.
+        `more` has additional header fields, each with its line end.
         """
         head = f"{method} {path} HTTP/1.1\r\nHost: test\r\n{more}"
         if body:
@@ -74,7 +74,7 @@ class Connection:
         return Answer(int(status_line.split()[1]), content, time.perf_counter() - began)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._writer.close()
 
 
@@ -86,9 +86,10 @@ async def ask_all(
     connections: int = 16,
     note: Note = lambda answered: None,
 ) -> list[Answer | None]:
-    """POST every body over so many connections; None where the server went away.
+    """POST every body over `connections` connections. Return the responses in order.
 
-    `note` is told after each answer how many there are by now.
+    A response is None if the connection ended before it. `note` gets the number of responses so
+    far, after each response.
     """
     answers: list[Answer | None] = [None] * len(bodies)
     waiting = iter(range(len(bodies)))
@@ -115,7 +116,7 @@ async def ask_all(
 def post_all(
     url: str, path: str, bodies: Sequence[dict[str, Any]], *, connections: int = 16
 ) -> list[Answer | None]:
-    """The same from a thread, with JSON bodies."""
+    """POST JSON bodies like `ask_all`, from a thread without an event loop."""
     encoded = [json.dumps(body).encode() for body in bodies]
     return asyncio.run(ask_all(url, path, encoded, connections=connections))
 
@@ -127,6 +128,6 @@ def validate_all(
     connections: int = 16,
     note: Note = lambda answered: None,
 ) -> list[Answer | None]:
-    """Have camera tokens validated."""
+    """Validate camera tokens like `ask_all`, one token in each request."""
     bodies = [json.dumps(wire(token)).encode() for token in tokens]
     return asyncio.run(ask_all(url, VALIDATE, bodies, connections=connections, note=note))

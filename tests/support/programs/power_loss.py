@@ -1,7 +1,7 @@
-"""What would be left on disk if the power went now: only what was fsynced, by the name it had then.
+"""Simulate a power failure: only data and names that were fsynced are left.
 
-More pessimistic than any file system: a name lives only where its directory was synced after it
-was given, and a file that was not synced is empty.
+This is more pessimistic than any file system. A name exists only if its directory was fsynced after
+the file got the name. A file that was never fsynced is empty.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 
 
 class Power:
-    """Watches every fsync of this process."""
+    """Records file contents and directory entries at every os.fsync of this process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._contents: dict[int, bytes] = {}
@@ -22,12 +22,12 @@ class Power:
         monkeypatch.setattr(os, "fsync", self._note)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files that are held open."""
         for descriptor in self._held:
             os.close(descriptor)
 
     def cut(self, directory: Path, copy: Path) -> Path:
-        """Write what is left of a directory into another, and return that."""
+        """Write the durable state of `directory` into `copy`, and return `copy`."""
         self._restore(directory.stat().st_ino, copy)
         return copy
 
@@ -39,7 +39,7 @@ class Power:
                 each.name: each.inode() for each in os.scandir(descriptor)
             }
         else:
-            # Held open, so that no later file gets the same number.
+            # Held open, so that no later file gets the same inode number.
             self._held.append(os.dup(descriptor))
             self._contents[status.st_ino] = os.pread(
                 os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY), status.st_size, 0

@@ -1,4 +1,4 @@
-"""A running server together with its database, so that a test can ask both."""
+"""A running server together with its database, so that a test can query both."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from tests.support.programs.server import Server, server_environ
 
 
 class AuditRow(NamedTuple):
-    """What the audit trail has of one token."""
+    """The columns of an audit row that tests compare."""
 
     validation_result: str
     reason: str
@@ -42,29 +42,29 @@ class Running:
 
     @property
     def uses_sqlite(self) -> bool:
-        """Whether the database is a file."""
+        """True for SQLite, false for PostgreSQL."""
         return self.database_url.startswith("sqlite:")
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment in which `sma` finds this authority."""
+        """The environment variables with which `sma` opens this authority."""
         return server_environ(self.server.data_dir, None if self.uses_sqlite else self.database_url)
 
     def client(self, address: str = "127.0.0.1", **options: Any) -> httpx2.Client:
-        """A client of the server."""
+        """Return an HTTP client that connects from `address`."""
         return self.server.client(address, **options)
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Ask the database, beside the server."""
+        """Return the rows of a query, from the database directly."""
         return query(self.database_url, statement, *parameters)
 
     def count(self, table: str) -> int:
-        """How many rows a table has."""
+        """Return the number of rows of a table."""
         number: int = self.rows(f"SELECT count(*) FROM {table}")[0][0]
         return number
 
     def audit_rows(self, token: CameraToken) -> list[AuditRow]:
-        """What the audit trail has of a token, oldest first."""
+        """Return the audit rows of a token, oldest first."""
         return [
             AuditRow(*row)
             for row in self.rows(
@@ -76,7 +76,7 @@ class Running:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """The database as the project's own code opens it."""
+        """Open the database with the product's code until the end of the block."""
         opened = open_database(self.database_url)
         try:
             yield opened
@@ -85,7 +85,7 @@ class Running:
 
 
 def query(database_url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    """Run a query with `?` for its parameters, on SQLite or PostgreSQL."""
+    """Return the rows of a query with `?` for its parameters, from SQLite or PostgreSQL."""
     if database_url.startswith("sqlite:///"):
         with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file:
             return file.execute(statement, parameters).fetchall()
@@ -106,9 +106,9 @@ def start(
     program: Sequence[str] = (),
     **environ: str,
 ) -> Running:
-    """Found an authority where there is none, and run a server on it.
+    """Create an authority if there is none, and start a server on it.
 
-    SQLite is always the file in the data directory: there the server founds it by itself.
+    SQLite always uses the file in the data directory, and there the server creates the authority.
     """
     if database_url.startswith("sqlite:"):
         server = Server(data_dir, *arguments, environ=environ, program=program)
@@ -135,7 +135,7 @@ class Servers:
         self._databases: list[str] = []
 
     def get(self, kind: str) -> Running:
-        """The server on `sqlite` or `postgresql`, started when it is first asked for."""
+        """Return the server on `sqlite` or `postgresql`. The first call starts it."""
         if kind not in self._running:
             url = "sqlite:" if kind == "sqlite" else self._new_database()
             self._running[kind] = start(
@@ -144,7 +144,7 @@ class Servers:
         return self._running[kind]
 
     def close(self) -> None:
-        """Stop them all, and drop their databases."""
+        """Stop all servers, then drop their databases."""
         for running in self._running.values():
             running.server.close()
         for name in self._databases:
@@ -157,12 +157,12 @@ class Servers:
 
 
 def new_serial(prefix: str = "camera") -> str:
-    """A device serial that no other test uses."""
+    """Return a random device serial, so that no other test uses it."""
     return f"{prefix}-{secrets.token_hex(6)}"
 
 
 def resident_megabytes(pid: int) -> float:
-    """How much memory a process occupies."""
+    """Return the resident memory of a process in MiB (Linux)."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found is not None
@@ -170,7 +170,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 def children_of(pid: int) -> dict[int, str]:
-    """The living children of a process, and their command lines."""
+    """Return the running children of a process with their command lines. No zombies."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -184,16 +184,16 @@ def children_of(pid: int) -> dict[int, str]:
 
 
 def workers_of(running: Running) -> list[int]:
-    """The processes that serve, below the one that looks after them."""
+    """Return the worker processes of a server with several workers."""
     children = children_of(running.server.process.pid)
     return sorted(pid for pid, line in children.items() if "spawn_main" in line)
 
 
 @contextmanager
 def frozen(pids: Iterable[int]) -> Iterator[None]:
-    """Stop processes where they stand, as a machine that hangs would; let them go on at the end.
+    """Stop processes with SIGSTOP, like a machine that hangs, and continue them at the end.
 
-    Those that have ended meanwhile are left out.
+    Processes that have ended are ignored.
     """
     stopped = list(pids)
     try:
@@ -211,7 +211,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> None:
-    """Wait for something, and fail the test where it does not come."""
+    """Wait until `done` returns true. Fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"this did not come within {seconds} seconds"

@@ -1,4 +1,4 @@
-"""A real `sma serve`, in a process of its own, on a free port of 127.0.0.1."""
+"""Run `sma serve` in a process of its own, on a free port of 127.0.0.1."""
 
 import json
 import os
@@ -17,20 +17,21 @@ from tests.support.programs.commands import Command
 
 START_SECONDS = 90
 STOP_SECONDS = 60
-_TLS = ssl.create_default_context()  # making one costs more than most tests with a client
-SMA = (sys.executable, "-P", str(derivation_cost.__file__))  # -P: its folder hides other modules
-"""The program in a process that imports everything by itself. Its key derivations cost little."""
+_TLS = ssl.create_default_context()  # shared, because making one takes longer than most tests
+# -P keeps the script's folder out of sys.path, where its modules could hide others.
+SMA = (sys.executable, "-P", str(derivation_cost.__file__))
+"""`sma` in a process that imports everything itself, with a low cost of key derivations."""
 REAL_SMA = (sys.executable, "-m", "birthmark_sma")
-"""The program as operators run it. It opens nothing that `SMA` or a forked command has written."""
+"""`sma` as operators run it. It cannot open data that `SMA` or a forked command has written."""
 PASSPHRASE = "a passphrase for tests alone"
 
 
 class Server:
-    """A running server. As a context manager it is stopped at the end, whatever happened.
+    """A running server. The context manager stops it at the end, also after an error.
 
-    `data_dir` holds SQLite unless `database_url` is given. Its log is the file `log`. With a
-    `program` that is what is started, else a process that has imported everything already, and does
-    what is to be done `before`.
+    `data_dir` holds SQLite unless `database_url` is given. The file `log` has its stderr. `program`
+    is the command to start; by default the server is forked from a process that has imported
+    everything, and calls the functions of `before` first.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Server:
         self.url: str = self.facts["url"]
 
     def client(self, address: str = "127.0.0.1", **options: Any) -> httpx2.Client:
-        """A client that connects from an address of the loopback network."""
+        """Return an HTTP client that connects from an address of the loopback network."""
         return httpx2.Client(
             base_url=self.url,
             timeout=30,
@@ -67,21 +68,21 @@ class Server:
         )
 
     def kill(self) -> None:
-        """End the process as a power cut would."""
+        """Kill the process with SIGKILL and wait for its end."""
         self.process.kill()
         self.process.wait(STOP_SECONDS)
 
     def terminate(self) -> int:
-        """Ask the process to stop, and return its exit code."""
+        """Send SIGTERM, wait for the end of the process, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
 
     def said(self) -> str:
-        """Everything that the server wrote to stderr."""
+        """Return everything that the server wrote to stderr."""
         return self.log.read_text(encoding="utf-8")
 
     def close(self) -> None:
-        """Stop the process if it runs."""
+        """Stop the process if it runs, with SIGKILL if it does not end within 60 s."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -123,7 +124,7 @@ class Server:
 
 
 def server_environ(data_dir: Path, database_url: str | None = None) -> dict[str, str]:
-    """The environment for `sma` in tests: quick CA keys, and nothing of the developer's own."""
+    """Return the environment of `sma` for tests: EC keys, and no settings of the developer."""
     environ = {
         name: value
         for name, value in os.environ.items()

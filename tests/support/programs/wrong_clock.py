@@ -1,4 +1,4 @@
-"""A machine whose clock is wrong, while the database's clock is right."""
+"""Simulate a machine whose clock is wrong while the database's clock is right."""
 
 import sys
 import time
@@ -16,9 +16,9 @@ _for_good = ExitStack()
 
 @contextmanager
 def machine_clock_ahead(by: timedelta) -> Iterator[None]:
-    """Let every module of the program see a wall clock that is ahead. Monotonic clocks are right.
+    """Make the wall clock fast by `by` for every module of the product, until the block's end.
 
-    PostgreSQL keeps its own time.
+    Monotonic clocks stay right, and PostgreSQL has its own clock.
     """
 
     class Ahead(datetime):
@@ -41,5 +41,5 @@ def trust_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def set_machine_clock_ahead(by: timedelta) -> None:
-    """Do the same for the rest of a process that runs a command."""
+    """Make the wall clock fast by `by` until the end of the process, for forked commands."""
     _for_good.enter_context(machine_clock_ahead(by))

@@ -1,4 +1,4 @@
-"""`sma provision-batch`: read records, provision them in workers, write results.
+"""`sma provision-batch`: read records, provision them in worker processes, write results.
 
-A run that was cut off can be resumed.
+An interrupted run can be resumed.
 """

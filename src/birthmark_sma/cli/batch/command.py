@@ -1,4 +1,7 @@
-"""`sma provision-batch`: provision a file of devices."""
+"""`sma provision-batch`: parse the options, run the batch and print the counts.
+
+`cli/main.py` registers the command. It must never overwrite the file of devices.
+"""
 
 import os
 import sys
@@ -87,6 +90,7 @@ def provision_batch(
     refusals = refused or output.with_name(f"{output.stem}.refused.jsonl")
     records_format = _format_of(devices, file_format)
     with _opened(devices) as (file, size):
+        # Before `open_results`, which creates the output file.
         _tell_apart(file, output, refusals)
         require_sqlite_file(settings)
         began = time.monotonic()
@@ -94,6 +98,7 @@ def provision_batch(
             batch = Batch(bulk, results, refusals)
             with waiting("Looking for earlier results"):
                 batch.resume()
+            # Enter the workers before the progress bar: they fork, and the bar starts a thread.
             workers = batch.workers(processes or (os.cpu_count() or 1) + 1, make_keys=make_keys)
             with workers, progress_bar("Provisioning", of_bytes=True) as progress:
                 batch.provision(
@@ -129,7 +134,7 @@ def _tell(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> N
 
 
 def _format_of(devices: str, given: str | None) -> "BatchFormat":
-    """Return the format given, or that of the file's name."""
+    """Return the format from --format, else from the file's extension."""
     from birthmark_sma.cli.batch.records import BatchFormat
 
     known = {"csv": BatchFormat.CSV, "jsonl": BatchFormat.JSONL, "ndjson": BatchFormat.JSONL}
@@ -140,9 +145,13 @@ def _format_of(devices: str, given: str | None) -> "BatchFormat":
 
 
 def _tell_apart(devices: BinaryIO, output: Path, refusals: Path) -> None:
-    """Refuse files that are one and the same, by whatever names: writing would destroy them."""
+    """Raise BadParameter if two of the three files are the same file, also through links.
+
+    Writing would destroy the other one.
+    """
     if refusals.resolve() == output.resolve() or _is_file(refusals, output):
         raise typer.BadParameter("--output and --refused name one file.")
+    # Compare the open file's inode: standard input may be redirected from one of the outputs.
     told = os.fstat(devices.fileno())
     for path, what in ((output, "results"), (refusals, "refused lines")):
         if path.exists() and os.path.samestat(told, path.stat()):
@@ -155,7 +164,7 @@ def _is_file(path: Path, other: Path) -> bool:
 
 @contextmanager
 def _opened(devices: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The file of devices, and how many bytes it has, where that is known."""
+    """Yield the file of devices and its size in bytes, or None if the size is unknown."""
     if devices == "-":
         yield sys.stdin.buffer, None
         return

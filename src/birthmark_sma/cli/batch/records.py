@@ -1,7 +1,8 @@
-"""Read what describes many devices, CSV or JSON Lines, a record at a time.
+"""Read the records of many devices from CSV or JSON Lines, one at a time.
 
-The contract of this room: every line that is not empty belongs to exactly one record, a fault in
-one record never touches another, and no more than a record is held, however long the file.
+The contract of this module: every line that is not empty belongs to exactly one record. A fault in
+one record never affects another. At most one record is held, however long the file is.
+`batch/command.py` calls `read_records`.
 """
 
 import csv
@@ -15,14 +16,14 @@ from typing import BinaryIO
 from birthmark_sma.errors import BatchFileError
 
 MAX_RECORD_BYTES = 65_536
-"""As large as a body that the API takes."""
+"""The default of the API's max_body_bytes, so that a batch accepts what the API accepts."""
 
 _BOM = b"\xef\xbb\xbf"
 _ENCODED_LINE_BREAK = "\\n"
 
 
 class BatchFormat(StrEnum):
-    """How devices are described."""
+    """Format of the file of devices."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -30,10 +31,10 @@ class BatchFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One device's description: JSON text, or the columns of CSV; or why it cannot be read.
+    """The fields of one device: JSON text or CSV columns. `fault` says why it cannot be read.
 
-    `line` counts from 1, and is the first line of a record that has several. `end` is how many
-    bytes of the file are read once this record is.
+    `line` counts from 1 and is the record's first line. `end` is the file offset behind the record,
+    in bytes.
     """
 
     line: int
@@ -45,10 +46,10 @@ class Record:
 def read_records(
     file: BinaryIO, file_format: BatchFormat, columns: Mapping[str, bool]
 ) -> Iterator[Record]:
-    """Return the records of a file, lazily.
+    """Return an iterator over the records of a file.
 
-    `columns` are the names that CSV may have, and whether it must. Raises BatchFileError, at the
-    first record, for CSV whose header does not agree with them.
+    `columns` maps each permitted CSV column to whether it is required. Reading the first record
+    raises BatchFileError if the CSV header does not match `columns`.
     """
     lines = _Lines(file)
     if file_format is BatchFormat.JSONL:
@@ -58,7 +59,7 @@ def read_records(
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line without its end. `text` is None where it is longer than any record."""
+    """A line without its line break. `text` is None if it exceeds MAX_RECORD_BYTES."""
 
     number: int
     end: int
@@ -66,7 +67,7 @@ class _Line:
 
 
 class _Lines:
-    """The lines of a file; some can be put back. A line that is too long is read, but not held."""
+    """The lines of a file, with push-back. A line that is too long is skipped, not held."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -78,6 +79,7 @@ class _Lines:
         """Return the next line, or None at the end."""
         if self._put_back:
             return self._put_back.popleft()
+        # Read a long line in pieces, because a file may be one line of any length.
         piece = self._file.readline(MAX_RECORD_BYTES)
         if not piece:
             return None
@@ -89,13 +91,13 @@ class _Lines:
             if piece and len(text) <= MAX_RECORD_BYTES:
                 text += piece
         if self._number == 0:
-            text = text.removeprefix(_BOM)
+            text = text.removeprefix(_BOM)  # spreadsheets write a byte order mark
         self._number += 1
         too_long = len(text) > MAX_RECORD_BYTES
         return _Line(self._number, self._end, None if too_long else text.rstrip(b"\r\n"))
 
     def put_back(self, lines: Sequence[_Line]) -> None:
-        """Let these lines be the next ones."""
+        """Make `take` return these lines next, in this order."""
         self._put_back.extendleft(reversed(lines))
 
 
@@ -122,13 +124,18 @@ def _csv_records(lines: _Lines, columns: Mapping[str, bool]) -> Iterator[Record]
         if content is not None:
             yield Record(line.number, gathered[-1].end, content)
             continue
-        # One quote too many would swallow the devices behind it: go on at the very next line.
+        # A quote that never closes would consume the devices behind it. So only the first line is
+        # refused, and reading continues at the line after it.
         lines.put_back(gathered[1:])
         yield _faulty(line, fault)
 
 
 def _gather(first: _Line, lines: _Lines) -> list[_Line]:
-    """Return the lines of one record: within quotes, a line break belongs to the value."""
+    """Return the lines of one record. A line break within quotes belongs to the value.
+
+    An even number of quotation marks ends the record, because CSV doubles a quote within quotes
+    (RFC 4180, section 2).
+    """
     gathered = [first]
     size, quotes = len(first.text or b""), (first.text or b"").count(b'"')
     while quotes % 2 and size <= MAX_RECORD_BYTES:
@@ -146,7 +153,7 @@ def _gather(first: _Line, lines: _Lines) -> list[_Line]:
 def _csv_content(
     gathered: Sequence[_Line], header: Sequence[str]
 ) -> tuple[dict[str, str], str] | tuple[None, str]:
-    """Return the columns of a record that are not empty, or None and what is wrong."""
+    """Return the columns of a record that are not empty, or None and the fault."""
     texts = [line.text for line in gathered if line.text is not None]
     if len(texts) < len(gathered) or sum(map(len, texts)) > MAX_RECORD_BYTES:
         return None, "a quotation mark is opened and not closed"
@@ -159,7 +166,7 @@ def _csv_content(
     if len(values) != len(header):
         return None, f"it has {len(values)} columns, and the header {len(header)}"
     pairs = zip(header, values, strict=True)
-    # A PEM without line breaks is the one thing that spreadsheets and people agree on.
+    # Spreadsheets and people write a PEM in one cell, with "\n" in place of its line breaks.
     return {
         name: value.replace(_ENCODED_LINE_BREAK, "\n") if "-----BEGIN" in value else value
         for name, value in pairs
@@ -188,6 +195,7 @@ def _read_header(lines: _Lines, columns: Mapping[str, bool]) -> list[str]:
         if name not in columns:
             nearest = difflib.get_close_matches(name.lower(), columns, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else f" Known: {', '.join(columns)}."
+            # Control characters in a name could change the terminal.
             shown = name if name.isprintable() and len(name) <= 64 else "One of its names"
             raise BatchFileError(f"The CSV has an unknown column: {shown}.{hint}")
         if header.count(name) > 1:

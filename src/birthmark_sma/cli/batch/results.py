@@ -1,9 +1,10 @@
-"""What provisioning in bulk leaves: results exactly once, whenever the process ended.
+"""The results file of a batch: each registered device has its result exactly once, after any crash.
 
-A result is first written, durably, to a file of its chunk in a directory beside the results; then
-the devices are committed; then the results are appended. So a result stands in the results only
-once its device is registered, and whatever was committed is found again: at the start of a run,
-chunks that were left are looked up in the register, and results of registered devices appended.
+1. Write the results of a chunk durably to a file in a "pending" directory beside the results file.
+2. Commit the devices. 3. Append the results to the results file and delete the chunk's file.
+So a result in the file implies a registered device. After a crash, `recover` looks up the devices
+of the pending chunks in the database, appends the results of the registered ones and drops the
+rest. `batch/run.py` and the worker processes call it.
 """
 
 import contextlib
@@ -28,28 +29,33 @@ from birthmark_sma.runtime.secret_files import (
 )
 
 Registered = Callable[[Sequence[str]], Mapping[str, str]]
-"""Finds the provisioning ids of those of these serials that are registered, or ever will be."""
+"""Maps serials to provisioning ids. A serial that it omits is not registered, and no commit that is
+under way will register it."""
 
+# A run that was killed keeps the lock until its worker processes have ended.
 _PATIENCE_SECONDS = 10
 _BEGINNING = b'{"device_certificate":"-----BEGIN CERTIFICATE'
-"""What every result begins with."""
+"""The first bytes of every result. The order of ProvisionResponse's fields fixes them."""
 
 
 class ResultState(Enum):
-    """What the results have of a device that is registered."""
+    """Relation of the results file to a line whose serial is registered."""
 
     WRITTEN = auto()
-    """The result of this very line."""
+    """The file has the result of this same line."""
     ANOTHER_REQUEST = auto()
-    """A result of another line for the same serial."""
+    """The file has the result of a different line for the same serial."""
     ABSENT = auto()
-    """Nothing for this line: somebody else registered it, or another line of the same text."""
+    """No result is left for this line.
+
+    Another program registered the serial, or a line with the same text claimed the result already.
+    """
 
 
 class Results:
-    """The results, and the chunks on their way there.
+    """The results file, and the pending chunks beside it.
 
-    Of what earlier runs wrote it holds 17 bytes a device, and never a line.
+    Of the results of earlier runs it holds 17 bytes for each device, and no line.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -58,11 +64,12 @@ class Results:
         self._written = _Written()
 
     def recover(self, registered: Registered, root: str) -> int:
-        """Read what is there, mend a torn end, append what was committed but not yet written.
+        """Read the file, cut off a torn last line, append committed results that are missing.
 
-        Returns how many results were appended. Raises BatchFileError, with nothing touched, where
-        the file is another's, or where results are not of the authority with this root: a register
-        that knows nothing of their devices must not decide that they were never committed.
+        Return the number of appended results. Raises BatchFileError, before any change, if this
+        program did not write the file, or if results belong to an authority with another root. The
+        database of another authority does not have these devices, so it would drop their results
+        as never committed.
         """
         pending = dict(_pending_lines(self._pending, root))
         for result in _whole_lines(self._file, root):
@@ -73,45 +80,53 @@ class Results:
         for line in lines:
             self._written.note(*_identity(line, root))
         self._append(b"".join(lines))
+        # Only after the append is durable: until then a chunk's file is the only copy.
         for part in self._pending.iterdir():
             part.unlink()
         self._written.sort()
         return len(lines)
 
     def keep(self, lines: Sequence[bytes]) -> Path:
-        """Make results durable before their devices are committed. Runs in any process."""
+        """Write results durably to a pending chunk and return its file.
+
+        Call it before the devices are committed. It is safe in any process: each chunk has a file
+        of its own.
+        """
         part = self._pending / f"{secrets.token_hex(8)}.jsonl"
         write_private_file(part, b"".join(lines))
         return part
 
     def write(self, lines: bytes, part: Path | None) -> None:
-        """Append the results of devices that are committed now, and let go of their chunk."""
+        """Append the results of devices that are committed, then delete their pending chunk."""
         self._append(lines)
         if part is not None:
             part.unlink()
 
     def claim(self, provisioning_id: str, request_digest: str) -> ResultState:
-        """Say what earlier runs wrote of a device; the same line is recognised only once."""
+        """Return what earlier runs wrote about a device. The same line is recognised only once."""
         return self._written.claim(provisioning_id, request_digest)
 
     def close(self) -> None:
-        """Leave nothing but the results, unless something is still on its way."""
+        """Close the file, and remove the pending directory if it is empty."""
         if not any(self._pending.iterdir()):
             self._pending.rmdir()
-        with contextlib.suppress(OSError):  # what was written is on disk, and the rest is pending
+        with contextlib.suppress(OSError):  # written results are on disk, the others are pending
             self._file.close()
 
     def _append(self, lines: bytes) -> None:
         self._file.seek(0, os.SEEK_END)
         self._file.write(lines)
         self._file.flush()
-        os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())  # the caller deletes the pending chunk next
 
 
 class _Written:
-    """Which results there are: sorted 64-bit numbers in place of strings, which would be tenfold.
+    """Index of the written results, for binary search.
 
-    A provisioning id ends in 64 random bits, and of a digest 64 bits tell two requests apart.
+    Layout: two sorted arrays of 64-bit numbers and one byte for each line, 17 bytes for each
+    device. Strings would need ten times as much. A provisioning id ends in 64 random bits. `_lines`
+    holds the id XOR the first 64 bits of the request's digest, so it finds an id and its request
+    together.
     """
 
     def __init__(self) -> None:
@@ -144,23 +159,25 @@ class _Written:
 
 @contextmanager
 def open_results(path: Path) -> Iterator[Results]:
-    """Open or make the results, which one run at a time may do.
+    """Open or create the results file under an exclusive lock: one run at a time.
 
-    The lock is inherited by processes that are forked off, so a run that was killed holds it until
-    the last of them has ended. Raises BatchFileError where another run goes on, and
-    PrivateFileError where the file cannot be written or is open to others.
+    Forked processes inherit the lock, so a killed run holds it until its last process has ended.
+    Raises BatchFileError if another run still holds the lock after 10 seconds. Raises
+    PrivateFileError if the file cannot be written, or if others can read it.
     """
     try:
         make_private_directory(path.absolute().parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise PrivateFileError(f"{path} cannot be written: {error.strerror}.") from None
+    # Results contain table keys and private keys. The mode of an existing file is not changed by
+    # os.open, so check it.
     if os.fstat(descriptor).st_mode & 0o077:
         os.close(descriptor)
         raise PrivateFileError(f"{path} can be read by others. Type: chmod 600 {path}")
     _lock(descriptor, path)
     make_private_directory(_pending_directory(path))
-    sync_directory(path.absolute().parent)
+    sync_directory(path.absolute().parent)  # both names must survive a power failure
     results = Results(path, os.fdopen(descriptor, "r+b"))
     try:
         yield results
@@ -187,16 +204,19 @@ def _pending_directory(path: Path) -> Path:
 
 
 def _pending_lines(directory: Path, root: str) -> Iterator[tuple[str, bytes]]:
-    """Return the results of chunks that were left. A torn chunk was never committed."""
-    for part in directory.glob("*.jsonl"):
+    """Return provisioning id and line of each result in the pending chunks.
+
+    A chunk's file is whole or absent, because `write_private_file` names it once it is on disk.
+    """
+    for part in directory.glob("*.jsonl"):  # not the *.partial of an interrupted write
         for line in part.read_bytes().splitlines(keepends=True):
             yield _identity(line, root)[0], line
 
 
 def _whole_lines(file: BinaryIO, root: str) -> Iterator[tuple[str, str]]:
-    """Return what each result is of, and cut off a last line that a crash has torn.
+    """Return provisioning id and request digest of each result. Cut off a torn last line.
 
-    Nothing is cut off that this program cannot have written.
+    Raises BatchFileError for a line that this program cannot have written, and cuts nothing off.
     """
     file.seek(0)
     whole = 0
@@ -215,7 +235,10 @@ def _whole_lines(file: BinaryIO, root: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_torn_result(line: bytes) -> bool:
-    """Whether a crash can have left this of a result; of a lost block, file systems leave zeros."""
+    """Return whether a crash can have left this line: part of a result, or only zero bytes.
+
+    File systems fill a lost block with zeros.
+    """
     return line.startswith(_BEGINNING[: len(line)]) or not line.strip(b"\0")
 
 

@@ -1,4 +1,8 @@
-"""A batch: what became of each record, written down as it comes."""
+"""Run a batch: write the result or the refusal of each record, and count them.
+
+`batch/command.py` calls it. This code runs in the parent process only. The worker processes run
+`Job.do` of `batch/workers.py`.
+"""
 
 import json
 import os
@@ -20,7 +24,7 @@ from birthmark_sma.errors import (
 from birthmark_sma.web.api.models import ProvisionRequest
 
 COLUMNS = {name: field.is_required() for name, field in ProvisionRequest.model_fields.items()}
-"""What a record may have, and whether it must."""
+"""The fields of a record, and whether each is required. The API's model defines them."""
 
 _AGAIN = "run the same command again, and it carries on"
 _CHANGED = (
@@ -31,7 +35,7 @@ _CHANGED = (
 
 @dataclass(slots=True)
 class Tally:
-    """How many records became what. `before` were provisioned by an earlier run."""
+    """Counts of records by outcome. `before` counts those that an earlier run provisioned."""
 
     provisioned: int = 0
     before: int = 0
@@ -39,7 +43,7 @@ class Tally:
 
 
 class Batch:
-    """Provisions records, writes results and refusals, and counts."""
+    """Provisions records, writes results and refusals, and counts outcomes in `tally`."""
 
     def __init__(self, bulk: BulkProvisioner, results: Results, refusals: Path) -> None:
         self._bulk = bulk
@@ -48,21 +52,25 @@ class Batch:
         self.tally = Tally()
 
     def resume(self) -> None:
-        """Take up what a run that was cut off has left. Raises as `Results.recover` does."""
+        """Recover the results of an interrupted run. Call it before `workers`.
+
+        Raises what `Results.recover` raises.
+        """
         self._results.recover(self._bulk.registered_after_pending_commits, self._bulk.root)
-        self._bulk.dispose_connections()  # what is forked off next must share no connection
+        # Forked processes must not share a connection: both would write to the same socket.
+        self._bulk.dispose_connections()
 
     def workers(self, processes: int, *, make_keys: bool) -> Workers:
-        """Return the processes that provision; enter them before any thread runs."""
+        """Return the worker processes. Enter the context manager before any thread runs."""
         return Workers(Job(self._bulk, self._results, make_keys), processes)
 
     def provision(
         self, workers: Workers, records: Iterable[Record], progress: Callable[[int], None]
     ) -> None:
-        """Provision all records; `progress` is told how many bytes of the file are dealt with.
+        """Provision all records. `progress` gets the number of bytes of the file that are done.
 
-        Raises DatabaseUnavailableError, BatchInterruptedError or IssuerExpiredError, and then the
-        batch can be resumed.
+        Raises DatabaseUnavailableError, BatchInterruptedError or IssuerExpiredError, and
+        PrivateFileError if results cannot be written. Afterwards the batch can be resumed.
         """
         with _private_text(self._refusals) as refusals:
             try:
@@ -100,7 +108,7 @@ class Batch:
         self.tally.refused += len(refused)
 
     def _judge(self, repetition: Repetition) -> Refusal | None:
-        """Say why a registered serial is refused, or None where it is this very line's device."""
+        """Return why a registered serial is refused, or None if this same line registered it."""
         standing = self._results.claim(repetition.provisioning_id, repetition.request_digest)
         if standing is ResultState.WRITTEN:
             return None
@@ -110,10 +118,10 @@ class Batch:
 
 
 def _private_text(path: Path) -> TextIO:
-    """Open a new, empty file that only its owner can read."""
+    """Open an empty file with mode 0600. Raises PrivateFileError if it cannot be written."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:
         raise PrivateFileError(f"{path} cannot be written: {error.strerror}.") from None
-    os.fchmod(descriptor, 0o600)
+    os.fchmod(descriptor, 0o600)  # os.open does not change the mode of a file that exists
     return os.fdopen(descriptor, "w", encoding="utf-8")

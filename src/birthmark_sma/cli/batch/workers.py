@@ -1,6 +1,7 @@
-"""Provision chunks of records in several processes, each of which takes a chunk to its commit.
+"""Provision chunks of records in several worker processes. Each process commits its own chunks.
 
-The processes are forked off before any thread runs, so the CA's key reaches them in memory alone.
+`batch/run.py` starts them. The processes must be forked before any thread runs. Forking passes the
+CA's key in memory: it must never go through a pipe or a file.
 """
 
 import gc
@@ -37,12 +38,12 @@ from birthmark_sma.web.problems import InvalidRequestError
 CHUNK = 500
 """Records that share one commit."""
 _AHEAD = 2
-"""Chunks a process that are under way: one at work, one waiting for it."""
+"""Chunks under way for each process: one at work and one waiting, so that no process idles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that did not become a device, and why, as a sentence."""
+    """A record that did not become a device. `problem` says why, as a sentence."""
 
     line: int
     device_serial: str | None
@@ -51,7 +52,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A record whose serial is registered; whether by an earlier run, the results must tell."""
+    """A record whose serial is registered. The results file shows if an earlier run did that."""
 
     line: int
     device_serial: str
@@ -61,7 +62,10 @@ class Repetition:
 
 @dataclass(slots=True)
 class ChunkOutcome:
-    """What became of a chunk, once that is durable. `end` is how far the file is read."""
+    """The outcome of a chunk, after its commit. `end` is the file offset behind it, in bytes.
+
+    `part` is the chunk's pending file, which the parent deletes after it wrote `results`.
+    """
 
     end: int
     provisioned: int = 0
@@ -73,14 +77,17 @@ class ChunkOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every process works with."""
+    """The work of a process. It is inherited by the fork, and never sent through a pipe."""
 
     bulk: BulkProvisioner
     results: Results
     make_keys: bool
 
     def do(self, records: Sequence[Record]) -> ChunkOutcome:
-        """Provision a chunk, its results kept before the commit."""
+        """Provision a chunk. Write its results durably before the commit.
+
+        So a crash after the commit loses no result: `Results.recover` finds them.
+        """
         outcome = ChunkOutcome(records[-1].end)
         asked = []
         for record in records:
@@ -113,10 +120,11 @@ class Job:
 
 
 class Workers:
-    """The processes. As a context manager, they have ended at its end.
+    """The worker processes. The context manager starts them and waits until they have ended.
 
-    Each has a pipe of its own, at whose other end a thread waits for it: where a process is killed
-    half way through an answer, its pipe ends, and nobody waits for the rest.
+    Each process has its own pipe, and a thread of the parent waits at the other end. If a process
+    is killed in the middle of a response, its pipe ends, and the thread raises an error instead of
+    waiting for ever.
     """
 
     def __init__(self, job: Job, processes: int) -> None:
@@ -133,12 +141,14 @@ class Workers:
             ours, theirs = forking.Pipe()
             process = forking.Process(target=_work, args=(self._job, theirs), daemon=True)
             process.start()
+            # The parent must not keep the child's end open, or the pipe would never end.
             theirs.close()
             self._processes.append(process)
             self._idle.put(ours)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # First the threads, because a thread that has taken a pipe puts it back only at its end.
         self._threads.shutdown(cancel_futures=True)
         for _ in self._processes:
             with self._idle.get() as pipe, suppress(OSError):
@@ -147,10 +157,10 @@ class Workers:
             process.join()
 
     def provision(self, records: Iterable[Record]) -> Iterator[ChunkOutcome]:
-        """Return what became of each chunk, in the order of the records, and read little ahead.
+        """Yield the outcome of each chunk, in the order of the records.
 
-        Raises DatabaseUnavailableError and IssuerExpiredError, and BatchInterruptedError where a
-        process was killed.
+        Reads at most `_AHEAD` chunks ahead for each process. Raises DatabaseUnavailableError,
+        IssuerExpiredError, and BatchInterruptedError if a process was killed.
         """
         under_way: deque[Future[ChunkOutcome]] = deque()
         left = iter(records)
@@ -169,7 +179,7 @@ class Workers:
         except (OSError, EOFError):
             raise BatchInterruptedError from None
         finally:
-            self._idle.put(pipe)
+            self._idle.put(pipe)  # also after an error, because __exit__ takes every pipe
         if isinstance(outcome, Exception):
             raise outcome
         return cast(ChunkOutcome, outcome)
@@ -179,8 +189,9 @@ class Workers:
 
 
 def _work(job: Job, pipe: "Connection[Any, Any]") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    # A chunk leaves few cycles and many objects, which need not all be looked through every time.
+    # A terminal sends Ctrl-C to the whole process group. The parent handles it and ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A chunk creates many objects and few reference cycles, so frequent collections only cost time.
     gc.freeze()
     gc.set_threshold(100_000)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -193,16 +204,19 @@ def _work(job: Job, pipe: "Connection[Any, Any]") -> None:
 
 
 def _end_with_parent() -> None:
-    """End when the parent does: whoever resumes must not meet a process that still commits."""
+    """End this process when the parent ends.
+
+    A resumed run must not meet a process of the old run that still commits.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os._exit(1)  # sys.exit would end only this thread
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A record that was read, and what its result says beside the answer."""
+    """A valid record, and the fields that its result has in addition to the API's response."""
 
     line: int
     request: ProvisioningRequest
@@ -211,7 +225,11 @@ class _Asked:
 
 
 def _read(record: Record, *, make_keys: bool) -> _Asked | Refusal:
-    """Return what a record asks for, or why it is refused."""
+    """Return the request of a record, or its refusal. Make a key pair if `make_keys` asks for it.
+
+    The digest is taken before the key is made, so that the same line has the same digest in
+    a resumed run.
+    """
     if record.fault is not None:
         return Refusal(record.line, None, record.fault)
     value: Any = record.content
@@ -232,7 +250,10 @@ def _read(record: Record, *, make_keys: bool) -> _Asked | Refusal:
 
 
 def _digest(value: object) -> str:
-    """Return what is the same for the same request, in CSV and in JSON."""
+    """Return a SHA-256 digest, in hex, that is equal for equal requests in CSV and in JSON.
+
+    CSV leaves empty columns out, so JSON fields with the value null are left out too.
+    """
     if isinstance(value, dict):
         value = {name: each for name, each in value.items() if each is not None}
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -243,13 +264,13 @@ def _has_key(value: Mapping[str, object]) -> bool:
 
 
 def _serial_of(value: object) -> str | None:
-    """Return the serial that a refused record gives, where it can be shown."""
+    """Return the serial of a refused record, or None if it is no text of up to 64 characters."""
     serial = value.get("device_serial") if isinstance(value, dict) else None
     return serial if isinstance(serial, str) and len(serial) <= 64 else None
 
 
 class _Result(ProvisionResponse):
-    """What the API would answer, and what only a batch has to say."""
+    """A line of the results file: the response of the API, and three fields of a batch."""
 
     device_serial: str
     request_sha256: str

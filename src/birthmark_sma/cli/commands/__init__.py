@@ -1,1 +1,1 @@
-"""The commands of `sma`, a module for each noun. `cli/main.py` puts them together."""
+"""The commands of `sma`, one module for each noun. `cli/main.py` registers them."""

@@ -1,4 +1,8 @@
-"""`sma devices flagged` and `reviewed`: devices far above their usual rate."""
+"""`sma devices flagged` and `reviewed`: list and review devices far above their usual rate.
+
+`commands/devices.py` registers both. The detection itself is in
+`authority/background/abuse_detection.py`.
+"""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,6 +115,8 @@ def _check(database: "Database", settings: "Settings") -> "AbuseScan":
             "SMA_ABUSE is off, so there is nothing to check. Give --abuse shadow, flag or suspend"
         )
 
+    # The scan pauses between its transactions. It stops if this returns true, as in a server that
+    # shuts down; this command never stops early.
     def pause(seconds: float) -> bool:
         time.sleep(seconds)
         return False

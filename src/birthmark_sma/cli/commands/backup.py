@@ -1,4 +1,7 @@
-"""`sma backup` and `sma restore`."""
+"""`sma backup` and `sma restore`: parse the options, show progress and print the outcome.
+
+The work is in `authority/operations/backup.py` and `restore.py`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

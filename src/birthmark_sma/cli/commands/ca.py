@@ -1,4 +1,7 @@
-"""`sma ca`: the two-tier certificate authority."""
+"""`sma ca`: show and export the root and intermediate CA, and publish their CRLs.
+
+Exported files have mode 0600. Private keys leave the database only encrypted under CA_PASSWORD.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,6 +126,7 @@ def publish_crl(
     require_sqlite_file(settings)
     with opened_database(settings) as database:
         load_certificates(database)
+        # The root's key may be in a safe place. Then `publish_crls` publishes only one list.
         signer = open_signer(database, settings, open_stored_secrets(database, settings))
         root_signer = load_root_signer(settings)
         lists = publish_crls(database, signer, root_signer)
@@ -130,7 +134,7 @@ def publish_crl(
         make_private_directory(output_dir)
         for name, crl in lists.items():
             path = output_dir / f"{_FILE_STEM[name]}.crl"
-            write_private_file(path, crl.der, replace=True)
+            write_private_file(path, crl.der, replace=True)  # a newer list replaces the old one
     if as_json:
         print_json({name: {"number": crl.number} for name, crl in lists.items()})
         return

@@ -1,7 +1,8 @@
-"""`sma demo`: the whole story against a real server, told as it happens.
+"""`sma demo`: play camera, picture and verdicts against a real server, and print each step.
 
-Four parties appear: the authority, which is a server of its own, a camera, and two aggregation
-servers, told apart by their address. Every answer is compared with the one that it should be.
+There are four parties: the authority in a process of its own, a camera, and two aggregation
+servers, which the authority distinguishes by their addresses. Every response is compared with the
+expected one. The server's data are temporary: the demo never touches an authority in use.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from birthmark_sma.protocol.camera_token import CameraToken
 
 _SAMPLE_PICTURE = Path(__file__).with_name("demo_picture.jpg")
-_SECOND_AGGREGATOR = "127.0.0.2"  # the loopback network has many addresses
+# All of 127.0.0.0/8 is loopback (RFC 1122, section 3.2.1.3). Callers without a key are told apart
+# by their address.
+_SECOND_AGGREGATOR = "127.0.0.2"
 _START_SECONDS = 60
 _REQUEST_SECONDS = 30
 
@@ -60,13 +63,13 @@ def demo(
 
 @dataclass(slots=True)
 class _Story:
-    """Where the authority is, and how many answers surprised."""
+    """The authority's URL, and the number of responses that were not the expected ones."""
 
     url: str
     surprises: int = 0
 
     def check(self, what: str, got: object, expected: object) -> None:
-        """Tell an answer, and whether it is the one that it should be."""
+        """Print a response, and whether it is the expected one. Count it if it is not."""
         right = got == expected
         self.surprises += not right
         mark = typer.style("✓", fg="green") if right else typer.style("✗", fg="red", bold=True)
@@ -78,7 +81,7 @@ class _Story:
 
 @dataclass(frozen=True, slots=True)
 class _Camera:
-    """What a camera keeps after it was provisioned."""
+    """The data that a camera keeps after provisioning."""
 
     serial: str
     nuc_hash: bytes = field(repr=False)
@@ -89,7 +92,10 @@ class _Camera:
     def seal(
         self, table_id: int, key_index: int, *, master_key: bytes | None = None
     ) -> "CameraToken":
-        """Seal the NUC hash, under one of the camera's own tables unless a key is given."""
+        """Seal the NUC hash into a camera token.
+
+        `master_key` defaults to the camera's own key of the table `table_id`.
+        """
         import secrets
 
         from birthmark_sma.protocol import camera_token, key_derivation
@@ -158,6 +164,7 @@ def _tell_attempts(
     tampered = token.encrypted_nuc_hash[:-1] + bytes([token.encrypted_nuc_hash[-1] ^ 1])
     story.check(
         "one bit of the tag altered",
+        # The tag is the last 16 bytes of the 48.
         _validate(first, replace(token, encrypted_nuc_hash=tampered)),
         "FAIL",
     )
@@ -171,6 +178,7 @@ def _tell_attempts(
         "FAIL",
     )
 
+    # Sealed with the camera's real keys, so the token opens, but no device has this NUC hash.
     stranger = replace(camera, nuc_hash=secrets.token_bytes(32))
     story.check(
         "a fingerprint that no registered camera has",
@@ -236,7 +244,10 @@ def _provision(url: str, serial: str) -> _Camera:
 
 
 def _provision_other(url: str, camera: _Camera) -> _Camera:
-    """Provision cameras until one has a table that the first has not: nearly always the next."""
+    """Provision cameras until one has a key table that the first camera does not have.
+
+    Tables are assigned at random, so the first attempt nearly always succeeds.
+    """
     for number in range(2, 100):
         other = _provision(url, f"demo-camera-{number:04}")
         if set(other.table_keys) - set(camera.table_keys):
@@ -254,7 +265,10 @@ def _take_picture(camera: _Camera, picture: Path) -> "tuple[str, CameraToken]":
 
 
 def _verify(camera: _Camera, client: "httpx2.Client") -> str:
-    """What an aggregation server does first: the chain, to the root that it pinned."""
+    """Verify the camera's certificate up to the root, as an aggregation server does first.
+
+    Return the serial in the certificate, or the reason for which the path is refused.
+    """
     from datetime import UTC, datetime
 
     from cryptography import x509
@@ -291,14 +305,18 @@ def _client(url: str, address: str = "127.0.0.1") -> "httpx2.Client":
     return httpx2.Client(
         base_url=url,
         timeout=_REQUEST_SECONDS,
-        trust_env=False,  # a proxy has no business between two programs of one machine
+        trust_env=False,  # a proxy from the environment cannot reach a loopback address
         transport=httpx2.HTTPTransport(local_address=address),
     )
 
 
 @contextmanager
 def _running_authority() -> Iterator[dict[str, Any]]:
-    """Start a server of this program on a free port, in a directory that is thrown away."""
+    """Start this program's server on a free port in a temporary directory, and yield its facts.
+
+    Raises ConfigurationError if the server does not start. Settings of the environment are removed,
+    so that the demo cannot reach a database in use.
+    """
     import json
     import os
     import subprocess
@@ -324,6 +342,8 @@ def _running_authority() -> Iterator[dict[str, Any]]:
         )
         try:
             assert process.stdout is not None  # noqa: S101
+            # The server prints one indented JSON object and keeps stdout open, so the line with the
+            # closing brace is the end.
             decoder, text = json.JSONDecoder(), ""
             for line in process.stdout:
                 text += line

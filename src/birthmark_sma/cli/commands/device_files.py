@@ -1,8 +1,9 @@
-"""The files of one provisioned device: written whole, or resumed after a crash.
+"""Write the files of one provisioned device: all of them or none, also after a crash.
 
-The private key is on disk before the authority is asked, in a directory that carries another name
-until everything is there. A run that was cut off finds that key, asks under the same
-Idempotency-Key, gets the first answer again, and finishes.
+`commands/provision.py` calls `begin`, then provisions the device, then calls `finish`. `begin`
+writes the private key to a partial directory before the device is registered. A run after a crash
+finds that key, repeats the request under the same idempotency key, gets the first response again
+and finishes. Existing files are never overwritten. `batch/workers.py` uses the key functions.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ DATA = "provisioning_data.json"
 
 @dataclass(frozen=True, slots=True)
 class PendingDevice:
-    """A device whose key is safe on disk and whose other files are not there yet."""
+    """A device whose key is on disk and whose other files are not written yet."""
 
     output_dir: Path
     partial_dir: Path
@@ -41,14 +42,17 @@ class PendingDevice:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for the same key, so that a resumed run gets the first answer."""
+        """The idempotency key: the same for the same device key.
+
+        So a resumed run gets the first response.
+        """
         return "files-" + hashlib.sha256(self.public_key.encode()).hexdigest()
 
 
 def begin(output_dir: Path) -> PendingDevice:
-    """Make a key pair, or find that of a run that was cut off.
+    """Make a key pair, or find the one of an interrupted run.
 
-    Raises PrivateFileError where the directory holds files already, or cannot be written.
+    Raises PrivateFileError if the directory is not empty or cannot be written.
     """
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise PrivateFileError(
@@ -69,7 +73,10 @@ def begin(output_dir: Path) -> PendingDevice:
 
 
 def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any]) -> None:
-    """Write the remaining files and give the directory its name: all of them or none."""
+    """Write the remaining files, then rename the directory, so that all files appear at once.
+
+    Raises PrivateFileError if that fails; the files then stay in the partial directory.
+    """
     chain = provisioned.device_certificate + "".join(provisioned.certificate_chain)
     everything = data | {
         "device_certificate": provisioned.device_certificate,
@@ -83,12 +90,14 @@ def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any
         DATA: json.dumps(everything, indent=2) + "\n",
     }
     for name, content in files.items():
+        # An interrupted run may have written some of them already.
         write_private_file(pending.partial_dir / name, content.encode(), replace=True)
+    # A crash inside write_private_file leaves such a file.
     for stray in pending.partial_dir.glob(".*.partial"):
         stray.unlink()
     try:
-        pending.partial_dir.rename(pending.output_dir)  # replaces an empty directory at most
-        sync_directory(pending.output_dir.parent)
+        pending.partial_dir.rename(pending.output_dir)  # rename(2) replaces only an empty directory
+        sync_directory(pending.output_dir.parent)  # makes the rename durable
     except OSError as error:
         raise PrivateFileError(
             f"{pending.output_dir} cannot be written: {error.strerror}. The files are in"
@@ -97,14 +106,17 @@ def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any
 
 
 def abandon(pending: PendingDevice) -> None:
-    """Remove what `begin` made for a device that was refused; what an earlier run made stays."""
+    """Remove the files that `begin` made for a refused device. Keep those of an earlier run.
+
+    The earlier run may have registered the device, and then its key exists nowhere else.
+    """
     if not pending.resumed:
         (pending.partial_dir / PRIVATE_KEY).unlink()
         pending.partial_dir.rmdir()
 
 
 def new_private_key() -> bytes:
-    """Return a new P-256 key as PEM PKCS#8, not encrypted: what a device keeps."""
+    """Return a new P-256 private key as unencrypted PKCS#8 PEM, the form that a device keeps."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -113,7 +125,7 @@ def new_private_key() -> bytes:
 
 
 def public_half(private_pem: bytes) -> str:
-    """Return the public key of a private one, as PEM SubjectPublicKeyInfo."""
+    """Return the public key of a private key, as SubjectPublicKeyInfo PEM."""
     key = serialization.load_pem_private_key(private_pem, None)
     return (
         key.public_key()

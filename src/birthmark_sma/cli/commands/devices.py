@@ -1,4 +1,7 @@
-"""`sma devices`: the register of devices."""
+"""`sma devices`: list, show, suspend, reinstate and revoke registered devices.
+
+The rules are in `authority/devices/revocation.py`. No command shows a device's secrets.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,7 @@
-"""`sma doctor`: whether all is well, and what to do where it is not."""
+"""`sma doctor`: examine the authority, print findings and remedies, exit with the worst state.
+
+The checks are in `authority/operations/doctor`. The command must never change anything.
+"""
 
 import shutil
 import sys
@@ -25,9 +28,10 @@ if TYPE_CHECKING:
 
 _MARKS = {"well": ("✓", "green"), "noted": ("i", "blue"), "warning": ("!", "yellow")}
 _WORST_MARK = ("✗", "red")
+# Monitors read these codes, so they differ from those in `cli/exit_codes.py`.
 _CODES = {"well": 0, "noted": 0, "warning": 1, "critical": 2}
 _NARROWEST = 40
-"""Where fewer columns are left for them, sentences stand below the names."""
+"""Columns that a sentence needs beside its name. With fewer, it is printed below the name."""
 
 
 def doctor(
@@ -116,7 +120,7 @@ def _tell(findings: "list[Finding]") -> None:
 
 
 def _lines(text: str, columns: int | None, indent: int) -> list[str]:
-    """Break a sentence where it meets the edge of a terminal; a pipe gets it whole."""
+    """Wrap a sentence to the terminal's width. `columns` is None for a pipe: one line."""
     if columns is None:
         return [text]
     width = max(columns - indent, 1)
@@ -128,7 +132,7 @@ def _ended(sentence: str) -> str:
 
 
 def _written(mark: str) -> str:
-    """The mark, or a letter where the terminal cannot write it."""
+    """Return the mark, or an ASCII character if stdout's encoding does not have the mark."""
     try:
         mark.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

@@ -1,4 +1,8 @@
-"""`sma history`: what the audit trail occupies, and taking out what is old."""
+"""`sma history`: show the partitions of the audit log and delete old rows.
+
+The work is in `authority/background/retention.py`. Nothing is deleted without --yes or a
+confirmation at a terminal.
+"""
 
 import sys
 import time
@@ -68,6 +72,7 @@ def prune(
             _ask(foreseen, before)
         total = len(foreseen.partitions) + foreseen.rows
         with progress_bar("Deleting", transient=True) as progress:
+            # `foreseen` is an estimate from before, so the total grows if more is deleted.
             pruned = retention.prune(
                 database, before, _pause, lambda done: progress(done, max(done, total))
             )

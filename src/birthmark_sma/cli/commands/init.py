@@ -1,4 +1,8 @@
-"""`sma init` and `sma migrate`: found an authority, and keep its database at this version."""
+"""`sma init` and `sma migrate`: create an authority, and bring its database to this version.
+
+Other commands use `existing_database` and `require_sqlite_file`, so that none of them creates an
+empty database by accident. `sma serve` uses `initialise_on_a_laptop`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +81,7 @@ def init(
         root_key_file=root_key_file,
     )
     held = initialise_with_progress(settings, sandbox=sandbox)
-    _strengthen_root_key(settings)
+    _strengthen_root_key(settings)  # for an existing authority; a new key is strong already
     if as_json:
         print_json(_as_json(settings, held))
     elif held is None:
@@ -87,7 +91,7 @@ def init(
 
 
 def initialise_with_progress(settings: "Settings", *, sandbox: bool = False) -> "Ceremony | None":
-    """Found what is missing, with a progress bar."""
+    """Create the missing parts of the authority, with a progress bar. Return None if none was."""
     from birthmark_sma.authority.authority import initialise
 
     with progress_bar("Populating key tables") as progress:
@@ -95,16 +99,18 @@ def initialise_with_progress(settings: "Settings", *, sandbox: bool = False) -> 
 
 
 def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> None:
-    """Create an authority where there is none, if it is SQLite and serves this machine alone.
+    """Create an authority if there is none, with SQLite and on a loopback address only.
 
-    So a newcomer's `sma serve` just works. Elsewhere a forgotten variable would make a second
-    authority: raise NotInitialisedError, or let opening it raise that.
+    So `sma serve` works without `sma init` on a laptop. Anywhere else, a forgotten DATABASE_URL
+    would create a second authority. There, raise NotInitialisedError for SQLite, and leave
+    PostgreSQL to the code that opens the authority.
     """
     from birthmark_sma.authority.authority import check_may_be_created, is_initialised
     from birthmark_sma.config import is_loopback
 
     if settings.database_url is not None or is_initialised(settings):
         return
+    # Behind a trusted proxy the address is loopback, but other machines reach the server.
     if not is_loopback(settings.host) or settings.trusted_proxies:
         require_sqlite_file(settings)
         return
@@ -146,7 +152,10 @@ def migrate(
 
 @contextmanager
 def existing_database(data_dir: Path | None, database_url: str | None) -> Iterator["Database"]:
-    """The database that these flags, the environment and the file name; it must be there."""
+    """Open the database that flags, environment and settings file name. It must exist.
+
+    Raises NotInitialisedError if SQLite's file does not exist.
+    """
     from birthmark_sma.authority.authority import opened_database
 
     settings = settings_from(data_dir=data_dir, database_url=database_url)
@@ -156,7 +165,10 @@ def existing_database(data_dir: Path | None, database_url: str | None) -> Iterat
 
 
 def require_sqlite_file(settings: "Settings") -> None:
-    """Raise NotInitialisedError rather than let SQLite make an empty file."""
+    """Raise NotInitialisedError if SQLite is used and its file does not exist.
+
+    Without this check SQLite would create an empty file.
+    """
     from birthmark_sma.errors import NotInitialisedError
 
     if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
@@ -167,7 +179,7 @@ def require_sqlite_file(settings: "Settings") -> None:
 
 
 def _strengthen_root_key(settings: "Settings") -> None:
-    """Encrypt a key anew that an older version left quick to guess at."""
+    """Encrypt the root's key file anew if an older version used a fast key derivation for it."""
     from birthmark_sma.authority.ca.ceremony import root_key_file
     from birthmark_sma.authority.ca.root_key_file import strengthen_root_key
     from birthmark_sma.authority.kek.passphrase_file import find_passphrase

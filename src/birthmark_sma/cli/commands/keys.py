@@ -1,4 +1,8 @@
-"""`sma keys`: who may call, for what, and until when."""
+"""`sma keys`: create, list, revoke and rotate access keys.
+
+The rules are in `authority/access/keys.py`. A secret is printed once, by `create` and `rotate`; it
+must never be stored or logged.
+"""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -199,6 +203,7 @@ def _show(issued: "IssuedKey", *, as_json: bool) -> None:
         fields.append(("key", typer.style(issued.secret, fg=typer.colors.CYAN, bold=True)))
     print_fields(fields)
     if issued.secret is not None:
+        # To stderr, so that stdout has only the fields. The whole secret is printed only once.
         print_stderr(
             "\nKeep the key now: it is stored nowhere, and not shown again. Callers send it as"
         )
@@ -226,7 +231,7 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
 
 
 def _limits(key: "AccessKey") -> list[str]:
-    """Say what a key is restricted to, a few words each."""
+    """Return the restrictions of a key, a few words each."""
     found = []
     if key.expires_at is not None:
         found.append(f"until {key.expires_at:%Y-%m-%d %H:%M} UTC")
@@ -254,13 +259,17 @@ def _one_of(kind: Any, text: str, option: str) -> Any:
 
 
 def _moment(text: str) -> datetime:
-    """Read a time to come: a duration from now, a day (to its end, UTC), or a time with a zone."""
+    """Return the time that --expires gives.
+
+    It is a duration from now, a day (until its end in UTC) or an ISO 8601 time, which is in UTC if
+    it has no zone. Raises BadParameter for anything else.
+    """
     longer = _duration(text)
     if longer is not None:
         return datetime.now(UTC) + longer
     try:
         return _end_of_day(text) or _in_utc(datetime.fromisoformat(text))
-    except (ValueError, OverflowError):  # the latter at the end of the year 9999
+    except (ValueError, OverflowError):  # OverflowError: the end of 9999-12-31 has no datetime
         raise typer.BadParameter(
             "it is a duration such as 12h or 7d, a day before 9999-12-31, or a time",
             param_hint="--expires",
@@ -272,6 +281,7 @@ def _end_of_day(text: str) -> datetime | None:
         day = date.fromisoformat(text)
     except ValueError:
         return None
+    # The midnight after the day, so that the key is valid for the whole day.
     return datetime.combine(day + timedelta(days=1), time.min, UTC)
 
 

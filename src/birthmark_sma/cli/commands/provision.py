@@ -1,4 +1,7 @@
-"""`sma provision`: make the files of one device, without the API."""
+"""`sma provision`: provision one device and write its files, without the HTTP API.
+
+`commands/device_files.py` writes the files, so that a run can be repeated after a crash.
+"""
 
 import os
 from pathlib import Path
@@ -60,6 +63,7 @@ def provision(
     )
     require_sqlite_file(settings)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
+    # Open the authority before `begin` writes a key: wrong settings then leave no files behind.
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
@@ -73,6 +77,8 @@ def provision(
         try:
             provisioned = authority.provisioner.provision_device(request)
         except (ConflictError, PkiError):
+            # Refused, so not registered. After any other error the device may be registered, and
+            # its key must stay for the next run.
             device_files.abandon(pending)
             raise
     finally:
@@ -111,11 +117,11 @@ def provision(
 
 
 def _directory_name(device_serial: str) -> str:
-    """Return a name that is one directory, whatever the serial: not even `.` or `..` lead out."""
+    """Return a name for one directory. No serial leads elsewhere, not even `.`, `..` or a slash."""
     name = quote(device_serial, safe=" ")
     return name.replace(".", "%2E") if not name.strip(".") else name
 
 
 def _absolute(path: Path) -> Path:
-    """Return a path with a name of its own, also for `.` and what ends in `..`."""
+    """Return the absolute path without `.` and `..`, so that its last part is a real name."""
     return Path(os.path.normpath(path.absolute()))

@@ -1,4 +1,7 @@
-"""`sma secrets`: look after what the authority keeps secret, and change it."""
+"""`sma secrets`: check and rotate the authority's secrets, and delete old passphrases.
+
+The work is in `authority/kek`. No command prints a secret.
+"""
 
 import os
 import sys
@@ -77,6 +80,8 @@ def rotate(
         {"new_kek_file": new_kek_file, "new_kek_command": new_kek_command}, os.environ
     )
     new = _asked_for(settings, new)
+    # `before` runs after all checks and before the first change, so it never announces a rotation
+    # that is then refused.
     with opened_database(settings) as database, progress_bar("Wrapping anew") as progress:
         rotated = rotate_secrets(
             database, settings, new, progress, before=lambda: _tell_beforehand(settings, new)
@@ -103,6 +108,7 @@ def forget_previous(
     from birthmark_sma.authority.kek.passphrase_file import PassphraseFile
 
     settings = settings_from(data_dir=data_dir)
+    # Count first: nothing is asked if there is nothing to delete.
     file = PassphraseFile.of(settings)
     number = len(file.list_previous())
     if number and not yes:
@@ -156,7 +162,10 @@ def check(
 
 
 def _asked_for(settings: "Settings", new: "NewSecret") -> "NewSecret":
-    """Ask a person at a terminal for the new passphrase, where nothing else says what it is."""
+    """Return `new`, or prompt for the passphrase if nothing gives a new secret.
+
+    Prompts only if stdin and stderr are terminals.
+    """
     from pydantic import SecretStr
 
     from birthmark_sma.authority.kek.rotation import has_new_secret
@@ -168,7 +177,7 @@ def _asked_for(settings: "Settings", new: "NewSecret") -> "NewSecret":
 
 
 def _tell_beforehand(settings: "Settings", new: "NewSecret") -> None:
-    """Say what becomes of the old secret while nothing has happened to it yet."""
+    """Print what happens to the old secret. The rotation calls this before its first change."""
     from birthmark_sma.authority.ca.ceremony import root_key_file
     from birthmark_sma.authority.kek.passphrase_file import PassphraseFile
 

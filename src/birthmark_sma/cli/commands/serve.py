@@ -1,4 +1,7 @@
-"""`sma serve`: run the authority."""
+"""`sma serve`: check the settings, bind the port, open the authority and run the server.
+
+All checks run before anything is created. `web/server.py` runs the HTTP server and its workers.
+"""
 
 import os
 import signal
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from birthmark_sma.config import Settings
     from birthmark_sma.web.transport.local_certificate import LocalCertificate
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # connections that wait for accept(); uvicorn's default
 _SANDBOX = "fails on demand, as /sandbox says; forgets devices and validations after an hour"
 
 
@@ -175,7 +178,9 @@ def serve(
     Ctrl-C or SIGTERM stops it: what was accepted is still recorded and answered. SIGHUP reads the
     TLS certificate again.
     """
-    flags = dict(locals())  # all but the last are settings, or `prototype` and `sandbox`
+    # This must be the first statement: locals() then has the parameters and nothing else. All but
+    # `as_json` are settings, or `prototype` and `sandbox`.
+    flags = dict(locals())
     flags.pop("as_json")
     settings = settings_from(**flags)
     if sandbox:
@@ -183,7 +188,7 @@ def serve(
     _check_access(settings)
     check_tls(settings)
     _check_traces(settings)
-    # Asking for the port first spares a newcomer the ceremony where the port is taken.
+    # Bind first: if the port is taken, no authority is created in vain.
     with _bind(settings) as listener:
         initialise_on_a_laptop(settings, sandbox=sandbox)
         settings, local = find_local_certificate(settings, listener)
@@ -191,14 +196,17 @@ def serve(
 
 
 def _check_sandbox(settings: "Settings") -> None:
-    """Refuse what is in earnest, before anything begins."""
+    """Raise ConfigurationError if the settings or the existing authority are not for a sandbox."""
     from birthmark_sma.authority.authority import check_may_be_sandbox
 
     check_may_be_sandbox(settings)
 
 
 def _check_access(settings: "Settings") -> None:
-    """Refuse to let nobody in, and warn where everybody is let in."""
+    """Raise ConfigurationError if keys are required and none is valid. Warn if access is open.
+
+    The warning appears only if other machines can reach the server, directly or through a proxy.
+    """
     from birthmark_sma.authority.access.keys import has_good_key
     from birthmark_sma.authority.authority import is_initialised, opened_database
     from birthmark_sma.config import Access, is_loopback
@@ -231,7 +239,7 @@ def _check_access(settings: "Settings") -> None:
 
 
 def _check_traces(settings: "Settings") -> None:
-    """Say in a sentence what is missing, before anything begins."""
+    """Raise ConfigurationError if traces are wanted and OpenTelemetry is not installed."""
     if settings.traces_url is not None:
         from birthmark_sma.web.server import check_tracing
 
@@ -244,6 +252,7 @@ def _bind(settings: "Settings") -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
+        # A restart can bind at once, although old connections are still in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
         listener.listen(_BACKLOG)
@@ -253,7 +262,7 @@ def _bind(settings: "Settings") -> socket.socket:
             f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}. Stop what"
             " listens there, or give another --port"
         ) from None
-    listener.set_inheritable(True)
+    listener.set_inheritable(True)  # worker processes accept connections on the same socket
     return listener
 
 
@@ -274,8 +283,8 @@ def _run(
     from birthmark_sma.web.server import run_server
     from birthmark_sma.web.transport.tls import block_sighup
 
-    block_sighup()
-    forbid_core_dumps()
+    block_sighup()  # before the first thread, because threads inherit the signal mask
+    forbid_core_dumps()  # before the authority decrypts its secrets
     log_setup.configure(settings)
     if settings.one_core and settings.workers == 1:
         pin_to_core(os.getpid())  # before the authority starts its threads
@@ -299,10 +308,12 @@ def _run(
         else:
             _tell(authority, url, local)
 
-    # A second of these signals must not cut the draining short with a traceback.
+    # The server handles these signals while it runs. Afterwards, a second signal must not stop the
+    # shutdown with a traceback.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
     run_server(authority, listener, announce)
+    # SQLite goes on writing to a removed file, so its operator must know that answers may be lost.
     if authority.database.lost:
         print_stderr(
             "Stopped. The database file was removed or replaced while it was open: earlier answers"

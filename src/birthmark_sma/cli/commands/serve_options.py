@@ -1,4 +1,7 @@
-"""The options of `sma serve` that concern who reaches it, and how; and its log."""
+"""The options of `sma serve` for TLS, trusted proxies, logs and traces.
+
+The help texts are public: the frozen surface of the command line lists them.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,7 @@
-"""What `sma serve` does about TLS before it serves: check, make a certificate, tell."""
+"""Prepare TLS for `sma serve`: check the files, make a local certificate, print curl options.
+
+`commands/serve.py` calls it before the server starts. The TLS code itself is in `web/transport`.
+"""
 
 import shlex
 import socket
@@ -12,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def check_tls(settings: "Settings") -> None:
-    """Refuse files that cannot be used, before anything is founded, and warn of what is doubtful.
+    """Check the TLS files before anything is created.
 
-    Raises ConfigurationError or PrivateFileError.
+    Print a warning if clients would refuse the certificate, or if other machines reach the server
+    without TLS. Raises ConfigurationError or PrivateFileError if files cannot be used.
     """
     from birthmark_sma.config import is_loopback
     from birthmark_sma.errors import ConfigurationError
@@ -38,7 +42,10 @@ def check_tls(settings: "Settings") -> None:
 def find_local_certificate(
     settings: "Settings", listener: socket.socket
 ) -> "tuple[Settings, LocalCertificate | None]":
-    """Return settings that serve this machine's own certificate, where that was asked for."""
+    """Return settings with this machine's own certificate if --tls-self asks for it.
+
+    Otherwise return the settings unchanged, and None.
+    """
     if not settings.tls_self:
         return settings, None
     from birthmark_sma.web.transport.local_certificate import settings_with_local_certificate
@@ -50,10 +57,10 @@ def find_local_certificate(
 
 
 def curl_options(local: "LocalCertificate | None") -> str:
-    """Return what curl needs to trust this server, with a space behind it, or nothing."""
+    """Return curl's option to trust this server, with a space at its end, or an empty string."""
     return "" if local is None else f"--cacert {shlex.quote(str(local.ca_file))} "
 
 
 def url_for_this_machine(url: str) -> str:
-    """Return a URL that works here, where the server listens on every address."""
+    """Return a URL that works on this machine: localhost in place of 0.0.0.0 and [::]."""
     return url.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")

@@ -1,4 +1,7 @@
-"""`sma tables`: the stock of key tables."""
+"""`sma tables`: create missing key tables, and show how many there are.
+
+Existing key tables are never overwritten, because devices hold keys of them.
+"""
 
 import typer
 

@@ -1,4 +1,8 @@
-"""`sma top`: the overview in a terminal, live."""
+"""`sma top`: show the overview of the authority in a terminal, and update it every two seconds.
+
+It only reads the database. `commands/top_rendering.py` draws a frame. The terminal must always be
+as before when the command ends.
+"""
 
 import contextlib
 import queue
@@ -22,9 +26,9 @@ if TYPE_CHECKING:
     from birthmark_sma.authority.operations.overview import Overview
     from birthmark_sma.storage.engine import Database
 
-_EVERY_SECONDS = 2.0
-_SILENT_SECONDS = 6.0
-_KEY_SECONDS = 0.2
+_EVERY_SECONDS = 2.0  # from one database query to the next
+_SILENT_SECONDS = 6.0  # a query without result for longer counts as an unreachable database
+_KEY_SECONDS = 0.2  # the longest wait for a key before the screen is updated
 
 
 def top(
@@ -61,8 +65,7 @@ def _live(console: "Console", database: "Database") -> None:
     watch = _Watch(database)
     watch.start()
     latest = watch.first()
-    # The alternate screen, drawn only when there is something new: nothing flickers, and the
-    # terminal is as it was afterwards.
+    # The alternate screen leaves the terminal as it was. Drawing only changes avoids flicker.
     with (
         _single_keys(),
         contextlib.suppress(KeyboardInterrupt),
@@ -80,10 +83,14 @@ def _live(console: "Console", database: "Database") -> None:
 
 
 class _Watch(threading.Thread):
-    """Asks again and again, aside: a database that hangs must not keep anybody from leaving."""
+    """Queries the database again and again in a thread of its own.
+
+    So the keyboard works while a query hangs. The main thread reads the results from a queue. It
+    owns `_answers` and `_since`; this thread owns `_asked_at`.
+    """
 
     def __init__(self, database: "Database") -> None:
-        super().__init__(daemon=True, name="top")
+        super().__init__(daemon=True, name="top")  # daemon: a hanging query must not block the exit
         self._database = database
         self._seen: queue.Queue[Overview | BaseException] = queue.Queue()
         self._asked_at = time.monotonic()
@@ -101,27 +108,32 @@ class _Watch(threading.Thread):
             except DatabaseUnavailableError as error:
                 self._seen.put(error)
             except BaseException as error:
+                # No outage, so a retry does not help. The main thread raises this error; without it
+                # `first` would wait for ever.
                 self._seen.put(error)
                 return
             time.sleep(_EVERY_SECONDS)
 
     @property
     def away(self) -> str | None:
-        """What to say where the database does not answer, or not for long."""
+        """The message for a database that does not respond, or None if it responds."""
         hangs = time.monotonic() - self._asked_at > _SILENT_SECONDS
         if self._answers and not hangs:
             return None
         return f"The database has not answered since {self._since:%H:%M:%S} UTC."
 
     def first(self) -> "Overview":
-        """Wait for the first overview. Raises where there is none."""
+        """Wait for the first overview and return it. Raises the error of the first query."""
         seen = self._seen.get()
         if isinstance(seen, BaseException):
             raise seen
         return seen
 
     def newest(self, known: "Overview") -> "Overview":
-        """Return the newest overview. Raises what is no database that is away."""
+        """Return the newest overview, or `known` if there is no newer one.
+
+        An unreachable database only sets `away`. Every other error of the thread is raised.
+        """
         from birthmark_sma.errors import DatabaseUnavailableError
 
         with contextlib.suppress(queue.Empty):
@@ -138,7 +150,7 @@ class _Watch(threading.Thread):
 
 @contextmanager
 def _single_keys() -> Iterator[None]:
-    """Let single keys arrive as they are typed, without showing them."""
+    """Read single keys at once and without echo, and restore the terminal at the end."""
     if not sys.stdin.isatty():
         yield
         return
@@ -154,7 +166,7 @@ def _single_keys() -> Iterator[None]:
 
 
 def _quits(seconds: float) -> bool:
-    """Wait for a key, so long at most; say whether it was q."""
+    """Wait up to `seconds` for a key. Return whether it was q, or the end of the input."""
     import os
 
     if not sys.stdin.isatty():

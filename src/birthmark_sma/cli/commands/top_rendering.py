@@ -1,4 +1,8 @@
-"""One frame of `sma top`: the overview, drawn for a terminal of 80 columns; narrower, in less."""
+"""Draw one frame of `sma top`: the overview, for a terminal of 80 columns or fewer.
+
+`commands/top.py` calls `frame`; `simulate/progress.py` uses `curve`. It only formats data that it
+was given, and never queries the database.
+"""
 
 from collections.abc import Sequence
 
@@ -15,12 +19,12 @@ _SERIAL_WIDTH = 26
 _FAMILY_WIDTH = 16
 _BAR_WIDTH = 6
 _GOOD_RATE = 0.95
-_BESIDE_CURVE = 20  # columns: its name before it, its last value behind it
-_TWO_LISTS = 74
+_BESIDE_CURVE = 20  # columns for the name before the curve and the last value behind it
+_TWO_LISTS = 74  # columns that two lists side by side need
 
 
 def frame(overview: Overview, away: str | None = None, *, width: int = 80) -> RenderableType:
-    """Draw an overview for so many columns. `away` says why there is no newer one."""
+    """Draw an overview in `width` columns. `away` says why there is no newer one."""
     minutes = max(min(len(overview.glance.curve.passes), width - _BESIDE_CURVE), 1)
     return Group(
         _head(overview, away),
@@ -37,11 +41,12 @@ def frame(overview: Overview, away: str | None = None, *, width: int = 80) -> Re
 
 
 def curve(values: Sequence[int]) -> str:
-    """Draw values as a line of bars; what is not 0 is seen, however small it is."""
+    """Draw values as a line of bars, scaled to the highest. A value above 0 is always visible."""
     highest = max(values, default=0)
     if not highest:
         return _LEVELS[0] * len(values)
     steps = len(_LEVELS) - 1
+    # Rounded up (-(-a // b)), so that a small value gets a bar too.
     return "".join(_LEVELS[max(-(-value * steps // highest), 0)] for value in values)
 
 
@@ -148,5 +153,5 @@ def _listed(title: str) -> Table:
 
 
 def _cut(name: str, width: int) -> Text:
-    """A name as plain text: brackets in it are no markup."""
+    """Return a name as plain text of up to `width` columns, so that brackets are no markup."""
     return Text(name if len(name) <= width else f"{name[: width - 1]}…")

@@ -1,4 +1,7 @@
-"""`sma validate`: judge one camera token, with the reason that callers of the API never see."""
+"""`sma validate`: validate one camera token and print the reason, which the API never returns.
+
+The command runs the same validation as the server and adds a row to the audit log.
+"""
 
 import sys
 from pathlib import Path

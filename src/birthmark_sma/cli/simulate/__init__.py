@@ -1,1 +1,1 @@
-"""`sma simulate`: cameras and aggregation servers that are simulated, against any authority."""
+"""`sma simulate`: simulate cameras and aggregation servers against any authority."""

@@ -1,4 +1,7 @@
-"""`sma simulate`: cameras and aggregation servers that are played, against any authority."""
+"""`sma simulate`: the command `fleet`, and registration of `camera` and `aggregator`.
+
+The simulation itself is in `birthmark_sma/simulation`. This package parses options and prints.
+"""
 
 from typing import Annotated
 

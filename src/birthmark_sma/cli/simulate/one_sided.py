@@ -1,4 +1,7 @@
-"""`sma simulate camera` and `aggregator`: one end alone, to build the other against."""
+"""`sma simulate camera` and `sma simulate aggregator`: simulate one side of the protocol.
+
+A developer of the other side runs them to test against. `simulate/commands.py` registers both.
+"""
 
 import json
 import time
@@ -118,6 +121,7 @@ def _plan_of_one(cases: "Sequence[Case]", pictures: int, interval: float, family
     from birthmark_sma.simulation.camera_families import families_by_name
     from birthmark_sma.simulation.plan import Terms, plan_of_one
 
+    # At least 1 ms for each picture: an interval of 0 must not divide by zero below.
     seconds = max(interval * pictures, 0.001 * pictures)
     terms = Terms(
         cameras=1,
@@ -151,12 +155,13 @@ def _deliver_all(
     begun = time.monotonic()
     with httpx2.Client(verify=verify, trust_env=False, timeout=SECONDS) as client:
         for each in plan.pictures:
+            # Sleep until the planned time, so that a slow response does not delay all later ones.
             time.sleep(max(0.0, begun + each.at - time.monotonic()))
             image = f"simulated picture {each.number}".encode()
             bundle = played.make(each.case, image, previous if each.source is not None else None)
             answer = deliver(client, to, bundle)
             if each.case is Case.GENUINE:
-                previous = bundle
+                previous = bundle  # a replay case sends this one, or its token, again
             right = right_endings(each.case, ASSUMED)
             fault = fault_in(answer, right)
             bad += fault is not None

@@ -1,4 +1,7 @@
-"""The options that the commands of `sma simulate` share, and the site that they describe."""
+"""The options that the commands of `sma simulate` share, and the `Site` that results from them.
+
+Checks of files and directories run before a simulation starts, so that a run is never wasted.
+"""
 
 import os
 from collections.abc import Sequence
@@ -69,7 +72,10 @@ def make_target(
     keys_per_table: int | None = None,
     report_command: str | None = None,
 ) -> "Site":
-    """Return the site that flags and environment describe. Raises ConfigurationError."""
+    """Return the site from flags, else from the environment.
+
+    Raises ConfigurationError for keys or a --report-command that cannot be used.
+    """
     import shlex
 
     from birthmark_sma.simulation.target import Site
@@ -94,7 +100,10 @@ def make_target(
 
 
 def validate_keys(files: Sequence[Path] | None, aggregators: int) -> tuple[str, ...]:
-    """Return a key for each aggregation server, or none. Raises ConfigurationError."""
+    """Return one access key for each aggregation server, or an empty tuple if none is given.
+
+    A single key serves all of them. Raises ConfigurationError for any other number of keys.
+    """
     told = os.environ.get(VALIDATE_KEYS, "").split()
     keys = [_key_in(each) for each in files] if files else told
     if len(keys) == 1:
@@ -108,14 +117,14 @@ def validate_keys(files: Sequence[Path] | None, aggregators: int) -> tuple[str, 
 
 
 def check_writable(*files: Path | None) -> None:
-    """Refuse, before a run, files that could not be written after it."""
+    """Raise ConfigurationError if a file cannot be written. None is allowed and ignored."""
     for each in files:
         if each is not None and (each.is_dir() or not os.access(each.parent, os.W_OK)):
             raise ConfigurationError(f"{each} cannot be written.")
 
 
 def check_empty(directory: Path | None) -> None:
-    """Refuse a directory in which something is."""
+    """Raise ConfigurationError if the directory exists and is not empty."""
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise ConfigurationError(f"{directory} is not empty: each run has a directory of its own.")
 
@@ -124,6 +133,7 @@ def _key_in(path: Path) -> str:
     from birthmark_sma.runtime.secret_files import read_private_file
 
     key = read_private_file(path).decode("utf-8", "replace").strip()
+    # Visible ASCII only, because the key goes into an HTTP header.
     if not key or not all("!" <= letter <= "~" for letter in key):
         raise ConfigurationError(f"{path} holds no access key.")
     return key

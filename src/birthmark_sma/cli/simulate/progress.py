@@ -1,4 +1,7 @@
-"""What `sma simulate` draws: a run as it goes on, and what came of it."""
+"""Draw a run of `sma simulate`: live on stderr while it runs, and the report on stdout.
+
+`simulate/report.py` calls it. It only reads the state of the run and never changes it.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +19,13 @@ from birthmark_sma.simulation.chart import interruptions
 if TYPE_CHECKING:
     from birthmark_sma.simulation.player import Play
 
-_EVERY = 4
-_CURVE = 48
+_EVERY = 4  # frames a second
+_CURVE = 48  # columns of a curve; the run counts in twice as many intervals
 
 
 @contextmanager
 def watched(play: "Play") -> Iterator[None]:
-    """Draw a run on stderr while it goes on; silent where that is no terminal."""
+    """Draw a run on stderr while the context is open. Silent if stderr is no terminal."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield
@@ -38,7 +41,7 @@ def watched(play: "Play") -> Iterator[None]:
 
 
 def frame(play: "Play") -> RenderableType:
-    """Draw a run as it stands."""
+    """Draw the present state of a run."""
     plan, tally = play.plan, play.tally
     taken, planned = play.taken.total(), len(plan.pictures)
     head = Table.grid(padding=(0, 2, 0, 0))
@@ -71,7 +74,7 @@ def _halved(counts: list[int]) -> list[int]:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print a report for a person, to stdout."""
+    """Print a report to stdout as text. It shows up to 10 unexpected endings."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(_played(report))
     console.print(_cases(report))

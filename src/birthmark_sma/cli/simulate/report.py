@@ -1,4 +1,7 @@
-"""Play a plan in front of whoever sits at the terminal, and hand the report out."""
+"""Run a simulation plan with live progress, then write and print its report.
+
+The commands of `sma simulate` call `play`, then `tell`.
+"""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def play(plan: "Plan", site: "Site", manner: "RunOptions") -> dict[str, Any]:
-    """Carry a plan out, shown live where stderr is a terminal, and return the report."""
+    """Run a plan and return the report. Show progress if stderr is a terminal."""
     from birthmark_sma.cli.simulate.progress import watched
     from birthmark_sma.simulation.run import simulate
 
@@ -28,7 +31,10 @@ def play(plan: "Plan", site: "Site", manner: "RunOptions") -> dict[str, Any]:
 def tell(
     report: Mapping[str, Any], report_file: Path | None, picture_file: Path | None, *, as_json: bool
 ) -> None:
-    """Write and print a report; exit with 1 where not all of it is right."""
+    """Write the report to the given files and print it.
+
+    Exits with code 1 if any ending is wrong, lost or missing.
+    """
     from birthmark_sma.cli.simulate.progress import print_report
     from birthmark_sma.simulation.chart import chart
 

@@ -29,16 +29,16 @@ import javax.crypto.spec.GCMParameterSpec
 /**
  * A camera on Android 12 (API 31) or later. Call it from a background thread.
  *
- * Three keys lie in the AndroidKeyStore, and never leave it:
- * - SIGNING signs the CSR and the bundles. Made for PURPOSE_SIGN, it can do nothing else: the Keystore
- *   would refuse to open the secrets with it.
- * - AGREEMENT is the recipient key, for PURPOSE_AGREE_KEY (since API 31). The authority seals NUC hash
+ * Three keys are in the AndroidKeyStore and never leave it:
+ * - SIGNING signs the CSR and the bundles. Its purpose is PURPOSE_SIGN alone, so the Keystore refuses
+ *   any other use, such as opening the secrets.
+ * - AGREEMENT is the recipient key, with PURPOSE_AGREE_KEY (since API 31). The authority seals NUC hash
  *   and table keys to it.
- * - STORAGE encrypts what was got. Table keys and NUC hash have to be in memory to make a token, as no
- *   Keystore derives keys by HKDF; on disk they lie only under this key.
+ * - STORAGE encrypts the provisioning response on disk. Table keys and NUC hash must be in memory to make
+ *   a token, because the Keystore cannot derive keys with HKDF.
  *
- * Below API 31 there is no agreement. RSA with OAEP is no way out: the authority uses SHA-256 for MGF1
- * too (RSA-OAEP-256), which the Keystore allows since API 35 only.
+ * Below API 31 the Keystore has no key agreement. RSA with OAEP is no alternative: the authority uses
+ * SHA-256 for MGF1 too (RSA-OAEP-256), which the Keystore allows only since API 35.
  */
 class BirthmarkCamera(
     context: Context,
@@ -71,12 +71,15 @@ class BirthmarkCamera(
         opened(if (state.baseFile.exists()) unsealed() else provision())
     }
 
-    /** The bundle of a picture, as JSON. The first one provisions, and throws IOException offline. */
+    /** Returns the bundle of a picture as JSON. The first call provisions; offline it throws IOException. */
     @Synchronized
     fun capture(picture: ByteArray): String =
         CameraCore.capture(provisioned, picture, signer, now())
 
-    /** Sends the same request until it is answered: what it was is on disk before it leaves. */
+    /**
+     * Provisions the camera and returns the response. The request is on disk before it is sent, so that
+     * the next call repeats it, with the same idempotency key, if the response is lost.
+     */
     private fun provision(): String {
         if (!request.baseFile.exists()) {
             makePair(SIGNING, KeyProperties.PURPOSE_SIGN)
@@ -88,7 +91,7 @@ class BirthmarkCamera(
         }
         val (idempotencyKey, body) = String(request.readFully()).split('\n', limit = 2)
         val answer = post(idempotencyKey, body)
-        opened(answer) // it must open before it counts
+        opened(answer) // throws before anything is stored if the response is not for this camera
         write(state, sealed(answer.toByteArray()))
         request.delete()
         return answer
@@ -109,7 +112,8 @@ class BirthmarkCamera(
             enrolmentKey?.let { http.setRequestProperty("Authorization", "Bearer $it") }
             http.outputStream.use { it.write(body.toByteArray()) }
             if (http.responseCode != 200) {
-                // 429, 502 to 504 and no answer pass: try again, within 24 hours. The others need a person.
+                // 429, 502 to 504 and no response are temporary: try again within 24 hours. Other errors
+                // need a person.
                 val said = http.errorStream?.use { String(it.readBytes()) } ?: ""
                 throw IOException("${http.responseCode} $said")
             }
@@ -133,7 +137,7 @@ class BirthmarkCamera(
         try {
             make(strongBox = true)
         } catch (unavailable: ProviderException) {
-            // There is no StrongBox, or one that makes no such key: the TEE does, on nearly every phone.
+            // The phone has no StrongBox, or one that cannot make this key. Nearly every TEE can.
             make(strongBox = false)
         }
     }

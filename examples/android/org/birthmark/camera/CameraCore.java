@@ -34,21 +34,21 @@ import javax.crypto.spec.GCMParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 
 /**
- * What a camera computes: requests, secrets, camera tokens, bundles. It has no keys of its own and
- * imports nothing of Android's, so that it runs, and is tested, on any JVM. Java 8 language, Android 8.
+ * The computations of a camera: requests, secrets, camera tokens, bundles. It has no keys of its own
+ * and imports no Android class, so it runs and is tested on any JVM. Java 8 language, Android 8.
  */
 public final class CameraCore {
-    /** A key that signs, wherever it lies: ECDSA on P-256 with SHA-256, DER. */
+    /** A signing key, in memory or in hardware: ECDSA on P-256 with SHA-256, signature in DER. */
     public interface SigningKey {
         byte[] sign(byte[] message) throws GeneralSecurityException;
     }
 
-    /** A key that agrees (ECDH on P-256), wherever it lies. */
+    /** A key agreement key (ECDH on P-256), in memory or in hardware. */
     public interface AgreementKey {
         byte[] agree(PublicKey other) throws GeneralSecurityException;
     }
 
-    /** What a camera keeps of the answer to its provisioning. All of it is secret. */
+    /** The data that a camera keeps from the provisioning response. All of it is secret. */
     public static final class Provisioned {
         final List<String> chain;
         final byte[] nucHash;
@@ -80,7 +80,7 @@ public final class CameraCore {
 
     // --- provisioning
 
-    /** The body of the request. Keep it, with its Idempotency-Key, until the answer is stored. */
+    /** Returns the request body. Keep it, with its Idempotency-Key, until the response is stored. */
     public static String provisioningRequest(
             String serial, String family, PublicKey signing, SigningKey key, PublicKey agreement)
             throws GeneralSecurityException {
@@ -92,10 +92,11 @@ public final class CameraCore {
     }
 
     /**
-     * Reads the answer to this camera's request, and opens its secrets with the recipient key.
+     * Reads the response to this camera's request, and opens its secrets with the recipient key.
      *
-     * <p>Whoever carries the answer may have swapped any of it: the certificate is for this key and
-     * serial, and what is sealed says that it is for this certificate.
+     * <p>An attacker on the way may have replaced any part of the response. So this method verifies
+     * that the certificate is for this key and serial, and that the sealed secrets name this
+     * certificate.
      */
     public static Provisioned provisioned(
             String serial, String answer, PublicKey signing, AgreementKey key)
@@ -135,8 +136,8 @@ public final class CameraCore {
     }
 
     /**
-     * PKCS#10 (RFC 2986): it proves that the camera has its private key, and which recipient key is
-     * its own: the SHA-256 of that key stands in it, so that nobody on the way can put in another.
+     * Returns a PKCS#10 request (RFC 2986), which proves that the camera has its private key. It
+     * contains the SHA-256 of the recipient key, so that an attacker on the way cannot replace that key.
      */
     static byte[] csr(String serial, PublicKey publicKey, SigningKey key, PublicKey recipient)
             throws GeneralSecurityException {
@@ -158,23 +159,24 @@ public final class CameraCore {
 
     // --- pictures
 
-    /** The key of an index: HKDF-SHA256 (RFC 5869) of one block. */
+    /** Returns the key of an index: HKDF-SHA256 (RFC 5869) with one block. */
     public static byte[] derivedKey(byte[] masterKey, int keyIndex) throws GeneralSecurityException {
         byte[] info = ByteBuffer.allocate(5).putInt(keyIndex).put((byte) 1).array();
         return hmac(hmac(SALT, masterKey), info);
     }
 
     /**
-     * How many keys a table has. No answer tells it: an index beyond is FAIL, so write yours here where
-     * your authority has other sizes. A prototype has the tables 0 to 9 alone, with 100 keys each; a
-     * full authority's camera that happens to have three of these uses the first 100 of their keys.
+     * Returns the number of keys per table. The response does not contain it, and a token with a key
+     * index outside the table fails. Change this method if your authority has other sizes. A prototype
+     * has only the tables 0 to 9, with 100 keys each. A camera of a full authority that happens to have
+     * three of these tables uses only the first 100 keys of each.
      */
     static int keysPerTable(List<Integer> tables) {
         for (int table : tables) if (table > 9) return 1_000;
         return 100;
     }
 
-    /** A bundle for a picture: its camera token under a random key, signed by the camera. */
+    /** Returns a bundle of a picture: a camera token under a random key, signed by the camera. */
     public static String capture(
             Provisioned camera, byte[] picture, SigningKey key, String capturedAt)
             throws GeneralSecurityException {
@@ -182,10 +184,10 @@ public final class CameraCore {
         int tableId = tables.get(RANDOM.nextInt(tables.size()));
         int keyIndex = RANDOM.nextInt(keysPerTable(tables));
         byte[] nonce = new byte[12];
-        RANDOM.nextBytes(nonce); // never twice under one key: 96 random bits see to it
+        RANDOM.nextBytes(nonce); // 96 random bits: a nonce must never repeat under one key
         byte[] derived = derivedKey(camera.tableKeys.get(tableId), keyIndex);
         byte[] sealed = gcm(Cipher.ENCRYPT_MODE, derived, nonce, new byte[0], camera.nucHash);
-        // Names in their order and no white space: this is canonical JSON (RFC 8785) as it stands.
+        // The names are sorted and there is no white space, so this is canonical JSON (RFC 8785).
         String head = "{\"camera_token\":{\"encrypted_nuc_hash\":\"" + hex(sealed)
                 + "\",\"key_index\":" + keyIndex + ",\"nonce\":\"" + hex(nonce)
                 + "\",\"table_id\":" + tableId + "},\"captured_at\":" + quoted(capturedAt)
@@ -227,10 +229,10 @@ public final class CameraCore {
         return new String(opened, StandardCharsets.UTF_8);
     }
 
-    /** AES key unwrapping (RFC 3394, section 2.2.2); not every Android has it as a cipher. */
+    /** AES key unwrapping (RFC 3394, section 2.2.2). Not every Android version has it as a cipher. */
     static byte[] unwrapped(byte[] key, byte[] wrapped) throws GeneralSecurityException {
         demand(wrapped.length == 40, "a wrapped key has 40 bytes");
-        @SuppressWarnings("InsecureCryptoUsage") // one block at a time is what the RFC says
+        @SuppressWarnings("InsecureCryptoUsage") // the RFC encrypts one block at a time
         Cipher aes = Cipher.getInstance("AES/ECB/NoPadding");
         aes.init(Cipher.DECRYPT_MODE, new SecretKeySpec(key, "AES"));
         byte[] r = wrapped.clone();
@@ -248,7 +250,10 @@ public final class CameraCore {
         return ByteBuffer.allocate(32).put(r, 8, 32).array();
     }
 
-    /** The sender's key; one that is not on the curve would tell the camera's own, bit by bit. */
+    /**
+     * Returns the sender's public key. A point that is not on the curve is refused: with such points an
+     * attacker learns the camera's private key bit by bit (invalid-curve attack).
+     */
     private static PublicKey point(String x, String y) throws GeneralSecurityException {
         AlgorithmParameters named = AlgorithmParameters.getInstance("EC");
         named.init(new ECGenParameterSpec("secp256r1"));
@@ -282,21 +287,21 @@ public final class CameraCore {
         return mac.doFinal(message);
     }
 
-    /** A text of a JSON object, by its name; what the authority sends needs no more than this. */
+    /** Returns a text member of a JSON object. The authority's responses need no more of a parser. */
     static String member(String json, String name) throws GeneralSecurityException {
         Matcher found = Pattern.compile("\"" + name + "\" ?: ?\"([^\"]*)\"").matcher(json);
         demand(found.find(), "there is no " + name);
         return found.group(1);
     }
 
-    /** The object inside an object that has this name. */
+    /** Returns the object that is the member of this name. */
     private static String inner(String json, String name) throws GeneralSecurityException {
         Matcher found = Pattern.compile("\"" + name + "\" ?: ?(\\{[^{}]*\\})").matcher(json);
         demand(found.find(), "there is no " + name);
         return found.group(1);
     }
 
-    /** An object of texts in which no name stands twice. Their escapes are left as they are. */
+    /** Returns the members of an object of texts. Duplicate names are refused. Escapes stay as they are. */
     private static Map<String, String> flat(String json) throws GeneralSecurityException {
         demand(json.matches("\\{(" + PAIR + "(, ?" + PAIR + ")*)?\\}"), "it has another form");
         Map<String, String> members = new TreeMap<>();
@@ -317,7 +322,7 @@ public final class CameraCore {
         return false;
     }
 
-    /** RFC 3986, section 2.1, of UTF-8. */
+    /** Percent-encodes the UTF-8 bytes of a text (RFC 3986, section 2.1). */
     private static String percentEncoded(String text) {
         StringBuilder out = new StringBuilder();
         for (byte each : text.getBytes(StandardCharsets.UTF_8)) {
@@ -348,7 +353,7 @@ public final class CameraCore {
         return "-----BEGIN " + what + "-----\n" + lines + "\n-----END " + what + "-----\n";
     }
 
-    /** A certificate as bundles have it: base64 of its DER on one line, without PEM around it. */
+    /** Returns a certificate as bundles contain it: base64 of its DER on one line, without PEM marks. */
     private static String base64(String pem) {
         return pem.replaceAll("-----[A-Z ]+-----", "").replaceAll("\\s", "");
     }
@@ -378,7 +383,8 @@ public final class CameraCore {
 
     private static byte[] base64url(String text) throws GeneralSecurityException {
         try {
-            byte[] decoded = Base64.getUrlDecoder().decode(text); // which takes padding and loose bits
+            // The decoder accepts padding and unused bits, so the text is compared with its re-encoding.
+            byte[] decoded = Base64.getUrlDecoder().decode(text);
             String again = Base64.getUrlEncoder().withoutPadding().encodeToString(decoded);
             demand(again.equals(text), "no base64url");
             return decoded;

@@ -22,11 +22,11 @@ import java.util.UUID;
 import javax.crypto.KeyAgreement;
 
 /**
- * The app without the phone: CameraCore with keys in memory, to be tried on a desk.
+ * The app without a phone: CameraCore with keys in memory, to try it on a desktop computer.
  *
  * <p>java org.birthmark.camera.DesktopCamera http://127.0.0.1:8000 SERIAL picture.jpg
  *
- * <p>provisions a camera and writes the bundle of a picture.
+ * <p>This provisions a camera and writes the bundle of a picture to standard output.
  */
 public final class DesktopCamera {
     private static final int ATTEMPTS = 5;
@@ -58,7 +58,7 @@ public final class DesktopCamera {
         System.out.println(CameraCore.capture(camera, picture, signer, now()));
     }
 
-    /** Sends the very same request again where no answer came, or one that says later. */
+    /** Sends the request, and repeats the same request after no response, a 429, or a 502 to 504. */
     private static String provision(String url, String request, String idempotencyKey)
             throws IOException, InterruptedException {
         for (int attempt = 1; ; attempt++) {
@@ -93,7 +93,7 @@ public final class DesktopCamera {
         }
     }
 
-    /** Milliseconds, of seconds or a date (RFC 9110, section 10.2.3); 0 for nonsense. */
+    /** Returns Retry-After in ms: seconds or a date (RFC 9110, section 10.2.3). Invalid values are 0. */
     private static long retryAfter(String value) {
         if (value == null) return 0;
         if (value.matches("[0-9]{1,9}")) return 1_000L * Integer.parseInt(value);

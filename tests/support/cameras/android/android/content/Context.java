@@ -2,7 +2,7 @@ package android.content;
 
 import java.io.File;
 
-/** What BirthmarkCamera.kt uses of Android's, without what it does: enough to compile against. */
+/** The part of Android's API that BirthmarkCamera.kt uses, without code: enough to compile it. */
 public abstract class Context {
     public abstract File getNoBackupFilesDir();
 }
