@@ -1,4 +1,5 @@
-"""The command line, one module a noun.
+"""The command line: `commands` has one module a noun, `batch` and `simulate` the large commands.
 
-Heavy imports stand inside the commands, so that `sma --help` answers at once.
+`main` puts them together. Heavy imports stand inside the commands, so that `sma --help` answers at
+once.
 """
