@@ -1,5 +1,5 @@
-"""The command line `sma`.
+"""The command line: `commands` has one module a noun, `batch` and `simulate` the large commands.
 
-`main.py` registers the commands and turns errors into exit codes. Command modules import heavy
-libraries inside the functions, so that `sma --help` stays fast.
+`main` puts them together. Heavy imports stand inside the commands, so that `sma --help` answers at
+once.
 """

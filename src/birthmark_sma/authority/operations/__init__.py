@@ -1,5 +1,5 @@
 """Operations for operators: backup, restore, statistics, and health checks (`sma doctor`).
 
-The command line and the dashboard call these modules. Nothing here validates tokens or issues
-certificates.
+The command line, the dashboard, `/stats` and `/metrics` call these modules. Nothing here validates
+tokens or issues certificates.
 """

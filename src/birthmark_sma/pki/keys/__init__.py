@@ -1,5 +1,5 @@
 """Accept or refuse public keys, and create and load the private keys of CAs. No I/O.
 
-The authority and `pki` call it. Only `ca_keys` and `encrypted_key` use randomness, inside the
-cryptography library.
+`pki`, the authority and cameras (`device.provisioning`) call it. Only `ca_keys` and `encrypted_key`
+use randomness, inside the cryptography library.
 """
