@@ -62,7 +62,7 @@ Note: TypeAlias = Callable[[Batch], None]
 NoteLost: TypeAlias = Callable[[Connection, Sequence[tuple[Item, Answer]]], None]
 """Records items whose answers did not reach their callers. Must be idempotent."""
 
-_MOST_LOST = 100_000  # lost answers kept in memory while the database is away; then the oldest go
+_MOST_LOST = 100_000  # lost answers kept while the database is away; then the oldest are dropped
 _LOST_AGAIN_SECONDS = 1.0  # between two attempts to record lost answers
 _TROUBLE_SECONDS = 10.0  # how long `failure` reports a failed batch
 
@@ -162,7 +162,8 @@ class GroupCommit(Generic[Item, Answer]):
         self._pooled = 0  # number of items in _pool; guarded by _changed
         self._closing = False  # guarded by _changed
         self._refused = 0  # number of items refused by the full pool; guarded by _changed
-        self._lost: deque[tuple[Item, Answer]] = deque(maxlen=_MOST_LOST)  # guarded by _changed
+        self._lost: deque[tuple[Item, Answer]] = deque()  # guarded by _changed
+        self._dropped = 0  # lost answers that were dropped and not yet logged; guarded by _changed
         # The next three are written by the writer thread only.
         self._try_lost_at = 0.0
         self._failure: tuple[float, DatabaseUnavailableError] | None = None
@@ -272,7 +273,15 @@ class GroupCommit(Generic[Item, Answer]):
             for item, answer in zip(waiting.items, answers, strict=True):
                 if not isinstance(answer, BirthmarkError):
                     self._lost.append((item, answer))
+            self._drop_oldest_lost()
             self._changed.notify()
+
+    def _drop_oldest_lost(self) -> None:
+        """Drop the oldest lost answers beyond the limit. Call it with `_changed` held."""
+        # No maxlen: it drops without a count, and `extendleft` would drop the newest.
+        while len(self._lost) > _MOST_LOST:
+            self._lost.popleft()
+            self._dropped += 1
 
     # --- the methods below run in the writer thread only
 
@@ -282,6 +291,10 @@ class GroupCommit(Generic[Item, Answer]):
             self._write_lost()
             if batch := self._take():
                 self._settle_batch(batch)
+        with self._changed:
+            self._dropped += len(self._lost)
+            self._lost.clear()
+        self._log_dropped()
 
     def _has_work(self) -> bool:
         """Wait for work. Return False if the writer is closing and has nothing left to do."""
@@ -323,8 +336,23 @@ class GroupCommit(Generic[Item, Answer]):
             self._try_lost_at = monotonic() + _LOST_AGAIN_SECONDS
             with self._changed:
                 self._lost.extendleft(reversed(lost))
+                self._drop_oldest_lost()
         except Exception:  # an error must not end the thread: callers wait for it
             _log.exception("%d lost answers could not be noted", len(lost))
+        else:
+            self._log_dropped()
+
+    def _log_dropped(self) -> None:
+        """Log once how many lost answers were dropped: when an outage ends, or at the end."""
+        with self._changed:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            _log.warning(
+                "%s: %d lost answers were dropped and are in no record: the database was away for"
+                " too long",
+                self._name,
+                dropped,
+            )
 
     def _settle_batch(self, batch: list[Waiting[Item, Answer]]) -> None:
         # Log lines of this thread now name the requests of the batch (`runtime.log_context`).

@@ -23,6 +23,7 @@ from birthmark_sma.errors import (
     ShuttingDownError,
 )
 from birthmark_sma.runtime.log_context import UNANSWERED
+from birthmark_sma.storage import group_commit
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.group_commit import GroupCommit
 from tests.support.authorities import execute, rows_of
@@ -609,6 +610,68 @@ def test_a_commit_that_may_have_happened_has_lost_its_answers(notes: Database) -
         _wait_until(lambda: lost.noted == [(1, 2)])
     event.remove(notes.engine, "commit", fail)
     assert noted(notes) == [-1]
+
+
+def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
+    notes: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if newer ones arrive while the database refuses the older ones."""
+    monkeypatch.setattr(group_commit, "_MOST_LOST", 3)
+    monkeypatch.setattr(group_commit, "_LOST_AGAIN_SECONDS", 0.1)
+    recorded: list[tuple[int, int]] = []
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def refuse_once(_: Connection, lost: Sequence[tuple[int, int]]) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert may_go_on.wait(30)
+            raise unavailable()
+        recorded.extend(lost)
+
+    async def scenario(pool: Pool) -> None:
+        older: dict[str, Any] = {}
+        newer: dict[str, Any] = {}
+        await asyncio.gather(
+            pool.offer_together([1, 2, 3], older), pool.offer_together([4, 5], newer)
+        )
+        older[UNANSWERED].leave()
+        assert await asyncio.to_thread(begun.wait, 30)
+        newer[UNANSWERED].leave()
+        may_go_on.set()
+        _wait_until(lambda: bool(recorded))
+
+    pool: Pool = GroupCommit(
+        notes, Notary(), name="writer", pool_limit=100, batch_limit=100, note_lost=refuse_once
+    )
+    asyncio.run(scenario(pool))
+    pool.close()
+    assert recorded == [(3, 6), (4, 8), (5, 10)]
+    assert [message for message in caplog.messages if "dropped" in message] == [
+        "writer: 2 lost answers were dropped and are in no record: the database was away for too"
+        " long"
+    ]
+
+
+def test_closing_says_how_many_lost_answers_it_drops(
+    notes: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pause after a failed attempt is not waited for."""
+    monkeypatch.setattr(group_commit, "_LOST_AGAIN_SECONDS", 60.0)
+    lost = Lost()
+    lost.failures = [unavailable()]
+
+    def fail(_: Connection) -> None:
+        raise unavailable()
+
+    event.listen(notes.engine, "commit", fail)
+    with noting_pool(notes, Notary(), lost) as pool, pytest.raises(DatabaseUnavailableError):
+        pool.submit(1).result(30)
+    event.remove(notes.engine, "commit", fail)
+    assert lost.noted == []
+    assert [message for message in caplog.messages if "dropped" in message] == [
+        "writer: 1 lost answers were dropped and are in no record: the database was away for too"
+        " long"
+    ]
 
 
 def test_a_thread_that_gives_up_changes_nothing(notes: Database) -> None:

@@ -101,12 +101,14 @@ def scan_for_abuse(
     with database.read() as connection:
         now = database_time(connection)
     done = AbuseScan()
-    for day in sorted({(now - _YESTERDAY_FOR).date(), now.date()}):
-        for found in _found(database, policy, mode, day):
-            if found:
-                _flag(database, mode, day, found, done)
-            if pause(_STEP_PAUSE_SECONDS):
-                break
+    days = sorted({(now - _YESTERDAY_FOR).date(), now.date()})
+    # One loop, not two: a stop during the first day must not begin the second.
+    steps = ((day, found) for day in days for found in _found(database, policy, mode, day))
+    for day, found in steps:
+        if found:
+            _flag(database, mode, day, found, done)
+        if pause(_STEP_PAUSE_SECONDS):
+            break
     if done.flagged > _LOGGED:
         _log.warning("%d devices in all. To see them: sma devices flagged", done.flagged)
     if done.spared:

@@ -182,6 +182,8 @@ class _Rotation:
             raise ConfigurationError(_IN_FORCE)
         if newest is None and self._new.new_ca_password is not None:
             check_new_passphrase(plan.new_passphrase or b"")
+        # Before any change, as the new secret may be refused here.
+        successor = self._successor(records[-1], keks, plan) if newest is None else None
         self._before()
         # 1. Write the files first: a disk that is full or read-only fails here, before any change.
         root_signer = plan.root_key.opened(self._passphrases(plan))
@@ -189,8 +191,8 @@ class _Rotation:
         if root_signer is not None:  # each command that loads the root's key publishes its CRL
             publish_root_crl(self._database, root_signer)
         # 2. Add the new key to the chain of keys.
-        if newest is None:
-            newest = self._begin(records[-1], keks, plan)
+        if successor is not None:
+            self._begin(keks, *successor)
             with self._database.read() as connection:
                 # `_begin` has wrapped the CA's key already: count it as one of this run.
                 before = replace(count_outdated(connection), ca_keys=1)
@@ -218,7 +220,7 @@ class _Rotation:
             left = count_outdated(connection)
             source = kek_store.list_keks(connection)[-1].source
         return Rotated(
-            kek_id=newest,
+            kek_id=keks.newest.kek_id,
             source=source,
             rewrapped=before,
             left=left,
@@ -319,20 +321,28 @@ class _Rotation:
         except ConfigurationError:
             return kept
 
-    def _begin(self, record: KekRecord, keks: KeyEncryptionKeys, plan: _Plan) -> int:
-        """Add the new key to the chain, wrap the CA's key under it, and return the new key's id.
+    def _successor(
+        self, record: KekRecord, keks: KeyEncryptionKeys, plan: _Plan
+    ) -> tuple[KeyEncryptionKey, KekRecord]:
+        """Return the new key and its record, which no database has yet.
+
+        Raises ConfigurationError if the new source yields the key in force, or none.
+        """
+        new, successor = create_successor_key(keks.newest, record, plan.new, datetime.now(UTC))
+        if new.same_as(keks.newest):
+            raise ConfigurationError(_IN_FORCE)
+        return new, successor
+
+    def _begin(self, keks: KeyEncryptionKeys, new: KeyEncryptionKey, successor: KekRecord) -> None:
+        """Add the new key to the chain, and wrap the CA's key under it.
 
         Both in one transaction, after which either secret opens everything.
         """
         old = keks.newest
-        new, successor = create_successor_key(old, record, plan.new, datetime.now(UTC))
-        if new.same_as(old):
-            raise ConfigurationError(_IN_FORCE)
         with self._writing() as transaction:
             if not kek_store.add_successor(transaction, successor, old.wrap_key(new)):
                 raise RotationError("Another rotation has just begun. Wait for its end.")
             self._seal_ca_key(transaction, keks, new)
-        return new.kek_id
 
     def _seal_ca_key(
         self, transaction: Connection, keks: KeyEncryptionKeys, kek: KeyEncryptionKey

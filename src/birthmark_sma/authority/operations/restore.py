@@ -246,14 +246,7 @@ def _into_sqlite(
             proof = _prove(database, settings, manifest, bar)
         finally:
             database.close()
-        # Secrets before the name of the database, which can then be opened from the start.
-        if reinstated is not None:
-            _reinstate(settings, reinstated)
-        _place_secrets(settings, folder, manifest)
-        file.hardlink_to(partial)  # unlike rename, it fails if the file was created meanwhile
-        sync_directory(file.parent)
-    except FileExistsError:
-        raise BackupPlaceTakenError(f"{file} exists already and is never overwritten.") from None
+        _put_in_place(settings, folder, manifest, file, partial, reinstated=reinstated)
     except OSError as error:
         raise BackupError(
             f"{file.parent} cannot be written: {error.strerror}. Nothing is left there."
@@ -262,6 +255,49 @@ def _into_sqlite(
         _forget(partial)
         os.close(held)
     return proof
+
+
+def _put_in_place(
+    settings: Settings,
+    folder: Path,
+    manifest: Manifest,
+    file: Path,
+    partial: Path,
+    *,
+    reinstated: bytes | None,
+) -> None:
+    """Write the secrets, then give the database its name, so that it can be opened from the start.
+
+    Secrets are never removed again. Raises BackupPlaceTakenError, BackupError or PrivateFileError;
+    the first two say what is there.
+    """
+    secrets = [
+        str(place)
+        for name, place in _places(settings).items()
+        if reinstated is not None or name in manifest.files
+    ]
+    left = f" These secrets of the backup may be there: {', '.join(secrets)}." if secrets else ""
+    try:
+        if reinstated is not None:
+            _reinstate(settings, reinstated)
+        _place_secrets(settings, folder, manifest)
+        file.hardlink_to(partial)  # unlike rename, it fails if the file was created meanwhile
+    except FileExistsError:
+        raise BackupPlaceTakenError(
+            f"{file} exists already and is never overwritten.{left}"
+        ) from None
+    except OSError as error:
+        raise BackupError(
+            f"{file.parent} cannot be written: {error.strerror}."
+            f"{left or ' Nothing is left there.'} Type the same command again."
+        ) from None
+    try:
+        sync_directory(file.parent)
+    except OSError as error:
+        raise BackupError(
+            f"{file} is restored, but a power cut may still remove it: {error.strerror}.{left}"
+            " Check the disk, remove this file, and type the same command again."
+        ) from None
 
 
 def _reinstate(settings: Settings, passphrase: bytes) -> None:

@@ -210,15 +210,16 @@ class RateLimits:
         """Consume the units in Redis too; return the remaining quotas, and the refusal or None.
 
         Call it after `take`. For `validate` it also reserves the tokens, which `release` must give
-        back later, unless the request is refused. If Redis refuses, the units are given back in
-        memory. If Redis is unavailable, the decision of `take` stands.
+        back later, unless the request is refused. If a limit refuses in Redis, the units are given
+        back in memory, and in Redis to the limits before it. If Redis is unavailable, the decision
+        of `take` stands.
         """
         assert self._store is not None  # noqa: S101  `shared` said so
         limits = self._limits_of(kind, caller)
         who = ledger_partition(caller)
         refusal = None
         reserved = False
-        quotas = []
+        usages: list[Usage] = []
         try:
             # Reserve first: a request that is refused here must not use up the limits below.
             if kind is Kind.VALIDATE:
@@ -228,7 +229,7 @@ class RateLimits:
                 if refusal is not None:
                     break
                 wait, usage = await self._store.take(_key(limit, who), limit.rate, cost)
-                quotas.append(limit.quota(usage))
+                usages.append(usage)
                 if wait is not None:
                     refusal = self._refusal(limit, cost, wait)
                     self.release(kind, caller, cost)
@@ -242,6 +243,11 @@ class RateLimits:
         if refusal is not None:
             for limit in limits:
                 limit.windows.give_back(who, cost)
+            # The last usage is that of the limit that refused: it took no units in Redis.
+            for number, usage in enumerate(usages[:-1]):
+                self._store.give_back(_key(limits[number], who), limits[number].rate, cost)
+                usages[number] = usage._replace(current=max(0, usage.current - cost))
+        quotas = [limit.quota(usage) for limit, usage in zip(limits, usages, strict=False)]
         return (*self._failures_of(kind, who), *quotas), refusal
 
     def release(self, kind: Kind, caller: Caller, cost: int, failed: int = 0) -> None:

@@ -36,6 +36,16 @@ _AT_ONCE = 16  # operations in Redis at the same time
 _STEPS = 5  # see `_patience`
 _PREFIX = "sma-rates"  # of all keys in Redis
 
+_GIVE_BACK = """
+local amount = math.min(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[1]) or '0'))
+if amount > 0 then
+    redis.call('DECRBY', KEYS[1], amount)
+end
+return amount
+"""
+"""Reduce the count of a current window by up to an amount. KEYS[1] is its key, ARGV[1] the amount.
+The library's script cannot do it: with a negative amount it makes negative counts."""
+
 Told = TypeVar("Told")
 
 _log = logging.getLogger(__name__)
@@ -79,6 +89,7 @@ class SharedWindows:
         self._storage: RedisStorage | None = None
         self._queues: dict[tuple[str, Rate], _Queue] = {}
         self._unsaid: dict[tuple[str, Rate], int] = {}  # units used that Redis has not counted yet
+        self._unreturned: dict[tuple[str, Rate], int] = {}  # units to give back in Redis
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._available = False
@@ -128,6 +139,19 @@ class SharedWindows:
             self._run(self._serve(key, rate, queue))
         queue.wanted.append(wanted)
         return await wanted.answer
+
+    def give_back(self, key: str, rate: Rate, cost: int) -> None:
+        """Undo a `take` of a refused request, in a background task.
+
+        Calls for one caller are coalesced: a flood of refused requests must not keep Redis busy.
+        Do nothing if Redis is unavailable.
+        """
+        if not self._available:
+            return
+        known = (key, rate) in self._unreturned
+        self._unreturned[key, rate] = self._unreturned.get((key, rate), 0) + cost
+        if not known:
+            self._run(self._give_back(key, rate))
 
     async def usage(self, key: str, rate: Rate) -> Usage:
         """Return the usage of all processes. Raises StoreAwayError."""
@@ -209,6 +233,17 @@ class SharedWindows:
         if had and await self._acquire(key, rate, sum(each.cost for each in wanted[:had])):
             return had, await self._usage(key, rate)
         return 0, usage
+
+    async def _give_back(self, key: str, rate: Rate) -> None:
+        try:
+            while cost := self._unreturned[key, rate]:
+                self._unreturned[key, rate] = 0
+                # The braces are part of the library's key for the current window.
+                await self.run(_GIVE_BACK, f"{{{_name(key, rate)}}}", cost)
+        except StoreAwayError:
+            return
+        finally:
+            del self._unreturned[key, rate]
 
     async def _tell(self, key: str, rate: Rate, learn: Callable[[Usage], None]) -> None:
         try:

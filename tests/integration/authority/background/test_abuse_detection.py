@@ -169,6 +169,20 @@ def test_the_end_of_a_day_is_looked_at_after_midnight(
     assert [each.flag.day for each in flagged(database)] == [yesterday]
 
 
+def test_a_stop_after_midnight_does_not_begin_the_second_day(
+    database: Database, today: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that shuts down scans no further step, whatever day that is of."""
+    yesterday = today - timedelta(days=1)
+    active(database, yesterday, {"late": 60})
+    active(database, today, {"early": 60})
+    midnight = datetime(today.year, today.month, today.day, tzinfo=UTC)
+    monkeypatch.setattr(abuse_detection, "database_time", lambda _: midnight + timedelta(minutes=1))
+    assert scan_for_abuse(database, POLICY, AbuseMode.FLAG, lambda _: True).flagged == 1
+    assert [each.flag.day for each in flagged(database)] == [yesterday]
+    assert check(database).flagged == 1
+
+
 def test_many_devices_are_looked_at_in_steps(
     database: Database, today: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -475,6 +475,29 @@ def test_a_new_secret_that_cannot_be(
     assert state(founded_by_passphrase) == before
 
 
+def test_the_same_key_from_another_source_changes_nothing(
+    founded_by_passphrase: Settings, tmp_path: Path
+) -> None:
+    """Neither a file nor the root's list, as the message says."""
+    key = secrets.token_bytes(32)
+    command = command_for(key)
+    rotated(founded_by_passphrase, new_kek_command=command)
+    settings = given(founded_by_passphrase, kek_command=command)
+    file = tmp_path / "same.key"
+    file.touch(0o600)
+    file.write_bytes(key)
+
+    def changeable() -> tuple[Any, ...]:
+        with database_of(settings) as database:
+            published = rows_of(database, "SELECT issuer, number FROM published_crls ORDER BY 1, 2")
+        return state(settings), published
+
+    before = changeable()
+    with pytest.raises(ConfigurationError, match="in force already: nothing was changed"):
+        rotated(settings, new_kek_file=file, new_ca_password=OTHER)
+    assert changeable() == before
+
+
 def test_two_at_once(founded_by_passphrase: Settings) -> None:
     """The second is told so."""
     before = state(founded_by_passphrase)

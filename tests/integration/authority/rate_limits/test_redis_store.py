@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.caller import Caller, ledger_partition
 from birthmark_sma.authority.rate_limits import redis_reservations, redis_store
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
 from birthmark_sma.authority.rate_limits.redis_store import SharedWindows, StoreFigures
@@ -158,6 +158,37 @@ def test_what_the_store_refuses_does_not_count_in_memory(redis: Redis, caller: C
             for _ in range(5):
                 assert not await passes(two, caller)
             assert two.quotas(Kind.VALIDATE, caller)[0].remaining == 10
+
+    on_a_loop(scenario)
+
+
+def test_what_a_later_limit_refuses_counts_in_no_earlier_one(redis: Redis, caller: Caller) -> None:
+    """As in memory: two limits, of which the second refuses in the shared store alone."""
+
+    async def scenario() -> None:
+        rates = "20/hour; 5/day"
+        hourly, who = parse_rates(rates)[0], ledger_partition(caller)
+        windows = SharedWindows(SecretStr(redis.url), StoreFigures())
+        await windows.start()
+        async with (
+            process(redis.url, validate=rates) as one,
+            process(redis.url, validate=rates) as two,
+        ):
+            assert await passes(one, caller, 4)
+            for _ in range(6):
+                two.take(Kind.VALIDATE, caller, 2)
+                quotas, refusal = await two.confirm(Kind.VALIDATE, caller, 2)
+                assert refusal is not None
+                assert refusal.policy == "validate-86400s"
+                assert [quota.remaining for quota in quotas] == [16, 1]
+                async with asyncio.timeout(PATIENCE):
+                    while (await windows.usage(f"validate/{who}", hourly)).current != 4:
+                        await asyncio.sleep(0.01)
+            assert await passes(two, caller)
+            two.take(Kind.VALIDATE, caller, 1)
+            quotas, _ = await two.confirm(Kind.VALIDATE, caller, 1)
+            assert [quota.remaining for quota in quotas] == [15, 0]
+        await windows.close()
 
     on_a_loop(scenario)
 
