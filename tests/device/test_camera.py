@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -314,6 +314,49 @@ def test_a_handler_of_signals_that_comes_at_any_moment(tmp_path: Path) -> None:
         place.lock().release()
     assert set(ends) == {"used", "closed"}
     assert 10 < len(ends) < 99
+
+
+def test_an_interruption_at_any_moment_leaves_the_lock(tmp_path: Path) -> None:
+    """Ctrl-C in `in_use`, also before its block begins and while it ends: `release` still works."""
+    place = PrivateDirectory(tmp_path / "place")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for line in range(1, 100):
+        lock = place.lock()
+        with interrupted_at(line, interrupt) as lines, suppress(KeyboardInterrupt), lock.in_use():
+            pass
+        lock.release()
+        place.lock().release()
+        if lines[0] < line:
+            break
+    assert 10 < line < 99
+
+
+def test_a_nested_use_ends_alone(tmp_path: Path) -> None:
+    """An interruption of the inner use does not end the outer one."""
+    place = PrivateDirectory(tmp_path / "place")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for line in range(1, 100):
+        lock = place.lock()
+        with lock.in_use():
+            with (
+                interrupted_at(line, interrupt) as lines,
+                suppress(KeyboardInterrupt),
+                lock.in_use(),
+            ):
+                pass
+            lock.release()
+            with pytest.raises(DeviceBusyError):
+                place.lock()
+        place.lock().release()
+        if lines[0] < line:
+            break
+    assert 10 < line < 99
 
 
 def test_threads_share_a_camera(start: StartCamera, no_chance: None) -> None:

@@ -36,8 +36,8 @@ class DirectoryLock:
         self._descriptor: int | None = descriptor
         self._process = os.getpid()
         self._released = False
-        self._users: list[int] = []
-        """The ids of the threads inside `in_use`."""
+        self._users: dict[object, int] = {}
+        """An entry for each `in_use` block that has not ended, with the id of its thread."""
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -52,20 +52,22 @@ class DirectoryLock:
             raise DeviceBusyError(
                 "This process was forked from the camera's: start the camera after forking."
             )
-        thread = threading.get_ident()
-        with self._changed:
-            self._users.append(thread)
+        user = object()
         try:
-            # Check only after registering as a user: a signal handler that calls `release` at this
-            # point then leaves closing the file to this block.
-            if self._released:
-                raise DeviceStorageError("This camera is closed.")
-            yield
-        finally:
-            with self._changed:
-                self._users.remove(thread)
-                self._changed.notify_all()
-                self._close_if_over()
+            try:
+                with self._changed:
+                    self._users[user] = threading.get_ident()
+                # Check only after registering as a user: a signal handler that calls `release` at
+                # this point then leaves closing the file to this block.
+                if self._released:
+                    raise DeviceStorageError("This camera is closed.")
+                yield
+            finally:
+                self._leave(user)
+        except BaseException:
+            # Again, because a KeyboardInterrupt may have ended the first call early.
+            self._leave(user)
+            raise
 
     def release(self) -> None:
         """Release the directory for other processes, after all threads have left `in_use`."""
@@ -77,8 +79,14 @@ class DirectoryLock:
         with self._changed:
             # A signal handler may call this inside `in_use`: waiting for its own thread would be a
             # deadlock. The interrupted block then closes the file.
-            if threading.get_ident() not in self._users:
+            if threading.get_ident() not in self._users.values():
                 self._changed.wait_for(lambda: not self._users)
+            self._close_if_over()
+
+    def _leave(self, user: object) -> None:
+        with self._changed:
+            self._users.pop(user, None)
+            self._changed.notify_all()
             self._close_if_over()
 
     def _close_if_over(self) -> None:

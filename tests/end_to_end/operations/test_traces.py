@@ -1,5 +1,6 @@
 """Traces of a real server, at a real collector; without one; and without OpenTelemetry."""
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.databases.redis import Redis
 from tests.support.http.trace_collector import CollectedSpan, Collector, collecting
 from tests.support.programs.load import validate_all
 from tests.support.programs.running import Running, new_serial, wait_until
@@ -39,11 +41,13 @@ def sent_by(collector: Collector, request_id: str) -> CollectedSpan:
     return span
 
 
-def steps_of(collector: Collector, request: CollectedSpan) -> list[CollectedSpan]:
-    """Its five steps, in order, each beginning where the one before ended."""
-    wait_until(lambda: len(collector.below(request)) == len(STEPS), 20)
+def steps_of(
+    collector: Collector, request: CollectedSpan, names: list[str] = STEPS
+) -> list[CollectedSpan]:
+    """Its steps, in order, each beginning where the one before ended."""
+    wait_until(lambda: len(collector.below(request)) == len(names), 20)
     below = collector.below(request)
-    steps = [below[name] for name in STEPS]
+    steps = [below[name] for name in names]
     assert request.began <= steps[0].began
     assert steps[-1].ended <= request.ended
     for before, after in pairwise(steps):
@@ -120,6 +124,27 @@ def test_a_validation_shows_its_steps(start_server: Start) -> None:
         needles |= {f"table {n}": key for n, key in camera.table_keys.items()}
         assert found_in(everything, needles) == []
         assert camera.serial.encode() not in everything
+
+
+def test_the_time_of_a_shared_store_is_a_step(start_server: Start, redis: Redis) -> None:
+    """Of one token and of a batch: it does not count as waiting for the writer."""
+    caller = f"127.8.{secrets.randbelow(256)}.3"
+    with collecting() as collector:
+        running = start_server(
+            *("--traces-url", collector.url, "--rate-validate", "5/hour"),
+            SMA_RATE_STORE=redis.url,
+            **QUICK,
+        )
+        with running.client(caller) as client:
+            camera = Camera.provisioned(client, new_serial())
+            several = {"tokens": [wire(camera.token(key_index=n)) for n in range(4)]}
+            one = client.post(VALIDATE, json=wire(camera.token()), headers={"X-Request-ID": "one"})
+            many = client.post(BATCH, json=several, headers={"X-Request-ID": "several"})
+            assert (one.status_code, many.status_code) == (200, 200)
+        for name in ("one", "several"):
+            request = sent_by(collector, name)
+            steps = steps_of(collector, request, ["parse", "limit", *STEPS[1:]])
+            assert not any(step.failed for step in steps)
 
 
 def test_many_share_a_batch(start_server: Start) -> None:

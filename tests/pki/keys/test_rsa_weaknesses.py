@@ -1,9 +1,14 @@
 """RSA moduli that anybody can factor, with the library badkeys as a judge."""
 
+import gc
+import weakref
+from collections import OrderedDict
+
 import pytest
 from badkeys.checks import checkrsa
 
 from birthmark_sma.errors import KeyRefusedError
+from birthmark_sma.pki.keys import rsa_weaknesses
 from birthmark_sma.pki.keys.key_policy import (
     check_is_secret,
     check_key,
@@ -69,3 +74,43 @@ def test_the_bound_of_small_factors() -> None:
     rest = next_prime(sound_modulus(2030))
     assert find_weakness(131071 * rest) is not None
     assert find_weakness(131101 * rest) is None
+
+
+class Breaths:
+    """A callable that counts its calls."""
+
+    calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+def test_a_modulus_is_tested_once_whoever_asks() -> None:
+    """The result depends on the modulus alone, so another callable gets the same one from cache."""
+    modulus = sound_modulus(2048) + 2
+    first, second = Breaths(), Breaths()
+    results = is_prime(modulus, first), is_prime(modulus, second), is_prime(modulus)
+    assert len(set(results)) == 1
+    assert (first.calls, second.calls) == (256, 0)
+
+
+def test_a_callable_does_not_stay_in_the_cache() -> None:
+    breathe = Breaths()
+    is_prime(sound_modulus(2048) + 4, breathe)
+    assert breathe.calls == 256
+    gone = weakref.ref(breathe)
+    del breathe
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_cache_of_prime_tests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rsa_weaknesses, "_CACHED", 3)
+    monkeypatch.setattr(rsa_weaknesses, "_tested", OrderedDict())
+    again = Breaths()
+    for modulus in (1_000_001, 1_000_003, 1_000_005, 1_000_007):
+        is_prime(modulus)
+    assert is_prime(1_000_003, again) is True
+    assert again.calls == 0
+    assert is_prime(1_000_001, again) is False
+    assert again.calls == 3

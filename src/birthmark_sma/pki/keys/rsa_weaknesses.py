@@ -6,14 +6,17 @@ with a factor below 2**17.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, lru_cache
 
 _SMALL_FACTOR_BITS = 17
 _FERMAT_ROUNDS = 100
+_CACHED = 1_024
+"""The most moduli whose result is kept, for each of the two functions."""
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=_CACHED)
 def find_weakness(modulus: int) -> str | None:
     """Return the reason why anyone can factor a modulus, as the end of a sentence, or None.
 
@@ -33,7 +36,11 @@ def find_weakness(modulus: int) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1_024)
+_tested: OrderedDict[int, bool] = OrderedDict()
+"""The results of `is_prime`, the oldest first. Not `lru_cache`: it would also cache `breathe`. No
+lock, as a forked process could inherit it locked."""
+
+
 def is_prime(modulus: int, breathe: Callable[[], None] = lambda: None) -> bool:
     """Return True if an RSA modulus is itself a prime, by Fermat's test to base 2.
 
@@ -42,6 +49,15 @@ def is_prime(modulus: int, breathe: Callable[[], None] = lambda: None) -> bool:
     exponent is processed one byte at a time. `breathe` is called between two bytes, so that the
     caller can release the GIL for other threads.
     """
+    result = _tested.get(modulus)
+    if result is None:
+        result = _tested[modulus] = _passes_fermat_test(modulus, breathe)
+        if len(_tested) > _CACHED:
+            _tested.popitem(last=False)
+    return result
+
+
+def _passes_fermat_test(modulus: int, breathe: Callable[[], None]) -> bool:
     power = 1
     for byte in (modulus - 1).to_bytes((modulus.bit_length() + 7) // 8, "big"):
         power = (pow(power, 256, modulus) << byte) % modulus

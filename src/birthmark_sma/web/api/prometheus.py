@@ -7,9 +7,10 @@ out and `sma_database_up` is 0.
 """
 
 import asyncio
+import logging
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ _COPY_SECONDS = 1.0  # a process that is killed loses at most this much of what 
 _MOST_FAMILIES = 50
 _REST = "(others)"
 _SECOND = 1e9  # in nanoseconds
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["operate"])
 
@@ -94,13 +97,26 @@ def make_metrics_cache(
 async def copy_figures(authority: Authority, traffic: RequestMetrics) -> None:
     """Copy the counts of this process to the shared memory every second, until cancelled.
 
-    Also take a snapshot of the latencies, for the percentiles of the last minutes.
+    Also take a snapshot of the latencies, for the percentiles of the last minutes. An error is
+    logged once until the step that raised it succeeds again, and ends neither the task nor the
+    other steps.
     """
+    failing: set[Callable[[], None]] = set()
     while True:
-        authority.copy_figures()
-        traffic.copy_figures()
-        traffic.look()
+        for step in (authority.copy_figures, traffic.copy_figures, traffic.look):
+            _try(step, failing)
         await asyncio.sleep(_COPY_SECONDS)
+
+
+def _try(step: Callable[[], None], failing: set[Callable[[], None]]) -> None:
+    try:
+        step()
+    except Exception:
+        if step not in failing:
+            _log.exception("the metrics of this process could not be copied: trying every second")
+        failing.add(step)
+    else:
+        failing.discard(step)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

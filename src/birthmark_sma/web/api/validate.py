@@ -629,8 +629,6 @@ class _BatchValidation(_CameraTokens):
         rate_limit.consume(scope, limits, Kind.VALIDATE, caller, len(tokens))
         elements = [element async for element in parse_elements(tokens)]
         camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
-        if trace is not None:
-            trace.offered()
         judged = await self._judge(scope, camera_tokens, caller, len(tokens))
         answers = iter(judged)
         results = []
@@ -659,8 +657,13 @@ class _BatchValidation(_CameraTokens):
         """
         limits = self._authority.rate_limits
         shared = limits.shared
+        trace: RequestTrace | None = scope.get(TRACE)
         if shared:
+            if trace is not None:
+                trace.parsed()
             await rate_limit.consume_shared(scope, limits, Kind.VALIDATE, caller, cost)
+        if trace is not None:
+            trace.offered()
         judged: Sequence[Validation | BirthmarkError] = ()
         try:
             _end_if_cancelled()

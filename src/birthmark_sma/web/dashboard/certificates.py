@@ -1,6 +1,6 @@
 """Dashboard page "Certificates": root, intermediate, TLS certificate, and downloads as PEM."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -90,7 +90,7 @@ def _pem(authority: Authority, item: Item) -> bytes:
 
 
 def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = authority.database.clock.now()
     return {
         "authorities": [
             CertificateView.of("root", authority.root, now),

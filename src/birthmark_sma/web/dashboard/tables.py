@@ -5,7 +5,6 @@ The devices that share a table are the anonymity set of a camera token.
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from statistics import median
 from typing import Any, NamedTuple
@@ -68,7 +67,6 @@ def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, 
     columns = math.ceil(math.sqrt(min(len(tables), _MOST_CELLS))) or 1
     return {
         "by": by,
-        "now": datetime.now(UTC),
         "tables": len(tables),
         "cells": _cells(tables[:_MOST_CELLS], by, columns),
         "columns": columns,

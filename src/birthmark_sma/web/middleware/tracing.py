@@ -1,9 +1,9 @@
 """Export OpenTelemetry traces of requests to a collector (the extra `traces`).
 
 `web.server` imports this module only if SMA_TRACES_URL is set. A request is a span. A validation
-has five spans inside: parse, wait, open, settle and commit. A single token has a sixth, limit, with
-a shared rate limit store. Open, settle and commit happen to a whole batch at once. The batch
-is a span in a trace of its own: the three spans link to it, and it links to its requests.
+has five spans inside: parse, wait, open, settle and commit. With a shared rate limit store it has a
+sixth: limit. Open, settle and commit happen to a whole batch at once. The batch is a span in a
+trace of its own: the three spans link to it, and it links to its requests.
 
 A span must never contain any part of a token, a key or a body, or the caller.
 """
@@ -223,7 +223,7 @@ class RequestTrace:
     def _add_steps(self, now: int) -> None:
         if not self._parsing:
             return
-        # Only a single token with a shared store has `_parsed`. A time of 0 was never reached.
+        # Without a shared store there is no `_parsed`. A time of 0 was never reached.
         parsed = self._parsed or self._offered
         self._add("parse", self._parsing, parsed or now, failed=not parsed)
         if self._parsed:

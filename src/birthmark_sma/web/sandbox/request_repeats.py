@@ -26,7 +26,7 @@ class Repetitions:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Digest -> time of the first request and number of requests. The latest request is last.
+        # Digest -> time of the latest request and number of requests, sorted by time.
         self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     def seen(self, request: bytes) -> int:
