@@ -1,5 +1,6 @@
-"""The command line: `commands` has one module a noun, `batch` and `simulate` the large commands.
+"""The command line `sma`: `commands` has a module for each noun, `batch` and `simulate` the large
+ones.
 
-`main` puts them together. Heavy imports stand inside the commands, so that `sma --help` answers at
-once.
+`main.py` registers the commands and turns errors into exit codes. Command modules import heavy
+libraries inside the functions, so that `sma --help` stays fast.
 """
