@@ -203,7 +203,8 @@ def test_openssl_reads_the_list(authority: Authority, tmp_path: Path) -> None:
 
 def test_every_reason_is_told(authority: Authority) -> None:
     """Each as RFC 5280 has it, with the moment of the revocation."""
-    before = datetime.now(UTC).replace(microsecond=0)
+    clock = authority.database.clock
+    before = clock.now().replace(microsecond=0)
     serials = {}
     for reason in REASONS:
         answer = authority.provisioner.provision_device(request_for(f"camera-{reason}"))
@@ -215,7 +216,7 @@ def test_every_reason_is_told(authority: Authority) -> None:
     for reason, serial in serials.items():
         entry = crl.get_revoked_certificate_by_serial_number(serial)
         assert entry is not None
-        assert before <= entry.revocation_date_utc <= datetime.now(UTC)
+        assert before <= entry.revocation_date_utc <= clock.now()
         told = [extension.value for extension in entry.extensions]
         if reason == "unspecified":
             assert told == []
