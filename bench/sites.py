@@ -5,6 +5,7 @@ their own.
 """
 
 import contextlib
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ from birthmark_sma.config import load_settings
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.storage.engine import open_database
 from tests.support.databases.postgres import Postgres
-from tests.support.programs.commands import sma
 from tests.support.programs.running import query
-from tests.support.programs.server import SMA, Server, server_environ
+from tests.support.programs.server import REAL_SMA, Server, server_environ
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Site:
         """True for SQLite, false for PostgreSQL."""
         return self.database_pid is None
 
-    def serve(self, *arguments: str, program: Sequence[str] = SMA) -> Server:
+    def serve(self, *arguments: str, program: Sequence[str] = REAL_SMA) -> Server:
         """Start the server on this authority. `program` replaces `sma` by a variant of it."""
         url = None if self.uses_sqlite else self.database_url
         return Server(
@@ -85,9 +85,11 @@ def found(
     data_dir = folder / name
     url = None if postgres is None else postgres.create_database(name)
     environ = server_environ(data_dir, url) | {"SMA_CA_KEY_TYPE": key_type.value}
-    done = sma("init", environ=environ)
+    done = subprocess.run(
+        [*REAL_SMA, "init"], env=environ, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
-        raise RuntimeError(f"the authority could not be founded: {done.stderr}")
+        raise RuntimeError(f"The authority could not be created: {done.stderr}")
     pid = None if postgres is None else postgres_pid(postgres)
     return Site(data_dir, environ, url or f"sqlite:///{data_dir / 'sma.db'}", pid)
 

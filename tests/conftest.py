@@ -5,6 +5,7 @@ to the workers. Otherwise it starts when the first test needs it. Fixtures impor
 servers when they start them, so that a file of unit tests runs in a second.
 """
 
+import contextlib
 import os
 import secrets
 import signal
@@ -104,13 +105,30 @@ def _full_costs() -> dict[derivation_cost.Cost, int]:
     return full
 
 
+@contextlib.contextmanager
+def _at(full_costs: dict[derivation_cost.Cost, int]) -> Iterator[None]:
+    for cost, full in full_costs.items():
+        cost.write(full)
+    try:
+        yield
+    finally:
+        derivation_cost.lower(tuple(full_costs))
+
+
+@pytest.fixture(scope="module")
+def full_derivation_cost_in_module(
+    _full_costs: dict[derivation_cost.Cost, int],
+) -> Iterator[None]:
+    """Use the full cost of key derivations in this module's process, as in production."""
+    with _at(_full_costs):
+        yield
+
+
 @pytest.fixture
 def full_derivation_cost(_full_costs: dict[derivation_cost.Cost, int]) -> Iterator[None]:
     """Use the full cost of key derivations in this test's process, as in production."""
-    for cost, full in _full_costs.items():
-        cost.write(full)
-    yield
-    derivation_cost.lower(tuple(_full_costs))
+    with _at(_full_costs):
+        yield
 
 
 @pytest.fixture(scope="session")

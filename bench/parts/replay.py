@@ -20,7 +20,7 @@ from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.protocol.replay import SeenToken, token_digest
 from birthmark_sma.web.api.models import ValidateNucRequest
 from birthmark_sma.web.api.validate import PATH
-from tests.support.programs.server import SMA
+from tests.support.programs.server import REAL_SMA
 
 WITHOUT = "without ledger"
 WITH = "with ledger"
@@ -66,7 +66,7 @@ def _cases(
     dual = stage.folder / f"replay-{database}-dual.jsonl"
     numbers = count(1)
     cases = []
-    for name, program in ((WITHOUT, _FORGETFUL), (WITH, SMA)):
+    for name, program in ((WITHOUT, _FORGETFUL), (WITH, REAL_SMA)):
         server = running.enter_context(filled.site.serve(program=program))
         side = Side(name, server.url, server.process.pid, filled.site)
         cases.append(Case(side, PATH, new, Series(name, database, CONNECTIONS), come_round=False))

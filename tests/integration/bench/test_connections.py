@@ -22,6 +22,7 @@ def filled(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     postgres_binaries: Path,
+    full_derivation_cost_in_module: None,
 ) -> Iterator[tuple[Site, list[bytes]]]:
     """An authority with a fleet, and two tokens of each device."""
     folder = tmp_path_factory.mktemp("bench")
