@@ -20,7 +20,11 @@ from birthmark_sma.authority.rate_limits.memory_store import (
     remaining,
     seconds_until,
 )
-from birthmark_sma.authority.rate_limits.redis_store import SharedWindows, StoreAwayError
+from birthmark_sma.authority.rate_limits.redis_store import (
+    SharedWindows,
+    StoreAwayError,
+    window_name,
+)
 from birthmark_sma.rates import Rate
 
 HOLD_SECONDS = 60
@@ -186,7 +190,7 @@ class SharedReservations:
         least = lease.in_flight
         others = await self._store.run(
             RESERVE,
-            f"{key}/{rate.amount}/{rate.seconds}/reserved",
+            f"{window_name(key, rate)}/reserved",
             self._name,
             amount,
             least,

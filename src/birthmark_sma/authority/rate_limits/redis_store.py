@@ -146,12 +146,12 @@ class SharedWindows:
         Calls for one caller are coalesced: a flood of refused requests must not keep Redis busy.
         Do nothing if Redis is unavailable.
         """
-        if not self._available:
-            return
-        known = (key, rate) in self._unreturned
-        self._unreturned[key, rate] = self._unreturned.get((key, rate), 0) + cost
-        if not known:
-            self._run(self._give_back(key, rate))
+
+        async def give_back(units: int) -> None:
+            # The braces are part of the library's key for the current window.
+            await self.run(_GIVE_BACK, f"{{{window_name(key, rate)}}}", units)
+
+        self._coalesce(self._unreturned, (key, rate), cost, give_back)
 
     async def usage(self, key: str, rate: Rate) -> Usage:
         """Return the usage of all processes. Raises StoreAwayError."""
@@ -162,12 +162,11 @@ class SharedWindows:
 
         Then call `learn` with the usage of all processes. Do nothing if Redis is unavailable.
         """
-        if not self._available:
-            return
-        known = (key, rate) in self._unsaid
-        self._unsaid[key, rate] = self._unsaid.get((key, rate), 0) + cost
-        if not known:
-            self._run(self._tell(key, rate, learn))
+
+        async def count(units: int) -> None:
+            learn(await self._converse(partial(self._fill, key, rate, units)))
+
+        self._coalesce(self._unsaid, (key, rate), cost, count)
 
     async def fill(self, key: str, rate: Rate, cost: int) -> Usage:
         """Count units that were used already, and return the usage. Raises StoreAwayError."""
@@ -234,26 +233,35 @@ class SharedWindows:
             return had, await self._usage(key, rate)
         return 0, usage
 
-    async def _give_back(self, key: str, rate: Rate) -> None:
-        try:
-            while cost := self._unreturned[key, rate]:
-                self._unreturned[key, rate] = 0
-                # The braces are part of the library's key for the current window.
-                await self.run(_GIVE_BACK, f"{{{_name(key, rate)}}}", cost)
-        except StoreAwayError:
+    def _coalesce(
+        self,
+        pending: dict[tuple[str, Rate], int],
+        window: tuple[str, Rate],
+        cost: int,
+        send: Callable[[int], Awaitable[None]],
+    ) -> None:
+        """Add units to those that wait for Redis; send them together in one background task."""
+        if not self._available:
             return
-        finally:
-            del self._unreturned[key, rate]
+        known = window in pending
+        pending[window] = pending.get(window, 0) + cost
+        if not known:
+            self._run(self._send_pending(pending, window, send))
 
-    async def _tell(self, key: str, rate: Rate, learn: Callable[[Usage], None]) -> None:
+    async def _send_pending(
+        self,
+        pending: dict[tuple[str, Rate], int],
+        window: tuple[str, Rate],
+        send: Callable[[int], Awaitable[None]],
+    ) -> None:
         try:
-            while cost := self._unsaid[key, rate]:
-                self._unsaid[key, rate] = 0
-                learn(await self._converse(partial(self._fill, key, rate, cost)))
+            while units := pending[window]:
+                pending[window] = 0
+                await send(units)
         except StoreAwayError:
             return
         finally:
-            del self._unsaid[key, rate]
+            del pending[window]
 
     # As `Windows.fill`: counts no more than is left, because Redis refuses more than that.
     async def _fill(self, key: str, rate: Rate, cost: int) -> Usage:
@@ -266,13 +274,13 @@ class SharedWindows:
     async def _acquire(self, key: str, rate: Rate, cost: int) -> bool:
         assert self._storage is not None  # noqa: S101  it has started
         return await self._storage.acquire_sliding_window_entry(
-            _name(key, rate), rate.amount, rate.seconds, cost
+            window_name(key, rate), rate.amount, rate.seconds, cost
         )
 
     async def _usage(self, key: str, rate: Rate) -> Usage:
         assert self._storage is not None  # noqa: S101
         previous, previous_left, current, current_left = await self._storage.get_sliding_window(
-            _name(key, rate), rate.seconds
+            window_name(key, rate), rate.seconds
         )
         # The library's times are until a key expires, and a key lives for two windows: in the
         # second one it is the previous window. `Usage.left` is until the current window ends.
@@ -380,7 +388,8 @@ async def _patience(seconds: float) -> AsyncIterator[None]:
             step.cancel()
 
 
-def _name(key: str, rate: Rate) -> str:
+def window_name(key: str, rate: Rate) -> str:
+    """Return the name in Redis of a caller's window under one rate."""
     return f"{key}/{rate.amount}/{rate.seconds}"
 
 
