@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -25,8 +25,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.storage import interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.faults import translate
+from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.sqlite_files import SqliteFile
 
 _CONNECT_TIMEOUT_SECONDS = 3
@@ -37,6 +37,7 @@ _SQLITE_CACHE = "cache_size = -16384"
 """A page cache of 16 MiB for each connection. With SQLite's default of 2 MiB, pages of a large
 device table are read again and again (docs/performance.md)."""
 
+_Choice = TypeVar("_Choice")
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,14 @@ class Database:
     def dialect_name(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._reading.dialect.name
+
+    def choose(self, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:
+        """Return the one of two implementations that is for this database.
+
+        Whoever wires a feature calls it once, after `open_database`, and passes the result on. Code
+        that has a connection only calls `portable_sql.choose`.
+        """
+        return postgresql if self.dialect_name == "postgresql" else sqlite
 
     @property
     def engine(self) -> Engine:

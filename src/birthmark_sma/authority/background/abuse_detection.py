@@ -26,8 +26,8 @@ from birthmark_sma.config import AbuseMode
 from birthmark_sma.errors import UnknownFlagError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.runtime.background_task import BackgroundTask
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time
 
 SUSPENSIONS_AN_HOUR = 20
 """The most devices that are suspended automatically in an hour, so that a fault cannot disable a

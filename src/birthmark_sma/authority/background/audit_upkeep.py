@@ -12,8 +12,8 @@ from birthmark_sma.authority.provisioning import idempotency_store
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage import partitions
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time
 
 _log = logging.getLogger(__name__)
 

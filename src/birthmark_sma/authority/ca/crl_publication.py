@@ -34,9 +34,9 @@ from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_cr
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
 from birthmark_sma.runtime.background_task import BackgroundTask
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
+from birthmark_sma.storage.portable_sql import database_time
 
 _EVERY = timedelta(hours=6)
 """The interval of CRLs if nothing is revoked. It is a quarter of a CRL's lifetime of a day."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
 from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.schema import published_crls, registered_devices, revoked_certificates
 
 INTERMEDIATE = "intermediate"

@@ -12,10 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from birthmark_sma.storage.dialects import is_any_of
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.portable_sql import insert_or_update, is_any_of
 from birthmark_sma.storage.schema import device_flags, registered_devices
 
 _flags = device_flags.c
@@ -100,16 +99,10 @@ def add_flags(transaction: Connection, new: Sequence[Flag]) -> None:
 
     Call `lock_flags` and `find_excused` before, in the same transaction.
     """
-    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
-    inserting = insert(device_flags)
-    # All columns but the first two, device_serial and day: these are the primary key.
-    replacing = {each.name: inserting.excluded[each.name] for each in _COLUMNS[2:]}
-    rows = [asdict(flag) | {"mode": flag.mode.value} for flag in new]
+    replaced = [each for each in _COLUMNS if not each.primary_key]
     transaction.execute(
-        inserting.on_conflict_do_update(
-            index_elements=list(device_flags.primary_key), set_=replacing
-        ),
-        rows,
+        insert_or_update(transaction, device_flags, replace=replaced),
+        [asdict(flag) | {"mode": flag.mode.value} for flag in new],
     )
 
 

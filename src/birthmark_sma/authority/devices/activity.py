@@ -13,7 +13,7 @@ from datetime import date
 
 from sqlalchemy import Connection, delete, func, select
 
-from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
+from birthmark_sma.storage.portable_sql import insert_or_skip, is_any_of
 from birthmark_sma.storage.schema import busiest_devices, device_activity
 
 LISTED = 25

@@ -9,7 +9,7 @@ from datetime import date
 
 from sqlalchemy import Connection, func, select
 
-from birthmark_sma.storage.dialects import is_any_of
+from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.schema import device_activity
 
 _activity = device_activity.c

@@ -20,8 +20,8 @@ from birthmark_sma.pki import crl
 from birthmark_sma.pki.crl import REASONS, RevokedCertificate
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time
 
 _NAMED = 5  # serials that an error message lists
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.dialects import insert_or_add, insert_or_skip, is_any_of
+from birthmark_sma.storage.portable_sql import insert_or_skip, insert_or_update, is_any_of
 from birthmark_sma.storage.postgresql_driver import (
     TRUE,
     array_of_bytes,
@@ -96,7 +96,7 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
         # Lock order: rows of families are updated in the order of their names, which prevents a
         # deadlock.
         transaction.execute(
-            insert_or_add(transaction, device_family_counters, _families.devices),
+            insert_or_update(transaction, device_family_counters, add=[_families.devices]),
             [{"device_family": name, "devices": n} for name, n in sorted(counts.items())],
         )
     return added
@@ -164,7 +164,7 @@ def delete_older(transaction: Connection, before: datetime, *, limit: int) -> in
     counts = Counter(gone)
     if counts:
         transaction.execute(
-            insert_or_add(transaction, device_family_counters, _families.devices),
+            insert_or_update(transaction, device_family_counters, add=[_families.devices]),
             [{"device_family": name, "devices": -n} for name, n in sorted(counts.items())],
         )
     return counts.total()

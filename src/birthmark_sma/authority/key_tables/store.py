@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, func, inspect, select, update
 
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.schema import authority, key_tables
 
 

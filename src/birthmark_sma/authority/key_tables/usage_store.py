@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, case, func, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, case, func, select, update
 from sqlalchemy.sql.dml import Insert
 
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.portable_sql import choose, insert_or_skip, insert_or_update
 from birthmark_sma.storage.schema import (
     key_table_counting,
     key_table_figures,
     key_tables,
+    registered_devices,
     validation_counters,
     validation_history,
 )
@@ -159,11 +159,8 @@ def add_tokens(
         for table_id, (passes, fails) in sorted(counted.items())
     ]
     if rows:
-        inserting = _insert(transaction)
-        adding = {name: _figures[name] + inserting.excluded[name] for name in ("passes", "fails")}
-        transaction.execute(
-            inserting.on_conflict_do_update(index_elements=["table_id"], set_=adding), rows
-        )
+        adding = [_figures.passes, _figures.fails]
+        transaction.execute(insert_or_update(transaction, key_table_figures, add=adding), rows)
     return True
 
 
@@ -175,17 +172,18 @@ def claim_devices(transaction: Connection, before: Counting, now: datetime) -> b
     return _claim(transaction, before, devices_at=now)
 
 
-_ASSIGNED = {
-    "postgresql": "SELECT t, count(*) FROM registered_devices, unnest(table_assignments) AS t"
-    " GROUP BY t",
-    "sqlite": "SELECT value, count(*) FROM registered_devices, json_each(table_assignments)"
-    " GROUP BY value",
-}
-
-
 def count_assignments(connection: Connection) -> dict[int, int]:
     """Return the number of devices by table id. This reads the whole register of devices."""
-    rows = connection.execute(text(_ASSIGNED[connection.dialect.name]))
+    tables = registered_devices.c.table_assignments
+    unnested, parsed = func.unnest(tables), func.json_each(tables)
+    each = choose(
+        connection,
+        postgresql=unnested.table_valued("value", joins_implicitly=True).render_derived(),
+        sqlite=parsed.table_valued("value", joins_implicitly=True),
+    ).c.value
+    rows = connection.execute(
+        select(each, func.count()).select_from(registered_devices).group_by(each)
+    )
     return {int(table_id): devices for table_id, devices in rows}
 
 
@@ -198,18 +196,10 @@ def put_devices(
     transaction.execute(update(key_table_counting).values(devices_seconds=seconds))
     rows = [{"table_id": each, "devices": counted.get(each, 0)} for each in sorted(table_ids)]
     if rows:
-        inserting = _insert(transaction)
+        replacing = [_figures.devices]
         transaction.execute(
-            inserting.on_conflict_do_update(
-                index_elements=["table_id"], set_={"devices": inserting.excluded.devices}
-            ),
-            rows,
+            insert_or_update(transaction, key_table_figures, replace=replacing), rows
         )
-
-
-def _insert(transaction: Connection) -> postgresql.Insert | sqlite.Insert:
-    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
-    return insert(key_table_figures)
 
 
 def _claim(transaction: Connection, before: Counting, **values: datetime) -> bool:

@@ -54,9 +54,9 @@ from birthmark_sma.runtime.secret_files import (
     write_private_file,
 )
 from birthmark_sma.storage import health, partitions
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
 SAMPLE = 500

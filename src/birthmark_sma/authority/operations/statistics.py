@@ -21,8 +21,8 @@ from birthmark_sma.authority.validation.audit_counters import (
 )
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time
 
 _DAY = timedelta(hours=24)
 _HOURS = 24

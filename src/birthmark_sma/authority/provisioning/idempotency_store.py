@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 
-from birthmark_sma.storage.dialects import insert_or_skip, is_any_of
+from birthmark_sma.storage.portable_sql import insert_or_skip, is_any_of
 from birthmark_sma.storage.schema import idempotent_responses as responses
 
 

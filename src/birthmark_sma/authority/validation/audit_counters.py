@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.dialects import truncate_to_hour
+from birthmark_sma.storage.portable_sql import truncate_to_hour
 from birthmark_sma.storage.schema import repeat_counters, running_totals, validation_counters
 
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]

@@ -42,7 +42,7 @@ from birthmark_sma.protocol.replay import (
     classify,
     without_first_sights,
 )
-from birthmark_sma.storage.dialects import insert_or_skip
+from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.postgresql_driver import (
     array_of_bytes,
     array_of_integers,

@@ -33,9 +33,9 @@ from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime import background_task
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import device_activity
 from tests.support.audit_rows import judged
 from tests.support.authorities import execute, new_camera, opened, rows_of

@@ -24,7 +24,7 @@ from birthmark_sma.authority.ca.store import Revocation
 from birthmark_sma.authority.devices.revocation import revoke_device
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
-from birthmark_sma.storage.dialects import database_time
+from birthmark_sma.storage.portable_sql import database_time
 from tests.support.authorities import execute, new_camera, opened, rows_of
 from tests.support.pki.certificate_verifiers import lint_crl, openssl_accepts_crl
 from tests.support.pki.crls import number_of

@@ -23,7 +23,7 @@ from birthmark_sma.storage.migration import check_schema
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _OLDEST_POSTGRESQL = 140_000
-"""PostgreSQL 14 is the first version with date_bin, which `storage.dialects` uses."""
+"""PostgreSQL 14 is the first version with date_bin, which `storage.portable_sql` uses."""
 _CROWDED = 0.8  # share of max_connections in use from which a warning is due
 _KEEPS_ALL = {"fsync": "on", "full_page_writes": "on"}
 _TOLD = 3  # names that are listed one by one

@@ -24,8 +24,8 @@ from birthmark_sma.authority.operations.doctor.findings import (
 from birthmark_sma.config import Access, Settings
 from birthmark_sma.pki import profiles
 from birthmark_sma.storage import health
-from birthmark_sma.storage.dialects import database_time
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time
 
 _DAY = timedelta(days=1)
 _CA_TERMS = {

@@ -1,12 +1,14 @@
-"""SQL expressions that differ between SQLite and PostgreSQL (docs/adr/0004).
+"""SQL that differs between SQLite and PostgreSQL (docs/adr/0004).
 
-Each function builds one expression or statement for the connection's dialect. Stores call them, so
-no store has to ask for the dialect itself.
+Stores call this module, so that none of them asks for the dialect. Each function but `choose`
+builds one expression or statement for the connection's database. A feature that needs more has a
+Protocol in `store.py`, an implementation in `store_postgresql.py` and in `store_sqlite.py`, and
+gets its own with `choose` or `Database.choose`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -25,6 +27,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.dml import Insert
 
+_Choice = TypeVar("_Choice")
+
+
+def choose(connection: Connection, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:
+    """Return the implementation for the connection's database, which was decided at its opening."""
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
+
 
 def database_time(connection: Connection) -> datetime:
     """Return the time of the database's clock, in UTC.
@@ -39,9 +48,7 @@ def database_time(connection: Connection) -> datetime:
 
 def insert_or_skip(connection: Connection, table: Table) -> Insert:
     """Return an INSERT that skips rows that already exist (ON CONFLICT DO NOTHING)."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
+    return _insert(connection, table).on_conflict_do_nothing()
 
 
 def is_any_of(
@@ -70,14 +77,27 @@ def truncate_to_hour(
     return type_coerce(hour + literal_column("'00:00.000000+00:00'"), time.type)
 
 
-def insert_or_add(connection: Connection, table: Table, number: Column[int]) -> Insert:
-    """Return an INSERT that adds to column `number` of rows that already exist.
+def insert_or_update(
+    connection: Connection,
+    table: Table,
+    *,
+    add: Iterable[Column[Any]] = (),
+    replace: Iterable[Column[Any]] = (),
+) -> Insert:
+    """Return an INSERT that changes rows that already exist, by the table's primary key.
 
-    The conflict is decided by the table's primary key.
+    The given values are added to the columns `add`, and replace those of the columns `replace`.
     """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    inserting = insert(table)
+    inserting = _insert(connection, table)
+    given = inserting.excluded
     return inserting.on_conflict_do_update(
         index_elements=list(table.primary_key),
-        set_={number.name: number + inserting.excluded[number.name]},
+        set_={each.name: each + given[each.name] for each in add}
+        | {each.name: given[each.name] for each in replace},
     )
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
