@@ -1,0 +1,54 @@
+"""Statements of `devices.store` for PostgreSQL: see `DeviceSql` there.
+
+Each runs in one blocking call of libpq, because every call of the driver costs a signing thread
+more than the statement itself. `devices.store` is the only caller.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from birthmark_sma.storage.postgresql_driver import TRUE, RowArrays, execute_blocking
+from birthmark_sma.storage.schema import registered_devices as devices
+
+_rows = RowArrays(list(devices.columns))
+_INSERT = f"""
+INSERT INTO registered_devices ({_rows.names}) {_rows.select}
+ON CONFLICT DO NOTHING RETURNING provisioning_id
+"""
+# The exact serial is compared as well, because rows that operators inserted have no folded serial.
+_CONFLICTS = """
+SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = $1::text)
+           OR EXISTS (SELECT FROM registered_devices WHERE device_serial = $2::text),
+       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = $3::bytea),
+       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = $4::bytea)
+"""
+
+
+def insert_devices(transaction: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Insert rows that violate no UNIQUE constraint; return their provisioning ids."""
+    values = _rows.encode([[row[each.name] for each in devices.columns] for row in rows])
+    added = execute_blocking(transaction, _INSERT, values)
+    return {(added.get_value(row, 0) or b"").decode() for row in range(added.ntuples)}
+
+
+def await_inserts(transaction: Connection) -> None:
+    """Wait until every transaction that inserts devices has ended, and block new ones.
+
+    PostgreSQL may still finish the commit of a process that was killed. A table lock waits for it,
+    up to ten seconds, else DatabaseUnavailableError.
+    """
+    # LOCAL: the timeout ends with the transaction, so the pooled connection does not keep it.
+    transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
+    # SHARE MODE conflicts with the lock of INSERT, and lets reads continue.
+    transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
+
+
+def find_conflicts(
+    connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
+) -> Sequence[bool]:
+    """Return whether another device has the serial, the public key, the NUC hash."""
+    values = (folded.encode(), serial.encode(), fingerprint, nuc_hash)
+    found = execute_blocking(connection, _CONFLICTS, values)
+    return [found.get_value(0, column) == TRUE for column in range(3)]
