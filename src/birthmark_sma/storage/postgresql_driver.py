@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
-from sqlalchemy import Column, Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
@@ -200,49 +200,6 @@ def array_of_times(values: Sequence[datetime]) -> bytes:
     """Return the binary format of a `timestamptz[]`. All times must have a time zone."""
     known = {each: struct.pack("!iq", 8, (each - _EPOCH) // _MICROSECOND) for each in set(values)}
     return _array(_TIMESTAMPTZ_OID, len(values), (known[each] for each in values))
-
-
-def _array_of_arrays(values: Sequence[Sequence[int]]) -> bytes:
-    # As text: unnest() would flatten an array of arrays. An array literal is `{1,2,3}`.
-    return array_of_text([f"{{{','.join(map(str, each))}}}" for each in values])
-
-
-# By the Python type of a column: PostgreSQL's name of the type, and the encoder of an array of it.
-_ELEMENTS: dict[type, tuple[str, Callable[[Sequence[Any]], bytes]]] = {
-    bytes: ("bytea", array_of_bytes),
-    int: ("integer", array_of_integers),
-    str: ("text", array_of_text),
-    datetime: ("timestamptz", array_of_times),
-    list: ("text", _array_of_arrays),
-}
-
-
-class RowArrays:
-    """Sends any number of rows as one array for each column, `$1` to `$n`.
-
-    So the statement is the same for any number of rows and stays prepared. `columns` are those of
-    the rows, in their order.
-    """
-
-    def __init__(self, columns: Sequence[Column[Any]]) -> None:
-        types, self._encoders = zip(
-            *(_ELEMENTS[each.type.python_type] for each in columns), strict=True
-        )
-        arrays = ", ".join(f"${number}::{name}[]" for number, name in enumerate(types, 1))
-        values = (
-            f"CAST({each.name} AS integer[])" if each.type.python_type is list else each.name
-            for each in columns
-        )
-        self.names = ", ".join(each.name for each in columns)
-        """The names of the columns, for INSERT INTO table (...)."""
-        source = f"FROM unnest({arrays}) AS new ({self.names})"
-        self.select = f"SELECT {', '.join(values)} {source}"
-        """The SELECT that returns the rows."""
-
-    def encode(self, rows: Iterable[Sequence[Any]]) -> list[bytes]:
-        """Return the parameters `$1` to `$n` for these rows. There must be at least one."""
-        values = zip(*rows, strict=True)
-        return [encode(each) for encode, each in zip(self._encoders, values, strict=True)]
 
 
 def parse_integer_array(array: bytes) -> tuple[int, ...]:

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import ARRAY, Column, Integer, LargeBinary, String, exc, text
+from sqlalchemy import exc, text
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import postgresql_driver
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.postgresql_driver import RowArrays
-from birthmark_sma.storage.schema import UtcDateTime
 
 INTEGERS = st.integers(-(2**31), 2**31 - 1)
 # PostgreSQL's text has no NUL.
@@ -72,32 +70,6 @@ def test_text(database: Database, values: Sequence[str | None]) -> None:
 def test_times(database: Database, values: list[datetime]) -> None:
     """To the microsecond, whatever the zone."""
     assert read_back(database, "timestamptz", postgresql_driver.array_of_times(values)) == values
-
-
-def test_rows_go_as_an_array_for_each_column(database: Database) -> None:
-    """Every type of column that a row has, an array among them, and NULL."""
-    zoned = datetime(2026, 11, 29, tzinfo=UTC)
-    columns: list[Column[Any]] = [
-        Column("b", LargeBinary),
-        Column("i", Integer),
-        Column("s", String),
-        Column("t", UtcDateTime),
-        Column("a", ARRAY(Integer)),
-    ]
-    sent = RowArrays(columns)
-    rows = [(b"\0", 1, "é", zoned, (1, -2, 3)), (b"", -1, None, zoned, ())]
-    with database.write() as transaction:
-        transaction.execute(
-            text(
-                "CREATE TEMPORARY TABLE sent"
-                " (a integer[], t timestamptz, s text, i integer, b bytea) ON COMMIT DROP"
-            )
-        )
-        postgresql_driver.execute_blocking(
-            transaction, f"INSERT INTO sent ({sent.names}) {sent.select}", sent.encode(rows)
-        )
-        taken = transaction.execute(text("SELECT b, i, s, t, a FROM sent ORDER BY i DESC")).all()
-    assert [tuple(row) for row in taken] == [(*row[:4], list(row[4])) for row in rows]
 
 
 def test_results_come_as_bytes(database: Database) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Row, and_, delete, exists, func, or_, select, update
@@ -44,7 +45,9 @@ class Device:
     provisioned_at: datetime
 
 
-_COLUMNS = [devices.c[field.name] for field in fields(Device)]  # in the order of the fields
+_FIELDS = [field.name for field in fields(Device)]
+_COLUMNS = [devices.c[name] for name in _FIELDS]
+_values = attrgetter(*_FIELDS)
 _families = device_family_counters.c
 
 COLLISION_SEPARATOR = "\t"
@@ -86,8 +89,7 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     serials, which is the lock order of all processes.
     """
     rows = [
-        {each.name: getattr(device, each.name) for each in _COLUMNS}
-        | {"serial_folded": fold(device.device_serial)}
+        dict(zip(_FIELDS, _values(device), strict=True), serial_folded=fold(device.device_serial))
         for device in new
     ]
     added = _sql(transaction).insert_devices(transaction, rows)
