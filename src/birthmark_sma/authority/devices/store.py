@@ -7,36 +7,18 @@ transaction.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Row, and_, delete, exists, func, or_, select, update
 
+from birthmark_sma.authority.devices import store_postgresql, store_sqlite
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.portable_sql import insert_or_skip, insert_or_update, is_any_of
-from birthmark_sma.storage.postgresql_driver import (
-    TRUE,
-    array_of_bytes,
-    array_of_text,
-    array_of_times,
-    execute_blocking,
-)
+from birthmark_sma.storage.portable_sql import choose, insert_or_update, is_any_of
 from birthmark_sma.storage.schema import device_family_counters
 from birthmark_sma.storage.schema import registered_devices as devices
 
@@ -63,13 +45,40 @@ class Device:
     provisioned_at: datetime
 
 
-_COLUMNS = [devices.c[field.name] for field in fields(Device)]  # in the order of the fields
+_FIELDS = [field.name for field in fields(Device)]
+_COLUMNS = [devices.c[name] for name in _FIELDS]
+_values = attrgetter(*_FIELDS)
 _families = device_family_counters.c
 
 COLLISION_SEPARATOR = "\t"
 """Separates the suffix of a stored folded serial if an older device has the same folded serial.
 
 Folding never produces this character."""
+
+
+class DeviceSql(Protocol):
+    """SQL of this module that differs by database, in `store_postgresql` and `store_sqlite`.
+
+    `rows` map the names of columns to values. `find_conflicts` returns whether another device has
+    the serial (exactly or folded), the public key, and the HMAC of the NUC hash.
+    """
+
+    def insert_devices(
+        self, transaction: Connection, rows: Sequence[Mapping[str, Any]]
+    ) -> set[str]:
+        """Insert rows that violate no UNIQUE constraint; return their provisioning ids."""
+
+    def await_inserts(self, transaction: Connection) -> None:
+        """Wait until every transaction that inserts devices has ended, and block new ones."""
+
+    def find_conflicts(
+        self, connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
+    ) -> Sequence[bool]:
+        """Return three booleans, in one query."""
+
+
+def _sql(connection: Connection) -> DeviceSql:
+    return choose(connection, postgresql=store_postgresql, sqlite=store_sqlite)
 
 
 def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
@@ -79,18 +88,11 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     earlier in `new`. UNIQUE constraints decide every race. Pass `new` in the order of folded
     serials, which is the lock order of all processes.
     """
-    if transaction.dialect.name == "postgresql":
-        added = _add_on_postgresql(transaction, new)
-    else:
-        rows = [
-            {each.name: _plain(device, each.name) for each in _COLUMNS}
-            | {"serial_folded": fold(device.device_serial)}
-            for device in new
-        ]
-        returned = transaction.execute(
-            insert_or_skip(transaction, devices).returning(devices.c.provisioning_id), rows
-        )
-        added = set(returned.scalars())
+    rows = [
+        dict(zip(_FIELDS, _values(device), strict=True), serial_folded=fold(device.device_serial))
+        for device in new
+    ]
+    added = _sql(transaction).insert_devices(transaction, rows)
     counts = Counter(device.device_family for device in new if device.provisioning_id in added)
     if counts:
         # Lock order: rows of families are updated in the order of their names, which prevents a
@@ -100,47 +102,6 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
             [{"device_family": name, "devices": n} for name, n in sorted(counts.items())],
         )
     return added
-
-
-# The key tables of each device are sent as text: unnest() would flatten an array of arrays.
-_ADD_ON_POSTGRESQL = """
-INSERT INTO registered_devices (
-    device_serial, nuc_hash, table_assignments, device_certificate, certificate_serial,
-    device_public_key, public_key_fingerprint, device_family, app_version, status,
-    provisioning_id, provisioned_at, serial_folded)
-SELECT serial, nuc_hash, CAST(tables AS integer[]), certificate, number, key, fingerprint, family,
-    version, status, id, at, folded
-FROM unnest(
-    $1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
-    $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::text[]
-) AS new (serial, nuc_hash, tables, certificate, number, key, fingerprint, family, version,
-    status, id, at, folded)
-ON CONFLICT DO NOTHING RETURNING provisioning_id
-"""
-
-
-def _add_on_postgresql(transaction: Connection, new: Sequence[Device]) -> set[str]:
-    tables = [f"{{{','.join(map(str, device.table_assignments))}}}" for device in new]
-    added = execute_blocking(
-        transaction,
-        _ADD_ON_POSTGRESQL,
-        (
-            array_of_text([device.device_serial for device in new]),
-            array_of_bytes([device.nuc_hash for device in new]),
-            array_of_text(tables),
-            array_of_text([device.device_certificate for device in new]),
-            array_of_text([device.certificate_serial for device in new]),
-            array_of_text([device.device_public_key for device in new]),
-            array_of_bytes([device.public_key_fingerprint for device in new]),
-            array_of_text([device.device_family for device in new]),
-            array_of_text([device.app_version for device in new]),
-            array_of_text([device.status.value for device in new]),
-            array_of_text([device.provisioning_id for device in new]),
-            array_of_times([device.provisioned_at for device in new]),
-            array_of_text([fold(device.device_serial) for device in new]),
-        ),
-    )
-    return {(added.get_value(row, 0) or b"").decode() for row in range(added.ntuples)}
 
 
 def delete_older(transaction: Connection, before: datetime, *, limit: int) -> int:
@@ -187,11 +148,7 @@ def await_registrations(transaction: Connection) -> None:
     up to ten seconds, else DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
     its process, and this transaction has already waited for the write lock.
     """
-    if transaction.dialect.name == "postgresql":
-        # LOCAL: the timeout ends with the transaction, so the pooled connection does not keep it.
-        transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
-        # SHARE MODE conflicts with the lock of INSERT, and lets reads continue.
-        transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
+    _sql(transaction).await_inserts(transaction)
 
 
 class RegistrationConflicts(NamedTuple):
@@ -202,26 +159,6 @@ class RegistrationConflicts(NamedTuple):
     nuc_hash: bool
 
 
-# The exact serial is compared as well, because rows that operators inserted have no folded serial.
-_TAKEN_ON_POSTGRESQL = """
-SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = $1::text)
-           OR EXISTS (SELECT FROM registered_devices WHERE device_serial = $2::text),
-       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = $3::bytea),
-       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = $4::bytea)
-"""
-
-
-def _exists(mark: ColumnElement[Any]) -> ColumnElement[bool]:
-    return exists().where(mark == bindparam(mark.key, type_=mark.type))
-
-
-_TAKEN = select(
-    or_(_exists(devices.c.serial_folded), _exists(devices.c.device_serial)),
-    _exists(devices.c.public_key_fingerprint),
-    _exists(devices.c.nuc_hash),
-)
-
-
 def find_conflicts(
     connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
 ) -> RegistrationConflicts:
@@ -229,22 +166,9 @@ def find_conflicts(
 
     This runs before every signature, so it is one query.
     """
-    if connection.dialect.name == "postgresql":
-        marks = (
-            fold(device_serial).encode(),
-            device_serial.encode(),
-            public_key_fingerprint,
-            nuc_hash,
-        )
-        found = execute_blocking(connection, _TAKEN_ON_POSTGRESQL, marks)
-        return RegistrationConflicts(*(found.get_value(0, column) == TRUE for column in range(3)))
-    asked = {
-        "serial_folded": fold(device_serial),
-        "device_serial": device_serial,
-        "public_key_fingerprint": public_key_fingerprint,
-        "nuc_hash": nuc_hash,
-    }
-    return RegistrationConflicts._make(connection.execute(_TAKEN, asked).one())
+    serials = device_serial, fold(device_serial)
+    found = _sql(connection).find_conflicts(connection, *serials, public_key_fingerprint, nuc_hash)
+    return RegistrationConflicts(*found)
 
 
 def find_device(connection: Connection, device_serial: str) -> Device | None:
@@ -385,11 +309,6 @@ def set_status(
         .values(status=new.value)
     )
     return changed.rowcount == 1
-
-
-def _plain(device: Device, name: str) -> object:
-    value = getattr(device, name)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _device(row: Row[Any]) -> Device:
