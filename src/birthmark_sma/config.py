@@ -287,6 +287,15 @@ class Settings(BaseModel):
         return self.resolved_database_url.startswith("sqlite:")
 
     @property
+    def sqlite_file(self) -> Path | None:
+        """The path of the SQLite file, or None with PostgreSQL."""
+        return (
+            Path(self.resolved_database_url.removeprefix("sqlite:///"))
+            if self.uses_sqlite
+            else None
+        )
+
+    @property
     def resolved_access(self) -> Access:
         """The authentication of callers, with the default applied.
 

@@ -39,7 +39,7 @@ def test_what_is_critical_is_2(place: Place) -> None:
     assert finding == {
         "state": "critical",
         "name": "key tables",
-        "sentence": "2,499 of 2,500 are there",
+        "sentence": "2,499 of 2,500 key tables are there",
         "remedy": "Type sma tables populate",
     }
 

@@ -1,8 +1,8 @@
 """The rules for a new passphrase. It must not be short, common or made by a usual pattern.
 
 Called before an authority is created, and by the rotation of secrets. It must never refuse the
-passphrase of an existing authority, which could not be opened any more; `secrets_check` only
-reports a weak one.
+passphrase of an existing authority, which could not be opened any more; `sma secrets check`
+only reports a weak one.
 """
 
 import re

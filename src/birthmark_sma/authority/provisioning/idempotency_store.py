@@ -1,7 +1,7 @@
 """Store encrypted responses to requests with an Idempotency-Key, for 24 hours.
 
 SQL only: `provisioning.idempotency` encrypts and decrypts. `kek.rotation` encrypts them again, and
-`kek.secrets_check` reads all. This module must never see a response in the clear.
+`sma secrets check` reads all. This module must never see a response in the clear.
 """
 
 from collections.abc import Sequence

@@ -33,7 +33,8 @@ from birthmark_sma.cli.output import (
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.kek.rotation import Rotated
-    from birthmark_sma.authority.kek.secrets_check import SecretsFinding, SecretsReport
+    from birthmark_sma.authority.operations.doctor.findings import Finding
+    from birthmark_sma.authority.operations.doctor.secrets import SecretsReport
     from birthmark_sma.config import NewSecret, Settings
 
 app = typer.Typer(no_args_is_help=True, help="Check and rotate the authority's secrets.")
@@ -140,7 +141,7 @@ def check(
     Changes nothing. Exits with 1 where something is to be put right.
     """
     from birthmark_sma.authority.authority import opened_database
-    from birthmark_sma.authority.kek.secrets_check import check_secrets
+    from birthmark_sma.authority.operations.doctor.secrets import check_secrets
 
     settings = settings_from(
         data_dir=data_dir,
@@ -153,11 +154,14 @@ def check(
     place = "the environment" if os.environ.get("CA_PASSWORD") else "the settings file"
     with opened_database(settings) as database, waiting("Opening everything"):
         report = check_secrets(database, settings, passphrase_from=place)
+    problems = [each for each in report.findings if each.is_bad]
+    notes = [each for each in report.findings if each.state.value == "noted"]
     if as_json:
-        print_json(asdict(report) | {"ok": not report.findings})
+        listed = {"findings": _as_json(problems), "notes": _as_json(notes), "ok": not problems}
+        print_json(asdict(report) | listed)
     else:
-        _tell_report(report)
-    if report.findings:
+        _tell_report(report, problems, notes)
+    if problems:
         raise typer.Exit(exit_codes.FAILED)
 
 
@@ -226,7 +230,13 @@ _ROOT_KEY = {
 }
 
 
-def _tell_report(report: "SecretsReport") -> None:
+def _as_json(findings: "list[Finding]") -> list[dict[str, str | None]]:
+    return [{"what": f"{each.sentence}.", "do": each.remedy} for each in findings]
+
+
+def _tell_report(
+    report: "SecretsReport", problems: "list[Finding]", notes: "list[Finding]"
+) -> None:
     for use in report.keys:
         ca_key = ", the CA key" if use.ca_key else ""
         print_line(
@@ -240,14 +250,14 @@ def _tell_report(report: "SecretsReport") -> None:
     print_line()
     opened = ", ".join(f"{number:,} {what}" for what, number in report.opened.items())
     print_line(f"Opened: {opened}.")
-    for heading, remarks in (("To know", report.notes), ("To put right", report.findings)):
+    for heading, remarks in (("To know", notes), ("To put right", problems)):
         _tell_remarks(heading, remarks)
-    if not report.findings:
+    if not problems:
         print_line("\nNothing is to be put right.")
 
 
-def _tell_remarks(heading: str, remarks: "list[SecretsFinding]") -> None:
+def _tell_remarks(heading: str, remarks: "list[Finding]") -> None:
     if remarks:
         print_line(f"\n{typer.style(heading, bold=True)}")
     for remark in remarks:
-        print_line(f"  {remark.what}\n    {remark.do}.")
+        print_line(f"  {remark.sentence}.\n    {remark.remedy}.")

@@ -19,17 +19,16 @@ from birthmark_sma.storage.engine import Database
 
 ROWS = 5_000_000
 """The number of rows to read at most; this takes some seconds."""
-_NAME = "audit trail"
-_TOLD = 5  # differences that are listed one by one
+_LISTED = 5  # differences that are listed one by one
 _DAY = timedelta(days=1)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _REMEDY = (
-    "Somebody changed the database past this program. Keep it as it is, and compare these days with"
-    " a backup from after them"
+    "Another program changed the database. Do not change it further, and compare these days with a"
+    " later backup"
 )
 
 
-def look_at_audit_trail(database: Database, *, whole: bool) -> Iterator[Finding]:
+def check_audit_log(database: Database, *, whole: bool) -> Iterator[Finding]:
     """Compare rows with counters by day, reason, repeat and device. A difference is critical.
 
     `whole` reads all days. A sandbox is not compared: it deletes what is older than an hour.
@@ -37,7 +36,7 @@ def look_at_audit_trail(database: Database, *, whole: bool) -> Iterator[Finding]
     with database.read() as connection:
         audit_comparison.hold_still(connection)
         if key_table_store.was_created_as_sandbox(connection):
-            yield info(_NAME, "A sandbox forgets its own, and is not compared with its counters")
+            yield info("A sandbox deletes its audit rows after an hour, so they are not compared")
             return
         comparison = _Comparison(connection, None if whole else ROWS)
         comparison.run()
@@ -78,30 +77,26 @@ class _Comparison:
 
     def findings(self) -> Iterator[Finding]:
         """Return the differences, and what was not compared."""
-        for difference in self._differences[:_TOLD]:
-            yield critical(_NAME, difference, _REMEDY)
-        if len(self._differences) > _TOLD:
-            more = len(self._differences) - _TOLD
-            yield critical(_NAME, f"{more:,} more differences like these were found", _REMEDY)
+        for difference in self._differences[:_LISTED]:
+            yield critical(difference, _REMEDY)
+        if len(self._differences) > _LISTED:
+            more = len(self._differences) - _LISTED
+            yield critical(f"There are {more:,} more differences", _REMEDY)
         if not self._differences:
             yield ok(
-                _NAME,
-                f"{self._rows:,} rows of {self._days:,} days agree with what was counted of each"
-                " reason, repeat and device",
+                f"{self._rows:,} rows of {self._days:,} days agree with their counters",
             )
         if self._uncounted_before is not None:
             yield info(
-                _NAME,
-                f"Rows from before {self._uncounted_before:%Y-%m-%d %H:%M} UTC have no counters, or"
-                " none any more, to be compared with",
-                "Pruning takes counters first: where it was cut off, a server goes on with it",
+                f"Rows from before {self._uncounted_before:%Y-%m-%d %H:%M} UTC have no counters and"
+                " cannot be compared",
+                "Pruning deletes counters first. If it was interrupted, a server completes it",
             )
         if self._left_before is not None:
             yield info(
-                _NAME,
-                f"Rows from before {self._left_before:%Y-%m-%d} were not looked at",
-                "To compare all of them, which takes a minute for some ten million rows, type sma"
-                " doctor --whole-trail",
+                f"Rows from before {self._left_before:%Y-%m-%d} were not compared",
+                "To compare all rows, type sma doctor --whole-trail. It takes about a minute for"
+                " 10 million rows",
             )
 
     def _compare(self, span: Span, counted: Tally, *, partial: bool) -> None:
@@ -118,18 +113,19 @@ class _Comparison:
             for name in sorted(rows.keys() | counters.keys()):
                 if rows[name] < counters[name] or (rows[name] > counters[name] and not partial):
                     self._differences.append(
-                        f"On {day} there are {rows[name]:,} audit rows of {what} {name}, and"
+                        f"On {day} there are {rows[name]:,} audit rows of {what} {name}, but"
                         f" {counters[name]:,} were counted"
                     )
         if found.misjudged:
             self._differences.append(
-                f"On {day} {found.misjudged:,} audit rows have another verdict than their reason's"
+                f"On {day} {found.misjudged:,} audit rows have a verdict that does not match their"
+                " reason"
             )
         if partial or len(self._differences) > before:
             return
         devices = audit_comparison.count_devices_that_differ(self._connection, span)
         if devices:
             self._differences.append(
-                f"On {day} {devices:,} devices have another number of audit rows of reason"
-                f" {Reason.GENUINE.value} than was counted for them"
+                f"On {day} {devices:,} devices have a number of audit rows of reason"
+                f" {Reason.GENUINE.value} that differs from their counter"
             )

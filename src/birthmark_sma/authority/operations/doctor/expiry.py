@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +15,9 @@ from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.operations.doctor.findings import (
     Finding,
     State,
-    Term,
     critical,
     info,
     ok,
-    until,
     warning,
 )
 from birthmark_sma.config import Access, Settings
@@ -27,37 +26,54 @@ from birthmark_sma.storage import health
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
 
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """The time before an expiry from which on it is a warning, and critical."""
+
+    warning: timedelta
+    critical: timedelta
+
+    def judge(self, end: datetime, now: datetime) -> State:
+        """Return the state, at `now`, of something that expires at `end`."""
+        left = end - now
+        if left <= self.critical:
+            return State.CRITICAL
+        return State.WARNING if left <= self.warning else State.WELL
+
+
 _DAY = timedelta(days=1)
 _CA_TERMS = {
-    "root": Term(warning=730 * _DAY, critical=180 * _DAY),
-    "intermediate": Term(warning=365 * _DAY, critical=60 * _DAY),
+    "root": _Term(warning=730 * _DAY, critical=180 * _DAY),
+    "intermediate": _Term(warning=365 * _DAY, critical=60 * _DAY),
 }
 _SUCCESSOR = {
-    "root": "Plan a successor now: devices and verifiers need its root before this one ends",
-    "intermediate": "Plan a successor now: no device can be provisioned under this one afterwards",
+    "root": "Plan a new root now: devices and verifiers need it before this one expires",
+    "intermediate": "Plan a new one now: once it has expired, no device can be provisioned",
 }
-_TLS_TERM = Term(warning=21 * _DAY, critical=3 * _DAY)
-_KEY_TERM = Term(warning=14 * _DAY, critical=timedelta(0))
+_TLS_TERM = _Term(warning=21 * _DAY, critical=3 * _DAY)
+_KEY_TERM = _Term(warning=14 * _DAY, critical=timedelta(0))
 _DRIFT_WARNING = timedelta(seconds=5)
 _DRIFT_CRITICAL = timedelta(minutes=1)
 _AHEAD = timedelta(minutes=2)  # audit rows may be so far in the future of this machine's clock
 
 
-def look_at_ca(database: Database, now: datetime) -> Iterator[Finding]:
+def check_ca(database: Database, now: datetime) -> Iterator[Finding]:
     """Check when the root and intermediate certificates expire."""
     for name, certificate in _ca_certificates(database).items():
         end = certificate.not_valid_after_utc
         state = _CA_TERMS[name].judge(end, now)
-        sentence = f"The {name}'s certificate {_lasts(end, now)}"
+        sentence = f"The certificate of the {name} {_validity(end, now)}"
         if state is not State.WELL:
             yield Finding(state, f"{name} CA", sentence, _SUCCESSOR[name])
         elif name == "intermediate" and end - now < profiles.DEVICE.validity:
-            yield info(f"{name} CA", f"{sentence}: device certificates end with it, early")
+            early = "A device certificate cannot be valid longer than this CA, so it expires early"
+            yield info(f"{sentence}. {early}", name=f"{name} CA")
         else:
-            yield ok(f"{name} CA", sentence)
+            yield ok(sentence, f"{name} CA")
 
 
-def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
+def check_clock(database: Database, now: datetime) -> Iterator[Finding]:
     """Compare this machine's clock with the database's, the certificates and the audit log."""
     with database.read() as connection:
         before = datetime.now(UTC)
@@ -69,42 +85,44 @@ def look_at_clock(database: Database, now: datetime) -> Iterator[Finding]:
     ahead = "ahead of" if theirs < before else "behind"
     if drift > _DRIFT_WARNING:
         state = State.CRITICAL if drift > _DRIFT_CRITICAL else State.WARNING
-        sentence = f"This machine's clock is {_seconds(drift)} {ahead} the database's"
-        yield Finding(state, "clock", sentence, "Let both keep time by NTP")
+        sentence = (
+            f"This machine's clock is {drift.total_seconds():,.0f} seconds {ahead} the database's"
+        )
+        yield Finding(state, "clock", sentence, "Synchronise both clocks by NTP")
         return
     new_authority = max(
         (each.not_valid_before_utc for each in _ca_certificates(database).values()), default=now
     )
     if now < new_authority:
         yield critical(
-            "clock",
             f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC, before the CA's certificates"
-            " begin",
-            "Set the clock, and let it keep time by NTP",
+            " become valid",
+            "Set the clock, and synchronise it by NTP",
         )
     elif newest is not None and newest > now + _AHEAD:
         yield warning(
-            "clock",
-            f"The newest audit rows are of {newest:%Y-%m-%d %H:%M} UTC, which is still to come: a"
-            " clock is or was wrong",
-            "Compare the clocks of all machines that serve, and let them keep time by NTP",
+            f"The newest audit rows are of {newest:%Y-%m-%d %H:%M} UTC, in the future: a clock is"
+            " or was wrong",
+            "Compare the clocks of all machines that serve, and synchronise them by NTP",
         )
     else:
-        yield ok("clock", "The clock agrees with the database, certificates and audit trail")
+        yield ok("The clock agrees with the database, the certificates and the audit log")
 
 
-def look_at_tls(settings: Settings, now: datetime) -> Iterator[Finding]:
+def check_tls(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Check when the certificate for HTTPS and the CAs of client certificates expire."""
     if settings.tls_cert is not None:
         yield from _tls(settings.tls_cert, now, "Renew it, then send SIGHUP to the server")
     own = settings.data_dir / "tls-self" / "server.pem"
     if settings.tls_cert is None and own.exists():
-        yield from _tls(own, now, "Start sma serve --tls-self again, which renews it")
+        yield from _tls(own, now, "Restart sma serve --tls-self, which renews it")
     if settings.tls_client_ca is not None:
-        yield from _tls(settings.tls_client_ca, now, "Callers under it need a new CA", "client CA")
+        yield from _tls(
+            settings.tls_client_ca, now, "Callers need certificates of a new CA", "client CA"
+        )
 
 
-def look_at_keys(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
+def check_access_keys(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Warn of access keys that expire within 14 days.
 
     If callers must show a key and none is valid, this is critical.
@@ -113,8 +131,7 @@ def look_at_keys(database: Database, settings: Settings, now: datetime) -> Itera
         good = [key for key in access_key_store.all_keys(connection) if key.is_good(now)]
     if not good and settings.resolved_access is Access.KEYS:
         yield critical(
-            "access keys",
-            "Callers must show access keys, and none is in force: no server starts",
+            "Callers must have an access key, but no key is valid: no server starts",
             "Type sma keys create NAME --scope validate",
         )
         return
@@ -127,15 +144,14 @@ def look_at_keys(database: Database, settings: Settings, now: datetime) -> Itera
         first = min(ending, key=lambda key: key.expires_at or now)
         others = f", and {len(ending) - 1} more soon" if len(ending) > 1 else ""
         yield warning(
-            "access keys",
-            f"The access key {first.name} ends on {first.expires_at:%Y-%m-%d %H:%M} UTC{others}",
-            "Make a successor with sma keys create, and give it to the caller",
+            f"The access key {first.name} expires on {first.expires_at:%Y-%m-%d %H:%M} UTC{others}",
+            "Create a new one with sma keys create, and give it to the caller",
         )
     elif good:
-        verb = "is" if len(good) == 1 else "are"
-        yield ok("access keys", f"{len(good)} {verb} in force; none ends within two weeks")
+        keys = "access key is" if len(good) == 1 else "access keys are"
+        yield ok(f"{len(good)} {keys} valid. None expires within two weeks")
     else:
-        yield ok("access keys", "None is in force, and none is asked for on this address")
+        yield ok("There is no valid access key. On this address callers need none")
 
 
 def _ca_certificates(database: Database) -> dict[str, x509.Certificate]:
@@ -152,20 +168,18 @@ def _tls(file: Path, now: datetime, do: str, name: str = "TLS") -> Iterator[Find
     try:
         shown = x509.load_pem_x509_certificates(file.read_bytes())
     except OSError as error:
-        yield critical(name, f"{file} cannot be read: {error.strerror}", "Look at the file")
+        yield critical(f"{file} cannot be read: {error.strerror}", "Look at the file", name)
         return
     except ValueError:
-        yield critical(name, f"{file} holds no certificate", "Look at the file")
+        yield critical(f"{file} has no certificate", "Look at the file", name)
         return
     end = min(each.not_valid_after_utc for each in shown)
     state = _TLS_TERM.judge(end, now)
-    sentence = f"{file} {_lasts(end, now)}"
-    yield ok(name, sentence) if state is State.WELL else Finding(state, name, sentence, do)
+    sentence = f"{file} {_validity(end, now)}"
+    yield ok(sentence, name) if state is State.WELL else Finding(state, name, sentence, do)
 
 
-def _lasts(end: datetime, now: datetime) -> str:
-    return until(end, now) if end <= now else f"lasts {until(end, now)}"
-
-
-def _seconds(span: timedelta) -> str:
-    return f"{span.total_seconds():,.0f} seconds"
+def _validity(end: datetime, now: datetime) -> str:
+    if end <= now:
+        return f"expired on {end:%Y-%m-%d}"
+    return f"is valid until {end:%Y-%m-%d}, for {(end - now) / _DAY:,.0f} more days"

@@ -1,14 +1,19 @@
 """The result of a check: a state from good to critical, a sentence, and a remedy.
 
-All checks of `sma doctor` create findings with `ok`, `info`, `warning` and `critical`.
+All checks of `sma doctor` and `sma secrets check` create findings with `ok`, `info`, `warning` and
+`critical`. A finding without a name gets the name of its check from `runner`.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 
 _UNITS = ("kB", "MB", "GB", "TB")
+# Free space in bytes and as a share of the disk. A warning needs both, critical needs one of them.
+_SHORT, _SCARCE = 5_000_000_000, 500_000_000
+_SHORT_SHARE, _SCARCE_SHARE = 0.10, 0.02
 
 
 class State(StrEnum):
@@ -32,45 +37,35 @@ class Finding:
     sentence: str
     remedy: str | None = None
 
+    @property
+    def is_bad(self) -> bool:
+        """True if it needs an action."""
+        return self.state in {State.WARNING, State.CRITICAL}
 
-def ok(name: str, sentence: str) -> Finding:
+
+def ok(sentence: str, name: str = "") -> Finding:
     """Return a finding that needs no action."""
     return Finding(State.WELL, name, sentence)
 
 
-def info(name: str, sentence: str, remedy: str | None = None) -> Finding:
+def info(sentence: str, remedy: str | None = None, name: str = "") -> Finding:
     """Return a finding with information only."""
     return Finding(State.NOTED, name, sentence, remedy)
 
 
-def warning(name: str, sentence: str, remedy: str) -> Finding:
+def warning(sentence: str, remedy: str, name: str = "") -> Finding:
     """Return a finding that will become worse, or does harm without stopping the service."""
     return Finding(State.WARNING, name, sentence, remedy)
 
 
-def critical(name: str, sentence: str, remedy: str) -> Finding:
+def critical(sentence: str, remedy: str, name: str = "") -> Finding:
     """Return a finding for a service that does not work, or for committed data in danger."""
     return Finding(State.CRITICAL, name, sentence, remedy)
 
 
-def worst(findings: Sequence[Finding]) -> State:
+def worst(findings: Iterable[Finding]) -> State:
     """Return the worst state of the findings, WELL if there are none."""
     return max((each.state for each in findings), key=_SEVERITY.__getitem__, default=State.WELL)
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """The time before an expiry from which on it is a warning, and critical."""
-
-    warning: timedelta
-    critical: timedelta
-
-    def judge(self, end: datetime, now: datetime) -> State:
-        """Return the state, at `now`, of something that expires at `end`."""
-        left = end - now
-        if left <= self.critical:
-            return State.CRITICAL
-        return State.WARNING if left <= self.warning else State.WELL
 
 
 def size(number: float) -> str:
@@ -82,9 +77,18 @@ def size(number: float) -> str:
     return f"{number:,.1f} {unit}"
 
 
-def until(end: datetime, now: datetime) -> str:
-    """Return as text until when and how many days something lasts, or when it ended."""
-    days = (end - now) / timedelta(days=1)
-    if end <= now:
-        return f"ended on {end:%Y-%m-%d}"
-    return f"until {end:%Y-%m-%d}, {days:,.0f} days from now"
+def check_disk(directory: Path) -> Finding:
+    """Check the free space of the disk that a directory is on."""
+    try:
+        usage = shutil.disk_usage(directory)
+    except OSError as error:
+        why = f"The free space under {directory} is unknown: {error.strerror}"
+        return warning(why, "Look at this directory")
+    share = usage.free / usage.total if usage.total else 0.0
+    sentence = f"{size(usage.free)} of {size(usage.total)} are free under {directory}"
+    remedy = "Free some space: when the disk is full, callers get 503"
+    if usage.free < _SCARCE or share < _SCARCE_SHARE:
+        return critical(sentence, remedy)
+    if usage.free < _SHORT and share < _SHORT_SHARE:
+        return warning(sentence, remedy)
+    return ok(sentence)

@@ -6,13 +6,19 @@ disk and TLS are always checked. An error in a check becomes a finding and never
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
-from functools import partial
+from pathlib import Path
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.operations.doctor import database as database_checks
-from birthmark_sma.authority.operations.doctor import expiry, secrets_and_disk
-from birthmark_sma.authority.operations.doctor.audit_log import look_at_audit_trail
+from birthmark_sma.authority.operations.doctor import (
+    expiry,
+    postgresql_checks,
+    secrets,
+    sqlite_checks,
+)
+from birthmark_sma.authority.operations.doctor.audit_log import check_audit_log
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, critical, ok
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError
@@ -32,45 +38,35 @@ def examine(
     Of a large audit log only the newest days are compared, unless `whole_trail` is set. Raises
     ConfigurationError if the database's URL cannot be read.
     """
-    findings = [_version(settings)]
-    # First, because opening SQLite's file would create it.
-    absent = database_checks.find_file(settings)
+    file = settings.sqlite_file
+    kind, python = "PostgreSQL" if file is None else "SQLite", platform.python_version()
+    version = ok(f"birthmark-sma {__version__} on Python {python}, with {kind}", "version")
+    absent = None if file is None else sqlite_checks.find_absent(file)
     if absent is not None:
-        return [*findings, absent, *_beside(settings, None, now, progress)]
+        return [version, absent, *_run(_outside(settings, None, now), progress)]
     database = open_database(settings.resolved_database_url)
     try:
-        found = _of_database(database, settings)
-        findings += found
-        whole = not _is_stopped(found)
-        looks = _inside(database, settings, now, whole_trail=whole_trail) if whole else []
-        answers = database if any(each.name == "writing" for each in found) else None
-        findings += _all_of(looks, progress)
-        return findings + _beside(settings, answers, now, progress)
+        findings = [version, *_of_database(database, file)]
+        if not _is_stopped(findings):
+            inside = _inside(database, settings, now, whole_trail=whole_trail)
+            findings += _run(inside, progress)
+        answers = database if any(each.name == "writing" for each in findings) else None
+        return findings + _run(_outside(settings, answers, now), progress)
     finally:
         database.close()
 
 
-def _version(settings: Settings) -> Finding:
-    kind = "SQLite" if settings.uses_sqlite else "PostgreSQL"
-    return ok("version", f"birthmark-sma {__version__} on Python {_python()}, with {kind}")
-
-
-def _python() -> str:
-    return platform.python_version()
-
-
-def _of_database(database: Database, settings: Settings) -> list[Finding]:
+def _of_database(database: Database, file: Path | None) -> list[Finding]:
     """Run the checks that all others depend on; stop at the first critical finding."""
-    found: list[Finding] = []
-    looks: list[Check] = [
-        ("database", partial(database_checks.reach, database, settings)),
-        ("schema", partial(database_checks.recognise, database)),
-        ("authority", partial(secrets_and_disk.look_for_authority, database)),
+    checks: list[Check] = [
+        ("database", lambda: database_checks.check_connection(database, file)),
+        ("schema", lambda: database_checks.check_tables(database)),
+        ("authority", lambda: database_checks.check_authority(database)),
     ]
-    for look in looks:
-        found += _seen(look)
-        if _is_stopped(found):
-            break
+    found: list[Finding] = []
+    for check in checks:
+        if not _is_stopped(found):
+            found += _results(check)
     return found
 
 
@@ -82,50 +78,58 @@ def _is_stopped(found: Iterable[Finding]) -> bool:
 def _inside(
     database: Database, settings: Settings, now: datetime, *, whole_trail: bool
 ) -> list[Check]:
+    """Return the checks that need the tables of an authority."""
+    checks: list[Check] = [
+        ("key tables", lambda: secrets.check_tables(database)),
+        ("serials", lambda: database_checks.check_serials(database)),
+        ("secrets", lambda: secrets.decrypt_all(database, settings)[1]),
+        ("CA", lambda: expiry.check_ca(database, now)),
+        ("clock", lambda: expiry.check_clock(database, now)),
+        ("access keys", lambda: expiry.check_access_keys(database, settings, now)),
+        ("audit trail", lambda: check_audit_log(database, whole=whole_trail)),
+        ("retention", lambda: database_checks.check_retention(database, settings, now)),
+    ]
+    if settings.uses_sqlite:
+        return [("integrity", lambda: sqlite_checks.check_integrity(database)), *checks]
     return [
-        ("integrity", partial(database_checks.read_whole, database)),
-        ("key tables", partial(secrets_and_disk.look_at_tables, database)),
-        ("serials", partial(secrets_and_disk.look_at_serials, database)),
-        ("secrets", partial(secrets_and_disk.look_at_secrets, database, settings)),
-        ("CA", partial(expiry.look_at_ca, database, now)),
-        ("clock", partial(expiry.look_at_clock, database, now)),
-        ("access keys", partial(expiry.look_at_keys, database, settings, now)),
-        ("audit trail", partial(look_at_audit_trail, database, whole=whole_trail)),
-        ("partitions", partial(secrets_and_disk.look_at_partitions, database, now)),
-        ("retention", partial(secrets_and_disk.look_at_retention, database, settings, now)),
+        ("integrity", postgresql_checks.check_integrity),
+        *checks,
+        ("partitions", lambda: postgresql_checks.check_partitions(database, now)),
     ]
 
 
-def _beside(
-    settings: Settings, database: Database | None, now: datetime, progress: Progress
-) -> list[Finding]:
-    looks: list[Check] = [
-        ("TLS", partial(expiry.look_at_tls, settings, now)),
-        ("private files", partial(secrets_and_disk.look_at_files, settings)),
-        ("disk", partial(secrets_and_disk.look_at_disk, settings, database)),
+def _outside(settings: Settings, database: Database | None, now: datetime) -> list[Check]:
+    """Return the checks that need no authority. `database` is None if it does not answer."""
+    checks: list[Check] = [
+        ("TLS", lambda: expiry.check_tls(settings, now)),
+        ("private files", lambda: secrets.check_files(settings)),
     ]
-    return _all_of(looks, progress)
+    if (file := settings.sqlite_file) is not None:
+        checks.append(("disk", lambda: sqlite_checks.check_free_space(file)))
+    elif database is not None:
+        checks.append(("disk", lambda: postgresql_checks.check_free_space(database)))
+    return checks
 
 
-def _all_of(looks: list[Check], progress: Progress) -> list[Finding]:
+def _run(checks: list[Check], progress: Progress) -> list[Finding]:
     found: list[Finding] = []
-    for done, look in enumerate(looks):
-        progress(done, len(looks))
-        found += _seen(look)
-    progress(len(looks), len(looks))
+    for done, check in enumerate(checks):
+        progress(done, len(checks))
+        found += _results(check)
+    progress(len(checks), len(checks))
     return found
 
 
-def _seen(look: Check) -> Iterator[Finding]:
+def _results(check: Check) -> Iterator[Finding]:
     """Run one check and yield its findings. An error becomes a critical finding."""
-    name, looking = look
+    name, run = check
     try:
-        yield from looking()
+        for finding in run():
+            yield finding if finding.name else replace(finding, name=name)
+        return
     except BirthmarkError as error:
         advice = getattr(error, "advice", "")
         why = f"{error}: {advice}" if advice else str(error).rstrip(".")
-        yield critical(name, f"This could not be looked at. {why}", "See to that, and look again")
     except OSError as error:
-        yield critical(
-            name, f"This could not be looked at: {error.strerror}", "See to that, and look again"
-        )
+        why = str(error.strerror)
+    yield critical(f"This check failed: {why}", "Correct this, then run this command again", name)

@@ -8,7 +8,7 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import retention
 from birthmark_sma.authority.operations.doctor import audit_log
-from birthmark_sma.authority.operations.doctor.audit_log import look_at_audit_trail
+from birthmark_sma.authority.operations.doctor.audit_log import check_audit_log
 from birthmark_sma.authority.operations.doctor.findings import Finding, State
 from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
@@ -29,7 +29,7 @@ YESTERDAY = NOON - DAY
 
 
 def look(database: Database, *, whole: bool = False) -> list[Finding]:
-    return list(look_at_audit_trail(database, whole=whole))
+    return list(check_audit_log(database, whole=whole))
 
 
 def worst(findings: list[Finding]) -> set[State]:
@@ -82,7 +82,7 @@ TAMPERED = {
     "the verdict alone": (
         "UPDATE validation_history SET validation_result = 'PASS' WHERE reason = 'not_opened'"
         " AND {yesterday}",
-        "another verdict",
+        "does not match",
     ),
     "another device": (
         "UPDATE validation_history SET device_serial = 'camera-3' WHERE device_serial = 'camera-2'"
@@ -191,7 +191,7 @@ def test_a_long_trail_is_read_in_part(trail: Database, monkeypatch: pytest.Monke
     findings = look(trail)
     assert worst(findings) == {State.WELL, State.NOTED}
     assert "10 rows of 2 days" in findings[0].sentence
-    assert f"before {NOON - DAY:%Y-%m-%d} were not looked at" in findings[1].sentence
+    assert f"before {NOON - DAY:%Y-%m-%d} were not compared" in findings[1].sentence
     assert "--whole-trail" in (findings[1].remedy or "")
     assert State.CRITICAL in worst(look(trail, whole=True))
 

@@ -110,7 +110,7 @@ def test_serials_that_are_one_name_are_listed(authority: Authority, settings: Se
     )
     findings = found(settings)
     assert bad(findings) == {"serials": State.WARNING}
-    assert "'CAM-1' is one name with 'Cam-1'" in findings["serials"].sentence
+    assert "'CAM-1' is the same name as 'Cam-1'" in findings["serials"].sentence
 
 
 def everything(authority: Authority) -> dict[str, list[tuple[object, ...]]]:
@@ -186,7 +186,7 @@ def test_missing_tables_of_devices_are_to_be_restored(
     new_camera(authority, "camera-1")
     execute(authority.database, "DELETE FROM key_tables WHERE table_id = 0")
     finding = found(settings)["key tables"]
-    assert finding.sentence == f"{TABLES - 1} of {TABLES} are there"
+    assert finding.sentence == f"{TABLES - 1} of {TABLES} key tables are there"
     assert "backup" in f"{finding.remedy}"
 
 
