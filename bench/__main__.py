@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import document, plot, profiling, run, wrk
+from bench import plot, profiling, run, wrk
 from bench.machine import TOP
 from bench.options import PARTS, Options
-from bench.terminal import print_report
+from bench.output import fill_document, print_report
 
 _RESULTS = Path(__file__).with_name("results")
 _WITHOUT_WRK = {"open-load", "provision", "bulk", "start", "memory", "pages"}
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     """
     chosen = _parser().parse_args(arguments)
     if chosen.document:
-        document.fill(TOP / "docs" / "performance.md", _RESULTS)
+        fill_document(TOP / "docs" / "performance.md", _RESULTS)
         return 0
     options = _options(chosen)
     try:

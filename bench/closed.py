@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 
 from bench import wrk
-from bench.figures import Report, Round, Series
+from bench.figures import Round, Series
+from bench.parts.stage import Stage
 from bench.processes import cpu_seconds, resident_mb, wait_until_calm
 from bench.sites import Site
 
@@ -57,19 +58,17 @@ def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
 
 
 def measure_in_turn(
-    report: Report,
+    stage: Stage,
     cases: Sequence[Case],
     *,
-    rounds: int,
-    seconds: float,
-    say: Callable[[str], None],
     prepare: Callable[[], None] = lambda: None,
 ) -> None:
     """Check a sample of each case's responses, warm up, then measure all cases in each round.
 
-    `seconds` is the length of one measurement. `prepare` is called before the warm-up and before
-    each round. Results and faults go into `report`. Raises RuntimeError if a sample is wrong.
+    `prepare` is called before the warm-up and before each round. Results and faults go into the
+    report. Raises RuntimeError if a sample is wrong.
     """
+    report, rounds = stage.report, stage.options.rounds
     prepare()
     for case in cases:
         _check_sample(case)
@@ -78,9 +77,9 @@ def measure_in_turn(
     for number in range(rounds):
         prepare()
         for case in cases:
-            measured = _measure(case, seconds, report.faults)
+            measured = _measure(case, stage.options.seconds, report.faults)
             case.series.rounds.append(measured)
-            say(
+            stage.say(
                 f"round {number + 1} of {rounds}: {describe(case.series)}:"
                 f" {measured.tokens_per_second:,.0f} tokens/s"
             )

@@ -8,26 +8,21 @@ a seed, so every run has the same fleet. Only for benchmarks: the certificates d
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
 
 import psycopg
-from psycopg import sql
-from sqlalchemy import insert, inspect, text
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.devices.store import Device, add_devices
 from birthmark_sma.protocol import camera_token
 from birthmark_sma.protocol.key_table import assign_tables
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.schema import registered_devices
 from tests.support.cameras.camera import new_key, public_pem, wire
 
 FAMILY = "Bench"
 _CHUNK = 5_000
-_COLUMNS = [each.name for each in fields(Device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +37,15 @@ class FleetCamera:
 def fill(authority: Authority, count: int, *, keep: int) -> list[FleetCamera]:
     """Register `count` devices. Return `keep` of them, spread evenly."""
     kept: list[FleetCamera] = []
-    rows = _rows(authority, count, min(keep, count), kept)
-    if authority.database.dialect_name == "postgresql":
-        _copy(authority.settings.resolved_database_url, rows)
-    else:
+    devices = _devices(authority, count, min(keep, count), kept)
+    while chunk := list(islice(devices, _CHUNK)):
         with authority.database.write() as transaction:
-            while chunk := list(islice(rows, _CHUNK)):
-                named = [dict(zip(_COLUMNS, row, strict=True)) for row in chunk]
-                transaction.execute(insert(registered_devices), named)
-    _count(authority)
+            add_devices(transaction, chunk)
+    if authority.database.dialect_name == "postgresql":
+        url = authority.settings.resolved_database_url
+        with psycopg.connect(url, autocommit=True) as connection:
+            # Now and not by autovacuum, which could run during a measurement.
+            connection.execute("VACUUM (ANALYZE) registered_devices")
     return kept
 
 
@@ -83,10 +78,10 @@ def batches(singles: Sequence[bytes], size: int) -> list[bytes]:
     ]
 
 
-def _rows(
+def _devices(
     authority: Authority, count: int, keep: int, kept: list[FleetCamera]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the `registered_devices` row of each device. Append the cameras to keep to `kept`."""
+) -> Iterator[Device]:
+    """Yield the devices of the fleet. Append the cameras to keep to `kept`."""
     index = authority.secrets.nuc_hash_index
     chance = random.Random(1)
     certificate = authority.issuer.chain[0]
@@ -98,7 +93,7 @@ def _rows(
         serial = f"bench-{number:08}"
         if number * keep // count != (number + 1) * keep // count:
             kept.append(FleetCamera(serial, nuc_hash, tables))
-        device = Device(
+        yield Device(
             device_serial=serial,
             nuc_hash=index.of(nuc_hash),
             table_assignments=tables,
@@ -112,39 +107,3 @@ def _rows(
             provisioning_id=f"BENCH-{number:08}",
             provisioned_at=now,
         )
-        yield tuple(_plain(getattr(device, name)) for name in _COLUMNS)
-
-
-def _plain(value: object) -> object:
-    match value:
-        case tuple():
-            return list(value)
-        case DeviceStatus():
-            return value.value
-        case _:
-            return value
-
-
-def _count(authority: Authority) -> None:
-    """Fill the device counters, if the schema has them."""
-    with authority.database.write() as transaction:
-        if inspect(transaction).has_table("device_family_counters"):
-            transaction.execute(
-                text(
-                    "INSERT INTO device_family_counters (device_family, devices)"
-                    " SELECT device_family, count(*) FROM registered_devices GROUP BY 1"
-                )
-            )
-
-
-def _copy(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
-    columns = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
-    statement = sql.SQL("COPY registered_devices ({}) FROM STDIN").format(columns)
-    with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        with cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
-        connection.commit()
-    with psycopg.connect(url, autocommit=True) as connection:
-        # Now and not by autovacuum, which could run during a measurement.
-        connection.execute("VACUUM (ANALYZE) registered_devices")

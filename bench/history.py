@@ -1,7 +1,7 @@
 """Fill the audit log with many rows, in SQL, as validations would have left them.
 
-If the schema has partitions and counters, they are filled too. So the figures of the overview are
-those that validations would have counted. The parts `scale` and `pages` call it.
+It fills the counters too, so that the overview shows what validations would have counted. The parts
+`scale` and `pages` call it.
 """
 
 import sqlite3
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 
 import psycopg
+
+from tests.support.busy_authority import SQLITE_COUNTERS
 
 _CHUNK = 500_000
 
@@ -40,14 +42,12 @@ _PARTITIONS = """
 DO $$
 DECLARE day date;
 BEGIN
-    IF (SELECT relkind FROM pg_class WHERE oid = 'validation_history'::regclass) = 'p' THEN
-        FOR day IN SELECT generate_series(current_date - 10, current_date, '1 day') LOOP
-            EXECUTE format(
-                'CREATE TABLE IF NOT EXISTS validation_history_%s PARTITION OF validation_history'
-                ' FOR VALUES FROM (%L) TO (%L)',
-                to_char(day, 'YYYYMMDD'), day::timestamptz, (day + 1)::timestamptz);
-        END LOOP;
-    END IF;
+    FOR day IN SELECT generate_series(current_date - 10, current_date, '1 day') LOOP
+        EXECUTE format(
+            'CREATE TABLE IF NOT EXISTS validation_history_%s PARTITION OF validation_history'
+            ' FOR VALUES FROM (%L) TO (%L)',
+            to_char(day, 'YYYYMMDD'), day::timestamptz, (day + 1)::timestamptz);
+    END LOOP;
 END $$
 """
 
@@ -67,23 +67,20 @@ FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
 """
 
 _COUNTERS = """
-DO $$
-BEGIN
-    IF to_regclass('validation_counters') IS NOT NULL THEN
-        INSERT INTO validation_counters (minute, reason, writer, times)
-        SELECT date_trunc('minute', validated_at), reason, 0, count(*)
-        FROM validation_history GROUP BY 1, 2;
-        INSERT INTO device_activity (day, device_serial, passes)
-        SELECT validated_at::date, device_serial, count(*)
-        FROM validation_history WHERE validation_result = 'PASS' GROUP BY 1, 2;
-        INSERT INTO busiest_devices (day, device_serial)
-        SELECT days.day, busiest.device_serial
-        FROM (SELECT DISTINCT day FROM device_activity) AS days
-        CROSS JOIN LATERAL (
-            SELECT device_serial FROM device_activity WHERE device_activity.day = days.day
-            ORDER BY passes DESC, device_serial LIMIT 25) AS busiest;
-    END IF;
-END $$
+INSERT INTO validation_counters (minute, reason, writer, times)
+SELECT date_trunc('minute', validated_at), reason, 0, count(*)
+FROM validation_history GROUP BY 1, 2;
+INSERT INTO running_totals (counted, name, writer, times)
+SELECT 'verdict', reason, 0, count(*) FROM validation_history GROUP BY 2;
+INSERT INTO device_activity (day, device_serial, passes)
+SELECT validated_at::date, device_serial, count(*)
+FROM validation_history WHERE validation_result = 'PASS' GROUP BY 1, 2;
+INSERT INTO busiest_devices (day, device_serial)
+SELECT days.day, busiest.device_serial
+FROM (SELECT DISTINCT day FROM device_activity) AS days
+CROSS JOIN LATERAL (
+    SELECT device_serial FROM device_activity WHERE device_activity.day = days.day
+    ORDER BY passes DESC, device_serial LIMIT 25) AS busiest;
 """
 
 
@@ -96,7 +93,7 @@ def _fill_sqlite(path: str, rows: int, devices: int, say: Callable[[int], None])
                 _SQLITE_ROWS, {"first": start, "last": end - 1, "rows": rows, "devices": devices}
             )
             say(end)
-        connection.executescript(_SQLITE_COUNTERS)
+        connection.executescript(SQLITE_COUNTERS)
         connection.execute("ANALYZE")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -115,19 +112,4 @@ SELECT
     strftime('%Y-%m-%d %H:%M:%f000+00:00', julianday('now') - 10.0 * (:rows - n) / :rows),
     '127.0.0.1'
 FROM numbers
-"""
-
-_SQLITE_COUNTERS = """
-INSERT INTO validation_counters (minute, reason, writer, times)
-SELECT substr(validated_at, 1, 16) || ':00.000000+00:00', reason, 0, count(*)
-FROM validation_history GROUP BY 1, 2;
-INSERT INTO device_activity (day, device_serial, passes)
-SELECT substr(validated_at, 1, 10), device_serial, count(*)
-FROM validation_history WHERE validation_result = 'PASS' GROUP BY 1, 2;
-INSERT INTO busiest_devices (day, device_serial)
-SELECT day, device_serial FROM (
-    SELECT day, device_serial,
-        row_number() OVER (PARTITION BY day ORDER BY passes DESC, device_serial) AS place
-    FROM device_activity)
-WHERE place <= 25;
 """

@@ -18,9 +18,9 @@ from bench import wrk
 from bench.closed import write_bodies
 from bench.figures import Report
 from bench.options import POSTGRES_OPTIONS, Options
+from bench.output import print_table
 from bench.parts.stage import Stage
 from bench.tables import Table
-from bench.terminal import print_table
 from birthmark_sma.web.api.validate import PATH
 from tests.support.databases.postgres import Postgres
 
@@ -101,27 +101,23 @@ def parse_samples(raw: str) -> list[Sample]:
 
 def by_thread(samples: list[Sample]) -> Table:
     """Return the share of each thread."""
-    counts = Counter[str]()
-    for each in samples:
-        counts[each.thread] += each.times
-    return _shares("Threads", "thread", counts)
+    return _shares("Threads", "thread", [(each.thread, each.times) for each in samples])
 
 
 def by_layer(samples: list[Sample]) -> Table:
     """Return the share of each layer in each thread."""
-    counts = Counter[str]()
-    for each in samples:
-        counts[f"{each.thread}: {_layer(each)}"] += each.times
-    return _shares("Layers", "thread and layer", counts)
+    found = [(f"{each.thread}: {_layer(each)}", each.times) for each in samples]
+    return _shares("Layers", "thread and layer", found)
 
 
 def by_function(samples: list[Sample]) -> Table:
     """Return the share of each innermost function. Time in C functions counts for the caller."""
-    counts = Counter[str]()
-    for each in samples:
-        if each.frames:
-            counts[f"{each.thread}: {_LINE.sub(')', each.frames[-1])}"] += each.times
-    return _shares("Functions", "thread and function", counts)
+    found = [
+        (f"{each.thread}: {_LINE.sub(')', each.frames[-1])}", each.times)
+        for each in samples
+        if each.frames
+    ]
+    return _shares("Functions", "thread and function", found)
 
 
 def _layer(sample: Sample) -> str:
@@ -138,7 +134,10 @@ def _thread_name(thread: str) -> str:
     return thread.partition("): ")[2] or thread
 
 
-def _shares(title: str, what: str, counts: Counter[str]) -> Table:
+def _shares(title: str, what: str, found: list[tuple[str, int]]) -> Table:
+    counts = Counter[str]()
+    for name, times in found:
+        counts[name] += times
     total = max(1, counts.total())
     rows = [[name, f"{times / total:.1%}"] for name, times in counts.most_common(_TOP)]
     return Table(title, (what, "share"), rows, words=1)

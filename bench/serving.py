@@ -1,67 +1,39 @@
 """Serve an ASGI application in its own process: `python -m bench.serving bench.noop bounded`.
 
 `bounded` is the HTTP server exactly as `sma serve` runs it. `plain` is uvicorn with its defaults.
-The process prints its URL as the first line.
+The process prints its URL as JSON, as `sma serve --json` does.
 """
 
 import importlib
-import os
+import json
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Literal, Self
+from pathlib import Path
+from typing import Literal
 
 import uvicorn
 
 from birthmark_sma.config import Settings
 from birthmark_sma.web.server import uvicorn_config
+from tests.support.programs.server import Server
 
 _BACKLOG = 2048  # as in `sma serve`, so that the sides differ only in the application
-_STOP_SECONDS = 30
 
 
-class Serving:
-    """A running application, as a context manager like tests.support.programs.server.Server.
-
-    Raises RuntimeError if the application does not start.
-    """
-
-    def __init__(
-        self, module: str, kind: Literal["bounded", "plain"], environ: Mapping[str, str] | None
-    ) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.serving", module, kind],
-            env=dict(os.environ if environ is None else environ),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        if not self.url:
-            raise RuntimeError(f"{module} did not start")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+def serving(
+    module: str, kind: Literal["bounded", "plain"], folder: Path, environ: Mapping[str, str]
+) -> Server:
+    """Start the application `module.app`. The log goes into a file in `folder`."""
+    program = (sys.executable, "-m", "bench.serving", module, kind)
+    return Server(folder / f"{module}-{kind}", environ=environ, program=program)
 
 
 def _serve(module: str, kind: str) -> None:
     app = importlib.import_module(module).app
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(_BACKLOG)
-        print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        print(json.dumps({"url": url}, indent=1), flush=True)
         if kind == "bounded":
             config = uvicorn_config(app, Settings(), factory=False)
         else:
@@ -70,4 +42,4 @@ def _serve(module: str, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:])
+    _serve(*sys.argv[1:3])  # the arguments behind these are those of `sma serve`

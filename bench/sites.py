@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import inspect, text
+from sqlalchemy import text
 
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.config import load_settings
@@ -53,12 +53,11 @@ class Site:
             authority.close()
 
     def forget_tokens(self) -> None:
-        """Empty the replay ledger, if the schema has one, so that all tokens count as new."""
+        """Empty the replay ledger, so that all tokens count as new."""
+        verb = "DELETE FROM" if self.uses_sqlite else "TRUNCATE"
         with closing(open_database(self.database_url)) as database, database.write() as transaction:
             for table in ("sighted_tokens", "resubmitted_tokens"):
-                if inspect(transaction).has_table(table):
-                    verb = "DELETE FROM" if self.uses_sqlite else "TRUNCATE"
-                    transaction.execute(text(f"{verb} {table}"))
+                transaction.execute(text(f"{verb} {table}"))
 
     def recorded_since(self, moment: str) -> tuple[int, int]:
         """Return the number of audit rows since `moment`, and how many of them are no PASS."""
@@ -90,11 +89,8 @@ def found(
     )
     if done.returncode != 0:
         raise RuntimeError(f"The authority could not be created: {done.stderr}")
-    pid = None if postgres is None else postgres_pid(postgres)
+    pid = None
+    if postgres is not None:
+        # The first line of the file is the process id of PostgreSQL's main process.
+        pid = int((postgres.data_directory / "postmaster.pid").read_text().split()[0])
     return Site(data_dir, environ, url or f"sqlite:///{data_dir / 'sma.db'}", pid)
-
-
-def postgres_pid(postgres: Postgres) -> int:
-    """Return the process id of PostgreSQL's main process."""
-    lines = (postgres.data_directory / "postmaster.pid").read_text(encoding="utf-8").splitlines()
-    return int(lines[0])

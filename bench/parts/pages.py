@@ -5,16 +5,15 @@ A search for rare rows, and a page far down a list, are the slow cases, so most 
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import httpx2
 from sqlalchemy import text
 
-from bench import history
 from bench.figures import POSTGRESQL, SQLITE, Report
 from bench.parts.stage import Filled, Stage
-from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.storage.engine import Database, open_database
 
 TIMES = 20
@@ -51,13 +50,9 @@ def measure(stage: Stage) -> None:
     for name, database in (("large", POSTGRESQL), ("large_on_sqlite", SQLITE)):
         if database == SQLITE and not stage.options.pages_on_sqlite:
             continue
-        filled = stage.filled(
-            name,
-            devices=stage.options.scale_devices,
-            key_type=CaKeyType.EC_P256,
-            sqlite=database == SQLITE,
-        )
-        _prepare(stage, filled)
+        filled = stage.with_history(name, sqlite=database == SQLITE)
+        with closing(open_database(filled.site.database_url)) as opened:
+            _add_rarities(opened, stage.options.scale_devices)
         _measure(stage, filled, database)
 
 
@@ -97,22 +92,6 @@ def _measure(stage: Stage, filled: Filled, database: str) -> None:
                 if time.perf_counter() - began > _LISTED_SECONDS:
                     break
             stage.say(f"{name}: {stage.report.reading(name):.1f} ms")
-
-
-def _prepare(stage: Stage, filled: Filled) -> None:
-    rows, devices = stage.options.scale_rows, stage.options.scale_devices
-    if not filled.site.recorded_since("2000-01-01 00:00:00.000000+00:00")[0]:
-        history.fill(
-            filled.site.database_url,
-            rows=rows,
-            devices=devices,
-            say=lambda done: stage.say(f"history: {done:,} of {rows:,} rows"),
-        )
-    database = open_database(filled.site.database_url)
-    try:
-        _add_rarities(database, devices)
-    finally:
-        database.close()
 
 
 def _add_rarities(database: Database, devices: int) -> None:

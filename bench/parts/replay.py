@@ -33,13 +33,12 @@ _CHUNK = 5_000
 
 def measure(stage: Stage) -> None:
     """Measure on each database: without ledger, with ledger, and with half dual submissions."""
-    options = stage.options
     with ExitStack() as running:
         cases: list[Case] = []
         preparations = []
         for database in (POSTGRESQL, SQLITE):
             filled = stage.main() if database == POSTGRESQL else stage.on_sqlite()
-            _fill_ledger(filled, options.ledger_rows)
+            _fill_ledger(filled, stage.options.ledger_rows)
             more, prepare = _cases(stage, running, database, filled)
             cases += more
             preparations.append(prepare)
@@ -48,14 +47,7 @@ def measure(stage: Stage) -> None:
             for each in preparations:
                 each()
 
-        measure_in_turn(
-            stage.report,
-            cases,
-            rounds=options.rounds,
-            seconds=options.seconds,
-            say=stage.say,
-            prepare=prepare_all,
-        )
+        measure_in_turn(stage, cases, prepare=prepare_all)
 
 
 def _cases(

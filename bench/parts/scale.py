@@ -8,10 +8,9 @@ from contextlib import ExitStack
 
 import httpx2
 
-from bench import history
 from bench.closed import Case, Side, measure_in_turn, write_bodies
 from bench.figures import POSTGRESQL, Series
-from bench.parts.stage import Filled, Stage
+from bench.parts.stage import Stage
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.web.api.validate import PATH
 
@@ -25,10 +24,8 @@ _STATS_SECONDS = 60
 
 def measure(stage: Stage) -> None:
     """Measure both fleets in turn on the same PostgreSQL, then `/stats` on each."""
-    options = stage.options
     small = stage.filled("small", devices=_SMALL_DEVICES, key_type=CaKeyType.EC_P256)
-    large = stage.filled("large", devices=options.scale_devices, key_type=CaKeyType.EC_P256)
-    _fill_history(stage, large)
+    large = stage.with_history("large")
     with ExitStack() as running:
         cases = []
         for name, filled in ((SMALL, small), (LARGE, large)):
@@ -36,9 +33,7 @@ def measure(stage: Stage) -> None:
             side = Side(name, server.url, server.process.pid, filled.site)
             bodies = write_bodies(stage.folder / f"{name}.jsonl", filled.bodies)
             cases.append(Case(side, PATH, bodies, Series(name, POSTGRESQL, CONNECTIONS)))
-        measure_in_turn(
-            stage.report, cases, rounds=options.rounds, seconds=options.seconds, say=stage.say
-        )
+        measure_in_turn(stage, cases)
         for case in cases:
             _time_stats(stage, case.side)
 
@@ -46,16 +41,6 @@ def measure(stage: Stage) -> None:
 def stats_name(side: str) -> str:
     """Return the name of the reading of `/stats` for a side."""
     return f"/stats, {side}"
-
-
-def _fill_history(stage: Stage, filled: Filled) -> None:
-    rows = stage.options.scale_rows
-    history.fill(
-        filled.site.database_url,
-        rows=rows,
-        devices=stage.options.scale_devices,
-        say=lambda done: stage.say(f"history: {done:,} of {rows:,} rows"),
-    )
 
 
 def _time_stats(stage: Stage, side: Side) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import fleet, sites
+from bench import fleet, history, sites
 from bench.figures import Report
 from bench.fleet import FleetCamera
 from bench.options import Options
@@ -47,7 +47,7 @@ class Stage:
         """
         if name not in self._filled:
             count = self.options.devices if devices is None else devices
-            self.say(f"founding `{name}` with {count:,} devices")
+            self.say(f"creating `{name}` with {count:,} devices")
             postgres = None if sqlite else self.postgres
             site = sites.found(self.folder, postgres, name, key_type=key_type)
             with site.opened() as authority:
@@ -55,6 +55,22 @@ class Stage:
                 bodies = fleet.bodies(authority, cameras, self.options.tokens) if cameras else []
             self._filled[name] = Filled(site, bodies, cameras)
         return self._filled[name]
+
+    def with_history(self, name: str, *, sqlite: bool = False) -> Filled:
+        """Return an authority with a large fleet and a long audit log."""
+        options = self.options
+        if name in self._filled:
+            return self._filled[name]
+        filled = self.filled(
+            name, devices=options.scale_devices, sqlite=sqlite, key_type=CaKeyType.EC_P256
+        )
+        history.fill(
+            filled.site.database_url,
+            rows=options.scale_rows,
+            devices=options.scale_devices,
+            say=lambda done: self.say(f"history: {done:,} of {options.scale_rows:,} rows"),
+        )
+        return filled
 
     def main(self) -> Filled:
         """Return the authority on PostgreSQL that most parts measure."""

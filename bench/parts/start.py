@@ -1,17 +1,13 @@
 """Measure the time from the start of `sma serve` to its first verdict, on an existing authority."""
 
-import http.client
-import socket
-import subprocess
-import sys
 import time
 
+import httpx2
+
 from bench.figures import POSTGRESQL, SQLITE
+from bench.parts.open_load import passed
 from bench.parts.stage import Filled, Stage
 from birthmark_sma.web.api.validate import PATH
-
-_PATIENCE_SECONDS = 60
-_PAUSE_SECONDS = 0.005
 
 
 def measure(stage: Stage) -> None:
@@ -30,34 +26,16 @@ def name_of(database: str) -> str:
 
 
 def _seconds_to_first_verdict(filled: Filled) -> float:
-    # The port must be known before the server prints it, to measure from the start of the process.
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     began = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-m", "birthmark_sma", "serve", "--port", str(port)],
-        env=filled.site.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        try:
-            while time.perf_counter() - began < _PATIENCE_SECONDS and server.poll() is None:
-                if _passes(port, filled.bodies[0]):
-                    return time.perf_counter() - began
-                time.sleep(_PAUSE_SECONDS)
-        finally:
-            server.terminate()
-    raise RuntimeError("the server did not start")
-
-
-def _passes(port: int, body: bytes) -> bool:
-    """Return whether a token gets PASS. Return False while the server does not listen yet."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_SECONDS)
-    try:
-        connection.request("POST", PATH, body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status == 200 and b'"PASS"' in answer.read()
-    except OSError:
-        return False
-    finally:
-        connection.close()
+    # The server prints its URL as soon as it listens.
+    with filled.site.serve() as server:
+        answer = httpx2.post(
+            server.url + PATH,
+            content=filled.bodies[0],
+            headers={"Content-Type": "application/json"},
+            trust_env=False,
+        )
+        seconds = time.perf_counter() - began
+    if not passed(answer.content):
+        raise RuntimeError(f"The first token did not pass: {answer.status_code} {answer.text}")
+    return seconds

@@ -19,7 +19,7 @@ from bench.figures import (
     Series,
 )
 from bench.parts.stage import Filled, Stage
-from bench.serving import Serving
+from bench.serving import serving
 from birthmark_sma.web.api.validate import BATCH_PATH, PATH
 
 BARE = "derive and open, one core"
@@ -37,9 +37,7 @@ def measure(stage: Stage) -> None:
         databases += [SQLITE] if {"sqlite", "batch"} & set(options.parts) else []
         for database in databases:
             cases += _this_server(stage, running, database)
-        measure_in_turn(
-            stage.report, cases, rounds=options.rounds, seconds=options.seconds, say=stage.say
-        )
+        measure_in_turn(stage, cases)
     if "validate" in options.parts:
         with stage.main().site.opened() as authority:
             for _ in range(options.rounds):
@@ -51,9 +49,12 @@ def _sides_to_compare(stage: Stage, running: ExitStack) -> list[Case]:
     main = stage.main()
     bodies = _singles(stage, main, POSTGRESQL)
     site = main.site
-    conventional = running.enter_context(Serving("bench.conventional", "plain", site.environ))
-    noop = running.enter_context(Serving("bench.noop", "bounded", None))
-    plain = running.enter_context(Serving("bench.noop", "plain", None))
+    folder = stage.folder
+    conventional = running.enter_context(
+        serving("bench.conventional", "plain", folder, site.environ)
+    )
+    noop = running.enter_context(serving("bench.noop", "bounded", folder, {}))
+    plain = running.enter_context(serving("bench.noop", "plain", folder, {}))
     sides = [
         (Side(CONVENTIONAL, conventional.url, conventional.process.pid, site), POSTGRESQL),
         (Side(NOOP, noop.url, noop.process.pid), NO_DATABASE),

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.http_requests import is_loopback
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.key_table import (
     MAX_WIRE_INTEGER,
@@ -338,16 +339,6 @@ def _checked_passphrase(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not 1 <= len(value.get_secret_value().encode()) <= 1023:
         raise ValueError("a passphrase has 1 to 1023 bytes")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach the address or host name."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 PROTOTYPE: Mapping[str, Any] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import document, plot
+from bench import output, plot
 from bench.machine import TOP
 from tests.bench import canned
 
@@ -20,13 +20,13 @@ def results(tmp_path: Path) -> Path:
 
 def test_filling_twice_leaves_the_same(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n\n{document.BEGIN}\n\nold figures\n\n{document.END}\n\nafter\n")
-    document.fill(page, results)
+    page.write_text(f"before\n\n{output.BEGIN}\n\nold figures\n\n{output.END}\n\nafter\n")
+    output.fill_document(page, results)
     once = page.read_text()
-    document.fill(page, results)
+    output.fill_document(page, results)
     assert page.read_text() == once
-    assert once.startswith(f"before\n\n{document.BEGIN}\n\n**")
-    assert once.endswith(f"(performance.png)\n\n{document.END}\n\nafter\n")
+    assert once.startswith(f"before\n\n{output.BEGIN}\n\n**")
+    assert once.endswith(f"(performance.png)\n\n{output.END}\n\nafter\n")
     assert "old figures" not in once
     assert "| sma serve, PostgreSQL | 128 | 10,000 |" in once
     assert (tmp_path / "performance.json").read_text() == canned.report().as_json()
@@ -37,9 +37,9 @@ def test_a_page_without_a_place_is_refused(results: Path, tmp_path: Path) -> Non
     page = tmp_path / "performance.md"
     page.write_text("nothing here")
     with pytest.raises(ValueError, match="no place for the figures"):
-        document.fill(page, results)
+        output.fill_document(page, results)
 
 
 def test_the_page_itself_has_the_place() -> None:
     page = (TOP / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert page.index(document.BEGIN) < page.index(document.END)
+    assert page.index(output.BEGIN) < page.index(output.END)

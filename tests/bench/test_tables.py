@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from bench.document import as_markdown
+from bench.output import as_markdown, print_report
 from bench.tables import all_tables
-from bench.terminal import print_report
 from tests.bench import canned
 
 

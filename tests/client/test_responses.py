@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Pass
-from birthmark_sma.client.responses import HttpResponse, TransportError, parse_retry_after, read
+from birthmark_sma.client.responses import HttpResponse, TransportError, read
+from birthmark_sma.http_requests import parse_retry_after
 from tests.support.http.faulty_server import FAILED, PASSED
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

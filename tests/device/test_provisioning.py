@@ -22,7 +22,15 @@ from hypothesis import strategies as st
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
-from birthmark_sma.device import UNSEALED, Enrolment, nonces, provisioning, start_camera, state
+from birthmark_sma.device import (
+    UNSEALED,
+    Enrolment,
+    nonces,
+    provisioning,
+    provisioning_response,
+    start_camera,
+    state,
+)
 from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import (
     AuthorityAwayError,
@@ -290,9 +298,9 @@ def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> No
         answer = fields | {name: ssl.DER_cert_to_PEM_cert(bytes(der))}
     else:
         answer = fields | {name: data.draw(ANYTHING)}
-    with suppress(provisioning.UnusableAnswerError):
-        identity = provisioning.make_identity(
-            answered.pending, json.dumps(answer).encode(), answered.enrolment
+    with suppress(provisioning_response.UnusableAnswerError):
+        identity = provisioning_response.make_identity(
+            answered.pending, json.dumps(answer).encode()
         )
         assert isinstance(identity, state.Identity)
 
@@ -311,10 +319,8 @@ def test_a_certificate_of_the_year_0(answered: Answered, moment: bytes) -> None:
     )
     pem = ssl.DER_cert_to_PEM_cert(der.replace(moment, b"00000101000000Z"))
     answer = answered.fields | {"device_certificate": pem, "certificate_chain": [pem, pem]}
-    with pytest.raises(provisioning.UnusableAnswerError, match="are no chain"):
-        provisioning.make_identity(
-            answered.pending, json.dumps(answer).encode(), answered.enrolment
-        )
+    with pytest.raises(provisioning_response.UnusableAnswerError, match="are no chain"):
+        provisioning_response.make_identity(answered.pending, json.dumps(answer).encode())
 
 
 # --- how many keys a table has, which no answer tells
@@ -326,7 +332,7 @@ def test_a_certificate_of_the_year_0(answered: Answered, moment: bytes) -> None:
 )
 def test_keys_of_a_prototype_and_of_the_others(tables: str, keys: int) -> None:
     """Threat 14: an index beyond the table FAILs, however genuine the picture."""
-    assert provisioning.keys_in(tables.split()) == keys
+    assert provisioning_response.keys_in(tables.split()) == keys
 
 
 @pytest.mark.parametrize("said", [None, 7])
@@ -636,10 +642,10 @@ def test_secrets_that_are_not_what_they_should_be(
     def identity(secret: dict[str, Any]) -> state.Identity:
         sealed = seal_table_keys(secret, recipient.public_key())
         answer = json.dumps(answered.fields | {"sealed_secrets": sealed}).encode()
-        return provisioning.make_identity(answered.pending, answer, answered.enrolment)
+        return provisioning_response.make_identity(answered.pending, answer)
 
     assert identity(sound).nuc_hash == "11" * 32
-    with pytest.raises(provisioning.UnusableAnswerError):
+    with pytest.raises(provisioning_response.UnusableAnswerError):
         identity(sound | spoilt)
 
 

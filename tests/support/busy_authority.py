@@ -75,7 +75,7 @@ def fill(
         fleet = list(_fleet(chance, devices))
         _register(connection, chance, fleet, certificate, now)
         connection.executemany(_ADD_ROW, _rows(chance, fleet, rows, callers, now))
-        for statement in _COUNTED.split(";"):
+        for statement in SQLITE_COUNTERS.split(";"):
             connection.execute(statement)
         connection.execute("COMMIT")
 
@@ -192,7 +192,7 @@ INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index, validat
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_COUNTED = """
+SQLITE_COUNTERS = """
 INSERT INTO validation_counters (minute, reason, writer, times)
 SELECT substr(validated_at, 1, 16) || ':00.000000+00:00', reason, 0, count(*)
 FROM validation_history GROUP BY 1, 2;

@@ -24,7 +24,8 @@ from jwcrypto.common import JWException
 
 from birthmark_sma.client.bundle_verification import verify_bundle
 from birthmark_sma.device import Enrolment
-from birthmark_sma.device.provisioning import UnusableAnswerError, begin, make_identity
+from birthmark_sma.device.provisioning import begin
+from birthmark_sma.device.provisioning_response import UnusableAnswerError, make_identity
 from birthmark_sma.device.table_key_decryption import open_table_keys
 from birthmark_sma.errors import BirthmarkError, MalformedCameraTokenError
 from birthmark_sma.pki.path_validation import verify_path
@@ -204,7 +205,11 @@ def test_provisioning_responses(group: dict[str, Any], test: dict[str, Any]) -> 
         ),
     )
     try:
-        identity = make_identity(pending, json.dumps(test["response"]).encode(), enrolment)
+        identity = make_identity(
+            pending,
+            json.dumps(test["response"]).encode(),
+            root_fingerprint=enrolment.root_fingerprint,
+        )
         secrets = test.get("secrets", {})
         kept = {"nuc_hash": identity.nuc_hash, "table_keys": identity.table_keys}
         accepted = {name: secrets.get(name) for name in kept} == kept

@@ -15,29 +15,30 @@ thread. This package must never import the authority. docs/aggregator.md is the 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from birthmark_sma.client.options import Options
+from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
+from birthmark_sma.errors import (
+    BirthmarkError,
+    BundleCertificateError,
+    BundleError,
+    BundleSignatureError,
+    BundleTimeError,
+    ClientMisuseError,
+    ConfigurationError,
+    DeviceRevokedError,
+    MalformedBundleError,
+    MalformedCameraTokenError,
+    RevocationUnknownError,
+    TooManyPendingError,
+)
+
 if TYPE_CHECKING:
     from birthmark_sma.client.async_client import AsyncAuthorityClient
     from birthmark_sma.client.bundle_verification import VerifiedBundle, verify_bundle
     from birthmark_sma.client.crl_cache import AsyncCrlCache, CachedCrl, CrlCache
-    from birthmark_sma.client.options import Options
-    from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
     from birthmark_sma.client.pending import PendingBundles
     from birthmark_sma.client.revocation import RevocationList
     from birthmark_sma.client.sync_client import AuthorityClient
-    from birthmark_sma.errors import (
-        BirthmarkError,
-        BundleCertificateError,
-        BundleError,
-        BundleSignatureError,
-        BundleTimeError,
-        ClientMisuseError,
-        ConfigurationError,
-        DeviceRevokedError,
-        MalformedBundleError,
-        MalformedCameraTokenError,
-        RevocationUnknownError,
-        TooManyPendingError,
-    )
     from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
     from birthmark_sma.protocol.camera_token import CameraToken
 
@@ -75,37 +76,19 @@ __all__ = [
     "verify_bundle",
 ]
 
-# The module of each public name. Importing the package loads neither HTTP nor cryptography: the
-# first use of a name that needs them does (PEP 562).
+# The module of each name that needs HTTP or cryptography. The first use of the name imports it
+# (PEP 562).
 _MODULES = {
     "AsyncAuthorityClient": "client.async_client",
     "AsyncCrlCache": "client.crl_cache",
     "AuthorityClient": "client.sync_client",
-    "BirthmarkError": "errors",
     "Bundle": "protocol.bundle",
-    "BundleCertificateError": "errors",
-    "BundleError": "errors",
-    "BundleSignatureError": "errors",
-    "BundleTimeError": "errors",
     "CachedCrl": "client.crl_cache",
     "CameraToken": "protocol.camera_token",
-    "Cause": "client.outcome",
-    "ClientMisuseError": "errors",
-    "ConfigurationError": "errors",
     "CrlCache": "client.crl_cache",
-    "DeviceRevokedError": "errors",
-    "Fail": "client.outcome",
-    "Indeterminate": "client.outcome",
     "MAX_BUNDLE_BYTES": "protocol.bundle",
-    "MalformedBundleError": "errors",
-    "MalformedCameraTokenError": "errors",
-    "Options": "client.options",
-    "Outcome": "client.outcome",
-    "Pass": "client.outcome",
     "PendingBundles": "client.pending",
     "RevocationList": "client.revocation",
-    "RevocationUnknownError": "errors",
-    "TooManyPendingError": "errors",
     "VerifiedBundle": "client.bundle_verification",
     "parse_bundle": "protocol.bundle",
     "verify_bundle": "client.bundle_verification",

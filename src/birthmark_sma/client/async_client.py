@@ -14,7 +14,7 @@ import logging
 import secrets
 import ssl
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ from birthmark_sma.client.retry import (
 )
 from birthmark_sma.client.transport import Transport, tls_context
 from birthmark_sma.errors import ClientMisuseError, ConfigurationError
-from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.camera_token import CameraToken, to_wire
 
 _log = logging.getLogger(__name__)
 _chance = secrets.SystemRandom().random
@@ -178,8 +178,9 @@ class AsyncAuthorityClient:
         try:
             outcomes: list[Outcome] = []
             # More tokens than may wait at once would make their own call fail with OVERLOADED.
-            for part in _parts(tokens, self._options.max_waiting):
-                outcomes += await self._outcomes(part, loop, until)
+            size = self._options.max_waiting
+            for start in range(0, len(tokens), size):
+                outcomes += await self._outcomes(tokens[start : start + size], loop, until)
             return outcomes
         finally:
             self._callers -= 1
@@ -399,19 +400,6 @@ class AsyncAuthorityClient:
             self._limited_until = asyncio.get_running_loop().time() + MAX_HOLD
 
 
-def _parts(tokens: Sequence[CameraToken], at_most: int) -> Iterator[Sequence[CameraToken]]:
-    """Split the tokens into parts of at most `at_most`."""
-    return (tokens[begin : begin + at_most] for begin in range(0, len(tokens), at_most))
-
-
 def _body(calls: Sequence[_Call]) -> bytes:
-    tokens = [
-        {
-            "encrypted_nuc_hash": call.camera_token.encrypted_nuc_hash.hex(),
-            "table_id": call.camera_token.table_id,
-            "key_index": call.camera_token.key_index,
-            "nonce": call.camera_token.nonce.hex(),
-        }
-        for call in calls
-    ]
+    tokens = [to_wire(call.camera_token) for call in calls]
     return json.dumps({"tokens": tokens}, separators=(",", ":")).encode("ascii")

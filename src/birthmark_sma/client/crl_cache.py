@@ -29,9 +29,18 @@ from typing import Generic, Protocol, TypeVar
 
 import httpx2
 
-from birthmark_sma.client.responses import parse_retry_after
-from birthmark_sma.client.transport import check_url, headers_for, tls_context, to_transport_error
+from birthmark_sma.client.transport import (
+    COMPRESSED,
+    check_authority_url,
+    headers_for,
+    is_compressed,
+    make_http_client,
+    read_body,
+    tls_context,
+    to_transport_error,
+)
 from birthmark_sma.errors import RevocationUnknownError
+from birthmark_sma.http_requests import draw_pause, parse_retry_after
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 
 REFRESH_SECONDS = 300.0
@@ -104,41 +113,24 @@ class _FetchError(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True, slots=True)
 class _Source:
     """The URL of a list. `fetch` sends one request, bounded in time and size."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        access_key: str | None,
-        tls: ssl.SSLContext | None,
-        proxy: str | None,
-        seconds: float,
-        max_bytes: int,
-    ) -> None:
-        self._url = url
-        self._headers = headers_for(access_key) | {"Accept": "application/pkix-crl"}
-        self._tls = tls
-        self._proxy = proxy
-        self._seconds = seconds
-        self._max_bytes = max_bytes
+    url: str
+    headers: dict[str, str]
+    tls: ssl.SSLContext | None
+    proxy: str | None
+    seconds: float
+    max_bytes: int
 
     async def fetch(self, validators: dict[str, str]) -> _Fetched:
         """Send one conditional request. Raises _FetchError."""
         try:
             async with (
-                asyncio.timeout(self._seconds),
-                httpx2.AsyncClient(
-                    headers=self._headers,
-                    verify=True if self._tls is None else self._tls,
-                    # A proxy comes from the `proxy` argument alone, not from the environment.
-                    trust_env=False,
-                    follow_redirects=False,
-                    proxy=self._proxy,
-                    timeout=self._seconds,
-                ) as http,
-                http.stream("GET", self._url, headers=validators) as response,
+                asyncio.timeout(self.seconds),
+                make_http_client(self.headers, self.tls, self.proxy, timeout=self.seconds) as http,
+                http.stream("GET", self.url, headers=validators) as response,
             ):
                 return await self._read(response)
         except TimeoutError:
@@ -152,23 +144,20 @@ class _Source:
             return _Fetched(None, {})
         if response.status_code != 200:
             raise _FetchError(
-                f"The answer is no list ({response.status_code}).",
+                f"The server sent no list but status {response.status_code}.",
                 parse_retry_after(headers.get("retry-after"), _now()),
             )
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise _FetchError("The list is compressed, which nobody asked for.")
-        body = bytearray()
-        # Count the bytes as they arrive, so that a huge response never fills the memory.
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > self._max_bytes:
-                raise _FetchError(f"The list has more than {self._max_bytes} bytes.")
+        if is_compressed(response):
+            raise _FetchError(COMPRESSED)
+        body = await read_body(response, self.max_bytes)
+        if body is None:
+            raise _FetchError(f"The list has more than {self.max_bytes} bytes.")
         validators = {
             name: headers[kept]
             for name, kept in (("If-None-Match", "etag"), ("If-Modified-Since", "last-modified"))
             if kept in headers
         }
-        return _Fetched(bytes(body), validators)
+        return _Fetched(body, validators)
 
 
 class _Keeper(Generic[L]):
@@ -176,6 +165,8 @@ class _Keeper(Generic[L]):
 
     def __init__(self, load: Callable[[bytes], L], refresh: float) -> None:
         self.load = load
+        self.fetching = threading.Lock()
+        """Held by the thread of a `CrlCache` that fetches the list."""
         self.validators: dict[str, str] = {}
         self._refresh = refresh
         self._crl: L | None = None
@@ -232,9 +223,12 @@ class _Keeper(Generic[L]):
     def failed(self, error: _FetchError) -> None:
         """Keep the cached list, and schedule the next attempt after a pause."""
         self._failures += 1
-        whole = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures, 30))
-        # Half of the pause is random, so that servers that failed together do not retry together.
-        pause = whole * (0.5 + 0.5 * _chance())
+        pause = draw_pause(
+            self._failures,
+            first=_FIRST_PAUSE_SECONDS,
+            longest=_LONGEST_PAUSE_SECONDS,
+            chance=_chance,
+        )
         pause = max(pause, min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER_SECONDS))
         self._due = _seconds() + pause
         if str(error) != self._trouble:
@@ -242,8 +236,8 @@ class _Keeper(Generic[L]):
         self._trouble = str(error)
 
 
-class AsyncCrlCache(Generic[L]):
-    """A cached revocation list for the tasks of one event loop."""
+class _Cache(Generic[L]):
+    """The arguments that both caches have."""
 
     def __init__(
         self,
@@ -267,15 +261,20 @@ class AsyncCrlCache(Generic[L]):
         Raises ConfigurationError.
         """
         self._source = _Source(
-            check_url(url, plaintext=plaintext, risk="keep revoked devices from you"),
-            access_key=access_key,
-            tls=tls or tls_context(ca_file, None),
-            proxy=proxy,
-            seconds=fetch_seconds,
-            max_bytes=max_bytes,
+            check_authority_url(url, plaintext=plaintext, risk="keep revoked devices from you"),
+            headers_for(access_key) | {"Accept": "application/pkix-crl"},
+            tls or tls_context(ca_file, None),
+            proxy,
+            fetch_seconds,
+            max_bytes,
         )
         self._keeper = _Keeper(load, refresh)
-        self._task: asyncio.Task[None] | None = None
+
+
+class AsyncCrlCache(_Cache[L], Generic[L]):
+    """A cached revocation list for the tasks of one event loop."""
+
+    _task: "asyncio.Task[None] | None" = None
 
     async def get(self) -> CachedCrl[L]:
         """Return the newest list. A refresh that is due runs in the background.
@@ -303,40 +302,8 @@ class AsyncCrlCache(Generic[L]):
             self._task = None
 
 
-class CrlCache(Generic[L]):
-    """A cached revocation list for the threads of one process.
-
-    The arguments are those of `AsyncCrlCache`.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        load: Callable[[bytes], L],
-        refresh: float = REFRESH_SECONDS,
-        access_key: str | None = None,
-        ca_file: Path | None = None,
-        tls: ssl.SSLContext | None = None,
-        proxy: str | None = None,
-        plaintext: bool = False,
-        fetch_seconds: float = FETCH_SECONDS,
-        max_bytes: int = MAX_CRL_BYTES,
-    ) -> None:
-        """Configure the cache, as for `AsyncCrlCache`. Raises ConfigurationError."""
-        self._cache = AsyncCrlCache(
-            url,
-            load=load,
-            refresh=refresh,
-            access_key=access_key,
-            ca_file=ca_file,
-            tls=tls,
-            proxy=proxy,
-            plaintext=plaintext,
-            fetch_seconds=fetch_seconds,
-            max_bytes=max_bytes,
-        )
-        self._fetching = threading.Lock()
+class CrlCache(_Cache[L], Generic[L]):
+    """A cached revocation list for the threads of one process."""
 
     def get(self) -> CachedCrl[L]:
         """Return the newest list. The thread that finds a refresh due runs it.
@@ -344,14 +311,14 @@ class CrlCache(Generic[L]):
         Other threads get the cached list, and wait only if it is not valid. Raises
         RevocationUnknownError if there never was a list. In a coroutine, use `AsyncCrlCache`.
         """
-        keeper = self._cache._keeper
+        keeper = self._keeper
         # Wait for another thread's fetch only if there is no valid list to return meanwhile.
-        if keeper.is_due() and self._fetching.acquire(blocking=keeper.is_stale()):
+        if keeper.is_due() and keeper.fetching.acquire(blocking=keeper.is_stale()):
             try:
                 if keeper.is_due():  # another thread may have refreshed it meanwhile
-                    asyncio.run(refresh_once(self._cache._source, keeper))
+                    asyncio.run(refresh_once(self._source, keeper))
             finally:
-                self._fetching.release()
+                keeper.fetching.release()
         return keeper.current()
 
 

@@ -27,6 +27,7 @@ from birthmark_sma.client.bundle_verification import VerifiedBundle, of_the_same
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
 from birthmark_sma.client.sync_client import AuthorityClient
 from birthmark_sma.errors import TooManyPendingError
+from birthmark_sma.http_requests import draw_pause
 
 MAX_PENDING = 10_000
 AT_ONCE = 500
@@ -171,9 +172,10 @@ class PendingBundles:
         pending.outcome = outcome
         # If someone must repair something first, such as an access key, use the longest pause at
         # once.
-        doubled = FIRST_PAUSE_SECONDS * 2.0 ** min(pending.attempts, 30)
-        whole = doubled if outcome.cause.passes else LONGEST_PAUSE_SECONDS
-        pause = min(LONGEST_PAUSE_SECONDS, whole) * (0.5 + 0.5 * self._chance())
+        first = FIRST_PAUSE_SECONDS if outcome.cause.passes else LONGEST_PAUSE_SECONDS
+        pause = draw_pause(
+            pending.attempts, first=first, longest=LONGEST_PAUSE_SECONDS, chance=self._chance
+        )
         asked_for = min(outcome.retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS)
         pending.attempts += 1
         pending.due = self._seconds() + max(pause, asked_for)

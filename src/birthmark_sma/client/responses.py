@@ -3,17 +3,17 @@
 Only a response with status 200, and with exactly one result per camera token, gives verdicts. Each
 result is `Pass`, `Fail` or, if it does not follow the contract, `Indeterminate`. Every other
 response is a `TransportError`. Nothing raises, whatever the authority sent. `async_client` calls
-`read`; `crl_cache` uses `parse_retry_after`.
+`read`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 
 from birthmark_sma.client.outcome import Cause, Fail, Indeterminate, Outcome, Pass
+from birthmark_sma.http_requests import parse_retry_after
 from birthmark_sma.protocol.strict_json import parse_json
 from birthmark_sma.protocol.verdict import Reason, Verdict
 
@@ -199,22 +199,6 @@ def _without_verdict(reply: HttpResponse, count: int, now: datetime) -> Transpor
         retry_after=parse_retry_after(reply.headers.get("retry-after"), now),
         at_most=most if most is not None and most < count else None,
     )
-
-
-def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After asks to wait (RFC 9110, section 10.2.3), or None."""
-    if value is None:
-        return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        time = parsedate_to_datetime(value)
-        if time.tzinfo is None:  # "-0000" also means UTC
-            time = time.replace(tzinfo=UTC)
-        return max(0.0, (time - now).total_seconds())
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
 
 
 def most_at_once(headers: Mapping[str, str]) -> int | None:

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -54,23 +55,20 @@ class AuthorityClient:
         options: Options | None = None,
     ) -> None:
         """Configure the client, as for `AsyncAuthorityClient`. Raises ConfigurationError."""
-
-        def begin() -> AsyncAuthorityClient:
-            return AsyncAuthorityClient(
-                url,
-                access_key=access_key,
-                client_certificate=client_certificate,
-                ca_file=ca_file,
-                tls=tls,
-                proxy=proxy,
-                plaintext=plaintext,
-                options=options,
-            )
-
-        self._begin = begin
+        self._begin = partial(
+            AsyncAuthorityClient,
+            url,
+            access_key=access_key,
+            client_certificate=client_certificate,
+            ca_file=ca_file,
+            tls=tls,
+            proxy=proxy,
+            plaintext=plaintext,
+            options=options,
+        )
         self._lock = threading.Lock()
         self._closed = False
-        self._worker: _Worker | None = _Worker(begin())
+        self._worker: _Worker | None = _Worker(self._begin())
         _CLIENTS.add(self)
 
     def validate(self, camera_token: CameraToken, *, deadline: float | None = None) -> Outcome:

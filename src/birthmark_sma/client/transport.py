@@ -4,11 +4,11 @@
 follow redirects, read environment variables, accept a compressed response, or read more than 2 MiB.
 """
 
-import ipaddress
 import re
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
@@ -19,6 +19,7 @@ from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause
 from birthmark_sma.client.responses import HttpResponse, TransportError
 from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.server_urls import check_url
 
 BATCH_PATH = "/api/v1/validate/nuc/batch"
 USER_AGENT = f"birthmark-sma-client/{__version__}"
@@ -43,17 +44,11 @@ class Transport:
     ) -> None:
         self._url = batch_url(url, plaintext=plaintext)
         self._options = options
-        self._http = httpx2.AsyncClient(
-            headers=headers_for(access_key) | {"Content-Type": "application/json"},
-            verify=True if tls is None else tls,
-            # A proxy comes from the `proxy` argument alone, not from the environment.
-            trust_env=False,
-            follow_redirects=False,
-            proxy=proxy,
-            limits=httpx2.Limits(
-                max_connections=options.max_in_flight, keepalive_expiry=_IDLE_SECONDS
-            ),
+        limits = httpx2.Limits(
+            max_connections=options.max_in_flight, keepalive_expiry=_IDLE_SECONDS
         )
+        headers = headers_for(access_key) | {"Content-Type": "application/json"}
+        self._http = make_http_client(headers, tls, proxy, limits=limits)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -87,26 +82,57 @@ class Transport:
 
 async def _read(response: httpx2.Response) -> HttpResponse | TransportError:
     """Read the body of a response whose headers have arrived."""
-    encoding = response.headers.get("content-encoding", "identity").lower()
-    if response.status_code == 200 and encoding != "identity":  # else the status decides alone
-        return TransportError(
-            Cause.NOT_UNDERSTOOD, "The answer is compressed, which nobody asked for."
-        )
-    body = bytearray()
+    # Without status 200, the status decides alone.
+    if response.status_code == 200 and is_compressed(response):
+        return TransportError(Cause.NOT_UNDERSTOOD, COMPRESSED)
     try:
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > MAX_ANSWER_BYTES:
-                return TransportError(
-                    Cause.NOT_UNDERSTOOD, "The answer is far larger than any verdict."
-                )
+        body = await read_body(response, MAX_ANSWER_BYTES)
     except httpx2.TimeoutException:
-        return TransportError(Cause.TIMED_OUT, "The answer began, and did not end in time.")
+        return TransportError(
+            Cause.TIMED_OUT, "The authority's response began, but did not end in time."
+        )
     except httpx2.TransportError:
         return TransportError(
-            Cause.UNREACHABLE, "The connection broke within the answer.", again=True
+            Cause.UNREACHABLE, "The connection broke during the response.", again=True
         )
-    return HttpResponse(response.status_code, response.headers, bytes(body))
+    if body is None:
+        return TransportError(
+            Cause.NOT_UNDERSTOOD, f"The response has more than {MAX_ANSWER_BYTES} bytes."
+        )
+    return HttpResponse(response.status_code, response.headers, body)
+
+
+COMPRESSED = "The response is compressed, although the request does not allow that."
+
+
+def is_compressed(response: httpx2.Response) -> bool:
+    """Return True for a compressed response, which could decompress to gigabytes."""
+    return str(response.headers.get("content-encoding", "identity")).lower() != "identity"
+
+
+async def read_body(response: httpx2.Response, most: int) -> bytes | None:
+    """Return the body of a response, or None if it has more than `most` bytes."""
+    body = bytearray()
+    # Count the bytes as they arrive, so that a huge response never fills the memory.
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > most:
+            return None
+    return bytes(body)
+
+
+def make_http_client(
+    headers: dict[str, str], tls: ssl.SSLContext | None, proxy: str | None, **options: Any
+) -> httpx2.AsyncClient:
+    """Return an HTTP client that follows no redirects and reads no environment variables."""
+    return httpx2.AsyncClient(
+        headers=headers,
+        verify=True if tls is None else tls,
+        trust_env=False,
+        follow_redirects=False,
+        proxy=proxy,
+        **options,
+    )
 
 
 _NO_TLS = TransportError(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
@@ -211,32 +237,22 @@ def headers_for(access_key: str | None) -> dict[str, str]:
 
 def batch_url(url: str, *, plaintext: bool) -> str:
     """Return the URL for the validation of camera tokens. Raises ConfigurationError."""
-    return check_url(url, plaintext=plaintext, risk="answer PASS").rstrip("/") + BATCH_PATH
+    return (
+        check_authority_url(url, plaintext=plaintext, risk="answer PASS").rstrip("/") + BATCH_PATH
+    )
 
 
-def check_url(url: str, *, plaintext: bool, risk: str) -> str:
+def check_authority_url(url: str, *, plaintext: bool, risk: str) -> str:
     """Return `url` if it is usable as a URL of the authority, else raise ConfigurationError.
 
     Without TLS, an attacker on the network could do what `risk` describes, and read the access key.
-    So http:// is refused except for this machine. `plaintext` allows it if something else protects
-    the connection.
+    `plaintext` allows http:// all the same.
     """
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-        httpx2.URL(url)
-    except (ValueError, TypeError, httpx2.InvalidURL):
-        raise ConfigurationError("The authority's URL cannot be read.") from None
-    if parts.scheme not in {"https", "http"} or not host:
-        raise ConfigurationError("The authority's URL is such as https://sma.example.org.")
+    check_url(url, server="The authority", risk=risk, plaintext=plaintext)
+    parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(
-            "The authority's URL has a host, a port and a path, and nothing else."
-        )
-    if parts.scheme == "http" and not plaintext and not _is_loopback(host):
-        raise ConfigurationError(
-            f"Without TLS anybody on the way could {risk}: use https://, or say plaintext=True"
-            " where something else protects the way."
+            "The authority's URL may have a host, a port and a path only. Remove the rest."
         )
     return url
 
@@ -264,12 +280,3 @@ def tls_context(
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "unusable"
         raise ConfigurationError(f"The files for TLS cannot be used: {reason}.") from None
     return context
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

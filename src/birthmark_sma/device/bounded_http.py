@@ -5,13 +5,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import NamedTuple
 
 import httpx2
 
 from birthmark_sma.device.time_limit import TimeLimit
+from birthmark_sma.http_requests import parse_http_date, parse_retry_after
 
 HearTime = Callable[[datetime, str], None]
 """Callback for the time in a response, and the name of the server that sent it."""
@@ -77,7 +76,7 @@ def bounded_post(
 
 def response_time(answer: Answer) -> datetime | None:
     """Return the time in the Date header (RFC 9110, section 6.6.1), or None."""
-    return _http_date(answer.headers.get("Date", ""))
+    return parse_http_date(answer.headers.get("Date", ""))
 
 
 def retry_after(answer: Answer) -> float | None:
@@ -85,24 +84,9 @@ def retry_after(answer: Answer) -> float | None:
 
     A date is compared with the server's own Date header, because the camera's clock may be wrong.
     """
-    text = answer.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit() and len(text) <= 9:
-        return float(text)
-    until, now = _http_date(text), response_time(answer)
-    return None if until is None or now is None else max(0.0, (until - now).total_seconds())
+    return parse_retry_after(answer.headers.get("Retry-After"), response_time(answer))
 
 
-def is_this_machine(host: str) -> bool:
-    """Return True if data sent to the host stays on this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        time = parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return time if time.tzinfo is not None else None
+def describe(error: httpx2.HTTPError) -> str:
+    """Return the kind of an error and its text, if it has one."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

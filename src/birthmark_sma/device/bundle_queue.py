@@ -25,6 +25,7 @@ from pathlib import Path
 from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.elapsed import seconds_since_boot
 from birthmark_sma.errors import DeviceStorageError, MalformedBundleError, QueueFullError
+from birthmark_sma.http_requests import draw_pause
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle
 
 MAX_BUNDLES = 10_000
@@ -305,12 +306,13 @@ class BundleQueue:
     # --- pauses
 
     def _pause(self, number: int) -> float:
-        """Return the n-th pause in seconds.
-
-        Half of it is random, so that cameras that started together do not send together.
-        """
-        whole = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(number - 1, 30))
-        return whole * (0.5 + 0.5 * self._chance())
+        """Return the n-th pause in seconds, counted from 1."""
+        return draw_pause(
+            number - 1,
+            first=FIRST_PAUSE_SECONDS,
+            longest=LONGEST_PAUSE_SECONDS,
+            chance=self._chance,
+        )
 
     def _leave_alone(self, pause: float, why: str) -> None:
         self._left_alone_until = self._seconds() + pause

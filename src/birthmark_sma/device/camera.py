@@ -16,7 +16,6 @@ from typing import BinaryIO, Self
 import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device import nonces, provisioning, state
 from birthmark_sma.device.bundle_queue import MAX_BUNDLES, BundleQueue
@@ -125,10 +124,7 @@ class Camera:
             each.public_bytes(serialization.Encoding.DER)
             for each in (self.certificate, intermediate)
         )
-        key = serialization.load_pem_private_key(identity.private_key.encode(), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise DamagedDeviceStateError("The camera's key is of another kind than it makes.")
-        self._key = key
+        self._key = state.load_private_key(identity.private_key)
         self._nuc_hash = bytes.fromhex(identity.nuc_hash)
         # Keep only the pseudorandom key of each table: it halves the cost of deriving a key.
         self._tables = {

@@ -20,13 +20,13 @@ from birthmark_sma.device.bounded_http import (
     Answer,
     HearTime,
     bounded_post,
-    is_this_machine,
+    describe,
     response_time,
     retry_after,
 )
 from birthmark_sma.device.bundle_queue import Delivery, Later
-from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.bundle import Bundle
+from birthmark_sma.server_urls import check_url
 
 ANSWER_SECONDS = 30.0
 MAX_ANSWER_BYTES = 65_536
@@ -59,16 +59,8 @@ class Intake:
 
         Raises ConfigurationError if the URL is neither https nor on this machine.
         """
-        try:
-            self._url = httpx2.URL(url)
-        except httpx2.InvalidURL:
-            raise ConfigurationError("The aggregation server's URL cannot be read.") from None
-        scheme, host = self._url.scheme, self._url.host
-        if not host or (scheme != "https" and not (scheme == "http" and is_this_machine(host))):
-            raise ConfigurationError(
-                "The aggregation server's URL begins with https://, as anybody could say there that"
-                " a bundle was taken; http:// is for this very machine."
-            )
+        check_url(url, server="The aggregation server", risk="answer that it has a bundle")
+        self._url = httpx2.URL(url)
         self._http = client or httpx2.Client(timeout=answer_seconds)
         self._hear_time = hear_time
         self._seconds = answer_seconds
@@ -78,7 +70,7 @@ class Intake:
         try:
             answer = post_bundle(self._http, self._url, bundle, seconds=self._seconds)
         except httpx2.HTTPError as error:
-            _log.info("No answer of %s (%s)", self._url.host, _told(error))
+            _log.info("No answer of %s (%s)", self._url.host, describe(error))
             return Delivery.LATER
         time = response_time(answer)
         if time is not None and self._hear_time is not None:
@@ -133,7 +125,3 @@ def _named_in(content: bytes) -> str | None:
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return named.lower() if isinstance(named, str) else None
-
-
-def _told(error: httpx2.HTTPError) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

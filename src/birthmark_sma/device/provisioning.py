@@ -15,15 +15,13 @@ import re
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 import httpx2
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -31,32 +29,31 @@ from birthmark_sma.device.bounded_http import (
     Answer,
     HearTime,
     bounded_post,
-    is_this_machine,
+    describe,
     response_time,
     retry_after,
 )
-from birthmark_sma.device.state import Identity, Pending
-from birthmark_sma.device.table_key_decryption import open_table_keys
+from birthmark_sma.device.provisioning_response import (
+    UnusableAnswerError,
+    make_identity,
+    to_pem,
+)
+from birthmark_sma.device.state import Identity, Pending, load_private_key
 from birthmark_sma.errors import (
     AuthorityAwayError,
     ConfigurationError,
     DeviceSerialRefusedError,
     OtherDeviceError,
-    PathRefusedError,
-    ProtocolError,
     ProvisioningRefusedError,
 )
+from birthmark_sma.http_requests import draw_pause
 from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.pki.names import check_device_serial, requested_subject
-from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
-from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES
 from birthmark_sma.protocol.key_table import (
     MAX_WIRE_INTEGER,
-    PROTOTYPE_SIZES,
-    STANDARD_SIZES,
-    TABLES_PER_DEVICE,
 )
+from birthmark_sma.server_urls import check_url
 
 PATH = "/api/v1/devices/provision"
 MAX_ANSWER_BYTES = 262_144
@@ -70,12 +67,11 @@ _LONGEST_WAIT_SECONDS = 60.0
 _TRY_AGAIN = frozenset({408, 425, 429})  # request timeout, too early, too many requests
 _NOT_WITH_THIS_KEY = frozenset({401, 403})
 _KEY_ENCRYPTION = "key_encryption_public_key"
-_SECRETS = frozenset({"device_serial", "certificate_sha256", "nuc_hash", "table_keys"})
 
 _VISIBLE = re.compile(r"[!-~]+")
 _FINGERPRINT = re.compile(r"(?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}")
 
-_chance = secrets.SystemRandom()
+_chance = secrets.SystemRandom().random
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +102,7 @@ class Enrolment:
             check_device_serial(self.device_serial)
         except DeviceSerialRefusedError as error:
             raise ConfigurationError(str(error)) from None
-        try:
-            url = httpx2.URL(self.url)
-        except httpx2.InvalidURL:
-            raise ConfigurationError("The authority's URL cannot be read.") from None
-        if url.scheme != "https" and not (url.scheme == "http" and is_this_machine(url.host)):
-            raise ConfigurationError(
-                "The authority's URL begins with https://, as keys come back from there; http:// is"
-                " for this very machine."
-            )
-        if not url.host:
-            raise ConfigurationError("The authority's URL names no host.")
+        check_url(self.url, server="The authority", risk="read the camera's keys")
         if self.enrolment_key is not None and not _VISIBLE.fullmatch(self.enrolment_key):
             raise ConfigurationError(
                 "An enrolment key is visible ASCII, without spaces, not empty."
@@ -137,10 +123,6 @@ class Enrolment:
             "nuc_hash": None if self.nuc_hash is None else self.nuc_hash.hex(),
         }
         return {name: value for name, value in given.items() if value is not None}
-
-
-class UnusableAnswerError(Exception):
-    """A 200 with content that the camera did not ask for. Only `_Asking` handles it."""
 
 
 def begin(enrolment: Enrolment) -> Pending:
@@ -206,14 +188,20 @@ class _Asking:
 
     def until_answered(self, pending: Pending) -> tuple[Identity, datetime | None]:
         """Return the identity from the response, and the time in the response."""
-        wait = _FIRST_WAIT_SECONDS
+        attempt = 0
         while True:
             asked_to_wait: float | None = None
             try:
                 answer = self._ask(pending)
                 status, _, content = answer
                 if status == httpx2.codes.OK:
-                    return make_identity(pending, content, self._enrolment), response_time(answer)
+                    identity = make_identity(
+                        pending,
+                        content,
+                        root_fingerprint=self._enrolment.root_fingerprint,
+                        keys_per_table=self._enrolment.keys_per_table,
+                    )
+                    return identity, response_time(answer)
                 if not _may_change(status):
                     raise _refusal(status, content)
                 why = f"it answers with status {status}"
@@ -222,12 +210,13 @@ class _Asking:
                 # Nothing was sent, and no retry would change that.
                 raise ConfigurationError(f"The authority cannot be asked: {error}.") from None
             except httpx2.HTTPError as error:
-                why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                why = describe(error)
             except UnusableAnswerError as error:
                 why = str(error)
-            # Half of the wait is random, so that cameras that started together do not retry
-            # together.
-            pause = max(wait * _chance.uniform(0.5, 1.0), asked_to_wait or 0.0)
+            wait = draw_pause(
+                attempt, first=_FIRST_WAIT_SECONDS, longest=_LONGEST_WAIT_SECONDS, chance=_chance
+            )
+            pause = max(wait, asked_to_wait or 0.0)
             if time.monotonic() + pause > self._deadline:
                 raise AuthorityAwayError(
                     f"The authority gives no answer ({why}). Nothing is lost: start again later,"
@@ -235,7 +224,7 @@ class _Asking:
                     retry_after=asked_to_wait,
                 )
             time.sleep(pause)
-            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            attempt += 1
 
     def _ask(self, pending: Pending) -> Answer:
         headers = {"Content-Type": "application/json", "Idempotency-Key": pending.idempotency_key}
@@ -251,84 +240,6 @@ class _Asking:
             seconds=ATTEMPT_SECONDS,
             max_bytes=MAX_ANSWER_BYTES,
         )
-
-
-def make_identity(pending: Pending, answer: bytes, enrolment: Enrolment) -> Identity:
-    """Check a response, and return the camera's identity.
-
-    Raises UnusableAnswerError with the reason.
-    """
-    try:
-        fields: dict[str, Any] = json.loads(answer)
-        leaf = _certificate(fields["device_certificate"])
-        intermediate, root = (_certificate(pem) for pem in fields["certificate_chain"])
-        certified = leaf.public_key()
-        secret = open_table_keys(
-            _text(fields["sealed_secrets"]), _load_private(pending.key_encryption_private_key)
-        )
-        nuc_hash, table_keys = _secrets(secret, fields)
-        provisioning_id = _text(fields["provisioning_id"])
-    except (KeyError, TypeError, ValueError, RecursionError, UnsupportedAlgorithm, ProtocolError):
-        raise UnusableAnswerError("what answers there is no authority of this kind") from None
-    if certified != _load_private(pending.private_key).public_key():
-        raise UnusableAnswerError("the certificate in its answer is for another key")
-    fingerprint = root.fingerprint(hashes.SHA256()).hex()
-    pinned = enrolment.root_fingerprint
-    if pinned is not None and fingerprint != pinned.lower().replace(":", ""):
-        raise UnusableAnswerError("its root certificate is not the one that the app expects")
-    try:
-        # The camera's clock may be wrong, so the path is checked at a time from the certificates
-        # themselves. An impossible date, such as in the year 0, raises ValueError.
-        valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
-        named = verify_path(leaf, [intermediate], root=root, now=valid_from)
-    except (PathRefusedError, ValueError):
-        raise UnusableAnswerError("the certificates in its answer are no chain") from None
-    if named != pending.device_serial:
-        raise UnusableAnswerError("the certificate in its answer is for another camera")
-    # The secrets name their device and certificate. Others belong to another camera or to another
-    # response, which an attacker on the network may have recorded.
-    sealed_for = (secret["device_serial"], secret["certificate_sha256"])
-    if sealed_for != (pending.device_serial, leaf.fingerprint(hashes.SHA256()).hex()):
-        raise UnusableAnswerError("the secrets in its answer are not those of this certificate")
-    return Identity(
-        device_serial=pending.device_serial,
-        provisioning_id=provisioning_id,
-        device_certificate=_pem(leaf),
-        certificate_chain=(_pem(intermediate), _pem(root)),
-        private_key=pending.private_key,
-        nuc_hash=nuc_hash,
-        table_keys=table_keys,
-        nonce_secret=pending.nonce_secret,
-        keys_per_table=enrolment.keys_per_table or keys_in(table_keys),
-    )
-
-
-def keys_in(tables: Iterable[str]) -> int:
-    """Return the number of keys per table, as far as the table ids reveal it.
-
-    A prototype has only the tables 0 to 9. A camera of a full authority whose three tables are all
-    among them (one in twenty million) uses only the first 100 keys of each. Its tokens pass as
-    well.
-    """
-    is_prototype = all(PROTOTYPE_SIZES.has_table(int(table)) for table in tables)
-    return (PROTOTYPE_SIZES if is_prototype else STANDARD_SIZES).keys_per_table
-
-
-def _secrets(secret: dict[str, Any], fields: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return the NUC hash and the master keys of the three tables, in hex.
-
-    Raises ValueError, KeyError or TypeError if a field is not as expected.
-    """
-    table_keys, tables = secret["table_keys"], fields["table_assignments"]
-    if set(secret) != _SECRETS or not isinstance(table_keys, dict):
-        raise ValueError
-    if not all(type(table) is int and 0 <= table <= MAX_WIRE_INTEGER for table in tables):
-        raise ValueError
-    if len(table_keys) != TABLES_PER_DEVICE or set(table_keys) != {str(table) for table in tables}:
-        raise ValueError
-    return _hex(secret["nuc_hash"], NUC_HASH_BYTES), {
-        table: _hex(master_key, MASTER_KEY_BYTES) for table, master_key in table_keys.items()
-    }
 
 
 def _changed(
@@ -347,8 +258,8 @@ def _changed(
             pending,
             request=_request(
                 enrolment,
-                _load_private(pending.private_key),
-                _load_private(pending.key_encryption_private_key),
+                load_private_key(pending.private_key),
+                load_private_key(pending.key_encryption_private_key),
             ),
             idempotency_key=secrets.token_urlsafe(24),
             enrolment_key=enrolment.enrolment_key,
@@ -376,7 +287,7 @@ def _request(
     return json.dumps(
         enrolment.details()
         | {
-            "csr": _pem(csr.sign(signing, hashes.SHA256())),
+            "csr": to_pem(csr.sign(signing, hashes.SHA256())),
             _KEY_ENCRYPTION: public.decode(),
         }
     )
@@ -418,41 +329,9 @@ def _client(
     return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
 
 
-def _load_private(pem: str) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(pem.encode(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("a camera's keys are EC keys")
-    return key
-
-
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),  # `state` seals the whole file
     ).decode()
-
-
-def _certificate(pem: object) -> x509.Certificate:
-    try:
-        # InvalidVersion is no ValueError in this library, so callers would not catch it.
-        return x509.load_pem_x509_certificate(_text(pem).encode())
-    except x509.InvalidVersion:
-        raise ValueError from None
-
-
-def _pem(thing: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    return thing.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _hex(value: object, length: int) -> str:
-    content = bytes.fromhex(_text(value))
-    if len(content) != length:
-        raise ValueError
-    return content.hex()
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value

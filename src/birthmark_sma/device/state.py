@@ -9,6 +9,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.device.state_encryption import Sealing, seal, unseal
 from birthmark_sma.errors import DamagedDeviceStateError
@@ -49,6 +52,16 @@ class Identity:
     """The master key of each table, by the table id in decimal."""
     nonce_secret: str = field(repr=False)
     keys_per_table: int
+
+
+def load_private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    """Return a private key of a state. Raises DamagedDeviceStateError if it is no EC key."""
+    key = serialization.load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise DamagedDeviceStateError(
+            "The camera's private key is no EC key. Restore the camera's directory from a backup."
+        )
+    return key
 
 
 State = Pending | Identity

@@ -24,6 +24,7 @@ from birthmark_sma.protocol.camera_token import (
     ENCRYPTED_NUC_HASH_BYTES,
     NONCE_BYTES,
     CameraToken,
+    to_wire,
 )
 from birthmark_sma.protocol.strict_json import parse_json
 
@@ -83,24 +84,14 @@ class UnsignedBundle:
 
     def signed_bytes(self) -> bytes:
         """Return the bytes to sign: the prefix, then canonical JSON (RFC 8785, section 3.2)."""
-        # All names and values are ASCII, and all numbers are integers below 2**53. For those,
-        # sorting by code point and the escapes of `json.dumps` are what RFC 8785 requires.
-        return SIGNING_PREFIX + json.dumps(
-            self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":")
-        ).encode("ascii")
+        return SIGNING_PREFIX + _canonical(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that `json.dumps` accepts."""
-        token = self.camera_token
         return {
             "version": VERSION,
             "image_hash": self.image_hash.hex(),
-            "camera_token": {
-                "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
-                "table_id": token.table_id,
-                "key_index": token.key_index,
-                "nonce": token.nonce.hex(),
-            },
+            "camera_token": to_wire(self.camera_token),
             "device_certificate_chain": [_as_base64(der) for der in self.device_certificate_chain],
             "captured_at": _rfc3339(self.captured_at),
         }
@@ -128,10 +119,7 @@ class Bundle:
 
     def to_json(self) -> bytes:
         """Return the bundle as canonical JSON, so that equal bundles have equal bytes."""
-        fields = self.content.to_dict() | {"signature": _as_base64(self.signature)}
-        return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode(
-            "ascii"
-        )
+        return _canonical(self.content.to_dict() | {"signature": _as_base64(self.signature)})
 
 
 def parse_bundle(text: bytes | str) -> Bundle:
@@ -227,6 +215,13 @@ def _base64(value: object, name: str, what: str) -> bytes:
     if _as_base64(decoded) != value:
         _refuse(expected)
     return decoded
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    # All names and values are ASCII, and all numbers are integers below 2**53. For those, sorting
+    # by code point and the escapes of `json.dumps` are what RFC 8785 requires.
+    text = json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("ascii")
 
 
 def _as_base64(value: bytes) -> str:

@@ -51,6 +51,16 @@ class CameraToken:
             raise MalformedCameraTokenError(f"key_index lies in 0..{MAX_WIRE_INTEGER}.")
 
 
+def to_wire(token: CameraToken) -> dict[str, str | int]:
+    """Return the fields of a camera token as they are in JSON. Byte strings become hex."""
+    return {
+        "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
+        "table_id": token.table_id,
+        "key_index": token.key_index,
+        "nonce": token.nonce.hex(),
+    }
+
+
 def seal(
     nuc_hash: bytes, *, key: bytes, table_id: int, key_index: int, nonce: bytes
 ) -> CameraToken:

@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera, state
@@ -83,7 +82,9 @@ class PlayedCamera:
         if case is Case.ALTERED_BUNDLE:
             return attacks.with_another_picture(bundle, hashlib.sha256(image + b"x").digest())
         token = self._token(case, bundle.content.camera_token, source)
-        return bundle if token is None else attacks.with_token(bundle, token, self._key())
+        if token is None:
+            return bundle
+        return attacks.with_token(bundle, token, state.load_private_key(self.identity.private_key))
 
     def close(self) -> None:
         """Close the camera and its clones."""
@@ -98,13 +99,6 @@ class PlayedCamera:
                 case, token, chance=os.urandom, key=key_derivation.extract(master_key)
             )
         return None if source is None else source.content.camera_token
-
-    def _key(self) -> ec.EllipticCurvePrivateKey:
-        pem = self.identity.private_key.encode()
-        key = serialization.load_pem_private_key(pem, password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise DamagedDeviceStateError("The camera's key is of another kind than it makes.")
-        return key
 
     def _copy(self, case: Case) -> Camera:
         """Return a clone: a camera on a copy of the disk. CLONE_OTHER_SENSOR changes its NUC hash.

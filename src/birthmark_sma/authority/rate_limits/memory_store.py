@@ -9,8 +9,7 @@ therefore gets no more than the limit of one window. The `limits` library counts
 Redis.
 
 The library's memory store is not used: it starts a thread a hundred times a second, uses a clock
-that can be set, keeps each caller for ever, and takes several times as long
-(`python -m bench.rate_limits`).
+that can be set, keeps each caller for ever, and takes several times as long.
 """
 
 import math

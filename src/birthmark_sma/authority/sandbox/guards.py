@@ -4,8 +4,9 @@
 """
 
 from birthmark_sma.authority.sandbox.verdicts import FIRST_SCRIPTED_TABLE
-from birthmark_sma.config import Access, Settings, is_loopback
+from birthmark_sma.config import Access, Settings
 from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.http_requests import is_loopback
 
 
 def check_settings(settings: Settings) -> None:

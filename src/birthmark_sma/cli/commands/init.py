@@ -106,7 +106,7 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
     PostgreSQL to the code that opens the authority.
     """
     from birthmark_sma.authority.authority import check_may_be_created, is_initialised
-    from birthmark_sma.config import is_loopback
+    from birthmark_sma.http_requests import is_loopback
 
     if settings.database_url is not None or is_initialised(settings):
         return

@@ -209,8 +209,9 @@ def _check_access(settings: "Settings") -> None:
     """
     from birthmark_sma.authority.access.keys import has_good_key
     from birthmark_sma.authority.authority import is_initialised, opened_database
-    from birthmark_sma.config import Access, is_loopback
+    from birthmark_sma.config import Access
     from birthmark_sma.errors import ConfigurationError
+    from birthmark_sma.http_requests import is_loopback
 
     if settings.resolved_access is Access.OPEN:
         if settings.trusted_proxies or not is_loopback(settings.host):
@@ -382,7 +383,8 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
 
 
 def _access(settings: "Settings") -> str:
-    from birthmark_sma.config import Access, is_loopback
+    from birthmark_sma.config import Access
+    from birthmark_sma.http_requests import is_loopback
 
     if settings.resolved_access is Access.KEYS:
         return "callers show access keys: sma keys list"

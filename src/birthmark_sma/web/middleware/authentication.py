@@ -32,8 +32,9 @@ from birthmark_sma.authority.authority import (
     ROOT_CRL_PATH,
     ROOT_PATH,
 )
-from birthmark_sma.config import Access, Settings, is_loopback
+from birthmark_sma.config import Access, Settings
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
+from birthmark_sma.http_requests import is_loopback
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 
 Rule: TypeAlias = frozenset[KeyScope] | None
