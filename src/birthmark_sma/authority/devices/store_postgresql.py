@@ -37,18 +37,19 @@ _ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]
     ARRAY: ("text[]", _array_of_arrays),
 }
 _TYPES, _ENCODERS = zip(*(_ARRAYS[type(each.type)] for each in devices.columns), strict=True)
+_NAMES = ", ".join(each.name for each in devices.columns)
 # One array for each column, so that the statement is the same for any number of devices.
-_INSERT = """
-INSERT INTO registered_devices ({names})
-SELECT {values} FROM unnest({arrays}) AS new ({names})
-ON CONFLICT DO NOTHING RETURNING provisioning_id
-""".format(
-    names=", ".join(each.name for each in devices.columns),
-    arrays=", ".join(f"${number}::{each}" for number, each in enumerate(_TYPES, 1)),
-    values=", ".join(
-        f"CAST({each.name} AS integer[])" if isinstance(each.type, ARRAY) else each.name
-        for each in devices.columns
-    ),
+_ARRAYS_SENT = ", ".join(f"${number}::{each}" for number, each in enumerate(_TYPES, 1))
+_VALUES = ", ".join(
+    f"CAST({each.name} AS integer[])" if isinstance(each.type, ARRAY) else each.name
+    for each in devices.columns
+)
+_INSERT = " ".join(
+    (
+        *("INSERT INTO", devices.name, "(", _NAMES, ")"),
+        *("SELECT", _VALUES, "FROM unnest(", _ARRAYS_SENT, ") AS new (", _NAMES, ")"),
+        "ON CONFLICT DO NOTHING RETURNING provisioning_id",
+    )
 )
 _in_order = itemgetter(*(each.name for each in devices.columns))
 # The exact serial is compared as well, because rows that operators inserted have no folded serial.
