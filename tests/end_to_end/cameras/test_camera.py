@@ -268,5 +268,8 @@ def test_the_service_says_what_is_wrong(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ran.returncode == 1
-    assert ran.stderr.startswith("The authority's URL begins with https://")
+    assert ran.stderr.startswith(
+        "Without TLS, an attacker on the network could read the camera's keys."
+        " The authority's URL must begin with https://"
+    )
     assert "Traceback" not in ran.stderr
