@@ -70,9 +70,13 @@ def on_postgresql(servers: Servers) -> Running:
 @pytest.mark.parametrize(
     ("path", "statement", "resets"),
     [
-        ("/stats", "FROM validation_counters", False),
-        ("/dashboard", "FROM validation_counters", False),
-        ("/dashboard/validations.csv", "FROM validation_history", True),
+        ("/stats", "date_bin.*FROM validation_counters", False),
+        ("/dashboard", "date_bin.*FROM validation_counters", False),
+        (
+            "/dashboard/validations.csv",
+            "FROM validation_history.*ORDER BY validation_history.validated_at DESC",
+            True,
+        ),
     ],
 )
 def test_what_a_caller_asked_for_ends_when_it_leaves(
