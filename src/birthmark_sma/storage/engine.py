@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -37,7 +37,6 @@ _SQLITE_CACHE = "cache_size = -16384"
 """A page cache of 16 MiB for each connection. With SQLite's default of 2 MiB, pages of a large
 device table are read again and again (docs/performance.md)."""
 
-_Choice = TypeVar("_Choice")
 
 _log = logging.getLogger(__name__)
 
@@ -62,14 +61,6 @@ class Database:
     def dialect_name(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._reading.dialect.name
-
-    def choose(self, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:
-        """Return the one of two implementations that is for this database.
-
-        Whoever wires a feature calls it once, after `open_database`, and passes the result on. Code
-        that has a connection only calls `portable_sql.choose`.
-        """
-        return postgresql if self.dialect_name == "postgresql" else sqlite
 
     @property
     def engine(self) -> Engine:

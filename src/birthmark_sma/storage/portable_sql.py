@@ -3,7 +3,7 @@
 Stores call this module, so that none of them asks for the dialect. Each function but `choose`
 builds one expression or statement for the connection's database. A feature that needs more has a
 Protocol in `store.py`, an implementation in `store_postgresql.py` and in `store_sqlite.py`, and
-gets its own with `choose` or `Database.choose`.
+gets its own with `choose`.
 """
 
 from collections.abc import Iterable, Sequence

@@ -46,7 +46,7 @@ def check_connection(database: Database, file: Path | None) -> Iterator[Finding]
         yield from sqlite_checks.check_file(database, file)
 
 
-def check_tables(database: Database) -> Iterator[Finding]:
+def check_schema_parts(database: Database) -> Iterator[Finding]:
     """Check that the schema is this program's and complete, and that privileges suffice.
 
     Anything else is critical.

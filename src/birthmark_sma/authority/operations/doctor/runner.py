@@ -60,7 +60,7 @@ def _of_database(database: Database, file: Path | None) -> list[Finding]:
     """Run the checks that all others depend on; stop at the first critical finding."""
     checks: list[Check] = [
         ("database", lambda: database_checks.check_connection(database, file)),
-        ("schema", lambda: database_checks.check_tables(database)),
+        ("schema", lambda: database_checks.check_schema_parts(database)),
         ("authority", lambda: database_checks.check_authority(database)),
     ]
     found: list[Finding] = []
