@@ -15,11 +15,12 @@ from birthmark_sma.rates import Rate, parse_rates
         ("100/second", [(100, 1)]),
         ("10 per 2 hours", [(10, 7_200)]),
         ("1000/day; 20/second", [(20, 1), (1_000, 86_400)]),
+        ("5/second|7 PER 3minutes, 9/month", [(5, 1), (7, 180), (9, 2_592_000)]),
         ("none", []),
         (" None ", []),
     ],
 )
-def test_rates_are_read_as_the_library_writes_them(text: str, rates: list[Rate]) -> None:
+def test_rates_are_read_as_people_write_them(text: str, rates: list[Rate]) -> None:
     """The shortest window comes first."""
     assert list(parse_rates(text)) == rates
 
@@ -30,6 +31,9 @@ def test_rates_are_read_as_the_library_writes_them(text: str, rates: list[Rate])
         "",
         "600",
         "600/fortnight",
+        "600/minute;",
+        "600/minute 20/second",
+        "\N{ARABIC-INDIC DIGIT THREE}/minute",
         "0/minute",
         "-1/minute",
         "1000000001/minute",

@@ -4,12 +4,17 @@ Settings, access keys and the rate limiter use this module. It counts nothing: s
 `authority.rate_limits`.
 """
 
+import re
 from typing import NamedTuple
 
 from birthmark_sma.errors import RateRefusedError
 
 NO_LIMIT = "none"
 
+_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "month": 30 * 86_400}
+_RATE = re.compile(
+    rf"\s*(\d+)\s*(?:/|per)\s*(\d*)\s*({'|'.join(_SECONDS)})s?\s*", re.ASCII | re.IGNORECASE
+)
 _MOST = 1_000_000_000
 _LONGEST_SECONDS = 31 * 24 * 60 * 60
 _MOST_RATES = 4
@@ -33,16 +38,12 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
     than 4 rates, and for rates that make no sense: an amount of 0 or above 1,000,000,000, a window
     of more than 31 days, or two rates with the same window. The message does not repeat the text.
     """
-    # Imported here because every `sma` command reads the settings, and most need no rates.
-    from limits import parse_many  # noqa: PLC0415
-
     if text.strip().lower() == NO_LIMIT:
         return ()
-    try:
-        items = parse_many(text) if len(text) <= _MOST_CHARACTERS else []
-    except ValueError:
-        items = []
-    rates = sorted((Rate(each.amount, each.get_expiry()) for each in items), key=_seconds)
+    parts = re.split("[,;|]", text) if len(text) <= _MOST_CHARACTERS else []
+    matches = [match for match in map(_RATE.fullmatch, parts) if match is not None]
+    found = (_to_rate(*match.groups()) for match in matches)
+    rates = sorted(found, key=_seconds) if len(matches) == len(parts) else []
     if not rates:
         raise RateRefusedError('it is a rate as "600/minute", several with ; between, or "none"')
     if any(not (0 < each.amount <= _MOST and each.seconds <= _LONGEST_SECONDS) for each in rates):
@@ -50,6 +51,10 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
     if len(rates) > _MOST_RATES or len({each.seconds for each in rates}) < len(rates):
         raise RateRefusedError("there are at most four rates, each over another time")
     return tuple(rates)
+
+
+def _to_rate(amount: str, multiple: str, period: str) -> Rate:
+    return Rate(int(amount), (int(multiple or 0) or 1) * _SECONDS[period.lower()])
 
 
 def _seconds(rate: Rate) -> int:

@@ -7,19 +7,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.authority.rate_limits.memory_store import (
+from birthmark_sma.authority.rate_limits.memory_store import MemoryStore
+from birthmark_sma.authority.rate_limits.store import (
     MOST_CALLERS,
     UNUSED,
+    Left,
     Usage,
-    Windows,
+    left_of,
     remaining,
     seconds_until,
 )
-from birthmark_sma.rates import Rate
+from birthmark_sma.rates import Rate, parse_rates
 
 STEPS = st.lists(
     st.tuples(st.floats(0, 15, allow_nan=False), st.integers(1, 12)), min_size=1, max_size=60
 )
+
+
+class Windows:
+    """The store of one rate, at times that a test names."""
+
+    def __init__(self, rate: Rate, most_callers: int = MOST_CALLERS) -> None:
+        self.rate = rate
+        self.now = 0.0
+        self.store = MemoryStore((rate,), lambda: self.now, most_callers)
+
+    def take(self, who: str, cost: int, now: float) -> Left | None:
+        """What is left after a request, or None if it is refused."""
+        self.now = now
+        (left,), block = self.store.take(who, cost)
+        return left if block is None else None
+
+    def usage(self, who: str, now: float) -> Usage:
+        self.now = now
+        return self.store.usage(who)[0]
+
+    def fill(self, who: str, cost: int, now: float) -> None:
+        self.now = now
+        self.store.count(who, cost)
 
 
 @given(amount=st.integers(1, 10), seconds=st.integers(1, 10), steps=STEPS)
@@ -68,7 +93,7 @@ def test_who_waits_as_told_gets_it(
     windows = Windows(rate)
     windows.take("a", previous, 0.0)
     windows.take("a", 1, float(seconds))  # turns the page
-    windows.give_back("a", 1)
+    windows.store.give_back("a", 1)
     now = seconds + elapsed * seconds
     windows.fill("a", current, now)
     wait = seconds_until(rate, windows.usage("a", now), cost)
@@ -96,8 +121,8 @@ def test_what_can_never_be_had_takes_a_window() -> None:
 def test_what_was_given_back_can_be_had_again() -> None:
     windows = Windows(Rate(3, 60))
     assert windows.take("a", 3, 0.0)
-    windows.give_back("a", 2)
-    windows.give_back("nobody", 2)
+    windows.store.give_back("a", 2)
+    windows.store.give_back("nobody", 2)
     assert windows.take("a", 3, 0.0) is None
     assert windows.take("a", 2, 0.0) == (0, 61)
 
@@ -112,8 +137,8 @@ def test_what_happened_fills_no_more_than_a_window() -> None:
 
 def test_a_question_leaves_no_trace() -> None:
     windows = Windows(Rate(10, 60))
-    assert windows.usage("a", 0.0) is UNUSED
-    assert len(windows) == 0
+    assert windows.usage("a", 0.0) == UNUSED
+    assert len(windows.store.callers) == 0
 
 
 def test_addresses_without_end_do_not_fill_the_memory() -> None:
@@ -125,7 +150,7 @@ def test_addresses_without_end_do_not_fill_the_memory() -> None:
         windows.take(f"ip:{number:08x}", 1, number / 100_000)
     occupied, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(windows) == MOST_CALLERS
+    assert len(windows.store.callers) == MOST_CALLERS
     assert occupied < 40_000_000
     assert time.perf_counter() - began < 60
 
@@ -137,7 +162,7 @@ def test_who_came_long_ago_is_forgotten() -> None:
         windows.take(f"old {number}", 1, 0.0)
     for number in range(600):
         windows.take(f"new {number}", 1, 200.0)
-    assert len(windows) == 600
+    assert len(windows.store.callers) == 600
 
 
 def test_who_is_forgotten_is_the_one_who_has_been_away() -> None:
@@ -147,4 +172,35 @@ def test_who_is_forgotten_is_the_one_who_has_been_away() -> None:
         windows.take("busy", 1, number / 4)
         windows.take(f"passing {number}", 1, number / 4)
     assert windows.usage("busy", 249.75).current > 1
-    assert len(windows) <= 10
+    assert len(windows.store.callers) <= 10
+
+
+def test_a_refused_request_uses_up_no_rate() -> None:
+    """Of several rates, whichever refuses; and the one that refuses is named."""
+    store = MemoryStore(parse_rates("5/second; 3/minute"), lambda: 0.0)
+    assert store.take("a", 2)[1] is None
+    left, block = store.take("a", 2)
+    assert block is not None
+    assert block.number == 1
+    assert [units for units, _ in left] == [units for units, _ in store.left("a")] == [3, 1]
+
+
+def test_a_caller_is_blocked_while_nothing_is_left() -> None:
+    windows = Windows(Rate(10, 60))
+    assert windows.store.blocked("a") is None
+    assert "a" not in windows.store.callers
+    windows.fill("a", 9, 0.0)
+    assert windows.store.blocked("a") is None
+    windows.fill("a", 9, 0.0)
+    block = windows.store.blocked("a")
+    assert block is not None
+    windows.now = block.wait - 1.0
+    assert windows.store.blocked("a") is not None
+    windows.now += 1
+    assert windows.store.blocked("a") is None
+
+
+def test_what_is_left_of_a_rate() -> None:
+    rate = Rate(10, 60)
+    assert left_of(rate, UNUSED) == (10, 0)
+    assert left_of(rate, Usage(0, 10, 30.0)) == (0, seconds_until(rate, Usage(0, 10, 30.0), 1))

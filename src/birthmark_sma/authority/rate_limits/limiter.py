@@ -10,35 +10,33 @@ token) and `admin`. Two kinds are counted after the fact, and then refuse the ne
 
 Requests in progress may still FAIL, so a check before the work is not enough. The validation thread
 therefore checks `failures_left` for each request. With Redis, each request also reserves its tokens
-there first (`redis_reservations`).
+there first.
 """
 
 import asyncio
 import logging
-import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 from birthmark_sma.authority.access.caller import Caller, ledger_partition
-from birthmark_sma.authority.rate_limits.memory_store import (
-    MOST_CALLERS,
-    UNUSED,
-    GuardedWindows,
-    Usage,
-    Windows,
-    remaining,
-    seconds_until,
-)
-from birthmark_sma.authority.rate_limits.redis_reservations import SharedReservations
-from birthmark_sma.authority.rate_limits.redis_store import (
-    SharedWindows,
+from birthmark_sma.authority.rate_limits.memory_store import MemoryStore
+from birthmark_sma.authority.rate_limits.redis_connection import (
+    RedisConnection,
     StoreAwayError,
     StoreFigures,
+)
+from birthmark_sma.authority.rate_limits.redis_store import RedisStore
+from birthmark_sma.authority.rate_limits.store import (
+    Block,
+    Left,
+    Usage,
+    remaining,
+    seconds_until,
 )
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import RateLimitedError, RateRefusedError
@@ -93,43 +91,61 @@ class Quota(NamedTuple):
 
 @dataclass(slots=True)
 class RateLimitFigures:
-    """Counters of this process for the metrics: refusals by kind, and the state of Redis."""
+    """Counters of this process for the metrics: the state of Redis, and refusals by kind."""
 
-    refused: Counter[Kind] = field(default_factory=Counter)
     store: StoreFigures = field(default_factory=StoreFigures)
+    refused: Counter[Kind] = field(default_factory=Counter)
 
 
 class _Limit:
-    """One rate of one kind, with the windows of all its callers in memory."""
+    """The rates of one kind, with the units of all its callers in memory and, if used, in Redis."""
 
-    __slots__ = ("kind", "name", "rate", "windows")
+    __slots__ = ("_named", "kind", "memory", "rates", "redis")
 
-    def __init__(self, kind: Kind, rate: Rate, *, alone: bool) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        rates: tuple[Rate, ...],
+        clock: Callable[[], float],
+        redis: RedisConnection | None,
+    ) -> None:
         self.kind = kind
-        self.rate = rate
-        self.name = kind.value if alone else f"{kind.value}-{rate.seconds}s"
-        # The validation thread counts FAILs while the event loop reads them. All other kinds belong
-        # to the event loop, which saves the lock.
-        self.windows = GuardedWindows(rate) if kind is Kind.FAILURES else Windows(rate)
+        self.rates = rates
+        alone = len(rates) == 1
+        names = [kind.value if alone else f"{kind.value}-{each.seconds}s" for each in rates]
+        self._named = list(zip(names, rates, strict=True))
+        self.memory = MemoryStore(rates, clock)
+        reserves = kind is Kind.FAILURES
+        self.redis = (
+            None if redis is None else RedisStore(redis, kind.value, rates, reserves=reserves)
+        )
 
-    def quota(self, usage: Usage) -> Quota:
-        left = remaining(self.rate, usage)
-        more_in = 0 if left == self.rate.amount else seconds_until(self.rate, usage, left + 1)
-        return Quota(self.name, self.rate, left, more_in)
+    def quotas(self, left: Iterable[Left]) -> tuple[Quota, ...]:
+        # Not `zip` with `strict`, which is slow: this runs for each camera token.
+        return tuple([Quota(*self._named[n], *each) for n, each in enumerate(left)])
 
-    def refusal(self, cost: int, wait: int) -> RateLimitedError:
-        units = _UNITS[self.kind]
-        if cost > self.rate.amount:
+    def knows(self, who: str) -> bool:
+        """Return True if units of a caller were counted. Quick, as most callers have no FAILs."""
+        return who in self.memory.callers or (self.redis is not None and who in self.redis.blocks)
+
+    def blocked(self, who: str) -> Block | None:
+        """Return the rate under which a caller has nothing left, or None."""
+        # Redis first: it counts all processes, and memory only this one.
+        told = None if self.redis is None else self.redis.blocked(who)
+        return told or self.memory.blocked(who)
+
+    def refusal(self, cost: int, block: Block) -> RateLimitedError:
+        units, (name, rate) = _UNITS[self.kind], self._named[block.number]
+        if cost > rate.amount:
             message = (
-                f"{cost} {units} at once can never pass: the limit is {self.rate}. Send fewer at"
-                " once"
+                f"{cost} {units} at once can never pass: the limit is {rate}. Send fewer at once"
             )
         else:
             message = (
-                f"Too many {units}: the limit is {self.rate}. Try again in {wait}"
-                f" {'second' if wait == 1 else 'seconds'}"
+                f"Too many {units}: the limit is {rate}. Try again in {block.wait}"
+                f" {'second' if block.wait == 1 else 'seconds'}"
             )
-        return RateLimitedError(message, retry_after=wait, policy=self.name)
+        return RateLimitedError(message, retry_after=block.wait, policy=name)
 
 
 class RateLimits:
@@ -142,40 +158,36 @@ class RateLimits:
     def __init__(
         self,
         rates: Mapping[Kind, tuple[Rate, ...]],
-        store: Callable[[StoreFigures], SharedWindows] | None = None,
+        redis: RedisConnection | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.figures = RateLimitFigures()
+        self.figures = RateLimitFigures() if redis is None else RateLimitFigures(redis.figures)
+        self._redis = redis
         self._clock = clock
-        self._limits = {kind: _limits(kind, rates.get(kind, ())) for kind in Kind}
+        self._limits = {kind: self._make_limit(kind, rates.get(kind, ())) for kind in Kind}
         self._failures = self._limits[Kind.FAILURES]
         self._guesses = self._limits[Kind.GUESSES]
-        self._store = None if store is None else store(self.figures.store)
-        self._reserved = None if self._store is None else SharedReservations(self._store)
-        self._own = lru_cache(_MOST_OWN_RATES)(self._limits_of_text)
-        self._held_back = _HeldBack()
+        self._own = lru_cache(_MOST_OWN_RATES)(self._limit_of_text)
 
     @property
     def counts(self) -> bool:
         """True if any limit is configured, apart from the rates of access keys."""
-        return any(self._limits.values())
+        return any(each.rates for each in self._limits.values())
 
     @property
     def shared(self) -> bool:
         """True if Redis is configured and available. Then `confirm` must follow each `take`."""
-        return self._store is not None and self._store.available
+        return self._redis is not None and self._redis.available
 
     async def start(self) -> None:
         """Connect to Redis, if configured. The service starts even if Redis is unavailable."""
-        if self._store is not None:
-            await self._store.start()
+        if self._redis is not None:
+            await self._redis.start()
 
     async def close(self) -> None:
         """Cancel the tasks that use Redis, and close the connections."""
-        if self._reserved is not None:
-            await self._reserved.close()
-        if self._store is not None:
-            await self._store.close()
+        if self._redis is not None:
+            await self._redis.close()
 
     def take(self, kind: Kind, caller: Caller, cost: int = 1) -> tuple[Quota, ...]:
         """Consume `cost` units of a kind in memory and return the remaining quotas.
@@ -183,26 +195,20 @@ class RateLimits:
         If `shared` is true, `confirm` must follow. Raises RateLimitedError, and then no unit is
         counted.
         """
-        limits = self._limits[kind] if caller.key is None else self._limits_of(kind, caller)
-        failures = self._failures if kind is Kind.VALIDATE else ()
-        if not limits and not failures:
-            return ()
-        now = self._clock()
+        limit = self._limits[kind] if caller.key is None else self._limit_of(kind, caller)
         who = ledger_partition(caller)
-        left: list[Quota] = []
-        for limit in failures:
-            if limit.windows or self._held_back:
-                left += self._failures_left(limit, who, now)
-        for number, limit in enumerate(limits):
-            taken = limit.windows.take(who, cost, now)
-            if taken is None:
-                # A refused request must not use up the limits that had allowed it.
-                for earlier in limits[:number]:
-                    earlier.windows.give_back(who, cost)
-                wait = seconds_until(limit.rate, limit.windows.usage(who, now), cost)
-                raise self._refusal(limit, cost, wait)
-            left.append(Quota(limit.name, limit.rate, *taken))
-        return tuple(left)
+        quotas: tuple[Quota, ...] = ()
+        failures = self._failures
+        if kind is Kind.VALIDATE and failures.knows(who):
+            if block := failures.blocked(who):
+                raise self._refusal(failures, 1, block)
+            quotas = self._failures_of(kind, who)
+        if limit.rates:
+            left, block = limit.memory.take(who, cost)
+            if block is not None:
+                raise self._refusal(limit, cost, block)
+            quotas += limit.quotas(left)
+        return quotas
 
     async def confirm(
         self, kind: Kind, caller: Caller, cost: int = 1
@@ -210,94 +216,76 @@ class RateLimits:
         """Consume the units in Redis too; return the remaining quotas, and the refusal or None.
 
         Call it after `take`. For `validate` it also reserves the tokens, which `release` must give
-        back later, unless the request is refused. If a limit refuses in Redis, the units are given
-        back in memory, and in Redis to the limits before it. If Redis is unavailable, the decision
-        of `take` stands.
+        back later, unless the request is refused. If Redis refuses, the units are given back in
+        memory. If Redis is unavailable, the decision of `take` stands.
         """
-        assert self._store is not None  # noqa: S101  `shared` said so
-        limits = self._limits_of(kind, caller)
+        limit = self._limit_of(kind, caller)
+        failures = self._failures if kind is Kind.VALIDATE and self._failures.rates else None
         who = ledger_partition(caller)
         refusal = None
-        reserved = False
-        usages: list[Usage] = []
+        quotas: tuple[Quota, ...] = ()
         try:
-            # Reserve first: a request that is refused here must not use up the limits below.
-            if kind is Kind.VALIDATE:
-                refusal = await self._reserve(who, cost)
-                reserved = refusal is None
-            for limit in limits:
-                if refusal is not None:
-                    break
-                wait, usage = await self._store.take(_key(limit, who), limit.rate, cost)
-                usages.append(usage)
-                if wait is not None:
-                    refusal = self._refusal(limit, cost, wait)
+            # Reserve first: a request that is refused here must not use up the limit below.
+            if failures is not None and failures.redis is not None:
+                block = await failures.redis.reserve(who, cost)
+                refusal = block and self._refusal(failures, 1, block)
+            if refusal is None and limit.rates and limit.redis is not None:
+                try:
+                    left, block = await limit.redis.take(who, cost)
+                except asyncio.CancelledError:
+                    # The caller left. Without this its tokens stay reserved and hold back others.
+                    self.release(kind, caller, cost)
+                    raise
+                quotas = limit.quotas(left)
+                if block is not None:
+                    refusal = self._refusal(limit, cost, block)
                     self.release(kind, caller, cost)
         except StoreAwayError:
             return self.quotas(kind, caller), None
-        except asyncio.CancelledError:
-            # The caller left. Without this its tokens stay reserved and hold back others.
-            if reserved:
-                self.release(kind, caller, cost)
-            raise
         if refusal is not None:
-            for limit in limits:
-                limit.windows.give_back(who, cost)
-            # The last usage is that of the limit that refused: it took no units in Redis.
-            for number, usage in enumerate(usages[:-1]):
-                self._store.give_back(_key(limits[number], who), limits[number].rate, cost)
-                usages[number] = usage._replace(current=max(0, usage.current - cost))
-        quotas = [limit.quota(usage) for limit, usage in zip(limits, usages, strict=False)]
-        return (*self._failures_of(kind, who), *quotas), refusal
+            limit.memory.give_back(who, cost)
+        return self._failures_of(kind, who) + quotas, refusal
 
     def release(self, kind: Kind, caller: Caller, cost: int, failed: int = 0) -> None:
         """Give back the tokens that `confirm` reserved, of which `failed` were judged as FAIL."""
-        if self._reserved is not None and kind is Kind.VALIDATE:
-            self._give_back(self._failures, ledger_partition(caller), cost, failed)
+        failures = self._failures
+        if kind is Kind.VALIDATE and failures.rates and failures.redis is not None:
+            failures.redis.release(ledger_partition(caller), cost, failed)
 
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
         """Return the quotas that a caller has left, according to the memory of this process."""
-        limits = self._limits_of(kind, caller)
-        if not limits and not self._failures:
-            return ()
-        now = self._clock()
+        limit = self._limit_of(kind, caller)
         who = ledger_partition(caller)
-        own = tuple([limit.quota(limit.windows.usage(who, now)) for limit in limits])
-        return self._failures_of(kind, who) + own
+        return self._failures_of(kind, who) + limit.quotas(limit.memory.left(who))
 
     @property
     def limits_failures(self) -> bool:
         """True if FAILs are limited."""
-        return bool(self._failures)
+        return bool(self._failures.rates)
 
     def failures_left(self, who: str) -> int:
         """Return how many more FAILs a caller may get. Call it only if FAILs are limited.
 
         Safe from any thread.
         """
-        now = self._clock()
-        lefts = (remaining(each.rate, each.windows.usage(who, now)) for each in self._failures)
-        return min(lefts)
+        return min(map(remaining, self._failures.rates, self._failures.memory.usage(who)))
 
     def failure_refusal(self, who: str, more: int) -> RateLimitedError:
         """Return the error for a caller that has reached its limit after `more` further FAILs.
 
-        The error has the time to wait of the limit that takes longest. Safe from any thread.
+        The error has the time to wait of the rate that takes longest. Safe from any thread.
         """
-        now = self._clock()
-        waits = []
-        for limit in self._failures:
-            usage = limit.windows.usage(who, now)
-            current = usage.current + min(more, remaining(limit.rate, usage))
-            filled = Usage(usage.previous, current, usage.left or limit.rate.seconds)
-            waits.append((seconds_until(limit.rate, filled, 1), limit))
-        wait, limit = max(waits, key=lambda each: each[0])
-        return self._refusal(limit, 1, wait)
+        blocks = []
+        usages = self._failures.memory.usage(who)
+        for number, (rate, usage) in enumerate(zip(self._failures.rates, usages, strict=True)):
+            current = usage.current + min(more, remaining(rate, usage))
+            filled = Usage(usage.previous, current, usage.left or rate.seconds)
+            blocks.append(Block(number, max(1, seconds_until(rate, filled, 1))))
+        return self._refusal(self._failures, 1, max(blocks, key=lambda block: block.wait))
 
     def failed(self, who: str, times: int = 1) -> None:
         """Count the FAILs of a caller in memory. Safe from any thread."""
-        for limit in self._failures:
-            limit.windows.fill(who, times, self._clock())
+        self._failures.memory.count(who, times)
 
     def record_failed_auth(self, address: str | None) -> None:
         """Count a wrong credential from an address. Raise RateLimitedError if it had too many.
@@ -305,134 +293,55 @@ class RateLimits:
         Do not call it for correct credentials: a caller that shares its address with an attacker
         must still be authenticated.
         """
+        guesses = self._guesses
+        if not guesses.rates:
+            return
         who = ledger_partition(Caller(address))
-        for limit in self._guesses:
-            if wait := self._wait(limit, who, self._clock()):
-                raise self._refusal(limit, 1, wait)
-            self._count(limit, who, 1)
-
-    # --- units that are counted after the fact
-
-    def _wait(self, limit: _Limit, who: str, now: float) -> int:
-        """Return for how many seconds a limit of these kinds refuses a caller; 0 for not at all."""
-        # Redis first: it counts all processes, and memory only this one.
-        held_back = self._held_back.until(limit, who) - now
-        if held_back > 0:
-            return math.ceil(held_back)
-        usage = limit.windows.usage(who, now)
-        return 0 if usage is UNUSED else seconds_until(limit.rate, usage, 1)
-
-    def _count(self, limit: _Limit, who: str, times: int) -> None:
-        limit.windows.fill(who, times, self._clock())
-        if self._store is not None:
-            learn = partial(self._learn, limit, who)
-            self._store.tell(_key(limit, who), limit.rate, times, learn)
-
-    async def _reserve(self, who: str, cost: int) -> RateLimitedError | None:
-        """Reserve the tokens of a request in Redis, under all limits of FAILs or under none.
-
-        Return the refusal, or None. Raises StoreAwayError.
-        """
-        assert self._reserved is not None  # noqa: S101
-        for number, limit in enumerate(self._failures):
-            key = _key(limit, who)
-            try:
-                wait = await self._reserved.reserve(key, limit.rate, cost)
-            except asyncio.CancelledError:
-                self._give_back(self._failures[:number], who, cost)
-                raise
-            if wait is not None:
-                self._held_back.note(limit, who, self._clock() + wait)
-                self._give_back(self._failures[:number], who, cost)
-                return self._refusal(limit, 1, wait)
-        return None
-
-    def _give_back(self, limits: Sequence[_Limit], who: str, cost: int, failed: int = 0) -> None:
-        assert self._reserved is not None  # noqa: S101
-        for limit in limits:
-            self._reserved.release(_key(limit, who), limit.rate, cost, failed)
-
-    # Called with the usage of all processes, as Redis has it.
-    def _learn(self, limit: _Limit, who: str, usage: Usage) -> None:
-        wait = seconds_until(limit.rate, usage, 1)
-        self._held_back.note(limit, who, self._clock() + wait if wait else 0.0)
-
-    def _failures_left(self, limit: _Limit, who: str, now: float) -> tuple[Quota, ...]:
-        """Return the quota of one limit of FAILs; none for a caller without FAILs.
-
-        Raises RateLimitedError if nothing is left.
-        """
-        if wait := self._wait(limit, who, now):
-            raise self._refusal(limit, 1, wait)
-        usage = limit.windows.usage(who, now)
-        return () if usage is UNUSED else (limit.quota(usage),)
+        if block := guesses.blocked(who):
+            raise self._refusal(guesses, 1, block)
+        guesses.memory.count(who, 1)
+        if guesses.redis is not None:
+            guesses.redis.count(who, 1)
 
     def _failures_of(self, kind: Kind, who: str) -> tuple[Quota, ...]:
-        """Return the quotas of all limits of FAILs for a validation; none for other kinds.
-
-        A limit under which a caller has no FAILs is left out.
-        """
-        if kind is not Kind.VALIDATE:
+        """Return the quotas of FAILs for a validation by a caller that had FAILs; else none."""
+        limit = self._failures
+        if kind is not Kind.VALIDATE or not limit.knows(who):
             return ()
-        now = self._clock()
-        left = []
-        for limit in self._failures:
-            usage = limit.windows.usage(who, now)
-            if wait := self._wait(limit, who, now):
-                left.append(Quota(limit.name, limit.rate, 0, wait))
-            elif usage is not UNUSED:
-                left.append(limit.quota(usage))
-        return tuple(left)
+        block = None if limit.redis is None else limit.redis.blocked(who)
+        left = list(limit.memory.left(who))
+        if block is not None:
+            left[block.number] = (0, block.wait)
+        return limit.quotas(left)
 
-    # --- selection of limits
-
-    def _refusal(self, limit: _Limit, cost: int, wait: int) -> RateLimitedError:
+    def _refusal(self, limit: _Limit, cost: int, block: Block) -> RateLimitedError:
         self.figures.refused[limit.kind] += 1
-        return limit.refusal(cost, max(1, wait))
+        return limit.refusal(cost, block)
 
-    def _limits_of(self, kind: Kind, caller: Caller) -> tuple[_Limit, ...]:
+    def _limit_of(self, kind: Kind, caller: Caller) -> _Limit:
         key = caller.key
         # A key's own rate replaces the default for the requests of its scope, not for FAILs.
         if key is not None and key.rate_limit is not None and key.scope.value == kind.value:
             return self._own(kind, key.rate_limit)
         return self._limits[kind]
 
-    def _limits_of_text(self, kind: Kind, text: str) -> tuple[_Limit, ...]:
-        """Return the limits of an access key's own rate, or the default if it cannot be parsed."""
+    def _limit_of_text(self, kind: Kind, text: str) -> _Limit:
+        """Return the limit of an access key's own rate, or the default if it cannot be parsed."""
         try:
-            return _limits(kind, parse_rates(text))
+            return self._make_limit(kind, parse_rates(text))
         except RateRefusedError as error:
             _log.warning("The rate of an access key cannot be used, and the default is: %s", error)
             return self._limits[kind]
 
-
-class _HeldBack:
-    """The callers that have reached a limit according to Redis, and until when.
-
-    Times are of the limiter's clock. At most `MOST_CALLERS` are kept; the oldest are dropped.
-    """
-
-    def __init__(self) -> None:
-        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def until(self, limit: _Limit, who: str) -> float:
-        return self._until.get((limit.name, who), 0.0) if self._until else 0.0
-
-    def note(self, limit: _Limit, who: str, until: float) -> None:
-        self._until[limit.name, who] = until
-        self._until.move_to_end((limit.name, who))
-        if len(self._until) > MOST_CALLERS:
-            self._until.popitem(last=False)
+    def _make_limit(self, kind: Kind, rates: tuple[Rate, ...]) -> _Limit:
+        return _Limit(kind, rates, self._clock, self._redis)
 
 
 def make_rate_limits(settings: Settings) -> RateLimits:
     """Create the rate limits of a process from its settings."""
     rates = {kind: _rates_of(settings, kind) for kind in Kind}
     url = settings.rate_store
-    return RateLimits(rates, None if url is None else partial(SharedWindows, url))
+    return RateLimits(rates, None if url is None else RedisConnection(url))
 
 
 def rate_text(settings: Settings, kind: Kind) -> str | None:
@@ -444,15 +353,5 @@ def rate_text(settings: Settings, kind: Kind) -> str | None:
 
 
 def _rates_of(settings: Settings, kind: Kind) -> tuple[Rate, ...]:
-    text: str | None = getattr(settings, f"rate_{kind.value}")
-    if text is None:
-        return () if settings.serves_this_machine_alone else parse_rates(DEFAULTS[kind])
-    return parse_rates(text)
-
-
-def _limits(kind: Kind, rates: tuple[Rate, ...]) -> tuple[_Limit, ...]:
-    return tuple(_Limit(kind, rate, alone=len(rates) == 1) for rate in rates)
-
-
-def _key(limit: _Limit, who: str) -> str:
-    return f"{limit.kind.value}/{who}"
+    text = rate_text(settings, kind)
+    return () if text is None else parse_rates(text)
