@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimitFigures
 from birthmark_sma.errors import DatabaseFault
+from birthmark_sma.runtime import metrics
 from birthmark_sma.runtime.shared_memory_metrics import (
     Counter,
     Gauge,
@@ -41,31 +42,33 @@ class Outcome(StrEnum):
 class BatchInstruments:
     """The metrics of one writer: items in a commit, and durations in nanoseconds."""
 
-    def __init__(self, layout: SlotAllocator) -> None:
-        self.items = Histogram(layout, _ITEMS)
-        self.settling = Histogram(layout, _TIMES)
-        self.committing = Histogram(layout, _TIMES)
-        self.waiting = Gauge(layout)
-        self.refused = Counter(layout, [()])
-        self.failed = Counter(layout, [(fault.value,) for fault in DatabaseFault])
+    def __init__(self, writer: str) -> None:
+        self.writer = writer
+        self.items = Histogram(LAYOUT, metrics.BATCH_ITEMS, _ITEMS, (writer,))
+        self.settling = Histogram(LAYOUT, metrics.BATCH_WORK, _TIMES, (writer,))
+        self.committing = Histogram(LAYOUT, metrics.BATCH_COMMIT, _TIMES, (writer,))
+        self.waiting = Gauge(LAYOUT, metrics.QUEUE_ITEMS, (writer,))
+        self.refused = Counter(LAYOUT, metrics.POOL_REFUSALS, [(writer,)])
+        faults = [(writer, fault.value) for fault in DatabaseFault]
+        self.failed = Counter(LAYOUT, metrics.BATCH_FAILURES, faults)
 
 
 # Memory layout: each metric takes the next slots of a process's row, in the order of these lines.
 # All processes of a server run the same lines, so the slots agree.
-_layout = SlotAllocator()
-VALIDATIONS = BatchInstruments(_layout)
-PROVISIONINGS = BatchInstruments(_layout)
-OUTCOMES = Counter(_layout, [(outcome.value,) for outcome in Outcome])
-TABLE_RANGES = Counter(_layout, [(str(each),) for each in range(_RANGES)])
+LAYOUT = SlotAllocator()
+VALIDATIONS = BatchInstruments("validation")
+PROVISIONINGS = BatchInstruments("provisioning")
+OUTCOMES = Counter(LAYOUT, metrics.PROVISIONINGS, [(outcome.value,) for outcome in Outcome])
+TABLE_RANGES = Counter(LAYOUT, metrics.KEY_TABLE_TOKENS, [(str(each),) for each in range(_RANGES)])
 """Camera tokens by key table, in up to 25 ranges of equal size. Their slots are adjacent."""
-RATE_REFUSALS = Counter(_layout, [(kind.value,) for kind in Kind])
-STORE_AWAY = Gauge(_layout)
-STORE_LOST = Counter(_layout, [()])
+RATE_REFUSALS = Counter(LAYOUT, metrics.RATE_LIMIT_REFUSALS, [(kind.value,) for kind in Kind])
+STORE_AWAY = Gauge(LAYOUT, metrics.RATE_STORE_AWAY_WORKERS)
+STORE_LOST = Counter(LAYOUT, metrics.RATE_STORE_LOSSES)
 
 
 def create_shared_counters(processes: int) -> SharedCounters:
     """Create the shared memory for the metrics of a server with this number of processes."""
-    return SharedCounters(processes, _layout.size)
+    return SharedCounters(processes, LAYOUT.size)
 
 
 def tables_a_range(tables: int) -> int:
@@ -90,7 +93,7 @@ class ServerMetrics:
 
     def batch_failed(self, writer: BatchInstruments, fault: DatabaseFault) -> None:
         """Count a batch that failed with a database error. Call this in the writer thread only."""
-        writer.failed.add(self.own_counters, (fault.value,))
+        writer.failed.add(self.own_counters, (writer.writer, fault.value))
 
     def provisioned(self, outcome: Outcome) -> None:
         """Count a request to provision a device. Call this in the event loop only."""
@@ -99,7 +102,7 @@ class ServerMetrics:
     def copy_writer(self, writer: BatchInstruments, *, waiting: int, refused: int) -> None:
         """Copy the number of items that wait for a writer, and the number that its pool refused."""
         writer.waiting.set(self.own_counters, waiting)
-        self._copy(writer.refused, {(): refused})
+        self._copy(writer.refused, {(writer.writer,): refused})
 
     def waiting(self, writer: BatchInstruments) -> tuple[int, int]:
         """Return the number of items that wait in all processes, and the number of processes."""

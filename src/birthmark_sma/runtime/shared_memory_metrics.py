@@ -5,22 +5,34 @@ to count costs a tenth of a microsecond, without a lock or a system call. A read
 rows, so every process returns the same totals. The row of a killed process stays, and the
 process that replaces it continues on it, so no counter ever falls.
 
-Memory layout of a row: the process id, then the places of each instrument in the order of their
-creation (`SlotAllocator`). All processes create them in the same order. The memory is an unlinked
-file that only these processes can reach; nothing is left of it at the end.
-`authority.server_metrics` and `web.middleware.request_metrics` define the instruments.
+Memory layout (64-bit integers; the memory is an unlinked file that only these processes can reach):
+
+    row 0: | process id | slots of the first instrument | slots of the second | ...
+    row 1: | process id | ...
+
+    a counter    one slot for each combination of label values, in the order given
+    a gauge      one slot
+    a histogram  one slot for each bucket (not cumulative), one for amounts above the last bound,
+                 one for the sum of all amounts
+
+The slots of an instrument follow from the order in which instruments are created (`SlotAllocator`).
+All processes import the same module, which creates them in the same order, so the slots agree.
+`authority.server_metrics` and `web.middleware.request_metrics` each have such a layout and memory.
 """
 
 import logging
 import multiprocessing
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from multiprocessing.sharedctypes import RawArray
 from typing import TypeAlias
 
+from birthmark_sma.runtime.metrics import Metric
+
 Labels: TypeAlias = tuple[str, ...]
+Rows: TypeAlias = Sequence[memoryview]
 
 _SPARE_SHEETS = 4  # for new processes that start before a dead one is detected
 _LOCK_SECONDS = 5.0
@@ -35,9 +47,13 @@ class SlotAllocator:
 
     def __init__(self) -> None:
         self.size = _OWNER + 1
+        self.instruments: dict[Metric, list[Counter | Gauge | Histogram]] = {}
 
-    def take(self, places: int) -> int:
-        """Allocate `places` adjacent places; return the first."""
+    def register(
+        self, metric: Metric, instrument: "Counter | Gauge | Histogram", places: int
+    ) -> int:
+        """Allocate `places` adjacent places for an instrument of a metric; return the first."""
+        self.instruments.setdefault(metric, []).append(instrument)
         first = self.size
         self.size += places
         return first
@@ -86,49 +102,54 @@ class SharedCounters:
 
 
 class Counter:
-    """A counter for each value of its labels. All values are given in advance.
+    """A counter for each combination of label values. All combinations are given in advance.
 
     Only one thread may add to a value, or callers must hold a lock: adding is not atomic.
     """
 
-    def __init__(self, layout: SlotAllocator, labels: Iterable[Labels]) -> None:
-        self.place = {each: layout.take(1) for each in labels}
+    def __init__(
+        self, layout: SlotAllocator, metric: Metric, labels: Sequence[Labels] = ((),)
+    ) -> None:
+        first = layout.register(metric, self, len(labels))
+        self.place = {each: first + number for number, each in enumerate(labels)}
 
     def add(self, own_counters: memoryview, labels: Labels, amount: int = 1) -> None:
         """Add to the counter of these labels. Raises KeyError for labels not given in advance."""
         own_counters[self.place[labels]] += amount
 
-    def total(self, shared_counters: Iterable[memoryview]) -> dict[Labels, int]:
-        """Return the sum over the rows for each value of the labels."""
-        shared_counters = list(shared_counters)
+    def total(self, shared_counters: Rows) -> dict[Labels, int]:
+        """Return the sum over the rows for each combination of label values."""
         return {each: sum(s[place] for s in shared_counters) for each, place in self.place.items()}
 
 
 class Gauge:
     """A number that rises and falls. The values of dead processes are not counted."""
 
-    def __init__(self, layout: SlotAllocator) -> None:
-        self._place = layout.take(1)
+    def __init__(self, layout: SlotAllocator, metric: Metric, labels: Labels = ()) -> None:
+        self.labels = labels
+        self._place = layout.register(metric, self, 1)
 
     def set(self, own_counters: memoryview, value: int) -> None:
         """Set the value of this process."""
         own_counters[self._place] = value
 
-    def total(self, alive: Iterable[memoryview]) -> int:
+    def total(self, alive: Rows) -> int:
         """Return the sum over the rows of running processes."""
         return sum(own_counters[self._place] for own_counters in alive)
 
 
 class Histogram:
-    """A histogram of amounts, with upper bounds of its buckets and the sum of all amounts.
+    """A histogram for one combination of label values: buckets, and the sum of all amounts.
 
     Amounts are integers: nanoseconds or numbers of items. Only one thread of a process may observe.
     """
 
-    def __init__(self, layout: SlotAllocator, bounds: Sequence[int]) -> None:
+    def __init__(
+        self, layout: SlotAllocator, metric: Metric, bounds: Sequence[int], labels: Labels = ()
+    ) -> None:
         self.bounds = bounds
-        # One place for each bucket, one for amounts above the last bound, one for the sum.
-        self._first = layout.take(len(bounds) + 2)
+        self.labels = labels
+        self._first = layout.register(metric, self, len(bounds) + 2)
         self._sum = self._first + len(bounds) + 1
 
     def observe(self, own_counters: memoryview, amount: int) -> None:
@@ -136,12 +157,11 @@ class Histogram:
         own_counters[self._first + bisect_left(self.bounds, amount)] += 1
         own_counters[self._sum] += amount
 
-    def total(self, shared_counters: Iterable[memoryview]) -> tuple[list[int], int]:
+    def total(self, shared_counters: Rows) -> tuple[list[int], int]:
         """Return the cumulative counts and the sum of all amounts, over these rows.
 
         The counts are the number of amounts at or below each bound, and at the end of all amounts.
         """
-        shared_counters = list(shared_counters)
         counts = (sum(s[n] for s in shared_counters) for n in range(self._first, self._sum))
         return list(accumulate(counts)), sum(s[self._sum] for s in shared_counters)
 

@@ -10,19 +10,15 @@ import asyncio
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from cryptography import x509
 from fastapi import APIRouter
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 from starlette.requests import Request
@@ -35,23 +31,32 @@ from birthmark_sma.authority.operations import statistics
 from birthmark_sma.authority.operations.statistics import Totals
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.runtime.shared_memory_metrics import Histogram
+from birthmark_sma.runtime import metrics as table
+from birthmark_sma.runtime.metrics import METRICS, Metric
+from birthmark_sma.runtime.shared_memory_metrics import (
+    Gauge,
+    Histogram,
+    SharedCounters,
+    SlotAllocator,
+)
 from birthmark_sma.web.api import openapi
 from birthmark_sma.web.api.metrics_cache import MetricsCache
-from birthmark_sma.web.middleware.request_metrics import (
-    ACCESS_REFUSALS,
-    LATENCIES,
-    LOG_LINES_LEFT_OUT,
-    REQUESTS,
-    RequestMetrics,
-)
+from birthmark_sma.web.middleware import request_metrics
+from birthmark_sma.web.middleware.request_metrics import RequestMetrics
+
+Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
+Family: TypeAlias = Any  # prometheus_client's families have no common type for `add_metric`
+_FAMILIES: Mapping[str, Callable[..., Family]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 PATH = "/metrics"
 _COPY_SECONDS = 1.0  # a process that is killed loses at most this much of what it counted
 # The callers that provision devices choose the names of families, so the labels are bounded.
 _MOST_FAMILIES = 50
 _REST = "(others)"
-_SECOND = 1e9  # in nanoseconds
 
 _log = logging.getLogger(__name__)
 
@@ -127,211 +132,95 @@ class _Server(Collector):
     traffic: RequestMetrics
     totals: Totals | None
 
-    def collect(self) -> Iterable[Metric]:
-        """Yield every metric family. prometheus_client calls this when it makes the text."""
-        yield from self._of_the_process()
-        yield from self._of_the_database()
-        yield from self._of_requests()
-        yield from self._of_batches()
-        yield from self._of_limits()
-        yield from self._of_certificates()
+    def collect(self) -> Iterable[Family]:
+        """Yield a family for each metric. prometheus_client calls this when it makes the text."""
+        read = self._read()
+        memories = (
+            (server_metrics.LAYOUT, self.authority.figures.shared_counters),
+            (request_metrics.LAYOUT, self.traffic.shared_counters),
+        )
+        for metric in METRICS:
+            samples = read.get(metric, ())
+            if samples is None:
+                continue
+            family = _FAMILIES[metric.type](metric.name, metric.help, labels=metric.labels)
+            for labels, value in samples:
+                family.add_metric(labels, value)
+            for layout, memory in memories:
+                if metric not in read and metric in layout.instruments:
+                    _add_counted(family, metric, layout, memory)
+            yield family
 
-    def _of_the_process(self) -> Iterator[Metric]:
-        labels = {
-            "version": __version__,
-            "python": platform.python_version(),
-            "database": self.authority.database.dialect_name,
+    def _read(self) -> Mapping[Metric, Samples | None]:
+        """Return the samples of all metrics that are not counted in shared memory.
+
+        None if the database is away. Table ranges are counted there by their numbers.
+        """
+        authority, totals = self.authority, self.totals
+        alive = len(authority.figures.shared_counters.alive())
+        build = (__version__, platform.python_version(), authority.database.dialect_name)
+        samples: dict[Metric, Samples | None] = {
+            table.BUILD_INFO: [(build, 1)],
+            table.WORKERS: [((), len(self.traffic.shared_counters.alive()))],
+            table.QUEUE_LIMIT_ITEMS: [((), authority.settings.pool_limit * alive)],
+            table.KEY_TABLE_TOKENS: self._count_by_table_range(),
+            table.CERTIFICATE_EXPIRY: self._read_expiry(),
+            table.DATABASE_UP: [((), totals is not None)],
+            table.VERDICTS: None,
+            table.REPEATS: None,
+            table.DEVICES: None,
         }
-        build = GaugeMetricFamily("sma_build_info", "Which program this is.", labels=list(labels))
-        build.add_metric(list(labels.values()), 1)
-        yield build
-        yield GaugeMetricFamily(
-            "sma_workers", "Processes that serve.", value=len(self.traffic.shared_counters.alive())
-        )
-        yield _counted(
-            "sma_log_lines_left_out",
-            "Lines of the log that were left out as nobody read it, or the disk was full.",
-            [],
-            LOG_LINES_LEFT_OUT.total(self.traffic.shared_counters.all()),
-        )
+        return samples if totals is None else {**samples, **_read_totals(totals)}
 
-    def _of_the_database(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "sma_database_up", "Whether the database answers.", value=self.totals is not None
-        )
-        if self.totals is None:
-            return
-        verdicts = CounterMetricFamily(
-            "sma_verdicts",
-            "Camera tokens that were judged, by verdict and reason, in every process and run.",
-            labels=["verdict", "reason"],
-        )
-        for reason in Reason:
-            verdicts.add_metric([reason.verdict.value, reason.value], self.totals.reasons[reason])
-        yield verdicts
-        yield _counted(
-            "sma_repeats",
-            "Camera tokens that had come before, by kind of repeat.",
-            ["kind"],
-            {(kind.value,): self.totals.repeats[kind] for kind in Repeat},
-        )
-        devices = GaugeMetricFamily(
-            "sma_devices", "Devices that are registered, by family.", labels=["family"]
-        )
-        for family, number in _largest(self.totals.devices).items():
-            devices.add_metric([family], number)
-        yield devices
-
-    def _of_requests(self) -> Iterator[Metric]:
-        shared_counters = self.traffic.shared_counters.all()
-        requests = REQUESTS.total(shared_counters)
-        yield _counted(
-            "sma_http_requests",
-            "Requests that were answered.",
-            ["route", "method", "status"],
-            {labels: number for labels, number in requests.items() if number},
-        )
-        latencies = HistogramMetricFamily(
-            "sma_http_request_duration_seconds",
-            "From a request to its answer.",
-            labels=["route"],
-        )
-        for route, histogram in LATENCIES.items():
-            _add(latencies, [route], histogram, shared_counters, _SECOND)
-        yield latencies
-        yield _counted(
-            "sma_access_refusals",
-            "Requests that were not let in.",
-            ["reason"],
-            ACCESS_REFUSALS.total(shared_counters),
-        )
-
-    def _of_batches(self) -> Iterator[Metric]:
-        shared_counters, alive = self._sheets()
-        writers = {
-            "validation": server_metrics.VALIDATIONS,
-            "provisioning": server_metrics.PROVISIONINGS,
-        }
-        items = HistogramMetricFamily(
-            "sma_batch_items", "Camera tokens or devices that shared a commit.", labels=["writer"]
-        )
-        settling = HistogramMetricFamily(
-            "sma_batch_work_seconds", "Work on a batch before its commit.", labels=["writer"]
-        )
-        committing = HistogramMetricFamily(
-            "sma_batch_commit_seconds", "How long commits took.", labels=["writer"]
-        )
-        waiting = GaugeMetricFamily(
-            "sma_queue_items", "Camera tokens or devices that wait.", labels=["writer"]
-        )
-        refused = CounterMetricFamily(
-            "sma_pool_refusals", "What was turned away as too much waited.", labels=["writer"]
-        )
-        failed = CounterMetricFamily(
-            "sma_batch_failures",
-            "Batches that the database did not take, by what it said.",
-            labels=["writer", "fault"],
-        )
-        for name, writer in writers.items():
-            _add(items, [name], writer.items, shared_counters, 1)
-            _add(settling, [name], writer.settling, shared_counters, _SECOND)
-            _add(committing, [name], writer.committing, shared_counters, _SECOND)
-            waiting.add_metric([name], writer.waiting.total(alive))
-            refused.add_metric([name], writer.refused.total(shared_counters)[()])
-            for (fault,), times in writer.failed.total(shared_counters).items():
-                failed.add_metric([name, fault], times)
-        yield from (items, settling, committing, waiting, refused, failed)
-        yield GaugeMetricFamily(
-            "sma_queue_limit_items",
-            "Camera tokens that may wait, in all processes.",
-            value=self.authority.settings.pool_limit * len(alive),
-        )
-        yield _counted(
-            "sma_provisionings",
-            "Requests to provision a device, by what became of them.",
-            ["outcome"],
-            server_metrics.OUTCOMES.total(shared_counters),
-        )
-        yield self._key_tables(shared_counters)
-
-    def _key_tables(self, shared_counters: Sequence[memoryview]) -> Metric:
+    def _count_by_table_range(self) -> Samples:
         tables = self.authority.table_sizes.tables
         step = server_metrics.tables_a_range(tables)
-        used = server_metrics.TABLE_RANGES.total(shared_counters)
-        return _counted(
-            "sma_key_table_tokens",
-            "Well-addressed camera tokens, by the range of key tables that they name.",
-            ["tables"],
-            {
-                (f"{first}-{min(first + step, tables) - 1}",): used[str(first // step),]
-                for first in range(0, tables, step)
-            },
-        )
+        used = server_metrics.TABLE_RANGES.total(self.authority.figures.shared_counters.all())
+        for first in range(0, tables, step):
+            yield (f"{first}-{min(first + step, tables) - 1}",), used[str(first // step),]
 
-    def _of_limits(self) -> Iterator[Metric]:
-        shared_counters, alive = self._sheets()
-        yield _counted(
-            "sma_rate_limit_refusals",
-            "Refusals for rate limits, by what was limited.",
-            ["kind"],
-            server_metrics.RATE_REFUSALS.total(shared_counters),
-        )
-        yield GaugeMetricFamily(
-            "sma_rate_store_away_workers",
-            "Processes that count by themselves as the shared store does not answer.",
-            value=server_metrics.STORE_AWAY.total(alive),
-        )
-        yield _counted(
-            "sma_rate_store_losses",
-            "How often the shared store stopped answering, over all processes.",
-            [],
-            server_metrics.STORE_LOST.total(shared_counters),
-        )
-
-    def _of_certificates(self) -> Iterator[Metric]:
+    def _read_expiry(self) -> Samples:
         certificates = {
             "root": self.authority.root,
             "intermediate": self.authority.issuer.certificate,
+            "tls": _served_certificate(self.authority.settings.tls_cert),
         }
-        served = _served_certificate(self.authority.settings.tls_cert)
-        if served is not None:
-            certificates["tls"] = served
-        expiry = GaugeMetricFamily(
-            "sma_certificate_expiry_timestamp_seconds",
-            "When a certificate of this server expires.",
-            labels=["certificate"],
-        )
         for name, certificate in certificates.items():
-            expiry.add_metric([name], certificate.not_valid_after_utc.timestamp())
-        yield expiry
-
-    def _sheets(self) -> tuple[list[memoryview], list[memoryview]]:
-        # Counters add up all rows, also those of dead processes, so that they never fall. Gauges
-        # add up those of running processes.
-        shared_counters = self.authority.figures.shared_counters
-        return shared_counters.all(), shared_counters.alive()
+            if certificate is not None:
+                yield (name,), certificate.not_valid_after_utc.timestamp()
 
 
-def _counted(
-    name: str, what: str, labels: Sequence[str], numbers: Mapping[tuple[str, ...], int]
-) -> Metric:
-    family = CounterMetricFamily(name, what, labels=labels)
-    for values, number in numbers.items():
-        family.add_metric(values, number)
-    return family
+def _read_totals(totals: Totals) -> Mapping[Metric, Samples]:
+    reasons = {(each.verdict.value, each.value): totals.reasons[each] for each in Reason}
+    return {
+        table.VERDICTS: reasons.items(),
+        table.REPEATS: [((kind.value,), totals.repeats[kind]) for kind in Repeat],
+        table.DEVICES: [((family,), n) for family, n in _largest(totals.devices).items()],
+    }
 
 
-def _add(
-    family: HistogramMetricFamily,
-    labels: Sequence[str],
-    histogram: Histogram,
-    shared_counters: Sequence[memoryview],
-    unit: float,
+def _add_counted(
+    family: Family, metric: Metric, layout: SlotAllocator, memory: SharedCounters
 ) -> None:
-    # Prometheus's buckets are cumulative, as the counts of `total` are.
-    counts, amount = histogram.total(shared_counters)
-    bounds = [*(repr(bound / unit) for bound in histogram.bounds), "+Inf"]
-    family.add_metric(labels, list(zip(bounds, counts, strict=True)), amount / unit)
+    """Add what the processes have counted in shared memory.
+
+    Counters and histograms add up all rows, also those of dead processes, so that they never fall.
+    Gauges add up those of running processes.
+    """
+    for instrument in layout.instruments[metric]:
+        if isinstance(instrument, Gauge):
+            family.add_metric(instrument.labels, instrument.total(memory.alive()))
+        elif isinstance(instrument, Histogram):
+            # Prometheus's buckets are cumulative, as the counts of `total` are.
+            counts, amount = instrument.total(memory.all())
+            bounds = [*(repr(each / metric.per_unit) for each in instrument.bounds), "+Inf"]
+            buckets = list(zip(bounds, counts, strict=True))
+            family.add_metric(instrument.labels, buckets, amount / metric.per_unit)
+        else:
+            for labels, number in instrument.total(memory.all()).items():
+                # Most combinations of route, method and status never occur.
+                if number or metric is not table.HTTP_REQUESTS:
+                    family.add_metric(labels, number)
 
 
 def _largest(families: Mapping[str, int]) -> Mapping[str, int]:

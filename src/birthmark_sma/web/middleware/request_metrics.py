@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from birthmark_sma.runtime import metrics
 from birthmark_sma.runtime.background_output import count_left_out
 from birthmark_sma.runtime.percentiles import Snapshots, quantile
 from birthmark_sma.runtime.shared_memory_metrics import (
@@ -51,11 +52,12 @@ REFUSALS = ("unauthenticated", "insufficient_scope", "misdirected")
 
 # The layout of the shared memory. Every process imports this module and allocates the slots in the
 # same order, so the order must not depend on settings.
-_layout = SlotAllocator()
+LAYOUT = SlotAllocator()
 _ROUTES = (*RULES, UNKNOWN)
 _NAMES = {status: str(status) for status in _STATUSES} | {0: NO_ANSWER}
 REQUESTS = Counter(
-    _layout,
+    LAYOUT,
+    metrics.HTTP_REQUESTS,
     [
         (route, method, status)
         for route in _ROUTES
@@ -63,16 +65,18 @@ REQUESTS = Counter(
         for status in (*_NAMES.values(), OTHER)
     ],
 )
-LATENCIES = {route: Histogram(_layout, _BOUNDS) for route in _ROUTES}
+LATENCIES = {
+    route: Histogram(LAYOUT, metrics.HTTP_REQUEST_DURATION, _BOUNDS, (route,)) for route in _ROUTES
+}
 # The slot and the histogram for a 200 to a POST of each route, looked up once for the fast path.
 _OF_POSTS = {path: (REQUESTS.place[path, "POST", "200"], LATENCIES[path]) for path in RULES}
-LOG_LINES_LEFT_OUT = Counter(_layout, [()])
-ACCESS_REFUSALS = Counter(_layout, [(each,) for each in REFUSALS])
+LOG_LINES_LEFT_OUT = Counter(LAYOUT, metrics.LOG_LINES_LEFT_OUT)
+ACCESS_REFUSALS = Counter(LAYOUT, metrics.ACCESS_REFUSALS, [(each,) for each in REFUSALS])
 
 
 def create_shared_counters(processes: int) -> SharedCounters:
     """Return new shared memory for the request metrics of so many processes."""
-    return SharedCounters(processes, _layout.size)
+    return SharedCounters(processes, LAYOUT.size)
 
 
 class RequestMetrics:

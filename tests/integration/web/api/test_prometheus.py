@@ -15,6 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.runtime.metrics import BATCH_ITEMS, RATE_LIMIT_REFUSALS
 from birthmark_sma.runtime.shared_memory_metrics import (
     Counter,
     Histogram,
@@ -121,7 +122,8 @@ def test_requests_are_counted(running: Running) -> None:
 def test_a_sheet_is_taken_once() -> None:
     """By one process; what a dead one left is gone on with, and never falls."""
     layout = SlotAllocator()
-    counter, histogram = Counter(layout, [("a",), ("b",)]), Histogram(layout, (10, 20))
+    counter = Counter(layout, RATE_LIMIT_REFUSALS, [("a",), ("b",)])
+    histogram = Histogram(layout, BATCH_ITEMS, (10, 20))
     shared_counters = SharedCounters(1, layout.size)
     first = shared_counters.take_one()
     counter.add(first, ("b",), 5)
