@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
@@ -23,7 +22,7 @@ from birthmark_sma.authority.sandbox.guards import check_kind
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.web import problems
-from birthmark_sma.web.api import crl, health, openapi, prometheus, provision, validate
+from birthmark_sma.web.api import crl, docs_pages, health, openapi, prometheus, provision, validate
 from birthmark_sma.web.api.crl import Crls
 from birthmark_sma.web.dashboard import routes
 from birthmark_sma.web.dashboard.session_middleware import HOME, SessionMiddleware
@@ -233,9 +232,7 @@ def create_app(
                 if tracing is not None:
                     await asyncio.to_thread(tracing.close)
 
-    # FastAPIOffline serves the scripts of the documentation pages itself. FastAPI's pages would
-    # load them from another host.
-    app: FastAPI = FastAPIOffline(
+    app = FastAPI(
         title="Birthmark Simulated Manufacturer Authority",
         version=__version__,
         description=openapi.DESCRIPTION,
@@ -243,8 +240,11 @@ def create_app(
         openapi_tags=_TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_middleware(AnswerHead)
+    docs_pages.install(app)
     problems.install(app)
     openapi.install(app, _ROUTERS)
     for router in _ROUTERS:

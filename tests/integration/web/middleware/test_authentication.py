@@ -149,7 +149,7 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
 
 PLACES = {
     "/dashboard/static": "/dashboard/static/curve.js",
-    "/static-offline-docs": "/static-offline-docs/swagger-ui.css",
+    "/static-offline-docs": "/static-offline-docs/vendor/swagger-ui/swagger-ui.css",
 }
 """What is asked for of a directory."""
 

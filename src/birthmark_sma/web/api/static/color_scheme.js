@@ -1,0 +1,5 @@
+// Swagger UI has a dark theme for the class "dark-mode", but does not ask the browser for it.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();
