@@ -598,7 +598,7 @@ def test_a_server_that_wants_a_certificate_of_the_client(ca: TestCa, ask: Ask) -
         asked = time.monotonic()
         outcomes = ask(server.url, ca_file=ca.file, options=IMPATIENT)
         check(outcomes, one_of(Cause.UNTRUSTED, Cause.UNREACHABLE), asked)
-        mine = ca.issue("aggregator", client=True)
+        mine = ca.issue("aggregator")
         files: tuple[Path, Path] = (mine.certificate_file, mine.key_file)
         outcomes = ask(server.url, ca_file=ca.file, client_certificate=files, options=IMPATIENT)
         assert all(isinstance(each, Pass) for each in outcomes), outcomes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.pki import local_tls
 from tests.integration.cli.conftest import Place, assert_refused
@@ -73,7 +73,10 @@ def test_files_that_cannot_be_used(empty: Place, ca: TestCa) -> None:
     other.key_file.write_bytes(key_pem(issued.key, b"secret passphrase"))
     assert_refused(empty.sma("serve", settings=mismatch), 3, "is encrypted", "without a passphrase")
 
-    weak = ca.issue("weak", key=rsa.generate_private_key(65_537, 1024))
+    weak = ca.issue("weak")
+    made = ("-keyout", weak.key_file, "-out", weak.certificate_file)
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=weak")
+    subprocess.run([*command, *made], check=True, capture_output=True)
     assert_refused(empty.sma("serve", settings=weak.settings), 3, "weak.crt", "too small")
     assert not empty.data_dir.exists()
 

@@ -241,7 +241,7 @@ def test_an_access_key_opens_the_door(start_server: Start, tmp_path: Path) -> No
 def test_a_client_certificate_opens_the_door(start_server: Start, tmp_path: Path) -> None:
     """In place of a key: a certificate that the operator has registered."""
     ca = TestCa(tmp_path / "ca")
-    mine = ca.issue("newsroom", client=True)
+    mine = ca.issue("newsroom")
     made_key(tmp_path, "--client-cert", str(mine.certificate_file))
     environ = ca.issue("server").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
     url = start_server(SMA_ACCESS="keys", **environ).server.url

@@ -1,29 +1,17 @@
 """Make TLS certificates while a test runs, and SSL contexts of clients that trust them."""
 
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 DAY = timedelta(days=1)
-_MAY_SIGN_CERTIFICATES = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)
 
 
 @dataclass(frozen=True)
@@ -48,56 +36,51 @@ class TestCa:
 
     def __init__(self, folder: Path, name: str = "Test CA") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named(name)
-        self.certificate = (
-            _begun(self._name, self._name, self._key.public_key(), -DAY, 30 * DAY)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_MAY_SIGN_CERTIFICATES, critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
-            )
-            .sign(self._key, hashes.SHA256())
-        )
+        self._folder = folder
+        self._ca = trustme.CA(organization_unit_name=name)
         self.file = folder / f"{name}.crt"
-        self.file.write_bytes(_pem(self.certificate))
+        self._ca.cert_pem.write_to_path(self.file)
+        self._key: Any = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
 
     def issue(
-        self,
-        name: str,
-        *,
-        client: bool = False,
-        key: Any = None,
-        begin: timedelta = -DAY,
-        end: timedelta = 10 * DAY,
+        self, name: str, *, rsa: bool = False, begin: timedelta = -DAY, end: timedelta = 10 * DAY
     ) -> Issued:
-        """Issue a certificate for a server at 127.0.0.1 and localhost, or for a client.
+        """Issue a certificate for a server at 127.0.0.1 and localhost, which clients can use too.
 
         `begin` and `end` are relative to now.
         """
-        key = key or ec.generate_private_key(ec.SECP256R1())
-        usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
-        names: list[x509.GeneralName] = [
-            x509.DNSName("localhost"),
-            x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")),
-        ]
-        certificate = (
-            _begun(_named(name), self._name, key.public_key(), begin, end)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
+        now = datetime.now(UTC)
+        leaf = self._ca.issue_cert(
+            "localhost",
+            "127.0.0.1",
+            common_name=name,
+            key_type=trustme.KeyType.RSA if rsa else trustme.KeyType.ECDSA,
+            not_before=now + begin,
+            not_after=now + end,
         )
-        issued = Issued(certificate, key, self.folder / f"{name}.crt", self.folder / f"{name}.key")
-        issued.certificate_file.write_bytes(_pem(certificate))
+        [pem] = leaf.cert_chain_pems
+        key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
+        return self._store(name, x509.load_pem_x509_certificate(pem.bytes()), key)
+
+    def issue_for_servers_only(self, name: str) -> Issued:
+        """Issue a certificate whose extended key usage excludes clients; trustme makes none."""
+        model = self.issue(name)
+        old = model.certificate
+        builder = x509.CertificateBuilder(
+            old.issuer, old.subject, old.public_key(), old.serial_number + 1
+        )
+        builder = builder.not_valid_before(old.not_valid_before_utc)
+        builder = builder.not_valid_after(old.not_valid_after_utc)
+        for each in old.extensions:
+            is_usage = isinstance(each.value, x509.ExtendedKeyUsage)
+            value = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+            builder = builder.add_extension(value if is_usage else each.value, each.critical)
+        return self._store(name, builder.sign(self._key, hashes.SHA256()), model.key)
+
+    def _store(self, name: str, certificate: x509.Certificate, key: Any) -> Issued:
+        place = self._folder / name
+        issued = Issued(certificate, key, place.with_suffix(".crt"), place.with_suffix(".key"))
+        issued.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         issued.key_file.touch(0o600)
         issued.key_file.write_bytes(key_pem(key))
         return issued
@@ -126,26 +109,3 @@ def key_pem(key: Any, passphrase: bytes | None = None) -> bytes:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
     return pem
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _begun(
-    subject: x509.Name, issuer: x509.Name, public_key: Any, begin: timedelta, end: timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + begin)
-        .not_valid_after(now + end)
-    )

@@ -530,7 +530,7 @@ def test_a_connection_may_outlive_a_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS looks at the end of a certificate when a connection begins, which may last for days."""
-    client = TestCa(tmp_path / "ca").issue("newsroom", client=True)
+    client = TestCa(tmp_path / "ca").issue("newsroom")
     with new_authority(small_settings(tmp_path, None, access=Access.KEYS)) as authority:
         create_key(
             authority.database,

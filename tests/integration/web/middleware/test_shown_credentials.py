@@ -168,7 +168,7 @@ def test_a_session_that_is_over(opened: Open) -> None:
 def test_a_client_certificate_of_no_key_or_a_revoked_one(tmp_path: Path) -> None:
     """Threat 33: TLS verified it, and where keys are required it would be refused."""
     ca = TestCa(tmp_path / "ca")
-    known, unknown = (ca.issue(name, client=True) for name in ("newsroom", "nobody"))
+    known, unknown = (ca.issue(name) for name in ("newsroom", "nobody"))
     environ: dict[str, Any] = ca.issue("localhost").settings
     running = start(
         tmp_path / "data",

@@ -21,7 +21,6 @@ import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.http.echo_scope import echoing
@@ -156,10 +155,6 @@ def _scope_in(answer: bytes) -> dict[str, Any]:
     return tls
 
 
-def _rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65_537, 2048)
-
-
 # --- what is negotiated
 
 
@@ -256,7 +251,7 @@ def told_scope(port: int, context: ssl.SSLContext) -> dict[str, Any]:
 def test_the_application_gets_the_clients_certificate(ca: TestCa) -> None:
     """A verified client certificate stands in the ASGI scope, by connection; else None."""
     environ = ca.issue("echo").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
-    shown = ca.issue("aggregator", client=True)
+    shown = ca.issue("aggregator")
     with echoing(**environ) as echo:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = ca.client_context(shown)
@@ -273,7 +268,7 @@ def test_the_application_gets_the_clients_certificate(ca: TestCa) -> None:
 def test_a_resumed_session_keeps_the_certificate(ca: TestCa) -> None:
     """A client that resumes shows nothing anew, and is the same client."""
     environ = ca.issue("echo2").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
-    context = ca.client_context(ca.issue("resuming", client=True))
+    context = ca.client_context(ca.issue("resuming"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     with echoing(**environ) as echo:
@@ -292,14 +287,14 @@ def test_a_resumed_session_keeps_the_certificate(ca: TestCa) -> None:
 
 def test_without_a_ca_for_clients_none_is_asked_for(ca: TestCa) -> None:
     """A certificate that nobody verified is never passed on."""
-    shown = ca.issue("unasked", client=True)
+    shown = ca.issue("unasked")
     with echoing(**ca.issue("echo3").settings) as echo:
         assert told_scope(echo.port, ca.client_context(shown))["tls"]["client_cert_der"] is None
 
 
 def test_a_client_certificate_opens_what_its_key_does(ca: TestCa, tmp_path: Path) -> None:
     """Threat 22: a verified certificate stands for its key's record, and no other one does."""
-    known, unknown = ca.issue("known", client=True), ca.issue("unknown", client=True)
+    known, unknown = ca.issue("known"), ca.issue("unknown")
     environ = ca.issue("keyed").settings | {"SMA_TLS_CLIENT_CA": str(ca.file)}
     place = server_environ(tmp_path / "data") | {"SMA_TABLES": "50"}
     for command in (
@@ -328,13 +323,13 @@ def test_a_certificate_that_does_not_verify_ends_the_handshake(
     encrypted: Running, ca: TestCa, tmp_path: Path
 ) -> None:
     """Threat 22: of another CA, expired, or made for servers: nobody gets in with it."""
-    stranger = TestCa(tmp_path, "Stranger CA").issue("stranger", client=True)
-    expired = ca.issue("expired", client=True, begin=-2 * DAY, end=-DAY)
-    server = ca.issue("server")
+    stranger = TestCa(tmp_path, "Stranger CA").issue("stranger")
+    expired = ca.issue("expired", begin=-2 * DAY, end=-DAY)
+    server = ca.issue_for_servers_only("server")
     for shown in (stranger, expired, server):
         with pytest.raises((ssl.SSLError, ConnectionError)):
             _asked(port_of(encrypted), ca.client_context(shown))
-    good = ca.issue("good", client=True)
+    good = ca.issue("good")
     assert _asked(port_of(encrypted), ca.client_context(good)).startswith(b"HTTP/1.1 200")
 
 
@@ -362,10 +357,7 @@ def _has_said(server: Server, line: str, times: int) -> bool:
 def test_a_reload_under_load_fails_no_request(ca: TestCa, tmp_path: Path, workers: int) -> None:
     """SIGHUP: who is connected goes on, new connections get the new certificate, nobody waits."""
     own = ca.issue(f"served-{workers}")
-    following = [
-        ca.issue(f"next-{workers}-{number}", key=_rsa_key() if number % 2 == 0 else None)
-        for number in range(4)
-    ]
+    following = [ca.issue(f"next-{workers}-{number}", rsa=number % 2 == 0) for number in range(4)]
     running = start(
         tmp_path / "data", "sqlite:", "--prototype", "--workers", str(workers), **own.settings
     )
@@ -442,7 +434,7 @@ def test_another_ca_for_clients_holds_at_once(ca: TestCa, tmp_path: Path) -> Non
     trusted = tmp_path / "trusted.crt"
     trusted.write_bytes(clients.file.read_bytes())
     own = ca.issue("changing")
-    context = ca.client_context(clients.issue("client", client=True))
+    context = ca.client_context(clients.issue("client"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
         echoing(**own.settings, SMA_TLS_CLIENT_CA=str(trusted)) as echo,

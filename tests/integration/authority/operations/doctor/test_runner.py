@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.authority.access.keys import KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope
@@ -262,9 +261,7 @@ def test_access_keys(authority: Authority, settings: Settings) -> None:
 
 
 def test_tls_that_ends(authority: Authority, settings: Settings, tmp_path: Path) -> None:
-    ca = TestCa(tmp_path / "ca")  # its own certificate lasts for 30 days
-    file = ca.folder / "chain.pem"
-    file.write_bytes(ca.certificate.public_bytes(Encoding.PEM))
+    file = TestCa(tmp_path / "ca").issue("server", end=30 * DAY).certificate_file
     https = changed(settings, tls_cert=file)
     assert bad(found(https)) == {}
     assert bad(found(https, NOW + 11 * DAY))["TLS"] is State.WARNING
