@@ -212,10 +212,6 @@ class GroupCommit(Generic[Item, Answer]):
         self._accept(Waiting(items, future, loop, origin, self._losing, alone=False))
         return future
 
-    async def submit_and_wait(self, item: Item) -> Answer:
-        """Submit an item from a coroutine and return its answer. Raises as `submit_async`."""
-        return await self.submit_async(item)
-
     @property
     def waiting(self) -> int:
         """The number of items that wait for the writer."""

@@ -103,6 +103,11 @@ def pool_of(
         pool.close()
 
 
+async def answer_of(pool: Pool, item: int) -> int:
+    """Submit an item; its errors come from the coroutine."""
+    return await pool.submit_async(item)
+
+
 @contextmanager
 def counted_commits(database: Database) -> Iterator[list[Connection]]:
     """Note every commit during the block."""
@@ -149,7 +154,7 @@ def test_the_pool_counts_items_and_not_parties(notes: Database) -> None:
     async def fill(pool: Pool) -> list[object]:
         party = pool.offer_together([1, 2, 3])
         with pytest.raises(PoolFullError):
-            await pool.submit_and_wait(4)
+            await pool.submit_async(4)
         notary.may_go_on.set()
         return list(await party)
 
@@ -274,7 +279,7 @@ def test_a_full_pool_turns_away_at_once(notes: Database) -> None:
                 with pytest.raises(PoolFullError):
                     pool.submit(4)
             with pytest.raises(PoolFullError):
-                asyncio.run(pool.submit_and_wait(4))
+                asyncio.run(answer_of(pool, 4))
             assert pool.waiting == 3
         assert [future.result(30) for future in futures] == [2, 4, 6]
         assert pool.submit(5).result(30) == 10
@@ -296,7 +301,7 @@ def test_closing_settles_what_waits(notes: Database) -> None:
             with pytest.raises(ShuttingDownError):
                 pool.submit(99)
             with pytest.raises(ShuttingDownError):
-                asyncio.run(pool.submit_and_wait(99))
+                asyncio.run(answer_of(pool, 99))
         closing.join(30)
         assert [future.result(0) for future in futures] == [2 * n for n in range(1, 36)]
     assert noted(notes) == list(range(36))
@@ -406,9 +411,7 @@ def test_coroutines_and_threads_side_by_side(notes: Database) -> None:
     with pool_of(notes, Notary()) as pool:
 
         async def settle_all(name: str, numbers: range) -> None:
-            answers[name] = await asyncio.gather(
-                *(pool.submit_and_wait(number) for number in numbers)
-            )
+            answers[name] = await asyncio.gather(*(answer_of(pool, number) for number in numbers))
 
         def submit_all(name: str, numbers: range) -> None:
             futures = [pool.submit(number) for number in numbers]
@@ -436,7 +439,9 @@ def test_errors_reach_coroutines(notes: Database) -> None:
 
     async def settle_all(pool: Pool) -> list[Any]:
         numbers = (1, REFUSED, POISON, 2)
-        return await asyncio.gather(*map(pool.submit_and_wait, numbers), return_exceptions=True)
+        return await asyncio.gather(
+            *(answer_of(pool, number) for number in numbers), return_exceptions=True
+        )
 
     with pool_of(notes, Notary()) as pool:
         outcomes = asyncio.run(settle_all(pool))
@@ -451,7 +456,7 @@ def test_whoever_gives_up_before_it_begins_is_not_settled(notes: Database) -> No
 
     async def scenario(pool: Pool) -> list[Any]:
         with notary.holding(pool):
-            tasks = [asyncio.create_task(pool.submit_and_wait(number)) for number in range(1, 6)]
+            tasks = [asyncio.create_task(answer_of(pool, number)) for number in range(1, 6)]
             await asyncio.sleep(0)
             tasks[1].cancel()
             tasks[3].cancel()
@@ -473,7 +478,7 @@ def test_whoever_gives_up_before_the_second_try_is_not_settled(notes: Database) 
 
     async def scenario(pool: Pool) -> None:
         notary.may_go_on.clear()
-        task = asyncio.create_task(pool.submit_and_wait(1))
+        task = asyncio.create_task(answer_of(pool, 1))
         assert await asyncio.to_thread(notary.begun.wait, 30)
         task.cancel()
         await asyncio.sleep(0)
@@ -491,7 +496,7 @@ def test_a_loop_that_ended_changes_nothing(notes: Database) -> None:
     with pool_of(notes, notary) as pool:
         with notary.holding(pool):
             loop = asyncio.new_event_loop()
-            task = loop.create_task(pool.submit_and_wait(1))
+            task = loop.create_task(answer_of(pool, 1))
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
             future = pool.submit(2)
@@ -548,7 +553,7 @@ def test_whoever_leaves_during_the_work_is_noted_with_it(notes: Database) -> Non
         party.cancel()
         await asyncio.sleep(0)
         may_go_on.set()
-        return [await pool.submit_and_wait(3)]
+        return [await pool.submit_async(3)]
 
     with counted_commits(notes) as commits:
         pool: Pool = GroupCommit(

@@ -44,7 +44,6 @@ class StoreFigures:
 
     away: bool = False
     times_lost: int = 0
-    times_found: int = 0
 
 
 class RedisConnection:
@@ -152,7 +151,6 @@ class RedisConnection:
         self._available = True
         if self.figures.away:
             self.figures.away = False
-            self.figures.times_found += 1
             _log.warning("The store for rate limits answers again: processes count together")
 
 

@@ -374,7 +374,7 @@ def test_when_it_is_killed_each_counts_by_itself(
             await asyncio.sleep(0.5)
             own_redis.start()
             await until(lambda: one.shared and two.shared)
-            assert one.figures.store == StoreFigures(away=False, times_lost=1, times_found=1)
+            assert one.figures.store == StoreFigures(away=False, times_lost=1)
             other = Caller("somebody else")
             assert sum([await passes(one, other) for _ in range(10)]) == 10
             assert not await passes(two, other)
