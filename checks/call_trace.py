@@ -9,7 +9,6 @@ are not part of the trace. tests/integration/checks/test_call_trace.py keeps the
 """
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from queue import Queue
 from typing import IO, Any
 
@@ -26,8 +24,9 @@ import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from birthmark_sma.protocol.camera_token import seal
+from birthmark_sma.protocol.camera_token import seal, to_wire
 from birthmark_sma.protocol.key_derivation import derive_key
+from checks.clean_environment import make_environment
 from checks.traced_server import MARK
 
 Call = tuple[str, str]
@@ -37,7 +36,6 @@ REQUESTS = ("validate", "provision", "ready", "crl")
 _SECONDS = 60
 _TRACES = 3
 _SETTLED_SECONDS = 0.3  # what follows a response (metrics, the log) belongs to the request
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 class TracedServer:
@@ -116,27 +114,13 @@ class TracedServer:
             key_index=0,
             nonce=secrets.token_bytes(12),
         )
-        return {
-            "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
-            "table_id": token.table_id,
-            "key_index": token.key_index,
-            "nonce": token.nonce.hex(),
-        }
+        return to_wire(token)
 
 
 @contextmanager
 def run_traced_server() -> Iterator[TracedServer]:
     """Run a server with SQLite in a temporary directory until the end of the block."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("SMA_") and name not in {"DATABASE_URL", "CA_PASSWORD", "PORT"}
-    }
-    environment |= {
-        "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)]),
-        "SMA_CA_KEY_TYPE": "ec-p256",
-        "SMA_TABLES": "10",
-    }
+    environment = make_environment() | {"SMA_CA_KEY_TYPE": "ec-p256", "SMA_TABLES": "10"}
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "checks.traced_server", "serve", "--port", "0", "--json"],

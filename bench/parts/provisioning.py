@@ -8,7 +8,6 @@ from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.web.api.provision import PATH
 from tests.support.cameras.camera import provision_body
 
-KEY_TYPES = (CaKeyType.RSA_4096, CaKeyType.EC_P256)
 _CONNECTIONS = 32
 _MOST_PER_SECOND = 1_500
 """Limit for the number of devices of a round. An EC key signs far faster than devices can be

@@ -7,19 +7,16 @@ calls it without a socket. It ends within seconds.
 
 import functools
 import json
-import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
+from checks.clean_environment import make_environment
 from checks.public_surface.json_schema import find_prose, without_prose
 from checks.public_surface.text import find_shape, leave_out_empty
 
-_ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 120
-_OUTSIDE_SMA = frozenset({"DATABASE_URL", "CA_PASSWORD", "PORT"})
 
 
 @functools.cache
@@ -28,18 +25,11 @@ def observe() -> dict[str, Any]:
 
     The result is cached. Raises RuntimeError if the process fails.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("SMA_") and name not in _OUTSIDE_SMA
-    }
-    # The process works in another directory, so it needs this process's module path.
-    environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "checks.public_surface.authority_process"],
             cwd=folder,
-            env=environment,
+            env=make_environment(),
             capture_output=True,
             text=True,
             timeout=_SECONDS,

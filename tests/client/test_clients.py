@@ -310,7 +310,7 @@ def test_what_is_no_camera_token_is_refused_before_it_is_sent() -> None:
     """It must not spoil the request in which others' tokens go out."""
     with FaultyServer() as server, AuthorityClient(server.url) as client:
         for wrong in (None, {"table_id": 1}, b""):
-            with pytest.raises(TypeError, match="no CameraToken"):
+            with pytest.raises(TypeError, match="Expected a CameraToken"):
                 client.validate(wrong)  # type: ignore[arg-type]
         assert server.visits == []
 
@@ -401,11 +401,11 @@ def test_what_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     ids = [visit.headers["x-request-id"] for visit in server.visits]
     assert [level for level, _ in told] == ["INFO"] * 3 + ["WARNING"] + ["INFO"] * 2
-    assert told[0][1].startswith(f"Request {ids[0]} brought no verdict (unavailable)")
+    assert told[0][1].startswith(f"Request {ids[0]} got no verdict (unavailable)")
     assert told[1][1].startswith("The next attempt is in 0.0 s")
-    assert told[2][1].startswith(f"Request {ids[1]} brought no verdict")
-    assert told[3][1].startswith("The circuit is open: nothing is sent for 0.3 s.")
-    assert told[5][1].startswith("The circuit is closed")
+    assert told[2][1].startswith(f"Request {ids[1]} got no verdict")
+    assert told[3][1].startswith("The circuit breaker is open, so nothing is sent for 0.3 s.")
+    assert told[5][1].startswith("The circuit breaker is closed")
     for secret in ("sma_needle", token.encrypted_nuc_hash.hex(), token.nonce.hex()):
         assert secret not in caplog.text
 

@@ -561,7 +561,7 @@ def test_a_wrong_certificate(ca: TestCa, other_ca: TestCa, wrong: str, ask: Ask)
         "system": "comes from a CA that is not trusted here",
         "expired": "has expired",
         "early": "is not valid yet",
-        "name": "is for another name",
+        "name": "is for another host name",
     }[wrong] in detail
 
 

@@ -299,7 +299,7 @@ def test_a_send_that_returns_no_delivery_loses_nothing(
 ) -> None:
     """A callback that forgot its `return` is told so, and every bundle stays."""
     for _ in range(2):
-        with pytest.raises(TypeError, match="send returns a Delivery"):
+        with pytest.raises(TypeError, match="send must return a Delivery"):
             queue.drain(lambda _: answer)
     assert (len(queue), queue.put_aside) == (4, 0)
     time.now += 1

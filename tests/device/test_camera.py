@@ -369,7 +369,7 @@ def test_threads_share_a_camera(start: StartCamera, no_chance: None) -> None:
 def test_a_copied_disk_under_another_serial(start: StartCamera, enrolment: Enrolment) -> None:
     start().close()
     other = Enrolment(enrolment.url, "another", "Test")
-    with pytest.raises(OtherDeviceError, match="was the disk copied"):
+    with pytest.raises(OtherDeviceError, match="If the disk was copied"):
         start(enrolment=other)
 
 
@@ -399,7 +399,7 @@ def test_names_of_queues(start: StartCamera, place: Path, queues: tuple[str, ...
 
 
 def test_a_queue_cannot_be_the_lock(start: StartCamera) -> None:
-    with pytest.raises(DeviceStorageError, match="in the way"):
+    with pytest.raises(DeviceStorageError, match="Move it away"):
         start(queues=("lock",))
 
 

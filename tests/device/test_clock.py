@@ -199,7 +199,7 @@ def test_a_damaged_file_is_no_reason_to_fail(
     """It holds a bound, and the certificate has another."""
     watched.place.write(FILE, content)
     watched.start()
-    assert "torn or altered" in caplog.text
+    assert "damaged or altered" in caplog.text
     assert not watched.wrong()
     watched.clock.hear(NOW, SERVER)
     caplog.clear()

@@ -246,7 +246,7 @@ def test_a_serial_that_another_camera_has(
 
 def test_a_refusal_by_no_authority(start: StartCamera, authority: Authority) -> None:
     asked = InProcess(authority, lambda _, __: httpx2.Response(404, text="nginx"))
-    with pytest.raises(ProvisioningRefusedError, match="no authority of this kind"):
+    with pytest.raises(ProvisioningRefusedError, match="does not come from such an authority"):
         start(client=asked)
 
 
@@ -319,7 +319,7 @@ def test_a_certificate_of_the_year_0(answered: Answered, moment: bytes) -> None:
     )
     pem = ssl.DER_cert_to_PEM_cert(der.replace(moment, b"00000101000000Z"))
     answer = answered.fields | {"device_certificate": pem, "certificate_chain": [pem, pem]}
-    with pytest.raises(provisioning_response.UnusableAnswerError, match="are no chain"):
+    with pytest.raises(provisioning_response.UnusableAnswerError, match="do not form a valid path"):
         provisioning_response.make_identity(answered.pending, json.dumps(answer).encode())
 
 
@@ -432,7 +432,7 @@ def test_what_cannot_leave_is_no_absence(
         raise error("Illegal header value")
 
     asked = InProcess(authority, refused_here)
-    with pytest.raises(ConfigurationError, match="cannot be asked: Illegal"):
+    with pytest.raises(ConfigurationError, match="cannot be sent to the authority: Illegal"):
         start(client=asked, enrolment=replace(enrolment, patience=60))
     assert len(asked.requests) == 1
 
@@ -595,9 +595,9 @@ def in_the_clear(_: Authority, __: httpx2.Request, answer: Answer) -> httpx2.Res
 @pytest.mark.parametrize(
     ("swap", "told"),
     [
-        (of_another_camera, "not those of this certificate"),
-        (of_another_certificate, "not those of this certificate"),
-        (in_the_clear, "no authority of this kind"),
+        (of_another_camera, "are for another certificate"),
+        (of_another_certificate, "are for another certificate"),
+        (in_the_clear, "does not come from such an authority"),
     ],
 )
 def test_a_relay_cannot_swap_the_secrets(
@@ -694,8 +694,8 @@ def test_keys_do_not_travel_in_the_open(url: str) -> None:
         ({"enrolment_key": "ab\n"}, "enrolment key"),
         ({"enrolment_key": "a\r\nX: y"}, "enrolment key"),
         ({"nuc_hash": b"short"}, "NUC hash"),
-        ({"keys_per_table": 0}, "key table"),
-        ({"keys_per_table": 2**31}, "key table"),
+        ({"keys_per_table": 0}, "keys_per_table"),
+        ({"keys_per_table": 2**31}, "keys_per_table"),
         ({"root_fingerprint": "ab:cd"}, "fingerprint"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_key_in_a_file(tmp_path: Path, form: str) -> None:
 def test_a_key_from_a_command() -> None:
     sealed = seal(SECRET, printing("print('ab' * 32)"))
     assert unseal(sealed, printing("print('AB' * 32)"), PLACE) == SECRET
-    with pytest.raises(DeviceSecretError, match="does not open"):
+    with pytest.raises(DeviceSecretError, match="cannot be decrypted"):
         unseal(sealed, printing("print('ac' * 32)"), PLACE)
 
 
@@ -55,7 +55,7 @@ def test_a_key_from_a_command() -> None:
 def test_a_passphrase() -> None:
     sealed = seal(SECRET, passphrase("gärtner"))
     assert unseal(sealed, passphrase("gärtner"), PLACE) == SECRET
-    with pytest.raises(DeviceSecretError, match="does not open"):
+    with pytest.raises(DeviceSecretError, match="cannot be decrypted"):
         unseal(sealed, passphrase("gartner"), PLACE)
     with pytest.raises(DeviceSecretError, match="empty"):
         passphrase("")
@@ -76,7 +76,7 @@ def test_every_sealing_has_a_key_of_its_own() -> None:
 def test_how_it_is_sealed_is_not_for_the_file_to_choose(tmp_path: Path) -> None:
     """Whoever can write the file could offer one that is not sealed, or for a weaker secret."""
     for offered in (UNSEALED, key_file(written(tmp_path, bytes(32)))):
-        with pytest.raises(DeviceSecretError, match="the app offers 'passphrase'"):
+        with pytest.raises(DeviceSecretError, match="the app uses 'passphrase'"):
             unseal(seal(SECRET, offered), passphrase("x"), PLACE)
 
 

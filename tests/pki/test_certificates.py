@@ -255,9 +255,9 @@ def test_an_issuer_that_is_not_valid_issues_nothing(
 ) -> None:
     """Threat 3: the error asks about clock and expiry."""
     authority = ca()
-    with pytest.raises(IssuerExpiredError, match="check the clock"):
+    with pytest.raises(IssuerExpiredError, match="Check the clock"):
         issue_device(authority, P256, "a camera", now=now(authority.intermediate))
-    with pytest.raises(IssuerExpiredError, match="check the clock"):
+    with pytest.raises(IssuerExpiredError, match="Check the clock"):
         certificates.prepare_intermediate(
             authority.signer.public_key,
             issuer=authority.root,

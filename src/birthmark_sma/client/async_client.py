@@ -15,12 +15,12 @@ import secrets
 import ssl
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from birthmark_sma.client.bundle_verification import VerifiedBundle, of_the_same_device
+from birthmark_sma.client.calls import Call, Pause
 from birthmark_sma.client.circuit_breaker import State
 from birthmark_sma.client.options import Options
 from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
@@ -40,60 +40,6 @@ from birthmark_sma.protocol.camera_token import CameraToken, to_wire
 
 _log = logging.getLogger(__name__)
 _chance = secrets.SystemRandom().random
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """A wait before the next attempt.
-
-    `fault` is the reason; `until` is the loop time until which the authority asked for no requests.
-    """
-
-    fault: TransportError
-    until: float
-
-    def told(self, now: float) -> TransportError:
-        """Return the fault with the remaining `retry_after` in seconds."""
-        left = max(0.0, self.until - now)
-        return replace(self.fault, retry_after=left if self.fault.retry_after else None)
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """A camera token whose caller waits for the outcome."""
-
-    camera_token: CameraToken = field(repr=False)
-    future: "asyncio.Future[Outcome]"
-    deadline: float
-    attempts: int = 0
-    request_id: str | None = None
-    pause: _Pause | None = None
-    """The wait before its next attempt, or None while it is in flight."""
-    last: TransportError | None = None
-    """The result of the attempt before the present one."""
-
-    def outcome_by_now(self, others: Iterable[_Pause], now: float) -> Outcome:
-        """Return the outcome of a call whose deadline has come.
-
-        `others` are the waits of the requests in flight. They explain why this call was never sent.
-        """
-        if self.future.done():
-            return self.future.result()
-        pause = self.pause
-        if pause is None and self.attempts == 0:
-            # This call was never sent: the requests before it are waiting, and the longest wait is
-            # the reason.
-            pause = max(others, key=lambda each: each.until, default=None)
-        if pause is not None:
-            fault = pause.told(now)
-        elif self.attempts == 0:
-            fault = TransportError(Cause.TIMED_OUT, "The time was used up waiting to ask.")
-        else:
-            before = "" if self.last is None else f" The attempt before: {self.last.detail}"
-            fault = TransportError(Cause.TIMED_OUT, f"There was no answer in time.{before}")
-        return Indeterminate(
-            fault.cause, fault.detail, self.attempts, fault.retry_after, self.request_id
-        )
 
 
 class AsyncAuthorityClient:
@@ -137,9 +83,9 @@ class AsyncAuthorityClient:
             plaintext=plaintext,
         )
         self._gate = ConcurrencyState.of(self._options)
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pauses: list[_Pause] = []
+        self._pauses: list[Pause] = []
         """The waits of the requests in flight."""
         self._at_most = self._options.max_batch
         self._limited_until = 0.0
@@ -171,7 +117,9 @@ class AsyncAuthorityClient:
         tokens = [*camera_tokens]
         for each in tokens:
             if not isinstance(each, CameraToken):
-                raise TypeError(f"This is no CameraToken but of type {type(each).__name__}.")
+                raise TypeError(
+                    f"Expected a CameraToken, but got an object of type {type(each).__name__}."
+                )
         seconds = self._options.deadline if deadline is None else deadline
         until = loop.time() + (seconds if seconds > 0 else 0.0)
         self._callers += 1
@@ -191,7 +139,7 @@ class AsyncAuthorityClient:
         self, tokens: Sequence[CameraToken], loop: asyncio.AbstractEventLoop, until: float
     ) -> list[Outcome]:
         """Queue the tokens, wait until the deadline, and return what is known then."""
-        calls = [_Call(each, loop.create_future(), until) for each in tokens]
+        calls = [Call(each, loop.create_future(), until) for each in tokens]
         try:
             for call in calls:
                 self._offer(call, loop)
@@ -242,16 +190,23 @@ class AsyncAuthorityClient:
         """Return the client's event loop. Raises ClientMisuseError if it is another or closed."""
         loop = asyncio.get_running_loop()
         if self._closed:
-            raise ClientMisuseError("This client is closed.")
+            raise ClientMisuseError("This client is closed. Create a new one.")
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise ClientMisuseError("This client belongs to another event loop.")
+            raise ClientMisuseError(
+                "This client belongs to another event loop. Create one in each event loop."
+            )
         return loop
 
-    def _offer(self, call: _Call, loop: asyncio.AbstractEventLoop) -> None:
+    def _offer(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
         if len(self._waiting) >= self._options.max_waiting:
-            call.future.set_result(Indeterminate(Cause.OVERLOADED, "Too many calls wait already."))
+            call.future.set_result(
+                Indeterminate(
+                    Cause.OVERLOADED,
+                    "Too many calls are waiting already. Try again later, or raise max_waiting.",
+                )
+            )
             return
         self._waiting.append(call)
         # Dispatch in the next iteration of the loop: all calls of this iteration then share a
@@ -267,7 +222,7 @@ class AsyncAuthorityClient:
         if asyncio.get_running_loop().time() > self._limited_until:
             self._at_most = self._options.max_batch
         while self._waiting and len(self._tasks) < self._options.max_in_flight:
-            calls: list[_Call] = []
+            calls: list[Call] = []
             while self._waiting and len(calls) < self._at_most:
                 call = self._waiting.popleft()
                 if not call.future.done():
@@ -284,24 +239,24 @@ class AsyncAuthorityClient:
 
     # --- sending
 
-    async def _ask(self, calls: list[_Call]) -> None:
+    async def _ask(self, calls: list[Call]) -> None:
         """Validate the tokens of one batch, and set the outcome of each caller that still waits."""
         try:
             outcomes = await self._exchange(calls)
         except Exception:
             # A caller must not wait forever, and must not take a fault of this program for a
             # verdict.
-            _log.exception("A request could not be made")
-            outcomes = [Indeterminate(Cause.NOT_UNDERSTOOD, "The client itself failed.")] * len(
-                calls
-            )
+            _log.exception("The client failed while it sent a request")
+            outcomes = [
+                Indeterminate(Cause.NOT_UNDERSTOOD, "The client failed. Its log has the error.")
+            ] * len(calls)
         if outcomes is None:
             return
         for call, outcome in zip(calls, outcomes, strict=True):
             if not call.future.done():
                 call.future.set_result(outcome)
 
-    async def _exchange(self, calls: list[_Call]) -> Sequence[Outcome] | None:
+    async def _exchange(self, calls: list[Call]) -> Sequence[Outcome] | None:
         """Return the outcomes, or None if the calls are back in the queue for smaller batches."""
         loop = asyncio.get_running_loop()
         body = _body(calls)
@@ -336,10 +291,10 @@ class AsyncAuthorityClient:
                     return None
         return step.outcomes
 
-    async def _wait(self, wait: Wait, calls: Sequence[_Call]) -> None:
+    async def _wait(self, wait: Wait, calls: Sequence[Call]) -> None:
         """Wait, and record the reason for callers whose deadline passes meanwhile."""
         now = asyncio.get_running_loop().time()
-        pause = _Pause(wait.because, now + (wait.because.retry_after or 0.0))
+        pause = Pause(wait.because, now + (wait.because.retry_after or 0.0))
         _log.info("The next attempt is in %.1f s: %s", wait.seconds, wait.because.detail)
         self._pauses.append(pause)
         for call in calls:
@@ -355,20 +310,18 @@ class AsyncAuthorityClient:
         self, found: Sequence[Outcome] | TransportError, request_id: str, before: State
     ) -> None:
         if isinstance(found, TransportError):
-            _log.info(
-                "Request %s brought no verdict (%s): %s", request_id, found.cause, found.detail
-            )
+            _log.info("Request %s got no verdict (%s): %s", request_id, found.cause, found.detail)
         after = self._gate.circuit.state
         if after is State.OPEN and before is not State.OPEN:
             _log.log(
                 # A probe in half-open that failed is no news: the circuit was open before.
                 logging.WARNING if before is State.CLOSED else logging.INFO,
-                "The circuit is open: nothing is sent for %.1f s. The last failure: %s",
+                "The circuit breaker is open, so nothing is sent for %.1f s. The last failure: %s",
                 self._options.circuit_rest,
                 self._gate.last_failure,
             )
         elif after is State.CLOSED and before is not State.CLOSED:
-            _log.info("The circuit is closed: the authority answers again")
+            _log.info("The circuit breaker is closed: the authority answers again")
 
     async def _attempt(
         self, send: Send, body: bytes, request_id: str, count: int
@@ -400,6 +353,6 @@ class AsyncAuthorityClient:
             self._limited_until = asyncio.get_running_loop().time() + MAX_HOLD
 
 
-def _body(calls: Sequence[_Call]) -> bytes:
+def _body(calls: Sequence[Call]) -> bytes:
     tokens = [to_wire(call.camera_token) for call in calls]
     return json.dumps({"tokens": tokens}, separators=(",", ":")).encode("ascii")

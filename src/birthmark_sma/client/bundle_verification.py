@@ -79,7 +79,9 @@ def verify_bundle(
     content = bundle.content
     # 2. the time
     if content.captured_at > now + CLOCK_SKEW:
-        raise BundleTimeError("The bundle was captured in the future, or the device's clock is.")
+        raise BundleTimeError(
+            "The bundle claims a time in the future. The device's clock may be wrong."
+        )
     if max_age is not None and content.captured_at < now - max_age:
         raise BundleTimeError("The bundle was captured too long ago.")
     # 3. the certification path
@@ -120,7 +122,7 @@ def of_the_same_device(bundle: VerifiedBundle, outcome: Outcome) -> Outcome:
         return Fail(
             outcome.manufacturer_id,
             outcome.validated_at,
-            error="The camera token is another device's than the bundle",
+            error="The camera token and the bundle come from different devices",
         )
     return outcome
 

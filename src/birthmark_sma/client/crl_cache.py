@@ -205,17 +205,20 @@ class _Keeper(Generic[L]):
         kept = self._crl
         if crl is not None:
             if crl.this_update > now + CLOCK_SKEW:
-                raise _FetchError("The list is from the future: is the clock right?")
+                raise _FetchError(
+                    "The list is dated in the future. Check the clock of this machine."
+                )
             if kept is not None and crl.number < kept.number:
                 raise _FetchError(
-                    f"The list has number {crl.number}, and number {kept.number} was there before."
+                    f"The list has number {crl.number}, which is lower than the number"
+                    f" {kept.number} of the list before."
                 )
             self._crl, self.validators = crl, fetched.validators
         self._confirmed_at = now
         if self.is_stale():
-            raise _FetchError("The authority has no list that is still in force.")
+            raise _FetchError("The newest list of the authority has expired.")
         if self._failures:
-            _log.info("The revocation list is fetched again")
+            _log.info("The revocation list can be refreshed again")
         self._failures, self._trouble = 0, None
         left = (self._crl.next_update - now).total_seconds() if self._crl is not None else 0.0
         self._due = _seconds() + min(self._refresh, left)
@@ -331,7 +334,7 @@ async def refresh_once(source: _Source, keeper: _Keeper[L]) -> None:
             # Loading takes about one second per 100,000 entries, too long for the event loop.
             crl = await asyncio.to_thread(_loaded, keeper.load, fetched.body)
         elif keeper.is_empty:
-            raise _FetchError("The server says that the list is known here, and it is not.")
+            raise _FetchError("The server answered 304 (Not Modified), but no list is cached here.")
         keeper.took(crl, fetched)
     except _FetchError as error:
         keeper.failed(error)
@@ -345,4 +348,4 @@ def _loaded(load: Callable[[bytes], L], body: bytes) -> L:
         raise _FetchError(str(error)) from None
     except Exception:
         _log.exception("The revocation list could not be loaded")
-        raise _FetchError("The list could not be loaded.") from None
+        raise _FetchError("The list could not be loaded. The log has the error.") from None

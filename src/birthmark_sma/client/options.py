@@ -46,12 +46,16 @@ class Options:
         for name in _SECONDS:
             value = getattr(self, name)
             if not (isfinite(value) and value > 0):
-                raise ConfigurationError(f"{name} is a positive number of seconds, not {value}.")
+                raise ConfigurationError(
+                    f"{name} must be a positive number of seconds, not {value}."
+                )
         for name in _COUNTS:
             if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is at least 1.")
+                raise ConfigurationError(f"{name} must be at least 1.")
         if self.max_batch > MAX_BATCH:
-            raise ConfigurationError(f"max_batch is at most {MAX_BATCH}: no authority takes more.")
+            raise ConfigurationError(
+                f"max_batch must be at most {MAX_BATCH}, because no authority accepts more."
+            )
 
 
 _SECONDS = (

@@ -21,14 +21,17 @@ class _ThreeValued:
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
-            f"{self} is one of three outcomes and no boolean: ask isinstance(outcome, Pass),"
-            " isinstance(outcome, Fail) and isinstance(outcome, Indeterminate)."
+            f"{self} is one of three outcomes and cannot be used as a boolean. Use"
+            " isinstance(outcome, Pass), isinstance(outcome, Fail) and isinstance(outcome,"
+            " Indeterminate)."
         )
 
     def __eq__(self, other: object) -> bool:
         # `outcome == "PASS"` would always be False, so a genuine picture would look like a FAIL.
         if isinstance(other, str | bool):
-            raise TypeError(f"{self} is compared with {other!r}: ask isinstance(outcome, Pass).")
+            raise TypeError(
+                f"{self} cannot be compared with {other!r}. Use isinstance(outcome, Pass)."
+            )
         return type(self) is type(other) and _values(self) == _values(other)
 
     def __hash__(self) -> int:

@@ -95,7 +95,10 @@ class PendingBundles:
         Raises TooManyPendingError if the queue is full, and TypeError if the outcome is a verdict.
         """
         if not isinstance(outcome, Indeterminate):
-            raise TypeError(f"{outcome} is a verdict: the bundle needs no asking again.")
+            raise TypeError(
+                f"{outcome} is a verdict, so the bundle need not be validated again. Add bundles"
+                " without a verdict only."
+            )
         with self._lock:
             if bundle.bundle_id in self._known:
                 return

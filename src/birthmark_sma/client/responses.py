@@ -87,21 +87,23 @@ def read(
     if check_request_id and answered_id is not None and answered_id != request_id:
         # Some proxies mix up their connections, and deliver the response to another request.
         return _not_understood(
-            "It is the answer to another request, going by its X-Request-ID; where a proxy puts"
-            " its own in the place of ours, set check_request_id=False"
+            "The X-Request-ID of the response belongs to another request. If a proxy replaces"
+            " the id, set check_request_id=False"
         )
     if reply.status != 200:
         return _without_verdict(reply, count, now)
     media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        return _not_understood("The answer is no JSON")
+        return _not_understood("The response is not JSON")
     try:
         value = parse_json(reply.body)
     except ValueError:
-        return _not_understood("The answer is broken JSON")
+        return _not_understood("The response is malformed JSON")
     results = value.get("results") if isinstance(value, dict) else None
     if not isinstance(results, list) or len(results) != count:
-        return _not_understood(f"The answer has not one result for each of {count} camera tokens")
+        return _not_understood(
+            f"The response does not have one result for each of {count} camera tokens"
+        )
     return [_outcome(each, request_id) for each in results]
 
 
@@ -121,7 +123,10 @@ def _outcome(result: object, request_id: str) -> Outcome:
             # says nothing about who made the token.
             return Indeterminate(Cause.REFUSED, error, 1, request_id=request_id)
     return Indeterminate(
-        Cause.NOT_UNDERSTOOD, "The result is no verdict.", 1, request_id=request_id
+        Cause.NOT_UNDERSTOOD,
+        "The result in the response is not a verdict.",
+        1,
+        request_id=request_id,
     )
 
 
@@ -168,21 +173,34 @@ def _time(value: object) -> datetime | None:
 
 
 _STATUSES: Mapping[int, tuple[Cause, str]] = {
-    401: (Cause.NOT_ALLOWED, "The access key is missing, wrong, or no longer in force (401)."),
-    403: (Cause.NOT_ALLOWED, "The access key is good for something else (403)."),
-    407: (Cause.PROXY_REFUSED, "The proxy asks for a user name and password (407)."),
-    409: (Cause.ALREADY_SUBMITTED, "The authority answers each caller once (409)."),
-    429: (Cause.RATE_LIMITED, "The authority lets this caller ask no more just now (429)."),
-    502: (Cause.UNAVAILABLE, "A proxy does not reach the authority (502)."),
+    401: (
+        Cause.NOT_ALLOWED,
+        "The access key is missing, wrong, expired or revoked (401). Get one from the operator.",
+    ),
+    403: (
+        Cause.NOT_ALLOWED,
+        "The access key does not permit validation (403). Get one with the scope validate.",
+    ),
+    407: (
+        Cause.PROXY_REFUSED,
+        "The proxy requires a user name and password (407). Put them into the URL of the proxy.",
+    ),
+    409: (
+        Cause.ALREADY_SUBMITTED,
+        "The authority has already answered this caller for this token (409). Use the first"
+        " answer.",
+    ),
+    429: (Cause.RATE_LIMITED, "This caller exceeded its rate limit (429)."),
+    502: (Cause.UNAVAILABLE, "A proxy cannot reach the authority (502)."),
     503: (Cause.UNAVAILABLE, "The authority cannot answer now (503)."),
-    504: (Cause.UNAVAILABLE, "A proxy had no answer of the authority in time (504)."),
+    504: (Cause.UNAVAILABLE, "A proxy got no response from the authority in time (504)."),
 }
 _CLASSES: Mapping[int, tuple[Cause, str]] = {
-    3: (Cause.REDIRECTED, "The answer points elsewhere ({}), which is not followed."),
-    4: (Cause.REFUSED, "The authority refuses the request ({}): is this its address?"),
+    3: (Cause.REDIRECTED, "The response is a redirect ({}), which is not followed. Check the URL."),
+    4: (Cause.REFUSED, "The authority refused the request ({}). Check the URL."),
     5: (Cause.UNAVAILABLE, "The authority failed ({})."),
 }
-_OTHER = (Cause.NOT_UNDERSTOOD, "An answer of status {} is no verdict.")
+_OTHER = (Cause.NOT_UNDERSTOOD, "A response with status {} is not a verdict.")
 _AGAIN = frozenset({429, 502, 503, 504})
 
 

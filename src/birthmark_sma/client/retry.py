@@ -22,9 +22,8 @@ from birthmark_sma.client.responses import TransportError
 
 MAX_HOLD = 60.0
 """The longest time, in seconds, that an announced rate limit stops requests."""
-_LIMITED = TransportError(
-    Cause.RATE_LIMITED, "The authority lets this caller ask no more just now."
-)
+NOT_SENT = TransportError(Cause.TIMED_OUT, "The deadline passed before the request could be sent.")
+_LIMITED = TransportError(Cause.RATE_LIMITED, "This caller exceeded its rate limit.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +103,7 @@ class RetryState:
         """Return the first step, or the next step after a wait."""
         left = self._deadline - now
         if left <= 0:
-            return self._settle(
-                self._last
-                or TransportError(Cause.TIMED_OUT, "The time was used up waiting to ask.")
-            )
+            return self._settle(self._last or NOT_SENT)
         held = self._gate.held_until - now
         if held > 0:
             limited = self._last if self._last and self._last.cause is Cause.RATE_LIMITED else None
@@ -115,7 +111,7 @@ class RetryState:
         ticket = self._gate.circuit.admit(now)
         if ticket is None:
             rest = self._gate.circuit.rest_left(now)
-            detail = "The last requests failed; nothing is sent for a moment."
+            detail = "The last requests failed, so nothing is sent for a while."
             if self._gate.last_failure:
                 detail += f" The last failure: {self._gate.last_failure}"
             return self._settle(TransportError(Cause.CIRCUIT_OPEN, detail, retry_after=rest))

@@ -60,7 +60,7 @@ class RevocationList:
             UnsupportedAlgorithm,
         ):
             raise RevocationUnknownError(
-                "The revocation list cannot be read: it should be an X.509 CRL in DER."
+                "The revocation list cannot be read. It must be an X.509 CRL in DER."
             ) from None
 
     @classmethod
@@ -68,7 +68,7 @@ class RevocationList:
         _check_issuer(crl, issuer)
         number = _number_of_complete(crl)
         if crl.next_update_utc is None:
-            raise RevocationUnknownError("The revocation list does not say when it ends.")
+            raise RevocationUnknownError("The revocation list has no nextUpdate.")
         return cls(issuer, number, crl.last_update_utc, crl.next_update_utc, _index(crl))
 
 
@@ -86,11 +86,15 @@ def check_revocation(
     """
     check_aware(now)
     if issuer != crl.issuer and not _same_authority(issuer, crl.issuer):
-        raise RevocationUnknownError("The revocation list is not that of the device's issuer.")
+        raise RevocationUnknownError(
+            "The revocation list is from another CA than the device's issuer."
+        )
     if crl.this_update > now + CLOCK_SKEW:
-        raise RevocationUnknownError("The revocation list is from the future.")
+        raise RevocationUnknownError(
+            "The revocation list is dated in the future. Check the clock of this machine."
+        )
     if crl.next_update < now:
-        raise RevocationUnknownError("The revocation list is out of date: fetch a newer one.")
+        raise RevocationUnknownError("The revocation list has expired. Fetch a newer one.")
     if certificate.serial_number in crl.certificate_serials:
         raise DeviceRevokedError("The device's certificate is revoked.")
 
@@ -98,12 +102,14 @@ def check_revocation(
 def check_aware(now: datetime) -> None:
     """Raise ClientMisuseError if a time has no time zone, because it is then ambiguous."""
     if now.utcoffset() is None:
-        raise ClientMisuseError("`now` has no time zone: pass datetime.now(UTC), for example.")
+        raise ClientMisuseError("`now` has no time zone. Pass datetime.now(UTC), for example.")
 
 
 def _check_issuer(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> None:
     if not same_name(crl.issuer, issuer.subject) or not _signed_by(crl, issuer):
-        raise RevocationUnknownError("The revocation list is not that of the device's issuer.")
+        raise RevocationUnknownError(
+            "The revocation list is from another CA than the device's issuer."
+        )
     try:
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
@@ -135,12 +141,12 @@ def _number_of_complete(crl: x509.CertificateRevocationList) -> int:
     for extension in crl.extensions:
         if isinstance(extension.value, _PARTIAL):  # critical or not: sections 5.2.4 and 5.2.5
             raise RevocationUnknownError(
-                "The revocation list is partial: it has the changes since another list, or some"
-                " reasons or certificates only. Fetch the complete list."
+                "The revocation list is partial: it has only changes, or only some reasons or"
+                " certificates. Fetch the complete list."
             )
         if extension.critical and not isinstance(extension.value, _KNOWN):
             raise RevocationUnknownError(
-                "The revocation list has a critical extension that is not understood:"
+                "The revocation list has an unknown critical extension:"
                 f" {extension.oid.dotted_string}."
             )
     if not numbers:
@@ -160,7 +166,7 @@ def _index(crl: x509.CertificateRevocationList) -> frozenset[int]:
             if unknown or isinstance(extension.value, x509.CertificateIssuer):
                 # The extension may change which certificate the entry means: section 5.3.
                 raise RevocationUnknownError(
-                    "An entry of the revocation list has an extension that is not understood:"
+                    "An entry of the revocation list has an unknown critical extension:"
                     f" {extension.oid.dotted_string}."
                 )
         serials.append(entry.serial_number)

@@ -115,7 +115,7 @@ class AuthorityClient:
         # Hold the lock, so that no call reaches a loop after `close` has stopped it.
         with self._lock:
             if self._closed:
-                raise ClientMisuseError("This client is closed.")
+                raise ClientMisuseError("This client is closed. Create a new one.")
             if self._worker is None:
                 self._worker = _Worker(self._begin())
             future = self._worker.submit(call)

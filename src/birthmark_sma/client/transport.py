@@ -135,28 +135,28 @@ def make_http_client(
     )
 
 
-_NO_TLS = TransportError(Cause.UNTRUSTED, "The server and this client agree on no TLS.")
-_WRONG_CERTIFICATE = "The server's TLS certificate is not one that is trusted."
+_NO_TLS = TransportError(
+    Cause.UNTRUSTED, "The server and this client support no common version or cipher of TLS."
+)
+_WRONG_CERTIFICATE = "The server's TLS certificate is not trusted."
 # The keys are X509_V_ERR_* codes from OpenSSL's x509_vfy.h. The system's own verifier gives no
 # code.
 _CERTIFICATE_ERRORS = {
-    9: "The server's TLS certificate is not valid yet: is the clock of this machine right?",
-    10: "The server's TLS certificate has expired. Its operator has to renew it.",
+    9: "The server's TLS certificate is not valid yet. Check the clock of this machine.",
+    10: "The server's TLS certificate has expired. Its operator must renew it.",
     **dict.fromkeys(
         (2, 18, 19, 20, 21),
-        "The server's TLS certificate comes from a CA that is not trusted here: name that CA with"
-        " ca_file, if it is the right one.",
+        "The server's TLS certificate comes from a CA that is not trusted here. If it is the"
+        " right CA, name it with ca_file.",
     ),
     **dict.fromkeys(
         (62, 64),
-        "The server's TLS certificate is for another name: is this the authority's URL?",
+        "The server's TLS certificate is for another host name. Check the authority's URL.",
     ),
 }
-_NO_HTTP = TransportError(Cause.NOT_UNDERSTOOD, "The answer is no HTTP.")
+_NO_HTTP = TransportError(Cause.NOT_UNDERSTOOD, "The response is not HTTP. Check the URL.")
 _CUT_SHORT = "peer unexpectedly closed connection"  # h11's message for incomplete headers
-_BROKEN = TransportError(
-    Cause.UNREACHABLE, "The connection broke before there was an answer.", again=True
-)
+_BROKEN = TransportError(Cause.UNREACHABLE, "The connection broke before the response.", again=True)
 
 _REFUSED_BY_PROXY = re.compile(r"(403|407)\b")
 
@@ -164,11 +164,13 @@ _REFUSED_BY_PROXY = re.compile(r"(403|407)\b")
 _ERRORS: tuple[tuple[type[Exception], TransportError], ...] = (
     (
         httpx2.ConnectTimeout,
-        TransportError(Cause.UNREACHABLE, "No connection came about in time.", again=True),
+        TransportError(Cause.UNREACHABLE, "No connection could be opened in time.", again=True),
     ),
     (
         httpx2.PoolTimeout,
-        TransportError(Cause.OVERLOADED, "No connection of this client's became free.", again=True),
+        TransportError(
+            Cause.OVERLOADED, "No connection of this client became free in time.", again=True
+        ),
     ),
     (
         httpx2.TimeoutException,
@@ -176,11 +178,11 @@ _ERRORS: tuple[tuple[type[Exception], TransportError], ...] = (
     ),
     (
         httpx2.ConnectError,
-        TransportError(Cause.UNREACHABLE, "Nobody answers at this address.", again=True),
+        TransportError(Cause.UNREACHABLE, "No server answers at this address.", again=True),
     ),
     (
         httpx2.ProxyError,
-        TransportError(Cause.UNREACHABLE, "The proxy does not reach the authority.", again=True),
+        TransportError(Cause.UNREACHABLE, "The proxy cannot reach the authority.", again=True),
     ),
     (httpx2.NetworkError, _BROKEN),
     (httpx2.RemoteProtocolError, _BROKEN),
@@ -207,7 +209,7 @@ def to_transport_error(error: Exception) -> TransportError:
     for kind, fault in _ERRORS:
         if isinstance(error, kind):
             return fault
-    return TransportError(Cause.NOT_UNDERSTOOD, "The exchange broke HTTP's rules.")
+    return TransportError(Cause.NOT_UNDERSTOOD, "The request or the response violated HTTP.")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -230,7 +232,9 @@ def headers_for(access_key: str | None) -> dict[str, str]:
     if access_key is not None:
         # Any character outside visible ASCII, such as a line break, could inject another header.
         if not access_key or not all("!" <= letter <= "~" for letter in access_key):
-            raise ConfigurationError("The access key has characters that no access key has.")
+            raise ConfigurationError(
+                "The access key has characters other than visible ASCII. Copy it again."
+            )
         headers["Authorization"] = f"Bearer {access_key}"
     return headers
 

@@ -60,17 +60,17 @@ def bounded_post(
             ) as response,
         ):
             if "Content-Encoding" in response.headers:
-                raise httpx2.RemoteProtocolError("what answers there sends it compressed")
+                raise httpx2.RemoteProtocolError("the response is compressed")
             for part in response.iter_bytes():
                 received += part
                 if len(received) > max_bytes:
-                    raise httpx2.RemoteProtocolError("what answers there sends too much")
+                    raise httpx2.RemoteProtocolError("the response is too large")
     except httpx2.HTTPError:
         # A shut-down connection can raise any error. ReadTimeout replaces it below.
         if not limit.over:
             raise
     if limit.over:  # also after a response that seems complete
-        raise httpx2.ReadTimeout("what answers there takes too long")
+        raise httpx2.ReadTimeout("the response takes too long")
     return Answer(response.status_code, response.headers, received)
 
 

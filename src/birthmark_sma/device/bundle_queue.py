@@ -193,14 +193,14 @@ class BundleQueue:
                 known = waiting.taken  # already counted when it was acknowledged
                 delivery = self._settle(waiting, send)
                 if isinstance(delivery, Later):
-                    self._leave_alone(_bounded(delivery.retry_after), "The server asks for it")
+                    self._leave_alone(_bounded(delivery.retry_after), "The server sent Retry-After")
                     break
                 if delivery is not Delivery.LATER:
                     taken += delivery is Delivery.TAKEN and not known
                     put_off = self._rounds_in_vain = 0
                 elif (put_off := put_off + 1) >= PUT_OFF_IN_A_ROW:
                     self._rounds_in_vain += 1
-                    why = f"{put_off} bundles in a row were put off"
+                    why = f"{put_off} bundles in a row were postponed"
                     self._leave_alone(self._pause(self._rounds_in_vain), why)
                     break
         return taken
@@ -263,20 +263,22 @@ class BundleQueue:
         with self._held.in_use():
             text = self._directory.read(waiting.name)
         if text is None:
-            _log.warning("Somebody removed the bundle %s from the queue", waiting.stem)
+            _log.warning(
+                "The file of bundle %s is missing, so it was removed from the queue", waiting.stem
+            )
             return Delivery.REFUSED
         try:
             bundle = parse_bundle(text)
         except MalformedBundleError as error:
-            _log.warning("The bundle %s is damaged, and is put aside: %s", waiting.stem, error)
+            _log.warning("Bundle %s is damaged, so it was set aside: %s", waiting.stem, error)
             self._put_aside(waiting, _DAMAGED)
             return Delivery.REFUSED
         delivery = send(bundle)
         # A `send` without a return value must not count as an acknowledgement.
         if not isinstance(delivery, Delivery | Later):
-            raise TypeError(f"send returns a Delivery, not {type(delivery).__name__}.")
+            raise TypeError(f"send must return a Delivery or Later, not {type(delivery).__name__}.")
         if delivery is Delivery.REFUSED:
-            _log.info("The bundle %s is put aside", waiting.stem)
+            _log.info("The server refused bundle %s, so it was set aside", waiting.stem)
             self._put_aside(waiting, _REFUSED)
         return delivery
 
@@ -291,14 +293,16 @@ class BundleQueue:
         waiting.attempts += 1
         pause = self._pause(waiting.attempts)
         waiting.due = self._seconds() + pause
-        _log.info("The bundle %s is put off: the next attempt in %.0f s", waiting.stem, pause)
+        _log.info("Bundle %s was postponed. The next attempt is in %.0f s", waiting.stem, pause)
         name = f"{waiting.stem}.{waiting.attempts}{_WAITING}"
         try:
             with self._held.in_use():
                 self._directory.rename(waiting.name, name)
             waiting.name = name
         except DeviceStorageError as error:  # the pause still applies in this process
-            _log.info("The attempt at the bundle %s is not noted: %s", waiting.stem, error)
+            _log.info(
+                "The attempt to send bundle %s could not be recorded: %s", waiting.stem, error
+            )
             with contextlib.suppress(DeviceStorageError):
                 # The rename may have happened although the directory could not be synced.
                 waiting.name = name if name in self._directory.names() else waiting.name

@@ -68,7 +68,10 @@ def start_camera(
     ConfigurationError (invalid arguments).
     """
     if not queues or not all(_QUEUE.fullmatch(name) for name in queues):
-        raise ConfigurationError("A camera has a queue, and its name is of a-z, 0-9 and hyphens.")
+        raise ConfigurationError(
+            "A camera needs at least one queue. The name of a queue has 1 to 64 of a-z, 0-9 and"
+            " hyphens, and no hyphen at the start."
+        )
     place = PrivateDirectory(directory)
     lock = place.lock()
     try:
@@ -99,7 +102,9 @@ def renew_nonces(directory: Path) -> None:
     lock = place.lock()
     try:
         if state.FILE not in place.names():
-            raise DeviceStorageError(f"There is no camera in {directory}.")
+            raise DeviceStorageError(
+                f"There is no camera in {directory}. Start it with start_camera()."
+            )
         nonces.begin(place)
     finally:
         lock.release()
@@ -260,12 +265,13 @@ def _identity(
     if isinstance(kept, Identity):
         if enrolment is not None and enrolment.device_serial != kept.device_serial:
             raise OtherDeviceError(
-                f"This directory is that of camera {kept.device_serial!r}, and the app says"
-                f" {enrolment.device_serial!r}: was the disk copied?"
+                f"This directory belongs to camera {kept.device_serial!r}, not to"
+                f" {enrolment.device_serial!r}. If the disk was copied, use an empty"
+                " directory."
             )
         return _corrected(kept, enrolment, place, sealing)
     if enrolment is None:
-        raise ProvisioningError("This camera is not provisioned yet: say where and as what.")
+        raise ProvisioningError("This camera is not provisioned yet. Pass an enrolment.")
 
     def save(pending: Pending) -> None:
         state.save(pending, place, sealing)
@@ -273,8 +279,8 @@ def _identity(
     if kept is None:
         if nonces.FILE in place.names():
             raise DamagedDeviceStateError(
-                f"{place.path / state.FILE} is missing, though there was a camera here. Restore it;"
-                " for a new camera take an empty directory."
+                f"{place.path / state.FILE} is missing, but other files of a camera exist."
+                " Restore it, or use an empty directory for a new camera."
             )
         kept = provisioning.begin(enrolment)
         # The request must be on disk before it is sent: see `provisioning`, step 1.

@@ -90,7 +90,9 @@ class CameraClock:
             if found is None:
                 _log.info("The camera's clock is right again")
             else:
-                _log.warning("%s Pictures that are signed now may be rejected for ever.", found[1])
+                _log.warning(
+                    "%s Pictures that are signed now may be rejected permanently.", found[1]
+                )
         return found and found[1]
 
     def hear(self, time: datetime, source: str) -> None:
@@ -115,25 +117,25 @@ class CameraClock:
         says = f"The camera's clock says {now:%Y-%m-%dT%H:%M:%SZ}"
         if now < self._begins:
             return "early", (
-                f"{says}, and its certificate begins only at {self._begins:%Y-%m-%dT%H:%M:%SZ}: set"
-                " the clock."
+                f"{says}, but its certificate is not valid before"
+                f" {self._begins:%Y-%m-%dT%H:%M:%SZ}: set the clock."
             )
         if self._seen is not None and now < self._seen - CLOCK_SKEW:
             return "back", (
-                f"{says}, and it was {self._seen:%Y-%m-%dT%H:%M:%SZ} already: set the clock."
+                f"{says}, but it showed {self._seen:%Y-%m-%dT%H:%M:%SZ} before: set the clock."
             )
         differences = self._differences(now)
         agrees = any(abs(each) <= CLOCK_SKEW for each in differences)
         if differences and not agrees:
             least = min(differences, key=abs)
             return "differs", (
-                f"{says}, and by the servers' clocks it is {now - least:%Y-%m-%dT%H:%M:%SZ}: set"
+                f"{says}, but the servers' clocks say {now - least:%Y-%m-%dT%H:%M:%SZ}: set"
                 " the clock."
             )
         if now > self._ends and not agrees:
             return "late", (
-                f"{says}, and its certificate ended at {self._ends:%Y-%m-%dT%H:%M:%SZ}: set the"
-                " clock, or have the camera provisioned anew."
+                f"{says}, but its certificate expired at {self._ends:%Y-%m-%dT%H:%M:%SZ}: set"
+                " the clock, or provision the camera again."
             )
         return None
 
@@ -156,7 +158,7 @@ class CameraClock:
             with self._held.in_use():
                 self._directory.write(FILE, _to_json(time))
         except DeviceStorageError as error:
-            _log.info("The time that was seen is not on disk: %s", error)
+            _log.info("The latest time could not be stored: %s", error)
 
 
 def _load(directory: PrivateDirectory) -> datetime | None:
@@ -170,7 +172,7 @@ def _load(directory: PrivateDirectory) -> datetime | None:
         if _to_json(seen) != text:
             raise ValueError
     except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
-        _log.warning("%s is torn or altered: it begins anew", directory.path / FILE)
+        _log.warning("%s is damaged or altered, so it is replaced", directory.path / FILE)
         return None
     return seen
 

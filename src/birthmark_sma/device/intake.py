@@ -70,7 +70,7 @@ class Intake:
         try:
             answer = post_bundle(self._http, self._url, bundle, seconds=self._seconds)
         except httpx2.HTTPError as error:
-            _log.info("No answer of %s (%s)", self._url.host, describe(error))
+            _log.info("No response from %s (%s)", self._url.host, describe(error))
             return Delivery.LATER
         time = response_time(answer)
         if time is not None and self._hear_time is not None:
@@ -79,7 +79,11 @@ class Intake:
         if delivery is not Delivery.TAKEN:
             level = logging.WARNING if delivery is Delivery.REFUSED else logging.INFO
             _log.log(
-                level, "%s answers %s to a bundle: %s", self._url.host, answer.status, delivery
+                level,
+                "%s answered a bundle with status %s: %s",
+                self._url.host,
+                answer.status,
+                delivery,
             )
         return delivery
 

@@ -121,8 +121,8 @@ def _read(directory: PrivateDirectory) -> _Reservation:
     path = directory.path / FILE
     if text is None:
         raise DamagedDeviceStateError(
-            f"{path} is missing, and it says which nonces are spent. Restore it, or see"
-            " renew_nonces()."
+            f"{path} is missing. It records which nonces are used, so no nonce can be chosen"
+            " safely. Restore it, or call renew_nonces()."
         )
     try:
         fields = json.loads(text)
@@ -133,8 +133,8 @@ def _read(directory: PrivateDirectory) -> _Reservation:
             raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DamagedDeviceStateError(
-            f"{path} is torn or altered, and it says which nonces are spent. Restore it, or see"
-            " renew_nonces()."
+            f"{path} is damaged or altered. It records which nonces are used, so no nonce can"
+            " be chosen safely. Restore it, or call renew_nonces()."
         ) from None
     return kept
 

@@ -105,14 +105,16 @@ class Enrolment:
         check_url(self.url, server="The authority", risk="read the camera's keys")
         if self.enrolment_key is not None and not _VISIBLE.fullmatch(self.enrolment_key):
             raise ConfigurationError(
-                "An enrolment key is visible ASCII, without spaces, not empty."
+                "An enrolment key must be visible ASCII, without spaces and not empty."
             )
         if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
-            raise ConfigurationError(f"A NUC hash has {NUC_HASH_BYTES} bytes.")
+            raise ConfigurationError(f"A NUC hash must have {NUC_HASH_BYTES} bytes.")
         if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
-            raise ConfigurationError("A root's fingerprint is SHA-256 in hex, colons or not.")
+            raise ConfigurationError(
+                "The fingerprint of a root must be SHA-256 in hex, with or without colons."
+            )
         if self.keys_per_table is not None and not 1 <= self.keys_per_table <= MAX_WIRE_INTEGER:
-            raise ConfigurationError("A key table has at least 1 key.")
+            raise ConfigurationError(f"keys_per_table must be between 1 and {MAX_WIRE_INTEGER}.")
 
     def details(self) -> dict[str, str]:
         """Return the fields of the request that the app chose."""
@@ -157,8 +159,8 @@ def provision(
     """
     if pending.device_serial != enrolment.device_serial:
         raise OtherDeviceError(
-            f"This directory began as camera {pending.device_serial!r}. Use another directory for"
-            f" {enrolment.device_serial!r}."
+            f"This directory belongs to camera {pending.device_serial!r}. Use another"
+            f" directory for {enrolment.device_serial!r}."
         )
     with _client(enrolment, client) as http:
         asking = _Asking(http, enrolment)
@@ -204,11 +206,13 @@ class _Asking:
                     return identity, response_time(answer)
                 if not _may_change(status):
                     raise _refusal(status, content)
-                why = f"it answers with status {status}"
+                why = f"it answered with status {status}"
                 asked_to_wait = retry_after(answer)
             except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol) as error:
                 # Nothing was sent, and no retry would change that.
-                raise ConfigurationError(f"The authority cannot be asked: {error}.") from None
+                raise ConfigurationError(
+                    f"The request cannot be sent to the authority: {error}."
+                ) from None
             except httpx2.HTTPError as error:
                 why = describe(error)
             except UnusableAnswerError as error:
@@ -219,8 +223,8 @@ class _Asking:
             pause = max(wait, asked_to_wait or 0.0)
             if time.monotonic() + pause > self._deadline:
                 raise AuthorityAwayError(
-                    f"The authority gives no answer ({why}). Nothing is lost: start again later,"
-                    " best within 24 hours.",
+                    f"The authority gave no usable response ({why}). Nothing is lost: start"
+                    " again later, at best within 24 hours.",
                     retry_after=asked_to_wait,
                 )
             time.sleep(pause)
@@ -304,18 +308,21 @@ def _refusal(status: int, content: bytes) -> ProvisioningRefusedError:
         kind = str(problem["type"]).rpartition(":")[2]
         detail = str(problem["detail"])
     except (KeyError, TypeError, ValueError, RecursionError):
-        kind, detail = "unknown", "what answers there is no authority of this kind."
+        kind, detail = (
+            "unknown",
+            ("the response does not come from such an authority. Check the URL."),
+        )
     advice = _ADVICE.get(kind, "")
     return ProvisioningRefusedError(
-        f"The authority refuses ({status}): {detail}{advice}", status=status, kind=kind
+        f"The authority refused the camera ({status}): {detail}{advice}", status=status, kind=kind
     )
 
 
 _ADVICE = {
     "device-already-provisioned": (
-        " Either another camera has this serial, or this one was answered more than 24 hours ago"
-        " and never heard it. Have the operator revoke it, and begin again under a new serial in an"
-        " empty directory."
+        " Either another camera has this serial, or this camera missed the response more than"
+        " 24 hours ago. Ask the operator to revoke the device, and provision the camera under"
+        " a new serial in an empty directory."
     ),
 }
 

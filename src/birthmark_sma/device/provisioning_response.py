@@ -54,27 +54,29 @@ def make_identity(
         nuc_hash, table_keys = _secrets(secret, fields)
         provisioning_id = _text(fields["provisioning_id"])
     except (KeyError, TypeError, ValueError, RecursionError, UnsupportedAlgorithm, ProtocolError):
-        raise UnusableAnswerError("what answers there is no authority of this kind") from None
+        raise UnusableAnswerError("the response does not come from such an authority") from None
     if certified != load_private_key(pending.private_key).public_key():
-        raise UnusableAnswerError("the certificate in its answer is for another key")
+        raise UnusableAnswerError("the certificate in its response is for another key")
     fingerprint = root.fingerprint(hashes.SHA256()).hex()
     expected = fingerprint if root_fingerprint is None else root_fingerprint
     if fingerprint != expected.lower().replace(":", ""):
-        raise UnusableAnswerError("its root certificate is not the one that the app expects")
+        raise UnusableAnswerError("its root certificate is not the one that the app pinned")
     try:
         # The camera's clock may be wrong, so the path is checked at a time from the certificates
         # themselves. An impossible date, such as in the year 0, raises ValueError.
         valid_from = max(each.not_valid_before_utc for each in (leaf, intermediate, root))
         named = verify_path(leaf, [intermediate], root=root, now=valid_from)
     except (PathRefusedError, ValueError):
-        raise UnusableAnswerError("the certificates in its answer are no chain") from None
+        raise UnusableAnswerError(
+            "the certificates in its response do not form a valid path"
+        ) from None
     if named != pending.device_serial:
-        raise UnusableAnswerError("the certificate in its answer is for another camera")
+        raise UnusableAnswerError("the certificate in its response is for another camera")
     # The secrets name their device and certificate. Others belong to another camera or to another
     # response, which an attacker on the network may have recorded.
     sealed_for = (secret["device_serial"], secret["certificate_sha256"])
     if sealed_for != (pending.device_serial, leaf.fingerprint(hashes.SHA256()).hex()):
-        raise UnusableAnswerError("the secrets in its answer are not those of this certificate")
+        raise UnusableAnswerError("the secrets in its response are for another certificate")
     return Identity(
         device_serial=pending.device_serial,
         provisioning_id=provisioning_id,

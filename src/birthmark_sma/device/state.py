@@ -86,7 +86,7 @@ def load(directory: PrivateDirectory, sealing: Sealing) -> State | None:
         return kind(**fields)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DamagedDeviceStateError(
-            f"{path} was written by another version of this program: install that one."
+            f"{path} was written by another version of this program. Install that version."
         ) from None
 
 

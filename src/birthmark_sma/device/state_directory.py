@@ -50,7 +50,8 @@ class DirectoryLock:
         # a thread that does not exist there.
         if os.getpid() != self._process:
             raise DeviceBusyError(
-                "This process was forked from the camera's: start the camera after forking."
+                "This process was forked from the process that started the camera. Start the"
+                " camera after the fork."
             )
         user = object()
         try:
@@ -60,7 +61,7 @@ class DirectoryLock:
                 # Check only after registering as a user: a signal handler that calls `release` at
                 # this point then leaves closing the file to this block.
                 if self._released:
-                    raise DeviceStorageError("This camera is closed.")
+                    raise DeviceStorageError("This camera is closed. Start it again.")
                 yield
             finally:
                 self._leave(user)
@@ -130,7 +131,8 @@ class PrivateDirectory:
                 raise
         except BlockingIOError:
             raise DeviceBusyError(
-                f"Another process uses {self.path}: a camera belongs to one process at a time."
+                f"Another process uses {self.path}. Stop it first: only one process may use a"
+                " camera."
             ) from None
         except OSError as error:
             raise _unusable(path, error) from None
@@ -172,7 +174,10 @@ class PrivateDirectory:
             except OSError as error:
                 raise _unusable(path, error) from None
         if len(content) > _MAX_FILE_BYTES:
-            raise DamagedDeviceStateError(f"{path} is far too large to be a camera's.")
+            raise DamagedDeviceStateError(
+                f"{path} has more than {_MAX_FILE_BYTES} bytes, so it is not a file of a camera."
+                " Restore it."
+            )
         return content
 
     def write(self, name: str, content: bytes) -> None:
@@ -250,12 +255,14 @@ def _sync(directory: Path) -> None:
 def _check_mode(path: Path, status: os.stat_result, mode: int) -> None:
     right_kind = stat.S_ISDIR if mode == _DIRECTORY_MODE else stat.S_ISREG
     if not right_kind(status.st_mode):
-        raise DeviceStorageError(f"{path} is in the way: it is not what a camera keeps there.")
+        raise DeviceStorageError(f"{path} is not a file or directory of a camera. Move it away.")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise DeviceStorageError(f"{path} is open to others. Type: chmod {mode:o} {path}")
+        raise DeviceStorageError(f"Other users can access {path}. Run: chmod {mode:o} {path}")
     if status.st_uid != os.geteuid():
-        raise DeviceStorageError(f"{path} belongs to another user than the one who runs this.")
+        raise DeviceStorageError(
+            f"{path} belongs to another user. Change its owner, or run the program as that user."
+        )
 
 
 def _unusable(path: Path, error: OSError) -> DeviceStorageError:
-    return DeviceStorageError(f"{path} cannot be used: {error.strerror or 'it cannot be read'}.")
+    return DeviceStorageError(f"{path} cannot be used: {error.strerror or 'unknown error'}.")

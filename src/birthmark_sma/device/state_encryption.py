@@ -54,7 +54,7 @@ UNSEALED = Sealing(_NONE)
 def passphrase(words: str) -> Sealing:
     """Seal under a passphrase. Raises DeviceSecretError if it is empty."""
     if not words:
-        raise DeviceSecretError("The passphrase for this camera's state is empty.")
+        raise DeviceSecretError("The passphrase for the camera's state is empty. Pass another one.")
 
     def derive(salt: bytes) -> bytes:
         scrypt = Scrypt(salt=salt, length=KEY_BYTES, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P)
@@ -105,7 +105,8 @@ def unseal(text: bytes, sealing: Sealing, path: Path) -> bytes:
     fields = _parse(text, path)
     if fields["sealing"] != sealing.kind:
         raise DeviceSecretError(
-            f"{path} is sealed by '{fields['sealing']}', and the app offers '{sealing.kind}'."
+            f"{path} is sealed by '{fields['sealing']}', but the app uses '{sealing.kind}'."
+            " Use the same sealing as at the first start."
         )
     try:
         content = base64.b64decode(fields["content"], validate=True)
@@ -123,7 +124,7 @@ def unseal(text: bytes, sealing: Sealing, path: Path) -> bytes:
         return AESGCM(sealing.derive(salt)).decrypt(nonce, content, _json(head))
     except InvalidTag:
         raise DeviceSecretError(
-            f"{path} does not open: the secret is another one, or the file was altered."
+            f"{path} cannot be decrypted: the secret is wrong, or the file was altered."
         ) from None
 
 
@@ -135,7 +136,9 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or not isinstance(fields.get("sealing"), str):
         raise _damaged(path)
     if fields.get("format") != _FORMAT:
-        raise DamagedDeviceStateError(f"{path} is of another format: install the newer program.")
+        raise DamagedDeviceStateError(
+            f"{path} has an unknown format. Install a newer version of this program."
+        )
     return fields
 
 
@@ -147,7 +150,7 @@ def _from_key(key: bytes, salt: bytes, what: str) -> bytes:
             key = b""
     if len(key) != KEY_BYTES:
         raise DeviceSecretError(
-            f"{what} gives neither 32 raw bytes nor 64 hex digits. To make a key, type:"
+            f"{what} gives neither 32 raw bytes nor 64 hex digits. To make a key, run:"
             " openssl rand -hex 32"
         )
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=_FORMAT.encode()).derive(key)
@@ -161,7 +164,7 @@ def _read_key_file(path: Path) -> bytes:
     except OSError as error:
         raise DeviceSecretError(f"The key file {path} cannot be read: {error.strerror}.") from None
     if stat.S_IMODE(mode) & 0o077:
-        raise DeviceSecretError(f"{path} can be read by others. Type: chmod 600 {path}")
+        raise DeviceSecretError(f"Other users can read {path}. Run: chmod 600 {path}")
     return key
 
 
@@ -176,9 +179,13 @@ def _run(command: tuple[str, ...]) -> bytes:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DeviceSecretError("The key command did not end in time.") from None
+        raise DeviceSecretError(
+            f"The key command did not end within {COMMAND_SECONDS:g} s."
+        ) from None
     except (OSError, ValueError, IndexError):
-        raise DeviceSecretError("The key command cannot be run.") from None
+        raise DeviceSecretError(
+            "The key command cannot be run. Check its path and its mode."
+        ) from None
     if done.returncode != 0:
         raise DeviceSecretError(f"The key command ended with exit code {done.returncode}.")
     return done.stdout
@@ -186,8 +193,8 @@ def _run(command: tuple[str, ...]) -> bytes:
 
 def _damaged(path: Path) -> DamagedDeviceStateError:
     return DamagedDeviceStateError(
-        f"{path} is torn or altered. Restore it from a backup; without one, this camera has to be"
-        " provisioned again under a new serial, in an empty directory."
+        f"{path} is damaged or altered. Restore it from a backup. Without a backup, provision"
+        " this camera again under a new serial, in an empty directory."
     )
 
 

@@ -50,7 +50,7 @@ def open_table_keys(jwe: str, key: ec.EllipticCurvePrivateKey) -> dict[str, Any]
         if not isinstance(opened, dict):
             raise ValueError
     except (KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
-        raise ProtocolError("The secrets do not open under this camera's key.") from None
+        raise ProtocolError("The secrets cannot be decrypted with this camera's key.") from None
     return opened
 
 

@@ -37,17 +37,8 @@ def prepare_root(
     profile: Profile = profiles.ROOT,
 ) -> Prepared:
     """Prepare the self-signed root certificate."""
-    name = _ca_name(profile)
-    not_before = _backdated(now)
-    return Prepared(
-        profile=profile,
-        subject=name,
-        issuer=name,
-        public_key=public_key,
-        serial_number=serial_number,
-        not_before=not_before,
-        not_after=not_before + profile.validity,
-        extensions=tuple(_common_extensions(profile, public_key)),
+    return _prepare(
+        profile, public_key, _ca_name(profile), issuer=None, now=now, serial_number=serial_number
     )
 
 
@@ -63,22 +54,8 @@ def prepare_intermediate(
 
     Raises IssuerExpiredError if the root certificate is not valid at `now`.
     """
-    return _prepare_under(
-        issuer,
-        Prepared(
-            profile=profile,
-            subject=_ca_name(profile),
-            issuer=issuer.subject,
-            public_key=public_key,
-            serial_number=serial_number,
-            not_before=_backdated(now),
-            not_after=_backdated(now) + profile.validity,
-            extensions=(
-                *_common_extensions(profile, public_key),
-                authority_key_identifier(issuer),
-            ),
-        ),
-        now,
+    return _prepare(
+        profile, public_key, _ca_name(profile), issuer=issuer, now=now, serial_number=serial_number
     )
 
 
@@ -98,27 +75,14 @@ def prepare_device(
     the issuer's certificate is not valid at `now`.
     """
     names.check_device_serial(device_serial)
-    extensions = [
-        *_common_extensions(profile, public_key),
-        authority_key_identifier(issuer),
-        names.device_alternative_names(device_serial),
-    ]
+    subject = names.distinguished_name(device_serial, profile.organization)
+    prepared = _prepare(
+        profile, public_key, subject, issuer=issuer, now=now, serial_number=serial_number
+    )
+    extensions = [*prepared.extensions, names.device_alternative_names(device_serial)]
     if publication is not None:
         extensions += _publication_extensions(publication)
-    return _prepare_under(
-        issuer,
-        Prepared(
-            profile=profile,
-            subject=names.distinguished_name(device_serial, profile.organization),
-            issuer=issuer.subject,
-            public_key=public_key,
-            serial_number=serial_number,
-            not_before=_backdated(now),
-            not_after=_backdated(now) + profile.validity,
-            extensions=tuple(extensions),
-        ),
-        now,
-    )
+    return replace(prepared, extensions=tuple(extensions))
 
 
 def sign(
@@ -146,32 +110,22 @@ def _ca_name(profile: Profile) -> x509.Name:
     return names.distinguished_name(profile.common_name, profile.organization)
 
 
-def _prepare_under(issuer: x509.Certificate, prepared: Prepared, now: datetime) -> Prepared:
-    """Shorten the validity of a prepared certificate to that of its issuer.
+def _prepare(
+    profile: Profile,
+    public_key: CertificatePublicKeyTypes,
+    subject: x509.Name,
+    *,
+    issuer: x509.Certificate | None,
+    now: datetime,
+    serial_number: int,
+) -> Prepared:
+    """Prepare a certificate with the extensions that its profile always has.
 
     Raises IssuerExpiredError if the issuer's certificate is not valid at `now`.
     """
-    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
-        raise IssuerExpiredError(
-            "The issuing certificate is not valid at this time, so no certificate can be issued"
-            " under it: check the clock, and whether the certificate has expired."
-        )
-    return replace(
-        prepared,
-        not_before=max(prepared.not_before, issuer.not_valid_before_utc),
-        not_after=min(prepared.not_after, issuer.not_valid_after_utc),
-    )
-
-
-def _backdated(now: datetime) -> datetime:
-    """Return the notBefore time: `now` less the allowed clock skew, in whole seconds."""
     # X.509 times have whole seconds (RFC 5280, section 4.1.2.5).
-    return now.replace(microsecond=0) - profiles.CLOCK_SKEW
-
-
-def _common_extensions(
-    profile: Profile, public_key: CertificatePublicKeyTypes
-) -> list[x509.ExtensionType]:
+    not_before = now.replace(microsecond=0) - profiles.CLOCK_SKEW
+    not_after = not_before + profile.validity
     extensions: list[x509.ExtensionType] = [
         profile.basic_constraints,
         profile.key_usage,
@@ -179,7 +133,26 @@ def _common_extensions(
     ]
     if profile.extended_key_usage is not None:
         extensions.append(profile.extended_key_usage)
-    return extensions
+    if issuer is not None:
+        if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
+            raise IssuerExpiredError(
+                "The issuing certificate is not valid at this time, so it can issue none. Check the"
+                " clock, and whether the certificate has expired."
+            )
+        # A certificate that outlives its issuer would not verify at its end.
+        not_before = max(not_before, issuer.not_valid_before_utc)
+        not_after = min(not_after, issuer.not_valid_after_utc)
+        extensions.append(authority_key_identifier(issuer))
+    return Prepared(
+        profile=profile,
+        subject=subject,
+        issuer=subject if issuer is None else issuer.subject,
+        public_key=public_key,
+        serial_number=serial_number,
+        not_before=not_before,
+        not_after=not_after,
+        extensions=tuple(extensions),
+    )
 
 
 def _publication_extensions(publication: Publication) -> list[x509.ExtensionType]:

@@ -25,7 +25,8 @@ MIN_SERIAL_NUMBER_BITS = 64
 MAX_SERIAL_NUMBER_BITS = 159
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
+    """Return the key usage of a CA, or of a key that signs data (RFC 5280, section 4.2.1.3)."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
@@ -68,7 +69,7 @@ ROOT = Profile(
     common_name=ROOT_COMMON_NAME,
     validity=timedelta(days=3_650),
     basic_constraints=x509.BasicConstraints(ca=True, path_length=None),
-    key_usage=_key_usage(ca=True),
+    key_usage=key_usage(ca=True),
     extended_key_usage=None,
     required=_EVERY_CERTIFICATE,
 )
@@ -78,7 +79,7 @@ INTERMEDIATE = Profile(
     common_name=INTERMEDIATE_COMMON_NAME,
     validity=timedelta(days=1_825),
     basic_constraints=x509.BasicConstraints(ca=True, path_length=0),
-    key_usage=_key_usage(ca=True),
+    key_usage=key_usage(ca=True),
     extended_key_usage=None,
     required=_EVERY_CERTIFICATE | {ExtensionOID.AUTHORITY_KEY_IDENTIFIER},
 )
@@ -88,7 +89,7 @@ DEVICE = Profile(
     common_name=None,
     validity=timedelta(days=730),
     basic_constraints=x509.BasicConstraints(ca=False, path_length=None),
-    key_usage=_key_usage(ca=False),
+    key_usage=key_usage(ca=False),
     extended_key_usage=x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]),
     required=_EVERY_CERTIFICATE
     | {

@@ -5,7 +5,7 @@ docs/simulate.md documents the fields. A change of their meaning must change FOR
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -47,11 +47,7 @@ def make_report(play: Play, there: RunMetadata) -> dict[str, Any]:
         "url": there.url,
         "serial_prefix": there.serial_prefix,
         "terms": _terms(plan),
-        "surroundings": {
-            "discloses_serials": tally.surroundings.discloses_serials,
-            "answers_repeats": tally.surroundings.answers_repeats,
-            "reports_to_authority": tally.surroundings.reports_to_authority,
-        },
+        "surroundings": asdict(tally.surroundings),
         "pictures": {"planned": len(plan.pictures), "taken": play.taken.total()},
         "bundles": {
             "sent": play.sent,
@@ -68,18 +64,7 @@ def make_report(play: Play, there: RunMetadata) -> dict[str, Any]:
         "latest_picture_seconds": round(play.late, 3),
         "cases": [_case(case, play) for case in Case if case in tally.endings],
         "unseen": _unseen(play.tally.endings, tally.surroundings),
-        "surprises": [
-            {
-                "picture": each.picture,
-                "case": each.case,
-                "device_serial": each.device_serial,
-                "aggregator": each.aggregator,
-                "ended": each.ended,
-                "right": sorted(each.right),
-                "detail": each.detail,
-            }
-            for each in tally.surprises
-        ],
+        "surprises": [asdict(each) | {"right": sorted(each.right)} for each in tally.surprises],
         "thefts": [
             {
                 "device_serial": each.device_serial,
@@ -92,30 +77,15 @@ def make_report(play: Play, there: RunMetadata) -> dict[str, Any]:
             }
             for each in play.thefts.values()
         ],
-        "course": {
-            "passed": play.course.passed,
-            "refused": play.course.refused,
-            "wrong": play.course.wrong,
-        },
+        "course": asdict(play.course),
     }
 
 
 def _terms(plan: Plan) -> dict[str, Any]:
-    terms = plan.terms
-    families = Counter(each.family for each in plan.cameras)
     roles = Counter(each.role for each in plan.cameras)
-    return {
-        "seed": terms.seed,
-        "cameras": terms.cameras,
-        "families": dict(families),
-        "seconds": terms.seconds,
-        "rate": terms.rate,
-        "day": terms.day,
-        "aggregators": terms.aggregators,
-        "dual": terms.dual,
-        "tampering": terms.tampering,
-        "clones": terms.clones,
-        "replays": terms.replays,
+    # The numbers of cameras in the plan replace the shares in the terms.
+    return asdict(plan.terms) | {
+        "families": dict(Counter(each.family for each in plan.cameras)),
         "stolen": roles[Role.STOLEN],
         "wrong_clocks": roles[Role.FAST] + roles[Role.SLOW],
         "offline": sum(each.offline is not None for each in plan.cameras),
