@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         audited = _audited(service, arguments)
         if audited:
             return _tell(audited)
-    print(f"vulnerabilities: could not ask, as no database of {' or '.join(SERVICES)} answers")
+    print(f"vulnerabilities: not checked, because no database of {' or '.join(SERVICES)} responds")
     return 0
 
 

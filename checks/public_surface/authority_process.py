@@ -133,7 +133,7 @@ def _list_routes(application: Any) -> list[tuple[str, str]]:
         elif isinstance(route, Route):
             found |= {(method, route.path) for method in (route.methods or set()) - {"HEAD"}}
         else:
-            raise RuntimeError(f"A kind of route that is not known here: {route}")
+            raise RuntimeError(f"This kind of route is unknown to the collector: {route}")
     return sorted(found, key=lambda each: (each[1], each[0]))
 
 

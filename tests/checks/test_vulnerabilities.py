@@ -85,5 +85,5 @@ def test_not_to_be_able_to_ask_is_said_and_passes(
 ) -> None:
     assert check(f"{database}/broken" if url == "broken" else url, tmp_path) == 0
     assert capsys.readouterr().out == (
-        "vulnerabilities: could not ask, as no database of osv answers\n"
+        "vulnerabilities: not checked, because no database of osv responds\n"
     )

@@ -69,12 +69,13 @@ def load(pem: str) -> x509.CertificateSigningRequest:
         subject, public_key = elements(elements(request.tbs_certrequest_bytes)[0].content)[1:3]
     except x509.InvalidVersion as error:
         raise CsrRefusedError(
-            f"The CSR has the version number {error.parsed_version}. PKCS#10 knows version 1 alone,"
-            " which is encoded as 0 (RFC 2986, section 4.1)."
+            f"The CSR has the version number {error.parsed_version}. PKCS#10 has version 1"
+            " only, which is encoded as 0 (RFC 2986, section 4.1)."
         ) from None
     except (ValueError, TypeError):
         raise CsrRefusedError(
-            "The CSR cannot be read: what its PEM holds is no PKCS#10 request, or a damaged one."
+            "The CSR cannot be read: its PEM does not contain a PKCS#10 request, or the"
+            " request is damaged."
         ) from None
     check_encoding(public_key.whole)
     _check_names_can_be_read(request, subject.content)
@@ -134,7 +135,7 @@ def _check_names_can_be_read(request: x509.CertificateSigningRequest, subject: b
     except (ValueError, TypeError):
         if _has_teletex_string(subject):
             raise CsrRefusedError(
-                "The CSR's subject has a TeletexString, whose characters nobody agrees on: use"
+                "The CSR's subject has a TeletexString, which programs read differently: use"
                 " UTF8String (RFC 5280, section 4.1.2.4)."
             ) from None
         raise CsrRefusedError("The CSR's subject cannot be read: use UTF8String.") from None
@@ -165,7 +166,7 @@ def _has_teletex_string(subject: bytes) -> bool:
 
 def _check_signature(request: x509.CertificateSigningRequest, key: DeviceKey) -> None:
     if not _hash_is_sound(request):
-        raise CsrRefusedError("The CSR is signed over a hash that proves nothing: use SHA-256.")
+        raise CsrRefusedError("The CSR is signed over a broken hash: use SHA-256.")
     if _signature_verifies(request):
         return
     if isinstance(key, ec.EllipticCurvePublicKey) and _is_signed_as_p1363(request, key):

@@ -88,7 +88,7 @@ def _verify_issuers(
         verified = _verifier(root, now).verify(leaf, issuers).chain
     # The library may have found a path without the given intermediate.
     if verified != [leaf, *issuers, root]:
-        raise PathRefusedError(f"{_NOT_CHAINED} through the certificates that came along.")
+        raise PathRefusedError(f"{_NOT_CHAINED} through the given certificates.")
 
 
 def _verifier(root: x509.Certificate, now: datetime) -> verification.ClientVerifier:
@@ -149,7 +149,7 @@ def _in_one_spelling(
     if not isinstance(
         intermediate.signature_hash_algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512
     ):
-        raise ValueError("the intermediate is signed over a hash that proves nothing")
+        raise ValueError("the intermediate is signed over a broken hash")
     return (
         _copy(intermediate, leaf.issuer, intermediate.public_key(), signer),
         _copy(root, intermediate.issuer, signer.public_key, signer),

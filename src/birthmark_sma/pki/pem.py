@@ -39,7 +39,7 @@ def read_block(pem: str, labels: tuple[str, ...], name: str) -> bytes:
     try:
         pem.encode()
     except UnicodeEncodeError:  # a lone surrogate
-        raise MalformedPemError(f"The {name} is no text that can be read.") from None
+        raise MalformedPemError(f"The {name} has characters that UTF-8 cannot encode.") from None
     found = _BLOCK.search(pem)
     if found is None or found[1] not in labels:
         raise MalformedPemError(
@@ -47,7 +47,8 @@ def read_block(pem: str, labels: tuple[str, ...], name: str) -> bytes:
         )
     if ":" in found[2]:
         raise MalformedPemError(
-            f"The PEM has encryption headers, as only a private key has: send the {name} without."
+            f"The PEM has encryption headers, which only private keys have: send the {name}"
+            " without them."
         )
     try:
         return binascii.a2b_base64("".join(found[2].split()), strict_mode=True)

@@ -63,13 +63,14 @@ def _check_serial_number(prepared: Prepared) -> None:
         number <= 0
         or not profiles.MIN_SERIAL_NUMBER_BITS <= bits <= profiles.MAX_SERIAL_NUMBER_BITS
     ):
-        raise ProfileViolationError("A serial number is positive and has 64 to 159 bits.")
+        raise ProfileViolationError("A serial number must be positive and have 64 to 159 bits.")
 
 
 def _check_validity(prepared: Prepared) -> None:
     if prepared.not_after - prepared.not_before > prepared.profile.validity:
         raise ProfileViolationError(
-            f"A {prepared.profile.name} certificate lives longer than its profile."
+            f"The {prepared.profile.name} certificate would be valid longer than its profile"
+            " allows."
         )
     if prepared.not_after <= prepared.not_before:
         raise ProfileViolationError("The certificate would end before it begins.")
@@ -86,11 +87,13 @@ def _check_extensions(prepared: Prepared) -> None:
     profile = prepared.profile
     present = [extension.oid for extension in prepared.extensions]
     if len(set(present)) != len(present):
-        raise ProfileViolationError("An extension stands in the certificate twice.")
+        raise ProfileViolationError("The certificate has an extension twice.")
     if missing := profile.required - set(present):
         raise ProfileViolationError(f"A {profile.name} certificate lacks {_dotted(missing)}.")
     if surplus := set(present) - profile.required - profile.allowed:
-        raise ProfileViolationError(f"A {profile.name} certificate has {_dotted(surplus)} besides.")
+        raise ProfileViolationError(
+            f"A {profile.name} certificate must not have {_dotted(surplus)}."
+        )
     expected: list[x509.ExtensionType] = [
         profile.basic_constraints,
         profile.key_usage,
@@ -107,7 +110,7 @@ def _check_names(prepared: Prepared) -> None:
     if profile.common_name is not None:
         if prepared.subject != names.distinguished_name(profile.common_name, profile.organization):
             raise ProfileViolationError(
-                f"A {profile.name} certificate bears the name {profile.common_name}."
+                f"A {profile.name} certificate must have the common name {profile.common_name}."
             )
         return
     common_names = prepared.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -132,16 +135,18 @@ def _check_issuer(prepared: Prepared, issuer: x509.Certificate) -> None:
     if prepared.issuer != issuer.subject:
         raise ProfileViolationError("The issuer's name is not that of the issuing certificate.")
     if names.is_of_sandbox(issuer.subject) is not names.is_of_sandbox(prepared.subject):
-        raise ProfileViolationError("A sandbox and what is none sign nothing for each other.")
+        raise ProfileViolationError(
+            "A sandbox must not sign for a real authority, and a real authority not for a sandbox."
+        )
     if prepared.not_after > issuer.not_valid_after_utc:
         raise ProfileViolationError("The certificate would outlive its issuer.")
     if prepared.not_before < issuer.not_valid_before_utc:
         raise ProfileViolationError("The certificate would begin before its issuer.")
     constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
     if not constraints.ca:
-        raise ProfileViolationError("The issuer is no CA.")
+        raise ProfileViolationError("The issuer is not a CA.")
     if prepared.profile.basic_constraints.ca and constraints.path_length == 0:
-        raise ProfileViolationError("The issuer may sign devices only, and no further CA.")
+        raise ProfileViolationError("The issuer may sign device certificates only, and no CA.")
     _demand(prepared, [authority_key_identifier(issuer)])
 
 
@@ -149,7 +154,7 @@ def _demand(prepared: Prepared, expected: Iterable[x509.ExtensionType]) -> None:
     for extension in expected:
         if extension not in prepared.extensions:
             raise ProfileViolationError(
-                f"The {prepared.profile.name} profile demands another value of"
+                f"The {prepared.profile.name} profile requires another value of"
                 f" {_dotted([extension.oid])}."
             )
 

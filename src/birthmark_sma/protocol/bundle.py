@@ -145,7 +145,7 @@ def bundle_from_dict(value: object) -> Bundle:
     fields = _exactly(value, _FIELDS, "A bundle")
     # `bool` is a subclass of `int` in Python, so `isinstance` would accept `true` as version 1.
     if type(fields["version"]) is not int or fields["version"] != VERSION:
-        _refuse(f"version is {VERSION}: this program knows no other")
+        _refuse(f"version must be {VERSION}: this program supports no other")
     return Bundle(
         UnsignedBundle(
             image_hash=_hex(fields["image_hash"], IMAGE_HASH_BYTES, "image_hash"),
@@ -203,7 +203,7 @@ def _base64(value: object, name: str, what: str) -> bytes:
     if "-----BEGIN" in value:
         _refuse(f"{expected}, not PEM: leave out its first and last line, and join the others")
     if any(character.isspace() for character in value):
-        _refuse(f"{expected}: it has white space, as MIME encoders write it")
+        _refuse(f"{expected}. It has white space, as MIME encoders add it")
     if "-" in value or "_" in value:
         _refuse(f"{expected}, in the alphabet with + and /, not in that of URLs")
     try:

@@ -64,7 +64,7 @@ def verify_signature(bundle: Bundle, key: object) -> None:
 
 def _misfit(bundle: Bundle, key: object) -> str:
     """Return the error sentence, with a hint if the signature seems to be in IEEE P1363 form."""
-    sentence = "The device's signature does not fit this bundle"
+    sentence = "The device's signature does not verify for this bundle"
     if isinstance(key, ec.EllipticCurvePublicKey):
         size = (key.key_size + 7) // 8
         if len(bundle.signature) == 2 * size:

@@ -31,15 +31,15 @@ def parse_json(text: bytes) -> object:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return fields
 
 
 def _integer(digits: str) -> int:
     if digits == "-0":
-        raise ValueError("-0 is no integer")
+        raise ValueError("-0 is not accepted as an integer")
     return int(digits)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

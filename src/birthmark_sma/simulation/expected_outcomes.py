@@ -85,15 +85,15 @@ WHAT: Mapping[Case, str] = {
     Case.TAMPERED_CIPHERTEXT: "One bit of the sealed NUC hash altered, then signed.",
     Case.TAMPERED_TAG: "One bit of the tag altered, then signed.",
     Case.TAMPERED_NONCE: "One bit of the nonce altered, then signed.",
-    Case.TAMPERED_TABLE_ID: "Another table named than the token was sealed under, then signed.",
-    Case.TAMPERED_KEY_INDEX: "Another key named than the token was sealed under, then signed.",
+    Case.TAMPERED_TABLE_ID: "The table id changed to another one, then signed.",
+    Case.TAMPERED_KEY_INDEX: "The key index changed to another one, then signed.",
     Case.UNKNOWN_TABLE: "A table that no authority has, then signed.",
     Case.UNKNOWN_KEY_INDEX: "A key that no table has, then signed.",
     Case.WRONG_NUC_HASH: "Sealed by the device itself, but of a sensor that nobody registered.",
-    Case.FORGED_SIGNATURE: "A genuine token and certificate, signed with somebody's own key.",
+    Case.FORGED_SIGNATURE: "A genuine token and certificate, signed with the attacker's own key.",
     Case.ALTERED_BUNDLE: "Another picture put into a signed bundle.",
     Case.REPLAYED_BUNDLE: "A bundle that was sent before, sent again to the same servers.",
-    Case.REUSED_CAMERA_TOKEN: "The device signs another picture with a camera token of before.",
+    Case.REUSED_CAMERA_TOKEN: "The device signs another picture with an earlier camera token.",
     Case.BORROWED_CAMERA_TOKEN: "A device signs a bundle with another device's camera token.",
     Case.CLONE_OTHER_SENSOR: "Keys, tables and certificate copied into a body with its own sensor.",
     Case.CLONE_SAME_SENSOR: "A whole copy: keys, tables, certificate, and the sensor's NUC hash.",
@@ -101,7 +101,7 @@ WHAT: Mapping[Case, str] = {
     Case.BEING_REPORTED: "A thief's picture, judged while the report was on its way.",
     Case.REPORTED: "A thief's picture, after the camera was reported.",
     Case.FAST_CLOCK: "A camera whose clock is hours ahead or more.",
-    Case.SLOW_CLOCK: "A camera whose clock stands before its certificate begins.",
+    Case.SLOW_CLOCK: "A camera whose clock shows a time before its certificate is valid.",
 }
 
 
@@ -157,23 +157,23 @@ def right_endings(case: Case, there: Environment) -> frozenset[Outcome]:
 
 _UNSEEN: Mapping[Case, str] = {
     Case.CLONE_SAME_SENSOR: (
-        "Whoever has a device's keys and its NUC hash is that device: the protocol cannot tell a"
-        " whole copy from the original. Its pictures count towards the device's rate, which the"
-        " authority watches."
+        "The protocol cannot distinguish a whole copy of a device from the original: both"
+        " have the same keys and NUC hash. The copy's pictures count towards the device's"
+        " rate, which the authority watches."
     ),
     Case.STOLEN: (
-        "A thief who holds a camera takes genuine pictures with it. Nothing shows until somebody"
-        " reports it and the operator suspends or revokes the device."
+        "A thief takes genuine pictures with a stolen camera. They pass until the theft is"
+        " reported and the operator suspends or revokes the device."
     ),
     Case.REUSED_CAMERA_TOKEN: (
-        "A camera token is bound to nothing, not to the picture: a device that signs can use one"
-        " again for another picture. The authority notes it as a replay; the aggregation server,"
-        " which is told PASS, could keep the camera tokens that it has seen. An authority with"
+        "A camera token is not bound to a picture, so a device can sign another picture with"
+        " the same token. The authority records it as a replay. The aggregation server gets"
+        " PASS; it could remember the camera tokens that it has seen. An authority with"
         " SMA_REPLAY=refuse-same-caller gives no second verdict."
     ),
     Case.BORROWED_CAMERA_TOKEN: (
-        "Where the authority withholds serials, an aggregation server cannot see that a camera"
-        " token is another device's than the one that signed the bundle."
+        "If the authority does not disclose serials, an aggregation server cannot see that a"
+        " camera token comes from another device than the one that signed the bundle."
     ),
 }
 

@@ -58,21 +58,21 @@ class Terms:
     def __post_init__(self) -> None:
         for name in ("dual", "tampering", "clones", "replays", "stolen", "wrong_clocks", "offline"):
             if not 0 <= getattr(self, name) <= 1:
-                _refuse(f"{name} lies from 0 to 1, not at {getattr(self, name)}")
+                _refuse(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if self.tampering + self.clones + self.replays > 1:
-            _refuse("tampering, clones and replays are more than all pictures together")
+            _refuse("tampering, clones and replays must not add up to more than 1")
         if not 1 <= self.cameras <= MAX_CAMERAS:
-            _refuse(f"There are 1 to {MAX_CAMERAS:,} cameras")
+            _refuse(f"The number of cameras must be between 1 and {MAX_CAMERAS:,}")
         if not 1 <= self.aggregators <= MAX_AGGREGATORS:
-            _refuse(f"There are 1 to {MAX_AGGREGATORS} aggregation servers")
+            _refuse(f"The number of aggregation servers must be between 1 and {MAX_AGGREGATORS}")
         if not (isfinite(self.seconds) and 0 < self.seconds <= MAX_SECONDS):
-            _refuse("A run lasts longer than 0 seconds, and a day at most")
+            _refuse("A run must last more than 0 seconds and at most one day")
         if not (isfinite(self.rate) and 0 < self.rate <= MAX_PICTURES):
-            _refuse("The rate is more than 0 pictures a second")
+            _refuse("The rate must be more than 0 pictures a second")
         if self.pictures > MAX_PICTURES:
             _refuse(f"A run has at most {MAX_PICTURES:,} pictures, not {self.pictures:,}")
         if not self.families:
-            _refuse("There is at least one family")
+            _refuse("There must be at least one family")
 
     @property
     def pictures(self) -> int:

@@ -88,9 +88,8 @@ class Site:
                 and to_transport_error(error).cause is Cause.UNTRUSTED
             ):
                 raise ConfigurationError(
-                    "The authority's TLS certificate is not one that is trusted here. Name the CA"
-                    " that it comes from with --ca-file; sma serve --tls-self prints where its"
-                    " own is."
+                    "The authority's TLS certificate is not trusted. Name its CA with"
+                    " --ca-file; sma serve --tls-self prints the path of its own CA."
                 ) from None
 
     def aggregator_client(self, number: int) -> AsyncAuthorityClient:
@@ -125,7 +124,7 @@ class Site:
                 process.kill()
             await process.wait()
             if isinstance(error, TimeoutError):
-                return "The command did not end in time."
+                return f"The command did not end within {_REPORT_SECONDS:g} s."
             raise
         if process.returncode == 0:
             return None
@@ -150,15 +149,15 @@ async def probe(
                 disclosed = disclosed and serial is not None
             case Fail():
                 raise ConfigurationError(
-                    "A genuine camera token got FAIL. Has each key table as many keys as"
-                    " --keys-per-table says (100 in a prototype)?"
+                    "A genuine camera token got FAIL. Check --keys-per-table: it must be the"
+                    " number of keys in each key table (100 in a prototype)."
                 )
             case Indeterminate(cause=cause, detail=detail):
                 # The token is new for each caller, so two clients must be one caller here.
                 if number > 1 and cause is Cause.ALREADY_SUBMITTED:
                     raise ConfigurationError(
-                        "This authority answers each caller once, and takes the aggregation servers"
-                        " for one: give each a key of its own."
+                        "This authority answers each caller once, and all aggregation servers"
+                        " use the same access key. Give each one its own key."
                     )
                 raise ConfigurationError(
                     f"Aggregation server {number} gets no verdict ({cause}): {detail}"
@@ -170,12 +169,12 @@ async def probe(
             answers_repeats = False
         case Fail():
             raise ConfigurationError(
-                "A genuine camera token got PASS first and then FAIL. Does somebody suspend devices"
-                " at this very moment?"
+                "A genuine camera token got PASS first and then FAIL. Check whether devices"
+                " are being suspended now."
             )
         case Indeterminate(cause=cause, detail=detail):
             raise ConfigurationError(
-                f"Asked for a second time, the authority gives no verdict ({cause}): {detail}"
+                f"The authority gave no verdict for a repeated token ({cause}): {detail}"
             )
     return Environment(
         discloses_serials=disclosed,

@@ -363,7 +363,7 @@ def test_the_example(running: Running, tmp_path: Path) -> None:
     assert lines == [
         [sha256(b"genuine").hexdigest(), "PASS", f"{serial} (Test)"],
         [sha256(b"forged").hexdigest(), "FAIL", serial],
-        ["?" * 64, "REJECTED", "The device's signature does not fit this bundle."],
+        ["?" * 64, "REJECTED", "The device's signature does not verify for this bundle."],
         ["?" * 64, "REJECTED", "The device's certificate is revoked."],
     ]
 

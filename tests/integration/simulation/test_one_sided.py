@@ -159,7 +159,7 @@ def test_keys_and_what_was_agreed_on(
         *fleet, *files, "--validate-key-file", str(tmp_path / "first"), environ=running.environ
     )
     assert shared.returncode == 3
-    assert "give each a key of its own" in shared.stderr
+    assert "Give each one its own key" in shared.stderr
     wrong = environ | {"BIRTHMARK_VALIDATE_KEYS": "sma_wrong"}
     assert "not_allowed" in sma(*fleet, environ=wrong).stderr
     missing = sma(*fleet, environ=running.environ)

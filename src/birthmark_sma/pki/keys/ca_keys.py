@@ -104,8 +104,8 @@ def load_encrypted(pem: str, passphrase: bytes) -> Signer:
         key = serialization.load_pem_private_key(pem.encode(), passphrase)
     except (ValueError, TypeError):
         raise WrongSecretError(
-            "The passphrase does not open the CA key: give the CA_PASSWORD that this authority was"
-            " initialised with."
+            "The passphrase does not decrypt the CA key. Use the CA_PASSWORD with which this"
+            " authority was created."
         ) from None
     return _of_this_authority(key)
 
@@ -120,5 +120,8 @@ def load_der(der: bytes) -> Signer:
 
 def _of_this_authority(key: object) -> Signer:
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise WrongSecretError("The CA key is neither RSA nor EC; this authority did not make it.")
+        raise WrongSecretError(
+            "The CA key is neither RSA nor EC, so this authority did not make it. Restore its own"
+            " key."
+        )
     return Signer(key)

@@ -90,8 +90,8 @@ def load_public_key(text: str) -> object:
     """
     if len(text) <= MAX_PEM_CHARACTERS and "PRIVATE KEY" in text:
         raise KeyRefusedError(
-            "This is a private key. Send the public key, and never let the private key leave the"
-            " device; this one must be replaced."
+            "This is a private key. Make a new key pair, send its public key, and never let"
+            " the private key leave the device."
         )
     if pem.is_bare_point(pem.bare_base64(text)):
         raise KeyRefusedError(_BARE_POINT)
@@ -130,8 +130,8 @@ def check_encoding(encoded: bytes) -> None:
     if identifier.whole in {_RSASSA_PSS, _RSAES_OAEP}:
         name = "RSASSA-PSS" if identifier.whole == _RSASSA_PSS else "RSAES-OAEP"
         raise KeyRefusedError(
-            f"{name} keys are not accepted, as bundles are signed with PKCS#1 v1.5: mark the key as"
-            " rsaEncryption."
+            f"{name} keys are not accepted, because bundles are signed with PKCS#1 v1.5: mark"
+            " the key as rsaEncryption."
         )
     if identifier.whole == _EC_PUBLIC_KEY:
         if [each.tag for each in parameters] != [_OBJECT_IDENTIFIER]:
@@ -152,7 +152,7 @@ def check_key(key: object) -> DeviceKey:
     """
     if isinstance(key, ed25519.Ed25519PublicKey):
         if not is_sound_ed25519(key.public_bytes_raw()):
-            raise KeyRefusedError(f"This is no point of Ed25519 that can sign. {_FOR_SIGNING}")
+            raise KeyRefusedError(f"This is not a point of Ed25519 that can sign. {_FOR_SIGNING}")
         return key
     return _check_ec_or_rsa(key, _REFUSED_FOR_SIGNING, _FOR_SIGNING)
 
@@ -253,7 +253,7 @@ def check_is_secret(
         key.public_numbers().n, breathe
     ):
         raise KeyRefusedError(
-            "This RSA modulus is a prime, so that anybody can compute the private key: make a new"
+            "This RSA modulus is a prime, so anyone can compute the private key: make a new"
             " key pair."
         )
 

@@ -41,12 +41,15 @@ def check_recipient(
     if key is None:
         if named is not None:
             raise CsrRefusedError(
-                "The CSR names a recipient key, and the request has none: send it as"
-                " key_encryption_public_key, or the secrets would travel in the clear."
+                "The CSR names a recipient key, but the request has none: send it as"
+                " key_encryption_public_key. Without it, the secrets would be sent"
+                " unencrypted."
             )
         return
     if not request.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        raise CsrRefusedError("With a recipient key, the CSR's common name is the device_serial.")
+        raise CsrRefusedError(
+            "With a recipient key, the CSR's common name must be the device_serial."
+        )
     expected = recipient_urn(key)
     if named is None:
         raise CsrRefusedError(
@@ -55,8 +58,9 @@ def check_recipient(
         )
     if named != expected.removeprefix(RECIPIENT_URN_PREFIX):
         raise CsrRefusedError(
-            "The CSR names another recipient key than key_encryption_public_key: its digest, in"
-            f" the URI {RECIPIENT_URN_PREFIX}..., is of the DER SubjectPublicKeyInfo."
+            "The CSR names another recipient key than key_encryption_public_key. The digest"
+            f" in the URI {RECIPIENT_URN_PREFIX}... must be that of the DER"
+            " SubjectPublicKeyInfo."
         )
 
 
@@ -76,6 +80,6 @@ def _requested(request: x509.CertificateSigningRequest) -> str | None:
     digest = ours[0].removeprefix(RECIPIENT_URN_PREFIX)
     if len(ours) > 1 or not _DIGEST.fullmatch(digest):
         raise CsrRefusedError(
-            f"The CSR names a recipient key once, as {RECIPIENT_URN_PREFIX}<64 hex>."
+            f"The CSR must name the recipient key once, as {RECIPIENT_URN_PREFIX}<64 hex>."
         )
     return digest.lower()

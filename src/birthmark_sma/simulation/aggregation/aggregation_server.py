@@ -107,7 +107,7 @@ class Aggregator:
         An outage is not a verdict, so it retries, with at least `_PAUSE` seconds between two calls.
         """
         loop = asyncio.get_running_loop()
-        last = Indeterminate(Cause.TIMED_OUT, "There was no time left to ask.")
+        last = Indeterminate(Cause.TIMED_OUT, "There was no time left for a validation.")
         asked = 0
         while (left := until - loop.time()) > 0:
             asked += 1

@@ -45,12 +45,16 @@ def reception(aggregator: Aggregator, told: Told) -> Starlette:
     async def take(request: Request) -> Response:
         declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if declared != "application/json":
-            return JSONResponse({"detail": "A bundle is sent as application/json."}, 415)
+            return JSONResponse(
+                {"detail": "Send the bundle with the Content-Type application/json."}, 415
+            )
         text = bytearray()
         async for part in request.stream():
             text += part
             if len(text) > MAX_BUNDLE_BYTES:
-                return JSONResponse({"detail": "A bundle is smaller than that."}, 413)
+                return JSONResponse(
+                    {"detail": f"A bundle has at most {MAX_BUNDLE_BYTES} bytes."}, 413
+                )
         until = asyncio.get_running_loop().time() + _PATIENCE
         judgement = await aggregator.take(bytes(text), until=until)
         told(judgement)

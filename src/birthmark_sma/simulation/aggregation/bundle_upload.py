@@ -19,9 +19,9 @@ SECONDS = 30.0
 _SEEN_ALONE = frozenset(
     {Outcome.MALFORMED, Outcome.WRONG_TIME, Outcome.WRONG_CERTIFICATE, Outcome.WRONG_SIGNATURE}
 )
-_TAKEN = "200, 201, 202, or 409 where it came before, with its bundle_id"
+_TAKEN = "200, 201, 202, or 409 if it was sent before, with its bundle_id"
 _REFUSED = "400, 413, 415, 422"
-_TURNED_AWAY = f"it was turned away, and is good: to be taken ({_TAKEN})"
+_TURNED_AWAY = f"the bundle is good but was not taken. Take it ({_TAKEN})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,15 @@ def fault_in(answer: Answer, right: Set[Outcome]) -> str | None:
         return answer.detail
     taken = answer.delivery is Delivery.TAKEN
     if not taken and answer.delivery is not Delivery.REFUSED:
-        return (
-            f"that says nothing of the bundle: it is neither taken ({_TAKEN}) nor refused"
-            f" ({_REFUSED})"
-        )
+        return f"the response neither takes the bundle ({_TAKEN}) nor refuses it ({_REFUSED})"
     if answer.ending is not None:
         if answer.ending not in right:
             return f"it should be {' or '.join(sorted(right))}"
         return _TURNED_AWAY if answer.ending is Outcome.PASS and not taken else None
     if taken and right <= _SEEN_ALONE:
-        return f"it was taken, and is to be refused ({_REFUSED}): {' or '.join(sorted(right))}"
+        return (
+            f"the bundle was taken, but must be refused ({_REFUSED}): {' or '.join(sorted(right))}"
+        )
     return _TURNED_AWAY if Outcome.PASS in right and not taken else None
 
 

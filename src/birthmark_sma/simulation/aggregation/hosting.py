@@ -97,11 +97,15 @@ def fetch_root(site: Site) -> x509.Certificate:
         answer.raise_for_status()
         root = x509.load_der_x509_certificate(answer.content)
     except (httpx2.HTTPError, ValueError) as error:
-        raise ConfigurationError(f"The authority's root cannot be had: {error}") from None
+        raise ConfigurationError(
+            f"The authority's root certificate cannot be fetched: {error}"
+        ) from None
     pinned = site.root_fingerprint
     shown = root.fingerprint(hashes.SHA256()).hex()
     if pinned is not None and shown != pinned.lower().replace(":", ""):
-        raise ConfigurationError(f"The authority's root is another one: {shown}.")
+        raise ConfigurationError(
+            f"The authority's root certificate does not have the pinned fingerprint, but {shown}."
+        )
     return root
 
 
@@ -111,5 +115,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigurationError(
-            f"Nobody can listen on {host}:{port}: {error.strerror or error}."
+            f"The server cannot listen on {host}:{port}: {error.strerror or error}. Choose"
+            " another port."
         ) from None
