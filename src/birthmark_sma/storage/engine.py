@@ -31,6 +31,8 @@ from birthmark_sma.storage.sqlite_files import SqliteFile
 
 _CONNECT_TIMEOUT_SECONDS = 3
 _SQLITE_BUSY_SECONDS = 10  # how long SQLite waits for a lock of another connection
+# While a checkpoint waits for readers, all writers wait for the checkpoint. So it is short.
+_CHECKPOINT_MILLISECONDS = 250
 _MOST_SQL_CHARACTERS = 300  # of a slow statement in the log
 _BEGAN = "sma_statement_began"
 _SQLITE_CACHE = "cache_size = -16384"
@@ -75,16 +77,21 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, erase: bool = False) -> Iterator[Connection]:
         """Open a transaction for writing. It is durable once the block ends without an error.
 
         If the block raises, the transaction is rolled back. If the commit itself raises
         DatabaseUnavailableError, it may or may not have happened. SQLite allows one writer at a
         time. The write lock is taken at the start, so that no transaction fails half way because
         another one was faster.
+
+        With `erase`, SQLite overwrites with zeros what this transaction deletes or replaces.
+        Otherwise the bytes stay in the file. On PostgreSQL, VACUUM is responsible for that.
         """
         with self._connected(self._writing) as connection:
             with connection.begin():
+                if erase and self._file is not None:
+                    connection.exec_driver_sql("PRAGMA secure_delete = ON")
                 yield connection
                 self._check_file(connection)  # before the commit, so that nothing is lost
             # Again after it: a commit into a removed file must not be answered.
@@ -125,6 +132,22 @@ class Database:
         """Run a trivial query. Raises DatabaseUnavailableError if the database does not answer."""
         with self.read() as connection:
             connection.execute(text("SELECT 1"))
+
+    def truncate_wal(self) -> None:
+        """Write SQLite's write-ahead log into its file and truncate it to zero bytes.
+
+        The log may hold old pages. If readers block this for 250 ms, the log stays as it is. Later
+        writes overwrite it. On PostgreSQL this does nothing.
+        """
+        if self._file is None:
+            return
+        connection = self._reading.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_MILLISECONDS}")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Close all connections."""

@@ -15,6 +15,9 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select, text
 
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.schema import metadata
+
+_PATIENCE = "30s"  # lock_timeout of `hold_snapshot`
 
 
 @unique
@@ -38,6 +41,25 @@ def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:
     """
     if transaction.dialect.name == "postgresql":
         transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock.value})
+
+
+def hold_snapshot(connection: Connection) -> None:
+    """Make all queries of this transaction see one snapshot. Call it before the first query.
+
+    On PostgreSQL the tables and partitions are also locked against DROP and ALTER. Other
+    transactions can still read and write rows. On SQLite a transaction has one snapshot anyway.
+    Raises DatabaseUnavailableError if the locks are not free within 30 seconds.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+    # The snapshot is taken under the locks, so it contains no partition that is dropped meanwhile.
+    # ACCESS SHARE, the lock of a SELECT, conflicts only with ACCESS EXCLUSIVE, as DROP takes it.
+    quote = connection.dialect.identifier_preparer.quote
+    names = ", ".join(quote(each.name) for each in metadata.sorted_tables)
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
+    connection.execute(text(f"LOCK TABLE {names} IN ACCESS SHARE MODE"))
+    connection.execute(text("SET LOCAL lock_timeout = DEFAULT"))
 
 
 @contextmanager

@@ -5,9 +5,6 @@ never be called inside another one. There is no cache of devices: the next valid
 status.
 """
 
-from datetime import datetime
-
-from cryptography import x509
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import store as ca_store
@@ -16,9 +13,7 @@ from birthmark_sma.authority.devices import abuse_flags
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
-from birthmark_sma.pki import crl
-from birthmark_sma.pki.crl import REASONS, RevokedCertificate
-from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
@@ -74,27 +69,6 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
             ),
         )
     return device.device_serial
-
-
-def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
-    """Return a CRL (DER) of all revoked certificates, signed with the time `now`, for a sandbox.
-
-    The CRL is not stored. `ca.crl_publication` signs the CRLs that are served otherwise.
-    """
-    with database.read() as connection:
-        revoked = ca_store.list_revocations(connection)
-    return crl.sign_crl(
-        [
-            RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)
-            for r in revoked
-        ],
-        issuer=issuer,
-        signer=signer,
-        # CRL numbers must increase (RFC 5280 section 5.2.3), as milliseconds do.
-        number=int(now.timestamp() * 1_000),
-        this_update=now,
-        next_update=now + crl.LIFETIME,
-    )
 
 
 def find_named(connection: Connection, name: str) -> Device:

@@ -2,12 +2,12 @@
 
 Called by `sma secrets rotate`. A rotation can be killed at any point and run again. Until it ends,
 the old secret and the new one must both be able to decrypt everything. docs/adr/0008 explains the
-order of the steps.
+order of the steps. All writes must erase what they replace: the old secret can decrypt it.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -20,7 +20,6 @@ from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.ca.crl_publication import publish_root_crl
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
 from birthmark_sma.authority.ca.root_key_file import PassphraseChange, RootKey
-from birthmark_sma.authority.kek import sqlite_erasure
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
@@ -208,9 +207,7 @@ class _Rotation:
         if not finished_before:
             wait(max(FOLLOWING_SECONDS - (time.monotonic() - began), 0))
             self._retire(keks, progress)
-        sqlite_erasure.truncate_wal(
-            self._database
-        )  # SQLite's log may hold values under the old key
+        self._database.truncate_wal()  # SQLite's log may hold values under the old key
         # 6. The files of the root's key and of the old passphrase last: they stay as they are until
         # the rotation of the database is complete.
         root_key = plan.root_key.put_in_place()
@@ -339,7 +336,7 @@ class _Rotation:
         Both in one transaction, after which either secret opens everything.
         """
         old = keks.newest
-        with self._writing() as transaction:
+        with self._database.write(erase=True) as transaction:
             if not kek_store.add_successor(transaction, successor, old.wrap_key(new)):
                 raise RotationError("Another rotation has just begun. Wait for its end.")
             self._seal_ca_key(transaction, keks, new)
@@ -361,7 +358,7 @@ class _Rotation:
 
     def _rewrap(self, keks: KeyEncryptionKeys, before: Counts, progress: Progress) -> None:
         kek = keks.newest
-        with self._writing() as transaction:
+        with self._database.write(erase=True) as transaction:
             self._seal_ca_key(transaction, keks, kek)
         total = before.key_tables + before.first_answers
         done = self._rewrap_tables(keks, lambda number: progress(number, max(total, number)))
@@ -372,7 +369,7 @@ class _Rotation:
     def _rewrap_tables(self, keks: KeyEncryptionKeys, note: Callable[[int], None]) -> int:
         done = 0
         while True:
-            with self._writing() as transaction:
+            with self._database.write(erase=True) as transaction:
                 taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK)
                 if not taken:
                     return done
@@ -388,7 +385,7 @@ class _Rotation:
         # starts another pass for them.
         done, after = 0, b""
         while True:
-            with self._writing() as transaction:
+            with self._database.write(erase=True) as transaction:
                 taken = idempotency_store.take_outdated(
                     transaction, keks.newest.kek_id, after, _CHUNK
                 )
@@ -412,7 +409,7 @@ class _Rotation:
                 before = count_outdated(connection)
             self._rewrap(keks, before, progress)
             try:
-                with self._writing() as transaction:
+                with self._database.write(erase=True) as transaction:
                     kek_store.retire_all_but(transaction, keks.newest.kek_id)
             except IntegrityError:  # a value is still wrapped under an old key: rewrap again
                 continue
@@ -421,14 +418,6 @@ class _Rotation:
             "Servers go on sealing under the old key. Is one of them an older program? Stop it,"
             " and type the same command again."
         )
-
-    # All writes go through here, so that SQLite overwrites with zeros what they replace: old values
-    # and wrapped keys that the old secret can decrypt.
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._database.write() as transaction:
-            sqlite_erasure.enable_secure_delete(transaction)
-            yield transaction
 
 
 def _is_in_place(records: list[KekRecord], given: KekSecret) -> bool:

@@ -39,7 +39,7 @@ from birthmark_sma.authority.operations.backup_manifest import (
     measure,
     write_manifest,
 )
-from birthmark_sma.authority.operations.row_counts import Progress, lock_tables, take_inventory
+from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
 from birthmark_sma.authority.operations.sqlite_copy import copy_sqlite
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
@@ -52,6 +52,7 @@ from birthmark_sma.runtime.secret_files import (
 )
 from birthmark_sma.storage import health
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.locks import hold_snapshot
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress]]
@@ -147,15 +148,14 @@ def _fill(
     database: Database, settings: Settings, folder: Path, bar: Bar, *, with_secrets: bool
 ) -> Manifest:
     beside = _copy_secrets(settings, folder) if with_secrets else {}
-    if database.dialect_name == "sqlite":
-        return _from_sqlite(settings, folder, bar, beside)
+    if (file := settings.sqlite_file) is not None:
+        return _from_sqlite(file, folder, bar, beside)
     return _from_postgresql(database, settings, folder, bar, beside)
 
 
 def _from_sqlite(
-    settings: Settings, folder: Path, bar: Bar, beside: Mapping[FileName, FileInBackup]
+    source: Path, folder: Path, bar: Bar, beside: Mapping[FileName, FileInBackup]
 ) -> Manifest:
-    source = Path(settings.resolved_database_url.removeprefix("sqlite:///"))
     file = folder / SQLITE_FILE
     needed, free = source.stat().st_size, shutil.disk_usage(folder).free
     if free < needed:
@@ -192,11 +192,8 @@ def _from_postgresql(
     beside: Mapping[FileName, FileInBackup],
 ) -> Manifest:
     with database.read() as connection:
-        # Rows are counted and dumped on the same snapshot, which exists as long as this
-        # transaction. A snapshot does not prevent that a partition is dropped or a table is
-        # rewritten, so the tables are locked as well.
-        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        lock_tables(connection)
+        # Rows are counted and dumped on one snapshot, which exists as long as this transaction.
+        hold_snapshot(connection)
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         major = health.ask_postgresql(connection).version // 10_000
         program = pg_dump.find_program("pg_dump", at_least=major)

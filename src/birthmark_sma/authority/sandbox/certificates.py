@@ -1,6 +1,7 @@
-"""Device certificates of a sandbox, dated in the past or the future if a test asks for it.
+"""Device certificates and CRLs of a sandbox, dated in the past or the future if a test asks for it.
 
-`web.sandbox.fault_injection` sets the offset for a request; the provisioner issues the certificate.
+`web.sandbox.fault_injection` asks for them. The CRLs that all others get are in
+`ca.crl_publication`.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
+from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest, DeviceIssuer
-from birthmark_sma.pki import profiles
+from birthmark_sma.pki import crl, profiles
+from birthmark_sma.pki.keys.ca_keys import Signer
+from birthmark_sma.storage.engine import Database
 
 _AHEAD: ContextVar[timedelta] = ContextVar("clock_ahead", default=timedelta())
 
@@ -37,3 +41,24 @@ class SandboxDeviceIssuer(DeviceIssuer):
 
     def _issue(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
         return super()._issue(checked, now + _AHEAD.get())
+
+
+def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
+    """Return a CRL (DER) of all revoked certificates, signed with the time `now`.
+
+    The CRL is not stored.
+    """
+    with database.read() as connection:
+        revoked = ca_store.list_revocations(connection)
+    return crl.sign_crl(
+        [
+            crl.RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)
+            for r in revoked
+        ],
+        issuer=issuer,
+        signer=signer,
+        # CRL numbers must increase (RFC 5280 section 5.2.3), as milliseconds do.
+        number=int(now.timestamp() * 1_000),
+        this_update=now,
+        next_update=now + crl.LIFETIME,
+    )

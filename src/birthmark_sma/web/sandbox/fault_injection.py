@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from birthmark_sma import errors
 from birthmark_sma.authority.authority import CRL_PATH, Authority
 from birthmark_sma.authority.devices import revocation
-from birthmark_sma.authority.sandbox.certificates import shifted_clock
+from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
 from birthmark_sma.errors import (
     DeviceStatusError,
@@ -310,7 +310,7 @@ class FaultInjector:
         authority = self._authority
         signed = await run_with_timeout(
             self._state.askers,
-            lambda: revocation.crl_as_of(
+            lambda: crl_as_of(
                 authority.database, authority.issuer.certificate, authority.issuer.signer, now
             ),
             _SECONDS,

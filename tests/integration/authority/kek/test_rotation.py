@@ -252,9 +252,9 @@ class _Killer:
         write = Database.write
 
         @contextlib.contextmanager
-        def counted_write(database: Database) -> Iterator[Any]:
+        def counted_write(database: Database, **options: Any) -> Iterator[Any]:
             self.count()
-            with write(database) as transaction:
+            with write(database, **options) as transaction:
                 yield transaction
             self.count()
 

@@ -1,16 +1,15 @@
 """Queries that count the audit rows of a day and read its counters, to detect tampering.
 
 Rows and counters are written in one transaction, so on one snapshot they agree, even while servers
-write. `audit_log` compares the results. Call `hold_still` first in the transaction.
+write. `audit_log` compares the results. Call `hold_snapshot` first in the transaction.
 """
 
 from collections import Counter
 from datetime import date, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, literal, select, text, union_all
+from sqlalchemy import Connection, func, literal, select, union_all
 
-from birthmark_sma.authority.operations.row_counts import lock_tables
 from birthmark_sma.storage.schema import (
     device_activity,
     repeat_counters,
@@ -43,17 +42,6 @@ class Tally(NamedTuple):
     repeats: Counter[str]
     misjudged: int = 0
     """The number of rows whose verdict does not match their reason."""
-
-
-def hold_still(connection: Connection) -> None:
-    """Make all queries of this transaction see one snapshot. Call it before the first query.
-
-    On PostgreSQL the tables are also locked, so that no partition is dropped meanwhile. On SQLite a
-    transaction has one snapshot anyway.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        lock_tables(connection)
 
 
 def oldest_counted(connection: Connection) -> datetime | None:

@@ -16,6 +16,7 @@ from birthmark_sma.authority.operations.doctor.audit_comparison import Span, Tal
 from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.locks import hold_snapshot
 
 ROWS = 5_000_000
 """The number of rows to read at most; this takes some seconds."""
@@ -34,7 +35,7 @@ def check_audit_log(database: Database, *, whole: bool) -> Iterator[Finding]:
     `whole` reads all days. A sandbox is not compared: it deletes what is older than an hour.
     """
     with database.read() as connection:
-        audit_comparison.hold_still(connection)
+        hold_snapshot(connection)
         if key_table_store.was_created_as_sandbox(connection):
             yield info("A sandbox deletes its audit rows after an hour, so they are not compared")
             return
