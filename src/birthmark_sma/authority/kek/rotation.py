@@ -5,10 +5,9 @@ the old secret and the new one must both be able to decrypt everything. docs/adr
 order of the steps. All writes must erase what they replace: the old secret can decrypt it.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -16,21 +15,18 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.ca.crl_publication import publish_root_crl
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
-from birthmark_sma.authority.ca.root_key_file import PassphraseChange, RootKey
+from birthmark_sma.authority.ca.root_key_file import PassphraseChange
 from birthmark_sma.authority.kek import store as kek_store
-from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
+from birthmark_sma.authority.kek.passphrase_file import find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
-from birthmark_sma.authority.kek.sources import KekSecret
+from birthmark_sma.authority.kek.rotation_plan import RotationPlan, make_plan
 from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.authority.kek.wrapping import (
     KeyEncryptionKey,
     KeyEncryptionKeys,
     create_successor_key,
-    open_keys,
-    open_record,
 )
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
@@ -40,7 +36,6 @@ from birthmark_sma.errors import (
     ConfigurationError,
     NotInitialisedError,
     RotationError,
-    WrongSecretError,
 )
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
@@ -49,7 +44,7 @@ FOLLOWING_SECONDS = 4.0
 """Both keys exist for at least this time, so that running servers, which poll for a new key twice a
 second, can follow."""
 _CHUNK = 250  # values that are rewrapped in a transaction
-_IN_FORCE = "The new secret is the one in force already: nothing was changed."
+_IN_FORCE = "The new secret is already in force. Nothing was changed."
 _ROUNDS = 100  # tries to delete the old records, each after another pass of rewrapping
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -89,17 +84,6 @@ class Rotated:
     """True if the new passphrase is in the file of the data directory, in place of the old one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The secret in force, the new secret, and the files that a rotation has to change."""
-
-    given: KekSecret
-    new: KekSecret
-    new_passphrase: bytes | None = field(repr=False)
-    file: PassphraseFile | None
-    root_key: RootKey
-
-
 def rotate(
     database: Database,
     settings: Settings,
@@ -121,7 +105,7 @@ def rotate(
     with only_one(database, AdvisoryLock.KEY_ROTATION) as alone:
         if not alone:
             raise RotationError(
-                "Another rotation is under way in this authority. Wait for its end."
+                "Another rotation of this authority is running. Wait until it has ended."
             )
         return _Rotation(database, settings, new, before).run(progress, wait)
 
@@ -140,15 +124,6 @@ def count_outdated(connection: Connection) -> Counts:
         ca_keys=0 if sealed and intermediate and intermediate.kek_id == newest else 1,
         nuc_hash_keys=sum(r.kek_id != newest for r in kek_store.list_keks(connection)),
     )
-
-
-def has_new_secret(settings: Settings, new: NewSecret) -> bool:
-    """Return whether `rotate` knows the new secret, so that the command need not prompt for it.
-
-    It does if one is given, or if the one in force was generated.
-    """
-    given = new.new_ca_password or new.new_kek_file or new.new_kek_command
-    return given is not None or PassphraseFile.in_force(settings) is not None
 
 
 class _Rotation:
@@ -173,11 +148,11 @@ class _Rotation:
             before = count_outdated(connection)
         if not records:
             raise NotInitialisedError
-        plan = self._plan(records)
-        keks, newest, superseded = self._opened(records, plan)
+        plan = make_plan(self._settings, self._new, records)
+        keks, newest, superseded = plan.open_keys(records)
         # An earlier run rotated the database to this secret, but may have left its files behind.
         finished_before = newest is not None and len(records) == 1
-        if finished_before and not superseded and not self._leftovers(plan):
+        if finished_before and not superseded and not plan.is_unfinished:
             raise ConfigurationError(_IN_FORCE)
         if newest is None and self._new.new_ca_password is not None:
             check_new_passphrase(plan.new_passphrase or b"")
@@ -185,8 +160,8 @@ class _Rotation:
         successor = self._successor(records[-1], keks, plan) if newest is None else None
         self._before()
         # 1. Write the files first: a disk that is full or read-only fails here, before any change.
-        root_signer = plan.root_key.opened(self._passphrases(plan))
-        self._prepare_files(plan)
+        root_signer = plan.root_key.opened(plan.passphrases)
+        plan.prepare_files()
         if root_signer is not None:  # each command that loads the root's key publishes its CRL
             publish_root_crl(self._database, root_signer)
         # 2. Add the new key to the chain of keys.
@@ -223,103 +198,11 @@ class _Rotation:
             left=left,
             resumed=len(records) > 1 or finished_before,
             root_key=root_key,
-            passphrase_file=plan.file is not None and not self._keeps_passphrase,
+            passphrase_file=plan.file is not None and not plan.keeps_passphrase,
         )
-
-    # --- planning
-
-    @property
-    def _keeps_passphrase(self) -> bool:
-        """True if CA_PASSWORD stays, because the new key comes from a file or a command."""
-        by_key = self._new.new_kek_file is not None or self._new.new_kek_command is not None
-        return by_key and self._new.new_ca_password is None
-
-    def _plan(self, records: list[KekRecord]) -> _Plan:
-        file = PassphraseFile.in_force(self._settings)
-        given = KekSecret.of(self._settings)
-        new_passphrase: bytes | None = None
-        if self._new.new_ca_password is not None:
-            new_passphrase = self._new.new_ca_password.get_secret_value().encode()
-        elif self._keeps_passphrase:
-            new_passphrase = self._kept_passphrase(file)
-        elif file is not None and file.has_old and _is_in_place(records, given):
-            # The new passphrase is in place: only the root's key is still under the old one.
-            new_passphrase = file.current()
-        else:
-            if file is None:
-                raise ConfigurationError(
-                    "Say what the new secret is: set SMA_NEW_CA_PASSWORD, or give --new-kek-file"
-                    " or --new-kek-command."
-                )
-            new_passphrase = file.successor()
-        return _Plan(
-            given=given,
-            new=KekSecret.new(self._new, lambda: new_passphrase or b""),
-            new_passphrase=new_passphrase,
-            file=file,
-            root_key=RootKey(root_key_file(self._settings), new_passphrase),
-        )
-
-    def _kept_passphrase(self, file: PassphraseFile | None) -> bytes | None:
-        """Return the passphrase in force, if files of an interrupted rotation must return to it.
-
-        Return None if there are no such files, or if no passphrase is given.
-        """
-        pending = RootKey(root_key_file(self._settings), None).is_pending
-        if not pending and (file is None or not file.leftovers):
-            return None
-        try:
-            return find_passphrase(self._settings)
-        except ConfigurationError:
-            return None
-
-    def _leftovers(self, plan: _Plan) -> bool:
-        """Return whether files of a rotation exist that its last step would remove."""
-        return plan.root_key.is_pending or (plan.file is not None and plan.file.has_old)
-
-    def _opened(
-        self, records: list[KekRecord], plan: _Plan
-    ) -> tuple[KeyEncryptionKeys, int | None, bool]:
-        """Return all keys, the id of the newest or None, and whether the old secret is superseded.
-
-        The id is None unless the new secret is that of the newest key, so that the rotation has
-        begun already. The old secret is superseded if it opens no key any more; then the new secret
-        opens the keys. Raises WrongSecretError or ConfigurationError if neither opens them.
-        """
-        newest: int | None = None
-        if plan.new.source == records[-1].source:
-            with contextlib.suppress(WrongSecretError):
-                newest = open_record(records[-1], plan.new).kek_id
-        try:
-            keys, superseded = open_keys(records, plan.given), False
-        except (WrongSecretError, ConfigurationError):
-            if newest is None:
-                raise
-            keys, superseded = open_keys(records, plan.new), True
-        return KeyEncryptionKeys(keys, plan.given), newest, superseded
-
-    # --- the steps
-
-    def _prepare_files(self, plan: _Plan) -> None:
-        if plan.new_passphrase is None:
-            return
-        if plan.file is not None:
-            plan.file.prepare(plan.new_passphrase)
-        plan.root_key.prepare(self._old_passphrases(plan))
-
-    def _passphrases(self, plan: _Plan) -> list[bytes]:
-        new = [] if plan.new_passphrase is None else [plan.new_passphrase]
-        return [*self._old_passphrases(plan), *new]
-
-    def _old_passphrases(self, plan: _Plan) -> list[bytes]:
-        kept = [] if plan.file is None else plan.file.kept()
-        try:
-            return [find_passphrase(self._settings), *kept]
-        except ConfigurationError:
-            return kept
 
     def _successor(
-        self, record: KekRecord, keks: KeyEncryptionKeys, plan: _Plan
+        self, record: KekRecord, keks: KeyEncryptionKeys, plan: RotationPlan
     ) -> tuple[KeyEncryptionKey, KekRecord]:
         """Return the new key and its record, which no database has yet.
 
@@ -338,7 +221,7 @@ class _Rotation:
         old = keks.newest
         with self._database.write(erase=True) as transaction:
             if not kek_store.add_successor(transaction, successor, old.wrap_key(new)):
-                raise RotationError("Another rotation has just begun. Wait for its end.")
+                raise RotationError("Another rotation has just begun. Wait until it has ended.")
             self._seal_ca_key(transaction, keks, new)
 
     def _seal_ca_key(
@@ -357,47 +240,16 @@ class _Rotation:
         )
 
     def _rewrap(self, keks: KeyEncryptionKeys, before: Counts, progress: Progress) -> None:
-        kek = keks.newest
         with self._database.write(erase=True) as transaction:
-            self._seal_ca_key(transaction, keks, kek)
-        total = before.key_tables + before.first_answers
-        done = self._rewrap_tables(keks, lambda number: progress(number, max(total, number)))
-        self._rewrap_answers(
-            keks, lambda number: progress(done + number, max(total, done + number))
-        )
-
-    def _rewrap_tables(self, keks: KeyEncryptionKeys, note: Callable[[int], None]) -> int:
-        done = 0
-        while True:
-            with self._database.write(erase=True) as transaction:
-                taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK)
-                if not taken:
-                    return done
-                key_table_store.put_rewrapped(
-                    transaction,
-                    [key_table_cache.rewrap(each, keks, transaction) for each in taken],
-                )
-            done += len(taken)
-            note(done)
-
-    def _rewrap_answers(self, keks: KeyEncryptionKeys, note: Callable[[int], None]) -> int:
-        # One pass in the order of the keys. Rows that a server has locked are skipped; `_retire`
-        # starts another pass for them.
-        done, after = 0, b""
-        while True:
-            with self._database.write(erase=True) as transaction:
-                taken = idempotency_store.take_outdated(
-                    transaction, keks.newest.kek_id, after, _CHUNK
-                )
-                if not taken:
-                    return done
-                idempotency_store.put_rewrapped(
-                    transaction,
-                    [idempotency.rewrap(each, keks, transaction) for each in taken],
-                )
-            done += len(taken)
-            after = taken[-1].idempotency_key
-            note(done)
+            self._seal_ca_key(transaction, keks, keks.newest)
+        total, done = before.key_tables + before.first_answers, 0
+        for rewrap_some in (_rewrap_tables, _AnswersInOrder()):
+            taken = 1
+            while taken:
+                with self._database.write(erase=True) as transaction:
+                    taken = rewrap_some(transaction, keks)
+                done += taken
+                progress(done, max(total, done))
 
     def _retire(self, keks: KeyEncryptionKeys, progress: Progress) -> None:
         """Delete the old records, once the foreign keys show that no value refers to them.
@@ -415,18 +267,40 @@ class _Rotation:
                 continue
             return
         raise RotationError(
-            "Servers go on sealing under the old key. Is one of them an older program? Stop it,"
-            " and type the same command again."
+            "Servers still wrap values under the old key. If one of them is an older program, stop"
+            " it. Then type the same command again."
         )
 
 
-def _is_in_place(records: list[KekRecord], given: KekSecret) -> bool:
-    """Return whether the given secret is already that of the newest key."""
-    try:
-        open_record(records[-1], given)
-    except (WrongSecretError, ConfigurationError):
-        return False
-    return True
+def _rewrap_tables(transaction: Connection, keks: KeyEncryptionKeys) -> int:
+    taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK)
+    if taken:
+        key_table_store.put_rewrapped(
+            transaction, [key_table_cache.rewrap(each, keks, transaction) for each in taken]
+        )
+    return len(taken)
+
+
+class _AnswersInOrder:
+    """One pass over the stored first answers, in the order of their keys.
+
+    Rows that a server has locked are skipped; `_retire` starts another pass for them.
+    """
+
+    def __init__(self) -> None:
+        self._after = b""
+
+    def __call__(self, transaction: Connection, keks: KeyEncryptionKeys) -> int:
+        """Rewrap the next ones, and return their number."""
+        taken = idempotency_store.take_outdated(
+            transaction, keks.newest.kek_id, self._after, _CHUNK
+        )
+        if taken:
+            idempotency_store.put_rewrapped(
+                transaction, [idempotency.rewrap(each, keks, transaction) for each in taken]
+            )
+            self._after = taken[-1].idempotency_key
+        return len(taken)
 
 
 def _others(by_kek: Mapping[int, int], newest: int | None) -> int:

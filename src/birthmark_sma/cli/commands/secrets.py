@@ -172,7 +172,7 @@ def _asked_for(settings: "Settings", new: "NewSecret") -> "NewSecret":
     """
     from pydantic import SecretStr
 
-    from birthmark_sma.authority.kek.rotation import has_new_secret
+    from birthmark_sma.authority.kek.rotation_plan import has_new_secret
 
     if has_new_secret(settings, new) or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return new

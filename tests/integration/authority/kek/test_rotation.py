@@ -459,8 +459,8 @@ def test_a_wrong_passphrase_touches_nothing(founded_by_passphrase: Settings) -> 
 @pytest.mark.parametrize(
     ("new", "words"),
     [
-        ({}, "Say what the new secret is"),
-        ({"new_ca_password": PASSPHRASE}, "in force already"),
+        ({}, "No new secret was given"),
+        ({"new_ca_password": PASSPHRASE}, "already in force"),
         ({"new_kek_file": "absent", "new_kek_command": "true"}, "leave one of them out"),
         ({"new_kek_command": "false"}, "exit code 1"),
         ({"new_kek_command": "openssl rand -hex 32"}, "another key the second time"),
@@ -493,7 +493,7 @@ def test_the_same_key_from_another_source_changes_nothing(
         return state(settings), published
 
     before = changeable()
-    with pytest.raises(ConfigurationError, match="in force already: nothing was changed"):
+    with pytest.raises(ConfigurationError, match=r"already in force\. Nothing was changed"):
         rotated(settings, new_kek_file=file, new_ca_password=OTHER)
     assert changeable() == before
 
@@ -506,7 +506,7 @@ def test_two_at_once(founded_by_passphrase: Settings) -> None:
         only_one(database, AdvisoryLock.KEY_ROTATION) as alone,
     ):
         assert alone
-        with pytest.raises(RotationError, match="Another rotation is under way"):
+        with pytest.raises(RotationError, match="Another rotation of this authority"):
             rotated(founded_by_passphrase, new_ca_password=OTHER)
     assert state(founded_by_passphrase) == before
     assert rotated(founded_by_passphrase, new_ca_password=OTHER).left.total == 0
@@ -523,6 +523,17 @@ def test_a_full_disk(laptop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         filled.setattr("birthmark_sma.runtime.secret_files._write_durably", full)
         with pytest.raises(PrivateFileError, match="No space left"):
             rotated(laptop)
+    assert state(laptop) == before
+
+
+def test_a_new_passphrase_is_removed_if_the_root_key_cannot_be_prepared(laptop: Settings) -> None:
+    """It is in force nowhere, so its file would only look like an interrupted rotation."""
+    path = root_key_file(laptop)
+    signer = load_encrypted(path.read_text(), (laptop.data_dir / "ca-password").read_bytes()[:-1])
+    path.write_text(signer.encrypted_pem(b"a third one"))
+    before = state(laptop)
+    with pytest.raises(ConfigurationError, match="safe place"):
+        rotated(laptop)
     assert state(laptop) == before
 
 
