@@ -239,6 +239,30 @@ def test_a_backup_from_before_a_rotation(
     assert place.sma("secrets", "check").returncode == 0
 
 
+def test_earlier_passphrases_are_among_the_secrets(place: Place, tmp_path: Path) -> None:
+    """Threat 47: they open older backups, also where the data directory is lost."""
+    early, late = str(tmp_path / "early"), str(tmp_path / "late")
+    assert place.sma("backup", early).returncode == 0
+    assert place.sma("secrets", "rotate").returncode == 0
+    earlier = (place.data_dir / "ca-password.previous").read_text()
+    assert place.sma("backup", late, "--with-secrets").returncode == 0
+    elsewhere = other(tmp_path)
+    kept = elsewhere.data_dir / "ca-password.previous"
+    restored = elsewhere.sma("restore", late)
+    assert restored.returncode == 0, restored.stderr
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == (earlier, 0o600)
+    (elsewhere.data_dir / "sma.db").unlink()
+    assert elsewhere.sma("restore", early).returncode == 0
+    assert (elsewhere.data_dir / "ca-password").read_text() == earlier
+    # Those that are there already stay. None is lost, and none is listed twice.
+    newest = (place.data_dir / "ca-password").read_text()
+    kept.write_text(f"another\n{newest}")
+    (elsewhere.data_dir / "sma.db").unlink()
+    assert elsewhere.sma("restore", late).returncode == 0
+    assert (elsewhere.data_dir / "ca-password").read_text() == newest
+    assert kept.read_text() == f"{earlier}another\n{newest}"
+
+
 def test_a_wrong_passphrase(folder: Path, tmp_path: Path) -> None:
     """It is found before anything is written."""
     refused = other(tmp_path).sma("restore", str(folder), settings={"CA_PASSWORD": "wrong"})

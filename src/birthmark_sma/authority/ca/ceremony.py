@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -36,7 +37,7 @@ from birthmark_sma.runtime.secret_files import (
 )
 from birthmark_sma.storage.engine import Database
 
-ROOT_KEY_FILE = "simulated-mfg-root-ca.key"
+ROOT_KEY_FILE: Final = "simulated-mfg-root-ca.key"
 _ROOT_KEY_FILE_OF_POSTGRESQL = "simulated-mfg-root-ca.postgresql.key"
 
 

@@ -7,7 +7,9 @@ old one is replaced.
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError
@@ -18,7 +20,7 @@ from birthmark_sma.runtime.secret_files import (
     write_private_file,
 )
 
-PASSPHRASE_FILE = "ca-password"  # noqa: S105  a file name
+PASSPHRASE_FILE: Final = "ca-password"  # noqa: S105  a file name
 
 
 def find_passphrase(settings: Settings) -> bytes:
@@ -141,7 +143,7 @@ class PassphraseFile:
         """Add the old passphrase to `.previous`, then remove `.new` and `.old`."""
         # In this order, so that a crash in between does not lose the old passphrase.
         if self._old.exists():
-            self._keep(_read(self._old))
+            self.add_previous([_read(self._old)])
         for path in self.leftovers:
             path.unlink()
         sync_directory(self._path.parent)
@@ -164,13 +166,15 @@ class PassphraseFile:
         The one in force becomes an earlier one. It is written first, so that a crash does not lose
         it.
         """
-        self._keep(self.current())
+        self.add_previous([self.current()])
         write_private_file(self._path, passphrase + b"\n", replace=True)
 
-    def _keep(self, passphrase: bytes) -> None:
+    def add_previous(self, passphrases: Sequence[bytes]) -> None:
+        """Add earlier passphrases, the newest first, to those that are kept already."""
         kept = self.list_previous()
-        if passphrase not in kept:
-            lines = b"".join(each + b"\n" for each in (passphrase, *kept))
+        new = [each for each in passphrases if each not in kept]
+        if new:
+            lines = b"".join(each + b"\n" for each in (*new, *kept))
             write_private_file(self.previous, lines, replace=True)
 
 

@@ -22,10 +22,7 @@ from sqlalchemy import Connection, text
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import opened_database
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.ceremony import ROOT_KEY_FILE, root_key_file
-from birthmark_sma.authority.ca.root_key_file import read_root_key
 from birthmark_sma.authority.kek import store as kek_store
-from birthmark_sma.authority.kek.passphrase_file import PASSPHRASE_FILE, find_passphrase
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations import pg_dump
 from birthmark_sma.authority.operations.backup_manifest import (
@@ -40,15 +37,14 @@ from birthmark_sma.authority.operations.backup_manifest import (
     write_manifest,
 )
 from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
+from birthmark_sma.authority.operations.secrets_in_backup import copy_secrets
 from birthmark_sma.authority.operations.sqlite_copy import copy_sqlite
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError, NotInitialisedError
 from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     new_private_file,
-    read_private_file,
     sync_directory,
-    write_private_file,
 )
 from birthmark_sma.storage import health
 from birthmark_sma.storage.engine import Database, open_database
@@ -147,7 +143,7 @@ def _remove_abandoned(parent: Path) -> None:
 def _fill(
     database: Database, settings: Settings, folder: Path, bar: Bar, *, with_secrets: bool
 ) -> Manifest:
-    beside = _copy_secrets(settings, folder) if with_secrets else {}
+    beside = copy_secrets(settings, folder) if with_secrets else {}
     if (file := settings.sqlite_file) is not None:
         return _from_sqlite(file, folder, bar, beside)
     return _from_postgresql(database, settings, folder, bar, beside)
@@ -238,25 +234,3 @@ def fingerprints(connection: Connection) -> dict[str, str]:
         for ca in found
         if ca is not None
     }
-
-
-def _copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBackup]:
-    places: dict[FileName, Path] = {
-        "ca-password": settings.data_dir / PASSPHRASE_FILE,
-        "simulated-mfg-root-ca.key": root_key_file(settings),
-    }
-    assert {PASSPHRASE_FILE, ROOT_KEY_FILE} == set(places)  # noqa: S101  names that must agree
-    copied = {}
-    for name, place in places.items():
-        if name == PASSPHRASE_FILE and not settings.uses_sqlite:
-            continue  # with PostgreSQL the passphrase comes from a setting, never from this file
-        if place.exists():
-            write_private_file(folder / name, _content(name, place, settings))
-            copied[name] = measure(folder / name, lambda _, __: None)
-    return copied
-
-
-def _content(name: FileName, place: Path, settings: Settings) -> bytes:
-    if name == ROOT_KEY_FILE:
-        return read_root_key(place, lambda: find_passphrase(settings))
-    return read_private_file(place)

@@ -29,7 +29,13 @@ FORMAT = 1
 _CHUNK = 1 << 20
 _HEX = r"^([0-9a-f]{2})+$"
 _MOST_BYTES = 1 << 20  # of a manifest that is read
-FileName = Literal["database.sqlite", "database.dump", "ca-password", "simulated-mfg-root-ca.key"]
+FileName = Literal[
+    "database.sqlite",
+    "database.dump",
+    "ca-password",
+    "ca-password.previous",
+    "simulated-mfg-root-ca.key",
+]
 
 
 class _Part(BaseModel):

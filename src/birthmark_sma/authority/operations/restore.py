@@ -9,16 +9,12 @@ import fcntl
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
 from pydantic import SecretStr
 
-from birthmark_sma.authority.authority import load_certificates, open_signer, open_stored_secrets
-from birthmark_sma.authority.ca.ceremony import random_serial_number, root_key_file
+from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.ca.root_key_file import RootKey
-from birthmark_sma.authority.devices.store import Device, sample_devices
 from birthmark_sma.authority.kek.passphrase_file import (
     PASSPHRASE_FILE,
     PassphraseFile,
@@ -26,54 +22,43 @@ from birthmark_sma.authority.kek.passphrase_file import (
 )
 from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import open_secrets
-from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.operations import pg_dump
-from birthmark_sma.authority.operations.backup import Bar, fingerprints
+from birthmark_sma.authority.operations.backup import Bar
 from birthmark_sma.authority.operations.backup_manifest import (
     MANIFEST,
     Manifest,
     check_files,
     read_manifest,
 )
-from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
+from birthmark_sma.authority.operations.restore_proof import Proof, prove
+from birthmark_sma.authority.operations.row_counts import Progress
+from birthmark_sma.authority.operations.secrets_in_backup import (
+    check_secrets_free,
+    place_secrets,
+    secret_places,
+)
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BackupError,
     BackupPlaceTakenError,
     ConfigurationError,
-    PathRefusedError,
     WrongSecretError,
 )
-from birthmark_sma.pki.path_validation import verify_path
-from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     new_private_file,
     read_private_file,
     sync_directory,
-    write_private_file,
 )
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.migration import check_schema
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
-SAMPLE = 500
-"""The number of devices whose certificates are verified after a restore."""
 _CHUNK = 1 << 20
 _JOURNALS = ("-journal", "-wal", "-shm")
 """Files that must not exist at the target: SQLite would apply them to the restored file. Lock files
 (`storage.locks`) may exist: a killed process leaves them behind, and they do no harm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The numbers of rows counted, key tables opened, and device certificates verified."""
-
-    rows: int
-    key_tables: int
-    devices: int
 
 
 def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest, Proof]:
@@ -89,17 +74,16 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
     _check_kind(manifest, settings, folder)
     proving = _with_secrets_of(settings, folder, manifest)
     reinstated = _previous_in(settings, proving)
-    if settings.uses_sqlite:
-        file = _sqlite_file(settings)
+    if (file := settings.sqlite_file) is not None:
         for suffix in ("", *_JOURNALS):
             check_target_is_empty(file.with_name(file.name + suffix))
         if reinstated is None:
-            _check_secrets_free(settings, folder, manifest)
+            check_secrets_free(settings, folder, manifest)
         open_secrets(manifest.kek_records, KekSecret.of(proving))
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
         return manifest, _into_sqlite(proving, folder, manifest, file, bar, reinstated=reinstated)
-    _check_secrets_free(settings, folder, manifest)
+    check_secrets_free(settings, folder, manifest)
     open_secrets(manifest.kek_records, KekSecret.of(proving))
     database = open_database(settings.resolved_database_url)
     try:
@@ -131,17 +115,6 @@ def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
         raise BackupError(f"{folder} is of SQLite: unset DATABASE_URL to restore it.")
     if manifest.kind == "postgresql" and settings.uses_sqlite:
         raise BackupError(f"{folder} is of PostgreSQL: let DATABASE_URL lead to an empty database.")
-
-
-def _check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
-    """Raise BackupPlaceTakenError if a secret of the backup would replace a different one."""
-    for name, place in _places(settings).items():
-        if (
-            name in manifest.files
-            and place.exists()
-            and (read_private_file(place) != read_private_file(folder / name))
-        ):
-            raise BackupPlaceTakenError(f"{place} exists already and is never overwritten.")
 
 
 def check_target_is_empty(path: Path) -> None:
@@ -207,14 +180,6 @@ def _previous_in(settings: Settings, proving: Settings) -> bytes | None:
     return find_passphrase(proving)
 
 
-def _places(settings: Settings) -> dict[str, Path]:
-    """Return the target path of each secret that a backup can contain, by its name there."""
-    return {
-        PASSPHRASE_FILE: settings.data_dir / PASSPHRASE_FILE,
-        "simulated-mfg-root-ca.key": root_key_file(settings),
-    }
-
-
 # --- writing
 
 
@@ -243,7 +208,7 @@ def _into_sqlite(
             _copy(folder / manifest.database_file, partial, progress)
         database = open_database(f"sqlite:///{partial}")
         try:
-            proof = _prove(database, settings, manifest, bar)
+            proof = prove(database, settings, manifest, bar)
         finally:
             database.close()
         _put_in_place(settings, folder, manifest, file, partial, reinstated=reinstated)
@@ -273,14 +238,14 @@ def _put_in_place(
     """
     secrets = [
         str(place)
-        for name, place in _places(settings).items()
+        for name, place in secret_places(settings).items()
         if reinstated is not None or name in manifest.files
     ]
     left = f" These secrets of the backup may be there: {', '.join(secrets)}." if secrets else ""
     try:
         if reinstated is not None:
             _reinstate(settings, reinstated)
-        _place_secrets(settings, folder, manifest)
+        place_secrets(settings, folder, manifest)
         file.hardlink_to(partial)  # unlike rename, it fails if the file was created meanwhile
     except FileExistsError:
         raise BackupPlaceTakenError(
@@ -308,14 +273,6 @@ def _reinstate(settings: Settings, passphrase: bytes) -> None:
         root_key.prepare([file.current(), *file.list_previous()])
         root_key.put_in_place()
     file.reinstate(passphrase)
-
-
-def _place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:
-    """Copy the secrets in the backup to their places; existing files stay unchanged."""
-    for name, place in _places(settings).items():
-        if name in manifest.files and not place.exists():
-            make_private_directory(place.parent)
-            write_private_file(place, read_private_file(folder / name))
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
@@ -351,87 +308,14 @@ def _into_postgresql(
     ):
         pg_dump.restore(program, settings.resolved_database_url, file, progress)
     try:
-        proof = _prove(database, settings, manifest, bar)
+        proof = prove(database, settings, manifest, bar)
     except BackupError as error:
         raise BackupError(
             f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
         ) from None
     # Only after the proof: it may still fail, and then no secret has been written.
-    _place_secrets(settings, folder, manifest)
+    place_secrets(settings, folder, manifest)
     with database.write() as transaction:
         health.gather_statistics(transaction)
         partitions.create_future_partitions(transaction, database_time(transaction).date())
     return proof
-
-
-# --- proof
-
-
-def _prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) -> Proof:
-    """Prove that the restored database is complete and usable; raise BackupError if it is not.
-
-    1. Compare row counts, the end of the audit log and the certificates with the manifest.
-    2. Decrypt all key tables and the key of the intermediate certificate.
-    3. Verify the certificates of a random sample of devices.
-    """
-    check_schema(database)
-    with database.read() as connection, bar("Counting", "steps") as progress:
-        found = take_inventory(connection, progress)
-        marks = fingerprints(connection)
-    for table, rows in manifest.rows.items():
-        if found.rows[table] != rows:
-            raise BackupError(
-                f"The backup does not prove itself: {table} has {found.rows[table]:,} rows,"
-                f" and the manifest says {rows:,}."
-            )
-    trail = (manifest.highest_audit_id, manifest.newest_audit_at)
-    if (found.highest_audit_id, found.newest_audit_at) != trail or marks != manifest.certificates:
-        raise BackupError(
-            "The backup does not prove itself: the end of the audit trail or the certificates are"
-            " not those of the manifest."
-        )
-    opened = open_stored_secrets(database, settings)
-    table_cache = open_key_table_cache(database, opened.keks)
-    open_signer(database, settings, opened)
-    with bar("Verifying devices", "steps") as progress:
-        devices = _verify_sample(database, table_cache.sizes, progress)
-    return Proof(sum(manifest.rows.values()), table_cache.sizes.tables, devices)
-
-
-def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:
-    root, intermediate = (
-        x509.load_pem_x509_certificate(each.certificate.encode())
-        for each in load_certificates(database)
-    )
-    with database.read() as connection:
-        sample = sample_devices(connection, f"{random_serial_number():x}", limit=SAMPLE)
-    for done, device in enumerate(sample, 1):
-        _verify(device, root, intermediate, sizes)
-        progress(done, len(sample))
-    return len(sample)
-
-
-def _verify(
-    device: Device, root: x509.Certificate, intermediate: x509.Certificate, sizes: TableSizes
-) -> None:
-    """Raise BackupError unless the device's certificate chains to the root and matches its row.
-
-    Its key tables must also be tables that the authority has.
-    """
-    # Verified at the time of provisioning, because the certificate may have expired since.
-    leaf = x509.load_pem_x509_certificate(device.device_certificate.encode())
-    try:
-        named = verify_path(leaf, [intermediate], root=root, now=device.provisioned_at)
-    except PathRefusedError:
-        named = ""
-    tables = all(sizes.has_table(table) for table in device.table_assignments)
-    same_number = f"{leaf.serial_number:x}" == device.certificate_serial
-    if named != device.device_serial or not (tables and same_number):
-        raise BackupError(
-            f"The backup does not prove itself: the certificate of {device.device_serial} does not"
-            " chain to the root, or is not the one that was registered."
-        )
-
-
-def _sqlite_file(settings: Settings) -> Path:
-    return Path(settings.resolved_database_url.removeprefix("sqlite:///"))

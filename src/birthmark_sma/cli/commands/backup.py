@@ -25,7 +25,7 @@ from birthmark_sma.cli.output import Progressed, print_fields, print_json, print
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.backup_manifest import Manifest
-    from birthmark_sma.authority.operations.restore import Proof
+    from birthmark_sma.authority.operations.restore_proof import Proof
 
 _PASSPHRASE_FILE = "ca-password"  # noqa: S105  a file name
 

@@ -14,6 +14,7 @@ from birthmark_sma.authority.operations import restore
 from birthmark_sma.authority.operations.backup import make_backup
 from birthmark_sma.authority.operations.restore import restore_backup
 from birthmark_sma.authority.operations.row_counts import Progress
+from birthmark_sma.authority.operations.secrets_in_backup import place_secrets
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError
 from tests.support.authorities import quiet, small_settings
@@ -100,13 +101,12 @@ def test_a_database_that_was_made_meanwhile(
     backups: Path, target: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not overwritten, and the message names the secrets that are there beside it."""
-    place_secrets = restore._place_secrets
 
     def place_and_be_overtaken(settings: Settings, *arguments: object) -> None:
         place_secrets(settings, *arguments)  # type: ignore[arg-type]
         (settings.data_dir / "sma.db").write_bytes(b"of another program")
 
-    monkeypatch.setattr(restore, "_place_secrets", place_and_be_overtaken)
+    monkeypatch.setattr(restore, "place_secrets", place_and_be_overtaken)
     with pytest.raises(BackupPlaceTakenError, match=re.escape("sma.db exists already")) as refused:
         restore_backup(target, backups / "with", no_bar)
     assert_names_all(refused.value, target)

@@ -1,0 +1,100 @@
+"""Prove that a restored database is complete and usable.
+
+`restore` calls `prove` before it says that a backup was restored. It must not change the database.
+"""
+
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from birthmark_sma.authority.authority import load_certificates, open_signer, open_stored_secrets
+from birthmark_sma.authority.ca.ceremony import random_serial_number
+from birthmark_sma.authority.devices.store import Device, sample_devices
+from birthmark_sma.authority.key_tables.cache import open_key_table_cache
+from birthmark_sma.authority.operations.backup import Bar, fingerprints
+from birthmark_sma.authority.operations.backup_manifest import Manifest
+from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import BackupError, PathRefusedError
+from birthmark_sma.pki.path_validation import verify_path
+from birthmark_sma.protocol.key_table import TableSizes
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.migration import check_schema
+
+SAMPLE = 500
+"""The number of devices whose certificates are verified after a restore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The numbers of rows counted, key tables opened, and device certificates verified."""
+
+    rows: int
+    key_tables: int
+    devices: int
+
+
+def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) -> Proof:
+    """Prove that the restored database is complete and usable; raise BackupError if it is not.
+
+    1. Compare row counts, the end of the audit log and the certificates with the manifest.
+    2. Decrypt all key tables and the key of the intermediate certificate.
+    3. Verify the certificates of a random sample of devices.
+    """
+    check_schema(database)
+    with database.read() as connection, bar("Counting", "steps") as progress:
+        found = take_inventory(connection, progress)
+        marks = fingerprints(connection)
+    for table, rows in manifest.rows.items():
+        if found.rows[table] != rows:
+            raise BackupError(
+                f"The backup does not prove itself: {table} has {found.rows[table]:,} rows,"
+                f" and the manifest says {rows:,}."
+            )
+    trail = (manifest.highest_audit_id, manifest.newest_audit_at)
+    if (found.highest_audit_id, found.newest_audit_at) != trail or marks != manifest.certificates:
+        raise BackupError(
+            "The backup does not prove itself: the end of the audit trail or the certificates are"
+            " not those of the manifest."
+        )
+    opened = open_stored_secrets(database, settings)
+    table_cache = open_key_table_cache(database, opened.keks)
+    open_signer(database, settings, opened)
+    with bar("Verifying devices", "steps") as progress:
+        devices = _verify_sample(database, table_cache.sizes, progress)
+    return Proof(sum(manifest.rows.values()), table_cache.sizes.tables, devices)
+
+
+def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:
+    root, intermediate = (
+        x509.load_pem_x509_certificate(each.certificate.encode())
+        for each in load_certificates(database)
+    )
+    with database.read() as connection:
+        sample = sample_devices(connection, f"{random_serial_number():x}", limit=SAMPLE)
+    for done, device in enumerate(sample, 1):
+        _verify(device, root, intermediate, sizes)
+        progress(done, len(sample))
+    return len(sample)
+
+
+def _verify(
+    device: Device, root: x509.Certificate, intermediate: x509.Certificate, sizes: TableSizes
+) -> None:
+    """Raise BackupError unless the device's certificate chains to the root and matches its row.
+
+    Its key tables must also be tables that the authority has.
+    """
+    # Verified at the time of provisioning, because the certificate may have expired since.
+    leaf = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    try:
+        named = verify_path(leaf, [intermediate], root=root, now=device.provisioned_at)
+    except PathRefusedError:
+        named = ""
+    tables = all(sizes.has_table(table) for table in device.table_assignments)
+    same_number = f"{leaf.serial_number:x}" == device.certificate_serial
+    if named != device.device_serial or not (tables and same_number):
+        raise BackupError(
+            f"The backup does not prove itself: the certificate of {device.device_serial} does not"
+            " chain to the root, or is not the one that was registered."
+        )
