@@ -18,7 +18,7 @@ from pathlib import Path
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.schema import as_sqlite_text
+from birthmark_sma.storage.portable_sql import as_sqlite_text
 from tests.support.access_keys import bearer, issue, secret_of, start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running

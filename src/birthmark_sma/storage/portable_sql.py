@@ -1,9 +1,9 @@
-"""SQL that differs between SQLite and PostgreSQL (docs/adr/0004).
+"""SQL and column types that differ between SQLite and PostgreSQL (docs/adr/0004).
 
-Stores call this module, so that none of them asks for the dialect. Each function but `choose`
-builds one expression or statement for the connection's database. A feature that needs more has a
-Protocol in `store.py`, an implementation in `store_postgresql.py` and in `store_sqlite.py`, and
-gets its own with `choose`.
+The schema and stores use this module, so that none of them asks for the dialect. Each function but
+`choose` builds one expression or statement for the connection's database. A feature that needs more
+has a Protocol in `store.py`, an implementation in `store_postgresql.py` and in `store_sqlite.py`,
+and gets its own with `choose`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    JSON,
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
+    DateTime,
+    Dialect,
+    Integer,
     String,
     Table,
     any_,
@@ -26,8 +31,49 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.dml import Insert
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _Choice = TypeVar("_Choice")
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
+TableIds = ARRAY(Integer).with_variant(JSON, "sqlite")
+"""Types of columns."""
+
+
+def as_sqlite_text(value: datetime) -> str:
+    """Return a time with a zone as the text that SQLite stores, in UTC with microseconds."""
+    return value.astimezone(UTC).isoformat(" ", "microseconds")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A column type for times with a zone; values are returned in UTC.
+
+    SQLite has no such type, so it stores ISO 8601 text with `+00:00`. This text sorts by time, and
+    SQLite's date functions accept it. Binding a time without a zone raises ValueError.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(32))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone must not reach the database")
+        return as_sqlite_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return datetime.fromisoformat(value)
+        zoned: datetime = value
+        return zoned.astimezone(UTC)
 
 
 def choose(connection: Connection, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:

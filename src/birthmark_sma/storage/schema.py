@@ -6,18 +6,12 @@ the key-encryption key (KEK), a NUC hash only as HMAC. The audit log (`validatio
 foreign keys and few indexes, because each would slow down every validation.
 """
 
-from datetime import UTC, datetime
-from typing import Any
-
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     Date,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -32,51 +26,12 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from birthmark_sma.storage.portable_sql import BigId, TableIds, UtcDateTime
 
 HEAD_REVISION = "0007"
 """The Alembic revision that this program reads and writes."""
 
-
-def as_sqlite_text(value: datetime) -> str:
-    """Return a time with a zone as the text that SQLite stores, in UTC with microseconds."""
-    return value.astimezone(UTC).isoformat(" ", "microseconds")
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A column type for times with a zone; values are returned in UTC.
-
-    SQLite has no such type, so it stores ISO 8601 text with `+00:00`. This text sorts by time, and
-    SQLite's date functions accept it. Binding a time without a zone raises ValueError.
-    """
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "sqlite":
-            return dialect.type_descriptor(String(32))
-        return dialect.type_descriptor(DateTime(timezone=True))
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone must not reach the database")
-        return as_sqlite_text(value) if dialect.name == "sqlite" else value.astimezone(UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if dialect.name == "sqlite":
-            return datetime.fromisoformat(value)
-        zoned: datetime = value
-        return zoned.astimezone(UTC)
-
-
-_BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
-_TableIds = ARRAY(Integer).with_variant(JSON, "sqlite")
 
 metadata = MetaData(
     naming_convention={
@@ -212,7 +167,7 @@ registered_devices = Table(
     metadata,
     Column("device_serial", String(64), primary_key=True),
     Column("nuc_hash", LargeBinary, nullable=False, unique=True),
-    Column("table_assignments", _TableIds, nullable=False),
+    Column("table_assignments", TableIds, nullable=False),
     Column("device_certificate", Text, nullable=False),
     Column("certificate_serial", String(40), nullable=False, unique=True),
     Column("device_public_key", Text, nullable=False),
@@ -286,7 +241,7 @@ revocations, to detect whether a new list is needed."""
 validation_history = Table(
     "validation_history",
     metadata,
-    Column("id", _BigId, primary_key=True),
+    Column("id", BigId, primary_key=True),
     Column("encrypted_nuc_hash", LargeBinary, nullable=False),
     Column("table_id", Integer, nullable=False),
     Column("key_index", Integer, nullable=False),

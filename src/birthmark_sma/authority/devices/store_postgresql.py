@@ -12,6 +12,7 @@ from sqlalchemy import Connection, LargeBinary, String, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
+from birthmark_sma.storage.portable_sql import UtcDateTime
 from birthmark_sma.storage.postgresql_driver import (
     TRUE,
     array_of_bytes,
@@ -19,7 +20,6 @@ from birthmark_sma.storage.postgresql_driver import (
     array_of_times,
     execute_blocking,
 )
-from birthmark_sma.storage.schema import UtcDateTime
 from birthmark_sma.storage.schema import registered_devices as devices
 
 

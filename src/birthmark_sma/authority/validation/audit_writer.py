@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.devices.activity import BusiestDevices
 from birthmark_sma.authority.validation.audit_counters import floor_to_minute
 from birthmark_sma.authority.validation.records import AuditRow
+from birthmark_sma.storage.portable_sql import as_sqlite_text
 from birthmark_sma.storage.postgresql_driver import (
     array_of_bytes,
     array_of_integers,
@@ -25,7 +26,6 @@ from birthmark_sma.storage.postgresql_driver import (
     array_of_times,
     execute_blocking,
 )
-from birthmark_sma.storage.schema import as_sqlite_text
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
 _NOTHING = "{}"  # the JSON object without counts

@@ -42,7 +42,7 @@ from birthmark_sma.protocol.replay import (
     classify,
     without_first_sights,
 )
-from birthmark_sma.storage.portable_sql import insert_or_skip
+from birthmark_sma.storage.portable_sql import as_sqlite_text, insert_or_skip
 from birthmark_sma.storage.postgresql_driver import (
     array_of_bytes,
     array_of_integers,
@@ -51,7 +51,6 @@ from birthmark_sma.storage.postgresql_driver import (
     execute_blocking,
 )
 from birthmark_sma.storage.schema import (
-    as_sqlite_text,
     lost_answers,
     resubmitted_tokens,
     sighted_tokens,

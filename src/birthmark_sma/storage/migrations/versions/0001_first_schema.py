@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from birthmark_sma.storage.schema import UtcDateTime
+from birthmark_sma.storage.portable_sql import UtcDateTime
 
 revision = "0001"
 down_revision = None

@@ -11,7 +11,7 @@ from datetime import UTC
 import sqlalchemy as sa
 from alembic import op
 
-from birthmark_sma.storage.schema import UtcDateTime
+from birthmark_sma.storage.portable_sql import UtcDateTime
 
 revision = "0002"
 down_revision = "0001"

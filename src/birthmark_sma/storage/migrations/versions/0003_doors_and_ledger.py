@@ -7,7 +7,7 @@ Only the register of devices gets indexes.
 import sqlalchemy as sa
 from alembic import op
 
-from birthmark_sma.storage.schema import UtcDateTime
+from birthmark_sma.storage.portable_sql import UtcDateTime
 
 revision = "0003"
 down_revision = "0002"

@@ -6,7 +6,7 @@ Columns are only added, all of them empty, so this takes no time however long th
 import sqlalchemy as sa
 from alembic import op
 
-from birthmark_sma.storage.schema import UtcDateTime
+from birthmark_sma.storage.portable_sql import UtcDateTime
 
 revision = "0004"
 down_revision = "0003"
