@@ -14,6 +14,10 @@ UNBOUNDED = {"src/birthmark_sma/cli/commands", "src/birthmark_sma/storage/migrat
 """A module for each command, and one for each migration that was ever made."""
 QUESTION_WORDS = ("What", "Who", "Whoever", "Whether", "How", "Where")
 MOST_QUESTIONS = 0.02
+MOST_MODULES_THAT_ASK = 2
+"""Modules outside storage/ and the stores that ask which database it is, to tell an operator."""
+NOT_YET_SPLIT = "validation"
+"""The folder whose stores are not split yet."""
 
 
 def python_files(folder: Path) -> Iterator[Path]:
@@ -91,3 +95,16 @@ def test_docstrings_begin_with_what_the_code_does() -> None:
     texts = list(docstrings(SOURCE))
     questions = [text for text in texts if text.split()[0].rstrip(",") in QUESTION_WORDS]
     assert len(questions) <= MOST_QUESTIONS * len(texts), questions
+
+
+def test_stores_alone_ask_for_the_database() -> None:
+    """What differs by database is in storage/, and in two files of a feature."""
+    stores = {"store_postgresql.py", "store_sqlite.py"}
+    asking = [
+        file.relative_to(SOURCE).as_posix()
+        for file in python_files(SOURCE / "birthmark_sma")
+        if file.name not in stores
+        and not {"storage", NOT_YET_SPLIT} & set(file.parts)
+        and "dialect" in file.read_text(encoding="utf-8").lower()
+    ]
+    assert len(asking) <= MOST_MODULES_THAT_ASK, asking

@@ -12,27 +12,24 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from birthmark_sma.authority.access.cache import AccessKeyCache
-from birthmark_sma.authority.background.abuse_detection import AbuseWatch
+from birthmark_sma.authority.background.abuse_detection import AbuseDetection
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
-from birthmark_sma.authority.background.clock_check import ClockWatch
+from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
-from birthmark_sma.authority.background.sandbox_expiry import ShortLife
+from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
 from birthmark_sma.authority.ca import ceremony
-from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_cache import ServedCrls
 from birthmark_sma.authority.ca.crl_publication import CrlPublication
-from birthmark_sma.authority.ca.intermediate_key import open_ca_key
-from birthmark_sma.authority.ca.store import StoredCa
+from birthmark_sma.authority.ca.intermediate_key import open_signer
+from birthmark_sma.authority.ca.store import load_certificates
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
-from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
-from birthmark_sma.authority.kek.sources import KekSecret
-from birthmark_sma.authority.kek.wrapping import OpenedSecrets, open_secrets
+from birthmark_sma.authority.kek.wrapping import OpenedSecrets, open_stored_secrets
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
-from birthmark_sma.authority.key_tables.usage import TableCounting
+from birthmark_sma.authority.key_tables.usage import KeyTableUsage
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, Issuer
@@ -44,13 +41,8 @@ from birthmark_sma.authority.sandbox.validation import SandboxValidator
 from birthmark_sma.authority.server_metrics import ServerMetrics
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import (
-    AlreadyInitialisedError,
-    ConfigurationError,
-    NotInitialisedError,
-)
+from birthmark_sma.errors import AlreadyInitialisedError
 from birthmark_sma.pki.certificates import Publication
-from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.runtime.secret_files import make_private_directory
@@ -147,6 +139,7 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
     """
     database = open_database(settings.resolved_database_url)
     try:
+        check_schema(database)
         parts = _open_parts(database, settings)
         # The first query for the time runs here, so that `clock.now()` queries no database later.
         database.clock.look()
@@ -183,12 +176,12 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
         key_cache=key_cache,
         background_tasks=(
             AuditUpkeep(database, settings.audit_retention_days),
-            AbuseWatch(database, make_abuse_policy(settings), settings.abuse),
-            ClockWatch(database),
+            AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
+            ClockCheck(database),
             KeyReloader(database, parts.secrets.keks, key_cache),
-            TableCounting(database),
+            KeyTableUsage(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
-            *((ShortLife(database),) if parts.sandbox else ()),
+            *((SandboxExpiry(database),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits,
         sandbox=parts.sandbox,
@@ -201,14 +194,11 @@ def opened_in_bulk(settings: Settings) -> Iterator[BulkProvisioner]:
 
     Raises the errors of `open_authority`.
     """
-    database = open_database(settings.resolved_database_url)
-    try:
+    with opened_database(settings) as database:
         parts = _open_parts(database, settings)
         yield BulkProvisioner(
             database, parts.maker, parts.first_answers, root=parts.issuer.chain[-1]
         )
-    finally:
-        database.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,20 +223,19 @@ class _Parts:
 
 def _open_parts(database: Database, settings: Settings) -> _Parts:
     # The checks that need no secret come first.
-    check_schema(database)
     root, intermediate = load_certificates(database)
-    check_sizes(database, settings)
+    key_table_cache.check_sizes(database, settings)
     with database.read() as connection:
         sandbox = bool(key_table_store.was_created_as_sandbox(connection))
     opened = open_stored_secrets(database, settings)
     issuer = Issuer(
-        certificate=x509.load_pem_x509_certificate(intermediate.certificate.encode()),
+        certificate=intermediate.load(),
         signer=open_signer(database, settings, opened),
         chain=(intermediate.certificate, root.certificate),
         publication=_publication(settings),
     )
     return _Parts(
-        root=x509.load_pem_x509_certificate(root.certificate.encode()),
+        root=root.load(),
         issuer=issuer,
         secrets=opened,
         table_cache=key_table_cache.open_key_table_cache(database, opened.keks),
@@ -262,14 +251,9 @@ def is_initialised(settings: Settings) -> bool:
     """
     if _is_nothing_there(settings):
         return False
-    database = open_database(settings.resolved_database_url)
-    try:
-        check_schema(database)
-        with database.read() as connection:
-            sizes = key_table_store.find_sizes(connection)
-            return sizes is not None and key_table_store.count_tables(connection) == sizes.tables
-    finally:
-        database.close()
+    with opened_database(settings) as database, database.read() as connection:
+        sizes = key_table_store.find_sizes(connection)
+        return sizes is not None and key_table_store.count_tables(connection) == sizes.tables
 
 
 def check_may_be_sandbox(settings: Settings) -> None:
@@ -367,59 +351,9 @@ def populate_tables(
     database: Database, settings: Settings, progress: Callable[[int, int], None]
 ) -> int:
     """Create the missing key tables; return their number. See `key_tables.cache.populate`."""
-    check_sizes(database, settings)
+    key_table_cache.check_sizes(database, settings)
     opened = open_stored_secrets(database, settings)
     return key_table_cache.populate(database, opened.keks, progress)
-
-
-def check_sizes(database: Database, settings: Settings) -> None:
-    """Raise ConfigurationError if the settings give other sizes than the authority has.
-
-    Sizes that are not set are not compared.
-    """
-    with database.read() as connection:
-        sizes = key_table_store.find_sizes(connection)
-    given = settings.model_fields_set & {"tables", "keys_per_table"}
-    if sizes is not None and any(getattr(settings, one) != getattr(sizes, one) for one in given):
-        raise ConfigurationError(
-            f"This authority has {sizes.tables} tables of {sizes.keys_per_table} keys, fixed when"
-            " it was initialised; other sizes were asked for. Leave the sizes out, or give another"
-            " data directory or database."
-        )
-
-
-def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
-    """Return the root and the intermediate CA. Raises NotInitialisedError if one is missing."""
-    with database.read() as connection:
-        root = ca_store.find_ca(connection, "root")
-        intermediate = ca_store.find_ca(connection, "intermediate")
-    if root is None or intermediate is None:
-        raise NotInitialisedError
-    return root, intermediate
-
-
-def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets:
-    """Open the secrets of an authority with the configured secret, which proves it right.
-
-    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
-    """
-    with database.read() as connection:
-        records = kek_store.list_keks(connection)
-    if not records:
-        raise NotInitialisedError
-    return open_secrets(records, KekSecret.of(settings))
-
-
-def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
-    """Open the intermediate CA's private key.
-
-    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
-    """
-    with database.read() as connection:
-        intermediate = ca_store.find_ca(connection, "intermediate")
-        if intermediate is None:
-            raise NotInitialisedError
-        return open_ca_key(connection, intermediate, opened.keks, lambda: find_passphrase(settings))
 
 
 def make_abuse_policy(settings: Settings) -> AbusePolicy:

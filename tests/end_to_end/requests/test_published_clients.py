@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import update
 
-from birthmark_sma.authority.authority import open_stored_secrets
+from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES
 from birthmark_sma.storage.engine import open_database

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from birthmark_sma.authority.authority import (
-    open_signer,
-    open_stored_secrets,
-    opened_database,
-)
+from birthmark_sma.authority.authority import opened_database
+from birthmark_sma.authority.ca.intermediate_key import open_signer
+from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.config import load_settings
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import (

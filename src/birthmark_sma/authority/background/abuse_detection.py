@@ -1,6 +1,6 @@
 """Find devices that make far more pictures than usual, flag them and, if configured, suspend them.
 
-`AbuseWatch` scans in the background; the command line calls `review_flags`. The rule
+`AbuseDetection` scans in the background; the command line calls `review_flags`. The rule
 itself is in `devices.abuse_policy`. Never suspend more than `SUSPENSIONS_AN_HOUR` devices an hour.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.devices import abuse_flags, picture_counts
+from birthmark_sma.authority.devices import abuse_flags, activity
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.abuse_flags import Flag, FlagMode
 from birthmark_sma.authority.devices.abuse_policy import (
@@ -68,7 +68,7 @@ class _Due(NamedTuple):
         return self.excess.pictures / self.excess.threshold
 
 
-class AbuseWatch(BackgroundTask):
+class AbuseDetection(BackgroundTask):
     """Scans for abuse every 5 minutes.
 
     Several processes may scan at once: `_flag` takes an advisory lock, so a flag is added once.
@@ -148,7 +148,7 @@ def _found(
     after = ""
     while True:
         with database.read() as connection:
-            above = picture_counts.devices_above(
+            above = activity.devices_above(
                 connection, day, policy.least, after=after, limit=_STEP_DEVICES
             )
             due = _due(connection, policy, mode, day, above)
@@ -169,7 +169,7 @@ def _due(
     made = {serial: number for serial, number in above if serial not in excused}
     if not made:
         return []
-    earlier = picture_counts.count_pictures(connection, list(made), compared_days(day))
+    earlier = activity.count_pictures(connection, list(made), compared_days(day))
     judged = {
         serial: policy.judge(Activity(number, *earlier.get(serial, (0, 0))))
         for serial, number in made.items()

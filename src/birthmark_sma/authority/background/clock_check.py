@@ -12,7 +12,7 @@ from birthmark_sma.storage.engine import Database
 _log = logging.getLogger(__name__)
 
 
-class ClockWatch(BackgroundTask):
+class ClockCheck(BackgroundTask):
     """Checks the clock every 10 seconds, and logs once when the clock becomes wrong."""
 
     name = "clock-watch"

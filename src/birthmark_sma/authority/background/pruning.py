@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from birthmark_sma.storage.partitions import Partition
+from birthmark_sma.storage.portable_sql import choose
 from birthmark_sma.storage.schema import (
     busiest_devices,
     device_activity,
@@ -74,7 +75,7 @@ def delete_some(
     """
     # The audit trail has no primary key (ADR 0006), so rows are identified by their address.
     address: ColumnElement[Any] = literal_column(
-        "ctid" if transaction.dialect.name == "postgresql" else "rowid"
+        choose(transaction, postgresql="ctid", sqlite="rowid")
     )
     oldest = (
         select(address)

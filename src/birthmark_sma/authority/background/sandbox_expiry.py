@@ -17,7 +17,7 @@ LIFETIME = timedelta(hours=1)
 _STEP_ROWS = 500
 
 
-class ShortLife(BackgroundTask):
+class SandboxExpiry(BackgroundTask):
     """Deletes old devices, revocations, first answers and rows of the audit trail, every minute."""
 
     name = "sandbox-short-life"

@@ -29,7 +29,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, ConfigurationError, PrivateFileError
 from birthmark_sma.pki import certificates, profiles
 from birthmark_sma.pki.keys import ca_keys
-from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS, Profile
+from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS
 from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     sync_directory,
@@ -50,18 +50,8 @@ class Ceremony:
     root_key_file: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Founding:
-    """The profiles of root and intermediate, and how long before now they become valid."""
-
-    root: Profile
-    intermediate: Profile
-    age: timedelta
-
-
-_PRODUCTION = _Founding(profiles.ROOT, profiles.INTERMEDIATE, timedelta(0))
-# So old that a test can ask for a device certificate that expired long ago.
-_SANDBOX = _Founding(profiles.SANDBOX_ROOT, profiles.SANDBOX_INTERMEDIATE, timedelta(days=1_000))
+# A sandbox's CA is so old that a test can ask for a device certificate that expired long ago.
+_SANDBOX_AGE = timedelta(days=1_000)
 
 
 def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = False) -> Ceremony:
@@ -86,12 +76,7 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
     now = datetime.now(UTC)
     kek_record, opened = create_secrets(KekSecret.of(settings), now)
     kek = opened.keks.newest
-    founding = _SANDBOX if sandbox else _PRODUCTION
-    root_signer, root = _create_root(settings, founding, now)
-    intermediate_signer, intermediate = _create_intermediate(
-        settings, founding, root_signer, root, now
-    )
-
+    (root_signer, root), (signer, intermediate) = _create_cas(settings, now, sandbox=sandbox)
     # Write the key before the commit, so that no authority exists without its root key. Until then
     # the file name contains the fingerprint of the root, so concurrent ceremonies do not touch each
     # other's files. A crash before the commit leaves an unused file; after a crash behind the
@@ -112,7 +97,7 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
                 StoredCa(
                     "intermediate",
                     _pem(intermediate),
-                    sealed_private_key=seal_ca_key(intermediate_signer, kek),
+                    sealed_private_key=seal_ca_key(signer, kek),
                     kek_id=kek.kek_id,
                 ),
                 now,
@@ -138,7 +123,7 @@ def finish_ceremony(database: Database, settings: Settings) -> None:
     if root is None:
         return
     key_file = root_key_file(settings)
-    pending = _pending(key_file, x509.load_pem_x509_certificate(root.certificate.encode()))
+    pending = _pending(key_file, root.load())
     if pending.exists() and not key_file.exists():
         pending.rename(key_file)
         sync_directory(key_file.parent)
@@ -194,35 +179,28 @@ def random_serial_number() -> int:
     return 1 << (MAX_SERIAL_NUMBER_BITS - 1) | secrets.randbits(MAX_SERIAL_NUMBER_BITS - 1)
 
 
-def _create_root(
-    settings: Settings, founding: _Founding, now: datetime
-) -> tuple[ca_keys.Signer, x509.Certificate]:
-    key = ca_keys.generate(settings.ca_key_type)
+def _create_cas(
+    settings: Settings, now: datetime, *, sandbox: bool
+) -> tuple[tuple[ca_keys.Signer, x509.Certificate], tuple[ca_keys.Signer, x509.Certificate]]:
+    """Return key and certificate of a new root, and of a new intermediate under it."""
+    if sandbox:
+        now -= _SANDBOX_AGE
+    root_key, key = (ca_keys.generate(settings.ca_key_type) for _ in range(2))
     prepared = certificates.prepare_root(
-        key.public_key,
-        now=now - founding.age,
+        root_key.public_key,
+        now=now,
         serial_number=random_serial_number(),
-        profile=founding.root,
+        profile=profiles.SANDBOX_ROOT if sandbox else profiles.ROOT,
     )
-    return key, certificates.sign(prepared, key)
-
-
-def _create_intermediate(
-    settings: Settings,
-    founding: _Founding,
-    root_signer: ca_keys.Signer,
-    root: x509.Certificate,
-    now: datetime,
-) -> tuple[ca_keys.Signer, x509.Certificate]:
-    key = ca_keys.generate(settings.ca_key_type)
+    root = certificates.sign(prepared, root_key)
     prepared = certificates.prepare_intermediate(
         key.public_key,
         issuer=root,
-        now=now - founding.age,
+        now=now,
         serial_number=random_serial_number(),
-        profile=founding.intermediate,
+        profile=profiles.SANDBOX_INTERMEDIATE if sandbox else profiles.INTERMEDIATE,
     )
-    return key, certificates.sign(prepared, root_signer, issuer=root)
+    return (root_key, root), (key, certificates.sign(prepared, root_key, issuer=root))
 
 
 def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing it takes

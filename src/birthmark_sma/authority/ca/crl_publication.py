@@ -11,7 +11,7 @@ times are of the database's clock.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from birthmark_sma.authority.ca.crl_store import (
     RevocationState,
 )
 from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError, ShuttingDownError
+from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
@@ -142,14 +142,8 @@ def _publish(
             return False
         head = look.next_head()
         leaving: list[str] = []
-        der = sign_crl(
-            _entries(connection, head.this_update, leaving, breathe),
-            issuer=issuer,
-            signer=signer,
-            number=head.number,
-            this_update=head.this_update,
-            next_update=head.next_update,
-        )
+        entries = _entries(connection, head.this_update, leaving, breathe)
+        der = _sign(entries, issuer, signer, head)
         with database.write() as transaction:
             crl = PublishedCrl(INTERMEDIATE, look.follows, head, der)
             stored = crl_store.add_crl(transaction, crl)
@@ -168,11 +162,8 @@ def publish_crls(
     `publish_due_crl` and those of `publish_root_crl`.
     """
     with database.read() as connection:
-        intermediate = ca_store.find_ca(connection, INTERMEDIATE)
-    if intermediate is None:
-        raise NotInitialisedError
-    issuer = x509.load_pem_x509_certificate(intermediate.certificate.encode())
-    publish_due_crl(database, issuer, signer, at_once=True)
+        _, intermediate = ca_store.find_root_and_intermediate(connection)
+    publish_due_crl(database, intermediate.load(), signer, at_once=True)
     if root_signer is not None:
         publish_root_crl(database, root_signer)
     served = ServedCrls(database)
@@ -188,17 +179,9 @@ def publish_root_crl(database: Database, root_signer: Signer) -> None:
     the key belongs to another authority, and DatabaseUnavailableError.
     """
     with database.write() as transaction:
-        root, intermediate = (ca_store.find_ca(transaction, name) for name in (ROOT, INTERMEDIATE))
-        if root is None or intermediate is None:
-            raise NotInitialisedError
-        add_root_crl(
-            transaction,
-            x509.load_pem_x509_certificate(root.certificate.encode()),
-            root_signer,
-            until=x509.load_pem_x509_certificate(
-                intermediate.certificate.encode()
-            ).not_valid_after_utc,
-        )
+        root, intermediate = ca_store.find_root_and_intermediate(transaction)
+        until = intermediate.load().not_valid_after_utc
+        add_root_crl(transaction, root.load(), root_signer, until=until)
 
 
 def add_root_crl(
@@ -212,16 +195,22 @@ def add_root_crl(
     now = database_time(transaction)
     this_update = now if newest is None else max(now, newest.this_update)
     head = CrlHead(_next_number(newest, now), this_update, until, RevocationState(0, None))
-    der = sign_crl(
-        (),
-        issuer=root,
-        signer=root_signer,
+    follows = 0 if newest is None else newest.number
+    der = _sign((), root, root_signer, head)
+    crl_store.add_crl(transaction, PublishedCrl(ROOT, follows, head, der))
+
+
+def _sign(
+    entries: Iterable[RevokedCertificate], issuer: x509.Certificate, signer: Signer, head: CrlHead
+) -> bytes:
+    return sign_crl(
+        entries,
+        issuer=issuer,
+        signer=signer,
         number=head.number,
         this_update=head.this_update,
         next_update=head.next_update,
     )
-    follows = 0 if newest is None else newest.number
-    crl_store.add_crl(transaction, PublishedCrl(ROOT, follows, head, der))
 
 
 class _Look(NamedTuple):

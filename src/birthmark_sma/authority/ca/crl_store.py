@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
-from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.ca.store import REVOKED, Revocation
 from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.schema import published_crls, registered_devices, revoked_certificates
 
@@ -71,22 +71,14 @@ def find_newest_number(connection: Connection, issuer: str) -> int | None:
 def find_newest_head(connection: Connection, issuer: str) -> CrlHead | None:
     """Return the head of an issuer's newest CRL, or None if it has none."""
     table = published_crls.c
+    head = table.number, table.this_update, table.next_update
     row = connection.execute(
-        select(
-            table.number,
-            table.this_update,
-            table.next_update,
-            table.revocations,
-            table.newest_revocation,
-        )
+        select(*head, table.revocations, table.newest_revocation)
         .where(table.issuer == issuer)
         .order_by(table.number.desc())
         .limit(1)
     ).one_or_none()
-    if row is None:
-        return None
-    number, this_update, next_update, *state = row
-    return CrlHead(number, this_update, next_update, RevocationState(*state))
+    return None if row is None else CrlHead(*row[:3], RevocationState(*row[3:]))
 
 
 def find_der(connection: Connection, issuer: str, number: int) -> bytes | None:
@@ -146,13 +138,7 @@ def iterate_listed(
     """
     table = revoked_certificates.c
     rows = connection.execute(
-        select(
-            table.certificate_serial,
-            table.device_serial,
-            table.revoked_at,
-            table.revocation_reason,
-            table.certificate_expires_at,
-        )
+        select(*REVOKED, table.certificate_expires_at)
         .where(or_(table.last_crl_number.is_(None), table.certificate_expires_at >= this_update))
         .order_by(table.revoked_at, table.certificate_serial)
     )
@@ -162,13 +148,7 @@ def iterate_listed(
 
 def set_last_list(transaction: Connection, certificate_serials: Sequence[str], number: int) -> None:
     """Record that the CRL of this number is the last one to list these certificates."""
-    if certificate_serials:
-        transaction.execute(
-            update(revoked_certificates)
-            .where(revoked_certificates.c.certificate_serial == bindparam("serial"))
-            .values(last_crl_number=bindparam("number")),
-            [{"serial": each, "number": number} for each in certificate_serials],
-        )
+    _set_each(transaction, "last_crl_number", [(each, number) for each in certificate_serials])
 
 
 def find_without_expiry(connection: Connection, *, limit: int) -> list[tuple[str, str]]:
@@ -188,11 +168,15 @@ def find_without_expiry(connection: Connection, *, limit: int) -> list[tuple[str
 
 
 def set_expiries(transaction: Connection, expiries: Sequence[tuple[str, datetime]]) -> None:
-    """Store the expiry times of revoked certificates."""
-    if expiries:
+    """Store the expiry times of revoked certificates, by their serial numbers."""
+    _set_each(transaction, "certificate_expires_at", expiries)
+
+
+def _set_each(transaction: Connection, column: str, values: Sequence[tuple[str, object]]) -> None:
+    if values:
         transaction.execute(
             update(revoked_certificates)
             .where(revoked_certificates.c.certificate_serial == bindparam("serial"))
-            .values(certificate_expires_at=bindparam("expires")),
-            [{"serial": serial, "expires": expires} for serial, expires in expiries],
+            .values({column: bindparam("value")}),
+            [{"serial": serial, "value": value} for serial, value in values],
         )

@@ -10,10 +10,17 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.ca.store import StoredCa
-from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
+from birthmark_sma.authority.ca.store import StoredCa, find_root_and_intermediate
+from birthmark_sma.authority.kek.passphrase_file import find_passphrase
+from birthmark_sma.authority.kek.wrapping import (
+    KeyEncryptionKey,
+    KeyEncryptionKeys,
+    OpenedSecrets,
+)
+from birthmark_sma.config import Settings
 from birthmark_sma.errors import NotInitialisedError
 from birthmark_sma.pki.keys.ca_keys import Signer, load_der, load_encrypted
+from birthmark_sma.storage.engine import Database
 
 _PLACE = b"intermediate ca key"
 
@@ -21,6 +28,16 @@ _PLACE = b"intermediate ca key"
 def seal_ca_key(signer: Signer, kek: KeyEncryptionKey) -> bytes:
     """Return the intermediate's private key, wrapped under the key-encryption key."""
     return kek.wrap(signer.private_der(), _PLACE)
+
+
+def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
+    """Open the intermediate CA's private key.
+
+    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
+    """
+    with database.read() as connection:
+        _, intermediate = find_root_and_intermediate(connection)
+        return open_ca_key(connection, intermediate, opened.keks, lambda: find_passphrase(settings))
 
 
 def open_ca_key(

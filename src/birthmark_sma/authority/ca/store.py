@@ -4,11 +4,14 @@ Called by the ceremony, the rotation of secrets, the revocation of devices and t
 keys pass through here encrypted only.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 
+from cryptography import x509
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from birthmark_sma.errors import NotInitialisedError
+from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import ca_certificates, revoked_certificates
 
 
@@ -27,6 +30,10 @@ class StoredCa:
     sealed_private_key: bytes | None = field(default=None, repr=False)
     kek_id: int | None = None
 
+    def load(self) -> x509.Certificate:
+        """Return the parsed certificate."""
+        return x509.load_pem_x509_certificate(self.certificate.encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
@@ -38,33 +45,35 @@ class Revocation:
     revocation_reason: str
 
 
+_CA_COLUMNS = [ca_certificates.c[each.name] for each in fields(StoredCa)]
+REVOKED = [revoked_certificates.c[each.name] for each in fields(Revocation)]
+"""The columns of a revocation, in the order of its fields."""
+
+
 def add_ca(transaction: Connection, ca: StoredCa, now: datetime) -> None:
     """Store a CA certificate. Names are unique: `root` and `intermediate`."""
-    transaction.execute(
-        insert(ca_certificates).values(
-            name=ca.name,
-            certificate=ca.certificate,
-            encrypted_private_key=ca.encrypted_private_key,
-            sealed_private_key=ca.sealed_private_key,
-            kek_id=ca.kek_id,
-            created_at=now,
-        )
-    )
+    transaction.execute(insert(ca_certificates).values(**asdict(ca), created_at=now))
 
 
 def find_ca(connection: Connection, name: str) -> StoredCa | None:
     """Return the CA of this name, `root` or `intermediate`, or None."""
-    table = ca_certificates.c
-    row = connection.execute(
-        select(
-            table.name,
-            table.certificate,
-            table.encrypted_private_key,
-            table.sealed_private_key,
-            table.kek_id,
-        ).where(table.name == name)
-    ).one_or_none()
+    query = select(*_CA_COLUMNS).where(ca_certificates.c.name == name)
+    row = connection.execute(query).one_or_none()
     return None if row is None else StoredCa(*row)
+
+
+def find_root_and_intermediate(connection: Connection) -> tuple[StoredCa, StoredCa]:
+    """Return both CAs. Raises NotInitialisedError if one is missing."""
+    root, intermediate = find_ca(connection, "root"), find_ca(connection, "intermediate")
+    if root is None or intermediate is None:
+        raise NotInitialisedError
+    return root, intermediate
+
+
+def load_certificates(database: Database) -> tuple[StoredCa, StoredCa]:
+    """Return the root and the intermediate CA. Raises NotInitialisedError if one is missing."""
+    with database.read() as connection:
+        return find_root_and_intermediate(connection)
 
 
 def ceremony_time(connection: Connection) -> datetime | None:
@@ -87,14 +96,7 @@ def put_sealed_key(
 
 def add_revocation(transaction: Connection, revocation: Revocation) -> None:
     """Store a revoked certificate. The next CRL lists it."""
-    transaction.execute(
-        insert(revoked_certificates).values(
-            certificate_serial=revocation.certificate_serial,
-            device_serial=revocation.device_serial,
-            revoked_at=revocation.revoked_at,
-            revocation_reason=revocation.revocation_reason,
-        )
-    )
+    transaction.execute(insert(revoked_certificates).values(**asdict(revocation)))
 
 
 def forget_revocations(transaction: Connection, before: datetime) -> None:
@@ -106,28 +108,14 @@ def forget_revocations(transaction: Connection, before: datetime) -> None:
 def list_revocations(connection: Connection) -> list[Revocation]:
     """Return all revoked certificates, the oldest revocation first."""
     table = revoked_certificates.c
-    rows = connection.execute(
-        select(
-            table.certificate_serial,
-            table.device_serial,
-            table.revoked_at,
-            table.revocation_reason,
-        ).order_by(table.revoked_at, table.certificate_serial)
-    )
-    return [Revocation(*row) for row in rows]
+    query = select(*REVOKED).order_by(table.revoked_at, table.certificate_serial)
+    return [Revocation(*row) for row in connection.execute(query)]
 
 
 def find_revocation(connection: Connection, certificate_serial: str) -> Revocation | None:
     """Return the revocation of a certificate, or None if it is not revoked."""
-    table = revoked_certificates.c
-    row = connection.execute(
-        select(
-            table.certificate_serial,
-            table.device_serial,
-            table.revoked_at,
-            table.revocation_reason,
-        ).where(table.certificate_serial == certificate_serial)
-    ).one_or_none()
+    found = revoked_certificates.c.certificate_serial == certificate_serial
+    row = connection.execute(select(*REVOKED).where(found)).one_or_none()
     return None if row is None else Revocation(*row)
 
 

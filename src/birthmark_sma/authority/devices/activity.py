@@ -1,9 +1,12 @@
 """Keep the list of each day's busiest devices, and read the activity of devices by day (UTC).
 
-`validation.audit_writer` updates the list in the transaction of the audit rows; statistics and the
-dashboard read it. To find the ten busiest devices must never need a sort of all devices. So each
-day has a short list, `busiest_devices`. A writer adds a device when its passes rise above those of
-the 25th device on the list (docs/adr/0006). The counts themselves are in `device_activity` only.
+`validation.audit_writer` counts passes and pictures, and updates the list, in the transaction of
+the audit rows. Statistics and the dashboard read the list, `background.abuse_detection` reads the
+pictures: a picture is a PASS for a caller with an access key that is no repeat.
+
+To find the ten busiest devices must never need a sort of all devices. So each day has a short list,
+`busiest_devices`. A writer adds a device when its passes rise above those of the 25th device on the
+list (docs/adr/0006). The counts themselves are in `device_activity` only.
 """
 
 import heapq
@@ -129,3 +132,47 @@ def passes_by_day(
         )
     )
     return {row.day: row.passes for row in rows}
+
+
+def devices_above(
+    connection: Connection, day: date, least: int, *, after: str, limit: int
+) -> list[tuple[str, int]]:
+    """Return the devices with more than `least` pictures on a day, with their number of pictures.
+
+    Returns up to `limit` devices with serials above `after`, in the order of serials.
+    """
+    rows = connection.execute(
+        select(_activity.device_serial, _activity.pictures)
+        .where(
+            _activity.day == day,
+            _activity.device_serial > after,
+            _activity.pictures > least,
+        )
+        .order_by(_activity.device_serial)
+        .limit(limit)
+    )
+    return [(row.device_serial, row.pictures) for row in rows]
+
+
+def count_pictures(
+    connection: Connection, serials: Sequence[str], days: Sequence[date]
+) -> dict[str, tuple[int, int]]:
+    """Return by serial the number of pictures on `days`, and the number of active days among them.
+
+    A day is active if the device made a picture on it; other passes do not count. Devices without
+    an active day are missing.
+    """
+    rows = connection.execute(
+        select(
+            _activity.device_serial,
+            func.sum(_activity.pictures).label("pictures"),
+            func.count().label("days"),
+        )
+        .where(
+            is_any_of(connection, _activity.day, days),
+            is_any_of(connection, _activity.device_serial, serials),
+            _activity.pictures > 0,
+        )
+        .group_by(_activity.device_serial)
+    )
+    return {row.device_serial: (int(row.pictures), row.days) for row in rows}

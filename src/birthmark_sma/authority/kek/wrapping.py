@@ -26,12 +26,15 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.sources import KEK_BYTES, SALT_BYTES, KekSecret, KekSource
 from birthmark_sma.authority.kek.store import KekRecord
+from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BirthmarkError,
     ConfigurationError,
     KeyEncryptionKeyChangedError,
+    NotInitialisedError,
     WrongSecretError,
 )
+from birthmark_sma.storage.engine import Database
 
 _NONCE_BYTES = 12
 _NUC_HASH_KEY_PLACE = b"nuc hash key"
@@ -243,6 +246,18 @@ def create_successor_key(
         wrapped_nuc_hash_key=kek.wrap(nuc_hash_key, _NUC_HASH_KEY_PLACE),
         wrapped_predecessor=kek.wrap_key(predecessor),
     )
+
+
+def open_stored_secrets(database: Database, settings: Settings) -> OpenedSecrets:
+    """Open the secrets of an authority with the configured secret, which proves it right.
+
+    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
+    """
+    with database.read() as connection:
+        records = kek_store.list_keks(connection)
+    if not records:
+        raise NotInitialisedError
+    return open_secrets(records, KekSecret.of(settings))
 
 
 def open_secrets(records: Sequence[KekRecord], given: KekSecret) -> OpenedSecrets:

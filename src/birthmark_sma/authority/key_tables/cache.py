@@ -16,7 +16,8 @@ from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.store import WrappedTable
-from birthmark_sma.errors import KeyTablesError, NotInitialisedError
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import ConfigurationError, KeyTablesError, NotInitialisedError
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES, NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import TableSizes
@@ -55,6 +56,22 @@ class KeyTableCache:
         if derivation is NORMATIVE:
             return key_derivation.expand(self._pseudorandom_keys[table_id], key_index)
         return key_derivation.derive_key(self._master_keys[table_id], key_index, derivation)
+
+
+def check_sizes(database: Database, settings: Settings) -> None:
+    """Raise ConfigurationError if the settings give other sizes than the authority has.
+
+    Sizes that are not set are not compared.
+    """
+    with database.read() as connection:
+        sizes = key_table_store.find_sizes(connection)
+    given = settings.model_fields_set & {"tables", "keys_per_table"}
+    if sizes is not None and any(getattr(settings, one) != getattr(sizes, one) for one in given):
+        raise ConfigurationError(
+            f"This authority has {sizes.tables} tables of {sizes.keys_per_table} keys, fixed when"
+            " it was initialised; other sizes were asked for. Leave the sizes out, or give another"
+            " data directory or database."
+        )
 
 
 def populate(

@@ -29,7 +29,7 @@ _TIMES_AS_LONG = 200
 So counting devices takes at most 1/200 of a core's time."""
 
 
-class TableCounting(BackgroundTask):
+class KeyTableUsage(BackgroundTask):
     """Counts every ten seconds. Every process runs one; the database decides which of them counts.
 
     It overrides `name`, `every_seconds` and `work` of BackgroundTask.

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from sqlalchemy import Connection, text
 
@@ -32,11 +31,12 @@ from birthmark_sma.authority.operations.backup_manifest import (
     FileInBackup,
     FileName,
     Manifest,
+    Progress,
     manifest_kek,
     measure,
+    take_inventory,
     write_manifest,
 )
-from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
 from birthmark_sma.authority.operations.secrets_in_backup import copy_secrets
 from birthmark_sma.authority.operations.sqlite_copy import copy_sqlite
 from birthmark_sma.config import Settings
@@ -229,8 +229,4 @@ def _describe(connection: Connection, kind: str, major: int | None, progress: Pr
 def fingerprints(connection: Connection) -> dict[str, str]:
     """Return the SHA-256 fingerprints (hex) of the authority's certificates, by name."""
     found = [ca_store.find_ca(connection, name) for name in ("root", "intermediate")]
-    return {
-        ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()).fingerprint(SHA256()).hex()
-        for ca in found
-        if ca is not None
-    }
+    return {ca.name: ca.load().fingerprint(SHA256()).hex() for ca in found if ca is not None}

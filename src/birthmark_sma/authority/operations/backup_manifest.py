@@ -10,16 +10,22 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, func, select
 
 from birthmark_sma.authority.kek.store import KekRecord
-from birthmark_sma.authority.operations.row_counts import Progress
 from birthmark_sma.errors import BackupError
 from birthmark_sma.runtime.secret_files import write_private_file
+from birthmark_sma.storage.schema import metadata, validation_history
+
+Progress = Callable[[int, int | None], None]
+"""Called with the work done and the total (None if unknown), in bytes or steps."""
 
 MANIFEST = "manifest.json"
 SQLITE_FILE = "database.sqlite"
@@ -152,6 +158,34 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.database_file not in manifest.files:
         raise BackupError(f"{folder / MANIFEST} names no database: take another backup.")
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The number of rows of each table, and the highest id and newest time of the audit log."""
+
+    rows: dict[str, int]
+    highest_audit_id: int | None
+    newest_audit_at: datetime | None
+
+
+def take_inventory(connection: Connection, progress: Progress) -> Inventory:
+    """Count the rows of all tables by reading them. `progress` counts tables.
+
+    The numbers are exact if the transaction has one snapshot.
+    """
+    rows: dict[str, int] = {}
+    tables = metadata.sorted_tables
+    for done, table in enumerate(tables):
+        progress(done, len(tables))
+        counting = select(func.count()).select_from(table)
+        rows[table.name] = connection.execute(counting).scalar_one()
+    trail = validation_history.c
+    highest, newest = connection.execute(
+        select(func.max(trail.id), func.max(trail.validated_at))
+    ).one()
+    progress(len(tables), len(tables))
+    return Inventory(rows, highest, newest)
 
 
 def measure(path: Path, progress: Progress) -> FileInBackup:

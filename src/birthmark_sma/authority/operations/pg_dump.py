@@ -15,7 +15,7 @@ from typing import IO, BinaryIO, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from birthmark_sma.authority.operations.row_counts import Progress
+from birthmark_sma.authority.operations.backup_manifest import Progress
 from birthmark_sma.errors import BackupError
 
 _VERSION_SECONDS = 30

@@ -27,11 +27,11 @@ from birthmark_sma.authority.operations.backup import Bar
 from birthmark_sma.authority.operations.backup_manifest import (
     MANIFEST,
     Manifest,
+    Progress,
     check_files,
     read_manifest,
 )
 from birthmark_sma.authority.operations.restore_proof import Proof, prove
-from birthmark_sma.authority.operations.row_counts import Progress
 from birthmark_sma.authority.operations.secrets_in_backup import (
     check_secrets_free,
     place_secrets,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from birthmark_sma.authority.authority import load_certificates, open_signer, open_stored_secrets
 from birthmark_sma.authority.ca.ceremony import random_serial_number
+from birthmark_sma.authority.ca.intermediate_key import open_signer
+from birthmark_sma.authority.ca.store import load_certificates
 from birthmark_sma.authority.devices.store import Device, sample_devices
+from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.operations.backup import Bar, fingerprints
-from birthmark_sma.authority.operations.backup_manifest import Manifest
-from birthmark_sma.authority.operations.row_counts import Progress, take_inventory
+from birthmark_sma.authority.operations.backup_manifest import Manifest, Progress, take_inventory
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, PathRefusedError
 from birthmark_sma.pki.path_validation import verify_path
@@ -66,10 +67,7 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
 
 
 def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:
-    root, intermediate = (
-        x509.load_pem_x509_certificate(each.certificate.encode())
-        for each in load_certificates(database)
-    )
+    root, intermediate = (each.load() for each in load_certificates(database))
     with database.read() as connection:
         sample = sample_devices(connection, f"{random_serial_number():x}", limit=SAMPLE)
     for done, device in enumerate(sample, 1):

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from birthmark_sma.authority.operations.row_counts import Progress
+from birthmark_sma.authority.operations.backup_manifest import Progress
 from birthmark_sma.errors import BackupError
 
 _PAGES_A_STEP = 1_000

@@ -35,7 +35,7 @@ def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Js
     """Show both certificates: names, validity, fingerprints."""
     from cryptography import x509
 
-    from birthmark_sma.authority.authority import load_certificates
+    from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.cli.descriptions import certificate_as_fields, certificate_as_json
 
     with existing_database(data_dir, database_url) as database:
@@ -66,7 +66,8 @@ def export(
     Keys are encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
     are never overwritten. Verifiers need nothing but simulated-mfg-root-ca.crt.
     """
-    from birthmark_sma.authority.authority import load_certificates, opened_database
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
     settings = settings_from(
@@ -106,14 +107,12 @@ def publish_crl(
     A running server publishes the intermediate's list by itself. The root's list is signed where
     the root's key file is, and is valid until that key is needed next.
     """
-    from birthmark_sma.authority.authority import (
-        load_certificates,
-        open_signer,
-        open_stored_secrets,
-        opened_database,
-    )
+    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.ca.ceremony import load_root_signer
     from birthmark_sma.authority.ca.crl_publication import publish_crls
+    from birthmark_sma.authority.ca.intermediate_key import open_signer
+    from birthmark_sma.authority.ca.store import load_certificates
+    from birthmark_sma.authority.kek.wrapping import open_stored_secrets
     from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
     settings = settings_from(
@@ -150,10 +149,11 @@ def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:
 
 
 def _keys(database: "Database", settings: "Settings") -> dict[str, bytes]:
-    from birthmark_sma.authority.authority import open_signer, open_stored_secrets
     from birthmark_sma.authority.ca.ceremony import root_key_file
+    from birthmark_sma.authority.ca.intermediate_key import open_signer
     from birthmark_sma.authority.ca.root_key_file import read_root_key
     from birthmark_sma.authority.kek.passphrase_file import find_passphrase
+    from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 
     signer = open_signer(database, settings, open_stored_secrets(database, settings))
     pem = signer.encrypted_pem(find_passphrase(settings))

@@ -23,7 +23,7 @@ from birthmark_sma.cli.options import DatabaseUrl, DataDir
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from birthmark_sma.authority.operations.overview import Overview
+    from birthmark_sma.authority.operations.statistics import Overview
     from birthmark_sma.storage.engine import Database
 
 _EVERY_SECONDS = 2.0  # from one database query to the next
@@ -43,7 +43,7 @@ def top(
     """
     from rich.console import Console
 
-    from birthmark_sma.authority.operations.overview import read_overview
+    from birthmark_sma.authority.operations.statistics import read_overview
     from birthmark_sma.cli.commands.top_rendering import frame
 
     with existing_database(data_dir, database_url) as database:
@@ -98,7 +98,7 @@ class _Watch(threading.Thread):
         self._since = datetime.now(UTC)
 
     def run(self) -> None:
-        from birthmark_sma.authority.operations.overview import read_overview
+        from birthmark_sma.authority.operations.statistics import read_overview
         from birthmark_sma.errors import DatabaseUnavailableError
 
         while True:

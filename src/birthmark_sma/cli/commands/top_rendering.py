@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from birthmark_sma import __version__
-from birthmark_sma.authority.operations.overview import DATABASE_NAMES, Overview
+from birthmark_sma.authority.operations.statistics import Overview
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _LISTED = 8
@@ -54,8 +54,7 @@ def _head(overview: Overview, away: str | None) -> Text:
     text = Text(f"birthmark-sma {__version__}", style="bold")
     text.append(f"   {overview.glance.stats.until:%Y-%m-%d %H:%M:%S} UTC   ", style="not bold")
     if away is None:
-        name = DATABASE_NAMES[overview.glance.dialect]
-        kind = f"{name}, {overview.glance.size / 1_000_000:,.1f} MB"
+        kind = f"{overview.glance.database}, {overview.glance.size / 1_000_000:,.1f} MB"
         text.append(f"{kind}, {overview.glance.seconds * 1_000:,.0f} ms", style="green not bold")
     else:
         text.append(f"\n{away} What follows is from before.", style="bold red")

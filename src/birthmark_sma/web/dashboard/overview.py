@@ -17,7 +17,7 @@ from starlette.responses import Response
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.operations.overview import DATABASE_NAMES, read_glance
+from birthmark_sma.authority.operations.statistics import read_glance
 from birthmark_sma.authority.server_metrics import VALIDATIONS
 from birthmark_sma.pki.profiles import DEVICE
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
@@ -89,7 +89,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
         "busiest": stats.top_devices[:_LISTED],
         "flagged": glance.flagged,
         "database": {
-            "name": DATABASE_NAMES[glance.dialect],
+            "name": glance.database,
             "size": glance.size,
             "milliseconds": milliseconds(glance.seconds * 1000),
         },

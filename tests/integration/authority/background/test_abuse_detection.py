@@ -14,8 +14,8 @@ from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import abuse_detection
 from birthmark_sma.authority.background.abuse_detection import (
+    AbuseDetection,
     AbuseScan,
-    AbuseWatch,
     review_flags,
     scan_for_abuse,
 )
@@ -149,7 +149,7 @@ def test_the_machines_clock_does_not_matter(database: Database, today: date) -> 
     """Threat 25: only the database's own does."""
     active(database, today, {"loud": 51})
     active(database, today + timedelta(days=40), {"other": 51})
-    AbuseWatch(database, POLICY, AbuseMode.FLAG).work(datetime.now(UTC) + timedelta(days=40))
+    AbuseDetection(database, POLICY, AbuseMode.FLAG).work(datetime.now(UTC) + timedelta(days=40))
     assert names(flagged(database)) == ["loud"]
 
 
@@ -506,7 +506,7 @@ def test_a_server_looks_by_itself(
 
 def test_off_is_off(database: Database, today: date) -> None:
     active(database, today, {"loud": 1_000_000})
-    AbuseWatch(database, POLICY, AbuseMode.OFF).work(datetime.now(UTC))
+    AbuseDetection(database, POLICY, AbuseMode.OFF).work(datetime.now(UTC))
     assert flagged(database) == []
 
 
@@ -533,7 +533,7 @@ def test_it_survives_an_outage(
     migrate(database)
     active(database, today, {"loud": 60})
     own_postgres.kill()
-    watch = AbuseWatch(database, POLICY, AbuseMode.FLAG)
+    watch = AbuseDetection(database, POLICY, AbuseMode.FLAG)
     watch.start()
     wait_until(lambda: "the abuse-watch waits for the database" in caplog.text, 20)
     assert own_postgres.url not in caplog.text

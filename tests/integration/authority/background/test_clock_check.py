@@ -11,7 +11,7 @@ from birthmark_sma.authority.access.keys import KeyTerms, create_key, rotate_key
 from birthmark_sma.authority.access.sessions import find_session, sign_in
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
-from birthmark_sma.authority.background.clock_check import ClockWatch
+from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.config import Settings
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import (
@@ -117,7 +117,7 @@ def test_an_access_key_ends_by_the_databases_clock(postgres_url: str, tmp_path: 
 def test_a_wrong_clock_is_told_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """In the log of the server whose clock it is."""
     with new_authority(settings) as authority, caplog.at_level(logging.WARNING):
-        watch = ClockWatch(authority.database)
+        watch = ClockCheck(authority.database)
         watch.work(datetime.now(UTC))
         assert authority.database.clock.complaint() is None
         with machine_clock_ahead(WRONG_BY):

@@ -18,12 +18,12 @@ from birthmark_sma.authority.authority import (
     Authority,
     initialise,
     open_authority,
-    open_stored_secrets,
 )
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.kek import rotation, wrapping
 from birthmark_sma.authority.kek.rotation import Rotated, count_outdated, rotate
+from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import (

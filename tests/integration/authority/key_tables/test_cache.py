@@ -13,13 +13,16 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import (
     initialise,
     open_authority,
-    open_stored_secrets,
     populate_tables,
 )
 from birthmark_sma.authority.ca.ceremony import hold_ceremony
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.kek.sources import KekSecret
-from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
+from birthmark_sma.authority.kek.wrapping import (
+    KeyEncryptionKey,
+    KeyEncryptionKeys,
+    open_stored_secrets,
+)
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables.cache import open_key_table_cache, populate
 from birthmark_sma.config import Settings

@@ -7,7 +7,7 @@ import pytest
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.key_tables import usage, usage_store
-from birthmark_sma.authority.key_tables.usage import TableCounting
+from birthmark_sma.authority.key_tables.usage import KeyTableUsage
 from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
@@ -48,7 +48,7 @@ def test_every_table_stands_there_before_anything_is_counted(authority: Authorit
 
 def test_tokens_are_counted_once(authority: Authority) -> None:
     database = authority.database
-    counting = TableCounting(database)
+    counting = KeyTableUsage(database)
     long_ago = NOW - timedelta(minutes=10)
     append(database, long_ago, 1, 1, 2)
     append(database, long_ago, 2, result="FAIL")
@@ -64,7 +64,7 @@ def test_tokens_are_counted_once(authority: Authority) -> None:
 def test_what_may_still_be_on_its_way_is_left_alone(authority: Authority) -> None:
     now = datetime.now(UTC)  # of this very moment: the clock of the database counts as well
     database = authority.database
-    counting = TableCounting(database)
+    counting = KeyTableUsage(database)
     append(database, now - timedelta(seconds=60), 1)
     counting.work(now)
     assert tokens(database) == {}
@@ -84,7 +84,7 @@ def test_steps_of_any_size_count_the_same(
     monkeypatch.setattr(usage, "_PAUSE_SECONDS", 0.0)
     for ago in (600, 599, 500, 10, 9, 8, 7):
         append(authority.database, NOW - timedelta(minutes=ago), 1, 2, 2)
-    TableCounting(authority.database).work(NOW)
+    KeyTableUsage(authority.database).work(NOW)
     assert tokens(authority.database) == {1: (7, 0), 2: (14, 0)}
 
 
@@ -104,7 +104,7 @@ def test_processes_that_count_at_once_count_once(
         start.wait(30)
         try:
             for _ in range(30):
-                TableCounting(database).work(NOW)
+                KeyTableUsage(database).work(NOW)
         except Exception as fault:
             faults.append(fault)
         finally:
@@ -122,7 +122,7 @@ def test_processes_that_count_at_once_count_once(
 
 def test_devices_are_counted_by_the_register(authority: Authority) -> None:
     database = authority.database
-    counting = TableCounting(database)
+    counting = KeyTableUsage(database)
     counting.work(NOW)
     assert assigned(database) == {}
     for number in range(4):
@@ -138,7 +138,7 @@ def test_devices_are_counted_by_the_register(authority: Authority) -> None:
 
 def test_what_takes_long_is_counted_seldom(authority: Authority) -> None:
     database = authority.database
-    counting = TableCounting(database)
+    counting = KeyTableUsage(database)
     new_camera(authority, "camera-1")
     counting.work(NOW)
     execute(database, "UPDATE key_table_counting SET devices_seconds = 1.0")

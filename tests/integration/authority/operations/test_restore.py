@@ -12,8 +12,8 @@ import pytest
 from birthmark_sma.authority.authority import initialise
 from birthmark_sma.authority.operations import restore
 from birthmark_sma.authority.operations.backup import make_backup
+from birthmark_sma.authority.operations.backup_manifest import Progress
 from birthmark_sma.authority.operations.restore import restore_backup
-from birthmark_sma.authority.operations.row_counts import Progress
 from birthmark_sma.authority.operations.secrets_in_backup import place_secrets
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError

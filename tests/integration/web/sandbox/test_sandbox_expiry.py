@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from birthmark_sma.authority.background.sandbox_expiry import ShortLife
+from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
 from birthmark_sma.authority.operations import statistics
 from tests.support.cameras.camera import (
     PROVISION,
@@ -31,7 +31,7 @@ def test_an_hour_later_nothing_is_left(each_sandbox: Running) -> None:
         camera = Camera.of(serial, client.post(PROVISION, json=body, headers=headers).json())
         client.post(VALIDATE, json=wire(camera.token()))
         with each_sandbox.database() as database:
-            chore = ShortLife(database)
+            chore = SandboxExpiry(database)
             before = {table: each_sandbox.count(table) for table in TABLES}
             assert min(before.values()) > 0, before
             chore.work(datetime.now(UTC) + timedelta(minutes=10))

@@ -157,11 +157,7 @@ def check_access_keys(database: Database, settings: Settings, now: datetime) -> 
 def _ca_certificates(database: Database) -> dict[str, x509.Certificate]:
     with database.read() as connection:
         found = {name: ca_store.find_ca(connection, name) for name in _CA_TERMS}
-    return {
-        name: x509.load_pem_x509_certificate(ca.certificate.encode())
-        for name, ca in found.items()
-        if ca is not None
-    }
+    return {name: ca.load() for name, ca in found.items() if ca is not None}
 
 
 def _tls(file: Path, now: datetime, do: str, name: str = "TLS") -> Iterator[Finding]:

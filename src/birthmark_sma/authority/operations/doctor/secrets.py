@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.authority import open_stored_secrets
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key
@@ -28,7 +27,7 @@ from birthmark_sma.authority.kek.passphrase_file import (
 from birthmark_sma.authority.kek.passphrase_policy import find_weakness
 from birthmark_sma.authority.kek.sources import KekSource
 from birthmark_sma.authority.kek.store import KekRecord
-from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys, open_stored_secrets
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import unwrap_table
 from birthmark_sma.authority.operations.doctor.findings import (
