@@ -106,7 +106,7 @@ _NOBODY = _CachedKey(
 
 
 @lru_cache(_REMEMBERED_CERTIFICATES)
-def _issuer_of(der: bytes) -> str | None:
+def _read_issuer(der: bytes) -> str | None:
     try:
         return x509.load_der_x509_certificate(der).issuer.rfc4514_string()
     except ValueError:  # OpenSSL accepts some certificates that are not valid X.509
@@ -190,7 +190,7 @@ class AccessKeyCache:
         snapshot = self._snapshot
         key = snapshot.by_fingerprint.get(fingerprint)
         if key is None and snapshot.by_issuer:
-            by_name = snapshot.by_issuer.get(_issuer_of(der) or "")
+            by_name = snapshot.by_issuer.get(_read_issuer(der) or "")
             if by_name is not None and _is_issued_by(der, by_name.certificate_issuer_der or b""):
                 key = by_name
         return key

@@ -61,7 +61,7 @@ def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> st
             transaction, opened_before=database.clock.expired_before(_REMEMBERED)
         )
         session_store.add_session(
-            transaction, Session(_digest(token), key.key_id, digest(presented), now, now)
+            transaction, Session(digest(token), key.key_id, digest(presented), now, now)
         )
     key_cache.note_use(key)
     return token
@@ -79,10 +79,10 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
         raise unknown
     now = database.clock.now()
     with database.read() as connection:
-        session = session_store.find_session(connection, _digest(token))
+        session = session_store.find_session(connection, digest(token))
     if session is None:
         raise unknown
-    if not _lasts(session, now):
+    if not _is_valid(session, now):
         return None
     if by_person and now - session.seen_at > _NOTE_AFTER:
         # A full disk prevents this write. Operators need the dashboard most at that moment, so the
@@ -103,7 +103,7 @@ def find_session_key(session: Session, key_cache: AccessKeyCache) -> AccessKey |
 def sign_out(database: Database, token: str) -> None:
     """Delete the session of a token. Do nothing if there is none."""
     with database.write() as transaction:
-        session_store.end_session(transaction, _digest(token))
+        session_store.end_session(transaction, digest(token))
 
 
 def form_token(token: str) -> str:
@@ -116,11 +116,7 @@ def is_form_token(shown: str, token: str) -> bool:
     return hmac.compare_digest(shown.encode(), form_token(token).encode())
 
 
-def _lasts(session: Session, now: datetime) -> bool:
+def _is_valid(session: Session, now: datetime) -> bool:
     # abs(): a clock that was set back by more than the limit ends the session instead of extending
     # it.
     return abs(now - session.opened_at) < LONGEST and abs(now - session.seen_at) < IDLE
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()

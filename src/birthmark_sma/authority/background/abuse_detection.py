@@ -103,7 +103,7 @@ def scan_for_abuse(
     done = AbuseScan()
     days = sorted({(now - _YESTERDAY_FOR).date(), now.date()})
     # One loop, not two: a stop during the first day must not begin the second.
-    steps = ((day, found) for day in days for found in _found(database, policy, mode, day))
+    steps = ((day, found) for day in days for found in _iterate_due(database, policy, mode, day))
     for day, found in steps:
         if found:
             _flag(database, mode, day, found, done)
@@ -141,7 +141,7 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
     raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
 
 
-def _found(
+def _iterate_due(
     database: Database, policy: AbusePolicy, mode: AbuseMode, day: date
 ) -> Iterator[list[_Due]]:
     """Yield the devices to flag for a day, in one list for each 1,000 devices that are checked."""
@@ -151,14 +151,14 @@ def _found(
             above = activity.devices_above(
                 connection, day, policy.least, after=after, limit=_STEP_DEVICES
             )
-            due = _due(connection, policy, mode, day, above)
+            due = _judge(connection, policy, mode, day, above)
         yield due
         if len(above) < _STEP_DEVICES:
             return
         after = above[-1][0]
 
 
-def _due(
+def _judge(
     connection: Connection,
     policy: AbusePolicy,
     mode: AbuseMode,

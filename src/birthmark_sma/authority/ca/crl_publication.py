@@ -81,7 +81,7 @@ class CrlPublication(BackgroundTask):
         """
         began = time.monotonic()
         try:
-            if publish_due_crl(self._database, self._issuer, self._signer, self._breathe):
+            if publish_due_crl(self._database, self._issuer, self._signer, self._let_others_run):
                 self._rest(began)
             # So that `last_known` has this CRL if the database becomes unavailable.
             self._served.newest(INTERMEDIATE)
@@ -99,7 +99,7 @@ class CrlPublication(BackgroundTask):
     def _rest(self, began: float) -> None:
         self.pause(min(time.monotonic() - began, _LONGEST_REST_SECONDS))
 
-    def _breathe(self) -> None:
+    def _let_others_run(self) -> None:
         if self.pause(_PAUSE_SECONDS):
             raise ShuttingDownError
 
@@ -108,44 +108,44 @@ def publish_due_crl(
     database: Database,
     issuer: x509.Certificate,
     signer: Signer,
-    breathe: Callable[[], None] = lambda: None,
+    let_others_run: Callable[[], None] = lambda: None,
     *,
     at_once: bool = False,
 ) -> bool:
     """Publish the intermediate's CRL if it is due, or in any case if `at_once`.
 
     Return True if it was stored. Return False if it is not due, or if another process is publishing
-    or was faster. `breathe` is called after every few milliseconds of work, and may raise to stop
-    it. Raises DatabaseUnavailableError.
+    or was faster. `let_others_run` is called after every few milliseconds of work, and may raise to
+    stop it. Raises DatabaseUnavailableError.
     """
     with database.read() as connection:
-        if not at_once and not _look(connection).is_due:
+        if not at_once and not _read_snapshot(connection).is_due:
             return False
     # The lock only saves work. `crl_store.add_crl` decides which of two CRLs counts.
     with only_one(database, AdvisoryLock.CRL_PUBLICATION) as alone:
-        return alone and _publish(database, issuer, signer, breathe, at_once=at_once)
+        return alone and _publish(database, issuer, signer, let_others_run, at_once=at_once)
 
 
 def _publish(
     database: Database,
     issuer: x509.Certificate,
     signer: Signer,
-    breathe: Callable[[], None],
+    let_others_run: Callable[[], None],
     *,
     at_once: bool,
 ) -> bool:
-    _note_expiries(database, breathe)
+    _note_expiries(database, let_others_run)
     with database.read() as connection:
         # Again, under the lock: another process may have published since the first check.
-        look = _look(connection)
-        if not at_once and not look.is_due:
+        snapshot = _read_snapshot(connection)
+        if not at_once and not snapshot.is_due:
             return False
-        head = look.next_head()
+        head = snapshot.next_head()
         leaving: list[str] = []
-        entries = _entries(connection, head.this_update, leaving, breathe)
+        entries = _entries(connection, head.this_update, leaving, let_others_run)
         der = _sign(entries, issuer, signer, head)
         with database.write() as transaction:
-            crl = PublishedCrl(INTERMEDIATE, look.follows, head, der)
+            crl = PublishedCrl(INTERMEDIATE, snapshot.follows, head, der)
             stored = crl_store.add_crl(transaction, crl)
             if stored:
                 # In the same transaction: an entry may leave only if it is on a stored CRL.
@@ -213,7 +213,7 @@ def _sign(
     )
 
 
-class _Look(NamedTuple):
+class _Snapshot(NamedTuple):
     """The newest CRL, the revocations to list, and the time. They must be read in this order."""
 
     newest: CrlHead | None
@@ -257,11 +257,11 @@ class _Look(NamedTuple):
         return CrlHead(number, floor, self.now + LIFETIME, self.state)
 
 
-def _look(connection: Connection) -> _Look:
+def _read_snapshot(connection: Connection) -> _Snapshot:
     # The newest head first. If another process stores a CRL after this line, this process's CRL
     # follows the wrong number and is refused; so no CRL is stored that lacks entries of the one
     # before it.
-    return _Look(
+    return _Snapshot(
         crl_store.find_newest_head(connection, INTERMEDIATE),
         crl_store.read_state(connection),
         database_time(connection),
@@ -282,7 +282,7 @@ def _entries(
     connection: Connection,
     this_update: datetime,
     leaving: list[str],
-    breathe: Callable[[], None],
+    let_others_run: Callable[[], None],
 ) -> Iterator[RevokedCertificate]:
     """Yield the entries of a CRL. Append the serials that may leave after this CRL to `leaving`.
 
@@ -297,7 +297,7 @@ def _entries(
             if expires_at is not None and expires_at < this_update:
                 leaving.append(revocation.certificate_serial)
             yield entry
-        breathe()
+        let_others_run()
 
 
 def _entry(revocation: Revocation) -> RevokedCertificate | None:
@@ -318,7 +318,7 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
     )
 
 
-def _note_expiries(database: Database, breathe: Callable[[], None]) -> None:
+def _note_expiries(database: Database, let_others_run: Callable[[], None]) -> None:
     """Store the expiry of up to 2,000 revoked certificates for which it is not stored yet.
 
     Only revocations of registered devices have a certificate to read it from.
@@ -329,7 +329,7 @@ def _note_expiries(database: Database, breathe: Callable[[], None]) -> None:
     for serial, pem in found:
         expiries.append((serial, x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc))
         if len(expiries) % 100 == 0:
-            breathe()
+            let_others_run()
     if expiries:
         with database.write() as transaction:
             crl_store.set_expiries(transaction, expiries)

@@ -94,13 +94,7 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     ]
     added = _sql(transaction).insert_devices(transaction, rows)
     counts = Counter(device.device_family for device in new if device.provisioning_id in added)
-    if counts:
-        # Lock order: rows of families are updated in the order of their names, which prevents a
-        # deadlock.
-        transaction.execute(
-            insert_or_update(transaction, device_family_counters, add=[_families.devices]),
-            [{"device_family": name, "devices": n} for name, n in sorted(counts.items())],
-        )
+    _count_families(transaction, counts)
     return added
 
 
@@ -123,12 +117,19 @@ def delete_older(transaction: Connection, before: datetime, *, limit: int) -> in
         .returning(devices.c.device_family)
     ).scalars()
     counts = Counter(gone)
-    if counts:
+    _count_families(transaction, {family: -number for family, number in counts.items()})
+    return counts.total()
+
+
+def _count_families(transaction: Connection, added: Mapping[str, int]) -> None:
+    """Add these numbers of devices to the counters of their families."""
+    if added:
+        # Lock order: rows of families are updated in the order of their names, which prevents a
+        # deadlock.
         transaction.execute(
             insert_or_update(transaction, device_family_counters, add=[_families.devices]),
-            [{"device_family": name, "devices": -n} for name, n in sorted(counts.items())],
+            [{"device_family": name, "devices": n} for name, n in sorted(added.items())],
         )
-    return counts.total()
 
 
 def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ Called by `wrapping`, `rotation` and the ceremony. There is one record, except d
 predecessor, wrapped under its own key, so that one of the keys suffices to open all others.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -33,7 +33,7 @@ class KekRecord:
 
 def add_kek(transaction: Connection, record: KekRecord) -> None:
     """Add a record."""
-    transaction.execute(insert(table).values(_values(record)))
+    transaction.execute(insert(table).values(**asdict(record)))
 
 
 def add_successor(transaction: Connection, record: KekRecord, wrapped_successor: bytes) -> bool:
@@ -42,7 +42,7 @@ def add_successor(transaction: Connection, record: KekRecord, wrapped_successor:
     Return False, with nothing changed, if another rotation has added a record with this id.
     """
     added = transaction.execute(
-        insert_or_skip(transaction, table).values(_values(record)).returning(table.c.kek_id)
+        insert_or_skip(transaction, table).values(**asdict(record)).returning(table.c.kek_id)
     ).one_or_none()
     if added is None:
         return False
@@ -56,17 +56,8 @@ def add_successor(transaction: Connection, record: KekRecord, wrapped_successor:
 
 def list_keks(connection: Connection) -> list[KekRecord]:
     """Return all records, the newest last."""
-    rows = connection.execute(
-        select(
-            table.c.kek_id,
-            table.c.source,
-            table.c.salt,
-            table.c.wrapped_nuc_hash_key,
-            table.c.created_at,
-            table.c.wrapped_successor,
-            table.c.wrapped_predecessor,
-        ).order_by(table.c.kek_id)
-    )
+    columns = (table.c[each.name] for each in fields(KekRecord))
+    rows = connection.execute(select(*columns).order_by(table.c.kek_id))
     return [KekRecord(*row) for row in rows]
 
 
@@ -104,15 +95,3 @@ def retire_all_but(transaction: Connection, kek_id: int) -> int:
         .values(wrapped_predecessor=None, wrapped_successor=None)
     )
     return retired.rowcount
-
-
-def _values(record: KekRecord) -> dict[str, object]:
-    return {
-        "kek_id": record.kek_id,
-        "source": record.source,
-        "salt": record.salt,
-        "wrapped_nuc_hash_key": record.wrapped_nuc_hash_key,
-        "created_at": record.created_at,
-        "wrapped_successor": record.wrapped_successor,
-        "wrapped_predecessor": record.wrapped_predecessor,
-    }

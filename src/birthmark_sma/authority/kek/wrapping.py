@@ -143,7 +143,7 @@ class KeyEncryptionKeys:
         if newest is None or newest == self._newest:
             return
         if self.follow(connection) == newest:
-            self._tell()
+            self._log_rotation()
         elif self._may_ask_again():
             # Read the records here: the thread must not use the caller's connection.
             records = kek_store.list_keks(connection)
@@ -169,7 +169,7 @@ class KeyEncryptionKeys:
             self._newest = max(self._keys)
             return self._newest
 
-    def _tell(self) -> None:
+    def _log_rotation(self) -> None:
         _log.warning("the key-encryption key was rotated: key %d is in force", self._newest)
 
     def _may_ask_again(self) -> bool:
@@ -183,7 +183,7 @@ class KeyEncryptionKeys:
     def _ask_again(self, records: Sequence[KekRecord]) -> None:
         try:
             self._learn(open_keys(records, self._given))
-            self._tell()
+            self._log_rotation()
         except BirthmarkError:
             _log.error(
                 "the key-encryption key was rotated while this server could not see it: start it"

@@ -5,7 +5,7 @@ see an unwrapped master key.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, func, inspect, select, update
@@ -24,21 +24,17 @@ class WrappedTable:
     kek_id: int
 
 
+_COLUMNS = [key_tables.c[each.name] for each in fields(WrappedTable)]
+
+
 def add_authority(
     transaction: Connection, sizes: TableSizes, now: datetime, *, sandbox: bool = False
 ) -> bool:
     """Create the row of the authority in this database; return False if there is one already."""
     # The fixed id decides the race: of two processes, only one inserts the row.
+    inserting = insert_or_skip(transaction, authority).returning(authority.c.id)
     claimed = transaction.execute(
-        insert_or_skip(transaction, authority)
-        .values(
-            id=1,
-            tables=sizes.tables,
-            keys_per_table=sizes.keys_per_table,
-            created_at=now,
-            sandbox=sandbox,
-        )
-        .returning(authority.c.id)
+        inserting.values(id=1, **asdict(sizes), created_at=now, sandbox=sandbox)
     )
     return claimed.one_or_none() is not None
 
@@ -66,33 +62,19 @@ def find_sizes(connection: Connection) -> TableSizes | None:
 
 def add_tables(transaction: Connection, tables: Iterable[WrappedTable], now: datetime) -> None:
     """Add wrapped tables. A table id that exists already keeps its master key."""
-    transaction.execute(
-        insert_or_skip(transaction, key_tables),
-        [
-            {
-                "table_id": table.table_id,
-                "master_key": table.master_key,
-                "kek_id": table.kek_id,
-                "created_at": now,
-            }
-            for table in tables
-        ],
-    )
+    rows = [asdict(table) | {"created_at": now} for table in tables]
+    transaction.execute(insert_or_skip(transaction, key_tables), rows)
 
 
 def list_table_ids(connection: Connection) -> list[int]:
     """Return the ids of all existing tables, ascending."""
-    return list(
-        connection.execute(select(key_tables.c.table_id).order_by(key_tables.c.table_id)).scalars()
-    )
+    table_id = key_tables.c.table_id
+    return list(connection.execute(select(table_id).order_by(table_id)).scalars())
 
 
 def list_tables(connection: Connection) -> list[WrappedTable]:
     """Return all wrapped tables, in the order of their ids."""
-    table = key_tables.c
-    rows = connection.execute(
-        select(table.table_id, table.master_key, table.kek_id).order_by(table.table_id)
-    )
+    rows = connection.execute(select(*_COLUMNS).order_by(key_tables.c.table_id))
     return [WrappedTable(*row) for row in rows]
 
 
@@ -116,7 +98,7 @@ def take_outdated(transaction: Connection, kek_id: int, limit: int) -> list[Wrap
     """
     table = key_tables.c
     rows = transaction.execute(
-        select(table.table_id, table.master_key, table.kek_id)
+        select(*_COLUMNS)
         .where(table.kek_id != kek_id)
         .order_by(table.table_id)
         .limit(limit)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, func, select
@@ -190,14 +190,22 @@ def take_inventory(connection: Connection, progress: Progress) -> Inventory:
 
 def measure(path: Path, progress: Progress) -> FileInBackup:
     """Return the size and checksum of a file. `progress` counts bytes. Raises OSError."""
-    digest, read = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     with _open(path) as file:
-        total = os.fstat(file.fileno()).st_size
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            read += len(chunk)
-            progress(read, total)
-    return FileInBackup(size=read, sha256=digest.hexdigest())
+        size = pump(file, digest.update, progress, total=os.fstat(file.fileno()).st_size)
+    return FileInBackup(size=size, sha256=digest.hexdigest())
+
+
+def pump(
+    source: IO[bytes], write: Callable[[bytes], object], progress: Progress, *, total: int | None
+) -> int:
+    """Pass all bytes of `source` to `write`, 1 MiB at a time; return their number."""
+    done = 0
+    while chunk := source.read(_CHUNK):
+        write(chunk)
+        done += len(chunk)
+        progress(done, total)
+    return done
 
 
 def check_files(folder: Path, manifest: Manifest, progress: Progress) -> None:

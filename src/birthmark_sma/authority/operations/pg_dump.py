@@ -15,14 +15,14 @@ from typing import IO, BinaryIO, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from birthmark_sma.authority.operations.backup_manifest import Progress
+from birthmark_sma.authority.operations.backup_manifest import Progress, pump
 from birthmark_sma.errors import BackupError
 
 _VERSION_SECONDS = 30
 _LOCK_SECONDS = 30
 """Prevents a deadlock that PostgreSQL cannot see: pg_dump waits for a program that changes a table,
 that program waits for the locks of our transaction, and our process waits for pg_dump."""
-_CHUNK = 1 << 20
+_MOST_SAID = 1 << 20  # bytes of an error message
 # These belong to the old server. The restored database may have other users and tablespaces.
 _WHAT_IS_LEFT_OUT = (
     "--no-owner",
@@ -89,11 +89,7 @@ def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Pr
         *_WHAT_IS_LEFT_OUT,
     ]
     with _running(program, arguments, url, "pg_dump") as (_, output):
-        written = 0
-        while chunk := output.read(_CHUNK):
-            file.write(chunk)
-            written += len(chunk)
-            progress(written, None)
+        pump(output, file.write, progress, total=None)
 
 
 def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> None:
@@ -104,13 +100,9 @@ def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> N
     arguments = [*_ONLY_RESTORED, *_WHAT_IS_LEFT_OUT]
     total = os.fstat(file.fileno()).st_size
     with _running(program, arguments, url, "pg_restore") as (intake, _):
-        sent = 0
         # A broken pipe means that pg_restore has ended. `_running` then raises its error.
         with suppress(BrokenPipeError):
-            while chunk := file.read(_CHUNK):
-                intake.write(chunk)
-                sent += len(chunk)
-                progress(sent, total)
+            pump(file, intake.write, progress, total=total)
         with suppress(BrokenPipeError):
             intake.close()
 
@@ -147,7 +139,7 @@ def _running(
                     pipe.close()
         if code != 0:
             said.seek(0)
-            raise BackupError(f"{name} failed: {_first_fault(said.read(_CHUNK))}.")
+            raise BackupError(f"{name} failed: {_first_fault(said.read(_MOST_SAID))}.")
 
 
 def _without_password(url: str) -> tuple[str, str | None]:

@@ -29,6 +29,7 @@ from birthmark_sma.authority.operations.backup_manifest import (
     Manifest,
     Progress,
     check_files,
+    pump,
     read_manifest,
 )
 from birthmark_sma.authority.operations.restore_proof import Proof, prove
@@ -55,7 +56,6 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
-_CHUNK = 1 << 20
 _JOURNALS = ("-journal", "-wal", "-shm")
 """Files that must not exist at the target: SQLite would apply them to the restored file. Lock files
 (`storage.locks`) may exist: a killed process leaves them behind, and they do no harm."""
@@ -72,7 +72,7 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
     # All checks come before the first write. The checksums come last: they read all files.
     manifest = read_manifest(folder)
     _check_kind(manifest, settings, folder)
-    proving = _with_secrets_of(settings, folder, manifest)
+    proving = _with_passphrase_of_backup(settings, folder, manifest)
     reinstated = _previous_in(settings, proving)
     if (file := settings.sqlite_file) is not None:
         for suffix in ("", *_JOURNALS):
@@ -138,7 +138,7 @@ def _check_empty(database: Database, manifest: Manifest) -> pg_dump.Program:
     return pg_dump.find_program("pg_restore", at_least=max(made, major))
 
 
-def _with_secrets_of(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
+def _with_passphrase_of_backup(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
     """Return the settings with the passphrase that opens the backup, if none is given.
 
     Only with SQLite. If the data directory has no passphrase file, the one in the backup is used.
@@ -151,10 +151,10 @@ def _with_secrets_of(settings: Settings, folder: Path, manifest: Manifest) -> Se
             return settings
         return _with_passphrase(settings, read_private_file(folder / PASSPHRASE_FILE).strip())
     previous = PassphraseFile.of(settings).list_previous()
-    if not previous or _opens(manifest, settings):
+    if not previous or _can_open(manifest, settings):
         return settings
     tried = (_with_passphrase(settings, each) for each in previous)
-    return next((each for each in tried if _opens(manifest, each)), settings)
+    return next((each for each in tried if _can_open(manifest, each)), settings)
 
 
 def _with_passphrase(settings: Settings, passphrase: bytes) -> Settings:
@@ -162,7 +162,7 @@ def _with_passphrase(settings: Settings, passphrase: bytes) -> Settings:
     return settings.model_copy(update={"ca_password": SecretStr(text)})
 
 
-def _opens(manifest: Manifest, settings: Settings) -> bool:
+def _can_open(manifest: Manifest, settings: Settings) -> bool:
     try:
         open_secrets(manifest.kek_records, KekSecret.of(settings))
     except WrongSecretError:
@@ -276,16 +276,13 @@ def _reinstate(settings: Settings, passphrase: bytes) -> None:
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
-    total, done = source.stat().st_size, 0
+    total = source.stat().st_size
     if shutil.disk_usage(target.parent).free < total:
         raise BackupError(
             f"There is too little room in {target.parent}: {total:,} bytes are needed."
         )
     with source.open("rb") as reading, new_private_file(target) as writing:
-        while chunk := reading.read(_CHUNK):
-            writing.write(chunk)
-            done += len(chunk)
-            progress(done, total)
+        pump(reading, writing.write, progress, total=total)
 
 
 def _forget(partial: Path) -> None:

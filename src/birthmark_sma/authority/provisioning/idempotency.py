@@ -145,7 +145,7 @@ class StoredResponses:
         )
 
 
-def opens(answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
+def decrypt(answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
     """Decrypt a stored response, as a check. Raises WrongSecretError if that fails."""
     return keks.unwrap(connection, answer.sealed_response, answer.kek_id, answer.idempotency_key)
 
@@ -154,7 +154,7 @@ def rewrap(
     answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection
 ) -> StoredResponse:
     """Return the same stored response, encrypted under the newest key-encryption key."""
-    sealed = keks.newest.wrap(opens(answer, keks, connection), answer.idempotency_key)
+    sealed = keks.newest.wrap(decrypt(answer, keks, connection), answer.idempotency_key)
     return replace(answer, sealed_response=sealed, kek_id=keks.newest.kek_id)
 
 

@@ -5,7 +5,7 @@ SQL only: `provisioning.idempotency` encrypts and decrypts. `kek.rotation` encry
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -31,19 +31,8 @@ def claim(transaction: Connection, answers: Sequence[StoredResponse]) -> None:
 
     If an open transaction has taken a key, this waits until that transaction ends.
     """
-    transaction.execute(
-        insert_or_skip(transaction, responses),
-        [
-            {
-                "idempotency_key": answer.idempotency_key,
-                "request_digest": answer.request_digest,
-                "sealed_response": answer.sealed_response,
-                "kek_id": answer.kek_id,
-                "created_at": answer.created_at,
-            }
-            for answer in answers
-        ],
-    )
+    rows = [asdict(answer) for answer in answers]
+    transaction.execute(insert_or_skip(transaction, responses), rows)
 
 
 def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, StoredResponse]:
@@ -56,10 +45,8 @@ def find(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, StoredRes
 
 def given_at(connection: Connection, time: datetime) -> list[StoredResponse]:
     """Return the responses created at `time`, which is also when their devices were provisioned."""
-    return [
-        StoredResponse(*row)
-        for row in connection.execute(_whole().where(responses.c.created_at == time))
-    ]
+    rows = connection.execute(_whole().where(responses.c.created_at == time))
+    return [StoredResponse(*row) for row in rows]
 
 
 def release(transaction: Connection, keys: Sequence[bytes]) -> None:
@@ -123,11 +110,4 @@ def list_some(connection: Connection, after: bytes, limit: int) -> list[StoredRe
 
 
 def _whole() -> Select[Any]:
-    table = responses.c  # the columns in the order of the fields of StoredResponse
-    return select(
-        table.idempotency_key,
-        table.request_digest,
-        table.sealed_response,
-        table.kek_id,
-        table.created_at,
-    )
+    return select(*(responses.c[each.name] for each in fields(StoredResponse)))

@@ -110,7 +110,7 @@ def _add(transaction: Connection, candidates: Sequence[IssuedDevice]) -> dict[st
             added = device_store.add_devices(transaction, [c.device for c in permitted])
         lost = [c for c in permitted if c.provisioning_id not in added]
         enrolment.give_back(transaction, lost)
-        errors |= {c.provisioning_id: _loser(transaction, c.device) for c in lost}
+        errors |= {c.provisioning_id: _make_conflict_error(transaction, c.device) for c in lost}
         if not lost:
             errors |= unpermitted
             break
@@ -118,7 +118,7 @@ def _add(transaction: Connection, candidates: Sequence[IssuedDevice]) -> dict[st
     return errors
 
 
-def _loser(transaction: Connection, device: Device) -> BirthmarkError:
+def _make_conflict_error(transaction: Connection, device: Device) -> BirthmarkError:
     conflict = find_conflict(
         transaction, device.device_serial, device.public_key_fingerprint, device.nuc_hash
     )

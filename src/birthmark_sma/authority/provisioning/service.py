@@ -96,7 +96,7 @@ class Provisioner:
             outcome = Outcome.PROVISIONED
             return provisioned
         except BirthmarkError as error:
-            outcome = _outcome_of(error)
+            outcome = _classify(error)
             raise
         finally:
             self._under_way -= 1
@@ -180,7 +180,7 @@ class Provisioner:
         return register(transaction, candidates, self._first_answers, self._database.clock)
 
 
-def _outcome_of(error: BirthmarkError) -> Outcome:
+def _classify(error: BirthmarkError) -> Outcome:
     if isinstance(error, ConflictError):
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):

@@ -269,7 +269,7 @@ def _check_stored_responses(
     after = b""
     while some := idempotency_store.list_some(connection, after, _CHUNK):
         number += len(some)
-        failed = _undecryptable(some, lambda each: idempotency.opens(each, keks, connection))
+        failed = _undecryptable(some, lambda each: idempotency.decrypt(each, keks, connection))
         broken += len(failed)
         after = some[-1].idempotency_key
     opened["first answers"] = number - broken
