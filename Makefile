@@ -5,8 +5,8 @@ UV_VERSION := 0.13.8
 UV := .venv/bin/uv
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface demo bench \
-  bench-docs picture profile lock clean
+.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface \
+  settings-table demo bench bench-docs picture profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -84,6 +84,9 @@ check: check-fast ## and structure, insecure calls, secrets, known vulnerabiliti
 
 public-surface: setup-dev ## record the public surface in tests/public_surface, and print what is new
 	@.venv/bin/python -m checks.public_surface
+
+settings-table: setup-dev ## write the table of settings into docs/operator.md
+	@.venv/bin/python -m checks.settings_table
 
 bench: setup-dev ## measure, beside the conventional way; ARGS="--quick" or "--only validate,batch"
 	@.venv/bin/python -m bench $(ARGS)

@@ -21,30 +21,29 @@ from birthmark_sma.cli.commands.provision import provision
 from birthmark_sma.cli.commands.serve import serve
 from birthmark_sma.cli.commands.top import top
 from birthmark_sma.cli.commands.validate import validate
-from birthmark_sma.cli.options import Json
+from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_json, print_line, print_stderr
 from birthmark_sma.cli.simulate import commands
 from birthmark_sma.errors import BirthmarkError
 
 _HELP = """The Birthmark Standard's Simulated Manufacturer Authority.
 
-It certifies cameras, hands out key tables, and says of a camera token whether a registered camera
-made it.
+It certifies cameras, gives them key tables, and validates camera tokens.
 
 \b
 First steps:
-  sma demo     tells the whole story
+  sma demo     shows a camera, a picture and the verdicts
   sma serve    runs an authority on http://127.0.0.1:8000
 """
 
-_EPILOG = """Settings come from flags, else the environment (DATABASE_URL, CA_PASSWORD, PORT,
-SMA_*), else sma.toml.
+_EPILOG = """Settings come from flags, then from the environment (DATABASE_URL, CA_PASSWORD, PORT,
+SMA_*), then from sma.toml.
 
 \b
 Exit codes:
-  0  done, or PASS             4  the database is away, empty or another version
-  1  FAIL                      5  a conflict with what is registered
-  2  usage                     6  a key, serial, token or line is refused
+  0  done, or PASS             4  the database is down, empty or of another version
+  1  FAIL                      5  a conflict with registered data
+  2  wrong usage               6  a key, serial, token or line was refused
   3  a setting or secret is missing or wrong
 """
 
@@ -58,17 +57,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
 )
 
-app.command()(serve)
+command(app, "serve")(serve)
 app.command()(demo.demo)
-app.command()(init)
-app.command()(migrate)
-app.command()(doctor)
-app.command()(top)
-app.command()(backup)
-app.command()(restore)
-app.command()(provision)
-app.command()(provision_batch)
-app.command()(validate)
+command(app, "init")(init)
+command(app, "migrate")(migrate)
+command(app, "doctor")(doctor)
+command(app, "top")(top)
+command(app, "backup")(backup)
+command(app, "restore")(restore)
+command(app, "provision")(provision)
+command(app, "provision-batch")(provision_batch)
+command(app, "validate")(validate)
 app.add_typer(commands.app, name="simulate")
 app.add_typer(devices.app, name="devices")
 app.add_typer(tables.app, name="tables")
@@ -80,7 +79,7 @@ app.add_typer(secrets.app, name="secrets")
 
 @app.command()
 def version(as_json: Json = False) -> None:
-    """Show which version this is."""
+    """Show the version of this program."""
     if as_json:
         print_json({"version": __version__, "python": platform.python_version()})
     else:
@@ -107,7 +106,9 @@ def run() -> None:
         _refuse("An argument or a file is not valid UTF-8 text", exit_codes.USAGE)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _refuse(f"{error.strerror or 'The system refuses'}{where}", exit_codes.CONFIGURATION)
+        _refuse(
+            f"{error.strerror or 'The operating system refused'}{where}", exit_codes.CONFIGURATION
+        )
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("birthmark_sma"):
             raise

@@ -1,111 +1,167 @@
-"""The options that several commands share, and the settings that result from them.
+"""Register the commands of `sma`, with the flags that the table of settings in `config` gives them.
 
-The help texts are public: the frozen surface of the command line lists them.
+A command's function gets `settings`, loaded from flags, environment and file. If it asks for them,
+it also gets `sandbox` and `new_secret`. Its other parameters are its own arguments and options. The
+flags are built when a command runs or prints its help, so `sma --help` does not load the settings.
 """
 
+import inspect
 import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import typer
+from typer.core import TyperCommand
 
 from birthmark_sma.cli.output import print_stderr
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where SQLite and the generated secrets live. [SMA_DATA_DIR]"),
-]
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="PostgreSQL instead of SQLite. A URL with a password belongs into the environment."
-        " [DATABASE_URL]"
-    ),
-]
-KekFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="A file with the key-encryption key; else CA_PASSWORD gives it. [SMA_KEK_FILE]"
-    ),
-]
-KekCommand = Annotated[
-    str | None,
-    typer.Option(help="A command that writes that key to stdout, for a KMS. [SMA_KEK_COMMAND]"),
-]
-Prototype = Annotated[
-    bool,
-    typer.Option(
-        "--prototype",
-        help="The prototype profile: 10 tables of 100 keys, port 5001, data in ./sma-prototype.",
-    ),
-]
-Published = Annotated[
-    bool,
-    typer.Option(
-        "--published",
-        help="250 tables of 1,000 keys, as the Birthmark project's published server expects.",
-    ),
-]
-Sandbox = Annotated[
-    bool,
-    typer.Option(
-        "--sandbox",
-        help="An authority for integration tests, which fails on demand and forgets after an hour;"
-        " data in ./sma-sandbox. Never together with what is for earnest.",
-    ),
-]
-ManufacturerId = Annotated[
-    str | None, typer.Option(help="What stands in every verdict. [SMA_MANUFACTURER_ID]")
-]
-PublicUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="The URL that devices know; certificates then name the CRL. [SMA_PUBLIC_URL]"
-    ),
-]
-CaKeyType = Annotated[
-    str | None,
-    typer.Option(help="rsa-4096, ec-p384 or ec-p256, for root and intermediate. [SMA_CA_KEY_TYPE]"),
-]
-Tables = Annotated[
-    int | None, typer.Option(help="How many key tables; fixed for ever. [SMA_TABLES]")
-]
-KeysPerTable = Annotated[
-    int | None, typer.Option(help="Keys in each; fixed for ever. [SMA_KEYS_PER_TABLE]")
-]
-RootKeyFile = Annotated[
-    Path | None, typer.Option(help="Where the root's encrypted key goes. [SMA_ROOT_KEY_FILE]")
-]
-AuditRetentionDays = Annotated[
-    int | None,
-    typer.Option(
-        help="Drop audit rows that are older than so many whole days; else all are kept."
-        " [SMA_AUDIT_RETENTION_DAYS]"
-    ),
-]
-Abuse = Annotated[
-    str | None,
-    typer.Option(
-        help="What happens to devices far above their usual rate: off, shadow, flag or suspend."
-        " [SMA_ABUSE, flag]"
-    ),
-]
-AbuseFactor = Annotated[
-    float | None,
-    typer.Option(help="How many times its usual a device may make. [SMA_ABUSE_FACTOR, 10]"),
-]
-AbuseLeast = Annotated[
-    int | None,
-    typer.Option(help="How many pictures a day are never too many. [SMA_ABUSE_LEAST, 500]"),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
+_Function = TypeVar("_Function", bound=Callable[..., None])
 
-def settings_from(*, prototype: bool = False, sandbox: bool = False, **flags: Any) -> "Settings":
+_LOADED = {"settings", "sandbox", "new_secret"}
+_PROFILES = {
+    "prototype": (
+        {"serve", "init", "provision", "provision-batch"},
+        "Use the prototype profile: 10 key tables of 100 keys, port 5001, data in ./sma-prototype.",
+    ),
+    "published": (
+        {"init"},
+        "Create 250 key tables of 1,000 keys, which the Birthmark project's published server uses.",
+    ),
+    "sandbox": (
+        {"serve", "init"},
+        "Use an authority for integration tests. It fails on demand and deletes its data after an"
+        " hour; data in ./sma-sandbox. Never use it for real devices.",
+    ),
+}
+"""The commands and the help of each flag that changes the defaults of several settings."""
+
+
+def command(app: typer.Typer, path: str) -> Callable[[_Function], _Function]:
+    """Return a decorator that registers a function as a command, such as `devices list`."""
+
+    def register(function: _Function) -> _Function:
+        def listed() -> None:
+            """Stand for the function: typer reads only the docstring."""
+
+        listed.__doc__ = function.__doc__
+        attributes = {"path": path, "function": staticmethod(function)}
+        kind = type("SettingsCommand", (_SettingsCommand,), attributes)
+        app.command(path.rpartition(" ")[2], cls=kind)(listed)
+        return function
+
+    return register
+
+
+class _SettingsCommand(TyperCommand):
+    """A command whose parameters are built when they are needed first."""
+
+    path: str
+    function: Callable[..., None]
+
+    @cached_property
+    def _built(self) -> Any:
+        app = typer.Typer(add_completion=False)
+        app.command()(_with_flags(self.function, self.path))
+        return typer.main.get_command(app)
+
+    @property
+    def params(self) -> Any:
+        """The arguments and options."""
+        return self._built.params
+
+    @params.setter
+    def params(self, value: Any) -> None:
+        """Ignore the parameters of the function that typer was given: it has none."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        return self._built.invoke(ctx)
+
+
+def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]:
+    """Return a function with the command's own parameters and its flags, for typer."""
+    wanted = inspect.signature(function).parameters
+    own = {name: each for name, each in wanted.items() if name not in _LOADED}
+
+    def call(**given: Any) -> None:
+        values = {name: given.pop(name) for name in own}
+        loaded = _load(given, new_secret="new_secret" in wanted)
+        function(**values, **{name: each for name, each in loaded.items() if name in wanted})
+
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in own.values()]
+    last = [parameters.pop()] if "as_json" in own else []
+    call.__signature__ = inspect.Signature([*parameters, *_list_flags(path), *last])  # type: ignore[attr-defined]
+    call.__annotations__ = {}
+    return call
+
+
+def _list_flags(path: str) -> Iterator[inspect.Parameter]:
+    from birthmark_sma.config import (
+        NewSecret,
+        Settings,
+        describe_default,
+        environment_variable,
+        find_setting,
+    )
+
+    for model in (Settings, NewSecret):
+        for name, field in model.model_fields.items():
+            setting = find_setting(model, name)
+            if path in setting.commands:
+                default = describe_default(model, name)
+                source = environment_variable(name) + (f", default: {default}" if default else "")
+                alias = [setting.aliases[path]] if path in setting.aliases else []
+                names = [*alias, setting.flag or f"--{name.replace('_', '-')}"]
+                text = " ".join((field.description or "").split())
+                yield _make_flag(name, _flag_type(field.annotation), names, f"{text} [{source}]")
+    for name, (commands, text) in _PROFILES.items():
+        if path in commands:
+            yield _make_flag(name, bool, [f"--{name}"], text, default=False)
+
+
+def _make_flag(
+    name: str, kind: Any, names: list[str], text: str, *, default: bool | None = None
+) -> inspect.Parameter:
+    annotation: Any = kind if default is False else kind | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, typer.Option(*names, help=text)],
+    )
+
+
+def _flag_type(annotation: Any) -> type:
+    """Return the type of a flag. Choices, networks and secrets are text; Settings checks them."""
+    kinds = [each for each in get_args(annotation) if each is not NoneType] or [annotation]
+    found: type = kinds[0] if kinds[0] in {bool, int, float, Path} else str
+    return found
+
+
+def _load(flags: Mapping[str, Any], *, new_secret: bool) -> dict[str, Any]:
+    from birthmark_sma.config import NewSecret, load_new_secret
+
+    new = {name: each for name, each in flags.items() if name in NewSecret.model_fields}
+    settings = settings_from(**{name: each for name, each in flags.items() if name not in new})
+    loaded = {"settings": settings, "sandbox": flags.get("sandbox", False)}
+    return loaded | ({"new_secret": load_new_secret(new, os.environ)} if new_secret else {})
+
+
+def settings_from(
+    *, prototype: bool = False, published: bool = False, sandbox: bool = False, **flags: Any
+) -> "Settings":
     """Return the settings from flags, environment and settings file, in this order of precedence.
 
     A flag with the value None was not given. Print a warning if --database-url holds a password,
@@ -113,9 +169,15 @@ def settings_from(*, prototype: bool = False, sandbox: bool = False, **flags: An
     """
     from birthmark_sma.config import load_settings
 
+    if published:
+        if prototype or flags["tables"] is not None or flags["keys_per_table"] is not None:
+            raise ConfigurationError(
+                "--published fixes the sizes. Leave out --prototype, --tables and --keys-per-table."
+            )
+        flags |= asdict(PUBLISHED_SIZES)
     if holds_password(flags.get("database_url")):
         print_stderr(
-            "WARNING: everybody on this machine can read the password in --database-url. Set"
+            "WARNING: every user of this machine can read the password in --database-url. Set"
             " DATABASE_URL instead."
         )
     return load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox)

@@ -75,7 +75,7 @@ def test_a_flag_is_found_shown_and_put_aside(overused: Place) -> None:
         "reviewed_at": None,
     }
     done = overused.sma("devices", "reviewed", "loud", "--day", f"{TODAY}")
-    assert (done.returncode, done.stdout) == (0, "1 flag of loud put aside.\n")
+    assert (done.returncode, done.stdout) == (0, "1 flag of loud marked as reviewed.\n")
     assert overused.sma("devices", "flagged").stdout == "No device is flagged.\n"
     assert "flag, reviewed" in overused.sma("devices", "flagged", "--all").stdout
     assert_refused(overused.sma("devices", "reviewed", "loud"), 5, "no flag that waits")
@@ -96,7 +96,7 @@ def test_the_settings_count(overused: Place) -> None:
     assert (told["newly_flagged"], told["newly_suspended"]) == (2, 2)
     assert {each["status"] for each in told["flags"]} == {"suspended"}
     done = overused.sma("devices", "reviewed", "busy").stdout
-    assert "It is still suspended. To end that: sma devices reinstate 'busy'" in done
+    assert "The device is still suspended. To end that: sma devices reinstate 'busy'" in done
 
 
 def test_off_has_nothing_to_check(place: Place) -> None:

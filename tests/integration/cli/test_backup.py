@@ -74,7 +74,7 @@ def test_secrets_only_when_asked(place: Place, tmp_path: Path) -> None:
     """Then it restores without anything else, to the same files."""
     made = place.sma("backup", str(tmp_path / "all"), "--with-secrets")
     assert made.returncode == 0, made.stderr
-    assert "It holds the passphrase" in made.stdout
+    assert "It contains the passphrase" in made.stdout
     restored = other(tmp_path).sma("restore", str(tmp_path / "all"))
     assert restored.returncode == 0, restored.stderr
     for name in ("ca-password", "simulated-mfg-root-ca.key"):

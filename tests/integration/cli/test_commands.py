@@ -226,7 +226,7 @@ def test_the_ca_is_exported_in_the_files_of_the_contract(place: Place, tmp_path:
 
     (place.data_dir / "simulated-mfg-root-ca.key").unlink()
     without = place.sma("ca", "export", "--output-dir", str(tmp_path / "2"))
-    assert "moved to its safe place" in without.stdout
+    assert "in its safe place" in without.stdout
     only = place.sma("ca", "export", "--output-dir", str(tmp_path / "3"), "--certificates-only")
     assert only.returncode == 0
     assert {file.name for file in (tmp_path / "3").iterdir()} == certificates
@@ -257,7 +257,7 @@ def test_the_demo_tells_the_whole_story(empty: Place, tmp_path: Path) -> None:
     assert "my picture.jpg" in told.stdout
     assert "400 FAIL: Unknown table ID" in told.stdout
     assert "2 PASS, 4 FAIL" in told.stdout
-    assert "Every answer was the expected one." in told.stdout
+    assert "Every response was the expected one." in told.stdout
     assert not empty.data_dir.exists()
 
 

@@ -11,7 +11,7 @@ def test_all_is_well(place: Place) -> None:
     """Exit code 0, a line for each thing, and no secret among them."""
     looked = place.sma("doctor")
     assert looked.returncode == 0, looked.stdout
-    assert looked.stdout.endswith("All is well.\n")
+    assert looked.stdout.endswith("No fault was found.\n")
     assert looked.stderr == ""
     told = json.loads(place.sma("doctor", "--json").stdout)
     assert told["state"] == "noted"

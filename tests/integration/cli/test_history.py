@@ -105,9 +105,7 @@ def test_partitions(aged: Aged) -> None:
     assert shown.returncode == 0, shown.stderr
     told = json.loads(aged.sma("partitions", "--json").stdout)
     if aged.database.dialect_name == "sqlite":
-        assert (
-            shown.stdout == "SQLite has no partitions: the audit trail is one table, of 5 rows.\n"
-        )
+        assert shown.stdout == "SQLite has no partitions. The audit log is one table of 5 rows.\n"
         assert told == {"rows": 5, "partitions": []}
         return
     heading, first, *_ = shown.stdout.splitlines()

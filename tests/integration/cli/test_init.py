@@ -44,7 +44,7 @@ def test_init_tells_what_it_founded(empty: Place) -> None:
     new_authority = empty.sma("init")
     assert new_authority.returncode == 0, new_authority.stderr
     assert new_authority.stderr == ""
-    assert "The authority is founded." in new_authority.stdout
+    assert "The authority is created." in new_authority.stdout
     assert "Simulated Mfg Root CA" in new_authority.stdout
     assert "Simulated Mfg Intermediate CA" in new_authority.stdout
     assert "safe place" in new_authority.stdout
@@ -77,7 +77,7 @@ def test_init_twice_changes_nothing(empty: Place) -> None:
     again = empty.sma("init", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {"created": False}
-    assert "founded before" in empty.sma("init").stdout
+    assert "nothing was missing" in empty.sma("init").stdout
     assert tables_of(empty) == before
     assert {
         f.name: f.read_bytes() for f in empty.data_dir.iterdir() if "sma.db" not in f.name
@@ -186,7 +186,7 @@ def test_a_root_key_of_an_older_version_is_found_and_encrypted_anew(
     assert path.read_text() == before
 
     again = place.sma("init")
-    assert "encrypted anew" in again.stderr
+    assert "now encrypted with a slow one" in again.stderr
     assert is_slow_to_guess(path.read_text())
     assert mode(path) == 0o600
     passphrase = (place.data_dir / "ca-password").read_bytes().strip()

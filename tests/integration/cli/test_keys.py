@@ -26,14 +26,14 @@ def test_a_keys_life(place: Place) -> None:
     assert first["disclosure"] == "family"
     listed = place.sma("keys", "list")
     assert "newsroom-1" in listed.stdout
-    assert "tells family" in listed.stdout
+    assert "discloses family" in listed.stdout
     assert str(first["key"])[15:] not in listed.stdout + place.sma("keys", "list", "--json").stdout
     rotated = place.sma("keys", "rotate", "newsroom-1", "--grace", "30m", "--json")
     second = json.loads(rotated.stdout)
     assert second["id"] == first["id"]
     assert second["key"] != first["key"]
     assert place.sma("keys", "revoke", str(first["id"])).returncode == 0
-    assert "No access key is in force." in place.sma("keys", "list").stdout
+    assert "No access key is valid." in place.sma("keys", "list").stdout
     assert "revoked" in place.sma("keys", "list", "--all").stdout
     assert_refused(place.sma("keys", "revoke", "newsroom-1"), 5, "newsroom-1", "sma keys list")
 

@@ -9,10 +9,10 @@ from tests.integration.cli.test_top import Screen
 from tests.support.programs.server import server_environ
 
 LONG = [
-    (["secrets", "check"], "Opening everything"),
-    (["doctor"], "Looking"),
+    (["secrets", "check"], "Opening all secrets"),
+    (["doctor"], "Checking"),
     (["backup"], "Copying"),
-    (["secrets", "rotate"], "Wrapping anew"),
+    (["secrets", "rotate"], "Wrapping secrets"),
     (["history", "partitions"], "Counting"),
 ]
 
@@ -39,7 +39,9 @@ def test_progress_is_for_terminals_alone(place: Place, command: list[str], words
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [(["doctor"], "All is well."), (["top", "--once"], "CA until")], ids=str
+    ("command", "words"),
+    [(["doctor"], "No fault was found."), (["top", "--once"], "CA until")],
+    ids=str,
 )
 def test_a_narrow_terminal_without_colours(place: Place, command: list[str], words: str) -> None:
     """What is told fits into 40 columns, and no colour is sent to whoever declines them."""

@@ -34,7 +34,7 @@ def test_what_is_in_order_is_told(place: Place) -> None:
     assert told["opened"] == {"key tables": 2_500, "CA key": 1, "first answers": 0}
     assert told["keys"][0]["key_tables"] == 2_500
     text = place.sma("secrets", "check").stdout
-    assert "Nothing is to be put right." in text
+    assert "No fault was found." in text
     passphrase = (place.data_dir / "ca-password").read_text().strip()
     assert passphrase not in text + checked.stdout
 
@@ -93,8 +93,8 @@ def test_a_rotation_is_told(place: Place) -> None:
     old = (place.data_dir / "ca-password").read_text()
     rotated = place.sma("secrets", "rotate")
     assert rotated.returncode == 0, rotated.stderr
-    assert "Key 2, from the passphrase, is in force." in rotated.stdout
-    assert f"It is kept in {place.data_dir / 'ca-password'}.previous" in rotated.stderr
+    assert "Key 2, from the passphrase, is now used." in rotated.stdout
+    assert f"The old secret is kept in {place.data_dir / 'ca-password'}.previous" in rotated.stderr
     assert (place.data_dir / "ca-password.previous").read_text() == old
     assert (place.data_dir / "ca-password").read_text() != old
     assert place.sma("secrets", "check").returncode == 0
@@ -111,15 +111,15 @@ def test_what_is_lost_is_said_before(place: Place, tmp_path: Path) -> None:
     key.write_text("ab" * 32)
     rotated = place.sma("secrets", "rotate", "--new-kek-file", str(key))
     assert rotated.returncode == 0, rotated.stderr
-    assert "open with the old secret only" in rotated.stderr
-    assert "Keep it as long as them" in rotated.stderr
+    assert "can be opened only with the old secret" in rotated.stderr
+    assert "Keep it as long as these backups" in rotated.stderr
     assert not (place.data_dir / "ca-password.previous").exists()
 
 
 def test_earlier_passphrases_are_forgotten_when_told(place: Place) -> None:
     """Threat 47: what becomes impossible is said first."""
     previous = place.data_dir / "ca-password.previous"
-    assert "There is none" in place.sma("secrets", "forget-previous").stdout
+    assert "There is no old passphrase" in place.sma("secrets", "forget-previous").stdout
     assert place.sma("secrets", "rotate").returncode == 0
     assert "forget-previous" in place.sma("secrets", "check").stdout
     refused = place.sma("secrets", "forget-previous")

@@ -101,8 +101,8 @@ def test_a_certificate_out_of_its_time_warns(place: Place, ca: TestCa) -> None:
     [
         ("10.0.0.0/8,proxy.example.org", "proxy.example.org"),
         ("10.0.0.1/8", "host bits"),
-        ("0.0.0.0/0", "believes anyone"),
-        ("::/0", "believes anyone"),
+        ("0.0.0.0/0", "trusts every address"),
+        ("::/0", "trusts every address"),
     ],
 )
 def test_proxies_that_cannot_be_trusted(empty: Place, value: str, word: str) -> None:
@@ -170,7 +170,7 @@ def test_tls_self_prints_a_command_that_works(place: Place) -> None:
         noted = running.stderr.read()
         running.stdout.close()
         running.stderr.close()
-    assert "A local CA was made for TLS" in noted
+    assert "A local CA was created for TLS" in noted
 
 
 def certificates(place: Place) -> tuple[x509.Certificate, x509.Certificate]:
@@ -193,12 +193,12 @@ def run_once(place: Place, *arguments: str) -> str:
 def test_the_local_ca_is_kept_and_the_certificate_renewed(place: Place) -> None:
     """Threat 29: private files; the CA stays, and what is broken or near its end is made anew."""
     folder = place.data_dir / CA_FILES
-    assert "A local CA was made" in run_once(place)
+    assert "A local CA was created" in run_once(place)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for file in folder.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     ca, server = certificates(place)
-    assert "A local CA was made" not in run_once(place)
+    assert "A local CA was created" not in run_once(place)
     assert certificates(place) == (ca, server)
 
     key = serialization.load_pem_private_key((folder / "ca.pem").read_bytes(), None)
@@ -212,7 +212,7 @@ def test_the_local_ca_is_kept_and_the_certificate_renewed(place: Place) -> None:
     pem = key_pem(own) + ending.public_bytes(serialization.Encoding.PEM)
     for spoiled in (pem, b"half a fi", b""):
         (folder / "server.pem").write_bytes(spoiled)
-        assert "A local CA was made" not in run_once(place)
+        assert "A local CA was created" not in run_once(place)
         renewed_under, renewed = certificates(place)
         assert renewed_under == ca
         assert renewed.not_valid_after_utc > datetime.now(UTC) + timedelta(days=80)
@@ -221,7 +221,7 @@ def test_the_local_ca_is_kept_and_the_certificate_renewed(place: Place) -> None:
     run_once(place)
     assert certificates(place)[0] == ca
     (folder / "ca.pem").write_bytes(b"half a fi")
-    assert "A local CA was made" in run_once(place)
+    assert "A local CA was created" in run_once(place)
     assert certificates(place)[0] != ca
 
     (folder / "ca.pem").chmod(0o640)
@@ -232,7 +232,7 @@ def test_another_host_gets_its_name(place: Place) -> None:
     """The CA can name nothing else, so a host that it cannot name needs another CA."""
     run_once(place)
     first, _ = certificates(place)
-    assert "A local CA was made" in run_once(place, "--host", "127.0.0.5")
+    assert "A local CA was created" in run_once(place, "--host", "127.0.0.5")
     second, server = certificates(place)
     assert first != second
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -242,7 +242,7 @@ def test_another_host_gets_its_name(place: Place) -> None:
         "::1",
         "127.0.0.5",
     ]
-    assert "A local CA was made" not in run_once(place)  # this one names 127.0.0.1 as well
+    assert "A local CA was created" not in run_once(place)  # this one names 127.0.0.1 as well
 
 
 def test_openssl_holds_the_local_ca_to_its_names(place: Place, tmp_path: Path) -> None:

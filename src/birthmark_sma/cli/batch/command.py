@@ -14,104 +14,92 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from birthmark_sma.cli import exit_codes
-from birthmark_sma.cli.commands.init import require_sqlite_file
-from birthmark_sma.cli.options import (
-    DatabaseUrl,
-    DataDir,
-    Json,
-    KekCommand,
-    KekFile,
-    Prototype,
-    PublicUrl,
-    settings_from,
-)
+from birthmark_sma.cli.opening import require_sqlite_file
+from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_stderr, progress_bar, waiting
 
 if TYPE_CHECKING:
     from birthmark_sma.cli.batch.records import BatchFormat
-    from birthmark_sma.cli.batch.run import Tally
+    from birthmark_sma.cli.batch.run import Batch, Tally
+    from birthmark_sma.config import Settings
 
 
 def provision_batch(
+    settings: "Settings",
     devices: Annotated[
         str,
         typer.Argument(
-            help="CSV or JSON Lines, the fields being those of POST /api/v1/devices/provision;"
-            " - for standard input."
+            help="A CSV or JSON Lines file with the fields of POST /api/v1/devices/provision, or -"
+            " for standard input."
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Where results go, a JSON line a device: keep them secret.")
+        Path,
+        typer.Option(
+            help="The file for the results: a JSON line for each device, with its secrets."
+        ),
     ],
     refused: Annotated[
         Path | None,
-        typer.Option(help="Where refused lines are told. Default: beside the results."),
+        typer.Option(help="The file for refused lines. Default: beside the results."),
     ] = None,
     file_format: Annotated[
-        str | None, typer.Option("--format", help="csv or jsonl. Default: by the file's name.")
+        str | None,
+        typer.Option("--format", help="csv or jsonl. Default: from the file's extension."),
     ] = None,
     make_keys: Annotated[
         bool,
         typer.Option(
             "--make-keys",
-            help="Make a P-256 key for each device that brings none; its result has the private"
-            " key. For a factory that writes devices' memory.",
+            help="Create a P-256 key for each device without one. Its result holds the private key."
+            " For a factory that writes the devices' memory.",
         ),
     ] = False,
     processes: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Default: one more than there are cores.")
+        int | None,
+        typer.Option(
+            min=1, max=256, help="The number of processes. Default: the number of cores, plus one."
+        ),
     ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
-    prototype: Prototype = False,
-    public_url: PublicUrl = None,
     as_json: Json = False,
 ) -> None:
     """Provision many devices.
 
-    A line that is refused never stops the rest. A run that was cut off, however, is simply run
-    again with the same arguments: it carries on, and every device has its result exactly once.
+    A refused line does not stop the others. If a run was interrupted, run the command again with
+    the same arguments: it continues, and every device gets exactly one result.
     """
-    from birthmark_sma.authority.authority import opened_in_bulk
-    from birthmark_sma.cli.batch.records import read_records
-    from birthmark_sma.cli.batch.results import open_results
-    from birthmark_sma.cli.batch.run import COLUMNS, Batch
-
-    settings = settings_from(
-        prototype=prototype,
-        data_dir=data_dir,
-        database_url=database_url,
-        kek_file=kek_file,
-        kek_command=kek_command,
-        public_url=public_url,
-    )
     refusals = refused or output.with_name(f"{output.stem}.refused.jsonl")
-    records_format = _format_of(devices, file_format)
+    records_format = _find_format(devices, file_format)
     with _opened(devices) as (file, size):
         # Before `open_results`, which creates the output file.
-        _tell_apart(file, output, refusals)
+        _check_different_files(file, output, refusals)
         require_sqlite_file(settings)
         began = time.monotonic()
-        with opened_in_bulk(settings) as bulk, open_results(output) as results:
-            batch = Batch(bulk, results, refusals)
-            with waiting("Looking for earlier results"):
-                batch.resume()
+        with _opened_batch(settings, output, refusals) as batch:
             # Enter the workers before the progress bar: they fork, and the bar starts a thread.
             workers = batch.workers(processes or (os.cpu_count() or 1) + 1, make_keys=make_keys)
             with workers, progress_bar("Provisioning", of_bytes=True) as progress:
-                batch.provision(
-                    workers,
-                    read_records(file, records_format, COLUMNS),
-                    lambda done: progress(done, size),
-                )
-    _tell(batch.tally, time.monotonic() - began, refusals, as_json=as_json)
+                batch.provision(workers, file, records_format, lambda done: progress(done, size))
+    _print_counts(batch.tally, time.monotonic() - began, refusals, as_json=as_json)
     if batch.tally.refused:
         raise typer.Exit(exit_codes.REFUSED)
 
 
-def _tell(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> None:
+@contextmanager
+def _opened_batch(settings: "Settings", output: Path, refusals: Path) -> Iterator["Batch"]:
+    """Open the authority and the results file, and recover what an interrupted run left."""
+    from birthmark_sma.authority.authority import opened_in_bulk
+    from birthmark_sma.cli.batch.results import open_results
+    from birthmark_sma.cli.batch.run import Batch
+
+    with opened_in_bulk(settings) as bulk, open_results(output) as results:
+        batch = Batch(bulk, results, refusals)
+        with waiting("Reading earlier results"):
+            batch.resume()
+        yield batch
+
+
+def _print_counts(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> None:
     devices_per_second = tally.provisioned / seconds
     if as_json:
         print_json(
@@ -133,29 +121,31 @@ def _tell(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> N
         print_stderr(f"{tally.refused:,} lines were refused: see {refusals}")
 
 
-def _format_of(devices: str, given: str | None) -> "BatchFormat":
+def _find_format(devices: str, given: str | None) -> "BatchFormat":
     """Return the format from --format, else from the file's extension."""
     from birthmark_sma.cli.batch.records import BatchFormat
 
     known = {"csv": BatchFormat.CSV, "jsonl": BatchFormat.JSONL, "ndjson": BatchFormat.JSONL}
     name = given or Path(devices).suffix.removeprefix(".").lower()
     if name not in known:
-        raise typer.BadParameter("Is it CSV or JSON Lines? Say --format csv or --format jsonl.")
+        raise typer.BadParameter("The format is unknown. Add --format csv or --format jsonl.")
     return known[name]
 
 
-def _tell_apart(devices: BinaryIO, output: Path, refusals: Path) -> None:
+def _check_different_files(devices: BinaryIO, output: Path, refusals: Path) -> None:
     """Raise BadParameter if two of the three files are the same file, also through links.
 
     Writing would destroy the other one.
     """
     if refusals.resolve() == output.resolve() or _is_file(refusals, output):
-        raise typer.BadParameter("--output and --refused name one file.")
+        raise typer.BadParameter("--output and --refused are the same file. Choose two files.")
     # Compare the open file's inode: standard input may be redirected from one of the outputs.
-    told = os.fstat(devices.fileno())
+    source = os.fstat(devices.fileno())
     for path, what in ((output, "results"), (refusals, "refused lines")):
-        if path.exists() and os.path.samestat(told, path.stat()):
-            raise typer.BadParameter(f"The devices would be overwritten: {path} takes the {what}.")
+        if path.exists() and os.path.samestat(source, path.stat()):
+            raise typer.BadParameter(
+                f"The {what} would overwrite the devices in {path}. Choose another file."
+            )
 
 
 def _is_file(path: Path, other: Path) -> bool:

@@ -6,13 +6,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
-from birthmark_sma.cli.batch.records import Record
+from birthmark_sma.cli.batch.records import BatchFormat, read_records
 from birthmark_sma.cli.batch.results import Results, ResultState
 from birthmark_sma.cli.batch.workers import ChunkOutcome, Job, Refusal, Repetition, Workers
 from birthmark_sma.cli.output import print_stderr
@@ -23,13 +23,13 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.web.api.models import ProvisionRequest
 
-COLUMNS = {name: field.is_required() for name, field in ProvisionRequest.model_fields.items()}
+_COLUMNS = {name: field.is_required() for name, field in ProvisionRequest.model_fields.items()}
 """The fields of a record, and whether each is required. The API's model defines them."""
 
-_AGAIN = "run the same command again, and it carries on"
+_AGAIN = "run the same command again to continue"
 _CHANGED = (
-    "An earlier run provisioned this serial from a line that said something else: devices are not"
-    " changed by provisioning them again"
+    "An earlier run provisioned this serial from a different line. Provisioning a device again does"
+    " not change it"
 )
 
 
@@ -65,7 +65,11 @@ class Batch:
         return Workers(Job(self._bulk, self._results, make_keys), processes)
 
     def provision(
-        self, workers: Workers, records: Iterable[Record], progress: Callable[[int], None]
+        self,
+        workers: Workers,
+        file: BinaryIO,
+        file_format: BatchFormat,
+        progress: Callable[[int], None],
     ) -> None:
         """Provision all records. `progress` gets the number of bytes of the file that are done.
 
@@ -74,7 +78,7 @@ class Batch:
         """
         with _private_text(self._refusals) as refusals:
             try:
-                for outcome in workers.provision(records):
+                for outcome in workers.provision(read_records(file, file_format, _COLUMNS)):
                     self._settle(outcome, refusals)
                     progress(outcome.end)
             except DatabaseUnavailableError as error:
@@ -97,22 +101,17 @@ class Batch:
             else:
                 refused.append(refusal)
         for refusal in sorted(refused, key=lambda each: each.line):
-            told = {
-                "line": refusal.line,
-                "device_serial": refusal.device_serial,
-                "problem": refusal.problem,
-            }
-            refusals.write(json.dumps(told, ensure_ascii=False) + "\n")
+            refusals.write(json.dumps(asdict(refusal), ensure_ascii=False) + "\n")
         refusals.flush()
         self.tally.provisioned += outcome.provisioned
         self.tally.refused += len(refused)
 
     def _judge(self, repetition: Repetition) -> Refusal | None:
         """Return why a registered serial is refused, or None if this same line registered it."""
-        standing = self._results.claim(repetition.provisioning_id, repetition.request_digest)
-        if standing is ResultState.WRITTEN:
+        state = self._results.claim(repetition.provisioning_id, repetition.request_digest)
+        if state is ResultState.WRITTEN:
             return None
-        another = standing is ResultState.ANOTHER_REQUEST
+        another = state is ResultState.ANOTHER_REQUEST
         problem = _CHANGED if another else str(DeviceAlreadyProvisionedError())
         return Refusal(repetition.line, repetition.device_serial, problem)
 

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import (
-    Abuse,
-    AbuseFactor,
-    AbuseLeast,
-    DatabaseUrl,
-    DataDir,
-    Json,
-    settings_from,
-)
+from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line, print_stderr, print_table, waiting
 
 if TYPE_CHECKING:
@@ -29,37 +21,27 @@ if TYPE_CHECKING:
 
 
 def flagged(
+    settings: "Settings",
     check: Annotated[
-        bool, typer.Option("--check", help="Look now; a server does every five minutes.")
+        bool, typer.Option("--check", help="Check now. A server checks every five minutes.")
     ] = False,
-    all_: Annotated[bool, typer.Option("--all", help="Also flags that were put aside.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Also list reviewed flags.")] = False,
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Those that were noted in shadow mode instead.")
+        bool, typer.Option("--shadow", help="List the flags of shadow mode instead.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
-    abuse: Abuse = None,
-    abuse_factor: AbuseFactor = None,
-    abuse_least: AbuseLeast = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="The number of flags to list.")
+    ] = 50,
     as_json: Json = False,
 ) -> None:
-    """List devices that made far more pictures on a day than they usually do, and the counts.
+    """List devices that made far more pictures on a day than usual, with the counts.
 
-    Only pictures count that a caller with a key brought, at their first sight, and that got PASS.
+    A picture counts if a caller with an access key submitted its token for the first time and the
+    verdict was PASS.
     """
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.devices.abuse_flags import list_flags
 
-    settings = settings_from(
-        data_dir=data_dir,
-        database_url=database_url,
-        abuse=abuse,
-        abuse_factor=abuse_factor,
-        abuse_least=abuse_least,
-    )
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(settings) as database:
         checked = _check(database, settings) if check else None
         with database.read() as connection:
             total, found = list_flags(connection, shadow=shadow, reviewed=all_, limit=limit)
@@ -67,39 +49,40 @@ def flagged(
         print_json(_as_json(total, found, checked))
         return
     if checked is not None:
-        print_stderr(_said_of(checked))
+        print_stderr(_describe_scan(checked))
     if not found:
         print_line("No device is flagged.")
         return
-    _print(found)
+    _print_flags(found)
     if total > len(found):
         print_line(f"\n{total:,} in all. To see more: --limit {min(total, 10_000)}")
 
 
 def reviewed(
+    settings: "Settings",
     device_serial: Annotated[str, typer.Argument(help="The device's serial.")],
     day: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="The flag of this day (UTC) alone."),
+        typer.Option(formats=["%Y-%m-%d"], help="Only the flag of this day (UTC)."),
     ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
 ) -> None:
-    """Put a device's flags aside: somebody has looked at them.
+    """Mark a device's flags as reviewed.
 
-    It is not flagged again today. Its status stays as it is.
+    The device is not flagged again today. Its status does not change.
     """
     from birthmark_sma.authority.background.abuse_detection import review_flags
     from birthmark_sma.authority.devices.store import find_devices_named
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         number = review_flags(database, device_serial, None if day is None else day.date())
         with database.read() as connection:
             found = find_devices_named(connection, device_serial)
-    print_line(f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} put aside.")
+    print_line(
+        f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} marked as reviewed."
+    )
     if found and found[0].status.value == "suspended":
         serial = found[0].device_serial
-        print_line(f"It is still suspended. To end that: sma devices reinstate '{serial}'")
+        print_line(f"The device is still suspended. To end that: sma devices reinstate '{serial}'")
 
 
 def _check(database: "Database", settings: "Settings") -> "AbuseScan":
@@ -112,7 +95,7 @@ def _check(database: "Database", settings: "Settings") -> "AbuseScan":
 
     if settings.abuse is AbuseMode.OFF:
         raise ConfigurationError(
-            "SMA_ABUSE is off, so there is nothing to check. Give --abuse shadow, flag or suspend"
+            "SMA_ABUSE is off, so nothing is checked. Give --abuse shadow, flag or suspend."
         )
 
     # The scan pauses between its transactions. It stops if this returns true, as in a server that
@@ -121,18 +104,18 @@ def _check(database: "Database", settings: "Settings") -> "AbuseScan":
         time.sleep(seconds)
         return False
 
-    with waiting("Comparing with what is usual"):
+    with waiting("Comparing with the usual numbers"):
         return scan_for_abuse(database, make_abuse_policy(settings), settings.abuse, pause)
 
 
-def _said_of(checked: "AbuseScan") -> str:
-    said = f"Checked: {checked.flagged:,} newly flagged, {checked.suspended:,} of them suspended."
+def _describe_scan(checked: "AbuseScan") -> str:
+    text = f"Checked: {checked.flagged:,} newly flagged, {checked.suspended:,} of them suspended."
     if checked.spared:
-        said += f" {checked.spared:,} were not, as that many at once look like a fault."
-    return said
+        text += f" {checked.spared:,} were not suspended: so many at once are probably a fault."
+    return text
 
 
-def _print(found: "list[ShownFlag]") -> None:
+def _print_flags(found: "list[ShownFlag]") -> None:
     print_table(
         ["DEVICE", "FAMILY", "DAY (UTC)", "PICTURES", "USUAL", "THRESHOLD", "FLAG", "STATUS NOW"],
         [

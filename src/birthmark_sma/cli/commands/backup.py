@@ -11,94 +11,71 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from birthmark_sma.cli.commands.init import require_sqlite_file
-from birthmark_sma.cli.options import (
-    DatabaseUrl,
-    DataDir,
-    Json,
-    KekCommand,
-    KekFile,
-    RootKeyFile,
-    settings_from,
-)
+from birthmark_sma.cli.opening import require_sqlite_file
+from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import Progressed, print_fields, print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.backup_manifest import Manifest
     from birthmark_sma.authority.operations.restore_proof import Proof
+    from birthmark_sma.config import Settings
 
 _PASSPHRASE_FILE = "ca-password"  # noqa: S105  a file name
 
 
 def backup(
+    settings: "Settings",
     target: Annotated[
         Path | None,
-        typer.Argument(help="A new directory. Default: sma-backup-<time> in this one."),
+        typer.Argument(help="A new directory for the backup. Default: ./sma-backup-<time>"),
     ] = None,
     with_secrets: Annotated[
         bool,
         typer.Option(
             "--with-secrets",
-            help="Also the passphrase that was made in the data directory, and the root's key file."
-            " Whoever has such a backup has everything.",
+            help="Include the generated passphrase and the root's key file. Such a backup opens"
+            " without any other secret, so protect it.",
         ),
     ] = False,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    root_key_file: RootKeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Copy the database as it is at this moment, while the service runs.
+    """Back up the database. Servers may run meanwhile.
 
-    PostgreSQL is copied by its own pg_dump, which has to be on PATH, as new as the server or newer.
+    For PostgreSQL, pg_dump must be on PATH, in the server's version or a newer one.
 
-    Everything secret in a backup is wrapped: it opens with CA_PASSWORD, the key file or the command
-    alone, so keep those as long as the backup, and apart from it.
+    The secrets in a backup are wrapped. They can be opened only with CA_PASSWORD, the key file or
+    the key command. Keep that secret as long as the backup, but in another place.
     """
     from birthmark_sma.authority.operations.backup import make_backup
 
-    settings = settings_from(
-        data_dir=data_dir, database_url=database_url, root_key_file=root_key_file
-    )
     require_sqlite_file(settings)
     place = target or Path(f"sma-backup-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     made = make_backup(settings, place, _bar, with_secrets=with_secrets)
     if as_json:
         print_json({"backup": str(made.folder)} | made.manifest.model_dump(mode="json"))
         return
-    print_line("The backup is made.\n")
-    _show(made.folder, made.manifest)
+    print_line("The backup is complete.\n")
+    _print_backup(made.folder, made.manifest)
     print_line()
-    print_line(_what_is_not_in_it(made.manifest))
+    print_line(_describe_missing_secret(made.manifest))
     where = "--data-dir" if made.manifest.kind == "sqlite" else "--database-url"
-    print_line(f"To prove it, restore it elsewhere: sma restore '{place}' {where} SOMEWHERE-EMPTY")
+    print_line(f"To test it, restore it elsewhere: sma restore '{place}' {where} SOMEWHERE-EMPTY")
 
 
 def restore(
-    backup: Annotated[Path, typer.Argument(help="The directory that sma backup made.")],
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
-    root_key_file: RootKeyFile = None,
+    settings: "Settings",
+    backup: Annotated[Path, typer.Argument(help="The directory that sma backup created.")],
     as_json: Json = False,
 ) -> None:
     """Restore a backup into an empty data directory, or an empty PostgreSQL database.
 
-    It proves itself: every table is counted and compared with the manifest, every key table and the
-    CA's key are opened, and the certificates of 500 devices are verified up to the root.
+    The command then checks the result: it counts the rows of every table, opens every key table and
+    the CA's key, and verifies the certificates of 500 devices.
 
-    Never run two authorities from one backup: each would provision devices of its own.
+    Never run two authorities from one backup, because each would provision different devices.
     """
     from birthmark_sma.authority.operations.restore import restore_backup
 
-    settings = settings_from(
-        data_dir=data_dir,
-        database_url=database_url,
-        kek_file=kek_file,
-        kek_command=kek_command,
-        root_key_file=root_key_file,
-    )
     manifest, proof = restore_backup(settings, backup, _bar)
     if as_json:
         print_json(
@@ -110,9 +87,9 @@ def restore(
             }
         )
         return
-    print_line("The backup is restored, and has proven itself.\n")
-    _show(backup, manifest)
-    _tell_proof(proof)
+    print_line("The backup is restored and checked.\n")
+    _print_backup(backup, manifest)
+    _print_proof(proof)
     print_line("\nNext: sma doctor, then sma serve")
 
 
@@ -122,7 +99,7 @@ def _bar(what: str, unit: Literal["bytes", "steps"]) -> Iterator[Progressed]:
         yield progress
 
 
-def _show(folder: Path, manifest: "Manifest") -> None:
+def _print_backup(folder: Path, manifest: "Manifest") -> None:
     total = sum(file.size for file in manifest.files.values())
     newest = manifest.newest_audit_at
     print_fields(
@@ -141,24 +118,24 @@ def _show(folder: Path, manifest: "Manifest") -> None:
     )
 
 
-def _tell_proof(proof: "Proof") -> None:
+def _print_proof(proof: "Proof") -> None:
     print_fields(
         [
-            ("counted", f"{proof.rows:,} rows, as the manifest says"),
+            ("counted", f"{proof.rows:,} rows, as in the manifest"),
             ("opened", f"{proof.key_tables:,} key tables, and the CA's key"),
             ("verified", f"{proof.devices:,} devices' certificates, up to the root"),
         ]
     )
 
 
-def _what_is_not_in_it(manifest: "Manifest") -> str:
+def _describe_missing_secret(manifest: "Manifest") -> str:
     if _PASSPHRASE_FILE in manifest.files:
-        return "It holds the passphrase: whoever has it has everything. Keep it locked away."
+        return "It contains the passphrase, so it opens without another secret. Keep it safe."
     source = manifest.key_encryption_keys[-1].source
-    secret = {"file": "The key file", "command": "What the command gives"}.get(
+    secret = {"file": "The key file", "command": "The output of the key command"}.get(
         source, "The passphrase"
     )
-    return f"{secret} is not in it, and without that it does not open: keep both, apart."
+    return f"{secret} is not in it, but is needed to open it. Keep both, in different places."
 
 
 _KINDS = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}

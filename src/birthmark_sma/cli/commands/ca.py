@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import (
-    DatabaseUrl,
-    DataDir,
-    Json,
-    KekCommand,
-    KekFile,
-    RootKeyFile,
-    settings_from,
-)
+from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line
 
 if TYPE_CHECKING:
@@ -30,15 +22,15 @@ app = typer.Typer(no_args_is_help=True, help="Show and export the root and inter
 _FILE_STEM = {"root": "simulated-mfg-root-ca", "intermediate": "simulated-mfg-intermediate-ca"}
 
 
-@app.command()
-def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False) -> None:
-    """Show both certificates: names, validity, fingerprints."""
+@command(app, "ca show")
+def show(settings: "Settings", as_json: Json = False) -> None:
+    """Show both certificates: names, validity and fingerprints."""
     from cryptography import x509
 
     from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.cli.descriptions import certificate_as_fields, certificate_as_json
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         stored = load_certificates(database)
     loaded = {ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()) for ca in stored}
     if as_json:
@@ -49,32 +41,26 @@ def show(data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Js
         )
 
 
-@app.command()
+@command(app, "ca export")
 def export(
-    output_dir: Annotated[Path, typer.Option(help="Where the files go; made where missing.")],
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
+    settings: "Settings",
+    output_dir: Annotated[
+        Path, typer.Option(help="The directory for the files. It is created if missing.")
+    ],
     certificates_only: Annotated[
-        bool, typer.Option("--certificates-only", help="Leave the encrypted keys out.")
+        bool, typer.Option("--certificates-only", help="Leave out the encrypted keys.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the CA's certificates and encrypted private keys to files.
 
     Keys are encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
-    are never overwritten. Verifiers need nothing but simulated-mfg-root-ca.crt.
+    are never overwritten. Verifiers need only simulated-mfg-root-ca.crt.
     """
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
-    settings = settings_from(
-        data_dir=data_dir, database_url=database_url, kek_file=kek_file, kek_command=kek_command
-    )
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(settings) as database:
         stored = load_certificates(database)
         keys = {} if certificates_only else _keys(database, settings)
     make_private_directory(output_dir)
@@ -87,27 +73,23 @@ def export(
     for name in files:
         print_line(str(output_dir / name))
     if not certificates_only and "simulated-mfg-root-ca.key" not in files:
-        print_line("The root's key is not here: it was moved to its safe place.")
+        print_line("The root's key is left out: its file is not here, but in its safe place.")
 
 
-@app.command("publish-crl")
+@command(app, "ca publish-crl")
 def publish_crl(
+    settings: "Settings",
     output_dir: Annotated[
-        Path | None, typer.Option(help="Write the lists (DER) here too; made where missing.")
+        Path | None,
+        typer.Option(help="Also write the CRLs (DER) to this directory. It is created if missing."),
     ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
-    root_key_file: RootKeyFile = None,
     as_json: Json = False,
 ) -> None:
-    """Publish the revocation lists now, also where no server runs.
+    """Publish the certificate revocation lists (CRLs) now. No server needs to run.
 
-    A running server publishes the intermediate's list by itself. The root's list is signed where
-    the root's key file is, and is valid until that key is needed next.
+    A running server publishes the intermediate's CRL by itself. To publish the root's CRL as well,
+    run this command where the root's key file is.
     """
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.ca.ceremony import load_root_signer
     from birthmark_sma.authority.ca.crl_publication import publish_crls
     from birthmark_sma.authority.ca.intermediate_key import open_signer
@@ -115,15 +97,7 @@ def publish_crl(
     from birthmark_sma.authority.kek.wrapping import open_stored_secrets
     from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
-    settings = settings_from(
-        data_dir=data_dir,
-        database_url=database_url,
-        kek_file=kek_file,
-        kek_command=kek_command,
-        root_key_file=root_key_file,
-    )
-    require_sqlite_file(settings)
-    with opened_database(settings) as database:
+    with existing_database(settings) as database:
         load_certificates(database)
         # The root's key may be in a safe place. Then `publish_crls` publishes only one list.
         signer = open_signer(database, settings, open_stored_secrets(database, settings))
@@ -137,10 +111,11 @@ def publish_crl(
     if as_json:
         print_json({name: {"number": crl.number} for name, crl in lists.items()})
         return
-    print_fields([(name, f"list {crl.number} is published") for name, crl in lists.items()])
+    print_fields([(name, f"CRL {crl.number} is published") for name, crl in lists.items()])
     if root_signer is None:
         print_line(
-            "The root's key is not here, or CA_PASSWORD does not open it: its list stays as it is."
+            "The root's CRL is unchanged, because its key file is not here or CA_PASSWORD does not"
+            " decrypt it."
         )
 
 

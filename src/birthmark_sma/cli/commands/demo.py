@@ -34,30 +34,29 @@ def demo(
     picture: Annotated[
         Path | None,
         typer.Argument(
-            help="A picture file; a small one comes with this program.",
+            help="A picture file. Default: a small one of this program.",
             exists=True,
             dir_okay=False,
             readable=True,
         ),
     ] = None,
 ) -> None:
-    """Tell the whole story: camera, picture, verdicts.
+    """Show the protocol: a camera, its picture, and the verdicts.
 
-    Starts a real server on a free port, with data that is thrown away, and plays the camera and two
-    aggregation servers; then others try to cheat. Exits with 1 if any answer is not the expected
-    one.
+    The demo starts a real server with temporary data, and simulates a camera, two aggregation
+    servers and some attacks. The exit code is 1 if a response is not the expected one.
     """
     with _running_authority() as facts:
         story = _Story(facts["url"])
-        _tell(story, facts, picture or _SAMPLE_PICTURE)
+        _print_story(story, facts, picture or _SAMPLE_PICTURE)
     if story.surprises:
         print_line(
-            typer.style(f"\n{story.surprises} answers were not the expected ones.", fg="red")
+            typer.style(f"\n{story.surprises} responses were not the expected ones.", fg="red")
         )
         raise typer.Exit(exit_codes.FAILED)
-    print_line(typer.style("\nEvery answer was the expected one.", fg="green", bold=True))
+    print_line(typer.style("\nEvery response was the expected one.", fg="green", bold=True))
     print_line(
-        "Next: `sma serve` runs an authority to develop against; its /docs page is interactive."
+        "Next: `sma serve` runs an authority for development. Its /docs page is interactive."
     )
 
 
@@ -110,48 +109,48 @@ class _Camera:
         )
 
 
-def _tell(story: _Story, facts: dict[str, Any], picture: Path) -> None:
+def _print_story(story: _Story, facts: dict[str, Any], picture: Path) -> None:
     _heading("1", "A manufacturer runs its authority")
-    print_line(f"  It listens on {story.url} and has founded its own root and intermediate CA,")
+    print_line(f"  It listens on {story.url}. It has created a root and an intermediate CA,")
     print_line(
-        f"  {facts['tables']:,} key tables of {facts['keys_per_table']:,} keys. Aggregation servers"
-        " pin the root certificate."
+        f"  and {facts['tables']:,} key tables of {facts['keys_per_table']:,} keys. Aggregation"
+        " servers pin the root certificate."
     )
 
     _heading("2", "A camera is provisioned, once, in the factory")
     camera = _provision(story.url, "demo-camera-0001")
     print_line(
-        f"  {camera.serial} made a key pair and asked to be certified. It got a certificate,"
+        f"  {camera.serial} created a key pair and requested a certificate. It got the certificate,"
     )
     print_line(
-        f"  the keys of the tables {', '.join(map(str, camera.table_keys))}, and the secret"
-        " fingerprint of its sensor."
+        f"  the keys of tables {', '.join(map(str, camera.table_keys))}, and the NUC hash of its"
+        " sensor, which is its secret."
     )
 
     _heading("3", "The camera takes a picture")
     image_hash, token = _take_picture(camera, picture)
     print_line(f"  {picture.name}: SHA-256 {image_hash[:32]}...")
     print_line(
-        f"  It seals its fingerprint into a camera token, under key {token.key_index} of table"
+        f"  It seals its NUC hash into a camera token, under key {token.key_index} of table"
         f" {token.table_id}."
     )
 
-    _heading("4", "An aggregation server gets picture hash, certificate and token")
+    _heading("4", "An aggregation server gets the picture's hash, the certificate and the token")
     with _client(story.url) as first, _client(story.url, _SECOND_AGGREGATOR) as second:
         story.check(
-            "the certificate chains to the pinned root, and names",
+            "the certificate chains to the pinned root. It names",
             _verify(camera, first),
             camera.serial,
         )
         story.check(
-            "the authority, which never sees the hash, says", _validate(first, token), "PASS"
+            "the authority, which never sees the hash, returns", _validate(first, token), "PASS"
         )
-        _tell_attempts(story, camera, token, first, second)
-        _heading("6", "What the operator sees")
-        _tell_figures(story, first)
+        _print_attempts(story, camera, token, first, second)
+        _heading("6", "The operator sees the reasons")
+        _print_figures(story, first)
 
 
-def _tell_attempts(
+def _print_attempts(
     story: _Story,
     camera: _Camera,
     token: "CameraToken",
@@ -160,10 +159,10 @@ def _tell_attempts(
 ) -> None:
     import secrets
 
-    _heading("5", "Others try, and none learns why it failed")
+    _heading("5", "Attackers try, and get no reason for the failure")
     tampered = token.encrypted_nuc_hash[:-1] + bytes([token.encrypted_nuc_hash[-1] ^ 1])
     story.check(
-        "one bit of the tag altered",
+        "a token with one changed bit in its tag",
         # The tag is the last 16 bytes of the 48.
         _validate(first, replace(token, encrypted_nuc_hash=tampered)),
         "FAIL",
@@ -173,7 +172,7 @@ def _tell_attempts(
     foreign = next(table for table in other.table_keys if table not in camera.table_keys)
     stolen = camera.seal(foreign, 7, master_key=other.table_keys[foreign])
     story.check(
-        "this camera's fingerprint under a table it was never given",
+        "this camera's NUC hash under a table of another camera",
         _validate(first, stolen),
         "FAIL",
     )
@@ -181,30 +180,28 @@ def _tell_attempts(
     # Sealed with the camera's real keys, so the token opens, but no device has this NUC hash.
     stranger = replace(camera, nuc_hash=secrets.token_bytes(32))
     story.check(
-        "a fingerprint that no registered camera has",
+        "a NUC hash that no registered camera has",
         _validate(first, stranger.seal(token.table_id, 7)),
         "FAIL",
     )
 
     nowhere = replace(token, table_id=1_000_000)
     story.check(
-        "a table that does not exist (an error, and FAIL)",
+        "a table that does not exist (an error and FAIL)",
         _validate(first, nowhere),
         "400 FAIL: Unknown table ID",
     )
     story.check(
         "the first token again, from a second aggregation server", _validate(second, token), "PASS"
     )
-    print_line(
-        "    A device sends each picture to two aggregation servers, so this one is no cheat."
-    )
+    print_line("    A device sends each picture to two aggregation servers, so this is no attack.")
 
 
-def _tell_figures(story: _Story, client: "httpx2.Client") -> None:
+def _print_figures(story: _Story, client: "httpx2.Client") -> None:
     figures = client.get("/stats").json()
     counted = figures["recent_validations_24h"]
     story.check(
-        "verdicts in the audit trail",
+        "verdicts in the audit log",
         f"{counted['PASS']} PASS, {counted['FAIL']} FAIL",
         "2 PASS, 4 FAIL",
     )
@@ -350,8 +347,8 @@ def _running_authority() -> Iterator[dict[str, Any]]:
                 if line == "}\n":
                     break
             if not text:
-                _, said = process.communicate(timeout=_START_SECONDS)
-                raise ConfigurationError(f"The server did not start: {said.strip()}")
+                _, error = process.communicate(timeout=_START_SECONDS)
+                raise ConfigurationError(f"The server did not start: {error.strip()}")
             yield decoder.decode(text)
         finally:
             process.terminate()

@@ -1,9 +1,9 @@
 """Write the files of one provisioned device: all of them or none, also after a crash.
 
-`commands/provision.py` calls `begin`, then provisions the device, then calls `finish`. `begin`
-writes the private key to a partial directory before the device is registered. A run after a crash
-finds that key, repeats the request under the same idempotency key, gets the first response again
-and finishes. Existing files are never overwritten. `batch/workers.py` uses the key functions.
+`commands/provision.py` calls `begin`, `register` and `finish`. `begin` writes the private key to a
+partial directory before the device is registered. A run after a crash finds that key, repeats the
+request under the same idempotency key, gets the first response again and finishes. Existing files
+are never overwritten. `batch/workers.py` uses the key functions.
 """
 
 import hashlib
@@ -15,8 +15,12 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from birthmark_sma.authority.provisioning.service import Provisioned
-from birthmark_sma.errors import PrivateFileError
+from birthmark_sma.authority.provisioning.service import (
+    Provisioned,
+    Provisioner,
+    ProvisioningRequest,
+)
+from birthmark_sma.errors import ConflictError, PkiError, PrivateFileError
 from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     read_private_file,
@@ -50,14 +54,14 @@ class PendingDevice:
 
 
 def begin(output_dir: Path) -> PendingDevice:
-    """Make a key pair, or find the one of an interrupted run.
+    """Create a key pair, or read that of an interrupted run.
 
     Raises PrivateFileError if the directory is not empty or cannot be written.
     """
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise PrivateFileError(
-            f"{output_dir} is not empty: a device's files are never overwritten. Name another"
-            " place with --output-dir."
+            f"{output_dir} is not empty, and files of a device are never overwritten. Choose"
+            " another directory with --output-dir."
         )
     partial_dir = output_dir.with_name(f".{output_dir.name}.partial")
     make_private_directory(output_dir.parent)
@@ -70,6 +74,26 @@ def begin(output_dir: Path) -> PendingDevice:
     return PendingDevice(
         output_dir, partial_dir, private_pem.decode(), public_half(private_pem), resumed
     )
+
+
+def register(
+    provisioner: Provisioner, pending: PendingDevice, *, device_serial: str, device_family: str
+) -> Provisioned:
+    """Register the device. If it is refused, remove its key and raise the error.
+
+    After any other error the device may be registered, and its key must stay for the next run.
+    """
+    request = ProvisioningRequest(
+        device_serial=device_serial,
+        device_family=device_family,
+        device_public_key=pending.public_key,
+        idempotency_key=pending.idempotency_key,
+    )
+    try:
+        return provisioner.provision_device(request)
+    except (ConflictError, PkiError):
+        _abandon(pending)
+        raise
 
 
 def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any]) -> None:
@@ -105,8 +129,8 @@ def finish(pending: PendingDevice, provisioned: Provisioned, data: dict[str, Any
         ) from None
 
 
-def abandon(pending: PendingDevice) -> None:
-    """Remove the files that `begin` made for a refused device. Keep those of an earlier run.
+def _abandon(pending: PendingDevice) -> None:
+    """Remove the files that `begin` wrote for a refused device. Keep those of an earlier run.
 
     The earlier run may have registered the device, and then its key exists nowhere else.
     """

@@ -3,38 +3,42 @@
 The rules are in `authority/devices/revocation.py`. No command shows a device's secrets.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from birthmark_sma.cli.commands import abuse_flags
-from birthmark_sma.cli.commands.init import existing_database
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json
+from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from birthmark_sma.config import Settings
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
 
-Serial = Annotated[str, typer.Argument(help="The device's serial, in any case and composition.")]
+Serial = Annotated[str, typer.Argument(help="The device's serial, in any case.")]
 
-app.command()(abuse_flags.flagged)
-app.command()(abuse_flags.reviewed)
+command(app, "devices flagged")(abuse_flags.flagged)
+command(app, "devices reviewed")(abuse_flags.reviewed)
 
 
-@app.command("list")
+@command(app, "devices list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    settings: "Settings",
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="The number of devices to list.")
+    ] = 50,
     after: Annotated[
-        str | None, typer.Option(help="Begin behind this serial: the next page.")
+        str | None, typer.Option(help="Begin after this serial, for the next page.")
     ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    """List devices by serial."""
+    """List devices, sorted by serial."""
     from birthmark_sma.authority.devices import store as device_store
     from birthmark_sma.cli.descriptions import device_as_json
 
-    with existing_database(data_dir, database_url) as database, database.read() as connection:
+    with existing_database(settings) as database, database.read() as connection:
         found = device_store.list_devices(connection, limit=limit, after=after)
         total = device_store.count_devices(connection)
     if as_json:
@@ -42,7 +46,7 @@ def list_(
         return
     if not found:
         print_line(
-            "No devices are registered." if total == 0 else "There are no devices behind that."
+            "No devices are registered." if total == 0 else "No device has a serial after this one."
         )
         return
     print_table(
@@ -62,18 +66,13 @@ def list_(
         print_line(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
 
 
-@app.command()
-def show(
-    device_serial: Serial,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    as_json: Json = False,
-) -> None:
-    """Show one device: status, tables, certificate. Nothing secret is shown."""
+@command(app, "devices show")
+def show(settings: "Settings", device_serial: Serial, as_json: Json = False) -> None:
+    """Show one device: status, tables and certificate, but no secret."""
     from birthmark_sma.authority.devices.revocation import find_named
     from birthmark_sma.cli.descriptions import device_as_fields, device_as_json
 
-    with existing_database(data_dir, database_url) as database, database.read() as connection:
+    with existing_database(settings) as database, database.read() as connection:
         device = find_named(connection, device_serial)
     if as_json:
         print_json(device_as_json(device))
@@ -81,32 +80,29 @@ def show(
         print_fields(device_as_fields(device))
 
 
-@app.command()
-def suspend(
-    device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
-) -> None:
-    """Make a device's tokens FAIL for now."""
+@command(app, "devices suspend")
+def suspend(settings: "Settings", device_serial: Serial) -> None:
+    """Suspend a device: its tokens FAIL until it is reinstated."""
     from birthmark_sma.authority.devices.revocation import suspend_device
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         known = suspend_device(database, device_serial)
     print_line(f"{known} is suspended. To undo: sma devices reinstate '{known}'")
 
 
-@app.command()
-def reinstate(
-    device_serial: Serial, data_dir: DataDir = None, database_url: DatabaseUrl = None
-) -> None:
-    """End a suspension."""
+@command(app, "devices reinstate")
+def reinstate(settings: "Settings", device_serial: Serial) -> None:
+    """End the suspension of a device."""
     from birthmark_sma.authority.devices.revocation import reinstate_device
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         known = reinstate_device(database, device_serial)
     print_line(f"{known} is active.")
 
 
-@app.command()
+@command(app, "devices revoke")
 def revoke(
+    settings: "Settings",
     device_serial: Serial,
     reason: Annotated[
         str,
@@ -115,16 +111,13 @@ def revoke(
             " cessation_of_operation or privilege_withdrawn."
         ),
     ] = "unspecified",
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
 ) -> None:
-    """Make a device's tokens FAIL for ever.
+    """Revoke a device: its tokens FAIL for ever, and its certificate goes on the CRL.
 
-    Its certificate goes on the CRL. A revocation cannot be undone: where you are not sure, suspend
-    the device instead.
+    A revocation cannot be undone. If you are not sure, suspend the device instead.
     """
     from birthmark_sma.authority.devices.revocation import revoke_device
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         known = revoke_device(database, device_serial, reason)
-    print_line(f"{known} is revoked, for good.")
+    print_line(f"{known} is revoked for ever.")

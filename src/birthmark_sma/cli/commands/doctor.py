@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark_sma.cli.options import (
-    AuditRetentionDays,
-    DatabaseUrl,
-    DataDir,
-    Json,
-    KekCommand,
-    KekFile,
-    RootKeyFile,
-    settings_from,
-)
+from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.doctor.findings import Finding
+    from birthmark_sma.config import Settings
 
 _MARKS = {"well": ("✓", "green"), "noted": ("i", "blue"), "warning": ("!", "yellow")}
 _WORST_MARK = ("✗", "red")
@@ -35,49 +27,37 @@ _NARROWEST = 40
 
 
 def doctor(
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
-    root_key_file: RootKeyFile = None,
-    audit_retention_days: AuditRetentionDays = None,
+    settings: "Settings",
     whole_trail: Annotated[
         bool,
         typer.Option(
-            "--whole-trail", help="Compare all of the audit trail with its counters, however long."
+            "--whole-trail",
+            help="Compare the complete audit log with its counters. This can take long.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at everything, and say what to do about what is not well. Changes nothing.
+    """Check the authority, and print faults with their remedies. Nothing is changed.
 
-    Give it the settings that the server runs with, and run it as the server's user.
+    Use the settings of the server, and run the command as the server's user.
 
     \b
     Exit codes, for monitors:
-      0  all is well               2  critical: it does not work, or data are in danger
-      1  warnings                  3  the settings cannot be used, so nothing was looked at
+      0  no fault                  2  critical: the authority fails, or data is in danger
+      1  warnings                  3  the settings are invalid, so nothing was checked
     """
     from datetime import UTC, datetime
 
     from birthmark_sma.authority.operations.doctor.findings import worst
     from birthmark_sma.authority.operations.doctor.runner import examine
 
-    settings = settings_from(
-        data_dir=data_dir,
-        database_url=database_url,
-        kek_file=kek_file,
-        kek_command=kek_command,
-        root_key_file=root_key_file,
-        audit_retention_days=audit_retention_days,
-    )
-    with progress_bar("Looking", transient=True) as progress:
+    with progress_bar("Checking", transient=True) as progress:
         findings = examine(settings, datetime.now(UTC), progress, whole_trail=whole_trail)
     state = worst(findings).value
     if as_json:
         print_json({"state": state, "findings": [_as_json(each) for each in findings]})
     else:
-        _tell(findings)
+        _print_findings(findings)
     if _CODES[state]:
         raise typer.Exit(_CODES[state])
 
@@ -91,7 +71,7 @@ def _as_json(finding: "Finding") -> dict[str, str | None]:
     }
 
 
-def _tell(findings: "list[Finding]") -> None:
+def _print_findings(findings: "list[Finding]") -> None:
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     wide = max(len(each.name) for each in findings)
     indent = wide + 4
@@ -116,7 +96,7 @@ def _tell(findings: "list[Finding]") -> None:
     if counted["critical"] or counted["warning"]:
         print_line(f"{counted['critical']} critical, {counted['warning']} warnings.")
     else:
-        print_line("All is well.")
+        print_line("No fault was found.")
 
 
 def _lines(text: str, columns: int | None, indent: int) -> list[str]:

@@ -10,85 +10,63 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark_sma.cli.commands.init import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import (
-    DatabaseUrl,
-    DataDir,
-    Json,
-    settings_from,
-)
+from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_json, print_line, print_table, progress_bar, waiting
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from birthmark_sma.authority.background.retention import Pruned
+    from birthmark_sma.config import Settings
     from birthmark_sma.storage.partitions import Partition
 
-app = typer.Typer(no_args_is_help=True, help="Inspect and prune the audit trail.")
+app = typer.Typer(no_args_is_help=True, help="Show and prune the audit log.")
 
 
-@app.command()
+@command(app, "history prune")
 def prune(
-    older_than_days: Annotated[
-        int | None,
-        typer.Option(
-            "--older-than-days",
-            "--audit-retention-days",
-            help="Keep so many whole days. [SMA_AUDIT_RETENTION_DAYS]",
-        ),
-    ] = None,
+    settings: "Settings",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete audit rows that are older than some whole days (UTC), and the counts of those days.
+    """Delete old audit rows, and the statistics of their days.
 
-    Validations go on meanwhile. What is deleted is gone for good. A server to which
-    SMA_AUDIT_RETENTION_DAYS is set does this by itself, every hour.
+    Servers may run meanwhile. Deleted rows cannot be restored. A server with
+    SMA_AUDIT_RETENTION_DAYS prunes by itself every hour.
     """
-    from birthmark_sma.authority.authority import opened_database
     from birthmark_sma.authority.background import retention
 
-    settings = settings_from(
-        data_dir=data_dir,
-        database_url=database_url,
-        audit_retention_days=older_than_days,
-    )
-    require_sqlite_file(settings)
     days = _kept_days(settings.audit_retention_days)
-    with opened_database(settings) as database:
+    with existing_database(settings) as database:
         before = retention.oldest_kept(days, database.clock.now())
-        with waiting("Counting what is older"):
+        with waiting("Counting old rows"):
             foreseen = retention.preview_prune(database, before)
         if dry_run or not (foreseen.partitions or foreseen.rows):
-            _tell(foreseen, before, done=False, as_json=as_json)
+            _print_pruned(foreseen, before, done=False, as_json=as_json)
             return
         if not yes:
-            _ask(foreseen, before)
+            _confirm(foreseen, before)
         total = len(foreseen.partitions) + foreseen.rows
         with progress_bar("Deleting", transient=True) as progress:
             # `foreseen` is an estimate from before, so the total grows if more is deleted.
             pruned = retention.prune(
                 database, before, _pause, lambda done: progress(done, max(done, total))
             )
-    _tell(pruned, before, done=True, as_json=as_json)
+    _print_pruned(pruned, before, done=True, as_json=as_json)
 
 
-@app.command()
-def partitions(
-    data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False
-) -> None:
-    """Show the partitions of the audit trail: from when to when, how many rows, what size."""
+@command(app, "history partitions")
+def partitions(settings: "Settings", as_json: Json = False) -> None:
+    """Show the partitions of the audit log: period, number of rows and size."""
     from birthmark_sma.authority.validation.records import count_rows
     from birthmark_sma.storage.partitions import list_partitions
 
     with (
-        existing_database(data_dir, database_url) as database,
+        existing_database(settings) as database,
         waiting("Counting"),
         database.read() as connection,
     ):
@@ -98,7 +76,7 @@ def partitions(
         print_json({"rows": rows, "partitions": [_as_json(partition) for partition in found]})
         return
     if not found:
-        print_line(f"SQLite has no partitions: the audit trail is one table, of {rows:,} rows.")
+        print_line(f"SQLite has no partitions. The audit log is one table of {rows:,} rows.")
         return
     print_table(
         ["PARTITION", "FROM (UTC)", "TO (UTC)", "ROWS, ABOUT", "SIZE"],
@@ -121,21 +99,21 @@ def _kept_days(days: int | None) -> int:
 
     if days is None:
         raise ConfigurationError(
-            "How many days are kept is not said: give --older-than-days, or set"
-            " SMA_AUDIT_RETENTION_DAYS"
+            "The number of days to keep is missing. Give --older-than-days, or set"
+            " SMA_AUDIT_RETENTION_DAYS."
         )
     return days
 
 
-def _ask(foreseen: "Pruned", before: "datetime") -> None:
+def _confirm(foreseen: "Pruned", before: "datetime") -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter(
-            "This deletes audit rows for good. Say --yes, or look first with --dry-run."
+            "This deletes audit rows for ever. Add --yes, or try --dry-run first."
         )
-    typer.confirm(f"Delete {_what(foreseen, before)}, for good?", abort=True, err=True)
+    typer.confirm(f"Delete {_what(foreseen, before)} for ever?", abort=True, err=True)
 
 
-def _tell(pruned: "Pruned", before: "datetime", *, done: bool, as_json: bool) -> None:
+def _print_pruned(pruned: "Pruned", before: "datetime", *, done: bool, as_json: bool) -> None:
     if as_json:
         print_json(
             {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from birthmark_sma.cli.commands.init import existing_database
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json
+from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, print_table
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from birthmark_sma.authority.access.keys import IssuedKey
     from birthmark_sma.authority.access.store import AccessKey
+    from birthmark_sma.config import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Create, list, revoke and rotate access keys.\n\nChanges count on every running server"
+    help="Create, list, revoke and rotate access keys.\n\nEvery running server applies changes"
     " within a second.",
 )
 
@@ -32,47 +33,58 @@ NameOrId = Annotated[str, typer.Argument(help="The key's name or id.")]
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@app.command()
+@command(app, "keys create")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is: newsroom-1, factory-line-3.")],
-    scope: Annotated[str, typer.Option(help="What it is good for: provision, validate or admin.")],
+    settings: "Settings",
+    name: Annotated[str, typer.Argument(help="The name of the key's holder, such as newsroom-1.")],
+    scope: Annotated[
+        str, typer.Option(help="The requests that the key allows: provision, validate or admin.")
+    ],
     expires: Annotated[
         str | None,
-        typer.Option(help="When it ends: 12h, 7d, 2026-12-31, or 2026-12-31T18:00+01:00."),
+        typer.Option(
+            help="The end of its validity: 12h, 7d, 2026-12-31, or 2026-12-31T18:00+01:00."
+        ),
     ] = None,
     family: Annotated[
-        str | None, typer.Option(help="With provision: only devices of this family.")
+        str | None,
+        typer.Option(help="With provision: the only family of devices that it may provision."),
     ] = None,
     uses: Annotated[
-        int | None, typer.Option(min=1, max=2**31 - 1, help="With provision: so many devices.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            help="With provision: the number of devices that it may provision.",
+        ),
     ] = None,
     disclosure: Annotated[
         str | None,
         typer.Option(
-            help="With validate: what a PASS tells, serial, family or none; else as the server is"
-            " set."
+            help="With validate: the information about the device in a PASS: serial, family or"
+            " none. Default: the server's setting."
         ),
     ] = None,
     rate: Annotated[
         str | None,
         typer.Option(
-            help='Camera tokens, devices or requests that it may send, as "100/second" or "none";'
-            " else as the server is set."
+            help='The rate limit of its camera tokens, devices or requests, such as "100/second",'
+            ' or "none". Default: the server\'s setting.'
         ),
     ] = None,
     client_cert: Annotated[
         Path | None,
-        typer.Option(help="A client certificate (PEM) that stands for this key, by fingerprint."),
+        typer.Option(help="A client certificate (PEM) that callers show in place of the key."),
     ] = None,
     client_issuer: Annotated[
         Path | None,
-        typer.Option(help="A CA certificate (PEM): every client certificate of it stands for this"),
+        typer.Option(
+            help="A CA (PEM). Callers show any of its client certificates in place of the key."
+        ),
     ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Make an access key, and show it this once.
+    """Create an access key. Its secret is shown only once.
 
     \b
     An aggregation server:   sma keys create newsroom-1 --scope validate --disclosure family
@@ -84,7 +96,7 @@ def create(
     from birthmark_sma.config import Disclosure
 
     if client_cert is not None and client_issuer is not None:
-        raise typer.BadParameter("give --client-cert or --client-issuer, not both")
+        raise typer.BadParameter("Give --client-cert or --client-issuer, but not both.")
     terms = KeyTerms(
         name=name,
         scope=_one_of(KeyScope, scope, "--scope"),
@@ -98,24 +110,23 @@ def create(
         certificate_fingerprint=None if client_cert is None else _fingerprint(client_cert),
         certificate_issuer=None if client_issuer is None else _certificate(client_issuer),
     )
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         issued = create_key(database, terms)
-    _show(issued, as_json=as_json)
+    _print_issued(issued, as_json=as_json)
 
 
-@app.command("list")
+@command(app, "keys list")
 def list_(
+    settings: "Settings",
     everything: Annotated[
-        bool, typer.Option("--all", help="Also those that were revoked or have expired.")
+        bool, typer.Option("--all", help="Also list revoked and expired keys.")
     ] = False,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    """List access keys. No secret is shown: none is stored."""
+    """List access keys. Secrets cannot be shown, because they are not stored."""
     from birthmark_sma.authority.access import store as access_key_store
 
-    with existing_database(data_dir, database_url) as database, database.read() as connection:
+    with existing_database(settings) as database, database.read() as connection:
         now = database.clock.now()
         every = access_key_store.all_keys(connection)
     found = [key for key in every if everything or key.is_good(now)]
@@ -137,18 +148,16 @@ def list_(
             ],
         )
     else:
-        print_line("No access key is in force." if every else "There are no access keys.")
-        print_line("To make one, type: sma keys create NAME --scope validate")
+        print_line("No access key is valid." if every else "There are no access keys.")
+        print_line("To create one, type: sma keys create NAME --scope validate")
 
 
-@app.command()
-def revoke(
-    key: NameOrId, data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: Json = False
-) -> None:
-    """Withdraw an access key for good."""
+@command(app, "keys revoke")
+def revoke(settings: "Settings", key: NameOrId, as_json: Json = False) -> None:
+    """Revoke an access key for ever."""
     from birthmark_sma.authority.access.keys import revoke_key
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         revoked = revoke_key(database, key)
     if as_json:
         print_json({"name": revoked.name, "id": revoked.key_id, "state": "revoked"})
@@ -158,36 +167,37 @@ def revoke(
         )
 
 
-@app.command()
+@command(app, "keys rotate")
 def rotate(
+    settings: "Settings",
     key: NameOrId,
     grace: Annotated[
-        str, typer.Option(help="How long the old secret still counts: 0, 30m, 24h, 7d.")
+        str, typer.Option(help="The time for which the old secret stays valid: 0, 30m, 24h or 7d.")
     ] = "24h",
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Give an access key a new secret, and show it this once."""
+    """Create a new secret for an access key. It is shown only once."""
     from birthmark_sma.authority.access.keys import rotate_key
 
     longer = timedelta(0) if grace == "0" else _duration(grace)
     if longer is None:
         raise typer.BadParameter(
-            "it is 0, or a number with m, h, d or w: 24h", param_hint="--grace"
+            "Give 0, or a number with m, h, d or w, such as 24h.", param_hint="--grace"
         )
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         issued = rotate_key(database, key, longer)
-    _show(issued, as_json=as_json)
+    _print_issued(issued, as_json=as_json)
     if as_json:
         return
     if longer:
-        print_line(f"The old secret counts until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC.")
+        print_line(
+            f"The old secret is valid until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC."
+        )
     else:
-        print_line("The old secret no longer counts.")
+        print_line("The old secret is no longer valid.")
 
 
-def _show(issued: "IssuedKey", *, as_json: bool) -> None:
+def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
     key = issued.key
     now = datetime.now(UTC)
     if as_json:
@@ -205,7 +215,7 @@ def _show(issued: "IssuedKey", *, as_json: bool) -> None:
     if issued.secret is not None:
         # To stderr, so that stdout has only the fields. The whole secret is printed only once.
         print_stderr(
-            "\nKeep the key now: it is stored nowhere, and not shown again. Callers send it as"
+            "\nCopy the key now. It is not stored, and will not be shown again. Callers send it as"
         )
         print_stderr(f"  Authorization: Bearer {issued.secret[:15]}...")
 
@@ -240,7 +250,7 @@ def _limits(key: "AccessKey") -> list[str]:
     if key.uses_allowed is not None:
         found.append(f"{key.uses} of {key.uses_allowed} devices used")
     if key.disclosure is not None:
-        found.append(f"tells {key.disclosure}")
+        found.append(f"discloses {key.disclosure}")
     if key.rate_limit is not None:
         found.append("no rate limit" if key.rate_limit == "none" else key.rate_limit)
     if key.certificate_fingerprint is not None:
@@ -255,7 +265,7 @@ def _one_of(kind: Any, text: str, option: str) -> Any:
         return kind(text)
     except ValueError:
         known = ", ".join(each.value for each in kind)
-        raise typer.BadParameter(f"it is one of {known}", param_hint=option) from None
+        raise typer.BadParameter(f"Choose one of: {known}.", param_hint=option) from None
 
 
 def _moment(text: str) -> datetime:
@@ -271,7 +281,7 @@ def _moment(text: str) -> datetime:
         return _end_of_day(text) or _in_utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError):  # OverflowError: the end of 9999-12-31 has no datetime
         raise typer.BadParameter(
-            "it is a duration such as 12h or 7d, a day before 9999-12-31, or a time",
+            "Give a duration such as 12h or 7d, a day before 9999-12-31, or a time.",
             param_hint="--expires",
         ) from None
 
@@ -306,4 +316,4 @@ def _certificate(path: Path) -> "Certificate":
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
-        raise typer.BadParameter(f"{path} holds no certificate in PEM") from None
+        raise typer.BadParameter(f"{path} holds no certificate in PEM.") from None

@@ -5,98 +5,48 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
 
-from birthmark_sma.cli.commands.init import require_sqlite_file
-from birthmark_sma.cli.options import (
-    DatabaseUrl,
-    DataDir,
-    Json,
-    KekCommand,
-    KekFile,
-    ManufacturerId,
-    Prototype,
-    PublicUrl,
-    settings_from,
-)
-from birthmark_sma.cli.output import print_fields, print_json, print_line, waiting
+from birthmark_sma.cli.opening import existing_authority
+from birthmark_sma.cli.options import Json
+from birthmark_sma.cli.output import print_fields, print_json, print_line
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.provisioning.service import Provisioned
+    from birthmark_sma.cli.commands.device_files import PendingDevice
+    from birthmark_sma.config import Settings
 
 
 def provision(
+    settings: "Settings",
     device_serial: Annotated[str, typer.Argument(help="1 to 64 printable characters.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Where its files go. Default: provisioned_devices/<serial>"),
+        typer.Option(
+            help="The directory for the files. Default: provisioned_devices/<serial>",
+        ),
     ] = None,
-    family: Annotated[str, typer.Option(help="What kind of device it is.")] = "Raspberry Pi",
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
-    prototype: Prototype = False,
-    manufacturer_id: ManufacturerId = None,
-    public_url: PublicUrl = None,
+    family: Annotated[str, typer.Option(help="The kind of device.")] = "Raspberry Pi",
     as_json: Json = False,
 ) -> None:
-    """Provision one device, into files.
+    """Provision one device and write its files.
 
-    They hold its key, certificate, table keys and NUC hash: the device's secrets, readable by their
-    owner alone. A run that was cut off is simply run again. The authority must be there: sma init.
+    The files hold the device's secrets: private key, table keys and NUC hash. Only their owner can
+    read them. If a run was interrupted, run the command again. The authority must exist: sma init.
     """
-    from birthmark_sma.authority.authority import open_authority
-    from birthmark_sma.authority.provisioning.service import ProvisioningRequest
     from birthmark_sma.cli.commands import device_files
-    from birthmark_sma.errors import ConflictError, PkiError
-    from birthmark_sma.web.api.models import rfc3339
 
-    settings = settings_from(
-        prototype=prototype,
-        data_dir=data_dir,
-        database_url=database_url,
-        kek_file=kek_file,
-        kek_command=kek_command,
-        manufacturer_id=manufacturer_id,
-        public_url=public_url,
-    )
-    require_sqlite_file(settings)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     # Open the authority before `begin` writes a key: wrong settings then leave no files behind.
-    with waiting("Opening the authority"):
-        authority = open_authority(settings)
-    try:
+    with existing_authority(settings) as authority:
         pending = device_files.begin(_absolute(target))
-        request = ProvisioningRequest(
-            device_serial=device_serial,
-            device_family=family,
-            device_public_key=pending.public_key,
-            idempotency_key=pending.idempotency_key,
+        provisioned = device_files.register(
+            authority.provisioner, pending, device_serial=device_serial, device_family=family
         )
-        try:
-            provisioned = authority.provisioner.provision_device(request)
-        except (ConflictError, PkiError):
-            # Refused, so not registered. After any other error the device may be registered, and
-            # its key must stay for the next run.
-            device_files.abandon(pending)
-            raise
-    finally:
-        authority.close()
-    device_files.finish(
-        pending,
-        provisioned,
-        {
-            "device_serial": device_serial,
-            "device_family": family,
-            "nuc_hash": provisioned.simulated_nuc_hash,
-            "table_assignments": list(provisioned.table_assignments),
-            "master_keys": provisioned.table_keys,
-            "provisioned_at": rfc3339(provisioned.provisioned_at),
-            "provisioning_id": provisioned.provisioning_id,
-            "manufacturer_id": settings.manufacturer_id,
-        },
-    )
+    _write(settings, pending, provisioned, device_serial, family)
     if as_json:
         print_json(
             {
@@ -113,6 +63,32 @@ def provision(
             ("tables", ", ".join(map(str, provisioned.table_assignments))),
             ("files", "\n".join(str(file) for file in sorted(target.iterdir()))),
         ]
+    )
+
+
+def _write(
+    settings: "Settings",
+    pending: "PendingDevice",
+    provisioned: "Provisioned",
+    device_serial: str,
+    family: str,
+) -> None:
+    from birthmark_sma.cli.commands import device_files
+    from birthmark_sma.web.api.models import rfc3339
+
+    device_files.finish(
+        pending,
+        provisioned,
+        {
+            "device_serial": device_serial,
+            "device_family": family,
+            "nuc_hash": provisioned.simulated_nuc_hash,
+            "table_assignments": list(provisioned.table_assignments),
+            "master_keys": provisioned.table_keys,
+            "provisioned_at": rfc3339(provisioned.provisioned_at),
+            "provisioning_id": provisioned.provisioning_id,
+            "manufacturer_id": settings.manufacturer_id,
+        },
     )
 
 

@@ -6,49 +6,19 @@ All checks run before anything is created. `web/server.py` runs the HTTP server 
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.commands.init import initialise_on_a_laptop
-from birthmark_sma.cli.commands.serve_options import (
-    LogFormat,
-    LogLevel,
-    SlowQueryMs,
-    TlsCert,
-    TlsClientCa,
-    TlsKey,
-    TlsSelf,
-    TracesUrl,
-    TrustedProxies,
-)
 from birthmark_sma.cli.commands.serve_tls import (
     check_tls,
     curl_options,
     find_local_certificate,
     url_for_this_machine,
 )
-from birthmark_sma.cli.options import (
-    Abuse,
-    AbuseFactor,
-    AbuseLeast,
-    AuditRetentionDays,
-    CaKeyType,
-    DatabaseUrl,
-    DataDir,
-    Json,
-    KekCommand,
-    KekFile,
-    KeysPerTable,
-    ManufacturerId,
-    Prototype,
-    PublicUrl,
-    RootKeyFile,
-    Sandbox,
-    Tables,
-    settings_from,
-)
+from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, waiting
 
 if TYPE_CHECKING:
@@ -57,132 +27,16 @@ if TYPE_CHECKING:
     from birthmark_sma.web.transport.local_certificate import LocalCertificate
 
 _BACKLOG = 2048  # connections that wait for accept(); uvicorn's default
-_SANDBOX = "fails on demand, as /sandbox says; forgets devices and validations after an hour"
+_SANDBOX = "fails on demand (see /sandbox); deletes devices and validations after an hour"
 
 
-def serve(
-    host: Annotated[
-        str | None, typer.Option(help="The address to listen on. [SMA_HOST, 127.0.0.1]")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="The port; 0 takes a free one. [PORT, 8000]")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="How many processes serve. [SMA_WORKERS, 1]")
-    ] = None,
-    one_core: Annotated[
-        bool | None,
-        typer.Option(
-            "--one-core/--any-core",
-            help="Keep each process on one core, which is quicker (Linux). [SMA_ONE_CORE, true]",
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
-    prototype: Prototype = False,
-    sandbox: Sandbox = False,
-    access: Annotated[
-        str | None,
-        typer.Option(
-            help="`open` lets anyone in who reaches the address, `keys` who shows an access key."
-            " [SMA_ACCESS; open on loopback, else keys]"
-        ),
-    ] = None,
-    publish_pki: Annotated[
-        bool | None,
-        typer.Option(
-            "--publish-pki",
-            help="Let anyone read certificates and CRL without a key. [SMA_PUBLISH_PKI, false]",
-        ),
-    ] = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    tls_self: TlsSelf = None,
-    trusted_proxies: TrustedProxies = None,
-    public_url: PublicUrl = None,
-    manufacturer_id: ManufacturerId = None,
-    disclosure: Annotated[
-        str | None,
-        typer.Option(help="What a PASS tells: serial, family or none. [SMA_DISCLOSURE, serial]"),
-    ] = None,
-    replay: Annotated[
-        str | None,
-        typer.Option(
-            help="A token that one caller brings again: record or refuse-same-caller."
-            " [SMA_REPLAY, record]"
-        ),
-    ] = None,
-    max_body_bytes: Annotated[
-        int | None, typer.Option(help="Larger bodies are 413. [SMA_MAX_BODY_BYTES, 65536]")
-    ] = None,
-    pool_limit: Annotated[
-        int | None, typer.Option(help="Tokens that may wait. [SMA_POOL_LIMIT, 10000]")
-    ] = None,
-    batch_limit: Annotated[
-        int | None, typer.Option(help="Tokens that share a commit. [SMA_BATCH_LIMIT, 1000]")
-    ] = None,
-    request_timeout: Annotated[
-        float | None,
-        typer.Option(help="Seconds for a request to arrive. [SMA_REQUEST_TIMEOUT, 30]"),
-    ] = None,
-    answer_timeout: Annotated[
-        float | None,
-        typer.Option(help="Seconds to wait for the database. [SMA_ANSWER_TIMEOUT, 10]"),
-    ] = None,
-    rate_provision: Annotated[
-        str | None,
-        typer.Option(
-            help='Devices a caller may provision, as "600/minute" or "none". [SMA_RATE_PROVISION]'
-        ),
-    ] = None,
-    rate_validate: Annotated[
-        str | None, typer.Option(help="Camera tokens it may send. [SMA_RATE_VALIDATE]")
-    ] = None,
-    rate_failures: Annotated[
-        str | None,
-        typer.Option(help="FAILs it may gather before it has to wait. [SMA_RATE_FAILURES]"),
-    ] = None,
-    rate_admin: Annotated[
-        str | None, typer.Option(help="Other requests it may send. [SMA_RATE_ADMIN]")
-    ] = None,
-    rate_guesses: Annotated[
-        str | None,
-        typer.Option(help="Wrong credentials that an address may send. [SMA_RATE_GUESSES]"),
-    ] = None,
-    cors_origins: Annotated[
-        str | None,
-        typer.Option(
-            help="Origins whose pages may call the API, with commas between. [SMA_CORS_ORIGINS]"
-        ),
-    ] = None,
-    audit_retention_days: AuditRetentionDays = None,
-    abuse: Abuse = None,
-    abuse_factor: AbuseFactor = None,
-    abuse_least: AbuseLeast = None,
-    log_format: LogFormat = None,
-    log_level: LogLevel = None,
-    slow_query_ms: SlowQueryMs = None,
-    traces_url: TracesUrl = None,
-    ca_key_type: CaKeyType = None,
-    tables: Tables = None,
-    keys_per_table: KeysPerTable = None,
-    root_key_file: RootKeyFile = None,
-    as_json: Json = False,
-) -> None:
-    """Run the authority.
+def serve(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
+    """Run the authority's server.
 
-    With SQLite on a loopback address, an authority that does not exist yet is created first.
-    Ctrl-C or SIGTERM stops it: what was accepted is still recorded and answered. SIGHUP reads the
-    TLS certificate again.
+    With SQLite on a loopback address, the command first creates an authority if there is none.
+    Ctrl-C or SIGTERM stops the server after it has answered the accepted requests. SIGHUP makes it
+    read the TLS certificate again.
     """
-    # This must be the first statement: locals() then has the parameters and nothing else. All but
-    # `as_json` are settings, or `prototype` and `sandbox`.
-    flags = dict(locals())
-    flags.pop("as_json")
-    settings = settings_from(**flags)
     if sandbox:
         _check_sandbox(settings)
     _check_access(settings)
@@ -216,8 +70,8 @@ def _check_access(settings: "Settings") -> None:
     if settings.resolved_access is Access.OPEN:
         if settings.trusted_proxies or not is_loopback(settings.host):
             print_stderr(
-                f"WARNING: access is open on {settings.host}: everyone who reaches this address can"
-                " provision devices."
+                f"WARNING: access is open on {settings.host}. Every caller that reaches this"
+                " address can provision devices."
             )
         return
     first = "sma keys create NAME --scope validate"
@@ -229,13 +83,13 @@ def _check_access(settings: "Settings") -> None:
                 return
     where, otherwise = f"On {settings.host}", "listen on 127.0.0.1"
     if is_loopback(settings.host):
-        where, otherwise = "Here", "leave --access keys out"
+        where, otherwise = "Here", "leave out --access keys"
         if settings.trusted_proxies:
             where, otherwise = "Behind a proxy", "trust no proxies"
     raise ConfigurationError(
-        f"{where} callers must show access keys, and there is none in force. To make"
-        f" one, type: {first}. Or {otherwise}; or say --access open, if everyone who"
-        " reaches this address may provision devices and validate tokens"
+        f"{where}, callers need access keys, and no key is valid. To create one, type: {first}. Or"
+        f" {otherwise}. Or add --access open, if every caller that reaches this address may"
+        " provision devices and validate tokens."
     )
 
 
@@ -260,8 +114,8 @@ def _bind(settings: "Settings") -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}. Stop what"
-            " listens there, or give another --port"
+            f"Port {settings.port} of {settings.host} cannot be used: {error.strerror}. Stop the"
+            " other process, or choose another port with --port."
         ) from None
     listener.set_inheritable(True)  # worker processes accept connections on the same socket
     return listener
@@ -298,8 +152,8 @@ def _run(
         raise
     if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
         print_stderr(
-            f"Rate limits: each of the {settings.workers} processes counts by itself."
-            " SMA_RATE_STORE names a Redis in which they count together."
+            f"Rate limits: each of the {settings.workers} processes counts separately. To count"
+            " together, set SMA_RATE_STORE to a Redis."
         )
     url = _url(listener, "http" if settings.tls_cert is None else "https")
 
@@ -307,7 +161,7 @@ def _run(
         if as_json:
             print_json(_facts_for_scripts(authority, url, local))
         else:
-            _tell(authority, url, local)
+            _print_facts(authority, url, local)
 
     # The server handles these signals while it runs. Afterwards, a second signal must not stop the
     # shutdown with a traceback.
@@ -317,11 +171,11 @@ def _run(
     # SQLite goes on writing to a removed file, so its operator must know that answers may be lost.
     if authority.database.lost:
         print_stderr(
-            "Stopped. The database file was removed or replaced while it was open: earlier answers"
-            " may be recorded in the removed file alone. Restore that very file, or a backup."
+            "Stopped. The database file was removed or replaced while it was open. Earlier answers"
+            " may be recorded only in the removed file. Restore that file, or a backup."
         )
         raise typer.Exit(exit_codes.DATABASE)
-    print_stderr("Stopped. What was answered is recorded.")
+    print_stderr("Stopped. All answers are recorded.")
 
 
 def _url(listener: socket.socket, scheme: str) -> str:
@@ -346,7 +200,7 @@ def _facts_for_scripts(
     }
 
 
-def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") -> None:
+def _print_facts(authority: "Authority", url: str, local: "LocalCertificate | None") -> None:
     from birthmark_sma import __version__
     from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.cli.descriptions import certificate_as_fields
@@ -374,12 +228,12 @@ def _tell(authority: "Authority", url: str, local: "LocalCertificate | None") ->
     print_line("\nTry next, in another terminal:")
     if authority.sandbox:
         print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}/sandbox")
-        print_line("Ctrl-C stops.")
+        print_line("To stop: Ctrl-C.")
         return
     probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
     print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}{probe}")
-    print_line("  sma demo        the whole story, with a camera and an aggregation server")
-    print_line("Ctrl-C stops.")
+    print_line("  sma demo        shows a camera, a picture and two aggregation servers")
+    print_line("To stop: Ctrl-C.")
 
 
 def _access(settings: "Settings") -> str:
@@ -387,10 +241,10 @@ def _access(settings: "Settings") -> str:
     from birthmark_sma.http_requests import is_loopback
 
     if settings.resolved_access is Access.KEYS:
-        return "callers show access keys: sma keys list"
+        return "with access keys: sma keys list"
     if is_loopback(settings.host):
-        return "open, to this machine"
-    return "open, to everyone who reaches the address"
+        return "open to this machine"
+    return "open to every caller that reaches the address"
 
 
 def _data(settings: "Settings") -> str:

@@ -25,7 +25,7 @@ def check_tls(settings: "Settings") -> None:
     from birthmark_sma.web.transport.tls import load_tls, tls_files
 
     if settings.tls_self and settings.tls_cert is not None:
-        raise ConfigurationError("Give either --tls-self, or --tls-cert with --tls-key")
+        raise ConfigurationError("Give either --tls-self, or --tls-cert with --tls-key.")
     files = tls_files(settings)
     if files is not None:
         warning = load_tls(files).warning
@@ -33,9 +33,10 @@ def check_tls(settings: "Settings") -> None:
             print_stderr(f"WARNING: {warning} Clients refuse it.")
     elif not (is_loopback(settings.host) or settings.tls_self or settings.trusted_proxies):
         print_stderr(
-            f"WARNING: there is no TLS on {settings.host}: whoever is on the way can read and"
-            " change what is sent. Give --tls-cert and --tls-key, or put a proxy with TLS in front"
-            " and name it with --trusted-proxies."
+            f"WARNING: there is no TLS on {settings.host}. Others on the network can read and"
+            " change requests and answers. Give --tls-cert and --tls-key, or use a proxy with"
+            " TLS and name"
+            " it with --trusted-proxies."
         )
 
 
@@ -52,7 +53,9 @@ def find_local_certificate(
 
     settings, local = settings_with_local_certificate(settings, listener.getsockname()[0])
     if local.new_ca:
-        print_stderr(f"A local CA was made for TLS: clients of this server trust {local.ca_file}.")
+        print_stderr(
+            f"A local CA was created for TLS. Clients of this server must trust {local.ca_file}."
+        )
     return settings, local
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark_sma.cli.commands.init import existing_database
-from birthmark_sma.cli.options import DatabaseUrl, DataDir
+from birthmark_sma.cli.opening import existing_database
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from birthmark_sma.authority.operations.statistics import Overview
+    from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
 
 _EVERY_SECONDS = 2.0  # from one database query to the next
@@ -32,21 +32,20 @@ _KEY_SECONDS = 0.2  # the longest wait for a key before the screen is updated
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    settings: "Settings",
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
 ) -> None:
-    """Show what happens, every two seconds: verdicts, devices, repeats, flags and keys.
+    """Show verdicts, devices, repeated tokens, flags and keys, every two seconds.
 
-    It reads the database, so it sees all servers of an authority. q or Ctrl-C ends it. Where the
-    database goes away it says so, and goes on when that is back. A pipe gets one frame.
+    The command reads the database, so it shows all servers of an authority. To end it, press q or
+    Ctrl-C. If the database is down, it says so and waits. A pipe gets one frame.
     """
     from rich.console import Console
 
     from birthmark_sma.authority.operations.statistics import read_overview
     from birthmark_sma.cli.commands.top_rendering import frame
 
-    with existing_database(data_dir, database_url) as database:
+    with existing_database(settings) as database:
         console = Console(highlight=False)
         if once or not console.is_terminal:
             console.print(frame(read_overview(database), width=console.width))

@@ -57,7 +57,7 @@ def _head(overview: Overview, away: str | None) -> Text:
         kind = f"{overview.glance.database}, {overview.glance.size / 1_000_000:,.1f} MB"
         text.append(f"{kind}, {overview.glance.seconds * 1_000:,.0f} ms", style="green not bold")
     else:
-        text.append(f"\n{away} What follows is from before.", style="bold red")
+        text.append(f"\n{away} These values are older.", style="bold red")
     return text
 
 
@@ -82,8 +82,8 @@ def _figures(overview: Overview) -> Text:
     )
     reasons = sorted(stats.fail_reasons_24h.items(), key=lambda each: -each[1])[:2]
     if reasons:
-        told = ", ".join(f"{times:,} {reason}" for reason, times in reasons)
-        text.append(f"\n          FAIL: {told}", style="red not bold")
+        shown = ", ".join(f"{times:,} {reason}" for reason, times in reasons)
+        text.append(f"\n          FAIL: {shown}", style="red not bold")
     return text
 
 

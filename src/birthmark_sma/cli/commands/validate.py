@@ -10,45 +10,38 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark_sma.cli import exit_codes
-from birthmark_sma.cli.commands.init import require_sqlite_file
-from birthmark_sma.cli.options import DatabaseUrl, DataDir, Json, KekCommand, KekFile, settings_from
-from birthmark_sma.cli.output import print_fields, print_json, waiting
+from birthmark_sma.cli.opening import existing_authority, require_sqlite_file
+from birthmark_sma.cli.options import Json
+from birthmark_sma.cli.output import print_fields, print_json
 
 if TYPE_CHECKING:
+    from birthmark_sma.config import Settings
     from birthmark_sma.protocol.camera_token import CameraToken
 
 
 def validate(
+    settings: "Settings",
     camera_token: Annotated[
-        Path, typer.Argument(help="A JSON file as the API takes it; - reads standard input.")
+        Path,
+        typer.Argument(
+            help="A JSON file with the request body of the API, or - for standard input."
+        ),
     ],
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    kek_file: KekFile = None,
-    kek_command: KekCommand = None,
     as_json: Json = False,
 ) -> None:
-    """Validate a camera token, and say why.
+    """Validate a camera token and print the reason for the verdict.
 
-    The attempt goes into the audit trail like any other. Exits with 0 for PASS, 1 for FAIL.
+    The attempt is added to the audit log. The exit code is 0 for PASS and 1 for FAIL.
     """
     from birthmark_sma.authority.access.caller import Caller
-    from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.protocol.verdict import Verdict
     from birthmark_sma.web.api.models import rfc3339
 
-    settings = settings_from(
-        data_dir=data_dir, database_url=database_url, kek_file=kek_file, kek_command=kek_command
-    )
-    require_sqlite_file(settings)
+    require_sqlite_file(settings)  # before it waits for standard input
     token = _parse(_read(camera_token))
-    with waiting("Opening the authority"):
-        authority = open_authority(settings)
-    try:
+    with existing_authority(settings) as authority:
         validation = authority.validator.submit(token, Caller(None)).result()
-    finally:
-        authority.close()
-    told = {
+    shown = {
         "validation_result": validation.verdict.value,
         "reason": validation.reason.value,
         "device_serial": validation.device_serial,
@@ -56,12 +49,12 @@ def validate(
         "timestamp": rfc3339(validation.validated_at),
     }
     if as_json:
-        print_json(told)
+        print_json(shown)
     else:
         passed = validation.verdict is Verdict.PASS
         colour = typer.colors.GREEN if passed else typer.colors.RED
-        told["validation_result"] = typer.style(validation.verdict.value, fg=colour, bold=True)
-        print_fields([(name.replace("_", " "), value or "-") for name, value in told.items()])
+        shown["validation_result"] = typer.style(validation.verdict.value, fg=colour, bold=True)
+        print_fields([(name.replace("_", " "), value or "-") for name, value in shown.items()])
     if validation.verdict is not Verdict.PASS:
         raise typer.Exit(exit_codes.FAILED)
 

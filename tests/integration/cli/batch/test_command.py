@@ -339,7 +339,7 @@ def test_a_refused_line_never_stops_the_rest(factory: Factory) -> None:
         assert [each["line"] for each in refused] == list(range(2, 2 + len(REFUSED)))
         for each, (name, (line, words)) in zip(refused, REFUSED.items(), strict=True):
             if run == 1 and name == "the serial of another line":
-                words = "said something else"  # noqa: PLW2901
+                words = "from a different line"  # noqa: PLW2901
             assert words in each["problem"], name
             if isinstance(line, dict) and name not in {"no serial", "a long serial", "a number"}:
                 assert each["device_serial"] == line["device_serial"]
@@ -361,14 +361,18 @@ def test_a_misspelt_column(factory: Factory) -> None:
         (["devices.txt", "--output", "r"], 2, "--format"),
         (["-", "--output", "r"], 2, "--format"),
         (["devices.jsonl", "--output", "r", "--format", "xml"], 2, "--format"),
-        (["devices.jsonl", "--output", "r", "--refused", "r"], 2, "one file"),
+        (["devices.jsonl", "--output", "r", "--refused", "r"], 2, "are the same file"),
         (["devices.jsonl"], 2, "--output"),
         (["missing.jsonl", "--output", "r"], 3, "missing.jsonl"),
-        (["devices.jsonl", "--output", "devices.jsonl"], 2, "overwritten"),
-        (["devices.jsonl", "--output", "r", "--refused", "devices.jsonl"], 2, "overwritten"),
-        (["devices.jsonl", "--output", "r", "--refused", "link.jsonl"], 2, "overwritten"),
-        (["link.jsonl", "--output", "r", "--refused", "r"], 2, "one file"),
-        (["twin.refused.jsonl", "--output", "twin.jsonl"], 2, "overwritten"),
+        (["devices.jsonl", "--output", "devices.jsonl"], 2, "overwrite the devices"),
+        (
+            ["devices.jsonl", "--output", "r", "--refused", "devices.jsonl"],
+            2,
+            "overwrite the devices",
+        ),
+        (["devices.jsonl", "--output", "r", "--refused", "link.jsonl"], 2, "overwrite the devices"),
+        (["link.jsonl", "--output", "r", "--refused", "r"], 2, "are the same file"),
+        (["twin.refused.jsonl", "--output", "twin.jsonl"], 2, "overwrite the devices"),
         (["devices.jsonl", "--output", "secret.txt"], 3, "none of this program's"),
         (["devices.jsonl", "--output", "no-line-end.txt"], 3, "none of this program's"),
     ],
@@ -507,7 +511,7 @@ def test_a_line_that_was_changed_is_refused(factory: Factory) -> None:
     assert "2 were provisioned by an earlier run" in said
     refused = factory.refused()
     assert [each["line"] for each in refused] == [1, 2, 3, 4, 5, 6]
-    assert all("said something else" in each["problem"] for each in refused)
+    assert all("from a different line" in each["problem"] for each in refused)
     assert factory.path("results.jsonl").read_bytes().startswith(before)
     factory.assert_complete([f"camera-{number:05}" for number in range(9)])
 
@@ -558,7 +562,7 @@ def test_the_database_goes_away(tmp_path: Path, own_postgres: Postgres) -> None:
     _, said = run.communicate(text_of(lines[1_000:]), timeout=60)
     assert run.returncode == 4, said
     assert said.startswith("sma: The database does not answer")
-    assert said.endswith("run the same command again, and it carries on.\n")
+    assert said.endswith("run the same command again to continue.\n")
     assert len(said.splitlines()) == 1
     own_postgres.restart()
     factory.run(*factory.arguments())
@@ -621,7 +625,7 @@ def test_interrupted(factory: Factory) -> None:
     os.killpg(run.pid, signal.SIGINT)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert said == "Interrupted: run the same command again, and it carries on.\n"
+    assert said == "Interrupted: run the same command again to continue.\n"
     factory.run(*factory.arguments())
     factory.assert_complete([line["device_serial"] for line in lines])
 
@@ -638,7 +642,7 @@ def test_a_disk_that_is_full(factory: Factory) -> None:
     _, said = run.communicate(timeout=60)
     assert run.returncode == 3, said
     assert said.startswith("sma: Results cannot be written: ")
-    assert said.endswith("; run the same command again, and it carries on.\n")
+    assert said.endswith("; run the same command again to continue.\n")
     factory.run(*factory.arguments())
     factory.assert_complete([line["device_serial"] for line in lines])
 

@@ -274,7 +274,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_named_file_must_exist() -> None:
     """Only the file that nobody named may be absent."""
     assert refusal_of({}, {CONFIG_FILE_VARIABLE: "nowhere.toml"}) == (
-        "SMA_CONFIG_FILE names no file: nowhere.toml."
+        "The settings file nowhere.toml does not exist. Correct SMA_CONFIG_FILE."
     )
 
 
@@ -349,7 +349,9 @@ def test_a_file_with_a_secret_is_its_owners_alone(mode: int) -> None:
     Path("sma.toml").write_text(f'ca_password = "{SECRET}"\n')
     Path("sma.toml").chmod(mode)
     message = refusal_of({}, {})
-    assert message == "sma.toml holds a secret and can be read by others. Type: chmod 600 sma.toml"
+    assert (
+        message == "sma.toml holds a secret, and other users can read it. Type: chmod 600 sma.toml"
+    )
     Path("sma.toml").write_text("port = 3003\n")
     assert load_settings({}, {}).port == 3003
 

@@ -1,0 +1,57 @@
+"""Open what the settings name: an existing database, or the authority in it.
+
+The commands use it. Nothing here creates a database: SQLite would create an empty file for a wrong
+path, so its file must exist.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from birthmark_sma.cli.output import waiting
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.authority import Authority
+    from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
+
+
+@contextmanager
+def existing_database(settings: "Settings") -> Iterator["Database"]:
+    """Open the database of an authority, and close it at the end.
+
+    Raises NotInitialisedError if SQLite's file does not exist.
+    """
+    from birthmark_sma.authority.authority import opened_database
+
+    require_sqlite_file(settings)
+    with opened_database(settings) as database:
+        yield database
+
+
+@contextmanager
+def existing_authority(settings: "Settings") -> Iterator["Authority"]:
+    """Open an authority, with a spinner on a terminal, and close it at the end.
+
+    Raises NotInitialisedError if SQLite's file does not exist.
+    """
+    from birthmark_sma.authority.authority import open_authority
+
+    require_sqlite_file(settings)
+    with waiting("Opening the authority"):
+        authority = open_authority(settings)
+    try:
+        yield authority
+    finally:
+        authority.close()
+
+
+def require_sqlite_file(settings: "Settings") -> None:
+    """Raise NotInitialisedError if SQLite is used and its file does not exist."""
+    from birthmark_sma.errors import NotInitialisedError
+
+    if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+        raise NotInitialisedError(
+            f"There is no authority in {settings.data_dir}, and DATABASE_URL is not set. To create"
+            " one, type: sma init. Or name yours with --data-dir or DATABASE_URL"
+        )

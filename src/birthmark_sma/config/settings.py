@@ -1,0 +1,394 @@
+"""The table of settings: type, default, bounds, description and flags of each, declared once.
+
+`loading.py` creates the frozen `Settings`; all other modules only read it. The variables of hosting
+platforms (`DATABASE_URL`, `CA_PASSWORD`, `PORT`) keep their names. All others have the field's name
+in capitals with the prefix `SMA_`. The error messages of validators must never show a value.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from birthmark_sma.config.choices import (
+    AbuseMode,
+    Access,
+    Disclosure,
+    LogFormat,
+    LogLevel,
+    ReplayPolicy,
+)
+from birthmark_sma.config.setting import Setting
+from birthmark_sma.http_requests import is_loopback
+from birthmark_sma.pki.keys.ca_keys import CaKeyType
+from birthmark_sma.protocol.key_table import (
+    MAX_WIRE_INTEGER,
+    PROTOTYPE_SIZES,
+    STANDARD_SIZES,
+    TABLES_PER_DEVICE,
+    TableSizes,
+)
+from birthmark_sma.rates import parse_rates
+
+# A settings file with one of these must not be readable by other users.
+SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# The commands that have a flag for a setting, as they are typed after `sma`.
+_SERVE = ("serve",)
+_SIZES = (*_SERVE, "init")
+_ROOT_KEY = (
+    *_SIZES,
+    *("doctor", "backup", "restore", "ca publish-crl", "secrets rotate", "secrets check"),
+)
+_KEK = (
+    *_SIZES,
+    *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
+    *("ca export", "ca publish-crl", "secrets rotate", "secrets check"),
+)
+_DATABASE = (
+    *_KEK,
+    *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
+    *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
+    *("tables show", "ca show", "history prune", "history partitions"),
+    *("keys create", "keys list", "keys revoke", "keys rotate"),
+)
+_ABUSE = (*_SERVE, "devices flagged")
+
+
+def _between(least: int, most: int) -> Any:
+    return Field(ge=least, le=most)
+
+
+def _limit(default: str) -> Setting:
+    # `authority.rate_limits` has these defaults, because they depend on other settings.
+    return Setting(
+        _SERVE, default=f"{default}; none on an open server that only this machine reaches"
+    )
+
+
+class Settings(BaseModel):
+    """All settings. Frozen: they do not change while the program runs.
+
+    `hide_input_in_errors` keeps secrets out of validation errors.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    database_url: Annotated[
+        SecretStr | None, Setting(_DATABASE, default="SQLite in the data directory")
+    ] = None
+    """The database, as a PostgreSQL URL. Set a URL with a password in the environment, because
+    every user of the machine can read flags."""
+    ca_password: Annotated[
+        SecretStr | None, Setting(default="with SQLite, a generated one in the data directory")
+    ] = None
+    """The passphrase. It encrypts the root's key. Without a KEK file or command, it also yields the
+    key-encryption key (KEK), which wraps all other secrets."""
+    port: Annotated[int, _between(0, 65535), Setting(_SERVE)] = 8000
+    """The port to listen on; 0 takes a free one."""
+    data_dir: Annotated[Path, Setting((*_DATABASE, "secrets forget-previous"))] = Path("sma-data")
+    """The directory of SQLite's file and the generated secrets."""
+    host: Annotated[str, Setting(_SERVE)] = "127.0.0.1"
+    """The address to listen on."""
+    workers: Annotated[int, _between(1, 256), Setting(_SERVE)] = 1
+    """The number of processes that serve requests."""
+    one_core: Annotated[bool, Setting(_SERVE, flag="--one-core/--any-core")] = True
+    """Pin each process to one CPU core, which is faster (Linux only)."""
+    access: Annotated[
+        Access | None,
+        Setting(_SERVE, default="open on loopback without trusted proxies, otherwise keys"),
+    ] = None
+    """Authentication of callers: `open` accepts every caller that reaches the address, `keys` asks
+    for access keys."""
+    publish_pki: Annotated[bool, Setting(_SERVE)] = False
+    """Serve certificates and CRLs without an access key. A public URL has the same effect."""
+
+    tls_cert: Annotated[Path | None, Setting(_SERVE)] = None
+    """Serve HTTPS with this certificate and its chain (PEM)."""
+    tls_key: Annotated[Path | None, Setting(_SERVE)] = None
+    """The private key of the TLS certificate (PEM, without a passphrase)."""
+    tls_client_ca: Annotated[Path | None, Setting(_SERVE)] = None
+    """The CAs (PEM) of client certificates, which callers may use instead of access keys."""
+    tls_self: Annotated[bool, Setting(_SERVE)] = False
+    """Serve HTTPS with a certificate for this machine, from a CA that is created in the data
+    directory."""
+    trusted_proxies: Annotated[
+        tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], Setting(_SERVE)
+    ] = ()
+    """Addresses and networks of proxies, separated by commas. Their X-Forwarded-For and Forwarded
+    headers are trusted."""
+    cors_origins: Annotated[tuple[str, ...], Setting(_SERVE)] = ()
+    """Origins whose pages may call the API from a browser (CORS), separated by commas, such as
+    https://app.example.org."""
+    public_url: Annotated[str | None, Setting((*_SERVE, "provision", "provision-batch"))] = None
+    """The public URL of the server. Device certificates then name the addresses of the CRL and of
+    the issuer's certificate."""
+
+    kek_file: Annotated[Path | None, Setting(_KEK)] = None
+    """A file with the key-encryption key: 32 bytes, or 64 hex digits. It is used instead of
+    CA_PASSWORD."""
+    kek_command: Annotated[str | None, Field(repr=False), Setting(_KEK)] = None
+    """A command, run without a shell, that writes the key-encryption key to stdout, such as the
+    client of a KMS."""
+    root_key_file: Annotated[Path | None, Setting(_ROOT_KEY, default="in the data directory")] = (
+        None
+    )
+    """The file with the root's encrypted private key."""
+    ca_key_type: Annotated[CaKeyType, Setting(_SIZES)] = CaKeyType.RSA_4096
+    """The key type of a new root and intermediate: rsa-4096, ec-p384 or ec-p256."""
+    tables: Annotated[int, _between(TABLES_PER_DEVICE, MAX_WIRE_INTEGER), Setting(_SIZES)] = (
+        STANDARD_SIZES.tables
+    )
+    """The number of key tables of a new authority. It never changes."""
+    keys_per_table: Annotated[int, _between(1, MAX_WIRE_INTEGER), Setting(_SIZES)] = (
+        STANDARD_SIZES.keys_per_table
+    )
+    """The number of keys in each table of a new authority. It never changes."""
+    manufacturer_id: Annotated[
+        str, Field(min_length=1, max_length=100), Setting((*_SERVE, "provision"))
+    ] = "SimulatedMfg"
+    """The manufacturer_id in every verdict."""
+
+    disclosure: Annotated[Disclosure, Setting(_SERVE)] = Disclosure.SERIAL
+    """The information about the device in a PASS: serial, family or none."""
+    replay: Annotated[ReplayPolicy, Setting(_SERVE)] = ReplayPolicy.RECORD
+    """The answer to a camera token that the same caller submits again: `record` returns a verdict
+    again, `refuse-same-caller` returns 409."""
+    max_body_bytes: Annotated[int, _between(1_024, 16 * 1024 * 1024), Setting(_SERVE)] = 65_536
+    """The largest request body, in bytes. A larger one gets 413."""
+    pool_limit: Annotated[int, _between(1, 1_000_000), Setting(_SERVE)] = 10_000
+    """The number of camera tokens that may wait for the database. Further callers get 503."""
+    batch_limit: Annotated[int, _between(1, 10_000), Setting(_SERVE)] = 1_000
+    """The number of camera tokens after which a commit takes no more requests."""
+    request_timeout: Annotated[float, Field(gt=0, le=3600), Setting(_SERVE)] = 30.0
+    """The time for a request to arrive completely, in seconds, before it gets 408."""
+    answer_timeout: Annotated[float, Field(gt=0, le=300), Setting(_SERVE)] = 10.0
+    """The time that a caller waits for the database, in seconds, before it gets 503."""
+
+    rate_validate: Annotated[str | None, _limit("300000/minute")] = None
+    """The camera tokens that a caller may submit, such as "100/second; 3000/minute", or "none" for
+    no limit."""
+    rate_failures: Annotated[str | None, _limit("6000/minute")] = None
+    """The FAIL verdicts that a caller may get."""
+    rate_provision: Annotated[str | None, _limit("600/minute")] = None
+    """The devices that a caller may provision."""
+    rate_admin: Annotated[str | None, _limit("600/minute")] = None
+    """All other requests of a caller, except /health/live and /health/ready."""
+    rate_guesses: Annotated[str | None, _limit("60/minute")] = None
+    """The wrong credentials from one address."""
+    rate_store: Annotated[SecretStr | None, Setting()] = None
+    """A Redis, as a redis:// or rediss:// URL, in which several processes share their counts. It
+    has no flag, because it may contain a password."""
+
+    audit_retention_days: Annotated[
+        int | None,
+        _between(1, 36_500),
+        Setting(
+            (*_SERVE, "doctor", "history prune"),
+            default="all",
+            aliases={"history prune": "--older-than-days"},
+        ),
+    ] = None
+    """The number of whole days (UTC) of the audit log to keep. Older rows are deleted."""
+    abuse: Annotated[AbuseMode, Setting(_ABUSE)] = AbuseMode.FLAG
+    """The action for devices far above their usual rate: off, shadow, flag or suspend."""
+    abuse_factor: Annotated[float, _between(1, 1_000_000), Setting(_ABUSE)] = 10.0
+    """The multiple of its usual pictures a day that a device may make."""
+    abuse_least: Annotated[int, _between(1, 1_000_000_000), Setting(_ABUSE)] = 500
+    """The number of pictures a day that every device may make."""
+
+    log_format: Annotated[LogFormat, Setting(_SERVE)] = LogFormat.AUTO
+    """The format of the log: json, pretty or auto. `auto` is pretty if stderr is a terminal."""
+    log_level: Annotated[LogLevel, Setting(_SERVE)] = LogLevel.INFO
+    """The lowest severity in the log: debug, info, warning or error. `info` logs a line for each
+    request, `debug` also one for each batch."""
+    slow_query_ms: Annotated[float, Field(gt=0, le=3_600_000), Setting(_SERVE)] = 1_000.0
+    """Log statements that take longer than this, in milliseconds."""
+    traces_url: Annotated[str | None, Setting(_SERVE)] = None
+    """The URL of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318."""
+
+    @field_validator("traces_url")
+    @classmethod
+    def _path_of_traces(cls, value: str | None) -> str | None:
+        url = cls._plain_url(value)
+        return f"{url}/v1/traces" if url and not urlsplit(url).path else url
+
+    @field_validator("public_url")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        plain = value.isascii() and value.isprintable() and " " not in value
+        if not (plain and parts.scheme in {"http", "https"} and parts.hostname):
+            raise ValueError("give a plain http:// or https:// URL with a host")
+        if parts.query or parts.fragment or parts.username:
+            raise ValueError("leave out query, fragment and user")
+        return value.rstrip("/")
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        listed = value.split(",") if isinstance(value, str) else value
+        texts = isinstance(listed, list | tuple) and all(isinstance(each, str) for each in listed)
+        if not texts:
+            raise ValueError("give a list of addresses and networks")
+        try:
+            networks = tuple(ipaddress.ip_network(each.strip()) for each in listed if each.strip())
+        except ValueError as error:
+            raise ValueError(f"{error}; give addresses and networks, as in 10.0.0.0/8") from None
+        # With 0.0.0.0/0 every client could claim any address in a header.
+        if any(network.prefixlen == 0 for network in networks):
+            raise ValueError("it trusts every address; name the proxies")
+        return networks
+
+    @field_validator(
+        "rate_provision", "rate_validate", "rate_failures", "rate_admin", "rate_guesses"
+    )
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rates(value)
+        return value
+
+    @field_validator("rate_store")
+    @classmethod
+    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value.get_secret_value())
+                usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname)
+                usable = usable and (parts.port is None or parts.port > 0)
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError("give a URL such as redis://host:6379/0, or rediss:// for TLS")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(each.strip() for each in value.split(",") if each.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(is_origin(each) for each in value):
+            raise ValueError(
+                "give origins as browsers write them, such as https://app.example.org or"
+                " http://localhost:3000, without a path; * and null are not origins"
+            )
+        return value
+
+    @field_validator("ca_password")
+    @classmethod
+    def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_passphrase(value)
+
+    @property
+    def serves_this_machine_alone(self) -> bool:
+        """True if only this machine can reach the server and callers need no access key."""
+        open_here = is_loopback(self.host) and self.resolved_access is Access.OPEN
+        return open_here and not self.trusted_proxies
+
+    @property
+    def table_sizes(self) -> TableSizes:
+        """The table sizes of a new authority. An existing authority keeps its own."""
+        return TableSizes(self.tables, self.keys_per_table)
+
+    @property
+    def uses_sqlite(self) -> bool:
+        """True if the database is a SQLite file on this machine."""
+        return self.resolved_database_url.startswith("sqlite:")
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The path of the SQLite file, or None with PostgreSQL."""
+        url = self.resolved_database_url
+        return Path(url.removeprefix("sqlite:///")) if self.uses_sqlite else None
+
+    @property
+    def resolved_access(self) -> Access:
+        """The authentication of callers, with the default applied.
+
+        The default is open only on loopback without trusted proxies. So the server is never open to
+        other machines unless the operator sets that.
+        """
+        if self.access is not None:
+            return self.access
+        # A proxy on this machine forwards requests from other machines.
+        alone = is_loopback(self.host) and not self.trusted_proxies
+        return Access.OPEN if alone else Access.KEYS
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The URL of the database: the one given, or SQLite in the data directory."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'sma.db'}"
+        return self.database_url.get_secret_value()
+
+
+class NewSecret(BaseModel):
+    """The new secret of a rotation of the key-encryption key. No other command reads it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+    new_ca_password: Annotated[SecretStr | None, Setting()] = None
+    """Replaces CA_PASSWORD, and yields the new KEK unless one of the next two settings is set."""
+    new_kek_file: Annotated[Path | None, Setting(("secrets rotate",))] = None
+    """A file with the new key-encryption key."""
+    new_kek_command: Annotated[str | None, Field(repr=False), Setting(("secrets rotate",))] = None
+    """A command that writes the new key-encryption key to stdout."""
+
+    @field_validator("new_ca_password")
+    @classmethod
+    def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_passphrase(value)
+
+
+def _checked_passphrase(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not 1 <= len(value.get_secret_value().encode()) <= 1023:
+        raise ValueError("give a passphrase of 1 to 1023 bytes")
+    return value
+
+
+PROTOTYPE: Mapping[str, Any] = {
+    "tables": PROTOTYPE_SIZES.tables,
+    "keys_per_table": PROTOTYPE_SIZES.keys_per_table,
+    "port": 5001,
+    "data_dir": Path("sma-prototype"),
+}
+"""Defaults with `--prototype`, for the prototype with one device. Explicit settings override them.
+"""
+
+SANDBOX: Mapping[str, Any] = {
+    "ca_key_type": CaKeyType.EC_P256,
+    "data_dir": Path("sma-sandbox"),
+}
+"""Defaults with `--sandbox`: a CA key that is fast to create, and a separate directory. There is no
+setting `sandbox`, so that a copied environment or file never turns an authority into a sandbox."""
+
+
+def is_origin(text: str) -> bool:
+    """Return whether a text is an origin as browsers serialise it (RFC 6454, section 6.2)."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
+        return False
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    end = "" if port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{port}"
+    plain = text.isascii() and text.isprintable() and not set(text) & set(" *\\\"'<>")
+    return plain and text == f"{parts.scheme}://{host}{end}"
