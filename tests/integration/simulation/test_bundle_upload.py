@@ -103,7 +103,7 @@ def test_a_server_that_takes_everything_is_found_out(running: Running) -> None:
             "--interval", "0", "--json", environ=running.environ,
         )  # fmt: skip
     assert sent.returncode == 1
-    assert "1 of 2 bundles were not answered as they should be" in sent.stderr
+    assert "1 of 2 bundles got a wrong response" in sent.stderr
     genuine, forged = json.loads(sent.stdout)["bundles"]
     assert genuine["fault"] is None
     assert "must be refused (400" in forged["fault"]

@@ -3,142 +3,134 @@
 The simulation itself is in `birthmark_sma/simulation`. This package parses options and prints.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.simulate.one_sided import aggregator, camera
-from birthmark_sma.cli.simulate.options import (
-    CaFile,
-    Directory,
-    EnrolmentKeyFile,
-    KeysPerTable,
-    PictureFile,
-    ReportFile,
-    RootFingerprint,
-    Settle,
-    Url,
-    ValidateKeyFile,
-    check_empty,
-    check_writable,
-    make_target,
-)
-from birthmark_sma.cli.simulate.report import play, tell
+from birthmark_sma.cli.simulate.options import RunOptions, expand
+from birthmark_sma.cli.simulate.report import play, print_outcome
+from birthmark_sma.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from birthmark_sma.simulation.plan import Terms
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Play cameras and aggregation servers against an authority.\n\nWhat they leave behind"
-    " stays: devices, and rows in the audit trail. Never point them at an authority in use.",
+    help="Simulate cameras and aggregation servers against an authority.\n\nTheir devices and audit"
+    " rows stay in its database. Never use an authority that is in use.",
 )
 
 
-@app.command()
-def fleet(
-    url: Url,
-    cameras: Annotated[int, typer.Option(min=1, help="How many cameras.")] = 20,
-    duration: Annotated[float, typer.Option(help="How many seconds it takes.")] = 30.0,
-    rate: Annotated[float, typer.Option(help="Pictures a second, on average.")] = 20.0,
+def _share(text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(min=0, max=1, help=text)
+    return option
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """The options from which the plan of a fleet is made."""
+
+    cameras: Annotated[int, typer.Option(min=1, help="The number of cameras.")] = 20
+    duration: Annotated[float, typer.Option(help="The duration in seconds.")] = 30.0
+    rate: Annotated[float, typer.Option(help="The average number of pictures a second.")] = 20.0
     even: Annotated[
         bool,
         typer.Option(
-            "--even", help="At one pace; else the run is a day, and each family has its hours."
+            "--even",
+            help="Take pictures at a constant rate. Default: the run represents a day, in which"
+            " each family of cameras has its hours.",
         ),
-    ] = False,
+    ] = False
     family: Annotated[
-        list[str] | None, typer.Option(help="A family's name, where others are not allowed.")
-    ] = None,
-    aggregators: Annotated[int, typer.Option(min=1, max=8, help="Aggregation servers.")] = 2,
+        list[str] | None,
+        typer.Option(help="The only family of cameras to simulate. It can be repeated."),
+    ] = None
+    aggregators: Annotated[
+        int, typer.Option(min=1, max=8, help="The number of aggregation servers.")
+    ] = 2
     dual: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the pictures that goes to all of them.")
-    ] = 1.0,
-    tampering: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the pictures that is tampered with.")
-    ] = 0.05,
-    clones: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the pictures that clones take.")
-    ] = 0.02,
-    replays: Annotated[
-        float, typer.Option(min=0, max=1, help="Share that replays what was sent before.")
-    ] = 0.02,
-    stolen: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the cameras that is stolen.")
-    ] = 0.02,
-    wrong_clocks: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the cameras whose clock is far off.")
-    ] = 0.02,
-    offline: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the cameras that is offline for a while.")
-    ] = 0.1,
+        float, _share("The share of pictures that is sent to all aggregation servers.")
+    ] = 1.0
+    tampering: Annotated[float, _share("The share of pictures that is tampered with.")] = 0.05
+    clones: Annotated[float, _share("The share of pictures that is taken by clones.")] = 0.02
+    replays: Annotated[float, _share("The share of pictures that replays an earlier one.")] = 0.02
+    stolen: Annotated[float, _share("The share of cameras that is stolen.")] = 0.02
+    wrong_clocks: Annotated[float, _share("The share of cameras with a wrong clock.")] = 0.02
+    offline: Annotated[float, _share("The share of cameras that is offline for a while.")] = 0.1
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed has the same things happen.")
-    ] = None,
-    settle: Settle = 30.0,
+        int | None, typer.Option(min=0, help="The seed. The same seed makes the same plan.")
+    ] = None
+
+    def terms(self) -> "Terms":
+        """Return the terms of the plan. Raises ConfigurationError if they are out of bounds."""
+        import secrets
+
+        from birthmark_sma.simulation.camera_families import families_by_name
+        from birthmark_sma.simulation.plan import Terms
+
+        return Terms(
+            cameras=self.cameras,
+            seconds=self.duration,
+            rate=self.rate,
+            seed=secrets.randbelow(1_000_000) if self.seed is None else self.seed,
+            families=families_by_name(self.family or ()),
+            aggregators=self.aggregators,
+            dual=self.dual,
+            day=not self.even,
+            tampering=self.tampering,
+            clones=self.clones,
+            replays=self.replays,
+            stolen=self.stolen,
+            wrong_clocks=self.wrong_clocks,
+            offline=self.offline,
+        )
+
+
+def fleet(
+    plan: PlanOptions,
+    run: RunOptions,
     report_command: Annotated[
         str | None,
         typer.Option(
-            help="Run with a stolen camera's serial behind it, such as 'sma devices suspend'; else"
-            " the aggregation servers alone know of thefts."
+            help="A command that reports a stolen camera, such as 'sma devices suspend'. The serial"
+            " is appended. Default: only the aggregation servers know of thefts."
         ),
     ] = None,
     serial_prefix: Annotated[
-        str | None, typer.Option(help="What serials begin with; a new one each time unless given.")
+        str | None, typer.Option(help="The beginning of all serials. Default: a new one.")
     ] = None,
-    enrolment_key_file: EnrolmentKeyFile = None,
-    validate_key_file: ValidateKeyFile = None,
-    ca_file: CaFile = None,
-    root_fingerprint: RootFingerprint = None,
-    keys_per_table: KeysPerTable = None,
-    directory: Directory = None,
-    report: ReportFile = None,
-    picture: PictureFile = None,
     as_json: Json = False,
 ) -> None:
-    """Play a fleet and its aggregation servers, and say which verdict each case got.
+    """Simulate a fleet and its aggregation servers, and print the verdicts of each case.
 
-    Exits with 0 only if every bundle ended as the protocol promises, and none was lost.
+    The exit code is 0 only if every bundle got the right verdict and none was lost.
     """
-    from birthmark_sma.simulation.camera_families import families_by_name
-    from birthmark_sma.simulation.plan import Terms, build_plan
-    from birthmark_sma.simulation.run import RunOptions, new_serial_prefix
+    from birthmark_sma.simulation import run as simulation
+    from birthmark_sma.simulation.plan import build_plan
 
-    terms = Terms(
-        cameras=cameras,
-        seconds=duration,
-        rate=rate,
-        seed=_new_seed() if seed is None else seed,
-        families=families_by_name(family or ()),
-        aggregators=aggregators,
-        dual=dual,
-        day=not even,
-        tampering=tampering,
-        clones=clones,
-        replays=replays,
-        stolen=stolen,
-        wrong_clocks=wrong_clocks,
-        offline=offline,
+    terms = plan.terms()
+    site = run.site(plan.aggregators, report_command=_split_command(report_command))
+    options = simulation.RunOptions(
+        serial_prefix or simulation.new_serial_prefix(), run.settle, run.directory
     )
-    site = make_target(
-        url,
-        aggregators=aggregators,
-        ca_file=ca_file,
-        enrolment_key_file=enrolment_key_file,
-        validate_key_file=validate_key_file,
-        root_fingerprint=root_fingerprint,
-        keys_per_table=keys_per_table,
-        report_command=report_command,
-    )
-    check_writable(report, picture)
-    check_empty(directory)
-    manner = RunOptions(serial_prefix or new_serial_prefix(), settle, directory)
-    tell(play(build_plan(terms), site, manner), report, picture, as_json=as_json)
+    print_outcome(play(build_plan(terms), site, options), run, as_json=as_json)
 
 
-def _new_seed() -> int:
-    import secrets
+def _split_command(text: str | None) -> Sequence[str]:
+    import shlex
 
-    return secrets.randbelow(1_000_000)
+    try:
+        return tuple(shlex.split(text or ""))
+    except ValueError:
+        raise ConfigurationError(
+            "--report-command has an opening quote without a closing one."
+        ) from None
 
 
-app.command()(camera)
-app.command()(aggregator)
+app.command()(expand(fleet))
+app.command()(expand(camera))
+app.command()(expand(aggregator))

@@ -13,22 +13,8 @@ import typer
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line, print_stderr
-from birthmark_sma.cli.simulate.options import (
-    CaFile,
-    Directory,
-    EnrolmentKeyFile,
-    KeysPerTable,
-    PictureFile,
-    ReportFile,
-    RootFingerprint,
-    Settle,
-    Url,
-    ValidateKeyFile,
-    check_empty,
-    check_writable,
-    make_target,
-)
-from birthmark_sma.cli.simulate.report import play, tell
+from birthmark_sma.cli.simulate.options import RunOptions, TargetOptions
+from birthmark_sma.cli.simulate.report import play, print_outcome
 from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,69 +25,55 @@ if TYPE_CHECKING:
 
 
 def camera(
-    url: Url,
+    run: RunOptions,
     to: Annotated[
         str | None,
         typer.Option(
-            help="POST the bundles to this URL of an aggregation server; else one is played too."
+            help="Send the bundles to this URL of an aggregation server. Default: an aggregation"
+            " server is simulated too."
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 5,
+    pictures: Annotated[int, typer.Option(min=1, max=100_000, help="The number of pictures.")] = 5,
     interval: Annotated[
-        float, typer.Option(min=0, max=3600, help="Seconds from one to the next.")
+        float, typer.Option(min=0, max=3600, help="The seconds from one picture to the next.")
     ] = 0.5,
     case: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is done with the pictures, in turn, such as tampered-tag; all is one of"
-            " each. [genuine]"
+            help="The case that the next picture plays, such as tampered-tag. It can be repeated,"
+            " and all plays each case once. [genuine]"
         ),
     ] = None,
     family: Annotated[str, typer.Option(help="The camera's family.")] = "Simulated Camera",
     serial: Annotated[
-        str | None, typer.Option(help="The camera's serial; a new one each time unless given.")
+        str | None, typer.Option(help="The camera's serial. Default: a new one.")
     ] = None,
-    settle: Settle = 30.0,
-    enrolment_key_file: EnrolmentKeyFile = None,
-    validate_key_file: ValidateKeyFile = None,
-    ca_file: CaFile = None,
-    root_fingerprint: RootFingerprint = None,
-    keys_per_table: KeysPerTable = None,
-    directory: Directory = None,
-    report: ReportFile = None,
-    picture: PictureFile = None,
     as_json: Json = False,
 ) -> None:
-    """Play one camera: provisioned like any other, it takes pictures and sends their bundles.
+    """Simulate one camera, which is provisioned, takes pictures and sends their bundles.
 
-    With --to it exits with 0 if each bundle was answered as it should be: by its status, and by the
-    ending where the answer names one. Without, it exits as `sma simulate fleet` does.
+    With --to, the exit code is 0 if each bundle got the right HTTP status and, if the response
+    names one, the right ending. Without --to, it is that of `sma simulate fleet`.
     """
-    from birthmark_sma.simulation.run import RunOptions, new_serial_prefix
+    from birthmark_sma.simulation import run as simulation
 
-    site = make_target(
-        url,
-        aggregators=1,
-        ca_file=ca_file,
-        enrolment_key_file=enrolment_key_file,
-        validate_key_file=validate_key_file,
-        root_fingerprint=root_fingerprint,
-        keys_per_table=keys_per_table,
-    )
-    check_writable(report, picture)
-    check_empty(directory)
+    site = run.site(1)
     plan = _plan_of_one(_cases(case or ["genuine"]), pictures, interval, family)
-    manner = RunOptions(
-        serial or new_serial_prefix(), settle, directory, is_serial=serial is not None
+    options = simulation.RunOptions(
+        serial or simulation.new_serial_prefix(),
+        run.settle,
+        run.directory,
+        is_serial=serial is not None,
     )
     if to is None:
-        tell(play(plan, site, manner), report, picture, as_json=as_json)
+        print_outcome(play(plan, site, options), run, as_json=as_json)
         return
-    if report is not None or picture is not None:
-        raise ConfigurationError("With --to there is no report: what is answered is printed.")
-    from birthmark_sma.simulation.run import one_camera
-
-    with one_camera(plan, site, manner) as played:
+    if run.report is not None or run.picture is not None:
+        raise ConfigurationError(
+            "With --to there is no report, because the responses are printed. Leave out --report"
+            " and --picture."
+        )
+    with simulation.one_camera(plan, site, options) as played:
         _deliver_all(played, plan, to, site, as_json=as_json)
 
 
@@ -113,7 +85,9 @@ def _cases(names: Sequence[str]) -> "list[Case]":
         return list(BY_ONE_CAMERA)
     for each in names:
         if each not in known:
-            raise ConfigurationError(f"--case is all, or one of: {', '.join(known)}.")
+            raise ConfigurationError(
+                f"{each} is not a case. Choose all, or one of: {', '.join(known)}."
+            )
     return [known[each] for each in names]
 
 
@@ -177,35 +151,34 @@ def _deliver_all(
             )
             if not as_json:
                 mark = typer.style("✗", fg="red") if fault else typer.style("✓", fg="green")
-                told = [answer.ending, fault] if answer.status else [fault]
-                shown = ": ".join(each for each in told if each) or "it does not say how it ended"
+                texts = [answer.ending, fault] if answer.status else [fault]
+                shown = ": ".join(each for each in texts if each) or "the response names no ending"
                 print_line(f"{mark} {each.case:<24} {answer.status or '---'}  {shown}")
     if as_json:
         print_json({"device_serial": played.device_serial, "bundles": lines})
     if bad:
-        print_stderr(f"{bad} of {len(plan.pictures)} bundles were not answered as they should be.")
+        print_stderr(f"{bad} of {len(plan.pictures)} bundles got a wrong response.")
         raise typer.Exit(exit_codes.FAILED)
 
 
 def aggregator(
-    url: Url,
+    target: TargetOptions,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8010,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+    ] = 8010,
     duration: Annotated[
-        float, typer.Option(min=0, max=86_400, help="End after so many seconds.")
+        float, typer.Option(min=0, max=86_400, help="Stop after this number of seconds.")
     ] = 3600.0,
     count: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="End after so many bundles.")
+        int, typer.Option(min=1, max=1_000_000, help="Stop after this number of bundles.")
     ] = 100_000,
-    validate_key_file: ValidateKeyFile = None,
-    ca_file: CaFile = None,
-    root_fingerprint: RootFingerprint = None,
     as_json: Json = False,
 ) -> None:
-    """Play an aggregation server: takes bundles at POST /bundles, and says what became of each.
+    """Simulate an aggregation server: receive bundles at POST /bundles, and print their endings.
 
-    It trusts the root that the authority shows, so pin that with --root-fingerprint. Ctrl-C ends
-    it.
+    It trusts the root certificate that the authority serves, so pin it with --root-fingerprint. To
+    stop it, press Ctrl-C.
     """
     import asyncio
     from contextlib import suppress
@@ -213,21 +186,15 @@ def aggregator(
     from birthmark_sma.simulation.aggregation.aggregation_server import Judgement
     from birthmark_sma.simulation.aggregation.hosting import Bounds, host_aggregator
 
-    site = make_target(
-        url,
-        aggregators=1,
-        ca_file=ca_file,
-        validate_key_file=validate_key_file,
-        root_fingerprint=root_fingerprint,
-    )
+    site = target.site(1)
 
-    def ready(address: str) -> None:
+    def print_ready(address: str) -> None:
         if as_json:
             print_json({"url": address})
         else:
-            print_line(f"Bundles are taken at {address}/bundles; Ctrl-C ends it.")
+            print_line(f"Send bundles to {address}/bundles. To stop: Ctrl-C.")
 
-    def told(judgement: Judgement) -> None:
+    def print_judgement(judgement: Judgement) -> None:
         about = judgement.device_serial or judgement.detail
         if as_json:
             print_line(json.dumps({"ending": judgement.ending, "about": about}))
@@ -236,4 +203,6 @@ def aggregator(
 
     with suppress(KeyboardInterrupt):
         bounds = Bounds(duration, count)
-        asyncio.run(host_aggregator(site, host, port, bounds, ready=ready, told=told))
+        asyncio.run(
+            host_aggregator(site, host, port, bounds, ready=print_ready, told=print_judgement)
+        )

@@ -1,12 +1,15 @@
-"""The options that the commands of `sma simulate` share, and the `Site` that results from them.
+"""The options that the commands of `sma simulate` share, each declared once.
 
-Checks of files and directories run before a simulation starts, so that a run is never wasted.
+A command names a group of options, such as `TargetOptions`, as the type of a parameter. Files and
+directories are checked before a simulation starts, so that a run is never wasted.
 """
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,118 +21,161 @@ if TYPE_CHECKING:
 ENROLMENT_KEY = "BIRTHMARK_ENROLMENT_KEY"
 VALIDATE_KEYS = "BIRTHMARK_VALIDATE_KEYS"
 
-Url = Annotated[str, typer.Argument(help="The authority, such as http://127.0.0.1:8000.")]
-CaFile = Annotated[
-    Path | None,
-    typer.Option(help="The CA that the authority's TLS certificate comes from; else the system's."),
-]
-EnrolmentKeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="A file with an access key of scope provision. [BIRTHMARK_ENROLMENT_KEY, the key]"
-    ),
-]
-ValidateKeyFile = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="A file with an access key of scope validate; once for all aggregation servers, or"
-        " once for each. [BIRTHMARK_VALIDATE_KEYS, the keys, with spaces]"
-    ),
-]
-RootFingerprint = Annotated[
-    str | None, typer.Option(help="SHA-256 of the authority's root certificate, to pin it.")
-]
-KeysPerTable = Annotated[
-    int | None, typer.Option(min=1, help="Keys in each table, unless 1,000 or a prototype's 100.")
-]
-ReportFile = Annotated[Path | None, typer.Option(help="Write the report there, as JSON.")]
-PictureFile = Annotated[Path | None, typer.Option(help="Draw the report there, as SVG.")]
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        help="An empty directory for what cameras keep, to stay; else it is in memory, where"
-        " syncing costs nothing, and gone at the end."
-    ),
-]
-Settle = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=3600,
-        help="For so many seconds pictures may be late; the last verdicts have as long again.",
-    ),
-]
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetOptions:
+    """The authority, and the credentials of aggregation servers."""
 
-def make_target(
-    url: str,
-    *,
-    aggregators: int,
-    ca_file: Path | None = None,
-    enrolment_key_file: Path | None = None,
-    validate_key_file: Sequence[Path] | None = None,
-    root_fingerprint: str | None = None,
-    keys_per_table: int | None = None,
-    report_command: str | None = None,
-) -> "Site":
-    """Return the site from flags, else from the environment.
+    url: Annotated[str, typer.Argument(help="The authority, such as http://127.0.0.1:8000.")]
+    validate_key_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file with an access key of scope validate. Give it once for all aggregation"
+            " servers, or once for each. [BIRTHMARK_VALIDATE_KEYS: the keys, separated by spaces]"
+        ),
+    ] = None
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="The CA of the authority's TLS certificate. Default: the system's CAs."),
+    ] = None
+    root_fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            help="The SHA-256 fingerprint of the authority's root certificate, to pin it."
+        ),
+    ] = None
 
-    Raises ConfigurationError for keys or a --report-command that cannot be used.
-    """
-    import shlex
+    def site(self, aggregators: int, **others: Any) -> "Site":
+        """Return the site that the options name, with keys from files, else from the environment.
 
-    from birthmark_sma.simulation.target import Site
+        Raises ConfigurationError for keys that cannot be used.
+        """
+        from birthmark_sma.simulation.target import Site
 
-    try:
-        command = tuple(shlex.split(report_command or ""))
-    except ValueError:
-        raise ConfigurationError("--report-command has a quote that does not end.") from None
-    if enrolment_key_file is not None:
-        enrolment_key: str | None = _key_in(enrolment_key_file)
-    else:
-        enrolment_key = os.environ.get(ENROLMENT_KEY) or None
-    return Site(
-        url,
-        enrolment_key=enrolment_key,
-        validate_keys=validate_keys(validate_key_file, aggregators),
-        ca_file=ca_file,
-        root_fingerprint=root_fingerprint,
-        keys_per_table=keys_per_table,
-        report_command=command,
-    )
-
-
-def validate_keys(files: Sequence[Path] | None, aggregators: int) -> tuple[str, ...]:
-    """Return one access key for each aggregation server, or an empty tuple if none is given.
-
-    A single key serves all of them. Raises ConfigurationError for any other number of keys.
-    """
-    told = os.environ.get(VALIDATE_KEYS, "").split()
-    keys = [_key_in(each) for each in files] if files else told
-    if len(keys) == 1:
-        keys *= aggregators
-    if keys and len(keys) != aggregators:
-        raise ConfigurationError(
-            f"There are {len(keys)} keys for {aggregators} aggregation servers: give one for each,"
-            " or one for all."
+        return Site(
+            self.url,
+            validate_keys=self._validate_keys(aggregators),
+            ca_file=self.ca_file,
+            root_fingerprint=self.root_fingerprint,
+            **others,
         )
-    return tuple(keys)
+
+    def _validate_keys(self, aggregators: int) -> tuple[str, ...]:
+        """Return one access key for each aggregation server, or an empty tuple if none is given.
+
+        A single key serves all of them. Raises ConfigurationError for any other number of keys.
+        """
+        from_environment = os.environ.get(VALIDATE_KEYS, "").split()
+        keys = list(map(_read_key, self.validate_key_file or ())) or from_environment
+        if len(keys) == 1:
+            keys *= aggregators
+        if keys and len(keys) != aggregators:
+            raise ConfigurationError(
+                f"There are {len(keys)} keys for {aggregators} aggregation servers. Give one for"
+                " each, or one for all."
+            )
+        return tuple(keys)
 
 
-def check_writable(*files: Path | None) -> None:
-    """Raise ConfigurationError if a file cannot be written. None is allowed and ignored."""
-    for each in files:
-        if each is not None and (each.is_dir() or not os.access(each.parent, os.W_OK)):
-            raise ConfigurationError(f"{each} cannot be written.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(TargetOptions):
+    """The options of the commands that simulate cameras."""
+
+    settle: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=3600,
+            help="The seconds for which pictures may be late. The last verdicts may take as long"
+            " again.",
+        ),
+    ] = 30.0
+    enrolment_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with an access key of scope provision. [BIRTHMARK_ENROLMENT_KEY: the key]"
+        ),
+    ] = None
+    keys_per_table: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The number of keys in each table, if it is neither 1,000 nor 100."
+        ),
+    ] = None
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            help="An empty directory for the state of the cameras. Default: a directory in memory,"
+            " where syncing costs nothing; it is deleted at the end."
+        ),
+    ] = None
+    report: Annotated[Path | None, typer.Option(help="Write the report to this file, as JSON.")] = (
+        None
+    )
+    picture: Annotated[Path | None, typer.Option(help="Write a chart to this file, as SVG.")] = None
+
+    def site(self, aggregators: int, **others: Any) -> "Site":
+        """Return the site, after a check that the run can write its files.
+
+        Raises ConfigurationError for keys, files or a directory that cannot be used.
+        """
+        enrolment_key: str | None = os.environ.get(ENROLMENT_KEY) or None
+        if self.enrolment_key_file is not None:
+            enrolment_key = _read_key(self.enrolment_key_file)
+        site = TargetOptions.site(
+            self,
+            aggregators,
+            enrolment_key=enrolment_key,
+            keys_per_table=self.keys_per_table,
+            **others,
+        )
+        for each in (self.report, self.picture):
+            if each is not None and (each.is_dir() or not os.access(each.parent, os.W_OK)):
+                raise ConfigurationError(f"{each} cannot be written. Choose another file.")
+        if self.directory is not None and self.directory.exists() and any(self.directory.iterdir()):
+            raise ConfigurationError(
+                f"{self.directory} is not empty. Choose a new directory for each run."
+            )
+        return site
 
 
-def check_empty(directory: Path | None) -> None:
-    """Raise ConfigurationError if the directory exists and is not empty."""
-    if directory is not None and directory.exists() and any(directory.iterdir()):
-        raise ConfigurationError(f"{directory} is not empty: each run has a directory of its own.")
+def expand(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function whose options are the fields of the groups that `function` takes.
+
+    Typer registers the result. The groups are the parameters with a dataclass as their type.
+    """
+    wanted = inspect.signature(function).parameters
+    groups: dict[str, Any] = {
+        name: each.annotation for name, each in wanted.items() if is_dataclass(each.annotation)
+    }
+
+    def call(**given: Any) -> None:
+        made = {
+            name: group(**{each.name: given.pop(each.name) for each in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**made, **given)
+
+    parameters = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if each.default is MISSING else each.default,
+            annotation=each.type,
+        )
+        for group in groups.values()
+        for each in fields(group)
+    ]
+    own = [
+        each.replace(kind=each.KEYWORD_ONLY) for name, each in wanted.items() if name not in groups
+    ]
+    call.__signature__ = inspect.Signature(parameters + own)  # type: ignore[attr-defined]
+    call.__annotations__ = {}
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    return call
 
 
-def _key_in(path: Path) -> str:
+def _read_key(path: Path) -> str:
     from birthmark_sma.runtime.secret_files import read_private_file
 
     key = read_private_file(path).decode("utf-8", "replace").strip()

@@ -49,7 +49,7 @@ def frame(play: "Play") -> RenderableType:
         Text("pictures", style="bold"),
         ProgressBar(total=planned, completed=taken, width=30),
         f"{taken:,} of {planned:,}",
-        Text("Ctrl-C ends it in order" if not play.stopped else "ending", style="dim"),
+        Text("Ctrl-C stops it" if not play.stopped else "stopping", style="dim"),
     )
     counts = Text("endings   ", style="bold")
     counts.append(f"{tally.right:,} right", style="green not bold")
@@ -89,10 +89,10 @@ def print_report(report: Mapping[str, Any]) -> None:
         )
     for each in report["thefts"]:
         if each["failure"]:
-            told = f"{each['device_serial']} could not be reported. {each['failure']}"
-            console.print(Text(told, style="red"))
+            text = f"{each['device_serial']} could not be reported. {each['failure']}"
+            console.print(Text(text, style="red"))
     if report["unseen"]:
-        console.print(Text("\n* What the protocol cannot see:", style="bold"))
+        console.print(Text("\n* The protocol cannot detect these cases:", style="bold"))
         for each in report["unseen"]:
             console.print(Text(f"{each['case']}: {each['why']}", style="dim"), soft_wrap=False)
     console.print()
