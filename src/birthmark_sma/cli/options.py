@@ -1,14 +1,15 @@
 """Register the commands of `sma`, with the flags that the table of settings in `config` gives them.
 
-A command's function gets `settings`, loaded from flags, environment and file. If it asks for them,
-it also gets `sandbox` and `new_secret`. Its other parameters are its own arguments and options. The
-flags are built when a command runs or prints its help, so `sma --help` does not load the settings.
+A command's function gets `settings`, loaded from flags, environment and file, if it asks for them,
+and likewise `sandbox` and `new_secret`. Its other parameters are its own arguments and options; a
+dataclass among them is a group, whose fields are options. The parameters are built when a command
+runs or prints its help, so `sma --help` does not load the settings.
 """
 
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
+
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
 
 _LOADED = {"settings", "sandbox", "new_secret"}
 _PROFILES = {
@@ -93,15 +96,33 @@ class _SettingsCommand(TyperCommand):
 def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]:
     """Return a function with the command's own parameters and its flags, for typer."""
     wanted = inspect.signature(function).parameters
-    own = {name: each for name, each in wanted.items() if name not in _LOADED}
+    own = [each for name, each in wanted.items() if name not in _LOADED]
+    groups: dict[str, Any] = {
+        each.name: each.annotation for each in own if is_dataclass(each.annotation)
+    }
 
     def call(**given: Any) -> None:
-        values = {name: given.pop(name) for name in own}
-        loaded = _load(given, new_secret="new_secret" in wanted)
-        function(**values, **{name: each for name, each in loaded.items() if name in wanted})
+        values: dict[str, Any] = {
+            name: group(**{each.name: given.pop(each.name) for each in fields(group)})
+            for name, group in groups.items()
+        }
+        values |= {each.name: given.pop(each.name) for each in own if each.name not in groups}
+        if _LOADED & wanted.keys():
+            loaded = _load(given, new_secret="new_secret" in wanted)
+            values |= {name: each for name, each in loaded.items() if name in wanted}
+        function(**values)
 
-    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in own.values()]
-    last = [parameters.pop()] if "as_json" in own else []
+    parameters = [
+        _parameter(
+            each.name,
+            each.type,
+            inspect.Parameter.empty if each.default is MISSING else each.default,
+        )
+        for group in groups.values()
+        for each in fields(group)
+    ]
+    parameters += [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.name not in groups]
+    last = [parameters.pop()] if "as_json" in wanted else []
     call.__signature__ = inspect.Signature([*parameters, *_list_flags(path), *last])  # type: ignore[attr-defined]
     call.__annotations__ = {}
     return call
@@ -128,19 +149,16 @@ def _list_flags(path: str) -> Iterator[inspect.Parameter]:
                 yield _make_flag(name, _flag_type(field.annotation), names, f"{text} [{source}]")
     for name, (commands, text) in _PROFILES.items():
         if path in commands:
-            yield _make_flag(name, bool, [f"--{name}"], text, default=False)
+            yield _parameter(name, Annotated[bool, typer.Option(f"--{name}", help=text)], False)
 
 
-def _make_flag(
-    name: str, kind: Any, names: list[str], text: str, *, default: bool | None = None
-) -> inspect.Parameter:
-    annotation: Any = kind if default is False else kind | None
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[annotation, typer.Option(*names, help=text)],
-    )
+def _make_flag(name: str, kind: Any, names: list[str], text: str) -> inspect.Parameter:
+    return _parameter(name, Annotated[kind | None, typer.Option(*names, help=text)], None)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def _flag_type(annotation: Any) -> type:

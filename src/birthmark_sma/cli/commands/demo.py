@@ -5,9 +5,17 @@ servers, which the authority distinguishes by their addresses. Every response is
 expected one. The server's data are temporary: the demo never touches an authority in use.
 """
 
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,9 +58,8 @@ def demo(
         story = _Story(facts["url"])
         _print_story(story, facts, picture or _SAMPLE_PICTURE)
     if story.surprises:
-        print_line(
-            typer.style(f"\n{story.surprises} responses were not the expected ones.", fg="red")
-        )
+        wrong = f"\n{story.surprises} responses were not the expected ones."
+        print_line(typer.style(wrong, fg="red"))
         raise typer.Exit(exit_codes.FAILED)
     print_line(typer.style("\nEvery response was the expected one.", fg="green", bold=True))
     print_line(
@@ -86,127 +93,79 @@ class _Camera:
     nuc_hash: bytes = field(repr=False)
     table_keys: dict[int, bytes] = field(repr=False)
     certificate: "x509.Certificate"
-    chain: "list[x509.Certificate]"
+    issuer: "x509.Certificate"
 
-    def seal(
-        self, table_id: int, key_index: int, *, master_key: bytes | None = None
-    ) -> "CameraToken":
-        """Seal the NUC hash into a camera token.
-
-        `master_key` defaults to the camera's own key of the table `table_id`.
-        """
-        import secrets
-
+    def seal(self, table_id: int, key_index: int) -> "CameraToken":
+        """Seal the NUC hash into a camera token, under a key of one of the tables."""
         from birthmark_sma.protocol import camera_token, key_derivation
 
-        key = key_derivation.derive_key(master_key or self.table_keys[table_id], key_index)
+        key = key_derivation.derive_key(self.table_keys[table_id], key_index)
+        nonce = secrets.token_bytes(camera_token.NONCE_BYTES)
         return camera_token.seal(
-            self.nuc_hash,
-            key=key,
-            table_id=table_id,
-            key_index=key_index,
-            nonce=secrets.token_bytes(camera_token.NONCE_BYTES),
+            self.nuc_hash, key=key, table_id=table_id, key_index=key_index, nonce=nonce
         )
 
 
 def _print_story(story: _Story, facts: dict[str, Any], picture: Path) -> None:
-    _heading("1", "A manufacturer runs its authority")
-    print_line(f"  It listens on {story.url}. It has created a root and an intermediate CA,")
-    print_line(
+    _step(
+        "1. A manufacturer runs its authority",
+        f"  It listens on {story.url}. It has created a root and an intermediate CA,",
         f"  and {facts['tables']:,} key tables of {facts['keys_per_table']:,} keys. Aggregation"
-        " servers pin the root certificate."
+        " servers pin the root certificate.",
     )
-
-    _heading("2", "A camera is provisioned, once, in the factory")
     camera = _provision(story.url, "demo-camera-0001")
-    print_line(
-        f"  {camera.serial} created a key pair and requested a certificate. It got the certificate,"
-    )
-    print_line(
+    _step(
+        "2. A camera is provisioned, once, in the factory",
+        f"  {camera.serial} created a key pair. It got a certificate for it,",
         f"  the keys of tables {', '.join(map(str, camera.table_keys))}, and the NUC hash of its"
-        " sensor, which is its secret."
+        " sensor, which is its secret.",
     )
-
-    _heading("3", "The camera takes a picture")
-    image_hash, token = _take_picture(camera, picture)
-    print_line(f"  {picture.name}: SHA-256 {image_hash[:32]}...")
-    print_line(
+    image_hash = hashlib.sha256(picture.read_bytes()).hexdigest()
+    token = camera.seal(secrets.choice(list(camera.table_keys)), secrets.randbelow(1_000))
+    _step(
+        "3. The camera takes a picture",
+        f"  {picture.name}: SHA-256 {image_hash[:32]}...",
         f"  It seals its NUC hash into a camera token, under key {token.key_index} of table"
-        f" {token.table_id}."
+        f" {token.table_id}.",
     )
-
-    _heading("4", "An aggregation server gets the picture's hash, the certificate and the token")
     with _client(story.url) as first, _client(story.url, _SECOND_AGGREGATOR) as second:
-        story.check(
-            "the certificate chains to the pinned root. It names",
-            _verify(camera, first),
-            camera.serial,
-        )
-        story.check(
-            "the authority, which never sees the hash, returns", _validate(first, token), "PASS"
-        )
-        _print_attempts(story, camera, token, first, second)
-        _heading("6", "The operator sees the reasons")
-        _print_figures(story, first)
-
-
-def _print_attempts(
-    story: _Story,
-    camera: _Camera,
-    token: "CameraToken",
-    first: "httpx2.Client",
-    second: "httpx2.Client",
-) -> None:
-    import secrets
-
-    _heading("5", "Attackers try, and get no reason for the failure")
-    tampered = token.encrypted_nuc_hash[:-1] + bytes([token.encrypted_nuc_hash[-1] ^ 1])
-    story.check(
-        "a token with one changed bit in its tag",
-        # The tag is the last 16 bytes of the 48.
-        _validate(first, replace(token, encrypted_nuc_hash=tampered)),
-        "FAIL",
-    )
-
-    other = _provision_other(story.url, camera)
-    foreign = next(table for table in other.table_keys if table not in camera.table_keys)
-    stolen = camera.seal(foreign, 7, master_key=other.table_keys[foreign])
-    story.check(
-        "this camera's NUC hash under a table of another camera",
-        _validate(first, stolen),
-        "FAIL",
-    )
-
-    # Sealed with the camera's real keys, so the token opens, but no device has this NUC hash.
-    stranger = replace(camera, nuc_hash=secrets.token_bytes(32))
-    story.check(
-        "a NUC hash that no registered camera has",
-        _validate(first, stranger.seal(token.table_id, 7)),
-        "FAIL",
-    )
-
-    nowhere = replace(token, table_id=1_000_000)
-    story.check(
-        "a table that does not exist (an error and FAIL)",
-        _validate(first, nowhere),
-        "400 FAIL: Unknown table ID",
-    )
-    story.check(
-        "the first token again, from a second aggregation server", _validate(second, token), "PASS"
-    )
-    print_line("    A device sends each picture to two aggregation servers, so this is no attack.")
-
-
-def _print_figures(story: _Story, client: "httpx2.Client") -> None:
-    figures = client.get("/stats").json()
-    counted = figures["recent_validations_24h"]
-    story.check(
-        "verdicts in the audit log",
-        f"{counted['PASS']} PASS, {counted['FAIL']} FAIL",
-        "2 PASS, 4 FAIL",
-    )
-    for reason, count in sorted(figures["fail_reasons_24h"].items()):
+        _step("4. An aggregation server gets the picture's hash, the certificate and the token")
+        named = _verify(camera, first)
+        story.check("the certificate chains to the pinned root. It names", named, camera.serial)
+        verdict = _validate(first, token)
+        story.check("the authority, which never sees the hash, returns", verdict, "PASS")
+        _step("5. Attackers try, and get no reason for the failure")
+        for what, forged, expected in _forgeries(story.url, camera, token):
+            story.check(what, _validate(first, forged), expected)
+        again = _validate(second, token)
+        story.check("the first token again, from a second aggregation server", again, "PASS")
+        print_line("    A device sends each picture to two aggregation servers: this is no attack.")
+        _step("6. The operator sees the reasons")
+        stats = first.get("/stats").json()
+    counted = stats["recent_validations_24h"]
+    verdicts = f"{counted['PASS']} PASS, {counted['FAIL']} FAIL"
+    story.check("verdicts in the audit log", verdicts, "2 PASS, 4 FAIL")
+    for reason, count in sorted(stats["fail_reasons_24h"].items()):
         print_line(f"      {count} x {reason.replace('_', ' ')}")
+
+
+def _forgeries(
+    url: str, camera: _Camera, token: "CameraToken"
+) -> "Iterator[tuple[str, CameraToken, str]]":
+    """Yield the attacks: what they are, the camera token, and the expected response."""
+    sealed = token.encrypted_nuc_hash
+    # The tag is the last 16 bytes of the 48.
+    flipped = replace(token, encrypted_nuc_hash=sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    yield "a token with one changed bit in its tag", flipped, "FAIL"
+    other = _provision_other(url, camera)
+    foreign = next(table for table in other.table_keys if table not in camera.table_keys)
+    stolen = replace(camera, table_keys=other.table_keys).seal(foreign, 7)
+    yield "this camera's NUC hash under a table of another camera", stolen, "FAIL"
+    # Sealed with the camera's real keys, so the token opens, but no device has this NUC hash.
+    stranger = replace(camera, nuc_hash=secrets.token_bytes(32)).seal(token.table_id, 7)
+    yield "a NUC hash that no registered camera has", stranger, "FAIL"
+    nowhere = replace(token, table_id=1_000_000)
+    yield "a table that does not exist (an error and FAIL)", nowhere, "400 FAIL: Unknown table ID"
 
 
 # --- the parties
@@ -227,16 +186,17 @@ def _provision(url: str, serial: str) -> _Camera:
             "/api/v1/devices/provision",
             json={"csr": pem, "device_serial": serial, "device_family": "Demo"},
         )
-    response.raise_for_status()
-    given = response.json()
+    given = response.raise_for_status().json()
+    certificate, issuer = (
+        x509.load_pem_x509_certificate(each.encode())
+        for each in (given["device_certificate"], given["certificate_chain"][0])
+    )
     return _Camera(
-        serial=serial,
-        nuc_hash=bytes.fromhex(given["simulated_nuc_hash"]),
-        table_keys={int(table): bytes.fromhex(key) for table, key in given["table_keys"].items()},
-        certificate=x509.load_pem_x509_certificate(given["device_certificate"].encode()),
-        chain=[
-            x509.load_pem_x509_certificate(each.encode()) for each in given["certificate_chain"]
-        ],
+        serial,
+        bytes.fromhex(given["simulated_nuc_hash"]),
+        {int(table): bytes.fromhex(key) for table, key in given["table_keys"].items()},
+        certificate,
+        issuer,
     )
 
 
@@ -250,15 +210,6 @@ def _provision_other(url: str, camera: _Camera) -> _Camera:
         if set(other.table_keys) - set(camera.table_keys):
             return other
     raise AssertionError("a hundred cameras with the same three tables")
-
-
-def _take_picture(camera: _Camera, picture: Path) -> "tuple[str, CameraToken]":
-    import hashlib
-    import secrets
-
-    image_hash = hashlib.sha256(picture.read_bytes()).hexdigest()
-    table_id = secrets.choice(list(camera.table_keys))
-    return image_hash, camera.seal(table_id, secrets.randbelow(1_000))
 
 
 def _verify(camera: _Camera, client: "httpx2.Client") -> str:
@@ -275,21 +226,15 @@ def _verify(camera: _Camera, client: "httpx2.Client") -> str:
 
     root = x509.load_der_x509_certificate(client.get("/pki/root.crt").content)
     try:
-        return verify_path(camera.certificate, camera.chain[:1], root=root, now=datetime.now(UTC))
+        return verify_path(camera.certificate, [camera.issuer], root=root, now=datetime.now(UTC))
     except PathRefusedError as error:
         return str(error)
 
 
 def _validate(client: "httpx2.Client", token: "CameraToken") -> str:
-    response = client.post(
-        "/api/v1/validate/nuc",
-        json={
-            "encrypted_nuc_hash": token.encrypted_nuc_hash.hex(),
-            "table_id": token.table_id,
-            "key_index": token.key_index,
-            "nonce": token.nonce.hex(),
-        },
-    )
+    from birthmark_sma.protocol.camera_token import to_wire
+
+    response = client.post("/api/v1/validate/nuc", json=to_wire(token))
     answer = response.json()
     if response.status_code == 200:
         return str(answer["validation_result"])
@@ -314,12 +259,6 @@ def _running_authority() -> Iterator[dict[str, Any]]:
     Raises ConfigurationError if the server does not start. Settings of the environment are removed,
     so that the demo cannot reach a database in use.
     """
-    import json
-    import os
-    import subprocess
-    import sys
-    import tempfile
-
     from birthmark_sma.errors import ConfigurationError
 
     environ = {
@@ -341,19 +280,17 @@ def _running_authority() -> Iterator[dict[str, Any]]:
             assert process.stdout is not None  # noqa: S101
             # The server prints one indented JSON object and keeps stdout open, so the line with the
             # closing brace is the end.
-            decoder, text = json.JSONDecoder(), ""
-            for line in process.stdout:
-                text += line
-                if line == "}\n":
-                    break
-            if not text:
+            facts = "".join(takewhile(lambda line: line != "}\n", process.stdout))
+            if not facts:
                 _, error = process.communicate(timeout=_START_SECONDS)
                 raise ConfigurationError(f"The server did not start: {error.strip()}")
-            yield decoder.decode(text)
+            yield json.loads(facts + "}")
         finally:
             process.terminate()
             process.communicate(timeout=_START_SECONDS)
 
 
-def _heading(number: str, text: str) -> None:
-    print_line(f"\n{typer.style(f'{number}. {text}', bold=True)}")
+def _step(title: str, *lines: str) -> None:
+    print_line(f"\n{typer.style(title, bold=True)}")
+    for line in lines:
+        print_line(line)

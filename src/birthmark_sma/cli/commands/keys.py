@@ -5,9 +5,11 @@ must never be stored or logged.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,7 +20,7 @@ from birthmark_sma.cli.output import print_fields, print_json, print_line, print
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from birthmark_sma.authority.access.keys import IssuedKey
+    from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms
     from birthmark_sma.authority.access.store import AccessKey
     from birthmark_sma.config import Settings
 
@@ -30,58 +32,86 @@ app = typer.Typer(
 
 NameOrId = Annotated[str, typer.Argument(help="The key's name or id.")]
 
+_Text = TypeVar("_Text", str, Path)
+_Value = TypeVar("_Value")
+
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@command(app, "keys create")
-def create(
-    settings: "Settings",
-    name: Annotated[str, typer.Argument(help="The name of the key's holder, such as newsroom-1.")],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOptions:
+    """The options of a new access key: its scope and its limits."""
+
     scope: Annotated[
         str, typer.Option(help="The requests that the key allows: provision, validate or admin.")
-    ],
+    ]
     expires: Annotated[
         str | None,
-        typer.Option(
-            help="The end of its validity: 12h, 7d, 2026-12-31, or 2026-12-31T18:00+01:00."
-        ),
-    ] = None,
+        typer.Option(help="The end of its validity: 12h, 7d, 2026-12-31, 2026-12-31T18:00+01:00."),
+    ] = None
     family: Annotated[
         str | None,
         typer.Option(help="With provision: the only family of devices that it may provision."),
-    ] = None,
+    ] = None
     uses: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=2**31 - 1,
-            help="With provision: the number of devices that it may provision.",
+            min=1, max=2**31 - 1, help="With provision: how many devices it may provision."
         ),
-    ] = None,
+    ] = None
     disclosure: Annotated[
         str | None,
         typer.Option(
             help="With validate: the information about the device in a PASS: serial, family or"
             " none. Default: the server's setting."
         ),
-    ] = None,
+    ] = None
     rate: Annotated[
         str | None,
         typer.Option(
             help='The rate limit of its camera tokens, devices or requests, such as "100/second",'
             ' or "none". Default: the server\'s setting.'
         ),
-    ] = None,
+    ] = None
     client_cert: Annotated[
         Path | None,
         typer.Option(help="A client certificate (PEM) that callers show in place of the key."),
-    ] = None,
+    ] = None
     client_issuer: Annotated[
         Path | None,
         typer.Option(
             help="A CA (PEM). Callers show any of its client certificates in place of the key."
         ),
-    ] = None,
+    ] = None
+
+    def terms(self, name: str) -> "KeyTerms":
+        """Return the terms of the key. Raises BadParameter for a value that cannot be used."""
+        from birthmark_sma.authority.access.keys import KeyTerms
+        from birthmark_sma.authority.access.store import KeyScope
+        from birthmark_sma.config import Disclosure
+
+        if self.client_cert is not None and self.client_issuer is not None:
+            raise typer.BadParameter("Give --client-cert or --client-issuer, but not both.")
+        return KeyTerms(
+            name=name,
+            scope=_one_of(KeyScope, self.scope, "--scope"),
+            expires_at=_given(self.expires, _moment),
+            device_family=self.family,
+            uses_allowed=self.uses,
+            disclosure=_given(
+                self.disclosure, lambda text: str(_one_of(Disclosure, text, "--disclosure").value)
+            ),
+            rate_limit=self.rate,
+            certificate_fingerprint=_given(self.client_cert, _fingerprint),
+            certificate_issuer=_given(self.client_issuer, _certificate),
+        )
+
+
+@command(app, "keys create")
+def create(
+    settings: "Settings",
+    name: Annotated[str, typer.Argument(help="The name of the key's holder, such as newsroom-1.")],
+    options: KeyOptions,
     as_json: Json = False,
 ) -> None:
     """Create an access key. Its secret is shown only once.
@@ -91,25 +121,9 @@ def create(
     One camera:              sma keys create desk-7 --scope provision --uses 1 --expires 2d
     A batch of phones:       sma keys create friday --scope provision --family Android --uses 500
     """
-    from birthmark_sma.authority.access.keys import KeyTerms, create_key
-    from birthmark_sma.authority.access.store import KeyScope
-    from birthmark_sma.config import Disclosure
+    from birthmark_sma.authority.access.keys import create_key
 
-    if client_cert is not None and client_issuer is not None:
-        raise typer.BadParameter("Give --client-cert or --client-issuer, but not both.")
-    terms = KeyTerms(
-        name=name,
-        scope=_one_of(KeyScope, scope, "--scope"),
-        expires_at=None if expires is None else _moment(expires),
-        device_family=family,
-        uses_allowed=uses,
-        disclosure=None
-        if disclosure is None
-        else _one_of(Disclosure, disclosure, "--disclosure").value,
-        rate_limit=rate,
-        certificate_fingerprint=None if client_cert is None else _fingerprint(client_cert),
-        certificate_issuer=None if client_issuer is None else _certificate(client_issuer),
-    )
+    terms = options.terms(name)
     with existing_database(settings) as database:
         issued = create_key(database, terms)
     _print_issued(issued, as_json=as_json)
@@ -242,22 +256,21 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
 
 def _limits(key: "AccessKey") -> list[str]:
     """Return the restrictions of a key, a few words each."""
-    found = []
-    if key.expires_at is not None:
-        found.append(f"until {key.expires_at:%Y-%m-%d %H:%M} UTC")
-    if key.device_family is not None:
-        found.append(f"family {key.device_family}")
-    if key.uses_allowed is not None:
-        found.append(f"{key.uses} of {key.uses_allowed} devices used")
-    if key.disclosure is not None:
-        found.append(f"discloses {key.disclosure}")
-    if key.rate_limit is not None:
-        found.append("no rate limit" if key.rate_limit == "none" else key.rate_limit)
-    if key.certificate_fingerprint is not None:
-        found.append(f"certificate {key.certificate_fingerprint.hex()[:16]}...")
-    if key.certificate_issuer is not None:
-        found.append(f"certificates of {key.certificate_issuer}")
-    return found
+    fingerprint, rate = key.certificate_fingerprint, key.rate_limit
+    found = (
+        key.expires_at and f"until {key.expires_at:%Y-%m-%d %H:%M} UTC",
+        key.device_family and f"family {key.device_family}",
+        key.uses_allowed is not None and f"{key.uses} of {key.uses_allowed} devices used",
+        key.disclosure and f"discloses {key.disclosure}",
+        "no rate limit" if rate == "none" else rate,
+        fingerprint and f"certificate {fingerprint.hex()[:16]}...",
+        key.certificate_issuer and f"certificates of {key.certificate_issuer}",
+    )
+    return [each for each in found if each]
+
+
+def _given(value: _Text | None, convert: Callable[[_Text], _Value]) -> _Value | None:
+    return None if value is None else convert(value)
 
 
 def _one_of(kind: Any, text: str, option: str) -> Any:

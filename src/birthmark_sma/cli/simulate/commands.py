@@ -4,14 +4,14 @@ The simulation itself is in `birthmark_sma/simulation`. This package parses opti
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from birthmark_sma.cli.options import Json
+from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.simulate.one_sided import aggregator, camera
-from birthmark_sma.cli.simulate.options import RunOptions, expand
+from birthmark_sma.cli.simulate.options import RunOptions
 from birthmark_sma.cli.simulate.report import play, print_outcome
 from birthmark_sma.errors import ConfigurationError
 
@@ -72,24 +72,18 @@ class PlanOptions:
         from birthmark_sma.simulation.camera_families import families_by_name
         from birthmark_sma.simulation.plan import Terms
 
+        given = asdict(self)
+        seed = given.pop("seed")
         return Terms(
-            cameras=self.cameras,
-            seconds=self.duration,
-            rate=self.rate,
-            seed=secrets.randbelow(1_000_000) if self.seed is None else self.seed,
-            families=families_by_name(self.family or ()),
-            aggregators=self.aggregators,
-            dual=self.dual,
-            day=not self.even,
-            tampering=self.tampering,
-            clones=self.clones,
-            replays=self.replays,
-            stolen=self.stolen,
-            wrong_clocks=self.wrong_clocks,
-            offline=self.offline,
+            seconds=given.pop("duration"),
+            day=not given.pop("even"),
+            families=families_by_name(given.pop("family") or ()),
+            seed=secrets.randbelow(1_000_000) if seed is None else seed,
+            **given,
         )
 
 
+@command(app, "simulate fleet")
 def fleet(
     plan: PlanOptions,
     run: RunOptions,
@@ -131,6 +125,5 @@ def _split_command(text: str | None) -> Sequence[str]:
         ) from None
 
 
-app.command()(expand(fleet))
-app.command()(expand(camera))
-app.command()(expand(aggregator))
+command(app, "simulate camera")(camera)
+command(app, "simulate aggregator")(aggregator)

@@ -6,7 +6,7 @@ A developer of the other side runs them to test against. `simulate/commands.py` 
 import json
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -97,20 +97,12 @@ def _plan_of_one(cases: "Sequence[Case]", pictures: int, interval: float, family
 
     # At least 1 ms for each picture: an interval of 0 must not divide by zero below.
     seconds = max(interval * pictures, 0.001 * pictures)
-    terms = Terms(
-        cameras=1,
-        seconds=seconds,
-        rate=pictures / seconds,
-        families=families_by_name([family]),
-        aggregators=1,
-        day=False,
-        tampering=0,
-        clones=0,
-        replays=0,
-        stolen=0,
-        wrong_clocks=0,
-        offline=0,
+    nothing_else: dict[str, Any] = dict.fromkeys(
+        ("tampering", "clones", "replays", "stolen", "wrong_clocks", "offline"), 0.0
     )
+    families = families_by_name([family])
+    rate = pictures / seconds
+    terms = Terms(1, seconds, rate, families=families, aggregators=1, day=False, **nothing_else)
     return plan_of_one(terms, cases)
 
 

@@ -4,10 +4,8 @@ A command names a group of options, such as `TargetOptions`, as the type of a pa
 directories are checked before a simulation starts, so that a run is never wasted.
 """
 
-import inspect
 import os
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,42 +135,6 @@ class RunOptions(TargetOptions):
                 f"{self.directory} is not empty. Choose a new directory for each run."
             )
         return site
-
-
-def expand(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a function whose options are the fields of the groups that `function` takes.
-
-    Typer registers the result. The groups are the parameters with a dataclass as their type.
-    """
-    wanted = inspect.signature(function).parameters
-    groups: dict[str, Any] = {
-        name: each.annotation for name, each in wanted.items() if is_dataclass(each.annotation)
-    }
-
-    def call(**given: Any) -> None:
-        made = {
-            name: group(**{each.name: given.pop(each.name) for each in fields(group)})
-            for name, group in groups.items()
-        }
-        function(**made, **given)
-
-    parameters = [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if each.default is MISSING else each.default,
-            annotation=each.type,
-        )
-        for group in groups.values()
-        for each in fields(group)
-    ]
-    own = [
-        each.replace(kind=each.KEYWORD_ONLY) for name, each in wanted.items() if name not in groups
-    ]
-    call.__signature__ = inspect.Signature(parameters + own)  # type: ignore[attr-defined]
-    call.__annotations__ = {}
-    call.__name__, call.__doc__ = function.__name__, function.__doc__
-    return call
 
 
 def _read_key(path: Path) -> str:
