@@ -18,28 +18,27 @@ def fingerprint(certificate: "x509.Certificate") -> str:
     return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
-def certificate_as_json(certificate: "x509.Certificate") -> dict[str, str]:
+def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
     """Return names, serial number, validity and fingerprint of a certificate, for JSON output."""
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "serial_number": f"{certificate.serial_number:x}",
-        "not_before": certificate.not_valid_before_utc.isoformat().replace("+00:00", "Z"),
-        "not_after": certificate.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
+        "not_before": certificate.not_valid_before_utc,
+        "not_after": certificate.not_valid_after_utc,
         "sha256_fingerprint": fingerprint(certificate),
     }
 
 
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
     """Return common name, validity and fingerprint of a certificate, for `print_fields`."""
+    digest = fingerprint(certificate)
+    middle = digest.find(":", len(digest) // 2) + 1
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return [
         (title, _common_name(certificate)),
-        (
-            "  valid",
-            f"{certificate.not_valid_before_utc:%Y-%m-%d} to"
-            f" {certificate.not_valid_after_utc:%Y-%m-%d}",
-        ),
-        ("  SHA-256", _two_lines(fingerprint(certificate))),
+        ("  valid", f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}"),
+        ("  SHA-256", f"{digest[:middle]}\n{digest[middle:]}"),
     ]
 
 
@@ -52,7 +51,7 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "status": device.status.value,
         "table_assignments": list(device.table_assignments),
         "provisioning_id": device.provisioning_id,
-        "provisioned_at": device.provisioned_at.isoformat().replace("+00:00", "Z"),
+        "provisioned_at": device.provisioned_at,
         "certificate_serial": device.certificate_serial,
         "public_key_sha256": device.public_key_fingerprint.hex(),
         "device_certificate": device.device_certificate,
@@ -81,8 +80,3 @@ def _common_name(certificate: "x509.Certificate") -> str:
 
     [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(name.value)
-
-
-def _two_lines(text: str) -> str:
-    middle = text.find(":", len(text) // 2) + 1
-    return f"{text[:middle]}\n{text[middle:]}"

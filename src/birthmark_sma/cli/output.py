@@ -7,8 +7,10 @@ carries the result alone, so that a script can parse it.
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import typer
@@ -29,8 +31,29 @@ def print_stderr(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value to stdout as indented JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value to stdout as indented JSON. Times are in UTC (RFC 3339), days in ISO 8601."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_iso))
+
+
+def _iso(value: date) -> str:
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def confirm(what: str, question: str, advice: str, *, yes: bool) -> None:
+    """Ask before a deletion, unless `yes` is true. Raises Abort if the answer is no.
+
+    `what` tells the consequence. Raises BadParameter with `advice` if nobody can be asked.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter(f"{what} {advice}")
+    if not yes:
+        typer.confirm(f"{what} {question}", abort=True, err=True)
+
+
+def pause(seconds: float) -> bool:
+    """Sleep between two transactions. Return False: a command never stops early, as servers do."""
+    time.sleep(seconds)
+    return False
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@
 `authority/background/abuse_detection.py`.
 """
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,14 @@ import typer
 
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import print_json, print_line, print_stderr, print_table, waiting
+from birthmark_sma.cli.output import (
+    pause,
+    print_json,
+    print_line,
+    print_stderr,
+    print_table,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.background.abuse_detection import AbuseScan
@@ -86,8 +94,6 @@ def reviewed(
 
 
 def _check(database: "Database", settings: "Settings") -> "AbuseScan":
-    import time
-
     from birthmark_sma.authority.authority import make_abuse_policy
     from birthmark_sma.authority.background.abuse_detection import scan_for_abuse
     from birthmark_sma.config import AbuseMode
@@ -97,12 +103,6 @@ def _check(database: "Database", settings: "Settings") -> "AbuseScan":
         raise ConfigurationError(
             "SMA_ABUSE is off, so nothing is checked. Give --abuse shadow, flag or suspend."
         )
-
-    # The scan pauses between its transactions. It stops if this returns true, as in a server that
-    # shuts down; this command never stops early.
-    def pause(seconds: float) -> bool:
-        time.sleep(seconds)
-        return False
 
     with waiting("Comparing with the usual numbers"):
         return scan_for_abuse(database, make_abuse_policy(settings), settings.abuse, pause)
@@ -116,51 +116,35 @@ def _describe_scan(checked: "AbuseScan") -> str:
 
 
 def _print_flags(found: "list[ShownFlag]") -> None:
-    print_table(
-        ["DEVICE", "FAMILY", "DAY (UTC)", "PICTURES", "USUAL", "THRESHOLD", "FLAG", "STATUS NOW"],
-        [
-            [
-                shown.flag.device_serial,
-                shown.device_family or "-",
-                f"{shown.flag.day}",
-                f"{shown.flag.pictures:,}",
-                f"{shown.flag.usual:,.1f} in {shown.flag.days_compared:2} d",
-                f"{shown.flag.threshold:,}",
-                shown.flag.mode.value + (", reviewed" if shown.flag.reviewed_at else ""),
-                shown.status or "unknown",
-            ]
-            for shown in found
-        ],
-        numbers={"PICTURES", "USUAL", "THRESHOLD"},
-    )
+    columns = [
+        "DEVICE",
+        "FAMILY",
+        "DAY (UTC)",
+        "PICTURES",
+        "USUAL",
+        "THRESHOLD",
+        "FLAG",
+        "STATUS NOW",
+    ]
+    rows = []
+    for shown in found:
+        flag = shown.flag
+        pictures, threshold = f"{flag.pictures:,}", f"{flag.threshold:,}"
+        usual = f"{flag.usual:,.1f} in {flag.days_compared:2} d"
+        state = flag.mode.value + (", reviewed" if flag.reviewed_at else "")
+        about = [flag.device_serial, shown.device_family or "-", f"{flag.day}"]
+        rows.append([*about, pictures, usual, threshold, state, shown.status or "unknown"])
+    print_table(columns, rows, numbers={"PICTURES", "USUAL", "THRESHOLD"})
 
 
 def _as_json(total: int, found: "list[ShownFlag]", checked: "AbuseScan | None") -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "total": total,
-        "flags": [
-            {
-                "device_serial": shown.flag.device_serial,
-                "device_family": shown.device_family,
-                "status": shown.status,
-                "day": f"{shown.flag.day}",
-                "mode": shown.flag.mode.value,
-                "pictures": shown.flag.pictures,
-                "usual": shown.flag.usual,
-                "days_compared": shown.flag.days_compared,
-                "threshold": shown.flag.threshold,
-                "flagged_at": _zulu(shown.flag.flagged_at),
-                "reviewed_at": _zulu(shown.flag.reviewed_at),
-            }
-            for shown in found
-        ],
-    }
+    listed = [
+        asdict(each.flag) | {"device_family": each.device_family, "status": each.status}
+        for each in found
+    ]
+    value: dict[str, Any] = {"total": total, "flags": listed}
     if checked is not None:
         value["newly_flagged"] = checked.flagged
         value["newly_suspended"] = checked.suspended
         value["spared"] = checked.spared
     return value
-
-
-def _zulu(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat().replace("+00:00", "Z")

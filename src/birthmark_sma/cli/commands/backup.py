@@ -80,7 +80,7 @@ def restore(
     if as_json:
         print_json(
             {
-                "made_at": manifest.made_at.isoformat().replace("+00:00", "Z"),
+                "made_at": manifest.made_at,
                 "rows": proof.rows,
                 "key_tables_opened": proof.key_tables,
                 "devices_verified": proof.devices,

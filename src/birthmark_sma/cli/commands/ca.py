@@ -13,7 +13,6 @@ from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line
 
 if TYPE_CHECKING:
-    from birthmark_sma.authority.ca.store import StoredCa
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
 
@@ -64,7 +63,7 @@ def export(
         stored = load_certificates(database)
         keys = {} if certificates_only else _keys(database, settings)
     make_private_directory(output_dir)
-    files = _certificates(stored) | keys
+    files = {f"{_FILE_STEM[ca.name]}.crt": ca.certificate.encode() for ca in stored} | keys
     for name, content in files.items():
         write_private_file(output_dir / name, content)
     if as_json:
@@ -117,10 +116,6 @@ def publish_crl(
             "The root's CRL is unchanged, because its key file is not here or CA_PASSWORD does not"
             " decrypt it."
         )
-
-
-def _certificates(stored: "tuple[StoredCa, StoredCa]") -> dict[str, bytes]:
-    return {f"{_FILE_STEM[ca.name]}.crt": ca.certificate.encode() for ca in stored}
 
 
 def _keys(database: "Database", settings: "Settings") -> dict[str, bytes]:

@@ -4,15 +4,22 @@ The work is in `authority/background/retention.py`. Nothing is deleted without -
 confirmation at a terminal.
 """
 
-import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from birthmark_sma.cli.opening import existing_database
-from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import print_json, print_line, print_table, progress_bar, waiting
+from birthmark_sma.cli.options import Json, Yes, command
+from birthmark_sma.cli.output import (
+    confirm,
+    pause,
+    print_json,
+    print_line,
+    print_table,
+    progress_bar,
+    waiting,
+)
+from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,7 +37,7 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Delete old audit rows, and the statistics of their days.
@@ -40,7 +47,12 @@ def prune(
     """
     from birthmark_sma.authority.background import retention
 
-    days = _kept_days(settings.audit_retention_days)
+    days = settings.audit_retention_days
+    if days is None:
+        raise ConfigurationError(
+            "The number of days to keep is missing. Give --older-than-days, or set"
+            " SMA_AUDIT_RETENTION_DAYS."
+        )
     with existing_database(settings) as database:
         before = retention.oldest_kept(days, database.clock.now())
         with waiting("Counting old rows"):
@@ -48,13 +60,17 @@ def prune(
         if dry_run or not (foreseen.partitions or foreseen.rows):
             _print_pruned(foreseen, before, done=False, as_json=as_json)
             return
-        if not yes:
-            _confirm(foreseen, before)
+        confirm(
+            f"This deletes {_what(foreseen, before)} for ever.",
+            "Delete?",
+            "Add --yes, or try --dry-run first.",
+            yes=yes,
+        )
         total = len(foreseen.partitions) + foreseen.rows
         with progress_bar("Deleting", transient=True) as progress:
             # `foreseen` is an estimate from before, so the total grows if more is deleted.
             pruned = retention.prune(
-                database, before, _pause, lambda done: progress(done, max(done, total))
+                database, before, pause, lambda done: progress(done, max(done, total))
             )
     _print_pruned(pruned, before, done=True, as_json=as_json)
 
@@ -73,44 +89,18 @@ def partitions(settings: "Settings", as_json: Json = False) -> None:
         found = list_partitions(connection)
         rows = sum(each.rows for each in found) if found else count_rows(connection)
     if as_json:
-        print_json({"rows": rows, "partitions": [_as_json(partition) for partition in found]})
+        names = ("name", "from", "to", "rows_estimate", "bytes")
+        listed = [dict(zip(names, each, strict=True)) for each in found]
+        print_json({"rows": rows, "partitions": listed})
         return
     if not found:
         print_line(f"SQLite has no partitions. The audit log is one table of {rows:,} rows.")
         return
     print_table(
         ["PARTITION", "FROM (UTC)", "TO (UTC)", "ROWS, ABOUT", "SIZE"],
-        [
-            [
-                partition.name,
-                _bound(partition.begins, partition),
-                _bound(partition.ends, partition),
-                f"{partition.rows:,}",
-                _size(partition.size),
-            ]
-            for partition in found
-        ],
+        [[each.name, *_range(each), f"{each.rows:,}", _size(each.size)] for each in found],
     )
     print_line(f"\nAbout {rows:,} rows, {_size(sum(each.size for each in found))} in all.")
-
-
-def _kept_days(days: int | None) -> int:
-    from birthmark_sma.errors import ConfigurationError
-
-    if days is None:
-        raise ConfigurationError(
-            "The number of days to keep is missing. Give --older-than-days, or set"
-            " SMA_AUDIT_RETENTION_DAYS."
-        )
-    return days
-
-
-def _confirm(foreseen: "Pruned", before: "datetime") -> None:
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            "This deletes audit rows for ever. Add --yes, or try --dry-run first."
-        )
-    typer.confirm(f"Delete {_what(foreseen, before)} for ever?", abort=True, err=True)
 
 
 def _print_pruned(pruned: "Pruned", before: "datetime", *, done: bool, as_json: bool) -> None:
@@ -118,7 +108,7 @@ def _print_pruned(pruned: "Pruned", before: "datetime", *, done: bool, as_json: 
         print_json(
             {
                 "deleted": done,
-                "before": f"{before:%Y-%m-%dT%H:%M:%SZ}",
+                "before": before,
                 "partitions": list(pruned.partitions),
                 "rows": pruned.rows,
             }
@@ -139,25 +129,10 @@ def _what(pruned: "Pruned", before: "datetime") -> str:
     return f"{' and '.join(parts)} from before {before:%Y-%m-%d}"
 
 
-def _pause(seconds: float) -> bool:
-    time.sleep(seconds)
-    return False
-
-
-def _as_json(partition: "Partition") -> dict[str, object]:
-    return {
-        "name": partition.name,
-        "from": None if partition.begins is None else f"{partition.begins:%Y-%m-%dT%H:%M:%SZ}",
-        "to": None if partition.ends is None else f"{partition.ends:%Y-%m-%dT%H:%M:%SZ}",
-        "rows_estimate": partition.rows,
-        "bytes": partition.size,
-    }
-
-
-def _bound(bound: "datetime | None", partition: "Partition") -> str:
-    if bound is not None:
-        return f"{bound:%Y-%m-%d}"
-    return "any other day" if partition.ends is None else "the beginning"
+def _range(partition: "Partition") -> list[str]:
+    begins, ends = partition.begins, partition.ends
+    unbounded = "any other day" if ends is None else "the beginning"
+    return [f"{bound:%Y-%m-%d}" if bound is not None else unbounded for bound in (begins, ends)]
 
 
 def _size(size: int) -> str:

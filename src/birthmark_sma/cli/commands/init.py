@@ -3,6 +3,7 @@
 `sma serve` uses `initialise_on_a_laptop`. An existing authority must never be overwritten.
 """
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from birthmark_sma.cli.opening import require_sqlite_file
@@ -122,9 +123,7 @@ def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:
         "root": certificate_as_json(held.root),
         "intermediate": certificate_as_json(held.intermediate),
         "root_key_file": str(held.root_key_file),
-        "tables": settings.tables,
-        "keys_per_table": settings.keys_per_table,
-    }
+    } | asdict(settings.table_sizes)
 
 
 def _print_created(held: "Ceremony", *, sandbox: bool) -> None:

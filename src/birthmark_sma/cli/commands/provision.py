@@ -15,8 +15,6 @@ from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line
 
 if TYPE_CHECKING:
-    from birthmark_sma.authority.provisioning.service import Provisioned
-    from birthmark_sma.cli.commands.device_files import PendingDevice
     from birthmark_sma.config import Settings
 
 
@@ -25,9 +23,7 @@ def provision(
     device_serial: Annotated[str, typer.Argument(help="1 to 64 printable characters.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(
-            help="The directory for the files. Default: provisioned_devices/<serial>",
-        ),
+        typer.Option(help="The directory for the files. Default: provisioned_devices/<serial>"),
     ] = None,
     family: Annotated[str, typer.Option(help="The kind of device.")] = "Raspberry Pi",
     as_json: Json = False,
@@ -38,6 +34,7 @@ def provision(
     read them. If a run was interrupted, run the command again. The authority must exist: sma init.
     """
     from birthmark_sma.cli.commands import device_files
+    from birthmark_sma.web.api.models import rfc3339
 
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     # Open the authority before `begin` writes a key: wrong settings then leave no files behind.
@@ -46,16 +43,21 @@ def provision(
         provisioned = device_files.register(
             authority.provisioner, pending, device_serial=device_serial, device_family=family
         )
-    _write(settings, pending, provisioned, device_serial, family)
+    about = {
+        "device_serial": device_serial,
+        "provisioning_id": provisioned.provisioning_id,
+        "table_assignments": list(provisioned.table_assignments),
+    }
+    more = {
+        "device_family": family,
+        "nuc_hash": provisioned.simulated_nuc_hash,
+        "master_keys": provisioned.table_keys,
+        "provisioned_at": rfc3339(provisioned.provisioned_at),
+        "manufacturer_id": settings.manufacturer_id,
+    }
+    device_files.finish(pending, provisioned, about | more)
     if as_json:
-        print_json(
-            {
-                "device_serial": device_serial,
-                "provisioning_id": provisioned.provisioning_id,
-                "table_assignments": list(provisioned.table_assignments),
-                "output_dir": str(target),
-            }
-        )
+        print_json(about | {"output_dir": str(target)})
         return
     print_line(f"{device_serial} is provisioned.\n")
     print_fields(
@@ -63,32 +65,6 @@ def provision(
             ("tables", ", ".join(map(str, provisioned.table_assignments))),
             ("files", "\n".join(str(file) for file in sorted(target.iterdir()))),
         ]
-    )
-
-
-def _write(
-    settings: "Settings",
-    pending: "PendingDevice",
-    provisioned: "Provisioned",
-    device_serial: str,
-    family: str,
-) -> None:
-    from birthmark_sma.cli.commands import device_files
-    from birthmark_sma.web.api.models import rfc3339
-
-    device_files.finish(
-        pending,
-        provisioned,
-        {
-            "device_serial": device_serial,
-            "device_family": family,
-            "nuc_hash": provisioned.simulated_nuc_hash,
-            "table_assignments": list(provisioned.table_assignments),
-            "master_keys": provisioned.table_keys,
-            "provisioned_at": rfc3339(provisioned.provisioned_at),
-            "provisioning_id": provisioned.provisioning_id,
-            "manufacturer_id": settings.manufacturer_id,
-        },
     )
 
 

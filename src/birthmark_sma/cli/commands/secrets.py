@@ -6,14 +6,15 @@ The work is in `authority/kek`. No command prints a secret.
 import os
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.opening import existing_database, require_sqlite_file
-from birthmark_sma.cli.options import Json, command
+from birthmark_sma.cli.options import Json, Yes, command
 from birthmark_sma.cli.output import (
+    confirm,
     print_fields,
     print_json,
     print_line,
@@ -63,7 +64,7 @@ def rotate(settings: "Settings", new_secret: "NewSecret", as_json: Json = False)
 @command(app, "secrets forget-previous")
 def forget_previous(
     settings: "Settings",
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Delete the old passphrases that rotations kept for earlier backups.
@@ -76,14 +77,14 @@ def forget_previous(
     # Do not ask if there is nothing to delete.
     file = PassphraseFile.of(settings)
     number = len(file.list_previous())
-    if number and not yes:
-        what = (
+    if number:
+        confirm(
             f"Without {file.previous}, no backup from before the last rotation can be opened, nor a"
-            " root key file that was moved away before it."
+            " root key file that was moved away before it.",
+            "Delete it for ever?",
+            "To delete it, add --yes.",
+            yes=yes,
         )
-        if not sys.stdin.isatty():
-            raise typer.BadParameter(f"{what} To delete it, add --yes.")
-        typer.confirm(f"{what} Delete it for ever?", abort=True, err=True)
     file.forget_previous()
     if as_json:
         print_json({"forgotten": number})
@@ -149,17 +150,10 @@ def _print_consequences(settings: "Settings", new: "NewSecret") -> None:
 def _print_rotated(rotated: "Rotated") -> None:
     if rotated.resumed:
         print_stderr("An interrupted rotation was completed.")
-    done, left = rotated.rewrapped, rotated.left
     print_line(f"Key {rotated.kek_id}, from the {rotated.source}, is now used.\n")
-    print_fields(
-        [
-            ("", "wrapped anew   left under old keys"),
-            ("key tables", f"{done.key_tables:>12,}   {left.key_tables:>19,}"),
-            ("first answers", f"{done.first_answers:>12,}   {left.first_answers:>19,}"),
-            ("CA key", f"{done.ca_keys:>12,}   {left.ca_keys:>19,}"),
-            ("NUC hash key", f"{done.nuc_hash_keys:>12,}   {left.nuc_hash_keys:>19,}"),
-        ]
-    )
+    done, left = asdict(rotated.rewrapped), asdict(rotated.left)
+    counts = [(_KINDS[kind], f"{done[kind]:>12,}   {left[kind]:>19,}") for kind in _KINDS]
+    print_fields([("", "wrapped anew   left under old keys"), *counts])
     print_line()
     print_line(_ROOT_KEY[rotated.root_key.value])
     if rotated.passphrase_file:
@@ -169,6 +163,12 @@ def _print_rotated(rotated: "Rotated") -> None:
     print_line("Next: sma backup")
 
 
+_KINDS = {
+    "key_tables": "key tables",
+    "first_answers": "first answers",
+    "ca_keys": "CA key",
+    "nuc_hash_keys": "NUC hash key",
+}
 _ROOT_KEY = {
     "changed": "The root's key file is encrypted under the passphrase that is now used.",
     "not here": "The root's key file is not here. It keeps its passphrase: see docs/operator.md.",
@@ -186,9 +186,7 @@ def _print_report(
     for use in report.keys:
         ca_key = ", the CA key" if use.ca_key else ""
         print_line(
-            f"key-encryption key {use.kek_id}, from the {use.source}, since {use.created_at}"
-        )
-        print_line(
+            f"key-encryption key {use.kek_id}, from the {use.source}, since {use.created_at}\n"
             f"  wraps {use.key_tables:,} key tables, {use.first_answers:,} first answers{ca_key}"
         )
     print_line()

@@ -6,6 +6,7 @@ All checks run before anything is created. `web/server.py` runs the HTTP server 
 import os
 import signal
 import socket
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -37,23 +38,19 @@ def serve(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
     Ctrl-C or SIGTERM stops the server after it has answered the accepted requests. SIGHUP makes it
     read the TLS certificate again.
     """
+    from birthmark_sma.authority.authority import check_may_be_sandbox
+    from birthmark_sma.web.server import check_tracing
+
     if sandbox:
-        _check_sandbox(settings)
+        check_may_be_sandbox(settings)
     _check_access(settings)
     check_tls(settings)
-    _check_traces(settings)
+    check_tracing(settings)
     # Bind first: if the port is taken, no authority is created in vain.
     with _bind(settings) as listener:
         initialise_on_a_laptop(settings, sandbox=sandbox)
         settings, local = find_local_certificate(settings, listener)
         _run(settings, listener, local, sandbox=sandbox, as_json=as_json)
-
-
-def _check_sandbox(settings: "Settings") -> None:
-    """Raise ConfigurationError if the settings or the existing authority are not for a sandbox."""
-    from birthmark_sma.authority.authority import check_may_be_sandbox
-
-    check_may_be_sandbox(settings)
 
 
 def _check_access(settings: "Settings") -> None:
@@ -91,14 +88,6 @@ def _check_access(settings: "Settings") -> None:
         f" {otherwise}. Or add --access open, if every caller that reaches this address may"
         " provision devices and validate tokens."
     )
-
-
-def _check_traces(settings: "Settings") -> None:
-    """Raise ConfigurationError if traces are wanted and OpenTelemetry is not installed."""
-    if settings.traces_url is not None:
-        from birthmark_sma.web.server import check_tracing
-
-        check_tracing(settings)
 
 
 def _bind(settings: "Settings") -> socket.socket:
@@ -192,8 +181,7 @@ def _facts_for_scripts(
         "url": url,
         "root_sha256_fingerprint": fingerprint(authority.root),
         "intermediate_sha256_fingerprint": fingerprint(authority.issuer.certificate),
-        "tables": authority.table_sizes.tables,
-        "keys_per_table": authority.table_sizes.keys_per_table,
+        **asdict(authority.table_sizes),
         "database": authority.database.dialect_name,
         "sandbox": authority.sandbox,
         "tls_ca_file": None if local is None else str(local.ca_file),
@@ -206,11 +194,10 @@ def _print_facts(authority: "Authority", url: str, local: "LocalCertificate | No
     from birthmark_sma.cli.descriptions import certificate_as_fields
     from birthmark_sma.config import Access
 
-    settings = authority.settings
-    sizes = authority.table_sizes
-    print_line(
-        typer.style(f"Birthmark Simulated Manufacturer Authority {__version__}\n", bold=True)
-    )
+    settings, sizes = authority.settings, authority.table_sizes
+    file = settings.sqlite_file
+    title = f"Birthmark Simulated Manufacturer Authority {__version__}\n"
+    print_line(typer.style(title, bold=True))
     print_fields(
         [
             *([("SANDBOX", _SANDBOX)] if authority.sandbox else []),
@@ -218,21 +205,19 @@ def _print_facts(authority: "Authority", url: str, local: "LocalCertificate | No
             ("documentation", f"{url}/docs"),
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
             ("access", _access(settings)),
-            ("data", _data(settings)),
+            ("data", f"SQLite, {file}" if file else "PostgreSQL, from DATABASE_URL"),
             ("key tables", f"{sizes.tables:,} of {sizes.keys_per_table:,} keys"),
             ("devices", f"{count_registered(authority.database):,}"),
             *certificate_as_fields("root", authority.root),
             *certificate_as_fields("intermediate", authority.issuer.certificate),
         ]
     )
-    print_line("\nTry next, in another terminal:")
-    if authority.sandbox:
-        print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}/sandbox")
-        print_line("To stop: Ctrl-C.")
-        return
     probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
-    print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}{probe}")
-    print_line("  sma demo        shows a camera, a picture and two aggregation servers")
+    path = "/sandbox" if authority.sandbox else probe
+    print_line("\nTry next, in another terminal:")
+    print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}{path}")
+    if not authority.sandbox:
+        print_line("  sma demo        shows a camera, a picture and two aggregation servers")
     print_line("To stop: Ctrl-C.")
 
 
@@ -242,12 +227,5 @@ def _access(settings: "Settings") -> str:
 
     if settings.resolved_access is Access.KEYS:
         return "with access keys: sma keys list"
-    if is_loopback(settings.host):
-        return "open to this machine"
-    return "open to every caller that reaches the address"
-
-
-def _data(settings: "Settings") -> str:
-    if settings.uses_sqlite:
-        return f"SQLite, {settings.resolved_database_url.removeprefix('sqlite:///')}"
-    return "PostgreSQL, from DATABASE_URL"
+    here = is_loopback(settings.host)
+    return "open to this machine" if here else "open to every caller that reaches the address"

@@ -3,6 +3,7 @@
 Existing key tables are never overwritten, because devices hold keys of them.
 """
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,14 +51,7 @@ def show(settings: "Settings", as_json: Json = False) -> None:
     if sizes is None or not keks:
         raise NotInitialisedError
     if as_json:
-        print_json(
-            {
-                "tables": sizes.tables,
-                "keys_per_table": sizes.keys_per_table,
-                "present": present,
-                "wrapped_under": keks[-1].source,
-            }
-        )
+        print_json(asdict(sizes) | {"present": present, "wrapped_under": keks[-1].source})
         return
     print_fields(
         [
