@@ -19,7 +19,8 @@ MAX_RECORD_BYTES = 65_536
 """The default of the API's max_body_bytes, so that a batch accepts what the API accepts."""
 
 _BOM = b"\xef\xbb\xbf"
-_ENCODED_LINE_BREAK = "\\n"
+_TOO_LONG = f"it has more than {MAX_RECORD_BYTES} bytes"
+_NOT_UTF8 = "it is not UTF-8 text"
 
 
 class BatchFormat(StrEnum):
@@ -104,9 +105,9 @@ class _Lines:
 def _json_records(lines: _Lines) -> Iterator[Record]:
     while (line := lines.take()) is not None:
         if line.text is None:
-            yield _too_long(line)
-        elif not _is_utf8(line.text):
-            yield _faulty(line, "it is not UTF-8 text")
+            yield _faulty(line, _TOO_LONG)
+        elif _decode(line.text) is None:
+            yield _faulty(line, _NOT_UTF8)
         elif line.text.strip():
             yield Record(line.number, line.end, line.text)
 
@@ -115,9 +116,8 @@ def _csv_records(lines: _Lines, columns: Mapping[str, bool]) -> Iterator[Record]
     header = _read_header(lines, columns)
     while (line := lines.take()) is not None:
         if line.text is None:
-            yield _too_long(line)
-            continue
-        if not line.text.strip():
+            yield _faulty(line, _TOO_LONG)
+        if not (line.text or b"").strip():
             continue
         gathered = _gather(line, lines)
         content, fault = _csv_content(gathered, header)
@@ -157,19 +157,19 @@ def _csv_content(
     texts = [line.text for line in gathered if line.text is not None]
     if len(texts) < len(gathered) or sum(map(len, texts)) > MAX_RECORD_BYTES:
         return None, "a quotation mark is opened and not closed"
+    text = _decode(b"\n".join(texts))
+    if text is None:
+        return None, _NOT_UTF8
     try:
-        (values,) = csv.reader([b"\n".join(texts).decode()], strict=True)
-    except UnicodeDecodeError:
-        return None, "it is not UTF-8 text"
+        (values,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError):
         return None, "it is not CSV: a quotation mark is out of place, or not closed"
     if len(values) != len(header):
         return None, f"it has {len(values)} columns, and the header {len(header)}"
-    pairs = zip(header, values, strict=True)
     # Spreadsheets and people write a PEM in one cell, with "\n" in place of its line breaks.
     return {
-        name: value.replace(_ENCODED_LINE_BREAK, "\n") if "-----BEGIN" in value else value
-        for name, value in pairs
+        name: value.replace(r"\n", "\n") if "-----BEGIN" in value else value
+        for name, value in zip(header, values, strict=True)
         if value
     }, ""
 
@@ -206,16 +206,11 @@ def _read_header(lines: _Lines, columns: Mapping[str, bool]) -> list[str]:
     return header
 
 
-def _is_utf8(text: bytes) -> bool:
+def _decode(text: bytes) -> str | None:
     try:
-        text.decode()
+        return text.decode()
     except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _too_long(line: _Line) -> Record:
-    return _faulty(line, f"it has more than {MAX_RECORD_BYTES} bytes")
+        return None
 
 
 def _faulty(line: _Line, fault: str) -> Record:

@@ -74,41 +74,33 @@ def _as_json(finding: "Finding") -> dict[str, str | None]:
 def _print_findings(findings: "list[Finding]") -> None:
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     wide = max(len(each.name) for each in findings)
-    indent = wide + 4
-    beside = columns is None or columns - indent >= _NARROWEST
+    beside = columns is None or columns - wide - 4 >= _NARROWEST
+    indent = wide + 4 if beside else 2
     for each in findings:
         mark, colour = _MARKS.get(each.state.value, _WORST_MARK)
         bold = each.state.value in {"warning", "critical"}
-        styled = typer.style(_written(mark), fg=colour, bold=True)
-        if not beside:
-            print_line(f"{styled} {each.name}")
-            indent = 2
-        lines = _lines(_ended(each.sentence), columns, indent)
+        lines = [typer.style(line, bold=bold) for line in _lines(each.sentence, columns, indent)]
+        head = f"{typer.style(_written(mark), fg=colour, bold=True)} {each.name}"
         if beside:
-            first, *lines = lines
-            print_line(f"{styled} {each.name.ljust(wide)}  {typer.style(first, bold=bold)}")
-        for line in lines:
-            print_line(" " * indent + typer.style(line, bold=bold))
-        for line in _lines(_ended(each.remedy), columns, indent + 2) if each.remedy else []:
-            print_line(" " * (indent + 2) + typer.style(line, fg=colour))
+            # Padded without the codes of colours, which take no columns.
+            head += " " * (wide - len(each.name)) + f"  {lines.pop(0)}"
+        remedy = _lines(each.remedy, columns, indent + 2) if each.remedy else []
+        lines += ["  " + typer.style(line, fg=colour) for line in remedy]
+        for line in (head, *(" " * indent + line for line in lines)):
+            print_line(line)
     counted = Counter(each.state.value for each in findings)
-    print_line()
-    if counted["critical"] or counted["warning"]:
-        print_line(f"{counted['critical']} critical, {counted['warning']} warnings.")
-    else:
-        print_line("No fault was found.")
+    faults = f"{counted['critical']} critical, {counted['warning']} warnings."
+    some = counted["critical"] or counted["warning"]
+    print_line(f"\n{faults if some else 'No fault was found.'}")
 
 
-def _lines(text: str, columns: int | None, indent: int) -> list[str]:
+def _lines(sentence: str, columns: int | None, indent: int) -> list[str]:
     """Wrap a sentence to the terminal's width. `columns` is None for a pipe: one line."""
+    text = sentence if sentence.endswith(("?", ".")) else f"{sentence}."
     if columns is None:
         return [text]
     width = max(columns - indent, 1)
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith(("?", ".")) else f"{sentence}."
 
 
 def _written(mark: str) -> str:

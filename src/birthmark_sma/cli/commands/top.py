@@ -5,14 +5,13 @@ as before when the command ends.
 """
 
 import contextlib
-import queue
+import os
 import select
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ import typer
 from birthmark_sma.cli.opening import existing_database
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from birthmark_sma.authority.operations.statistics import Overview
     from birthmark_sma.config import Settings
@@ -58,93 +57,75 @@ def _live(console: "Console", database: "Database") -> None:
 
     from birthmark_sma.cli.commands.top_rendering import frame
 
-    def drawn() -> "RenderableType":
-        return frame(latest, watch.away, width=console.width)
-
     watch = _Watch(database)
     watch.start()
-    latest = watch.first()
+    watch.latest()  # an error of the first query must not appear on the alternate screen
+    shown = None
     # The alternate screen leaves the terminal as it was. Drawing only changes avoids flicker.
     with (
         _single_keys(),
         contextlib.suppress(KeyboardInterrupt),
-        Live(
-            frame(latest, width=console.width), console=console, screen=True, auto_refresh=False
-        ) as live,
+        Live(console=console, screen=True, auto_refresh=False) as live,
     ):
-        live.refresh()
-        shown = (latest, watch.away, console.size)
-        while not _quits(_KEY_SECONDS):
-            latest = watch.newest(latest)
-            if (latest, watch.away, console.size) != shown:
-                shown = (latest, watch.away, console.size)
-                live.update(drawn(), refresh=True)
+        while shown is None or not _quits(_KEY_SECONDS):
+            seen = (watch.latest(), watch.away, console.size)
+            if seen != shown:
+                shown = seen
+                live.update(frame(seen[0], seen[1], width=console.width), refresh=True)
 
 
 class _Watch(threading.Thread):
     """Queries the database again and again in a thread of its own.
 
-    So the keyboard works while a query hangs. The main thread reads the results from a queue. It
-    owns `_answers` and `_since`; this thread owns `_asked_at`.
+    So the keyboard works while a query hangs. Only this thread writes the attributes. It sets
+    `_overview` before it clears `_error`, so the main thread never sees neither.
     """
 
     def __init__(self, database: "Database") -> None:
         super().__init__(daemon=True, name="top")  # daemon: a hanging query must not block the exit
         self._database = database
-        self._seen: queue.Queue[Overview | BaseException] = queue.Queue()
         self._asked_at = time.monotonic()
-        self._answers = True
-        self._since = datetime.now(UTC)
+        self._overview: Overview | None = None
+        self._error: BaseException | None = None
+        self._asked = threading.Event()
 
     def run(self) -> None:
         from birthmark_sma.authority.operations.statistics import read_overview
         from birthmark_sma.errors import DatabaseUnavailableError
 
-        while True:
+        # After an error that is no outage, a retry does not help. The main thread raises it.
+        while self._error is None or isinstance(self._error, DatabaseUnavailableError):
             self._asked_at = time.monotonic()
             try:
-                self._seen.put(read_overview(self._database))
-            except DatabaseUnavailableError as error:
-                self._seen.put(error)
+                self._overview = read_overview(self._database)
+                self._error = None
             except BaseException as error:
-                # No outage, so a retry does not help. The main thread raises this error; without it
-                # `first` would wait for ever.
-                self._seen.put(error)
-                return
+                self._error = error
+            self._asked.set()
             time.sleep(_EVERY_SECONDS)
 
     @property
     def away(self) -> str | None:
         """The message for a database that does not respond, or None if it responds."""
         hangs = time.monotonic() - self._asked_at > _SILENT_SECONDS
-        if self._answers and not hangs:
+        if self._overview is None or (self._error is None and not hangs):
             return None
-        return f"The database has not answered since {self._since:%H:%M:%S} UTC."
+        since = self._overview.glance.stats.until
+        return f"The database has not answered since {since:%H:%M:%S} UTC."
 
-    def first(self) -> "Overview":
-        """Wait for the first overview and return it. Raises the error of the first query."""
-        seen = self._seen.get()
-        if isinstance(seen, BaseException):
-            raise seen
-        return seen
+    def latest(self) -> "Overview":
+        """Return the newest overview. Wait for the first one.
 
-    def newest(self, known: "Overview") -> "Overview":
-        """Return the newest overview, or `known` if there is no newer one.
-
-        An unreachable database only sets `away`. Every other error of the thread is raised.
+        An unreachable database only sets `away` after the first query. Other errors are raised.
         """
         from birthmark_sma.errors import DatabaseUnavailableError
 
-        with contextlib.suppress(queue.Empty):
-            while True:
-                seen = self._seen.get_nowait()
-                self._answers = not isinstance(seen, BaseException)
-                if isinstance(seen, BaseException):
-                    if not isinstance(seen, DatabaseUnavailableError):
-                        raise seen
-                    continue
-                known, self._since = seen, seen.glance.stats.until
-        return known
+        self._asked.wait()
+        error, overview = self._error, self._overview
+        if error is not None and not (overview and isinstance(error, DatabaseUnavailableError)):
+            raise error
+        assert overview is not None  # noqa: S101
+        return overview
 
 
 @contextmanager
@@ -166,8 +147,6 @@ def _single_keys() -> Iterator[None]:
 
 def _quits(seconds: float) -> bool:
     """Wait up to `seconds` for a key. Return whether it was q, or the end of the input."""
-    import os
-
     if not sys.stdin.isatty():
         time.sleep(seconds)
         return False

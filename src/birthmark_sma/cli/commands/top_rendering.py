@@ -51,60 +51,54 @@ def curve(values: Sequence[int]) -> str:
 
 
 def _head(overview: Overview, away: str | None) -> Text:
-    text = Text(f"birthmark-sma {__version__}", style="bold")
-    text.append(f"   {overview.glance.stats.until:%Y-%m-%d %H:%M:%S} UTC   ", style="not bold")
-    if away is None:
-        kind = f"{overview.glance.database}, {overview.glance.size / 1_000_000:,.1f} MB"
-        text.append(f"{kind}, {overview.glance.seconds * 1_000:,.0f} ms", style="green not bold")
-    else:
-        text.append(f"\n{away} These values are older.", style="bold red")
-    return text
+    glance = overview.glance
+    size, took = f"{glance.size / 1_000_000:,.1f} MB", f"{glance.seconds * 1_000:,.0f} ms"
+    state = (f"{glance.database}, {size}, {took}", "green")
+    return Text.assemble(
+        (f"birthmark-sma {__version__}", "bold"),
+        f"   {glance.stats.until:%Y-%m-%d %H:%M:%S} UTC   ",
+        state if away is None else (f"\n{away} These values are older.", "bold red"),
+    )
 
 
 def _curve(name: str, values: Sequence[int], colour: str) -> Text:
-    text = Text(f"{name} ", style="bold")
-    text.append(curve(values), style=f"{colour} not bold")
-    return text.append(f" {values[-1]:>9,}", style="not bold")
+    return Text.assemble((f"{name} ", "bold"), (curve(values), colour), f" {values[-1]:>9,}")
 
 
 def _figures(overview: Overview) -> Text:
     stats, rate = overview.glance.stats, overview.success_rate
-    text = Text("24 hours  ", style="bold")
     if rate is None:
-        return text.append("no validations", style="not bold")
-    colour = "green" if rate >= _GOOD_RATE else "yellow"
-    text.append(f"{rate:.2%} PASS", style=f"{colour} not bold")
-    text.append(f" of {sum(stats.verdicts_24h.values()):,}", style="not bold")
+        return Text.assemble(("24 hours  ", "bold"), "no validations")
     repeats = stats.repeats_24h
-    text.append(
-        f"   {repeats['dual_submission']:,} dual, {repeats['replayed']:,} replayed",
-        style="not bold",
-    )
     reasons = sorted(stats.fail_reasons_24h.items(), key=lambda each: -each[1])[:2]
-    if reasons:
-        shown = ", ".join(f"{times:,} {reason}" for reason, times in reasons)
-        text.append(f"\n          FAIL: {shown}", style="red not bold")
-    return text
+    shown = ", ".join(f"{times:,} {reason}" for reason, times in reasons)
+    return Text.assemble(
+        ("24 hours  ", "bold"),
+        (f"{rate:.2%} PASS", "green" if rate >= _GOOD_RATE else "yellow"),
+        f" of {sum(stats.verdicts_24h.values()):,}",
+        f"   {repeats['dual_submission']:,} dual, {repeats['replayed']:,} replayed",
+        (f"\n          FAIL: {shown}" if shown else "", "red"),
+    )
 
 
 def _state(overview: Overview) -> Text:
     tables, wanted = overview.glance.stats.key_tables, overview.tables_wanted
-    text = Text("keys      ", style="bold")
-    text.append(f"{tables:,} of {wanted:,} tables", _colour(tables == wanted))
-    if overview.rotating:
-        text.append(", a rotation is under way", style="yellow not bold")
-    text.append(f"   {overview.callers:,} access keys", style="not bold")
-    if overview.ca_ends is not None:
-        ahead = (overview.ca_ends - overview.glance.stats.until).days
-        text.append(f"   CA until {overview.ca_ends:%Y-%m-%d}", _colour(ahead > 365))
-    text.append("\nflags     ", style="bold")
-    some = f"{overview.glance.flagged:,} devices wait for review: sma devices flagged"
-    text.append(some if overview.glance.flagged else "none", _colour(not overview.glance.flagged))
-    return text
+    flagged, ends = overview.glance.flagged, overview.ca_ends
+    far = ends is None or (ends - overview.glance.stats.until).days > 365
+    some = f"{flagged:,} devices wait for review: sma devices flagged"
+    return Text.assemble(
+        ("keys      ", "bold"),
+        (f"{tables:,} of {wanted:,} tables", _colour(tables == wanted)),
+        (", a rotation is under way" if overview.rotating else "", "yellow"),
+        f"   {overview.callers:,} access keys",
+        (f"   CA until {ends:%Y-%m-%d}" if ends else "", _colour(far)),
+        ("\nflags     ", "bold"),
+        (some if flagged else "none", _colour(not flagged)),
+    )
 
 
 def _colour(good: bool) -> str:
-    return "not bold" if good else "yellow not bold"
+    return "" if good else "yellow"
 
 
 def _lists(overview: Overview, width: int) -> RenderableType:

@@ -51,21 +51,22 @@ def frame(play: "Play") -> RenderableType:
         f"{taken:,} of {planned:,}",
         Text("Ctrl-C stops it" if not play.stopped else "stopping", style="dim"),
     )
-    counts = Text("endings   ", style="bold")
-    counts.append(f"{tally.right:,} right", style="green not bold")
-    for name, number in (("wrong", tally.wrong), ("lost", tally.lost)):
-        counts.append(f"   {number:,} {name}", style="bold red" if number else "not bold")
-    counts.append(f"   {play.under_way:,} under way", style="not bold")
-    if play.indeterminate:
-        counts.append(f"   {play.indeterminate.total():,} INDETERMINATE", style="yellow not bold")
-    if play.late > 1:
-        counts.append(f"   {play.late:.0f} s late at most", style="yellow not bold")
     passed, refused = _halved(play.course.passed), _halved(play.course.refused)
+    unknown = play.indeterminate.total()
+    counts = Text.assemble(
+        ("endings   ", "bold"),
+        (f"{tally.right:,} right", "green"),
+        (f"   {tally.wrong:,} wrong", "bold red" if tally.wrong else ""),
+        (f"   {tally.lost:,} lost", "bold red" if tally.lost else ""),
+        f"   {play.under_way:,} under way",
+        (f"   {unknown:,} INDETERMINATE" if unknown else "", "yellow"),
+        (f"   {play.late:.0f} s late at most" if play.late > 1 else "", "yellow"),
+    )
     return Group(
         head,
         counts,
-        Text("PASS      ", style="bold").append(curve(passed), style="cyan not bold"),
-        Text("refused   ", style="bold").append(curve(refused), style="yellow not bold"),
+        Text.assemble(("PASS      ", "bold"), (curve(passed), "cyan")),
+        Text.assemble(("refused   ", "bold"), (curve(refused), "yellow")),
     )
 
 
@@ -78,19 +79,19 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(_played(report))
     console.print(_cases(report))
-    for each in report["surprises"][:10]:
-        console.print(
-            Text(
-                f"picture {each['picture']}, {each['case']}, {each['device_serial']}, at"
-                f" aggregation server {each['aggregator']}: {each['ended']} in place of"
-                f" {' or '.join(each['right'])}. {each['detail']}".rstrip(),
-                style="red",
-            )
-        )
-    for each in report["thefts"]:
-        if each["failure"]:
-            text = f"{each['device_serial']} could not be reported. {each['failure']}"
-            console.print(Text(text, style="red"))
+    red = [
+        f"picture {each['picture']}, {each['case']}, {each['device_serial']}, at aggregation server"
+        f" {each['aggregator']}: {each['ended']} in place of {' or '.join(each['right'])}."
+        f" {each['detail']}".rstrip()
+        for each in report["surprises"][:10]
+    ]
+    red += [
+        f"{each['device_serial']} could not be reported. {each['failure']}"
+        for each in report["thefts"]
+        if each["failure"]
+    ]
+    for line in red:
+        console.print(Text(line, style="red"))
     if report["unseen"]:
         console.print(Text("\n* The protocol cannot detect these cases:", style="bold"))
         for each in report["unseen"]:
@@ -103,8 +104,10 @@ def _played(report: Mapping[str, Any]) -> Text:
     terms = report["terms"]
     cameras = _counted(terms["cameras"], "camera")
     servers = _counted(terms["aggregators"], "aggregation server")
-    text = Text(f"{cameras} and {servers}, at {report['url']}", style="bold")
-    return text.append(f"\nSerials begin with {report['serial_prefix']}.\n", "not bold dim")
+    return Text.assemble(
+        (f"{cameras} and {servers}, at {report['url']}", "bold"),
+        (f"\nSerials begin with {report['serial_prefix']}.\n", "dim"),
+    )
 
 
 def _counted(number: int, what: str) -> str:
@@ -113,20 +116,15 @@ def _counted(number: int, what: str) -> str:
 
 def _cases(report: Mapping[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("Case", no_wrap=True)
-    table.add_column("Right ending", no_wrap=True)
-    table.add_column("Bundles", justify="right", no_wrap=True)
-    table.add_column("Ended right", justify="right", no_wrap=True)
+    for title in ("Case", "Right ending", "Bundles", "Ended right"):
+        justify: Any = "right" if title in {"Bundles", "Ended right"} else "left"
+        table.add_column(title, justify=justify, no_wrap=True)
     for each in report["cases"]:
         good, total = each["bundles_right"], each["bundles"]
-        table.add_row(
-            each["case"] + (" *" if each["unseen"] else ""),
-            " or ".join(each["right"]),
-            f"{total:,}",
-            Text("all ✓", style="green")
-            if good == total
-            else Text(f"{good:,} of {total:,} ✗", style="bold red"),
-        )
+        some = Text(f"{good:,} of {total:,} ✗", style="bold red")
+        ended = Text("all ✓", style="green") if good == total else some
+        name = each["case"] + (" *" if each["unseen"] else "")
+        table.add_row(name, " or ".join(each["right"]), f"{total:,}", ended)
     return table
 
 
