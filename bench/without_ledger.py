@@ -10,7 +10,8 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from birthmark_sma.authority import authority
-from birthmark_sma.authority.validation.service import Attempt, Validation, Validator
+from birthmark_sma.authority.validation.records import Attempt, Validation
+from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.cli.main import run
 
 
@@ -19,7 +20,7 @@ class _Forgetful(Validator):
 
     # Overrides Validator's private method, which reads and writes the ledger in the batch's
     # transaction. Everything else stays the same, so the difference is the ledger's cost.
-    def _note_sights(
+    def _note_tokens(
         self,
         _transaction: Connection,
         _attempts: Sequence[Attempt],

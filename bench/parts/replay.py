@@ -17,6 +17,7 @@ from bench.closed import Case, Side, measure_in_turn, write_bodies
 from bench.figures import POSTGRESQL, SQLITE, Series
 from bench.parts.stage import Filled, Stage
 from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.replay import SeenToken, token_digest
 from birthmark_sma.web.api.models import ValidateNucRequest
 from birthmark_sma.web.api.validate import PATH
@@ -87,7 +88,9 @@ def _bring_before(filled: Filled, bodies: list[bytes]) -> None:
                 for body in bodies[start : start + _CHUNK]
             ]
             sightings = [SeenToken(token_digest(token), "ip:192.0.2.1") for token in tokens]
-            replay_ledger.note(transaction, sightings, datetime.now(UTC))
+            replay_ledger.note(
+                make_store(authority.database), transaction, sightings, datetime.now(UTC)
+            )
 
 
 _ROWS_ON_POSTGRESQL = """

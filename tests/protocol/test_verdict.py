@@ -69,7 +69,7 @@ def judge(known: Known) -> Reason:
         table_id=table_id,
         key_index=999 if known.index_exists else 1_000,
         opened=known.opened,
-        standing=None if known.status is None else DeviceRecord(known.status, assigned),
+        device=None if known.status is None else DeviceRecord(known.status, assigned),
     )
 
 
@@ -117,9 +117,9 @@ def test_the_words_on_the_wire() -> None:
 @pytest.mark.parametrize("table_id", ASSIGNED)
 def test_each_of_the_devices_tables_passes(table_id: int) -> None:
     """All three tables of a device are its own."""
-    standing = DeviceRecord(DeviceStatus.ACTIVE, ASSIGNED)
+    record = DeviceRecord(DeviceStatus.ACTIVE, ASSIGNED)
     reason = decide(
-        sizes=STANDARD_SIZES, table_id=table_id, key_index=0, opened=True, standing=standing
+        sizes=STANDARD_SIZES, table_id=table_id, key_index=0, opened=True, device=record
     )
     assert reason is Reason.GENUINE
 

@@ -6,8 +6,26 @@ from datetime import datetime
 from sqlalchemy import Connection, insert
 
 from birthmark_sma.authority.validation.records import AuditRow
+from birthmark_sma.authority.validation.store import ValidationStore
+from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
+from birthmark_sma.authority.validation.store_sqlite import SqliteStore
 from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.storage.portable_sql import choose
 from birthmark_sma.storage.schema import validation_history
+
+
+class AuditWriter:
+    """Writes audit rows and their counters as one server does, on the database of its first use."""
+
+    def __init__(self) -> None:
+        self._store: ValidationStore | None = None
+
+    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
+        """Write and count one or more audit rows of the same day."""
+        if self._store is None:
+            postgresql: ValidationStore = PostgresqlStore()
+            self._store = choose(transaction, postgresql=postgresql, sqlite=SqliteStore())
+        self._store.write(transaction, rows)
 
 
 def append_rows(transaction: Connection, rows: Sequence[AuditRow]) -> None:

@@ -31,10 +31,8 @@ def make() -> Document:
     ):
         if device is not None and not opened:
             continue  # nobody knows whose it is
-        standing = None if device is None else DeviceRecord(device, _ASSIGNED)
-        reason = decide(
-            sizes=_SIZES, table_id=table, key_index=index, opened=opened, standing=standing
-        )
+        record = None if device is None else DeviceRecord(device, _ASSIGNED)
+        reason = decide(sizes=_SIZES, table_id=table, key_index=index, opened=opened, device=record)
         who = "unknown device" if device is None else f"{device} device"
         comment = f"table {table}, index {index}, {'opened' if opened else 'not opened'}, {who}"
         fields = {

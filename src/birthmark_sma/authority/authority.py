@@ -40,6 +40,7 @@ from birthmark_sma.authority.sandbox.guards import check_kind, check_settings
 from birthmark_sma.authority.sandbox.validation import SandboxValidator
 from birthmark_sma.authority.server_metrics import ServerMetrics
 from birthmark_sma.authority.validation.service import Validator
+from birthmark_sma.authority.validation.store import make_store as make_validation_store
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError
 from birthmark_sma.pki.certificates import Publication
@@ -162,6 +163,7 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
         table_cache=parts.table_cache,
         validator=validator_class(
             database,
+            make_validation_store(database),
             parts.table_cache,
             parts.secrets.nuc_hash_index,
             pool_limit=settings.pool_limit,

@@ -70,27 +70,34 @@ class DeviceRecord:
     table_assignments: Collection[int]
 
 
+def unknown_address(sizes: TableSizes, table_id: int, key_index: int) -> Reason | None:
+    """Return the reason why no key has this address, or None if there is such a key."""
+    if not 0 <= table_id < sizes.tables:
+        return Reason.UNKNOWN_TABLE
+    if not 0 <= key_index < sizes.keys_per_table:
+        return Reason.UNKNOWN_KEY_INDEX
+    return None
+
+
 def decide(  # noqa: PLR0911  one return a rule reads best
-    *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, standing: DeviceRecord | None
+    *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, device: DeviceRecord | None
 ) -> Reason:
     """Return the reason for the verdict on a camera token. The first rule that applies wins.
 
-    `opened` is True if the token opened under the derived key. `standing` is the record of the
-    device with the NUC hash inside the token, or None if there is no such device.
+    `opened` is True if the token opened under the derived key. `device` is the record of the device
+    with the NUC hash inside the token, or None if there is no such device.
     """
-    if not sizes.has_table(table_id):
-        return Reason.UNKNOWN_TABLE
-    if not sizes.has_key_index(key_index):
-        return Reason.UNKNOWN_KEY_INDEX
+    if (unknown := unknown_address(sizes, table_id, key_index)) is not None:
+        return unknown
     if not opened:
         return Reason.NOT_OPENED
-    if standing is None:
+    if device is None:
         return Reason.UNKNOWN_DEVICE
     # Tables are shared secrets. A NUC hash sealed under a table of another device was sealed by
     # someone who holds that other device's keys.
-    if table_id not in standing.table_assignments:
+    if table_id not in device.table_assignments:
         return Reason.TABLE_NOT_ASSIGNED
-    match standing.status:
+    match device.status:
         case DeviceStatus.SUSPENDED:
             return Reason.DEVICE_SUSPENDED
         case DeviceStatus.REVOKED:

@@ -13,7 +13,7 @@ LoggedRequest: TypeAlias = MutableMapping[str, Any]
 """A request as `web` represents it (an ASGI scope). Other packages only pass it on."""
 
 UNANSWERED = "unanswered"
-"""The key, in a request, of the object that waits for its answer (`group_commit.Waiting`). The HTTP
+"""The key, in a request, of the object that waits for its answer (`runtime.submission`). The HTTP
 protocol calls its `leave` method when the connection closes."""
 
 WORKING_FOR: ContextVar[Callable[[], Sequence[LoggedRequest]] | None] = ContextVar(

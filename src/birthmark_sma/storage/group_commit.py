@@ -1,4 +1,4 @@
-"""Group commit: one writer thread settles all waiting items in one transaction (docs/adr/0002).
+"""Group commit: one writer thread handles all waiting items in one transaction (docs/adr/0002).
 
 A durable commit takes milliseconds. Many callers share one commit; this makes a server fast.
 Validation and provisioning each have a writer.
@@ -7,9 +7,13 @@ The contract: an accepted item gets exactly one answer, and an answer that is no
 that its transaction is durable. Nothing is answered before the commit. A full pool raises
 PoolFullError at once.
 
-An item whose caller left before its transaction began is not settled. If the caller left later, or
+An item whose caller left before its transaction began is not handled. If the caller left later, or
 if the commit raised an error and may have happened, the answer is lost (docs/adr/0009). Then
-`note_lost` records it, in the same transaction if possible, else in the next one.
+`record_lost` records it, in the same transaction if possible, else in the next one.
+
+Lock order: `_changed` is the only lock here. It is never held during a transaction or a callback,
+and nothing else is locked while it is held. The handler's statements decide the order of row locks.
+A deadlock with another process is an error of the database, and the batch is tried again.
 """
 
 import asyncio
@@ -26,41 +30,43 @@ from sqlalchemy import Connection
 
 from birthmark_sma.errors import (
     BirthmarkError,
-    CallerLeftError,
     DatabaseFault,
     DatabaseUnavailableError,
     PoolFullError,
     ShuttingDownError,
 )
 from birthmark_sma.runtime.log_context import UNANSWERED, WORKING_FOR, LoggedRequest
+from birthmark_sma.runtime.submission import (
+    Answers,
+    Submission,
+    deliver,
+    remove_who_left,
+    requests_of,
+    share_out,
+)
 from birthmark_sma.storage.engine import Database
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Settle: TypeAlias = Callable[[Connection, Sequence[Item]], Sequence[Answer | BirthmarkError]]
+BatchHandler: TypeAlias = Callable[[Connection, Sequence[Item]], Sequence[Answer | BirthmarkError]]
 """Does the work of a batch inside a transaction. It returns one answer for each item, in the order
 of the items. An error in an item's place is raised to its caller alone and rolls nothing back."""
 
-Answers: TypeAlias = Sequence[Answer | BirthmarkError]
-"""An answer or an error for each item of one call, in the order of the items."""
+RecordLost: TypeAlias = Callable[[Connection, Sequence[tuple[Item, Answer]]], None]
+"""Records items whose answers did not reach their callers. Must be idempotent."""
 
 
 class Batch(NamedTuple):
     """A batch that was committed. Times are in nanoseconds of `perf_counter_ns`."""
 
     items: int
-    origins: Callable[[], Sequence[LoggedRequest]]
+    requests: Callable[[], Sequence[LoggedRequest]]
     """Returns the requests to which the items belong; items without a request are left out."""
     began: int
     settled: int
+    """The work was done and the commit began."""
     committed: int
 
-
-Note: TypeAlias = Callable[[Batch], None]
-"""Called for each batch after its commit and before its answers, in the writer thread."""
-
-NoteLost: TypeAlias = Callable[[Connection, Sequence[tuple[Item, Answer]]], None]
-"""Records items whose answers did not reach their callers. Must be idempotent."""
 
 _MOST_LOST = 100_000  # lost answers kept while the database is away; then the oldest are dropped
 _LOST_AGAIN_SECONDS = 1.0  # between two attempts to record lost answers
@@ -69,147 +75,89 @@ _TROUBLE_SECONDS = 10.0  # how long `failure` reports a failed batch
 _log = logging.getLogger(__name__)
 
 
-class Waiting(Generic[Item, Answer]):
-    """The items of one call, and the future that gets their answers.
-
-    `loop` is the event loop of the waiting coroutine, or None if a thread waits. `origin` is the
-    request of the items, or None. With `alone` the future gets the answer of the single item
-    instead of a list. `lose` is called with answers that cannot be delivered. `noted` is True once
-    the answers are lost and this is recorded, or is about to be. If the future is done before the
-    answer arrives, the caller has left or has got another response, such as a timeout.
-    """
-
-    __slots__ = ("alone", "future", "items", "loop", "lose", "noted", "origin")
-
-    def __init__(
-        self,
-        items: Sequence[Item],
-        future: "asyncio.Future[Any] | Future[Any]",
-        loop: asyncio.AbstractEventLoop | None,
-        origin: LoggedRequest | None,
-        lose: "Callable[[Waiting[Item, Answer], Answers[Answer]], None]",
-        *,
-        alone: bool,
-    ) -> None:
-        self.items = items
-        self.origin = origin
-        self.future = future
-        self.loop = loop
-        self.lose = lose
-        self.alone = alone
-        self.noted = False
-
-    def leave(self) -> None:
-        """Handle that the caller's connection was closed before the response was sent completely.
-
-        Without an answer yet, the future raises CallerLeftError. Otherwise the answer is lost.
-        Called in the event loop of the future.
-        """
-        if not self.future.done():
-            self.future.set_exception(CallerLeftError())
-        elif not self.future.cancelled() and self.future.exception() is None:
-            answered = self.future.result()
-            self.lose(self, [answered] if self.alone else answered)
-
-    def resolve(self, outcome: "Answers[Answer] | Exception") -> None:
-        """Set the future's result, or lose the answers if the caller has left.
-
-        Called in the event loop of the future, or in the writer thread if a thread waits.
-        """
-        self.origin = None  # breaks the reference cycle with origin[UNANSWERED]
-        if self.future.done():
-            if not isinstance(outcome, Exception):
-                self.lose(self, outcome)
-            return
-        told = outcome[0] if self.alone and not isinstance(outcome, Exception) else outcome
-        if isinstance(told, Exception):
-            self.future.set_exception(told)
-        else:
-            self.future.set_result(told)
-
-
 class GroupCommit(Generic[Item, Answer]):
-    """A queue of items and the thread that settles them in batches.
+    """A queue of items and the thread that handles them in batches.
 
     Safe to use from any thread and any event loop. `pool_limit` is the number of items that may
     wait: a call is refused once so many wait, so the items of the last call may exceed it.
-    `batch_limit` is the number of items after which a batch takes no further call. `note_failure`
-    is called with the kind of fault of each batch that failed.
+    `batch_limit` is the number of items after which a batch takes no further call. `on_commit` is
+    called for each batch after its commit and before its answers, `on_failure` with the kind of
+    fault of each batch that failed; both in the writer thread.
     """
 
     def __init__(
         self,
         database: Database,
-        settle: "Settle[Item, Answer]",
+        handler: "BatchHandler[Item, Answer]",
         *,
         name: str,
         pool_limit: int,
         batch_limit: int,
-        note: Note | None = None,
-        note_lost: "NoteLost[Item, Answer] | None" = None,
-        note_failure: Callable[[DatabaseFault], None] | None = None,
+        on_commit: Callable[[Batch], None] | None = None,
+        record_lost: "RecordLost[Item, Answer] | None" = None,
+        on_failure: Callable[[DatabaseFault], None] | None = None,
     ) -> None:
+        # Never changed after this.
         self._database = database
+        self._handler = handler
         self._name = name
-        self._note = note
-        self._note_lost = note_lost
-        self._note_failure = note_failure
-        self._work = settle
         self._pool_limit = pool_limit
         self._batch_limit = batch_limit
+        self._on_commit = on_commit
+        self._record_lost = record_lost
+        self._on_failure = on_failure
+        self._lose_later = self._lose  # one bound method for all calls instead of one for each
+        # Guarded by _changed.
         self._changed = threading.Condition()
-        self._pool: deque[Waiting[Item, Answer]] = deque()  # guarded by _changed
-        self._pooled = 0  # number of items in _pool; guarded by _changed
-        self._closing = False  # guarded by _changed
-        self._refused = 0  # number of items refused by the full pool; guarded by _changed
-        self._lost: deque[tuple[Item, Answer]] = deque()  # guarded by _changed
-        self._dropped = 0  # lost answers that were dropped and not yet logged; guarded by _changed
-        # The next three are written by the writer thread only.
+        self._pool: deque[Submission[Item, Answer]] = deque()
+        self._pooled = 0  # number of items in _pool
+        self._closing = False
+        self._refused = 0  # number of items refused by the full pool
+        self._lost: deque[tuple[Item, Answer]] = deque()
+        self._dropped = 0  # lost answers that were dropped and not yet logged
+        # Owned by the writer thread; others only read `_failure` and `began`.
         self._try_lost_at = 0.0
         self._failure: tuple[float, DatabaseUnavailableError] | None = None
         self.began = 0
         """The start of the current transaction, in nanoseconds of `perf_counter_ns`."""
-        self._losing = self._lose  # one bound method for all calls instead of a new one for each
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
-    def submit(self, item: Item, origin: LoggedRequest | None = None) -> "Future[Answer]":
+    def submit(self, item: Item, request: LoggedRequest | None = None) -> "Future[Answer]":
         """Submit an item from a thread; return the future of its answer.
 
         Raises PoolFullError or ShuttingDownError at once. The future cannot be cancelled: the item
-        is settled in any case.
+        is handled in any case.
         """
-        future: Future[Answer] = Future()
-        future.set_running_or_notify_cancel()  # a running future cannot be cancelled
-        self._accept(Waiting((item,), future, None, origin, self._losing, alone=True))
+        future: Future[Answer] = self._accept((item,), request, single=True, loop=None)
         return future
 
     def submit_async(
-        self, item: Item, origin: LoggedRequest | None = None
+        self, item: Item, request: LoggedRequest | None = None
     ) -> "asyncio.Future[Answer]":
         """Submit an item from a coroutine; return the future of its answer.
 
         Raises PoolFullError or ShuttingDownError at once. The future raises
         DatabaseUnavailableError if the batch failed, or the error in the item's place. If the
         future is done before the item's transaction begins, such as after a cancellation, the item
-        is not settled.
+        is not handled.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._accept(Waiting((item,), future, loop, origin, self._losing, alone=True))
+        future: asyncio.Future[Answer] = self._accept((item,), request, single=True, loop=loop)
         return future
 
-    def offer_together(
-        self, items: Sequence[Item], origin: LoggedRequest | None = None
+    def submit_together(
+        self, items: Sequence[Item], request: LoggedRequest | None = None
     ) -> "asyncio.Future[Answers[Answer]]":
-        """Submit items that are settled in one transaction; return the future of their answers.
+        """Submit items that are handled in one transaction; return the future of their answers.
 
         The result has an answer or an error for each item. Raises as `submit_async` does, except
         that errors of single items are returned.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answers[Answer]] = loop.create_future()
-        self._accept(Waiting(items, future, loop, origin, self._losing, alone=False))
+        future: asyncio.Future[Answers[Answer]] = self._accept(
+            items, request, single=False, loop=loop
+        )
         return future
 
     @property
@@ -224,7 +172,7 @@ class GroupCommit(Generic[Item, Answer]):
 
     @property
     def running(self) -> bool:
-        """True while items are accepted and settled."""
+        """True while items are accepted and handled."""
         return self._writer.is_alive() and not self._closing
 
     @property
@@ -236,39 +184,43 @@ class GroupCommit(Generic[Item, Answer]):
         return failure[1]
 
     def close(self) -> None:
-        """Accept no more items, settle those that wait, then stop the writer thread."""
+        """Accept no more items, handle those that wait, then stop the writer thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._writer.join()
 
-    def _accept(self, waiting: Waiting[Item, Answer]) -> None:
+    def _accept(
+        self,
+        items: Sequence[Item],
+        request: LoggedRequest | None,
+        *,
+        single: bool,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> Any:
+        waiting = Submission(items, request, self._lose_later, single=single, loop=loop)
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
             if self._pooled >= self._pool_limit:
-                self._refused += len(waiting.items)
+                self._refused += len(items)
                 raise PoolFullError
             self._pool.append(waiting)
-            self._pooled += len(waiting.items)
+            self._pooled += len(items)
             self._changed.notify()
         # For the HTTP protocol, which calls `leave` when the connection closes. Only after the item
         # was accepted, so that a refused item is never reported as lost.
-        if waiting.loop is not None and waiting.origin is not None:
-            waiting.origin[UNANSWERED] = waiting
+        if loop is not None and request is not None:
+            request[UNANSWERED] = waiting
+        return waiting.future
 
-    def _lose(self, waiting: Waiting[Item, Answer], answers: "Answers[Answer]") -> None:
-        """Queue for `note_lost` that the answers to these items did not reach their caller.
-
-        Items whose result is an error are left out.
-        """
-        if waiting.noted or self._note_lost is None:
+    def _lose(self, waiting: Submission[Item, Answer]) -> None:
+        """Queue for `record_lost` that the answers to these items did not reach their caller."""
+        if waiting.is_recorded or self._record_lost is None:
             return
-        waiting.noted = True
+        waiting.is_recorded = True
         with self._changed:
-            for item, answer in zip(waiting.items, answers, strict=True):
-                if not isinstance(answer, BirthmarkError):
-                    self._lost.append((item, answer))
+            self._lost.extend(waiting.answered_items())
             self._drop_oldest_lost()
             self._changed.notify()
 
@@ -283,10 +235,11 @@ class GroupCommit(Generic[Item, Answer]):
 
     def _run(self) -> None:
         while self._has_work():
-            # First, so that a retry of a caller whose answer was lost finds the record.
-            self._write_lost()
+            if self._record_lost is not None and self._lost_are_due:
+                # First, so that a retry of a caller whose answer was lost finds the record.
+                self._write_lost(self._record_lost)
             if batch := self._take():
-                self._settle_batch(batch)
+                self._handle_batch(batch)
         with self._changed:
             self._dropped += len(self._lost)
             self._lost.clear()
@@ -296,38 +249,23 @@ class GroupCommit(Generic[Item, Answer]):
         """Wait for work. Return False if the writer is closing and has nothing left to do."""
         with self._changed:
             while not self._pool and not self._closing:
-                if not self._lost:
-                    self._changed.wait()
-                elif (pause := self._try_lost_at - monotonic()) > 0:
-                    self._changed.wait(pause)
-                else:
+                if self._lost_are_due:
                     return True
-            return bool(self._pool) or bool(self._lost and self._try_lost_at <= monotonic())
+                self._changed.wait(self._try_lost_at - monotonic() if self._lost else None)
+            return bool(self._pool) or self._lost_are_due
 
-    def _take(self) -> list[Waiting[Item, Answer]]:
-        """Remove and return what waits, up to `batch_limit` items.
+    @property
+    def _lost_are_due(self) -> bool:
+        return bool(self._lost) and self._try_lost_at <= monotonic()
 
-        The items of one call stay together, so the last call may exceed the limit.
-        """
-        with self._changed:
-            batch: list[Waiting[Item, Answer]] = []
-            taken = 0
-            while self._pool and taken < self._batch_limit:
-                batch.append(self._pool.popleft())
-                taken += len(batch[-1].items)
-            self._pooled -= taken
-            return batch
-
-    def _write_lost(self) -> None:
+    def _write_lost(self, record_lost: "RecordLost[Item, Answer]") -> None:
         """Record lost answers, in a transaction of their own; try again later if that fails."""
-        if not self._lost or self._note_lost is None or self._try_lost_at > monotonic():
-            return
         with self._changed:
             lost = list(self._lost)
             self._lost.clear()
         try:
             with self._database.write() as transaction:
-                self._note_lost(transaction, lost)
+                record_lost(transaction, lost)
         except DatabaseUnavailableError:
             self._try_lost_at = monotonic() + _LOST_AGAIN_SECONDS
             with self._changed:
@@ -350,181 +288,113 @@ class GroupCommit(Generic[Item, Answer]):
                 dropped,
             )
 
-    def _settle_batch(self, batch: list[Waiting[Item, Answer]]) -> None:
-        # Log lines of this thread now name the requests of the batch (`runtime.log_context`).
-        before = WORKING_FOR.set(partial(_origins_of, batch))
-        try:
-            self._settle_and_deliver(batch)
-        finally:
-            WORKING_FOR.reset(before)
+    def _take(self) -> list[Submission[Item, Answer]]:
+        """Remove and return what waits, up to `batch_limit` items.
 
-    def _settle_and_deliver(self, batch: list[Waiting[Item, Answer]]) -> None:
+        The items of one call stay together, so the last call may exceed the limit.
+        """
+        with self._changed:
+            batch: list[Submission[Item, Answer]] = []
+            taken = 0
+            while self._pool and taken < self._batch_limit:
+                batch.append(self._pool.popleft())
+                taken += len(batch[-1].items)
+            self._pooled -= taken
+            return batch
+
+    def _handle_batch(self, batch: list[Submission[Item, Answer]]) -> None:
+        """Commit a batch and deliver its answers, or an error to each of its calls."""
+        # Log lines of this thread now name the requests of the batch (`runtime.log_context`).
+        before = WORKING_FOR.set(partial(requests_of, batch))
         try:
-            outcomes = self._commit(batch)
+            self._commit(batch)
         except DatabaseUnavailableError as error:
-            self._failed(batch, error)
-            # A copy for each: callers must not share an exception and its traceback.
-            _deliver([(waiting, error.again()) for waiting in batch])
+            self._report_failure(batch, error)
+            for waiting in batch:
+                # A copy for each: callers must not share an exception and its traceback.
+                waiting.outcome = error.again()
+            deliver(batch)
         except Exception as error:
             # A bug that one item triggers must not fail the others: try each call on its own.
             if len(batch) > 1:
                 for waiting in batch:
-                    self._settle_batch([waiting])
+                    self._handle_batch([waiting])
             else:
                 _log.exception("an item could not be settled")
-                _deliver([(batch[0], error)])
+                batch[0].outcome = error
+                deliver(batch)
         else:
-            if outcomes:
-                self._failure = None
-            _deliver(outcomes)
+            deliver(batch)
+        finally:
+            WORKING_FOR.reset(before)
 
-    def _failed(self, batch: list[Waiting[Item, Answer]], error: DatabaseUnavailableError) -> None:
+    def _report_failure(
+        self, batch: list[Submission[Item, Answer]], error: DatabaseUnavailableError
+    ) -> None:
         items = sum(len(waiting.items) for waiting in batch)
-        _log.warning(
-            "%s: %d items failed: %s%s",
-            self._name,
-            items,
-            error,
-            f": {error.advice}" if error.advice else "",
-        )
+        advice = f": {error.advice}" if error.advice else ""
+        _log.warning("%s: %d items failed: %s%s", self._name, items, error, advice)
         self._failure = (monotonic(), error)
-        if self._note_failure is not None:
-            self._note_failure(error.fault)
+        if self._on_failure is not None:
+            self._on_failure(error.fault)
 
-    def _commit(self, batch: list[Waiting[Item, Answer]]) -> "list[_Outcome[Item, Answer]]":
-        """Settle a batch in one transaction; retry once if nothing can have been committed.
+    def _commit(self, batch: list[Submission[Item, Answer]]) -> None:
+        """Handle a batch in one transaction; try again once if nothing can have been committed.
 
-        The retry is for a stale connection and for a deadlock with another process. Items whose
-        callers have left before a try begins are removed from the batch. Raises
+        The second try is for a stale connection and for a deadlock with another process. Calls
+        whose callers have left before a try begins are removed from the batch. Raises
         DatabaseUnavailableError, or any other error of the work itself.
         """
-        outcomes: list[_Outcome[Item, Answer]] = []
         committing = False
         for last_try in (False, True):
-            _drop_who_left(batch)
+            remove_who_left(batch)
             if not batch:
-                break
+                return
             items = [item for waiting in batch for item in waiting.items]
             self.began = perf_counter_ns()
             try:
                 with self._database.write() as transaction:
-                    outcomes = _shared_out(batch, self._work(transaction, items))
-                    self._note_who_left(transaction, outcomes)
+                    share_out(batch, self._handler(transaction, items))
+                    if self._record_lost is not None:
+                        self._record_who_left(transaction, batch)
                     settled = perf_counter_ns()
                     # Last in the block: an error from here on comes from the commit itself.
                     committing = True
             except DatabaseUnavailableError:
                 if committing:  # the commit may have happened, and its callers get an error
-                    for waiting, _ in outcomes:
-                        waiting.noted = False  # the record of it may be rolled back
-                    self._lose_all(outcomes)
+                    for waiting in batch:
+                        waiting.is_recorded = False  # the record of it may be rolled back
+                        self._lose(waiting)
                 if committing or last_try:
                     raise
             else:
-                self._committed(batch, len(items), settled)
-                self._lose_all(_who_left(outcomes))
-                break
-        return outcomes
+                self._after_commit(batch, len(items), settled)
+                return
 
-    def _committed(self, batch: list[Waiting[Item, Answer]], items: int, settled: int) -> None:
-        committed = perf_counter_ns()
-        if self._note is not None:
-            self._note(Batch(items, partial(_origins_of, batch), self.began, settled, committed))
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug(
-                "%s: %d items, %.1f ms of work, %.1f ms to commit",
-                self._name,
-                items,
-                (settled - self.began) / 1e6,
-                (committed - settled) / 1e6,
-            )
-
-    def _note_who_left(
-        self, transaction: Connection, outcomes: "Sequence[_Outcome[Item, Answer]]"
+    def _record_who_left(
+        self, transaction: Connection, batch: list[Submission[Item, Answer]]
     ) -> None:
         """Record, in the transaction of the batch, the answers whose callers have left."""
-        if self._note_lost is None:
-            return
-        left = _who_left(outcomes)
-        lost = [
-            (item, answer)
-            for waiting, answers in left
-            for item, answer in zip(waiting.items, answers, strict=True)
-            if not isinstance(answer, BirthmarkError)
-        ]
-        if lost:
-            self._note_lost(transaction, lost)
-        for waiting, _ in left:
-            waiting.noted = True
+        left = [waiting for waiting in batch if waiting.future.done()]
+        lost = [pair for waiting in left for pair in waiting.answered_items()]
+        if lost and self._record_lost is not None:
+            self._record_lost(transaction, lost)
+        for waiting in left:
+            waiting.is_recorded = True
 
-    def _lose_all(self, outcomes: "Sequence[_Outcome[Item, Answer]]") -> None:
-        for waiting, answers in outcomes:
-            self._lose(waiting, answers)
-
-
-_Outcome: TypeAlias = "tuple[Waiting[Item, Answer], Answers[Answer]]"
-
-
-def _drop_who_left(batch: "list[Waiting[Item, Answer]]") -> None:
-    staying = [waiting for waiting in batch if not waiting.future.done()]
-    if len(staying) < len(batch):
+    def _after_commit(
+        self, batch: list[Submission[Item, Answer]], items: int, settled: int
+    ) -> None:
+        committed = perf_counter_ns()
+        self._failure = None
+        if self._on_commit is not None:
+            requests = partial(requests_of, batch)
+            self._on_commit(Batch(items, requests, self.began, settled, committed))
+        if _log.isEnabledFor(logging.DEBUG):
+            times = (settled - self.began) / 1e6, (committed - settled) / 1e6
+            _log.debug(
+                "%s: %d items, %.1f ms of work, %.1f ms to commit", self._name, items, *times
+            )
         for waiting in batch:
             if waiting.future.done():
-                waiting.origin = None  # breaks the reference cycle with origin[UNANSWERED]
-        batch[:] = staying
-
-
-def _who_left(
-    outcomes: "Sequence[tuple[Waiting[Item, Answer], Answers[Answer]]]",
-) -> "list[tuple[Waiting[Item, Answer], Answers[Answer]]]":
-    return [each for each in outcomes if each[0].future.done()]
-
-
-def _origins_of(batch: "Sequence[Waiting[Item, Answer]]") -> list[LoggedRequest]:
-    return [waiting.origin for waiting in batch if waiting.origin is not None]
-
-
-def _shared_out(
-    batch: "Sequence[Waiting[Item, Answer]]", answers: "Answers[Answer]"
-) -> "list[tuple[Waiting[Item, Answer], Answers[Answer]]]":
-    """Pair each call with the answers to its own items.
-
-    Raises RuntimeError if there is not exactly one answer for each item.
-    """
-    outcomes: list[tuple[Waiting[Item, Answer], Answers[Answer]]] = []
-    start = 0
-    for waiting in batch:
-        end = start + len(waiting.items)
-        outcomes.append((waiting, answers[start:end]))
-        start = end
-    if len(answers) != start:
-        raise RuntimeError(f"{start} items were settled with {len(answers)} answers")
-    return outcomes
-
-
-def _deliver(
-    outcomes: "Sequence[tuple[Waiting[Item, Answer], Answers[Answer] | Exception]]",
-) -> None:
-    """Deliver all answers. Each event loop is woken once for all of its callers."""
-    by_loop: dict[
-        asyncio.AbstractEventLoop,
-        list[tuple[Waiting[Item, Answer], Answers[Answer] | Exception]],
-    ] = {}
-    for waiting, outcome in outcomes:
-        if waiting.loop is None:
-            waiting.resolve(outcome)
-        else:
-            by_loop.setdefault(waiting.loop, []).append((waiting, outcome))
-    for loop, resolved in by_loop.items():
-        # A future of asyncio may only be touched in its own event loop.
-        try:
-            loop.call_soon_threadsafe(_resolve, resolved)
-        except RuntimeError:  # the event loop is closed
-            _log.warning("%d callers left before their answer came", len(resolved))
-
-
-def _resolve(
-    outcomes: "Sequence[tuple[Waiting[Item, Answer], Answers[Answer] | Exception]]",
-) -> None:
-    for waiting, outcome in outcomes:
-        waiting.resolve(outcome)
+                self._lose(waiting)

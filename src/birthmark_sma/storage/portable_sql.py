@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Dialect,
+    Engine,
     Integer,
     String,
     Table,
@@ -76,9 +77,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         return zoned.astimezone(UTC)
 
 
-def choose(connection: Connection, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:
-    """Return the implementation for the connection's database, which was decided at its opening."""
-    return postgresql if connection.dialect.name == "postgresql" else sqlite
+def choose(bind: Connection | Engine, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:
+    """Return the implementation for the kind of database, which was decided at its opening."""
+    return postgresql if bind.dialect.name == "postgresql" else sqlite
 
 
 def database_time(connection: Connection) -> datetime:

@@ -11,6 +11,7 @@ creates the engine; stores call `execute_blocking`. Never call this in an event 
 """
 
 import hashlib
+import re
 import select
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +21,27 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Text,
+    create_engine,
+)
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.types import TypeEngine
+
+from birthmark_sma.storage.schema import UtcDateTime
 
 # Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
 _AT_ONCE = "sma_at_once"
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
+_PARAMETER = re.compile(r"(?<!:):(\w+)")
 _BINARY = 1  # libpq's code for the binary format
 
 
@@ -44,6 +59,27 @@ def execute_blocking(
     )
     result: PGresult = done.context.at_once_result  # type: ignore[attr-defined]
     return result
+
+
+class NamedStatement:
+    """A statement with named parameters (`:name`) for `execute_blocking`.
+
+    `parts` take the places in braces: names of columns and the like, never values.
+    """
+
+    def __init__(self, statement: str, **parts: str) -> None:
+        statement = statement.format(**parts)
+        # A cast (`::`) is no parameter. Each name becomes `$1` and so on, in order of appearance.
+        self._names = list(dict.fromkeys(_PARAMETER.findall(statement)))
+        self._statement = _PARAMETER.sub(
+            lambda found: f"${self._names.index(found[1]) + 1}", statement
+        )
+
+    def run(self, transaction: Connection, **parameters: bytes) -> PGresult:
+        """Run the statement in one blocking call. Raises as `execute_blocking`."""
+        return execute_blocking(
+            transaction, self._statement, [parameters[name] for name in self._names]
+        )
 
 
 class BlockingPsycopgDialect(PGDialect_psycopg):
@@ -173,6 +209,7 @@ _HEAD = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
 _INTEGER = struct.Struct("!ii")  # length and value
+_MOMENT = struct.Struct("!iq")  # length and value
 # OIDs from PostgreSQL's pg_type.dat; they are the same on every server.
 _BYTEA_OID, _TEXT_OID, _INT4_OID, _TIMESTAMPTZ_OID = 17, 25, 23, 1184
 # A timestamptz is a number of microseconds since 2000-01-01 UTC.
@@ -180,14 +217,16 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def array_of_bytes(values: Sequence[bytes]) -> bytes:
-    """Return the binary format of a `bytea[]`."""
-    return _array(_BYTEA_OID, len(values), (_LENGTH.pack(len(each)) + each for each in values))
+def array_of_bytes(values: Sequence[bytes | None]) -> bytes:
+    """Return the binary format of a `bytea[]`; None is NULL."""
+    elements = (_NULL if each is None else _LENGTH.pack(len(each)) + each for each in values)
+    return _array(_BYTEA_OID, len(values), elements)
 
 
-def array_of_integers(values: Sequence[int]) -> bytes:
-    """Return the binary format of an `integer[]`."""
-    return _array(_INT4_OID, len(values), (_INTEGER.pack(4, each) for each in values))
+def array_of_integers(values: Sequence[int | None]) -> bytes:
+    """Return the binary format of an `integer[]`; None is NULL."""
+    elements = (_NULL if each is None else _INTEGER.pack(4, each) for each in values)
+    return _array(_INT4_OID, len(values), elements)
 
 
 def array_of_text(values: Sequence[str | None]) -> bytes:
@@ -196,10 +235,34 @@ def array_of_text(values: Sequence[str | None]) -> bytes:
     return _array(_TEXT_OID, len(values), (known[each] for each in values))
 
 
-def array_of_times(values: Sequence[datetime]) -> bytes:
-    """Return the binary format of a `timestamptz[]`. All times must have a time zone."""
-    known = {each: struct.pack("!iq", 8, (each - _EPOCH) // _MICROSECOND) for each in set(values)}
+def array_of_times(values: Sequence[datetime | None]) -> bytes:
+    """Return the binary format of a `timestamptz[]`; None is NULL. All times have a time zone."""
+    known = {each: _time(each) for each in set(values)}
     return _array(_TIMESTAMPTZ_OID, len(values), (known[each] for each in values))
+
+
+# BigInteger is not here, although it is an Integer: its values may not fit `integer`.
+_ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]]] = {
+    LargeBinary: ("bytea[]", array_of_bytes),
+    Integer: ("integer[]", array_of_integers),
+    SmallInteger: ("integer[]", array_of_integers),
+    String: ("text[]", array_of_text),
+    Text: ("text[]", array_of_text),
+    UtcDateTime: ("timestamptz[]", array_of_times),
+}
+
+
+def column_array(column: Column[Any], values: Sequence[Any]) -> bytes:
+    """Return the binary format of an array of values of a table's column; None is NULL."""
+    return _ARRAYS[type(column.type)][1](values)
+
+
+def column_array_type(column: Column[Any]) -> str:
+    """Return the type of `column_array` in SQL. Raises TypeError if there is no encoding."""
+    try:
+        return _ARRAYS[type(column.type)][0]
+    except KeyError:
+        raise TypeError(f"add an array for {column} ({column.type!r})") from None
 
 
 def parse_integer_array(array: bytes) -> tuple[int, ...]:
@@ -217,3 +280,7 @@ def _text(value: str | None) -> bytes:
         return _NULL
     encoded = value.encode()
     return _LENGTH.pack(len(encoded)) + encoded
+
+
+def _time(value: datetime | None) -> bytes:
+    return _NULL if value is None else _MOMENT.pack(8, (value - _EPOCH) // _MICROSECOND)

@@ -15,12 +15,11 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.cli.commands.top_rendering import curve
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
 from tests.integration.cli.conftest import Place, assert_refused
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.databases.postgres import Postgres
 from tests.support.programs.commands import sma
 from tests.support.programs.server import SMA, server_environ

@@ -123,6 +123,11 @@ def counted_commits(database: Database) -> Iterator[list[Connection]]:
         event.remove(database.engine, "commit", note)
 
 
+async def answer_of(pool: Pool, item: int) -> int:
+    """Submit an item and wait for its answer."""
+    return await pool.submit_async(item)
+
+
 def outcome_of(future: "Future[int]") -> int | str:
     """Return an answer, or the name of the error in its place."""
     error = future.exception(30)
@@ -138,7 +143,7 @@ def test_items_that_came_together_share_a_transaction(notes: Database) -> None:
     with pool_of(notes, notary, batch_limit=2) as pool:
 
         async def together() -> Sequence[int | BirthmarkError]:
-            return await pool.offer_together([1, REFUSED, 2, 3])
+            return await pool.submit_together([1, REFUSED, 2, 3])
 
         answers = asyncio.run(together())
     assert [answers[position] for position in (0, 2, 3)] == [2, 4, 6]
@@ -152,7 +157,7 @@ def test_the_pool_counts_items_and_not_parties(notes: Database) -> None:
     notary = Notary()
 
     async def fill(pool: Pool) -> list[object]:
-        party = pool.offer_together([1, 2, 3])
+        party = pool.submit_together([1, 2, 3])
         with pytest.raises(PoolFullError):
             await pool.submit_async(4)
         notary.may_go_on.set()
@@ -529,7 +534,7 @@ class Lost:
 def noting_pool(database: Database, notary: Notary, lost: Lost) -> Iterator[Pool]:
     """A pool that notes lost answers, each as the negative of its number."""
     pool: Pool = GroupCommit(
-        database, notary, name="writer", pool_limit=100, batch_limit=100, note_lost=lost
+        database, notary, name="writer", pool_limit=100, batch_limit=100, record_lost=lost
     )
     try:
         yield pool
@@ -548,7 +553,7 @@ def test_whoever_leaves_during_the_work_is_noted_with_it(notes: Database) -> Non
         return answers
 
     async def scenario(pool: Pool) -> list[Any]:
-        party = pool.offer_together([1, REFUSED, 2])
+        party = pool.submit_together([1, REFUSED, 2])
         assert await asyncio.to_thread(notary.begun.wait, 30)
         party.cancel()
         await asyncio.sleep(0)
@@ -557,7 +562,7 @@ def test_whoever_leaves_during_the_work_is_noted_with_it(notes: Database) -> Non
 
     with counted_commits(notes) as commits:
         pool: Pool = GroupCommit(
-            notes, work, name="writer", pool_limit=100, batch_limit=100, note_lost=lost
+            notes, work, name="writer", pool_limit=100, batch_limit=100, record_lost=lost
         )
         assert asyncio.run(scenario(pool)) == [6]
         pool.close()
@@ -637,7 +642,7 @@ def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
         older: dict[str, Any] = {}
         newer: dict[str, Any] = {}
         await asyncio.gather(
-            pool.offer_together([1, 2, 3], older), pool.offer_together([4, 5], newer)
+            pool.submit_together([1, 2, 3], older), pool.submit_together([4, 5], newer)
         )
         older[UNANSWERED].leave()
         assert await asyncio.to_thread(begun.wait, 30)
@@ -646,7 +651,7 @@ def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
         _wait_until(lambda: bool(recorded))
 
     pool: Pool = GroupCommit(
-        notes, Notary(), name="writer", pool_limit=100, batch_limit=100, note_lost=refuse_once
+        notes, Notary(), name="writer", pool_limit=100, batch_limit=100, record_lost=refuse_once
     )
     asyncio.run(scenario(pool))
     pool.close()

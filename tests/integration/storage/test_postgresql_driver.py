@@ -13,6 +13,7 @@ from sqlalchemy import exc, text
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import postgresql_driver
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.schema import validation_counters
 
 INTEGERS = st.integers(-(2**31), 2**31 - 1)
 # PostgreSQL's text has no NUL.
@@ -41,9 +42,9 @@ def read_back(database: Database, kind: str, parameter: bytes) -> list[Any]:
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.binary(max_size=64), min_size=1))
-def test_bytes(database: Database, values: list[bytes]) -> None:
-    """Any bytes, the empty ones too."""
+@given(st.lists(st.binary(max_size=64) | st.none(), min_size=1))
+def test_bytes(database: Database, values: list[bytes | None]) -> None:
+    """Any bytes, the empty ones too, and NULL."""
     assert read_back(database, "bytea", postgresql_driver.array_of_bytes(values)) == values
 
 
@@ -55,6 +56,8 @@ def test_integers(database: Database, values: list[int]) -> None:
     assert postgresql_driver.parse_integer_array(
         postgresql_driver.array_of_integers(values)
     ) == tuple(values)
+    nullable = [*values, None]
+    assert read_back(database, "integer", postgresql_driver.array_of_integers(nullable)) == nullable
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -66,9 +69,9 @@ def test_text(database: Database, values: Sequence[str | None]) -> None:
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(TIMES, min_size=1))
-def test_times(database: Database, values: list[datetime]) -> None:
-    """To the microsecond, whatever the zone."""
+@given(st.lists(TIMES | st.none(), min_size=1))
+def test_times(database: Database, values: list[datetime | None]) -> None:
+    """To the microsecond, whatever the zone, and NULL."""
     assert read_back(database, "timestamptz", postgresql_driver.array_of_times(values)) == values
 
 
@@ -79,6 +82,22 @@ def test_results_come_as_bytes(database: Database) -> None:
             connection, "SELECT unnest($1::text[])", [postgresql_driver.array_of_text(["é", None])]
         )
     assert [found.get_value(row, 0) for row in range(found.ntuples)] == ["é".encode(), None]
+
+
+def test_parameters_by_name(database: Database) -> None:
+    """Each name is one parameter, however often it occurs. A cast is no parameter."""
+    statement = postgresql_driver.NamedStatement(
+        "SELECT :word::text || {middle} || :other::text || :word", middle="'-'"
+    )
+    with database.read() as connection:
+        found = statement.run(connection, other=b"b", word="é".encode())
+    assert found.get_value(0, 0) == "é-bé".encode()
+
+
+def test_a_column_without_an_encoding_is_refused_at_once() -> None:
+    """When the statement is built, and not when the first row is written."""
+    with pytest.raises(TypeError, match="times"):
+        postgresql_driver.column_array_type(validation_counters.c.times)
 
 
 def test_a_fault_of_the_statement_is_what_it_always_is(database: Database) -> None:

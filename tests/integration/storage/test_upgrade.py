@@ -12,6 +12,7 @@ from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.replay import Repeat, SeenToken
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
@@ -144,7 +145,9 @@ def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
     assert found == [(None, None)] * 2
     sighting = SeenToken(bytes(16), "local")
     with empty_database.write() as transaction:
-        assert replay_ledger.note(transaction, [sighting, sighting], NOW)[0] == [
+        assert replay_ledger.note(
+            make_store(empty_database), transaction, [sighting, sighting], NOW
+        )[0] == [
             None,
             Repeat.REPLAYED,
         ]

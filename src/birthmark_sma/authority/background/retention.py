@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from birthmark_sma.authority.background import pruning
 from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
@@ -122,16 +123,17 @@ def _deleted(database: Database, aged: pruning.PrunableTable, before: datetime) 
 
 def _forgotten(database: Database, before: datetime) -> Iterator[_Step]:
     """Delete the tokens from the replay ledger that were first seen before a time."""
+    store = make_store(database)
     # Stop at a round that deletes nothing: another process may have deleted what this one found.
     progress = True
     while progress:
         progress = False
         with database.read() as connection:
-            places = replay_ledger.find_old(connection, before, limit=_LEDGER_LOOK)
-        for start in range(0, len(places), _LEDGER_STEP):
+            row_ids = store.find_old_tokens(connection, before, limit=_LEDGER_LOOK)
+        for start in range(0, len(row_ids), _LEDGER_STEP):
             with database.write() as transaction:
-                some = places[start : start + _LEDGER_STEP]
-                progress |= replay_ledger.forget(transaction, some, before) > 0
+                some = row_ids[start : start + _LEDGER_STEP]
+                progress |= replay_ledger.forget(store, transaction, some, before) > 0
             yield _Step()
 
 

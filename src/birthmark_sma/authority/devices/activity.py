@@ -1,6 +1,6 @@
 """Keep the list of each day's busiest devices, and read the activity of devices by day (UTC).
 
-`validation.audit_writer` counts passes and pictures, and updates the list, in the transaction of
+`validation.store` counts passes and pictures, and updates the list, in the transaction of
 the audit rows. Statistics and the dashboard read the list, `background.abuse_detection` reads the
 pictures: a picture is a PASS for a caller with an access key that is no repeat.
 

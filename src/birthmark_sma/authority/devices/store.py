@@ -1,7 +1,7 @@
 """Store and read registered devices, in the table `registered_devices`.
 
 Called by provisioning, the dashboard, background tasks, `sma devices` and the doctor. Validation
-has its own query in `validation.device_lookup`. The number of devices by family is kept in
+has its own query in `validation.store`. The number of devices by family is kept in
 `device_family_counters`: every function that adds or deletes devices must update it in the same
 transaction.
 """

@@ -76,8 +76,8 @@ class Provisioner:
             name="provisioning-writer",
             pool_limit=_POOL_LIMIT,
             batch_limit=_BATCH_LIMIT,
-            note=partial(self._figures.batch, PROVISIONINGS),
-            note_failure=partial(self._figures.batch_failed, PROVISIONINGS),
+            on_commit=partial(self._figures.batch, PROVISIONINGS),
+            on_failure=partial(self._figures.batch_failed, PROVISIONINGS),
         )
 
     async def provision(self, request: ProvisioningRequest) -> Provisioned:

@@ -1,7 +1,7 @@
 """The validator of a sandbox: some table ids have a fixed verdict (see `verdicts`).
 
 It takes the place of `Validator` in a sandbox. Its verdicts go through the same batches and into
-the same audit trail, but no caller may see a device serial with a fixed verdict.
+the same audit log, but no caller may see a device serial with a fixed verdict.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.sandbox.verdicts import scripted_reason
-from birthmark_sma.authority.validation.device_lookup import FoundDevice
-from birthmark_sma.authority.validation.service import Attempt, Validation, Validator
+from birthmark_sma.authority.validation.records import Attempt, FoundDevice, Validation
+from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.errors import BirthmarkError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.replay import token_digest
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.runtime.log_context import LoggedRequest
-from birthmark_sma.storage.group_commit import Answers
+from birthmark_sma.runtime.submission import Answers
 
 SERIAL = "SANDBOX-CAMERA"
 FAMILY = "Sandbox"
@@ -50,7 +50,7 @@ class SandboxValidator(Validator):
         self,
         camera_token: CameraToken,
         caller: Caller,
-        origin: LoggedRequest | None = None,
+        request: LoggedRequest | None = None,
         derivation: Derivation = NORMATIVE,
         alternatives: Sequence[CameraToken] = (),
     ) -> "asyncio.Future[Validation]":
@@ -59,22 +59,22 @@ class SandboxValidator(Validator):
         if scripted is not camera_token:
             # The alternatives keep their own table id, which would give another verdict.
             alternatives = ()
-        return super().submit_async(scripted, caller, origin, derivation, alternatives)
+        return super().submit_async(scripted, caller, request, derivation, alternatives)
 
-    def offer_together(
+    def submit_together(
         self,
         camera_tokens: Sequence[CameraToken],
         caller: Caller,
-        origin: LoggedRequest | None = None,
+        request: LoggedRequest | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
         """Submit tokens as one batch, with the table id that `as_of_table` set."""
-        return super().offer_together([*map(_scripted, camera_tokens)], caller, origin)
+        return super().submit_together([*map(_scripted, camera_tokens)], caller, request)
 
     # --- in the writer thread
 
     # Overrides the batch handler. The base class has written the audit rows, with SERIAL and
     # FAMILY, before these are removed from what the callers get.
-    def _settle(
+    def _handle_batch(
         self, transaction: Connection, attempts: Sequence[Attempt]
     ) -> Sequence[Validation | BirthmarkError]:
         return [
@@ -83,7 +83,7 @@ class SandboxValidator(Validator):
             and scripted_reason(attempt.camera_token.table_id) is not None
             else validation
             for attempt, validation in zip(
-                attempts, super()._settle(transaction, attempts), strict=True
+                attempts, super()._handle_batch(transaction, attempts), strict=True
             )
         ]
 

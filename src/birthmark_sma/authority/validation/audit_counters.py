@@ -1,6 +1,6 @@
 """Read the counters of verdicts and repeats.
 
-`validation.audit_writer` writes the counters in the transaction of the audit rows, so that both
+`validation.store` writes the counters in the transaction of the audit rows, so that both
 always agree. Statistics, the dashboard and metrics read the counters. They must never scan the
 audit log, which may have a hundred million rows (docs/adr/0006).
 """

@@ -8,10 +8,32 @@ This module must not write anything: it only counts.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from birthmark_sma.authority.rate_limits.limiter import RateLimits
 from birthmark_sma.errors import RateLimitedError
+
+Answer = TypeVar("Answer")
+
+
+def judge_in_turns(
+    budget: "FailureBudget",
+    judge: Callable[[Sequence[int]], Sequence[Answer]],
+    is_fail: Callable[[Answer], bool],
+) -> list[Answer | RateLimitedError]:
+    """Judge the tokens of a batch in turns; return an answer for each place.
+
+    `judge` judges the tokens at some places. A refused token gets a RateLimitedError instead.
+    """
+    answers: dict[int, Answer | RateLimitedError] = {}
+    while turn := budget.next():
+        for place, answer in zip(turn, judge(turn), strict=True):
+            answers[place] = answer
+            if is_fail(answer):
+                budget.failed(place)
+    answers |= budget.refused
+    return [answers[place] for place in range(len(answers))]
 
 
 class FailureBudget:

@@ -1,18 +1,99 @@
-"""The row of the audit log: one for each camera token that was judged.
+"""The records of validation: attempts, verdicts, and the rows that a batch reads and writes.
 
-`validation.audit_writer` writes the rows, `validation.audit_search` finds them.
+`service` makes them, the stores read and write them. The statements of the stores are built from
+the fields of `AuditRow` and `LedgerEntry`, so a field has the name of its column, and the order of
+the fields is the order of the columns in the INSERT. This module must not import a store.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, func, select
 
+from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
+from birthmark_sma.protocol.replay import Repeat
+from birthmark_sma.protocol.verdict import DeviceStatus, Reason, Verdict
+from birthmark_sma.storage.group_commit import Batch
 from birthmark_sma.storage.schema import validation_history as history
 
 
+class Attempt(NamedTuple):
+    """A camera token to judge, with its caller."""
+
+    camera_token: CameraToken
+    caller: Caller
+    derivation: Derivation = NORMATIVE
+    """The key derivation of the endpoint that received it. No other derivation is tried."""
+    alternatives: Sequence[CameraToken] = ()
+    """The same ciphertext with other table ids: published cameras send all three of theirs."""
+    request: object = None
+    """An object that identifies its request; None if no rate limit counts its FAIL."""
+
+
+class Validation(NamedTuple):
+    """A judged camera token, as recorded in the audit log.
+
+    Serial and family are set if the device is known, even on FAIL. A response contains them only on
+    PASS, and only if the disclosure setting allows it.
+    """
+
+    reason: Reason
+    device_serial: str | None
+    device_family: str | None
+    validated_at: datetime
+    digest: bytes
+    """The token's digest in the replay ledger: 16 bytes."""
+    repeat: Repeat | None = None
+    """The kind of repeat; None if the token was never seen before."""
+    answer_was_lost: bool = False
+    """This caller submitted the token before, and the verdict did not reach it."""
+    in_doubt: bool = False
+    """This caller submitted the token before, and it is unknown yet if the verdict reached it."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return PASS or FAIL."""
+        return self.reason.verdict
+
+
+class Steps(NamedTuple):
+    """The times of the steps of a batch, in nanoseconds of `perf_counter_ns`."""
+
+    begun: int
+    """The writer began to open the tokens."""
+    opened: int
+    settled: int
+    """All tokens are judged and all rows are written."""
+    committed: int
+
+
+Watcher: TypeAlias = Callable[[Batch, Steps], None]
+"""Called for each batch in the writer thread, after the commit and before the answers leave."""
+
+
+class FoundDevice(NamedTuple):
+    """The fields of a registered device that a verdict needs."""
+
+    device_serial: str
+    device_family: str
+    status: DeviceStatus
+    table_assignments: Sequence[int]
+
+
+class LedgerEntry(NamedTuple):
+    """A token in the replay ledger, without its digest and the time of its first submission."""
+
+    first_caller: str
+    """The first caller, or "" if the row exists only for its `passed_under`."""
+    passed_under: int
+    """The number of the key derivation under which the token passed, or 0 for none."""
+
+
 class AuditRow(NamedTuple):
-    """One judged camera token. The order of the fields is the order of the columns in the INSERT.
+    """The row of the audit log for one judged camera token.
 
     `device_serial` is set if the device is known, also for a FAIL. `caller` is the id of the
     caller's access key. `repeat` is the kind of repeat, or None for the first time.

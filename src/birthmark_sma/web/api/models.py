@@ -19,7 +19,7 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.validation.service import Validation
+from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import Disclosure
 from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
 from birthmark_sma.pki.keys.recipient_key import RECIPIENT_URN_PREFIX

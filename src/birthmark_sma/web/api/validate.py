@@ -24,7 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
-from birthmark_sma.authority.validation.service import Validation, counts_as_fail, is_withheld
+from birthmark_sma.authority.validation.records import Validation
+from birthmark_sma.authority.validation.service import counts_as_fail, is_withheld
 from birthmark_sma.config import Disclosure, ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
@@ -409,7 +410,7 @@ class _CameraTokens:
 class _Confirming:
     """A placeholder in the scope during the query of the shared rate limit store.
 
-    `GroupCommit` then replaces it by its own `Waiting`. The HTTP protocol calls `leave` on either.
+    A `Submission` of the writer then replaces it. The HTTP protocol calls `leave` on either.
     """
 
     def __init__(self, task: "asyncio.Task[Validation]") -> None:
@@ -668,7 +669,7 @@ class _BatchValidation(_CameraTokens):
         try:
             _end_if_cancelled()
             if camera_tokens:
-                future = self._authority.validator.offer_together(camera_tokens, caller, scope)
+                future = self._authority.validator.submit_together(camera_tokens, caller, scope)
                 self._deadlines.add(future, self._authority.settings.answer_timeout)
                 judged = await future
         finally:

@@ -36,7 +36,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import Scope
 
 from birthmark_sma import __version__
-from birthmark_sma.authority.validation.service import Steps
+from birthmark_sma.authority.validation.records import Steps
 from birthmark_sma.storage.group_commit import Batch
 from birthmark_sma.web.logs.request_ids import BEGAN, TRACE, get_request_id
 from birthmark_sma.web.middleware.authentication import UNKNOWN, route_name
@@ -110,8 +110,8 @@ class Tracing:
         """
         traces: list[RequestTrace] = [
             trace
-            for origin in batch.origins()
-            if (trace := origin.get(TRACE)) is not None and trace.span.is_recording()
+            for request in batch.requests()
+            if (trace := request.get(TRACE)) is not None and trace.span.is_recording()
         ]
         if not traces:
             return

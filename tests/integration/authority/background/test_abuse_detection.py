@@ -28,7 +28,6 @@ from birthmark_sma.authority.devices.revocation import (
     revoke_device,
     suspend_device,
 )
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
 from birthmark_sma.protocol.verdict import Reason
@@ -37,7 +36,7 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import device_activity
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.postgres import Postgres

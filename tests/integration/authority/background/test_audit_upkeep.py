@@ -12,14 +12,13 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime import background_task
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.partitions import DAYS_AHEAD, list_partitions
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.postgres import Postgres
 from tests.support.programs.running import wait_until

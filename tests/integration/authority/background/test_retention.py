@@ -13,8 +13,8 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import pruning, retention
 from birthmark_sma.authority.background.retention import Pruned, oldest_kept, preview_prune, prune
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.replay import SeenToken
@@ -22,7 +22,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
-from tests.support.audit_rows import append_rows
+from tests.support.audit_rows import AuditWriter, append_rows
 from tests.support.authorities import new_camera, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 
@@ -195,7 +195,7 @@ def sight(database: Database, at: datetime, number: int) -> None:
     """Let a token be seen for the first time, and again."""
     sighting = SeenToken(number.to_bytes(16, "big"), "local")
     with database.write() as transaction:
-        replay_ledger.note(transaction, [sighting, sighting], at)
+        replay_ledger.note(make_store(database), transaction, [sighting, sighting], at)
 
 
 def test_the_ledger_goes_with_the_trail(database: Database) -> None:

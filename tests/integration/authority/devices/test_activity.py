@@ -10,11 +10,10 @@ import pytest
 
 from birthmark_sma.authority.devices import activity as device_activity
 from birthmark_sma.authority.devices.activity import LISTED, most_active
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import rows_of
 
 DAY = date(2026, 3, 29)

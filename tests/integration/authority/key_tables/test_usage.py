@@ -8,9 +8,9 @@ import pytest
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.key_tables import usage, usage_store
 from birthmark_sma.authority.key_tables.usage import KeyTableUsage
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
+from tests.support.audit_rows import AuditWriter
 from tests.support.authorities import execute, new_camera, rows_of
 
 NOW = datetime.now(UTC).replace(second=30, microsecond=0)

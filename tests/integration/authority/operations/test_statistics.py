@@ -7,12 +7,11 @@ import pytest
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.operations.statistics import collect_stats, count_registered
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import TABLES, counted_statements, new_camera
 
 FORGERY = CameraToken(bytes(48), 0, 0, bytes(12))

@@ -9,11 +9,10 @@ from birthmark_sma.authority.validation.audit_counters import (
     count_ever,
     hours_until,
 )
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import rows_of
 
 NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)

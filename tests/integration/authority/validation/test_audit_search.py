@@ -7,11 +7,11 @@ import pytest
 
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, search
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.engine import Database
+from tests.support.audit_rows import AuditWriter
 
 BEGIN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 REASONS = (Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED, Reason.DEVICE_SUSPENDED)

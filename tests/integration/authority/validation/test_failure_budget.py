@@ -13,7 +13,7 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
 from birthmark_sma.authority.validation.failure_budget import FailureBudget
-from birthmark_sma.authority.validation.service import Validation
+from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.replay import Repeat
@@ -45,7 +45,7 @@ def at_once(
     """Have batches judged that all come at the same time; return what each token got."""
 
     async def scenario() -> list[list[object]]:
-        offered = [authority.validator.offer_together(each, caller) for each in batches]
+        offered = [authority.validator.submit_together(each, caller) for each in batches]
         return [list(each) for each in await asyncio.gather(*offered)]
 
     return asyncio.run(scenario())

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema import validation_history
+from tests.support.audit_rows import AuditWriter
 from tests.support.authorities import rows_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.replay import Repeat, SeenToken
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import counted_statements, rows_of
@@ -36,7 +37,7 @@ class Model:
 
 def note(database: Database, *sightings: SeenToken, at: datetime = NOW) -> list[Repeat | None]:
     with database.write() as transaction:
-        return replay_ledger.note(transaction, sightings, at)[0]
+        return replay_ledger.note(make_store(database), transaction, sightings, at)[0]
 
 
 def written(database: Database) -> tuple[dict[bytes, str], Counter[SeenToken]]:
@@ -81,7 +82,7 @@ def test_nothing_is_noted_of_what_was_rolled_back(database: Database) -> None:
     """Threat 30: ledger and audit rows share their fate."""
     sighting = SeenToken(bytes(16), "local")
     with database.engine.connect() as connection, connection.begin() as transaction:
-        assert replay_ledger.note(connection, [sighting], NOW)[0] == [None]
+        assert replay_ledger.note(make_store(database), connection, [sighting], NOW)[0] == [None]
         transaction.rollback()
     assert note(database, sighting) == [None]
 
@@ -169,10 +170,10 @@ def test_what_is_old_is_forgotten_with_its_repeats(database: Database) -> None:
         replay_ledger.note_lost_answers(transaction, set(ages.values()))
     before = NOW - timedelta(days=3)
     with database.write() as transaction:
-        assert len(replay_ledger.find_old(transaction, before, limit=1)) == 1
-        old = replay_ledger.find_old(transaction, before, limit=100)
-        assert replay_ledger.forget(transaction, old, before) == 2
-        assert replay_ledger.find_old(transaction, before, limit=100) == []
+        assert len(make_store(database).find_old_tokens(transaction, before, limit=1)) == 1
+        old = make_store(database).find_old_tokens(transaction, before, limit=100)
+        assert replay_ledger.forget(make_store(database), transaction, old, before) == 2
+        assert make_store(database).find_old_tokens(transaction, before, limit=100) == []
     kept = {ages[days].digest for days in (3, 2, 0)}
     first, again = written(database)
     assert set(first) == {digest for digest, _ in again} == kept
@@ -186,15 +187,15 @@ def test_what_took_the_place_of_the_old_stays(database: Database, database_url: 
     old = SeenToken(bytes(16), "local")
     note(database, old, at=NOW - timedelta(days=9))
     with database.read() as connection:
-        places = replay_ledger.find_old(connection, NOW, limit=100)
+        places = make_store(database).find_old_tokens(connection, NOW, limit=100)
     with database.write() as transaction:
-        assert replay_ledger.forget(transaction, places, NOW) == 1
+        assert replay_ledger.forget(make_store(database), transaction, places, NOW) == 1
     if database.dialect_name == "postgresql":
         with psycopg.connect(database_url, autocommit=True) as plain:
             plain.execute("VACUUM sighted_tokens")
     note(database, SeenToken(b"n" * 16, "local"), at=NOW)
     with database.write() as transaction:
-        assert replay_ledger.forget(transaction, places, NOW) == 0
+        assert replay_ledger.forget(make_store(database), transaction, places, NOW) == 0
     assert set(written(database)[0]) == {b"n" * 16}
 
 
@@ -204,8 +205,8 @@ def test_finding_the_old_reads_no_whole_table(database: Database) -> None:
     note(database, SeenToken(b"old" * 5, "local"), at=NOW - timedelta(days=9))
     with database.read() as connection:
         if database.dialect_name == "sqlite":
-            assert replay_ledger.find_old(connection, NOW, limit=1) == []
-            assert len(replay_ledger.find_old(connection, NOW, limit=2)) == 1
+            assert make_store(database).find_old_tokens(connection, NOW, limit=1) == []
+            assert len(make_store(database).find_old_tokens(connection, NOW, limit=2)) == 1
             return
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         plan = connection.exec_driver_sql(
@@ -222,7 +223,9 @@ def passed(
 ) -> tuple[Repeat | None, int]:
     """Note a token that passes under this derivation now; say under which it passed."""
     with database.write() as transaction:
-        repeats, under = replay_ledger.note(transaction, [sighting], NOW, {token: number})
+        repeats, under = replay_ledger.note(
+            make_store(database), transaction, [sighting], NOW, {token: number}
+        )
     return repeats[0], under[token]
 
 
@@ -255,7 +258,9 @@ def test_of_two_programs_the_first_to_commit_decides(
         target=lambda: found.append(passed(other, token, token.digest, 1)), daemon=True
     )
     with database.write() as transaction:
-        under = replay_ledger.note(transaction, [published], NOW, {token.digest: 2})[1]
+        under = replay_ledger.note(
+            make_store(database), transaction, [published], NOW, {token.digest: 2}
+        )[1]
         assert under == {token.digest: 2}
         second.start()
         second.join(0.3)

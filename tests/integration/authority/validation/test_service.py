@@ -21,7 +21,7 @@ from birthmark_sma.authority.devices.revocation import (
     revoke_device,
     suspend_device,
 )
-from birthmark_sma.authority.validation.service import Validation
+from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import ReplayPolicy, Settings
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
 from birthmark_sma.protocol import camera_token, key_derivation
@@ -472,7 +472,9 @@ def test_a_repeat_is_in_doubt_where_the_transaction_waited(
     token = scene.camera.token()
     assert not validate(refusing, token)[0].in_doubt
     assert not validate(refusing, token)[0].in_doubt
-    monkeypatch.setattr("birthmark_sma.authority.validation.service._DOUBTFUL_NANOSECONDS", -1)
+    monkeypatch.setattr(
+        "birthmark_sma.authority.validation.replay_ledger._DOUBTFUL_NANOSECONDS", -1
+    )
     assert validate(refusing, token)[0].in_doubt
     assert not validate(refusing, scene.camera.token())[0].in_doubt
 

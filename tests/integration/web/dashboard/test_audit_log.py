@@ -10,10 +10,10 @@ from html import unescape
 import httpx2
 import pytest
 
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.authority.validation.records import AuditRow
 from tests.integration.web.dashboard.conftest import PAGE
 from tests.integration.web.dashboard.test_rendering import assert_strict
+from tests.support.audit_rows import AuditWriter
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import (
     Running,

@@ -19,7 +19,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
     ok,
     warning,
 )
-from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
 from birthmark_sma.storage import health, partitions
@@ -117,7 +117,7 @@ def check_retention(database: Database, settings: Settings, now: datetime) -> It
     with database.read() as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), late)
         rows = bool(whole) or any(pruning.is_any_older(connection, aged, late) for aged in partly)
-        tokens = bool(replay_ledger.find_old(connection, late, limit=_LEDGER_ROWS))
+        tokens = bool(make_store(database).find_old_tokens(connection, late, limit=_LEDGER_ROWS))
     if rows or tokens:
         old = [name for name, is_old in (("audit log", rows), ("replay ledger", tokens)) if is_old]
         yield warning(

@@ -10,10 +10,9 @@ from birthmark_sma.authority.background import retention
 from birthmark_sma.authority.operations.doctor import audit_log
 from birthmark_sma.authority.operations.doctor.audit_log import check_audit_log
 from birthmark_sma.authority.operations.doctor.findings import Finding, State
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from tests.support.audit_rows import append_rows, judged
+from tests.support.audit_rows import AuditWriter, append_rows, judged
 from tests.support.authorities import execute, new_camera
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)

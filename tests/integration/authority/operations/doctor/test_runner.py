@@ -18,13 +18,12 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
-from birthmark_sma.authority.validation.audit_writer import AuditWriter
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.schema import metadata
-from tests.support.audit_rows import judged
+from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import (
     TABLES,
     execute,

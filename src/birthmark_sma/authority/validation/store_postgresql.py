@@ -1,0 +1,231 @@
+"""The statements of validation on PostgreSQL. `store.ValidationStore` says what each must do.
+
+This is a hot path: each call of the driver costs as much as judging several tokens. So each method
+is one statement, sent in one blocking call of libpq (`storage.postgresql_driver`), and rows are
+sent as one array for each column. Statements must be built from the fields of the records.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence, Set
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, Text, and_, delete, literal_column, select, text
+
+from birthmark_sma.authority.devices.activity import BusiestDevices
+from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
+from birthmark_sma.protocol.replay import DIGEST_BYTES, SeenToken
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.postgresql_driver import (
+    NamedStatement,
+    array_of_bytes,
+    column_array,
+    column_array_type,
+    parse_integer_array,
+)
+from birthmark_sma.storage.schema import resubmitted_tokens, sighted_tokens, validation_history
+
+_WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
+
+
+class Columns:
+    """Columns of a table that are sent as one array each, as parameters of their names."""
+
+    def __init__(self, table: Table, names: Sequence[str]) -> None:
+        self._columns = [table.c[name] for name in names]
+        self.names = ", ".join(names)
+        """The columns as in an INSERT."""
+        self.arrays = ", ".join(
+            f":{each.name}::{column_array_type(each)}" for each in self._columns
+        )
+        """The arguments of `unnest`."""
+
+    def encode(self, rows: Sequence[Sequence[Any]]) -> dict[str, bytes]:
+        """Return the parameters for one or more rows, whose values are in the order of `names`."""
+        return {
+            column.name: column_array(column, values)
+            for column, values in zip(self._columns, zip(*rows, strict=True), strict=True)
+        }
+
+
+_FIND_DEVICES = NamedStatement(
+    """
+SELECT nuc_hash, {fields} FROM registered_devices WHERE nuc_hash = ANY(:nuc_hashes::bytea[])
+""",
+    fields=", ".join(FoundDevice._fields),
+)
+# Keys are bytes, as in PostgreSQL's binary format: no status is decoded.
+_STATUSES = {status.value.encode(): status for status in DeviceStatus}
+
+# The result is one value, the concatenated digests of the new rows: fewer values to read.
+_LEDGER = Columns(sighted_tokens, ("digest", *LedgerEntry._fields, "first_seen_at"))
+_ADD_TOKENS = NamedStatement(
+    """
+WITH added AS (
+    INSERT INTO sighted_tokens ({names}) SELECT * FROM unnest({arrays})
+    ON CONFLICT (digest) DO NOTHING RETURNING digest
+)
+SELECT string_agg(digest, '') FROM added
+""",
+    names=_LEDGER.names,
+    arrays=_LEDGER.arrays,
+)
+# A statement of its own: `_ADD_TOKENS` may have waited for another transaction's commit, and only
+# a later statement sees the rows of that commit.
+_READ_TOKENS = """
+SELECT digest, first_caller, CAST(passed_under AS text) FROM sighted_tokens
+WHERE digest = ANY(:digests::bytea[]) ORDER BY digest"""
+_READ_AND_LOCK_TOKENS = NamedStatement(_READ_TOKENS + " FOR UPDATE")
+_ONLY_READ_TOKENS = NamedStatement(_READ_TOKENS)
+
+_REPEATS = Columns(resubmitted_tokens, ("digest", "caller", "times", "last_seen_at"))
+_COUNT_REPEATS = NamedStatement(
+    """
+INSERT INTO resubmitted_tokens AS counted ({names})
+SELECT * FROM unnest({arrays})
+ON CONFLICT (digest, caller)
+DO UPDATE SET times = counted.times + excluded.times, last_seen_at = excluded.last_seen_at
+RETURNING digest, caller, CAST(times AS text)
+""",
+    names=_REPEATS.names,
+    arrays=_REPEATS.arrays,
+)
+
+# One statement of several CTEs: PostgreSQL runs each data-modifying CTE once, read or not.
+# Lock order: rows of device_activity are updated in the order of their serials, which prevents a
+# deadlock between two processes. Counter rows need no order, because each writer has its own.
+# It returns the devices that now have more than :least passes on this day.
+_WRITE = """
+WITH brought AS (
+    SELECT *, date_bin('1 minute', validated_at, timestamptz 'epoch') AS minute,
+        CAST(validated_at AT TIME ZONE 'UTC' AS date) AS day, CAST(:writer::text AS smallint) AS own
+    FROM unnest({arrays}) AS sent ({names})
+), appended AS (
+    INSERT INTO validation_history ({names}) SELECT {names} FROM brought
+), counted AS (
+    INSERT INTO validation_counters (minute, reason, writer, times)
+    SELECT minute, reason, own, count(*) FROM brought GROUP BY minute, reason, own
+    ON CONFLICT (minute, reason, writer)
+    DO UPDATE SET times = validation_counters.times + excluded.times
+), repeated AS (
+    INSERT INTO repeat_counters (minute, repeat, writer, times)
+    SELECT minute, repeat, own, count(*) FROM brought WHERE repeat IS NOT NULL
+    GROUP BY minute, repeat, own
+    ON CONFLICT (minute, repeat, writer)
+    DO UPDATE SET times = repeat_counters.times + excluded.times
+), totalled AS (
+    INSERT INTO running_totals (counted, name, writer, times)
+    SELECT 'verdict', reason, own, count(*) FROM brought GROUP BY reason, own
+    UNION ALL
+    SELECT 'repeat', repeat, own, count(*) FROM brought WHERE repeat IS NOT NULL
+    GROUP BY repeat, own
+    ON CONFLICT (counted, name, writer)
+    DO UPDATE SET times = running_totals.times + excluded.times
+), active AS (
+    INSERT INTO device_activity (day, device_serial, passes, pictures)
+    SELECT day, device_serial, count(*),
+        count(*) FILTER (WHERE caller IS NOT NULL AND repeat IS NULL)
+    FROM brought WHERE validation_result = 'PASS'
+    GROUP BY day, device_serial ORDER BY device_serial
+    ON CONFLICT (day, device_serial)
+    DO UPDATE SET passes = device_activity.passes + excluded.passes,
+        pictures = device_activity.pictures + excluded.pictures
+    RETURNING device_serial, passes)
+SELECT json_object_agg(device_serial, passes) FROM active
+WHERE passes > CAST(:least::text AS bigint)
+"""
+
+
+class PostgresqlStore:
+    """Validation on PostgreSQL. Owned by one writer thread."""
+
+    audit_table = validation_history
+    audit_fields: tuple[str, ...] = AuditRow._fields
+
+    def __init__(self) -> None:
+        # Each writer has counter rows of its own, so that processes do not wait for each other.
+        self._writer = secrets.randbelow(_WRITERS)
+        self._busiest = BusiestDevices()
+        self._rows = Columns(self.audit_table, self.audit_fields)
+        self._write = NamedStatement(_WRITE, names=self._rows.names, arrays=self._rows.arrays)
+
+    def find_devices(
+        self, connection: Connection, nuc_hashes: Sequence[bytes]
+    ) -> dict[bytes, FoundDevice]:
+        """Return the devices with these HMACs, by HMAC."""
+        found = _FIND_DEVICES.run(connection, nuc_hashes=array_of_bytes(nuc_hashes))
+        devices = {}
+        for row in range(found.ntuples):
+            # In PostgreSQL's binary format. No column is NULL: `or b""` only narrows the type.
+            nuc_hash, serial, family, status, tables = (
+                found.get_value(row, column) or b"" for column in range(5)
+            )
+            devices[nuc_hash] = FoundDevice(
+                serial.decode(), family.decode(), _STATUSES[status], parse_integer_array(tables)
+            )
+        return devices
+
+    def add_tokens(
+        self, transaction: Connection, entries: Mapping[bytes, LedgerEntry], now: datetime
+    ) -> Set[bytes]:
+        """Add tokens to the replay ledger; return the digests that were not there."""
+        rows = [(digest, *entry, now) for digest, entry in sorted(entries.items())]
+        added = _ADD_TOKENS.run(transaction, **_LEDGER.encode(rows)).get_value(0, 0) or b""
+        return {added[at : at + DIGEST_BYTES] for at in range(0, len(added), DIGEST_BYTES)}
+
+    def read_tokens(
+        self, transaction: Connection, digests: Sequence[bytes], *, lock: bool = False
+    ) -> dict[bytes, LedgerEntry]:
+        """Return these tokens of the replay ledger by digest."""
+        statement = _READ_AND_LOCK_TOKENS if lock else _ONLY_READ_TOKENS
+        found = statement.run(transaction, digests=array_of_bytes(digests))
+        rows = (
+            [found.get_value(row, at) or b"" for at in range(3)] for row in range(found.ntuples)
+        )
+        return {digest: LedgerEntry(first.decode(), int(under)) for digest, first, under in rows}
+
+    def count_repeats(
+        self, transaction: Connection, times: Mapping[SeenToken, int], now: datetime
+    ) -> dict[SeenToken, int]:
+        """Add to the number of times that each caller repeated a token; return the new numbers."""
+        rows = [(*seen, number, now) for seen, number in sorted(times.items())]
+        found = _COUNT_REPEATS.run(transaction, **_REPEATS.encode(rows))
+        counted = (
+            [found.get_value(row, column) or b"" for column in range(3)]
+            for row in range(found.ntuples)
+        )
+        return {SeenToken(digest, who.decode()): int(number) for digest, who, number in counted}
+
+    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
+        """Write audit rows of the same day, and add them to all counters."""
+        # Before this transaction writes: the list in memory must never hold uncommitted rows.
+        self._busiest.refresh(transaction, rows[0].validated_at.astimezone(UTC).date())
+        written = self._write.run(
+            transaction,
+            writer=b"%d" % self._writer,
+            least=b"%d" % self._busiest.least,
+            **self._rows.encode(rows),
+        )
+        self._busiest.admit(transaction, json.loads(written.get_value(0, 0) or b"{}"))
+
+    def find_old_tokens(self, connection: Connection, before: datetime, *, limit: int) -> list[Any]:
+        """Return the row ids (`ctid`) of up to `limit` tokens first seen before a time."""
+        # Without a sequential scan the planner uses the BRIN index on the time, whatever number of
+        # rows it expects. If no row is old, only few pages are then read.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        row_id = literal_column("ctid", Text())
+        old = select(row_id).select_from(sighted_tokens).where(_first_seen_at < before)
+        return list(connection.execute(old.limit(limit)).scalars())
+
+    def delete_tokens(
+        self, transaction: Connection, row_ids: Sequence[Any], before: datetime
+    ) -> list[bytes]:
+        """Delete the tokens that `find_old_tokens` found; return their digests."""
+        there = text("ctid = ANY(CAST(:row_ids AS tid[]))").bindparams(row_ids=list(row_ids))
+        old = and_(there, _first_seen_at < before)
+        gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
+        return list(transaction.execute(gone).scalars())
+
+
+_first_seen_at = sighted_tokens.c.first_seen_at

@@ -1,0 +1,242 @@
+"""The statements of validation on SQLite. `store.ValidationStore` says what each must do.
+
+SQLite has one writer at a time, which holds the write lock from the start of its transaction. So
+rows need no locks. Each call of the driver may lose the interpreter's lock to a busy event loop, so
+a statement takes many rows, and rows come back as one JSON value. Statements must be built from the
+fields of the records.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence, Set
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
+
+from birthmark_sma.authority.devices.activity import BusiestDevices
+from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
+from birthmark_sma.protocol.replay import SeenToken
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.portable_sql import as_sqlite_text
+from birthmark_sma.storage.schema import sighted_tokens, validation_history
+
+_WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
+_SIZES = (256, 64, 16, 4, 1)
+"""How many rows a statement takes. There are few sizes, because the driver caches prepared
+statements by their text."""
+
+_PARTS = {
+    "rows": "{rows}",  # filled in for each call
+    "entry": ", ".join(LedgerEntry._fields),
+    "minute": "substr(validated_at, 1, 16) || ':00.000000+00:00'",
+    # SQLite gives each new row the next id, so the rows just inserted have the highest ones.
+    "new": "(SELECT * FROM validation_history WHERE id > "
+    "(SELECT max(id) FROM validation_history) - ?)",
+}
+
+
+def _build(statement: str) -> str:
+    return statement.format(**_PARTS)
+
+
+# The number of parameters is a power of two, for the same reason. Unused ones are NULL, which
+# equals nothing.
+_FIND_DEVICES = """
+SELECT json_group_array(json_array(
+    hex(nuc_hash), device_serial, device_family, status, json(table_assignments)))
+FROM registered_devices WHERE nuc_hash IN ({})
+"""
+
+_ADD_TOKENS = _build("""
+INSERT INTO sighted_tokens (digest, {entry}, first_seen_at) VALUES {rows}
+ON CONFLICT (digest) DO NOTHING
+""")
+# SQLite gives each new row the next rowid, so the rows just inserted have the highest ones.
+_ADDED_TOKENS = """
+SELECT json_group_array(hex(digest)) FROM sighted_tokens
+WHERE rowid > (SELECT max(rowid) FROM sighted_tokens) - ?
+"""
+_READ_TOKENS = _build("""
+SELECT json_group_array(json_array(hex(digest), {entry}))
+FROM sighted_tokens WHERE digest IN (VALUES {rows})
+""")
+_COUNT_REPEATS = """
+INSERT INTO resubmitted_tokens (digest, caller, times, last_seen_at) VALUES {rows}
+ON CONFLICT (digest, caller)
+DO UPDATE SET times = times + excluded.times, last_seen_at = excluded.last_seen_at
+"""
+_COUNTED_REPEATS = """
+WITH brought (digest, caller) AS (VALUES {rows})
+SELECT json_group_array(json_array(hex(digest), caller, times))
+FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
+"""
+
+_APPEND = "INSERT INTO validation_history ({names}) VALUES {rows}"
+# The counters read the rows just inserted (`new`). Parameters: the writer, and the number of rows.
+# GROUP BY stands before ON CONFLICT, because SQLite would take ON for a join condition.
+_COUNT_REASONS = _build("""
+INSERT INTO validation_counters (minute, reason, writer, times)
+SELECT {minute}, reason, ?, count(*) FROM {new} GROUP BY 1, 2
+ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
+""")
+_TOTAL_REASONS = _build("""
+INSERT INTO running_totals (counted, name, writer, times)
+SELECT 'verdict', reason, ?, count(*) FROM {new} GROUP BY 2
+ON CONFLICT (counted, name, writer) DO UPDATE SET times = times + excluded.times
+""")
+_COUNT_KINDS = _build("""
+INSERT INTO repeat_counters (minute, repeat, writer, times)
+SELECT {minute}, repeat, ?, count(*) FROM {new} WHERE repeat IS NOT NULL GROUP BY 1, 2
+ON CONFLICT (minute, repeat, writer) DO UPDATE SET times = times + excluded.times
+""")
+_TOTAL_KINDS = _build("""
+INSERT INTO running_totals (counted, name, writer, times)
+SELECT 'repeat', repeat, ?, count(*) FROM {new} WHERE repeat IS NOT NULL GROUP BY 2
+ON CONFLICT (counted, name, writer) DO UPDATE SET times = times + excluded.times
+""")
+_COUNT_PASSES = _build("""
+INSERT INTO device_activity (day, device_serial, passes, pictures)
+SELECT substr(validated_at, 1, 10), device_serial, count(*),
+    count(*) FILTER (WHERE caller IS NOT NULL AND repeat IS NULL)
+FROM {new} WHERE validation_result = 'PASS' GROUP BY 1, 2
+ON CONFLICT (day, device_serial)
+DO UPDATE SET passes = passes + excluded.passes, pictures = pictures + excluded.pictures
+""")
+_RISEN_DEVICES = _build("""
+SELECT json_group_object(device_serial, passes) FROM device_activity WHERE day = ? AND passes > ?
+AND device_serial IN (SELECT device_serial FROM {new} WHERE validation_result = 'PASS')
+""")
+
+
+class SqliteStore:
+    """Validation on SQLite. Owned by one writer thread."""
+
+    audit_table = validation_history
+    audit_fields: tuple[str, ...] = AuditRow._fields
+
+    def __init__(self) -> None:
+        # Each writer has counter rows of its own, as on PostgreSQL.
+        self._writer = secrets.randbelow(_WRITERS)
+        self._busiest = BusiestDevices()
+        names = ", ".join(self.audit_table.c[field].name for field in self.audit_fields)
+        self._append = _APPEND.replace("{names}", names)
+
+    def find_devices(
+        self, connection: Connection, nuc_hashes: Sequence[bytes]
+    ) -> dict[bytes, FoundDevice]:
+        """Return the devices with these HMACs, by HMAC."""
+        size = 1 << max(len(nuc_hashes) - 1, 0).bit_length()
+        sought = (*nuc_hashes, *[None] * (size - len(nuc_hashes)))
+        statement = _FIND_DEVICES.format(",".join("?" * size))
+        found = connection.exec_driver_sql(statement, sought).scalar_one()
+        return {
+            bytes.fromhex(nuc_hash): FoundDevice(serial, family, DeviceStatus(status), tables)
+            for nuc_hash, serial, family, status, tables in json.loads(found)
+        }
+
+    def add_tokens(
+        self, transaction: Connection, entries: Mapping[bytes, LedgerEntry], now: datetime
+    ) -> Set[bytes]:
+        """Add tokens to the replay ledger; return the digests that were not there."""
+        rows = [(digest, *entry, now) for digest, entry in sorted(entries.items())]
+        added = sum(
+            transaction.exec_driver_sql(*each).rowcount for each in _in_parts(_ADD_TOKENS, rows)
+        )
+        if added == len(rows):
+            return entries.keys()
+        digests = transaction.exec_driver_sql(_ADDED_TOKENS, (added,)).scalar_one()
+        return {bytes.fromhex(digest) for digest in json.loads(digests)}
+
+    def read_tokens(
+        self,
+        transaction: Connection,
+        digests: Sequence[bytes],
+        *,
+        lock: bool = False,  # noqa: ARG002  this transaction holds the only write lock
+    ) -> dict[bytes, LedgerEntry]:
+        """Return these tokens of the replay ledger by digest."""
+        entries = {}
+        for each in _in_parts(_READ_TOKENS, [(digest,) for digest in digests]):
+            found = transaction.exec_driver_sql(*each).scalar_one()
+            for digest, *entry in json.loads(found):
+                entries[bytes.fromhex(digest)] = LedgerEntry(*entry)
+        return entries
+
+    def count_repeats(
+        self, transaction: Connection, times: Mapping[SeenToken, int], now: datetime
+    ) -> dict[SeenToken, int]:
+        """Add to the number of times that each caller repeated a token; return the new numbers."""
+        rows = [(*seen, number, now) for seen, number in sorted(times.items())]
+        for each in _in_parts(_COUNT_REPEATS, rows):
+            transaction.exec_driver_sql(*each)
+        counted = {}
+        for each in _in_parts(_COUNTED_REPEATS, [tuple(seen) for seen in times]):
+            found = transaction.exec_driver_sql(*each).scalar_one()
+            for digest, caller, number in json.loads(found):
+                counted[SeenToken(bytes.fromhex(digest), caller)] = number
+        return counted
+
+    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
+        """Write audit rows of the same day, and add them to all counters."""
+        day = rows[0].validated_at.astimezone(UTC).date()
+        # Before this transaction writes: the list in memory must never hold uncommitted rows.
+        self._busiest.refresh(transaction, day)
+        for each in _in_parts(self._append, rows):
+            transaction.exec_driver_sql(*each)
+        counted = (self._writer, len(rows))
+        transaction.exec_driver_sql(_COUNT_REASONS, counted)
+        transaction.exec_driver_sql(_TOTAL_REASONS, counted)
+        if any(row.repeat is not None for row in rows):
+            transaction.exec_driver_sql(_COUNT_KINDS, counted)
+            transaction.exec_driver_sql(_TOTAL_KINDS, counted)
+        transaction.exec_driver_sql(_COUNT_PASSES, (len(rows),))
+        asked = (day.isoformat(), self._busiest.least, len(rows))
+        risen = transaction.exec_driver_sql(_RISEN_DEVICES, asked).scalar_one()
+        self._busiest.admit(transaction, json.loads(risen))
+
+    def find_old_tokens(self, connection: Connection, before: datetime, *, limit: int) -> list[Any]:
+        """Return the rowids of the tokens first seen before a time.
+
+        Only the `limit` rows with the lowest rowids, which were written first, are checked.
+        """
+        row_id: ColumnElement[int] = literal_column("rowid")
+        oldest = (
+            select(row_id.label("row_id"), _first_seen_at)
+            .select_from(sighted_tokens)
+            .order_by(row_id)
+            .limit(limit)
+            .subquery()
+        )
+        old = select(oldest.c.row_id).where(oldest.c.first_seen_at < before)
+        return list(connection.execute(old).scalars())
+
+    def delete_tokens(
+        self, transaction: Connection, row_ids: Sequence[Any], before: datetime
+    ) -> list[bytes]:
+        """Delete the tokens that `find_old_tokens` found; return their digests."""
+        old = and_(literal_column("rowid").in_(row_ids), _first_seen_at < before)
+        gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
+        return list(transaction.execute(gone).scalars())
+
+
+_first_seen_at = sighted_tokens.c.first_seen_at
+
+
+def _in_parts(
+    statement: str, rows: Sequence[Sequence[Any]]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield statements for all rows, each with the parameters of up to 256 rows."""
+    row = f"({', '.join('?' * len(rows[0]))})"
+    texts: dict[datetime, str] = {}  # most rows of a batch have the same time
+    start = 0
+    while start < len(rows):
+        size = next(size for size in _SIZES if size <= len(rows) - start)
+        values: list[Any] = []
+        for each in rows[start : start + size]:
+            values += each
+        for at, value in enumerate(values):
+            if isinstance(value, datetime):
+                values[at] = texts.get(value) or texts.setdefault(value, as_sqlite_text(value))
+        yield statement.format(rows=", ".join([row] * size)), tuple(values)
+        start += size

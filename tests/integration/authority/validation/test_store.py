@@ -1,0 +1,173 @@
+"""What a batch asks of the database and writes: alike on both kinds, however large it is."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, cast
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, select
+
+from birthmark_sma.authority.validation.records import AuditRow
+from birthmark_sma.authority.validation.store import ValidationStore, make_store
+from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
+from birthmark_sma.authority.validation.store_sqlite import SqliteStore
+from birthmark_sma.protocol.verdict import DeviceStatus, Reason
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import choose
+from birthmark_sma.storage.schema import UtcDateTime, validation_history
+from tests.integration.authority.devices.test_store import add, device
+from tests.support.audit_rows import AuditWriter, judged
+from tests.support.authorities import counted_statements, rows_of
+from tests.support.counting import assert_counters_are_those_of_the_trail
+
+NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 255, 256, 257, 1_000])
+def test_batches_of_any_size(database: Database, size: int) -> None:
+    """Each row is there once, and counted once, whatever statements a size is made up of."""
+    rows = judged(NOW, [(Reason.GENUINE, f"device-{number % 7}") for number in range(size)])
+    rows = [row._replace(table_id=number) for number, row in enumerate(rows)]
+    with database.write() as transaction:
+        AuditWriter().write(transaction, rows)
+    found = rows_of(database, "SELECT table_id FROM validation_history")
+    assert sorted(table_id for (table_id,) in found) == list(range(size))
+    assert assert_counters_are_those_of_the_trail(database) == size
+
+
+def test_every_reason_costs_the_same_statements(database: Database) -> None:
+    """Threat 18: what was judged shows neither in their number nor in their text."""
+    trail = AuditWriter()
+    crowd = judged(NOW, [(Reason.GENUINE, f"device-{number:02}") for number in range(30)])
+    for _ in range(3):  # until the list of the busiest is full, and read
+        with database.write() as transaction:
+            trail.write(transaction, crowd * 2)
+    with database.write() as transaction:
+        trail.write(transaction, crowd)
+    costs = set()
+    for reason in Reason:
+        with database.write() as transaction, counted_statements(database) as statements:
+            trail.write(transaction, judged(NOW, [(reason, "a device")]))
+        costs.add(tuple(each for each in statements if not each.startswith("BEGIN")))
+    assert len(costs) == 1
+    assert len(costs.pop()) == (1 if database.dialect_name == "postgresql" else 5)
+
+
+# --- a field more in the audit row
+
+
+class _WiderRow(NamedTuple):
+    """The fields of `AuditRow`, and those that a later version may add."""
+
+    encrypted_nuc_hash: bytes
+    table_id: int
+    key_index: int
+    validation_result: str
+    reason: str
+    device_serial: str | None
+    validated_at: datetime
+    request_ip: str | None
+    caller: str | None
+    repeat: str | None
+    milliseconds: int | None
+    intake: str | None
+    captured_at: datetime | None
+
+
+_WIDER_TABLE = Table(
+    "validation_history",
+    MetaData(),
+    *(column._copy() for column in validation_history.columns),
+    Column("milliseconds", Integer),
+    Column("intake", String(16)),
+    Column("captured_at", UtcDateTime),
+)
+
+
+class _WiderPostgresqlStore(PostgresqlStore):
+    audit_table, audit_fields = _WIDER_TABLE, _WiderRow._fields
+
+
+class _WiderSqliteStore(SqliteStore):
+    audit_table, audit_fields = _WIDER_TABLE, _WiderRow._fields
+
+
+def test_a_new_field_needs_only_the_record_and_the_column(database: Database) -> None:
+    """No statement lists the fields: a record and a table with more columns are written whole."""
+    with database.write() as transaction:
+        for column in list(_WIDER_TABLE.columns)[-3:]:
+            kind = column.type.compile(database.engine.dialect)
+            transaction.exec_driver_sql(
+                f"ALTER TABLE validation_history ADD COLUMN {column.name} {kind}"
+            )
+    rows = [
+        _WiderRow(*row, milliseconds, intake, at)
+        for row, milliseconds, intake, at in zip(
+            judged(NOW, [(Reason.GENUINE, "a"), (Reason.NOT_OPENED, None), (Reason.GENUINE, "b")]),
+            (7, None, -1),
+            ("post", "é", None),
+            (NOW, None, NOW - timedelta(days=9)),
+            strict=True,
+        )
+    ]
+    postgresql: ValidationStore = _WiderPostgresqlStore()
+    store = choose(database.engine, postgresql=postgresql, sqlite=_WiderSqliteStore())
+    with database.write() as transaction:
+        store.write(transaction, cast(list[AuditRow], rows))
+    with database.read() as connection:
+        written = connection.execute(select(_WIDER_TABLE).order_by(_WIDER_TABLE.c.id)).all()
+    assert [_WiderRow(*row[1:]) for row in written] == rows
+    assert assert_counters_are_those_of_the_trail(database) == len(rows)
+
+
+# --- the devices of a batch
+
+
+def test_devices_are_found_by_nuc_hash(database: Database) -> None:
+    """Threat 14: a verdict asks for the device of a NUC hash, and learns that device's tables."""
+    revoked = replace(device(2), status=DeviceStatus.REVOKED)
+    add(database, device(1), revoked, device(3))
+    with counted_statements(database) as statements, database.read() as connection:
+        found = make_store(database).find_devices(
+            connection, [device(1).nuc_hash, revoked.nuc_hash, b"\0" * 32, device(1).nuc_hash]
+        )
+    assert set(found) == {device(1).nuc_hash, revoked.nuc_hash}
+    first, second = found[device(1).nuc_hash], found[revoked.nuc_hash]
+    assert (first.device_serial, first.device_family) == ("device-0001", "Test")
+    assert tuple(first.table_assignments) == (1, 6, 701)
+    assert second.status is DeviceStatus.REVOKED
+    assert sum("registered_devices" in statement for statement in statements) == 1
+
+
+def test_no_devices_for_nobody(database: Database) -> None:
+    """An empty question has an empty answer."""
+    add(database, device(1))
+    with database.read() as connection:
+        assert make_store(database).find_devices(connection, []) == {}
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3, 64, 65, 1_000, 3_000])
+def test_any_number_at_once(database: Database, asked: int) -> None:
+    """Each is found, whatever power of two the number lies by."""
+    many = [device(number) for number in range(asked)]
+    add(database, *many, device(9_000))
+    with database.read() as connection:
+        found = make_store(database).find_devices(connection, [each.nuc_hash for each in many])
+    assert {key: each.device_serial for key, each in found.items()} == {
+        each.nuc_hash: each.device_serial for each in many
+    }
+
+
+@pytest.mark.parametrize("status", DeviceStatus)
+def test_every_status_and_every_character(database: Database, status: DeviceStatus) -> None:
+    """What was registered comes out as it went in."""
+    odd = replace(device(1), device_serial="é\"\\',{}", device_family="日本 NULL", status=status)
+    add(database, odd)
+    with database.read() as connection:
+        (found,) = make_store(database).find_devices(connection, [odd.nuc_hash]).values()
+    assert (found.device_serial, found.device_family, found.status) == (
+        odd.device_serial,
+        odd.device_family,
+        status,
+    )
+    assert tuple(found.table_assignments) == odd.table_assignments
