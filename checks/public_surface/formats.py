@@ -125,5 +125,5 @@ def _describe_protocol() -> dict[str, Any]:
             for reason in places.verdict.Reason
         },
         "repeats": [each.value for each in places.replay.Repeat],
-        "token_digest_bytes": places.replay.DIGEST_BYTES,
+        "token_digest_bytes": places.camera_token.DIGEST_BYTES,
     }

@@ -45,7 +45,7 @@ from birthmark_sma.device import (
     state_directory,
     state_encryption,
 )
-from birthmark_sma.protocol import bundle, key_derivation, key_table, replay, verdict
+from birthmark_sma.protocol import bundle, camera_token, key_derivation, key_table, replay, verdict
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
 from birthmark_sma.web import problems
@@ -70,6 +70,7 @@ __all__ = [
     "NewSecret",
     "Settings",
     "backup_manifest",
+    "camera_token",
     "command_line",
     "configure_logging",
     "environment_variable",

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from birthmark_sma.errors import MalformedCameraTokenError, UnopenedCameraTokenError
 from birthmark_sma.protocol import camera_token as camera_token_module
-from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token, seal
+from birthmark_sma.protocol.camera_token import (
+    DIGEST_BYTES,
+    CameraToken,
+    open_camera_token,
+    seal,
+    token_digest,
+)
 from birthmark_sma.protocol.key_derivation import derive_key
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER, STANDARD_SIZES
 
@@ -247,3 +253,29 @@ def test_a_token_cannot_be_altered() -> None:
     camera_token = CameraToken(bytes(48), table_id=0, key_index=0, nonce=bytes(12))
     with pytest.raises(FrozenInstanceError):
         camera_token.key_index = 5  # type: ignore[misc]
+
+
+# --- digests
+
+
+_tokens = st.builds(
+    CameraToken,
+    encrypted_nuc_hash=st.binary(min_size=48, max_size=48),
+    table_id=st.integers(0, MAX_WIRE_INTEGER),
+    key_index=st.integers(0, MAX_WIRE_INTEGER),
+    nonce=st.binary(min_size=12, max_size=12),
+)
+
+
+@given(_tokens, _tokens)
+def test_a_digest_stands_for_one_token(one: CameraToken, other: CameraToken) -> None:
+    assert len(token_digest(one)) == DIGEST_BYTES
+    assert (token_digest(one) == token_digest(other)) == (one == other)
+
+
+def test_no_part_runs_into_the_next() -> None:
+    digests = {
+        token_digest(CameraToken(bytes(48), table_id, key_index, bytes(12)))
+        for table_id, key_index in [(0, 0), (1, 0), (0, 1), (256, 0), (0, 256), (1, 1)]
+    }
+    assert len(digests) == 6

@@ -3,41 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
-from birthmark_sma.protocol.replay import (
-    DIGEST_BYTES,
-    Repeat,
-    SeenToken,
-    classify,
-    token_digest,
-    without_first_sights,
-)
+from birthmark_sma.protocol.replay import Repeat, SeenToken, classify, without_first_sights
 
-_tokens = st.builds(
-    CameraToken,
-    encrypted_nuc_hash=st.binary(min_size=48, max_size=48),
-    table_id=st.integers(0, MAX_WIRE_INTEGER),
-    key_index=st.integers(0, MAX_WIRE_INTEGER),
-    nonce=st.binary(min_size=12, max_size=12),
-)
 _sightings = st.lists(
     st.builds(SeenToken, st.sampled_from([b"a", b"b", b"c"]), st.sampled_from(["x", "y", "z"]))
 )
-
-
-@given(_tokens, _tokens)
-def test_a_digest_stands_for_one_token(one: CameraToken, other: CameraToken) -> None:
-    assert len(token_digest(one)) == DIGEST_BYTES
-    assert (token_digest(one) == token_digest(other)) == (one == other)
-
-
-def test_no_part_runs_into_the_next() -> None:
-    digests = {
-        token_digest(CameraToken(bytes(48), table_id, key_index, bytes(12)))
-        for table_id, key_index in [(0, 0), (1, 0), (0, 1), (256, 0), (0, 256), (1, 1)]
-    }
-    assert len(digests) == 6
 
 
 @given(_sightings, _sightings)

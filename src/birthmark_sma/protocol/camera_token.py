@@ -3,21 +3,34 @@
 A `CameraToken` exists only if it is well-formed; otherwise its constructor raises
 MalformedCameraTokenError. `seal` never fails for well-formed input. `open_camera_token` returns the
 32-byte NUC hash or raises UnopenedCameraTokenError. That error must never reveal which part was
-wrong.
+wrong. `token_digest` names a token in the replay ledger.
 """
 
+import hashlib
+import struct
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from birthmark_sma.errors import MalformedCameraTokenError, UnopenedCameraTokenError
+from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 
 NUC_HASH_BYTES = 32
 NONCE_BYTES = 12
 TAG_BYTES = 16
 ENCRYPTED_NUC_HASH_BYTES = NUC_HASH_BYTES + TAG_BYTES
+
+DIGEST_BYTES = 16
+"""The length of a token digest.
+
+Among 10^9 tokens, two share a digest with a probability of 1 in 10^21. To find another token with a
+given digest takes 2^128 trials.
+"""
+
+# Two unsigned 64-bit integers: table id and key index, big-endian.
+_ADDRESS = struct.Struct("!QQ")
 
 # Protocol v1 uses no additional authenticated data.
 _NO_AAD = None
@@ -93,3 +106,16 @@ def open_camera_token(camera_token: CameraToken, key: bytes) -> bytes:
         return AESGCM(key).decrypt(camera_token.nonce, camera_token.encrypted_nuc_hash, _NO_AAD)
     except InvalidTag:
         raise UnopenedCameraTokenError("The camera token does not open under this key.") from None
+
+
+def token_digest(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> bytes:
+    """Return a 16-byte digest of a camera token and of the derivation it was submitted under.
+
+    The digest is BLAKE2b (RFC 7693) over all fields on the wire, personalised by the derivation's
+    label. The same token under another derivation is another question to the authority, so it is no
+    repeat. Every field has a fixed length, so two different tokens never give the same input. The
+    nonce is random, so a digest does not reveal the token.
+    """
+    address = _ADDRESS.pack(camera_token.table_id, camera_token.key_index)
+    text = address + camera_token.nonce + camera_token.encrypted_nuc_hash
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES, person=derivation.label).digest()

@@ -6,24 +6,9 @@ this is a replay. The replay ledger of the authority stores what was seen; this 
 read or write it.
 """
 
-import hashlib
-import struct
 from collections.abc import Sequence, Set
 from enum import StrEnum
 from typing import NamedTuple
-
-from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-
-DIGEST_BYTES = 16
-"""The length of a token digest.
-
-Among 10^9 tokens, two share a digest with a probability of 1 in 10^21. To find another token with a
-given digest takes 2^128 trials.
-"""
-
-# Two unsigned 64-bit integers: table id and key index, big-endian.
-_ADDRESS = struct.Struct("!QQ")
 
 
 class Repeat(StrEnum):
@@ -40,19 +25,6 @@ class SeenToken(NamedTuple):
 
     digest: bytes
     caller: str
-
-
-def token_digest(camera_token: CameraToken, derivation: Derivation = NORMATIVE) -> bytes:
-    """Return a 16-byte digest of a camera token and of the derivation it was submitted under.
-
-    The digest is BLAKE2b (RFC 7693) over all fields on the wire, personalised by the derivation's
-    label. The same token under another derivation is another question to the authority, so it is no
-    repeat. Every field has a fixed length, so two different tokens never give the same input. The
-    nonce is random, so a digest does not reveal the token.
-    """
-    address = _ADDRESS.pack(camera_token.table_id, camera_token.key_index)
-    text = address + camera_token.nonce + camera_token.encrypted_nuc_hash
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES, person=derivation.label).digest()
 
 
 def without_first_sights(

@@ -52,7 +52,7 @@ class Database:
     """
 
     def __init__(self, engine: Engine, file: SqliteFile | None = None) -> None:
-        event.listen(engine, "before_cursor_execute", interruption.check)
+        event.listen(engine, "before_cursor_execute", _check_interruption)
         self._reading = engine
         # The same connection pool, with an option that makes SQLite begin with BEGIN IMMEDIATE.
         self._writing = engine.execution_options(sma_write=True)
@@ -99,12 +99,13 @@ class Database:
 
     @contextmanager
     def _connected(self, engine: Engine) -> Iterator[Connection]:
-        with (
-            _translated(),
-            engine.connect() as connection,
-            interruption.interruptible(connection),
-        ):
-            yield connection
+        with _translated(), engine.connect() as connection:
+            current = interruption.CURRENT.get()
+            if current is None:  # work that nobody can interrupt, such as a writer thread's
+                yield connection
+            else:
+                with current.holding(connection):
+                    yield connection
 
     def warn_when_slow(self, seconds: float) -> None:
         """Log each statement that takes longer, by up to 300 characters of its text.
@@ -192,6 +193,13 @@ def measure(connection: Connection) -> int:
     else:
         size = text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
     return int(connection.execute(size).scalar_one())
+
+
+def _check_interruption(*_: object) -> None:
+    """Raise AbandonedWorkError if the work was interrupted. Called before each statement."""
+    current = interruption.CURRENT.get()
+    if current is not None:
+        current.check()
 
 
 @contextmanager

@@ -86,31 +86,6 @@ CURRENT: ContextVar[Interruption | None] = ContextVar("interruption", default=No
 """The Interruption of the current context (request), or None if its work cannot be interrupted."""
 
 
-@contextlib.contextmanager
-def interruptible(connection: Connection) -> Iterator[None]:
-    """Make the work of the current context interruptible while it uses a connection.
-
-    Does nothing if the context has no Interruption. Raises AbandonedWorkError if the work was
-    interrupted before.
-    """
-    interruption = CURRENT.get()
-    if interruption is None:
-        yield
-    else:
-        with interruption.holding(connection):
-            yield
-
-
-def check(*_: object) -> None:
-    """Raise AbandonedWorkError if the work of the current context was interrupted.
-
-    SQLAlchemy calls this before each statement (event `before_cursor_execute`).
-    """
-    interruption = CURRENT.get()
-    if interruption is not None:
-        interruption.check()
-
-
 def _interrupt(connection: Any) -> None:
     with contextlib.suppress(psycopg.Error, sqlite3.Error, OSError):
         if isinstance(connection, sqlite3.Connection):

@@ -18,9 +18,8 @@ from birthmark_sma.authority.sandbox.verdicts import scripted_reason
 from birthmark_sma.authority.validation.records import Attempt, FoundDevice, Validation
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.errors import BirthmarkError
-from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.protocol.camera_token import CameraToken, token_digest
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-from birthmark_sma.protocol.replay import token_digest
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.runtime.log_context import LoggedRequest
 from birthmark_sma.runtime.submission import Answers

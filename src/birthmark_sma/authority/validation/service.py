@@ -47,10 +47,10 @@ from birthmark_sma.errors import (
     DatabaseUnavailableError,
     UnopenedCameraTokenError,
 )
-from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
+from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token, token_digest
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
-from birthmark_sma.protocol.replay import Repeat, token_digest
+from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import (
     DeviceRecord,
     Reason,

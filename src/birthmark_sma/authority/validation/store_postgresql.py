@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Table, Text, and_, delete, literal_column, se
 
 from birthmark_sma.authority.devices.activity import BusiestDevices
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
-from birthmark_sma.protocol.replay import DIGEST_BYTES, SeenToken
+from birthmark_sma.protocol.camera_token import DIGEST_BYTES
+from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.postgresql_driver import (
     NamedStatement,
