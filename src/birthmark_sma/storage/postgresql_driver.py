@@ -22,21 +22,22 @@ import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy import (
-    Column,
     Connection,
     Engine,
     Integer,
     LargeBinary,
     SmallInteger,
     String,
+    Table,
     Text,
     create_engine,
 )
 from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeEngine
 
-from birthmark_sma.storage.schema import UtcDateTime
+from birthmark_sma.storage.portable_sql import UtcDateTime
 
 # Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
 _AT_ONCE = "sma_at_once"
@@ -241,7 +242,13 @@ def array_of_times(values: Sequence[datetime | None]) -> bytes:
     return _array(_TIMESTAMPTZ_OID, len(values), (known[each] for each in values))
 
 
-# BigInteger is not here, although it is an Integer: its values may not fit `integer`.
+def _array_of_arrays(values: Sequence[Sequence[int]]) -> bytes:
+    """Return a `text[]` of array literals: unnest() would flatten an array of arrays."""
+    return array_of_text([f"{{{','.join(map(str, each))}}}" for each in values])
+
+
+# By the type of a column: the type of the array that is sent, and its encoder. BigInteger is not
+# here, although it is an Integer: its values may not fit `integer`.
 _ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]]] = {
     LargeBinary: ("bytea[]", array_of_bytes),
     Integer: ("integer[]", array_of_integers),
@@ -249,20 +256,41 @@ _ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]
     String: ("text[]", array_of_text),
     Text: ("text[]", array_of_text),
     UtcDateTime: ("timestamptz[]", array_of_times),
+    ARRAY: ("text[]", _array_of_arrays),
 }
 
 
-def column_array(column: Column[Any], values: Sequence[Any]) -> bytes:
-    """Return the binary format of an array of values of a table's column; None is NULL."""
-    return _ARRAYS[type(column.type)][1](values)
+class ColumnArrays:
+    """Columns of a table that are sent as one array each, as parameters of their names.
 
+    So a statement is the same for any number of rows. Raises TypeError for a type without an array.
+    """
 
-def column_array_type(column: Column[Any]) -> str:
-    """Return the type of `column_array` in SQL. Raises TypeError if there is no encoding."""
-    try:
-        return _ARRAYS[type(column.type)][0]
-    except KeyError:
-        raise TypeError(f"add an array for {column} ({column.type!r})") from None
+    def __init__(self, table: Table, names: Sequence[str]) -> None:
+        columns = [table.c[name] for name in names]
+        missing = [each.name for each in columns if type(each.type) not in _ARRAYS]
+        if missing:
+            raise TypeError(f"add an array for the types of {missing} in {table.name}")
+        kinds = [_ARRAYS[type(each.type)] for each in columns]
+        self._encoders = [(name, kind[1]) for name, kind in zip(names, kinds, strict=True)]
+        self.names = ", ".join(names)
+        """The columns as in an INSERT."""
+        self.arrays = ", ".join(
+            f":{name}::{kind[0]}" for name, kind in zip(names, kinds, strict=True)
+        )
+        """The arguments of `unnest`."""
+        self.values = ", ".join(
+            f"CAST({each.name} AS integer[])" if isinstance(each.type, ARRAY) else each.name
+            for each in columns
+        )
+        """The columns of the result of `unnest`, as the values of an INSERT."""
+
+    def encode(self, rows: Iterable[Sequence[Any]]) -> dict[str, bytes]:
+        """Return the parameters for one or more rows, whose values are in the order of `names`."""
+        return {
+            name: encode(values)
+            for (name, encode), values in zip(self._encoders, zip(*rows, strict=True), strict=True)
+        }
 
 
 def parse_integer_array(array: bytes) -> tuple[int, ...]:

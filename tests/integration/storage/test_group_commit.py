@@ -123,11 +123,6 @@ def counted_commits(database: Database) -> Iterator[list[Connection]]:
         event.remove(database.engine, "commit", note)
 
 
-async def answer_of(pool: Pool, item: int) -> int:
-    """Submit an item and wait for its answer."""
-    return await pool.submit_async(item)
-
-
 def outcome_of(future: "Future[int]") -> int | str:
     """Return an answer, or the name of the error in its place."""
     error = future.exception(30)

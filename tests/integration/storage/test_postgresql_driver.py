@@ -97,7 +97,7 @@ def test_parameters_by_name(database: Database) -> None:
 def test_a_column_without_an_encoding_is_refused_at_once() -> None:
     """When the statement is built, and not when the first row is written."""
     with pytest.raises(TypeError, match="times"):
-        postgresql_driver.column_array_type(validation_counters.c.times)
+        postgresql_driver.ColumnArrays(validation_counters, ["minute", "times"])
 
 
 def test_a_fault_of_the_statement_is_what_it_always_is(database: Database) -> None:

@@ -4,52 +4,29 @@ Each runs in one blocking call of libpq, because every call of the driver costs 
 more than the statement itself. `devices.store` is the only caller.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, String, Text, text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import Connection, text
 
-from birthmark_sma.storage.portable_sql import UtcDateTime
 from birthmark_sma.storage.postgresql_driver import (
     TRUE,
-    array_of_bytes,
-    array_of_text,
-    array_of_times,
+    ColumnArrays,
+    NamedStatement,
     execute_blocking,
 )
 from birthmark_sma.storage.schema import registered_devices as devices
 
-
-def _array_of_arrays(values: Sequence[Sequence[int]]) -> bytes:
-    """Return a `text[]` of array literals, as unnest() would flatten an array of arrays."""
-    return array_of_text([f"{{{','.join(map(str, each))}}}" for each in values])
-
-
-# By the type of a column: its type in the array that is sent, and how to encode this array.
-_ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]]] = {
-    LargeBinary: ("bytea[]", array_of_bytes),
-    String: ("text[]", array_of_text),
-    Text: ("text[]", array_of_text),
-    UtcDateTime: ("timestamptz[]", array_of_times),
-    ARRAY: ("text[]", _array_of_arrays),
-}
-_TYPES, _ENCODERS = zip(*(_ARRAYS[type(each.type)] for each in devices.columns), strict=True)
-_NAMES = ", ".join(each.name for each in devices.columns)
-# One array for each column, so that the statement is the same for any number of devices.
-_ARRAYS_SENT = ", ".join(f"${number}::{each}" for number, each in enumerate(_TYPES, 1))
-_VALUES = ", ".join(
-    f"CAST({each.name} AS integer[])" if isinstance(each.type, ARRAY) else each.name
-    for each in devices.columns
-)
-_INSERT = " ".join(
-    (
-        *("INSERT INTO", devices.name, "(", _NAMES, ")"),
-        *("SELECT", _VALUES, "FROM unnest(", _ARRAYS_SENT, ") AS new (", _NAMES, ")"),
-        "ON CONFLICT DO NOTHING RETURNING provisioning_id",
-    )
+_COLUMNS = ColumnArrays(devices, [each.name for each in devices.columns])
+_INSERT = NamedStatement(
+    """
+INSERT INTO registered_devices ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names})
+ON CONFLICT DO NOTHING RETURNING provisioning_id
+""",
+    names=_COLUMNS.names,
+    values=_COLUMNS.values,
+    arrays=_COLUMNS.arrays,
 )
 _in_order = itemgetter(*(each.name for each in devices.columns))
 # The exact serial is compared as well, because rows that operators inserted have no folded serial.
@@ -63,9 +40,7 @@ SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = $1::text)
 
 def insert_devices(transaction: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """Insert rows that violate no UNIQUE constraint; return their provisioning ids."""
-    columns = zip(*map(_in_order, rows), strict=True)
-    values = [encode(each) for encode, each in zip(_ENCODERS, columns, strict=True)]
-    added = execute_blocking(transaction, _INSERT, values)
+    added = _INSERT.run(transaction, **_COLUMNS.encode(map(_in_order, rows)))
     return {(added.get_value(row, 0) or b"").decode() for row in range(added.ntuples)}
 
 

@@ -377,7 +377,7 @@ def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
         encrypted_nuc_hash=camera_token.encrypted_nuc_hash,
         table_id=camera_token.table_id,
         key_index=camera_token.key_index,
-        validation_result=validation.verdict.value,
+        validation_result=validation.reason.verdict.value,
         reason=validation.reason.value,
         device_serial=validation.device_serial,
         validated_at=validation.validated_at,

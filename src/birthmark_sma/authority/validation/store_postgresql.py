@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, Text, and_, delete, literal_column, select, text
+from sqlalchemy import Connection, Text, and_, delete, literal_column, select, text
 
 from birthmark_sma.authority.devices.activity import BusiestDevices
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
@@ -19,35 +19,14 @@ from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.postgresql_driver import (
+    ColumnArrays,
     NamedStatement,
     array_of_bytes,
-    column_array,
-    column_array_type,
     parse_integer_array,
 )
 from birthmark_sma.storage.schema import resubmitted_tokens, sighted_tokens, validation_history
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
-
-
-class Columns:
-    """Columns of a table that are sent as one array each, as parameters of their names."""
-
-    def __init__(self, table: Table, names: Sequence[str]) -> None:
-        self._columns = [table.c[name] for name in names]
-        self.names = ", ".join(names)
-        """The columns as in an INSERT."""
-        self.arrays = ", ".join(
-            f":{each.name}::{column_array_type(each)}" for each in self._columns
-        )
-        """The arguments of `unnest`."""
-
-    def encode(self, rows: Sequence[Sequence[Any]]) -> dict[str, bytes]:
-        """Return the parameters for one or more rows, whose values are in the order of `names`."""
-        return {
-            column.name: column_array(column, values)
-            for column, values in zip(self._columns, zip(*rows, strict=True), strict=True)
-        }
 
 
 _FIND_DEVICES = NamedStatement(
@@ -60,7 +39,7 @@ SELECT nuc_hash, {fields} FROM registered_devices WHERE nuc_hash = ANY(:nuc_hash
 _STATUSES = {status.value.encode(): status for status in DeviceStatus}
 
 # The result is one value, the concatenated digests of the new rows: fewer values to read.
-_LEDGER = Columns(sighted_tokens, ("digest", *LedgerEntry._fields, "first_seen_at"))
+_LEDGER = ColumnArrays(sighted_tokens, ("digest", *LedgerEntry._fields, "first_seen_at"))
 _ADD_TOKENS = NamedStatement(
     """
 WITH added AS (
@@ -80,7 +59,7 @@ WHERE digest = ANY(:digests::bytea[]) ORDER BY digest"""
 _READ_AND_LOCK_TOKENS = NamedStatement(_READ_TOKENS + " FOR UPDATE")
 _ONLY_READ_TOKENS = NamedStatement(_READ_TOKENS)
 
-_REPEATS = Columns(resubmitted_tokens, ("digest", "caller", "times", "last_seen_at"))
+_REPEATS = ColumnArrays(resubmitted_tokens, ("digest", "caller", "times", "last_seen_at"))
 _COUNT_REPEATS = NamedStatement(
     """
 INSERT INTO resubmitted_tokens AS counted ({names})
@@ -148,7 +127,7 @@ class PostgresqlStore:
         # Each writer has counter rows of its own, so that processes do not wait for each other.
         self._writer = secrets.randbelow(_WRITERS)
         self._busiest = BusiestDevices()
-        self._rows = Columns(self.audit_table, self.audit_fields)
+        self._rows = ColumnArrays(self.audit_table, self.audit_fields)
         self._write = NamedStatement(_WRITE, names=self._rows.names, arrays=self._rows.arrays)
 
     def find_devices(

@@ -8,8 +8,10 @@ fields of the records.
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence, Set
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from datetime import UTC, date, datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
@@ -17,8 +19,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, 
 from birthmark_sma.authority.devices.activity import BusiestDevices
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.protocol.replay import SeenToken
-from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.portable_sql import as_sqlite_text
+from birthmark_sma.protocol.verdict import DeviceStatus, Verdict
+from birthmark_sma.storage.portable_sql import UtcDateTime, as_sqlite_text
 from birthmark_sma.storage.schema import sighted_tokens, validation_history
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
@@ -26,20 +28,7 @@ _SIZES = (256, 64, 16, 4, 1)
 """How many rows a statement takes. There are few sizes, because the driver caches prepared
 statements by their text."""
 
-_PARTS = {
-    "rows": "{rows}",  # filled in for each call
-    "entry": ", ".join(LedgerEntry._fields),
-    "minute": "substr(validated_at, 1, 16) || ':00.000000+00:00'",
-    # SQLite gives each new row the next id, so the rows just inserted have the highest ones.
-    "new": "(SELECT * FROM validation_history WHERE id > "
-    "(SELECT max(id) FROM validation_history) - ?)",
-}
-
-
-def _build(statement: str) -> str:
-    return statement.format(**_PARTS)
-
-
+_ENTRY = ", ".join(LedgerEntry._fields)
 # The number of parameters is a power of two, for the same reason. Unused ones are NULL, which
 # equals nothing.
 _FIND_DEVICES = """
@@ -48,19 +37,19 @@ SELECT json_group_array(json_array(
 FROM registered_devices WHERE nuc_hash IN ({})
 """
 
-_ADD_TOKENS = _build("""
+_ADD_TOKENS = """
 INSERT INTO sighted_tokens (digest, {entry}, first_seen_at) VALUES {rows}
 ON CONFLICT (digest) DO NOTHING
-""")
+""".replace("{entry}", _ENTRY)
 # SQLite gives each new row the next rowid, so the rows just inserted have the highest ones.
 _ADDED_TOKENS = """
 SELECT json_group_array(hex(digest)) FROM sighted_tokens
 WHERE rowid > (SELECT max(rowid) FROM sighted_tokens) - ?
 """
-_READ_TOKENS = _build("""
+_READ_TOKENS = """
 SELECT json_group_array(json_array(hex(digest), {entry}))
 FROM sighted_tokens WHERE digest IN (VALUES {rows})
-""")
+""".replace("{entry}", _ENTRY)
 _COUNT_REPEATS = """
 INSERT INTO resubmitted_tokens (digest, caller, times, last_seen_at) VALUES {rows}
 ON CONFLICT (digest, caller)
@@ -73,40 +62,32 @@ FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
 """
 
 _APPEND = "INSERT INTO validation_history ({names}) VALUES {rows}"
-# The counters read the rows just inserted (`new`). Parameters: the writer, and the number of rows.
-# GROUP BY stands before ON CONFLICT, because SQLite would take ON for a join condition.
-_COUNT_REASONS = _build("""
-INSERT INTO validation_counters (minute, reason, writer, times)
-SELECT {minute}, reason, ?, count(*) FROM {new} GROUP BY 1, 2
+# Rows are counted here, because SQLite would take longer to read and group those just inserted.
+_COUNT_REASONS = """
+INSERT INTO validation_counters (minute, reason, writer, times) VALUES {rows}
 ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
-""")
-_TOTAL_REASONS = _build("""
-INSERT INTO running_totals (counted, name, writer, times)
-SELECT 'verdict', reason, ?, count(*) FROM {new} GROUP BY 2
-ON CONFLICT (counted, name, writer) DO UPDATE SET times = times + excluded.times
-""")
-_COUNT_KINDS = _build("""
-INSERT INTO repeat_counters (minute, repeat, writer, times)
-SELECT {minute}, repeat, ?, count(*) FROM {new} WHERE repeat IS NOT NULL GROUP BY 1, 2
+"""
+_COUNT_KINDS = """
+INSERT INTO repeat_counters (minute, repeat, writer, times) VALUES {rows}
 ON CONFLICT (minute, repeat, writer) DO UPDATE SET times = times + excluded.times
-""")
-_TOTAL_KINDS = _build("""
-INSERT INTO running_totals (counted, name, writer, times)
-SELECT 'repeat', repeat, ?, count(*) FROM {new} WHERE repeat IS NOT NULL GROUP BY 2
+"""
+_ADD_TO_TOTALS = """
+INSERT INTO running_totals (counted, name, writer, times) VALUES {rows}
 ON CONFLICT (counted, name, writer) DO UPDATE SET times = times + excluded.times
-""")
-_COUNT_PASSES = _build("""
+"""
+# Without "WHERE true", SQLite would take ON for a join condition.
+_COUNT_PASSES = """
 INSERT INTO device_activity (day, device_serial, passes, pictures)
-SELECT substr(validated_at, 1, 10), device_serial, count(*),
-    count(*) FILTER (WHERE caller IS NOT NULL AND repeat IS NULL)
-FROM {new} WHERE validation_result = 'PASS' GROUP BY 1, 2
+SELECT ?, key, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true
 ON CONFLICT (day, device_serial)
 DO UPDATE SET passes = passes + excluded.passes, pictures = pictures + excluded.pictures
-""")
-_RISEN_DEVICES = _build("""
-SELECT json_group_object(device_serial, passes) FROM device_activity WHERE day = ? AND passes > ?
-AND device_serial IN (SELECT device_serial FROM {new} WHERE validation_result = 'PASS')
-""")
+"""
+_RISEN_DEVICES = """
+SELECT json_group_object(device_serial, passes) FROM device_activity
+WHERE day = ? AND device_serial IN (SELECT key FROM json_each(?)) AND passes > ?
+"""
+_time_and_reason = attrgetter("validated_at", "reason")
+_time_and_repeat = attrgetter("validated_at", "repeat")
 
 
 class SqliteStore:
@@ -119,8 +100,9 @@ class SqliteStore:
         # Each writer has counter rows of its own, as on PostgreSQL.
         self._writer = secrets.randbelow(_WRITERS)
         self._busiest = BusiestDevices()
-        names = ", ".join(self.audit_table.c[field].name for field in self.audit_fields)
-        self._append = _APPEND.replace("{names}", names)
+        columns = [self.audit_table.c[field] for field in self.audit_fields]
+        self._append = _APPEND.replace("{names}", ", ".join(each.name for each in columns))
+        self._times = [at for at, each in enumerate(columns) if isinstance(each.type, UtcDateTime)]
 
     def find_devices(
         self, connection: Connection, nuc_hashes: Sequence[bytes]
@@ -141,7 +123,8 @@ class SqliteStore:
         """Add tokens to the replay ledger; return the digests that were not there."""
         rows = [(digest, *entry, now) for digest, entry in sorted(entries.items())]
         added = sum(
-            transaction.exec_driver_sql(*each).rowcount for each in _in_parts(_ADD_TOKENS, rows)
+            transaction.exec_driver_sql(*each).rowcount
+            for each in _in_parts(_ADD_TOKENS, rows, times=(-1,))
         )
         if added == len(rows):
             return entries.keys()
@@ -168,7 +151,7 @@ class SqliteStore:
     ) -> dict[SeenToken, int]:
         """Add to the number of times that each caller repeated a token; return the new numbers."""
         rows = [(*seen, number, now) for seen, number in sorted(times.items())]
-        for each in _in_parts(_COUNT_REPEATS, rows):
+        for each in _in_parts(_COUNT_REPEATS, rows, times=(-1,)):
             transaction.exec_driver_sql(*each)
         counted = {}
         for each in _in_parts(_COUNTED_REPEATS, [tuple(seen) for seen in times]):
@@ -182,16 +165,43 @@ class SqliteStore:
         day = rows[0].validated_at.astimezone(UTC).date()
         # Before this transaction writes: the list in memory must never hold uncommitted rows.
         self._busiest.refresh(transaction, day)
-        for each in _in_parts(self._append, rows):
-            transaction.exec_driver_sql(*each)
-        counted = (self._writer, len(rows))
-        transaction.exec_driver_sql(_COUNT_REASONS, counted)
-        transaction.exec_driver_sql(_TOTAL_REASONS, counted)
-        if any(row.repeat is not None for row in rows):
-            transaction.exec_driver_sql(_COUNT_KINDS, counted)
-            transaction.exec_driver_sql(_TOTAL_KINDS, counted)
-        transaction.exec_driver_sql(_COUNT_PASSES, (len(rows),))
-        asked = (day.isoformat(), self._busiest.least, len(rows))
+        reasons = self._count(map(_time_and_reason, rows))
+        repeats = self._count(map(_time_and_repeat, (row for row in rows if row.repeat)))
+        totals = [("verdict", *counted) for _, *counted in reasons]
+        totals += [("repeat", *counted) for _, *counted in repeats]
+        for statement, sent, times in (
+            (self._append, rows, self._times),
+            (_COUNT_REASONS, reasons, (0,)),
+            (_COUNT_KINDS, repeats, (0,)),
+            (_ADD_TO_TOTALS, totals, ()),
+        ):
+            for each in _in_parts(statement, sent, times=times):
+                transaction.exec_driver_sql(*each)
+        # Also without a PASS, so that the number of statements does not depend on the verdicts.
+        passed = [row for row in rows if row.validation_result == Verdict.PASS.value]
+        self._count_passes(transaction, day, passed)
+
+    def _count(
+        self, counted: Iterable[tuple[datetime, str]]
+    ) -> list[tuple[datetime, str, int, int]]:
+        """Return minute, name, writer and number for each time and name; minutes may repeat."""
+        return [
+            (time.replace(second=0, microsecond=0), name, self._writer, times)
+            for (time, name), times in Counter(counted).items()
+        ]
+
+    def _count_passes(self, transaction: Connection, day: date, rows: Sequence[AuditRow]) -> None:
+        """Add rows with the verdict PASS to the activity of their devices on this day."""
+        passes = Counter(row.device_serial for row in rows)
+        pictures = Counter(
+            row.device_serial for row in rows if row.caller is not None and row.repeat is None
+        )
+        active = json.dumps(
+            {serial: (times, pictures[serial]) for serial, times in passes.items()},
+            ensure_ascii=False,
+        )
+        transaction.exec_driver_sql(_COUNT_PASSES, (day.isoformat(), active))
+        asked = (day.isoformat(), active, self._busiest.least)
         risen = transaction.exec_driver_sql(_RISEN_DEVICES, asked).scalar_one()
         self._busiest.admit(transaction, json.loads(risen))
 
@@ -224,19 +234,30 @@ _first_seen_at = sighted_tokens.c.first_seen_at
 
 
 def _in_parts(
-    statement: str, rows: Sequence[Sequence[Any]]
+    statement: str, rows: Sequence[Sequence[Any]], *, times: Sequence[int] = ()
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield statements for all rows, each with the parameters of up to 256 rows."""
-    row = f"({', '.join('?' * len(rows[0]))})"
-    texts: dict[datetime, str] = {}  # most rows of a batch have the same time
+    """Yield statements for all rows, each with the parameters of up to 256 rows.
+
+    `times` are the positions in a row that hold a time or None, which become SQLite's text.
+    """
+    if not rows:
+        return
+    width = len(rows[0])
+    row = f"({', '.join('?' * width)})"
+    texts: dict[datetime | None, str | None] = {
+        None: None
+    }  # most rows of a batch have the same time
     start = 0
     while start < len(rows):
         size = next(size for size in _SIZES if size <= len(rows) - start)
         values: list[Any] = []
         for each in rows[start : start + size]:
             values += each
-        for at, value in enumerate(values):
-            if isinstance(value, datetime):
-                values[at] = texts.get(value) or texts.setdefault(value, as_sqlite_text(value))
+        for position in times:
+            for at in range(position % width, len(values), width):
+                value = values[at]
+                if value not in texts:
+                    texts[value] = as_sqlite_text(value)
+                values[at] = texts[value]
         yield statement.format(rows=", ".join([row] * size)), tuple(values)
         start += size

@@ -277,7 +277,7 @@ def verdict(
     told = validation.reason is Reason.GENUINE and disclosure is not Disclosure.NONE
     serial_too = told and disclosure is Disclosure.SERIAL
     return {
-        "validation_result": validation.verdict.value,
+        "validation_result": validation.reason.verdict.value,
         "manufacturer_id": manufacturer_id,
         "device_family": validation.device_family if told else None,
         "device_serial": validation.device_serial if serial_too else None,

@@ -13,8 +13,8 @@ from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
 from birthmark_sma.authority.validation.store_sqlite import SqliteStore
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.portable_sql import choose
-from birthmark_sma.storage.schema import UtcDateTime, validation_history
+from birthmark_sma.storage.portable_sql import UtcDateTime, choose
+from birthmark_sma.storage.schema import validation_history
 from tests.integration.authority.devices.test_store import add, device
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import counted_statements, rows_of
