@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from birthmark_sma.cli.output import waiting
+from birthmark_sma.errors import NotInitialisedError
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
@@ -48,8 +49,6 @@ def existing_authority(settings: "Settings") -> Iterator["Authority"]:
 
 def require_sqlite_file(settings: "Settings") -> None:
     """Raise NotInitialisedError if SQLite is used and its file does not exist."""
-    from birthmark_sma.errors import NotInitialisedError
-
     if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
         raise NotInitialisedError(
             f"There is no authority in {settings.data_dir}, and DATABASE_URL is not set. To create"

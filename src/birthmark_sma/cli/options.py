@@ -129,20 +129,16 @@ def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]
 
 
 def _list_flags(path: str) -> Iterator[inspect.Parameter]:
-    from birthmark_sma.config import (
-        NewSecret,
-        Settings,
-        describe_default,
-        environment_variable,
-        find_setting,
-    )
+    from birthmark_sma import config
 
-    for model in (Settings, NewSecret):
+    for model in (config.Settings, config.NewSecret):
         for name, field in model.model_fields.items():
-            setting = find_setting(model, name)
+            setting = config.find_setting(model, name)
             if path in setting.commands:
-                default = describe_default(model, name)
-                source = environment_variable(name) + (f", default: {default}" if default else "")
+                default = config.describe_default(model, name)
+                source = config.environment_variable(name) + (
+                    f", default: {default}" if default else ""
+                )
                 alias = [setting.aliases[path]] if path in setting.aliases else []
                 names = [*alias, setting.flag or f"--{name.replace('_', '-')}"]
                 text = " ".join((field.description or "").split())

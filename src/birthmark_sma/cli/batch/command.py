@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -102,21 +103,14 @@ def _opened_batch(settings: "Settings", output: Path, refusals: Path) -> Iterato
 def _print_counts(tally: "Tally", seconds: float, refusals: Path, *, as_json: bool) -> None:
     devices_per_second = tally.provisioned / seconds
     if as_json:
-        print_json(
-            {
-                "provisioned": tally.provisioned,
-                "provisioned_before": tally.before,
-                "refused": tally.refused,
-                "seconds": round(seconds, 3),
-                "devices_per_second": round(devices_per_second, 1),
-            }
-        )
+        rate = {"seconds": round(seconds, 3), "devices_per_second": round(devices_per_second, 1)}
+        print_json(asdict(tally) | rate)
     print_stderr(
         f"{tally.provisioned:,} devices were provisioned in {seconds:,.1f} s:"
         f" {devices_per_second:,.0f} devices/s."
     )
-    if tally.before:
-        print_stderr(f"{tally.before:,} were provisioned by an earlier run.")
+    if tally.provisioned_before:
+        print_stderr(f"{tally.provisioned_before:,} were provisioned by an earlier run.")
     if tally.refused:
         print_stderr(f"{tally.refused:,} lines were refused: see {refusals}")
 
@@ -137,19 +131,18 @@ def _check_different_files(devices: BinaryIO, output: Path, refusals: Path) -> N
 
     Writing would destroy the other one.
     """
-    if refusals.resolve() == output.resolve() or _is_file(refusals, output):
+    files = {output: "results", refusals: "refused lines"}
+    if len({each.resolve() for each in files}) == 1 or (
+        output.exists() and refusals.exists() and output.samefile(refusals)
+    ):
         raise typer.BadParameter("--output and --refused are the same file. Choose two files.")
     # Compare the open file's inode: standard input may be redirected from one of the outputs.
     source = os.fstat(devices.fileno())
-    for path, what in ((output, "results"), (refusals, "refused lines")):
+    for path, what in files.items():
         if path.exists() and os.path.samestat(source, path.stat()):
             raise typer.BadParameter(
                 f"The {what} would overwrite the devices in {path}. Choose another file."
             )
-
-
-def _is_file(path: Path, other: Path) -> bool:
-    return path.exists() and other.exists() and path.samefile(other)
 
 
 @contextmanager

@@ -35,10 +35,10 @@ _CHANGED = (
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of records by outcome. `before` counts those that an earlier run provisioned."""
+    """Counts of records by outcome. `provisioned_before` counts those of earlier runs."""
 
     provisioned: int = 0
-    before: int = 0
+    provisioned_before: int = 0
     refused: int = 0
 
 
@@ -97,7 +97,7 @@ class Batch:
         for repetition in outcome.repetitions:
             refusal = self._judge(repetition)
             if refusal is None:
-                self.tally.before += 1
+                self.tally.provisioned_before += 1
             else:
                 refused.append(refusal)
         for refusal in sorted(refused, key=lambda each: each.line):

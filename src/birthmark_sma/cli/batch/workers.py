@@ -238,7 +238,8 @@ def _read(record: Record, *, make_keys: bool) -> _Asked | Refusal:
         if isinstance(value, bytes):
             value = parse_json(value)
         digest = _digest(value)
-        if make_keys and isinstance(value, dict) and not _has_key(value):
+        keys = ("device_public_key", "csr")
+        if make_keys and isinstance(value, dict) and all(value.get(k) is None for k in keys):
             private_key = new_private_key()
             value = value | {"device_public_key": public_half(private_key)}
         request = checked(value, ProvisionRequest).provisioning_request(None, None)
@@ -257,10 +258,6 @@ def _digest(value: object) -> str:
     if isinstance(value, dict):
         value = {name: each for name, each in value.items() if each is not None}
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _has_key(value: Mapping[str, object]) -> bool:
-    return value.get("device_public_key") is not None or value.get("csr") is not None
 
 
 def _serial_of(value: object) -> str | None:

@@ -20,6 +20,7 @@ from birthmark_sma.cli.output import (
     print_table,
     waiting,
 )
+from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.background.abuse_detection import AbuseScan
@@ -97,7 +98,6 @@ def _check(database: "Database", settings: "Settings") -> "AbuseScan":
     from birthmark_sma.authority.authority import make_abuse_policy
     from birthmark_sma.authority.background.abuse_detection import scan_for_abuse
     from birthmark_sma.config import AbuseMode
-    from birthmark_sma.errors import ConfigurationError
 
     if settings.abuse is AbuseMode.OFF:
         raise ConfigurationError(

@@ -3,8 +3,7 @@
 The work is in `authority/operations/backup.py` and `restore.py`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +16,6 @@ from birthmark_sma.cli.output import Progressed, print_fields, print_json, print
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.backup_manifest import Manifest
-    from birthmark_sma.authority.operations.restore_proof import Proof
     from birthmark_sma.config import Settings
 
 _PASSPHRASE_FILE = "ca-password"  # noqa: S105  a file name
@@ -89,27 +87,29 @@ def restore(
         return
     print_line("The backup is restored and checked.\n")
     _print_backup(backup, manifest)
-    _print_proof(proof)
+    print_fields(
+        [
+            ("counted", f"{proof.rows:,} rows, as in the manifest"),
+            ("opened", f"{proof.key_tables:,} key tables, and the CA's key"),
+            ("verified", f"{proof.devices:,} devices' certificates, up to the root"),
+        ]
+    )
     print_line("\nNext: sma doctor, then sma serve")
 
 
-@contextmanager
-def _bar(what: str, unit: Literal["bytes", "steps"]) -> Iterator[Progressed]:
-    with progress_bar(what, of_bytes=unit == "bytes", transient=True) as progress:
-        yield progress
+def _bar(what: str, unit: Literal["bytes", "steps"]) -> AbstractContextManager[Progressed]:
+    return progress_bar(what, of_bytes=unit == "bytes", transient=True)
 
 
 def _print_backup(folder: Path, manifest: "Manifest") -> None:
     total = sum(file.size for file in manifest.files.values())
-    newest = manifest.newest_audit_at
+    made, newest = f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC", manifest.newest_audit_at
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[manifest.kind]
     print_fields(
         [
             ("backup", f"{folder}, {total / 1_000_000:,.1f} MB"),
-            (
-                "made",
-                f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC by birthmark-sma {manifest.made_by}",
-            ),
-            ("schema", f"{manifest.schema_revision}, {_KINDS[manifest.kind]}"),
+            ("made", f"{made} by birthmark-sma {manifest.made_by}"),
+            ("schema", f"{manifest.schema_revision}, {kind}"),
             ("devices", f"{manifest.rows['registered_devices']:,}"),
             ("audit rows", f"{manifest.rows['validation_history']:,}"),
             ("  the newest", "-" if newest is None else f"{newest:%Y-%m-%d %H:%M:%S} UTC"),
@@ -118,24 +118,9 @@ def _print_backup(folder: Path, manifest: "Manifest") -> None:
     )
 
 
-def _print_proof(proof: "Proof") -> None:
-    print_fields(
-        [
-            ("counted", f"{proof.rows:,} rows, as in the manifest"),
-            ("opened", f"{proof.key_tables:,} key tables, and the CA's key"),
-            ("verified", f"{proof.devices:,} devices' certificates, up to the root"),
-        ]
-    )
-
-
 def _describe_missing_secret(manifest: "Manifest") -> str:
     if _PASSPHRASE_FILE in manifest.files:
         return "It contains the passphrase, so it opens without another secret. Keep it safe."
-    source = manifest.key_encryption_keys[-1].source
-    secret = {"file": "The key file", "command": "The output of the key command"}.get(
-        source, "The passphrase"
-    )
+    names = {"file": "The key file", "command": "The output of the key command"}
+    secret = names.get(manifest.key_encryption_keys[-1].source, "The passphrase")
     return f"{secret} is not in it, but is needed to open it. Keep both, in different places."
-
-
-_KINDS = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}

@@ -11,6 +11,7 @@ import typer
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line
+from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -57,7 +58,6 @@ def export(
     are never overwritten. Verifiers need only simulated-mfg-root-ca.crt.
     """
     from birthmark_sma.authority.ca.store import load_certificates
-    from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
     with existing_database(settings) as database:
         stored = load_certificates(database)
@@ -94,7 +94,6 @@ def publish_crl(
     from birthmark_sma.authority.ca.intermediate_key import open_signer
     from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.authority.kek.wrapping import open_stored_secrets
-    from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
     with existing_database(settings) as database:
         load_certificates(database)

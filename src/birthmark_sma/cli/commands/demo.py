@@ -23,6 +23,7 @@ import typer
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.output import print_line
+from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import httpx2
@@ -259,8 +260,6 @@ def _running_authority() -> Iterator[dict[str, Any]]:
     Raises ConfigurationError if the server does not start. Settings of the environment are removed,
     so that the demo cannot reach a database in use.
     """
-    from birthmark_sma.errors import ConfigurationError
-
     environ = {
         name: value
         for name, value in os.environ.items()

@@ -49,19 +49,12 @@ def list_(
             "No devices are registered." if total == 0 else "No device has a serial after this one."
         )
         return
-    print_table(
-        ["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)"],
-        [
-            [
-                device.device_serial,
-                device.device_family,
-                device.status.value,
-                " ".join(map(str, device.table_assignments)),
-                f"{device.provisioned_at:%Y-%m-%d %H:%M:%S}",
-            ]
-            for device in found
-        ],
-    )
+    rows = []
+    for each in found:
+        tables = " ".join(map(str, each.table_assignments))
+        at = f"{each.provisioned_at:%Y-%m-%d %H:%M:%S}"
+        rows.append([each.device_serial, each.device_family, each.status.value, tables, at])
+    print_table(["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)"], rows)
     if len(found) == limit and total > limit:
         print_line(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
 

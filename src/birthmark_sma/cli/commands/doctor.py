@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,25 +56,17 @@ def doctor(
         findings = examine(settings, datetime.now(UTC), progress, whole_trail=whole_trail)
     state = worst(findings).value
     if as_json:
-        print_json({"state": state, "findings": [_as_json(each) for each in findings]})
+        print_json({"state": state, "findings": [asdict(each) for each in findings]})
     else:
-        _print_findings(findings)
+        print_findings(findings)
     if _CODES[state]:
         raise typer.Exit(_CODES[state])
 
 
-def _as_json(finding: "Finding") -> dict[str, str | None]:
-    return {
-        "state": finding.state.value,
-        "name": finding.name,
-        "sentence": finding.sentence,
-        "remedy": finding.remedy,
-    }
-
-
-def _print_findings(findings: "list[Finding]") -> None:
+def print_findings(findings: "list[Finding]") -> None:
+    """Print findings with their remedies, then the number of faults."""
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    wide = max(len(each.name) for each in findings)
+    wide = max((len(each.name) for each in findings), default=0)
     beside = columns is None or columns - wide - 4 >= _NARROWEST
     indent = wide + 4 if beside else 2
     for each in findings:

@@ -16,6 +16,7 @@ from birthmark_sma.cli.output import (
     progress_bar,
     waiting,
 )
+from birthmark_sma.http_requests import is_loopback
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.ca.ceremony import Ceremony
@@ -57,7 +58,6 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
     PostgreSQL to the code that opens the authority.
     """
     from birthmark_sma.authority.authority import check_may_be_created, is_initialised
-    from birthmark_sma.http_requests import is_loopback
 
     if settings.database_url is not None or is_initialised(settings):
         return

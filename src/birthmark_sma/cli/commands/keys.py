@@ -147,20 +147,12 @@ def list_(
     if as_json:
         print_json([_as_json(key, now) for key in found])
     elif found:
-        print_table(
-            ["NAME", "ID", "SCOPE", "STATE", "LIMITS", "LAST USED (UTC)"],
-            [
-                [
-                    key.name,
-                    key.key_id,
-                    key.scope.value,
-                    key.state_at(now),
-                    "; ".join(_limits(key)) or "none",
-                    "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%d %H:%M}",
-                ]
-                for key in found
-            ],
-        )
+        rows = []
+        for key in found:
+            used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
+            limits = "; ".join(_limits(key)) or "none"
+            rows.append([key.name, key.key_id, key.scope.value, key.state_at(now), limits, used])
+        print_table(["NAME", "ID", "SCOPE", "STATE", "LIMITS", "LAST USED (UTC)"], rows)
     else:
         print_line("No access key is valid." if every else "There are no access keys.")
         print_line("To create one, type: sma keys create NAME --scope validate")
@@ -201,14 +193,9 @@ def rotate(
     with existing_database(settings) as database:
         issued = rotate_key(database, key, longer)
     _print_issued(issued, as_json=as_json)
-    if as_json:
-        return
-    if longer:
-        print_line(
-            f"The old secret is valid until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC."
-        )
-    else:
-        print_line("The old secret is no longer valid.")
+    if not as_json:
+        until = f"valid until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC"
+        print_line(f"The old secret is {until if longer else 'no longer valid'}.")
 
 
 def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
@@ -235,22 +222,17 @@ def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
 
 
 def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
+    about = ("device_family", "uses", "uses_allowed", "disclosure", "rate_limit")
+    times = ("created_at", "expires_at", "revoked_at", "last_used_at")
     return {
         "name": key.name,
         "id": key.key_id,
         "scope": key.scope.value,
         "state": key.state_at(now),
-        "device_family": key.device_family,
-        "uses": key.uses,
-        "uses_allowed": key.uses_allowed,
-        "disclosure": key.disclosure,
-        "rate_limit": key.rate_limit,
+        **{name: getattr(key, name) for name in about},
         "certificate_sha256": key.certificate_fingerprint and key.certificate_fingerprint.hex(),
         "certificate_issuer": key.certificate_issuer,
-        "created_at": key.created_at.isoformat(),
-        "expires_at": key.expires_at and key.expires_at.isoformat(),
-        "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
-        "last_used_at": key.last_used_at and key.last_used_at.isoformat(),
+        **{name: (at := getattr(key, name)) and at.isoformat() for name in times},
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.commands.doctor import print_findings
 from birthmark_sma.cli.opening import existing_database, require_sqlite_file
 from birthmark_sma.cli.options import Json, Yes, command
 from birthmark_sma.cli.output import (
@@ -25,7 +26,6 @@ from birthmark_sma.cli.output import (
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.kek.rotation import Rotated
-    from birthmark_sma.authority.operations.doctor.findings import Finding
     from birthmark_sma.authority.operations.doctor.secrets import SecretsReport
     from birthmark_sma.config import NewSecret, Settings
 
@@ -104,12 +104,15 @@ def check(settings: "Settings", as_json: Json = False) -> None:
     with existing_database(settings) as database, waiting("Opening all secrets"):
         report = check_secrets(database, settings, passphrase_from=place)
     problems = [each for each in report.findings if each.is_bad]
-    notes = [each for each in report.findings if each.state.value == "noted"]
     if as_json:
-        listed = {"findings": _as_json(problems), "notes": _as_json(notes), "ok": not problems}
-        print_json(asdict(report) | listed)
+        notes = [each for each in report.findings if each.state.value == "noted"]
+        listed = {
+            kind: [{"what": f"{each.sentence}.", "do": each.remedy} for each in findings]
+            for kind, findings in (("findings", problems), ("notes", notes))
+        }
+        print_json(asdict(report) | listed | {"ok": not problems})
     else:
-        _print_report(report, problems, notes)
+        _print_report(report)
     if problems:
         raise typer.Exit(exit_codes.FAILED)
 
@@ -176,13 +179,7 @@ _ROOT_KEY = {
 }
 
 
-def _as_json(findings: "list[Finding]") -> list[dict[str, str | None]]:
-    return [{"what": f"{each.sentence}.", "do": each.remedy} for each in findings]
-
-
-def _print_report(
-    report: "SecretsReport", problems: "list[Finding]", notes: "list[Finding]"
-) -> None:
+def _print_report(report: "SecretsReport") -> None:
     for use in report.keys:
         ca_key = ", the CA key" if use.ca_key else ""
         print_line(
@@ -191,13 +188,6 @@ def _print_report(
         )
     print_line()
     print_fields(list(report.places.items()))
-    print_line()
     opened = ", ".join(f"{number:,} {what}" for what, number in report.opened.items())
-    print_line(f"Opened: {opened}.")
-    for heading, findings in (("Notes", notes), ("Faults", problems)):
-        if findings:
-            print_line(f"\n{typer.style(heading, bold=True)}")
-        for finding in findings:
-            print_line(f"  {finding.sentence}.\n    {finding.remedy}.")
-    if not problems:
-        print_line("\nNo fault was found.")
+    print_line(f"\nOpened: {opened}.\n")
+    print_findings([each for each in report.findings if each.state.value != "well"])

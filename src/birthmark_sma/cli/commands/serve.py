@@ -21,6 +21,8 @@ from birthmark_sma.cli.commands.serve_tls import (
 )
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, waiting
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.http_requests import is_loopback
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
@@ -61,8 +63,6 @@ def _check_access(settings: "Settings") -> None:
     from birthmark_sma.authority.access.keys import has_good_key
     from birthmark_sma.authority.authority import is_initialised, opened_database
     from birthmark_sma.config import Access
-    from birthmark_sma.errors import ConfigurationError
-    from birthmark_sma.http_requests import is_loopback
 
     if settings.resolved_access is Access.OPEN:
         if settings.trusted_proxies or not is_loopback(settings.host):
@@ -91,8 +91,6 @@ def _check_access(settings: "Settings") -> None:
 
 
 def _bind(settings: "Settings") -> socket.socket:
-    from birthmark_sma.errors import ConfigurationError
-
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -120,7 +118,6 @@ def _run(
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
     from birthmark_sma.authority.sandbox.guards import check_kind
-    from birthmark_sma.errors import ConfigurationError
     from birthmark_sma.runtime.core_dumps import forbid_core_dumps
     from birthmark_sma.runtime.cpu_affinity import pin_to_core
     from birthmark_sma.web.logs import setup as log_setup
@@ -223,7 +220,6 @@ def _print_facts(authority: "Authority", url: str, local: "LocalCertificate | No
 
 def _access(settings: "Settings") -> str:
     from birthmark_sma.config import Access
-    from birthmark_sma.http_requests import is_loopback
 
     if settings.resolved_access is Access.KEYS:
         return "with access keys: sma keys list"

@@ -8,6 +8,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from birthmark_sma.cli.output import print_stderr
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.http_requests import is_loopback
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -20,8 +22,6 @@ def check_tls(settings: "Settings") -> None:
     Print a warning if clients would refuse the certificate, or if other machines reach the server
     without TLS. Raises ConfigurationError or PrivateFileError if files cannot be used.
     """
-    from birthmark_sma.errors import ConfigurationError
-    from birthmark_sma.http_requests import is_loopback
     from birthmark_sma.web.transport.tls import load_tls, tls_files
 
     if settings.tls_self and settings.tls_cert is not None:

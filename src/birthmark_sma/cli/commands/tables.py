@@ -11,6 +11,7 @@ import typer
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, progress_bar
+from birthmark_sma.errors import NotInitialisedError
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -42,7 +43,6 @@ def show(settings: "Settings", as_json: Json = False) -> None:
     """Show the number of key tables and keys, and the key-encryption key that wraps them."""
     from birthmark_sma.authority.kek import store as kek_store
     from birthmark_sma.authority.key_tables import store as key_table_store
-    from birthmark_sma.errors import NotInitialisedError
 
     with existing_database(settings) as database, database.read() as connection:
         sizes = key_table_store.find_sizes(connection)

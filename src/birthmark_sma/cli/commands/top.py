@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +92,6 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         from birthmark_sma.authority.operations.statistics import read_overview
-        from birthmark_sma.errors import DatabaseUnavailableError
 
         # After an error that is no outage, a retry does not help. The main thread raises it.
         while self._error is None or isinstance(self._error, DatabaseUnavailableError):
@@ -118,8 +118,6 @@ class _Watch(threading.Thread):
 
         An unreachable database only sets `away` after the first query. Other errors are raised.
         """
-        from birthmark_sma.errors import DatabaseUnavailableError
-
         self._asked.wait()
         error, overview = self._error, self._overview
         if error is not None and not (overview and isinstance(error, DatabaseUnavailableError)):

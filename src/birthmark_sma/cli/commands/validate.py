@@ -13,6 +13,7 @@ from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.opening import existing_authority, require_sqlite_file
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json
+from birthmark_sma.errors import MalformedCameraTokenError
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -69,7 +70,6 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(content: bytes) -> "CameraToken":
-    from birthmark_sma.errors import MalformedCameraTokenError
     from birthmark_sma.web.api.models import ValidateNucRequest
     from birthmark_sma.web.middleware.request_body import parse
     from birthmark_sma.web.problems import InvalidRequestError
