@@ -32,11 +32,14 @@ def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
 
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
     """Return common name, validity and fingerprint of a certificate, for `print_fields`."""
+    from cryptography.x509.oid import NameOID
+
+    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     digest = fingerprint(certificate)
     middle = digest.find(":", len(digest) // 2) + 1
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return [
-        (title, _common_name(certificate)),
+        (title, str(name.value)),
         ("  valid", f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}"),
         ("  SHA-256", f"{digest[:middle]}\n{digest[middle:]}"),
     ]
@@ -73,10 +76,3 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("", device.provisioning_id),
         *certificate_as_fields("certificate", certificate),
     ]
-
-
-def _common_name(certificate: "x509.Certificate") -> str:
-    from cryptography.x509.oid import NameOID
-
-    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(name.value)

@@ -19,33 +19,21 @@ CONFLICT = 5
 REFUSED = 6
 """A key, serial, token or batch line was refused."""
 
-# The first row whose class matches the error gives the code. So a subclass must stand before its
-# base class if it has another code.
-_CODES: tuple[tuple[type[errors.BirthmarkError], int], ...] = (
-    (errors.AlreadyInitialisedError, CONFLICT),
-    (errors.ConflictError, CONFLICT),
-    (errors.ConfigurationError, CONFIGURATION),
-    (errors.WrongSecretError, CONFIGURATION),
-    (errors.PrivateFileError, CONFIGURATION),
-    (errors.KeyEncryptionKeyChangedError, CONFIGURATION),
-    (errors.RotationError, CONFLICT),
-    (errors.BatchFileError, CONFIGURATION),
-    (errors.BackupError, CONFIGURATION),
-    (errors.NotInitialisedError, DATABASE),
-    (errors.KeyTablesError, DATABASE),
-    (errors.StorageError, DATABASE),
-    (errors.UnknownDeviceError, CONFLICT),
-    (errors.UnknownAccessKeyError, CONFLICT),
-    (errors.UnknownFlagError, CONFLICT),
-    (errors.BatchInterruptedError, DATABASE),
-    (errors.PoolFullError, DATABASE),
-    (errors.ShuttingDownError, DATABASE),
+# The first row with a matching class gives the code. So a subclass must stand before its base class
+# if it has another code.
+_CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
+    (CONFLICT, (errors.AlreadyInitialisedError, errors.ConflictError, errors.RotationError)),
+    (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
+    (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
+    (
+        CONFIGURATION,
+        (errors.KeyEncryptionKeyChangedError, errors.BatchFileError, errors.BackupError),
+    ),
+    (DATABASE, (errors.NotInitialisedError, errors.KeyTablesError, errors.StorageError)),
+    (DATABASE, (errors.BatchInterruptedError, errors.PoolFullError, errors.ShuttingDownError)),
 )
 
 
 def exit_code(error: errors.BirthmarkError) -> int:
     """Return the exit code of an error, or REFUSED if the table does not list its class."""
-    for error_type, code in _CODES:
-        if isinstance(error, error_type):
-            return code
-    return REFUSED
+    return next((code for code, types in _CODES if isinstance(error, types)), REFUSED)

@@ -8,29 +8,27 @@ runs or prints its help, so `sma --help` does not load the settings.
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import typer
+from typer import Option
 from typer.core import TyperCommand
 
 from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
 
-if TYPE_CHECKING:
-    from birthmark_sma.config import Settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Json = Annotated[bool, Option("--json", help="Print JSON, for scripts.")]
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
 
-Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
+Yes = Annotated[bool, Option("--yes", help="Delete without asking.")]
 
 _LOADED = {"settings", "sandbox", "new_secret"}
 _PROFILES = {
@@ -108,8 +106,7 @@ def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]
         }
         values |= {each.name: given.pop(each.name) for each in own if each.name not in groups}
         if _LOADED & wanted.keys():
-            loaded = _load(given, new_secret="new_secret" in wanted)
-            values |= {name: each for name, each in loaded.items() if name in wanted}
+            values |= {name: each for name, each in _load(given).items() if name in wanted}
         function(**values)
 
     parameters = [
@@ -145,11 +142,11 @@ def _list_flags(path: str) -> Iterator[inspect.Parameter]:
                 yield _make_flag(name, _flag_type(field.annotation), names, f"{text} [{source}]")
     for name, (commands, text) in _PROFILES.items():
         if path in commands:
-            yield _parameter(name, Annotated[bool, typer.Option(f"--{name}", help=text)], False)
+            yield _parameter(name, Annotated[bool, Option(f"--{name}", help=text)], False)
 
 
 def _make_flag(name: str, kind: Any, names: list[str], text: str) -> inspect.Parameter:
-    return _parameter(name, Annotated[kind | None, typer.Option(*names, help=text)], None)
+    return _parameter(name, Annotated[kind | None, Option(*names, help=text)], None)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -164,43 +161,38 @@ def _flag_type(annotation: Any) -> type:
     return found
 
 
-def _load(flags: Mapping[str, Any], *, new_secret: bool) -> dict[str, Any]:
-    from birthmark_sma.config import NewSecret, load_new_secret
-
-    new = {name: each for name, each in flags.items() if name in NewSecret.model_fields}
-    settings = settings_from(**{name: each for name, each in flags.items() if name not in new})
-    loaded = {"settings": settings, "sandbox": flags.get("sandbox", False)}
-    return loaded | ({"new_secret": load_new_secret(new, os.environ)} if new_secret else {})
-
-
-def settings_from(
-    *, prototype: bool = False, published: bool = False, sandbox: bool = False, **flags: Any
-) -> "Settings":
+def _load(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the settings from flags, environment and settings file, in this order of precedence.
 
     A flag with the value None was not given. Print a warning if --database-url holds a password,
     because other users of the machine can read the arguments of a process.
     """
-    from birthmark_sma.config import load_settings
+    from birthmark_sma.config import NewSecret, load_new_secret, load_settings
 
+    new = {name: flags.pop(name) for name in NewSecret.model_fields if name in flags}
+    published, prototype, sandbox = (
+        flags.pop(name, False) for name in ("published", "prototype", "sandbox")
+    )
     if published:
         if prototype or flags["tables"] is not None or flags["keys_per_table"] is not None:
             raise ConfigurationError(
                 "--published fixes the sizes. Leave out --prototype, --tables and --keys-per-table."
             )
         flags |= asdict(PUBLISHED_SIZES)
-    if holds_password(flags.get("database_url")):
+    if _holds_password(flags.get("database_url") or ""):
         print_stderr(
             "WARNING: every user of this machine can read the password in --database-url. Set"
             " DATABASE_URL instead."
         )
-    return load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox)
+    return {
+        "settings": load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox),
+        "sandbox": sandbox,
+        "new_secret": load_new_secret(new, os.environ) if new else None,
+    }
 
 
-def holds_password(database_url: str | None) -> bool:
+def _holds_password(database_url: str) -> bool:
     """Return whether a URL, or a string of libpq parameters, holds a password."""
-    if database_url is None:
-        return False
     try:
         return urlsplit(database_url).password is not None or "password=" in database_url
     except ValueError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
+from typer import Argument, Option
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.opening import require_sqlite_file
@@ -29,28 +30,24 @@ def provision_batch(
     settings: "Settings",
     devices: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A CSV or JSON Lines file with the fields of POST /api/v1/devices/provision, or -"
             " for standard input."
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            help="The file for the results: a JSON line for each device, with its secrets."
-        ),
+        Option(help="The file for the results: a JSON line for each device, with its secrets."),
     ],
     refused: Annotated[
-        Path | None,
-        typer.Option(help="The file for refused lines. Default: beside the results."),
+        Path | None, Option(help="The file for refused lines. Default: beside the results.")
     ] = None,
     file_format: Annotated[
-        str | None,
-        typer.Option("--format", help="csv or jsonl. Default: from the file's extension."),
+        str | None, Option("--format", help="csv or jsonl. Default: from the file's extension.")
     ] = None,
     make_keys: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--make-keys",
             help="Create a P-256 key for each device without one. Its result holds the private key."
             " For a factory that writes the devices' memory.",
@@ -58,7 +55,7 @@ def provision_batch(
     ] = False,
     processes: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1, max=256, help="The number of processes. Default: the number of cores, plus one."
         ),
     ] = None,

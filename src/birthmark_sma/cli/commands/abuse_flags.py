@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
@@ -32,15 +32,13 @@ if TYPE_CHECKING:
 def flagged(
     settings: "Settings",
     check: Annotated[
-        bool, typer.Option("--check", help="Check now. A server checks every five minutes.")
+        bool, Option("--check", help="Check now. A server checks every five minutes.")
     ] = False,
-    all_: Annotated[bool, typer.Option("--all", help="Also list reviewed flags.")] = False,
+    all_: Annotated[bool, Option("--all", help="Also list reviewed flags.")] = False,
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="List the flags of shadow mode instead.")
+        bool, Option("--shadow", help="List the flags of shadow mode instead.")
     ] = False,
-    limit: Annotated[
-        int, typer.Option(min=1, max=10_000, help="The number of flags to list.")
-    ] = 50,
+    limit: Annotated[int, Option(min=1, max=10_000, help="The number of flags to list.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List devices that made far more pictures on a day than usual, with the counts.
@@ -69,10 +67,9 @@ def flagged(
 
 def reviewed(
     settings: "Settings",
-    device_serial: Annotated[str, typer.Argument(help="The device's serial.")],
+    device_serial: Annotated[str, Argument(help="The device's serial.")],
     day: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Only the flag of this day (UTC)."),
+        datetime | None, Option(formats=["%Y-%m-%d"], help="Only the flag of this day (UTC).")
     ] = None,
 ) -> None:
     """Mark a device's flags as reviewed.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from birthmark_sma.cli.opening import require_sqlite_file
 from birthmark_sma.cli.options import Json
@@ -24,12 +24,11 @@ _PASSPHRASE_FILE = "ca-password"  # noqa: S105  a file name
 def backup(
     settings: "Settings",
     target: Annotated[
-        Path | None,
-        typer.Argument(help="A new directory for the backup. Default: ./sma-backup-<time>"),
+        Path | None, Argument(help="A new directory for the backup. Default: ./sma-backup-<time>")
     ] = None,
     with_secrets: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--with-secrets",
             help="Include the generated passphrase and the root's key file. Such a backup opens"
             " without any other secret, so protect it.",
@@ -62,7 +61,7 @@ def backup(
 
 def restore(
     settings: "Settings",
-    backup: Annotated[Path, typer.Argument(help="The directory that sma backup created.")],
+    backup: Annotated[Path, Argument(help="The directory that sma backup created.")],
     as_json: Json = False,
 ) -> None:
     """Restore a backup into an empty data directory, or an empty PostgreSQL database.

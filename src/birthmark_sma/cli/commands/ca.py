@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -45,10 +46,10 @@ def show(settings: "Settings", as_json: Json = False) -> None:
 def export(
     settings: "Settings",
     output_dir: Annotated[
-        Path, typer.Option(help="The directory for the files. It is created if missing.")
+        Path, Option(help="The directory for the files. It is created if missing.")
     ],
     certificates_only: Annotated[
-        bool, typer.Option("--certificates-only", help="Leave out the encrypted keys.")
+        bool, Option("--certificates-only", help="Leave out the encrypted keys.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +81,7 @@ def publish_crl(
     settings: "Settings",
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Also write the CRLs (DER) to this directory. It is created if missing."),
+        Option(help="Also write the CRLs (DER) to this directory. It is created if missing."),
     ] = None,
     as_json: Json = False,
 ) -> None:

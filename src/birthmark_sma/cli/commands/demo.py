@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.output import print_line
@@ -42,7 +43,7 @@ _REQUEST_SECONDS = 30
 def demo(
     picture: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             help="A picture file. Default: a small one of this program.",
             exists=True,
             dir_okay=False,

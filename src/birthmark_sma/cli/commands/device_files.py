@@ -142,9 +142,7 @@ def _abandon(pending: PendingDevice) -> None:
 def new_private_key() -> bytes:
     """Return a new P-256 private key as unencrypted PKCS#8 PEM, the form that a device keeps."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 

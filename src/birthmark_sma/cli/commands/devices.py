@@ -6,6 +6,7 @@ The rules are in `authority/devices/revocation.py`. No command shows a device's 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from birthmark_sma.cli.commands import abuse_flags
 from birthmark_sma.cli.opening import existing_database
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
 
-Serial = Annotated[str, typer.Argument(help="The device's serial, in any case.")]
+Serial = Annotated[str, Argument(help="The device's serial, in any case.")]
 
 command(app, "devices flagged")(abuse_flags.flagged)
 command(app, "devices reviewed")(abuse_flags.reviewed)
@@ -26,12 +27,8 @@ command(app, "devices reviewed")(abuse_flags.reviewed)
 @command(app, "devices list")
 def list_(
     settings: "Settings",
-    limit: Annotated[
-        int, typer.Option(min=1, max=10_000, help="The number of devices to list.")
-    ] = 50,
-    after: Annotated[
-        str | None, typer.Option(help="Begin after this serial, for the next page.")
-    ] = None,
+    limit: Annotated[int, Option(min=1, max=10_000, help="The number of devices to list.")] = 50,
+    after: Annotated[str | None, Option(help="Begin after this serial, for the next page.")] = None,
     as_json: Json = False,
 ) -> None:
     """List devices, sorted by serial."""
@@ -99,7 +96,7 @@ def revoke(
     device_serial: Serial,
     reason: Annotated[
         str,
-        typer.Option(
+        Option(
             help="unspecified, key_compromise, affiliation_changed, superseded,"
             " cessation_of_operation or privilege_withdrawn."
         ),

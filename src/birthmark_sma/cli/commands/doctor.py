@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line, progress_bar
@@ -31,7 +32,7 @@ def doctor(
     settings: "Settings",
     whole_trail: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--whole-trail",
             help="Compare the complete audit log with its counters. This can take long.",
         ),

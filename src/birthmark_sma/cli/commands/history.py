@@ -7,6 +7,7 @@ confirmation at a terminal.
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, Yes, command
@@ -35,7 +36,7 @@ app = typer.Typer(no_args_is_help=True, help="Show and prune the audit log.")
 def prune(
     settings: "Settings",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
+        bool, Option("--dry-run", help="Print what would be deleted, and delete nothing.")
     ] = False,
     yes: Yes = False,
     as_json: Json = False,

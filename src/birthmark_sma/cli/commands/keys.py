@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -30,7 +31,7 @@ app = typer.Typer(
     " within a second.",
 )
 
-NameOrId = Annotated[str, typer.Argument(help="The key's name or id.")]
+NameOrId = Annotated[str, Argument(help="The key's name or id.")]
 
 _Text = TypeVar("_Text", str, Path)
 _Value = TypeVar("_Value")
@@ -43,45 +44,40 @@ class KeyOptions:
     """The options of a new access key: its scope and its limits."""
 
     scope: Annotated[
-        str, typer.Option(help="The requests that the key allows: provision, validate or admin.")
+        str, Option(help="The requests that the key allows: provision, validate or admin.")
     ]
     expires: Annotated[
         str | None,
-        typer.Option(help="The end of its validity: 12h, 7d, 2026-12-31, 2026-12-31T18:00+01:00."),
+        Option(help="The end of its validity: 12h, 7d, 2026-12-31, 2026-12-31T18:00+01:00."),
     ] = None
     family: Annotated[
-        str | None,
-        typer.Option(help="With provision: the only family of devices that it may provision."),
+        str | None, Option(help="With provision: the only family of devices that it may provision.")
     ] = None
     uses: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=2**31 - 1, help="With provision: how many devices it may provision."
-        ),
+        Option(min=1, max=2**31 - 1, help="With provision: how many devices it may provision."),
     ] = None
     disclosure: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="With validate: the information about the device in a PASS: serial, family or"
             " none. Default: the server's setting."
         ),
     ] = None
     rate: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help='The rate limit of its camera tokens, devices or requests, such as "100/second",'
             ' or "none". Default: the server\'s setting.'
         ),
     ] = None
     client_cert: Annotated[
         Path | None,
-        typer.Option(help="A client certificate (PEM) that callers show in place of the key."),
+        Option(help="A client certificate (PEM) that callers show in place of the key."),
     ] = None
     client_issuer: Annotated[
         Path | None,
-        typer.Option(
-            help="A CA (PEM). Callers show any of its client certificates in place of the key."
-        ),
+        Option(help="A CA (PEM). Callers show any of its client certificates in place of the key."),
     ] = None
 
     def terms(self, name: str) -> "KeyTerms":
@@ -110,7 +106,7 @@ class KeyOptions:
 @command(app, "keys create")
 def create(
     settings: "Settings",
-    name: Annotated[str, typer.Argument(help="The name of the key's holder, such as newsroom-1.")],
+    name: Annotated[str, Argument(help="The name of the key's holder, such as newsroom-1.")],
     options: KeyOptions,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +129,7 @@ def create(
 def list_(
     settings: "Settings",
     everything: Annotated[
-        bool, typer.Option("--all", help="Also list revoked and expired keys.")
+        bool, Option("--all", help="Also list revoked and expired keys.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -178,7 +174,7 @@ def rotate(
     settings: "Settings",
     key: NameOrId,
     grace: Annotated[
-        str, typer.Option(help="The time for which the old secret stays valid: 0, 30m, 24h or 7d.")
+        str, Option(help="The time for which the old secret stays valid: 0, 30m, 24h or 7d.")
     ] = "24h",
     as_json: Json = False,
 ) -> None:

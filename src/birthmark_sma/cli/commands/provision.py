@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
-import typer
+from typer import Argument, Option
 
 from birthmark_sma.cli.opening import existing_authority
 from birthmark_sma.cli.options import Json
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def provision(
     settings: "Settings",
-    device_serial: Annotated[str, typer.Argument(help="1 to 64 printable characters.")],
+    device_serial: Annotated[str, Argument(help="1 to 64 printable characters.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="The directory for the files. Default: provisioned_devices/<serial>"),
+        Option(help="The directory for the files. Default: provisioned_devices/<serial>"),
     ] = None,
-    family: Annotated[str, typer.Option(help="The kind of device.")] = "Raspberry Pi",
+    family: Annotated[str, Option(help="The kind of device.")] = "Raspberry Pi",
     as_json: Json = False,
 ) -> None:
     """Provision one device and write its files.

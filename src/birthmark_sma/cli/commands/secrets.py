@@ -62,11 +62,7 @@ def rotate(settings: "Settings", new_secret: "NewSecret", as_json: Json = False)
 
 
 @command(app, "secrets forget-previous")
-def forget_previous(
-    settings: "Settings",
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
+def forget_previous(settings: "Settings", yes: Yes = False, as_json: Json = False) -> None:
     """Delete the old passphrases that rotations kept for earlier backups.
 
     Without them, those backups and a root key file that was moved away before cannot be opened. If

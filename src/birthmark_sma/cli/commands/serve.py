@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,9 +16,8 @@ from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.commands.init import initialise_on_a_laptop
 from birthmark_sma.cli.commands.serve_tls import (
     check_tls,
-    curl_options,
+    curl_command,
     find_local_certificate,
-    url_for_this_machine,
 )
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, waiting
@@ -142,18 +142,11 @@ def _run(
             " together, set SMA_RATE_STORE to a Redis."
         )
     url = _url(listener, "http" if settings.tls_cert is None else "https")
-
-    def announce() -> None:
-        if as_json:
-            print_json(_facts_for_scripts(authority, url, local))
-        else:
-            _print_facts(authority, url, local)
-
     # The server handles these signals while it runs. Afterwards, a second signal must not stop the
     # shutdown with a traceback.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
-    run_server(authority, listener, announce)
+    run_server(authority, listener, partial(_print_facts, authority, url, local, as_json=as_json))
     # SQLite goes on writing to a removed file, so its operator must know that answers may be lost.
     if authority.database.lost:
         print_stderr(
@@ -169,28 +162,27 @@ def _url(listener: socket.socket, scheme: str) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _facts_for_scripts(
-    authority: "Authority", url: str, local: "LocalCertificate | None"
-) -> dict[str, object]:
-    from birthmark_sma.cli.descriptions import fingerprint
-
-    return {
-        "url": url,
-        "root_sha256_fingerprint": fingerprint(authority.root),
-        "intermediate_sha256_fingerprint": fingerprint(authority.issuer.certificate),
-        **asdict(authority.table_sizes),
-        "database": authority.database.dialect_name,
-        "sandbox": authority.sandbox,
-        "tls_ca_file": None if local is None else str(local.ca_file),
-    }
-
-
-def _print_facts(authority: "Authority", url: str, local: "LocalCertificate | None") -> None:
+def _print_facts(
+    authority: "Authority", url: str, local: "LocalCertificate | None", *, as_json: bool
+) -> None:
     from birthmark_sma import __version__
     from birthmark_sma.authority.operations.statistics import count_registered
-    from birthmark_sma.cli.descriptions import certificate_as_fields
+    from birthmark_sma.cli.descriptions import certificate_as_fields, fingerprint
     from birthmark_sma.config import Access
 
+    if as_json:
+        print_json(
+            {
+                "url": url,
+                "root_sha256_fingerprint": fingerprint(authority.root),
+                "intermediate_sha256_fingerprint": fingerprint(authority.issuer.certificate),
+                **asdict(authority.table_sizes),
+                "database": authority.database.dialect_name,
+                "sandbox": authority.sandbox,
+                "tls_ca_file": None if local is None else str(local.ca_file),
+            }
+        )
+        return
     settings, sizes = authority.settings, authority.table_sizes
     file = settings.sqlite_file
     title = f"Birthmark Simulated Manufacturer Authority {__version__}\n"
@@ -212,7 +204,7 @@ def _print_facts(authority: "Authority", url: str, local: "LocalCertificate | No
     probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
     path = "/sandbox" if authority.sandbox else probe
     print_line("\nTry next, in another terminal:")
-    print_line(f"  curl {curl_options(local)}{url_for_this_machine(url)}{path}")
+    print_line(f"  {curl_command(url + path, local)}")
     if not authority.sandbox:
         print_line("  sma demo        shows a camera, a picture and two aggregation servers")
     print_line("To stop: Ctrl-C.")

@@ -34,9 +34,8 @@ def check_tls(settings: "Settings") -> None:
     elif not (is_loopback(settings.host) or settings.tls_self or settings.trusted_proxies):
         print_stderr(
             f"WARNING: there is no TLS on {settings.host}. Others on the network can read and"
-            " change requests and answers. Give --tls-cert and --tls-key, or use a proxy with"
-            " TLS and name"
-            " it with --trusted-proxies."
+            " change requests and answers. Give --tls-cert and --tls-key, or use a proxy with TLS"
+            " and name it with --trusted-proxies."
         )
 
 
@@ -59,11 +58,8 @@ def find_local_certificate(
     return settings, local
 
 
-def curl_options(local: "LocalCertificate | None") -> str:
-    """Return curl's option to trust this server, with a space at its end, or an empty string."""
-    return "" if local is None else f"--cacert {shlex.quote(str(local.ca_file))} "
-
-
-def url_for_this_machine(url: str) -> str:
-    """Return a URL that works on this machine: localhost in place of 0.0.0.0 and [::]."""
-    return url.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")
+def curl_command(url: str, local: "LocalCertificate | None") -> str:
+    """Return a command for this machine: it names localhost in place of 0.0.0.0 and [::]."""
+    here = url.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")
+    trust = "" if local is None else f"--cacert {shlex.quote(str(local.ca_file))} "
+    return f"curl {trust}{here}"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.errors import DatabaseUnavailableError
@@ -33,7 +33,7 @@ _KEY_SECONDS = 0.2  # the longest wait for a key before the screen is updated
 
 def top(
     settings: "Settings",
-    once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
+    once: Annotated[bool, Option("--once", help="Print one frame and exit.")] = False,
 ) -> None:
     """Show verdicts, devices, repeated tokens, flags and keys, every two seconds.
 

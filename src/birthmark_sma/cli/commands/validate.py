@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.opening import existing_authority, require_sqlite_file
@@ -24,9 +25,7 @@ def validate(
     settings: "Settings",
     camera_token: Annotated[
         Path,
-        typer.Argument(
-            help="A JSON file with the request body of the API, or - for standard input."
-        ),
+        Argument(help="A JSON file with the request body of the API, or - for standard input."),
     ],
     as_json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.simulate.one_sided import aggregator, camera
@@ -26,7 +27,7 @@ app = typer.Typer(
 
 
 def _share(text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(min=0, max=1, help=text)
+    option: typer.models.OptionInfo = Option(min=0, max=1, help=text)
     return option
 
 
@@ -34,24 +35,21 @@ def _share(text: str) -> typer.models.OptionInfo:
 class PlanOptions:
     """The options from which the plan of a fleet is made."""
 
-    cameras: Annotated[int, typer.Option(min=1, help="The number of cameras.")] = 20
-    duration: Annotated[float, typer.Option(help="The duration in seconds.")] = 30.0
-    rate: Annotated[float, typer.Option(help="The average number of pictures a second.")] = 20.0
+    cameras: Annotated[int, Option(min=1, help="The number of cameras.")] = 20
+    duration: Annotated[float, Option(help="The duration in seconds.")] = 30.0
+    rate: Annotated[float, Option(help="The average number of pictures a second.")] = 20.0
     even: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--even",
             help="Take pictures at a constant rate. Default: the run represents a day, in which"
             " each family of cameras has its hours.",
         ),
     ] = False
     family: Annotated[
-        list[str] | None,
-        typer.Option(help="The only family of cameras to simulate. It can be repeated."),
+        list[str] | None, Option(help="The only family of cameras to simulate. It can be repeated.")
     ] = None
-    aggregators: Annotated[
-        int, typer.Option(min=1, max=8, help="The number of aggregation servers.")
-    ] = 2
+    aggregators: Annotated[int, Option(min=1, max=8, help="The number of aggregation servers.")] = 2
     dual: Annotated[
         float, _share("The share of pictures that is sent to all aggregation servers.")
     ] = 1.0
@@ -62,7 +60,7 @@ class PlanOptions:
     wrong_clocks: Annotated[float, _share("The share of cameras with a wrong clock.")] = 0.02
     offline: Annotated[float, _share("The share of cameras that is offline for a while.")] = 0.1
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The seed. The same seed makes the same plan.")
+        int | None, Option(min=0, help="The seed. The same seed makes the same plan.")
     ] = None
 
     def terms(self) -> "Terms":
@@ -89,13 +87,13 @@ def fleet(
     run: RunOptions,
     report_command: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="A command that reports a stolen camera, such as 'sma devices suspend'. The serial"
             " is appended. Default: only the aggregation servers know of thefts."
         ),
     ] = None,
     serial_prefix: Annotated[
-        str | None, typer.Option(help="The beginning of all serials. Default: a new one.")
+        str | None, Option(help="The beginning of all serials. Default: a new one.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.options import Json
@@ -28,26 +29,24 @@ def camera(
     run: RunOptions,
     to: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Send the bundles to this URL of an aggregation server. Default: an aggregation"
             " server is simulated too."
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, max=100_000, help="The number of pictures.")] = 5,
+    pictures: Annotated[int, Option(min=1, max=100_000, help="The number of pictures.")] = 5,
     interval: Annotated[
-        float, typer.Option(min=0, max=3600, help="The seconds from one picture to the next.")
+        float, Option(min=0, max=3600, help="The seconds from one picture to the next.")
     ] = 0.5,
     case: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="The case that the next picture plays, such as tampered-tag. It can be repeated,"
             " and all plays each case once. [genuine]"
         ),
     ] = None,
-    family: Annotated[str, typer.Option(help="The camera's family.")] = "Simulated Camera",
-    serial: Annotated[
-        str | None, typer.Option(help="The camera's serial. Default: a new one.")
-    ] = None,
+    family: Annotated[str, Option(help="The camera's family.")] = "Simulated Camera",
+    serial: Annotated[str | None, Option(help="The camera's serial. Default: a new one.")] = None,
     as_json: Json = False,
 ) -> None:
     """Simulate one camera, which is provisioned, takes pictures and sends their bundles.
@@ -59,12 +58,8 @@ def camera(
 
     site = run.site(1)
     plan = _plan_of_one(_cases(case or ["genuine"]), pictures, interval, family)
-    options = simulation.RunOptions(
-        serial or simulation.new_serial_prefix(),
-        run.settle,
-        run.directory,
-        is_serial=serial is not None,
-    )
+    prefix, is_serial = serial or simulation.new_serial_prefix(), serial is not None
+    options = simulation.RunOptions(prefix, run.settle, run.directory, is_serial=is_serial)
     if to is None:
         print_outcome(play(plan, site, options), run, as_json=as_json)
         return
@@ -131,16 +126,8 @@ def _deliver_all(
             right = right_endings(each.case, ASSUMED)
             fault = fault_in(answer, right)
             bad += fault is not None
-            lines.append(
-                {
-                    "case": each.case,
-                    "right": sorted(right),
-                    "status": answer.status,
-                    "ending": answer.ending,
-                    "detail": answer.detail,
-                    "fault": fault,
-                }
-            )
+            got = {name: getattr(answer, name) for name in ("status", "ending", "detail")}
+            lines.append({"case": each.case, "right": sorted(right), **got, "fault": fault})
             if not as_json:
                 mark = typer.style("✗", fg="red") if fault else typer.style("✓", fg="green")
                 texts = [answer.ending, fault] if answer.status else [fault]
@@ -155,15 +142,15 @@ def _deliver_all(
 
 def aggregator(
     target: TargetOptions,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+        int, Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
     ] = 8010,
     duration: Annotated[
-        float, typer.Option(min=0, max=86_400, help="Stop after this number of seconds.")
+        float, Option(min=0, max=86_400, help="Stop after this number of seconds.")
     ] = 3600.0,
     count: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Stop after this number of bundles.")
+        int, Option(min=1, max=1_000_000, help="Stop after this number of bundles.")
     ] = 100_000,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from birthmark_sma.errors import ConfigurationError
 
@@ -24,23 +24,21 @@ VALIDATE_KEYS = "BIRTHMARK_VALIDATE_KEYS"
 class TargetOptions:
     """The authority, and the credentials of aggregation servers."""
 
-    url: Annotated[str, typer.Argument(help="The authority, such as http://127.0.0.1:8000.")]
+    url: Annotated[str, Argument(help="The authority, such as http://127.0.0.1:8000.")]
     validate_key_file: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             help="A file with an access key of scope validate. Give it once for all aggregation"
             " servers, or once for each. [BIRTHMARK_VALIDATE_KEYS: the keys, separated by spaces]"
         ),
     ] = None
     ca_file: Annotated[
         Path | None,
-        typer.Option(help="The CA of the authority's TLS certificate. Default: the system's CAs."),
+        Option(help="The CA of the authority's TLS certificate. Default: the system's CAs."),
     ] = None
     root_fingerprint: Annotated[
         str | None,
-        typer.Option(
-            help="The SHA-256 fingerprint of the authority's root certificate, to pin it."
-        ),
+        Option(help="The SHA-256 fingerprint of the authority's root certificate, to pin it."),
     ] = None
 
     def site(self, aggregators: int, **others: Any) -> "Site":
@@ -81,7 +79,7 @@ class RunOptions(TargetOptions):
 
     settle: Annotated[
         float,
-        typer.Option(
+        Option(
             min=0,
             max=3600,
             help="The seconds for which pictures may be late. The last verdicts may take as long"
@@ -90,27 +88,23 @@ class RunOptions(TargetOptions):
     ] = 30.0
     enrolment_key_file: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="A file with an access key of scope provision. [BIRTHMARK_ENROLMENT_KEY: the key]"
         ),
     ] = None
     keys_per_table: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="The number of keys in each table, if it is neither 1,000 nor 100."
-        ),
+        Option(min=1, help="The number of keys in each table, if it is neither 1,000 nor 100."),
     ] = None
     directory: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="An empty directory for the state of the cameras. Default: a directory in memory,"
             " where syncing costs nothing; it is deleted at the end."
         ),
     ] = None
-    report: Annotated[Path | None, typer.Option(help="Write the report to this file, as JSON.")] = (
-        None
-    )
-    picture: Annotated[Path | None, typer.Option(help="Write a chart to this file, as SVG.")] = None
+    report: Annotated[Path | None, Option(help="Write the report to this file, as JSON.")] = None
+    picture: Annotated[Path | None, Option(help="Write a chart to this file, as SVG.")] = None
 
     def site(self, aggregators: int, **others: Any) -> "Site":
         """Return the site, after a check that the run can write its files.

@@ -130,26 +130,19 @@ def _cases(report: Mapping[str, Any]) -> Table:
 
 def _sums(report: Mapping[str, Any]) -> Text:
     pictures, bundles, waits = report["pictures"], report["bundles"], report["verdict_seconds"]
-    text = Text(
+    missing, late = pictures["planned"] - pictures["taken"], report["latest_picture_seconds"]
+    unreported = sum(bool(each["failure"]) for each in report["thefts"])
+    half, nearly_all = (0, 0) if waits is None else (waits["p50"] * 1000, waits["p99"] * 1000)
+    verdicts = f"half within {half:,.0f} ms, 99 of 100 within {nearly_all:,.0f} ms."
+    sums = f"{bundles['right']:,} right, {bundles['wrong']:,} wrong, {bundles['lost']:,} lost."
+    return Text.assemble(
         f"{pictures['taken']:,} of {pictures['planned']:,} pictures, seed"
-        f" {report['terms']['seed']}, in {report['seconds']:,.1f} s."
+        f" {report['terms']['seed']}, in {report['seconds']:,.1f} s.",
+        "" if waits is None else f"\nVerdicts: {verdicts}",
+        (f" Pictures up to {late:,.0f} s late." if late > 1 else "", "yellow"),
+        (f"\n{each}" if (each := interruptions(report)) else "", "yellow"),
+        (f"\n{sums}", "bold green" if report["all_right"] else "bold red"),
+        (f" Not taken: {_counted(missing, 'picture')}." if missing else "", "red"),
+        (f" Not reported: {_counted(unreported, 'theft')}." if unreported else "", "red"),
+        (" The run was stopped before its end." if report["stopped"] else "", "red"),
     )
-    if waits is not None:
-        text.append(
-            f"\nVerdicts: half within {waits['p50'] * 1000:,.0f} ms, 99 of 100 within"
-            f" {waits['p99'] * 1000:,.0f} ms."
-        )
-    if report["latest_picture_seconds"] > 1:
-        text.append(f" Pictures up to {report['latest_picture_seconds']:,.0f} s late.", "yellow")
-    interrupted = interruptions(report)
-    if interrupted is not None:
-        text.append(f"\n{interrupted}", "yellow")
-    sums = f"\n{bundles['right']:,} right, {bundles['wrong']:,} wrong, {bundles['lost']:,} lost."
-    text.append(sums, "bold green" if report["all_right"] else "bold red")
-    if missing := pictures["planned"] - pictures["taken"]:
-        text.append(f" Not taken: {_counted(missing, 'picture')}.", "red")
-    if unreported := sum(bool(each["failure"]) for each in report["thefts"]):
-        text.append(f" Not reported: {_counted(unreported, 'theft')}.", "red")
-    if report["stopped"]:
-        text.append(" The run was stopped before its end.", "red")
-    return text
