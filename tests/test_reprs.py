@@ -33,8 +33,12 @@ _IN_THE_OPEN = {
     "rewrapped", "key_usage", "extended_key_usage", "salt", "tls_key",
 }  # fmt: skip
 
-_OPEN_THERE = {"IssuedKey.key", "_CachedKey.key", "TlsFiles.key", "Manifest.key_encryption_keys"}
-"""Records of keys, which hide digests and what is wrapped by themselves, and a path."""
+_OPEN_THERE = {
+    "IssuedKey.key", "_CachedKey.key", "TlsFiles.key", "Manifest.key_encryption_keys",
+    "Setting.commands", "TargetOptions.validate_key_file", "RunOptions.validate_key_file",
+    "RunOptions.enrolment_key_file", "RotationPlan.keeps_passphrase",
+}  # fmt: skip
+"""Records of keys, which hide digests and wrapped secrets themselves; paths; commands; a choice."""
 
 
 def classes() -> Iterator[type]:

@@ -286,7 +286,7 @@ def test_a_file_that_was_moved_takes_no_verdict(
         assert client.get("/health/ready").status_code == 200
         assert all(running.audit_rows(token) for token in before)
         assert running.server.terminate() == 0
-    assert running.server.said().rstrip().endswith("Stopped. What was answered is recorded.")
+    assert running.server.said().rstrip().endswith("Stopped. All answers are recorded.")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -301,6 +301,6 @@ def test_a_server_whose_file_is_gone_does_not_end_well(tmp_path: Path, workers: 
             part.unlink()
         assert running.server.terminate() == 4
     said = running.server.said()
-    assert "What was answered is recorded" not in said
+    assert "All answers are recorded" not in said
     assert "removed or replaced" in said
     assert not file_of(running).exists(), "an empty file was made in its place"

@@ -143,7 +143,7 @@ def test_sigterm_answers_what_was_accepted(start_server: Start) -> None:
     # Each connection had one request under way, and none of these was dropped.
     assert running.count("validation_history") == received
     assert "Traceback" not in server.said()
-    assert server.said().rstrip().endswith("Stopped. What was answered is recorded.")
+    assert server.said().rstrip().endswith("Stopped. All answers are recorded.")
 
 
 def test_an_idle_server_stops_at_once(start_server: Start) -> None:

@@ -115,7 +115,7 @@ def test_two_processes_hold_one_limit_and_survive_their_redis(
     said = two_processes.server.said()
     assert said.count(LOST) == said.count(FOUND)
     assert own_redis.password not in said
-    assert "SMA_RATE_STORE names a Redis" not in said
+    assert "set SMA_RATE_STORE to a Redis" not in said
 
 
 def test_failures_slow_a_caller_down_on_both_processes(
