@@ -145,9 +145,7 @@ def newest_minute(connection: Connection) -> datetime | None:
 
 
 def count_unforeseen(connection: Connection, *, limit: int) -> int:
-    """Return the number of rows in the default partition, at most `limit`. 0 on SQLite."""
-    if connection.dialect.name != "postgresql":
-        return 0
+    """Return the number of rows in PostgreSQL's default partition, at most `limit`."""
     # The limit keeps the query short when very many rows lie there.
     some = select(literal_column("1")).select_from(table(UNFORESEEN)).limit(limit).subquery()
     return connection.execute(select(func.count()).select_from(some)).scalar_one()

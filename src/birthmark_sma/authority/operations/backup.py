@@ -8,9 +8,9 @@ mistaken for a complete one; the next backup to the same parent directory remove
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -28,11 +28,8 @@ from birthmark_sma.authority.operations.backup_manifest import (
     FORMAT,
     POSTGRESQL_FILE,
     SQLITE_FILE,
-    FileInBackup,
-    FileName,
     Manifest,
     Progress,
-    manifest_kek,
     measure,
     take_inventory,
     write_manifest,
@@ -145,13 +142,16 @@ def _fill(
 ) -> Manifest:
     beside = copy_secrets(settings, folder) if with_secrets else {}
     if (file := settings.sqlite_file) is not None:
-        return _from_sqlite(file, folder, bar, beside)
-    return _from_postgresql(database, settings, folder, bar, beside)
+        described = _from_sqlite(file, folder, bar)
+    else:
+        described = _from_postgresql(database, settings, folder, bar)
+    name = described.database_file
+    with bar("Taking checksums", "bytes") as progress:
+        files = {**beside, name: measure(folder / name, progress)}
+    return described.model_copy(update={"files": files})
 
 
-def _from_sqlite(
-    source: Path, folder: Path, bar: Bar, beside: Mapping[FileName, FileInBackup]
-) -> Manifest:
+def _from_sqlite(source: Path, folder: Path, bar: Bar) -> Manifest:
     file = folder / SQLITE_FILE
     needed, free = source.stat().st_size, shutil.disk_usage(folder).free
     if free < needed:
@@ -172,21 +172,13 @@ def _from_sqlite(
             described = _describe(connection, "sqlite", None, progress)
     finally:
         copy.close()  # this also removes the copy's journal
-    # The checksum comes last: opening the copy above may have changed the file.
+    # Only now, as the checksum too: opening the copy above may have changed the file.
     with file.open("rb") as copied:
         os.fsync(copied.fileno())
-    with bar("Taking checksums", "bytes") as progress:
-        files = {**beside, "database.sqlite": measure(file, progress)}
-    return described.model_copy(update={"files": files})
+    return described
 
 
-def _from_postgresql(
-    database: Database,
-    settings: Settings,
-    folder: Path,
-    bar: Bar,
-    beside: Mapping[FileName, FileInBackup],
-) -> Manifest:
+def _from_postgresql(database: Database, settings: Settings, folder: Path, bar: Bar) -> Manifest:
     with database.read() as connection:
         # Rows are counted and dumped on one snapshot, which exists as long as this transaction.
         hold_snapshot(connection)
@@ -200,10 +192,7 @@ def _from_postgresql(
             url = settings.resolved_database_url
             pg_dump.dump(program, url, snapshot, file, progress)
         with bar("Counting", "steps") as progress:
-            described = _describe(connection, "postgresql", program.major, progress)
-    with bar("Taking checksums", "bytes") as progress:
-        files = {**beside, "database.dump": measure(folder / POSTGRESQL_FILE, progress)}
-    return described.model_copy(update={"files": files})
+            return _describe(connection, "postgresql", program.major, progress)
 
 
 def _describe(connection: Connection, kind: str, major: int | None, progress: Progress) -> Manifest:
@@ -220,7 +209,7 @@ def _describe(connection: Connection, kind: str, major: int | None, progress: Pr
             "highest_audit_id": inventory.highest_audit_id,
             "newest_audit_at": inventory.newest_audit_at,
             "certificates": fingerprints(connection),
-            "key_encryption_keys": [manifest_kek(each) for each in kek_store.list_keks(connection)],
+            "key_encryption_keys": [asdict(each) for each in kek_store.list_keks(connection)],
             "files": {},
         }
     )

@@ -1,4 +1,4 @@
-"""The manifest of a backup (manifest.json): its contents, checksums and certificates.
+"""The manifest of a backup (manifest.json): row counts, checksums and certificates.
 
 `backup` writes it, `restore` reads it and treats it as untrusted input. It contains no secret in
 the clear. To verify a passphrase it holds the same value as the database: a secret wrapped under
@@ -9,14 +9,22 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, Annotated, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from sqlalchemy import Connection, func, select
 
 from birthmark_sma.authority.kek.store import KekRecord
@@ -48,6 +56,22 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _from_hex(value: object) -> bytes:
+    if isinstance(value, bytes):  # from the database: JSON has no bytes
+        return value
+    if not isinstance(value, str) or re.fullmatch(_HEX, value) is None:
+        raise ValueError("these are no bytes in hex")
+    return bytes.fromhex(value)
+
+
+_Hex = Annotated[
+    bytes,
+    BeforeValidator(_from_hex),
+    PlainSerializer(bytes.hex, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _HEX}),
+]
+
+
 class FileInBackup(_Part):
     """The size in bytes and the SHA-256 (hex) of a file."""
 
@@ -60,11 +84,11 @@ class Kek(_Part):
 
     kek_id: int
     source: str
-    salt: str = Field(pattern=_HEX)
-    wrapped_nuc_hash_key: str = Field(pattern=_HEX, repr=False)
+    salt: _Hex = Field(repr=False)
+    wrapped_nuc_hash_key: _Hex = Field(repr=False)
     created_at: datetime
-    wrapped_successor: str | None = Field(default=None, pattern=_HEX, repr=False)
-    wrapped_predecessor: str | None = Field(default=None, pattern=_HEX, repr=False)
+    wrapped_successor: _Hex | None = Field(default=None, repr=False)
+    wrapped_predecessor: _Hex | None = Field(default=None, repr=False)
 
 
 class Manifest(_Part):
@@ -95,31 +119,7 @@ class Manifest(_Part):
     @property
     def kek_records(self) -> list[KekRecord]:
         """The records of the key-encryption keys, in the form that the database returns."""
-        return [
-            KekRecord(
-                kek.kek_id,
-                kek.source,
-                bytes.fromhex(kek.salt),
-                bytes.fromhex(kek.wrapped_nuc_hash_key),
-                kek.created_at,
-                _bytes(kek.wrapped_successor),
-                _bytes(kek.wrapped_predecessor),
-            )
-            for kek in self.key_encryption_keys
-        ]
-
-
-def manifest_kek(record: KekRecord) -> Kek:
-    """Return the manifest's form of a record of a key-encryption key."""
-    return Kek(
-        kek_id=record.kek_id,
-        source=record.source,
-        salt=record.salt.hex(),
-        wrapped_nuc_hash_key=record.wrapped_nuc_hash_key.hex(),
-        created_at=record.created_at,
-        wrapped_successor=_hex(record.wrapped_successor),
-        wrapped_predecessor=_hex(record.wrapped_predecessor),
-    )
+        return [KekRecord(**dict(each)) for each in self.key_encryption_keys]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -235,11 +235,3 @@ def _open(path: Path) -> BinaryIO:
         file.close()
         raise OSError(errno.EINVAL, "it is no file")
     return file
-
-
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else value.hex()
-
-
-def _bytes(value: str | None) -> bytes | None:
-    return None if value is None else bytes.fromhex(value)
