@@ -29,6 +29,7 @@ from cryptography.x509.oid import NameOID
 from birthmark_sma.client import AuthorityClient
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.keys.key_policy import DeviceKey
+from birthmark_sma.pki.profiles import key_usage
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES, Bundle, UnsignedBundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.http.faulty_server import FAILED, PASSED, FaultyServer, Visit
@@ -41,7 +42,6 @@ from vectors.generator.authorities import (
     authority,
     der,
     hand_made,
-    key_usage,
     pem,
 )
 

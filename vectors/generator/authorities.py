@@ -124,21 +124,6 @@ def hand_made(
     return builder.sign(signer.key, signer.hash_algorithm, ecdsa_deterministic=True)
 
 
-def key_usage(*, ca: bool) -> x509.KeyUsage:
-    """Return keyCertSign and cRLSign for a CA, digitalSignature for any other."""
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
 def serial_number(label: str) -> int:
     """Return a serial number of 159 bits."""
     return int.from_bytes(secret(label)[:19], "big") | 1 << 158

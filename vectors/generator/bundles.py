@@ -3,6 +3,7 @@
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from birthmark_sma.protocol.camera_token import seal
 from birthmark_sma.protocol.key_derivation import derive_key
 from vectors.generator import seeded_keys
 from vectors.generator.authorities import NOW, authority, der, device_certificate, pem
-from vectors.generator.document import Case, Document, Group
+from vectors.generator.document import Case, Document, Group, refused
 from vectors.generator.seeded_keys import secret
 
 _NOTES = {
@@ -31,17 +32,17 @@ _NOTES = {
 }
 _CAPTURED = NOW - timedelta(hours=1, microseconds=-123_456)
 
-_KEYS: dict[str, Callable[[], SigningKey]] = {
-    "EC P-256": lambda: seeded_keys.p256("test device"),
-    "EC P-384": lambda: seeded_keys.p384("test device"),
-    "RSA 2048": lambda: seeded_keys.rsa_key("test device"),
-    "Ed25519": lambda: seeded_keys.ed25519_key("test device"),
+_KEYS: dict[str, Callable[[str], SigningKey]] = {
+    "EC P-256": seeded_keys.p256,
+    "EC P-384": seeded_keys.p384,
+    "RSA 2048": seeded_keys.rsa_key,
+    "Ed25519": seeded_keys.ed25519_key,
 }
 
 
 def make() -> Document:
     """Sign with each kind of key, and then spoil it."""
-    groups = [_signatures(kind, key()) for kind, key in _KEYS.items()]
+    groups = [_signatures(kind, key("test device")) for kind, key in _KEYS.items()]
     return Document(
         algorithm="BirthmarkBundle-v1",
         schema="schemas/bundle_signature_test_schema.json",
@@ -92,7 +93,7 @@ def _signatures(kind: str, key: SigningKey) -> Group:
         ("last bit flipped", flipped, "AlteredSignature"),
         ("cut short", good[:-1], "AlteredSignature"),
         ("one byte more", good + b"\0", "AlteredSignature"),
-        ("another device's key", _sign(message, _another(key)), "OtherKey"),
+        ("another device's key", _sign(message, _KEYS[kind]("another test device")), "OtherKey"),
         ("without the prefix", _sign(message.partition(b"\0")[2], key), "OtherScheme"),
     ]
     if not isinstance(key, ed25519.Ed25519PrivateKey):
@@ -109,15 +110,6 @@ def _signatures(kind: str, key: SigningKey) -> Group:
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     shared = {"keyKind": kind, "publicKey": public.decode("ascii")}
     return Group("BundleSignature", tests, shared)
-
-
-def _another(key: SigningKey) -> SigningKey:
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        maker = seeded_keys.p384 if key.key_size == 384 else seeded_keys.p256
-        return maker("another test device")
-    if isinstance(key, rsa.RSAPrivateKey):
-        return seeded_keys.rsa_key("another test device")
-    return seeded_keys.ed25519_key("another test device")
 
 
 def _signed(content: UnsignedBundle, message: bytes, signature: bytes) -> dict[str, Any]:
@@ -175,22 +167,14 @@ def _bundles() -> Group:
     padded = _content(of_64_bytes)
     padded_fields = json.loads(Bundle(padded, _sign(padded.signed_bytes(), of_64_bytes)).to_json())
     unpadded = {"signature": padded_fields["signature"].rstrip("=")}
+    texts = {
+        "as the library writes it": _text(fields),
+        "with white space": json.dumps(fields, indent=1),
+        "fields in another order": _text(dict(reversed(fields.items()))),
+    }
     tests = [
-        Case(
-            "as the library writes it",
-            "valid",
-            {"bundle": _text(fields), "deviceSerial": "camera-7"},
-        ),
-        Case(
-            "with white space",
-            "valid",
-            {"bundle": json.dumps(fields, indent=1), "deviceSerial": "camera-7"},
-        ),
-        Case(
-            "fields in another order",
-            "valid",
-            {"bundle": _text(dict(reversed(fields.items()))), "deviceSerial": "camera-7"},
-        ),
+        Case(comment, "valid", {"bundle": text, "deviceSerial": "camera-7"})
+        for comment, text in texts.items()
     ]
     token, chain = fields["camera_token"], fields["device_certificate_chain"]
     altered: dict[str, dict[str, Any]] = {
@@ -219,13 +203,6 @@ def _bundles() -> Group:
         "one field more": {"note": ""},
         "one field more in the token": {"camera_token": token | {"image_hash": "00"}},
     }
-    for comment, change in altered.items():
-        tests.append(
-            Case(comment, "invalid", {"bundle": _text(fields | change)}, ("AlteredBundle",))
-        )
-    for comment, change in malformed.items():
-        text = _signed_as_it_is(fields | change)
-        tests.append(Case(comment, "invalid", {"bundle": text}, ("Malformed",)))
     texts = {
         "signature without padding": _text(padded_fields | unpadded),
         "signature with line breaks": _text(fields | {"signature": _lines(fields["signature"])}),
@@ -235,25 +212,23 @@ def _bundles() -> Group:
         "no object": "[]",
         "not a number": whole.replace('"version": 1', '"version": NaN'),
     }
-    for comment, text in texts.items():
-        tests.append(Case(comment, "invalid", {"bundle": text}, ("Malformed",)))
-    for comment, moment in (
-        ("captured in the future", NOW + timedelta(hours=2)),
-        ("captured before the certificate began", NOW - timedelta(days=40)),
-    ):
-        tests.append(
-            Case(comment, "invalid", {"bundle": _resigned(captured_at=moment)}, ("Untimely",))
-        )
+    early, late = NOW - timedelta(days=40), NOW + timedelta(hours=2)
     foreign = authority("another authority")
     leaf = device_certificate(foreign, key.public_key(), "camera-7")
     foreign_chain = (der(leaf), der(foreign.intermediate))
-    tests.append(
-        Case(
-            "another authority",
-            "invalid",
-            {"bundle": _resigned(device_certificate_chain=foreign_chain)},
-            ("OtherRoot",),
-        )
+    tests += refused(
+        "bundle",
+        [
+            *((name, "AlteredBundle", _text(fields | each)) for name, each in altered.items()),
+            *(
+                (name, "Malformed", _signed_as_it_is(fields | each))
+                for name, each in malformed.items()
+            ),
+            *((name, "Malformed", text) for name, text in texts.items()),
+            ("captured in the future", "Untimely", _resigned(captured_at=late)),
+            ("captured before the certificate began", "Untimely", _resigned(captured_at=early)),
+            ("another authority", "OtherRoot", _resigned(device_certificate_chain=foreign_chain)),
+        ],
     )
     shared = {"root": pem(authority().root), "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return Group("Bundle", tests, shared)
@@ -261,15 +236,7 @@ def _bundles() -> Group:
 
 def _resigned(**changes: Any) -> str:
     key = seeded_keys.p256("test device")
-    usual = _content(key)
-    content = UnsignedBundle(
-        image_hash=usual.image_hash,
-        camera_token=usual.camera_token,
-        device_certificate_chain=changes.get(
-            "device_certificate_chain", usual.device_certificate_chain
-        ),
-        captured_at=changes.get("captured_at", usual.captured_at),
-    )
+    content = replace(_content(key), **changes)
     return Bundle(content, _sign(content.signed_bytes(), key)).to_json().decode("ascii")
 
 

@@ -12,6 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.keys.key_policy import DeviceKey
+from birthmark_sma.pki.profiles import key_usage
 from vectors.generator import seeded_keys
 from vectors.generator.authorities import (
     CLIENT_AUTH,
@@ -23,7 +24,6 @@ from vectors.generator.authorities import (
     authority,
     device_certificate,
     hand_made,
-    key_usage,
     pem,
 )
 from vectors.generator.document import Case, Document, Group, Result
@@ -47,6 +47,10 @@ _NOTES = {
 }
 
 
+_DEVICE = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
+"""The extensions that make a certificate one of a device."""
+
+
 @dataclass(frozen=True)
 class _Path:
     comment: str
@@ -57,31 +61,31 @@ class _Path:
     now: datetime = NOW
     serial: str | None = None
 
+    def to_case(self) -> Case:
+        fields = {
+            "chain": [pem(self.leaf), *map(pem, self.intermediates)],
+            "now": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        if self.serial is not None:
+            fields["deviceSerial"] = self.serial
+        return Case(self.comment, self.result, fields, self.flags)
+
+
+def _bad(
+    comment: str,
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    *flags: str,
+    now: datetime = NOW,
+) -> _Path:
+    return _Path(comment, "invalid", leaf, intermediates, flags, now)
+
 
 def make() -> Document:
     """Build all paths under one pinned root."""
     ca = authority()
-    tests = [
-        Case(
-            path.comment,
-            path.result,
-            {
-                "chain": [pem(path.leaf), *map(pem, path.intermediates)],
-                "now": path.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                **({} if path.serial is None else {"deviceSerial": path.serial}),
-            },
-            path.flags,
-        )
-        for path in (
-            *_sound(ca),
-            *_altered(ca),
-            *_untimely(ca),
-            *_not_for_devices(ca),
-            *_no_ca(ca),
-            *_names(ca),
-            *_off_the_path(ca),
-        )
-    ]
+    makers = (_sound, _altered, _untimely, _not_for_devices, _no_ca, _names, _off_the_path)
+    tests = [path.to_case() for maker in makers for path in maker(ca)]
     return Document(
         algorithm="X.509",
         schema="schemas/certificate_chain_test_schema.json",
@@ -113,22 +117,14 @@ def _sound(ca: SeededCa) -> list[_Path]:
     }
     paths = [(f"device with {kind}", key, "camera-7") for kind, key in kinds.items()]
     paths += [(f"serial: {kind}", _device_key(), serial) for kind, serial in serials.items()]
+    between = [ca.intermediate]
     sound = [
-        _Path(
-            comment,
-            "valid",
-            device_certificate(ca, key, serial),
-            [ca.intermediate],
-            (),
-            NOW,
-            serial,
-        )
+        _Path(comment, "valid", device_certificate(ca, key, serial), between, serial=serial)
         for comment, key, serial in paths
     ]
     leaf = device_certificate(ca, _device_key(), "camera-7")
     first = leaf.not_valid_before_utc
     last = min(leaf.not_valid_after_utc, ca.intermediate.not_valid_after_utc)
-    between = [ca.intermediate]
     sound += [
         _Path("in its first second", "valid", leaf, between, (), first, "camera-7"),
         _Path("in its last second", "acceptable", leaf, between, ("LastSecond",), last, "camera-7"),
@@ -147,19 +143,18 @@ def _altered(ca: SeededCa) -> list[_Path]:
     foreign = authority("another authority")
     foreign_leaf = device_certificate(foreign, _device_key(), "camera-7")
     between = [ca.intermediate]
+    foreign_chain = [foreign.intermediate, foreign.root]
     return [
-        _Path("last bit of the signature flipped", "invalid", signature, between, ("Altered",)),
-        _Path("one letter of the serial changed", "invalid", serial, between, ("Altered",)),
-        _Path("another authority", "invalid", foreign_leaf, [foreign.intermediate], ("OtherRoot",)),
-        _Path(
+        _bad("last bit of the signature flipped", signature, between, "Altered"),
+        _bad("one letter of the serial changed", serial, between, "Altered"),
+        _bad("another authority", foreign_leaf, foreign_chain[:1], "OtherRoot"),
+        _bad(
             "another authority, its root sent along",
-            "invalid",
-            foreign_leaf,
-            [foreign.intermediate, foreign.root],
-            ("OtherRoot", "RootSentAlong"),
+            *(foreign_leaf, foreign_chain),
+            *("OtherRoot", "RootSentAlong"),
         ),
-        _Path("another's intermediate", "invalid", leaf, [foreign.intermediate], ("OtherRoot",)),
-        _Path("no intermediate", "invalid", leaf, [], ("Incomplete",)),
+        _bad("another's intermediate", leaf, foreign_chain[:1], "OtherRoot"),
+        _bad("no intermediate", leaf, [], "Incomplete"),
     ]
 
 
@@ -168,11 +163,8 @@ def _untimely(ca: SeededCa) -> list[_Path]:
     early = leaf.not_valid_before_utc - timedelta(seconds=1)
     late = leaf.not_valid_after_utc + timedelta(seconds=1)
     outlives = hand_made(
-        _device_key(),
-        "camera-outlives",
-        NOT_A_CA,
-        key_usage(ca=False),
-        CLIENT_AUTH,
+        *(_device_key(), "camera-outlives"),
+        *_DEVICE,
         issuer=ca.intermediate,
         signer=ca.signer,
         lasting=timedelta(days=3_000),
@@ -180,58 +172,46 @@ def _untimely(ca: SeededCa) -> list[_Path]:
     after_issuer = ca.intermediate.not_valid_after_utc + timedelta(seconds=1)
     between = [ca.intermediate]
     return [
-        _Path("a second before it begins", "invalid", leaf, between, ("NotYetValid",), early),
-        _Path("a second after it ended", "invalid", leaf, between, ("Expired",), late),
-        _Path("its issuer has ended", "invalid", outlives, between, ("Expired",), after_issuer),
+        _bad("a second before it begins", leaf, between, "NotYetValid", now=early),
+        _bad("a second after it ended", leaf, between, "Expired", now=late),
+        _bad("its issuer has ended", outlives, between, "Expired", now=after_issuer),
     ]
 
 
 def _not_for_devices(ca: SeededCa) -> list[_Path]:
-    device = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
     weak = rsa.RSAPublicNumbers(
         65537, seeded_keys.rsa_key("weak test device", 1_024).public_key().public_numbers().n
     ).public_key()
+    unable = (NOT_A_CA, key_usage(ca=True), CLIENT_AUTH)
     other: DeviceKey = seeded_keys.p521("test device").public_key()
     made: list[tuple[str, str, DeviceKey, tuple[x509.ExtensionType, ...], bool]] = [
-        ("for servers alone", "Purpose", _device_key(), (*device[:2], SERVER_AUTH), True),
-        ("for no purpose", "Purpose", _device_key(), device[:2], True),
-        (
-            "may not sign",
-            "Purpose",
-            _device_key(),
-            (NOT_A_CA, key_usage(ca=True), CLIENT_AUTH),
-            True,
-        ),
+        ("for servers alone", "Purpose", _device_key(), (*_DEVICE[:2], SERVER_AUTH), True),
+        ("for no purpose", "Purpose", _device_key(), _DEVICE[:2], True),
+        ("may not sign", "Purpose", _device_key(), unable, True),
         ("no extensions", "Purpose", _device_key(), (), True),
-        ("RSA 1024", "WeakKey", weak, device, True),
-        ("EC P-521", "WeakKey", other, device, True),
-        ("no alternative name", "NoSerial", _device_key(), device, False),
+        ("RSA 1024", "WeakKey", weak, _DEVICE, True),
+        ("EC P-521", "WeakKey", other, _DEVICE, True),
+        ("no alternative name", "NoSerial", _device_key(), _DEVICE, False),
     ]
-    return [
-        _Path(
-            comment,
-            "invalid",
-            hand_made(
-                key,
-                f"camera, {comment}",
-                *extensions,
-                issuer=ca.intermediate,
-                signer=ca.signer,
-                alternative_names=None if named else [],
-            ),
-            [ca.intermediate],
-            (flag,),
+    paths = []
+    for comment, flag, key, extensions, named in made:
+        leaf = hand_made(
+            key,
+            f"camera, {comment}",
+            *extensions,
+            issuer=ca.intermediate,
+            signer=ca.signer,
+            alternative_names=None if named else [],
         )
-        for comment, flag, key, extensions, named in made
-    ]
+        paths.append(_bad(comment, leaf, [ca.intermediate], flag))
+    return paths
 
 
 def _no_ca(ca: SeededCa) -> list[_Path]:
-    device = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
     camera = SeededSigner(seeded_keys.p256("an issuing camera"))
     issuing = device_certificate(ca, camera.public_key, "an issuing camera")
     below_device = hand_made(
-        _device_key(), "camera below a camera", *device, issuer=issuing, signer=camera
+        _device_key(), "camera below a camera", *_DEVICE, issuer=issuing, signer=camera
     )
     second = SeededSigner(seeded_keys.p256("a second intermediate"))
     second_ca = hand_made(
@@ -243,7 +223,7 @@ def _no_ca(ca: SeededCa) -> list[_Path]:
         signer=ca.signer,
     )
     below_second = hand_made(
-        _device_key(), "camera below two", *device, issuer=second_ca, signer=second
+        _device_key(), "camera below two", *_DEVICE, issuer=second_ca, signer=second
     )
     bare = hand_made(
         ca.signer.public_key,
@@ -253,17 +233,14 @@ def _no_ca(ca: SeededCa) -> list[_Path]:
         alternative_names=[],
     )
     below_bare = hand_made(
-        _device_key(), "camera below no CA", *device, issuer=bare, signer=ca.signer
+        _device_key(), "camera below no CA", *_DEVICE, issuer=bare, signer=ca.signer
     )
     chains = {
         "a device issued it": (below_device, [issuing, ca.intermediate]),
         "a CA below pathlen 0": (below_second, [second_ca, ca.intermediate]),
         "an intermediate without CA:TRUE": (below_bare, [bare]),
     }
-    return [
-        _Path(comment, "invalid", leaf, between, ("NotACa",))
-        for comment, (leaf, between) in chains.items()
-    ]
+    return [_bad(comment, leaf, between, "NotACa") for comment, (leaf, between) in chains.items()]
 
 
 def _names(ca: SeededCa) -> list[_Path]:
@@ -280,26 +257,21 @@ def _names(ca: SeededCa) -> list[_Path]:
 
     leaf = device_certificate(ca, _device_key(), "camera-7")
     utf8 = _ASN1Type.UTF8String
-    names = {
-        "issuer in upper case": ("acceptable", spelt(str.upper, utf8)),
-        "issuer as PrintableString": ("acceptable", spelt(str, _ASN1Type.PrintableString)),
-        "issuer with more white space": (
-            "acceptable",
-            spelt(lambda text: text.replace(" ", "  "), utf8),
-        ),
-        "issuer with a letter less": ("invalid", spelt(lambda text: text[:-1], utf8)),
+    acceptable = {
+        "issuer in upper case": spelt(str.upper, utf8),
+        "issuer as PrintableString": spelt(str, _ASN1Type.PrintableString),
+        "issuer with more white space": spelt(lambda text: text.replace(" ", "  "), utf8),
     }
-    return [
+    between, flags = [ca.intermediate], ("OtherSpelling",)
+    paths = [
         _Path(
-            comment,
-            "acceptable" if result == "acceptable" else "invalid",
-            _issued_by(leaf, issuer, ca.signer),
-            [ca.intermediate],
-            ("OtherSpelling" if result == "acceptable" else "OtherRoot",),
-            serial="camera-7" if result == "acceptable" else None,
+            *(comment, "acceptable", _issued_by(leaf, issuer, ca.signer), between, flags),
+            serial="camera-7",
         )
-        for comment, (result, issuer) in names.items()
+        for comment, issuer in acceptable.items()
     ]
+    other = _issued_by(leaf, spelt(lambda text: text[:-1], utf8), ca.signer)
+    return [*paths, _bad("issuer with a letter less", other, between, "OtherRoot")]
 
 
 def _issued_by(leaf: x509.Certificate, issuer: x509.Name, signer: Signer) -> x509.Certificate:
@@ -319,21 +291,14 @@ def _issued_by(leaf: x509.Certificate, issuer: x509.Name, signer: Signer) -> x50
 
 
 def _off_the_path(ca: SeededCa) -> list[_Path]:
-    device = (NOT_A_CA, key_usage(ca=False), CLIENT_AUTH)
     below_root = hand_made(
-        _device_key(), "camera below the root", *device, issuer=ca.root, signer=ca.root_signer
+        _device_key(), "camera below the root", *_DEVICE, issuer=ca.root, signer=ca.root_signer
     )
     leaf = device_certificate(ca, _device_key(), "camera-7")
     foreign = authority("another authority")
-    flags = ("OffThePath",)
+    beside = [ca.intermediate, foreign.intermediate]
     return [
-        _Path("an intermediate beside the path", "invalid", below_root, [ca.intermediate], flags),
-        _Path(
-            "another's intermediate beside the path",
-            "invalid",
-            leaf,
-            [ca.intermediate, foreign.intermediate],
-            flags,
-        ),
-        _Path("intermediate first", "invalid", ca.intermediate, [leaf], flags),
+        _bad("an intermediate beside the path", below_root, [ca.intermediate], "OffThePath"),
+        _bad("another's intermediate beside the path", leaf, beside, "OffThePath"),
+        _bad("intermediate first", ca.intermediate, [leaf], "OffThePath"),
     ]

@@ -9,7 +9,7 @@ number, a comment, flags and a result:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,11 @@ class Case:
     result: Result
     fields: Mapping[str, Any]
     flags: tuple[str, ...] = ()
+
+
+def refused(fields: str, cases: Iterable[tuple[str, str, Any]]) -> list[Case]:
+    """Return invalid cases from comments, flags and values. The values have the name `fields`."""
+    return [Case(comment, "invalid", {fields: value}, (flag,)) for comment, flag, value in cases]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vectors.generator import seeded_keys
-from vectors.generator.authorities import NOW, authority, device_certificate, pem
-from vectors.generator.document import Case, Document, Group
+from vectors.generator.authorities import NOW, SeededCa, authority, device_certificate, pem
+from vectors.generator.document import Case, Document, Group, refused
 from vectors.generator.seeded_keys import secret
 
 Recipient: TypeAlias = ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
@@ -92,99 +92,9 @@ def _secrets(**changes: Any) -> dict[str, Any]:
 def _responses() -> Group:
     label = "test recipient P-256"
     recipient = recipient_key("P-256", label)
-
-    def sealed(**changes: Any) -> dict[str, Any]:
-        text = json.dumps(_secrets(**changes))
-        return _response(sealed_secrets=_jwe("P-256", recipient, text=text))
-
-    good = sealed()
-    ca, foreign = authority(), authority("another authority")
+    ca = authority()
     key = seeded_keys.p256("test device").public_key()
-    other_key = seeded_keys.p256("another test device").public_key()
-    two = dict(list(_TABLE_KEYS.items())[:2])
-    in_the_clear = {"simulated_nuc_hash": secret("test NUC hash").hex(), "table_keys": _TABLE_KEYS}
-    without = {name: {k: v for k, v in _secrets().items() if k != name} for name in _secrets()}
-    chain = good["certificate_chain"]
-    foreign_chain = [pem(foreign.intermediate), pem(foreign.root)]
-    bad: list[tuple[str, str, dict[str, Any]]] = [
-        (f"without {name}", "Incomplete", {k: v for k, v in good.items() if k != name})
-        for name in good
-        if name != "provisioning_id"
-    ]
-    bad += [
-        (
-            "no root in the chain",
-            "Incomplete",
-            good | {"certificate_chain": chain[:1]},
-        ),
-        *(
-            (
-                f"without {name} in the secrets",
-                "Incomplete",
-                good | {"sealed_secrets": _jwe("P-256", recipient, text=json.dumps(secrets))},
-            )
-            for name, secrets in without.items()
-        ),
-        ("secrets in the clear", "NotSealed", _response(**in_the_clear)),
-        ("sealed for another serial", "OtherSecrets", sealed(device_serial="camera-8")),
-        (
-            "sealed for another certificate",
-            "OtherSecrets",
-            sealed(certificate_sha256=secret("another certificate").hex()),
-        ),
-        ("NUC hash of 31 bytes", "MalformedSecret", sealed(nuc_hash="00" * 31)),
-        ("NUC hash that is no hex", "MalformedSecret", sealed(nuc_hash="zz" * 32)),
-        ("key of 31 bytes", "MalformedSecret", sealed(table_keys=two | {"2048": "00" * 31})),
-        ("key that is no hex", "MalformedSecret", sealed(table_keys=two | {"2048": "zz" * 32})),
-        ("key for another table", "OtherTables", sealed(table_keys=two | {"2047": "00" * 32})),
-        ("key missing", "OtherTables", sealed(table_keys=two)),
-        ("key too many", "OtherTables", sealed(table_keys=_TABLE_KEYS | {"2049": "00" * 32})),
-        ("two tables", "OtherTables", sealed(table_keys=two) | {"table_assignments": [42, 1_337]}),
-        (
-            "one table twice",
-            "OtherTables",
-            sealed(table_keys=two) | {"table_assignments": [42, 42, 1_337]},
-        ),
-        (
-            "sealed to another",
-            "OtherRecipient",
-            _response(sealed_secrets=_jwe("P-256", recipient_key("P-256", "another recipient"))),
-        ),
-        (
-            "certificate of another key",
-            "OtherDevice",
-            good | {"device_certificate": pem(device_certificate(ca, other_key, "camera-7"))},
-        ),
-        (
-            "certificate of another serial",
-            "OtherDevice",
-            good | {"device_certificate": pem(device_certificate(ca, key, "camera-8"))},
-        ),
-        (
-            "another authority",
-            "OtherRoot",
-            good
-            | {
-                "device_certificate": pem(device_certificate(foreign, key, "camera-7")),
-                "certificate_chain": foreign_chain,
-            },
-        ),
-        ("another authority's chain", "OtherRoot", good | {"certificate_chain": foreign_chain}),
-        (
-            "another authority's root",
-            "OtherRoot",
-            good | {"certificate_chain": [chain[0], foreign_chain[1]]},
-        ),
-        (
-            "chain the wrong way round",
-            "OtherRoot",
-            good | {"certificate_chain": chain[::-1]},
-        ),
-    ]
-    tests = [Case("secrets sealed", "valid", {"response": good, "secrets": _secrets()})]
-    tests += [
-        Case(comment, "invalid", {"response": response}, (flag,)) for comment, flag, response in bad
-    ]
+    good = _response(sealed_secrets=_jwe("P-256", recipient))
     shared = {
         "root": pem(ca.root),
         "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -195,52 +105,126 @@ def _responses() -> Group:
         "curve": "P-256",
         "recipientLabel": label,
     }
+    tests = [
+        Case("secrets sealed", "valid", {"response": good, "secrets": _secrets()}),
+        *refused("response", _with_other_secrets(good, recipient)),
+        *refused("response", _with_other_certificates(good, ca, key)),
+    ]
     return Group("Response", tests, shared)
+
+
+def _with_other_secrets(
+    good: dict[str, Any], recipient: Recipient
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield responses that lack a field, or whose secrets are not those of the device."""
+
+    def sealing(secrets: dict[str, Any]) -> dict[str, Any]:
+        return good | {"sealed_secrets": _jwe("P-256", recipient, text=json.dumps(secrets))}
+
+    def sealed(**changes: Any) -> dict[str, Any]:
+        return sealing(_secrets(**changes))
+
+    two = dict(list(_TABLE_KEYS.items())[:2])
+    for name in good:
+        if name != "provisioning_id":
+            yield f"without {name}", "Incomplete", _without(name, good)
+    one = good["certificate_chain"][:1]
+    yield "no root in the chain", "Incomplete", good | {"certificate_chain": one}
+    for name in _secrets():
+        yield f"without {name} in the secrets", "Incomplete", sealing(_without(name, _secrets()))
+    in_the_clear = {"simulated_nuc_hash": secret("test NUC hash").hex(), "table_keys": _TABLE_KEYS}
+    yield "secrets in the clear", "NotSealed", _response(**in_the_clear)
+    yield "sealed for another serial", "OtherSecrets", sealed(device_serial="camera-8")
+    other = secret("another certificate").hex()
+    yield "sealed for another certificate", "OtherSecrets", sealed(certificate_sha256=other)
+    yield "NUC hash of 31 bytes", "MalformedSecret", sealed(nuc_hash="00" * 31)
+    yield "NUC hash that is no hex", "MalformedSecret", sealed(nuc_hash="zz" * 32)
+    for comment, flag, keys in (
+        ("key of 31 bytes", "MalformedSecret", two | {"2048": "00" * 31}),
+        ("key that is no hex", "MalformedSecret", two | {"2048": "zz" * 32}),
+        ("key for another table", "OtherTables", two | {"2047": "00" * 32}),
+        ("key missing", "OtherTables", two),
+        ("key too many", "OtherTables", _TABLE_KEYS | {"2049": "00" * 32}),
+    ):
+        yield comment, flag, sealed(table_keys=keys)
+    for comment, tables in (("two tables", [42, 1_337]), ("one table twice", [42, 42, 1_337])):
+        yield comment, "OtherTables", sealed(table_keys=two) | {"table_assignments": tables}
+    jwe = _jwe("P-256", recipient_key("P-256", "another recipient"))
+    yield "sealed to another", "OtherRecipient", good | {"sealed_secrets": jwe}
+
+
+def _with_other_certificates(
+    good: dict[str, Any], ca: SeededCa, key: ec.EllipticCurvePublicKey
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield responses whose certificates are not those of the device under the pinned root."""
+
+    def changed(leaf: x509.Certificate | None, chain: list[str]) -> dict[str, Any]:
+        own = {} if leaf is None else {"device_certificate": pem(leaf)}
+        return good | own | {"certificate_chain": chain}
+
+    foreign = authority("another authority")
+    other_key = seeded_keys.p256("another test device").public_key()
+    chain = good["certificate_chain"]
+    foreign_chain = [pem(foreign.intermediate), pem(foreign.root)]
+    yield (
+        "certificate of another key",
+        "OtherDevice",
+        changed(device_certificate(ca, other_key, "camera-7"), chain),
+    )
+    yield (
+        "certificate of another serial",
+        "OtherDevice",
+        changed(device_certificate(ca, key, "camera-8"), chain),
+    )
+    below_foreign = changed(device_certificate(foreign, key, "camera-7"), foreign_chain)
+    yield "another authority", "OtherRoot", below_foreign
+    yield "another authority's chain", "OtherRoot", changed(None, foreign_chain)
+    yield "another authority's root", "OtherRoot", changed(None, [chain[0], foreign_chain[1]])
+    yield "chain the wrong way round", "OtherRoot", changed(None, chain[::-1])
+
+
+def _without(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {each: value for each, value in fields.items() if each != name}
 
 
 def _sealed(curve: str) -> Group:
     label = f"test recipient {curve}"
     recipient = recipient_key(curve, label)
     good = _jwe(curve, recipient)
-    head, wrapped, nonce, ciphertext, tag = good.split(".")
+    parts = good.split(".")
     point = _epk(curve, recipient_key(curve, "test ephemeral key"))
     off_curve = point | {"x": _base64url(bytes(31) + b"\x05")}
-    bad: list[tuple[str, str, str]] = [
-        (
-            "header altered",
-            ".".join([_altered(head, 8), wrapped, nonce, ciphertext, tag]),
-            "AlteredJwe",
-        ),
-        ("key altered", ".".join([head, _altered(wrapped), nonce, ciphertext, tag]), "AlteredJwe"),
-        (
-            "nonce altered",
-            ".".join([head, wrapped, _altered(nonce), ciphertext, tag]),
-            "AlteredJwe",
-        ),
-        ("text altered", ".".join([head, wrapped, nonce, _altered(ciphertext), tag]), "AlteredJwe"),
-        ("tag altered", ".".join([head, wrapped, nonce, ciphertext, _altered(tag)]), "AlteredJwe"),
-        ("tag cut", ".".join([head, wrapped, nonce, ciphertext, tag[:-2]]), "AlteredJwe"),
+
+    def with_part(number: int, part: str) -> str:
+        return ".".join([*parts[:number], part, *parts[number + 1 :]])
+
+    bad = [("header altered", "AlteredJwe", with_part(0, _altered(parts[0], 8)))]
+    bad += [
+        (f"{name} altered", "AlteredJwe", with_part(number, _altered(parts[number])))
+        for number, name in enumerate(("key", "nonce", "text", "tag"), 1)
+    ]
+    bad += [
+        ("tag cut", "AlteredJwe", good[:-2]),
         (
             "sealed to another",
-            _jwe(curve, recipient_key(curve, "another recipient")),
             "OtherRecipient",
+            _jwe(curve, recipient_key(curve, "another recipient")),
         ),
-        ("four parts", good.rpartition(".")[0], "MalformedJwe"),
-        ("six parts", good + ".", "MalformedJwe"),
-        ("no base64url", good.replace(tag, "*" + tag[1:]), "MalformedJwe"),
-        ("empty", "", "MalformedJwe"),
-        ("critical header", _jwe(curve, recipient, {"crit": ["exp"], "exp": 0}), "UnknownHeader"),
-        ("alg dir", _jwe(curve, recipient, {"alg": "dir"}), "UnknownHeader"),
-        ("enc A128GCM", _jwe(curve, recipient, {"enc": "A128GCM"}), "UnknownHeader"),
+        ("four parts", "MalformedJwe", good.rpartition(".")[0]),
+        ("six parts", "MalformedJwe", good + "."),
+        ("no base64url", "MalformedJwe", with_part(4, "*" + parts[4][1:])),
+        ("empty", "MalformedJwe", ""),
+        ("critical header", "UnknownHeader", _jwe(curve, recipient, {"crit": ["exp"], "exp": 0})),
+        ("alg dir", "UnknownHeader", _jwe(curve, recipient, {"alg": "dir"})),
+        ("enc A128GCM", "UnknownHeader", _jwe(curve, recipient, {"enc": "A128GCM"})),
     ]
-    if curve != "X25519":  # there every 32 bytes are a point
-        bad.append(
-            ("point off the curve", _jwe(curve, recipient, {"epk": off_curve}), "InvalidCurve")
-        )
-    bad += [(comment, jwe, "Forbidden") for comment, jwe in _forbidden(curve, recipient, point)]
-    tests = [Case("sealed", "valid", {"sealedSecrets": good, "secrets": _secrets()})]
-    tests += [
-        Case(comment, "invalid", {"sealedSecrets": jwe}, (flag,)) for comment, jwe, flag in bad
+    if curve != "X25519":  # every 32 bytes are a point of X25519
+        jwe = _jwe(curve, recipient, {"epk": off_curve})
+        bad.append(("point off the curve", "InvalidCurve", jwe))
+    bad += [(comment, "Forbidden", jwe) for comment, jwe in _forbidden(curve, recipient, point)]
+    tests = [
+        Case("sealed", "valid", {"sealedSecrets": good, "secrets": _secrets()}),
+        *refused("sealedSecrets", bad),
     ]
     return Group("Sealed", tests, {"curve": curve, "recipientLabel": label})
 
