@@ -7,8 +7,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
@@ -32,19 +30,10 @@ def openings_per_second(authority: Authority, bodies: Sequence[bytes], seconds: 
 def signatures_per_second(signer: Signer, seconds: float) -> float:
     """Sign data as long as a device certificate, for `seconds`. Return signatures per second."""
     data = bytes(_TBS_BYTES)
-    algorithm = signer.hash_algorithm
-    match signer.key:
-        case rsa.RSAPrivateKey() as rsa_key:
 
-            def sign() -> int:
-                rsa_key.sign(data, padding.PKCS1v15(), algorithm)
-                return 1
-
-        case ec.EllipticCurvePrivateKey() as ec_key:
-
-            def sign() -> int:
-                ec_key.sign(data, ec.ECDSA(algorithm))
-                return 1
+    def sign() -> int:
+        signer.sign(data)
+        return 1
 
     return _per_second(sign, seconds)
 

@@ -58,10 +58,7 @@ def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
 
 
 def measure_in_turn(
-    stage: Stage,
-    cases: Sequence[Case],
-    *,
-    prepare: Callable[[], None] = lambda: None,
+    stage: Stage, cases: Sequence[Case], *, prepare: Callable[[], None] = lambda: None
 ) -> None:
     """Check a sample of each case's responses, warm up, then measure all cases in each round.
 

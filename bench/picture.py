@@ -13,12 +13,7 @@ from playwright.sync_api import expect
 
 from bench.machine import TOP
 from tests.support.busy_authority import start_lively
-from tests.support.programs.browser import (
-    PROGRAM_VARIABLE,
-    chromium,
-    find_chromium,
-    watched_page,
-)
+from tests.support.programs.browser import PROGRAM_VARIABLE, chromium, find_chromium, watched_page
 
 _PICTURE = TOP / "docs" / "overview.png"
 _WIDTH = 1160

@@ -71,11 +71,7 @@ class Site:
 
 
 def found(
-    folder: Path,
-    postgres: Postgres | None,
-    name: str,
-    *,
-    key_type: CaKeyType = CaKeyType.RSA_4096,
+    folder: Path, postgres: Postgres | None, name: str, *, key_type: CaKeyType = CaKeyType.RSA_4096
 ) -> Site:
     """Create an authority of the standard sizes, on SQLite if `postgres` is None.
 

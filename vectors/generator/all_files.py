@@ -2,14 +2,7 @@
 
 from pathlib import Path
 
-from vectors.generator import (
-    bundles,
-    camera_tokens,
-    chains,
-    key_derivation,
-    provisioning,
-    verdicts,
-)
+from vectors.generator import bundles, camera_tokens, chains, key_derivation, provisioning, verdicts
 from vectors.generator.document import as_json
 from vectors.generator.schemas import SCHEMAS
 

@@ -60,10 +60,7 @@ def make() -> Document:
             " is SHA-256 of the label, that of P-384 SHA-384, the 32 bytes of X25519 SHA-256.",
         ],
         notes=_NOTES,
-        groups=[
-            _responses(),
-            *(_sealed(kind) for kind in ("P-256", "P-384", "X25519")),
-        ],
+        groups=[_responses(), *(_sealed(kind) for kind in ("P-256", "P-384", "X25519"))],
     )
 
 

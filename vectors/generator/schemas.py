@@ -65,10 +65,7 @@ def _file(title: str, *groups: Schema) -> Schema:
                 "generatorVersion": TEXT,
                 "numberOfTests": {"type": "integer", "minimum": 1},
                 "header": _list(TEXT),
-                "notes": {
-                    "type": "object",
-                    "additionalProperties": _object({"description": TEXT}),
-                },
+                "notes": {"type": "object", "additionalProperties": _object({"description": TEXT})},
                 "testGroups": {
                     "type": "array",
                     "minItems": 1,
@@ -146,11 +143,7 @@ SCHEMAS: dict[str, Schema] = {
                 _test({"response": {"type": "object"}}, {"secrets": _SECRETS}), _RESPONSE
             ),
         ),
-        _group(
-            ["Sealed"],
-            _RECIPIENT,
-            _test({"sealedSecrets": TEXT}, {"secrets": _SECRETS}),
-        ),
+        _group(["Sealed"], _RECIPIENT, _test({"sealedSecrets": TEXT}, {"secrets": _SECRETS})),
     ),
     "certificate_chain": _file(
         "Certification paths",

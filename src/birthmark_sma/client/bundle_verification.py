@@ -21,11 +21,7 @@ from cryptography import x509
 
 from birthmark_sma.client.outcome import Fail, Outcome, Pass
 from birthmark_sma.client.revocation import RevocationList, check_aware, check_revocation
-from birthmark_sma.errors import (
-    BundleCertificateError,
-    BundleTimeError,
-    PathRefusedError,
-)
+from birthmark_sma.errors import BundleCertificateError, BundleTimeError, PathRefusedError
 from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 from birthmark_sma.protocol.bundle import Bundle, parse_bundle

@@ -1,6 +1,6 @@
 """Define the options of a client: deadlines, retries, circuit breaker and batch sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 
 from birthmark_sma.errors import ConfigurationError
@@ -43,28 +43,15 @@ class Options:
     check_request_id: bool = True
 
     def __post_init__(self) -> None:
-        for name in _SECONDS:
-            value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type is float and not (isfinite(value) and value > 0):
                 raise ConfigurationError(
-                    f"{name} must be a positive number of seconds, not {value}."
+                    f"{each.name} must be a positive number of seconds, not {value}."
                 )
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1.")
+            if each.type is int and value < 1:
+                raise ConfigurationError(f"{each.name} must be at least 1.")
         if self.max_batch > MAX_BATCH:
             raise ConfigurationError(
                 f"max_batch must be at most {MAX_BATCH}, because no authority accepts more."
             )
-
-
-_SECONDS = (
-    "deadline",
-    "connect_timeout",
-    "read_timeout",
-    "pool_timeout",
-    "backoff",
-    "max_backoff",
-    "circuit_rest",
-)
-_COUNTS = ("attempts", "circuit_failures", "max_batch", "max_in_flight", "max_waiting")

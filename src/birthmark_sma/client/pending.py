@@ -28,6 +28,7 @@ from birthmark_sma.client.outcome import Cause, Indeterminate, Outcome
 from birthmark_sma.client.sync_client import AuthorityClient
 from birthmark_sma.errors import TooManyPendingError
 from birthmark_sma.http_requests import draw_pause
+from birthmark_sma.protocol.camera_token import CameraToken
 
 MAX_PENDING = 10_000
 AT_ONCE = 500
@@ -120,8 +121,7 @@ class PendingBundles:
         outcomes: Sequence[Outcome] = ()
         try:
             if due:
-                tokens = [each.bundle.camera_token for each in due]
-                outcomes = authority.validate_many(tokens, deadline=deadline)
+                outcomes = authority.validate_many(map(_token, due), deadline=deadline)
         finally:
             # Also after an error, with no outcomes: all bundles go back into the queue.
             settled = self._settle(due, outcomes)
@@ -139,8 +139,7 @@ class PendingBundles:
         outcomes: Sequence[Outcome] = ()
         try:
             if due:
-                tokens = [each.bundle.camera_token for each in due]
-                outcomes = await authority.validate_many(tokens, deadline=deadline)
+                outcomes = await authority.validate_many(map(_token, due), deadline=deadline)
         finally:
             settled = self._settle(due, outcomes)
         return settled
@@ -183,6 +182,10 @@ class PendingBundles:
         pending.attempts += 1
         pending.due = self._seconds() + max(pause, asked_for)
         heapq.heappush(self._heap, pending)
+
+
+def _token(pending: _Pending) -> CameraToken:
+    return pending.bundle.camera_token
 
 
 def _may_change(outcome: Indeterminate) -> bool:

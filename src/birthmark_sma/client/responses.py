@@ -60,13 +60,7 @@ class TransportError:
 
 
 _AILMENTS = frozenset(
-    {
-        Cause.UNREACHABLE,
-        Cause.TIMED_OUT,
-        Cause.UNTRUSTED,
-        Cause.UNAVAILABLE,
-        Cause.NOT_UNDERSTOOD,
-    }
+    {Cause.UNREACHABLE, Cause.TIMED_OUT, Cause.UNTRUSTED, Cause.UNAVAILABLE, Cause.NOT_UNDERSTOOD}
 )
 
 
@@ -114,20 +108,15 @@ def _outcome(result: object, request_id: str) -> Outcome:
     found = _verdict(result) if isinstance(result, dict) else None
     if found is not None:
         return found
+    cause, detail = Cause.NOT_UNDERSTOOD, "The result in the response is not a verdict."
     if isinstance(result, dict) and isinstance(result.get("error"), str):
-        error = result["error"][:_MAX_TEXT]
         if "validation_result" not in result:
-            return Indeterminate(Cause.ALREADY_SUBMITTED, error, 1, request_id=request_id)
-        if result["validation_result"] == Verdict.FAIL:
+            cause, detail = Cause.ALREADY_SUBMITTED, result["error"][:_MAX_TEXT]
+        elif result["validation_result"] == Verdict.FAIL:
             # A single token would have got a 422 here. It means that the request is malformed, and
             # says nothing about who made the token.
-            return Indeterminate(Cause.REFUSED, error, 1, request_id=request_id)
-    return Indeterminate(
-        Cause.NOT_UNDERSTOOD,
-        "The result in the response is not a verdict.",
-        1,
-        request_id=request_id,
-    )
+            cause, detail = Cause.REFUSED, result["error"][:_MAX_TEXT]
+    return Indeterminate(cause, detail, 1, request_id=request_id)
 
 
 def _verdict(result: Mapping[str, Any]) -> Pass | Fail | None:

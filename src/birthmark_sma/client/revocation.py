@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
-from birthmark_sma.pki.name_matching import same_name
+from birthmark_sma.pki.names import same_name
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 
 # Extensions of lists that do not name all revoked certificates of the issuer.

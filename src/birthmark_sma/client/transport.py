@@ -161,33 +161,19 @@ _BROKEN = TransportError(Cause.UNREACHABLE, "The connection broke before the res
 _REFUSED_BY_PROXY = re.compile(r"(403|407)\b")
 
 # The first row whose class matches the error decides, so subclasses come before their base classes.
-_ERRORS: tuple[tuple[type[Exception], TransportError], ...] = (
-    (
-        httpx2.ConnectTimeout,
-        TransportError(Cause.UNREACHABLE, "No connection could be opened in time.", again=True),
-    ),
+_ERRORS: tuple[tuple[type[Exception], Cause, str, bool], ...] = (
+    (httpx2.ConnectTimeout, Cause.UNREACHABLE, "No connection could be opened in time.", True),
     (
         httpx2.PoolTimeout,
-        TransportError(
-            Cause.OVERLOADED, "No connection of this client became free in time.", again=True
-        ),
+        Cause.OVERLOADED,
+        "No connection of this client became free in time.",
+        True,
     ),
-    (
-        httpx2.TimeoutException,
-        TransportError(Cause.TIMED_OUT, "The authority did not answer in time."),
-    ),
-    (
-        httpx2.ConnectError,
-        TransportError(Cause.UNREACHABLE, "No server answers at this address.", again=True),
-    ),
-    (
-        httpx2.ProxyError,
-        TransportError(Cause.UNREACHABLE, "The proxy cannot reach the authority.", again=True),
-    ),
-    (httpx2.NetworkError, _BROKEN),
-    (httpx2.RemoteProtocolError, _BROKEN),
-    (OSError, _BROKEN),
+    (httpx2.TimeoutException, Cause.TIMED_OUT, "The authority did not answer in time.", False),
+    (httpx2.ConnectError, Cause.UNREACHABLE, "No server answers at this address.", True),
+    (httpx2.ProxyError, Cause.UNREACHABLE, "The proxy cannot reach the authority.", True),
 )
+_BROKEN_ERRORS = (httpx2.NetworkError, httpx2.RemoteProtocolError, OSError)
 
 
 def to_transport_error(error: Exception) -> TransportError:
@@ -206,10 +192,11 @@ def to_transport_error(error: Exception) -> TransportError:
         return TransportError(
             Cause.PROXY_REFUSED, f"The proxy does not let this client through ({refused[1]})."
         )
-    for kind, fault in _ERRORS:
+    for kind, cause, detail, again in _ERRORS:
         if isinstance(error, kind):
-            return fault
-    return TransportError(Cause.NOT_UNDERSTOOD, "The request or the response violated HTTP.")
+            return TransportError(cause, detail, again=again)
+    violated = TransportError(Cause.NOT_UNDERSTOOD, "The request or the response violated HTTP.")
+    return _BROKEN if isinstance(error, _BROKEN_ERRORS) else violated
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

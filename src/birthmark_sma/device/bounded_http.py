@@ -3,13 +3,15 @@
 `provisioning` and `intake` call it. A slow or hostile server must never block or exhaust a camera.
 """
 
-from collections.abc import Callable
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import httpx2
 
-from birthmark_sma.device.time_limit import TimeLimit
 from birthmark_sma.http_requests import parse_http_date, parse_retry_after
 
 HearTime = Callable[[datetime, str], None]
@@ -36,9 +38,9 @@ def bounded_post(
     """POST once, without following redirects, and return a response of at most `max_bytes`.
 
     The call ends after `seconds`, however slowly bytes arrive. The timeouts of httpx2 cannot do
-    this: they bound the wait for the next byte. So each call opens its own connection, on which
-    `TimeLimit` works. The client's own timeout bounds the time to connect. On a connection that the
-    client kept open from another request, only its own timeouts apply.
+    this: they bound the wait for the next byte. So each call opens its own connection, which
+    `_TimeLimit` shuts down. The client's own timeout bounds the time to connect. On a connection
+    that the client kept open from another request, only its own timeouts apply.
 
     Raises httpx2.HTTPError: ReadTimeout if it takes longer, RemoteProtocolError if the response is
     larger, or compressed although the request forbids it (64 KiB can decompress to gigabytes), and
@@ -47,12 +49,12 @@ def bounded_post(
     received = b""
     try:
         with (
-            TimeLimit(seconds) as limit,
+            _TimeLimit(seconds) as limit,
             client.stream(
                 "POST",
                 url,
                 content=content,
-                # A request on a kept connection has no connect event, so `TimeLimit` could not end
+                # A request on a kept connection has no connect event, so `_TimeLimit` could not end
                 # it.
                 headers=headers | {"Accept-Encoding": "identity", "Connection": "close"},
                 follow_redirects=False,
@@ -90,3 +92,54 @@ def retry_after(answer: Answer) -> float | None:
 def describe(error: httpx2.HTTPError) -> str:
     """Return the kind of an error and its text, if it has one."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+class _TimeLimit:
+    """The time limit of one request, on a connection that is opened for it.
+
+    When the time is over, it shuts down the connection. The reader then sees the end of the
+    connection: in the headers, in the body, or during a TLS handshake. `over` is True after that.
+    Only the DNS lookup of the host name may take longer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        self._connection: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._end)
+        # The timer must not keep the process alive after the request.
+        self._timer.daemon = True
+
+    def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """Receive the new connection from the HTTP client, through its `trace` extension."""
+        if event.endswith(".connect_tcp.complete"):
+            with self._lock:
+                self._forget()
+                # Duplicate the descriptor. When the time is over, the client may have closed its
+                # own, and the number may belong to another file.
+                self._connection = info["return_value"].get_extra_info("socket").dup()
+                self._shut_down_if_over()
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._forget()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.over = True
+            self._shut_down_if_over()
+
+    def _shut_down_if_over(self) -> None:
+        if self.over and self._connection is not None:
+            with contextlib.suppress(OSError):  # the peer already closed it
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

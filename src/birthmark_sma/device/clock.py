@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
@@ -40,14 +39,6 @@ _MAX_SOURCES = 16
 _FIRST_YEAR, _LAST_YEAR = 1970, 9999
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A server's time, and the monotonic time at which it was received."""
-
-    time: datetime
-    at: float
 
 
 class CameraClock:
@@ -74,7 +65,8 @@ class CameraClock:
         self._ends = ends
         self._seconds = seconds
         self._seen = _load(directory)
-        self._heard: dict[str, _Heard] = {}
+        self._heard: dict[str, tuple[datetime, float]] = {}
+        """Each server's time, and the monotonic time at which it was received."""
         self._told: str | None = None
 
     def now(self) -> datetime:
@@ -105,7 +97,7 @@ class CameraClock:
             return
         if not _FIRST_YEAR <= time.year < _LAST_YEAR:
             return  # no real clock has this year, and arithmetic with it could overflow
-        self._heard[source] = _Heard(time, self._seconds())
+        self._heard[source] = time, self._seconds()
         now = self.now()
         if abs(now - time) <= CLOCK_SKEW:
             # The earlier of the two times, so that neither source alone advances the stored time.
@@ -143,10 +135,10 @@ class CameraClock:
         """Return by how much the clock is ahead of each server heard within the last day."""
         found = []
         # Copy the values: another thread may add a server meanwhile.
-        for heard in [*self._heard.values()]:
-            elapsed = self._seconds() - heard.at
+        for time, at in [*self._heard.values()]:
+            elapsed = self._seconds() - at
             if elapsed < _EVIDENCE_SECONDS:
-                found.append(now - heard.time - timedelta(seconds=elapsed))
+                found.append(now - time - timedelta(seconds=elapsed))
         return found
 
     def _see(self, time: datetime) -> None:

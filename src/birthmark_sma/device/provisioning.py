@@ -16,7 +16,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -33,11 +33,7 @@ from birthmark_sma.device.bounded_http import (
     response_time,
     retry_after,
 )
-from birthmark_sma.device.provisioning_response import (
-    UnusableAnswerError,
-    make_identity,
-    to_pem,
-)
+from birthmark_sma.device.provisioning_response import UnusableAnswerError, make_identity, to_pem
 from birthmark_sma.device.state import Identity, Pending, load_private_key
 from birthmark_sma.errors import (
     AuthorityAwayError,
@@ -50,9 +46,7 @@ from birthmark_sma.http_requests import draw_pause
 from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.pki.names import check_device_serial, requested_subject
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
-from birthmark_sma.protocol.key_table import (
-    MAX_WIRE_INTEGER,
-)
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.server_urls import check_url
 
 PATH = "/api/v1/devices/provision"
@@ -290,10 +284,7 @@ def _request(
     )
     return json.dumps(
         enrolment.details()
-        | {
-            "csr": to_pem(csr.sign(signing, hashes.SHA256())),
-            _KEY_ENCRYPTION: public.decode(),
-        }
+        | {"csr": to_pem(csr.sign(signing, hashes.SHA256())), _KEY_ENCRYPTION: public.decode()}
     )
 
 
@@ -303,28 +294,22 @@ def _may_change(status: int) -> bool:
 
 
 def _refusal(status: int, content: bytes) -> ProvisioningRefusedError:
-    try:
+    kind = "unknown"
+    detail = "the response does not come from such an authority. Check the URL."
+    with suppress(KeyError, TypeError, ValueError, RecursionError):
         problem = json.loads(content)
-        kind = str(problem["type"]).rpartition(":")[2]
-        detail = str(problem["detail"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        kind, detail = (
-            "unknown",
-            ("the response does not come from such an authority. Check the URL."),
-        )
-    advice = _ADVICE.get(kind, "")
+        kind, detail = str(problem["type"]).rpartition(":")[2], str(problem["detail"])
+    advice = _ALREADY_PROVISIONED if kind == "device-already-provisioned" else ""
     return ProvisioningRefusedError(
         f"The authority refused the camera ({status}): {detail}{advice}", status=status, kind=kind
     )
 
 
-_ADVICE = {
-    "device-already-provisioned": (
-        " Either another camera has this serial, or this camera missed the response more than"
-        " 24 hours ago. Ask the operator to revoke the device, and provision the camera under"
-        " a new serial in an empty directory."
-    ),
-}
+_ALREADY_PROVISIONED = (
+    " Either another camera has this serial, or this camera missed the response more than"
+    " 24 hours ago. Ask the operator to revoke the device, and provision the camera under"
+    " a new serial in an empty directory."
+)
 
 
 def _client(

@@ -108,11 +108,9 @@ class PrivateDirectory:
         Raises DeviceStorageError if it cannot be created, or if other users can access it.
         """
         self.path = path
-        try:
+        with _usable(path):
             _make(path)
             _check_mode(path, path.lstat(), _DIRECTORY_MODE)
-        except OSError as error:
-            raise _unusable(path, error) from None
 
     def lock(self) -> DirectoryLock:
         """Lock the directory against all other processes.
@@ -121,37 +119,31 @@ class PrivateDirectory:
         process holds it.
         """
         path = self.path / LOCK
-        try:
+        with _usable(path):
             # O_NOFOLLOW here and below: never follow a symbolic link that someone else put there.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _FILE_MODE)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BaseException:
+            except BaseException as error:
                 os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise DeviceBusyError(
+                        f"Another process uses {self.path}. Stop it first: only one process may"
+                        " use a camera."
+                    ) from None
                 raise
-        except BlockingIOError:
-            raise DeviceBusyError(
-                f"Another process uses {self.path}. Stop it first: only one process may use a"
-                " camera."
-            ) from None
-        except OSError as error:
-            raise _unusable(path, error) from None
         return DirectoryLock(descriptor)
 
     def clear_unfinished(self) -> None:
         """Remove the partial files of a killed process. The caller must hold the lock."""
-        try:
+        with _usable(self.path):
             for path in self.path.glob(f".*{_PARTIAL}"):
                 path.unlink()
-        except OSError as error:
-            raise _unusable(self.path, error) from None
 
     def names(self) -> list[str]:
         """Return the names of the complete files, sorted."""
-        try:
+        with _usable(self.path):
             return sorted(path.name for path in self.path.iterdir() if path.suffix != _PARTIAL)
-        except OSError as error:
-            raise _unusable(self.path, error) from None
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, or None if it does not exist.
@@ -160,19 +152,15 @@ class PrivateDirectory:
         DamagedDeviceStateError if it is larger than 1 MiB.
         """
         path = self.path / name
-        try:
-            # O_NONBLOCK: opening a FIFO in its place must not wait for a writer.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _unusable(path, error) from None
-        with os.fdopen(descriptor, "rb") as file:
-            _check_mode(path, os.fstat(descriptor), _FILE_MODE)
+        with _usable(path):
             try:
+                # O_NONBLOCK: opening a FIFO in its place must not wait for a writer.
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                return None
+            with os.fdopen(descriptor, "rb") as file:
+                _check_mode(path, os.fstat(descriptor), _FILE_MODE)
                 content = file.read(_MAX_FILE_BYTES + 1)
-            except OSError as error:
-                raise _unusable(path, error) from None
         if len(content) > _MAX_FILE_BYTES:
             raise DamagedDeviceStateError(
                 f"{path} has more than {_MAX_FILE_BYTES} bytes, so it is not a file of a camera."
@@ -187,16 +175,17 @@ class PrivateDirectory:
         """
         path = self.path / name
         partial = self.path / f".{name}.{secrets.token_hex(4)}{_PARTIAL}"
-        try:
-            # Order matters: sync the content, then rename, then sync the directory. A power cut
-            # between two steps leaves the old or the new file.
-            _write_durably(partial, content)
-            partial.replace(path)
-            _sync(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise _unusable(path, error) from None
+        with _usable(path):
+            try:
+                # Order matters: sync the content, then rename, then sync the directory. A power
+                # cut between two steps leaves the old or the new file.
+                _write_durably(partial, content)
+                partial.replace(path)
+                _sync(self.path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
 
     def create(self, name: str, content: bytes) -> None:
         """Create a new file: complete and on disk, or not at all. The caller must hold the lock.
@@ -206,25 +195,22 @@ class PrivateDirectory:
         path = self.path / name
         # Checking first is safe under the lock. A hard link would need no check, but FAT and exFAT
         # have none.
-        if os.path.lexists(path):
-            raise _unusable(path, FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)))
+        with _usable(path):
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self.write(name, content)
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a file. Raises DeviceStorageError."""
-        try:
+        with _usable(self.path / name):
             (self.path / name).replace(self.path / new_name)
             _sync(self.path)
-        except OSError as error:
-            raise _unusable(self.path / name, error) from None
 
     def remove(self, name: str) -> None:
         """Remove a file. A missing file is no error. Raises DeviceStorageError."""
-        try:
+        with _usable(self.path / name):
             (self.path / name).unlink(missing_ok=True)
             _sync(self.path)
-        except OSError as error:
-            raise _unusable(self.path / name, error) from None
 
 
 def _make(path: Path) -> None:
@@ -264,5 +250,11 @@ def _check_mode(path: Path, status: os.stat_result, mode: int) -> None:
         )
 
 
-def _unusable(path: Path, error: OSError) -> DeviceStorageError:
-    return DeviceStorageError(f"{path} cannot be used: {error.strerror or 'unknown error'}.")
+@contextlib.contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Raise DeviceStorageError in place of an OSError of the block. `path` is in the message."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or "unknown error"
+        raise DeviceStorageError(f"{path} cannot be used: {reason}.") from None

@@ -30,11 +30,7 @@ class Publication:
 
 
 def prepare_root(
-    public_key: VerifyingKey,
-    *,
-    now: datetime,
-    serial_number: int,
-    profile: Profile = profiles.ROOT,
+    public_key: VerifyingKey, *, now: datetime, serial_number: int, profile: Profile = profiles.ROOT
 ) -> Prepared:
     """Prepare the self-signed root certificate."""
     return _prepare(

@@ -91,6 +91,36 @@ def fold(name: str) -> str:
     return folded
 
 
+def same_name(one: x509.Name, other: x509.Name) -> bool:
+    """Return True if two names are equal under RFC 5280, section 7.1.
+
+    The comparison ignores the string type (UTF8String, PrintableString and so on), and all that
+    `fold` ignores. The cryptography library compares bytes, and so refuses names that OpenSSL
+    accepts.
+
+    Raises ValueError or TypeError if the library cannot read a name.
+    """
+    return _folded(one) == _folded(other)
+
+
+def _folded(name: x509.Name) -> list[list[tuple[str, str | bytes]]]:
+    """Return the RDNs in order, normalised. An RDN is a set, so its attributes are sorted."""
+    return [
+        sorted(
+            # A bit string is compared by its bits, without normalisation.
+            (
+                (
+                    each.oid.dotted_string,
+                    each.value if isinstance(each.value, bytes) else fold(each.value),
+                )
+                for each in rdn
+            ),
+            key=lambda pair: (pair[0], str(pair[1])),
+        )
+        for rdn in name.rdns
+    ]
+
+
 def _fold_once(name: str) -> str:
     text = unicodedata.normalize("NFD", name).casefold()
     seen = "".join(each for each in text if not _is_default_ignorable(each))

@@ -25,8 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from birthmark_sma.errors import KeyRefusedError, PathRefusedError
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer, generate
 from birthmark_sma.pki.keys.key_policy import check_key
-from birthmark_sma.pki.name_matching import same_name
-from birthmark_sma.pki.names import device_serial_of
+from birthmark_sma.pki.names import device_serial_of, same_name
 
 _NOT_CHAINED = "The certificate does not chain to the trusted root"
 

@@ -71,13 +71,7 @@ TAMPERING = (
 CLONES = (Case.CLONE_OTHER_SENSOR, Case.CLONE_SAME_SENSOR)
 REPLAYS = (Case.REPLAYED_BUNDLE, Case.REUSED_CAMERA_TOKEN, Case.BORROWED_CAMERA_TOKEN)
 """The cases that use the bundle of an earlier picture."""
-BY_ONE_CAMERA = (
-    Case.GENUINE,
-    *TAMPERING,
-    Case.REPLAYED_BUNDLE,
-    Case.REUSED_CAMERA_TOKEN,
-    *CLONES,
-)
+BY_ONE_CAMERA = (Case.GENUINE, *TAMPERING, Case.REPLAYED_BUNDLE, Case.REUSED_CAMERA_TOKEN, *CLONES)
 """The cases that need only one camera with a right clock."""
 
 WHAT: Mapping[Case, str] = {

@@ -97,11 +97,7 @@ def one_camera(plan: Plan, site: Site, manner: RunOptions) -> Iterator[PlayedCam
 
 
 def _provision(
-    plan: Plan,
-    site: Site,
-    manner: RunOptions,
-    place: Path,
-    provisioned: Provisioned,
+    plan: Plan, site: Site, manner: RunOptions, place: Path, provisioned: Provisioned
 ) -> list[PlayedCamera]:
     made = 0
 

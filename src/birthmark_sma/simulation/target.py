@@ -12,14 +12,7 @@ from pathlib import Path
 
 import httpx2
 
-from birthmark_sma.client import (
-    AsyncAuthorityClient,
-    Cause,
-    Fail,
-    Indeterminate,
-    Options,
-    Pass,
-)
+from birthmark_sma.client import AsyncAuthorityClient, Cause, Fail, Indeterminate, Options, Pass
 from birthmark_sma.client.transport import tls_context, to_transport_error
 from birthmark_sma.device import Enrolment
 from birthmark_sma.errors import ConfigurationError
@@ -177,7 +170,5 @@ async def probe(
                 f"The authority gave no verdict for a repeated token ({cause}): {detail}"
             )
     return Environment(
-        discloses_serials=disclosed,
-        answers_repeats=answers_repeats,
-        reports_to_authority=reports,
+        discloses_serials=disclosed, answers_repeats=answers_repeats, reports_to_authority=reports
     )

@@ -92,10 +92,7 @@ def encrypt(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: byt
         _EncryptedPrivateKeyInfo(
             scheme=_with(
                 scheme,
-                _Pbes2(
-                    derivation=_with(parts.derivation, derivation),
-                    encryption=parts.encryption,
-                ),
+                _Pbes2(derivation=_with(parts.derivation, derivation), encryption=parts.encryption),
             ),
             encrypted_data=encryptor.update(padded) + encryptor.finalize(),
         )

@@ -8,7 +8,6 @@ time: it checks whether the private key is publicly known.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -45,26 +44,19 @@ RSA_BITS = (2048, 3072, 4096)
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """A kind of key that is never accepted, and the reason."""
-
-    kind: type
-    name: str
-    why: str
-
-
-_REFUSED_FOR_SIGNING = (
-    _Refusal(x25519.X25519PublicKey, "X25519", "it can agree on keys but not sign"),
-    _Refusal(x448.X448PublicKey, "X448", "it can agree on keys but not sign"),
-    _Refusal(dsa.DSAPublicKey, "DSA", "FIPS 186-5 no longer approves it"),
-    _Refusal(ed448.Ed448PublicKey, "Ed448", "too few verifiers know it"),
+# Kinds of keys that are never accepted: their type, their name and the reason.
+_Refusals: TypeAlias = tuple[tuple[type, str, str], ...]
+_REFUSED_FOR_SIGNING: _Refusals = (
+    (x25519.X25519PublicKey, "X25519", "it can agree on keys but not sign"),
+    (x448.X448PublicKey, "X448", "it can agree on keys but not sign"),
+    (dsa.DSAPublicKey, "DSA", "FIPS 186-5 no longer approves it"),
+    (ed448.Ed448PublicKey, "Ed448", "too few verifiers know it"),
 )
-_REFUSED_FOR_ENCRYPTION = (
-    _Refusal(ed25519.Ed25519PublicKey, "Ed25519", "it can sign but not decrypt or agree"),
-    _Refusal(ed448.Ed448PublicKey, "Ed448", "it can sign but not decrypt or agree"),
-    _Refusal(dsa.DSAPublicKey, "DSA", "it can sign but not decrypt or agree"),
-    _Refusal(x448.X448PublicKey, "X448", "too few devices know it"),
+_REFUSED_FOR_ENCRYPTION: _Refusals = (
+    (ed25519.Ed25519PublicKey, "Ed25519", "it can sign but not decrypt or agree"),
+    (ed448.Ed448PublicKey, "Ed448", "it can sign but not decrypt or agree"),
+    (dsa.DSAPublicKey, "DSA", "it can sign but not decrypt or agree"),
+    (x448.X448PublicKey, "X448", "too few devices know it"),
 )
 _FOR_SIGNING = "Use EC P-256 or P-384, RSA of 2048, 3072 or 4096 bits with e = 65537, or Ed25519."
 _FOR_ENCRYPTION = "Use EC P-256 or P-384, X25519, or RSA of 2048, 3072 or 4096 bits with e = 65537."
@@ -169,7 +161,7 @@ def check_key_encryption_key(key: object) -> KeyEncryptionKey:
 
 
 def _check_ec_or_rsa(
-    key: object, refused: tuple[_Refusal, ...], remedy: str
+    key: object, refused: _Refusals, remedy: str
 ) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
     if isinstance(key, ec.EllipticCurvePublicKey):
         if key.curve.name not in _CURVES:
@@ -178,9 +170,9 @@ def _check_ec_or_rsa(
     if isinstance(key, rsa.RSAPublicKey):
         _check_rsa(key, remedy)
         return key
-    for refusal in refused:
-        if isinstance(key, refusal.kind):
-            raise KeyRefusedError(f"{refusal.name} is not accepted: {refusal.why}. {remedy}")
+    for kind, name, why in refused:
+        if isinstance(key, kind):
+            raise KeyRefusedError(f"{name} is not accepted: {why}. {remedy}")
     raise KeyRefusedError(f"This kind of key is not accepted. {remedy}")
 
 

@@ -1,6 +1,6 @@
 """A simulated aggregation server: it verifies bundles and has their camera tokens validated.
 
-`player` and `bundle_intake` call it. It uses `birthmark_sma.client` and keeps the bundle ids that
+`player` and `hosting` call it. It uses `birthmark_sma.client` and keeps the bundle ids that
 it has seen and the devices that were reported stolen.
 """
 

@@ -1,6 +1,18 @@
-"""Run a simulated aggregation server on a port, for `sma simulate aggregator`.
+"""Serve a simulated aggregation server over HTTP, to test cameras of other developers.
 
-It ends after a time, after a number of bundles, or on a signal.
+    POST /bundles   take a bundle; the response comes after its judgement
+    GET  /          describe this server
+
+| status | meaning of POST /bundles |
+| --- | --- |
+| 200 | the bundle is judged: {"ending": ..., "detail": ..., "bundle_id": ...} |
+| 409 | the bundle was taken before; same body |
+| 413 | the body is too large |
+| 415 | the Content-Type is not application/json |
+| 422 | the bundle cannot be verified; a retry does not help; same body |
+| 503 | the authority gave no verdict in time; send it again after Retry-After; same body |
+
+`sma simulate aggregator` calls it. It ends after a time, after a number of bundles, or on a signal.
 """
 
 import asyncio
@@ -12,16 +24,33 @@ import httpx2
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES
 from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator, Judgement
-from birthmark_sma.simulation.aggregation.bundle_intake import reception
+from birthmark_sma.simulation.expected_outcomes import Outcome
 from birthmark_sma.simulation.target import Site
 
 _ROOT_PATH = "/pki/root.crt"
 _SECONDS = 10.0  # timeout of the request for the root certificate
 _LAST_SECONDS = 5  # for open requests after the end
 _MAX_CONNECTIONS = 256
+_PATIENCE = 20.0  # seconds to wait for a verdict; a camera waits 30 s for the response
+_RETRY_AFTER = "2"
+_STATUSES = {
+    Outcome.DUPLICATE: 409,
+    Outcome.MALFORMED: 422,
+    Outcome.WRONG_TIME: 422,
+    Outcome.WRONG_CERTIFICATE: 422,
+    Outcome.WRONG_SIGNATURE: 422,
+    Outcome.UNDECIDED: 503,
+}
+
+Told = Callable[[Judgement], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +62,7 @@ class Bounds:
 
 
 async def host_aggregator(
-    site: Site,
-    host: str,
-    port: int,
-    bounds: Bounds,
-    *,
-    ready: Callable[[str], None],
-    told: Callable[[Judgement], None],
+    site: Site, host: str, port: int, bounds: Bounds, *, ready: Callable[[str], None], told: Told
 ) -> None:
     """Serve until a limit or a signal. `ready` is called with the URL, `told` with each judgement.
 
@@ -61,7 +84,7 @@ async def host_aggregator(
 
         server = uvicorn.Server(
             uvicorn.Config(
-                reception(aggregator, heard),
+                _application(aggregator, heard),
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
@@ -80,6 +103,43 @@ async def host_aggregator(
         timer.cancel()
     finally:
         await client.close()
+
+
+def _application(aggregator: Aggregator, told: Told) -> Starlette:
+    """Return the ASGI application. `told` is called with each judgement."""
+
+    async def take(request: Request) -> Response:
+        declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if declared != "application/json":
+            return JSONResponse(
+                {"detail": "Send the bundle with the Content-Type application/json."}, 415
+            )
+        text = bytearray()
+        async for part in request.stream():
+            text += part
+            if len(text) > MAX_BUNDLE_BYTES:
+                return JSONResponse(
+                    {"detail": f"A bundle has at most {MAX_BUNDLE_BYTES} bytes."}, 413
+                )
+        until = asyncio.get_running_loop().time() + _PATIENCE
+        judgement = await aggregator.take(bytes(text), until=until)
+        told(judgement)
+        return JSONResponse(
+            {
+                "ending": judgement.ending,
+                "detail": judgement.detail,
+                "bundle_id": None if judgement.bundle_id is None else judgement.bundle_id.hex(),
+            },
+            _STATUSES.get(judgement.ending, 200),
+            {"Retry-After": _RETRY_AFTER} if judgement.ending is Outcome.UNDECIDED else None,
+        )
+
+    async def describe(request: Request) -> Response:  # noqa: ARG001  a route's shape
+        return JSONResponse({"service": "simulated aggregation server", "post": "/bundles"})
+
+    return Starlette(
+        routes=[Route("/bundles", take, methods=["POST"]), Route("/", describe, methods=["GET"])]
+    )
 
 
 def fetch_root(site: Site) -> x509.Certificate:
