@@ -1,1 +1,1 @@
-"""Test vectors for every implementation of the protocol, and what makes them."""
+"""Test vectors for every implementation of the protocol, and the programs that generate them."""

@@ -1,4 +1,4 @@
-"""`python -m vectors` writes the vectors anew; `--check` says which files would change."""
+"""`python -m vectors` writes the vectors; `--check` lists the files that would change."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Write or compare; return the exit code."""
+    """Write or compare the files, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vectors", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check: bool = parser.parse_args().check

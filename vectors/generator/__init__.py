@@ -1,1 +1,1 @@
-"""What makes the vectors: one module a file, each a pure function from nothing to a document."""
+"""Generate the vectors. Each module generates one file, always with the same bytes."""

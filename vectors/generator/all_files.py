@@ -1,4 +1,4 @@
-"""Every file that the generator makes, by its path below `vectors/`."""
+"""List all generated files by their path below `vectors/`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from vectors.generator.schemas import SCHEMAS
 
 
 def all_files(here: Path) -> dict[str, bytes]:
-    """Make them all. `here` is where the normative files are that others take values from."""
+    """Generate all files. `here` is the directory of the normative files, which have the values."""
     documents = {
         "key_derivation": key_derivation.make(here),
         "camera_token": camera_tokens.make(here),

@@ -1,4 +1,4 @@
-"""An authority and certificates that come out the same each time.
+"""Make an authority and certificates that are the same each time.
 
 All times are fixed, serial numbers are digests, and ECDSA takes its nonces from RFC 6979.
 """
@@ -19,7 +19,7 @@ from birthmark_sma.pki.keys.key_policy import DeviceKey
 from vectors.generator.seeded_keys import p256, secret
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
-"""When all vectors are judged, unless they say otherwise."""
+"""The time at which all vectors are verified, unless a vector has its own time."""
 
 NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
 CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -32,7 +32,7 @@ class SeededSigner(Signer):
     __slots__ = ()
 
     def sign(self, data: bytes) -> bytes:
-        """Return the signature of data."""
+        """Return the deterministic ECDSA signature."""
         assert isinstance(self.key, ec.EllipticCurvePrivateKey)  # noqa: S101 - the type above
         return self.key.sign(data, ec.ECDSA(self.hash_algorithm, deterministic_signing=True))
 
@@ -49,7 +49,7 @@ class SeededCa:
 
 @cache
 def authority(name: str = "test authority", now: datetime = NOW - timedelta(days=180)) -> SeededCa:
-    """Return the authority of a name, founded at a time."""
+    """Return the authority with this name, created at the time `now`."""
     root_signer = SeededSigner(p256(f"{name}, root"))
     signer = SeededSigner(p256(f"{name}, intermediate"))
     root = certificates.sign(
@@ -94,9 +94,9 @@ def hand_made(
     lasting: timedelta = timedelta(days=30),
     alternative_names: Sequence[x509.GeneralName] | None = None,
 ) -> x509.Certificate:
-    """Sign what `issue` would refuse to: any extensions, beside key identifiers and names.
+    """Sign a certificate with any extensions, also one that the authority would refuse to issue.
 
-    Without `alternative_names` it has the URN of a device; with an empty list, none.
+    If `alternative_names` is None, it has the URN of a device. An empty list leaves it out.
     """
     urn = x509.UniformResourceIdentifier(names.device_urn(common_name))
     if alternative_names is None:
@@ -130,10 +130,10 @@ def serial_number(label: str) -> int:
 
 
 def pem(certificate: x509.Certificate) -> str:
-    """Return a certificate as text."""
+    """Return a certificate in PEM."""
     return certificate.public_bytes(Encoding.PEM).decode("ascii")
 
 
 def der(certificate: x509.Certificate) -> bytes:
-    """Return a certificate as bundles have it, but for base64."""
+    """Return a certificate in DER."""
     return certificate.public_bytes(Encoding.DER)

@@ -1,4 +1,4 @@
-"""bundle_signature_test.json: what a device signs, and whole bundles."""
+"""Generate bundle_signature_test.json: signatures of bundles, and whole bundles."""
 
 import json
 from base64 import b64decode, b64encode
@@ -41,7 +41,7 @@ _KEYS: dict[str, Callable[[str], SigningKey]] = {
 
 
 def make() -> Document:
-    """Sign with each kind of key, and then spoil it."""
+    """Return valid signatures and bundles for each kind of key, and invalid ones."""
     groups = [_signatures(kind, key("test device")) for kind, key in _KEYS.items()]
     return Document(
         algorithm="BirthmarkBundle-v1",
@@ -75,7 +75,7 @@ def _content(key: SigningKey) -> UnsignedBundle:
 
 
 def _sign(message: bytes, key: SigningKey, hashed: HashAlgorithm | None = None) -> bytes:
-    """Sign as bundles are signed, or with another hash; always with the same result."""
+    """Sign like a device, or with the hash `hashed`. ECDSA is deterministic."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         usual = SHA384() if key.key_size == 384 else SHA256()
         return key.sign(message, ec.ECDSA(hashed or usual, deterministic_signing=True))
@@ -125,7 +125,7 @@ def _base64(value: bytes) -> str:
 
 
 def _lines(text: str, end: str = "\n", width: int = 76) -> str:
-    """Break a text into lines, each with an end, as encoders for MIME do."""
+    """Break a text into lines, each with a line end, like encoders for MIME."""
     return "".join(text[at : at + width] + end for at in range(0, len(text), width))
 
 
@@ -151,7 +151,7 @@ _SPELLINGS: dict[str, Callable[[str], str]] = {
 
 
 def _signed_as_it_is(fields: dict[str, Any]) -> str:
-    """Sign what no `UnsignedBundle` would be, so that only its form is wrong."""
+    """Return a malformed bundle with a right signature, so that only its form is wrong."""
     content = {name: value for name, value in fields.items() if name != "signature"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
     signature = _sign(SIGNING_PREFIX + canonical, seeded_keys.p256("test device"))

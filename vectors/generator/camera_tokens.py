@@ -1,4 +1,4 @@
-"""camera_token_test.json: the normative cases as they travel."""
+"""Generate camera_token_test.json: the normative cases as they are on the wire."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ _NOTES = {
 
 
 def make(here: Path) -> Document:
-    """Take the values over from the file that was computed with OpenSSL."""
+    """Copy the values from the file that was computed with OpenSSL."""
     source: dict[str, Any] = json.loads((here / "camera_token.json").read_text(encoding="ascii"))
     tests = [_test(case) for case in source["tests"]]
     return Document(

@@ -1,4 +1,4 @@
-"""certificate_chain_test.json: certification paths, sound ones, and bad ones from the field."""
+"""Generate certificate_chain_test.json: valid and invalid certification paths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -244,7 +244,7 @@ def _no_ca(ca: SeededCa) -> list[_Path]:
 
 
 def _names(ca: SeededCa) -> list[_Path]:
-    """Let a leaf spell its issuer's name in another way than the issuer does."""
+    """Encode the issuer's name in a leaf differently than in the issuer's own certificate."""
 
     def spelt(change: Callable[[str], str], kind: _ASN1Type) -> x509.Name:
         attributes = [
@@ -275,7 +275,7 @@ def _names(ca: SeededCa) -> list[_Path]:
 
 
 def _issued_by(leaf: x509.Certificate, issuer: x509.Name, signer: Signer) -> x509.Certificate:
-    """Sign a certificate again, with another issuer's name in it."""
+    """Sign a certificate again, with another name of the issuer."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(leaf.subject)

@@ -1,11 +1,11 @@
-"""The frame of a file of vectors, in the shape that Project Wycheproof made common.
+"""Define the format of a file of vectors, which is that of Project Wycheproof.
 
-A file has notes (what its flags mean) and groups; a group has what its tests share; a test has a
-number, a comment, flags and a result:
+A file has notes (the meaning of its flags) and groups. A group has the fields that its tests share.
+A test has a number, a comment, flags and a result:
 
 * `valid`: must be accepted;
 * `invalid`: must be refused;
-* `acceptable`: may be accepted or refused. Whoever accepts must get what the test says.
+* `acceptable`: may be accepted or refused. If it is accepted, the result is that of the test.
 """
 
 import json
@@ -20,7 +20,7 @@ GENERATOR_VERSION = "1"
 
 @dataclass(frozen=True)
 class Case:
-    """One case. `fields` differ from file to file."""
+    """One test. Each file has other `fields`."""
 
     comment: str
     result: Result
@@ -35,7 +35,7 @@ def refused(fields: str, cases: Iterable[tuple[str, str, Any]]) -> list[Case]:
 
 @dataclass(frozen=True)
 class Group:
-    """Tests that share something."""
+    """Tests with common fields."""
 
     kind: str
     tests: list[Case]
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole file. `notes` say what each flag means."""
+    """A whole file. `notes` explain the flags."""
 
     algorithm: str
     schema: str
@@ -53,7 +53,7 @@ class Document:
     groups: list[Group]
 
     def to_json(self) -> bytes:
-        """Number the tests and write them."""
+        """Number the tests and return the file as JSON. Raises ValueError for wrong notes."""
         numbers = iter(range(1, 1_000_000))
         used = {flag for group in self.groups for test in group.tests for flag in test.flags}
         if used != self.notes.keys():
@@ -86,5 +86,5 @@ def _group(group: Group, numbers: Iterator[int]) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> bytes:
-    """Write JSON as the files have it: two spaces, ASCII, a line end."""
+    """Return JSON in ASCII, indented by two spaces, with a line end."""
     return (json.dumps(value, indent=2, ensure_ascii=True) + "\n").encode("ascii")

@@ -1,4 +1,4 @@
-"""key_derivation_test.json: the normative cases, and those of the published clients."""
+"""Generate key_derivation_test.json: the normative cases, and those of the published clients."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from vectors.generator.document import Case, Document, Group
 
 
 def make(here: Path) -> Document:
-    """Take the values over from the files that were computed with OpenSSL."""
+    """Copy the values from the files that were computed with OpenSSL."""
     groups = []
     for kind, name, suffix in (
         ("Normative", "key_derivation.json", ""),

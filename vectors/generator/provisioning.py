@@ -1,7 +1,7 @@
-"""provisioning_response_test.json: what a device gets, with its secrets sealed.
+"""Generate provisioning_response_test.json: responses to a device, with its secrets sealed.
 
-The compact JWE is put together here by RFC 7518, section 4.6, with an ephemeral key and nonces that
-are digests of labels; the authority itself leaves all of that to its JOSE library, and chance.
+This module builds the compact JWE itself (RFC 7518, section 4.6), with an ephemeral key and nonces
+that are digests of labels. The authority uses a JOSE library and random values.
 """
 
 import json
@@ -46,7 +46,7 @@ _NOTES = {
 
 
 def make() -> Document:
-    """Seal to each kind of key, and then spoil it."""
+    """Return valid responses and JWEs for each kind of key, and invalid ones."""
     return Document(
         algorithm="ECDH-ES+A256KW",
         schema="schemas/provisioning_response_test_schema.json",
@@ -229,7 +229,7 @@ def _sealed(curve: str) -> Group:
 def _forbidden(
     curve: str, recipient: Recipient, point: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Seal soundly, but for one thing each."""
+    """Yield JWEs that decrypt, but that the RFCs forbid. Each violates one rule."""
 
     def with_point(**changes: str) -> str:
         return _jwe(curve, recipient, {"epk": point | changes})
@@ -256,13 +256,13 @@ def _forbidden(
 
 
 def _with_loose_bits(jwe: str) -> str:
-    """Set a bit of the last letter that belongs to no byte: 22 letters are 16 bytes and 4 bits."""
+    """Set an unused bit of the last letter: 22 letters are 16 bytes and 4 unused bits."""
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return jwe[:-1] + letters[letters.index(jwe[-1]) | 1]
 
 
 def recipient_key(curve: str, label: str) -> Recipient:
-    """Return the key that a label stands for."""
+    """Return the key of a label."""
     makers: dict[str, Callable[[str], Recipient]] = {
         "P-256": seeded_keys.p256,
         "P-384": seeded_keys.p384,
@@ -272,7 +272,7 @@ def recipient_key(curve: str, label: str) -> Recipient:
 
 
 def _epk(curve: str, key: Recipient) -> dict[str, str]:
-    """Return the public half as a JWK. RFC 7518, section 6.2.1; RFC 8037, section 2."""
+    """Return the public key as a JWK (RFC 7518, section 6.2.1; RFC 8037, section 2)."""
     if isinstance(key, x25519.X25519PrivateKey):
         raw = key.public_key().public_bytes_raw()
         return {"kty": "OKP", "crv": curve, "x": _base64url(raw)}

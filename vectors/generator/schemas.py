@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) of the files: strict, so that no field is there unsaid."""
+"""JSON Schemas (2020-12) of the files. They refuse fields that they do not define."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def _test(required: Schema, optional: Schema | None = None) -> Schema:
 
 
 def _sound_if_valid(test: Schema, response: Schema) -> Schema:
-    """What is invalid may have any shape; what is valid has that of the API."""
+    """Return a schema in which only the responses of valid tests follow the API."""
     valid = {"properties": {"result": {"const": "valid"}}}
     return {**test, "if": valid, "then": {"properties": {"response": response}}}
 

@@ -1,7 +1,7 @@
-"""Keys for tests, each made anew from a label: no private key stands in any file.
+"""Derive test keys from labels, so that no file contains a private key.
 
-Everybody can make them again, so that they protect nothing. The rule is in docs/vectors.md: a
-scalar or seed is the SHA-2 digest of the label, as long as the curve wants it.
+Anyone can derive them, so they protect nothing. docs/vectors.md has the rule: a scalar or seed is
+the SHA-2 digest of the label, in the length that the curve needs.
 """
 
 import hashlib
@@ -13,40 +13,40 @@ _EXPONENT = 65537
 
 
 def secret(label: str) -> bytes:
-    """Return 32 bytes that the label stands for: a NUC hash, a master key, a seed."""
+    """Return the 32 bytes of a label, for a NUC hash, a master key or a seed."""
     return hashlib.sha256(label.encode()).digest()
 
 
 def p256(label: str) -> ec.EllipticCurvePrivateKey:
-    """The P-256 key whose scalar is the SHA-256 of the label."""
+    """Return the P-256 key whose scalar is the SHA-256 of the label."""
     return ec.derive_private_key(int.from_bytes(secret(label), "big"), ec.SECP256R1())
 
 
 def p384(label: str) -> ec.EllipticCurvePrivateKey:
-    """The P-384 key whose scalar is the SHA-384 of the label."""
+    """Return the P-384 key whose scalar is the SHA-384 of the label."""
     digest = hashlib.sha384(label.encode()).digest()
     return ec.derive_private_key(int.from_bytes(digest, "big"), ec.SECP384R1())
 
 
 def p521(label: str) -> ec.EllipticCurvePrivateKey:
-    """A key on a curve that no device has; its scalar is the SHA-512 of the label."""
+    """Return a key on a curve that no device uses. Its scalar is the SHA-512 of the label."""
     digest = hashlib.sha512(label.encode()).digest()
     return ec.derive_private_key(int.from_bytes(digest, "big"), ec.SECP521R1())
 
 
 def ed25519_key(label: str) -> ed25519.Ed25519PrivateKey:
-    """The Ed25519 key whose seed is the SHA-256 of the label."""
+    """Return the Ed25519 key whose seed is the SHA-256 of the label."""
     return ed25519.Ed25519PrivateKey.from_private_bytes(secret(label))
 
 
 def x25519_key(label: str) -> x25519.X25519PrivateKey:
-    """The X25519 key whose bytes are the SHA-256 of the label."""
+    """Return the X25519 key whose bytes are the SHA-256 of the label."""
     return x25519.X25519PrivateKey.from_private_bytes(secret(label))
 
 
 @cache
 def rsa_key(label: str, bits: int = 2048) -> rsa.RSAPrivateKey:
-    """An RSA key of two primes that are searched from the label on."""
+    """Return the RSA key of two primes that are derived from the label."""
     p, q = (_prime(f"{label}, prime {number}", bits // 2) for number in (1, 2))
     exponent = pow(_EXPONENT, -1, (p - 1) * (q - 1))
     return rsa.RSAPrivateNumbers(
@@ -61,7 +61,7 @@ def rsa_key(label: str, bits: int = 2048) -> rsa.RSAPrivateKey:
 
 
 def _prime(label: str, bits: int) -> int:
-    """Return the first probable prime (Fermat, four bases) from the label's number on."""
+    """Return the first probable prime (Fermat, four bases) at or above the label's number."""
     stream = b"".join(secret(f"{label}, block {block}") for block in range(bits // 256))
     # Its two highest bits are set, so that the product of two has twice as many bits.
     candidate = int.from_bytes(stream, "big") | 0b11 << (bits - 2) | 1

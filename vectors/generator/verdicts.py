@@ -1,4 +1,4 @@
-"""verdict_test.json: PASS or FAIL, and why, for every rule and every pair of neighbouring rules."""
+"""Generate verdict_test.json: the verdict and its reason, for every combination of the inputs."""
 
 from itertools import product
 
@@ -24,7 +24,7 @@ _NOTES = {
 
 
 def make() -> Document:
-    """Judge every combination of what the rules look at."""
+    """Decide every combination of the inputs of the rules."""
     tests = []
     for table, index, opened, device in product(
         (42, 0, 2_499, 2_500), (0, 999, 1_000), (True, False), (None, *DeviceStatus)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Repeat(StrEnum):
-    """What kind of repeat a camera token is that was seen before."""
+    """The kind of repeat, for a camera token that was seen before."""
 
     REPLAYED = "replayed"
     """The same caller submitted it before."""

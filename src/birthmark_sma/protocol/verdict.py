@@ -13,7 +13,7 @@ from birthmark_sma.protocol.key_table import TableSizes
 
 
 class Verdict(StrEnum):
-    """What the caller is told."""
+    """The verdict that the caller gets."""
 
     PASS = "PASS"  # noqa: S105  a verdict, not a password
     FAIL = "FAIL"
@@ -28,7 +28,7 @@ class DeviceStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a camera token got its verdict, in the order in which the rules are applied."""
+    """The reason for a verdict, in the order in which the rules are applied."""
 
     UNKNOWN_TABLE = "unknown_table"
     UNKNOWN_KEY_INDEX = "unknown_key_index"

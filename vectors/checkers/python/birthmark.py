@@ -1,6 +1,6 @@
-"""The Birthmark protocol in Python: the standard library and `cryptography`, nothing else.
+"""The Birthmark protocol in Python, with the standard library and `cryptography` only.
 
-Copy this file. What is refused raises RefusedError, which never says more than a caller may know.
+Copy this file. Invalid input raises RefusedError. Its message never contains a secret.
 """
 
 import base64
@@ -26,7 +26,7 @@ SALT = b"Birthmark"
 
 
 class RefusedError(Exception):
-    """What was given is not what it should be."""
+    """The input does not follow the protocol, or does not verify."""
 
 
 # --- keys and camera tokens
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 def derive_key(
     master_key: bytes, key_index: int, salt: bytes = SALT, info_suffix: bytes = b""
 ) -> bytes:
-    """HKDF-SHA256, 32 bytes long (RFC 5869)."""
+    """Derive a key of 32 bytes with HKDF-SHA256 (RFC 5869)."""
     pseudorandom_key = hmac.digest(salt, master_key, "sha256")
     info = key_index.to_bytes(4, "big") + info_suffix
     return hmac.digest(pseudorandom_key, info + b"\x01", "sha256")
@@ -44,7 +44,7 @@ def derive_key(
 def seal(
     nuc_hash: bytes, master_key: bytes, table_id: int, key_index: int, nonce: bytes
 ) -> dict[str, Any]:
-    """Make a camera token. The nonce is 12 fresh random bytes, never used twice."""
+    """Make a camera token. The nonce is 12 new random bytes, and is never used twice."""
     sealed = AESGCM(derive_key(master_key, key_index)).encrypt(nonce, nuc_hash, None)
     return {
         "encrypted_nuc_hash": sealed.hex(),
@@ -72,7 +72,7 @@ def _hex(text: object, size: int) -> bytes:
     return bytes.fromhex(text)
 
 
-# --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+# --- sealed secrets: compact JWE, ECDH-ES+A256KW and A256GCM
 
 _SEALING = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"}
 _SECRETS = {"device_serial", "certificate_sha256", "nuc_hash", "table_keys"}
@@ -81,13 +81,13 @@ _SECRETS = {"device_serial", "certificate_sha256", "nuc_hash", "table_keys"}
 def open_secrets(
     jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
 ) -> dict[str, Any]:
-    """Return what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly."""
+    """Decrypt a compact JWE and return its JSON object (RFC 7516, 5.2; RFC 7518, 4.6)."""
     try:
         head, *rest = jwe.split(".")
         wrapped, nonce, text, tag = map(_base64url, rest)
         header = _parse_strictly(_base64url(head))
         point = _point(header.pop("epk"), key)
-        # Nothing more than that: no zip, no crit, no party information.
+        # No other header members: no zip, no crit, no party information.
         if header not in (_SEALING, _SEALING | {"cty": "json"}):
             raise RefusedError("no such way of sealing")
         if (len(wrapped), len(nonce), len(tag)) != (40, 12, 16):
@@ -139,7 +139,7 @@ def open_response(
 def _point(
     epk: dict[str, Any], key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
 ) -> ec.EllipticCurvePublicKey | x25519.X25519PublicKey:
-    """Read the ephemeral key, which has exactly these members and lengths."""
+    """Return the ephemeral key. Other members and lengths are refused."""
     if isinstance(key, x25519.X25519PrivateKey):
         raw = _base64url(epk.pop("x"))
         if epk != {"kty": "OKP", "crv": "X25519"}:
@@ -163,7 +163,7 @@ def _agree(key: Any, point: Any) -> bytes:
 
 
 def _base64url(part: str) -> bytes:
-    """Take one spelling alone: the library takes loose bits, and some more."""
+    """Decode base64url. Only the canonical encoding is accepted; the library accepts others too."""
     decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     if base64.urlsafe_b64encode(decoded).rstrip(b"=").decode() != part:
         raise RefusedError("not base64url")
@@ -186,7 +186,7 @@ def verify_chain(chain: list[str], root: str, now: datetime) -> str:
 
 
 def verify_path(path: list[x509.Certificate], root: str, now: datetime) -> str:
-    """Return the device serial of a path whose certificates each are issued by the next one."""
+    """Return the device serial of a path. Each certificate must be issued by the next one."""
     leaf, *intermediates = path
     pinned = x509.load_pem_x509_certificate(root.encode())
     policy = (
@@ -242,14 +242,14 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
 def signed_bytes(bundle: dict[str, Any]) -> bytes:
-    """Return what the device signs: a prefix, and canonical JSON (RFC 8785) of all else."""
+    """Return the bytes to sign: a prefix, then the other fields as canonical JSON (RFC 8785)."""
     content = {name: value for name, value in bundle.items() if name != "signature"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return b"birthmark-bundle-v1\0" + canonical.encode("ascii")
 
 
 def verify_signature(signature: bytes, message: bytes, key: object) -> None:
-    """The kind of the key alone decides how it signs."""
+    """Raise RefusedError unless `key` made the signature. The kind of key decides the algorithm."""
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             hashed = hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
@@ -265,7 +265,7 @@ def verify_signature(signature: bytes, message: bytes, key: object) -> None:
 
 
 def verify_bundle(text: str, root: str, now: datetime) -> str:
-    """Return the device serial of a bundle that holds: form, time, certificates, signature."""
+    """Verify form, time, certificates and signature of a bundle, and return its device serial."""
     bundle = _parse(text)
     captured = datetime.fromisoformat(bundle["captured_at"])
     if captured > now + timedelta(hours=1):
@@ -283,7 +283,7 @@ def verify_bundle(text: str, root: str, now: datetime) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Take exactly these fields, each in its one spelling."""
+    """Parse a bundle. It has exactly these fields, each in its canonical encoding."""
     try:
         bundle = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
         token = bundle["camera_token"]
@@ -342,7 +342,7 @@ def judge(  # noqa: PLR0911  one return a rule reads best
     opened: bool,
     device: dict[str, Any] | None,
 ) -> str:
-    """Return why a well-formed token gets its verdict: it is PASS for `genuine` alone."""
+    """Return the reason for the verdict on a well-formed token. Only `genuine` means PASS."""
     if not 0 <= table < tables:
         return "unknown_table"
     if not 0 <= index < keys_per_table:
@@ -359,7 +359,7 @@ def judge(  # noqa: PLR0911  one return a rule reads best
 
 
 def recipient_key(label: str, curve: str) -> ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey:
-    """Make the test key that a label stands for. For tests alone: everybody can."""
+    """Return the test key of a label. Anyone can compute it, so use it only in tests."""
     digest = hashlib.sha384 if curve == "P-384" else hashlib.sha256
     secret = digest(label.encode()).digest()
     if curve == "X25519":

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 Fields = dict[str, Any]
 
-# Each says whether what came out is what the test says; a refusal is a RefusedError.
+# Each function returns True if the result is the expected one. Invalid input raises RefusedError.
 
 
 def key_derivation(group: Fields, test: Fields) -> bool:
@@ -94,7 +94,7 @@ FILES = (
 
 
 def check(vectors: Path) -> int:
-    """Run all files; return how many tests went wrong."""
+    """Run the tests of all files, and return the number of failures."""
     wrong = 0
     for agrees in FILES:
         name = agrees.__name__
@@ -113,7 +113,7 @@ def check(vectors: Path) -> int:
 
 
 def main() -> int:
-    """Run as the first argument says."""
+    """Run the command that the first argument names."""
     if sys.argv[1] == "check":
         return 1 if check(Path(sys.argv[2])) else 0
     given = json.load(sys.stdin)
