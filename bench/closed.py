@@ -44,7 +44,7 @@ class Case:
     path: str
     bodies: Path
     series: Series
-    come_round: bool = True
+    tokens_repeat: bool = True
     """True if the tokens repeat during a run.
 
     The replay ledger is then emptied before each measurement, because tokens of a camera are new.
@@ -112,7 +112,7 @@ def _check_verdict(case: Case, verdict: dict[str, Any]) -> None:
 def _measure(case: Case, seconds: float, faults: list[str]) -> Round:
     side, series = case.side, case.series
     database_pid = side.site.database_pid if side.site else None
-    if case.come_round and side.site:
+    if case.tokens_repeat and side.site:
         side.site.forget_tokens()
     # The times before and after surround the load alone, without the emptying of the ledger.
     moment = datetime.now(UTC).isoformat(" ", "microseconds")

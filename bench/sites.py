@@ -70,7 +70,7 @@ class Site:
         return rows, failed
 
 
-def found(
+def create(
     folder: Path, postgres: Postgres | None, name: str, *, key_type: CaKeyType = CaKeyType.RSA_4096
 ) -> Site:
     """Create an authority of the standard sizes, on SQLite if `postgres` is None.

@@ -31,7 +31,7 @@ def _measure(stage: Stage, devices: Path, number: int) -> None:
     """Run the command on a new authority, because a device can be provisioned only once."""
     count = stage.options.bulk_devices
     name = f"bulk_{number}"
-    site = sites.found(stage.folder, stage.postgres, name, key_type=CaKeyType.EC_P256)
+    site = sites.create(stage.folder, stage.postgres, name, key_type=CaKeyType.EC_P256)
     results, refused = stage.folder / f"{name}.jsonl", stage.folder / f"{name}-refused.jsonl"
     began = time.perf_counter()
     done = subprocess.run(

@@ -63,8 +63,10 @@ def _cases(
     for name, program in ((WITHOUT, _FORGETFUL), (WITH, REAL_SMA)):
         server = running.enter_context(filled.site.serve(program=program))
         side = Side(name, server.url, server.process.pid, filled.site)
-        cases.append(Case(side, PATH, new, Series(name, database, CONNECTIONS), come_round=False))
-    cases.append(Case(side, PATH, dual, Series(DUAL, database, CONNECTIONS), come_round=False))
+        cases.append(
+            Case(side, PATH, new, Series(name, database, CONNECTIONS), tokens_repeat=False)
+        )
+    cases.append(Case(side, PATH, dual, Series(DUAL, database, CONNECTIONS), tokens_repeat=False))
     how_many = round(_MOST_PER_SECOND * stage.options.seconds)
 
     def prepare() -> None:

@@ -49,7 +49,7 @@ class Stage:
             count = self.options.devices if devices is None else devices
             self.say(f"creating `{name}` with {count:,} devices")
             postgres = None if sqlite else self.postgres
-            site = sites.found(self.folder, postgres, name, key_type=key_type)
+            site = sites.create(self.folder, postgres, name, key_type=key_type)
             with site.opened() as authority:
                 cameras = fleet.fill(authority, count, keep=self.options.tokens)
                 bodies = fleet.bodies(authority, cameras, self.options.tokens) if cameras else []

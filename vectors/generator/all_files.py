@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vectors.generator import bundles, camera_tokens, chains, key_derivation, provisioning, verdicts
+from vectors.generator import bundles, chains, normative, provisioning, verdicts
 from vectors.generator.document import as_json
 from vectors.generator.schemas import SCHEMAS
 
@@ -10,8 +10,8 @@ from vectors.generator.schemas import SCHEMAS
 def all_files(here: Path) -> dict[str, bytes]:
     """Generate all files. `here` is the directory of the normative files, which have the values."""
     documents = {
-        "key_derivation": key_derivation.make(here),
-        "camera_token": camera_tokens.make(here),
+        "key_derivation": normative.key_derivation(here),
+        "camera_token": normative.camera_tokens(here),
         "provisioning_response": provisioning.make(),
         "certificate_chain": chains.make(),
         "bundle_signature": bundles.make(),

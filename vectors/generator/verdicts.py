@@ -30,7 +30,7 @@ def make() -> Document:
         (42, 0, 2_499, 2_500), (0, 999, 1_000), (True, False), (None, *DeviceStatus)
     ):
         if device is not None and not opened:
-            continue  # nobody knows whose it is
+            continue  # its device is unknown
         record = None if device is None else DeviceRecord(device, _ASSIGNED)
         reason = decide(sizes=_SIZES, table_id=table, key_index=index, opened=opened, device=record)
         who = "unknown device" if device is None else f"{device} device"

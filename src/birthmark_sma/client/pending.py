@@ -163,7 +163,11 @@ class PendingBundles:
                 self._put_off(pending, pending.outcome)
             for pending, found in zip(asked, outcomes, strict=False):
                 outcome = of_the_same_device(pending.bundle, found)
-                if isinstance(outcome, Indeterminate) and _may_change(outcome):
+                # ALREADY_SUBMITTED never changes: each caller gets one answer for a token.
+                if (
+                    isinstance(outcome, Indeterminate)
+                    and outcome.cause is not Cause.ALREADY_SUBMITTED
+                ):
                     self._put_off(pending, outcome)
                 else:
                     del self._known[pending.bundle.bundle_id]
@@ -186,8 +190,3 @@ class PendingBundles:
 
 def _token(pending: _Pending) -> CameraToken:
     return pending.bundle.camera_token
-
-
-def _may_change(outcome: Indeterminate) -> bool:
-    """Return False if this caller already got its answer: each caller gets one answer."""
-    return outcome.cause is not Cause.ALREADY_SUBMITTED

@@ -1,6 +1,6 @@
 """Write stdout and stderr in a background thread, so that a slow reader never blocks the server.
 
-A write to a full pipe, or to a paused terminal, blocks until somebody reads. Here only the writer
+A write to a full pipe, or to a paused terminal, blocks until its reader reads. Here only the writer
 thread waits. Up to 16 MiB of output is buffered meanwhile; lines beyond that are dropped and
 counted. `web.logs` and `web.server` use it. `put` never waits for the reader.
 """

@@ -1,8 +1,8 @@
 """Counters, gauges and histograms in shared memory of all processes of a server.
 
-Each process has its own row of 64-bit integers and is the only one that writes to it. So
-to count costs a tenth of a microsecond, without a lock or a system call. A reader adds up all
-rows, so every process returns the same totals. The row of a killed process stays, and the
+Each process has its own row of 64-bit integers and is the only one that writes to it. Counting
+costs a tenth of a microsecond, without a lock or a system call. A reader adds up all rows, so every
+process returns the same totals. The row of a killed process stays, and the
 process that replaces it continues on it, so no counter ever falls.
 
 Memory layout (64-bit integers; the memory is an unlinked file that only these processes can reach):
@@ -34,7 +34,7 @@ from birthmark_sma.runtime.metrics import Metric
 Labels: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[memoryview]
 
-_SPARE_SHEETS = 4  # for new processes that start before a dead one is detected
+_SPARE_ROWS = 4  # for new processes that start before a dead one is detected
 _LOCK_SECONDS = 5.0
 _OWNER = 0  # the place of the process id in a row; 0 there means that the row is free
 
@@ -67,7 +67,7 @@ class SharedCounters:
 
     def __init__(self, processes: int, size: int) -> None:
         self._size = size
-        self._count = processes + (_SPARE_SHEETS if processes > 1 else 0)
+        self._count = processes + (_SPARE_ROWS if processes > 1 else 0)
         self._numbers = RawArray("q", self._count * size)
         self._taking = _spawning.Lock()
 
@@ -88,7 +88,7 @@ class SharedCounters:
         finally:
             if taken:
                 self._taking.release()
-        _log.warning("this process is one too many: /metrics will lack what it does")
+        _log.warning("there is no counter row left for this process: /metrics lacks its numbers")
         return memoryview(bytearray(8 * self._size)).cast("q")
 
     def all(self) -> list[memoryview]:

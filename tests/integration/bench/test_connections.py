@@ -27,10 +27,10 @@ def filled(
     """An authority with a fleet, and two tokens of each device."""
     folder = tmp_path_factory.mktemp("bench")
     if request.param == "sqlite":
-        yield _fill(sites.found(folder, None, "tiny", key_type=CaKeyType.EC_P256))
+        yield _fill(sites.create(folder, None, "tiny", key_type=CaKeyType.EC_P256))
         return
     with Postgres(DURABLE_OPTIONS, binaries=postgres_binaries) as postgres:
-        yield _fill(sites.found(folder, postgres, "tiny", key_type=CaKeyType.EC_P256))
+        yield _fill(sites.create(folder, postgres, "tiny", key_type=CaKeyType.EC_P256))
 
 
 def _fill(site: Site) -> tuple[Site, list[bytes]]:
