@@ -110,7 +110,7 @@ def test_one_restore_at_a_time(place: Place, folder: Path, tmp_path: Path) -> No
 def test_no_backup_is_called_as_an_unfinished_one(place: Place, tmp_path: Path) -> None:
     """The next backup would remove it."""
     refused = place.sma("backup", str(tmp_path / ".nightly.sma-backup"))
-    assert_refused(refused, 3, "choose another name")
+    assert_refused(refused, 3, "Choose another name")
     assert not (tmp_path / ".nightly.sma-backup").exists()
 
 
@@ -171,23 +171,23 @@ def elsewhere_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
-        ("database.sqlite", cut, "not what was written"),
-        ("database.sqlite", flip, "not what was written"),
+        ("database.sqlite", cut, "was changed after the backup was made"),
+        ("database.sqlite", flip, "was changed after the backup was made"),
         ("database.sqlite", Path.unlink, "is missing"),
-        ("manifest.json", cut, "damaged or was cut off"),
-        ("manifest.json", Path.unlink, "is no backup"),
-        ("manifest.json", one_more, "does not prove itself"),
+        ("manifest.json", cut, "damaged or incomplete"),
+        ("manifest.json", Path.unlink, "is not a backup"),
+        ("manifest.json", one_more, "proof of the backup failed"),
         ("manifest.json", elsewhere_named, "damaged"),
         ("manifest.json", write('{"format": Infinity}'), "damaged"),
         ("manifest.json", write("[" * 100_000), "damaged"),
         ("manifest.json", write(" " * 2_000_000 + "{}"), "damaged"),
-        ("manifest.json", without_devices, "does not count every table"),
+        ("manifest.json", without_devices, "does not list every table"),
         ("manifest.json", change(key_encryption_keys=[]), "damaged"),
         ("manifest.json", change(format=0), "damaged"),
         ("manifest.json", change(made_by="\x1b[2J", schema_revision="0001"), "damaged"),
-        ("manifest.json", pipe, "no file"),
-        ("database.sqlite", pipe, "no file"),
-        ("manifest.json", change(certificates={}), "does not prove itself"),
+        ("manifest.json", pipe, "not a file"),
+        ("database.sqlite", pipe, "not a file"),
+        ("manifest.json", change(certificates={}), "proof of the backup failed"),
         ("manifest.json", change(format=2), "newer program"),
         ("manifest.json", change(schema_revision="9999"), "newer program"),
         ("manifest.json", change(schema_revision="0001"), "sma migrate"),
@@ -266,7 +266,7 @@ def test_earlier_passphrases_are_among_the_secrets(place: Place, tmp_path: Path)
 def test_a_wrong_passphrase(folder: Path, tmp_path: Path) -> None:
     """It is found before anything is written."""
     refused = other(tmp_path).sma("restore", str(folder), settings={"CA_PASSWORD": "wrong"})
-    assert_refused(refused, 3, "not the one")
+    assert_refused(refused, 3, "another key-encryption key")
     assert_refused(other(tmp_path).sma("restore", str(folder)), 3, "CA_PASSWORD is not set")
     assert not (tmp_path / "other").exists()
 
@@ -318,9 +318,11 @@ def test_postgresql_into_a_database_that_is_not_empty(
     wrong = sma(
         "restore", str(folder), environ=new_authority | {"CA_PASSWORD": secrets.token_hex(16)}
     )
-    assert_refused(wrong, 3, "not the one")
+    assert_refused(wrong, 3, "another key-encryption key")
     del new_authority["DATABASE_URL"]
-    assert_refused(sma("restore", str(folder), environ=new_authority), 3, "is of PostgreSQL")
+    assert_refused(
+        sma("restore", str(folder), environ=new_authority), 3, "is a backup of PostgreSQL"
+    )
 
 
 def test_postgresql_with_secrets(
@@ -355,7 +357,7 @@ def test_postgresql_with_secrets(
     [
         (None, "not on PATH"),
         ("echo 'pg_dump (PostgreSQL) 9.6.1'", "too old"),
-        ("echo pg_dump for all", "does not tell its version"),
+        ("echo pg_dump for all", "did not print its version"),
         ("exit 1", "cannot be run"),
         ("test $1 = --version && echo 'pg_dump (PostgreSQL) 99.1' || exit 3", "pg_dump failed"),
     ],

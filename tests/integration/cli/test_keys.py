@@ -68,7 +68,7 @@ def test_what_a_person_sees(place: Place) -> None:
         (("--scope", "provision", "--expires", "9999-12-31"), 2, ("9999-12-31",)),
         (("--scope", "provision", "--expires", "9999-12-31T23:59-01:00"), 2, ("9999-12-31",)),
         (("--scope", "provision", "--family", "a" * 51), 6, ("50 printable",)),
-        (("--scope", "provision", "--expires", "2020-01-01"), 6, ("expired",)),
+        (("--scope", "provision", "--expires", "2020-01-01"), 6, ("in the future",)),
         (("--scope", "validate", "--client-cert", "/etc/hostname"), 2, ("PEM",)),
         (("--scope", "validate", "--client-cert", "/no/such/file"), 3, ("No such file",)),
     ],

@@ -109,8 +109,8 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
         key = _find_living(transaction, name_or_id)
         if key.secret_digest is None:
             raise AccessKeyRefusedError(
-                f"{key.name} is shown by a client certificate and has no secret. Issue a new"
-                " certificate, and a key for it."
+                f"{key.name} is a key for a client certificate and has no secret. Issue a new"
+                " certificate, and create a key for it."
             )
         secret = _new_secret(key.key_id)
         access_key_store.change_key(
@@ -142,7 +142,7 @@ def _check(terms: KeyTerms, now: datetime) -> None:
     if not (1 <= len(terms.name) <= MAX_NAME and terms.name.isprintable()):
         raise AccessKeyRefusedError(f"A key's name has 1 to {MAX_NAME} printable characters.")
     if terms.expires_at is not None and terms.expires_at <= now:
-        raise AccessKeyRefusedError("A key that has expired already is of no use to anybody.")
+        raise AccessKeyRefusedError("The expiry of a new key must be in the future.")
     enrolment = terms.device_family is not None or terms.uses_allowed is not None
     if enrolment and terms.scope is not KeyScope.PROVISION:
         raise AccessKeyRefusedError("Only a key of scope provision has a family or uses.")
@@ -166,10 +166,10 @@ def _refuse_second(transaction: Connection, new: AccessKey) -> None:
     for key in access_key_store.find_rivals(transaction, new):
         if key.name == new.name:
             raise AccessKeyNameError(
-                f"There is a key {new.name} already. Revoke it, or give another name."
+                f"There is already a key {new.name}. Revoke it, or choose another name."
             )
         raise AccessKeyNameError(
-            f"The key {key.name} stands for this certificate already. Revoke it first."
+            f"The key {key.name} is for the same certificate. Revoke it first."
         )
 
 

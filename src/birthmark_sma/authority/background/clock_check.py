@@ -32,8 +32,8 @@ class ClockCheck(BackgroundTask):
         complaint = self._database.clock.complaint()
         if complaint is not None and not self._told:
             _log.warning(
-                "this machine's clock is wrong (%s): let it keep time by NTP. What expires goes by"
-                " the database's clock",
+                "this machine's clock is wrong (%s). Synchronise it by NTP. Expiry goes by the"
+                " database's clock",
                 complaint,
             )
         self._told = complaint is not None

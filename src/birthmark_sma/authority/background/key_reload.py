@@ -43,7 +43,7 @@ class KeyReloader(BackgroundTask):
         try:
             self._key_cache.note_uses(self._database)
         except DatabaseUnavailableError as error:
-            _log.warning("when access keys were last used is not written down: %s", error)
+            _log.warning("the last uses of access keys could not be stored: %s", error)
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  whatever the time is
         """Poll both kinds of keys, and store the last uses if that is due.

@@ -206,7 +206,7 @@ def _create_cas(
 def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing it takes
     if initialised:
         raise AlreadyInitialisedError(
-            "This database holds an authority already; nothing was changed. To see it, type:"
+            "This database already has an authority. Nothing was changed. To see it, type:"
             " sma ca show"
         )
 

@@ -310,7 +310,7 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
     except ValueError:
         serial = 0
     if serial <= 0 or serial.bit_length() > MAX_SERIAL_NUMBER_BITS:
-        _log.error("a revoked certificate's serial is no number that one can have: not on the CRL")
+        _log.error("a revoked certificate has an invalid serial number, and is left out of the CRL")
         return None
     reason = revocation.revocation_reason
     return RevokedCertificate(

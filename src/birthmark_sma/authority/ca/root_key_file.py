@@ -119,8 +119,9 @@ def read_root_key(path: Path, passphrase: Callable[[], bytes]) -> bytes:
         signer = _opened(path, [passphrase()])
         if signer is None:
             raise ConfigurationError(
-                f"{path} is quick to guess at, as it is encrypted as older versions did, and"
-                " CA_PASSWORD does not open it. Set CA_PASSWORD to its own, or leave the keys out."
+                f"The passphrase of {path} is fast to guess, because an older version encrypted"
+                " it, and CA_PASSWORD does not open it. Set CA_PASSWORD to its passphrase, or leave"
+                " the keys out."
             )
         pem = signer.encrypted_pem(passphrase())
     return pem.encode()

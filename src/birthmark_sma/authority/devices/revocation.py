@@ -54,7 +54,9 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
     UnknownDeviceError, or DeviceStatusError if the device is already revoked or the reason unknown.
     """
     if reason not in REASONS:
-        raise DeviceStatusError(f"{reason} is no reason. Give one of: {', '.join(REASONS)}")
+        raise DeviceStatusError(
+            f"{reason} is not a revocation reason. Give one of: {', '.join(REASONS)}"
+        )
     with database.write() as transaction:
         device = find_named(transaction, name)
         # From every status, except from revoked: `_change` refuses a change to the same status.
@@ -83,8 +85,8 @@ def find_named(connection: Connection, name: str) -> Device:
     if len(found) > 1:
         serials = ", ".join(repr(device.device_serial) for device in found[:_NAMED])
         raise UnknownDeviceError(
-            f"{len(found)} devices have a serial that is one name with {name!r}: {serials}. Give"
-            " one of them exactly."
+            f"{len(found)} devices have serials that are the same name as {name!r}: {serials}."
+            " Give one of them exactly."
         )
     return found[0]
 

@@ -34,12 +34,12 @@ def find_passphrase(settings: Settings) -> bytes:
     path = settings.data_dir / PASSPHRASE_FILE
     if not settings.uses_sqlite:
         raise ConfigurationError(
-            "CA_PASSWORD is not set. With PostgreSQL there is no place to keep a generated one:"
-            " set CA_PASSWORD to a long random passphrase, and keep it as well as the database."
+            "CA_PASSWORD is not set. With PostgreSQL none is generated. Set CA_PASSWORD to a long"
+            " random passphrase, and keep it as well as the database."
         )
     if not path.exists():
         raise ConfigurationError(
-            f"CA_PASSWORD is not set, and {path} is not there: give the CA_PASSWORD that this"
+            f"CA_PASSWORD is not set, and {path} does not exist. Set the CA_PASSWORD that this"
             " authority was initialised with."
         )
     return _read(path)

@@ -67,7 +67,7 @@ class KekSecret:
         """The source of a new key. Raises ConfigurationError if a file and a command are given."""
         if self.kek_file is not None and self.kek_command is not None:
             raise ConfigurationError(
-                "The key-encryption key comes from a file or from a command: leave one of them out."
+                "A key-encryption key comes from a file or from a command. Leave one of them out."
             )
         if self.kek_file is not None:
             return KekSource.FILE
@@ -83,14 +83,14 @@ class KekSecret:
             case KekSource.FILE:
                 if self.kek_file is None:
                     raise ConfigurationError(
-                        "This authority's keys are wrapped under a key file: set SMA_KEK_FILE to"
-                        " its path."
+                        "This authority's key-encryption key is in a file. Set SMA_KEK_FILE to its"
+                        " path."
                     )
                 return _read_kek_file(self.kek_file)
             case KekSource.COMMAND:
                 if self.kek_command is None:
                     raise ConfigurationError(
-                        "This authority's keys are wrapped under a key that a command gives: set"
+                        "This authority's key-encryption key comes from a command. Set"
                         " SMA_KEK_COMMAND to it."
                     )
                 return run_kek_command(self.kek_command)
@@ -114,7 +114,7 @@ def run_kek_command(command: str, seconds: float = COMMAND_SECONDS) -> bytes:
         arguments = shlex.split(command)
     except ValueError:
         raise ConfigurationError(
-            "SMA_KEK_COMMAND cannot be read as a command line: a quotation mark is missing."
+            "SMA_KEK_COMMAND cannot be parsed as a command line: a quotation mark is missing."
         ) from None
     if not arguments:
         raise ConfigurationError("SMA_KEK_COMMAND is empty.")
@@ -142,7 +142,7 @@ def run_kek_command(command: str, seconds: float = COMMAND_SECONDS) -> bytes:
         )
     if len(output) > _COMMAND_OUTPUT_BYTES:
         raise ConfigurationError(
-            "SMA_KEK_COMMAND wrote more than a key: it is to write 32 raw bytes or 64 hex digits."
+            "SMA_KEK_COMMAND wrote more than a key. It must write 32 raw bytes or 64 hex digits."
         )
     if code != 0:
         how = f"with exit code {code}" if code > 0 else f"by signal {-code}"
@@ -150,7 +150,7 @@ def run_kek_command(command: str, seconds: float = COMMAND_SECONDS) -> bytes:
             f"SMA_KEK_COMMAND ended {how}. Run it by hand to see what it says."
         )
     if not output:
-        raise ConfigurationError("SMA_KEK_COMMAND wrote nothing: it is to write the key to stdout.")
+        raise ConfigurationError("SMA_KEK_COMMAND wrote nothing. It must write the key to stdout.")
     return _parse(output, "SMA_KEK_COMMAND wrote")
 
 

@@ -68,8 +68,8 @@ class KeyEncryptionKey:
             return self._aead.decrypt(nonce, ciphertext, place)
         except (InvalidTag, ValueError):
             raise WrongSecretError(
-                "The key-encryption key is not the one that this authority's secrets are wrapped"
-                " under: give the CA_PASSWORD, SMA_KEK_FILE or SMA_KEK_COMMAND that is in force."
+                "This authority's secrets are wrapped under another key-encryption key. Set the"
+                " CA_PASSWORD, SMA_KEK_FILE or SMA_KEK_COMMAND that is in force."
             ) from None
 
     def wrap_key(self, other: "KeyEncryptionKey") -> bytes:
@@ -186,9 +186,9 @@ class KeyEncryptionKeys:
             self._log_rotation()
         except BirthmarkError:
             _log.error(
-                "the key-encryption key was rotated while this server could not see it: start it"
-                " again with the new secret; devices that send an Idempotency-Key get 503 until"
-                " then"
+                "the key-encryption key was rotated, and this server cannot obtain the new one."
+                " Restart it with the new secret. Until then, devices that send an Idempotency-Key"
+                " get 503"
             )
 
 
@@ -306,7 +306,7 @@ def _new_kek(kek_id: int, given: KekSecret, now: datetime) -> tuple[KeyEncryptio
         KeyEncryptionKey(kek_id, given.obtain(source, salt))
     ):
         raise ConfigurationError(
-            "SMA_KEK_COMMAND wrote another key the second time: it is to give the same one always."
+            "SMA_KEK_COMMAND wrote another key the second time. It must always write the same key."
         )
     return kek, KekRecord(kek_id, source.value, salt, b"", now)
 

@@ -69,8 +69,7 @@ def check_sizes(database: Database, settings: Settings) -> None:
     if sizes is not None and any(getattr(settings, one) != getattr(sizes, one) for one in given):
         raise ConfigurationError(
             f"This authority has {sizes.tables} tables of {sizes.keys_per_table} keys, fixed when"
-            " it was initialised; other sizes were asked for. Leave the sizes out, or give another"
-            " data directory or database."
+            " it was initialised. Leave the sizes out, or give another data directory or database."
         )
 
 
@@ -93,7 +92,7 @@ def populate(
     if missing and registered:
         raise KeyTablesError(
             f"{len(missing)} key tables are missing while devices are registered."
-            " New keys would not be those that the devices hold: restore the tables from a backup."
+            " New keys would differ from those of the devices. Restore a backup."
         )
     for start in range(0, len(missing), _CHUNK):
         chunk = missing[start : start + _CHUNK]

@@ -76,8 +76,8 @@ def make_backup(settings: Settings, target: Path, bar: Bar, *, with_secrets: boo
         raise BackupPlaceTakenError(f"{target} exists already and is never overwritten.")
     if target.match(_UNFINISHED_NAMES):
         raise BackupError(
-            f"{target.name} is what an unfinished backup is called, which the next one removes:"
-            " choose another name."
+            f"An unfinished backup has a name like {target.name}, and the next backup removes it."
+            " Choose another name."
         )
     with opened_database(settings) as database, _unfinished(target) as folder:
         with database.read() as connection:
@@ -114,7 +114,9 @@ def _unfinished(target: Path) -> Iterator[Path]:
         held = os.open(folder, os.O_RDONLY)
     # FileNotFoundError: another backup removed the directory before it was locked here.
     except (FileExistsError, FileNotFoundError):
-        raise BackupPlaceTakenError(f"Another backup to {target} is under way.") from None
+        raise BackupPlaceTakenError(
+            f"Another backup to {target} is running. Wait for it."
+        ) from None
     except OSError as error:
         raise BackupError(f"{target} cannot be written: {error.strerror}.") from None
     try:
@@ -156,8 +158,8 @@ def _from_sqlite(source: Path, folder: Path, bar: Bar) -> Manifest:
     needed, free = source.stat().st_size, shutil.disk_usage(folder).free
     if free < needed:
         raise BackupError(
-            f"There is too little room in {folder.parent}: {needed:,} bytes are needed, {free:,}"
-            " are free."
+            f"The disk of {folder.parent} has too little free space: {needed:,} bytes are needed,"
+            f" {free:,} are free."
         )
     with bar("Copying", "steps") as progress:
         copy_sqlite(source, file, progress)
@@ -166,8 +168,8 @@ def _from_sqlite(source: Path, folder: Path, bar: Bar) -> Manifest:
         with copy.read() as connection, bar("Reading the copy", "steps") as progress:
             if health.find_damage(connection):
                 raise BackupError(
-                    "The database is damaged, and so is its copy: type sma doctor, and keep the"
-                    " backups that there are."
+                    "The database is damaged, so it was not backed up. Keep all older backups, and"
+                    " type sma doctor."
                 )
             described = _describe(connection, "sqlite", None, progress)
     finally:

@@ -134,12 +134,12 @@ def read_manifest(folder: Path) -> Manifest:
     Raises BackupError if it is missing, damaged, or of a newer format.
     """
     if not folder.is_dir():
-        raise BackupError(f"{folder} is not there, or is no directory.")
+        raise BackupError(f"{folder} does not exist, or is not a directory.")
     try:
         with _open(folder / MANIFEST) as file:
             content = file.read(_MOST_BYTES)
     except FileNotFoundError:
-        raise BackupError(f"{folder} is no backup: it has no {MANIFEST}.") from None
+        raise BackupError(f"{folder} is not a backup: it has no {MANIFEST}.") from None
     except OSError as error:
         raise BackupError(f"{folder / MANIFEST} cannot be read: {error.strerror}.") from None
     try:
@@ -147,16 +147,16 @@ def read_manifest(folder: Path) -> Manifest:
         # Before validation, so that a newer format is reported as such and not as damage.
         if isinstance(told, dict) and int(told.get("format", 0)) > FORMAT:
             raise BackupError(
-                f"{folder} was made by a newer program, in a form that this one does not know:"
-                " install that program."
+                f"{folder} was made by a newer program, in a format that this one does not know."
+                " Install the newer program."
             )
         manifest = Manifest.model_validate(told)
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise BackupError(
-            f"{folder / MANIFEST} is damaged or was cut off: take another backup."
+            f"{folder / MANIFEST} is damaged or incomplete. Use another backup."
         ) from None
     if manifest.database_file not in manifest.files:
-        raise BackupError(f"{folder / MANIFEST} names no database: take another backup.")
+        raise BackupError(f"{folder / MANIFEST} lists no database. Use another backup.")
     return manifest
 
 
@@ -218,13 +218,11 @@ def check_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
         try:
             found = measure(path, progress)
         except FileNotFoundError:
-            raise BackupError(f"{path} is missing: take another backup.") from None
+            raise BackupError(f"{path} is missing. Use another backup.") from None
         except OSError as error:
             raise BackupError(f"{path} cannot be read: {error.strerror}.") from None
         if found != wanted:
-            raise BackupError(
-                f"{path} is not what was written when the backup was made: take another one."
-            )
+            raise BackupError(f"{path} was changed after the backup was made. Use another backup.")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -233,5 +231,5 @@ def _open(path: Path) -> BinaryIO:
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no file")
+        raise OSError(errno.EINVAL, "it is not a file")
     return file

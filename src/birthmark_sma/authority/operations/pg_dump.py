@@ -51,7 +51,7 @@ def find_program(name: str, *, at_least: int) -> Program:
     path = shutil.which(name)
     if path is None:
         raise BackupError(
-            f"{name} is not on PATH: install PostgreSQL's client programs, version {at_least} or"
+            f"{name} is not on PATH. Install PostgreSQL's client programs, version {at_least} or"
             " later."
         )
     try:
@@ -63,14 +63,16 @@ def find_program(name: str, *, at_least: int) -> Program:
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        raise BackupError(f"{path} cannot be run: look at what {name} --version says.") from None
+        raise BackupError(f"{path} cannot be run. To see why, type: {name} --version") from None
     version = re.search(r"\) (\d+)", said)
     if version is None:
-        raise BackupError(f"{path} does not tell its version: is it PostgreSQL's own?")
+        raise BackupError(
+            f"{path} did not print its version. Put PostgreSQL's own {name} first on PATH."
+        )
     found = Program(path, int(version[1]))
     if found.major < at_least:
         raise BackupError(
-            f"{path} is of PostgreSQL {found.major}, too old for this: put version {at_least} or"
+            f"{path} is of PostgreSQL {found.major}, which is too old. Put version {at_least} or"
             " later first on PATH."
         )
     return found
@@ -146,8 +148,8 @@ def _without_password(url: str) -> tuple[str, str | None]:
     given = conninfo_to_dict(url)
     if "sslpassword" in given:
         raise BackupError(
-            "DATABASE_URL has an sslpassword, which PostgreSQL's programs take on their command"
-            " line alone, for all to see: use a key without one for backups."
+            "DATABASE_URL has an sslpassword. PostgreSQL's programs accept it on their command line"
+            " only, where all users of this machine can read it. Use a key without a password."
         )
     password = given.pop("password", None)
     return make_conninfo("", **given), None if password is None else str(password)
@@ -156,5 +158,5 @@ def _without_password(url: str) -> tuple[str, str | None]:
 def _first_fault(said: bytes) -> str:
     lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
     faults = [line for line in lines if "error:" in line or "FATAL:" in line] or lines
-    first = faults[0] if faults else "it says nothing of why"
+    first = faults[0] if faults else "it printed no reason"
     return re.sub(r"^\w+: (error: )?", "", first).rstrip(".")

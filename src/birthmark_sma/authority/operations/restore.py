@@ -110,18 +110,20 @@ def _check_kind(manifest: Manifest, settings: Settings, folder: Path) -> None:
             f" {manifest.made_by}, then type sma migrate with this one."
         )
     if set(manifest.rows) != set(metadata.tables):
-        raise BackupError(f"{folder / MANIFEST} does not count every table: take another backup.")
+        raise BackupError(f"{folder / MANIFEST} does not list every table. Use another backup.")
     if manifest.kind == "sqlite" and not settings.uses_sqlite:
-        raise BackupError(f"{folder} is of SQLite: unset DATABASE_URL to restore it.")
+        raise BackupError(f"{folder} is a backup of SQLite. Unset DATABASE_URL to restore it.")
     if manifest.kind == "postgresql" and settings.uses_sqlite:
-        raise BackupError(f"{folder} is of PostgreSQL: let DATABASE_URL lead to an empty database.")
+        raise BackupError(
+            f"{folder} is a backup of PostgreSQL. Set DATABASE_URL to an empty database."
+        )
 
 
 def check_target_is_empty(path: Path) -> None:
     """Raise BackupPlaceTakenError if there is a file, directory or link at the path."""
     if path.exists() or path.is_symlink():
         raise BackupPlaceTakenError(
-            f"{path} exists already and is never overwritten: restore into an empty place."
+            f"{path} exists already and is never overwritten. Restore into an empty place."
         )
 
 
@@ -201,7 +203,9 @@ def _into_sqlite(
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(held)
-        raise BackupPlaceTakenError(f"Another restore into {file.parent} is under way.") from None
+        raise BackupPlaceTakenError(
+            f"Another restore into {file.parent} is running. Wait for it."
+        ) from None
     try:
         _forget(partial)  # the rest of a restore that was interrupted
         with bar("Copying", "bytes") as progress:
@@ -279,7 +283,7 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
     total = source.stat().st_size
     if shutil.disk_usage(target.parent).free < total:
         raise BackupError(
-            f"There is too little room in {target.parent}: {total:,} bytes are needed."
+            f"The disk of {target.parent} has too little free space: {total:,} bytes are needed."
         )
     with source.open("rb") as reading, new_private_file(target) as writing:
         pump(reading, writing.write, progress, total=total)

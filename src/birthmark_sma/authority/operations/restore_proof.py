@@ -49,14 +49,14 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
     for table, rows in manifest.rows.items():
         if found.rows[table] != rows:
             raise BackupError(
-                f"The backup does not prove itself: {table} has {found.rows[table]:,} rows,"
+                f"The proof of the backup failed: {table} has {found.rows[table]:,} rows,"
                 f" and the manifest says {rows:,}."
             )
     trail = (manifest.highest_audit_id, manifest.newest_audit_at)
     if (found.highest_audit_id, found.newest_audit_at) != trail or marks != manifest.certificates:
         raise BackupError(
-            "The backup does not prove itself: the end of the audit trail or the certificates are"
-            " not those of the manifest."
+            "The proof of the backup failed: the end of the audit log or the certificates differ"
+            " from the manifest."
         )
     opened = open_stored_secrets(database, settings)
     table_cache = open_key_table_cache(database, opened.keks)
@@ -93,6 +93,6 @@ def _verify(
     same_number = f"{leaf.serial_number:x}" == device.certificate_serial
     if named != device.device_serial or not (tables and same_number):
         raise BackupError(
-            f"The backup does not prove itself: the certificate of {device.device_serial} does not"
+            f"The proof of the backup failed: the certificate of {device.device_serial} does not"
             " chain to the root, or is not the one that was registered."
         )

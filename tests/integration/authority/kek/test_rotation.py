@@ -461,7 +461,7 @@ def test_a_wrong_passphrase_touches_nothing(founded_by_passphrase: Settings) -> 
     [
         ({}, "No new secret was given"),
         ({"new_ca_password": PASSPHRASE}, "already in force"),
-        ({"new_kek_file": "absent", "new_kek_command": "true"}, "leave one of them out"),
+        ({"new_kek_file": "absent", "new_kek_command": "true"}, "Leave one of them out"),
         ({"new_kek_command": "false"}, "exit code 1"),
         ({"new_kek_command": "openssl rand -hex 32"}, "another key the second time"),
     ],
