@@ -38,8 +38,8 @@ from tests.support.http.faulty_server import (
     FaultyServer,
     Visit,
     all_pass,
-    closed_port,
 )
+from tests.support.http.ports import closed_port
 from tests.support.http.tls import TestCa
 from tests.support.http.validation_calls import IMPATIENT, Ask, some_token
 from tests.support.programs.running import wait_until

@@ -20,8 +20,8 @@ from tests.support.http.faulty_server import (
     Behaviour,
     FaultyServer,
     Visit,
-    closed_port,
 )
+from tests.support.http.ports import closed_port
 from tests.support.programs.running import wait_until
 
 HOUR = timedelta(hours=1)

@@ -26,9 +26,9 @@ from tests.support.http.faulty_server import (
     FaultyServer,
     Visit,
     all_pass,
-    closed_port,
     http,
 )
+from tests.support.http.ports import closed_port
 from tests.support.http.tls import DAY, TestCa
 from tests.support.http.validation_calls import IMPATIENT, Ask
 

@@ -17,8 +17,8 @@ from tests.support.http.faulty_server import (
     Behaviour,
     FaultyServer,
     Visit,
-    closed_port,
 )
+from tests.support.http.ports import closed_port
 
 
 def body_of(visit: Visit) -> bytes:

@@ -190,7 +190,7 @@ def test_postgresql_says_what_it_is(on_postgresql: tuple[Running, str], fault: F
         before = failures(client, fault.name)
         with played(running, admin_url, fault):
             assert_told(running, camera, fault.said)
-            wait_until(lambda: failures(client, fault.name) >= before + 2, 5)
+            wait_until(lambda: failures(client, fault.name) >= before + 2, 20)
     assert_serves(running, camera)
     assert "Traceback" not in running.server.said()
     assert "secret-words" not in running.server.said()

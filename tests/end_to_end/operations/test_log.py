@@ -40,17 +40,11 @@ def refuse_rows(running: Running, table: str) -> None:
             connection.execute(REFUSING["postgresql"].format(table=table).encode())
 
 
-def records(running: Running) -> list[dict[str, Any]]:
-    """Every line of a JSON log."""
-    said = running.server.said().splitlines()
-    return [json.loads(line) for line in said if line.startswith("{")]
-
-
 def records_of(running: Running, request_id: str, words: str) -> list[dict[str, Any]]:
     """The records that were written for one request, with these words."""
     return [
         line
-        for line in records(running)
+        for line in running.server.log_records()
         if words in line["event"]
         and (line.get("request_id") == request_id or request_id in line.get("request_ids", ()))
     ]
@@ -74,7 +68,12 @@ def test_whatever_is_logged_names_its_request(start_server: Start) -> None:
         refuse_rows(running, "validation_history")
         assert ask("fault", "POST", VALIDATE, json=wire(camera.token())).status_code == 500
     validate_all(running.server.url, [camera.token() for _ in range(60)], connections=30)
+
+    def shared() -> list[dict[str, Any]]:
+        return [line for line in running.server.log_records() if line.get("requests", 0) > 1]
+
     wait_until(lambda: bool(records_of(running, "fault", "failed")), 10)
+    wait_until(lambda: bool(shared()), 10)
     for name in ("single", "batch", "fault"):
         assert records_of(running, name, "a statement took"), name
     for name in ("single", "batch", "device"):
@@ -88,11 +87,10 @@ def test_whatever_is_logged_names_its_request(start_server: Start) -> None:
     assert records_of(running, "page", "a statement took")
     assert records_of(running, "fault", "an item could not be settled")
     assert "Traceback" in records_of(running, "fault", "failed")[0]["exception"]
-    shared = [line for line in records(running) if line.get("requests", 0) > 1]
-    assert shared
-    assert all(len(line["request_ids"]) <= min(8, line["requests"]) for line in shared)
-    ours = [line for line in records(running) if line.get("logger") and "items" in line["event"]]
-    assert all("request_id" in line or "requests" in line for line in ours)
+    assert all(len(line["request_ids"]) <= min(8, line["requests"]) for line in shared())
+    for line in running.server.log_records():
+        if line.get("logger") and "items" in line["event"]:
+            assert "request_id" in line or "requests" in line
 
 
 @pytest.mark.parametrize("look", ["json", "pretty"])

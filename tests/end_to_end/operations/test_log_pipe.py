@@ -3,9 +3,8 @@
 import fcntl
 import os
 import signal
-import socket
+import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,9 @@ import pytest
 
 from tests.end_to_end.conftest import FEW_TABLES
 from tests.support.cameras.camera import VALIDATE
+from tests.support.http.ports import reserved_port
 from tests.support.programs.commands import sma
+from tests.support.programs.running import wait_until
 from tests.support.programs.server import SMA, server_environ
 
 PIPE_BYTES = 4_096
@@ -37,25 +38,12 @@ def unread_pipe(*, full: bool) -> Iterator[tuple[int, int]]:
         os.close(writer)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def wait_for_answer(client: httpx2.Client) -> None:
-    """Wait until a server listens."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client.get("/health/live")
-        except httpx2.TransportError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
+def answers(client: httpx2.Client) -> bool:
+    """Return whether the server listens."""
+    try:
+        return client.get("/health/live").is_success
+    except httpx2.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -65,8 +53,11 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, ful
     environ = server_environ(tmp_path / "data") | {"SMA_LOG_LEVEL": "debug"} | FEW_TABLES
     made = sma("init", environ=environ)
     assert made.returncode == 0, made.stderr
-    port = free_port()
-    with unread_pipe(full=full) as (_, log), unread_pipe(full=full) as (_, output):
+    with (
+        reserved_port() as port,
+        unread_pipe(full=full) as (_, log),
+        unread_pipe(full=full) as (_, output),
+    ):
         server = subprocess.Popen(
             [*SMA, "serve", "--json", "--port", str(port), "--workers", workers],
             env=environ,
@@ -77,7 +68,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, ful
             with httpx2.Client(
                 base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_SECONDS, trust_env=False
             ) as client:
-                wait_for_answer(client)
+                wait_until(lambda: answers(client), 60)
                 # Warnings, debug lines of the writer, and lines of requests: over 64 KiB of each.
                 path = "/" + "long" * 45
                 for number in range(400):
@@ -90,9 +81,12 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, workers: str, ful
                             "nonce": "00" * 12,
                         }
                         assert client.post(VALIDATE, json=token).status_code == 200
-                began = time.monotonic()
-                assert client.get("/health/live").status_code == 200
-                assert time.monotonic() - began < 1
+                took = []
+                for _ in range(5):
+                    probe = client.get("/health/live")
+                    assert probe.status_code == 200
+                    took.append(probe.elapsed.total_seconds())
+                assert statistics.median(took) < 1
             server.send_signal(signal.SIGTERM)
             assert server.wait(END_SECONDS) == 0
         finally:

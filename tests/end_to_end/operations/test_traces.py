@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.databases.redis import Redis
+from tests.support.http.ports import reserved_port
 from tests.support.http.trace_collector import CollectedSpan, Collector, collecting
 from tests.support.programs.load import validate_all
 from tests.support.programs.running import Running, new_serial, wait_until
@@ -192,23 +194,21 @@ def test_what_is_not_sampled_costs_no_span(start_server: Start) -> None:
         assert len(collector.named("batch")) == 1
 
 
-@pytest.fixture
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def said_lines(running: Running, words: str) -> list[str]:
     """The lines of the log that say this."""
     return [line for line in running.server.said().splitlines() if words in line]
 
 
-def test_nothing_suffers_without_the_collector(start_server: Start, closed_port: int) -> None:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that refuses connections until the test listens on it."""
+    with reserved_port() as port:
+        yield port
+
+
+def test_nothing_suffers_without_the_collector(start_server: Start, port: int) -> None:
     """Away, wrong, back, and hanging: answers as ever, a line in the log, and a quick stop."""
-    url = f"http://127.0.0.1:{closed_port}"
+    url = f"http://127.0.0.1:{port}"
     running = start_server(
         "--traces-url",
         url,
@@ -227,12 +227,12 @@ def test_nothing_suffers_without_the_collector(start_server: Start, closed_port:
     time.sleep(2)
     assert len(said_lines(running, "traces are lost")) == 1
     assert said_lines(running, "urllib3") == said_lines(running, "opentelemetry") == []
-    with collecting(closed_port) as collector:
+    with collecting(port) as collector:
         ask_until(running, camera, lambda: bool(collector.spans))
         wait_until(lambda: bool(said_lines(running, "takes them again")), 20)
         collector.status = 401
         ask_until(running, camera, lambda: bool(said_lines(running, "answers 401")))
-    with socket.create_server(("127.0.0.1", closed_port)):  # takes connections, answers nothing
+    with socket.create_server(("127.0.0.1", port)):  # takes connections, answers nothing
         with running.client() as client:
             client.post(VALIDATE, json=wire(camera.token()))
         began = time.monotonic()

@@ -42,7 +42,7 @@ from birthmark_sma.protocol.bundle_signature import sign_bundle
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.cameras.bundles import der_of
 from tests.support.cameras.camera import PROVISION, Camera, csr_pem, new_key
-from tests.support.http.faulty_server import closed_port
+from tests.support.http.ports import closed_port
 from tests.support.http.tls import TestCa
 from tests.support.pki.crls import certificate_serial_of, fetch_crl_with
 from tests.support.programs.commands import sma

@@ -15,7 +15,7 @@ import pytest
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.simulation.expected_outcomes import BY_ONE_CAMERA
 from birthmark_sma.simulation.fleet import memory_directory
-from tests.support.http.faulty_server import closed_port
+from tests.support.http.ports import closed_port
 from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, new_serial, start
 from tests.support.programs.server import SMA, server_environ

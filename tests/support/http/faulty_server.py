@@ -191,10 +191,3 @@ def _read_request(connection: socket.socket, stopped: threading.Event) -> bytes 
         if end and length is not None and len(body) >= int(length.group(1)):
             return data
     return None
-
-
-def closed_port() -> int:
-    """Return a port of 127.0.0.1 on which no program listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

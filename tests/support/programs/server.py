@@ -81,6 +81,11 @@ class Server:
         """Return everything that the server wrote to stderr."""
         return self.log.read_text(encoding="utf-8")
 
+    def log_records(self) -> list[dict[str, Any]]:
+        """Return the complete lines of a JSON log, parsed. Lines that are no JSON are left out."""
+        lines = self.said().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line[0] == "{" and line[-1] == "\n"]
+
     def close(self) -> None:
         """Stop the process if it runs, with SIGKILL if it does not end within 60 s."""
         if self.process.poll() is None:
