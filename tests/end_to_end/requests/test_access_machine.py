@@ -4,10 +4,10 @@ A Hypothesis state machine drives a real server on each kind of database. It kee
 of what each key may do, and holds every answer against it.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,20 +27,9 @@ from hypothesis.stateful import (
 from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key, rotate_key
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.storage.engine import Database, open_database
-from tests.support.access_keys import (
-    SEEN_SECONDS,
-    UNLIMITED,
-    secret_of,
-    start_with_keys,
-)
-from tests.support.cameras.camera import (
-    PROVISION,
-    VALIDATE,
-    Camera,
-    provision_body,
-    wire,
-)
-from tests.support.programs.running import Running, new_serial, start
+from tests.support.access_keys import UNLIMITED, secret_of, start_with_keys
+from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.programs.running import Running, new_serial, start, wait_until
 from tests.support.soak import times
 
 PATHS: dict[tuple[str, str], set[str]] = {
@@ -66,6 +55,11 @@ class Account:
         self.retired: set[str] = set()
         self.provisioned = 0
 
+    def expired(self) -> bool:
+        """Return whether the key has expired."""
+        expires = self.terms.expires_at
+        return expires is not None and expires <= datetime.now(UTC)
+
 
 class Doors(RuleBasedStateMachine):
     """The server is started once and outlives the examples; each of them makes keys of its own."""
@@ -77,7 +71,7 @@ class Doors(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.changed_at = 0.0
+        self.unseen: list[Account] = []
         self.camera: Camera | None = None
         self.all_accounts: list[Account] = []
         self.turn = 0
@@ -108,16 +102,17 @@ class Doors(RuleBasedStateMachine):
             uses_allowed=uses if scope == "provision" else None,
             disclosure=disclosure if scope == "validate" else None,
         )
-        self.changed_at = time.monotonic()
-        self.all_accounts.append(Account(secret_of(create_key(self.database, terms)), terms))
-        return self.all_accounts[-1]
+        account = Account(secret_of(create_key(self.database, terms)), terms)
+        self.all_accounts.append(account)
+        self.unseen.append(account)
+        return account
 
     @rule(account=accounts)
     def revoke(self, account: Account) -> None:
         if not account.revoked:
             revoke_key(self.database, account.terms.name)
             account.revoked = True
-            self.changed_at = time.monotonic()
+            self.unseen.append(account)
 
     @rule(account=accounts)
     def rotate(self, account: Account) -> None:
@@ -125,7 +120,7 @@ class Doors(RuleBasedStateMachine):
             account.retired.add(account.secret)
             issued = rotate_key(self.database, account.terms.name, timedelta(0))
             account.secret = secret_of(issued)
-            self.changed_at = time.monotonic()
+            self.unseen.append(account)
 
     @rule(how=st.sampled_from(["SIGTERM", "SIGKILL"]))
     def restart(self, how: str) -> None:
@@ -153,13 +148,12 @@ class Doors(RuleBasedStateMachine):
             self.call_once(account, path, secret)
 
     def call_once(self, account: Account, path: tuple[str, str], secret: str) -> None:
+        was_expired = account.expired()
         answer = self.ask(path, secret)
-        expires = account.terms.expires_at
-        left = None if expires is None else (expires - datetime.now(UTC)).total_seconds()
-        if account.revoked or secret in account.retired or (left is not None and left < -0.5):
+        if account.revoked or secret in account.retired or was_expired:
             assert answer.status_code == 401
-        elif left is not None and left < 0.5:
-            pass  # it ends at this very moment
+        elif account.expired():
+            pass  # it ended while the server decided
         elif account.terms.scope.value not in PATHS[path]:
             assert answer.status_code == 403
         else:
@@ -217,17 +211,30 @@ class Doors(RuleBasedStateMachine):
             if self.camera is not None:
                 token = wire(self.camera.token())
             body = {"tokens": [token]} if place.endswith("batch") else token
-        shown = {b"authorization": b"Bearer " + secret.encode("utf-8", "replace")}
-        with self.running.client(headers=shown) as client:
-            answer = client.request(method, place, json=body)
+        answer = self.send(method, place, secret, body)
         assert answer.status_code < 500, answer.text
         assert secret == "" or len(secret) < 60 or secret not in answer.text
         type(self).asked += 1
         return answer
 
+    def send(
+        self, method: str, place: str, secret: str, body: dict[str, Any] | None = None
+    ) -> httpx2.Response:
+        shown = {b"authorization": b"Bearer " + secret.encode("utf-8", "replace")}
+        with self.running.client(headers=shown) as client:
+            return client.request(method, place, json=body)
+
     def wait_until_seen(self) -> None:
-        """A change counts within a second."""
-        time.sleep(max(0.0, self.changed_at + SEEN_SECONDS - time.monotonic()))
+        """Wait until the server has read all changes, which it does twice a second."""
+        for account in self.unseen:
+            wait_until(partial(self.has_seen, account), 20)
+        self.unseen.clear()
+
+    def has_seen(self, account: Account) -> bool:
+        """Return whether the server knows the key's secrets as they are now."""
+        known = self.send("GET", "/health", account.secret).status_code != 401
+        left = [self.send("GET", "/health", each).status_code for each in account.retired]
+        return known is not (account.revoked or account.expired()) and {*left} <= {401}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,7 +3,6 @@
 import http.client
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.databases.redis import Redis
 from tests.support.programs.load import validate_all
-from tests.support.programs.running import Running, new_serial
+from tests.support.programs.running import Running, new_serial, wait_until
 
 LIMIT = 100
 LOST = "until it answers, each process counts by itself"
@@ -59,10 +58,7 @@ def ask_from(running: Running, address: str, body: dict[str, Any], times: int) -
 
 def wait_for(running: Running, words: str, times: int) -> None:
     """Wait until the log has these words so often."""
-    deadline = time.monotonic() + 20
-    while running.server.said().count(words) < times:
-        assert time.monotonic() < deadline, running.server.said()
-        time.sleep(0.1)
+    wait_until(lambda: running.server.said().count(words) >= times, 20)
 
 
 def passed_while_shared(running: Running, body: dict[str, Any], network: str) -> int:
@@ -130,11 +126,14 @@ def test_failures_slow_a_caller_down_on_both_processes(
         address = f"127.0.7.{attempt}"
         statuses = [ask_from(two_processes, address, bad, 1)[0] for _ in range(40)]
         assert 10 <= statuses.count(200) <= 20  # no more than each process by itself would allow
-        time.sleep(0.3)
-        refused = ask_from(two_processes, address, good, 20)
-        if refused == [429] * 20:
+
+        def settled(address: str = address, before: int = before) -> bool:
+            lost = two_processes.server.said().count(LOST) > before
+            return lost or ask_from(two_processes, address, good, 20) == [429] * 20
+
+        wait_until(settled, 10)
+        if two_processes.server.said().count(LOST) == before:
             break
-        assert two_processes.server.said().count(LOST) > before, refused
     else:
         raise AssertionError(f"Redis was lost in each of {ATTEMPTS} attempts")
     assert ask_from(two_processes, "127.0.4.5", good, 1) == [200]
