@@ -5,7 +5,9 @@ to the workers. Otherwise it starts when the first test needs it. Fixtures impor
 servers when they start them, so that a file of unit tests runs in a second.
 """
 
+import asyncio
 import contextlib
+import inspect
 import os
 import secrets
 import signal
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from tests.support.databases.postgres import Postgres
     from tests.support.databases.redis import Redis
     from tests.support.programs.running import Running, Servers
+
+COROUTINE_SECONDS = 120.0
+"""The time limit of a test that is a coroutine."""
 
 _ADMIN_URL = "postgres_admin_url"
 _CHOSEN_BINARIES = pytest.StashKey[str | None]()
@@ -46,6 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_CHOSEN_BINARIES] = os.environ.get(_BINARIES_VARIABLE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine on an event loop of its own, for up to COROUTINE_SECONDS."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    asyncio.run(asyncio.wait_for(test(**given), COROUTINE_SECONDS))
+    return True
 
 
 @pytest.hookimpl(optionalhook=True)

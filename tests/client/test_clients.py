@@ -164,14 +164,11 @@ def test_a_lone_call_goes_out_at_once() -> None:
     assert calls < 8 * requests
 
 
-def test_concurrent_tasks_go_out_together() -> None:
-    async def ask(url: str) -> None:
-        async with AsyncAuthorityClient(url) as client:
+async def test_concurrent_tasks_go_out_together() -> None:
+    with FaultyServer() as server:
+        async with AsyncAuthorityClient(server.url) as client:
             outcomes = await asyncio.gather(*[client.validate(some_token()) for _ in range(500)])
             assert all(isinstance(each, Pass) for each in outcomes)
-
-    with FaultyServer() as server:
-        asyncio.run(ask(server.url))
         assert len(server.visits) == 1
 
 
@@ -327,11 +324,10 @@ WAITS = [(429, Cause.RATE_LIMITED), (503, Cause.UNAVAILABLE), (502, Cause.UNAVAI
 
 
 @pytest.mark.parametrize(("status", "cause"), WAITS)
-def test_a_deadline_that_ends_within_a_wait(status: int, cause: Cause) -> None:
+async def test_a_deadline_that_ends_within_a_wait(status: int, cause: Cause) -> None:
     """Threat 19's kin: it is told as the rate limit or the outage that it is, and for how long."""
-
-    async def ask(url: str) -> None:
-        async with AsyncAuthorityClient(url, options=Options(deadline=20)) as client:
+    with FaultyServer(told_to_wait(status, 4), all_pass) as server:
+        async with AsyncAuthorityClient(server.url, options=Options(deadline=20)) as client:
             patient = asyncio.create_task(client.validate(some_token()))
             hasty = await client.validate(some_token(), deadline=1.5)
             assert isinstance(hasty, Indeterminate)
@@ -342,17 +338,13 @@ def test_a_deadline_that_ends_within_a_wait(status: int, cause: Cause) -> None:
             assert hasty.request_id == server.visits[0].headers["x-request-id"]
             assert isinstance(await patient, Pass)
 
-    with FaultyServer(told_to_wait(status, 4), all_pass) as server:
-        asyncio.run(ask(server.url))
-
 
 @pytest.mark.parametrize(("status", "cause"), WAITS)
-def test_a_call_behind_those_that_wait(status: int, cause: Cause) -> None:
+async def test_a_call_behind_those_that_wait(status: int, cause: Cause) -> None:
     """It was never sent, and is told what holds up those before it."""
-
-    async def ask(url: str) -> None:
+    with FaultyServer(told_to_wait(status, 3), all_pass) as server:
         options = Options(deadline=20, max_in_flight=1)
-        async with AsyncAuthorityClient(url, options=options) as client:
+        async with AsyncAuthorityClient(server.url, options=options) as client:
             first = asyncio.create_task(client.validate(some_token()))
             while not client._pauses:
                 await asyncio.sleep(0.01)
@@ -361,9 +353,6 @@ def test_a_call_behind_those_that_wait(status: int, cause: Cause) -> None:
             assert (hasty.cause, hasty.attempts) == (cause, 0)
             assert hasty.retry_after is not None
             assert isinstance(await first, Pass)
-
-    with FaultyServer(told_to_wait(status, 3), all_pass) as server:
-        asyncio.run(ask(server.url))
 
 
 def test_no_answer_is_no_answer() -> None:
@@ -439,11 +428,10 @@ def test_the_circuit_opens_and_closes() -> None:
 # --- ends
 
 
-def test_a_cancelled_call_takes_nobody_along() -> None:
+async def test_a_cancelled_call_takes_nobody_along() -> None:
     """Others in the same request still get their outcome."""
-
-    async def ask(url: str) -> None:
-        async with AsyncAuthorityClient(url) as client:
+    with FaultyServer(slowly) as server:
+        async with AsyncAuthorityClient(server.url) as client:
             tasks = [asyncio.create_task(client.validate(some_token())) for _ in range(3)]
             await asyncio.sleep(0.05)
             tasks[1].cancel()
@@ -451,9 +439,6 @@ def test_a_cancelled_call_takes_nobody_along() -> None:
             assert isinstance(done[1], asyncio.CancelledError)
             assert isinstance(done[0], Pass)
             assert isinstance(done[2], Pass)
-
-    with FaultyServer(slowly) as server:
-        asyncio.run(ask(server.url))
         assert len(server.visits) == 1
 
 
@@ -486,20 +471,16 @@ def test_close_waits_for_what_is_on_its_way() -> None:
         assert all(isinstance(each, Pass) for each in found)
 
 
-def test_a_closed_client_says_so() -> None:
+async def test_a_closed_client_says_so() -> None:
     client = AuthorityClient("https://localhost")
     client.close()
     client.close()
     with pytest.raises(ClientMisuseError, match="closed"):
         client.validate(some_token())
-
-    async def ask() -> None:
-        own = AsyncAuthorityClient("https://localhost")
-        await own.close()
-        with pytest.raises(ClientMisuseError, match="closed"):
-            await own.validate(some_token())
-
-    asyncio.run(ask())
+    own = AsyncAuthorityClient("https://localhost")
+    await own.close()
+    with pytest.raises(ClientMisuseError, match="closed"):
+        await own.validate(some_token())
 
 
 def test_another_event_loop_is_refused() -> None:

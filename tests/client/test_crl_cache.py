@@ -295,17 +295,14 @@ def test_threads_wait_for_nothing_that_is_there(go_by: Time) -> None:
         assert len(server.visits) == 2
 
 
-def test_tasks_wait_for_nothing_that_is_there(go_by: Time) -> None:
-    async def ask(url: str) -> None:
-        cache = AsyncCrlCache(url, load=load)
+async def test_tasks_wait_for_nothing_that_is_there(go_by: Time) -> None:
+    with Serving(listing(7), lambda visit: visit.wait()) as server:
+        cache = AsyncCrlCache(server.address, load=load)
         first = await asyncio.gather(*[cache.get() for _ in range(8)])
         assert {each.crl.number for each in first} == {7}
         go_by(301)
         assert (await cache.get()).crl.number == 7
         await cache.close()
-
-    with Serving(listing(7), lambda visit: visit.wait()) as server:
-        asyncio.run(ask(server.address))
         assert len(server.visits) <= 2
 
 

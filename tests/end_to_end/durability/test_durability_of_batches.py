@@ -165,7 +165,7 @@ def test_sigterm_drains_several_processes(start_server: Start) -> None:
     assert "Traceback" not in server.said()
 
 
-def test_singles_and_batches_share_the_writer(start_server: Start) -> None:
+async def test_singles_and_batches_share_the_writer(start_server: Start) -> None:
     """Sent at once, each gets its own answers, in its own order, and every token one row."""
     running = start_server()
     camera = a_camera(running)
@@ -175,14 +175,10 @@ def test_singles_and_batches_share_the_writer(start_server: Start) -> None:
         json.dumps({"tokens": [wire(token) for token in batch]}).encode()
         for batch in in_batches(batched)
     ]
-
-    async def both() -> tuple[list[Answer | None], list[Answer | None]]:
-        return await asyncio.gather(
-            ask_all(running.server.url, VALIDATE, bodies, connections=8),
-            ask_all(running.server.url, BATCH, batches, connections=4),
-        )
-
-    alone, together = asyncio.run(both())
+    alone, together = await asyncio.gather(
+        ask_all(running.server.url, VALIDATE, bodies, connections=8),
+        ask_all(running.server.url, BATCH, batches, connections=4),
+    )
     assert assert_recorded(running, singles, alone) == len(singles)
     unpacked = [
         each

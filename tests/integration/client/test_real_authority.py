@@ -186,7 +186,7 @@ def test_a_revoked_device_fails_and_is_on_the_list(running: Running) -> None:
         verify_bundle(device.capture(b"picture"), root=root, now=datetime.now(UTC), crl=crl)
 
 
-def test_a_cache_keeps_the_list_of_a_real_authority_fresh(running: Running) -> None:
+async def test_a_cache_keeps_the_list_of_a_real_authority_fresh(running: Running) -> None:
     """Threads and tasks: it loads, is confirmed as the newest, and is replaced once it is not."""
     with running.client() as http:
         device, root = device_of(http), root_of(http)
@@ -202,26 +202,23 @@ def test_a_cache_keeps_the_list_of_a_real_authority_fresh(running: Running) -> N
             return True
         return False
 
-    async def look() -> None:
-        threads = CrlCache(url, load=load, refresh=0.1)
-        tasks = AsyncCrlCache(url, load=load, refresh=0.1)
-        first = await asyncio.to_thread(threads.get), await tasks.get()
-        assert not any(is_revoked(each) for each in first)
-        await asyncio.sleep(0.2)
-        confirmed = await asyncio.to_thread(threads.get)
-        assert confirmed.crl is first[0].crl  # by a 304
-        assert confirmed.confirmed_at > first[0].confirmed_at
-        revoke = (*("devices", "revoke"), device.camera.serial, "--reason", "key_compromise")
-        assert (await asyncio.to_thread(sma, *revoke, environ=running.environ)).returncode == 0
-        async with asyncio.timeout(10):
-            while not is_revoked(now := await tasks.get()):
-                await asyncio.sleep(0.1)
-            while not is_revoked(await asyncio.to_thread(threads.get)):
-                await asyncio.sleep(0.1)
-        assert now.crl.number > first[1].crl.number
-        await tasks.close()
-
-    asyncio.run(look())
+    threads = CrlCache(url, load=load, refresh=0.1)
+    tasks = AsyncCrlCache(url, load=load, refresh=0.1)
+    first = await asyncio.to_thread(threads.get), await tasks.get()
+    assert not any(is_revoked(each) for each in first)
+    await asyncio.sleep(0.2)
+    confirmed = await asyncio.to_thread(threads.get)
+    assert confirmed.crl is first[0].crl  # by a 304
+    assert confirmed.confirmed_at > first[0].confirmed_at
+    revoke = (*("devices", "revoke"), device.camera.serial, "--reason", "key_compromise")
+    assert (await asyncio.to_thread(sma, *revoke, environ=running.environ)).returncode == 0
+    async with asyncio.timeout(10):
+        while not is_revoked(now := await tasks.get()):
+            await asyncio.sleep(0.1)
+        while not is_revoked(await asyncio.to_thread(threads.get)):
+            await asyncio.sleep(0.1)
+    assert now.crl.number > first[1].crl.number
+    await tasks.close()
 
 
 def test_an_access_key_opens_the_door(start_server: Start, tmp_path: Path) -> None:

@@ -434,58 +434,46 @@ def test_coroutines_and_threads_side_by_side(notes: Database) -> None:
     assert noted(notes) == list(range(400))
 
 
-def test_errors_reach_coroutines(notes: Database) -> None:
+async def test_errors_reach_coroutines(notes: Database) -> None:
     """Each its own."""
-
-    async def settle_all(pool: Pool) -> list[Any]:
+    with pool_of(notes, Notary()) as pool:
         numbers = (1, REFUSED, POISON, 2)
-        return await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(answer_of(pool, number) for number in numbers), return_exceptions=True
         )
-
-    with pool_of(notes, Notary()) as pool:
-        outcomes = asyncio.run(settle_all(pool))
     assert [outcomes[0], outcomes[3]] == [2, 4]
     assert isinstance(outcomes[1], ConflictError)
     assert isinstance(outcomes[2], ZeroDivisionError)
 
 
-def test_whoever_gives_up_before_it_begins_is_not_settled(notes: Database) -> None:
+async def test_whoever_gives_up_before_it_begins_is_not_settled(notes: Database) -> None:
     """Threat 49: only those are that somebody waits for when their transaction begins."""
     notary = Notary()
-
-    async def scenario(pool: Pool) -> list[Any]:
+    with pool_of(notes, notary) as pool:
         with notary.holding(pool):
             tasks = [asyncio.create_task(answer_of(pool, number)) for number in range(1, 6)]
             await asyncio.sleep(0)
             tasks[1].cancel()
             tasks[3].cancel()
             await asyncio.sleep(0)
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    with pool_of(notes, notary) as pool:
-        outcomes = asyncio.run(scenario(pool))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert pool.running
     assert [outcomes[position] for position in (0, 2, 4)] == [2, 6, 10]
     assert [type(outcomes[position]) for position in (1, 3)] == [asyncio.CancelledError] * 2
     assert noted(notes) == [0, 1, 3, 5]
 
 
-def test_whoever_gives_up_before_the_second_try_is_not_settled(notes: Database) -> None:
+async def test_whoever_gives_up_before_the_second_try_is_not_settled(notes: Database) -> None:
     """Threat 49: the first try may have taken as long as the caller waits."""
     notary = Notary()
     notary.failures = [unavailable()]
-
-    async def scenario(pool: Pool) -> None:
+    with pool_of(notes, notary) as pool:
         notary.may_go_on.clear()
         task = asyncio.create_task(answer_of(pool, 1))
         assert await asyncio.to_thread(notary.begun.wait, 30)
         task.cancel()
         await asyncio.sleep(0)
         notary.may_go_on.set()
-
-    with pool_of(notes, notary) as pool:
-        asyncio.run(scenario(pool))
         assert pool.submit(2).result(30) == 4
     assert noted(notes) == [2]
 
@@ -566,7 +554,7 @@ def test_whoever_leaves_during_the_work_is_noted_with_it(notes: Database) -> Non
     assert noted(notes) == sorted([1, 2, REFUSED, -1, -2, 3])
 
 
-def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) -> None:
+async def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) -> None:
     """The caller leaves during the commit, before its answer, or while it is sent."""
     notary, lost = Notary(), Lost()
     left: list[asyncio.Future[int]] = []
@@ -577,7 +565,8 @@ def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) -> Non
             future.get_loop().call_soon_threadsafe(future.cancel)
             _wait_until(future.done)
 
-    async def scenario(pool: Pool) -> None:
+    event.listen(notes.engine, "commit", leave)
+    with noting_pool(notes, notary, lost) as pool:
         origin: dict[str, Any] = {}
         left.append(pool.submit_async(1))
         await asyncio.wait([*left])
@@ -589,10 +578,6 @@ def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) -> Non
         waiting.leave()
         waiting.leave()
         _wait_until(lambda: len(lost.noted) == 2)
-
-    event.listen(notes.engine, "commit", leave)
-    with noting_pool(notes, notary, lost) as pool:
-        asyncio.run(scenario(pool))
     event.remove(notes.engine, "commit", leave)
     assert lost.noted == [(1, 2), (2, 4)]
     assert noted(notes) == [-2, -1, 1, 2]
@@ -617,7 +602,7 @@ def test_a_commit_that_may_have_happened_has_lost_its_answers(notes: Database) -
     assert noted(notes) == [-1]
 
 
-def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
+async def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
     notes: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also if newer ones arrive while the database refuses the older ones."""
@@ -633,22 +618,19 @@ def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
             raise unavailable()
         recorded.extend(lost)
 
-    async def scenario(pool: Pool) -> None:
-        older: dict[str, Any] = {}
-        newer: dict[str, Any] = {}
-        await asyncio.gather(
-            pool.submit_together([1, 2, 3], older), pool.submit_together([4, 5], newer)
-        )
-        older[UNANSWERED].leave()
-        assert await asyncio.to_thread(begun.wait, 30)
-        newer[UNANSWERED].leave()
-        may_go_on.set()
-        _wait_until(lambda: bool(recorded))
-
     pool: Pool = GroupCommit(
         notes, Notary(), name="writer", pool_limit=100, batch_limit=100, record_lost=refuse_once
     )
-    asyncio.run(scenario(pool))
+    older: dict[str, Any] = {}
+    newer: dict[str, Any] = {}
+    await asyncio.gather(
+        pool.submit_together([1, 2, 3], older), pool.submit_together([4, 5], newer)
+    )
+    older[UNANSWERED].leave()
+    assert await asyncio.to_thread(begun.wait, 30)
+    newer[UNANSWERED].leave()
+    may_go_on.set()
+    _wait_until(lambda: bool(recorded))
     pool.close()
     assert recorded == [(3, 6), (4, 8), (5, 10)]
     assert [message for message in caplog.messages if "dropped" in message] == [

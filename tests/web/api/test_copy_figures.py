@@ -30,7 +30,7 @@ class Steps:
             raise ValueError("no room")
 
 
-def test_an_error_ends_neither_the_task_nor_the_other_steps(
+async def test_an_error_ends_neither_the_task_nor_the_other_steps(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged once each time that the step begins to fail."""
@@ -44,13 +44,10 @@ def test_an_error_ends_neither_the_task_nor_the_other_steps(
                 assert not task.done()
                 await asyncio.sleep(0)
 
-    async def run() -> None:
-        task = asyncio.create_task(prometheus.copy_figures(steps.authority, steps.traffic))
-        for steps.failing in (True, False, True):
-            await rounds(task, 3)
-        task.cancel()
-
-    asyncio.run(run())
+    task = asyncio.create_task(prometheus.copy_figures(steps.authority, steps.traffic))
+    for steps.failing in (True, False, True):
+        await rounds(task, 3)
+    task.cancel()
     told = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert ["could not be copied" in each.getMessage() for each in told] == [True, True]
     assert "no room" in caplog.text

@@ -74,18 +74,14 @@ def test_a_question_that_takes_too_long_ends(database: Database, pool: WorkerPoo
     database.ping()
 
 
-def test_a_question_that_nobody_waits_for_ends(database: Database, pool: WorkerPool) -> None:
+async def test_a_question_that_nobody_waits_for_ends(database: Database, pool: WorkerPool) -> None:
     """Threat 49: so it does where the request was cancelled."""
     outcomes: list[BaseException] = []
-
-    async def leave() -> None:
-        asking = asyncio.create_task(run_with_timeout(pool, endless(database, outcomes), 60))
-        await asyncio.sleep(0.5)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-
-    asyncio.run(leave())
+    asking = asyncio.create_task(run_with_timeout(pool, endless(database, outcomes), 60))
+    await asyncio.sleep(0.5)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
     assert_free(pool, outcomes)
     database.ping()
 
