@@ -5,8 +5,8 @@ command of `sma` pays it several times. The product has no setting for it, so th
 the constants in the test process and in the programs that tests start. The cost is not stored with
 the data, so a program with one cost cannot open data of a program with the other cost. Therefore
 all of them lower it: `tests/conftest.py` for the tests, `programs/commands.py` for forked commands,
-and `SMA` of `programs/server.py` for separate programs, which run this module. Processes that a
-command spawns run this module too, as their `__mp_main__`.
+`programs/workers.py` for the workers of forked servers, and `SMA` of `programs/server.py` for
+separate programs, which run this module. Their workers run it too, as their `__mp_main__`.
 
 The fixture `full_derivation_cost` gives a test the real values, and `REAL_SMA` the real program.
 """

@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from birthmark_sma.authority.kek import rotation
 from tests.support import derivation_cost
-from tests.support.programs.fork_server import FORKING
+from tests.support.programs.fork_server import FORKING, Handed, take_over
+from tests.support.programs.workers import fork_workers
 
 _SECONDS = 90
 
@@ -51,10 +51,10 @@ class Command:
             if stdout is None:
                 reading, writing = os.pipe()
                 self.stdout, stdout = os.fdopen(reading, encoding="utf-8"), os.fdopen(writing, "w")
-            streams = (stdin or nothing, stdout, stderr)
+            streams = [Handed(each.fileno()) for each in (stdin or nothing, stdout, stderr)]
             self._process = FORKING.Process(
                 target=_run,
-                args=(self.args, dict(environ), cwd or Path.cwd(), before, *map(_Handed, streams)),
+                args=(self.args, dict(environ), cwd or Path.cwd(), before, *streams),
             )
             self._process.start()
             if self.stdout is not None:
@@ -194,21 +194,6 @@ def _new_file() -> IO[str]:
     return tempfile.TemporaryFile("w+", encoding="utf-8", newline="")
 
 
-class _Handed:
-    """A file that is passed to the new process by its descriptor, when it is pickled."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._descriptor = file.fileno()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _detached, (DupFd(self._descriptor),)
-
-
-def _detached(handed: Any) -> int:
-    descriptor: int = handed.detach()
-    return descriptor
-
-
 def _run(
     arguments: list[str],
     environ: Mapping[str, str],
@@ -216,17 +201,12 @@ def _run(
     before: Sequence[Callable[[], object]],
     *descriptors: int,
 ) -> None:
-    os.environ.clear()
-    os.environ.update(environ)
-    os.chdir(cwd)
-    for number, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
+    take_over(environ, cwd, *descriptors)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
     sys.argv = arguments
     derivation_cost.lower(derivation_cost.OF_AUTHORITIES)
-    # Processes that the command spawns import the main module, so they lower the cost too.
-    sys.modules["__main__"] = derivation_cost
+    if "serve" in arguments:
+        fork_workers()
     for each in before:
         each()
     from birthmark_sma.cli.main import run  # noqa: PLC0415 - the tests that pass by import nothing

@@ -20,6 +20,7 @@ from birthmark_sma.storage.engine import Database, open_database
 from tests.support.databases.postgres import create_database, drop_database
 from tests.support.programs.commands import sma
 from tests.support.programs.server import Server, server_environ
+from tests.support.programs.workers import find_workers
 
 
 class AuditRow(NamedTuple):
@@ -185,8 +186,7 @@ def children_of(pid: int) -> dict[int, str]:
 
 def workers_of(running: Running) -> list[int]:
     """Return the worker processes of a server with several workers."""
-    children = children_of(running.server.process.pid)
-    return sorted(pid for pid, line in children.items() if "spawn_main" in line)
+    return find_workers(running.server.process.pid)
 
 
 @contextmanager

@@ -28,10 +28,10 @@ from tests.support.http.tls import DAY, Issued, TestCa
 from tests.support.programs.commands import sma
 from tests.support.programs.running import (
     Running,
-    children_of,
     new_serial,
     start,
     wait_until,
+    workers_of,
 )
 from tests.support.programs.server import Server, server_environ
 
@@ -363,7 +363,7 @@ def test_a_reload_under_load_fails_no_request(ca: TestCa, tmp_path: Path, worker
     )
     with running.server as server:
         port, context = port_of(running), ca.client_context()
-        before = set(children_of(server.process.pid))
+        before = workers_of(running)
         failures: list[BaseException] = []
         counts = [0, 0]
         done = threading.Event()
@@ -387,7 +387,7 @@ def test_a_reload_under_load_fails_no_request(ca: TestCa, tmp_path: Path, worker
             each.join(30)
         assert failures == []
         assert min(counts) > 20
-        assert set(children_of(server.process.pid)) == before
+        assert workers_of(running) == before
         assert "Traceback" not in server.said()
         assert server.said().count(logged) == 4 * workers
 
@@ -458,12 +458,12 @@ def test_a_hangup_without_tls_ends_nothing(tmp_path: Path, workers: str) -> None
     """SIGHUP to the server, and to its workers as a closed terminal sends it."""
     running = start(tmp_path / "data", "sqlite:", "--prototype", "--workers", workers)
     with running.server as server, running.client() as client:
-        children = set(children_of(server.process.pid))
-        for pid in (server.process.pid, *children):
+        before = workers_of(running)
+        for pid in (server.process.pid, *before):
             os.kill(pid, signal.SIGHUP)
         time.sleep(2)
         assert client.get("/health").status_code == 200
-        assert set(children_of(server.process.pid)) == children
+        assert workers_of(running) == before
         assert server.terminate() == 0
 
 
