@@ -363,7 +363,7 @@ URN = recipient_urn(RECIPIENT.public_key())
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no CSR": ({"csr": None, "device_public_key": public_pem(new_key())}, "needs a CSR"),
     "another key": ({"key_encryption_public_key": public_pem(OTHERS)}, "another recipient key"),
-    "no recipient key": ({"key_encryption_public_key": None}, "in the clear"),
+    "no recipient key": ({"key_encryption_public_key": None}, "sent unencrypted"),
     "no common name": ({"csr": csr_pem(new_key(), None, URN)}, "common name"),
     "no URI": ({"csr": csr_pem(new_key(), "camera-1")}, "does not name the recipient key"),
     "another URI": (

@@ -269,10 +269,10 @@ def test_several_processes_without_a_store_say_so(tmp_path: Path) -> None:
         tmp_path / "a", "sqlite:", "--workers", "2", "--rate-admin", "5/hour", SMA_TABLES="50"
     )
     running.server.close()
-    assert running.server.said().count("each of the 2 processes counts by itself") == 1
+    assert running.server.said().count("each of the 2 processes counts separately") == 1
     running = start(tmp_path / "a", "sqlite:", "--workers", "2")
     running.server.close()
-    assert running.server.said().count("each of the 2 processes counts by itself") == 1
+    assert running.server.said().count("each of the 2 processes counts separately") == 1
 
 
 def test_many_batches_at_once_overdraw_once(client: httpx2.Client, camera: Camera) -> None:
