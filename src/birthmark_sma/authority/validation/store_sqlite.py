@@ -40,7 +40,7 @@ FROM registered_devices WHERE nuc_hash IN ({})
 _ADD_TOKENS = """
 INSERT INTO sighted_tokens (digest, {entry}, first_seen_at) VALUES {rows}
 ON CONFLICT (digest) DO NOTHING
-""".replace("{entry}", _ENTRY)
+"""
 # SQLite gives each new row the next rowid, so the rows just inserted have the highest ones.
 _ADDED_TOKENS = """
 SELECT json_group_array(hex(digest)) FROM sighted_tokens
@@ -49,7 +49,7 @@ WHERE rowid > (SELECT max(rowid) FROM sighted_tokens) - ?
 _READ_TOKENS = """
 SELECT json_group_array(json_array(hex(digest), {entry}))
 FROM sighted_tokens WHERE digest IN (VALUES {rows})
-""".replace("{entry}", _ENTRY)
+"""
 _COUNT_REPEATS = """
 INSERT INTO resubmitted_tokens (digest, caller, times, last_seen_at) VALUES {rows}
 ON CONFLICT (digest, caller)
@@ -102,6 +102,8 @@ class SqliteStore:
         self._busiest = BusiestDevices()
         columns = [self.audit_table.c[field] for field in self.audit_fields]
         self._append = _APPEND.replace("{names}", ", ".join(each.name for each in columns))
+        self._add_tokens = _ADD_TOKENS.replace("{entry}", _ENTRY)
+        self._read_tokens = _READ_TOKENS.replace("{entry}", _ENTRY)
         self._times = [at for at, each in enumerate(columns) if isinstance(each.type, UtcDateTime)]
 
     def find_devices(
@@ -124,7 +126,7 @@ class SqliteStore:
         rows = [(digest, *entry, now) for digest, entry in sorted(entries.items())]
         added = sum(
             transaction.exec_driver_sql(*each).rowcount
-            for each in _in_parts(_ADD_TOKENS, rows, times=(-1,))
+            for each in _in_parts(self._add_tokens, rows, times=(-1,))
         )
         if added == len(rows):
             return entries.keys()
@@ -140,7 +142,7 @@ class SqliteStore:
     ) -> dict[bytes, LedgerEntry]:
         """Return these tokens of the replay ledger by digest."""
         entries = {}
-        for each in _in_parts(_READ_TOKENS, [(digest,) for digest in digests]):
+        for each in _in_parts(self._read_tokens, [(digest,) for digest in digests]):
             found = transaction.exec_driver_sql(*each).scalar_one()
             for digest, *entry in json.loads(found):
                 entries[bytes.fromhex(digest)] = LedgerEntry(*entry)
