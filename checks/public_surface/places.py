@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from birthmark_sma import errors as error_module
@@ -49,10 +48,12 @@ from birthmark_sma.protocol import bundle, camera_token, key_derivation, key_tab
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
 from birthmark_sma.web import problems
-from birthmark_sma.web.api.app import Application, create_app
+from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.dashboard.session_middleware import session_cookie
 from birthmark_sma.web.logs.setup import configure as configure_logging
 from birthmark_sma.web.middleware.security_headers import EVERYWHERE
+from birthmark_sma.web.pipeline import Application
+from birthmark_sma.web.request_context import begin_request
 from birthmark_sma.web.sandbox import application as sandbox_front
 from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.server import make_request_log
@@ -103,16 +104,12 @@ def respond_to(error: Exception) -> JSONResponse:
         "type": "http",
         "method": "GET",
         "scheme": "http",
-        "server": ("localhost", 80),
         "client": None,
-        "root_path": "",
         "path": "/",
         "raw_path": b"/",
-        "query_string": b"",
         "headers": [(b"host", b"localhost")],
-        "request_id": "0",
     }
-    return problems.error_response(Request(scope), error)
+    return problems.error_response(begin_request(scope), error)
 
 
 def make_request_errors() -> dict[str, Exception]:
@@ -164,8 +161,8 @@ def list_access_key_format() -> dict[str, Any]:
         "secret_characters": access_key_cache.SECRET_CHARACTERS,
         "digest_of_x": access_key_cache.digest("x").hex(),
         "session_token_characters": sessions.TOKEN_CHARACTERS,
-        "session_cookie": session_cookie({"scheme": "http"}),
-        "session_cookie_over_tls": session_cookie({"scheme": "https"}),
+        "session_cookie": session_cookie("http"),
+        "session_cookie_over_tls": session_cookie("https"),
     }
 
 

@@ -5,16 +5,25 @@ its request, and the writer sets WORKING_FOR once for each batch (`storage.group
 formatter (`web.logs`) and tracing read it.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Protocol
 
-LoggedRequest: TypeAlias = MutableMapping[str, Any]
-"""A request as `web` represents it (an ASGI scope). Other packages only pass it on."""
 
-UNANSWERED = "unanswered"
-"""The key, in a request, of the object that waits for its answer (`runtime.submission`). The HTTP
-protocol calls its `leave` method when the connection closes."""
+class AwaitedAnswer(Protocol):
+    """The object that waits for the answer of a request (`runtime.submission`)."""
+
+    def leave(self) -> None:
+        """Handle that the caller's connection was closed before the response was sent."""
+
+
+class LoggedRequest(Protocol):
+    """A request as `web` represents it (`RequestContext`). Other packages only pass it on."""
+
+    awaited_answer: AwaitedAnswer | None
+    """`storage.group_commit` sets it. The HTTP protocol calls its `leave` method when the
+    connection closes."""
+
 
 WORKING_FOR: ContextVar[Callable[[], Sequence[LoggedRequest]] | None] = ContextVar(
     "working_for", default=None

@@ -76,7 +76,7 @@ class Submission(Generic[Item, Answer]):
 
         Called in the event loop of the future, or in the writer thread if a thread waits.
         """
-        self.request = None  # breaks the reference cycle with request[UNANSWERED]
+        self.request = None  # breaks the reference cycle with request.awaited_answer
         outcome = self.outcome
         if self.future.done():
             self.lose(self)
@@ -99,7 +99,7 @@ def remove_who_left(batch: "list[Submission[Item, Answer]]") -> None:
     """Remove the submissions whose callers have left."""
     for submission in batch:
         if submission.future.done():
-            submission.request = None  # breaks the reference cycle with request[UNANSWERED]
+            submission.request = None  # breaks the reference cycle with request.awaited_answer
     batch[:] = [submission for submission in batch if not submission.future.done()]
 
 

@@ -35,7 +35,7 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
-from birthmark_sma.runtime.log_context import UNANSWERED, WORKING_FOR, LoggedRequest
+from birthmark_sma.runtime.log_context import WORKING_FOR, LoggedRequest
 from birthmark_sma.runtime.submission import (
     Answers,
     Submission,
@@ -211,7 +211,7 @@ class GroupCommit(Generic[Item, Answer]):
         # For the HTTP protocol, which calls `leave` when the connection closes. Only after the item
         # was accepted, so that a refused item is never reported as lost.
         if loop is not None and request is not None:
-            request[UNANSWERED] = waiting
+            request.awaited_answer = waiting
         return waiting.future
 
     def _lose(self, waiting: Submission[Item, Answer]) -> None:

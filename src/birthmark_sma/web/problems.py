@@ -10,18 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import JSONResponse
 
 from birthmark_sma import errors
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.web.api.models import FieldError
-from birthmark_sma.web.logs.request_ids import get_request_id
+from birthmark_sma.web.request_context import RequestContext
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -74,9 +70,7 @@ class InvalidRequestError(Exception):
         return "; ".join(told) + (f"; and {more:,} more errors" if more else "")
 
     @classmethod
-    def of(
-        cls, error: ValidationError | RequestValidationError, more: int = 0
-    ) -> "InvalidRequestError":
+    def of(cls, error: ValidationError, more: int = 0) -> "InvalidRequestError":
         """Make this error from pydantic's, with field names and rules but without values.
 
         A value could be a secret, such as a nonce or a NUC hash.
@@ -191,7 +185,7 @@ _KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
 
 
 def problem_response(
-    request: Request,
+    context: RequestContext,
     kind: Kind,
     detail: str,
     *,
@@ -208,8 +202,8 @@ def problem_response(
         "title": kind.title,
         "status": kind.status,
         "detail": detail,
-        "instance": request.url.path,
-        "request_id": get_request_id(request.scope),
+        "instance": context.path,
+        "request_id": context.request_id,
         **members,
     }
     headers = {}
@@ -220,46 +214,15 @@ def problem_response(
     return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Register the handlers that turn every error of `app` into a problem document."""
-    for error_type, handler in _HANDLERS.items():
-        app.add_exception_handler(error_type, handler)
-    # This middleware lies inside Starlette's ServerErrorMiddleware, which would log the error a
-    # second time and close the connection.
-    app.add_middleware(_CatchUnexpected)
-
-
-def error_response(request: Request, error: Exception) -> JSONResponse:
-    """Return the problem document for any error, for code that runs outside FastAPI."""
+def error_response(context: RequestContext, error: Exception) -> JSONResponse:
+    """Return the problem document of any error. An unexpected one is logged with its traceback."""
     for error_type, handler in _HANDLERS.items():
         if isinstance(error, error_type):
-            return handler(request, error)
-    return _unexpected(request, error)
+            return handler(context, error)
+    return _unexpected(context, error)
 
 
-class _CatchUnexpected:
-    """Middleware that answers an unexpected error with 500, unless the response has begun."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except Exception as error:
-            if scope["type"] != "http" or begun:
-                raise  # a second response must not follow the first bytes of another
-            await _unexpected(Request(scope), error)(scope, receive, send)
-
-
-def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
+def _birthmark_error(context: RequestContext, error: Exception) -> JSONResponse:
     for error_type, kind in _KINDS:
         if isinstance(error, error_type):
             if kind.status >= 500:
@@ -268,32 +231,32 @@ def _birthmark_error(request: Request, error: Exception) -> JSONResponse:
                 _log.warning("%s: %s%s", kind.title, error, f": {advice}" if advice else "")
             detail = _sentence(str(error))
             if kind.field is None:
-                return problem_response(request, kind, detail)
+                return problem_response(context, kind, detail)
             return problem_response(
-                request, kind, detail, errors=[{"field": kind.field, "detail": detail}]
+                context, kind, detail, errors=[{"field": kind.field, "detail": detail}]
             )
-    return _unexpected(request, error)
+    return _unexpected(context, error)
 
 
-def _rate_limited(request: Request, error: Exception) -> JSONResponse:
+def _rate_limited(context: RequestContext, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.RateLimitedError)  # noqa: S101
     return problem_response(
-        request, _RATE_LIMITED, _sentence(str(error)), retry_after=error.retry_after
+        context, _RATE_LIMITED, _sentence(str(error)), retry_after=error.retry_after
     )
 
 
-def _request_error(request: Request, error: Exception) -> JSONResponse:
+def _request_error(context: RequestContext, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)  # noqa: S101  _HANDLERS maps this class to here
-    return problem_response(request, _REQUEST_KINDS[error.slug], str(error))
+    return problem_response(context, _REQUEST_KINDS[error.slug], str(error))
 
 
-def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
+def _unknown_address(context: RequestContext, raised: Exception) -> JSONResponse:
     """Return a 400 that carries the verdict FAIL."""
     assert isinstance(raised, UnknownAddressError)  # noqa: S101
     reason = raised.reason
     error = reason.told_to_caller
     return problem_response(
-        request,
+        context,
         Kind(400, reason.value.replace("_", "-"), error or ""),
         f"{error}: this authority has no such table or key. Check that the token reached the"
         " manufacturer that provisioned the device.",
@@ -302,36 +265,30 @@ def _unknown_address(request: Request, raised: Exception) -> JSONResponse:
     )
 
 
-def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+def _invalid_request(context: RequestContext, error: Exception) -> JSONResponse:
     assert isinstance(error, InvalidRequestError)  # noqa: S101
     errors = [field.model_dump() for field in error.fields]
     more = {"more_errors": error.more} if error.more else {}
     return problem_response(
-        request, _INVALID, f"The request is malformed: {error}.", errors=errors, **more
+        context, _INVALID, f"The request is malformed: {error}.", errors=errors, **more
     )
 
 
-def _framework_validation(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
-    return _invalid_request(request, InvalidRequestError.of(error))
-
-
-def _http_exception(request: Request, error: Exception) -> JSONResponse:
+def _http_exception(context: RequestContext, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     # Starlette's `detail` is replaced by a sentence of _HTTP_DETAILS. Its headers, such as Allow,
     # are kept.
     title = HTTPStatus(error.status_code).phrase
     kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
-    response = problem_response(request, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
+    response = problem_response(context, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
     response.headers.update(error.headers or {})
     return response
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    path = request.url.path
-    _log.error("%s %s failed", request.method, path, exc_info=error)
+def _unexpected(context: RequestContext, error: Exception) -> JSONResponse:
+    _log.error("%s %s failed", context.method, context.path, exc_info=error)
     return problem_response(
-        request,
+        context,
         _INTERNAL,
         "Something went wrong inside the authority, and nothing was decided. The operator finds"
         " the cause in the log.",
@@ -340,13 +297,12 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 # `error_response` takes the first class that matches. RateLimitedError is a BirthmarkError, so it
 # must stand before it.
-_HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
+_HANDLERS: dict[type[Exception], Callable[[RequestContext, Exception], JSONResponse]] = {
     errors.RateLimitedError: _rate_limited,
     errors.BirthmarkError: _birthmark_error,
     RequestError: _request_error,
     UnknownAddressError: _unknown_address,
     InvalidRequestError: _invalid_request,
-    RequestValidationError: _framework_validation,
     HTTPException: _http_exception,
 }
 

@@ -29,23 +29,23 @@ from birthmark_sma.runtime.background_output import open_output
 from birthmark_sma.runtime.core_dumps import forbid_core_dumps
 from birthmark_sma.runtime.cpu_affinity import pin_to_core
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
-from birthmark_sma.web.api.app import Application, create_app
+from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.logs import setup as log_setup
 from birthmark_sma.web.logs.request_log import RequestLog
 from birthmark_sma.web.middleware import request_metrics
-from birthmark_sma.web.middleware.cancellation import (
+from birthmark_sma.web.middleware.security_headers import EVERYWHERE
+from birthmark_sma.web.pipeline import Application
+from birthmark_sma.web.sandbox.application import SandboxApplication
+from birthmark_sma.web.sandbox.connection_faults import use_sandbox_protocol
+from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
+from birthmark_sma.web.transport.protocol import BoundedConfig, LimitedHttpProtocol
+from birthmark_sma.web.transport.proxy_headers import TrustedProxies
+from birthmark_sma.web.transport.shutdown import (
     DRAIN_SECONDS,
     SUPERVISOR_SECONDS,
     WORKER_SECONDS,
     end_in_time,
 )
-from birthmark_sma.web.middleware.security_headers import EVERYWHERE
-from birthmark_sma.web.sandbox.application import SandboxApplication
-from birthmark_sma.web.sandbox.connection_faults import use_sandbox_protocol
-from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
-from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
-from birthmark_sma.web.transport.protocol import BoundedConfig
-from birthmark_sma.web.transport.proxy_headers import TrustedProxies
 from birthmark_sma.web.transport.tls import (
     block_sighup,
     serving_context,
@@ -279,7 +279,7 @@ def uvicorn_config(
         headers=list(EVERYWHERE),
         proxy_headers=False,  # uvicorn would believe any proxy on this machine
         # A server with neither TLS nor trusted proxies does not pay for client identities.
-        http=ClientIdentityProtocol if files or settings.trusted_proxies else DirectHttpProtocol,
+        http=ClientIdentityProtocol if files or settings.trusted_proxies else LimitedHttpProtocol,
         ssl_context_factory=None if files is None else partial(serving_context, files),
         ws="none",
         timeout_graceful_shutdown=DRAIN_SECONDS,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from birthmark_sma.runtime.background_output import BackgroundOutput
-from birthmark_sma.web.logs.request_ids import get_request_id
 from birthmark_sma.web.logs.request_log import LogStyle, RequestLog
 from birthmark_sma.web.logs.setup import note_left_out
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.http.contexts import make_context
 from tests.support.programs.running import Running, new_serial, wait_until
 from tests.support.secret_search import found_in
 
@@ -20,7 +20,7 @@ from tests.support.secret_search import found_in
 @pytest.mark.parametrize("given", [b"a", b"A-z.0_9~:/+=@,", b"x" * 128])
 def test_a_good_id_is_kept(given: bytes) -> None:
     """Up to 128 characters that no log takes for anything else."""
-    assert get_request_id({"headers": [(b"x-request-id", given)]}) == given.decode()
+    assert make_context(headers=[(b"x-request-id", given)]).request_id == given.decode()
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,15 @@ def test_a_good_id_is_kept(given: bytes) -> None:
 )
 def test_another_id_is_replaced(given: bytes) -> None:
     """Threat 28: what could forge a line or a terminal's state, or looks like an access key."""
-    known = get_request_id({"headers": [(b"x-request-id", given)]})
+    known = make_context(headers=[(b"x-request-id", given)]).request_id
     assert known.encode() != given
     assert known.replace("-", "").isalnum()
 
 
 def test_two_ids_are_none() -> None:
     """Parsers disagree on which one counts."""
-    scope: dict[str, Any] = {"headers": [(b"x-request-id", b"a"), (b"x-request-id", b"b")]}
-    known = get_request_id(scope)
-    assert known not in {"a", "b"}
-    assert get_request_id(scope) == known
+    context = make_context(headers=[(b"x-request-id", b"a"), (b"x-request-id", b"b")])
+    assert context.request_id not in {"a", "b"}
 
 
 def logged_requests(running: Running) -> dict[str, dict[str, Any]]:
@@ -95,16 +93,9 @@ def test_nobody_waits_for_the_log() -> None:
     reader, writer = os.pipe()
     output = BackgroundOutput(writer, note_left_out(LogStyle.JSON))
     log = RequestLog(output, look=LogStyle.JSON)
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/",
-        "client": ("127.0.0.1", 1),
-        "headers": [],
-    }
     began = time.monotonic()
     for _ in range(120_000):
-        log.note(dict(scope), 200, 1_000)
+        log.note(make_context(), 1_000)
     assert time.monotonic() - began < 30
     read = b""
     while b"were left out" not in read[-10_000:]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
-from birthmark_sma.runtime.log_context import UNANSWERED
+from birthmark_sma.runtime.log_context import AwaitedAnswer
+from birthmark_sma.runtime.submission import Submission
 from birthmark_sma.storage import group_commit
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.group_commit import GroupCommit
@@ -46,6 +48,17 @@ def notes(database: Database) -> Database:
 def noted(database: Database) -> list[int]:
     """Return the numbers that were committed."""
     return [row[0] for row in rows_of(database, "SELECT number FROM noted ORDER BY number")]
+
+
+@dataclass
+class Asked:
+    """A request whose caller can leave."""
+
+    awaited_answer: AwaitedAnswer | None = None
+
+    def leave(self) -> None:
+        assert self.awaited_answer is not None
+        self.awaited_answer.leave()
 
 
 class Notary:
@@ -567,12 +580,13 @@ async def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) 
 
     event.listen(notes.engine, "commit", leave)
     with noting_pool(notes, notary, lost) as pool:
-        origin: dict[str, Any] = {}
+        origin = Asked()
         left.append(pool.submit_async(1))
         await asyncio.wait([*left])
         pool.submit_async(2, origin)
         await asyncio.sleep(0)
-        waiting = origin[UNANSWERED]
+        waiting = origin.awaited_answer
+        assert isinstance(waiting, Submission)
         while not waiting.future.done():
             await asyncio.sleep(0.001)
         waiting.leave()
@@ -621,14 +635,13 @@ async def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
     pool: Pool = GroupCommit(
         notes, Notary(), name="writer", pool_limit=100, batch_limit=100, record_lost=refuse_once
     )
-    older: dict[str, Any] = {}
-    newer: dict[str, Any] = {}
+    older, newer = Asked(), Asked()
     await asyncio.gather(
         pool.submit_together([1, 2, 3], older), pool.submit_together([4, 5], newer)
     )
-    older[UNANSWERED].leave()
+    older.leave()
     assert await asyncio.to_thread(begun.wait, 30)
-    newer[UNANSWERED].leave()
+    newer.leave()
     may_go_on.set()
     _wait_until(lambda: bool(recorded))
     pool.close()

@@ -1,13 +1,24 @@
 """Strict-Transport-Security: for every host that the world can reach, and for no other."""
 
-import pytest
+import asyncio
 
-from birthmark_sma.web.middleware.security_headers import STRICT_TRANSPORT, of_transport
+import pytest
+from starlette.types import Message
+
+from birthmark_sma.web.middleware.security_headers import STRICT_TRANSPORT, ResponseHeaders
+from tests.support.http.contexts import make_context
 
 
 def sent_for(host: bytes, scheme: str = "https") -> bool:
     """Return whether the header goes out for a request of this Host."""
-    return STRICT_TRANSPORT in of_transport({"scheme": scheme, "headers": [(b"host", host)]})
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = ResponseHeaders(make_context(scheme=scheme, headers=[(b"host", host)]), send)
+    asyncio.run(headers.send({"type": "http.response.start", "status": 200, "headers": []}))
+    return STRICT_TRANSPORT in sent[0]["headers"]
 
 
 @pytest.mark.parametrize("host", [b"localhost", b"LocalHost:8443", b"127.0.0.1:8443", b"[::1]:1"])

@@ -6,26 +6,17 @@ serves the newest stored list.
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
-from functools import partial
 
 from fastapi import APIRouter
-from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from birthmark_sma.authority.authority import CRL_PATH, ROOT_CRL_PATH
-from birthmark_sma.authority.ca.crl_cache import ServedCrl, ServedCrls
-from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT
-from birthmark_sma.errors import (
-    CrlNotPublishedError,
-    DatabaseUnavailableError,
-    RootCrlNotPublishedError,
-)
+from birthmark_sma.authority.ca.crl_cache import ServedCrl
+from birthmark_sma.errors import CrlNotPublishedError, RootCrlNotPublishedError
 from birthmark_sma.web.api import openapi
 from birthmark_sma.web.middleware import conditional
-from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.server_state import ApiRequest
 
-_SECONDS = 4.0  # the timeout of one database query
 # A request just after a server's first start waits about this long for the first list to be
 # published, and looks for it at this interval.
 _FIRST_SECONDS = 10.0
@@ -49,19 +40,19 @@ router = APIRouter(tags=["operate"])
         **openapi.problems(CRL_PATH, 429, 500, 503),
     },
 )
-async def intermediate_list(request: Request) -> Response:
+async def intermediate_list(request: ApiRequest) -> Response:
     """Return the newest list of the intermediate CA.
 
     Before the first list is published, the request waits for about 10 seconds. Then it raises
     CrlNotPublishedError.
     """
-    crls: Crls = request.app.state.crls
-    crl = await crls.intermediate.read()
+    newest = request.server.intermediate_crl
+    crl = await newest.read()
     tries = int(_FIRST_SECONDS / _FIRST_LOOK_SECONDS)
     while crl is None and tries:
         tries -= 1
         await asyncio.sleep(_FIRST_LOOK_SECONDS)
-        crl = await crls.intermediate.read()
+        crl = await newest.read()
     if crl is None:
         raise CrlNotPublishedError
     return _answer(request, crl)
@@ -78,65 +69,15 @@ async def intermediate_list(request: Request) -> Response:
         **openapi.problems(ROOT_CRL_PATH, 404, 429, 500, 503),
     },
 )
-async def root_list(request: Request) -> Response:
+async def root_list(request: ApiRequest) -> Response:
     """Return the newest list of the root CA. Raises RootCrlNotPublishedError without one."""
-    crls: Crls = request.app.state.crls
-    crl = await crls.root.read()
+    crl = await request.server.root_crl.read()
     if crl is None:
         raise RootCrlNotPublishedError
     return _answer(request, crl)
 
 
-class NewestCrl:
-    """A reader of the newest list of one issuer. Owned by the event loop.
-
-    Concurrent requests share one database query. A request uses only the result of a query that
-    began after the request arrived: an earlier query may have returned a list that another process
-    has replaced since.
-    """
-
-    def __init__(self, served: ServedCrls, issuer: str, threads: Executor) -> None:
-        self._served = served
-        self._issuer = issuer
-        self._threads = threads
-        self._turn = asyncio.Lock()  # held during a query; guards the fields below
-        self._begun = 0  # the number of the newest query
-        self._finished = 0  # the number of the newest query that has a result
-        self._found: ServedCrl | None = None
-
-    async def read(self) -> ServedCrl | None:
-        """Return the newest list, or None if none is stored.
-
-        While the database is away, return the list that this process read last. Raises
-        DatabaseUnavailableError if it has read none, and PoolFullError.
-        """
-        # Read before the lock: a query with a higher number began after this request arrived.
-        begun_before = self._begun
-        async with self._turn:
-            if self._finished > begun_before:
-                return self._found
-            self._begun = look = self._begun + 1  # before the query, not after it
-            try:
-                self._found = await run_with_timeout(
-                    self._threads, partial(self._served.newest, self._issuer), _SECONDS
-                )
-            except DatabaseUnavailableError:
-                self._found = self._served.last_known(self._issuer)
-                if self._found is None:
-                    raise
-            self._finished = look
-            return self._found
-
-
-class Crls:
-    """The readers of both issuers' lists, kept in the application's state."""
-
-    def __init__(self, served: ServedCrls, threads: Executor) -> None:
-        self.intermediate = NewestCrl(served, INTERMEDIATE, threads)
-        self.root = NewestCrl(served, ROOT, threads)
-
-
-def _answer(request: Request, crl: ServedCrl) -> Response:
+def _answer(request: ApiRequest, crl: ServedCrl) -> Response:
     # "no-cache" makes caches revalidate the list at each use, so that a revocation counts at once.
     headers = {"ETag": f'"{crl.number}"', "Cache-Control": "no-cache"}
     if conditional.is_known(request, headers["ETag"]):

@@ -4,12 +4,9 @@ Operators, load balancers and verifiers call these endpoints. Each database quer
 runs in a thread, so that a database that hangs never blocks the event loop.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma import __version__
@@ -18,8 +15,8 @@ from birthmark_sma.authority.operations import statistics
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import HealthResponse, ProbeResponse, StatsResponse
-from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.server_state import ApiRequest
 
 SERVICE = "birthmark-sma"
 _HEALTH_SECONDS = 4.0  # timeouts of database queries
@@ -42,15 +39,15 @@ router = APIRouter(tags=["operate"])
         **openapi.problems("/health", 429),
     },
 )
-async def health(request: Request) -> Response:
+async def health(request: ApiRequest) -> Response:
     """Ask the database, and say no more than whether it answers and takes what is to be recorded.
 
     A writer whose last batch failed counts for ten seconds.
     """
-    authority = get_authority(request)
+    authority = request.server.authority
     try:
         registered = await run_with_timeout(
-            request.app.state.probers,  # threads of their own: slow queries do not delay probes
+            request.server.probes,  # threads of their own: slow queries do not delay probes
             lambda: statistics.count_registered(authority.database),
             _HEALTH_SECONDS,
         )
@@ -82,7 +79,7 @@ async def health(request: Request) -> Response:
     response_model=None,
     responses={**openapi.success(ProbeResponse, "It does"), **openapi.problems("/health/live")},
 )
-async def live(request: Request) -> Response:  # noqa: ARG001  PROBE_ANSWERS passes it
+async def live(request: ApiRequest) -> Response:  # noqa: ARG001  every endpoint gets it
     """Say so. Restart the process where this does not answer."""
     return JSONResponse(ProbeResponse(status="alive").model_dump(exclude_none=True))
 
@@ -97,25 +94,17 @@ async def live(request: Request) -> Response:  # noqa: ARG001  PROBE_ANSWERS pas
         **openapi.problems("/health/ready"),
     },
 )
-async def ready(request: Request) -> Response:
+async def ready(request: ApiRequest) -> Response:
     """Ask the database and the writer."""
-    authority = get_authority(request)
+    authority = request.server.authority
     try:
-        await run_with_timeout(request.app.state.probers, authority.database.ping, _HEALTH_SECONDS)
+        await run_with_timeout(request.server.probes, authority.database.ping, _HEALTH_SECONDS)
     except DatabaseUnavailableError:
         return JSONResponse({"status": "not ready"}, 503)
     if not authority.validator.running:
         return JSONResponse({"status": "not ready"}, 503)
     answer = ProbeResponse(status="ready", clock=authority.database.clock.complaint())
     return JSONResponse(answer.model_dump(exclude_none=True))
-
-
-PROBE_ANSWERS: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
-    "/health/live": live,
-    "/health/ready": ready,
-}
-"""The probes that `validate.ValidationMiddleware` answers itself, without FastAPI. Their routes
-only document them."""
 
 
 @router.get(
@@ -127,11 +116,11 @@ only document them."""
         **openapi.problems("/stats", 429, 500, 503),
     },
 )
-async def stats(request: Request) -> Response:
+async def stats(request: ApiRequest) -> Response:
     """Count, and phrase."""
-    authority = get_authority(request)
+    authority = request.server.authority
     figures = await run_with_timeout(
-        request.app.state.slow,
+        request.server.slow,
         lambda: statistics.collect_stats(authority.database),
         _STATS_SECONDS,
     )
@@ -152,9 +141,9 @@ def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
         **openapi.problems(ROOT_PATH, 429),
     },
 )
-async def root_certificate(request: Request) -> Response:
+async def root_certificate(request: ApiRequest) -> Response:
     """Return the root certificate."""
-    certificate = get_authority(request).root
+    certificate = request.server.authority.root
     return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
 
 
@@ -167,9 +156,9 @@ async def root_certificate(request: Request) -> Response:
         **openapi.problems(INTERMEDIATE_PATH, 429),
     },
 )
-async def intermediate_certificate(request: Request) -> Response:
+async def intermediate_certificate(request: ApiRequest) -> Response:
     """Return the intermediate certificate: where the AIA of device certificates points."""
-    certificate = get_authority(request).issuer.certificate
+    certificate = request.server.authority.issuer.certificate
     return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
 
 

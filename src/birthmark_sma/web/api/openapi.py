@@ -17,8 +17,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
 from birthmark_sma.web.api import examples, models
-from birthmark_sma.web.middleware.authentication import ANYONE, rule_for_route
 from birthmark_sma.web.problems import MEDIA_TYPE
+from birthmark_sma.web.routes import ANYONE, ROUTES
 
 DESCRIPTION = """\
 A manufacturer's authority for the Birthmark Standard: it certifies cameras,
@@ -212,13 +212,12 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 def _name_keys(made: dict[str, Any]) -> None:
     """Add to each operation the security schemes and scopes that its path requires."""
     for path, operations in made["paths"].items():
-        rule = rule_for_route(path)
-        if rule is None:
+        scopes = ROUTES[path].scopes
+        if scopes is None:
             continue
-        scopes = sorted(rule)
         for operation in operations.values():
             # The last alternative means no credential. It is for a server with open access.
-            operation["security"] = [{"accessKey": scopes}, {"clientCertificate": []}, {}]
+            operation["security"] = [{"accessKey": sorted(scopes)}, {"clientCertificate": []}, {}]
 
 
 def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
@@ -240,7 +239,7 @@ def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     `instance` is the path, and `statuses` are those that its endpoint raises. Statuses that every
     path has are added.
     """
-    of_the_door = () if rule_for_route(instance) is ANYONE else _WITH_A_KEY
+    of_the_door = () if ROUTES[instance].scopes is ANYONE else _WITH_A_KEY
     all_statuses = sorted({*statuses, *_ANYWHERE, *of_the_door})
     return {status: _problem(instance, status) for status in all_statuses}
 

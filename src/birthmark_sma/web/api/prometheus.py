@@ -21,7 +21,6 @@ from fastapi import APIRouter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma import __version__
@@ -43,6 +42,7 @@ from birthmark_sma.web.api import openapi
 from birthmark_sma.web.api.metrics_cache import MetricsCache
 from birthmark_sma.web.middleware import request_metrics
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
+from birthmark_sma.web.server_state import ApiRequest
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 Family: TypeAlias = Any  # prometheus_client's families have no common type for `add_metric`
@@ -77,10 +77,11 @@ router = APIRouter(tags=["operate"])
         **openapi.problems(PATH, 429, 500),
     },
 )
-async def metrics(request: Request) -> Response:
+async def metrics(request: ApiRequest) -> Response:
     """Return the metrics, at most half a second old."""
-    scrapes: MetricsCache[Totals] = request.app.state.scrapes
-    return Response(await scrapes.text(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+    return Response(
+        await request.server.metrics_text.text(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+    )
 
 
 def make_metrics_cache(

@@ -8,16 +8,17 @@ import asyncio
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import FieldError, ProvisionRequest, ProvisionResponse
-from birthmark_sma.web.middleware.request_body import get_authority, get_caller, parse, read_json
+from birthmark_sma.web.middleware.request_body import parse, read_json
 from birthmark_sma.web.problems import InvalidRequestError
+from birthmark_sma.web.routes import PROVISION
+from birthmark_sma.web.server_state import ApiRequest
 
-PATH = "/api/v1/devices/provision"
+PATH = PROVISION.path
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 _PROVISIONING_SECONDS = 60  # from the whole body to the commit; then 503
@@ -61,12 +62,14 @@ router = APIRouter(tags=["provision"])
         ],
     },
 )
-async def provision_device(request: Request) -> Response:
+async def provision_device(request: ApiRequest) -> Response:
     """Provision a device. Raises DatabaseUnavailableError after 60 seconds."""
     idempotency_key = _idempotency_key(request)
-    authority = get_authority(request)
-    body = await read_json(request.scope, request.receive, authority.settings.max_body_bytes)
-    key = get_caller(request.scope).key
+    authority = request.server.authority
+    body = await read_json(
+        request.context.headers, request.receive, authority.settings.max_body_bytes
+    )
+    key = request.context.known_caller.key
     asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key, key)
     try:
         async with asyncio.timeout(_PROVISIONING_SECONDS):
@@ -78,7 +81,7 @@ async def provision_device(request: Request) -> Response:
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"Cache-Control": "no-store"})
 
 
-def _idempotency_key(request: Request) -> str | None:
+def _idempotency_key(request: ApiRequest) -> str | None:
     """Return the Idempotency-Key, or None without one. Raises InvalidRequestError."""
     keys = request.headers.getlist(IDEMPOTENCY_HEADER)
     if not keys:

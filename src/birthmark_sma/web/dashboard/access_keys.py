@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.access import store as access_key_store
@@ -15,7 +14,7 @@ from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
 from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.middleware.request_body import get_authority
+from birthmark_sma.web.server_state import ApiRequest
 
 _MOST = 500  # keys on the page; the page gives the number of the others
 
@@ -23,9 +22,9 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/dashboard/callers")
-async def show_callers(request: Request) -> Response:
+async def show_callers(request: ApiRequest) -> Response:
     """Show up to 500 access keys, valid ones first, and the default rate limits."""
-    authority = get_authority(request)
+    authority = request.server.authority
     return await render_page(
         request, "callers.html", lambda connection: _read(connection, authority)
     )

@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from birthmark_sma.authority.validation import audit_search
@@ -33,8 +32,8 @@ from birthmark_sma.web.dashboard.query_params import (
     refused,
 )
 from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/validations"
 CSV = "/dashboard/validations.csv"
@@ -55,7 +54,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get(LIST)
-async def list_validations(request: Request) -> Response:
+async def list_validations(request: ApiRequest) -> Response:
     """Show a page of the rows that match the filter, newest first."""
     wanted = _filter_of(request)
     before = _place_of(request)
@@ -95,24 +94,24 @@ async def list_validations(request: Request) -> Response:
 
 
 @router.get(CSV)
-async def export_csv(request: Request) -> Response:
+async def export_csv(request: ApiRequest) -> Response:
     """Stream the rows that match the filter, newest first, as CSV (RFC 4180)."""
     return _export(request, _as_csv, ",".join(AuditEntry._fields) + "\r\n", "text/csv", "csv")
 
 
 @router.get(JSON_LINES)
-async def export_json_lines(request: Request) -> Response:
+async def export_json_lines(request: ApiRequest) -> Response:
     """Stream the rows that match the filter, newest first, as one JSON object a line."""
     return _export(request, _as_json_lines, "", "application/jsonl", "jsonl")
 
 
 def _export(
-    request: Request, write: Writer, head: str, media_type: str, ending: str
+    request: ApiRequest, write: Writer, head: str, media_type: str, ending: str
 ) -> StreamingResponse:
     wanted = _filter_of(request)
     # The export starts at this moment and goes back in time. It leaves out rows that are added
     # later.
-    now = get_authority(request).database.clock.now()
+    now = request.server.authority.database.clock.now()
     before = Cursor(now if wanted.until is None else min(wanted.until, now), 0)
     name = f"validations-{now:%Y%m%dT%H%M%SZ}.{ending}"
     return StreamingResponse(
@@ -123,14 +122,14 @@ def _export(
 
 
 async def _pieces(
-    request: Request, wanted: AuditFilter, before: Cursor, head: str, write: Writer
+    request: ApiRequest, wanted: AuditFilter, before: Cursor, head: str, write: Writer
 ) -> AsyncIterator[str]:
     """Yield the export in pieces. Read each piece after the client has taken the one before it.
 
     A slow client holds neither the lock nor a transaction while it reads.
     """
-    database = get_authority(request).database
-    turn: asyncio.Lock = request.app.state.exporting
+    database = request.server.authority.database
+    turn = request.server.exporting
     yield head
     place: Cursor | None = before
     while place is not None:
@@ -143,7 +142,7 @@ async def _pieces(
 
         async with turn:
             began = time.monotonic()
-            text, place = await run_with_timeout(request.app.state.slow, read, _SECONDS)
+            text, place = await run_with_timeout(request.server.slow, read, _SECONDS)
             if place is not None:
                 # While holding the lock, so that the pause applies to all exports.
                 await asyncio.sleep(_RESTS * (time.monotonic() - began))
@@ -180,7 +179,7 @@ def _as_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _filter_of(request: Request) -> AuditFilter:
+def _filter_of(request: ApiRequest) -> AuditFilter:
     return AuditFilter(
         result=parse_choice(request, "result", Verdict),
         reason=parse_choice(request, "reason", Reason),
@@ -193,7 +192,7 @@ def _filter_of(request: Request) -> AuditFilter:
     )
 
 
-def _place_of(request: Request) -> Cursor | None:
+def _place_of(request: ApiRequest) -> Cursor | None:
     """Return the cursor in the query parameter `before`, or None. Raises RequestError."""
     value = parse_text(request, "before")
     if value is None:

@@ -8,7 +8,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
@@ -19,8 +18,8 @@ from birthmark_sma.errors import CrlNotPublishedError
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.query_params import parse_choice, refused
 from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.server_state import ApiRequest
 
 DOWNLOAD = "/dashboard/certificates/download"
 _SECONDS = 10.0
@@ -37,16 +36,16 @@ class Item(StrEnum):
 
 
 @router.get("/dashboard/certificates")
-async def show_certificates(request: Request) -> Response:
+async def show_certificates(request: ApiRequest) -> Response:
     """Show the certificate hierarchy with all fields of both CA certificates."""
-    authority = get_authority(request)
+    authority = request.server.authority
     return await render_page(
         request, "certificates.html", lambda connection: _read(connection, authority)
     )
 
 
 @router.get(DOWNLOAD)
-async def download(request: Request) -> Response:
+async def download(request: ApiRequest) -> Response:
     """Return a CA certificate or the newest CRL as PEM.
 
     Raises CrlNotPublishedError if there is no CRL.
@@ -54,8 +53,8 @@ async def download(request: Request) -> Response:
     item = parse_choice(request, "name", Item)
     if item is None:
         raise refused("name says what.")
-    authority = get_authority(request)
-    pem = await run_with_timeout(request.app.state.slow, lambda: _pem(authority, item), _SECONDS)
+    authority = request.server.authority
+    pem = await run_with_timeout(request.server.slow, lambda: _pem(authority, item), _SECONDS)
     headers = {"Content-Disposition": f'attachment; filename="birthmark-{item.value}.pem"'}
     return Response(pem, headers=headers, media_type="application/x-pem-file")
 

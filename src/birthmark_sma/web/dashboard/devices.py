@@ -6,7 +6,6 @@ from typing import Any
 from cryptography import x509
 from fastapi import APIRouter
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
@@ -35,8 +34,8 @@ from birthmark_sma.web.dashboard.query_params import (
     refused,
 )
 from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/devices"
 DEVICE = "/dashboard/device"
@@ -56,7 +55,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get(LIST)
-async def list_devices(request: Request) -> Response:
+async def list_devices(request: ApiRequest) -> Response:
     """Show a page of the devices that match the filter, sorted by serial."""
     wanted = DeviceFilter(
         begins=parse_text(request, "q"),
@@ -93,9 +92,9 @@ async def list_devices(request: Request) -> Response:
 
 
 @router.get(DEVICE)
-async def show_device(request: Request) -> Response:
+async def show_device(request: ApiRequest) -> Response:
     """Show a device: certificate, status, PASSes of the last 30 days, newest validations."""
-    authority = get_authority(request)
+    authority = request.server.authority
     device_serial = _serial_of(request)
     return await render_page(
         request, "device.html", lambda connection: _read(connection, authority, device_serial)
@@ -103,16 +102,16 @@ async def show_device(request: Request) -> Response:
 
 
 @router.get(CERTIFICATE)
-async def download(request: Request) -> Response:
+async def download(request: ApiRequest) -> Response:
     """Return a device's certificate and its CA chain as PEM."""
-    authority = get_authority(request)
+    authority = request.server.authority
     device_serial = _serial_of(request)
 
     def read() -> str:
         with authority.database.read() as connection:
             return find_named(connection, device_serial).device_certificate
 
-    pem = await run_with_timeout(request.app.state.slow, read, _SECONDS)
+    pem = await run_with_timeout(request.server.slow, read, _SECONDS)
     chain = [pem, *authority.issuer.chain]
     # No serial in the file name: a serial may contain any printable character.
     return Response(
@@ -122,7 +121,7 @@ async def download(request: Request) -> Response:
     )
 
 
-def _serial_of(request: Request) -> str:
+def _serial_of(request: ApiRequest) -> str:
     device_serial = parse_name(request, "serial")
     if device_serial is None:
         raise refused("serial names the device.")

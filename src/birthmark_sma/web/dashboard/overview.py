@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
@@ -23,8 +22,8 @@ from birthmark_sma.pki.profiles import DEVICE
 from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
 from birthmark_sma.web.dashboard.rendering import milliseconds, render_page
-from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
+from birthmark_sma.web.server_state import ApiRequest
 
 _LISTED = 8  # families, and busiest devices
 _MOST_COUNTED = 10_000  # counting stops here, so the page never counts a whole fleet
@@ -33,22 +32,22 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/dashboard")
-async def overview(request: Request) -> Response:
+async def overview(request: ApiRequest) -> Response:
     """Show the whole page."""
     return await _answer(request, "overview.html")
 
 
 @router.get("/dashboard/figures")
-async def figures(request: Request) -> Response:
+async def figures(request: ApiRequest) -> Response:
     """Return the changing part of the page as HTML. The page replaces its old part with it."""
     return await _answer(request, "figures.html")
 
 
-async def _answer(request: Request, template: str) -> Response:
-    authority = get_authority(request)
+async def _answer(request: ApiRequest, template: str) -> Response:
+    authority = request.server.authority
     hours = 24 if request.query_params.get("hours") == "24" else 1
     authority.copy_figures()  # publish this process's metrics now, so that the page has them
-    alive = _alive(authority, request.app.state.traffic)
+    alive = _alive(authority, request.server.metrics)
     return await render_page(
         request, template, lambda connection: _read(connection, authority, hours) | alive
     )

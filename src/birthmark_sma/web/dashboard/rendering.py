@@ -13,14 +13,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.access.sessions import form_token
 from birthmark_sma.web.dashboard.static_files import static_url
-from birthmark_sma.web.middleware.request_body import get_authority
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.routes import TABLE
+from birthmark_sma.web.server_state import ApiRequest
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -28,43 +28,33 @@ POLICY = (
 )
 """The Content-Security-Policy of every page here."""
 
-TOKEN = "dashboard_token"  # noqa: S105  a key, not a secret
-"""The key in the scope of the session's token. `SessionMiddleware` sets it."""
-
 _PAGE_SECONDS = 10.0
 _UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 
-NAVIGATION = (
-    ("/dashboard", "Overview"),
-    ("/dashboard/devices", "Devices"),
-    ("/dashboard/validations", "Validations"),
-    ("/dashboard/tables", "Key tables"),
-    ("/dashboard/certificates", "Certificates"),
-    ("/dashboard/callers", "Callers"),
-)
+NAVIGATION = tuple((route.path, route.navigation) for route in TABLE if route.navigation)
 
 
 async def render_page(
-    request: Request, template: str, read: Callable[[Connection], dict[str, Any]]
+    request: ApiRequest, template: str, read: Callable[[Connection], dict[str, Any]]
 ) -> Response:
     """Return a page with the values that `read` gets from the database.
 
     `read` and the template run in a worker thread, so that they do not block the event loop. Raises
     DatabaseUnavailableError, also after 10 seconds, and PoolFullError if too many requests wait.
     """
-    database = get_authority(request).database
+    database = request.server.authority.database
 
     def drawn() -> str:
         with database.read() as connection:
             values = read(connection)
         return render(request, template, **values)
 
-    return html_response(await run_with_timeout(request.app.state.slow, drawn, _PAGE_SECONDS))
+    return html_response(await run_with_timeout(request.server.slow, drawn, _PAGE_SECONDS))
 
 
-def render(request: Request, template: str, **values: Any) -> str:
+def render(request: ApiRequest, template: str, **values: Any) -> str:
     """Return the HTML of a page. `values` are the template's variables."""
-    token = request.scope.get(TOKEN)
+    token = request.context.session_token
     return (
         _environment()
         .get_template(template)
@@ -87,8 +77,8 @@ def html_response(html: str, status: int = 200, headers: dict[str, str] | None =
     )
 
 
-def _name_of_key(request: Request) -> str | None:
-    caller = request.scope.get("caller")
+def _name_of_key(request: ApiRequest) -> str | None:
+    caller = request.context.caller
     return None if caller is None or caller.key is None else caller.key.name
 
 

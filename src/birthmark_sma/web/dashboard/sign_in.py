@@ -9,7 +9,6 @@ import secrets
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import APIRouter
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from birthmark_sma.authority.access import sessions
@@ -17,17 +16,13 @@ from birthmark_sma.authority.access.sessions import is_form_token
 from birthmark_sma.config import Access
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.web.dashboard import rendering
-from birthmark_sma.web.dashboard.session_middleware import (
-    HOME,
-    SIGN_IN,
-    read_cookie,
-    session_cookie,
-)
-from birthmark_sma.web.middleware.request_body import get_authority, get_caller
+from birthmark_sma.web.dashboard.session_middleware import read_cookie, session_cookie
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problems import RequestError
+from birthmark_sma.web.routes import DASHBOARD, SIGN_IN, SIGN_OUT
+from birthmark_sma.web.server_state import ApiRequest
 
-SIGN_OUT = "/dashboard/sign-out"
+HOME = DASHBOARD.path
 
 _FORM_BYTES = 4_096
 _FORM_TYPE = "application/x-www-form-urlencoded"
@@ -36,18 +31,18 @@ _SECONDS = 10.0
 router = APIRouter(include_in_schema=False)
 
 
-async def show_form(request: Request) -> Response:
+async def show_form(request: ApiRequest) -> Response:
     """Show the sign-in form, or redirect to the dashboard if access is open."""
-    if get_authority(request).settings.resolved_access is Access.OPEN:
+    if request.server.authority.settings.resolved_access is Access.OPEN:
         response = RedirectResponse(HOME, 303)
         # The cookie of an expired session would otherwise cause a redirect loop.
-        if get_caller(request.scope).key is None:
-            _forget_cookie(request, response, session_cookie(request.scope))
+        if request.context.known_caller.key is None:
+            _forget_cookie(request, response, session_cookie(request.context.scheme))
         return response
     return _form(request, _local_path(_read_fields(request.scope["query_string"]).get("next", "")))
 
 
-async def sign_in(request: Request) -> Response:
+async def sign_in(request: ApiRequest) -> Response:
     """Start a session and set its cookie.
 
     The form's hidden field must equal the form cookie of this browser. Otherwise a page of another
@@ -55,67 +50,63 @@ async def sign_in(request: Request) -> Response:
     """
     form = await _read_form(request)
     place = _local_path(form.get("next", ""))
-    before = read_cookie(request.scope, _form_cookie(request))
+    before = read_cookie(request.context, _form_cookie(request))
     shown = form.get("form", "")
     # compare_digest takes the same time for all values, so a guess cannot be improved by timing.
     if before is None or not hmac.compare_digest(shown.encode(), before.encode()):
         return _form(request, place, "The form was too old. Please try again.", 403)
-    authority = get_authority(request)
+    authority = request.server.authority
     presented = form.get("key", "").strip()
     try:
         token = await run_with_timeout(
-            request.app.state.askers,
+            request.server.quick,
             lambda: sessions.sign_in(authority.database, authority.key_cache, presented),
             _SECONDS,
         )
     except UnauthenticatedError as error:
-        authority.rate_limits.record_failed_auth(
-            None if request.client is None else request.client.host
-        )
+        authority.rate_limits.record_failed_auth(request.context.address)
         return _form(request, place, str(error), 401)
     except InsufficientScopeError as error:
         return _form(request, place, str(error), 403)
-    replaced = request.scope.get(rendering.TOKEN)
+    replaced = request.context.session_token
     # End the browser's old session: its cookie is replaced, so no sign-out could end it later.
     if replaced is not None:
         await run_with_timeout(
-            request.app.state.askers,
+            request.server.quick,
             lambda: sessions.sign_out(authority.database, replaced),
             _SECONDS,
         )
     response = RedirectResponse(place, 303, {"Cache-Control": "no-store"})
-    _set_cookie(request, response, session_cookie(request.scope), token)
+    _set_cookie(request, response, session_cookie(request.context.scheme), token)
     _forget_cookie(request, response, _form_cookie(request))
     return response
 
 
-async def sign_out(request: Request) -> Response:
+async def sign_out(request: ApiRequest) -> Response:
     """End the session in the database and delete its cookie.
 
     Raises RequestError if the form comes from another site.
     """
     form = await _read_form(request)
-    token = request.scope.get(rendering.TOKEN)
-    response = RedirectResponse(SIGN_IN, 303, {"Cache-Control": "no-store"})
+    token = request.context.session_token
+    response = RedirectResponse(SIGN_IN.path, 303, {"Cache-Control": "no-store"})
     if token is not None:
         if not is_form_token(form.get("form", ""), token):
             raise RequestError("foreign-form", "This form does not come from the dashboard.")
-        database = get_authority(request).database
+        database = request.server.authority.database
         await run_with_timeout(
-            request.app.state.askers, lambda: sessions.sign_out(database, token), _SECONDS
+            request.server.quick, lambda: sessions.sign_out(database, token), _SECONDS
         )
-        _forget_cookie(request, response, session_cookie(request.scope))
+        _forget_cookie(request, response, session_cookie(request.context.scheme))
     return response
 
 
-# Routes of Starlette, because FastAPI first parses the whole query and all cookies of a client
-# that is not authenticated yet.
-router.add_route(SIGN_IN, show_form, methods=["GET"])
-router.add_route(SIGN_IN, sign_in, methods=["POST"])
-router.add_route(SIGN_OUT, sign_out, methods=["POST"])
+router.add_api_route(SIGN_IN.path, show_form, methods=["GET"])
+router.add_api_route(SIGN_IN.path, sign_in, methods=["POST"])
+router.add_api_route(SIGN_OUT.path, sign_out, methods=["POST"])
 
 
-def _form(request: Request, place: str, fault: str | None = None, status: int = 200) -> Response:
+def _form(request: ApiRequest, place: str, fault: str | None = None, status: int = 200) -> Response:
     """Return the sign-in form with a new CSRF value in a hidden field and in a cookie."""
     form = secrets.token_urlsafe(32)
     html = rendering.render(request, "sign_in.html", next=place, fault=fault, form=form)
@@ -124,7 +115,7 @@ def _form(request: Request, place: str, fault: str | None = None, status: int = 
     return response
 
 
-async def _read_form(request: Request) -> dict[str, str]:
+async def _read_form(request: ApiRequest) -> dict[str, str]:
     """Return the fields of a form of at most 4,096 bytes. If a name occurs twice, the last counts.
 
     Raises RequestError for another media type or a larger body.
@@ -161,15 +152,15 @@ def _local_path(text: str) -> str:
     except ValueError:
         return HOME
     ours = parts.path == HOME or parts.path.startswith(HOME + "/")
-    away = parts.scheme or parts.netloc or ".." in parts.path or parts.path == SIGN_OUT
-    return text if ours and not away and parts.path != SIGN_IN else HOME
+    away = parts.scheme or parts.netloc or ".." in parts.path or parts.path == SIGN_OUT.path
+    return text if ours and not away and parts.path != SIGN_IN.path else HOME
 
 
-def _form_cookie(request: Request) -> str:
+def _form_cookie(request: ApiRequest) -> str:
     return "__Host-sma-form" if request.url.scheme == "https" else "sma-form"
 
 
-def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+def _set_cookie(request: ApiRequest, response: Response, name: str, value: str) -> None:
     response.set_cookie(
         name,
         value,
@@ -180,7 +171,7 @@ def _set_cookie(request: Request, response: Response, name: str, value: str) -> 
     )
 
 
-def _forget_cookie(request: Request, response: Response, name: str) -> None:
+def _forget_cookie(request: ApiRequest, response: Response, name: str) -> None:
     response.delete_cookie(
         name, path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
     )

@@ -18,8 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from birthmark_sma.web.middleware import conditional
-
-PATH = "/dashboard/static"
+from birthmark_sma.web.routes import DASHBOARD_FILES
 
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -55,7 +54,7 @@ def static_files() -> Mapping[str, StaticFile]:
 
 def static_url(name: str) -> str:
     """Return the URL of a file with its digest. Raises KeyError if there is no such file."""
-    return f"{PATH}/{name}?v={static_files()[name].digest}"
+    return f"{DASHBOARD_FILES.path}/{name}?v={static_files()[name].digest}"
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,10 +63,10 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     Raises HTTPException. The lookup in a dict prevents path traversal.
     """
     request = Request(scope)
-    found = static_files().get(scope["path"].removeprefix(PATH + "/"))
+    found = static_files().get(scope["path"].removeprefix(DASHBOARD_FILES.path + "/"))
     if found is None:
         raise HTTPException(404)
-    if request.method != "GET":  # `AnswerHead` has changed HEAD to GET
+    if request.method != "GET":  # `web.pipeline` has changed HEAD to GET
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
     is_named = scope["query_string"] == b"v=" + found.digest.encode()
     headers = {

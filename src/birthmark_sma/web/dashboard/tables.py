@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
-from starlette.requests import Request
 from starlette.responses import Response
 
 from birthmark_sma.authority.key_tables import usage_store
 from birthmark_sma.authority.key_tables.usage_store import TableFigures
 from birthmark_sma.web.dashboard.query_params import parse_choice, parse_number
 from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.server_state import ApiRequest
 
 _MOST_CELLS = 10_000
 _LISTED = 10
@@ -50,7 +50,7 @@ class Cell(NamedTuple):
 
 
 @router.get("/dashboard/tables")
-async def show_tables(request: Request) -> Response:
+async def show_tables(request: ApiRequest) -> Response:
     """Show all key tables as a heat map, and one selected table as text."""
     by = parse_choice(request, "by", Measure) or Measure.DEVICES
     chosen = parse_number(request, "table")

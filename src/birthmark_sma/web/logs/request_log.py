@@ -10,11 +10,9 @@ import re
 import time
 from enum import Enum
 
-from starlette.types import Scope
-
 from birthmark_sma.runtime.background_output import BackgroundOutput
 from birthmark_sma.runtime.redaction import without_keys
-from birthmark_sma.web.logs.request_ids import get_request_id
+from birthmark_sma.web.request_context import RequestContext
 
 _MOST_PATH_CHARACTERS = 200
 # Most paths: they need no JSON escaping and cannot forge a log line.
@@ -44,9 +42,9 @@ class RequestLog:
         self._second = 0
         self._stamp = ""
 
-    def note(self, scope: Scope, status: int, nanoseconds: int) -> None:
+    def note(self, context: RequestContext, nanoseconds: int) -> None:
         """Add the line of a request. Status 0 means that the client left before its response."""
-        caller, client = scope.get("caller"), scope["client"]
+        caller, status, who = context.caller, context.status, context.address or "-"
         key = "-" if caller is None or caller.key is None else caller.key.key_id
         now = time.time()
         if int(now) != self._second:
@@ -57,21 +55,19 @@ class RequestLog:
             # Only the path needs escaping: ids, keys and addresses contain safe characters only.
             line = (
                 f'{{"timestamp":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info",'
-                f'"event":"request","method":"{scope["method"]}","path":{_path(scope["path"])},'
+                f'"event":"request","method":"{context.method}","path":{_path(context.path)},'
                 f'"status":{status},"duration_ms":{nanoseconds / 1e6:.3f},"key":"{key}",'
-                f'"address":"{client[0] if client else "-"}",'
-                f'"request_id":"{get_request_id(scope)}"}}\n'
+                f'"address":"{who}","request_id":"{context.request_id}"}}\n'
             )
         else:
             colour, dim, reset = "", "", ""
             if self._look is LogStyle.COLOURED:
                 colour, dim, reset = _COLOURS.get(status // 100, ""), _DIM, _RESET
-            who = client[0] if client else "-"
             line = (
                 f"{dim}{self._stamp}.{int(now % 1 * 1000):03}{reset}"
                 f"  {colour}{status or 'left':<4}{reset}{nanoseconds / 1e6:>9.1f} ms"
-                f"  {scope['method']:<4} {_path(scope['path'])[1:-1]}"
-                f"  {dim}{who}{'' if key == '-' else ' ' + key} {get_request_id(scope)}{reset}\n"
+                f"  {context.method:<4} {_path(context.path)[1:-1]}"
+                f"  {dim}{who}{'' if key == '-' else ' ' + key} {context.request_id}{reset}\n"
             )
         self._output.put(line.encode())
 

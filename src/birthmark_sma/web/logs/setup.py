@@ -23,8 +23,8 @@ from birthmark_sma.runtime.redaction import (
     without_keys,
     write_traceback,
 )
-from birthmark_sma.web.logs.request_ids import get_request_id, requests_in_progress
 from birthmark_sma.web.logs.request_log import LogStyle
+from birthmark_sma.web.request_context import requests_in_progress
 
 _OURS = "birthmark_sma"
 _MOST_REQUESTS = 8  # a log record of a batch contains at most this many request ids
@@ -148,7 +148,7 @@ def _name_others(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 def _name_requests(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Add the request id to a record, or the number and the first ids of a batch's requests."""
-    ids = [get_request_id(scope) for scope in requests_in_progress()]
+    ids = [context.request_id for context in requests_in_progress()]
     if len(ids) == 1:
         event["request_id"] = ids[0]
     elif ids:

@@ -1,14 +1,11 @@
 """Count the requests by route, method and status, and measure their latencies.
 
-`MetricsMiddleware`, `web.transport.fast_path` and `web.transport.protocol` report to
-`RequestMetrics`; `web.api.prometheus` and the dashboard read it. All labels come from fixed lists,
-so that a sender cannot fill the memory with paths and methods of its own.
+`web.pipeline` and `web.transport.protocol` report to `RequestMetrics`; `web.api.prometheus` and the
+dashboard read it. All labels come from fixed lists, so that a sender cannot fill the memory with
+paths and methods of its own.
 """
 
 from time import monotonic, perf_counter_ns
-from typing import TYPE_CHECKING
-
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma.runtime import metrics
 from birthmark_sma.runtime.background_output import count_left_out
@@ -19,12 +16,9 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     SharedCounters,
     SlotAllocator,
 )
-from birthmark_sma.web.logs.request_ids import BEGAN, TRACE, bind_request
 from birthmark_sma.web.logs.request_log import RequestLog
-from birthmark_sma.web.middleware.authentication import RULES, UNKNOWN, route_name
-
-if TYPE_CHECKING:
-    from birthmark_sma.web.middleware.tracing import RequestTrace, Tracing
+from birthmark_sma.web.request_context import RequestContext
+from birthmark_sma.web.routes import ROUTES, UNKNOWN, VALIDATE, VALIDATE_LEGACY, VALIDATE_PUBLISHED
 
 OTHER = "other"
 NO_ANSWER = "none"
@@ -42,9 +36,7 @@ _BOUNDS = tuple(
     int(each * _MILLISECOND)
     for each in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 )
-_OF_ONE_TOKEN = [
-    path for path in ("/api/v1/validate/nuc", "/validate", "/validate-legacy") if path in RULES
-]
+_OF_ONE_TOKEN = [route.path for route in (VALIDATE, VALIDATE_PUBLISHED, VALIDATE_LEGACY)]
 _SHARES = (0.5, 0.95, 0.99)
 LATELY_SECONDS = 300.0
 """The period, in seconds, that `RequestMetrics.lately` covers."""
@@ -53,7 +45,7 @@ REFUSALS = ("unauthenticated", "insufficient_scope", "misdirected")
 # The layout of the shared memory. Every process imports this module and allocates the slots in the
 # same order, so the order must not depend on settings.
 LAYOUT = SlotAllocator()
-_ROUTES = (*RULES, UNKNOWN)
+_ROUTES = sorted({*ROUTES, UNKNOWN.path})
 _NAMES = {status: str(status) for status in _STATUSES} | {0: NO_ANSWER}
 REQUESTS = Counter(
     LAYOUT,
@@ -68,8 +60,6 @@ REQUESTS = Counter(
 LATENCIES = {
     route: Histogram(LAYOUT, metrics.HTTP_REQUEST_DURATION, _BOUNDS, (route,)) for route in _ROUTES
 }
-# The slot and the histogram for a 200 to a POST of each route, looked up once for the fast path.
-_OF_POSTS = {path: (REQUESTS.place[path, "POST", "200"], LATENCIES[path]) for path in RULES}
 LOG_LINES_LEFT_OUT = Counter(LAYOUT, metrics.LOG_LINES_LEFT_OUT)
 ACCESS_REFUSALS = Counter(LAYOUT, metrics.ACCESS_REFUSALS, [(each,) for each in REFUSALS])
 
@@ -120,95 +110,22 @@ class RequestMetrics:
         told = ((share, quantile(_BOUNDS, counts, share)) for share in _SHARES)
         return [(share, at / _MILLISECOND) for share, at in told if at is not None]
 
-    def begins(self, scope: Scope) -> None:
-        """Record the start of a request, unless it is recorded already."""
-        scope.setdefault(BEGAN, perf_counter_ns())
-
-    def answered(self, scope: Scope, status: int) -> None:
-        """Count and log a response. Status 0 means that there was none."""
-        took = perf_counter_ns() - scope[BEGAN]
-        route = route_name(scope)
-        method, name = scope["method"], _NAMES.get(status, OTHER)
+    def answered(self, context: RequestContext) -> None:
+        """Count and log a response, and end its trace. Status 0 means that there was none."""
+        took = perf_counter_ns() - context.began
+        route, method, status = context.route.path, context.method, context.status
+        name = _NAMES.get(status, OTHER)
         REQUESTS.add(self._sheet, (route, method if method in _METHODS else OTHER, name))
         LATENCIES[route].observe(self._sheet, took)
         if self._log is not None:
-            self._log.note(scope, status, took)
-
-    def answered_directly(self, scope: Scope) -> None:
-        """Count and log a 200 to a POST, as `answered` does but with fewer look-ups.
-
-        The fast path calls it, where every look-up costs measurable time.
-        """
-        took = perf_counter_ns() - scope[BEGAN]
-        place, histogram = _OF_POSTS[route_name(scope)]
-        self._sheet[place] += 1
-        histogram.observe(self._sheet, took)
-        if self._log is not None:
-            self._log.note(scope, 200, took)
+            self._log.note(context, took)
+        if context.trace is not None:
+            context.trace.end(status)
 
     def refused(self, status: int) -> None:
         """Count a refusal of something that was not yet a whole request, so has no route."""
-        REQUESTS.add(self._sheet, (UNKNOWN, OTHER, _NAMES.get(status, OTHER)))
+        REQUESTS.add(self._sheet, (UNKNOWN.path, OTHER, _NAMES.get(status, OTHER)))
 
     def turned_away(self, reason: str) -> None:
         """Count a request that the Authenticator refused. `reason` is one of REFUSALS."""
         ACCESS_REFUSALS.add(self._sheet, (reason,))
-
-
-class TracedTraffic(RequestMetrics):
-    """Request metrics that also begin and end traces.
-
-    It is a class of its own, so that without tracing no request pays for a check.
-    """
-
-    def __init__(
-        self, shared_counters: SharedCounters | None, log: RequestLog | None, tracing: "Tracing"
-    ) -> None:
-        super().__init__(shared_counters, log)
-        self._tracing = tracing
-
-    def begins(self, scope: Scope) -> None:
-        """Record the start of a request and begin its trace."""
-        super().begins(scope)
-        self._tracing.begin(scope)
-
-    def answered(self, scope: Scope, status: int) -> None:
-        """Count and log a response, and end its trace. Some routes have none."""
-        super().answered(scope, status)
-        trace: RequestTrace | None = scope.get(TRACE)
-        if trace is not None:
-            trace.end(status)
-
-    def answered_directly(self, scope: Scope) -> None:
-        """Count and log a 200 to a POST, and end its trace."""
-        super().answered_directly(scope)
-        trace: RequestTrace = scope[TRACE]
-        trace.end(200)
-
-
-class MetricsMiddleware:
-    """Middleware that counts every response of an application."""
-
-    def __init__(self, app: ASGIApp, traffic: RequestMetrics) -> None:
-        self._app = app
-        self._traffic = traffic
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and record the status of the response."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        self._traffic.begins(scope)
-        bind_request(scope)  # log records of this task then name the request
-        status = 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            self._traffic.answered(scope, status)

@@ -1,21 +1,20 @@
-"""Middleware that adds security header fields, the request id and the fields in `ADDED`.
+"""Add security header fields, the request id and the fields of the request's context to responses.
 
 Fields that are the same for every response (`EVERYWHERE`) are given to uvicorn by `web.server`,
 which sends them with all responses. The others depend on the response: a page may run its own
-scripts, anything else may load and run nothing. The fast path adds `OF_JSON` itself.
+scripts, anything else may load and run nothing. `web.pipeline` makes a ResponseHeaders for each
+request.
 """
 
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
-from birthmark_sma.web.logs.request_ids import get_request_id
-from birthmark_sma.web.middleware.authentication import route_name
-
-Header = tuple[bytes, bytes]
+from birthmark_sma.web.request_context import Header, RequestContext
+from birthmark_sma.web.routes import REDOC, Route
 
 EVERYWHERE: Sequence[tuple[str, str]] = (
     ("X-Content-Type-Options", "nosniff"),
@@ -38,11 +37,10 @@ _PAGE = (
     " img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none';"
     " form-action 'none'{more}"
 )
-_WORKERS = {"/redoc": "; worker-src blob:"}  # the search of this page runs in a web worker
+_WORKERS = "; worker-src blob:"  # the search of ReDoc runs in a web worker
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 PRIVATE = b"no-store"
-_PUBLIC = ("/pki/", "/static-offline-docs")
 
 # One year, in seconds.
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
@@ -54,64 +52,60 @@ OF_JSON: Sequence[Header] = (
 )
 """The fields that `ResponseHeaders` would add to a JSON response, for code that does not use it."""
 
-ADDED = "added_headers"
-"""The key in the scope for header fields that the response gets, whatever its status.
-`rate_limit` sets it."""
-
 
 class ResponseHeaders:
-    """Middleware that adds the header fields to every response of an application."""
+    """Adds the header fields to the response of one request, and notes its status.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and add the header fields to its response."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        page: Message | None = None
-
-        async def complete(message: Message) -> None:
-            nonlocal page
-            if message["type"] == "http.response.start":
-                if _is_page(message):
-                    # Held back until the body comes: the policy has the hashes of its scripts.
-                    page = message
-                    return
-                message["headers"] = [*message["headers"], *_headers(scope, message, NOTHING_RUNS)]
-            elif page is not None:
-                head, page = page, None
-                policy = _policy_of_page(route_name(scope), message.get("body", b""))
-                head["headers"] = [*head["headers"], *_headers(scope, head, policy)]
-                await send(head)
-            await send(message)
-
-        await self._app(scope, receive, complete)
-
-
-def of_transport(scope: Scope) -> Sequence[Header]:
-    """Return Strict-Transport-Security (RFC 6797) for a request over TLS, else nothing.
-
-    It is not sent for localhost: browsers would then refuse plain HTTP, for a year, to every other
-    program that listens on localhost.
+    `send` is ASGI's; the application gets the method `send` in its place.
     """
-    if scope["scheme"] != "https":
-        return ()
-    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    return () if _ONLY_HERE.fullmatch(host) else (STRICT_TRANSPORT,)
+
+    __slots__ = ("_context", "_page", "_send")
+
+    def __init__(self, context: RequestContext, send: Send) -> None:
+        self._context = context
+        self._send = send
+        self._page: Message | None = None
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the response."""
+        if message["type"] == "http.response.start":
+            self._context.status = message["status"]
+            if _is_page(message):
+                # Held back until the body comes: the policy has the hashes of its scripts.
+                self._page = message
+                return
+            message["headers"] = _complete(self._context, message["headers"], NOTHING_RUNS)
+        elif self._page is not None:
+            page, self._page = self._page, None
+            policy = _policy_of_page(self._context.route, message.get("body", b""))
+            page["headers"] = _complete(self._context, page["headers"], policy)
+            await self._send(page)
+        await self._send(message)
 
 
-def _headers(scope: Scope, head: Message, policy: bytes) -> Iterator[Header]:
+def _complete(context: RequestContext, given: Iterable[Header], policy: bytes) -> list[Header]:
+    headers = list(given)
+    present = {name.lower() for name, _ in headers}
     # An endpoint that sets one of these two fields itself keeps its value.
-    present = {name.lower() for name, _ in head["headers"]}
     if b"content-security-policy" not in present:
-        yield b"content-security-policy", policy
-    if b"cache-control" not in present and not route_name(scope).startswith(_PUBLIC):
-        yield b"cache-control", PRIVATE
-    yield from of_transport(scope)
-    yield from scope.get(ADDED, ())
-    yield b"x-request-id", get_request_id(scope).encode()
+        headers.append((b"content-security-policy", policy))
+    if b"cache-control" not in present and not context.route.cacheable:
+        headers.append((b"cache-control", PRIVATE))
+    if context.scheme == "https" and not _is_local(context):
+        headers.append(STRICT_TRANSPORT)
+    headers += context.added_headers
+    headers.append((b"x-request-id", context.request_id.encode()))
+    return headers
+
+
+def _is_local(context: RequestContext) -> bool:
+    """Return true for localhost, which gets no Strict-Transport-Security (RFC 6797).
+
+    Browsers would then refuse plain HTTP, for a year, to every other program that listens on
+    localhost.
+    """
+    hosts = context.header_values(b"host")
+    return bool(hosts) and _ONLY_HERE.fullmatch(hosts[0]) is not None
 
 
 def _is_page(head: Message) -> bool:
@@ -121,11 +115,11 @@ def _is_page(head: Message) -> bool:
     )
 
 
-def _policy_of_page(route: str, body: bytes) -> bytes:
+def _policy_of_page(route: Route, body: bytes) -> bytes:
     """Return the Content-Security-Policy of a page.
 
     It allows scripts from this server, and the inline scripts of the page by their SHA-256.
     """
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(body))
     hashes = "".join(f" 'sha256-{base64.b64encode(each).decode()}'" for each in digests)
-    return _PAGE.format(hashes=hashes, more=_WORKERS.get(route, "")).encode()
+    return _PAGE.format(hashes=hashes, more=_WORKERS if route is REDOC else "").encode()

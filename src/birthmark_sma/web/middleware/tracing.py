@@ -33,13 +33,12 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.types import Scope
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.validation.records import Steps
 from birthmark_sma.storage.group_commit import Batch
-from birthmark_sma.web.logs.request_ids import BEGAN, TRACE, get_request_id
-from birthmark_sma.web.middleware.authentication import UNKNOWN, route_name
+from birthmark_sma.web.request_context import RequestContext
+from birthmark_sma.web.routes import UNKNOWN
 
 _NAME = "birthmark-sma"
 _ITEMS = "sma.batch.items"
@@ -48,9 +47,6 @@ _STATE_BYTES = 512
 """The longest tracestate that is accepted from a sender, as every span keeps it. W3C Trace Context,
 section 3.3.1.5, requires at least 512 characters of those that propagate it."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_NOT_TRACED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
-"""Routes without traces. Machines request them every few seconds, and no one looks for them."""
-
 _SILENCED = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.sdk._shared_internal",
@@ -80,28 +76,28 @@ class Tracing:
         self._batches = self._tracer(sampler=ALWAYS_ON)
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, scope: Scope) -> None:
-        """Begin the trace of a request, unless it has one or its route is not traced.
+    def begin(self, context: RequestContext) -> None:
+        """Begin the trace of a request, unless its route is not traced.
 
         The span becomes a child of the sender's span if the request has a valid traceparent.
         """
-        route = route_name(scope)
-        if TRACE in scope or route in _NOT_TRACED:
+        if not context.route.traced:
             return
         # Times are measured with the monotonic clock. Spans need the time of day.
         offset = time_ns() - perf_counter_ns()
-        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-        attributes = {"http.request.method": method, "sma.request_id": get_request_id(scope)}
-        if route != UNKNOWN:
+        route = context.route.path
+        method = context.method if context.method in _METHODS else "_OTHER"
+        attributes = {"http.request.method": method, "sma.request_id": context.request_id}
+        if route != UNKNOWN.path:
             attributes["http.route"] = route
         span = self._requests.start_span(
-            method if route == UNKNOWN else f"{method} {route}",
-            context=self._sender_of(scope),
+            method if route == UNKNOWN.path else f"{method} {route}",
+            context=self._sender_of(context),
             kind=SpanKind.SERVER,
             attributes=attributes,
-            start_time=scope[BEGAN] + offset,
+            start_time=context.began + offset,
         )
-        scope[TRACE] = RequestTrace(self._requests, span, offset)
+        context.trace = RequestTrace(self._requests, span, offset)
 
     def note_batch(self, batch: Batch, steps: Steps) -> None:
         """Make the span of a batch, and record its steps in the traces of its requests.
@@ -111,7 +107,8 @@ class Tracing:
         traces: list[RequestTrace] = [
             trace
             for request in batch.requests()
-            if (trace := request.get(TRACE)) is not None and trace.span.is_recording()
+            if isinstance(trace := getattr(request, "trace", None), RequestTrace)
+            and trace.span.is_recording()
         ]
         if not traces:
             return
@@ -140,16 +137,16 @@ class Tracing:
         provider.add_span_processor(self._processor)
         return provider.get_tracer(_NAME, __version__)
 
-    def _sender_of(self, scope: Scope) -> Context:
+    def _sender_of(self, context: RequestContext) -> Context:
         """Return the sender's trace context (W3C Trace Context), or an empty one.
 
         It is empty unless there is exactly one traceparent. A tracestate that is too long is left
         out.
         """
-        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
+        parents = context.header_values(b"traceparent")
         if len(parents) != 1:
             return Context()
-        states = b",".join(value for name, value in scope["headers"] if name == b"tracestate")
+        states = b",".join(context.header_values(b"tracestate"))
         carrier = {"traceparent": parents[0].decode("latin-1")}
         if 0 < len(states) <= _STATE_BYTES:
             carrier["tracestate"] = states.decode("latin-1")

@@ -7,22 +7,22 @@ adds GET /sandbox, which lists the scenarios, and documents the scenario header 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
-from starlette.requests import Request
+from fastapi import APIRouter, FastAPI
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 
 from birthmark_sma.authority.background.sandbox_expiry import LIFETIME
-from birthmark_sma.web.api.app import Application
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
+from birthmark_sma.web.pipeline import Application
+from birthmark_sma.web.routes import SANDBOX
 from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.sandbox.fault_injection import FaultInjector
-from birthmark_sma.web.transport.fast_path import DirectEndpoint
+from birthmark_sma.web.server_state import ApiRequest
 
 if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
 
-PATH = "/sandbox"
+PATH = SANDBOX.path
 
 _ABOUT = (
     "This is a sandbox for integration tests. It answers as an authority does, and fails on demand."
@@ -47,8 +47,11 @@ _LIST: dict[str, Any] = {
 }
 
 
+_router = APIRouter()
+
+
 class SandboxApplication(Application):
-    """Application with fault injection, a list of scenarios, and no fast path."""
+    """Application with fault injection and a list of scenarios."""
 
     of_sandbox = True
     sent_by_pages = (*Application.sent_by_pages, scenario_catalog.HEADER)
@@ -57,24 +60,22 @@ class SandboxApplication(Application):
     def __init__(
         self,
         app: FastAPI,
+        routers: Sequence[APIRouter],
         origins: Sequence[str],
-        traffic: RequestMetrics,
+        metrics: RequestMetrics,
         tracing: "Tracing | None" = None,
     ) -> None:
-        super().__init__(app, origins, traffic, tracing)
-        app.add_api_route(PATH, _listed, methods=["GET"], include_in_schema=False)
+        app.include_router(_router)
+        super().__init__(app, (*routers, _router), origins, metrics, tracing)
         _document(app)
 
-    def _inside(self, gate: ASGIApp, app: FastAPI) -> ASGIApp:
-        """Return the fault injector in front of the session middleware and the routes."""
-        return FaultInjector(gate, app.state)
-
-    def direct_endpoint(self, scope: Scope) -> DirectEndpoint | None:  # noqa: ARG002
-        """Return None: the fast path would skip the fault injector."""
-        return None
+    def wrap(self, respond: ASGIApp) -> ASGIApp:
+        """Return the fault injector in front of all steps that lead to a response."""
+        return FaultInjector(respond, lambda: self.state)
 
 
-async def _listed(_request: Request) -> JSONResponse:
+@_router.get(PATH, include_in_schema=False)
+async def _listed(request: ApiRequest) -> JSONResponse:  # noqa: ARG001
     """Return the list of scenarios."""
     return JSONResponse(_LIST)
 

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from starlette.datastructures import State
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
-from birthmark_sma.authority.authority import CRL_PATH, Authority
+from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.devices import revocation
 from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
@@ -31,9 +29,7 @@ from birthmark_sma.errors import (
     TokenAlreadySubmittedError,
     UnknownDeviceError,
 )
-from birthmark_sma.web.api import provision, validate
 from birthmark_sma.web.api.models import rfc3339
-from birthmark_sma.web.middleware.authentication import Authenticator, route_name
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problems import (
     Kind,
@@ -41,10 +37,13 @@ from birthmark_sma.web.problems import (
     error_response,
     problem_response,
 )
+from birthmark_sma.web.request_context import RequestContext, get_context
+from birthmark_sma.web.routes import CRL, PROVISION, VALIDATE_BATCH
 from birthmark_sma.web.sandbox import scenario_catalog, scenario_matching
 from birthmark_sma.web.sandbox.connection_faults import CUT, Cut
 from birthmark_sma.web.sandbox.request_repeats import Repetitions, request_digest
 from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioError
+from birthmark_sma.web.server_state import ServerState
 
 _SECONDS = 10.0
 _HEADER = scenario_catalog.HEADER.lower().encode()
@@ -77,6 +76,7 @@ class InjectedRequest:
     """A request that names a scenario, and the application that would respond to it."""
 
     app: ASGIApp
+    context: RequestContext
     scope: Scope
     receive: Receive
     send: Send
@@ -147,9 +147,9 @@ class InjectedRequest:
 class FaultInjector:
     """ASGI middleware that looks for a scenario in each request and plays it."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, find_state: Callable[[], ServerState]) -> None:
         self._app = app
-        self._state = state
+        self._find_state = find_state
         self._repetitions = Repetitions()
         self._acts: Mapping[str, Act] = {
             "already-submitted": self._already_submitted,
@@ -173,15 +173,16 @@ class FaultInjector:
 
         Responds 400 if the header names an unknown scenario or one for other requests.
         """
-        if scope["type"] != "http" or not self._is_let_in(scope):
+        context = get_context(scope)
+        if not self._is_let_in(context):
             await self._app(scope, receive, send)
             return
-        told = [value for name, value in scope["headers"] if name == _HEADER]
-        body, receive = await scenario_matching.peek(scope, receive)
+        told = context.header_values(_HEADER)
+        body, receive = await scenario_matching.peek(context, receive)
         try:
-            asked_for = scenario_matching.find(scope, told, body)
+            asked_for = scenario_matching.find(context.route, told, body)
         except UnknownScenarioError as error:
-            await problem_response(Request(scope), _UNKNOWN, str(error))(scope, receive, send)
+            await problem_response(context, _UNKNOWN, str(error))(scope, receive, send)
             return
         if asked_for is None:
             await self._app(scope, receive, send)
@@ -189,6 +190,7 @@ class FaultInjector:
         marking = _marking(send, asked_for.scenario.name)
         injected = InjectedRequest(
             app=self._app,
+            context=context,
             scope=scope,
             receive=receive,
             send=marking,
@@ -198,14 +200,15 @@ class FaultInjector:
         )
         await self._play(injected)
 
-    def _is_let_in(self, scope: Scope) -> bool:
+    def _is_let_in(self, context: RequestContext) -> bool:
         """Return true if the request can be authenticated.
 
         If not, the request is passed on, and the authority returns the error.
         """
-        authenticator: Authenticator = self._state.authenticator
+        authenticator = self._find_state().authenticator
         try:
-            authenticator.authenticate(scope)
+            authenticator.check_host(context)
+            authenticator.authenticate(context)
         except (RequestError, errors.BirthmarkError):
             return False
         return True
@@ -214,7 +217,7 @@ class FaultInjector:
         name = injected.asked.scenario.name
         fault = _PROBLEMS.get(name)
         if fault is not None:
-            answer = error_response(Request(injected.scope), fault(injected.asked.number))
+            answer = error_response(injected.context, fault(injected.asked.number))
             # The client chose the number of seconds; the exception has its own.
             if "retry-after" in answer.headers:
                 answer.headers["retry-after"] = str(injected.asked.number)
@@ -234,9 +237,9 @@ class FaultInjector:
             head, body = await injected.capture_response()
         if head["status"] != 200:
             await injected.send_captured(head, body)
-        elif route_name(injected.scope) != validate.BATCH_PATH:
+        elif injected.context.route is not VALIDATE_BATCH:
             error = TokenAlreadySubmittedError()
-            await injected.answer(error_response(Request(injected.scope), error))
+            await injected.answer(error_response(injected.context, error))
         else:
             await injected.send_captured(head, _without_verdicts(body, injected))
 
@@ -258,8 +261,6 @@ class FaultInjector:
         await injected.send(head)
         half = {"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True}
         await injected.send(half)
-        # The transport holds each write until the next turn of the event loop.
-        await asyncio.sleep(0.01)
         await injected.cut()
 
     async def _garbage(self, injected: InjectedRequest) -> None:
@@ -272,7 +273,7 @@ class FaultInjector:
         request = request_digest(injected.scope, injected.body, injected.asked)
         if self._repetitions.seen(request) <= injected.asked.number:
             error = errors.DatabaseUnavailableError()
-            await injected.answer(error_response(Request(injected.scope), error))
+            await injected.answer(error_response(injected.context, error))
         else:
             self._repetitions.forget(request)
             await injected.forward()
@@ -291,11 +292,11 @@ class FaultInjector:
 
     async def _clock(self, injected: InjectedRequest) -> None:
         offset = timedelta(days=injected.asked.number)
-        path = route_name(injected.scope)
-        if path == provision.PATH:
+        route = injected.context.route
+        if route is PROVISION:
             with shifted_clock(offset):
                 await injected.forward()
-        elif path == CRL_PATH:
+        elif route is CRL:
             await injected.answer(await self._list_as_of(datetime.now(UTC) + offset))
         else:
             head, body = await injected.capture_response()
@@ -309,7 +310,7 @@ class FaultInjector:
     async def _list_as_of(self, now: datetime) -> Response:
         authority = self._authority
         signed = await run_with_timeout(
-            self._state.askers,
+            self._find_state().quick,
             lambda: crl_as_of(
                 authority.database, authority.issuer.certificate, authority.issuer.signer, now
             ),
@@ -324,7 +325,7 @@ class FaultInjector:
         if head["status"] == 200:
             serial, revoked = injected.device_serial, injected.asked.scenario.name
             await run_with_timeout(
-                self._state.askers, lambda: self._take_out(serial, how=revoked), _SECONDS
+                self._find_state().quick, lambda: self._take_out(serial, how=revoked), _SECONDS
             )
         await injected.send_captured(head, body)
 
@@ -338,8 +339,7 @@ class FaultInjector:
 
     @property
     def _authority(self) -> Authority:
-        authority: Authority = self._state.authority
-        return authority
+        return self._find_state().authority
 
 
 def _without_verdicts(body: bytes, injected: InjectedRequest) -> bytes:

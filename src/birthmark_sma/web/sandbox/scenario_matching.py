@@ -7,31 +7,36 @@
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive
 
-from birthmark_sma.authority.authority import CRL_PATH
 from birthmark_sma.authority.sandbox.verdicts import ALREADY_SUBMITTED, VERDICTS
-from birthmark_sma.web.api import provision, validate
-from birthmark_sma.web.middleware.authentication import route_name
 from birthmark_sma.web.middleware.request_body import parse_json
 from birthmark_sma.web.problems import InvalidRequestError
+from birthmark_sma.web.request_context import RequestContext
+from birthmark_sma.web.routes import (
+    CRL,
+    PROVISION,
+    VALIDATE,
+    VALIDATE_BATCH,
+    VALIDATE_LEGACY,
+    VALIDATE_PUBLISHED,
+    Route,
+)
 from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.sandbox.scenario_catalog import Asked, Endpoint, UnknownScenarioError
 
-_VALIDATIONS = frozenset(
-    {validate.PATH, validate.BATCH_PATH, validate.PUBLISHED_PATH, validate.LEGACY_PATH}
-)
-_SPOKEN_TO = _VALIDATIONS | {provision.PATH}  # the paths whose bodies can name a scenario
+_VALIDATIONS = frozenset({VALIDATE, VALIDATE_BATCH, VALIDATE_PUBLISHED, VALIDATE_LEGACY})
+_SPOKEN_TO = _VALIDATIONS | {PROVISION}  # the routes whose bodies can name a scenario
 _BODY_BYTES = 1024 * 1024  # limits the memory for the copy of a body
 
 
-async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
+async def peek(context: RequestContext, receive: Receive) -> tuple[bytes, Receive]:
     """Return the body of a validation or provisioning request, and a `receive` that repeats it.
 
     Other requests return an empty body. So do bodies of more than 1 MiB, which name no scenario;
     the part that was read is repeated, too.
     """
-    if scope["method"] != "POST" or route_name(scope) not in _SPOKEN_TO:
+    if context.method != "POST" or context.route not in _SPOKEN_TO:
         return b"", receive
     messages: list[Message] = []
     body = bytearray()
@@ -49,7 +54,7 @@ async def peek(scope: Scope, receive: Receive) -> tuple[bytes, Receive]:
     return (b"" if more else bytes(body)), again
 
 
-def find(scope: Scope, headers: Sequence[bytes], body: bytes) -> Asked | None:
+def find(route: Route, headers: Sequence[bytes], body: bytes) -> Asked | None:
     """Return the scenario that a request names, or None.
 
     `headers` are the values of its scenario headers. Raises UnknownScenarioError if there is more
@@ -60,9 +65,9 @@ def find(scope: Scope, headers: Sequence[bytes], body: bytes) -> Asked | None:
     if headers:
         asked_for: Asked | None = scenario_catalog.by_header(headers[0].decode("latin-1"))
     else:
-        asked_for = _find_in_body(scope, body)
+        asked_for = _find_in_body(route, body)
     if asked_for is not None:
-        _check_place(asked_for, scope)
+        _check_place(asked_for, route)
     return asked_for
 
 
@@ -81,16 +86,15 @@ def list_tokens(body: bytes) -> Sequence[object]:
     return tokens if isinstance(tokens, list) else ()
 
 
-def _find_in_body(scope: Scope, body: bytes) -> Asked | None:
-    path = route_name(scope)
+def _find_in_body(route: Route, body: bytes) -> Asked | None:
     if not body:
         return None
-    if path == validate.BATCH_PATH:
+    if route is VALIDATE_BATCH:
         return _of_batch([scenario_catalog.by_token(each) for each in list_tokens(body)])
     value = parsed(body)
-    if path == validate.PATH:
+    if route is VALIDATE:
         return scenario_catalog.by_token(value)
-    if path == provision.PATH and isinstance(value, dict):
+    if route is PROVISION and isinstance(value, dict):
         return scenario_catalog.by_serial(value.get("device_serial"))
     return None  # the published API has no field for the table ids of scenarios
 
@@ -108,13 +112,13 @@ def _of_batch(each_asks: Sequence[Asked | None]) -> Asked | None:
     return next(of_all, more[0] if more else None)
 
 
-def _check_place(asked_for: Asked, scope: Scope) -> None:
-    path, place = route_name(scope), asked_for.scenario.place
+def _check_place(asked_for: Asked, route: Route) -> None:
+    place = asked_for.scenario.place
     fits = {
         Endpoint.ANYWHERE: True,
-        Endpoint.VALIDATION: path in _VALIDATIONS,
-        Endpoint.PROVISIONING: path == provision.PATH,
-        Endpoint.TIMED: path in _SPOKEN_TO or path == CRL_PATH,
+        Endpoint.VALIDATION: route in _VALIDATIONS,
+        Endpoint.PROVISIONING: route is PROVISION,
+        Endpoint.TIMED: route in _SPOKEN_TO or route is CRL,
     }
     if not fits[place]:
         raise UnknownScenarioError(

@@ -1,1 +1,1 @@
-"""The layers below ASGI: HTTP protocol and its limits, fast path, client identity, proxies, TLS."""
+"""The layers below ASGI: HTTP protocol and its limits, client identity, proxies, TLS, shutdown."""

@@ -1,8 +1,8 @@
 """Put the client's identity into the ASGI scope: its TLS certificate and its address.
 
-uvicorn makes one `ClientIdentityProtocol` for each connection. This happens in the HTTP protocol
-and not in ASGI middleware, because the fast path skips the middleware (docs/adr/0007).
-A server without TLS and without trusted proxies uses `DirectHttpProtocol` and pays nothing.
+uvicorn makes one `ClientIdentityProtocol` for each connection. ASGI has no access to the connection
+and its certificate, so this happens in the HTTP protocol.
+A server without TLS and without trusted proxies uses `LimitedHttpProtocol` and pays nothing.
 This module never authenticates a client. `web.middleware.authentication` does.
 """
 
@@ -12,10 +12,8 @@ from typing import Any, cast
 
 from starlette.types import Scope
 
-from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
-from birthmark_sma.web.transport.protocol import BoundedConfig
+from birthmark_sma.web.transport.protocol import BoundedConfig, LimitedHttpProtocol
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
-from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
 # asyncio waits 30 s for the peer's close_notify. That is longer than a server may take to stop.
 _GOODBYE_SECONDS = 3.0
@@ -24,24 +22,24 @@ _GOODBYE_SECONDS = 3.0
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
-class ClientIdentityProtocol(DirectHttpProtocol):
+class ClientIdentityProtocol(LimitedHttpProtocol):
     """HTTP protocol that reads the certificate once a connection and proxy headers once a request.
 
     It must replace `scope["client"]` before any code reads the scope, because rate limits and the
     audit log use this address.
     """
 
-    _tls: "_TlsWrites | None" = None
+    _tls: "_TlsTransport | None" = None
     _extensions: dict[str, Any] | None = None  # TLS only; all requests of a connection share it
     _proxies: TrustedProxies | None = None  # set only if the peer is a trusted proxy
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Read the client certificate, and check whether the peer is a trusted proxy."""
-        DirectHttpProtocol.connection_made(self, transport)
+        LimitedHttpProtocol.connection_made(self, transport)
         # Replaces the transport that the base class has just set.
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None:
-            self.transport = self._tls = _TlsWrites(transport, self.loop)  # type: ignore[assignment]
+            self.transport = self._tls = _TlsTransport(transport, self.loop)  # type: ignore[assignment]
             self._extensions = {"tls": tls_extension(ssl_object)}
         proxies = self.config.trusted_proxies if isinstance(self.config, BoundedConfig) else None
         if proxies is not None and self.client is not None and proxies.trusts(self.client[0]):
@@ -51,11 +49,11 @@ class ClientIdentityProtocol(DirectHttpProtocol):
         """Cancel the TLS close timer, then let the base class end the request."""
         if self._tls is not None:
             self._tls.stop_waiting()
-        DirectHttpProtocol.connection_lost(self, exc)
+        LimitedHttpProtocol.connection_lost(self, exc)
 
     def on_message_begin(self) -> None:
         """Add the TLS extension to the scope of the new request."""
-        DirectHttpProtocol.on_message_begin(self)
+        LimitedHttpProtocol.on_message_begin(self)
         if self._extensions is not None:
             cast("Scope", self.scope)["extensions"] = self._extensions
 
@@ -68,30 +66,31 @@ class ClientIdentityProtocol(DirectHttpProtocol):
                 scope = cast("Scope", self.scope)
                 scope["client"] = (origin.address, origin.port)
                 scope["scheme"] = origin.scheme or scope["scheme"]
-        DirectHttpProtocol.on_headers_complete(self)
+        LimitedHttpProtocol.on_headers_complete(self)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Return None for TLS: asyncio cannot half-close TLS and ignores the return value."""
-        return None if self._extensions is not None else DirectHttpProtocol.eof_received(self)
+        return None if self._extensions is not None else LimitedHttpProtocol.eof_received(self)
 
 
-class _TlsWrites(CoalescingTransport):
-    """Transport that waits at most `_GOODBYE_SECONDS` for the peer's close_notify.
+class _TlsTransport:
+    """Wrapper of a transport that waits at most `_GOODBYE_SECONDS` for the peer's close_notify.
 
     A side may close without waiting for the other's close_notify (RFC 8446, section 6.1). A client
     with an idle connection in its connection pool does not even read it. asyncio would wait half a
     minute, which would delay a server that has to stop.
     """
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_loop", "_transport", "_waiting")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(transport, loop)
+        self._transport = transport
+        self._loop = loop
         self._waiting: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Send the held data and close_notify, then abort after `_GOODBYE_SECONDS`."""
-        super().close()
+        """Send close_notify, then abort after `_GOODBYE_SECONDS`."""
+        self._transport.close()
         if self._waiting is None:
             self._waiting = self._loop.call_later(_GOODBYE_SECONDS, self._end)
 
@@ -99,6 +98,10 @@ class _TlsWrites(CoalescingTransport):
         """Cancel the close timer after the connection was lost."""
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the wrapped transport."""
+        return getattr(self._transport, name)
 
     def _end(self) -> None:
         if self._transport.get_write_buffer_size():  # the client still reads a response

@@ -25,12 +25,10 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from birthmark_sma.runtime.log_context import UNANSWERED
-from birthmark_sma.web.logs.request_ids import new_id
-from birthmark_sma.web.middleware.cancellation import CALLER_LEFT
 from birthmark_sma.web.middleware.security_headers import EVERYWHERE, OF_JSON
+from birthmark_sma.web.request_context import CONTEXT, RequestContext, new_id
+from birthmark_sma.web.transport.joined_response import JoinedResponse
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
-from birthmark_sma.web.transport.write_coalescing import CoalescingTransport
 
 LINE_BYTES = 8_192
 HEAD_BYTES = 16_384
@@ -206,9 +204,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limit at once: a connection without any request is slow, too."""
         HttpToolsProtocol.connection_made(self, transport)
-        # These replace the objects that uvicorn has just made.
+        # This replaces the object that uvicorn has just made.
         self.flow = _OneReadAtATime(transport, self.pipeline)
-        self.transport = CoalescingTransport(transport, self.loop)  # type: ignore[assignment]
         self._request_seconds = (
             self.config.request_seconds
             if isinstance(self.config, BoundedConfig)
@@ -263,7 +260,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """
         # With pipelining, self.scope is the newest request, which is not always the current one.
         self._at_work = cast("Scope", cycle.scope)
-        task = self.loop.create_task(cycle.run_asgi(app))
+        joined: Any = JoinedResponse(app, cycle)
+        task = self.loop.create_task(cycle.run_asgi(joined))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
         self._answering = _Answering(cycle, task)
@@ -280,7 +278,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _end_request(self) -> None:
         answering, self._answering = self._answering, None
         if answering is not None and not answering.cycle.response_complete:
-            cast("Scope", answering.cycle.scope)[CALLER_LEFT] = True
+            context = _context_of(cast("Scope", answering.cycle.scope))
+            if context is not None:
+                context.caller_left = True
             # Without this, uvicorn logs an error because the task ends without a response.
             answering.cycle.disconnected = True
             answering.task.cancel()
@@ -319,9 +319,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
         The replay ledger records such answers as lost (docs/adr/0009).
         """
-        waiting = None if self._at_work is None else self._at_work.get(UNANSWERED)
-        if waiting is not None:
-            waiting.leave()
+        context = None if self._at_work is None else _context_of(self._at_work)
+        if context is not None and context.awaited_answer is not None:
+            context.awaited_answer.leave()
 
     def on_url(self, url: bytes) -> None:
         """Count the bytes of the target before they are stored; refuse a line that is too long."""
@@ -488,7 +488,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _note_refusal(self, status: int) -> None:
-        """Count an error response. A subclass overrides this."""
+        """Count an error response in the metrics of the application, if it has any."""
+        metrics = getattr(self.app, "metrics", None)
+        if metrics is not None:
+            metrics.refused(status)
 
     def _owes_an_answer(self) -> bool:
         """Return true if a complete request has no complete response yet."""
@@ -499,3 +502,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.cycle.more_body:
             return bool(self.pipeline)
         return not self.cycle.response_complete
+
+
+def _context_of(scope: Scope) -> RequestContext | None:
+    """Return the context of a request, or None if the application has not begun to answer it."""
+    return scope.get(CONTEXT)

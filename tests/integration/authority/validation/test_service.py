@@ -29,7 +29,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.runtime.log_context import UNANSWERED
+from birthmark_sma.runtime.log_context import AwaitedAnswer
 from birthmark_sma.storage.schema import validation_history
 from tests.support.authorities import (
     KEYS_PER_TABLE,
@@ -422,6 +422,17 @@ def refusing(scene: Scene, settings: Settings) -> Iterator[Authority]:
         yield other
 
 
+@dataclass
+class Asked:
+    """A request whose caller can leave."""
+
+    awaited_answer: AwaitedAnswer | None = None
+
+    def leave(self) -> None:
+        assert self.awaited_answer is not None
+        self.awaited_answer.leave()
+
+
 def test_a_lost_answer_is_known_by_the_table_that_opened_the_token(
     scene: Scene, refusing: Authority
 ) -> None:
@@ -429,14 +440,14 @@ def test_a_lost_answer_is_known_by_the_table_that_opened_the_token(
     token = scene.camera.token()
     decoy = replace(token, key_index=(token.key_index + 1) % KEYS_PER_TABLE)
 
-    async def bring() -> tuple[Validation, dict[str, Any]]:
-        request: dict[str, Any] = {}
+    async def bring() -> tuple[Validation, Asked]:
+        request = Asked()
         offered = refusing.validator.submit_async(decoy, CALLER, request, alternatives=[token])
         return await offered, request
 
     async def lose() -> None:
         _, request = await bring()
-        request[UNANSWERED].leave()
+        request.leave()
 
     asyncio.run(lose())
     again, _ = asyncio.run(bring())
@@ -451,9 +462,9 @@ def test_an_answer_that_was_lost_is_given_once(scene: Scene, refusing: Authority
 
     async def lose() -> None:
         for each in (token, token, another):
-            request: dict[str, Any] = {}
+            request = Asked()
             await refusing.validator.submit_async(each, CALLER, request)
-            request[UNANSWERED].leave()
+            request.leave()
 
     asyncio.run(lose())
     other = Caller("192.0.2.8")

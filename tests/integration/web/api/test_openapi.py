@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from birthmark_sma.web.api import models, provision, validate
+from birthmark_sma.web.api import models, provision, validate, validate_published
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera
 from tests.support.programs.running import Running, new_serial
 
@@ -34,8 +34,8 @@ CHECKS = [
 OPERATIONS = {
     ("POST", PROVISION),
     ("POST", VALIDATE),
-    ("POST", validate.PUBLISHED_PATH),
-    ("POST", validate.LEGACY_PATH),
+    ("POST", validate_published.PUBLISHED_PATH),
+    ("POST", validate_published.LEGACY_PATH),
     ("POST", "/validate-cert"),
     ("GET", "/health"),
     ("GET", "/health/live"),
@@ -129,8 +129,8 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
     ("POST", PROVISION): models.ProvisionResponse,
     ("POST", VALIDATE): models.ValidateNucResponse,
-    ("POST", validate.PUBLISHED_PATH): models.PublishedValidateResponse,
-    ("POST", validate.LEGACY_PATH): models.PublishedValidateResponse,
+    ("POST", validate_published.PUBLISHED_PATH): models.PublishedValidateResponse,
+    ("POST", validate_published.LEGACY_PATH): models.PublishedValidateResponse,
     ("GET", "/health"): models.HealthResponse,
     ("GET", "/stats"): models.StatsResponse,
 }

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from starlette.requests import Request
+from starlette.requests import empty_receive
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.web.dashboard.certificates import show_certificates
+from birthmark_sma.web.server_state import ApiRequest, ServerState
+from tests.support.http.contexts import make_context
 from tests.support.programs.wrong_clock import machine_clock_ahead
 
 LIFETIMES = timedelta(days=365 * 40)
@@ -18,10 +21,10 @@ LIFETIMES = timedelta(days=365 * 40)
 
 
 @pytest.fixture
-def request_for_page(authority: Authority) -> Iterator[Request]:
+def request_for_page(authority: Authority) -> Iterator[ApiRequest]:
     """A request to the dashboard of an authority, without a server."""
     pool = WorkerPool(1, "test", most_waiting=1)
-    yield Request(
+    yield ApiRequest(
         {
             "type": "http",
             "method": "GET",
@@ -30,14 +33,16 @@ def request_for_page(authority: Authority) -> Iterator[Request]:
             "path": "/dashboard/certificates",
             "query_string": b"",
             "headers": [],
-            "app": SimpleNamespace(state=SimpleNamespace(authority=authority, slow=pool)),
-        }
+        },
+        empty_receive,
+        make_context("/dashboard/certificates"),
+        cast("ServerState", SimpleNamespace(authority=authority, slow=pool)),
     )
     pool.shutdown()
 
 
 def test_certificates_expire_by_the_clock_of_the_database(
-    authority: Authority, request_for_page: Request
+    authority: Authority, request_for_page: ApiRequest
 ) -> None:
     """As on the other pages. SQLite has no clock of its own, so there the machine's counts."""
     right = asyncio.run(show_certificates(request_for_page))

@@ -29,7 +29,9 @@ from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.errors import AuthorityAwayError, ProvisioningRefusedError, UnauthenticatedError
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.web.api.app import create_app
-from birthmark_sma.web.middleware.authentication import PROBES, RULES, Authenticator
+from birthmark_sma.web.middleware.authentication import Authenticator
+from birthmark_sma.web.routes import ROUTES as TABLE
+from birthmark_sma.web.routes import Credentials
 from tests.support.access_keys import (
     SEEN_SECONDS,
     bearer,
@@ -47,6 +49,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.http.contexts import make_context
 from tests.support.http.tls import TestCa
 from tests.support.programs.running import Running, new_serial, start
 
@@ -178,7 +181,17 @@ def all_routes() -> set[tuple[str, str]]:
 def test_every_route_has_an_entry() -> None:
     """Threat 22: here as in the program's own table, which closes what it does not name."""
     assert all_routes() == ROUTES.keys()
-    assert {path for _, path in ROUTES} | {"/sandbox"} == RULES.keys()
+    assert {path for _, path in ROUTES} | {"/sandbox"} == TABLE.keys()
+    for path, route in TABLE.items():
+        methods = {method for method, each in ROUTES if each == path}
+        assert methods == set(route.methods) or path == "/sandbox"
+        assert {
+            method
+            for method, each in ROUTES
+            if each == path
+            and ROUTES[method, path]
+            == (None if route.scopes is None else {scope.value for scope in route.scopes})
+        } == methods
 
 
 def credentials(locked: Locked) -> dict[str, str | None]:
@@ -225,7 +238,7 @@ def test_all_routes_times_all_credentials(locked: Locked, method: str) -> None:
                     asked, place, headers=headers, content=b"{}" if asked == "POST" else b""
                 )
             case = f"{asked} {place} with {name}: {answer.status_code}"
-            ignores_keys = path in PROBES
+            ignores_keys = TABLE[path].credentials is Credentials.IGNORED
             if scopes is None and (ignores_keys or key is None or name in locked.keys):
                 assert answer.status_code in ({415} if verb == "POST" else {200, 307}), case
             elif name not in locked.keys:
@@ -543,17 +556,12 @@ def test_a_connection_may_outlive_a_certificate(
         with authority.database.read() as connection:
             authenticator = Authenticator(authority.settings, AccessKeyCache(connection))
         tls = {"client_cert_der": client.certificate.public_bytes(Encoding.DER)}
-        scope = {
-            "raw_path": VALIDATE.encode(),
-            "headers": [],
-            "client": ("192.0.2.1", 4711),
-            "extensions": {"tls": tls},
-        }
-        assert authenticator.authenticate(scope).key is not None
+        request = make_context(VALIDATE, "POST", tls=tls)
+        assert authenticator.authenticate(request).key is not None
         end = client.certificate.not_valid_after_utc.timestamp()
         monkeypatch.setattr(time, "time", lambda: end + 1)
         with pytest.raises(UnauthenticatedError, match="expired"):
-            authenticator.authenticate(scope)
+            authenticator.authenticate(request)
 
 
 def test_certificates_for_everybody(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from birthmark_sma.web.api import health
-from birthmark_sma.web.middleware import authentication
+from birthmark_sma.web.routes import TABLE, Credentials
 from tests.integration.web.middleware.test_authentication import PLACES, ROUTES
-from tests.integration.web.transport.test_fast_path import Connection
+from tests.integration.web.transport.test_connections import Connection
 from tests.support.access_keys import start_with_keys
 from tests.support.cameras.camera import (
     PROVISION,
@@ -174,6 +173,8 @@ def test_a_method_that_a_route_does_not_have(
     assert Raw(running).ask(f"{method} {path}", keys["admin"]) == 403
 
 
-def test_probes_are_listed_once() -> None:
-    """What ignores credentials is what is answered before FastAPI."""
-    assert health.PROBE_ANSWERS.keys() == authentication.PROBES
+def test_probes_ignore_credentials_and_limits() -> None:
+    """They, and nothing else."""
+    probes = {"/health/live", "/health/ready"}
+    assert {r.path for r in TABLE if r.credentials is Credentials.IGNORED} == probes
+    assert {r.path for r in TABLE if r.limit is None} == probes

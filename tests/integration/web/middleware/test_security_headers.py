@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message
 
 from birthmark_sma.web.middleware.security_headers import ResponseHeaders
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, wire
+from tests.support.http.contexts import make_context
 from tests.support.programs.running import Running, new_serial, start
 
 BATCH = f"{VALIDATE}/batch"
@@ -180,19 +181,11 @@ def test_who_comes_by_tls_stays_with_it(scheme: str, host: bytes, sent: bool) ->
     """RFC 6797; but localhost belongs to every program of a developer's."""
     messages: list[Message] = []
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
     async def send(message: Message) -> None:
         messages.append(message)
 
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    headers = [(b"host", host)]
-    scope = {"type": "http", "scheme": scheme, "raw_path": b"/", "headers": headers}
-    asyncio.run(ResponseHeaders(app)(scope, receive, send))
+    sender = ResponseHeaders(make_context(scheme=scheme, headers=[(b"host", host)]), send)
+    asyncio.run(sender.send({"type": "http.response.start", "status": 200, "headers": []}))
     names = [name for name, _ in messages[0]["headers"]]
     assert (b"strict-transport-security" in names) is sent
 

@@ -13,7 +13,8 @@ from birthmark_sma.pki import certificates, profiles
 from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import schema_revision
-from birthmark_sma.web.api.app import Application, create_app
+from birthmark_sma.web.api.app import create_app
+from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.sandbox.application import SandboxApplication
 from tests.support.authorities import execute, migrate_to, quiet, small_settings

@@ -15,7 +15,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from birthmark_sma.web.sandbox.connection_faults import SandboxHttpProtocol
 from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
-from birthmark_sma.web.transport.fast_path import DirectHttpProtocol
 from birthmark_sma.web.transport.protocol import (
     HEAD_BYTES,
     LINE_BYTES,
@@ -374,7 +373,7 @@ def test_trailers_are_no_header_fields(tmp_path: Path) -> None:
 
 def test_the_methods_of_uvicorn_that_are_replaced_exist() -> None:
     """An overridden or called method that uvicorn no longer has would be passed over in silence."""
-    ours = (LimitedHttpProtocol, DirectHttpProtocol, ClientIdentityProtocol, SandboxHttpProtocol)
+    ours = (LimitedHttpProtocol, ClientIdentityProtocol, SandboxHttpProtocol)
     replaced = {
         "connection_made": ["transport"],
         "connection_lost": ["exc"],

@@ -1,10 +1,9 @@
-"""Cancel requests whose callers have left, and end the process in time after a stop signal.
+"""End the process in time after a stop signal.
 
-`Cancellable` is middleware of the application. `web.server` calls `end_in_time` in each process.
-The three limits below keep every stop shorter than 10 seconds.
+`web.server` calls `end_in_time` in each process. The three limits below keep every stop shorter
+than 10 seconds.
 """
 
-import asyncio
 import logging
 import os
 import signal
@@ -12,12 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from birthmark_sma.errors import ShuttingDownError
-from birthmark_sma.web.problems import error_response
 
 DRAIN_SECONDS = 6
 """The time (seconds) that accepted requests have to finish after a stop signal."""
@@ -27,40 +20,13 @@ SUPERVISOR_SECONDS = 9.3
 """The time (seconds) after which the supervisor kills its workers and exits. It is longer than
 WORKER_SECONDS because the supervisor gets the signal first and passes it on half a second later."""
 
-CALLER_LEFT = "caller_left"
+_LEFT = "caller_left"
 """The key in the scope that the HTTP protocol sets when the caller has left."""
 
 _LEFT = "Stopped with work under way that did not end in time. What was answered is recorded."
 _LOG_SECONDS = 0.2  # for the last line of the log; then the process exits with or without it
 
 _log = logging.getLogger(__name__)
-
-
-class Cancellable:
-    """Middleware that ends a cancelled request without an error in the log.
-
-    `web.transport.protocol` cancels a request whose caller has left. uvicorn cancels the requests
-    that are not finished DRAIN_SECONDS after a stop signal.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on. If uvicorn cancels it before its response began, answer 503."""
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except asyncio.CancelledError:
-            if scope["type"] != "http" or begun or CALLER_LEFT in scope:
-                return
-            await error_response(Request(scope), ShuttingDownError())(scope, receive, send)
 
 
 def end_in_time(seconds: float, last_act: Callable[[], None] = lambda: None) -> None:

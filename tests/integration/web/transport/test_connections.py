@@ -136,8 +136,10 @@ def test_answers_of_a_pipeline_come_in_order(
     [b"{", b"[]", b'{"table_id": 1}', b'{"a": 1, "a": 2}', b"\xff", b""],
     ids=["cut off", "a list", "incomplete", "a name twice", "not UTF-8", "empty"],
 )
-def test_errors_are_the_same_on_both_ways(connect: Callable[[], Connection], body: bytes) -> None:
-    """A body of unknown length goes through ASGI, and its fault is told in the same words."""
+def test_errors_are_the_same_for_chunked_bodies(
+    connect: Callable[[], Connection], body: bytes
+) -> None:
+    """A body of unknown length gets the same problem document as one of known length."""
     connection = connect()
     connection.send(request(body, fields="X-Request-ID: the-same\r\n"))
     direct = connection.answer()
@@ -151,7 +153,7 @@ def test_errors_are_the_same_on_both_ways(connect: Callable[[], Connection], bod
     assert direct[1] | {"date": ""} == chunked[1] | {"date": ""}
 
 
-def test_verdicts_are_the_same_on_both_ways(
+def test_verdicts_are_the_same_for_chunked_bodies(
     connect: Callable[[], Connection], camera: Camera
 ) -> None:
     """But for the time, and the order of the headers."""
@@ -300,7 +302,7 @@ def test_who_would_like_another_protocol_many_times(
     assert verdict(connection.answer()[2]) == "PASS"
 
 
-@pytest.mark.parametrize("path", [VALIDATE, "/nowhere"], ids=["direct", "through ASGI"])
+@pytest.mark.parametrize("path", [VALIDATE, "/nowhere"], ids=["validate", "unknown path"])
 def test_who_sends_and_never_reads(
     running: Running, connect: Callable[[], Connection], camera: Camera, path: str
 ) -> None:

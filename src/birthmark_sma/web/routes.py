@@ -1,0 +1,180 @@
+"""The table of routes: path, methods, scopes, rate limit and presentation of each.
+
+`web.pipeline` looks up the route of each request here. Authentication, rate limit, metrics, cache
+headers, navigation and the sandbox all read the `Route` that was found, so they cannot read one
+path differently. A path that is not here never reaches an endpoint.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from birthmark_sma.authority.access.store import KeyScope
+from birthmark_sma.authority.authority import (
+    CRL_PATH,
+    INTERMEDIATE_PATH,
+    ROOT_CRL_PATH,
+    ROOT_PATH,
+)
+from birthmark_sma.authority.rate_limits.limiter import Kind
+
+Scopes: TypeAlias = frozenset[KeyScope] | None
+"""The scopes that may use a route. None means that no key is needed; a bearer key that is sent is
+checked all the same."""
+
+ANYONE: Scopes = None
+ANY_KEY: Scopes = frozenset(KeyScope)
+ADMIN: Scopes = frozenset({KeyScope.ADMIN})
+_VALIDATE: Scopes = frozenset({KeyScope.VALIDATE})
+_PROVISION: Scopes = frozenset({KeyScope.PROVISION})
+
+
+class Credentials(Enum):
+    """How a route treats the credential of a request."""
+
+    CHECKED = "checked"
+    IGNORED = "ignored"
+    """For probes: they have no credential, and a wrong one must not make them fail."""
+    IGNORED_IF_PUBLISHED = "ignored if published"
+    """Verifiers have no keys. They may fetch certificates and revocation lists if access is open,
+    `publish_pki` is set or a public URL is set."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """One path, or one directory of files, and everything that depends on it."""
+
+    path: str
+    """It is also the label of the route in metrics and traces. With `files`, a directory."""
+    scopes: Scopes = ANY_KEY
+    methods: tuple[str, ...] = ("GET",)
+    limit: Kind | None = Kind.ADMIN
+    """The rate limit for `methods`. Any other method counts as ADMIN, unless there is no limit."""
+    credentials: Credentials = Credentials.CHECKED
+    files: bool = False
+    cacheable: bool = False
+    """Caches may store the response. It has no Cache-Control unless the endpoint sets one."""
+    traced: bool = True
+    batch: bool = False
+    """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
+    dashboard: bool = False
+    """Browsers use it: it accepts sessions, and shows problems as pages."""
+    navigation: str | None = None
+    """The title in the navigation of the dashboard."""
+
+    def limit_for(self, method: str) -> Kind | None:
+        """Return the rate limit of a request."""
+        if self.limit is None or method in self.methods:
+            return self.limit
+        return Kind.ADMIN
+
+
+def _validation(path: str, *, batch: bool = False) -> Route:
+    return Route(path, _VALIDATE, ("POST",), Kind.VALIDATE, batch=batch)
+
+
+def _withdrawn(path: str) -> Route:
+    return Route(path, _VALIDATE, ("POST",))
+
+
+def _probe(path: str) -> Route:
+    return Route(path, ANYONE, limit=None, credentials=Credentials.IGNORED, traced=False)
+
+
+def _pki(path: str) -> Route:
+    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, cacheable=True)
+
+
+def _page(path: str, navigation: str | None = None) -> Route:
+    return Route(path, ADMIN, dashboard=True, navigation=navigation)
+
+
+PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)
+VALIDATE = _validation("/api/v1/validate/nuc")
+VALIDATE_BATCH = _validation("/api/v1/validate/nuc/batch", batch=True)
+VALIDATE_PUBLISHED = _validation("/validate")
+VALIDATE_LEGACY = _validation("/validate-legacy")
+LIVE = _probe("/health/live")
+READY = _probe("/health/ready")
+CRL = _pki(CRL_PATH)
+DASHBOARD = _page("/dashboard", "Overview")
+SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
+SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
+DASHBOARD_FILES = Route("/dashboard/static", ANYONE, files=True, dashboard=True)
+REDOC = Route("/redoc")
+SANDBOX = Route("/sandbox")
+_DOCUMENTATION_FILES = Route("/static-offline-docs", files=True, cacheable=True)
+
+UNKNOWN = Route("unknown")
+"""The route of every path that does not exist. Any valid key gets 404. A caller without a key gets
+401, as for an existing path, and so cannot find out which paths exist."""
+
+UNKNOWN_PAGE = Route(UNKNOWN.path, dashboard=True)
+"""UNKNOWN, for paths below that of the dashboard."""
+
+TABLE = (
+    Route("/", ANYONE),
+    PROVISION,
+    VALIDATE,
+    VALIDATE_BATCH,
+    DASHBOARD,
+    _page("/dashboard/devices", "Devices"),
+    _page("/dashboard/validations", "Validations"),
+    _page("/dashboard/tables", "Key tables"),
+    _page("/dashboard/certificates", "Certificates"),
+    _page("/dashboard/callers", "Callers"),
+    _page("/dashboard/certificates/download"),
+    _page("/dashboard/device"),
+    _page("/dashboard/device/certificate"),
+    _page("/dashboard/figures"),
+    _page("/dashboard/validations.csv"),
+    _page("/dashboard/validations.jsonl"),
+    SIGN_IN,
+    SIGN_OUT,
+    DASHBOARD_FILES,
+    Route("/docs"),
+    Route("/docs/oauth2-redirect"),
+    Route("/health", traced=False),
+    LIVE,
+    READY,
+    Route("/metrics", ADMIN, traced=False),
+    Route("/openapi.json"),
+    CRL,
+    _pki(INTERMEDIATE_PATH),
+    _pki(ROOT_CRL_PATH),
+    _pki(ROOT_PATH),
+    REDOC,
+    SANDBOX,
+    _DOCUMENTATION_FILES,
+    Route("/stats", ADMIN),
+    VALIDATE_PUBLISHED,
+    _withdrawn("/validate-cert"),
+    _withdrawn("/validate-cert-legacy"),
+    VALIDATE_LEGACY,
+)
+"""All routes. The dashboard's navigation has the order of this table."""
+
+ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
+
+_BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
+_DIRECTORIES = tuple((f"{route.path}/".encode(), route) for route in TABLE if route.files)
+_PAGES = f"{DASHBOARD.path}/".encode()
+# File names without escapes, empty segments or segments such as "..", which leave the directory.
+_FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def find_route(raw_path: bytes) -> Route:
+    """Return the route of a path; UNKNOWN or UNKNOWN_PAGE if there is none.
+
+    The path is matched as it was sent, without decoding. No route needs an escape, so a path with
+    an escape, such as an encoded control character, is UNKNOWN.
+    """
+    route = _BY_RAW_PATH.get(raw_path)
+    if route is not None:
+        return route
+    for directory, files in _DIRECTORIES:
+        if raw_path.startswith(directory) and _FILE.fullmatch(raw_path, len(directory)):
+            return files
+    return UNKNOWN_PAGE if raw_path.startswith(_PAGES) else UNKNOWN

@@ -1,0 +1,104 @@
+"""Send the head and the body of a response in one write.
+
+uvicorn writes them separately, which costs two system calls and two packets, and it checks every
+field by itself (docs/adr/0007). `LimitedHttpProtocol` makes a JoinedResponse for each request. Only
+a response of known length that comes in one piece is joined; any other goes through uvicorn. This
+module must never change what a response says.
+"""
+
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from birthmark_sma.web.request_context import Header
+
+# Carriage return and line feed included: a field with one of these would begin another.
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+_NO_BODY = frozenset({204, 304})
+
+
+class JoinedResponse:
+    """The application as uvicorn runs it for one request: with another `send`."""
+
+    __slots__ = ("_app", "_cycle", "_head")
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+        self._head: Message | None = None  # held back until the body comes
+
+    async def __call__(self, scope: Scope, receive: Receive, _send: Send) -> None:
+        """Run the application."""
+        await self._app(scope, receive, self.send)
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the response, as uvicorn's method does."""
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        head, self._head = self._head, None
+        if head is not None:
+            if not message.get("more_body", False) and self._send_whole(head, message["body"]):
+                return
+            await self._pass_on(head)
+        await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
+        if self._cycle.transport.is_closing():
+            self._cycle.disconnected = True  # asyncio ignores a write from here on; uvloop raises
+        await self._cycle.send(message)  # type: ignore[arg-type]  # Starlette has other types
+
+    def _send_whole(self, head: Message, body: bytes) -> bool:
+        """Write a response that has come in one piece. Return false for uvicorn to do it."""
+        cycle, status, headers = self._cycle, head["status"], head["headers"]
+        if (
+            cycle.flow.write_paused  # uvicorn then waits for the client
+            or cycle.disconnected
+            or cycle.transport.is_closing()
+            or cycle.scope["method"] == "HEAD"
+            or status in _NO_BODY
+            or (b"content-length", str(len(body)).encode()) not in headers
+        ):
+            return False
+        lines = [_common_head(status, cycle.default_headers)]
+        for name, value in headers:
+            if name == b"connection":
+                return False
+            lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        written = b"".join(lines)
+        breaks = 2 * (1 + len(cycle.default_headers) + len(headers) + (not cycle.keep_alive))
+        if len(written) - len(written.translate(None, _CONTROLS)) != breaks:
+            return False  # uvicorn raises the error
+        cycle.transport.write(b"%b\r\n%b" % (written, body))
+        # What uvicorn's method sets. on_response() starts the next pipelined request.
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
+
+
+_heads: tuple[Sequence[Header], dict[int, bytes]] = ((), {})  # cache: the fields, heads by status
+
+
+def _common_head(status: int, fields: Sequence[Header]) -> bytes:
+    """Return the status line and the header fields that all responses share, from a cache.
+
+    uvicorn makes a new list of these fields each second (Date), so the list's identity is the key.
+    """
+    global _heads  # noqa: PLW0603
+    made_of, heads = _heads
+    if made_of is not fields:
+        heads = {}
+        _heads = (fields, heads)
+    head = heads.get(status)
+    if head is None:
+        head = heads[status] = STATUS_LINE[status] + b"".join(
+            b"%b: %b\r\n" % each for each in fields
+        )
+    return head
