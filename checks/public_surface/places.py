@@ -47,7 +47,7 @@ from birthmark_sma.device import (
 from birthmark_sma.protocol import bundle, camera_token, key_derivation, key_table, replay, verdict
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
-from birthmark_sma.web import problems
+from birthmark_sma.web import problem_documents, problems
 from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.dashboard.session_middleware import session_cookie
 from birthmark_sma.web.logs.setup import configure as configure_logging
@@ -57,7 +57,6 @@ from birthmark_sma.web.request_context import begin_request
 from birthmark_sma.web.sandbox import application as sandbox_front
 from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.server import make_request_log
-from birthmark_sma.web.transport import protocol
 
 __all__ = [
     "CONFIG_FILE_VARIABLE",
@@ -109,13 +108,15 @@ def respond_to(error: Exception) -> JSONResponse:
         "raw_path": b"/",
         "headers": [(b"host", b"localhost")],
     }
-    return problems.error_response(begin_request(scope), error)
+    return problem_documents.error_response(begin_request(scope), error)
 
 
 def make_request_errors() -> dict[str, Exception]:
     """Return an error for each problem that has no class in errors.py."""
     made: dict[str, Exception] = {
-        slug: problems.RequestError(slug, "") for slug in problems._REQUEST_KINDS
+        each.slug: problems.RequestError(each.slug, "")
+        for each in (*problems.TABLE, *problems.OF_CONNECTIONS)
+        if each.error is problems.RequestError
     }
     for reason in verdict.Reason:
         if reason.told_to_caller:
@@ -131,8 +132,7 @@ def list_connection_problems() -> list[dict[str, Any]]:
     """Return the problems that end a connection before its request is complete."""
     return [
         {"slug": each.slug, "title": each.title, "status": each.status, "detail": each.detail}
-        for each in vars(protocol).values()
-        if isinstance(each, protocol._Refusal)
+        for each in problems.OF_CONNECTIONS
     ]
 
 

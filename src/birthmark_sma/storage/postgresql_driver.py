@@ -39,6 +39,10 @@ from sqlalchemy.types import TypeEngine
 
 from birthmark_sma.storage.portable_sql import UtcDateTime
 
+from birthmark_sma.runtime.library_methods import require_methods
+
+_METHODS = ("exec_", "prepare", "exec_prepared")
+_OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute")
 # Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
 _AT_ONCE = "sma_at_once"
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
@@ -133,8 +137,11 @@ registry.register("postgresql.at_once", __name__, BlockingPsycopgDialect.__name_
 def create(connect: Callable[[], psycopg.Connection[Any]], **options: Any) -> Engine:
     """Return an engine of this dialect, on connections that `connect` opens.
 
-    `options` are those of SQLAlchemy's `create_engine`.
+    `options` are those of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or
+    SQLAlchemy lacks a method that this module calls or overrides.
     """
+    require_methods("psycopg", pq.PGconn, _METHODS)
+    require_methods("sqlalchemy", PGDialect_psycopg, _OVERRIDDEN)
     return create_engine("postgresql+at_once://", creator=connect, **options)
 
 

@@ -31,7 +31,8 @@ from birthmark_sma.web.dashboard import session_middleware
 from birthmark_sma.web.middleware import rate_limit
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.middleware.security_headers import ResponseHeaders
-from birthmark_sma.web.problems import MISDIRECTED, RequestError, error_response
+from birthmark_sma.web.problem_documents import error_response
+from birthmark_sma.web.problems import MISDIRECTED, RequestError
 from birthmark_sma.web.request_context import RequestContext, begin_request, get_context
 from birthmark_sma.web.routes import ROUTES, UNKNOWN, Route
 from birthmark_sma.web.server_state import ApiRequest, ServerState

@@ -1,39 +1,76 @@
-"""Map errors to problem documents (RFC 9457).
+"""The table of problems (RFC 9457): the status, type and title of each error.
 
-Endpoints and middleware raise; the tables here give each error class its status, slug and title.
-An error class without a row becomes "Internal error" for the caller, and a log record with the
-traceback for the operator. A document never contains a traceback.
+`web.problem_documents` makes the response to an error from it, `web.transport.protocol` the
+response to a request that the application never receives, and `web.api.openapi` the documentation
+of the statuses. The errors of a request that have no class in errors.py are here, too.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 
 from birthmark_sma import errors
-from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.web.api.models import FieldError
-from birthmark_sma.web.request_context import RequestContext
+from birthmark_sma.protocol.verdict import Reason, Verdict
 
-MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 1
 MISDIRECTED = "misdirected-request"
+ALREADY_SUBMITTED = "token-already-submitted"
 MOST_ERRORS = 20
 """The most errors that a problem document lists. `more_errors` has the number of the others."""
 # The sender chooses the names of unknown fields, so a document repeats only their beginning.
 _MAX_FIELD_CHARACTERS = 64
+_CHALLENGE = 'Bearer realm="birthmark-sma"'
 
-_log = logging.getLogger(__name__)
+# --- the documents, as OpenAPI describes them
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """A problem (RFC 9457). `detail` says what to do about it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+
+
+class InvalidRequestProblem(ProblemDocument):
+    """A malformed request, field by field."""
+
+    errors: Annotated[list[FieldError], Field(max_length=20)]
+    more_errors: Annotated[
+        int | None, Field(description="How many errors there are beyond those that are listed")
+    ] = None
+
+
+class UnknownAddressProblem(ProblemDocument):
+    """A well-formed camera token whose table or key index does not exist: it is FAIL, recorded."""
+
+    validation_result: Literal[Verdict.FAIL]
+    error: str
+
+
+# --- the errors that have no class in errors.py
 
 
 class RequestError(Exception):
     """A fault of the HTTP request itself. The authority is not called.
 
-    `slug` is a key of _REQUEST_KINDS, which gives the status. `detail` is sent to the caller.
+    `slug` names a row of TABLE. `detail` is sent to the caller.
     """
 
     def __init__(self, slug: str, detail: str) -> None:
@@ -65,7 +102,7 @@ class InvalidRequestError(Exception):
 
     def summary(self, most: int) -> str:
         """Return the first `most` errors in one line, and the number of further ones."""
-        told = [f"{field.field}: {field.detail}" for field in self.fields[:most]]
+        told = [f"{each.field}: {each.detail}" for each in self.fields[:most]]
         more = self.more + len(self.fields) - len(told)
         return "; ".join(told) + (f"; and {more:,} more errors" if more else "")
 
@@ -78,245 +115,256 @@ class InvalidRequestError(Exception):
         return cls([_field_error(each["loc"], each["msg"]) for each in error.errors()], more)
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of problem: its HTTP status, title, and the slug that ends its `type` URN."""
+# --- the table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """A row of the table: the status, type and title of a problem, and how it is documented."""
 
     status: int
     slug: str
+    """The end of the `type` URN."""
     title: str
+    error: type[Exception] | None = None
+    """The class of errors that is this problem. RequestError names its row by the slug."""
+    meaning: str = ""
+    """What the status means, in the OpenAPI document. A problem without it is not documented."""
+    detail: str = ""
+    """The detail in the OpenAPI document, and of every problem that has no text of its own."""
+    members: Mapping[str, object] | None = None
+    """Extension members (RFC 9457, section 3.2) of the documented example."""
+    model: type[ProblemDocument] = ProblemDocument
     retry: bool = False
-    """True adds a Retry-After field. The default is RETRY_AFTER_SECONDS."""
-    field: str | None = None
+    """True adds a Retry-After field."""
+    at_fault: str | None = None
     """The request field at fault. The document then has `errors` with this field."""
     challenge: str | None = None
     """The value of WWW-Authenticate (RFC 6750, section 3)."""
 
+    def document(self, detail: str, instance: str, request_id: str) -> dict[str, object]:
+        """Return the members that every problem document has."""
+        return {
+            "type": f"urn:birthmark:problem:{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": detail,
+            "instance": instance,
+            "request_id": request_id,
+        }
 
-def _refused(slug: str, title: str, field: str) -> Kind:
-    return Kind(422, slug, title, field=field)
+
+def _refused(error: type[Exception], slug: str, title: str, at_fault: str) -> Problem:
+    return Problem(422, slug, title, error, at_fault=at_fault)
 
 
-_REQUEST_KINDS = {
-    kind.slug: kind
-    for kind in (
-        Kind(413, "body-too-large", "Body too large"),
-        Kind(415, "unsupported-media-type", "Unsupported media type"),
-        Kind(410, "withdrawn", "Not supported"),
-        Kind(408, "request-timeout", "Request timeout"),
-        Kind(421, MISDIRECTED, "Misdirected request"),
-        Kind(403, "foreign-form", "Form from elsewhere"),
-        Kind(422, "unusable-filter", "Filter cannot be used"),
-    )
-}
+def _retry(error: type[Exception], slug: str, title: str) -> Problem:
+    return Problem(503, slug, title, error, retry=True)
 
-_INVALID = Kind(422, "invalid-request", "Invalid request")
-_CHALLENGE = 'Bearer realm="birthmark-sma"'
-_RATE_LIMITED = Kind(429, "rate-limited", "Too many requests", retry=True)
-_INTERNAL = Kind(500, "internal-error", "Internal error")
 
-# The first row that matches an error counts, so a subclass must stand before its base class:
-# KeyEncryptionKeyRefusedError before KeyRefusedError, RootCrlNotPublishedError before
-# CrlNotPublishedError.
-_KINDS: tuple[tuple[type[errors.BirthmarkError], Kind], ...] = (
-    (
-        errors.UnauthenticatedError,
-        Kind(401, "unauthenticated", "Unauthenticated", challenge=_CHALLENGE),
+# Of several rows for an error, the first one counts, so a subclass must stand before its base
+# class. Of several rows for a status, the first one with a meaning is the documented example.
+TABLE = (
+    Problem(
+        *(400, "unknown-table", "Unknown table ID", UnknownAddressError),
+        "Unknown table or key index: FAIL, and recorded",
+        "Unknown table ID: this authority has no such...",
+        {"validation_result": "FAIL", "error": "Unknown table ID"},
+        UnknownAddressProblem,
     ),
-    (
-        errors.InsufficientScopeError,
-        Kind(
-            403,
-            "insufficient-scope",
-            "Insufficient scope",
-            challenge=f'{_CHALLENGE}, error="insufficient_scope"',
-        ),
+    Problem(400, "unknown-key-index", "Unknown key index", UnknownAddressError),
+    Problem(
+        *(401, "unauthenticated", "Unauthenticated", errors.UnauthenticatedError),
+        "The request has no valid access key",
+        "This access key is not known here.",
+        challenge=_CHALLENGE,
     ),
-    (errors.EnrolmentRefusedError, Kind(403, "enrolment-refused", "Enrolment refused")),
-    (
-        errors.KeyEncryptionKeyRefusedError,
-        _refused("key-refused", "Public key refused", "key_encryption_public_key"),
+    Problem(
+        *(403, "insufficient-scope", "Insufficient scope", errors.InsufficientScopeError),
+        "The scope of the access key does not include this path",
+        "This access key has the scope provision. This path needs the scope validate.",
+        challenge=f'{_CHALLENGE}, error="insufficient_scope"',
     ),
-    (
-        errors.KeyRefusedError,
-        _refused("key-refused", "Public key refused", "device_public_key"),
+    Problem(403, "enrolment-refused", "Enrolment refused", errors.EnrolmentRefusedError),
+    Problem(403, "foreign-form", "Form from another site", RequestError),
+    Problem(
+        *(404, "not-found", "Not Found", HTTPException),
+        detail="Nothing is at this path. /docs lists all paths.",
     ),
-    (errors.CsrRefusedError, _refused("csr-refused", "Certification request refused", "csr")),
-    (
-        errors.DeviceSerialRefusedError,
-        _refused("serial-refused", "Device serial refused", "device_serial"),
-    ),
-    (
-        errors.DeviceDescriptionRefusedError,
-        _refused("description-refused", "Device description refused", "device_family"),
-    ),
-    (
-        errors.IdempotencyKeyReusedError,
-        _refused("idempotency-key-reused", "Idempotency key reused", "Idempotency-Key"),
-    ),
-    (
-        errors.DeviceAlreadyProvisionedError,
-        Kind(409, "device-already-provisioned", "Device already provisioned"),
-    ),
-    (errors.PublicKeyInUseError, Kind(409, "public-key-in-use", "Public key in use")),
-    (errors.NucHashInUseError, Kind(409, "nuc-hash-in-use", "NUC hash in use")),
-    (
-        errors.TokenAlreadySubmittedError,
-        Kind(409, "token-already-submitted", "Camera token already submitted"),
-    ),
-    (errors.UnknownDeviceError, Kind(404, "unknown-device", "Unknown device")),
-    (
+    Problem(404, "unknown-device", "Unknown device", errors.UnknownDeviceError),
+    Problem(
+        *(404, "crl-not-published", "Revocation list not published"),
         errors.RootCrlNotPublishedError,
-        Kind(404, "crl-not-published", "Revocation list not published"),
+        "The root's key has not signed a list yet",
+        "The root has signed no revocation list yet...",
     ),
-    (
-        errors.CrlNotPublishedError,
-        Kind(503, "crl-not-published", "Revocation list not published", retry=True),
+    Problem(
+        *(405, "method-not-allowed", "Method Not Allowed", HTTPException),
+        detail="This path does not have this method. The Allow header lists its methods.",
     ),
-    (errors.IssuerExpiredError, Kind(503, "issuer-expired", "Issuer expired", retry=True)),
-    (errors.PoolFullError, Kind(503, "pool-full", "Too much work waiting", retry=True)),
-    (errors.ShuttingDownError, Kind(503, "shutting-down", "Shutting down", retry=True)),
-    (errors.KeyEncryptionKeyChangedError, Kind(503, "keys-changed", "Keys changed", retry=True)),
-    (
-        errors.DatabaseUnavailableError,
-        Kind(503, "database-unavailable", "Database unavailable", retry=True),
+    Problem(
+        *(409, "device-already-provisioned", "Device already provisioned"),
+        errors.DeviceAlreadyProvisionedError,
+        "The serial, the public key or the NUC hash is registered already",
+        "Device already provisioned.",
     ),
+    Problem(409, "public-key-in-use", "Public key in use", errors.PublicKeyInUseError),
+    Problem(409, "nuc-hash-in-use", "NUC hash in use", errors.NucHashInUseError),
+    Problem(
+        *(409, ALREADY_SUBMITTED, "Camera token already submitted"),
+        errors.TokenAlreadySubmittedError,
+        "The caller submitted this token before, and SMA_REPLAY refuses that: no verdict",
+        "You had this camera token validated before, and here each caller may do so...",
+    ),
+    Problem(
+        *(410, "withdrawn", "Not supported", RequestError),
+        "Not supported. The body was not read, and nothing was decided",
+        "This authority does not validate certificate bundles, because they contain the hash of the"
+        " image. Send the camera token to /validate or /validate-legacy.",
+    ),
+    Problem(
+        *(413, "body-too-large", "Body too large", RequestError),
+        "The body is too large",
+        "A body here has at most 65536 bytes.",
+    ),
+    Problem(
+        *(415, "unsupported-media-type", "Unsupported media type", RequestError),
+        "The Content-Type of the body is not JSON, or the body is compressed",
+        "Send the body as JSON, with Content-Type: application/json.",
+    ),
+    Problem(
+        *(421, MISDIRECTED, "Misdirected request", RequestError),
+        "Access is open, and Host does not name this server",
+        "Host must be localhost or the address of this server...",
+    ),
+    Problem(
+        *(422, "invalid-request", "Invalid request", InvalidRequestError),
+        "The request is malformed, or a key in it is refused",
+        "The request is malformed: nonce: string should have at least 24 characters.",
+        {"errors": [{"field": "nonce", "detail": "string should have at least 24 characters"}]},
+        InvalidRequestProblem,
+    ),
+    Problem(422, "unusable-filter", "Invalid filter", RequestError),
+    _refused(
+        *(errors.KeyEncryptionKeyRefusedError, "key-refused", "Public key refused"),
+        "key_encryption_public_key",
+    ),
+    _refused(errors.KeyRefusedError, "key-refused", "Public key refused", "device_public_key"),
+    _refused(errors.CsrRefusedError, "csr-refused", "Certification request refused", "csr"),
+    _refused(
+        *(errors.DeviceSerialRefusedError, "serial-refused", "Device serial refused"),
+        "device_serial",
+    ),
+    _refused(
+        *(errors.DeviceDescriptionRefusedError, "description-refused"),
+        *("Device description refused", "device_family"),
+    ),
+    _refused(
+        *(errors.IdempotencyKeyReusedError, "idempotency-key-reused", "Idempotency key reused"),
+        "Idempotency-Key",
+    ),
+    Problem(
+        *(429, "rate-limited", "Too many requests", errors.RateLimitedError),
+        "The caller has reached its rate limit. Nothing was done, and this is no verdict. Try again"
+        " after Retry-After",
+        "Too many requests: the limit is 600 in 60 seconds. Try again in 12 seconds.",
+        retry=True,
+    ),
+    Problem(
+        *(503, "database-unavailable", "Database unavailable", errors.DatabaseUnavailableError),
+        "The database does not answer, or too many requests wait. Try again after Retry-After",
+        "The database does not answer.",
+        retry=True,
+    ),
+    _retry(errors.CrlNotPublishedError, "crl-not-published", "Revocation list not published"),
+    _retry(errors.IssuerExpiredError, "issuer-expired", "Issuer expired"),
+    _retry(errors.PoolFullError, "pool-full", "Too many requests waiting"),
+    _retry(errors.ShuttingDownError, "shutting-down", "Shutting down"),
+    _retry(errors.KeyEncryptionKeyChangedError, "keys-changed", "Keys changed"),
+)
+
+INTERNAL = Problem(
+    *(500, "internal-error", "Internal error", None),
+    "An internal error. Nothing was decided",
+    "An internal error occurred, and nothing was decided...",
+)
+
+# The problems of requests that the application never receives. The HTTP protocol sends them and
+# closes the connection.
+LINE_BYTES = 8_192
+HEAD_BYTES = 16_384
+MAX_FIELDS = 100
+
+NOT_HTTP = Problem(
+    400, "not-http", "Bad Request", detail="This is not HTTP/1.1 as RFC 9112 defines it."
+)
+NOT_ONE_HOST = Problem(
+    *(400, "not-one-host", "Bad Request"),
+    detail="An HTTP/1.1 request has exactly one Host field: a name or an address, and optionally a"
+    " port (RFC 9112, section 3.2).",
+)
+REQUEST_TIMEOUT = Problem(
+    *(408, "request-timeout", "Request Timeout", RequestError),
+    "The request was not complete in time",
+    "The request was not complete in time. Send it at once, or on a faster connection.",
+)
+TARGET_TOO_LONG = Problem(
+    *(414, "target-too-long", "URI Too Long", None),
+    "The request line is too long",
+    f"A request line has at most {LINE_BYTES} bytes. Shorten the query.",
+)
+HEAD_TOO_LARGE = Problem(
+    *(431, "head-too-large", "Request Header Fields Too Large", None),
+    "The header fields are too large or too many",
+    f"A head has at most {HEAD_BYTES} bytes and {MAX_FIELDS} fields. Send fewer or shorter ones.",
+)
+TRANSFER_CODING = Problem(
+    *(501, "transfer-coding", "Not Implemented", None),
+    "The body has a transfer coding other than chunked",
+    "The only supported transfer coding is chunked. Send a Content-Length, or Transfer-Encoding:"
+    " chunked.",
+)
+HTTP_VERSION = Problem(
+    *(505, "http-version", "HTTP Version Not Supported", None),
+    "The request is not in HTTP/1.1 or HTTP/1.0",
+    "Send the request in HTTP/1.1 or HTTP/1.0.",
+)
+OF_CONNECTIONS = (
+    *(NOT_HTTP, NOT_ONE_HOST, REQUEST_TIMEOUT, TARGET_TOO_LONG, HEAD_TOO_LARGE, TRANSFER_CODING),
+    HTTP_VERSION,
 )
 
 
-def problem_response(
-    context: RequestContext,
-    kind: Kind,
-    detail: str,
-    *,
-    retry_after: int = RETRY_AFTER_SECONDS,
-    **members: object,
-) -> JSONResponse:
-    """Return a problem document as a response.
-
-    `members` are extension members (RFC 9457, section 3.2). `retry_after` is in seconds and is sent
-    only where `kind.retry` is set.
-    """
-    body = {
-        "type": f"urn:birthmark:problem:{kind.slug}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": detail,
-        "instance": context.path,
-        "request_id": context.request_id,
-        **members,
-    }
-    headers = {}
-    if kind.retry:
-        headers["Retry-After"] = str(retry_after)
-    if kind.challenge is not None:
-        headers["WWW-Authenticate"] = kind.challenge
-    return JSONResponse(body, kind.status, headers, MEDIA_TYPE)
+def find_example(status: int) -> Problem:
+    """Return the problem that documents a status. Raises StopIteration if there is none."""
+    rows = (*TABLE, INTERNAL, *OF_CONNECTIONS)
+    return next(each for each in rows if each.status == status and each.meaning)
 
 
-def error_response(context: RequestContext, error: Exception) -> JSONResponse:
-    """Return the problem document of any error. An unexpected one is logged with its traceback."""
-    for error_type, handler in _HANDLERS.items():
-        if isinstance(error, error_type):
-            return handler(context, error)
-    return _unexpected(context, error)
+def find_by_slug(slug: str) -> Problem:
+    """Return the first row with this slug. Raises StopIteration if there is none."""
+    return next(each for each in (*TABLE, *OF_CONNECTIONS) if each.slug == slug)
 
 
-def _birthmark_error(context: RequestContext, error: Exception) -> JSONResponse:
-    for error_type, kind in _KINDS:
-        if isinstance(error, error_type):
-            if kind.status >= 500:
-                # `advice` is for the operator: the log has it, the document does not.
-                advice = getattr(error, "advice", "")
-                _log.warning("%s: %s%s", kind.title, error, f": {advice}" if advice else "")
-            detail = _sentence(str(error))
-            if kind.field is None:
-                return problem_response(context, kind, detail)
-            return problem_response(
-                context, kind, detail, errors=[{"field": kind.field, "detail": detail}]
-            )
-    return _unexpected(context, error)
-
-
-def _rate_limited(context: RequestContext, error: Exception) -> JSONResponse:
-    assert isinstance(error, errors.RateLimitedError)  # noqa: S101
-    return problem_response(
-        context, _RATE_LIMITED, _sentence(str(error)), retry_after=error.retry_after
-    )
-
-
-def _request_error(context: RequestContext, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)  # noqa: S101  _HANDLERS maps this class to here
-    return problem_response(context, _REQUEST_KINDS[error.slug], str(error))
-
-
-def _unknown_address(context: RequestContext, raised: Exception) -> JSONResponse:
-    """Return a 400 that carries the verdict FAIL."""
-    assert isinstance(raised, UnknownAddressError)  # noqa: S101
-    reason = raised.reason
-    error = reason.told_to_caller
-    return problem_response(
-        context,
-        Kind(400, reason.value.replace("_", "-"), error or ""),
-        f"{error}: this authority has no such table or key. Check that the token reached the"
-        " manufacturer that provisioned the device.",
-        validation_result=reason.verdict.value,
-        error=error,
-    )
-
-
-def _invalid_request(context: RequestContext, error: Exception) -> JSONResponse:
-    assert isinstance(error, InvalidRequestError)  # noqa: S101
-    errors = [field.model_dump() for field in error.fields]
-    more = {"more_errors": error.more} if error.more else {}
-    return problem_response(
-        context, _INVALID, f"The request is malformed: {error}.", errors=errors, **more
-    )
-
-
-def _http_exception(context: RequestContext, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    # Starlette's `detail` is replaced by a sentence of _HTTP_DETAILS. Its headers, such as Allow,
-    # are kept.
-    title = HTTPStatus(error.status_code).phrase
-    kind = Kind(error.status_code, title.lower().replace(" ", "-"), title)
-    response = problem_response(context, kind, _HTTP_DETAILS.get(error.status_code, title + "."))
-    response.headers.update(error.headers or {})
-    return response
-
-
-def _unexpected(context: RequestContext, error: Exception) -> JSONResponse:
-    _log.error("%s %s failed", context.method, context.path, exc_info=error)
-    return problem_response(
-        context,
-        _INTERNAL,
-        "Something went wrong inside the authority, and nothing was decided. The operator finds"
-        " the cause in the log.",
-    )
-
-
-# `error_response` takes the first class that matches. RateLimitedError is a BirthmarkError, so it
-# must stand before it.
-_HANDLERS: dict[type[Exception], Callable[[RequestContext, Exception], JSONResponse]] = {
-    errors.RateLimitedError: _rate_limited,
-    errors.BirthmarkError: _birthmark_error,
-    RequestError: _request_error,
-    UnknownAddressError: _unknown_address,
-    InvalidRequestError: _invalid_request,
-    HTTPException: _http_exception,
-}
-
-_HTTP_DETAILS = {
-    404: "There is nothing at this path. /docs lists what there is.",
-    405: "This path does not know this method. The Allow header says which it knows.",
-}
+def find_problem(error: Exception) -> Problem:
+    """Return the row of an error; INTERNAL if it has none."""
+    for each in (*TABLE, REQUEST_TIMEOUT):
+        if each.error is not None and isinstance(error, each.error):
+            match error:
+                case RequestError(slug=slug):
+                    found = each.slug == slug
+                case UnknownAddressError(reason=reason):
+                    found = each.title == reason.told_to_caller
+                case HTTPException(status_code=status):
+                    found = each.status == status
+                case _:
+                    found = True
+            if found:
+                return each
+    return INTERNAL
 
 
 def _field_error(location: Sequence[int | str], message: str) -> FieldError:
-    field = ".".join(str(part) for part in location)[:_MAX_FIELD_CHARACTERS] or "body"
+    name = ".".join(str(part) for part in location)[:_MAX_FIELD_CHARACTERS] or "body"
     message = message.removeprefix("Value error, ")
-    return FieldError(field=field, detail=message[:1].lower() + message[1:])
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
+    return FieldError(field=name, detail=message[:1].lower() + message[1:])

@@ -38,7 +38,7 @@ from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.sandbox.application import SandboxApplication
 from birthmark_sma.web.sandbox.connection_faults import use_sandbox_protocol
 from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
-from birthmark_sma.web.transport.protocol import BoundedConfig, LimitedHttpProtocol
+from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
 from birthmark_sma.web.transport.shutdown import (
     DRAIN_SECONDS,
@@ -52,6 +52,7 @@ from birthmark_sma.web.transport.tls import (
     tls_files,
     unblock_sighup,
 )
+from birthmark_sma.web.transport.uvicorn_config import BoundedConfig, check_uvicorn
 
 if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
@@ -264,8 +265,10 @@ def uvicorn_config(
     """Return the uvicorn settings of this server. The benchmarks use the same ones.
 
     `factory` is true if `app` is a WorkerApp, which uvicorn calls in each worker. Raises
-    ConfigurationError if the TLS settings are incomplete or contradict each other.
+    ConfigurationError if the TLS settings are incomplete or contradict each other, or if uvicorn
+    lacks a method that is overridden.
     """
+    check_uvicorn()
     files = tls_files(settings)
     config = _Config(
         app,

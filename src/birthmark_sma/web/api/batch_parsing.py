@@ -14,7 +14,6 @@ from typing import Any
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.web.api.models import (
     MOST_TOKENS,
-    FieldError,
     ValidateBatchRequest,
     ValidateNucRequest,
 )
@@ -26,7 +25,7 @@ from birthmark_sma.web.middleware.request_body import (
     parse_json,
     too_many_values,
 )
-from birthmark_sma.web.problems import MOST_ERRORS, InvalidRequestError
+from birthmark_sma.web.problems import MOST_ERRORS, FieldError, InvalidRequestError
 
 # The most values (as `count_values` counts them) of a body that is parsed as a whole. 1,000 camera
 # tokens have about 5,000.

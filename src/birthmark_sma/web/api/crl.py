@@ -32,7 +32,7 @@ router = APIRouter(tags=["operate"])
     CRL_PATH,
     summary="The revoked device certificates (DER, RFC 5280)",
     description="A new list is published within seconds of each revocation, and every 6 hours. Ask"
-    " again with `If-None-Match`: 304 says that the list is still the newest.",
+    " again with `If-None-Match`: the status 304 means that the list is still the newest.",
     response_class=Response,
     responses={
         200: {"description": "The newest list", "content": _LIST},
@@ -61,7 +61,8 @@ async def intermediate_list(request: ApiRequest) -> Response:
 @router.get(
     ROOT_CRL_PATH,
     summary="The revoked intermediate certificates (DER, RFC 5280)",
-    description="Signed whenever the root's key is at hand, and valid until it is needed next.",
+    description="It is signed whenever the root's key is present, and is valid until the next"
+    " planned use of the key.",
     response_class=Response,
     responses={
         200: {"description": "The newest list", "content": _LIST},

@@ -4,17 +4,23 @@ Operators, load balancers and verifiers call these endpoints. Each database quer
 runs in a thread, so that a database that hangs never blocks the event loop.
 """
 
+from typing import Annotated, Literal, Self
+
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import INTERMEDIATE_PATH, ROOT_PATH
 from birthmark_sma.authority.operations import statistics
+from birthmark_sma.authority.operations.statistics import Stats
 from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.protocol.replay import Repeat
+from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models import HealthResponse, ProbeResponse, StatsResponse
+from birthmark_sma.web.api.models import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.server_state import ApiRequest
 
@@ -25,9 +31,83 @@ _STATS_SECONDS = 30.0
 router = APIRouter(tags=["operate"])
 
 
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class HealthResponse(_Model):
+    """The state of the authority. It contains no internal details."""
+
+    status: Literal["healthy", "unhealthy"]
+    service: str
+    version: str
+    database: Literal["connected", "disconnected"]
+    devices_registered: int | None = None
+
+
+class ProbeResponse(_Model):
+    """The state of the process, for a probe."""
+
+    status: Literal["alive", "ready", "not ready"]
+    clock: str | None = Field(
+        default=None,
+        description="What is wrong with the clock of this machine. Absent if it is right.",
+    )
+
+
+class TopDevice(_Model):
+    """A device, and the number of its PASSes today and yesterday (UTC)."""
+
+    device_serial: str
+    count: int
+
+
+class HourOfVerdicts(_Model):
+    """The verdicts of an hour (UTC). `hour` is its beginning. The last hour is not over yet."""
+
+    hour: str
+    PASS: int
+    FAIL: int
+
+
+class StatsResponse(_Model):
+    """The number of devices, and the validations of the last 24 hours."""
+
+    total_devices: int
+    recent_validations_24h: dict[Verdict, int]
+    fail_reasons_24h: dict[Reason, int]
+    repeats_24h: Annotated[dict[Repeat, int], Field(description="Repeated camera tokens, by kind")]
+    validations_per_hour: Annotated[
+        list[HourOfVerdicts], Field(description="The last 24 hours that have begun, oldest first")
+    ]
+    top_devices: Annotated[list[TopDevice], Field(max_length=10)]
+    devices_by_family: dict[str, int]
+    key_tables: int
+    since: str
+    until: str
+
+    @classmethod
+    def of(cls, stats: Stats) -> Self:
+        """Return the response for the counted statistics."""
+        return cls(
+            total_devices=stats.total_devices,
+            recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},
+            fail_reasons_24h={Reason(k): n for k, n in stats.fail_reasons_24h.items()},
+            repeats_24h={Repeat(k): n for k, n in stats.repeats_24h.items()},
+            validations_per_hour=[
+                HourOfVerdicts(hour=rfc3339(hour.begins), **hour.verdicts) for hour in stats.hours
+            ],
+            top_devices=[TopDevice(device_serial=s, count=n) for s, n in stats.top_devices],
+            devices_by_family=stats.devices_by_family,
+            key_tables=stats.key_tables,
+            since=rfc3339(stats.since),
+            until=rfc3339(stats.until),
+        )
+
+
 @router.get(
     "/health",
-    summary="Whether the authority and its database answer",
+    summary="The state of the authority and its database",
     response_model=None,
     responses={
         **openapi.success(HealthResponse, "The database answers", healthy=examples.HEALTHY),
@@ -75,9 +155,12 @@ async def health(request: ApiRequest) -> Response:
 
 @router.get(
     "/health/live",
-    summary="Whether the process answers at all",
+    summary="Liveness probe",
     response_model=None,
-    responses={**openapi.success(ProbeResponse, "It does"), **openapi.problems("/health/live")},
+    responses={
+        **openapi.success(ProbeResponse, "The process answers"),
+        **openapi.problems("/health/live"),
+    },
 )
 async def live(request: ApiRequest) -> Response:  # noqa: ARG001  every endpoint gets it
     """Say so. Restart the process where this does not answer."""
@@ -86,11 +169,11 @@ async def live(request: ApiRequest) -> Response:  # noqa: ARG001  every endpoint
 
 @router.get(
     "/health/ready",
-    summary="Whether requests should be sent here",
+    summary="Readiness probe",
     response_model=None,
     responses={
-        **openapi.success(ProbeResponse, "They should"),
-        503: {"model": ProbeResponse, "description": "The database or the writer is away"},
+        **openapi.success(ProbeResponse, "Requests can be sent here"),
+        503: {"model": ProbeResponse, "description": "The database or the writer does not work"},
         **openapi.problems("/health/ready"),
     },
 )
@@ -109,10 +192,10 @@ async def ready(request: ApiRequest) -> Response:
 
 @router.get(
     "/stats",
-    summary="Devices, and the verdicts of the last 24 hours",
+    summary="The number of devices, and the verdicts of the last 24 hours",
     response_model=None,
     responses={
-        **openapi.success(StatsResponse, "The figures", figures=examples.STATS),
+        **openapi.success(StatsResponse, "The statistics", figures=examples.STATS),
         **openapi.problems("/stats", 429, 500, 503),
     },
 )

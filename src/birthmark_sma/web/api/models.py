@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from birthmark_sma.authority.access.store import AccessKey
-from birthmark_sma.authority.operations.statistics import Stats
 from birthmark_sma.authority.provisioning.issuance import (
     MAX_DESCRIPTION,
     Provisioned,
@@ -30,7 +29,6 @@ from birthmark_sma.protocol.camera_token import (
     CameraToken,
 )
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER, TABLES_PER_DEVICE
-from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web.api import examples
 
@@ -70,15 +68,15 @@ class _Response(BaseModel):
 
 
 class ValidateNucRequest(_Request):
-    """A camera token, as an aggregation server got it from a camera."""
+    """A camera token, as an aggregation server received it from a camera."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.CAMERA_TOKEN]})
 
     encrypted_nuc_hash: Annotated[
         Hex96, Field(repr=False, description="32 bytes of ciphertext and the 16-byte tag, in hex")
     ]
-    table_id: Annotated[WireInteger, Field(description="Which key table")]
-    key_index: Annotated[WireInteger, Field(description="Which key of that table")]
+    table_id: Annotated[WireInteger, Field(description="The id of the key table")]
+    key_index: Annotated[WireInteger, Field(description="The index of the key in this table")]
     nonce: Annotated[Hex24, Field(repr=False, description="The 12-byte nonce, in hex")]
 
     def camera_token(self) -> CameraToken:
@@ -92,7 +90,7 @@ class ValidateNucRequest(_Request):
 
 
 class ValidateNucResponse(_Response):
-    """A verdict. The device is named on PASS alone, and only as far as disclosure allows."""
+    """A verdict. Only a PASS names the device, as far as the disclosure setting allows."""
 
     validation_result: Verdict
     manufacturer_id: str
@@ -108,7 +106,7 @@ class _PublishedRequest(BaseModel):
 
 
 class PublishedCameraToken(_PublishedRequest):
-    """A camera token in the form of the published clients: the tag stands apart."""
+    """A camera token in the form of the published clients: the tag is a field of its own."""
 
     ciphertext: Annotated[Hex64, Field(repr=False, description="32 bytes of ciphertext, in hex")]
     auth_tag: Annotated[Hex32, Field(repr=False, description="The 16-byte tag, in hex")]
@@ -127,7 +125,7 @@ class PublishedValidateRequest(_PublishedRequest):
     manufacturer_authority_id: Annotated[
         Any,
         Field(
-            description="The submission server's name for this authority. It decides nothing",
+            description="The submission server's name for this authority. It is not used",
             json_schema_extra={"type": "string"},
         ),
     ] = None
@@ -146,7 +144,7 @@ class PublishedValidateRequest(_PublishedRequest):
 
 
 class LegacyValidateRequest(_PublishedRequest):
-    """A camera token that a published Raspberry Pi client packed: one of three keys opens it."""
+    """A camera token that a published Raspberry Pi client packed. One of three keys opens it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.LEGACY_REQUEST]})
 
@@ -201,7 +199,7 @@ def _unpack(ciphertext: str) -> bytes:
 
 
 class PublishedValidateResponse(_Response):
-    """A verdict in two words. Nothing tells which device it was."""
+    """A verdict and a message. Neither tells which device it was."""
 
     valid: bool
     message: str
@@ -232,7 +230,7 @@ _PUBLISHED_MESSAGES = {
 
 
 class ValidateBatchRequest(_Request):
-    """Camera tokens, judged each by itself. An element that is malformed spoils no other."""
+    """Camera tokens. Each is judged by itself: a malformed element does not affect the others."""
 
     # Elements are validated one by one (`batch_parsing`), so that a malformed one fails alone.
     tokens: Annotated[
@@ -240,27 +238,27 @@ class ValidateBatchRequest(_Request):
         Field(
             min_length=1,
             max_length=MOST_TOKENS,
-            description="Each as the body of a single validation",
+            description="Each element has the form of the body of a single validation",
             json_schema_extra={"items": {"$ref": "#/components/schemas/ValidateNucRequest"}},
         ),
     ]
 
 
 class RefusedElement(_Response):
-    """An element that alone would have been a 400 (it is recorded) or a 422 (it is not)."""
+    """An element that would be a 400 (recorded) or a 422 (not recorded) in a single validation."""
 
     validation_result: Literal[Verdict.FAIL]
     error: str
 
 
 class ReplayedElement(_Response):
-    """An element that alone would have been a 409: it is recorded, and there is no verdict."""
+    """An element that would be a 409 in a single validation: recorded, without a verdict."""
 
     error: str
 
 
 class ValidateBatchResponse(_Response):
-    """The answers, in the order of the tokens."""
+    """The results, in the order of the tokens."""
 
     results: list[ValidateNucResponse | RefusedElement | ReplayedElement]
 
@@ -315,7 +313,10 @@ class ProvisionRequest(_Request):
     app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
     nuc_hash: Annotated[
         Hex64 | None,
-        Field(repr=False, description="The device's own NUC hash; else one is simulated"),
+        Field(
+            repr=False,
+            description="The NUC hash of the device. Without it, the authority simulates one",
+        ),
     ] = None
     key_encryption_public_key: Annotated[
         Pem | None,
@@ -360,7 +361,7 @@ class ProvisionRequest(_Request):
 
 
 class ProvisionResponse(_Response):
-    """All that a device needs to make camera tokens. Shown once; keep it secret."""
+    """All that a device needs to make camera tokens. It is sent once. Keep it secret."""
 
     device_certificate: str
     certificate_chain: list[str]
@@ -396,109 +397,3 @@ class ProvisionResponse(_Response):
             table_keys=provisioned.table_keys,
             sealed_secrets=provisioned.sealed_secrets,
         )
-
-
-class HealthResponse(_Response):
-    """Whether the authority is well. Says nothing of its insides."""
-
-    status: Literal["healthy", "unhealthy"]
-    service: str
-    version: str
-    database: Literal["connected", "disconnected"]
-    devices_registered: int | None = None
-
-
-class ProbeResponse(_Response):
-    """One word for a probe."""
-
-    status: Literal["alive", "ready", "not ready"]
-    clock: str | None = Field(
-        default=None,
-        description="What is wrong with this machine's clock; left out where nothing is.",
-    )
-
-
-class TopDevice(_Response):
-    """A device, and how often it passed today and yesterday (UTC)."""
-
-    device_serial: str
-    count: int
-
-
-class HourOfVerdicts(_Response):
-    """The verdicts of an hour (UTC), by its beginning; the last hour still runs."""
-
-    hour: str
-    PASS: int
-    FAIL: int
-
-
-class StatsResponse(_Response):
-    """How many devices there are, and what the last 24 hours brought."""
-
-    total_devices: int
-    recent_validations_24h: dict[Verdict, int]
-    fail_reasons_24h: dict[Reason, int]
-    repeats_24h: Annotated[
-        dict[Repeat, int], Field(description="Camera tokens that had come before, by what kind")
-    ]
-    validations_per_hour: Annotated[
-        list[HourOfVerdicts], Field(description="The last 24 that have begun, oldest first")
-    ]
-    top_devices: Annotated[list[TopDevice], Field(max_length=10)]
-    devices_by_family: dict[str, int]
-    key_tables: int
-    since: str
-    until: str
-
-    @classmethod
-    def of(cls, stats: Stats) -> Self:
-        """Return the response for the counted statistics."""
-        return cls(
-            total_devices=stats.total_devices,
-            recent_validations_24h={Verdict(k): n for k, n in stats.verdicts_24h.items()},
-            fail_reasons_24h={Reason(k): n for k, n in stats.fail_reasons_24h.items()},
-            repeats_24h={Repeat(k): n for k, n in stats.repeats_24h.items()},
-            validations_per_hour=[
-                HourOfVerdicts(hour=rfc3339(hour.begins), **hour.verdicts) for hour in stats.hours
-            ],
-            top_devices=[TopDevice(device_serial=s, count=n) for s, n in stats.top_devices],
-            devices_by_family=stats.devices_by_family,
-            key_tables=stats.key_tables,
-            since=rfc3339(stats.since),
-            until=rfc3339(stats.until),
-        )
-
-
-class FieldError(_Response):
-    """What is wrong with one field of a request."""
-
-    field: str
-    detail: str
-
-
-class ProblemDocument(_Response):
-    """A problem (RFC 9457). `detail` says what to do about it."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    request_id: str
-
-
-class InvalidRequestProblem(ProblemDocument):
-    """A malformed request, field by field."""
-
-    errors: Annotated[list[FieldError], Field(max_length=20)]
-    more_errors: Annotated[
-        int | None, Field(description="How many errors there are beyond those that are listed")
-    ] = None
-
-
-class UnknownAddressProblem(ProblemDocument):
-    """A well-formed camera token whose table or key index does not exist: it is FAIL, recorded."""
-
-    validation_result: Literal[Verdict.FAIL]
-    error: str

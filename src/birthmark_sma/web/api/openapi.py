@@ -2,7 +2,7 @@
 
 It adds the bodies that endpoints parse themselves, the problem documents of every status, and the
 access keys of every path. `app.create_app` calls `install`; the endpoints call `problems`,
-`replayed`, `success` and `request_body` in their decorators. Nothing here runs during a request,
+`success` and `request_body` in their decorators. Nothing here runs during a request,
 except once for the document itself.
 """
 
@@ -17,122 +17,34 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
 from birthmark_sma.web.api import examples, models
-from birthmark_sma.web.problems import MEDIA_TYPE
+from birthmark_sma.web.problem_documents import MEDIA_TYPE
+from birthmark_sma.web.problems import (
+    InvalidRequestProblem,
+    Problem,
+    ProblemDocument,
+    UnknownAddressProblem,
+    find_by_slug,
+    find_example,
+)
 from birthmark_sma.web.routes import ANYONE, ROUTES
 
 DESCRIPTION = """\
-A manufacturer's authority for the Birthmark Standard: it certifies cameras,
-hands out key tables, and says of a camera token whether a registered camera made it.
+A manufacturer's authority for the Birthmark Standard. It certifies cameras, assigns key tables to
+them, and validates camera tokens: it tells whether a registered camera made a token.
 
-* **Cameras** provision themselves once, and keep what they get.
-* **Aggregation servers** have camera tokens validated: `PASS`, `FAIL`, or an error, which is *not*
-  a `FAIL`. Only a 200 and the two 400s of an unknown address carry a verdict.
-* The Birthmark project's **published clients** find `POST /validate` and `POST /validate-legacy` in
-  the forms that they know.
+* A **camera** provisions itself once, and stores the response.
+* **Aggregation servers** validate camera tokens. The result is `PASS`, `FAIL` or an error. An
+  error is *not* a `FAIL`. Only the status 200 and the two problems with the status 400 carry a
+  verdict.
+* The Birthmark project's **published clients** use `POST /validate` and `POST /validate-legacy`, in
+  their own formats.
 
-Errors are problem documents (RFC 9457); `detail` says what to do. Besides those listed below there
-are 404 and 405 for other paths and methods, and 400 for what is not HTTP/1.1 or has not exactly one
-Host.
+Errors are problem documents (RFC 9457). `detail` says what to do. Other paths get 404, other
+methods 405. A request that is not HTTP/1.1, or does not have exactly one Host, gets 400.
 """
 
 _ANYWHERE = (408, 414, 421, 431, 500, 501, 505)  # any path can answer these
 _WITH_A_KEY = (401, 403)  # every path that requires an access key can answer these
-
-_TITLES = {
-    400: "Unknown table or key index: FAIL, and recorded",
-    404: "The root's key has signed no list here yet",
-    408: "The request did not arrive whole in time",
-    401: "No access key was shown, or none that is in force",
-    403: "The access key is good for something else",
-    409: "The serial, the public key or the NUC hash is registered already",
-    410: "Not supported: nothing was read, and nothing was decided",
-    413: "The body is too large",
-    414: "The request line is too long",
-    415: "The body is not JSON by its Content-Type, or is compressed",
-    422: "The request is malformed, or a key in it is refused",
-    421: "Access is open, and the name in Host is none of this server's",
-    429: "The caller's rate limit is reached: no verdict, and nothing was done; try again after"
-    " Retry-After",
-    431: "The header fields are too large or too many",
-    500: "A fault inside the authority; nothing was decided",
-    501: "The body has a transfer coding other than chunked",
-    503: "The database is away, or too much work is waiting; try again after Retry-After",
-    505: "The request is not in HTTP/1.1 or HTTP/1.0",
-}
-
-_EXAMPLES: dict[int, tuple[str, str, str]] = {
-    400: ("unknown-table", "Unknown table ID", "Unknown table ID: this authority has no such..."),
-    401: ("unauthenticated", "Unauthenticated", "This access key is not known here."),
-    403: (
-        "insufficient-scope",
-        "Insufficient scope",
-        "This access key is good for provision; here one for validate is needed.",
-    ),
-    404: (
-        "crl-not-published",
-        "Revocation list not published",
-        "The root has signed no revocation list yet...",
-    ),
-    408: ("request-timeout", "Request Timeout", "The request did not arrive whole in time."),
-    409: (
-        "device-already-provisioned",
-        "Device already provisioned",
-        "Device already provisioned.",
-    ),
-    410: (
-        "withdrawn",
-        "Not supported",
-        "This authority does not validate certificate bundles: they would tell it the hash of the"
-        " image. Send the camera token to /validate or /validate-legacy.",
-    ),
-    413: ("body-too-large", "Body too large", "A body here has at most 65536 bytes."),
-    414: ("target-too-long", "URI Too Long", "A request line has at most 8192 bytes."),
-    415: (
-        "unsupported-media-type",
-        "Unsupported media type",
-        "Send the body as JSON, with Content-Type: application/json.",
-    ),
-    422: (
-        "invalid-request",
-        "Invalid request",
-        "The request is malformed: nonce: string should have at least 24 characters.",
-    ),
-    421: (
-        "misdirected-request",
-        "Misdirected request",
-        "This authority answers to localhost and to its address, not to this name...",
-    ),
-    429: (
-        "rate-limited",
-        "Too many requests",
-        "Too many requests: the limit is 600 in 60 seconds. Try again in 12 seconds.",
-    ),
-    431: (
-        "head-too-large",
-        "Request Header Fields Too Large",
-        "A head has at most 16384 bytes and 100 fields. Send fewer or shorter ones.",
-    ),
-    500: ("internal-error", "Internal error", "Something went wrong inside the authority..."),
-    501: (
-        "transfer-coding",
-        "Not Implemented",
-        "No transfer coding but chunked is known here. Send a Content-Length, or Transfer-Encoding:"
-        " chunked alone.",
-    ),
-    503: ("database-unavailable", "Database unavailable", "The database does not answer."),
-    505: ("http-version", "HTTP Version Not Supported", "Speak HTTP/1.1 or HTTP/1.0 here."),
-}
-
-_EXTRA_MEMBERS: dict[int, dict[str, object]] = {
-    400: {"validation_result": "FAIL", "error": "Unknown table ID"},
-    422: {"errors": [{"field": "nonce", "detail": "string should have at least 24 characters"}]},
-}
-
-_MODELS: dict[int, type[BaseModel]] = {
-    400: models.UnknownAddressProblem,
-    422: models.InvalidRequestProblem,
-}
-
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -141,27 +53,24 @@ _RETRY_AFTER = {
     }
 }
 
-_HEADERS: dict[int, dict[str, Any]] = {
-    401: {
-        "WWW-Authenticate": {
-            "description": "How to show a key (RFC 6750)",
-            "schema": {"type": "string"},
-        }
-    },
-    429: _RETRY_AFTER,
-    503: _RETRY_AFTER,
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "The way to send an access key (RFC 6750)",
+        "schema": {"type": "string"},
+    }
 }
 
 _SCHEMES: dict[str, Any] = {
     "accessKey": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An access key, sma_..., as `sma keys create` prints it. Roles: the scopes"
-        " of which it has one. A server on a loopback address asks for none unless told to.",
+        "description": "An access key, sma_..., as `sma keys create` prints it. It has one scope."
+        " The listed roles are the scopes that may use a path. A server on a loopback address asks"
+        " for no key unless SMA_ACCESS says so.",
     },
     "clientCertificate": {
         "type": "mutualTLS",
-        "description": "A client certificate that an access key was made for.",
+        "description": "A client certificate for which an access key was created.",
     },
 }
 
@@ -173,7 +82,7 @@ _SELF_PARSED = (
     models.LegacyValidateRequest,
     models.ProvisionRequest,
 )
-_PROBLEMS = (models.ProblemDocument, models.InvalidRequestProblem, models.UnknownAddressProblem)
+_PROBLEMS = (ProblemDocument, InvalidRequestProblem, UnknownAddressProblem)
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -233,29 +142,18 @@ def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None
                     told |= {k: v for k, v in content.items() if k in {"example", "examples"}}
 
 
-def problems(instance: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(instance: str, *statuses: int, slug: str | None = None) -> dict[int | str, Any]:
     """Return the OpenAPI responses for the problem documents of a path.
 
     `instance` is the path, and `statuses` are those that its endpoint raises. Statuses that every
-    path has are added.
+    path has are added. `slug` names one more problem, which takes the place of its status's usual
+    example.
     """
     of_the_door = () if ROUTES[instance].scopes is ANYONE else _WITH_A_KEY
-    all_statuses = sorted({*statuses, *_ANYWHERE, *of_the_door})
-    return {status: _problem(instance, status) for status in all_statuses}
-
-
-def replayed(instance: str) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI response 409 for a camera token that the same caller submitted before."""
-    example = {
-        "type": "urn:birthmark:problem:token-already-submitted",
-        "title": "Camera token already submitted",
-        "status": 409,
-        "detail": "You had this camera token validated before, and here each caller may do so...",
-        "instance": instance,
-        "request_id": examples.REQUEST_ID,
-    }
-    what = "This caller brought the token before, and SMA_REPLAY refuses that; it is no verdict"
-    return {409: _described(what, models.ProblemDocument, example)}
+    rows = [find_example(status) for status in sorted({*statuses, *_ANYWHERE, *of_the_door})]
+    if slug is not None:
+        rows.append(find_by_slug(slug))
+    return {row.status: _describe(row, instance) for row in rows}
 
 
 def success(
@@ -276,23 +174,12 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
-def _problem(instance: str, status: int) -> dict[str, Any]:
-    slug, title, detail = _EXAMPLES[status]
-    example = {
-        "type": f"urn:birthmark:problem:{slug}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "instance": instance,
-        "request_id": examples.REQUEST_ID,
-        **_EXTRA_MEMBERS.get(status, {}),
-    }
-    described = _described(_TITLES[status], _MODELS.get(status, models.ProblemDocument), example)
-    if status in _HEADERS:
-        described["headers"] = _HEADERS[status]
+def _describe(row: Problem, instance: str) -> dict[str, Any]:
+    example = {**row.document(row.detail, instance, examples.REQUEST_ID), **(row.members or {})}
+    content = {MEDIA_TYPE: {"schema": _reference(row.model), "example": example}}
+    described: dict[str, Any] = {"description": row.meaning, "content": content}
+    if row.retry:
+        described["headers"] = _RETRY_AFTER
+    elif row.status == 401:
+        described["headers"] = _CHALLENGE
     return described
-
-
-def _described(what: str, model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
-    content = {MEDIA_TYPE: {"schema": _reference(model), "example": example}}
-    return {"description": what, "content": content}

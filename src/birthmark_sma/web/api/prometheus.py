@@ -65,13 +65,13 @@ router = APIRouter(tags=["operate"])
 
 @router.get(
     PATH,
-    summary="Figures for Prometheus",
-    description="In the text format 0.0.4. The figures are those of all processes of this server,"
-    " and of verdicts and devices those of the database.",
+    summary="Metrics for Prometheus",
+    description="In the text format 0.0.4. The metrics cover all processes of this server; those of"
+    " verdicts and devices cover the whole database.",
     response_class=Response,
     responses={
         200: {
-            "description": "The figures",
+            "description": "The metrics",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
         **openapi.problems(PATH, 429, 500),

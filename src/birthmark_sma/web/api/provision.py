@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models import FieldError, ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
 from birthmark_sma.web.middleware.request_body import parse, read_json
-from birthmark_sma.web.problems import InvalidRequestError
+from birthmark_sma.web.problems import FieldError, InvalidRequestError
 from birthmark_sma.web.routes import PROVISION
 from birthmark_sma.web.server_state import ApiRequest
 
@@ -32,7 +32,7 @@ router = APIRouter(tags=["provision"])
     description="Certifies the device's public key, assigns three key tables, and returns their"
     " master keys and a NUC hash: in the clear, or sealed to `key_encryption_public_key` as compact"
     " JWE (ECDH-ES+A256KW or RSA-OAEP-256, with A256GCM). Send an"
-    f" `{IDEMPOTENCY_HEADER}`, so that a lost response can be had again within 24 hours.",
+    f" `{IDEMPOTENCY_HEADER}`: the same request then gets the same response again for 24 hours.",
     responses={
         **openapi.success(
             ProvisionResponse,
@@ -93,8 +93,8 @@ def _idempotency_key(request: ApiRequest) -> str | None:
             [
                 FieldError(
                     field=IDEMPOTENCY_HEADER,
-                    detail="it is given once and"
-                    f" has 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
+                    detail="it must occur once and"
+                    f" have 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
                 )
             ]
         )

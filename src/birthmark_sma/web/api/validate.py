@@ -29,9 +29,9 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import ValidateNucRequest, ValidateNucResponse, verdict
-from birthmark_sma.web.middleware.rate_limit import consume, consume_shared, show_quotas
+from birthmark_sma.web.middleware.rate_limit import consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import parse, read_json
-from birthmark_sma.web.problems import RequestError, UnknownAddressError
+from birthmark_sma.web.problems import ALREADY_SUBMITTED, RequestError, UnknownAddressError
 from birthmark_sma.web.routes import VALIDATE, VALIDATE_BATCH
 from birthmark_sma.web.server_state import ApiRequest
 
@@ -46,13 +46,12 @@ router = APIRouter(tags=["validate"])
     response_model=None,
     summary="Validate a camera token",
     description="PASS means: the token opens, its NUC hash belongs to a registered and active"
-    " device, and the table is one of that device's. FAIL never says why. The audit trail has the"
-    " attempt before the answer leaves; the same token may be validated again, by another"
-    " caller at any time, by the same one unless this authority refuses that (409).",
+    " device, and the table is one of that device's. FAIL gives no reason. Every attempt is in the"
+    " audit trail before its response is sent. Another caller may validate the same token at any"
+    " time; the same caller may do so unless this authority refuses repeats (409).",
     responses={
         **openapi.success(ValidateNucResponse, "A verdict", PASS=examples.PASS, FAIL=examples.FAIL),
-        **openapi.problems(PATH, 400, 408, 413, 415, 422, 429, 500, 503),
-        **openapi.replayed(PATH),
+        **openapi.problems(PATH, 400, 408, 413, 415, 422, 429, 500, 503, slug=ALREADY_SUBMITTED),
     },
     openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
 )
@@ -79,7 +78,11 @@ async def judge(
     Raises DatabaseUnavailableError after the setting `answer_timeout` (seconds).
     """
     context, authority = request.context, request.server.authority
-    body = await read_body(request, authority.settings.max_body_bytes)
+    try:
+        body = await read_json(context.headers, request.receive, authority.settings.max_body_bytes)
+    except RequestError:
+        await charge_refused_body(request)
+        raise
     if context.trace is not None:
         context.trace.parsing()
     camera_tokens = parse_tokens(body)
@@ -134,22 +137,15 @@ def _parse_token(body: bytes) -> Sequence[CameraToken]:
     return (parse(body, ValidateNucRequest).camera_token(),)
 
 
-async def read_body(request: ApiRequest, limit: int) -> bytes:
-    """Return a JSON body of at most `limit` bytes. Raises as `read_json` does.
+async def charge_refused_body(request: ApiRequest) -> None:
+    """Take the unit of a refused body from the shared store, as for a camera token.
 
-    A refused body costs the caller one unit of its rate limit, as a camera token does.
+    `web.pipeline` has taken it from the memory of this process. Raises RateLimitedError.
     """
-    context = request.context
-    try:
-        return await read_json(context.headers, request.receive, limit)
-    except RequestError:
-        limits, caller = request.server.authority.rate_limits, context.known_caller
-        if context.route.batch:
-            consume(context, limits, Kind.VALIDATE, caller)
-        if limits.shared:
-            await consume_shared(context, limits, Kind.VALIDATE, caller)
-            limits.release(Kind.VALIDATE, caller, 1)
-        raise
+    limits, caller = request.server.authority.rate_limits, request.context.known_caller
+    if limits.shared:
+        await consume_shared(request.context, limits, Kind.VALIDATE, caller)
+        limits.release(Kind.VALIDATE, caller, 1)
 
 
 def check_repeat(validation: Validation, policy: ReplayPolicy) -> None:
@@ -164,7 +160,7 @@ def check_repeat(validation: Validation, policy: ReplayPolicy) -> None:
     if validation.in_doubt:
         raise DatabaseUnavailableError(
             "The database was slow, and it is not certain yet whether you got the verdict of"
-            " this camera token before; ask again",
+            " this camera token before; try again",
             fault=DatabaseFault.BUSY,
         )
     raise TokenAlreadySubmittedError

@@ -28,13 +28,14 @@ from birthmark_sma.web.api.models import ValidateBatchRequest, ValidateBatchResp
 from birthmark_sma.web.api.validate import (
     BATCH_PATH,
     JsonAnswer,
+    charge_refused_body,
     check_repeat,
     end_if_cancelled,
     phrase,
-    read_body,
 )
 from birthmark_sma.web.middleware.rate_limit import consume, consume_shared, show_quotas
-from birthmark_sma.web.problems import InvalidRequestError
+from birthmark_sma.web.middleware.request_body import read_json
+from birthmark_sma.web.problems import InvalidRequestError, RequestError
 from birthmark_sma.web.server_state import ApiRequest
 
 _BODY_BYTES = 1024 * 1024
@@ -47,10 +48,10 @@ router = APIRouter(tags=["validate"])
     BATCH_PATH,
     response_model=None,
     summary="Validate up to 1,000 camera tokens",
-    description="Each element gets the answer that it would have got alone, in the same order; one"
-    " that would have been a 400 or 422 gets `FAIL` with an `error`, one that would have been a"
-    " 409 an `error` without a verdict, and neither spoils another. The results of one request are"
-    " recorded in one step.",
+    description="Each element gets the result of a single validation, in the same order. An element"
+    " that would be a 400 or a 422 gets `FAIL` with an `error`; one that would be a 409 gets an"
+    " `error` without a verdict. No element affects another. All results of a request are recorded"
+    " in one transaction.",
     responses={
         **openapi.success(ValidateBatchResponse, "The verdicts", mixed=examples.BATCH),
         **openapi.problems(BATCH_PATH, 408, 413, 415, 422, 429, 500, 503),
@@ -65,7 +66,13 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
     context, authority = request.context, request.server.authority
     caller, limits = context.known_caller, authority.rate_limits
     # The setting is meant for single tokens. A batch has at least 1 MiB.
-    body = await read_body(request, max(authority.settings.max_body_bytes, _BODY_BYTES))
+    most = max(authority.settings.max_body_bytes, _BODY_BYTES)
+    try:
+        body = await read_json(context.headers, request.receive, most)
+    except RequestError:
+        consume(context, limits, Kind.VALIDATE, caller)
+        await charge_refused_body(request)
+        raise
     if context.trace is not None:
         context.trace.parsing()
     try:

@@ -24,7 +24,7 @@ from birthmark_sma.web.api.models import (
 )
 from birthmark_sma.web.api.validate import JsonAnswer, judge
 from birthmark_sma.web.middleware.request_body import checked, parse_json
-from birthmark_sma.web.problems import InvalidRequestError, RequestError
+from birthmark_sma.web.problems import ALREADY_SUBMITTED, InvalidRequestError, RequestError
 from birthmark_sma.web.routes import VALIDATE_LEGACY, VALIDATE_PUBLISHED
 from birthmark_sma.web.server_state import ApiRequest
 
@@ -46,8 +46,7 @@ def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
             valid=examples.PUBLISHED_VALID,
             invalid=examples.PUBLISHED_NOT_VALID,
         ),
-        **openapi.problems(path, 408, 413, 415, 422, 429, 500, 503),
-        **openapi.replayed(path),
+        **openapi.problems(path, 408, 413, 415, 422, 429, 500, 503, slug=ALREADY_SUBMITTED),
     }
 
 
@@ -55,11 +54,11 @@ def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
     PUBLISHED_PATH,
     response_model=None,
     summary="Validate a camera token of a published client",
-    description="For the Birthmark project's published clients: the token was sealed under a key"
-    " of their derivation, and no other is tried. It is judged and recorded as any other. An"
-    " unknown `table_id`, and a member that is missing, too long or out of range, are an answer 200"
-    " here too, and unknown members are ignored. Those clients take every other status for a"
-    " verdict of invalid and store it: new ones use the other addresses.",
+    description="For the Birthmark project's published clients. Only their key derivation is tried."
+    " The token is judged and recorded like any other. An unknown `table_id`, and a member that is"
+    " missing, too long or out of range, also get a 200, because these clients take every other"
+    " status for a verdict of invalid and store it. Unknown members are ignored. New clients use"
+    " `/api/v1/validate/nuc`.",
     responses=_published_responses(PUBLISHED_PATH),
     openapi_extra={"requestBody": openapi.request_body(PublishedValidateRequest)},
 )
@@ -72,9 +71,9 @@ async def validate_published(request: ApiRequest) -> ASGIApp:
     LEGACY_PATH,
     response_model=None,
     summary="Validate a camera token that a published Raspberry Pi client packed",
-    description="The token names three tables and a key index for each, two of which are random:"
-    " it is valid if exactly one of the three keys opens it and all other rules hold for that"
-    " table. It is judged and recorded once. All else is as at `/validate`.",
+    description="The token names three tables and a key index for each. Two of the indices are"
+    " random. The token is valid if exactly one of the three keys opens it and all other rules hold"
+    " for that table. It is judged and recorded once. Everything else is as for `/validate`.",
     responses=_published_responses(LEGACY_PATH),
     openapi_extra={"requestBody": openapi.request_body(LegacyValidateRequest)},
 )

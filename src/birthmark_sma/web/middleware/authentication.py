@@ -70,8 +70,8 @@ class Authenticator:
                 if "." in host and not (_is_address(host) or host in self._names):
                     raise RequestError(
                         MISDIRECTED,
-                        "This authority answers to localhost and to its address, not to this name."
-                        " Give the name that it has as --public-url, or let callers show keys.",
+                        "Host must be localhost or the address of this server. If the server has"
+                        " this name, set it with --public-url, or require access keys.",
                     )
                 if len(self._known_hosts) < _KNOWN_HOSTS:
                     self._known_hosts.add(value)
@@ -93,8 +93,8 @@ class Authenticator:
             return None
         if route.scopes is not None and key.scope not in route.scopes:
             raise InsufficientScopeError(
-                f"This access key is good for {key.scope.value}; here one for"
-                f" {' or '.join(sorted(route.scopes))} is needed."
+                f"This access key has the scope {key.scope.value}. This path needs the scope"
+                f" {' or '.join(sorted(route.scopes))}."
             )
         self._key_cache.note_use(key)
         return key
@@ -108,7 +108,7 @@ class Authenticator:
         if not shown:
             return None
         if len(shown) > 1 or shown[0][: len(_SCHEME)].lower() != _SCHEME:
-            raise UnauthenticatedError("Show one access key, as: Authorization: Bearer sma_...")
+            raise UnauthenticatedError("Send one access key, as: Authorization: Bearer sma_...")
         key = self._key_cache.find_by_secret(shown[0][len(_SCHEME) :].strip().decode("latin-1"))
         if key is None:
             raise UnauthenticatedError("This access key is not known here.")
@@ -135,12 +135,12 @@ class Authenticator:
             raise UnauthenticatedError("This session is over. Sign in again.")
         if context.tls is not None and context.tls.get("client_cert_der") is not None:
             raise UnauthenticatedError(
-                "No access key belongs to this client certificate. The operator makes one with:"
+                "No access key belongs to this client certificate. The operator creates one with:"
                 " sma keys create --client-cert"
             )
         if not self._open:
             raise UnauthenticatedError(
-                "Show an access key: Authorization: Bearer sma_... The operator makes one with:"
+                "Send an access key: Authorization: Bearer sma_... The operator creates one with:"
                 " sma keys create"
             )
         return None

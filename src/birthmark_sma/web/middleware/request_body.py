@@ -11,8 +11,7 @@ import jiter
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive
 
-from birthmark_sma.web.api.models import FieldError
-from birthmark_sma.web.problems import MOST_ERRORS, InvalidRequestError, RequestError
+from birthmark_sma.web.problems import MOST_ERRORS, FieldError, InvalidRequestError, RequestError
 from birthmark_sma.web.request_context import Header
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -65,14 +64,16 @@ def _is_json(media_type: bytes) -> bool:
 async def read_json(headers: Iterable[Header], receive: Receive, limit: int) -> bytes:
     """Return a JSON body of at most `limit` bytes, not parsed.
 
-    Raises RequestError as `check_head` does, and if the body is larger or does not arrive whole.
+    Raises RequestError as `check_head` does, and if the body is larger or incomplete.
     """
     check_head(headers, limit)
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RequestError("request-timeout", "The body did not arrive whole.")
+            raise RequestError(
+                "request-timeout", "The connection ended before the body was complete."
+            )
         body += message.get("body", b"")
         # Checked with each part: Content-Length may be missing.
         if len(body) > limit:

@@ -40,7 +40,7 @@ _PAGE = (
 _WORKERS = "; worker-src blob:"  # the search of ReDoc runs in a web worker
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
-PRIVATE = b"no-store"
+_NOT_STORED = (b"cache-control", b"no-store")
 
 # One year, in seconds.
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
@@ -48,7 +48,7 @@ _ONLY_HERE = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]*)?", re.I
 
 OF_JSON: Sequence[Header] = (
     (b"content-security-policy", NOTHING_RUNS),
-    (b"cache-control", PRIVATE),
+    _NOT_STORED,
 )
 """The fields that `ResponseHeaders` would add to a JSON response, for code that does not use it."""
 
@@ -70,7 +70,7 @@ class ResponseHeaders:
         """Send a message of the response."""
         if message["type"] == "http.response.start":
             self._context.status = message["status"]
-            if _is_page(message):
+            if _is_page(message["headers"]):
                 # Held back until the body comes: the policy has the hashes of its scripts.
                 self._page = message
                 return
@@ -85,12 +85,12 @@ class ResponseHeaders:
 
 def _complete(context: RequestContext, given: Iterable[Header], policy: bytes) -> list[Header]:
     headers = list(given)
-    present = {name.lower() for name, _ in headers}
+    names = [name for name, _ in headers]  # in lower case, as ASGI demands
     # An endpoint that sets one of these two fields itself keeps its value.
-    if b"content-security-policy" not in present:
+    if b"content-security-policy" not in names:
         headers.append((b"content-security-policy", policy))
-    if b"cache-control" not in present and not context.route.cacheable:
-        headers.append((b"cache-control", PRIVATE))
+    if b"cache-control" not in names and not context.route.cacheable:
+        headers.append(_NOT_STORED)
     if context.scheme == "https" and not _is_local(context):
         headers.append(STRICT_TRANSPORT)
     headers += context.added_headers
@@ -108,11 +108,11 @@ def _is_local(context: RequestContext) -> bool:
     return bool(hosts) and _ONLY_HERE.fullmatch(hosts[0]) is not None
 
 
-def _is_page(head: Message) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(b"text/html")
-        for name, value in head["headers"]
-    )
+def _is_page(headers: Iterable[Header]) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(b"text/html")
+    return False
 
 
 def _policy_of_page(route: Route, body: bytes) -> bytes:

@@ -31,12 +31,8 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.web.api.models import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
-from birthmark_sma.web.problems import (
-    Kind,
-    RequestError,
-    error_response,
-    problem_response,
-)
+from birthmark_sma.web.problem_documents import error_response, problem_response
+from birthmark_sma.web.problems import Problem, RequestError
 from birthmark_sma.web.request_context import RequestContext, get_context
 from birthmark_sma.web.routes import CRL, PROVISION, VALIDATE_BATCH
 from birthmark_sma.web.sandbox import scenario_catalog, scenario_matching
@@ -47,7 +43,7 @@ from birthmark_sma.web.server_state import ServerState
 
 _SECONDS = 10.0
 _HEADER = scenario_catalog.HEADER.lower().encode()
-_UNKNOWN = Kind(400, "unknown-scenario", "Unknown scenario")
+_UNKNOWN = Problem(400, "unknown-scenario", "Unknown scenario")
 # Device certificates are valid for 730 days.
 _OFFSETS = {"expired": timedelta(days=-740), "not-yet-valid": timedelta(days=7)}
 # A captive portal: a client must not take its 200 for a response of the authority.
@@ -58,7 +54,7 @@ _ELSEWHERE = "/sandbox"
 _PROBLEMS: Mapping[str, Callable[[int], Exception]] = {
     "unauthenticated": lambda _: errors.UnauthenticatedError("This access key is not known here."),
     "forbidden": lambda _: errors.InsufficientScopeError(
-        "This access key is good for something else."
+        "The scope of this access key does not include this path."
     ),
     "conflict": lambda _: errors.DeviceAlreadyProvisionedError(),
     "rate-limited": lambda seconds: errors.RateLimitedError(

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from starlette.types import Scope
 
-from birthmark_sma.web.transport.protocol import BoundedConfig, LimitedHttpProtocol
+from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
+from birthmark_sma.web.transport.uvicorn_config import BoundedConfig
 
 # asyncio waits 30 s for the peer's close_notify. That is longer than a server may take to stop.
 _GOODBYE_SECONDS = 3.0

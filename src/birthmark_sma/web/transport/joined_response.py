@@ -7,6 +7,7 @@ module must never change what a response says.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -16,10 +17,11 @@ from birthmark_sma.web.request_context import Header
 # Carriage return and line feed included: a field with one of these would begin another.
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 _NO_BODY = frozenset({204, 304})
+_SHORT_BYTES = 4_096  # uvicorn stops reading at 65,536, and its `receive` goes on
 
 
 class JoinedResponse:
-    """The application as uvicorn runs it for one request: with another `send`."""
+    """The application as uvicorn runs it for one request: with another `receive` and `send`."""
 
     __slots__ = ("_app", "_cycle", "_head")
 
@@ -28,9 +30,22 @@ class JoinedResponse:
         self._cycle = cycle
         self._head: Message | None = None  # held back until the body comes
 
-    async def __call__(self, scope: Scope, receive: Receive, _send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
         """Run the application."""
-        await self._app(scope, receive, self.send)
+        await self._app(scope, self.receive, self.send)
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, as uvicorn's method does.
+
+        A short body that has arrived as a whole is returned without its event.
+        """
+        cycle = self._cycle
+        body = cycle.body
+        if cycle.more_body or not 0 < len(body) <= _SHORT_BYTES or cycle.disconnected:
+            return cast("Message", await cycle.receive())
+        cycle.body = bytearray()
+        cycle.message_event.clear()
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
 
     async def send(self, message: Message) -> None:
         """Send a message of the response, as uvicorn's method does."""
@@ -51,28 +66,30 @@ class JoinedResponse:
 
     def _send_whole(self, head: Message, body: bytes) -> bool:
         """Write a response that has come in one piece. Return false for uvicorn to do it."""
-        cycle, status, headers = self._cycle, head["status"], head["headers"]
+        cycle, status = self._cycle, head["status"]
         if (
             cycle.flow.write_paused  # uvicorn then waits for the client
             or cycle.disconnected
             or cycle.transport.is_closing()
             or cycle.scope["method"] == "HEAD"
             or status in _NO_BODY
-            or (b"content-length", str(len(body)).encode()) not in headers
         ):
             return False
-        lines = [_common_head(status, cycle.default_headers)]
-        for name, value in headers:
-            if name == b"connection":
+        length, fields = -1, list[bytes]()
+        for name, value in head["headers"]:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection":
                 return False
-            lines += (name, b": ", value, b"\r\n")
+            fields += (name, b": ", value, b"\r\n")
         if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        written = b"".join(lines)
-        breaks = 2 * (1 + len(cycle.default_headers) + len(headers) + (not cycle.keep_alive))
-        if len(written) - len(written.translate(None, _CONTROLS)) != breaks:
-            return False  # uvicorn raises the error
-        cycle.transport.write(b"%b\r\n%b" % (written, body))
+            fields.append(b"connection: close\r\n")
+        own = b"".join(fields)
+        # The only control characters are those at the ends of the lines.
+        breaks = 2 * (len(head["headers"]) + (not cycle.keep_alive))
+        if length != len(body) or len(own) - len(own.translate(None, _CONTROLS)) != breaks:
+            return False  # uvicorn sends it in pieces, or raises the error
+        cycle.transport.write(b"".join((_common_head(status, cycle), own, b"\r\n", body)))
         # What uvicorn's method sets. on_response() starts the next pipelined request.
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
@@ -86,13 +103,13 @@ class JoinedResponse:
 _heads: tuple[Sequence[Header], dict[int, bytes]] = ((), {})  # cache: the fields, heads by status
 
 
-def _common_head(status: int, fields: Sequence[Header]) -> bytes:
+def _common_head(status: int, cycle: RequestResponseCycle) -> bytes:
     """Return the status line and the header fields that all responses share, from a cache.
 
     uvicorn makes a new list of these fields each second (Date), so the list's identity is the key.
     """
     global _heads  # noqa: PLW0603
-    made_of, heads = _heads
+    fields, (made_of, heads) = cycle.default_headers, _heads
     if made_of is not fields:
         heads = {}
         _heads = (fields, heads)

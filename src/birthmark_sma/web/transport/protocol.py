@@ -8,114 +8,27 @@ protocol object for each connection, of a class derived from `LimitedHttpProtoco
 - 400, 501 or 505 to a request that a proxy and this server could read differently (request
   smuggling): no Host or several, a transfer coding other than chunked, another HTTP version, a
   fragment in the target.
-It closes the connection after each of these errors. It drops trailer fields. It never limits the
+It closes the connection after each of these errors, and drops trailer fields. It never limits the
 size of a body; `web.middleware.request_body` does.
 """
 
 import asyncio
-import json
 import re
 import sys
 from collections.abc import Sized
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import httptools
-import uvicorn
 from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from birthmark_sma.web.middleware.security_headers import EVERYWHERE, OF_JSON
-from birthmark_sma.web.request_context import CONTEXT, RequestContext, new_id
+from birthmark_sma.web import problems
+from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS, Problem
+from birthmark_sma.web.request_context import CONTEXT, RequestContext
+from birthmark_sma.web.transport.head_texts import head_without_upgrade, problem_bytes
 from birthmark_sma.web.transport.joined_response import JoinedResponse
-from birthmark_sma.web.transport.proxy_headers import TrustedProxies
-
-LINE_BYTES = 8_192
-HEAD_BYTES = 16_384
-MAX_FIELDS = 100
-REQUEST_SECONDS = 30.0
-
-
-class _Refusal(NamedTuple):
-    """An error response to a request that the application never receives."""
-
-    status: int
-    title: str
-    slug: str
-    detail: str
-
-    def answer(self, more_fields: bytes = b"") -> bytes:
-        """Return the complete response as bytes, with a new request id.
-
-        `more_fields` holds further header lines, each ending with CRLF.
-        """
-        request_id = new_id()
-        body = json.dumps(
-            {
-                "type": f"urn:birthmark:problem:{self.slug}",
-                "title": self.title,
-                "status": self.status,
-                "detail": self.detail,
-                "instance": "about:blank",
-                "request_id": request_id,
-            }
-        ).encode()
-        return b"".join(
-            (
-                b"HTTP/1.1 %d %b\r\n" % (self.status, self.title.encode()),
-                b"Content-Type: application/problem+json\r\n",
-                b"X-Request-ID: %b\r\n" % request_id.encode(),
-                _FOR_BROWSERS,
-                more_fields,
-                b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body),
-            )
-        )
-
-
-_FOR_BROWSERS = b"".join(
-    [f"{name}: {value}\r\n".encode() for name, value in EVERYWHERE]
-    + [b"%b: %b\r\n" % field for field in OF_JSON]
-)
-
-
-_HEAD_TOO_LARGE = _Refusal(
-    431,
-    "Request Header Fields Too Large",
-    "head-too-large",
-    f"A head has at most {HEAD_BYTES} bytes and {MAX_FIELDS} fields. Send fewer or shorter ones.",
-)
-_LINE_TOO_LONG = _Refusal(
-    414,
-    "URI Too Long",
-    "target-too-long",
-    f"A request line has at most {LINE_BYTES} bytes. Shorten the query.",
-)
-_TOO_SLOW = _Refusal(
-    408,
-    "Request Timeout",
-    "request-timeout",
-    "The request did not arrive whole in time. Send it at once, or on a faster connection.",
-)
-
-
-_NOT_HTTP = _Refusal(400, "Bad Request", "not-http", "This is not HTTP/1.1 as RFC 9112 has it.")
-_BAD_HOST = _Refusal(
-    400,
-    "Bad Request",
-    "not-one-host",
-    "HTTP/1.1 wants one Host field with a name or an address, and perhaps a port (RFC 9112, section"
-    " 3.2). Send exactly one.",
-)
-_CODED = _Refusal(
-    501,
-    "Not Implemented",
-    "transfer-coding",
-    "No transfer coding but chunked is known here. Send a Content-Length, or Transfer-Encoding:"
-    " chunked alone.",
-)
-_OTHER_VERSION = _Refusal(
-    505, "HTTP Version Not Supported", "http-version", "Speak HTTP/1.1 or HTTP/1.0 here."
-)
+from birthmark_sma.web.transport.uvicorn_config import REQUEST_SECONDS, BoundedConfig
 
 _VERSIONS = frozenset({"1.1", "1.0"})
 _LINE_OVERHEAD = len("  HTTP/1.1")
@@ -129,13 +42,10 @@ _ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
 # After an error response: read and discard for so long, at most so many bytes. See _send_refusal.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1_048_576
-
-
 # A request is cancelled this long after its client closed its sending side, if its method is safe
 # (RFC 9110, section 9.2.1). Other requests may change data, so they run to their end.
 _SAFE_METHODS = ("GET", "HEAD")
 _GONE_SECONDS = 2.0
-_OF_THIS_CONNECTION = (b"connection", b"upgrade", b"http2-settings")
 
 
 class _OneReadAtATime(FlowControl):
@@ -154,23 +64,6 @@ class _OneReadAtATime(FlowControl):
         """Resume reading if no request waits in the pipeline."""
         if not self._pipeline:
             super().resume_reading()
-
-
-class _Answering(NamedTuple):
-    """A request and the ASGI task that responds to it."""
-
-    cycle: RequestResponseCycle
-    task: asyncio.Task[None]
-
-
-class BoundedConfig(uvicorn.Config):
-    """uvicorn's settings with two more for the protocols of this package.
-
-    `request_seconds` is the time in seconds in which a request must be complete.
-    """
-
-    request_seconds = REQUEST_SECONDS
-    trusted_proxies: TrustedProxies | None = None
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -197,7 +90,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _begun: float | None = None  # loop time at which the incomplete request began
     _idle_since: float | None = None  # loop time of the last response, None during a request
     _looking: asyncio.TimerHandle | None = None
-    _answering: _Answering | None = None
+    _cycle_at_work: RequestResponseCycle | None = None  # None after `_end_request`
+    _task: asyncio.Task[None] | None = None  # the ASGI task of this cycle
     _at_work: Scope | None = None  # the request whose response is not completely sent
     _half_closed = False  # the client has closed its sending side, and may have left
 
@@ -237,7 +131,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._fed = None
         # The parser's callbacks see complete fields only. This limits a field that never ends.
         if self._pending_bytes > HEAD_BYTES:
-            self._refuse(_HEAD_TOO_LARGE)
+            self._refuse(problems.HEAD_TOO_LARGE)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection open if a complete request has no response yet.
@@ -249,8 +143,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         self._half_closed = True
-        if self._answering is not None and self.cycle.scope["method"] in _SAFE_METHODS:
-            self.loop.call_later(_GONE_SECONDS, self._end_unanswered, self._answering)
+        cycle = self._cycle_at_work
+        if cycle is not None and self.cycle.scope["method"] in _SAFE_METHODS:
+            self.loop.call_later(_GONE_SECONDS, self._end_unanswered, cycle)
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -264,26 +159,26 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         task = self.loop.create_task(cycle.run_asgi(joined))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
-        self._answering = _Answering(cycle, task)
+        self._cycle_at_work, self._task = cycle, task
 
-    def _end_unanswered(self, answering: _Answering) -> None:
+    def _end_unanswered(self, cycle: RequestResponseCycle) -> None:
         """Cancel a request of a client that closed its sending side and got no response yet.
 
         Most of these clients have left. TCP reports that only after data is sent to them.
         """
-        if answering is self._answering and not answering.cycle.response_started:
+        if cycle is self._cycle_at_work and not cycle.response_started:
             self._end_request()
             self.transport.close()
 
     def _end_request(self) -> None:
-        answering, self._answering = self._answering, None
-        if answering is not None and not answering.cycle.response_complete:
-            context = _context_of(cast("Scope", answering.cycle.scope))
+        cycle, self._cycle_at_work = self._cycle_at_work, None
+        if cycle is not None and self._task is not None and not cycle.response_complete:
+            context: RequestContext | None = cast("Scope", cycle.scope).get(CONTEXT)
             if context is not None:
                 context.caller_left = True
             # Without this, uvicorn logs an error because the task ends without a response.
-            answering.cycle.disconnected = True
-            answering.task.cancel()
+            cycle.disconnected = True
+            self._task.cancel()
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or mark the connection as idle.
@@ -319,7 +214,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
         The replay ledger records such answers as lost (docs/adr/0009).
         """
-        context = None if self._at_work is None else _context_of(self._at_work)
+        context: RequestContext | None = (self._at_work or {}).get(CONTEXT)
         if context is not None and context.awaited_answer is not None:
             context.awaited_answer.leave()
 
@@ -329,7 +224,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._field_bytes = len(self.parser.get_method()) + _LINE_OVERHEAD
         self._field_bytes += len(url)
         if self._field_bytes > LINE_BYTES:
-            self._refuse(_LINE_TOO_LONG)
+            self._refuse(problems.TARGET_TOO_LONG)
         else:
             HttpToolsProtocol.on_url(self, url)
 
@@ -341,11 +236,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """
         self._field_bytes += len(name) + len(value) + _FIELD_OVERHEAD
         if self._field_bytes > HEAD_BYTES - _ENDS_OF_LINES:
-            self._refuse(_HEAD_TOO_LARGE)
+            self._refuse(problems.HEAD_TOO_LARGE)
         elif self._head_is_whole:
             return
         elif len(self.headers) >= MAX_FIELDS:
-            self._refuse(_HEAD_TOO_LARGE)
+            self._refuse(problems.HEAD_TOO_LARGE)
         else:
             # Trailing whitespace is not part of a field value (RFC 9110, section 5.5).
             HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))
@@ -378,7 +273,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's signature
         """Send a problem document (RFC 9457) with status 400 in place of uvicorn's plain text."""
-        self._refuse(_NOT_HTTP)
+        self._refuse(problems.NOT_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Parse the request again without its Upgrade header. No other protocol is supported.
@@ -396,7 +291,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.parser = httptools.HttpRequestParser(self)
             HttpToolsProtocol.data_received(self, head + self._fed[offset:])
 
-    def _check_head(self) -> _Refusal | None:
+    def _check_head(self) -> Problem | None:
         """Return the error response to an invalid head that the parser accepts, or None.
 
         The host in an absolute target replaces the Host field (RFC 9112, section 3.2.2), so all
@@ -406,17 +301,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if version not in _VERSIONS:
-            return _OTHER_VERSION
+            return problems.HTTP_VERSION
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_IS_HOST, hosts)):
-            return _BAD_HOST
+            return problems.NOT_ONE_HOST
         if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-            return _CODED
+            return problems.TRANSFER_CODING
         if b"#" in self.url or (codings and version == "1.0"):
-            return _NOT_HTTP
+            return problems.NOT_HTTP
         if not self.url.startswith((b"/", b"*")):
             absolute = _ABSOLUTE.match(self.url)
             if absolute is None or not absolute[1]:
-                return _NOT_HTTP
+                return problems.NOT_HTTP
             rest = self.url[absolute.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
             self.headers[:] = [field for field in self.headers if field[0] != b"host"]
@@ -428,28 +323,25 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
             return False
         version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [
-            b"%b: %b" % field for field in self.headers if field[0] not in _OF_THIS_CONNECTION
-        ]
-        self._plain_head = b"\r\n".join([*lines, b"connection: close", b"", b""])
+        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)
+        self._plain_head = head_without_upgrade(line, self.headers)
         return True
 
     def _look(self) -> None:
         now = self.loop.time()
         if self._begun is not None and now - self._begun > self._request_seconds:
-            self._refuse(_TOO_SLOW)
+            self._refuse(problems.REQUEST_TIMEOUT)
         elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
             self.transport.close()
         elif not self.transport.is_closing():
             self._looking = self.loop.call_later(self._look_seconds, self._look)
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, refusal: Problem) -> None:
         """Send an error response after the responses to earlier requests, then close."""
         if self._refused:
             return
         self._refused = True
-        answer = refusal.answer(self._fields_of_refusals)
+        answer = problem_bytes(refusal, self._fields_of_refusals)
         self._note_refusal(refusal.status)
         if self.cycle and self.cycle.more_body and self.pipeline:
             self.pipeline.popleft()  # the refused request: it is the newest, and has not started
@@ -502,8 +394,3 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.cycle.more_body:
             return bool(self.pipeline)
         return not self.cycle.response_complete
-
-
-def _context_of(scope: Scope) -> RequestContext | None:
-    """Return the context of a request, or None if the application has not begun to answer it."""
-    return scope.get(CONTEXT)

@@ -20,6 +20,8 @@ from schemathesis.specs.openapi.checks import (
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from birthmark_sma.web.api import models, provision, validate, validate_published
+from birthmark_sma.web.api.health import HealthResponse, StatsResponse
+from birthmark_sma.web.problems import InvalidRequestProblem, ProblemDocument, UnknownAddressProblem
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera
 from tests.support.programs.running import Running, new_serial
 
@@ -120,10 +122,10 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
             assert example["status"] == int(status)
             assert example["instance"] == path
             problems: dict[str, type[BaseModel]] = {
-                "400": models.UnknownAddressProblem,
-                "422": models.InvalidRequestProblem,
+                "400": UnknownAddressProblem,
+                "422": InvalidRequestProblem,
             }
-            problems.get(status, models.ProblemDocument).model_validate(example)
+            problems.get(status, ProblemDocument).model_validate(example)
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
@@ -131,8 +133,8 @@ RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
     ("POST", VALIDATE): models.ValidateNucResponse,
     ("POST", validate_published.PUBLISHED_PATH): models.PublishedValidateResponse,
     ("POST", validate_published.LEGACY_PATH): models.PublishedValidateResponse,
-    ("GET", "/health"): models.HealthResponse,
-    ("GET", "/stats"): models.StatsResponse,
+    ("GET", "/health"): HealthResponse,
+    ("GET", "/stats"): StatsResponse,
 }
 
 

@@ -13,14 +13,10 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS
 from birthmark_sma.web.sandbox.connection_faults import SandboxHttpProtocol
 from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
-from birthmark_sma.web.transport.protocol import (
-    HEAD_BYTES,
-    LINE_BYTES,
-    MAX_FIELDS,
-    LimitedHttpProtocol,
-)
+from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
 from tests.support.access_keys import start_with_keys
 from tests.support.programs.server import Server
 
