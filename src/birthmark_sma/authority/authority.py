@@ -18,8 +18,8 @@ from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
 from birthmark_sma.authority.ca import ceremony
-from birthmark_sma.authority.ca.crl_cache import ServedCrls
 from birthmark_sma.authority.ca.crl_publication import CrlPublication
+from birthmark_sma.authority.ca.crl_store import ServedCrls
 from birthmark_sma.authority.ca.intermediate_key import open_signer
 from birthmark_sma.authority.ca.store import load_certificates
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy

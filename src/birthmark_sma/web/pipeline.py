@@ -33,8 +33,8 @@ from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.middleware.security_headers import ResponseHeaders
 from birthmark_sma.web.problem_documents import error_response
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
-from birthmark_sma.web.request_context import RequestContext, begin_request, get_context
-from birthmark_sma.web.routes import ROUTES, UNKNOWN, Route
+from birthmark_sma.web.request_context import CONTEXT, RequestContext, begin_request
+from birthmark_sma.web.routes import ROUTES, UNKNOWN, Credentials, Route
 from birthmark_sma.web.server_state import ApiRequest, ServerState
 
 if TYPE_CHECKING:
@@ -98,16 +98,21 @@ class Application:
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response to a request: that of its endpoint, or a problem document."""
-        context, state = get_context(scope), self.state
+        context: RequestContext = scope[CONTEXT]
+        route, state = context.route, self.state
         if context.method == "HEAD":  # RFC 9110, section 9.3.2; uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
-        request = ApiRequest(scope, receive, context, state)
+        request = ApiRequest(scope, receive)
+        request.context, request.server = context, state
         try:
-            state.authenticator.check_host(context)
-            if context.route.dashboard:
+            if context.host not in state.authenticator.known_hosts:
+                state.authenticator.check_host(context)
+            if route.dashboard:
                 await session_middleware.load_session(request)
-            caller = state.authenticator.authenticate(context)
-            await rate_limit.limit_request(context, state.authority.rate_limits, caller)
+            if route.credentials is not Credentials.IGNORED:
+                caller = state.authenticator.authenticate(context)
+                if route.limit is not None:
+                    await rate_limit.limit_request(context, state.authority.rate_limits, caller)
             endpoint = self._find_endpoint(context)
             response = await endpoint(request)  # it reads the body
             await response(scope, receive, send)

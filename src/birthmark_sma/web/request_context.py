@@ -8,7 +8,7 @@ could forge log lines or contain an access key.
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from time import perf_counter_ns
@@ -19,7 +19,7 @@ from starlette.types import Scope
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.session_store import Session
 from birthmark_sma.runtime.log_context import WORKING_FOR, AwaitedAnswer, current_requests
-from birthmark_sma.web.routes import Route, find_route
+from birthmark_sma.web.routes import BY_RAW_PATH, Route, find_directory
 
 Header: TypeAlias = tuple[bytes, bytes]
 
@@ -64,6 +64,8 @@ class RequestContext:
     """The decoded path, for people. `route` decides."""
     scheme: str
     headers: Sequence[Header]
+    host: bytes | None
+    """The value of the Host field. The HTTP protocol accepts one at most."""
     address: str | None
     """The address of the client: its own, or what a trusted proxy says."""
     tls: dict[str, Any] | None
@@ -72,7 +74,7 @@ class RequestContext:
     began: int
     """The start of the request, in nanoseconds of `perf_counter_ns`."""
     caller: Caller | None = None
-    """Set by authentication."""
+    """Set by authentication, which the routes of probes pass over."""
     shows_session: bool = False
     """The request has the session cookie of the dashboard."""
     session: Session | None = None
@@ -109,16 +111,23 @@ def begin_request(scope: Scope) -> RequestContext:
     Its id is the client's if it sent exactly one X-Request-ID of 1 to 128 characters that are safe
     in any log. Otherwise it is a new id.
     """
-    client, extensions = scope["client"], scope.get("extensions")
+    raw_path, client, extensions = scope["raw_path"], scope["client"], scope.get("extensions")
+    host, given = None, list[bytes]()
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = value
+        elif name == _NAME:
+            given.append(value)
     scope[CONTEXT] = context = RequestContext(
-        find_route(scope["raw_path"]),
+        BY_RAW_PATH.get(raw_path) or find_directory(raw_path),
         scope["method"],
         scope["path"],
         scope["scheme"],
         scope["headers"],
+        host,
         None if client is None else client[0],
         None if extensions is None else extensions.get("tls"),
-        _given_id(scope["headers"]) or new_id(),
+        given[0].decode("ascii") if len(given) == 1 and _is_safe(given[0]) else new_id(),
         perf_counter_ns(),
     )
     WORKING_FOR.set(context.alone)  # log records of this task and its threads name the request
@@ -141,14 +150,6 @@ def new_id() -> str:
     return f"{_process}-{next(_numbers):x}"
 
 
-def _given_id(headers: Iterable[Header]) -> str | None:
-    """Return the client's id, or None if it sent no id, several ids or an unsafe one."""
-    given: bytes | None = None
-    for name, value in headers:
-        if name == _NAME:
-            if given is not None:
-                return None
-            given = value
-    if given is None or not _ACCEPTED.fullmatch(given) or _LIKE_A_KEY in given:
-        return None
-    return given.decode("ascii")
+def _is_safe(given: bytes) -> bool:
+    """Return true if a client's id may be in the log."""
+    return _ACCEPTED.fullmatch(given) is not None and _LIKE_A_KEY not in given

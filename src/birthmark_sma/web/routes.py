@@ -64,12 +64,6 @@ class Route:
     navigation: str | None = None
     """The title in the navigation of the dashboard."""
 
-    def limit_for(self, method: str) -> Kind | None:
-        """Return the rate limit of a request."""
-        if self.limit is None or method in self.methods:
-            return self.limit
-        return Kind.ADMIN
-
 
 def _validation(path: str, *, batch: bool = False) -> Route:
     return Route(path, _VALIDATE, ("POST",), Kind.VALIDATE, batch=batch)
@@ -158,22 +152,17 @@ TABLE = (
 
 ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
 
-_BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
+BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
+"""The routes by their path as it is sent, without decoding. No route needs an escape, so a path
+with an escape, such as an encoded control character, is UNKNOWN."""
 _DIRECTORIES = tuple((f"{route.path}/".encode(), route) for route in TABLE if route.files)
 _PAGES = f"{DASHBOARD.path}/".encode()
 # File names without escapes, empty segments or segments such as "..", which leave the directory.
 _FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-def find_route(raw_path: bytes) -> Route:
-    """Return the route of a path; UNKNOWN or UNKNOWN_PAGE if there is none.
-
-    The path is matched as it was sent, without decoding. No route needs an escape, so a path with
-    an escape, such as an encoded control character, is UNKNOWN.
-    """
-    route = _BY_RAW_PATH.get(raw_path)
-    if route is not None:
-        return route
+def find_directory(raw_path: bytes) -> Route:
+    """Return the directory of a path that is not in BY_RAW_PATH; else UNKNOWN or UNKNOWN_PAGE."""
     for directory, files in _DIRECTORIES:
         if raw_path.startswith(directory) and _FILE.fullmatch(raw_path, len(directory)):
             return files

@@ -31,7 +31,6 @@ from birthmark_sma.runtime.cpu_affinity import pin_to_core
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.logs import setup as log_setup
-from birthmark_sma.web.logs.request_log import RequestLog
 from birthmark_sma.web.middleware import request_metrics
 from birthmark_sma.web.middleware.security_headers import EVERYWHERE
 from birthmark_sma.web.pipeline import Application
@@ -224,12 +223,13 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         authority.close()
 
 
-def make_request_log(settings: Settings) -> RequestLog | None:
+def make_request_log(settings: Settings) -> request_metrics.RequestLog | None:
     """Return the log of requests (one line each), or None above log level INFO."""
     if settings.log_level not in {LogLevel.DEBUG, LogLevel.INFO}:
         return None
     look = log_setup.log_style(settings)
-    return RequestLog(open_output(_STDERR, log_setup.note_left_out(look)), look=look)
+    output = open_output(_STDERR, log_setup.note_left_out(look))
+    return request_metrics.RequestLog(output, look=look)
 
 
 def make_tracing(settings: Settings) -> "Tracing | None":

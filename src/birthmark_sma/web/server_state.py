@@ -9,16 +9,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ca.crl_cache import ServedCrl
+from birthmark_sma.authority.ca.crl_store import ServedCrl
 from birthmark_sma.authority.operations.statistics import Totals
 from birthmark_sma.web.api.metrics_cache import MetricsCache
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
-from birthmark_sma.web.middleware.response_deadline import Deadlines
-from birthmark_sma.web.middleware.timeouts import SharedQuery
+from birthmark_sma.web.middleware.timeouts import Deadlines, SharedQuery
 from birthmark_sma.web.request_context import RequestContext
 
 
@@ -44,11 +42,7 @@ class ServerState:
 
 
 class ApiRequest(Request):
-    """A request to an endpoint, with its context and the state of the server."""
+    """A request to an endpoint. `web.pipeline` sets its context and the state of the server."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, context: RequestContext, server: ServerState
-    ) -> None:
-        super().__init__(scope, receive)
-        self.context = context
-        self.server = server
+    context: RequestContext
+    server: ServerState

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from birthmark_sma.runtime.background_output import BackgroundOutput
-from birthmark_sma.web.logs.request_log import LogStyle, RequestLog
-from birthmark_sma.web.logs.setup import note_left_out
+from birthmark_sma.web.logs.setup import LogStyle, note_left_out
+from birthmark_sma.web.middleware.request_metrics import RequestLog
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.http.contexts import make_context

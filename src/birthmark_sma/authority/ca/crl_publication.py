@@ -1,6 +1,6 @@
 """Publish certificate revocation lists (CRLs): after each revocation, and every six hours.
 
-A CRL is signed once and stored; all processes serve the stored one (`crl_cache`). Each process
+A CRL is signed once and stored; all processes serve the stored one (`crl_store`). Each process
 checks once a second whether a CRL is due, and the first one that finds it due signs it. `sma ca`
 and the rotation of secrets publish as well.
 
@@ -20,13 +20,14 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.crl_cache import ServedCrl, ServedCrls
 from birthmark_sma.authority.ca.crl_store import (
     INTERMEDIATE,
     ROOT,
     CrlHead,
     PublishedCrl,
     RevocationState,
+    ServedCrl,
+    ServedCrls,
 )
 from birthmark_sma.authority.ca.store import Revocation
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError

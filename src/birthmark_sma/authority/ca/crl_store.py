@@ -1,9 +1,10 @@
-"""SQL for published CRLs and for the revocations that belong on the next one.
+"""SQL for published CRLs and for the revocations that belong on the next one; a cache of CRLs.
 
-Called by `crl_publication` and `crl_cache`. All processes serve the same stored CRL, found by its
-number. CRLs form a chain: each has the number of the one before it (`follows`), and a unique
-constraint refuses a second successor. The entries of a CRL are therefore always read after all CRLs
-with lower numbers were stored, and it lacks none of their entries.
+Called by `crl_publication`, and by `web.api.crl`, which serves the CRLs of the cache. All processes
+serve the same stored CRL, found by its number, and must never serve an older one than another
+process has served before. CRLs form a chain: each has the number of the one before it (`follows`),
+and a unique constraint refuses a second successor. The entries of a CRL are therefore always read
+after all CRLs with lower numbers were stored, and it lacks none of their entries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
 from birthmark_sma.authority.ca.store import REVOKED, Revocation
+from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.schema import published_crls, registered_devices, revoked_certificates
 
@@ -180,3 +182,46 @@ def _set_each(transaction: Connection, column: str, values: Sequence[tuple[str, 
             .values({column: bindparam("value")}),
             [{"serial": serial, "value": value} for serial, value in values],
         )
+
+
+class ServedCrl(NamedTuple):
+    """A CRL as it is served: its CRL number and its DER."""
+
+    number: int
+    der: bytes
+
+
+class ServedCrls:
+    """Returns the newest CRL of each issuer, and caches its DER until a newer one is stored.
+
+    Each call queries the newest number. If that were cached too, even for a second, this process
+    would serve an older list after another process has served the newer one. Safe to use from any
+    thread.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: dict[str, ServedCrl] = {}
+
+    def newest(self, issuer: str) -> ServedCrl | None:
+        """Return the newest CRL of an issuer, or None if none is stored.
+
+        Raises DatabaseUnavailableError.
+        """
+        kept = self._kept.get(issuer)
+        with self._database.read() as connection:
+            number = find_newest_number(connection, issuer)
+            if kept is not None and kept.number == number:
+                return kept
+            der = None if number is None else find_der(connection, issuer, number)
+        if number is None or der is None:
+            return None
+        found = self._kept[issuer] = ServedCrl(number, der)
+        return found
+
+    def last_known(self, issuer: str) -> ServedCrl | None:
+        """Return the CRL that `newest` returned last, without a query, or None.
+
+        Use it while the database is unavailable.
+        """
+        return self._kept.get(issuer)

@@ -16,11 +16,9 @@ from starlette.responses import RedirectResponse
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ca.crl_cache import ServedCrl, ServedCrls
-from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT
+from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT, ServedCrl, ServedCrls
 from birthmark_sma.authority.sandbox.guards import check_kind
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
-from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.web.api import (
     crl,
     docs_pages,
@@ -34,11 +32,9 @@ from birthmark_sma.web.api import (
 )
 from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
-from birthmark_sma.web.logs.request_log import RequestLog
 from birthmark_sma.web.middleware.authentication import Authenticator
-from birthmark_sma.web.middleware.request_metrics import RequestMetrics
-from birthmark_sma.web.middleware.response_deadline import Deadlines
-from birthmark_sma.web.middleware.timeouts import SharedQuery
+from birthmark_sma.web.middleware.request_metrics import RequestLog, RequestMetrics
+from birthmark_sma.web.middleware.timeouts import Deadlines, SharedQuery, WorkerPool
 from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.routes import DASHBOARD, DASHBOARD_FILES
 from birthmark_sma.web.server_state import ApiRequest, ServerState

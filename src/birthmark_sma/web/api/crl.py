@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from birthmark_sma.authority.authority import CRL_PATH, ROOT_CRL_PATH
-from birthmark_sma.authority.ca.crl_cache import ServedCrl
+from birthmark_sma.authority.ca.crl_store import ServedCrl
 from birthmark_sma.errors import CrlNotPublishedError, RootCrlNotPublishedError
 from birthmark_sma.web.api import openapi
-from birthmark_sma.web.middleware import conditional
 from birthmark_sma.web.server_state import ApiRequest
 
 # A request just after a server's first start waits about this long for the first list to be
@@ -78,10 +78,20 @@ async def root_list(request: ApiRequest) -> Response:
     return _answer(request, crl)
 
 
+def is_known(request: Request, etag: str) -> bool:
+    """Return True if If-None-Match names `etag`, so that a 304 is enough.
+
+    Tags are compared weakly, and `*` matches any (RFC 9110, section 13.1.2).
+    """
+    known = request.headers.get("if-none-match", "")
+    tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+    return etag in tags or tags == ["*"]
+
+
 def _answer(request: ApiRequest, crl: ServedCrl) -> Response:
     # "no-cache" makes caches revalidate the list at each use, so that a revocation counts at once.
     headers = {"ETag": f'"{crl.number}"', "Cache-Control": "no-cache"}
-    if conditional.is_known(request, headers["ETag"]):
+    if is_known(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     # In pieces, so that a slow client keeps one piece in memory and not a copy of the whole list.
     return StreamingResponse(

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from birthmark_sma.web.middleware import conditional
+from birthmark_sma.web.api.crl import is_known
 from birthmark_sma.web.routes import DASHBOARD_FILES
 
 _MEDIA_TYPES = {
@@ -73,7 +73,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         "Cache-Control": _FOR_GOOD if is_named else _ASK_AGAIN,
         "ETag": f'"{found.digest}"',
     }
-    if conditional.is_known(request, headers["ETag"]):
+    if is_known(request, headers["ETag"]):
         await Response(status_code=304, headers=headers)(scope, receive, send)
         return
     await Response(found.content, headers=headers, media_type=found.media_type)(

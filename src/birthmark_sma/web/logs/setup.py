@@ -2,14 +2,15 @@
 
 Each server process calls `configure` once at its start. The format is text on a terminal and JSON
 otherwise. All loggers (this package, uvicorn, SQLAlchemy) use the standard library's `logging`.
-A thread writes the output (`background_output`). `request_log` writes the lines of requests,
-because a structlog record costs as much as the validation of a camera token.
+A thread writes the output (`background_output`). `middleware.request_metrics` writes the lines
+of requests, because a structlog record costs as much as the validation of a camera token.
 """
 
 import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import Enum
 
 import structlog
 from structlog import dev
@@ -23,7 +24,6 @@ from birthmark_sma.runtime.redaction import (
     without_keys,
     write_traceback,
 )
-from birthmark_sma.web.logs.request_log import LogStyle
 from birthmark_sma.web.request_context import requests_in_progress
 
 _OURS = "birthmark_sma"
@@ -36,6 +36,14 @@ _LEVELS = {
     "debug": dev.DIM,
 }
 _LEVEL_CHARACTERS = 7
+
+
+class LogStyle(Enum):
+    """The format of the log."""
+
+    JSON = "json"
+    PLAIN = "plain"
+    COLOURED = "coloured"
 
 
 def log_style(settings: Settings) -> LogStyle:

@@ -41,11 +41,13 @@ class Authenticator:
         self._published = self._open or settings.publish_pki or settings.public_url is not None
         self._key_cache = key_cache
         self._names = _names_of_this_server(settings) if self._open else None
-        self._known_hosts: set[bytes] = set()
+        self.known_hosts: set[bytes | None] = set()
+        """Values of Host that `check_host` has accepted: it need not be called for them again."""
 
     def authenticate(self, context: RequestContext) -> Caller:
         """Return the caller of a request, and set it in the context.
 
+        `web.pipeline` does not call it for a route that ignores credentials.
         Raises UnauthenticatedError or InsufficientScopeError.
         """
         address = context.address
@@ -64,17 +66,15 @@ class Authenticator:
         """
         if self._names is None:
             return
-        for name, value in context.headers:
-            if name == b"host" and value not in self._known_hosts:
-                host = (_host_of(value) or "").lower()
-                if "." in host and not (_is_address(host) or host in self._names):
-                    raise RequestError(
-                        MISDIRECTED,
-                        "Host must be localhost or the address of this server. If the server has"
-                        " this name, set it with --public-url, or require access keys.",
-                    )
-                if len(self._known_hosts) < _KNOWN_HOSTS:
-                    self._known_hosts.add(value)
+        host = (_host_of(context.host or b"") or "").lower()
+        if "." in host and not (_is_address(host) or host in self._names):
+            raise RequestError(
+                MISDIRECTED,
+                "Host must be localhost or the address of this server. If the server has"
+                " this name, set it with --public-url, or require access keys.",
+            )
+        if len(self.known_hosts) < _KNOWN_HOSTS:
+            self.known_hosts.add(context.host)
 
     def _find_key(self, context: RequestContext) -> AccessKey | None:
         """Return the key of a request, which is in force and has a scope that the route accepts.
@@ -83,9 +83,7 @@ class Authenticator:
         InsufficientScopeError.
         """
         route = context.route
-        if route.credentials is not Credentials.CHECKED and (
-            self._published or route.credentials is Credentials.IGNORED
-        ):
+        if self._published and route.credentials is Credentials.IGNORED_IF_PUBLISHED:
             return None
         # A wrong bearer key raises: a session or certificate never takes its place.
         key = self._bearer_key(context) or self._ambient_key(context, route.scopes)

@@ -19,14 +19,15 @@ FIELDS = ("RateLimit", "RateLimit-Policy")
 
 
 async def limit_request(context: RequestContext, limits: RateLimits, caller: Caller) -> None:
-    """Take a request from the limit of its route. Raises RateLimitedError.
+    """Take a request from the limit of its route, which has one. Raises RateLimitedError.
 
     The endpoint of a batch does it itself, once it knows how much the batch costs. The endpoints
     that take camera tokens ask the shared store themselves, once the body has arrived: until the
     verdict, a token counts there as a possible FAIL, and so holds up the caller's other tokens.
     """
-    kind = context.route.limit_for(context.method)
-    if kind is None or (kind is Kind.VALIDATE and context.route.batch):
+    route = context.route
+    kind = route.limit if context.method in route.methods else Kind.ADMIN
+    if kind is None or (kind is Kind.VALIDATE and route.batch):
         return
     consume(context, limits, kind, caller)
     if kind is not Kind.VALIDATE and limits.shared:

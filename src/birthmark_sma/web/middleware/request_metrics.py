@@ -1,22 +1,27 @@
-"""Count the requests by route, method and status, and measure their latencies.
+"""Record each request: count it by route, method and status, measure its latency, and log it.
 
 `web.pipeline` and `web.transport.protocol` report to `RequestMetrics`; `web.api.prometheus` and the
-dashboard read it. All labels come from fixed lists, so that a sender cannot fill the memory with
-paths and methods of its own.
+dashboard read it. `RequestLog` writes a line for each request, as JSON or for a terminal. All
+labels come from fixed lists, so that a sender cannot fill the memory with paths and methods of its
+own.
 """
 
+import json
+import re
+import time
 from time import monotonic, perf_counter_ns
 
 from birthmark_sma.runtime import metrics
-from birthmark_sma.runtime.background_output import count_left_out
+from birthmark_sma.runtime.background_output import BackgroundOutput, count_left_out
 from birthmark_sma.runtime.percentiles import Snapshots, quantile
+from birthmark_sma.runtime.redaction import without_keys
 from birthmark_sma.runtime.shared_memory_metrics import (
     Counter,
     Histogram,
     SharedCounters,
     SlotAllocator,
 )
-from birthmark_sma.web.logs.request_log import RequestLog
+from birthmark_sma.web.logs.setup import LogStyle
 from birthmark_sma.web.request_context import RequestContext
 from birthmark_sma.web.routes import ROUTES, UNKNOWN, VALIDATE, VALIDATE_LEGACY, VALIDATE_PUBLISHED
 
@@ -41,6 +46,14 @@ _SHARES = (0.5, 0.95, 0.99)
 LATELY_SECONDS = 300.0
 """The period, in seconds, that `RequestMetrics.lately` covers."""
 REFUSALS = ("unauthenticated", "insufficient_scope", "misdirected")
+
+_MOST_PATH_CHARACTERS = 200
+# Most paths: they need no JSON escaping and cannot forge a log line.
+_PLAIN = re.compile(r"[A-Za-z0-9/._-]*")
+
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31;1m", 0: "\x1b[33m"}
+"""ANSI colour for the first digit of a status: green, cyan, yellow, red. 0: the client left."""
 
 # The layout of the shared memory. Every process imports this module and allocates the slots in the
 # same order, so the order must not depend on settings.
@@ -67,6 +80,58 @@ ACCESS_REFUSALS = Counter(LAYOUT, metrics.ACCESS_REFUSALS, [(each,) for each in 
 def create_shared_counters(processes: int) -> SharedCounters:
     """Return new shared memory for the request metrics of so many processes."""
     return SharedCounters(processes, LAYOUT.size)
+
+
+class RequestLog:
+    """Writes one line for each request to an output. One event loop must add all lines.
+
+    It formats the line itself, because a structlog record costs as much as the validation of a
+    camera token. `background_output` writes it in a thread: a request must never wait for the log.
+    """
+
+    def __init__(self, output: BackgroundOutput, *, look: LogStyle) -> None:
+        self._output = output
+        self._look = look
+        self._as_json = look is LogStyle.JSON
+        # Cache: the time is formatted once a second, not once a line.
+        self._second = 0
+        self._stamp = ""
+
+    def note(self, context: RequestContext, nanoseconds: int) -> None:
+        """Add the line of a request. Status 0 means that the client left before its response."""
+        caller, status, who = context.caller, context.status, context.address or "-"
+        key = "-" if caller is None or caller.key is None else caller.key.key_id
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            between = "T" if self._as_json else " "
+            self._stamp = time.strftime(f"%Y-%m-%d{between}%H:%M:%S", time.gmtime(self._second))
+        if self._as_json:
+            # Only the path needs escaping: ids, keys and addresses contain safe characters only.
+            line = (
+                f'{{"timestamp":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info",'
+                f'"event":"request","method":"{context.method}","path":{_path(context.path)},'
+                f'"status":{status},"duration_ms":{nanoseconds / 1e6:.3f},"key":"{key}",'
+                f'"address":"{who}","request_id":"{context.request_id}"}}\n'
+            )
+        else:
+            colour, dim, reset = "", "", ""
+            if self._look is LogStyle.COLOURED:
+                colour, dim, reset = _COLOURS.get(status // 100, ""), _DIM, _RESET
+            line = (
+                f"{dim}{self._stamp}.{int(now % 1 * 1000):03}{reset}"
+                f"  {colour}{status or 'left':<4}{reset}{nanoseconds / 1e6:>9.1f} ms"
+                f"  {context.method:<4} {_path(context.path)[1:-1]}"
+                f"  {dim}{who}{'' if key == '-' else ' ' + key} {context.request_id}{reset}\n"
+            )
+        self._output.put(line.encode())
+
+
+def _path(path: str) -> str:
+    """Return a path as a JSON string of at most 200 characters, with access keys redacted."""
+    if _PLAIN.fullmatch(path) and len(path) <= _MOST_PATH_CHARACTERS and "sma_" not in path:
+        return f'"{path}"'
+    return json.dumps(without_keys(path[:_MOST_PATH_CHARACTERS]))
 
 
 class RequestMetrics:

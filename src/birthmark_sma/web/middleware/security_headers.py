@@ -104,8 +104,7 @@ def _is_local(context: RequestContext) -> bool:
     Browsers would then refuse plain HTTP, for a year, to every other program that listens on
     localhost.
     """
-    hosts = context.header_values(b"host")
-    return bool(hosts) and _ONLY_HERE.fullmatch(hosts[0]) is not None
+    return context.host is not None and _ONLY_HERE.fullmatch(context.host) is not None
 
 
 def _is_page(headers: Iterable[Header]) -> bool:

@@ -1,20 +1,29 @@
-"""Run a blocking database query in a thread, with a timeout.
+"""Timeouts: of database queries, which run in threads, and of the verdicts that requests wait for.
 
-The endpoints and the dashboard use `run_with_timeout`; `web.api.crl` uses `SharedQuery`, and
-`web.api.metrics_cache` uses `put` and `abandon`. A query whose result no one waits for any more is
-ended (`storage.interruption`), so that it does not keep a thread and the database busy.
+The endpoints and the dashboard use `run_with_timeout` on the WorkerPools of the server;
+`web.api.crl` uses `SharedQuery`, and `web.api.metrics_cache` uses `put` and `abandon`. A query
+whose result no one waits for any more is ended (`storage.interruption`), so that it does not keep a
+thread and the database busy. `web.api.validate` adds its futures to `Deadlines`.
 """
 
 import asyncio
+import logging
+import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
 from birthmark_sma.storage.interruption import CURRENT, Interruption
 
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+_LOOK_SECONDS = 0.5  # a verdict's timeout may be this much late
+
+_log = logging.getLogger(__name__)
 
 
 async def run_with_timeout(
@@ -98,3 +107,109 @@ class SharedQuery(Generic[Result]):
                     raise
             self._finished = number
             return self._found
+
+
+class _Work(NamedTuple):
+    future: "Future[Any]"
+    call: Callable[[], Any]
+
+
+class WorkerPool(Executor):
+    """An executor with `threads` daemon threads and a queue of at most `most_waiting` calls.
+
+    The queue of `concurrent.futures.ThreadPoolExecutor` is unbounded, and the interpreter waits for
+    all its threads at exit, even if the database never answers one of them.
+    """
+
+    def __init__(self, threads: int, name: str, *, most_waiting: int) -> None:
+        self._most_waiting = most_waiting
+        self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._closed = False
+        # A call that is queued behind the threads' end marks would never be answered.
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}_{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self,
+        fn: Callable[Parameters, Result],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> "Future[Result]":
+        """Queue a call and return its future. Raises PoolFullError or ShuttingDownError at once."""
+        future: Future[Result] = Future()
+        with self._lock:
+            if self._closed:
+                raise ShuttingDownError
+            if self._waiting.qsize() >= self._most_waiting:
+                raise PoolFullError
+            self._waiting.put(_Work(future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """Accept no more calls; the threads end after the queued calls. Never waits.
+
+        Overrides Executor's method, and ignores its arguments.
+        """
+        with self._lock:
+            self._closed = True
+            # The queue is FIFO, so each thread meets its None after all queued calls.
+            for _ in self._threads:
+                self._waiting.put(None)
+
+    def _run(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            if not work.future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = work.call()
+            except BaseException as error:  # the caller gets every error, as in ThreadPoolExecutor
+                work.future.set_exception(error)
+            else:
+                work.future.set_result(result)
+            del work  # so that an idle thread does not keep the last call and its result in memory
+
+
+class Deadlines:
+    """The futures that requests wait for, and their deadlines. Owned by one event loop.
+
+    A task checks all of them twice a second. A timer per request would cost as much as opening its
+    camera token.
+    """
+
+    def __init__(self) -> None:
+        self._time = asyncio.get_running_loop().time
+        self._due: list[tuple[float, asyncio.Future[Any]]] = []
+
+    def add(self, future: "asyncio.Future[Any]", seconds: float) -> None:
+        """Make a future raise DatabaseUnavailableError if it is not done after `seconds`.
+
+        The error may come up to half a second later.
+        """
+        self._due.append((self._time() + seconds, future))
+
+    async def watch(self) -> None:
+        """Check all futures twice a second, until this task is cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for future in self._take_overdue():
+                _end(future)
+
+    def _take_overdue(self) -> "list[asyncio.Future[Any]]":
+        now = self._time()
+        # Finished futures are removed here and not when they finish, which would cost a search.
+        waiting = [(due, future) for due, future in self._due if not future.done()]
+        self._due = [(due, future) for due, future in waiting if due >= now]
+        return [future for due, future in waiting if due < now]
+
+
+def _end(future: "asyncio.Future[Any]") -> None:
+    try:
+        future.set_exception(DatabaseUnavailableError("The database does not answer in time"))
+    except Exception:  # an error must not end the watch: it would end the timeouts of all requests
+        _log.exception("a request that waited too long could not be answered")

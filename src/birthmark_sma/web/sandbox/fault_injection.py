@@ -34,7 +34,7 @@ from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problem_documents import error_response, problem_response
 from birthmark_sma.web.problems import Problem, RequestError
 from birthmark_sma.web.request_context import RequestContext, get_context
-from birthmark_sma.web.routes import CRL, PROVISION, VALIDATE_BATCH
+from birthmark_sma.web.routes import CRL, PROVISION, VALIDATE_BATCH, Credentials
 from birthmark_sma.web.sandbox import scenario_catalog, scenario_matching
 from birthmark_sma.web.sandbox.connection_faults import CUT, Cut
 from birthmark_sma.web.sandbox.request_repeats import Repetitions, request_digest
@@ -204,7 +204,8 @@ class FaultInjector:
         authenticator = self._find_state().authenticator
         try:
             authenticator.check_host(context)
-            authenticator.authenticate(context)
+            if context.route.credentials is not Credentials.IGNORED:
+                authenticator.authenticate(context)
         except (RequestError, errors.BirthmarkError):
             return False
         return True

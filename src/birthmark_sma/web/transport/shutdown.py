@@ -20,9 +20,6 @@ SUPERVISOR_SECONDS = 9.3
 """The time (seconds) after which the supervisor kills its workers and exits. It is longer than
 WORKER_SECONDS because the supervisor gets the signal first and passes it on half a second later."""
 
-_LEFT = "caller_left"
-"""The key in the scope that the HTTP protocol sets when the caller has left."""
-
 _LEFT = "Stopped with work under way that did not end in time. What was answered is recorded."
 _LOG_SECONDS = 0.2  # for the last line of the log; then the process exits with or without it
 

@@ -10,8 +10,8 @@ import pytest
 from starlette.requests import empty_receive
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.web.dashboard.certificates import show_certificates
+from birthmark_sma.web.middleware.timeouts import WorkerPool
 from birthmark_sma.web.server_state import ApiRequest, ServerState
 from tests.support.http.contexts import make_context
 from tests.support.programs.wrong_clock import machine_clock_ahead
@@ -24,7 +24,7 @@ LIFETIMES = timedelta(days=365 * 40)
 def request_for_page(authority: Authority) -> Iterator[ApiRequest]:
     """A request to the dashboard of an authority, without a server."""
     pool = WorkerPool(1, "test", most_waiting=1)
-    yield ApiRequest(
+    request = ApiRequest(
         {
             "type": "http",
             "method": "GET",
@@ -35,9 +35,10 @@ def request_for_page(authority: Authority) -> Iterator[ApiRequest]:
             "headers": [],
         },
         empty_receive,
-        make_context("/dashboard/certificates"),
-        cast("ServerState", SimpleNamespace(authority=authority, slow=pool)),
     )
+    request.context = make_context("/dashboard/certificates")
+    request.server = cast("ServerState", SimpleNamespace(authority=authority, slow=pool))
+    yield request
     pool.shutdown()
 
 

@@ -15,10 +15,9 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
-from birthmark_sma.runtime.worker_pool import WorkerPool
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.interruption import CURRENT, Interruption
-from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.middleware.timeouts import WorkerPool, run_with_timeout
 
 LONG = {
     "postgresql": "SELECT pg_sleep(120)",

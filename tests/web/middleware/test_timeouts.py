@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from birthmark_sma.errors import DatabaseUnavailableError
-from birthmark_sma.web.middleware import response_deadline
-from birthmark_sma.web.middleware.response_deadline import Deadlines
+from birthmark_sma.web.middleware import timeouts
+from birthmark_sma.web.middleware.timeouts import Deadlines
 
 
 async def watched(test: Callable[[Deadlines], Any]) -> None:
@@ -23,7 +23,7 @@ async def watched(test: Callable[[Deadlines], Any]) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, so that a test takes milliseconds."""
-    monkeypatch.setattr(response_deadline, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(timeouts, "_LOOK_SECONDS", 0.01)
 
 
 def test_only_overdue_futures_end() -> None:
