@@ -48,6 +48,9 @@ exports), quick ones (sessions, revocation lists) and probes. With one pool, a c
 statistics all the time would block the others and make a healthy server fail its probes."""
 _MOST_WAITING = 100
 """The most queries that may wait in a pool. Further ones are refused with 503."""
+_YOUNG_OBJECTS = 20_000
+"""New objects before a garbage collection. With Python's 700, each of 128 requests under way is
+looked at several times: a tenth of the time of a camera token."""
 _CRL_SECONDS = 4.0  # the timeout of a query for a revocation list
 
 _front = APIRouter()
@@ -160,6 +163,7 @@ async def _serving(
         # collections, during which callers would wait.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS)
         try:
             yield state
         finally:
