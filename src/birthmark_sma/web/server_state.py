@@ -13,10 +13,9 @@ from starlette.requests import Request
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.crl_store import ServedCrl
 from birthmark_sma.authority.operations.statistics import Totals
-from birthmark_sma.web.api.metrics_cache import MetricsCache
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
-from birthmark_sma.web.middleware.timeouts import Deadlines, SharedQuery
+from birthmark_sma.web.middleware.timeouts import Deadlines, MetricsCache, SharedQuery
 from birthmark_sma.web.request_context import RequestContext
 
 

@@ -1,9 +1,9 @@
 """Parse a batch of camera tokens without blocking the event loop for long.
 
-`web.api.validate` calls `parse_batch`, then `parse_elements`. The JSON parser blocks the event loop
-until it is done, and makes an object of every value. So a batch with more values than 1,000 camera
-tokens need is never parsed as a whole: this module first finds the places of its elements, 1,000
-structural marks at a time, and then parses each element by itself.
+`web.api.validate_batch` calls `parse_batch`, then `parse_elements`. The JSON parser blocks the
+event loop until it is done, and makes an object of every value. So a batch with more values than
+1,000 camera tokens need is never parsed as a whole: this module first finds the places of its
+elements, 1,000 structural marks at a time, and then parses each element by itself.
 """
 
 import asyncio

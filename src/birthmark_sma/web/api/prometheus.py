@@ -39,9 +39,9 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     SlotAllocator,
 )
 from birthmark_sma.web.api import openapi
-from birthmark_sma.web.api.metrics_cache import MetricsCache
 from birthmark_sma.web.middleware import request_metrics
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
+from birthmark_sma.web.middleware.timeouts import MetricsCache
 from birthmark_sma.web.server_state import ApiRequest
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]

@@ -1,9 +1,9 @@
 """Timeouts: of database queries, which run in threads, and of the verdicts that requests wait for.
 
 The endpoints and the dashboard use `run_with_timeout` on the WorkerPools of the server;
-`web.api.crl` uses `SharedQuery`, and `web.api.metrics_cache` uses `put` and `abandon`. A query
-whose result no one waits for any more is ended (`storage.interruption`), so that it does not keep a
-thread and the database busy. `web.api.validate` adds its futures to `Deadlines`.
+`web.api.crl` uses `SharedQuery`, and `web.api.prometheus` uses `MetricsCache`. A query whose result
+no one waits for any more is ended (`storage.interruption`), so that it does not keep a thread and
+the database busy. `web.api.validate` adds its futures to `Deadlines`.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _LOOK_SECONDS = 0.5  # a verdict's timeout may be this much late
+FRESH_SECONDS = 0.5  # the maximum age of the text of /metrics
+_DATABASE_SECONDS = 4.0  # the timeout of its query
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +109,62 @@ class SharedQuery(Generic[Result]):
                     raise
             self._finished = number
             return self._found
+
+
+class MetricsCache(Generic[Result]):
+    """A cache of the /metrics text, so that frequent scrapes cost no more than rare ones.
+
+    The text is made at most twice a second, and concurrent scrapes share one. While a query hangs,
+    no second one is started: the text is made without the database's metrics. Owned by one event
+    loop.
+
+    `ask` queries the database, in `thread`, an executor with just one thread. It may raise
+    DatabaseUnavailableError. `phrase` formats the result, or None if the database is away.
+    """
+
+    def __init__(
+        self, thread: Executor, ask: Callable[[], Result], phrase: Callable[[Result | None], bytes]
+    ) -> None:
+        self._thread = thread
+        self._ask = ask
+        self._phrase = phrase
+        self._text = b""
+        self._made = float("-inf")
+        self._making: asyncio.Task[bytes] | None = None
+        self._asked: Future[Result] | None = None
+
+    async def text(self) -> bytes:
+        """Return the text, at most FRESH_SECONDS old. Never raises DatabaseUnavailableError."""
+        if asyncio.get_running_loop().time() - self._made < FRESH_SECONDS:
+            return self._text
+        if self._making is None:
+            self._making = asyncio.create_task(self._make())
+        # Other scrapes may wait for the same task. One that is cancelled must not cancel it.
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> bytes:
+        try:
+            self._text = self._phrase(await self._totals())
+            self._made = asyncio.get_running_loop().time()
+            return self._text
+        finally:
+            self._making = None
+
+    async def _totals(self) -> Result | None:
+        """Return the totals from the database, or None if they cannot be read in 4 seconds."""
+        if self._asked is not None and not self._asked.done():
+            return None  # the query of an earlier scrape still hangs
+        self._asked, interruption = put(self._thread, self._ask)
+        try:
+            async with asyncio.timeout(_DATABASE_SECONDS):
+                return await asyncio.wrap_future(self._asked)
+        except (TimeoutError, DatabaseUnavailableError):
+            return None
+        except Exception:  # /metrics must answer when something is wrong: alerts depend on it
+            _log.exception("the figures of the database could not be read")
+            return None
+        finally:
+            abandon(self._asked, interruption)
 
 
 class _Work(NamedTuple):

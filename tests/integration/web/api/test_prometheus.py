@@ -22,7 +22,7 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     SharedCounters,
     SlotAllocator,
 )
-from birthmark_sma.web.api.metrics_cache import FRESH_SECONDS, MetricsCache
+from birthmark_sma.web.middleware.timeouts import FRESH_SECONDS, MetricsCache
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running, new_serial
 
@@ -167,7 +167,7 @@ async def test_however_many_ask_it_is_made_once() -> None:
 
 async def test_a_database_that_hangs_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scrapers are told that it is away, the later ones at once, and nothing piles up."""
-    monkeypatch.setattr("birthmark_sma.web.api.metrics_cache._DATABASE_SECONDS", 1.0)
+    monkeypatch.setattr("birthmark_sma.web.middleware.timeouts._DATABASE_SECONDS", 1.0)
     asked: list[int] = []
     answers = threading.Event()
 

@@ -198,8 +198,8 @@ def credentials(locked: Locked) -> dict[str, str | None]:
     """Every kind of credential, good and bad."""
     good = locked.keys["validate"]
     revoked = issue(locked.database, next(names), "admin")
-    past = expired(locked.database, next(names), "admin")
     revoke_key(locked.database, revoked.key.key_id)
+    past = expired(locked.database, next(names), "admin")  # known no sooner than the revocation
     with locked.client(past) as client:  # that it has expired is told to who holds it
         known_within(lambda: "expired" in client.get("/stats").text)
     return {
