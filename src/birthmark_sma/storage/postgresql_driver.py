@@ -37,9 +37,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeEngine
 
-from birthmark_sma.storage.portable_sql import UtcDateTime
-
 from birthmark_sma.runtime.library_methods import require_methods
+from birthmark_sma.storage.portable_sql import UtcDateTime
 
 _METHODS = ("exec_", "prepare", "exec_prepared")
 _OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute")
