@@ -6,7 +6,7 @@ import pytest
 
 from checks.call_trace import REQUESTS, TracedServer, list_files, run_traced_server
 
-MOST_FILES = {"validate": 32, "provision": 45, "ready": 17, "crl": 18}
+MOST_FILES = {"validate": 32, "provision": 46, "ready": 17, "crl": 18}
 """Lower these when the code allows it; a change that needs more has to say why."""
 
 
