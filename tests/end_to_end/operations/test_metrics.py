@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from birthmark_sma.web.api.metrics_cache import FRESH_SECONDS
+from birthmark_sma.web.middleware.timeouts import FRESH_SECONDS
 from tests.end_to_end.conftest import FEW_TABLES, Start
 from tests.support.cameras.camera import Camera
 from tests.support.databases.postgres import Postgres
