@@ -7,7 +7,8 @@ it once (measured in docs/performance.md).
 
 BEGIN, COMMIT and the connection pool's ping always use the blocking call, and so do statements
 that run with `execute_blocking`. Everything else goes through psycopg's cursors. `storage.engine`
-creates the engine; stores call `execute_blocking`. Never call this in an event loop.
+creates the engine; stores call `execute_blocking` or run a `NamedStatement`. Never call these in an
+event loop.
 """
 
 import hashlib
