@@ -34,7 +34,13 @@ def test_no_folder_has_many_files(folder: str) -> None:
     assert not large.keys() - UNBOUNDED, large
 
 
-DESCRIBED_AS_A_WHOLE = ("cli/commands", "operations/doctor", "web/dashboard", "/migrations", "/versions")
+DESCRIBED_AS_A_WHOLE = (
+    "cli/commands",
+    "operations/doctor",
+    "web/dashboard",
+    "/migrations",
+    "/versions",
+)
 """Folders of which ARCHITECTURE.md says what each module is, without naming the modules."""
 
 
