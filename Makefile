@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 PORT ?= 8000
 
 .PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface \
-  settings-table demo bench bench-docs picture profile lock clean
+  reference-pages docs demo bench bench-docs picture profile lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -85,8 +85,12 @@ check: check-fast ## and structure, insecure calls, secrets, known vulnerabiliti
 public-surface: setup-dev ## record the public surface in tests/public_surface, and print what is new
 	@.venv/bin/python -m checks.public_surface
 
-settings-table: setup-dev ## write the table of settings into docs/operator.md
-	@.venv/bin/python -m checks.settings_table
+reference-pages: setup-dev ## write the generated parts of docs/: API, commands, settings, metrics, database
+	@.venv/bin/python -m checks.reference_pages
+
+docs: setup-dev ## the documentation, as pages in build/docs; a warning is an error
+	@.venv/bin/sphinx-build -W --keep-going -q -j auto -d .cache/docs docs build/docs
+	@echo "Open build/docs/index.html"
 
 bench: setup-dev ## measure, beside the conventional way; ARGS="--quick" or "--only validate,batch"
 	@.venv/bin/python -m bench $(ARGS)

@@ -10,7 +10,7 @@ POSTGRES_OPTIONS: Mapping[str, str] = {
     "shared_buffers": "1GB",
     "max_wal_size": "4GB",
 }
-"""Durable settings, with more memory than PostgreSQL's defaults, as docs/operator.md recommends."""
+"""Durable settings, with more memory than PostgreSQL's defaults: docs/operate/capacity.md."""
 
 PARTS = (
     "validate",

@@ -240,7 +240,7 @@ function isOfCa(key) {
   return ["prime256v1", "secp384r1", "secp521r1"].includes(namedCurve);
 }
 
-// Returns the hash algorithm of a device key's signatures: docs/aggregator.md. Ed25519 has none.
+// Returns the hash algorithm of a device key's signatures: docs/protocol.md. Ed25519 has none.
 function digestFor(key) {
   const { namedCurve, modulusLength, publicExponent } = key.asymmetricKeyDetails ?? {};
   const rsa = modulusLength >= 2048 && modulusLength <= 4096 && publicExponent === 65537n;

@@ -3,8 +3,8 @@
 The program that takes the pictures (rpicam-still, an app, a motion detector) moves finished
 pictures into the folder. This service makes a bundle of each, moves the picture to
 `authenticated/`, and sends the bundles to an aggregation server when it is reachable. The power may
-fail at any moment. While the clock is wrong, pictures stay in the folder. docs/camera.md has the
-systemd unit.
+fail at any moment. While the clock is wrong, pictures stay in the folder.
+docs/integrate/camera-python.md has the systemd unit.
 """
 
 import argparse

@@ -4,7 +4,7 @@ If a module moves or a name changes, change its import here. The names behind `a
 the functions must stay, because the collectors use them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from birthmark_sma import errors as error_module
 from birthmark_sma.authority.access import cache as access_key_cache
 from birthmark_sma.authority.access import sessions
-from birthmark_sma.authority.authority import open_authority
+from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.authority.ca.ceremony import ROOT_KEY_FILE
 from birthmark_sma.authority.kek import wrapping
 from birthmark_sma.authority.kek.passphrase_file import PASSPHRASE_FILE
@@ -90,6 +90,13 @@ MIGRATIONS = Path(schema.__file__).parent / "migrations"
 def make_application(settings: Settings) -> Application:
     """Return the ASGI application of the authority that `settings` describe."""
     return create_app(lambda: open_authority(settings), log=make_request_log(settings))
+
+
+def build_application(
+    open_authority: Callable[[], Authority], front: Callable[..., object]
+) -> object:
+    """Build the application with another outermost class, and never start it."""
+    return create_app(open_authority, front=front)  # type: ignore[arg-type]
 
 
 def find_exit_code(error: error_module.BirthmarkError) -> int:

@@ -161,7 +161,7 @@ def _describe_member(member: Any) -> str | None:
 
 def _find_documented_imports() -> Iterator[tuple[str, str]]:
     """Yield module and name of each import of this package in README, docs/ and examples/."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for block in _CODE_BLOCK.findall(page.read_text(encoding="utf-8")):
             yield from _find_imports(block)
     for example in sorted((ROOT / "examples").rglob("*.py")):

@@ -9,7 +9,8 @@
 
 `AsyncAuthorityClient` is the same for asyncio. `retry` is the pure core: it decides when to send,
 wait and give up. `async_client` carries out its steps; `sync_client` runs `async_client` in a
-thread. This package must never import the authority. docs/aggregator.md is the guide.
+thread. This package must never import the authority. The guide is
+docs/integrate/aggregation-server-python.md.
 """
 
 from importlib import import_module

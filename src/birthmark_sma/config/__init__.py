@@ -2,7 +2,7 @@
 
 `settings.py` is the table. `loading.py` merges flags, environment and file into it. `setting.py`
 describes one setting. The command line builds its flags and help from the table, and
-`make settings-table` builds the table of docs/operator.md.
+`make reference-pages` builds the table of docs/settings.md.
 """
 
 from birthmark_sma.config.choices import (

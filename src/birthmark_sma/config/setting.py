@@ -1,7 +1,7 @@
 """Describe one setting: its environment variable, its flags, and its default as text.
 
 `settings.py` puts a `Setting` beside each field. `cli/options.py` makes flags and help from it, and
-`make settings-table` makes the table in docs/operator.md. Nothing here reads a value.
+`make reference-pages` makes the table in docs/settings.md. Nothing here reads a value.
 """
 
 from collections.abc import Mapping

@@ -4,9 +4,9 @@
         camera.queue.put(camera.capture(picture))
         camera.queue.drain(camera.intake("https://aggregator.example/bundles"))
 
-It needs `cryptography` and `httpx2`, and must never import the authority. docs/camera.md is the
-guide. `nonces` explains why no nonce is ever used twice, `clock` how a camera detects that its
-clock is wrong.
+It needs `cryptography` and `httpx2`, and must never import the authority. The guide is
+docs/integrate/camera-python.md. `nonces` explains why no nonce is ever used twice, `clock` how a
+camera detects that its clock is wrong.
 """
 
 from birthmark_sma.device.bounded_http import bounded_post

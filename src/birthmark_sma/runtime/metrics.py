@@ -1,8 +1,8 @@
 """The table of all metrics: the only place that names a metric, its type, labels and help.
 
-From it `web.api.prometheus` makes /metrics, `checks.metric_docs` the list in docs/operator.md, and
-`runtime.shared_memory_metrics` registers what is counted in shared memory. To add a metric, add a
-row and count it: in `authority.server_metrics` (authority) or `web.middleware.request_metrics`
+From it `web.api.prometheus` makes /metrics, `checks.reference_pages` the list in docs/metrics.md,
+and `runtime.shared_memory_metrics` registers what is counted in shared memory. To add a metric, add
+a row and count it: in `authority.server_metrics` (authority) or `web.middleware.request_metrics`
 (HTTP) if each process counts it, in `web.api.prometheus` if it is read when Prometheus asks.
 
 Names and labels are public: alerts and dashboards use them.

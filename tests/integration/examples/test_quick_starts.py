@@ -1,4 +1,4 @@
-"""The quick starts of docs/quick-starts.md, each run as it stands against a real sandbox."""
+"""The quick starts of docs/integrate/examples.md, each run as it stands against a real sandbox."""
 
 import json
 import os

@@ -170,7 +170,8 @@ _KINDS = {
 }
 _ROOT_KEY = {
     "changed": "The root's key file is encrypted under the passphrase that is now used.",
-    "not here": "The root's key file is not here. It keeps its passphrase: see docs/operator.md.",
+    "not here": "The root's key file is not here. It keeps its passphrase: see"
+    " docs/operate/secrets.md.",
     "not wanted": "CA_PASSWORD and the root's key file are unchanged.",
 }
 

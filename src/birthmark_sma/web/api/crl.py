@@ -30,7 +30,7 @@ router = APIRouter(tags=["operate"])
 
 @router.get(
     CRL_PATH,
-    summary="The revoked device certificates (DER, RFC 5280)",
+    summary="Download the revocation list of device certificates (DER)",
     description="A new list is published within seconds of each revocation, and every 6 hours. Ask"
     " again with `If-None-Match`: the status 304 means that the list is still the newest.",
     response_class=Response,

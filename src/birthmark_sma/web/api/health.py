@@ -122,7 +122,7 @@ class StatsResponse(_Model):
 async def health(request: ApiRequest) -> Response:
     """Ask the database, and say no more than whether it answers and takes what is to be recorded.
 
-    A writer whose last batch failed counts for ten seconds.
+    It is unhealthy for ten seconds after a batch could not be recorded.
     """
     authority = request.server.authority
     try:
@@ -217,7 +217,7 @@ def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
 
 @router.get(
     ROOT_PATH,
-    summary="The root certificate (DER)",
+    summary="Download the root certificate (DER)",
     response_class=Response,
     responses={
         **_download("application/pkix-cert", "The root that verifiers pin"),
@@ -232,7 +232,7 @@ async def root_certificate(request: ApiRequest) -> Response:
 
 @router.get(
     INTERMEDIATE_PATH,
-    summary="The intermediate certificate (DER)",
+    summary="Download the intermediate certificate (DER)",
     response_class=Response,
     responses={
         **_download("application/pkix-cert", "The issuer of device certificates"),

@@ -93,10 +93,14 @@ class ValidateNucResponse(_Response):
     """A verdict. Only a PASS names the device, as far as the disclosure setting allows."""
 
     validation_result: Verdict
-    manufacturer_id: str
-    device_family: str | None
-    device_serial: str | None
-    timestamp: str
+    manufacturer_id: Annotated[str, Field(description="The setting `SMA_MANUFACTURER_ID`")]
+    device_family: Annotated[
+        str | None, Field(description="On PASS, unless disclosure withholds it")
+    ]
+    device_serial: Annotated[
+        str | None, Field(description="On PASS, unless disclosure withholds it")
+    ]
+    timestamp: Annotated[str, Field(description="The time of the verdict (RFC 3339, UTC)")]
 
 
 class _PublishedRequest(BaseModel):
@@ -297,7 +301,12 @@ class ProvisionRequest(_Request):
             " case, to how letters are composed, and to white space",
         ),
     ]
-    device_family: Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION)]
+    device_family: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=MAX_DESCRIPTION, description="A name for this kind of device"
+        ),
+    ]
     device_public_key: Annotated[
         Pem | None, Field(description="PEM SubjectPublicKeyInfo. This or `csr`")
     ] = None
@@ -310,7 +319,14 @@ class ProvisionRequest(_Request):
             " SubjectPublicKeyInfo of that key"
         ),
     ] = None
-    app_version: Annotated[str | None, Field(min_length=1, max_length=MAX_DESCRIPTION)] = None
+    app_version: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_DESCRIPTION,
+            description="The version of the camera's software",
+        ),
+    ] = None
     nuc_hash: Annotated[
         Hex64 | None,
         Field(
@@ -363,10 +379,14 @@ class ProvisionRequest(_Request):
 class ProvisionResponse(_Response):
     """All that a device needs to make camera tokens. It is sent once. Keep it secret."""
 
-    device_certificate: str
-    certificate_chain: list[str]
-    table_assignments: list[int]
-    provisioning_id: str
+    device_certificate: Annotated[str, Field(description="The device's certificate, PEM")]
+    certificate_chain: Annotated[
+        list[str], Field(description="The intermediate, then the root, PEM each")
+    ]
+    table_assignments: Annotated[
+        list[int], Field(description="The ids of the device's three key tables, ascending")
+    ]
+    provisioning_id: Annotated[str, Field(description="A unique id, for questions to the operator")]
     simulated_nuc_hash: Annotated[
         str | None, Field(repr=False, description="64 hex; not with a recipient key")
     ] = None

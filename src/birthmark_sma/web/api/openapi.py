@@ -48,7 +48,7 @@ _WITH_A_KEY = (401, 403)  # every path that requires an access key can answer th
 
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": "Seconds to wait before trying again",
+        "description": "Seconds to wait before the request is repeated",
         "schema": {"type": "integer"},
     }
 }

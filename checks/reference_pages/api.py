@@ -1,0 +1,204 @@
+"""Make the API reference from the OpenAPI document."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from checks.reference_pages.marks import table
+from checks.reference_pages.problems import REMEDIES
+
+Object = dict[str, Any]
+
+_TAGS = {
+    "provision": "Provisioning",
+    "validate": "Validation",
+    "operate": "Certificates, health and figures",
+}
+COMMON = ("401", "403", "408", "414", "421", "429", "431", "500", "501", "505")
+_URL = "http://127.0.0.1:8000"
+
+
+def render(document: Object) -> str:
+    """Return the sections of all operations, grouped as in the document."""
+    text = ""
+    for tag, title in _TAGS.items():
+        text += f"## {title}\n\n"
+        for path, method, operation in _operations(document, tag):
+            text += _operation(document, path, method, operation)
+    return text
+
+
+def render_index(document: Object) -> str:
+    """Return a table of all operations."""
+    rows = [
+        (
+            f"[`{method.upper()} {path}`](#{_anchor(method, path)})",
+            operation["summary"],
+            _scope(operation),
+        )
+        for tag in _TAGS
+        for path, method, operation in _operations(document, tag)
+    ]
+    return table(("request", "what it does", "access key of scope"), rows)
+
+
+def render_problems() -> str:
+    """Return the table of problem types."""
+    rows = [
+        (f"`{slug}`", status, cause, remedy) for slug, (status, cause, remedy) in REMEDIES.items()
+    ]
+    return table(("type, after `urn:birthmark:problem:`", "status", "cause", "what to do"), rows)
+
+
+def _operations(document: Object, tag: str) -> Iterator[tuple[str, str, Object]]:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if operation["tags"] == [tag]:
+                yield path, method, operation
+
+
+def _anchor(method: str, path: str) -> str:
+    return f"{method}-{path}".replace("/", "").replace(".", "").lower()
+
+
+def _scope(operation: Object) -> str:
+    if not operation.get("security"):
+        return "none needed"
+    scopes = operation["security"][0]["accessKey"]
+    return "any" if len(scopes) > 1 else f"`{scopes[0]}`"
+
+
+def _operation(document: Object, path: str, method: str, operation: Object) -> str:
+    text = f"### {method.upper()} {path}\n\n{operation['summary']}. {_prose(operation)}\n\n"
+    text += f"Access key: {_scope(operation)}.\n\n"
+    if parameters := operation.get("parameters"):
+        rows = [
+            (f"`{each['name']}` ({each['in']})", _type(each["schema"]), each["description"])
+            for each in parameters
+        ]
+        text += table(("parameter", "value", "what it is"), rows) + "\n"
+    if "requestBody" in operation:
+        text += _request(document, path, operation["requestBody"])
+    elif method == "get" and "200" in operation["responses"]:
+        text += _get(path, operation["responses"]["200"])
+    text += _success(document, operation["responses"])
+    return text + _statuses(operation["responses"])
+
+
+def _prose(operation: Object) -> str:
+    return " ".join((operation.get("description") or "").split())
+
+
+def _request(document: Object, path: str, body: Object) -> str:
+    model = _resolve(document, body["content"]["application/json"]["schema"])
+    text = table(("field", "value", "needed", "what it is"), _fields(document, model))
+    file = f"{path.strip('/').replace('/', '-')}.json"
+    examples = model.get("examples") or [_example_of(document, model)]
+    text += f"\nRequest, as the file `{file}`:\n\n<!-- file: {file} -->\n{_json(examples[0])}\n"
+    headers = "-H 'Content-Type: application/json'"
+    if path.endswith("/provision"):
+        headers += ' -H "Idempotency-Key: $(openssl rand -hex 16)"'
+    return text + f"```sh\ncurl -s {_URL}{path} {headers} \\\n  -d @{file}\n```\n\n"
+
+
+def _get(path: str, response: Object) -> str:
+    [media_type] = response["content"]
+    output = "" if media_type in {"application/json", "text/plain"} else f" -o {path[5:]}"
+    return f"```sh\ncurl -s {_URL}{path}{output}\n```\n\n"
+
+
+def _success(document: Object, responses: Object) -> str:
+    content = responses.get("200", {}).get("content", {}).get("application/json")
+    if content is None:
+        return ""
+    text = ""
+    for name, example in content.get("examples", {}).items():
+        text += f"Response{', ' + name if name else ''}:\n\n<!-- response -->\n"
+        text += _json(example["value"]) + "\n"
+    fields = _fields(document, _resolve(document, content["schema"]))
+    return text + table(("field", "value", "always", "what it is"), fields) + "\n"
+
+
+def _statuses(responses: Object) -> str:
+    """Return a table of the statuses that are not common to all requests."""
+    rows = []
+    for status, response in responses.items():
+        if status in COMMON:
+            continue
+        types = ""
+        for content in response.get("content", {}).values():
+            if "Problem" in content.get("schema", {}).get("$ref", ""):
+                types = f"`{content['example']['type'].rpartition(':')[2]}`"
+        rows.append((status, types, response["description"]))
+    return (
+        table(("status", "problem type, for example", "when"), rows)
+        + "\nAlso the [statuses that every request can get](#statuses-that-every-request-can-get)."
+        "\n\n"
+    )
+
+
+def render_common(document: Object) -> str:
+    """Return a table of the statuses that every request can get."""
+    responses = document["paths"]["/stats"]["get"]["responses"]
+    rows = [(status, responses[status]["description"]) for status in COMMON]
+    return table(("status", "when"), rows)
+
+
+def _json(value: object) -> str:
+    return f"```json\n{json.dumps(value, indent=2)}\n```\n"
+
+
+def _resolve(document: Object, schema: Object) -> Object:
+    if "$ref" not in schema:
+        return schema
+    found: Object = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _fields(document: Object, model: Object, prefix: str = "") -> list[tuple[str, ...]]:
+    """Return a row for each field of a model, with the fields of objects inside it."""
+    needed = model.get("required", [])
+    rows: list[tuple[str, ...]] = []
+    for name, schema in model.get("properties", {}).items():
+        inner = _resolve(document, schema.get("items", schema) if "items" in schema else schema)
+        told = schema.get("description", "") or inner.get("description", "")
+        is_needed = "yes" if name in needed else "no"
+        rows.append((f"`{prefix}{name}`", _type(schema, document), is_needed, told))
+        if "properties" in inner:
+            dots = f"{prefix}{name}[]." if "items" in schema else f"{prefix}{name}."
+            rows += _fields(document, inner, dots)
+    return rows
+
+
+def _type(schema: Object, document: Object | None = None) -> str:
+    """Return the type and the limits of a value in words."""
+    if "anyOf" in schema:
+        kinds = [_type(each, document) for each in schema["anyOf"]]
+        return " or ".join(kinds)
+    if "$ref" in schema:
+        found = _resolve(document, schema) if document else {}
+        return _type(found, document) if "enum" in found else "object"
+    if "enum" in schema:
+        return ", ".join(f"`{each}`" for each in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    return str(schema.get("type", "any")) + _limits(schema)
+
+
+def _limits(schema: Object) -> str:
+    if "maximum" in schema:
+        return f", {schema.get('minimum', 0):,} to {schema['maximum']:,}"
+    if "maxLength" in schema:
+        least, most = schema.get("minLength", 0), schema["maxLength"]
+        return f", {most:,} characters" if least == most else f", {least} to {most:,} characters"
+    if "maxItems" in schema:
+        least, most = schema.get("minItems", 0), schema["maxItems"]
+        return f" of {most:,}" if least == most else f" of {least} to {most:,}"
+    return ""
+
+
+def _example_of(document: Object, model: Object) -> Object:
+    """Return an example of a model that has none, from its fields' examples."""
+    [(name, schema)] = model["properties"].items()
+    item = _resolve(document, schema["items"])
+    return {name: [item["examples"][0]]}

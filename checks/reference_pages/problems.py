@@ -1,0 +1,180 @@
+"""List the problem types of the API, and what a caller does about each.
+
+`birthmark_sma.web.problems` and `web.transport.protocol` raise them. A test compares the two lists.
+"""
+
+REMEDIES: dict[str, tuple[str, str, str]] = {
+    "unknown-table": (
+        "400",
+        "the token names a table that this authority does not have. This *is* a verdict: FAIL",
+        "Reject. Check that the token reached the manufacturer that provisioned the device.",
+    ),
+    "unknown-key-index": (
+        "400",
+        "the token names a key that its table does not have. This *is* a verdict: FAIL",
+        "Reject. A camera whose tokens all end here has the wrong number of keys in its settings.",
+    ),
+    "not-http": ("400", "the bytes are not an HTTP/1.1 request", "Correct the client."),
+    "not-one-host": (
+        "400",
+        "the Host field is missing or there are two",
+        "Send exactly one. Look at what a proxy adds.",
+    ),
+    "unauthenticated": (
+        "401",
+        "no access key, or one that is wrong, revoked or expired",
+        "Send `Authorization: Bearer sma_...`. Ask the operator for a key. No verdict.",
+    ),
+    "insufficient-scope": (
+        "403",
+        "the access key is for other routes",
+        "Use a key of the scope that `detail` names. No verdict.",
+    ),
+    "enrolment-refused": (
+        "403",
+        "the enrolment key is used up, or is for another device family",
+        "Ask the operator for a key. The serial is still free.",
+    ),
+    "foreign-form": (
+        "403",
+        "a form of the dashboard was sent from another page",
+        "Open the dashboard again and repeat the action.",
+    ),
+    "not-found": ("404", "the path does not exist", "Compare the path with this page."),
+    "crl-not-published": (
+        "404, 503",
+        "the root has signed no list yet (404), or the intermediate has not (503)",
+        "503: repeat after `Retry-After`. 404: the operator runs `sma ca publish-crl`.",
+    ),
+    "unknown-device": ("404", "no device has this serial", "Compare the serial."),
+    "method-not-allowed": ("405", "the path has other methods", "`Allow` lists them."),
+    "request-timeout": (
+        "408",
+        "the request did not arrive completely in time",
+        "Repeat. Send the body without pauses.",
+    ),
+    "device-already-provisioned": (
+        "409",
+        "the serial is registered, perhaps in another spelling",
+        "If your answer was lost, repeat with the same `Idempotency-Key` within 24 hours."
+        " Otherwise choose another serial.",
+    ),
+    "public-key-in-use": (
+        "409",
+        "another device has this public key",
+        "Make a new key pair. Look for two devices with one image of a disk.",
+    ),
+    "nuc-hash-in-use": (
+        "409",
+        "another device has this NUC hash",
+        "Measure again. Look for two devices with one image of a disk.",
+    ),
+    "token-already-submitted": (
+        "409",
+        "you submitted this token before, and the operator allows one answer for each caller",
+        "Use the verdict that you got then. If it was lost, ask the operator. No verdict.",
+    ),
+    "withdrawn": (
+        "410",
+        "this authority takes no certificate bundles",
+        "Send the camera token to `/validate` or `/validate-legacy`.",
+    ),
+    "body-too-large": (
+        "413",
+        "the body is larger than the operator allows",
+        "Send smaller batches. `detail` has the limit.",
+    ),
+    "target-too-long": ("414", "the request line has more than 8,192 bytes", "Shorten it."),
+    "unsupported-media-type": (
+        "415",
+        "the body is not declared as JSON, or is compressed",
+        "Send `Content-Type: application/json` once, and no `Content-Encoding`.",
+    ),
+    "misdirected-request": (
+        "421",
+        "the server is open on loopback, and Host is another name",
+        "Use `localhost`, `127.0.0.1`, or the name in `SMA_PUBLIC_URL`.",
+    ),
+    "invalid-request": (
+        "422",
+        "fields are missing, unknown or malformed",
+        "Correct the fields in `errors`. Do not repeat the request unchanged.",
+    ),
+    "key-refused": (
+        "422",
+        "the public key is of a kind that is not accepted, or it is weak or known",
+        "`detail` has the cause. Make a new key pair.",
+    ),
+    "csr-refused": (
+        "422",
+        "the CSR is malformed, is not signed by its key, or names another device",
+        "`detail` has the cause.",
+    ),
+    "serial-refused": (
+        "422",
+        "the serial is empty, too long, or the name of a CA",
+        "Choose another serial.",
+    ),
+    "description-refused": (
+        "422",
+        "the device family or app version cannot be used",
+        "Use 1 to 50 printable characters.",
+    ),
+    "idempotency-key-reused": (
+        "422",
+        "the `Idempotency-Key` belongs to another request",
+        "Draw a new key for each new request; repeat a request byte for byte.",
+    ),
+    "unusable-filter": (
+        "422",
+        "a filter of the dashboard has a value that it cannot have",
+        "Correct the field that `detail` names.",
+    ),
+    "rate-limited": (
+        "429",
+        "you reached a rate limit",
+        "Send nothing until `Retry-After` is over, then repeat. No verdict.",
+    ),
+    "head-too-large": (
+        "431",
+        "the head has more than 16,384 bytes or 100 fields",
+        "Send fewer or shorter fields.",
+    ),
+    "internal-error": (
+        "500",
+        "a fault inside the authority",
+        "Repeat later. Send the operator the `request_id`. No verdict.",
+    ),
+    "transfer-coding": (
+        "501",
+        "a transfer coding other than `chunked`",
+        "Send `Content-Length`, or `Transfer-Encoding: chunked` alone.",
+    ),
+    "database-unavailable": (
+        "503",
+        "the database does not answer",
+        "Repeat after `Retry-After`. No verdict.",
+    ),
+    "pool-full": (
+        "503",
+        "too many requests wait",
+        "Repeat after `Retry-After`, with fewer requests in parallel. No verdict.",
+    ),
+    "shutting-down": (
+        "503",
+        "this process stops",
+        "Repeat: another process answers. No verdict.",
+    ),
+    "keys-changed": (
+        "503",
+        "the key-encryption key was replaced, and this process does not know the new one",
+        "Repeat after `Retry-After`. The operator restarts the server with the new secret.",
+    ),
+    "issuer-expired": (
+        "503",
+        "the intermediate CA has expired",
+        "No device can be provisioned. The operator has to act.",
+    ),
+    "http-version": ("505", "not HTTP/1.1 or HTTP/1.0", "Speak HTTP/1.1."),
+}
+"""Problem type to its statuses, its cause, and what the caller does."""
