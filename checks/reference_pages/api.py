@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from checks.reference_pages.marks import table
@@ -15,6 +16,13 @@ _TAGS = {
     "operate": "Certificates, health and figures",
 }
 COMMON = ("401", "403", "408", "414", "421", "429", "431", "500", "501", "505")
+_VECTORS = Path(__file__).parents[2] / "vectors" / "provisioning_response_test.json"
+_MAKE_REQUEST = """\
+openssl ecparam -name prime256v1 -genkey -noout -out camera.key
+openssl req -new -key camera.key -subj "/CN=camera-0001" -out camera.csr
+printf '{{"device_serial": "camera-0001", "device_family": "Android", "csr": "%s"}}' \\
+  "$(awk '{{printf "%s\\\\n", $0}}' camera.csr)" > {file}
+"""
 _URL = "http://127.0.0.1:8000"
 
 
@@ -94,10 +102,15 @@ def _request(document: Object, path: str, body: Object) -> str:
     text = table(("field", "value", "needed", "what it is"), _fields(document, model))
     file = f"{path.strip('/').replace('/', '-')}.json"
     examples = model.get("examples") or [_example_of(document, model)]
-    text += f"\nRequest, as the file `{file}`:\n\n<!-- file: {file} -->\n{_json(examples[0])}\n"
     headers = "-H 'Content-Type: application/json'"
     if path.endswith("/provision"):
+        # A key in an example would be a published key, which the authority refuses.
+        text += f"\nRequest:\n\n{_json(examples[0])}\nWith a key of your own, as the file "
+        text += f"`{file}`:\n\n```sh\n{_MAKE_REQUEST.format(file=file)}```\n\n"
         headers += ' -H "Idempotency-Key: $(openssl rand -hex 16)"'
+    else:
+        text += f"\nRequest, as the file `{file}`:\n\n<!-- file: {file} -->\n"
+        text += f"{_json(examples[0])}\n"
     return text + f"```sh\ncurl -s {_URL}{path} {headers} \\\n  -d @{file}\n```\n\n"
 
 
@@ -114,9 +127,18 @@ def _success(document: Object, responses: Object) -> str:
     text = ""
     for name, example in content.get("examples", {}).items():
         text += f"Response{', ' + name if name else ''}:\n\n<!-- response -->\n"
-        text += _json(example["value"]) + "\n"
+        text += _json(_complete(example["value"])) + "\n"
     fields = _fields(document, _resolve(document, content["schema"]))
     return text + table(("field", "value", "always", "what it is"), fields) + "\n"
+
+
+def _complete(example: Any) -> Any:
+    """Return an example of a provisioned device with whole certificates, those of the vectors."""
+    if "device_certificate" not in example:
+        return example
+    vectors = json.loads(_VECTORS.read_text(encoding="utf-8"))
+    [response, *_] = [test["response"] for test in vectors["testGroups"][0]["tests"]]
+    return {name: response.get(name, value) for name, value in example.items()}
 
 
 def _statuses(responses: Object) -> str:
