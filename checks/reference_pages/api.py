@@ -144,7 +144,7 @@ def _complete(example: Any) -> Any:
 def _statuses(responses: Object) -> str:
     """Return a table of the statuses that are not common to all requests."""
     rows = []
-    for status, response in responses.items():
+    for status, response in sorted(responses.items()):
         if status in COMMON:
             continue
         types = ""

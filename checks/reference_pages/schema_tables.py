@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from sqlalchemy.schema import CreateIndex
 from checks.public_surface import places
 from checks.reference_pages.marks import table
 
+_REFERENCE = re.compile(r" ?\((?:docs/adr/\d+|`[a-z_.]+`)\)|: see `[a-z_.]+`")
+"""A reference to the code or to an ADR, which operators do not need."""
 COLUMNS: dict[str, dict[str, str]] = tomllib.loads(
     Path(__file__).with_name("columns.toml").read_text(encoding="utf-8")
 )
@@ -78,5 +81,5 @@ def _purpose(name: str) -> str:
             and isinstance(below.value, ast.Constant)
         ):
             first = inspect.cleandoc(str(below.value.value)).split("\n\n")[0]
-            return " ".join(first.split()).replace(" (docs/adr/0009)", "")
+            return _REFERENCE.sub("", " ".join(first.split()))
     raise KeyError(name)

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,38 @@ def test_tests_that_a_page_names_exist(page: str) -> None:
     assert [test for test in set(_TEST.findall(PAGES[page])) if not _exists(test)] == []
     named = set(re.findall(r"\btests/[\w/]+(?:\.py)?", PAGES[page]))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_messages_that_pages_explain_are_those_of_the_program() -> None:
+    """Tables with the column "message" quote them; "..." stands for what varies."""
+    told = list(_messages())
+    tables = re.compile(r"^\| message \|.*\n\|[ -|]+\n((?:\|.*\n)+)", re.MULTILINE)
+    quoted = [
+        row.split("|")[1].strip().removeprefix("(log) ")
+        for page in PAGES.values()
+        for rows in tables.findall(page)
+        for row in rows.splitlines()
+    ]
+    assert len(quoted) > 12
+    unknown = []
+    for message in quoted:
+        parts = [part.strip() for part in re.split(r"\.\.\.|8000|127\.0\.0\.1", message)]
+        if not any(all(part in each for part in parts) for each in told):
+            unknown.append(message)
+    assert unknown == []
+
+
+def _messages() -> Iterator[str]:
+    """Yield every text of src/, with {} for what is put into it."""
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "{}"
+                    for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
 
 
 def test_sphinx_builds_without_a_warning(tmp_path: Path) -> None:
