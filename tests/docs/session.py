@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ import psycopg
 import yaml
 
 from tests.docs.blocks import ROOT, Block
+from tests.docs.forked_sma import offer_sma
 from tests.support.programs.server import SMA
 
 SECONDS = 120
@@ -56,15 +60,18 @@ class Session:
             (folder / name).mkdir()
         for name in ("examples", "vectors"):
             (folder / name).symlink_to(ROOT / name)
-        for name, command in {"sma": SMA, "python": (sys.executable,)}.items():
-            program = folder / "bin" / name
-            program.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n', encoding="utf-8")
-            program.chmod(0o755)
+        # Not a link: a link would be a Python without the packages of this environment.
+        python = folder / "bin" / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+        python.chmod(0o755)
+        self._programs = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
+        self._programs.enter_context(offer_sma(self._folder / "bin" / "sma"))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._programs.close()
         for process in (*self._servers, self._interpreter):
             if process is not None:
                 process.kill()
@@ -112,19 +119,27 @@ class Session:
             return
         after = self._folder / "tmp" / "environment"
         script = f"cd {self._folder}\n{text}\nenv -0 > {after}"
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            env=self._environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        self.output = done.stdout
-        assert done.returncode in codes, f"{block} ended with {done.returncode}:\n{self.output}"
-        if done.returncode == 0:
+        # A file and not a pipe: a program that a failed block leaves behind would keep it open.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+            shell = subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", script],
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code: int | None = shell.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                code = None
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+            printed.seek(0)
+            self.output = printed.read()
+        assert code in codes, f"{block} ended with {code}:\n{self.output}"
+        if code == 0:
             entries = after.read_text(encoding="utf-8").rstrip("\0").split("\0")
             self._environ = dict(entry.split("=", 1) for entry in entries)
 
