@@ -60,7 +60,7 @@ async def intermediate_list(request: ApiRequest) -> Response:
 
 @router.get(
     ROOT_CRL_PATH,
-    summary="The revoked intermediate certificates (DER, RFC 5280)",
+    summary="Download the revocation list of intermediates (DER)",
     description="It is signed whenever the root's key is present, and is valid until the next"
     " planned use of the key.",
     response_class=Response,

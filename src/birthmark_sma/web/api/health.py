@@ -120,7 +120,7 @@ class StatsResponse(_Model):
     },
 )
 async def health(request: ApiRequest) -> Response:
-    """Ask the database, and say no more than whether it answers and takes what is to be recorded.
+    """Return whether the database answers and validations can be recorded.
 
     It is unhealthy for ten seconds after a batch could not be recorded.
     """
