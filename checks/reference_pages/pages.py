@@ -4,12 +4,10 @@ from pathlib import Path
 
 from checks.reference_pages import (
     api,
-    commands,
-    metrics,
+    lists,
     openapi_document,
     schema_diagram,
     schema_tables,
-    settings,
 )
 from checks.reference_pages.marks import replace_part
 
@@ -26,10 +24,10 @@ def make_files() -> dict[str, str]:
             "reference": api.render(document),
             "problem types": api.render_problems(),
         },
-        "commands.md": {"commands": commands.render()},
+        "commands.md": {"commands": lists.render_commands()},
         "database.md": {"tables": schema_tables.render()},
-        "metrics.md": {"metrics": metrics.render()},
-        "settings.md": {"settings": settings.render()},
+        "metrics.md": {"metrics": lists.render_metrics()},
+        "settings.md": {"settings": lists.render_settings()},
     }
     made = {
         "openapi.json": openapi_document.render(document),

@@ -1,12 +1,52 @@
-"""Make the reference of the command line from the commands themselves."""
+"""Make the lists of commands, metrics and settings from the tables in the code."""
 
 from typing import Any
 
+from birthmark_sma.config import (
+    NewSecret,
+    Settings,
+    describe_default,
+    environment_variable,
+    find_setting,
+)
+from birthmark_sma.runtime.metrics import METRICS
 from checks.public_surface.command_line import list_commands
 from checks.reference_pages.marks import table
 
 
-def render() -> str:
+def render_settings() -> str:
+    """Return the table as Markdown: a row for each setting, in the order of their declaration."""
+    rows = []
+    for model in (Settings, NewSecret):
+        for name, field in model.model_fields.items():
+            default = describe_default(model, name)
+            # A value is code, a description of the default is text.
+            is_value = default and find_setting(model, name).default is None
+            rows.append(
+                (
+                    f"`{environment_variable(name)}`",
+                    f"`{default}`" if is_value else default,
+                    field.description or "",
+                )
+            )
+    return table(("variable", "default", "meaning"), rows)
+
+
+def render_metrics() -> str:
+    """Return a Markdown table with a row for each metric."""
+    rows = [
+        (
+            f"`{each.name}_total`" if each.type == "counter" else f"`{each.name}`",
+            each.type,
+            ", ".join(f"`{label}`" for label in each.labels),
+            each.help,
+        )
+        for each in METRICS
+    ]
+    return table(("metric", "type", "labels", "what it is"), rows)
+
+
+def render_commands() -> str:
     """Return a section for each command that does something itself."""
     return "\n".join(
         _section(path, command)
