@@ -4,17 +4,20 @@ The commands use it. Nothing here creates a database: SQLite would create an emp
 path, so its file must exist.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from birthmark_sma.cli.output import waiting
-from birthmark_sma.errors import NotInitialisedError
+from birthmark_sma.cli.output import print_stderr, waiting
+from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
+
+_RETRY_SECONDS = 1.0
 
 
 @contextmanager
@@ -54,3 +57,33 @@ def require_sqlite_file(settings: "Settings") -> None:
             f"There is no authority in {settings.data_dir}, and DATABASE_URL is not set. To create"
             " one, type: sma init. Or name yours with --data-dir or DATABASE_URL"
         )
+
+
+def wait_for_database(settings: "Settings") -> None:
+    """Return when PostgreSQL answers. Meanwhile print a line a second, and try again.
+
+    A hosting platform starts a server and its database at the same time, and restarts a server that
+    exits in ever longer intervals. Raises DatabaseUnavailableError after `database_wait` seconds.
+    """
+    from birthmark_sma.storage.engine import open_database
+
+    if settings.uses_sqlite:
+        return
+    database = open_database(settings.resolved_database_url)
+    deadline = time.monotonic() + settings.database_wait
+    try:
+        while True:
+            began = time.monotonic()
+            try:
+                database.ping()
+            except DatabaseUnavailableError as error:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                print_stderr(f"{error}. Trying again for {left:.0f} seconds.")
+                # A failed attempt to connect may have taken longer than a second.
+                time.sleep(min(left, max(0.0, began + _RETRY_SECONDS - time.monotonic())))
+            else:
+                return
+    finally:
+        database.close()

@@ -168,6 +168,8 @@ class Settings(BaseModel):
     """The number of camera tokens after which a commit takes no more requests."""
     request_timeout: Annotated[float, Field(gt=0, le=3600), Setting(_SERVE)] = 30.0
     """The time for a request to arrive completely, in seconds, before it gets 408."""
+    database_wait: Annotated[float, Field(ge=0, le=3600), Setting((*_SERVE, "migrate"))] = 50.0
+    """The time that a start waits for a PostgreSQL that does not answer, in seconds."""
     answer_timeout: Annotated[float, Field(gt=0, le=300), Setting(_SERVE)] = 10.0
     """The time that a caller waits for the database, in seconds, before it gets 503."""
 

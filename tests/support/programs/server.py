@@ -136,6 +136,7 @@ def server_environ(data_dir: Path, database_url: str | None = None) -> dict[str,
         if not name.startswith("SMA_") and name not in {"DATABASE_URL", "CA_PASSWORD", "PORT"}
     }
     environ |= {"SMA_DATA_DIR": str(data_dir), "SMA_CA_KEY_TYPE": "ec-p256"}
+    environ["SMA_DATABASE_WAIT"] = "0"
     if database_url is not None:
         environ |= {"DATABASE_URL": database_url, "CA_PASSWORD": PASSPHRASE}
     return environ

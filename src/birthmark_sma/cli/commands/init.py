@@ -3,10 +3,11 @@
 `sma serve` uses `initialise_on_a_laptop`. An existing authority must never be overwritten.
 """
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from birthmark_sma.cli.opening import require_sqlite_file
+from birthmark_sma.cli.opening import require_sqlite_file, wait_for_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
     print_fields,
@@ -16,11 +17,16 @@ from birthmark_sma.cli.output import (
     progress_bar,
     waiting,
 )
+from birthmark_sma.errors import ConfigurationError, NotInitialisedError
 from birthmark_sma.http_requests import is_loopback
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.ca.ceremony import Ceremony
     from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
+
+# Variables that hosting platforms set where they delete the disk at each restart.
+_PLATFORM_VARIABLES = ("DYNO", "FLY_APP_NAME", "RAILWAY_ENVIRONMENT_NAME")
 
 
 def init(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
@@ -32,6 +38,7 @@ def init(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
 
     Afterwards, move the root's key file to a safe place. The server never needs it.
     """
+    _check_disk(settings)
     held = initialise_with_progress(settings, sandbox=sandbox)
     _strengthen_root_key(settings)  # for an existing authority; a new key is strong already
     if as_json:
@@ -85,8 +92,10 @@ def migrate(settings: "Settings", as_json: Json = False) -> None:
     from birthmark_sma.storage.migration import migrate as migrate_database
 
     require_sqlite_file(settings)
+    wait_for_database(settings)
     database = open_database(settings.resolved_database_url)
     try:
+        _check_authority_exists(database)
         with waiting("Migrating the database"):
             before, after = migrate_database(database)
     finally:
@@ -97,6 +106,32 @@ def migrate(settings: "Settings", as_json: Json = False) -> None:
         print_line(f"The database is already at schema {after}.")
     else:
         print_line(f"The database was migrated from schema {before or 'none'} to {after}.")
+
+
+def _check_disk(settings: "Settings") -> None:
+    """Raise ConfigurationError on a platform that would delete the root's key with the disk.
+
+    It must come before the ceremony: afterwards the key would exist there alone.
+    """
+    found = next((name for name in _PLATFORM_VARIABLES if os.environ.get(name)), None)
+    if found is not None and settings.root_key_file is None:
+        raise ConfigurationError(
+            f"This platform ({found} is set) deletes its disk at a restart, and with it the root's"
+            " key. Run sma init on your own machine, with the same DATABASE_URL and CA_PASSWORD"
+        )
+
+
+def _check_authority_exists(database: "Database") -> None:
+    """Raise NotInitialisedError if no authority was created in the database."""
+    from birthmark_sma.authority.ca import store as ca_store
+    from birthmark_sma.storage.migration import schema_revision
+
+    with database.read() as connection:
+        if schema_revision(connection) is None or ca_store.ceremony_time(connection) is None:
+            raise NotInitialisedError(
+                "There is no authority in this database: create it on your own machine, with the"
+                " same DATABASE_URL and CA_PASSWORD, by typing sma init"
+            )
 
 
 def _strengthen_root_key(settings: "Settings") -> None:

@@ -19,6 +19,7 @@ from birthmark_sma.cli.commands.serve_tls import (
     curl_command,
     find_local_certificate,
 )
+from birthmark_sma.cli.opening import wait_for_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, waiting
 from birthmark_sma.errors import ConfigurationError
@@ -43,6 +44,7 @@ def serve(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
     from birthmark_sma.authority.authority import check_may_be_sandbox
     from birthmark_sma.web.server import check_tracing
 
+    wait_for_database(settings)
     if sandbox:
         check_may_be_sandbox(settings)
     _check_access(settings)
