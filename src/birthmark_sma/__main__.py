@@ -5,6 +5,8 @@ It needs the extra `server`. Without that it prints what to install and exits wi
 
 import sys
 
+from birthmark_sma import HOW_TO_INSTALL
+
 
 def run() -> None:
     """Run the command line, or print what to install for it and exit with status 3."""
@@ -14,8 +16,8 @@ def run() -> None:
         if error.name is None or error.name.startswith("birthmark_sma"):
             raise
         print(  # noqa: T201  what the command line prints with is what is missing
-            "sma: this is birthmark-sma for cameras and aggregation servers; for the command line"
-            " and the authority type: pip install 'birthmark-sma[server]'",
+            "sma: this environment has birthmark-sma without the command line and the server."
+            f" {HOW_TO_INSTALL}",
             file=sys.stderr,
         )
         sys.exit(3)

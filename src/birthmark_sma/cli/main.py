@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from birthmark_sma import __version__
+from birthmark_sma import HOW_TO_INSTALL, __version__
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.batch.command import provision_batch
 from birthmark_sma.cli.commands import ca, demo, devices, history, keys, secrets, tables
@@ -112,9 +112,7 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("birthmark_sma"):
             raise
-        print_stderr(
-            f"sma: {error.name} is not installed. Type: pip install 'birthmark-sma[server]'"
-        )
+        print_stderr(f"sma: {error.name} is not installed. {HOW_TO_INSTALL}")
         sys.exit(exit_codes.CONFIGURATION)
 
 

@@ -1,4 +1,4 @@
-"""What `pip install birthmark-sma` brings, and how quickly the client is imported.
+"""What the wheel without its server brings, and how quickly the client is imported.
 
 The wheel is built and installed into an empty environment with the settings, indexes and cache of
 this one, so that whatever can run `make setup` can run these tests.
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from birthmark_sma import HOW_TO_INSTALL
 
 ROOT = Path(__file__).parents[3]
 UV = Path(sys.executable).parent / "uv"
@@ -98,7 +100,7 @@ def test_sma_says_what_to_install(empty_environment: Path, arguments: tuple[str,
         program = empty_environment / "bin" / command[0]
         ran = run(program, *command[1:], *arguments, cwd=empty_environment)
         assert (ran.returncode, ran.stdout) == (3, "")
-        assert ran.stderr.endswith("type: pip install 'birthmark-sma[server]'\n")
+        assert ran.stderr.endswith(f"{HOW_TO_INSTALL}\n")
         assert ran.stderr.count("\n") == 1
 
 
