@@ -7,7 +7,7 @@ UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
 .PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface \
-  reference-pages docs demo bench bench-docs picture profile lock clean
+  reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
 .venv/.uv: Makefile
@@ -105,6 +105,12 @@ picture: setup-dev setup-browser ## the dashboard as the README shows it, docs/o
 
 profile: setup-dev ## where the time goes while the server validates
 	@.venv/bin/python -m bench --profile $(ARGS)
+
+dist: setup-dev ## a wheel, an sdist, their bill of materials and checksums, in dist/
+	@rm -rf dist
+	@$(UV) build -q --python .venv/bin/python --out-dir dist
+	@.venv/bin/python -m checks.bill_of_materials dist
+	@cat dist/SHA256SUMS
 
 lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \

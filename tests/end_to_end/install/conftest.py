@@ -1,12 +1,15 @@
 """Fixtures: databases in which an authority was created from the operator's own machine."""
 
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.deployment.platforms import ROOT
 from tests.support.deployment.played import PASSPHRASE, SCOPES, Remote, create_key, machine
 from tests.support.programs.commands import sma
 
@@ -43,3 +46,14 @@ def remote(remote_url: str, tmp_path: Path) -> Remote:
     return Remote(
         remote_url, {scope: create_key(environ, tmp_path / scope, scope) for scope in SCOPES}
     )
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of this project, made from the sdist as `make dist` does."""
+    folder = tmp_path_factory.mktemp("dist")
+    uv = Path(sys.executable).parent / "uv"
+    build = [str(uv), "build", "-q", "--python", sys.executable, "--out-dir", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, timeout=300)
+    [made] = folder.glob("*.whl")
+    return made

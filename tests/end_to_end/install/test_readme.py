@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deployment.readme import DEFAULT_URL, EXAMPLE_DATABASE, README, block
 from tests.support.programs.server import Server, server_environ
-
-README = Path(__file__).parents[3] / "README.md"
-DEFAULT_URL = "http://127.0.0.1:8000"
-
-
-def block(language: str, containing: str) -> str:
-    """The README's one code block of a language that contains a text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    [found] = [each for each in blocks if containing in each]
-    return str(found)
 
 
 @pytest.fixture
@@ -53,9 +44,7 @@ def test_postgresql_works_in_the_clone_in_which_make_run_was_typed(
     """SQLite's authority and PostgreSQL's live beside each other, in one data directory."""
     with server:
         assert server.terminate() == 0
-    shell = block("sh", "DATABASE_URL").replace(
-        "postgresql://user:password@host/database", f"'{postgres_url}'"
-    )
+    shell = block("sh", "DATABASE_URL").replace(EXAMPLE_DATABASE, f"'{postgres_url}'")
     shell = shell.replace(". .venv/bin/activate", f"PATH={Path(sys.executable).parent}:$PATH")
     # Whatever the shell ends with is the server, in its place.
     shell = shell.replace("sma serve", "exec sma serve --port 0 --json")

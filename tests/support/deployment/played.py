@@ -64,13 +64,19 @@ def arguments_of(command: list[str]) -> list[str]:
     return command[1:]
 
 
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 class Deployment:
     """A running web process of a platform, on a port of 127.0.0.1."""
 
     def __init__(self, platform: Platform, database_url: str, folder: Path, **extra: str) -> None:
         folder.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port: int = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder.with_suffix(".log")
         with self.log.open("w", encoding="utf-8") as log:
