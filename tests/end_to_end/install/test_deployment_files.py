@@ -38,6 +38,31 @@ def of_kind(kind: str) -> Any:
     return found
 
 
+def assert_exists(arguments: list[str]) -> None:
+    """Assert that the command line has a command, and its flags."""
+    found: Any = typer.main.get_command(app)
+    for word in arguments:
+        if not hasattr(found, "commands"):
+            break
+        assert word in found.commands, word
+        found = found.commands[word]
+    flags = {option for parameter in found.params for option in parameter.opts}
+    assert {each for each in arguments if each.startswith("--")} <= flags
+
+
+def test_the_page_names_what_exists() -> None:
+    """Its `sma` commands, and the files of the repository."""
+    page = (ROOT / "docs" / "set-up" / "platforms.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?<![\w/-])sma ((?!birth)[a-z][^\n`'#]*)", page)
+    for command in commands:
+        assert_exists(command.split("  ")[0].split())
+    assert len(commands) > 10
+    files = set(re.findall(r"(?<![\w/.~])(?:deploy|bin|requirements)/[\w./-]+[\w/]", page))
+    for file in files | {"Procfile", "app.json", "railway.json", "fly.toml", "compose.yaml"}:
+        written = (ROOT / f"{file}.example").exists()  # the reader fills in a copy
+        assert written or (ROOT / file).exists(), file
+
+
 @pytest.mark.parametrize("name", PLATFORMS)
 def test_every_variable_is_a_setting(name: str) -> None:
     """An unknown SMA_ variable would stop the server, and another one would change nothing."""
@@ -50,11 +75,8 @@ def test_every_command_and_flag_exists(name: str) -> None:
     """They are parsed by the command line itself."""
     platform = PLATFORMS[name]()
     for command in (platform.release, platform.web):
-        group = typer.main.get_command(app)
         assert Path(command[0]).name == "sma"
-        found = group.get_command(typer.Context(group), command[1])  # type: ignore[attr-defined]
-        flags = {option for parameter in found.params for option in parameter.opts}
-        assert {each for each in command if each.startswith("--")} <= flags
+        assert_exists(command[1:])
 
 
 @pytest.mark.parametrize("name", PLATFORMS)
