@@ -2,8 +2,10 @@
 
 import ipaddress
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -159,6 +161,19 @@ def test_caddy_and_prometheus_ask_the_server_at_its_port() -> None:
     for rules in prometheus["rule_files"]:
         file = ROOT / "deploy" / "prometheus" / rules
         assert f'job="{job["job_name"]}"' in file.read_text(encoding="utf-8")
+
+
+def test_security_txt_has_the_required_fields() -> None:
+    """RFC 9116, sections 2.5.3 and 2.5.5; and Caddy has the file where it looks for it."""
+    lines = (ROOT / "deploy" / "caddy" / "security.txt").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(": ", 1) for line in lines if not line.startswith("#"))
+    assert re.fullmatch(r"(mailto|https|tel):\S+", fields["Contact"])
+    assert datetime.fromisoformat(fields["Expires"]).tzinfo is not None
+    assert urlsplit(fields["Canonical"]).path == "/.well-known/security.txt"
+    caddyfile = (ROOT / "deploy" / "caddy" / "Caddyfile").read_text(encoding="utf-8")
+    [folder] = re.findall(r"root \* (\S+)", caddyfile)
+    mounted = [each.split(":")[1] for each in COMPOSE["services"]["caddy"]["volumes"]]
+    assert f"{folder}/security.txt" in mounted
 
 
 def test_grafana_finds_prometheus_and_the_dashboards() -> None:
