@@ -71,6 +71,7 @@ def wait_for_database(settings: "Settings") -> None:
         return
     database = open_database(settings.resolved_database_url)
     deadline = time.monotonic() + settings.database_wait
+    advised = False
     try:
         while True:
             began = time.monotonic()
@@ -80,7 +81,9 @@ def wait_for_database(settings: "Settings") -> None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise
-                print_stderr(f"{error}. Trying again for {left:.0f} seconds.")
+                advice = f": {error.advice}" if error.advice and not advised else ""
+                print_stderr(f"{error}{advice}. Trying again for {left:.0f} seconds.")
+                advised = True
                 # A failed attempt to connect may have taken longer than a second.
                 time.sleep(min(left, max(0.0, began + _RETRY_SECONDS - time.monotonic())))
             else:
