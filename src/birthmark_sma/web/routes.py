@@ -130,7 +130,7 @@ TABLE = (
     DASHBOARD_FILES,
     Route("/docs"),
     Route("/docs/oauth2-redirect"),
-    Route("/health", traced=False),
+    Route("/health", ANYONE, traced=False),
     LIVE,
     READY,
     Route("/metrics", ADMIN, traced=False),

@@ -6,6 +6,7 @@ The commands run in an empty folder with the variables that the platform sets, a
 import shutil
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.support.cameras.camera import Camera
@@ -58,6 +59,8 @@ def test_a_platform_is_played(platform: Platform, remote: Remote, tmp_path: Path
     )
     assert released.returncode == 0, released.stderr
     with deployed(platform, remote.url, tmp_path / "web-1") as first:
+        health = httpx2.get(f"{first.url}/health", trust_env=False)
+        assert (health.status_code, health.json()) == (200, {"status": "healthy"})
         with first.client(remote.keys["provision"]) as factory:
             camera = Camera.provisioned(factory, "camera-1")
         token = camera.token()

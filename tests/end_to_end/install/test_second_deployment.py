@@ -124,6 +124,9 @@ def test_a_start_waits_for_the_database(slow_database: Postgres, tmp_path: Path)
         assert deployment.process.poll() is None
         slow_database.start()
         wait_until(deployment.is_ready, 30)
+        slow_database.stop()
+        health = httpx2.get(f"{deployment.url}/health", trust_env=False, timeout=30)
+        assert (health.status_code, health.json()) == (503, {"status": "unhealthy"})
         assert deployment.stop() == 0
     finally:
         deployment.process.kill()

@@ -170,7 +170,6 @@ def _print_facts(
     from birthmark_sma import __version__
     from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.cli.descriptions import certificate_as_fields, fingerprint
-    from birthmark_sma.config import Access
 
     if as_json:
         print_json(
@@ -203,8 +202,7 @@ def _print_facts(
             *certificate_as_fields("intermediate", authority.issuer.certificate),
         ]
     )
-    probe = "/health" if settings.resolved_access is Access.OPEN else "/health/ready"
-    path = "/sandbox" if authority.sandbox else probe
+    path = "/sandbox" if authority.sandbox else "/health"
     print_line("\nTry next, in another terminal:")
     print_line(f"  {curl_command(url + path, local)}")
     if not authority.sandbox:

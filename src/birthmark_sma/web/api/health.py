@@ -16,6 +16,7 @@ from birthmark_sma import __version__
 from birthmark_sma.authority.authority import INTERMEDIATE_PATH, ROOT_PATH
 from birthmark_sma.authority.operations import statistics
 from birthmark_sma.authority.operations.statistics import Stats
+from birthmark_sma.config import Access
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
@@ -36,12 +37,15 @@ class _Model(BaseModel):
 
 
 class HealthResponse(_Model):
-    """The state of the authority. It contains no internal details."""
+    """The state of the authority. It contains no internal details.
+
+    On a server that asks for access keys, a caller without one gets the status alone.
+    """
 
     status: Literal["healthy", "unhealthy"]
-    service: str
-    version: str
-    database: Literal["connected", "disconnected"]
+    service: str | None = None
+    version: str | None = None
+    database: Literal["connected", "disconnected"] | None = None
     devices_registered: int | None = None
 
 
@@ -116,7 +120,7 @@ class StatsResponse(_Model):
             "description": "The database does not answer",
             "content": {"application/json": {"example": examples.UNHEALTHY}},
         },
-        **openapi.problems("/health", 429),
+        **openapi.problems("/health", 401, 429),
     },
 )
 async def health(request: ApiRequest) -> Response:
@@ -136,12 +140,14 @@ async def health(request: ApiRequest) -> Response:
             raise failure.again()
     except DatabaseUnavailableError:
         return _health(
+            request,
             HealthResponse(
                 status="unhealthy", service=SERVICE, version=__version__, database="disconnected"
             ),
             503,
         )
     return _health(
+        request,
         HealthResponse(
             status="healthy",
             service=SERVICE,
@@ -245,5 +251,10 @@ async def intermediate_certificate(request: ApiRequest) -> Response:
     return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
 
 
-def _health(answer: HealthResponse, status: int) -> JSONResponse:
-    return JSONResponse(answer.model_dump(), status, {"Cache-Control": "no-store"})
+def _health(request: ApiRequest, answer: HealthResponse, status: int) -> JSONResponse:
+    """Return the response, or its status alone to a stranger on a server that asks for keys."""
+    caller = request.context.caller
+    shows_key = caller is not None and caller.key is not None
+    is_open = request.server.authority.settings.resolved_access is Access.OPEN
+    shown = answer.model_dump() if is_open or shows_key else {"status": answer.status}
+    return JSONResponse(shown, status, {"Cache-Control": "no-store"})

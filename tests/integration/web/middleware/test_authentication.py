@@ -116,7 +116,7 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("POST", LEGACY): {"validate"},
     ("POST", "/validate-cert"): {"validate"},
     ("POST", "/validate-cert-legacy"): {"validate"},
-    ("GET", "/health"): EVERY,
+    ("GET", "/health"): None,
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
     ("GET", "/metrics"): {"admin"},
@@ -570,8 +570,20 @@ def test_certificates_for_everybody(tmp_path: Path) -> None:
     with running.server, running.client() as client:
         for name in ("root.crt", "root.crl", "intermediate.crt", "intermediate.crl"):
             assert client.get(f"/pki/{name}").status_code == 200
-        for path in ("/pki/", "/pki/root.key", "/stats", "/docs", "/health", "//pki/root.crt"):
+        for path in ("/pki/", "/pki/root.key", "/stats", "/docs", "//pki/root.crt"):
             assert client.get(path).status_code == 401
+
+
+def test_health_tells_a_stranger_its_status_alone(locked: Locked) -> None:
+    """Neither the version nor how many devices there are. Any key gets the rest."""
+    with locked.client() as client:
+        answer = client.get("/health")
+        assert (answer.status_code, answer.json()) == (200, {"status": "healthy"})
+    with locked.client("sma_wrong") as client:
+        assert client.get("/health").status_code == 401
+    for key in locked.keys.values():
+        with locked.client(key) as client:
+            assert {"version", "devices_registered"} <= client.get("/health").json().keys()
 
 
 # --- open access on this machine: pages of other sites
@@ -635,7 +647,7 @@ def test_no_key_opens_more_than_its_scope(locked: Locked, operation: tuple[str, 
         headers = {"Authorization": "" if key is None else f"Bearer {key}".encode("latin-1")}
         response = case.call(headers=headers, timeout=30)
         assert response.status_code < 500
-        if scopes is not None and name not in locked.keys:
+        if name not in locked.keys:  # an empty credential is a wrong one, where none is needed too
             assert response.status_code == 401
         elif scopes is not None and name not in scopes:
             assert response.status_code == 403
