@@ -255,7 +255,8 @@ def check_tracing(settings: Settings) -> None:
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"SMA_TRACES_URL wants OpenTelemetry, and {error.name} is not installed. Type:"
-            ' pip install "birthmark-sma[server,traces]". Or leave SMA_TRACES_URL out'
+            " pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http. Or leave"
+            " SMA_TRACES_URL out"
         ) from None
 
 
