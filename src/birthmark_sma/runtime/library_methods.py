@@ -8,6 +8,7 @@ passed over in silence: a limit would be gone, or a commit would be less than du
 from collections.abc import Iterable
 from importlib.metadata import version
 
+from birthmark_sma import HOW_TO_INSTALL
 from birthmark_sma.errors import ConfigurationError
 
 
@@ -17,5 +18,5 @@ def require_methods(library: str, owner: type, names: Iterable[str]) -> None:
     if missing:
         raise ConfigurationError(
             f"{library} {version(library)} has no {owner.__name__}.{missing[0]}, which this program"
-            ' needs. Install the version that it is made for: pip install "birthmark-sma[server]"'
+            f" needs. Install the version that it is made for. {HOW_TO_INSTALL}"
         )

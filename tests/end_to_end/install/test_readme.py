@@ -73,3 +73,19 @@ def test_every_local_link_of_the_documents_leads_somewhere() -> None:
     ]
     assert not broken
     assert len(documents) > 10
+
+
+def test_nothing_tells_a_reader_to_install_what_no_index_has() -> None:
+    """Until a release is published, the package comes from a clone or from a wheel file."""
+    top = README.parent
+    pages = [page for page in top.glob("*.md") if page.name != "CHANGELOG.md"]  # tells the past
+    places = [*pages, *(top / "docs" / "set-up").glob("*.md")]
+    for folder in ("src", "examples", "deploy"):
+        places += [file for file in (top / folder).rglob("*") if file.suffix in {".py", ".mjs"}]
+    wrong = re.compile(r"pip install[^\n]*[ '\"]birthmark[-_]sma(?![\w.*-])")
+    assert wrong.search("pip install 'birthmark-sma[server]'")
+    assert wrong.search("type: pip install birthmark-sma")
+    assert not wrong.search("pip install './birthmark_sma-0.1.0-py3-none-any.whl[server]'")
+    found = [str(file) for file in places if wrong.search(file.read_text("utf-8"))]
+    assert not found
+    assert len(places) > 100
