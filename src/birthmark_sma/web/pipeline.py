@@ -120,7 +120,10 @@ class Application:
             return  # the connection is closed: there is no one to send a response to
         except Exception as error:
             if context.status:
-                raise  # a second response must not follow the first bytes of another
+                # A second response must not follow the head of another. The transport may still
+                # hold that head back. Once it is out, uvicorn cuts the connection.
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
+                raise
             await self._explain(request, error)(scope, receive, send)
 
     def respond_to_pages_of(self, origins: Sequence[str]) -> ASGIApp:
