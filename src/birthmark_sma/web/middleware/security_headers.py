@@ -85,7 +85,7 @@ class ResponseHeaders:
 
 def _complete(context: RequestContext, given: Iterable[Header], policy: bytes) -> list[Header]:
     headers = list(given)
-    names = [name for name, _ in headers]  # in lower case, as ASGI demands
+    names = dict(headers)  # in lower case, as ASGI demands
     # An endpoint that sets one of these two fields itself keeps its value.
     if b"content-security-policy" not in names:
         headers.append((b"content-security-policy", policy))

@@ -75,21 +75,17 @@ class JoinedResponse:
             or status in _NO_BODY
         ):
             return False
-        length, fields = -1, list[bytes]()
-        for name, value in head["headers"]:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                return False
-            fields += (name, b": ", value, b"\r\n")
+        values = dict(head["headers"])
+        if b"connection" in values or int(values.get(b"content-length", -1)) != len(body):
+            return False
+        lines = [*map(b": ".join, head["headers"])]
         if not cycle.keep_alive:
-            fields.append(b"connection: close\r\n")
-        own = b"".join(fields)
-        # The only control characters are those at the ends of the lines.
-        breaks = 2 * (len(head["headers"]) + (not cycle.keep_alive))
-        if length != len(body) or len(own) - len(own.translate(None, _CONTROLS)) != breaks:
-            return False  # uvicorn sends it in pieces, or raises the error
-        cycle.transport.write(b"".join((_common_head(status, cycle), own, b"\r\n", body)))
+            lines.append(b"connection: close")
+        own = b"\r\n".join(lines)
+        # The only control characters are those between the lines.
+        if len(own) - len(own.translate(None, _CONTROLS)) != 2 * len(lines) - 2:
+            return False  # uvicorn raises the error
+        cycle.transport.write(b"".join((_common_head(status, cycle), own, b"\r\n\r\n", body)))
         # What uvicorn's method sets. on_response() starts the next pipelined request.
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
