@@ -6,7 +6,7 @@ a response of known length that comes in one piece is joined; any other goes thr
 module must never change what a response says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,9 +30,9 @@ class JoinedResponse:
         self._cycle = cycle
         self._head: Message | None = None  # held back until the body comes
 
-    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+    def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> Awaitable[None]:
         """Run the application."""
-        await self._app(scope, self.receive, self.send)
+        return self._app(scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         """Return the next part of the body, as uvicorn's method does.

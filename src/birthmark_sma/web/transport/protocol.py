@@ -156,10 +156,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         # With pipelining, self.scope is the newest request, which is not always the current one.
         self._at_work = cast("Scope", cycle.scope)
         joined: Any = JoinedResponse(app, cycle)
-        task = self.loop.create_task(cycle.run_asgi(joined))
-        task.add_done_callback(self.tasks.discard)
+        task = self.loop.create_task(self._run(cycle, joined))
         self.tasks.add(task)
         self._cycle_at_work, self._task = cycle, task
+
+    async def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Run the application. A done callback for each task would cost a turn of the loop."""
+        try:
+            await cycle.run_asgi(app)
+        finally:
+            self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _end_unanswered(self, cycle: RequestResponseCycle) -> None:
         """Cancel a request of a client that closed its sending side and got no response yet.
@@ -178,6 +184,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 context.caller_left = True
             # Without this, uvicorn logs an error because the task ends without a response.
             cycle.disconnected = True
+            self._task.add_done_callback(self.tasks.discard)  # it may not have begun
             self._task.cancel()
 
     def on_response_complete(self) -> None:
