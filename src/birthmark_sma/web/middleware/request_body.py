@@ -121,9 +121,11 @@ def checked(value: object, model: type[Model], most: int = MOST_ERRORS) -> Model
     if isinstance(value, dict) and (len(value) > most or dict in map(type, value.values())):
         value, more = _without_surplus(value, model, most)
     try:
-        return model.model_validate(value)
+        # `model_validate` only passes its options on, which costs a third of the validation.
+        instance: Model = model.__pydantic_validator__.validate_python(value)
     except ValidationError as error:
         raise InvalidRequestError.of(error, more) from None
+    return instance
 
 
 def _without_surplus(value: object, model: type[BaseModel], most: int) -> tuple[object, int]:
