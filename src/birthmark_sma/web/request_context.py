@@ -112,7 +112,8 @@ def begin_request(scope: Scope) -> RequestContext:
     in any log. Otherwise it is a new id.
     """
     raw_path, client, extensions = scope["raw_path"], scope["client"], scope.get("extensions")
-    host, given = None, list[bytes]()
+    host = None
+    given: list[bytes] = []
     for name, value in scope["headers"]:
         if name == b"host":
             host = value
