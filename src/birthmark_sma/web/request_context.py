@@ -9,7 +9,7 @@ could forge log lines or contain an access key.
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from time import perf_counter_ns
 from typing import Any, Protocol, TypeAlias, cast
@@ -79,7 +79,7 @@ class RequestContext:
     """The request has the session cookie of the dashboard."""
     session: Session | None = None
     """The session of this cookie; None if it is unknown or over."""
-    session_token: str | None = None
+    session_token: str | None = field(default=None, repr=False)
     added_headers: Sequence[Header] = ()
     """Header fields that the response gets, whatever its status."""
     status: int = 0

@@ -34,8 +34,8 @@ def find_passphrase(settings: Settings) -> bytes:
     path = settings.data_dir / PASSPHRASE_FILE
     if not settings.uses_sqlite:
         raise ConfigurationError(
-            "CA_PASSWORD is not set. With PostgreSQL none is generated. Set CA_PASSWORD to a long"
-            " random passphrase, and keep it as well as the database."
+            "CA_PASSWORD is not set. Set it to a long random passphrase, because none is generated"
+            " with PostgreSQL, and keep it as safe as the database."
         )
     if not path.exists():
         raise ConfigurationError(
