@@ -102,7 +102,8 @@ class Application:
         route, state = context.route, self.state
         if context.method == "HEAD":  # RFC 9110, section 9.3.2; uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
-        request = ApiRequest(scope, receive, context, state)
+        request = ApiRequest(scope, receive)
+        request.context, request.server = context, state
         try:
             if context.host not in state.authenticator.known_hosts:
                 state.authenticator.check_host(context)

@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.crl_store import ServedCrl
@@ -42,14 +41,7 @@ class ServerState:
 
 
 class ApiRequest(Request):
-    """A request to an endpoint, with its context and the state of the server."""
+    """A request to an endpoint. `web.pipeline` sets its context and the state of the server."""
 
-    # Starlette's constructor sets these and `_send` for each request.
-    _stream_consumed = _is_disconnected = False
-    _form = None
-
-    def __init__(
-        self, scope: Scope, receive: Receive, context: RequestContext, server: ServerState
-    ) -> None:
-        self.scope, self._receive = scope, receive
-        self.context, self.server = context, server
+    context: RequestContext
+    server: ServerState

@@ -35,9 +35,9 @@ def request_for_page(authority: Authority) -> Iterator[ApiRequest]:
             "headers": [],
         },
         empty_receive,
-        make_context("/dashboard/certificates"),
-        cast("ServerState", SimpleNamespace(authority=authority, slow=pool)),
     )
+    request.context = make_context("/dashboard/certificates")
+    request.server = cast("ServerState", SimpleNamespace(authority=authority, slow=pool))
     yield request
     pool.shutdown()
 
