@@ -27,7 +27,7 @@ _CHALLENGE = 'Bearer realm="birthmark-sma"'
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """The error in one field of a request."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -32,7 +32,7 @@ _PROVISION: Scopes = frozenset({KeyScope.PROVISION})
 
 
 class Credentials(Enum):
-    """How a route treats the credential of a request."""
+    """The treatment of the credential that a request has."""
 
     CHECKED = "checked"
     IGNORED = "ignored"

@@ -169,7 +169,7 @@ async def health(request: ApiRequest) -> Response:
     },
 )
 async def live(request: ApiRequest) -> Response:  # noqa: ARG001  every endpoint gets it
-    """Say so. Restart the process where this does not answer."""
+    """Return that the process answers. Restart a process that does not."""
     return JSONResponse(ProbeResponse(status="alive").model_dump(exclude_none=True))
 
 
@@ -184,7 +184,7 @@ async def live(request: ApiRequest) -> Response:  # noqa: ARG001  every endpoint
     },
 )
 async def ready(request: ApiRequest) -> Response:
-    """Ask the database and the writer."""
+    """Return whether the database answers and the writer runs."""
     authority = request.server.authority
     try:
         await run_with_timeout(request.server.probes, authority.database.ping, _HEALTH_SECONDS)
@@ -206,7 +206,7 @@ async def ready(request: ApiRequest) -> Response:
     },
 )
 async def stats(request: ApiRequest) -> Response:
-    """Count, and phrase."""
+    """Return the number of devices, and the verdicts of the last 24 hours."""
     authority = request.server.authority
     figures = await run_with_timeout(
         request.server.slow,
