@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message
 
 from birthmark_sma.web.pipeline import Application, collect_endpoints
+from tests.support.http.contexts import make_scope
 
 PATH = "/health/live"  # its route asks for no credentials
 
@@ -49,18 +50,7 @@ async def test_a_response_that_fails_after_its_head_is_cut_off() -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "scheme": "http",
-        "path": PATH,
-        "raw_path": PATH.encode(),
-        "query_string": b"",
-        "client": None,
-        "headers": [(b"host", b"localhost")],
-        "extensions": {},
-        "asgi": {"spec_version": "2.4"},
-    }
+    scope = make_scope(PATH, headers=[(b"host", b"localhost")])
     with pytest.raises(RuntimeError):
         await make_application(PATH)(scope, receive, send)
     assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"]

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,13 +22,13 @@ from birthmark_sma.errors import (
     PoolFullError,
     ShuttingDownError,
 )
-from birthmark_sma.runtime.log_context import AwaitedAnswer
 from birthmark_sma.runtime.submission import Submission
 from birthmark_sma.storage import group_commit
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.group_commit import GroupCommit
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.postgres import Postgres
+from tests.support.http.contexts import Asked
 
 Pool = GroupCommit[int, int]
 Work = Callable[[Connection, Sequence[int]], Sequence[int | BirthmarkError]]
@@ -48,17 +47,6 @@ def notes(database: Database) -> Database:
 def noted(database: Database) -> list[int]:
     """Return the numbers that were committed."""
     return [row[0] for row in rows_of(database, "SELECT number FROM noted ORDER BY number")]
-
-
-@dataclass
-class Asked:
-    """A request whose caller can leave."""
-
-    awaited_answer: AwaitedAnswer | None = None
-
-    def leave(self) -> None:
-        assert self.awaited_answer is not None
-        self.awaited_answer.leave()
 
 
 class Notary:

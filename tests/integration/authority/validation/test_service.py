@@ -29,7 +29,6 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.runtime.log_context import AwaitedAnswer
 from birthmark_sma.storage.schema import validation_history
 from tests.support.authorities import (
     KEYS_PER_TABLE,
@@ -46,6 +45,7 @@ from tests.support.authorities import (
 from tests.support.cameras.camera import Camera
 from tests.support.counting import assert_the_ledger_agrees_with_the_trail
 from tests.support.databases.postgres import Postgres
+from tests.support.http.contexts import Asked
 
 CALLER = Caller("192.0.2.7")
 
@@ -420,17 +420,6 @@ def refusing(scene: Scene, settings: Settings) -> Iterator[Authority]:
     """The same authority, as a server opens it that refuses repeats."""
     with opened(settings.model_copy(update={"replay": ReplayPolicy.REFUSE_SAME_CALLER})) as other:
         yield other
-
-
-@dataclass
-class Asked:
-    """A request whose caller can leave."""
-
-    awaited_answer: AwaitedAnswer | None = None
-
-    def leave(self) -> None:
-        assert self.awaited_answer is not None
-        self.awaited_answer.leave()
 
 
 def test_a_lost_answer_is_known_by_the_table_that_opened_the_token(
