@@ -113,7 +113,7 @@ class Application:
                 caller = state.authenticator.authenticate(context)
                 if route.limit is not None:
                     await rate_limit.limit_request(context, state.authority.rate_limits, caller)
-            endpoint = self._find_endpoint(context)
+            endpoint = self._find_endpoint(route, request.method)
             response = await endpoint(request)  # it reads the body
             await response(scope, receive, send)
         except CallerLeftError:
@@ -143,14 +143,14 @@ class Application:
         """Return the application that answers requests. Subclasses put middleware around it."""
         return respond
 
-    def _find_endpoint(self, context: RequestContext) -> Endpoint:
+    def _find_endpoint(self, route: Route, method: str) -> Endpoint:
         """Return the endpoint of the matched route. Raises HTTPException (404 or 405)."""
-        methods = self._endpoints.get(context.route)
+        methods = self._endpoints.get(route)
         if methods is None:
-            if context.route.path == UNKNOWN.path:
+            if route.path == UNKNOWN.path:
                 raise HTTPException(404)
             return self._serve_documentation
-        endpoint = methods.get("GET" if context.method == "HEAD" else context.method)
+        endpoint = methods.get(method)
         if endpoint is None:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
         return endpoint

@@ -10,12 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from birthmark_sma.storage.postgresql_driver import (
-    TRUE,
-    ColumnArrays,
-    NamedStatement,
-    execute_blocking,
-)
+from birthmark_sma.storage.postgresql_driver import TRUE, ColumnArrays, NamedStatement
 from birthmark_sma.storage.schema import registered_devices as devices
 
 _COLUMNS = ColumnArrays(devices, [each.name for each in devices.columns])
@@ -30,12 +25,12 @@ ON CONFLICT DO NOTHING RETURNING provisioning_id
 )
 _in_order = itemgetter(*(each.name for each in devices.columns))
 # The exact serial is compared as well, because rows that operators inserted have no folded serial.
-_CONFLICTS = """
-SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = $1::text)
-           OR EXISTS (SELECT FROM registered_devices WHERE device_serial = $2::text),
-       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = $3::bytea),
-       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = $4::bytea)
-"""
+_CONFLICTS = NamedStatement("""
+SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = :folded::text)
+           OR EXISTS (SELECT FROM registered_devices WHERE device_serial = :serial::text),
+       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = :fingerprint::bytea),
+       EXISTS (SELECT FROM registered_devices WHERE nuc_hash = :nuc_hash::bytea)
+""")
 
 
 def insert_devices(transaction: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -60,6 +55,11 @@ def find_conflicts(
     connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
 ) -> Sequence[bool]:
     """Return whether another device has the serial, the public key, the NUC hash."""
-    values = (folded.encode(), serial.encode(), fingerprint, nuc_hash)
-    found = execute_blocking(connection, _CONFLICTS, values)
+    found = _CONFLICTS.run(
+        connection,
+        folded=folded.encode(),
+        serial=serial.encode(),
+        fingerprint=fingerprint,
+        nuc_hash=nuc_hash,
+    )
     return [found.get_value(0, column) == TRUE for column in range(3)]

@@ -1,11 +1,11 @@
 """The database of validation: what the stores for PostgreSQL and SQLite must do alike.
 
-`authority.authority` chooses the store once, when it opens the database (`make_store`). `service`
-and `replay_ledger` call it in the writer thread, `background.retention` and `sma doctor` find and
-delete old tokens. No other module of validation may ask which database it is.
+`make_store` chooses the store of a database. `service` and `replay_ledger` call it in the writer
+thread, `background.retention` and `sma doctor` find and delete old tokens. No other module of
+validation may ask which database it is.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -97,6 +97,6 @@ class ValidationStore(Protocol):
 
 
 def make_store(database: Database) -> ValidationStore:
-    """Return the store for this kind of database, for one writer thread."""
-    postgresql: ValidationStore = PostgresqlStore()
-    return choose(database.engine, postgresql=postgresql, sqlite=SqliteStore())
+    """Return a new store for this kind of database, for one writer thread."""
+    postgresql: Callable[[], ValidationStore] = PostgresqlStore
+    return choose(database.engine, postgresql=postgresql, sqlite=SqliteStore)()

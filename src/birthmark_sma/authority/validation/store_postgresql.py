@@ -27,6 +27,7 @@ from birthmark_sma.storage.postgresql_driver import (
 from birthmark_sma.storage.schema import resubmitted_tokens, sighted_tokens, validation_history
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
+_first_seen_at = sighted_tokens.c.first_seen_at
 
 
 _FIND_DEVICES = NamedStatement(
@@ -206,6 +207,3 @@ class PostgresqlStore:
         old = and_(there, _first_seen_at < before)
         gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
         return list(transaction.execute(gone).scalars())
-
-
-_first_seen_at = sighted_tokens.c.first_seen_at

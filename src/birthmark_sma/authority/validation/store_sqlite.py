@@ -24,6 +24,7 @@ from birthmark_sma.storage.portable_sql import UtcDateTime, as_sqlite_text
 from birthmark_sma.storage.schema import sighted_tokens, validation_history
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
+_first_seen_at = sighted_tokens.c.first_seen_at
 _SIZES = (256, 64, 16, 4, 1)
 """How many rows a statement takes. There are few sizes, because the driver caches prepared
 statements by their text."""
@@ -230,9 +231,6 @@ class SqliteStore:
         old = and_(literal_column("rowid").in_(row_ids), _first_seen_at < before)
         gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
         return list(transaction.execute(gone).scalars())
-
-
-_first_seen_at = sighted_tokens.c.first_seen_at
 
 
 def _in_parts(

@@ -100,11 +100,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         HttpToolsProtocol.connection_made(self, transport)
         # This replaces the object that uvicorn has just made.
         self.flow = _OneReadAtATime(transport, self.pipeline)
-        self._request_seconds = (
-            self.config.request_seconds
-            if isinstance(self.config, BoundedConfig)
-            else REQUEST_SECONDS
-        )
+        if isinstance(self.config, BoundedConfig):
+            self._request_seconds = self.config.request_seconds
         self._begun = self.loop.time()
         self._look_seconds = min(self._request_seconds, self.timeout_keep_alive) / 2
         self._looking = self.loop.call_later(self._look_seconds, self._look)
