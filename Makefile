@@ -68,8 +68,8 @@ test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a
 	  $(if $(K),-k "$(K)")
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
-	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak
-	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s tests/integration/simulation/test_fleet.py -k none_is_lost
+	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak --timeout 1800
+	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s --timeout 1800 tests/integration/simulation/test_fleet.py -k none_is_lost
 
 check-fast: setup-dev ## format, lint, types: seconds
 	@.venv/bin/ruff format --check .

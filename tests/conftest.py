@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from tests.support.databases.redis import Redis
     from tests.support.programs.running import Running, Servers
 
-COROUTINE_SECONDS = 120.0
-"""The time limit of a test that is a coroutine."""
-
 _ADMIN_URL = "postgres_admin_url"
 _CHOSEN_BINARIES = pytest.StashKey[str | None]()
 _BINARIES_VARIABLE = "SMA_TEST_PG_BINDIR"
@@ -55,12 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is a coroutine on an event loop of its own, for up to COROUTINE_SECONDS."""
+    """Run a test that is a coroutine on an event loop of its own."""
     test = pyfuncitem.obj
     if not inspect.iscoroutinefunction(test):
         return None
     given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
-    asyncio.run(asyncio.wait_for(test(**given), COROUTINE_SECONDS))
+    asyncio.run(test(**given))
     return True
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from tests.support.programs.commands import Command
 
 _LENGTH = struct.Struct("!I")
+_ONE_AT_A_TIME = threading.Lock()
+"""Starting a process polls the others, and two polls at once can lose an exit code."""
 _PROGRAM = """\
 #!{python} -ES
 import json, os, socket, struct, sys
@@ -55,13 +57,13 @@ def offer_sma(program: Path) -> Iterator[None]:
 
 def _accept(listener: socket.socket) -> None:
     callers = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the listener was shut down
         while True:
             caller, _ = listener.accept()
-            callers.append(threading.Thread(target=_run, args=(caller,)))
+            callers.append(threading.Thread(target=_run, args=(caller,), daemon=True))
             callers[-1].start()
     for each in callers:
-        each.join()
+        each.join(90)
 
 
 def _run(caller: socket.socket) -> None:
@@ -74,17 +76,24 @@ def _run(caller: socket.socket) -> None:
             os.fdopen(streams[0], "r") as stdin,
             os.fdopen(streams[1], "w") as stdout,
             os.fdopen(streams[2], "w") as stderr,
+            _ONE_AT_A_TIME,
         ):
             command = Command(
                 arguments, environ, Path(folder), stdin=stdin, stdout=stdout, stderr=stderr
             )
-        while command.poll() is None:
+        while _poll(command) is None:
             # The program sends nothing more, so something to read means that it has ended.
             if select.select([caller], [], [], 0.02)[0]:
-                command.terminate()
-                command.wait(60)
+                with _ONE_AT_A_TIME:
+                    command.terminate()
+                    command.wait(60)
         with contextlib.suppress(OSError):
             caller.sendall(str(command.returncode).encode())
+
+
+def _poll(command: Command) -> int | None:
+    with _ONE_AT_A_TIME:
+        return command.poll()
 
 
 def _receive(caller: socket.socket, length: int) -> bytes:

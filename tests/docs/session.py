@@ -19,7 +19,7 @@ import yaml
 
 from tests.docs.blocks import ROOT, Block
 from tests.docs.forked_sma import offer_sma
-from tests.support.programs.server import SMA
+from tests.support.programs.server import SMA, read_facts
 
 SECONDS = 120
 _DEFAULT_URL = "http://127.0.0.1:8000"
@@ -152,13 +152,10 @@ class Session:
             cwd=self._folder,
             env=self._environ | {"SMA_TABLES": "10", "SMA_CA_KEY_TYPE": "ec-p256"},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         self._servers.append(process)
-        assert process.stdout is not None
-        facts = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
-        self._url = facts["url"]
+        self._url = read_facts(process)["url"]
 
     def _run_python(self, block: Block, text: str) -> None:
         if self._interpreter is None:

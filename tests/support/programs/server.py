@@ -117,15 +117,23 @@ class Server:
             )
 
     def _read_facts(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        text = ""
-        for line in self.process.stdout:
-            text += line
-            if line == "}\n":
-                facts: dict[str, Any] = json.loads(text)
-                return facts
-        self.process.wait(START_SECONDS)
-        raise AssertionError(f"the server did not start: {self.said()}")
+        try:
+            return read_facts(self.process)
+        except AssertionError as error:
+            self.process.wait(START_SECONDS)
+            raise AssertionError(f"{error}: {self.said()}") from None
+
+
+def read_facts(process: "subprocess.Popen[str] | Command") -> dict[str, Any]:
+    """Return what `sma serve --json` prints. Raises AssertionError if its output ends before."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line == "}\n":
+            facts: dict[str, Any] = json.loads(text)
+            return facts
+    raise AssertionError("the server did not start")
 
 
 def server_environ(data_dir: Path, database_url: str | None = None) -> dict[str, str]:
