@@ -1,5 +1,6 @@
 """The steps of a request, where no server is needed to see them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -48,7 +49,8 @@ async def test_a_response_that_fails_after_its_head_is_cut_off() -> None:
         sent.append(message)
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.Event().wait()  # the caller sends nothing more, and stays
+        raise AssertionError
 
     scope = make_scope(PATH, headers=[(b"host", b"localhost")])
     with pytest.raises(RuntimeError):
