@@ -199,7 +199,7 @@ class NoncesUsedUpError(DeviceError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This camera has used its nonces up: provision it again under a new serial"
+            "This camera has used all its nonces. Provision it again under a new serial"
         )
 
 
@@ -257,7 +257,7 @@ class AbandonedWorkError(StorageError):
     """The work was cancelled because its caller no longer waits. Nothing more was committed."""
 
     def __init__(self) -> None:
-        super().__init__("Whoever asked has left, or has waited too long")
+        super().__init__("The caller has left or waited too long")
 
 
 class SchemaMismatchError(StorageError):
@@ -344,9 +344,9 @@ class TokenAlreadySubmittedError(ConflictError):
 
     def __init__(self) -> None:
         super().__init__(
-            "You had this camera token validated before, and here each caller may do so once: go"
-            " by the answer that you got then. Where it was lost, ask the operator, who finds the"
-            " verdict in the audit trail"
+            "You have validated this camera token before, and this authority allows that once. Use"
+            " the answer that you got then. If it was lost, ask the operator to look it up in the"
+            " audit log"
         )
 
 
@@ -435,8 +435,8 @@ class BatchInterruptedError(AuthorityError):
 
     def __init__(self) -> None:
         super().__init__(
-            "A process ended before its work: was memory short? Run the same command again, and it"
-            " carries on"
+            "A worker process was killed, perhaps because memory was short. Run the same command"
+            " again: it continues where it ended"
         )
 
 

@@ -19,7 +19,7 @@ from tests.support.http.faulty_server import (
 from tests.support.http.validation_calls import some_token
 
 QUICK = Options(deadline=1.0, attempts=1)
-REFUSED: dict[str, Any] = {"error": "You had this camera token validated before."}
+REFUSED: dict[str, Any] = {"error": "You have validated this camera token before."}
 
 
 def answering(result: dict[str, Any]) -> Behaviour:

@@ -214,7 +214,7 @@ TABLE = (
         *(409, ALREADY_SUBMITTED, "Camera token already submitted"),
         errors.TokenAlreadySubmittedError,
         "The caller submitted this token before, and SMA_REPLAY refuses that: no verdict",
-        "You had this camera token validated before, and here each caller may do so...",
+        "You have validated this camera token before, and this authority allows that once...",
     ),
     Problem(
         *(410, "withdrawn", "Not supported", RequestError),
