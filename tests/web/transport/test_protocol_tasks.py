@@ -1,4 +1,4 @@
-"""The tasks that uvicorn waits for when it stops: those of requests that are not finished."""
+"""What uvicorn waits for when it stops: requests that are not finished, or on their way."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
+from birthmark_sma.web.transport.protocol import _STOP_SECONDS, LimitedHttpProtocol
 from tests.web.transport.test_joined_response import Writes
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -52,3 +52,34 @@ def test_a_caller_that_leaves_leaves_no_task(turns: int) -> None:
         return before, len(state.tasks)
 
     assert asyncio.run(leave()) == (1, 0)
+
+
+def test_a_request_that_crosses_a_stop_signal() -> None:
+    """A proxy that has sent a POST on an idle connection must not send it twice."""
+
+    async def stop_and_ask() -> bytes:
+        _, protocol = await started(3, waits=False)
+        protocol.shutdown()
+        await asyncio.sleep(0)
+        protocol.data_received(REQUEST)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert isinstance(protocol.transport, Writes)
+        assert protocol.transport.closed
+        return b"".join(protocol.transport.written)
+
+    _, first, second = asyncio.run(stop_and_ask()).split(b"HTTP/1.1 204")
+    assert b"connection: close" not in first
+    assert b"connection: close" in second
+
+
+def test_an_idle_connection_ends_soon_after_a_stop_signal() -> None:
+    async def stop() -> tuple[bool, bool]:
+        _, protocol = await started(3, waits=False)
+        assert isinstance(protocol.transport, Writes)
+        protocol.shutdown()
+        before = protocol.transport.closed
+        await asyncio.sleep(2 * _STOP_SECONDS)
+        return before, protocol.transport.closed
+
+    assert asyncio.run(stop()) == (False, True)

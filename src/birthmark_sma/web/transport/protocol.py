@@ -46,6 +46,7 @@ _LINGER_BYTES = 1_048_576
 # (RFC 9110, section 9.2.1). Other requests may change data, so they run to their end.
 _SAFE_METHODS = ("GET", "HEAD")
 _GONE_SECONDS = 2.0
+_STOP_SECONDS = 0.3  # an idle connection stays open so long after a stop signal
 
 
 class _OneReadAtATime(FlowControl):
@@ -94,11 +95,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _task: asyncio.Task[None] | None = None  # the ASGI task of this cycle
     _at_work: Scope | None = None  # the request whose response is not completely sent
     _half_closed = False  # the client has closed its sending side, and may have left
+    _stopping = False  # the server stops: the next response ends the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limit at once: a connection without any request is slow, too."""
         HttpToolsProtocol.connection_made(self, transport)
-        # This replaces the object that uvicorn has just made.
         self.flow = _OneReadAtATime(transport, self.pipeline)
         if isinstance(self.config, BoundedConfig):
             self._request_seconds = self.config.request_seconds
@@ -131,10 +132,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(problems.HEAD_TOO_LARGE)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Keep the connection open if a complete request has no response yet.
+        """Keep our sending side open (return true) if a complete request has no response yet.
 
-        TCP lets a client close its sending side and still read the response. uvicorn would close
-        the connection at once. A true return value keeps our sending side open.
+        A client may close its sending side and still read. uvicorn would close the connection.
         """
         if not self._owes_an_answer():
             return None
@@ -145,21 +145,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.loop.call_later(_GONE_SECONDS, self._end_unanswered, cycle)
         return True
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Run the application in a task that is cancelled when the client leaves.
+    def shutdown(self) -> None:
+        """Close the connection after its response, or after `_STOP_SECONDS` if it is idle.
 
-        uvicorn's method is replaced, because it does not keep the task of the current request.
+        A proxy may have sent a request that was not read yet. A close would lose it, because the
+        proxy must not send a POST twice (RFC 9112, section 9.3.1).
         """
+        self._stopping = True
+        delay = 0 if self._owes_an_answer() else _STOP_SECONDS
+        self.loop.call_later(delay, HttpToolsProtocol.shutdown, self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Run the application in a task that `_end_request` can cancel (uvicorn keeps none)."""
         # With pipelining, self.scope is the newest request, which is not always the current one.
         self._at_work = cast("Scope", cycle.scope)
+        cycle.keep_alive &= not self._stopping
         joined: Any = JoinedResponse(app, cycle)
         task = self.loop.create_task(self._run(cycle, joined))
         self.tasks.add(task)
         self._cycle_at_work, self._task = cycle, task
 
     async def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Run the application. A done callback for each task would cost a turn of the loop."""
-        try:
+        try:  # a done callback for each task would cost a turn of the loop
             await cycle.run_asgi(app)
         finally:
             self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
@@ -346,7 +353,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self._refused = True
         answer = problem_bytes(refusal, self._fields_of_refusals)
-        self._note_refusal(refusal.status)
+        if hasattr(self.app, "metrics"):  # the application of a test may have none
+            self.app.metrics.refused(refusal.status)
         if self.cycle and self.cycle.more_body and self.pipeline:
             self.pipeline.popleft()  # the refused request: it is the newest, and has not started
             owing = True
@@ -383,18 +391,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._pending_bytes > _LINGER_BYTES:
             self.transport.close()
 
-    def _note_refusal(self, status: int) -> None:
-        """Count an error response in the metrics of the application, if it has any."""
-        metrics = getattr(self.app, "metrics", None)
-        if metrics is not None:
-            metrics.refused(status)
-
     def _owes_an_answer(self) -> bool:
         """Return true if a complete request has no complete response yet."""
-        if not self.cycle:
-            return False
-        if self._last_words is not None:
-            return True
-        if self.cycle.more_body:
-            return bool(self.pipeline)
-        return not self.cycle.response_complete
+        if not self.cycle or self._last_words is not None:
+            return bool(self.cycle)
+        return bool(self.pipeline) if self.cycle.more_body else not self.cycle.response_complete

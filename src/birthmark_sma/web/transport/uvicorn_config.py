@@ -18,7 +18,7 @@ METHODS = {
         *("connection_made", "connection_lost", "data_received", "eof_received"),
         *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body"),
         *("on_message_complete", "on_response_complete", "send_400_response"),
-        *("_unsupported_upgrade_warning", "_start_asgi_task"),
+        *("_unsupported_upgrade_warning", "_start_asgi_task", "shutdown"),
     ),
     RequestResponseCycle: ("run_asgi", "send"),
     FlowControl: ("pause_reading", "resume_reading"),
