@@ -126,7 +126,15 @@ def test_every_dependency_is_on_its_page() -> None:
     assert "hatchling" in page
     npm = json.loads((ROOT / "requirements/npm/package.json").read_text("utf-8"))["dependencies"]
     vendored = {"htmx", "uPlot", "swagger-ui-dist", "redoc"}
-    assert listed - required == {"below", "starlette", "nginx", *npm, *vendored}
+    assert listed - required == {
+        "below",
+        "starlette",
+        "nginx",
+        "promtool",
+        "systemd-analyze",
+        *npm,
+        *vendored,
+    }
 
 
 def _name(requirement: str) -> str:

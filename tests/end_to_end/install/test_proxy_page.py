@@ -17,7 +17,7 @@ from tests.docs.blocks import read_blocks
 from tests.support.access_keys import bearer, start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.deployment.played import free_port
-from tests.support.programs.nginx import nginx_program
+from tests.support.deployment.tools import tool
 from tests.support.programs.running import Running, new_serial, wait_until
 
 NAME = "sma.example.org"
@@ -121,7 +121,7 @@ def nginx(folder: Path, upstream: int) -> Iterator[Proxy]:
         encoding="utf-8",
     )
     options = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
-    with running([nginx_program(), *options], folder):
+    with running([tool("nginx"), *options], folder):
         yield Proxy(port, plain, authority)
 
 
