@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-tool-chains run test soak check check-fast public-surface \
+.PHONY: setup setup-dev setup-browser setup-tool-chains setup-deployment-tools run test soak check check-fast public-surface \
   reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -54,6 +54,17 @@ setup-tool-chains: setup-dev ## what the checkers of the vectors are compiled an
 	  { rm -f .cache/tool-chains/package-lock.json; \
 	    echo "No Kotlin compiler could be installed: its checker is left out, unless a kotlinc is on the PATH."; }
 
+# Debian's, unpacked and not installed, so that no service starts. Elsewhere install the three programs.
+TOOLS := .cache/deployment-tools
+TOOL_PACKAGES := nginx nginx-core prometheus systemd libsystemd-shared
+setup-deployment-tools: ## what the tests read the files of deployments with: nginx, promtool, systemd-analyze
+	@PATH="$$PATH:/usr/sbin:$(TOOLS)/usr/sbin:$(TOOLS)/usr/bin"; \
+	  command -v nginx >/dev/null && command -v promtool >/dev/null && command -v systemd-analyze >/dev/null || \
+	  { rm -rf $(TOOLS) && mkdir -p $(TOOLS) && cd $(TOOLS) && \
+	    { apt-get download $(TOOL_PACKAGES) || { apt-get update && apt-get download $(TOOL_PACKAGES); }; } && \
+	    for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
+	  { echo "Install nginx, promtool (Prometheus) and systemd-analyze (systemd)."; exit 1; }
+
 run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
 	@PORT=$(PORT) .venv/bin/sma serve
 
@@ -63,7 +74,7 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 # What could not be installed is missed by its own tests, and by no other. Without bytecode, hundreds of processes
 # would compile the same modules.
 test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a part
-	$(if $(T),,-@$(MAKE) --no-print-directory setup-browser setup-tool-chains)
+	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-tool-chains setup-deployment-tools)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
 

@@ -1,9 +1,11 @@
 """The pages of docs/ are complete, find each other, and name files and tests that exist."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +108,37 @@ def test_tests_that_a_page_names_exist(page: str) -> None:
     assert [test for test in set(_TEST.findall(PAGES[page])) if not _exists(test)] == []
     named = set(re.findall(r"\btests/[\w/]+(?:\.py)?", PAGES[page]))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_dependency_is_on_its_page() -> None:
+    """And the page lists no library that nobody depends on, apart from programs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lists = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *project["dependency-groups"].values(),
+    ]
+    required = {_name(each) for some in lists for each in some if isinstance(each, str)}
+    page = PAGES["dependencies.md"]
+    cells = re.findall(r"^\| (?!library)([a-z][^|]*) \|", page, re.MULTILINE)
+    listed = {_name(each) for cell in cells for each in re.sub(r"\(.*?\)", "", cell).split(", ")}
+    assert required - listed == {"hatchling"}  # in the last paragraph
+    assert "hatchling" in page
+    npm = json.loads((ROOT / "requirements/npm/package.json").read_text("utf-8"))["dependencies"]
+    vendored = {"htmx", "uPlot", "swagger-ui-dist", "redoc"}
+    assert listed - required == {
+        "below",
+        "starlette",
+        "nginx",
+        "promtool",
+        "systemd-analyze",
+        *npm,
+        *vendored,
+    }
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[\[<>= ]", requirement, maxsplit=1)[0]
 
 
 def test_messages_that_pages_explain_are_those_of_the_program() -> None:

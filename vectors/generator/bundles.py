@@ -12,7 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from birthmark_sma.protocol.bundle import SIGNING_PREFIX, Bundle, UnsignedBundle
+from birthmark_sma.protocol.bundle import (
+    MAX_BUNDLE_BYTES,
+    SIGNING_PREFIX,
+    Bundle,
+    UnsignedBundle,
+)
 from birthmark_sma.protocol.bundle_signature import SigningKey
 from birthmark_sma.protocol.camera_token import seal
 from birthmark_sma.protocol.key_derivation import derive_key
@@ -27,6 +32,9 @@ _NOTES = {
     "OtherKey": "Another device's key made the signature.",
     "OtherScheme": "The right key signed, but with another hash, encoding or prefix.",
     "Malformed": "Not exactly the fields, or not in their one spelling.",
+    "AmbiguousJson": "Parsers read it differently: -0, a byte order mark, a lone surrogate, a name"
+    " that stands twice, NaN.",
+    "Size": "A bundle has at most 32,768 bytes, white space included.",
     "Untimely": "Captured in the future, or when the certificate was not valid.",
     "OtherRoot": "The chain leads to a root that is not the pinned one.",
 }
@@ -49,7 +57,10 @@ def make() -> Document:
         header=[
             "BundleSignature: signedBytes is what the device signs of bundle (a JSON text), and"
             " signature the signature by publicKey. The kind of the key alone decides the scheme.",
-            "Bundle: the whole text as a camera sends it, judged at the time now against root.",
+            "Bundle: the whole text as a camera sends it in UTF-8, judged at the time now against"
+            " root.",
+            "deviceLabel is the label from which docs/vectors.md derives the device's key: sign"
+            " signedBytes with it. RSA and Ed25519 give the signature of the valid test.",
         ],
         notes=_NOTES,
         groups=[*groups, _bundles()],
@@ -108,7 +119,11 @@ def _signatures(kind: str, key: SigningKey) -> Group:
         for comment, signature, flag in bad
     ]
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    shared = {"keyKind": kind, "publicKey": public.decode("ascii")}
+    shared = {
+        "keyKind": kind,
+        "publicKey": public.decode("ascii"),
+        "deviceLabel": "test device",
+    }
     return Group("BundleSignature", tests, shared)
 
 
@@ -167,14 +182,9 @@ def _bundles() -> Group:
     padded = _content(of_64_bytes)
     padded_fields = json.loads(Bundle(padded, _sign(padded.signed_bytes(), of_64_bytes)).to_json())
     unpadded = {"signature": padded_fields["signature"].rstrip("=")}
-    texts = {
-        "as the library writes it": _text(fields),
-        "with white space": json.dumps(fields, indent=1),
-        "fields in another order": _text(dict(reversed(fields.items()))),
-    }
     tests = [
         Case(comment, "valid", {"bundle": text, "deviceSerial": "camera-7"})
-        for comment, text in texts.items()
+        for comment, text in _spelt(fields).items()
     ]
     token, chain = fields["camera_token"], fields["device_certificate_chain"]
     altered: dict[str, dict[str, Any]] = {
@@ -207,11 +217,10 @@ def _bundles() -> Group:
         "signature without padding": _text(padded_fields | unpadded),
         "signature with line breaks": _text(fields | {"signature": _lines(fields["signature"])}),
         "empty signature": _text(fields | {"signature": ""}),
-        "a name twice": '{"version": 1, ' + whole[1:],
         "cut short": whole[:-1],
         "no object": "[]",
-        "not a number": whole.replace('"version": 1', '"version": NaN'),
     }
+    one_byte_more = _text(fields).ljust(MAX_BUNDLE_BYTES + 1)
     early, late = NOW - timedelta(days=40), NOW + timedelta(hours=2)
     foreign = authority("another authority")
     leaf = device_certificate(foreign, key.public_key(), "camera-7")
@@ -225,13 +234,52 @@ def _bundles() -> Group:
                 for name, each in malformed.items()
             ),
             *((name, "Malformed", text) for name, text in texts.items()),
+            *((name, "AmbiguousJson", text) for name, text in _ambiguous(fields).items()),
+            ("32,769 bytes", "Size", one_byte_more),
             ("captured in the future", "Untimely", _resigned(captured_at=late)),
             ("captured before the certificate began", "Untimely", _resigned(captured_at=early)),
             ("another authority", "OtherRoot", _resigned(device_certificate_chain=foreign_chain)),
         ],
     )
-    shared = {"root": pem(authority().root), "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    shared = {
+        "root": pem(authority().root),
+        "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "deviceLabel": "test device",
+    }
     return Group("Bundle", tests, shared)
+
+
+def _spelt(fields: dict[str, Any]) -> dict[str, str]:
+    """Return texts that have the same meaning: white space, order and escapes are free."""
+    text = _text(fields)
+    assert "/" in text  # noqa: S101 - or the test of `\\/` would test nothing
+    key_0 = {"camera_token": fields["camera_token"] | {"key_index": 0}}
+    return {
+        "as the library writes it": text,
+        "with white space": json.dumps(fields, indent=1),
+        "fields in another order": _text(dict(reversed(fields.items()))),
+        r"each slash escaped as \/": text.replace("/", r"\/"),
+        "letters and names escaped": text.replace("=", r"\u003d").replace('"v', r'"\u0076'),
+        "key index 0": _signed_as_it_is(fields | key_0),
+        "32,768 bytes": text.ljust(MAX_BUNDLE_BYTES),
+    }
+
+
+def _ambiguous(fields: dict[str, Any]) -> dict[str, str]:
+    """Return texts that parsers read differently. The signature of what some read is right."""
+    text, whole = _text(fields), json.dumps(fields)
+    key_0 = {"camera_token": fields["camera_token"] | {"key_index": 0}}
+    return {
+        "-0 as key index": _signed_as_it_is(fields | key_0).replace(
+            '"key_index":0', '"key_index":-0'
+        ),
+        "a byte order mark": "\ufeff" + text,
+        "a lone surrogate in a name": r'{"\ud800":0,' + text[1:],
+        "a lone surrogate in a text": text.replace('"image_hash":"', r'"image_hash":"\udc00'),
+        "a name twice": '{"version": 1, ' + whole[1:],
+        "a name twice, once escaped": r'{"\u0076ersion": 1, ' + whole[1:],
+        "not a number": whole.replace('"version": 1', '"version": NaN'),
+    }
 
 
 def _resigned(**changes: Any) -> str:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
+from birthmark_sma.pki import names
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.keys.key_policy import DeviceKey
 from birthmark_sma.pki.profiles import key_usage
@@ -43,6 +44,7 @@ _NOTES = {
     "RootSentAlong": "The device sends a root along, which proves nothing.",
     "OtherSpelling": "An issuer's name has another case or string type than the subject that it"
     " names. RFC 5280, section 7.1, takes them for one name; verifiers that compare bytes do not.",
+    "UrnSpelling": "The URN has not the one spelling of a serial, or the leaf has two URNs.",
     "OffThePath": "A certificate came along that is not the issuer of the one before it.",
 }
 
@@ -67,7 +69,7 @@ class _Path:
             "now": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         if self.serial is not None:
-            fields["deviceSerial"] = self.serial
+            fields |= {"deviceSerial": self.serial, "deviceUrn": names.device_urn(self.serial)}
         return Case(self.comment, self.result, fields, self.flags)
 
 
@@ -84,7 +86,7 @@ def _bad(
 def make() -> Document:
     """Build all paths under one pinned root."""
     ca = authority()
-    makers = (_sound, _altered, _untimely, _not_for_devices, _no_ca, _names, _off_the_path)
+    makers = (_sound, _altered, _untimely, _not_for_devices, _no_ca, _names, _urns, _off_the_path)
     tests = [path.to_case() for maker in makers for path in maker(ca)]
     return Document(
         algorithm="X.509",
@@ -92,6 +94,8 @@ def make() -> Document:
         header=[
             "Certification paths (RFC 5280, section 6), the device's certificate first.",
             "Only root is trusted. Each is judged at the time now; valid ones name deviceSerial.",
+            "deviceUrn is how deviceSerial is written in the certificate: percent-encoded, as it"
+            " is in every URL.",
         ],
         notes=_NOTES,
         groups=[Group("CertificateChain", tests, {"root": pem(ca.root)})],
@@ -272,6 +276,36 @@ def _names(ca: SeededCa) -> list[_Path]:
     ]
     other = _issued_by(leaf, spelt(lambda text: text[:-1], utf8), ca.signer)
     return [*paths, _bad("issuer with a letter less", other, between, "OtherRoot")]
+
+
+def _urns(ca: SeededCa) -> list[_Path]:
+    """Write a serial in the URN as `device_urn` does not."""
+
+    def named(*spellings: str) -> x509.Certificate:
+        prefix = names.DEVICE_URN_PREFIX
+        urns = [x509.UniformResourceIdentifier(prefix + spelling) for spelling in spellings]
+        return hand_made(
+            *(_device_key(), "camera/7"),
+            *_DEVICE,
+            issuer=ca.intermediate,
+            signer=ca.signer,
+            alternative_names=urns,
+        )
+
+    between, flag = [ca.intermediate], "UrnSpelling"
+    spelt = {
+        "hex digits in lower case": ("camera%2f7",),
+        "a letter percent-encoded": ("%63amera%2F7",),
+        "a slash that is not percent-encoded": ("camera/7",),
+        "a plus sign for a blank": ("camera+7",),
+        "an exclamation mark that is not percent-encoded": ("camera!7",),
+        "bytes that are no UTF-8": ("camera%FF7",),
+        "half an escape": ("camera%2",),
+        "an empty serial": ("",),
+        "two URNs": ("camera%2F7", "camera-8"),
+    }
+    sound = _Path("made by hand", "valid", named("camera%2F7"), between, serial="camera/7")
+    return [sound, *(_bad(comment, named(*urn), between, flag) for comment, urn in spelt.items())]
 
 
 def _issued_by(leaf: x509.Certificate, issuer: x509.Name, signer: Signer) -> x509.Certificate:

@@ -1,30 +1,33 @@
-"""Generate provisioning_response_test.json: responses to a device, with its secrets sealed.
-
-This module builds the compact JWE itself (RFC 7518, section 4.6), with an ephemeral key and nonces
-that are digests of labels. The authority uses a JOSE library and random values.
-"""
+"""Generate provisioning_response_test.json: responses to a device, with its secrets sealed."""
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from vectors.generator import seeded_keys
 from vectors.generator.authorities import NOW, SeededCa, authority, device_certificate, pem
 from vectors.generator.document import Case, Document, Group, refused
+from vectors.generator.sealing import (
+    EPHEMERAL,
+    RSA_2048,
+    Padding,
+    Recipient,
+    base64url,
+    oaep,
+    pkcs1,
+    public_jwk,
+    recipient_key,
+    seal,
+    unbase64url,
+)
 from vectors.generator.seeded_keys import secret
 
-Recipient: TypeAlias = ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
-
-_ALGORITHM = "ECDH-ES+A256KW"
 _TABLES = (42, 1_337, 2_048)
 _TABLE_KEYS = {str(table): secret(f"test table {table}").hex() for table in _TABLES}
 _NOTES = {
@@ -32,8 +35,13 @@ _NOTES = {
     "OtherRecipient": "Sealed to a key that is not the recipient's.",
     "MalformedJwe": "Not five parts of base64url, or no JSON object where one must be.",
     "UnknownHeader": "An algorithm, or a critical header, that this protocol does not use.",
-    "Forbidden": "Soundly sealed, but in a way that RFC 7518 or RFC 7516 forbids: a length, a"
-    " header parameter, a name that stands twice. Many libraries take it.",
+    "Forbidden": "Soundly sealed, but in a way that RFC 7518, RFC 7516 or RFC 8259 forbids: a"
+    " length, a header parameter, a name that stands twice, a byte order mark. Many libraries take"
+    " it.",
+    "LeadingZero": "A shared secret, a coordinate or an encrypted key begins with a zero byte. It"
+    " keeps its length: 32 or 48 bytes, or that of the modulus.",
+    "OtherPadding": "The content key is not padded as RSA-OAEP-256 says: SHA-256 as hash and in"
+    " MGF1, and an empty label.",
     "NotSealed": "The secrets are in the clear, though the device sent a recipient key.",
     "OtherSecrets": "Sealed for another serial or certificate than that of the response.",
     "InvalidCurve": "The ephemeral key is not a point of the curve.",
@@ -48,7 +56,7 @@ _NOTES = {
 def make() -> Document:
     """Return valid responses and JWEs for each kind of key, and invalid ones."""
     return Document(
-        algorithm="ECDH-ES+A256KW",
+        algorithm="JWE",
         schema="schemas/provisioning_response_test_schema.json",
         header=[
             "Response: whole answers to POST /api/v1/devices/provision, as the device judges them"
@@ -56,11 +64,15 @@ def make() -> Document:
             " key; secrets is what it keeps.",
             "Sealed: what stands in them as sealed_secrets, compact JWE (RFC 7516) to the device's"
             " recipient key; secrets is what must come out.",
-            "No private key is here. The recipient's is made of recipientLabel: the scalar of P-256"
-            " is SHA-256 of the label, that of P-384 SHA-384, the 32 bytes of X25519 SHA-256.",
+            "No private key is here. recipientLabel and deviceLabel are the labels from which"
+            " docs/vectors.md derives the recipient key and the device's own key.",
         ],
         notes=_NOTES,
-        groups=[_responses(), *(_sealed(kind) for kind in ("P-256", "P-384", "X25519"))],
+        groups=[
+            _responses(),
+            *(_sealed(kind) for kind in ("P-256", "P-384", "X25519")),
+            _sealed(RSA_2048),
+        ],
     )
 
 
@@ -86,12 +98,16 @@ def _secrets(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def _plaintext(secrets: dict[str, Any] | None = None) -> bytes:
+    return json.dumps(_secrets() if secrets is None else secrets).encode("ascii")
+
+
 def _responses() -> Group:
     label = "test recipient P-256"
     recipient = recipient_key("P-256", label)
     ca = authority()
     key = seeded_keys.p256("test device").public_key()
-    good = _response(sealed_secrets=_jwe("P-256", recipient))
+    good = _response(sealed_secrets=seal("P-256", recipient, _plaintext()))
     shared = {
         "root": pem(ca.root),
         "now": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -99,7 +115,8 @@ def _responses() -> Group:
         "devicePublicKey": key.public_bytes(
             Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         ).decode(),
-        "curve": "P-256",
+        "deviceLabel": "test device",
+        "recipientKind": "P-256",
         "recipientLabel": label,
     }
     tests = [
@@ -116,7 +133,7 @@ def _with_other_secrets(
     """Yield responses that lack a field, or whose secrets are not those of the device."""
 
     def sealing(secrets: dict[str, Any]) -> dict[str, Any]:
-        return good | {"sealed_secrets": _jwe("P-256", recipient, text=json.dumps(secrets))}
+        return good | {"sealed_secrets": seal("P-256", recipient, _plaintext(secrets))}
 
     def sealed(**changes: Any) -> dict[str, Any]:
         return sealing(_secrets(**changes))
@@ -146,7 +163,7 @@ def _with_other_secrets(
         yield comment, flag, sealed(table_keys=keys)
     for comment, tables in (("two tables", [42, 1_337]), ("one table twice", [42, 42, 1_337])):
         yield comment, "OtherTables", sealed(table_keys=two) | {"table_assignments": tables}
-    jwe = _jwe("P-256", recipient_key("P-256", "another recipient"))
+    jwe = seal("P-256", recipient_key("P-256", "another recipient"), _plaintext())
     yield "sealed to another", "OtherRecipient", good | {"sealed_secrets": jwe}
 
 
@@ -184,75 +201,155 @@ def _without(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {each: value for each, value in fields.items() if each != name}
 
 
-def _sealed(curve: str) -> Group:
-    label = f"test recipient {curve}"
-    recipient = recipient_key(curve, label)
-    good = _jwe(curve, recipient)
-    parts = good.split(".")
-    point = _epk(curve, recipient_key(curve, "test ephemeral key"))
-    off_curve = point | {"x": _base64url(bytes(31) + b"\x05")}
+_LEADING_ZEROS = {
+    "P-256": {"shared secret": "173", "coordinate": "5"},
+    "P-384": {"shared secret": "118", "coordinate": "324"},
+    "X25519": {"shared secret": "4"},
+    RSA_2048: {"encrypted key": "95"},
+}
+"""What begins with a zero byte, and the number of the first label that makes it so."""
 
-    def with_part(number: int, part: str) -> str:
-        return ".".join([*parts[:number], part, *parts[number + 1 :]])
 
-    bad = [("header altered", "AlteredJwe", with_part(0, _altered(parts[0], 8)))]
-    bad += [
-        (f"{name} altered", "AlteredJwe", with_part(number, _altered(parts[number])))
-        for number, name in enumerate(("key", "nonce", "text", "tag"), 1)
+def _sealed(kind: str) -> Group:
+    label = f"test recipient {kind}"
+    recipient = recipient_key(kind, label)
+    good = seal(kind, recipient, _plaintext())
+    of_one_kind = _padded_otherwise if kind == RSA_2048 else _not_agreed
+    bad = [
+        *_altered(kind, recipient, good),
+        *of_one_kind(kind, recipient),
+        *_without_leading_zeros(kind, recipient),
+        *((comment, "Forbidden", jwe) for comment, jwe in _forbidden(kind, recipient)),
     ]
-    bad += [
-        ("tag cut", "AlteredJwe", good[:-2]),
-        (
-            "sealed to another",
-            "OtherRecipient",
-            _jwe(curve, recipient_key(curve, "another recipient")),
+    named = _secrets(device_serial="camera/7")
+    slashes = _plaintext(named).replace(b"/", rb"\/").replace(b"camera", rb"\u0063amera")
+    valid = [
+        ("sealed", (), good, _secrets()),
+        ("escapes inside", (), seal(kind, recipient, slashes), named),
+        *(
+            (f"{what} with a leading zero byte", ("LeadingZero",), jwe, _secrets())
+            for what, jwe in _with_leading_zeros(kind, recipient)
         ),
-        ("four parts", "MalformedJwe", good.rpartition(".")[0]),
-        ("six parts", "MalformedJwe", good + "."),
-        ("no base64url", "MalformedJwe", with_part(4, "*" + parts[4][1:])),
-        ("empty", "MalformedJwe", ""),
-        ("critical header", "UnknownHeader", _jwe(curve, recipient, {"crit": ["exp"], "exp": 0})),
-        ("alg dir", "UnknownHeader", _jwe(curve, recipient, {"alg": "dir"})),
-        ("enc A128GCM", "UnknownHeader", _jwe(curve, recipient, {"enc": "A128GCM"})),
     ]
-    if curve != "X25519":  # every 32 bytes are a point of X25519
-        jwe = _jwe(curve, recipient, {"epk": off_curve})
-        bad.append(("point off the curve", "InvalidCurve", jwe))
-    bad += [(comment, "Forbidden", jwe) for comment, jwe in _forbidden(curve, recipient, point)]
     tests = [
-        Case("sealed", "valid", {"sealedSecrets": good, "secrets": _secrets()}),
-        *refused("sealedSecrets", bad),
+        Case(comment, "valid", {"sealedSecrets": jwe, "secrets": secrets}, flags)
+        for comment, flags, jwe, secrets in valid
     ]
-    return Group("Sealed", tests, {"curve": curve, "recipientLabel": label})
+    shared = {"recipientKind": kind, "recipientLabel": label}
+    return Group("Sealed", [*tests, *refused("sealedSecrets", bad)], shared)
 
 
-def _forbidden(
-    curve: str, recipient: Recipient, point: dict[str, str]
-) -> Iterator[tuple[str, str]]:
-    """Yield JWEs that decrypt, but that the RFCs forbid. Each violates one rule."""
+def _with_leading_zeros(kind: str, recipient: Recipient) -> Iterator[tuple[str, str]]:
+    for what, number in _LEADING_ZEROS[kind].items():
+        padding = partial(oaep, seed=f"test OAEP seed {number}")
+        ephemeral = f"{EPHEMERAL} {number}"
+        yield what, seal(kind, recipient, _plaintext(), ephemeral=ephemeral, padding=padding)
+
+
+def _without_leading_zeros(kind: str, recipient: Recipient) -> Iterator[tuple[str, str, str]]:
+    """Yield JWEs in which the zero byte was left out, where its place is fixed."""
+    for what, sound in _with_leading_zeros(kind, recipient):
+        ephemeral = f"{EPHEMERAL} {_LEADING_ZEROS[kind][what]}"
+        if what == "shared secret":
+            jwe = seal(kind, recipient, _plaintext(), ephemeral=ephemeral, zeros_kept=False)
+        elif what == "coordinate":
+            point = public_jwk(kind, recipient_key(kind, ephemeral))
+            short = {"epk": point | {"x": base64url(unbase64url(point["x"])[1:])}}
+            jwe = seal(kind, recipient, _plaintext(), short, ephemeral=ephemeral)
+        else:
+            jwe = _with_part(sound, 1, base64url(unbase64url(sound.split(".")[1])[1:]))
+        yield f"{what} without its zero byte", "Forbidden", jwe
+
+
+def _altered(kind: str, recipient: Recipient, good: str) -> Iterator[tuple[str, str, str]]:
+    """Yield JWEs with other bytes, another recipient, or another way of sealing."""
+    parts = good.split(".")
+    yield "header altered", "AlteredJwe", _with_part(good, 0, _other_letter(parts[0], 8))
+    for number, name in enumerate(("key", "nonce", "text", "tag"), 1):
+        yield (
+            f"{name} altered",
+            "AlteredJwe",
+            _with_part(good, number, _other_letter(parts[number])),
+        )
+    yield "tag cut", "AlteredJwe", good[:-2]
+    other = recipient_key(kind, "another recipient")
+    yield "sealed to another", "OtherRecipient", seal(kind, other, _plaintext())
+    yield "four parts", "MalformedJwe", good.rpartition(".")[0]
+    yield "six parts", "MalformedJwe", good + "."
+    yield "no base64url", "MalformedJwe", _with_part(good, 4, "*" + parts[4][1:])
+    yield "empty", "MalformedJwe", ""
+    headers: dict[str, dict[str, Any]] = {
+        "critical header": {"crit": ["exp"], "exp": 0},
+        "alg dir": {"alg": "dir"},
+        "enc A128GCM": {"enc": "A128GCM"},
+    }
+    for comment, changes in headers.items():
+        yield comment, "UnknownHeader", seal(kind, recipient, _plaintext(), changes)
+
+
+def _not_agreed(kind: str, recipient: Recipient) -> Iterator[tuple[str, str, str]]:
+    """Yield JWEs whose ephemeral key is not one, or is not written as one."""
+    point = public_jwk(kind, recipient_key(kind, EPHEMERAL))
 
     def with_point(**changes: str) -> str:
-        return _jwe(curve, recipient, {"epk": point | changes})
+        return seal(kind, recipient, _plaintext(), {"epk": point | changes})
 
-    yield "zip", _jwe(curve, recipient, {"zip": "DEF"})
-    yield "empty crit", _jwe(curve, recipient, {"crit": []})
-    yield "alg twice", _jwe(curve, recipient, twice=True)
-    yield "private part in epk", with_point(d=_base64url(secret("test ephemeral key")))
-    yield "epk that says another curve", with_point(crv="P-521")
-    yield "epk that says another key type", with_point(kty="RSA")
-    yield "longer coordinate", with_point(x=_base64url(b"\0" + _unbase64url(point["x"])))
-    yield "content key of 128 bits", _jwe(curve, recipient, key_bytes=16)
-    yield "nonce of 128 bits", _jwe(curve, recipient, nonce=secret("test JWE nonce")[:16])
-    yield (
-        "tag of 96 bits",
-        _jwe(curve, recipient)[: -len(_base64url(bytes(16)))]
-        + _base64url(_unbase64url(_jwe(curve, recipient).rpartition(".")[2])[:12]),
-    )
-    yield "loose bits at the end", _with_loose_bits(_jwe(curve, recipient))
-    yield "padding", _jwe(curve, recipient) + "=="
-    twice = json.dumps(_secrets()).replace('"nuc_hash"', f'"nuc_hash": "{"00" * 32}", "nuc_hash"')
-    yield "a name twice inside", _jwe(curve, recipient, text=twice)
-    yield "a list inside", _jwe(curve, recipient, text="[]")
+    if kind != "X25519":  # every 32 bytes are a point of X25519
+        yield "point off the curve", "InvalidCurve", with_point(x=base64url(bytes(31) + b"\x05"))
+    private = base64url(secret(EPHEMERAL))
+    yield "private part in epk", "Forbidden", with_point(d=private)
+    yield "epk that says another curve", "Forbidden", with_point(crv="P-521")
+    yield "epk that says another key type", "Forbidden", with_point(kty="RSA")
+    longer = base64url(b"\0" + unbase64url(point["x"]))
+    yield "longer coordinate", "Forbidden", with_point(x=longer)
+
+
+def _padded_otherwise(kind: str, recipient: Recipient) -> Iterator[tuple[str, str, str]]:
+    """Yield JWEs whose content key is padded as other algorithms say, under the header of ours."""
+    paddings: dict[str, Padding] = {
+        "SHA-1 in MGF1, as Java has it unless told": partial(oaep, mask="sha1"),
+        "OAEP with SHA-1 (RSA-OAEP)": partial(oaep, hashed="sha1", mask="sha1"),
+        "PKCS#1 v1.5 (RSA1_5)": pkcs1,
+        "a label that is not empty": partial(oaep, label=b"RSA-OAEP-256"),
+    }
+    for comment, padding in paddings.items():
+        yield comment, "OtherPadding", seal(kind, recipient, _plaintext(), padding=padding)
+    named = {"alg": "RSA-OAEP"}
+    sha1 = partial(oaep, hashed="sha1", mask="sha1")
+    yield "alg RSA-OAEP", "UnknownHeader", seal(kind, recipient, _plaintext(), named, padding=sha1)
+    point = public_jwk("P-256", recipient_key("P-256", EPHEMERAL))
+    yield "epk beside RSA", "Forbidden", seal(kind, recipient, _plaintext(), {"epk": point})
+    good = seal(kind, recipient, _plaintext())
+    longer = base64url(b"\0" + unbase64url(good.split(".")[1]))
+    yield "longer encrypted key", "Forbidden", _with_part(good, 1, longer)
+
+
+def _forbidden(kind: str, recipient: Recipient) -> Iterator[tuple[str, str]]:
+    """Yield JWEs that decrypt, but that the RFCs forbid. Each violates one rule."""
+    good = seal(kind, recipient, _plaintext())
+    yield "zip", seal(kind, recipient, _plaintext(), {"zip": "DEF"})
+    yield "empty crit", seal(kind, recipient, _plaintext(), {"crit": []})
+    yield "alg twice", seal(kind, recipient, _plaintext(), twice=True)
+    yield "content key of 128 bits", seal(kind, recipient, _plaintext(), key_bytes=16)
+    longer = secret("test JWE nonce")[:16]
+    yield "nonce of 128 bits", seal(kind, recipient, _plaintext(), nonce=longer)
+    yield "tag of 96 bits", _with_part(good, 4, base64url(unbase64url(good.split(".")[4])[:12]))
+    yield "loose bits at the end", _with_loose_bits(good)
+    yield "padding", good + "=="
+    zeros = f'"nuc_hash": "{"00" * 32}", "nuc_hash"'.encode()
+    for comment, plaintext in {
+        "a name twice inside": _plaintext().replace(b'"nuc_hash"', zeros),
+        "a list inside": b"[]",
+        "a byte order mark inside": b"\xef\xbb\xbf" + _plaintext(),
+        "a lone surrogate inside": _plaintext(_secrets(device_serial="camera-\ud800")),
+        "bytes inside that are no UTF-8": _plaintext().replace(b"camera", b"\xff"),
+    }.items():
+        yield comment, seal(kind, recipient, plaintext)
+
+
+def _with_part(jwe: str, number: int, part: str) -> str:
+    parts = jwe.split(".")
+    return ".".join([*parts[:number], part, *parts[number + 1 :]])
 
 
 def _with_loose_bits(jwe: str) -> str:
@@ -261,69 +358,6 @@ def _with_loose_bits(jwe: str) -> str:
     return jwe[:-1] + letters[letters.index(jwe[-1]) | 1]
 
 
-def recipient_key(curve: str, label: str) -> Recipient:
-    """Return the key of a label."""
-    makers: dict[str, Callable[[str], Recipient]] = {
-        "P-256": seeded_keys.p256,
-        "P-384": seeded_keys.p384,
-        "X25519": seeded_keys.x25519_key,
-    }
-    return makers[curve](label)
-
-
-def _epk(curve: str, key: Recipient) -> dict[str, str]:
-    """Return the public key as a JWK (RFC 7518, section 6.2.1; RFC 8037, section 2)."""
-    if isinstance(key, x25519.X25519PrivateKey):
-        raw = key.public_key().public_bytes_raw()
-        return {"kty": "OKP", "crv": curve, "x": _base64url(raw)}
-    numbers = key.public_key().public_numbers()
-    size = (key.key_size + 7) // 8
-    x, y = (_base64url(each.to_bytes(size, "big")) for each in (numbers.x, numbers.y))
-    return {"kty": "EC", "crv": curve, "x": x, "y": y}
-
-
-def _jwe(
-    curve: str,
-    recipient: Recipient,
-    changes: Mapping[str, Any] | None = None,
-    *,
-    text: str | None = None,
-    twice: bool = False,
-    key_bytes: int = 32,
-    nonce: bytes = secret("test JWE nonce")[:12],
-) -> str:
-    ephemeral = recipient_key(curve, "test ephemeral key")
-    header = {"alg": _ALGORITHM, "enc": "A256GCM", "cty": "json", "epk": _epk(curve, ephemeral)}
-    header |= dict(changes or {})
-    written = json.dumps(header, separators=(",", ":"))
-    if twice:
-        written = f'{{"alg":"{_ALGORITHM}",{written[1:]}'
-    head = _base64url(written.encode())
-    if isinstance(ephemeral, x25519.X25519PrivateKey):
-        assert isinstance(recipient, x25519.X25519PrivateKey)  # noqa: S101 - of one curve
-        shared = ephemeral.exchange(recipient.public_key())
-    else:
-        assert isinstance(recipient, ec.EllipticCurvePrivateKey)  # noqa: S101 - of one curve
-        shared = ephemeral.exchange(ec.ECDH(), recipient.public_key())
-    # AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo: section 4.6.2.
-    name = _ALGORITHM.encode()
-    other = len(name).to_bytes(4, "big") + name + bytes(8) + (256).to_bytes(4, "big")
-    wrapping = ConcatKDFHash(SHA256(), 32, other).derive(shared)
-    content_key = secret("test content key")[:key_bytes]
-    inside = json.dumps(_secrets()) if text is None else text
-    sealed = AESGCM(content_key).encrypt(nonce, inside.encode(), head.encode())
-    parts = (aes_key_wrap(wrapping, content_key), nonce, sealed[:-16], sealed[-16:])
-    return ".".join([head, *map(_base64url, parts)])
-
-
-def _altered(part: str, place: int = 3) -> str:
+def _other_letter(part: str, place: int = 3) -> str:
     """Change one letter."""
     return part[:place] + ("A" if part[place] != "A" else "B") + part[place + 1 :]
-
-
-def _unbase64url(text: str) -> bytes:
-    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def _base64url(value: bytes) -> str:
-    return urlsafe_b64encode(value).rstrip(b"=").decode()

@@ -97,7 +97,10 @@ _SECRETS = _object(
         "table_keys": _TABLE_KEYS,
     }
 )
-_RECIPIENT = {"curve": {"enum": ["P-256", "P-384", "X25519"]}, "recipientLabel": TEXT}
+_RECIPIENT = {
+    "recipientKind": {"enum": ["P-256", "P-384", "X25519", "RSA 2048"]},
+    "recipientLabel": TEXT,
+}
 _SIZES = {"keySizeBits": {"const": 256}}
 
 SCHEMAS: dict[str, Schema] = {
@@ -137,6 +140,7 @@ SCHEMAS: dict[str, Schema] = {
                 "now": MOMENT,
                 "deviceSerial": TEXT,
                 "devicePublicKey": PEM,
+                "deviceLabel": TEXT,
                 **_RECIPIENT,
             },
             _sound_if_valid(
@@ -150,19 +154,23 @@ SCHEMAS: dict[str, Schema] = {
         _group(
             ["CertificateChain"],
             {"root": PEM},
-            _test({"chain": _list(PEM), "now": MOMENT}, {"deviceSerial": TEXT}),
+            _test({"chain": _list(PEM), "now": MOMENT}, {"deviceSerial": TEXT, "deviceUrn": TEXT}),
         ),
     ),
     "bundle_signature": _file(
         "Bundles and their signatures",
         _group(
             ["BundleSignature"],
-            {"keyKind": TEXT, "publicKey": PEM},
+            {
+                "keyKind": {"enum": ["EC P-256", "EC P-384", "RSA 2048", "Ed25519"]},
+                "publicKey": PEM,
+                "deviceLabel": TEXT,
+            },
             _test({"bundle": TEXT, "signedBytes": LOWER_HEX, "signature": LOWER_HEX}),
         ),
         _group(
             ["Bundle"],
-            {"root": PEM, "now": MOMENT},
+            {"root": PEM, "now": MOMENT, "deviceLabel": TEXT},
             _test({"bundle": TEXT}, {"deviceSerial": TEXT}),
         ),
     ),

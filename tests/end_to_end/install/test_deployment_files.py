@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import typer
+from jsonschema_rs import Draft202012Validator
 
 from birthmark_sma.cli.main import app
 from birthmark_sma.config import Settings, environment_variable
@@ -28,6 +29,11 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 SETTINGS = {environment_variable(name) for name in Settings.model_fields}
 OF_PLATFORMS = re.compile(r"DYNO|FLY_.*|RAILWAY_.*|KUBERNETES_.*|PYTHONUNBUFFERED|WEB_CONCURRENCY")
 RESOURCES = [each for file in sorted(KUBERNETES.glob("*.yaml")) for each in documents(str(file))]
+FIELDS = read("tests/support/deployment/fields.json")
+KUSTOMIZATION = {
+    *("apiVersion", "kind", "namespace", "resources", "images"),
+    *("secretGenerator", "configMapGenerator"),
+}
 IMAGE = read_stages((ROOT / "Containerfile").read_text(encoding="utf-8"))[-1]
 DEPLOYMENT_FILES = [
     ROOT / name for name in ("Containerfile", "Procfile", "app.json", "compose.yaml", "fly.toml")
@@ -101,6 +107,29 @@ def test_no_file_holds_a_secret_or_names_a_registry(file: Path) -> None:
     assert not re.search(r"://[^/\s]*:[^@/\s$]*@", text)
     for image in re.findall(r"^\s*(?:image:|FROM)\s+(\S+)", text, re.MULTILINE):
         assert "." not in image.partition("/")[0].partition(":")[0], image
+
+
+@pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource["kind"])
+def test_kubernetes_knows_every_field(resource: Any) -> None:
+    """kubectl refuses an unknown field. Values have the type that their field has."""
+    if resource["kind"] == "Kustomization":  # read by a program of its own
+        assert resource.keys() <= KUSTOMIZATION
+    else:
+        assert_schema(FIELDS["kubernetes"][resource["kind"]], resource)
+
+
+def test_compose_knows_every_field() -> None:
+    assert_schema(FIELDS["compose"], COMPOSE)
+
+
+def assert_schema(schema: Any, document: Any) -> None:
+    """Assert that a document follows a schema, and that a misspelt field would not."""
+    validator = Draft202012Validator(schema)
+    errors = [
+        f"{error.instance_path}: {error.message}" for error in validator.iter_errors(document)
+    ]
+    assert errors == []
+    assert not validator.is_valid(document | {"misspelt": 1})
 
 
 def test_every_path_that_compose_mounts_exists() -> None:

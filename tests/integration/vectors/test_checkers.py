@@ -100,6 +100,14 @@ def _other_secrets(document: dict[str, Any]) -> None:
     test |= {"result": "invalid", "secrets": test["secrets"] | {"nuc_hash": "00" * 32}}
 
 
+def _other_label(document: dict[str, Any]) -> None:
+    document["testGroups"][1]["deviceLabel"] += "?"
+
+
+def _other_urn(document: dict[str, Any]) -> None:
+    document["testGroups"][0]["tests"][2]["deviceUrn"] += "?"
+
+
 SEALED = next(
     group["tests"][0]["tcId"]
     for group in json.loads((VECTORS / "provisioning_response_test.json").read_text())["testGroups"]
@@ -109,8 +117,8 @@ SPOILT: dict[str, tuple[Change, ...]] = {
     "key_derivation": (_wrong_value("derivedKey"),),
     "camera_token": (_wrong_value("nucHash"), _accepted_as("invalid", "nucHash"), _wrong_result),
     "provisioning_response": (_other_secrets,),
-    "certificate_chain": (_accepted_as("acceptable", "deviceSerial"),),
-    "bundle_signature": (_wrong_result, _accepted_as("invalid", "signedBytes")),
+    "certificate_chain": (_accepted_as("acceptable", "deviceSerial"), _other_urn),
+    "bundle_signature": (_wrong_result, _accepted_as("invalid", "signedBytes"), _other_label),
     "verdict": (_wrong_reason,),
 }
 
@@ -135,10 +143,11 @@ def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
             change(document)
         (spoilt / file.name).write_text(json.dumps(document), "ascii")
     wrong = {("key_derivation", 1), ("camera_token", 1), ("camera_token", 2), ("camera_token", 45)}
-    wrong |= {("certificate_chain", 2), ("verdict", 60)}
-    wrong |= {("bundle_signature", 2), ("bundle_signature", 8), ("provisioning_response", SEALED)}
+    wrong |= {("certificate_chain", 2), ("certificate_chain", 3), ("verdict", 60)}
+    wrong |= {("bundle_signature", each) for each in (2, 8, 9)}
+    wrong |= {("provisioning_response", SEALED)}
     if checker.language == "javascript":
-        wrong.remove(("certificate_chain", 2))
+        wrong -= {("certificate_chain", 2), ("certificate_chain", 3)}
     if checker.language == "c":
         wrong.remove(("provisioning_response", SEALED))
     assert _found(checker, spoilt) == wrong

@@ -6,6 +6,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <regex.h>
+#include <stdio.h>
 #include <string.h>
 
 /* --- keys and camera tokens */
@@ -106,17 +107,30 @@ static const EVP_MD *hash_of(EVP_PKEY *key, bool *known)
 static int hex_digit(char letter)
 {
     const char *digits = "0123456789ABCDEF";
-    const char *found = letter ? strchr(digits, letter >= 'a' ? letter - 32 : letter) : NULL;
+    const char *found = letter ? strchr(digits, letter) : NULL;
     return found ? (int)(found - digits) : -1;
 }
 
-/* Copy what follows the prefix, with its percent-encoding undone. */
+static const char device[] = "urn:birthmark:device:";
+
+void bm_device_urn(const char *serial, char urn[BM_URN])
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    char *out = urn + snprintf(urn, BM_URN, "%s", device);
+    for (; *serial && urn + BM_URN - out > 3; serial++)
+        out += snprintf(out, 4, strchr(plain, *serial) ? "%c" : "%%%02X", (unsigned char)*serial);
+}
+
+static bool is_utf8(const char *text)
+{
+    return ASN1_mbstring_copy(NULL, (const unsigned char *)text, -1, MBSTRING_UTF8, B_ASN1_UTF8STRING) > 0;
+}
+
+/* Copy what follows the prefix, with its percent-encoding undone. It has one spelling. */
 static bool device_serial_of(const char *uri, size_t size, char serial[BM_SERIAL])
 {
-    static const char prefix[] = "urn:birthmark:device:";
-    size_t at = sizeof prefix - 1, out = 0;
-    if (size <= at || memcmp(uri, prefix, at))
-        return false;
+    char again[BM_URN];
+    size_t at = sizeof device - 1, out = 0;
     while (at < size && out + 1 < BM_SERIAL) {
         int high, low;
         if (uri[at] == '%' && at + 2 < size && (high = hex_digit(uri[at + 1])) >= 0 &&
@@ -128,21 +142,27 @@ static bool device_serial_of(const char *uri, size_t size, char serial[BM_SERIAL
         }
     }
     serial[out] = '\0';
-    return at == size;
+    bm_device_urn(serial, again);
+    return *serial && is_utf8(serial) && strlen(again) == size && !memcmp(again, uri, size);
 }
 
+/* Exactly one device URN. */
 static bool name_of(X509 *leaf, char serial[BM_SERIAL])
 {
-    bool found = false;
+    int urns = 0;
+    bool spelt = false;
     GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
-    for (int i = 0; !found && i < sk_GENERAL_NAME_num(names); i++) {
+    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
         int type;
-        ASN1_STRING *uri = GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names, i), &type);
-        found = type == GEN_URI && device_serial_of((const char *)ASN1_STRING_get0_data(uri),
-                                                    (size_t)ASN1_STRING_length(uri), serial);
+        ASN1_STRING *name = GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names, i), &type);
+        const char *uri = type == GEN_URI ? (const char *)ASN1_STRING_get0_data(name) : "";
+        if (!strncmp(uri, device, sizeof device - 1)) {
+            urns++;
+            spelt = device_serial_of(uri, (size_t)ASN1_STRING_length(name), serial);
+        }
     }
     GENERAL_NAMES_free(names);
-    return found;
+    return urns == 1 && spelt;
 }
 
 X509 *bm_certificate(const char *pem)
@@ -206,6 +226,18 @@ bool bm_verify_signature(EVP_PKEY *key, const unsigned char *message, size_t mes
               EVP_DigestVerify(context, signature, signature_size, message, message_size) == 1;
     EVP_MD_CTX_free(context);
     return ok;
+}
+
+size_t bm_sign(EVP_PKEY *key, const unsigned char *message, size_t message_size, unsigned char *signature)
+{
+    bool known;
+    size_t size = BM_SIGNATURE;
+    const EVP_MD *hash = hash_of(key, &known);
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    bool ok = known && context && EVP_DigestSignInit(context, NULL, hash, NULL, key) == 1 &&
+              EVP_DigestSign(context, signature, &size, message, message_size) == 1;
+    EVP_MD_CTX_free(context);
+    return ok ? size : 0;
 }
 
 static void write_text(BIO *out, const char *text)
@@ -396,7 +428,7 @@ static bool holds(const json *bundle, X509 *root, time_t now, char serial[BM_SER
 
 bool bm_verify_bundle(const char *text, X509 *root, time_t now, char serial[BM_SERIAL])
 {
-    json *bundle = json_parse(text);
+    json *bundle = strlen(text) <= 32768 ? json_parse(text) : NULL;
     bool ok = bundle && is_bundle(bundle) && holds(bundle, root, now, serial);
     json_free(bundle);
     return ok;

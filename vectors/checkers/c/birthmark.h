@@ -15,7 +15,8 @@
 #include <stdint.h>
 #include <time.h>
 
-enum { BM_KEY = 32, BM_NUC_HASH = 32, BM_NONCE = 12, BM_TAG = 16, BM_SEALED = 48, BM_SERIAL = 256 };
+enum { BM_KEY = 32, BM_NUC_HASH = 32, BM_NONCE = 12, BM_TAG = 16, BM_SEALED = 48, BM_SERIAL = 257,
+       BM_URN = 800, BM_SIGNATURE = 512 };
 
 typedef struct {
     unsigned char sealed[BM_SEALED]; /* ciphertext, then tag */
@@ -45,6 +46,12 @@ bool bm_verify_chain(STACK_OF(X509) *chain, X509 *root, time_t now, char serial[
 /* Verify a device's signature. The kind of the key alone decides how it signs. */
 bool bm_verify_signature(EVP_PKEY *key, const unsigned char *message, size_t message_size,
                          const unsigned char *signature, size_t signature_size);
+
+/* Sign as a device, into room for BM_SIGNATURE bytes; 0 where no device has such a key. */
+size_t bm_sign(EVP_PKEY *key, const unsigned char *message, size_t message_size, unsigned char *signature);
+
+/* Write the URN of a device serial: UTF-8, percent-encoded (RFC 3986, section 2.1). */
+void bm_device_urn(const char *serial, char urn[BM_URN]);
 
 /* What the device signs, in memory: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
 BIO *bm_signed_bytes(const json *bundle);

@@ -115,7 +115,7 @@ static const char *value(const char *at, json *into, int depth)
     }
     const char *digits = at + (*at == '-');
     size_t count = strspn(digits, "0123456789");
-    if (count == 0 || (count > 1 && *digits == '0'))
+    if (count == 0 || (*digits == '0' && (count > 1 || *at == '-')))
         return NULL;
     errno = 0;
     into->type = JSON_NUMBER;

@@ -1,5 +1,5 @@
 /* Reads JSON (RFC 8259) into a tree. It is strict, as bundles want it: no name twice, no number but
- * integers, no NUL in a text, and no character beyond the first plane by its escape. */
+ * integers, no -0, no NUL in a text, and no character beyond the first plane by its escape. */
 
 #ifndef JSON_H
 #define JSON_H

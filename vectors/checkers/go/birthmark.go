@@ -1,4 +1,4 @@
-// The Birthmark protocol in Go 1.24 or later, with the standard library alone. Copy this file.
+// The Birthmark protocol in Go 1.25 or later, with the standard library alone. Copy this file.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -28,6 +29,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // ErrRefused says that something is not what it should be, and no more.
@@ -92,8 +94,9 @@ func Open(token CameraToken, masterKey []byte, keysPerTable int64) ([]byte, erro
 
 const sealing = "ECDH-ES+A256KW"
 
-// OpenSecrets opens compact JWE (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly.
-func OpenSecrets(jwe string, key *ecdh.PrivateKey) (Fields, error) {
+// OpenSecrets opens compact JWE (RFC 7516, section 5.2; RFC 7518, sections 4.3 and 4.6), read strictly.
+// The kind of the key alone decides the algorithm.
+func OpenSecrets(jwe string, key crypto.PrivateKey) (Fields, error) {
 	var parts [5][]byte
 	texts := strings.Split(jwe, ".")
 	if len(texts) != len(parts) {
@@ -118,19 +121,10 @@ func OpenSecrets(jwe string, key *ecdh.PrivateKey) (Fields, error) {
 			return nil, ErrRefused
 		}
 	}
-	if header["alg"] != sealing || header["enc"] != "A256GCM" ||
-		len(parts[1]) != 40 || len(parts[2]) != 12 || len(parts[4]) != 16 {
+	if header["enc"] != "A256GCM" || len(parts[2]) != 12 || len(parts[4]) != 16 {
 		return nil, ErrRefused
 	}
-	point, err := ephemeral(header["epk"], key.Curve())
-	if err != nil {
-		return nil, err
-	}
-	shared, err := key.ECDH(point)
-	if err != nil {
-		return nil, err
-	}
-	contentKey, err := unwrap(concatKDF(shared), parts[1])
+	contentKey, err := contentKey(header, parts[1], key)
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +141,35 @@ func OpenSecrets(jwe string, key *ecdh.PrivateKey) (Fields, error) {
 		return nil, err
 	}
 	return Parse(string(opened))
+}
+
+func contentKey(header Fields, encrypted []byte, key crypto.PrivateKey) ([]byte, error) {
+	epk, agreed := header["epk"]
+	switch key := key.(type) {
+	case *rsa.PrivateKey:
+		if header["alg"] != "RSA-OAEP-256" || agreed || len(encrypted) != key.Size() {
+			return nil, ErrRefused
+		}
+		opened, err := rsa.DecryptOAEP(sha256.New(), nil, key, encrypted, nil)
+		if err != nil || len(opened) != 32 {
+			return nil, ErrRefused
+		}
+		return opened, nil
+	case *ecdh.PrivateKey:
+		if header["alg"] != sealing {
+			return nil, ErrRefused
+		}
+		point, err := ephemeral(epk, key.Curve())
+		if err != nil {
+			return nil, err
+		}
+		shared, err := key.ECDH(point)
+		if err != nil {
+			return nil, err
+		}
+		return unwrap(concatKDF(shared), encrypted)
+	}
+	return nil, ErrRefused
 }
 
 func ephemeral(epk any, curve ecdh.Curve) (*ecdh.PublicKey, error) {
@@ -220,7 +243,7 @@ func unwrap(key, wrapped []byte) ([]byte, error) {
 type Asked struct {
 	DeviceSerial string
 	DeviceKey    crypto.PublicKey
-	RecipientKey *ecdh.PrivateKey
+	RecipientKey crypto.PrivateKey
 	Root         string
 }
 
@@ -339,12 +362,33 @@ func VerifyPath(path []*x509.Certificate, root string, now time.Time) (string, e
 		!slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || !knownKey(leaf.PublicKey) {
 		return "", ErrRefused
 	}
+	return deviceSerial(leaf)
+}
+
+const deviceURN = "urn:birthmark:device:"
+
+// deviceSerial wants one URN in its one spelling. A URL of Go keeps the spelling in Opaque.
+func deviceSerial(leaf *x509.Certificate) (string, error) {
+	var spellings []string
 	for _, uri := range leaf.URIs {
-		if serial, found := strings.CutPrefix(uri.String(), "urn:birthmark:device:"); found {
-			return url.PathUnescape(serial)
+		if spelling, found := strings.CutPrefix(uri.Scheme+":"+uri.Opaque, deviceURN); found {
+			spellings = append(spellings, spelling)
 		}
 	}
-	return "", ErrRefused
+	if len(spellings) != 1 {
+		return "", ErrRefused
+	}
+	serial, err := url.PathUnescape(spellings[0])
+	if err != nil || serial == "" || !utf8.ValidString(serial) || DeviceURN(serial) != deviceURN+spellings[0] {
+		return "", ErrRefused
+	}
+	return serial, nil
+}
+
+// DeviceURN is how a device serial is written in a certificate: UTF-8, percent-encoded. QueryEscape is
+// for forms, where a blank is a plus.
+func DeviceURN(serial string) string {
+	return deviceURN + strings.ReplaceAll(url.QueryEscape(serial), "+", "%20")
 }
 
 func knownKey(key crypto.PublicKey) bool {
@@ -357,6 +401,24 @@ func knownKey(key crypto.PublicKey) bool {
 		return true
 	}
 	return false
+}
+
+// Sign signs as a device.
+func Sign(message []byte, key crypto.PrivateKey) ([]byte, error) {
+	hashed := sha256.Sum256(message)
+	switch key := key.(type) {
+	case *ecdsa.PrivateKey:
+		if key.Curve == elliptic.P384() {
+			longer := sha512.Sum384(message)
+			return ecdsa.SignASN1(rand.Reader, key, longer[:])
+		}
+		return ecdsa.SignASN1(rand.Reader, key, hashed[:])
+	case *rsa.PrivateKey:
+		return rsa.SignPKCS1v15(nil, key, crypto.SHA256, hashed[:])
+	case ed25519.PrivateKey:
+		return ed25519.Sign(key, message), nil
+	}
+	return nil, ErrRefused
 }
 
 // VerifySignature says whether a device signed. The kind of the key alone decides how it signs.
@@ -400,6 +462,9 @@ var (
 
 // VerifyBundle returns the device serial of a bundle that holds: form, time, certificates, signature.
 func VerifyBundle(text, root string, now time.Time) (string, error) {
+	if len(text) > 32_768 {
+		return "", ErrRefused
+	}
 	bundle, err := Parse(text)
 	if err != nil {
 		return "", err
@@ -487,9 +552,17 @@ func texts(value any) ([]string, error) {
 // Fields is a JSON object that others wrote. Its numbers are int64.
 type Fields = map[string]any
 
-// Parse reads an object strictly, as bundles want it: no name twice, no number but integers.
+// half is an escaped half of a surrogate pair, once the pairs are gone.
+var (
+	pair = regexp.MustCompile(`\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}`)
+	half = regexp.MustCompile(`\\u[dD][89a-fA-F]`)
+)
+
+// Parse reads an object strictly, as bundles want it: no name twice, no number but integers, no -0. Go
+// would replace half of a surrogate pair and bytes that are no UTF-8.
 func Parse(text string) (Fields, error) {
-	if !json.Valid([]byte(text)) {
+	if !json.Valid([]byte(text)) || !utf8.ValidString(text) ||
+		half.MatchString(pair.ReplaceAllString(strings.ReplaceAll(text, `\\`, ""), "")) {
 		return nil, ErrRefused
 	}
 	decoder := json.NewDecoder(strings.NewReader(text))
@@ -508,6 +581,9 @@ func next(decoder *json.Decoder) (any, error) {
 		return nil, err
 	}
 	if number, found := token.(json.Number); found {
+		if number == "-0" {
+			return nil, ErrRefused
+		}
 		return strconv.ParseInt(number.String(), 10, 64)
 	}
 	begin, found := token.(json.Delim)

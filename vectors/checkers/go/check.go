@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
@@ -12,6 +16,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -22,8 +27,8 @@ import (
 // group and test have the fields of all files; each file uses some.
 type group struct {
 	Type, Salt, InfoSuffix, Root, PublicKey, Now string
-	DeviceSerial, DevicePublicKey                string
-	Curve, RecipientLabel                        string
+	DeviceSerial, DevicePublicKey, DeviceLabel   string
+	RecipientKind, RecipientLabel, KeyKind       string
 	Tables, KeysPerTable                         int64
 	Tests                                        []test
 }
@@ -36,7 +41,8 @@ type test struct {
 	Response                       json.RawMessage
 	SealedSecrets                  string
 	Secrets                        Fields
-	Now, DeviceSerial, Reason      string
+	Now, DeviceSerial, DeviceUrn   string
+	Reason                         string
 	KeyIndex, TableID              int64
 	CameraToken                    CameraToken
 	Chain                          []string
@@ -73,7 +79,7 @@ func cameraToken(g group, t test) (bool, error) {
 }
 
 func provisioningResponse(g group, t test) (bool, error) {
-	key, err := recipientKey(g.RecipientLabel, g.Curve)
+	key, err := testKey(g.RecipientLabel, g.RecipientKind)
 	if err != nil {
 		return false, nil
 	}
@@ -94,16 +100,60 @@ func provisioningResponse(g group, t test) (bool, error) {
 	return reflect.DeepEqual(secrets, t.Secrets), err
 }
 
-// recipientKey is the test key that a label stands for: everybody can make it.
-func recipientKey(label, curve string) (*ecdh.PrivateKey, error) {
+// testKey is the test key that a label stands for (docs/vectors.md): everybody can make it.
+func testKey(label, kind string) (crypto.PrivateKey, error) {
 	secret, longer := sha256.Sum256([]byte(label)), sha512.Sum384([]byte(label))
-	switch curve {
+	switch kind {
 	case "X25519":
 		return ecdh.X25519().NewPrivateKey(secret[:])
 	case "P-384":
 		return ecdh.P384().NewPrivateKey(longer[:])
+	case "P-256":
+		return ecdh.P256().NewPrivateKey(secret[:])
+	case "EC P-256":
+		return ecdsa.ParseRawPrivateKey(elliptic.P256(), secret[:])
+	case "EC P-384":
+		return ecdsa.ParseRawPrivateKey(elliptic.P384(), longer[:])
+	case "Ed25519":
+		return ed25519.NewKeyFromSeed(secret[:]), nil
 	}
-	return ecdh.P256().NewPrivateKey(secret[:])
+	return rsaKey(label)
+}
+
+var rsaKeys = map[string]*rsa.PrivateKey{} // to find the primes takes a second
+
+func rsaKey(label string) (*rsa.PrivateKey, error) {
+	if key, found := rsaKeys[label]; found {
+		return key, nil
+	}
+	one, e := big.NewInt(1), big.NewInt(65537)
+	p, q := prime(label+", prime 1"), prime(label+", prime 2")
+	phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
+	key := &rsa.PrivateKey{
+		PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537},
+		D:         new(big.Int).ModInverse(e, phi),
+		Primes:    []*big.Int{p, q},
+	}
+	key.Precompute()
+	rsaKeys[label] = key
+	return key, key.Validate()
+}
+
+// prime is the first prime at or above the number of a label.
+func prime(label string) *big.Int {
+	var blocks []byte
+	for block := range 4 {
+		digest := sha256.Sum256(fmt.Appendf(nil, "%s, block %d", label, block))
+		blocks = append(blocks, digest[:]...)
+	}
+	candidate := new(big.Int).SetBytes(blocks)
+	for _, bit := range []int{1023, 1022, 0} {
+		candidate.SetBit(candidate, bit, 1)
+	}
+	for !candidate.ProbablyPrime(20) {
+		candidate.Add(candidate, big.NewInt(2))
+	}
+	return candidate
 }
 
 // publicKey is nil where there is none, which no signature fits.
@@ -122,7 +172,7 @@ func certificateChain(g group, t test) (bool, error) {
 		return false, err
 	}
 	serial, err := VerifyChain(t.Chain, g.Root, now)
-	return serial == t.DeviceSerial, err
+	return serial == t.DeviceSerial && DeviceURN(serial) == t.DeviceUrn, err
 }
 
 func bundleSignature(g group, t test) (bool, error) {
@@ -145,7 +195,13 @@ func bundleSignature(g group, t test) (bool, error) {
 	if !VerifySignature(bytesOf(t.Signature), message, publicKey(g.PublicKey)) {
 		return false, ErrRefused
 	}
-	return true, nil
+	key, err := testKey(g.DeviceLabel, g.KeyKind)
+	if err != nil {
+		return false, nil
+	}
+	signature, err := Sign(message, key)
+	same := strings.HasPrefix(g.KeyKind, "EC ") || bytes.Equal(signature, bytesOf(t.Signature))
+	return same && VerifySignature(signature, message, publicKey(g.PublicKey)), err
 }
 
 func verdict(g group, t test) (bool, error) {

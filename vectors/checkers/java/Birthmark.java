@@ -1,6 +1,7 @@
 import java.io.ByteArrayInputStream;
 import java.math.BigInteger;
 import java.net.URLDecoder;
+import java.net.URLEncoder;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
@@ -16,11 +17,12 @@ import java.security.cert.CertificateFactory;
 import java.security.cert.PKIXParameters;
 import java.security.cert.TrustAnchor;
 import java.security.cert.X509Certificate;
+import java.security.interfaces.ECKey;
 import java.security.interfaces.ECPrivateKey;
-import java.security.interfaces.ECPublicKey;
-import java.security.interfaces.RSAPublicKey;
+import java.security.interfaces.RSAKey;
 import java.security.spec.ECPoint;
 import java.security.spec.ECPublicKeySpec;
+import java.security.spec.MGF1ParameterSpec;
 import java.security.spec.X509EncodedKeySpec;
 import java.time.DateTimeException;
 import java.time.Instant;
@@ -41,6 +43,8 @@ import javax.crypto.Cipher;
 import javax.crypto.KeyAgreement;
 import javax.crypto.Mac;
 import javax.crypto.spec.GCMParameterSpec;
+import javax.crypto.spec.OAEPParameterSpec;
+import javax.crypto.spec.PSource;
 import javax.crypto.spec.SecretKeySpec;
 
 /**
@@ -120,33 +124,54 @@ final class Birthmark {
         return HexFormat.of().parseHex(text);
     }
 
-    // --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+    // --- secrets that come sealed: compact JWE, ECDH-ES+A256KW or RSA-OAEP-256, and A256GCM
 
-    /** Returns what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly. */
+    /** Returns what is sealed (RFC 7516, section 5.2; RFC 7518, sections 4.3 and 4.6), read strictly. */
     static Map<String, Object> openSecrets(String jwe, PrivateKey key) throws GeneralSecurityException {
         String[] parts = jwe.split("\\.", -1);
         if (parts.length != 5) {
             throw new IllegalArgumentException("not compact JWE");
         }
-        Map<String, Object> header = fields(Json.parse(utf8(fromBase64url(parts[0]))));
+        Map<String, Object> header = fields(Json.parse(fromBase64url(parts[0])));
         byte[] wrapped = fromBase64url(parts[1]);
         byte[] nonce = fromBase64url(parts[2]);
         byte[] tag = fromBase64url(parts[4]);
-        if (!SEALING.equals(header.get("alg")) || !"A256GCM".equals(header.get("enc"))
+        RSAKey rsa = key instanceof RSAKey known ? known : null; // the kind of the key alone decides
+        if (!(rsa != null ? "RSA-OAEP-256" : SEALING).equals(header.get("alg"))
+                || !"A256GCM".equals(header.get("enc"))
                 || !"json".equals(header.getOrDefault("cty", "json"))
                 || !HEADER.containsAll(header.keySet()) // no zip, no crit, no party information
-                || wrapped.length != 40 || nonce.length != 12 || tag.length != 16) {
+                || header.containsKey("epk") != (rsa == null)
+                || wrapped.length != (rsa != null ? rsa.getModulus().bitLength() / 8 : 40)
+                || nonce.length != 12 || tag.length != 16) {
             throw new IllegalArgumentException("no such way of sealing");
         }
-        byte[] wrapping = concatKdf(agree(key, fields(header.get("epk"))));
-        Cipher unwrapper = Cipher.getInstance("AESWrap"); // RFC 3394
-        unwrapper.init(Cipher.UNWRAP_MODE, new SecretKeySpec(wrapping, "AES"));
-        Key contentKey = unwrapper.unwrap(wrapped, "AES", Cipher.SECRET_KEY);
+        Key contentKey = rsa != null ? decryptKey(key, wrapped) : unwrapKey(key, header, wrapped);
         Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding");
         cipher.init(Cipher.DECRYPT_MODE, contentKey, new GCMParameterSpec(128, nonce));
         cipher.updateAAD(parts[0].getBytes(StandardCharsets.US_ASCII));
         cipher.update(fromBase64url(parts[3])); // the JDK gives nothing out before the tag is right
-        return fields(Json.parse(utf8(cipher.doFinal(tag))));
+        return fields(Json.parse(cipher.doFinal(tag)));
+    }
+
+    private static Key decryptKey(PrivateKey key, byte[] encrypted) throws GeneralSecurityException {
+        Cipher cipher = Cipher.getInstance("RSA/ECB/OAEPWithSHA-256AndMGF1Padding");
+        // Unless told, Java has SHA-1 in MGF1.
+        cipher.init(Cipher.DECRYPT_MODE, key, new OAEPParameterSpec(
+                "SHA-256", "MGF1", MGF1ParameterSpec.SHA256, PSource.PSpecified.DEFAULT));
+        byte[] contentKey = cipher.doFinal(encrypted);
+        if (contentKey.length != 32) {
+            throw new IllegalArgumentException("no such length");
+        }
+        return new SecretKeySpec(contentKey, "AES");
+    }
+
+    private static Key unwrapKey(PrivateKey key, Map<String, Object> header, byte[] wrapped)
+            throws GeneralSecurityException {
+        byte[] wrapping = concatKdf(agree(key, fields(header.get("epk"))));
+        Cipher unwrapper = Cipher.getInstance("AESWrap"); // RFC 3394
+        unwrapper.init(Cipher.UNWRAP_MODE, new SecretKeySpec(wrapping, "AES"));
+        return unwrapper.unwrap(wrapped, "AES", Cipher.SECRET_KEY);
     }
 
     private static byte[] agree(PrivateKey key, Map<String, Object> epk) throws GeneralSecurityException {
@@ -259,14 +284,22 @@ final class Birthmark {
             throw new GeneralSecurityException("not a device's certificate");
         }
         signatureAlgorithm(leaf.getPublicKey());
-        for (List<?> name : names) {
-            if (name.get(0).equals(URI) && name.get(1).toString().startsWith(DEVICE)) {
-                String serial = name.get(1).toString().substring(DEVICE.length());
-                // URLDecoder is for forms, where a plus is a space.
-                return URLDecoder.decode(serial.replace("+", "%2B"), StandardCharsets.UTF_8);
+        List<String> urns = names.stream()
+                .filter(name -> name.get(0).equals(URI) && name.get(1).toString().startsWith(DEVICE))
+                .map(name -> name.get(1).toString()).toList();
+        if (urns.size() == 1) {
+            String serial = URLDecoder.decode(urns.get(0).substring(DEVICE.length()), StandardCharsets.UTF_8);
+            if (!serial.isEmpty() && deviceUrn(serial).equals(urns.get(0))) {
+                return serial;
             }
         }
-        throw new GeneralSecurityException("it names no device");
+        throw new GeneralSecurityException("it names no device, or not in its one spelling");
+    }
+
+    /** Returns the URN of a device serial: UTF-8, percent-encoded. URLEncoder is for forms. */
+    static String deviceUrn(String serial) {
+        return DEVICE + URLEncoder.encode(serial, StandardCharsets.UTF_8)
+                .replace("+", "%20").replace("*", "%2A").replace("%7E", "~");
     }
 
     private static X509Certificate certificate(String pem) throws GeneralSecurityException {
@@ -290,6 +323,9 @@ final class Birthmark {
 
     /** Returns the device serial of a bundle that holds: form, time, certificates, signature. */
     static String verifyBundle(String text, String root, Instant now) throws GeneralSecurityException {
+        if (text.getBytes(StandardCharsets.UTF_8).length > 32_768) {
+            throw new IllegalArgumentException("a bundle has at most 32,768 bytes");
+        }
         Map<String, Object> bundle = fields(Json.parse(text));
         Map<String, Object> token = fields(bundle.get("camera_token"));
         List<String> chain = texts(bundle.get("device_certificate_chain"));
@@ -360,13 +396,21 @@ final class Birthmark {
         return verifier.verify(signature);
     }
 
-    private static String signatureAlgorithm(PublicKey key) throws GeneralSecurityException {
-        if (key instanceof ECPublicKey ec) {
+    /** Signs as a device. */
+    static byte[] sign(byte[] message, PrivateKey key) throws GeneralSecurityException {
+        Signature signer = Signature.getInstance(signatureAlgorithm(key));
+        signer.initSign(key);
+        signer.update(message);
+        return signer.sign();
+    }
+
+    private static String signatureAlgorithm(Key key) throws GeneralSecurityException {
+        if (key instanceof ECKey ec) {
             BigInteger order = ec.getParams().getOrder();
             if (order.bitLength() == 256 || order.bitLength() == 384) {
                 return order.bitLength() == 256 ? "SHA256withECDSA" : "SHA384withECDSA";
             }
-        } else if (key instanceof RSAPublicKey rsa) {
+        } else if (key instanceof RSAKey rsa) {
             int bits = rsa.getModulus().bitLength();
             if (bits >= 2048 && bits <= 4096) {
                 return "SHA256withRSA";
@@ -432,9 +476,5 @@ final class Birthmark {
             return text;
         }
         throw new IllegalArgumentException("no text: " + name);
-    }
-
-    private static String utf8(byte[] bytes) {
-        return new String(bytes, StandardCharsets.UTF_8);
     }
 }

@@ -12,10 +12,13 @@ import java.security.SecureRandom;
 import java.security.spec.ECGenParameterSpec;
 import java.security.spec.ECParameterSpec;
 import java.security.spec.ECPrivateKeySpec;
+import java.security.spec.RSAPrivateCrtKeySpec;
 import java.security.spec.PKCS8EncodedKeySpec;
 import java.security.spec.X509EncodedKeySpec;
 import java.time.Instant;
+import java.util.Arrays;
 import java.util.Base64;
+import java.util.HashMap;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -115,7 +118,7 @@ public final class Check {
 
     private static boolean provisioningResponse(Map<String, Object> group, Map<String, Object> test)
             throws GeneralSecurityException {
-        PrivateKey key = recipientKey(group.get("recipientLabel").toString(), group.get("curve").toString());
+        PrivateKey key = testKey(group.get("recipientLabel").toString(), group.get("recipientKind").toString());
         Map<String, Object> opened;
         if (group.get("type").equals("Response")) {
             Birthmark.Asked asked = new Birthmark.Asked(
@@ -131,27 +134,60 @@ public final class Check {
         return opened.equals(test.get("secrets"));
     }
 
-    /** The test key that a label stands for: everybody can make it. */
-    private static PrivateKey recipientKey(String label, String curve) throws GeneralSecurityException {
-        MessageDigest digest = MessageDigest.getInstance(curve.equals("P-384") ? "SHA-384" : "SHA-256");
-        byte[] secret = digest.digest(label.getBytes(StandardCharsets.US_ASCII));
-        if (curve.equals("X25519")) {
-            byte[] der = HEX.parseHex("302e020100300506032b656e04220420" + HEX.formatHex(secret));
-            return KeyFactory.getInstance("X25519").generatePrivate(new PKCS8EncodedKeySpec(der));
+    /** The test key that a label stands for (docs/vectors.md): everybody can make it. */
+    private static PrivateKey testKey(String label, String kind) throws GeneralSecurityException {
+        if (kind.equals("RSA 2048")) {
+            if (!RSA_KEYS.containsKey(label)) {
+                RSA_KEYS.put(label, rsaKey(label));
+            }
+            return RSA_KEYS.get(label);
+        }
+        byte[] secret = digest(kind.endsWith("P-384") ? "SHA-384" : "SHA-256", label);
+        if (kind.equals("X25519") || kind.equals("Ed25519")) {
+            String oid = kind.equals("X25519") ? "6e" : "70";
+            byte[] der = HEX.parseHex("302e020100300506032b65" + oid + "04220420" + HEX.formatHex(secret));
+            return KeyFactory.getInstance(kind).generatePrivate(new PKCS8EncodedKeySpec(der));
         }
         AlgorithmParameters parameters = AlgorithmParameters.getInstance("EC");
-        parameters.init(new ECGenParameterSpec(curve.equals("P-384") ? "secp384r1" : "secp256r1"));
+        parameters.init(new ECGenParameterSpec(kind.endsWith("P-384") ? "secp384r1" : "secp256r1"));
         ECParameterSpec domain = parameters.getParameterSpec(ECParameterSpec.class);
         ECPrivateKeySpec scalar = new ECPrivateKeySpec(new BigInteger(1, secret), domain);
         return KeyFactory.getInstance("EC").generatePrivate(scalar);
+    }
+
+    private static final Map<String, PrivateKey> RSA_KEYS = new HashMap<>(); // to find primes takes a second
+
+    private static PrivateKey rsaKey(String label) throws GeneralSecurityException {
+        BigInteger one = BigInteger.ONE;
+        BigInteger e = BigInteger.valueOf(65_537);
+        BigInteger p = prime(label + ", prime 1");
+        BigInteger q = prime(label + ", prime 2");
+        BigInteger d = e.modInverse(p.subtract(one).multiply(q.subtract(one)));
+        return KeyFactory.getInstance("RSA").generatePrivate(new RSAPrivateCrtKeySpec(
+                p.multiply(q), e, d, p, q, d.mod(p.subtract(one)), d.mod(q.subtract(one)), q.modInverse(p)));
+    }
+
+    /** The first prime at or above the number of a label. */
+    private static BigInteger prime(String label) throws GeneralSecurityException {
+        StringBuilder blocks = new StringBuilder();
+        for (int block = 0; block < 4; block++) {
+            blocks.append(HEX.formatHex(digest("SHA-256", label + ", block " + block)));
+        }
+        BigInteger first = new BigInteger(blocks.toString(), 16).setBit(1_023).setBit(1_022).setBit(0);
+        return first.subtract(BigInteger.ONE).nextProbablePrime();
+    }
+
+    private static byte[] digest(String algorithm, String label) throws GeneralSecurityException {
+        return MessageDigest.getInstance(algorithm).digest(label.getBytes(StandardCharsets.US_ASCII));
     }
 
     private static boolean certificateChain(Map<String, Object> group, Map<String, Object> test)
             throws GeneralSecurityException {
         List<String> chain = list(test.get("chain")).stream().map(Object::toString).toList();
         Instant now = Instant.parse(test.get("now").toString());
-        return Birthmark.verifyChain(chain, group.get("root").toString(), now)
-                .equals(test.get("deviceSerial"));
+        String serial = Birthmark.verifyChain(chain, group.get("root").toString(), now);
+        return serial.equals(test.get("deviceSerial"))
+                && Birthmark.deviceUrn(serial).equals(test.get("deviceUrn"));
     }
 
     private static boolean bundleSignature(Map<String, Object> group, Map<String, Object> test)
@@ -166,11 +202,14 @@ public final class Check {
         if (!HEX.formatHex(message).equals(test.get("signedBytes"))) {
             return false;
         }
-        PublicKey key = publicKey(group.get("publicKey").toString(), group.get("keyKind").toString());
+        String kind = group.get("keyKind").toString();
+        PublicKey key = publicKey(group.get("publicKey").toString(), kind);
         if (!Birthmark.verifySignature(bytes(test, "signature"), message, key)) {
             throw new GeneralSecurityException("the signature does not fit");
         }
-        return true;
+        byte[] signature = Birthmark.sign(message, testKey(group.get("deviceLabel").toString(), kind));
+        return Birthmark.verifySignature(signature, message, key)
+                && (kind.startsWith("EC ") || Arrays.equals(signature, bytes(test, "signature")));
     }
 
     private static PublicKey publicKey(String pem, String kind) throws GeneralSecurityException {

@@ -1,3 +1,6 @@
+import java.nio.ByteBuffer;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -9,12 +12,12 @@ import java.util.regex.Pattern;
 /**
  * Reads JSON (RFC 8259), for the JDK has nothing that does: Map, List, String, Long, Boolean, null.
  *
- * <p>It is strict, as bundles want it: no name twice, no number but integers. What is refused is an
- * IllegalArgumentException.
+ * <p>It is strict, as bundles want it: no name twice, no number but integers, no -0, no half of a
+ * surrogate pair. What is refused is an IllegalArgumentException.
  */
 final class Json {
     private static final Pattern WORD =
-            Pattern.compile("true|false|null|(-?(?:0|[1-9][0-9]{0,17}))(?![0-9.eE])");
+            Pattern.compile("true|false|null|(0|-?[1-9][0-9]{0,17})(?![0-9.eE])");
     private static final Pattern HEX = Pattern.compile("u[0-9a-fA-F]{4}");
     private static final int DEPTH = 32;
     private final String text;
@@ -22,6 +25,15 @@ final class Json {
 
     private Json(String text) {
         this.text = text;
+    }
+
+    /** Of UTF-8. Java would replace bytes that are none. A byte order mark is no JSON. */
+    static Object parse(byte[] utf8) {
+        try {
+            return parse(StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(utf8)).toString());
+        } catch (CharacterCodingException noText) {
+            throw new IllegalArgumentException(noText);
+        }
     }
 
     static Object parse(String text) {
@@ -142,6 +154,9 @@ final class Json {
             read.append(letter);
         }
         at++;
+        if (read.codePoints().anyMatch(each -> each >= Character.MIN_SURROGATE && each <= Character.MAX_SURROGATE)) {
+            throw refusal(); // half of a pair
+        }
         return read.toString();
     }
 

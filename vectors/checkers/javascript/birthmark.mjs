@@ -3,8 +3,8 @@
 // What is refused throws. Node alone cannot verify certification paths (its checkIssued accepts
 // issuers that are no CA): use a library for those.
 
-import { createDecipheriv, createCipheriv, createECDH, createHash, createPrivateKey,
-  createPublicKey, diffieHellman, hkdfSync, verify } from "node:crypto";
+import { checkPrimeSync, constants, createDecipheriv, createCipheriv, createECDH, createHash, createPrivateKey,
+  createPublicKey, diffieHellman, hkdfSync, privateDecrypt, sign as signWith, verify } from "node:crypto";
 
 export class Refused extends Error {}
 
@@ -56,20 +56,22 @@ function fromHex(text, size) {
   return Buffer.from(text, "hex");
 }
 
-// --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+// --- secrets that come sealed: compact JWE, ECDH-ES+A256KW or RSA-OAEP-256, and A256GCM
 
-/** Return what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly. */
+/** Return what is sealed (RFC 7516, section 5.2; RFC 7518, sections 4.3 and 4.6), read strictly. */
 export function openSecrets(jwe, privateKey) {
   const parts = jwe.split(".");
   if (parts.length !== 5) throw new Refused("not compact JWE");
   const [head, wrapped, nonce, text, tag] = parts.map(fromBase64url);
+  const rsa = privateKey.asymmetricKeyType === "rsa"; // the kind of the key alone decides
   const { alg, enc, epk, cty = "json", ...more } = parseJson(head);
-  if (alg !== "ECDH-ES+A256KW" || enc !== "A256GCM" || cty !== "json" || Object.keys(more).length > 0
-      || wrapped.length !== 40 || nonce.length !== 12 || tag.length !== 16) {
+  if (alg !== (rsa ? "RSA-OAEP-256" : "ECDH-ES+A256KW") || enc !== "A256GCM" || cty !== "json"
+      || Object.keys(more).length > 0 || (epk === undefined) !== rsa
+      || wrapped.length !== (rsa ? privateKey.asymmetricKeyDetails.modulusLength / 8 : 40)
+      || nonce.length !== 12 || tag.length !== 16) {
     throw new Refused("no such way of sealing"); // no zip, no crit, no party information
   }
-  const wrapping = concatKdf(agree(privateKey, epk), alg);
-  const contentKey = unwrap(wrapping, wrapped);
+  const contentKey = rsa ? decryptKey(privateKey, wrapped) : unwrap(concatKdf(agree(privateKey, epk), alg), wrapped);
   return parseJson(openGcm(contentKey, nonce, text, tag, Buffer.from(parts[0])));
 }
 
@@ -107,19 +109,30 @@ function unwrap(wrapping, wrapped) {
   }
 }
 
+function decryptKey(key, wrapped) {
+  try { // oaepHash is that of MGF1, too
+    const opened = privateDecrypt({ key, oaepHash: "sha256", padding: constants.RSA_PKCS1_OAEP_PADDING }, wrapped);
+    if (opened.length === 32) return opened;
+  } catch {
+    // as if it were another length
+  }
+  throw new Refused("it does not open");
+}
+
 function fromBase64url(text) {
   const decoded = Buffer.from(text, "base64url"); // which takes anything
   if (decoded.toString("base64url") !== text) throw new Refused("not base64url");
   return decoded;
 }
 
-/** An object in which no name stands twice: JSON.parse would take the last one. */
+/** An object that all read alike. JSON.parse takes names that stand twice, lone surrogates and -0. */
 function parseJson(bytes) {
-  try {
-    const text = bytes.toString();
+  try { // a byte order mark stays in the text, and is no JSON
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     let names = -1; // the whole is visited by a name as well
-    const value = JSON.parse(text, function visit(_, each) {
+    const value = JSON.parse(text, function visit(name, each) {
       if (!Array.isArray(this)) names += 1;
+      if (Object.is(each, -0) || [name, each].some((text) => loneSurrogate.test(text))) throw new Refused("half a pair");
       return each;
     });
     const written = text.match(/"(?:[^"\\]|\\.)*"\s*:?/g) ?? [];
@@ -130,6 +143,8 @@ function parseJson(bytes) {
   }
   throw new Refused("no JSON object of one meaning");
 }
+
+const loneSurrogate = /\p{Surrogate}/u; // which finds no half of a pair
 
 // --- bundles
 
@@ -146,12 +161,21 @@ function canonical(value) {
 }
 
 /** The kind of the key alone decides how it signs. */
-export function verifySignature(signature, message, key) {
+function hashOf(key) {
   const curve = key.asymmetricKeyDetails?.namedCurve;
   const hash = { ed25519: null, rsa: "sha256" }[key.asymmetricKeyType]
     ?? { prime256v1: "sha256", secp384r1: "sha384" }[curve] ?? null;
   if (hash === null && key.asymmetricKeyType !== "ed25519") throw new Refused("no device has such a key");
-  if (!verify(hash, message, key, signature)) throw new Refused("the signature does not fit");
+  return hash;
+}
+
+/** Sign as a device. */
+export function sign(message, privateKey) {
+  return signWith(hashOf(privateKey), message, privateKey);
+}
+
+export function verifySignature(signature, message, key) {
+  if (!verify(hashOf(key), message, key, signature)) throw new Refused("the signature does not fit");
 }
 
 // --- verdicts
@@ -166,17 +190,55 @@ export function judge(tables, keysPerTable, { tableId, keyIndex, opened, device 
   return device.status === "active" ? "genuine" : `device_${device.status}`;
 }
 
+// --- test keys: docs/vectors.md
+
 /** Make the test key that a label stands for. For tests alone: everybody can. */
-export function recipientKey(label, curve) {
-  const secret = createHash(curve === "P-384" ? "sha384" : "sha256").update(label).digest();
-  if (curve === "X25519") {
-    const der = Buffer.concat([Buffer.from("302e020100300506032b656e04220420", "hex"), secret]);
+export function testKey(label, kind) {
+  if (kind === "RSA 2048") return rsaKey(label);
+  const secret = createHash(kind.endsWith("P-384") ? "sha384" : "sha256").update(label).digest();
+  const oid = { X25519: "6e", Ed25519: "70" }[kind];
+  if (oid !== undefined) {
+    const der = Buffer.concat([Buffer.from(`302e020100300506032b65${oid}04220420`, "hex"), secret]);
     return createPrivateKey({ key: der, format: "der", type: "pkcs8" });
   }
-  const pair = createECDH(curve === "P-384" ? "secp384r1" : "prime256v1");
+  const crv = kind.endsWith("P-384") ? "P-384" : "P-256";
+  const pair = createECDH(crv === "P-384" ? "secp384r1" : "prime256v1");
   pair.setPrivateKey(secret);
   const point = pair.getPublicKey().subarray(1);
-  const [x, y] = [point.subarray(0, secret.length), point.subarray(secret.length)];
-  const [d, ...public_] = [secret, x, y].map((each) => each.toString("base64url"));
-  return createPrivateKey({ key: { kty: "EC", crv: curve, d, x: public_[0], y: public_[1] }, format: "jwk" });
+  const [d, x, y] = [secret, point.subarray(0, secret.length), point.subarray(secret.length)]
+    .map((each) => each.toString("base64url"));
+  return createPrivateKey({ key: { kty: "EC", crv, d, x, y }, format: "jwk" });
+}
+
+const rsaKeys = new Map(); // to find the primes takes a second
+
+function rsaKey(label) {
+  if (rsaKeys.has(label)) return rsaKeys.get(label);
+  const [e, p, q] = [65537n, prime(`${label}, prime 1`), prime(`${label}, prime 2`)];
+  const d = inverse(e, (p - 1n) * (q - 1n));
+  const numbers = { n: p * q, e, d, p, q, dp: d % (p - 1n), dq: d % (q - 1n), qi: inverse(q, p) };
+  const key = { kty: "RSA" };
+  for (const [name, number] of Object.entries(numbers)) key[name] = bytesOf(number).toString("base64url");
+  rsaKeys.set(label, createPrivateKey({ key, format: "jwk" }));
+  return rsaKeys.get(label);
+}
+
+/** The first prime at or above the number of a label. */
+function prime(label) {
+  const blocks = [0, 1, 2, 3].map((block) => createHash("sha256").update(`${label}, block ${block}`).digest("hex"));
+  let candidate = BigInt(`0x${blocks.join("")}`) | (3n << 1022n) | 1n;
+  while (!checkPrimeSync(candidate)) candidate += 2n;
+  return candidate;
+}
+
+/** Of two numbers without a common factor: Euclid's algorithm. */
+function inverse(number, modulus) {
+  let [a, b, x, y] = [number % modulus, modulus, 1n, 0n];
+  while (a > 1n) [a, b, x, y] = [b % a, a, y - (b / a) * x, x];
+  return ((x % modulus) + modulus) % modulus;
+}
+
+function bytesOf(number) {
+  const hex = number.toString(16);
+  return Buffer.from(hex.padStart(hex.length + (hex.length % 2), "0"), "hex");
 }

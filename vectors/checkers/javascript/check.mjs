@@ -20,7 +20,7 @@ const FILES = {
   },
   provisioning_response: (group, test) => {
     if (group.type === "Response") return null; // it needs certification paths
-    const key = birthmark.recipientKey(group.recipientLabel, group.curve);
+    const key = birthmark.testKey(group.recipientLabel, group.recipientKind);
     const secrets = birthmark.openSecrets(test.sealedSecrets, key);
     return JSON.stringify(secrets) === JSON.stringify(test.secrets);
   },
@@ -29,7 +29,9 @@ const FILES = {
     const message = birthmark.signedBytes(JSON.parse(test.bundle));
     if (!message.equals(hex(test.signedBytes))) return false;
     birthmark.verifySignature(hex(test.signature), message, createPublicKey(group.publicKey));
-    return true;
+    const signature = birthmark.sign(message, birthmark.testKey(group.deviceLabel, group.keyKind));
+    birthmark.verifySignature(signature, message, createPublicKey(group.publicKey));
+    return group.keyKind.startsWith("EC ") || signature.equals(hex(test.signature));
   },
   verdict: (group, test) => {
     const reason = birthmark.judge(group.tables, group.keysPerTable, test);

@@ -5,8 +5,10 @@
 
 import java.math.BigInteger
 import java.net.URLDecoder
+import java.net.URLEncoder
 import java.nio.ByteBuffer
 import java.security.GeneralSecurityException
+import java.security.Key
 import java.security.KeyFactory
 import java.security.MessageDigest
 import java.security.PrivateKey
@@ -17,11 +19,12 @@ import java.security.cert.CertificateFactory
 import java.security.cert.PKIXParameters
 import java.security.cert.TrustAnchor
 import java.security.cert.X509Certificate
+import java.security.interfaces.ECKey
 import java.security.interfaces.ECPrivateKey
-import java.security.interfaces.ECPublicKey
-import java.security.interfaces.RSAPublicKey
+import java.security.interfaces.RSAKey
 import java.security.spec.ECPoint
 import java.security.spec.ECPublicKeySpec
+import java.security.spec.MGF1ParameterSpec
 import java.security.spec.X509EncodedKeySpec
 import java.time.DateTimeException
 import java.time.Instant
@@ -34,6 +37,8 @@ import javax.crypto.Cipher
 import javax.crypto.KeyAgreement
 import javax.crypto.Mac
 import javax.crypto.spec.GCMParameterSpec
+import javax.crypto.spec.OAEPParameterSpec
+import javax.crypto.spec.PSource
 import javax.crypto.spec.SecretKeySpec
 
 typealias Fields = Map<String, Any?>
@@ -106,31 +111,45 @@ fun open(token: CameraToken, masterKey: ByteArray, keysPerTable: Long = 1_000): 
     return gcm(Cipher.DECRYPT_MODE, deriveKey(masterKey, token.keyIndex), nonce).doFinal(sealed)
 }
 
-// --- secrets that come sealed: compact JWE, ECDH-ES+A256KW and A256GCM
+// --- secrets that come sealed: compact JWE, ECDH-ES+A256KW or RSA-OAEP-256, and A256GCM
 
 private const val SEALING = "ECDH-ES+A256KW"
 private val HEADER = setOf("alg", "enc", "epk", "cty")
 private val SECRETS = setOf("device_serial", "certificate_sha256", "nuc_hash", "table_keys")
 
-/** Returns what is sealed (RFC 7516, section 5.2; RFC 7518, section 4.6), read strictly. */
+/** Returns what is sealed (RFC 7516, section 5.2; RFC 7518, sections 4.3 and 4.6), read strictly. */
 fun openSecrets(jwe: String, key: PrivateKey): Fields {
     val parts = jwe.split('.')
     require(parts.size == 5) { "not compact JWE" }
-    val header = fields(Json.parse(String(fromBase64url(parts[0]))))
+    val header = fields(Json.parse(fromBase64url(parts[0])))
     val (wrapped, nonce, text, tag) = parts.drop(1).map(::fromBase64url)
-    require(header["alg"] == SEALING && header["enc"] == "A256GCM") { "no such way of sealing" }
+    val rsa = key as? RSAKey // the kind of the key alone decides
+    val algorithm = if (rsa == null) SEALING else "RSA-OAEP-256"
+    require(header["alg"] == algorithm && header["enc"] == "A256GCM") { "no such way of sealing" }
+    require(("epk" in header) == (rsa == null)) { "epk is for agreement alone" }
     // Nothing more: no zip, no crit, no party information.
     require(header.keys - HEADER == emptySet<String>() && header.getOrDefault("cty", "json") == "json") { "more" }
-    require(wrapped.size == 40 && nonce.size == 12 && tag.size == 16) { "no such lengths" }
-    val wrapping = SecretKeySpec(concatKdf(agree(key, fields(header["epk"]))), "AES")
-    val contentKey = Cipher.getInstance("AESWrap").run { // RFC 3394
-        init(Cipher.UNWRAP_MODE, wrapping)
-        unwrap(wrapped, "AES", Cipher.SECRET_KEY)
-    }
-    val cipher = gcm(Cipher.DECRYPT_MODE, contentKey.encoded, nonce)
+    require(wrapped.size == if (rsa == null) 40 else rsa.modulus.bitLength() / 8) { "no such length" }
+    require(nonce.size == 12 && tag.size == 16) { "no such lengths" }
+    val contentKey = if (rsa == null) unwrap(key, fields(header["epk"]), wrapped) else decrypt(key, wrapped)
+    val cipher = gcm(Cipher.DECRYPT_MODE, contentKey, nonce)
     cipher.updateAAD(parts[0].toByteArray())
-    return fields(Json.parse(String(cipher.doFinal(text + tag))))
+    return fields(Json.parse(cipher.doFinal(text + tag)))
 }
+
+private fun unwrap(key: PrivateKey, epk: Fields, wrapped: ByteArray): ByteArray =
+    Cipher.getInstance("AESWrap").run { // RFC 3394
+        init(Cipher.UNWRAP_MODE, SecretKeySpec(concatKdf(agree(key, epk)), "AES"))
+        unwrap(wrapped, "AES", Cipher.SECRET_KEY).encoded
+    }
+
+private fun decrypt(key: PrivateKey, encrypted: ByteArray): ByteArray =
+    Cipher.getInstance("RSA/ECB/OAEPWithSHA-256AndMGF1Padding").run {
+        // Unless told, the JDK has SHA-1 in MGF1.
+        val sha256 = MGF1ParameterSpec.SHA256
+        init(Cipher.DECRYPT_MODE, key, OAEPParameterSpec("SHA-256", "MGF1", sha256, PSource.PSpecified.DEFAULT))
+        doFinal(encrypted).also { require(it.size == 32) { "no such length" } }
+    }
 
 private fun agree(key: PrivateKey, epk: Fields): ByteArray {
     val x = fromBase64url(text(epk, "x"))
@@ -230,12 +249,17 @@ private fun deviceSerial(leaf: X509Certificate): String {
     val isDevice = leaf.basicConstraints == -1 && CLIENT_AUTH in leaf.extendedKeyUsage.orEmpty()
     require(maySign && isDevice) { "not a device's certificate" }
     signatureAlgorithm(leaf.publicKey)
-    val named = leaf.subjectAlternativeNames.orEmpty()
-        .firstOrNull { it[0] == URI && "${it[1]}".startsWith(DEVICE) }
-    val serial = requireNotNull(named) { "it names no device" }[1].toString().removePrefix(DEVICE)
-    // URLDecoder is for forms, where a plus is a space.
-    return URLDecoder.decode(serial.replace("+", "%2B"), Charsets.UTF_8)
+    val urn = leaf.subjectAlternativeNames.orEmpty()
+        .filter { it[0] == URI && "${it[1]}".startsWith(DEVICE) }
+        .map { it[1].toString() }.singleOrNull()
+    val serial = URLDecoder.decode(requireNotNull(urn) { "it names no device" }.removePrefix(DEVICE), Charsets.UTF_8)
+    require(serial.isNotEmpty() && deviceUrn(serial) == urn) { "not in its one spelling" }
+    return serial
 }
+
+/** Returns the URN of a device serial: UTF-8, percent-encoded. URLEncoder is for forms. */
+fun deviceUrn(serial: String): String =
+    DEVICE + URLEncoder.encode(serial, Charsets.UTF_8).replace("+", "%20").replace("*", "%2A").replace("%7E", "~")
 
 private fun certificate(pem: String): X509Certificate = certificate(pem.toByteArray())
 
@@ -256,6 +280,7 @@ fun signedBytes(bundle: Fields): ByteArray =
 
 /** Returns the device serial of a bundle that holds: form, time, certificates, signature. */
 fun verifyBundle(text: String, root: String, now: Instant): String {
+    require(text.toByteArray().size <= 32_768) { "a bundle has at most 32,768 bytes" }
     val bundle = fields(Json.parse(text))
     val token = fields(bundle["camera_token"])
     val chain = texts(bundle["device_certificate_chain"])
@@ -310,10 +335,18 @@ fun verifySignature(signature: ByteArray, message: ByteArray, key: PublicKey) {
     if (!fits) throw GeneralSecurityException("the signature does not fit")
 }
 
-private fun signatureAlgorithm(key: PublicKey): String = when {
-    key is ECPublicKey && key.params.order.bitLength() == 256 -> "SHA256withECDSA"
-    key is ECPublicKey && key.params.order.bitLength() == 384 -> "SHA384withECDSA"
-    key is RSAPublicKey && key.modulus.bitLength() in 2048..4096 -> "SHA256withRSA"
+/** Signs as a device. */
+fun sign(message: ByteArray, key: PrivateKey): ByteArray =
+    Signature.getInstance(signatureAlgorithm(key)).run {
+        initSign(key)
+        update(message)
+        sign()
+    }
+
+private fun signatureAlgorithm(key: Key): String = when {
+    key is ECKey && key.params.order.bitLength() == 256 -> "SHA256withECDSA"
+    key is ECKey && key.params.order.bitLength() == 384 -> "SHA384withECDSA"
+    key is RSAKey && key.modulus.bitLength() in 2048..4096 -> "SHA256withRSA"
     key.algorithm in setOf("EdDSA", "Ed25519") -> "Ed25519"
     else -> throw GeneralSecurityException("no device has such a key")
 }

@@ -16,6 +16,7 @@ import java.security.spec.ECGenParameterSpec
 import java.security.spec.ECParameterSpec
 import java.security.spec.ECPrivateKeySpec
 import java.security.spec.PKCS8EncodedKeySpec
+import java.security.spec.RSAPrivateCrtKeySpec
 import java.security.spec.X509EncodedKeySpec
 import java.time.Instant
 import java.util.Base64
@@ -48,7 +49,7 @@ private fun cameraToken(group: Fields, test: Fields): Boolean {
 }
 
 private fun provisioningResponse(group: Fields, test: Fields): Boolean {
-    val key = recipientKey(text(group, "recipientLabel"), text(group, "curve"))
+    val key = testKey(text(group, "recipientLabel"), text(group, "recipientKind"))
     val opened = if (group["type"] == "Response") {
         val deviceKey = publicKey(text(group, "devicePublicKey"), "EC P-256")
         val asked = Asked(text(group, "deviceSerial"), deviceKey, key, text(group, "root"))
@@ -61,7 +62,8 @@ private fun provisioningResponse(group: Fields, test: Fields): Boolean {
 
 private fun certificateChain(group: Fields, test: Fields): Boolean {
     val now = Instant.parse(text(test, "now"))
-    return verifyChain(texts(test["chain"]), text(group, "root"), now) == test["deviceSerial"]
+    val serial = verifyChain(texts(test["chain"]), text(group, "root"), now)
+    return serial == test["deviceSerial"] && deviceUrn(serial) == test["deviceUrn"]
 }
 
 private fun bundleSignature(group: Fields, test: Fields): Boolean {
@@ -72,9 +74,12 @@ private fun bundleSignature(group: Fields, test: Fields): Boolean {
     }
     val message = signedBytes(fields(Json.parse(bundle)))
     if (hex(message) != test["signedBytes"]) return false
-    val key = publicKey(text(group, "publicKey"), text(group, "keyKind"))
+    val kind = text(group, "keyKind")
+    val key = publicKey(text(group, "publicKey"), kind)
     verifySignature(bytes(text(test, "signature")), message, key)
-    return true
+    val signature = sign(message, testKey(text(group, "deviceLabel"), kind))
+    verifySignature(signature, message, key)
+    return kind.startsWith("EC ") || hex(signature) == test["signature"]
 }
 
 private fun verdict(group: Fields, test: Fields): Boolean {
@@ -89,20 +94,42 @@ private fun verdict(group: Fields, test: Fields): Boolean {
     return reason == test["reason"]
 }
 
-/** The test key that a label stands for: everybody can make it. */
-private fun recipientKey(label: String, curve: String): PrivateKey {
-    val digest = MessageDigest.getInstance(if (curve == "P-384") "SHA-384" else "SHA-256")
-    val secret = digest.digest(label.toByteArray())
-    if (curve == "X25519") {
-        val der = PKCS8EncodedKeySpec(bytes("302e020100300506032b656e04220420") + secret)
-        return KeyFactory.getInstance("X25519").generatePrivate(der)
+/** The test key that a label stands for (docs/vectors.md): everybody can make it. */
+private fun testKey(label: String, kind: String): PrivateKey {
+    if (kind == "RSA 2048") return rsaKeys.getOrPut(label) { rsaKey(label) }
+    val secret = digest(if (kind.endsWith("P-384")) "SHA-384" else "SHA-256", label)
+    val oid = mapOf("X25519" to "6e", "Ed25519" to "70")[kind]
+    if (oid != null) {
+        val der = PKCS8EncodedKeySpec(bytes("302e020100300506032b65${oid}04220420") + secret)
+        return KeyFactory.getInstance(kind).generatePrivate(der)
     }
     val domain = AlgorithmParameters.getInstance("EC").run {
-        init(ECGenParameterSpec(if (curve == "P-384") "secp384r1" else "secp256r1"))
+        init(ECGenParameterSpec(if (kind.endsWith("P-384")) "secp384r1" else "secp256r1"))
         getParameterSpec(ECParameterSpec::class.java)
     }
     return KeyFactory.getInstance("EC").generatePrivate(ECPrivateKeySpec(BigInteger(1, secret), domain))
 }
+
+private val rsaKeys = mutableMapOf<String, PrivateKey>() // to find the primes takes a second
+
+private fun rsaKey(label: String): PrivateKey {
+    val e = BigInteger.valueOf(65_537)
+    val (p, q) = listOf(1, 2).map { prime("$label, prime $it") }
+    val (p1, q1) = listOf(p, q).map { it - BigInteger.ONE }
+    val d = e.modInverse(p1 * q1)
+    val numbers = RSAPrivateCrtKeySpec(p * q, e, d, p, q, d.mod(p1), d.mod(q1), q.modInverse(p))
+    return KeyFactory.getInstance("RSA").generatePrivate(numbers)
+}
+
+/** The first prime at or above the number of a label. */
+private fun prime(label: String): BigInteger {
+    val blocks = (0..3).joinToString("") { hex(digest("SHA-256", "$label, block $it")) }
+    val first = BigInteger(blocks, 16).setBit(1_023).setBit(1_022).setBit(0)
+    return (first - BigInteger.ONE).nextProbablePrime()
+}
+
+private fun digest(algorithm: String, label: String): ByteArray =
+    MessageDigest.getInstance(algorithm).digest(label.toByteArray())
 
 private fun publicKey(pem: String, kind: String): PublicKey {
     val der = Base64.getMimeDecoder().decode(pem.replace(Regex("-----[A-Z ]+-----"), ""))

@@ -4,13 +4,12 @@ Copy this file. Invalid input raises RefusedError. Its message never contains a 
 """
 
 import base64
-import hashlib
 import hmac
 import json
 import re
 from datetime import datetime, timedelta
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, TypeAlias
+from urllib.parse import quote, unquote
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -23,6 +22,12 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 SALT = b"Birthmark"
+PrivateKey: TypeAlias = (
+    ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | rsa.RSAPrivateKey
+    | x25519.X25519PrivateKey
+)
 
 
 class RefusedError(Exception):
@@ -72,34 +77,46 @@ def _hex(text: object, size: int) -> bytes:
     return bytes.fromhex(text)
 
 
-# --- sealed secrets: compact JWE, ECDH-ES+A256KW and A256GCM
+# --- sealed secrets: compact JWE, ECDH-ES+A256KW or RSA-OAEP-256, and A256GCM
 
-_SEALING = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM"}
 _SECRETS = {"device_serial", "certificate_sha256", "nuc_hash", "table_keys"}
 
 
-def open_secrets(
-    jwe: str, key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
-) -> dict[str, Any]:
-    """Decrypt a compact JWE and return its JSON object (RFC 7516, 5.2; RFC 7518, 4.6)."""
+def open_secrets(jwe: str, key: PrivateKey) -> dict[str, Any]:
+    """Decrypt a compact JWE and return its JSON object (RFC 7516, 5.2; RFC 7518, 4.3 and 4.6)."""
     try:
         head, *rest = jwe.split(".")
         wrapped, nonce, text, tag = map(_base64url, rest)
-        header = _parse_strictly(_base64url(head))
-        point = _point(header.pop("epk"), key)
-        # No other header members: no zip, no crit, no party information.
-        if header not in (_SEALING, _SEALING | {"cty": "json"}):
-            raise RefusedError("no such way of sealing")
-        if (len(wrapped), len(nonce), len(tag)) != (40, 12, 16):
+        if (len(nonce), len(tag)) != (12, 16):
             raise RefusedError("no such lengths")
-        algorithm = header["alg"].encode()
-        other = len(algorithm).to_bytes(4, "big") + algorithm + bytes(8) + (256).to_bytes(4, "big")
-        wrapping = ConcatKDFHash(hashes.SHA256(), 32, other).derive(_agree(key, point))
-        content_key = aes_key_unwrap(wrapping, wrapped)
+        content_key = _content_key(_parse_strictly(_base64url(head)), wrapped, key)
         opened = AESGCM(content_key).decrypt(nonce, text + tag, head.encode())
         return _parse_strictly(opened)
     except (AttributeError, KeyError, TypeError, ValueError, InvalidTag, InvalidUnwrap):
         raise RefusedError("it does not open") from None
+
+
+def _content_key(header: dict[str, Any], wrapped: bytes, key: PrivateKey) -> bytes:
+    """Decrypt the content key. The kind of the key alone decides the algorithm."""
+    by_rsa = isinstance(key, rsa.RSAPrivateKey)
+    algorithm = "RSA-OAEP-256" if by_rsa else "ECDH-ES+A256KW"
+    epk = {} if by_rsa else header.pop("epk")
+    # No other header members: no zip, no crit, no party information.
+    sealing = {"alg": algorithm, "enc": "A256GCM"}
+    if header not in (sealing, sealing | {"cty": "json"}):
+        raise RefusedError("no such way of sealing")
+    if isinstance(key, rsa.RSAPrivateKey):
+        sha256 = hashes.SHA256()
+        content_key = key.decrypt(wrapped, padding.OAEP(padding.MGF1(sha256), sha256, None))
+        if len(wrapped) != key.key_size // 8 or len(content_key) != 32:
+            raise RefusedError("no such lengths")
+        return content_key
+    if len(wrapped) != 40:
+        raise RefusedError("no such lengths")
+    name = algorithm.encode()
+    other = len(name).to_bytes(4, "big") + name + bytes(8) + (256).to_bytes(4, "big")
+    wrapping = ConcatKDFHash(hashes.SHA256(), 32, other).derive(_agree(key, _point(epk, key)))
+    return aes_key_unwrap(wrapping, wrapped)
 
 
 def open_response(
@@ -109,7 +126,7 @@ def open_response(
     *,
     device_serial: str,
     device_key: object,
-    key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey,
+    key: PrivateKey,
 ) -> dict[str, Any]:
     """Return the secrets that an authority gave a device. `key` is the device's recipient key."""
     try:
@@ -136,9 +153,7 @@ def open_response(
     return secrets
 
 
-def _point(
-    epk: dict[str, Any], key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
-) -> ec.EllipticCurvePublicKey | x25519.X25519PublicKey:
+def _point(epk: dict[str, Any], key: Any) -> ec.EllipticCurvePublicKey | x25519.X25519PublicKey:
     """Return the ephemeral key. Other members and lengths are refused."""
     if isinstance(key, x25519.X25519PrivateKey):
         raw = _base64url(epk.pop("x"))
@@ -171,10 +186,33 @@ def _base64url(part: str) -> bytes:
 
 
 def _parse_strictly(text: bytes) -> dict[str, Any]:
-    value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+    """Parse JSON that has one meaning: the library takes a byte order mark, -0, and more."""
+    value = json.loads(
+        text.decode("utf-8"),
+        object_pairs_hook=_each_once,
+        parse_constant=_no_constant,
+        parse_int=_integer,
+    )
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
     if not isinstance(value, dict):
         raise RefusedError("no object")
     return value
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError
+    return dict(pairs)
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError
+
+
+def _integer(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError
+    return int(digits)
 
 
 # --- certificates
@@ -212,10 +250,18 @@ def verify_path(path: list[x509.Certificate], root: str, now: datetime) -> str:
     if basic.ca or not usage.digital_signature or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         raise RefusedError("not a device's certificate")
     _check_kind(leaf.public_key())
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        if uri.startswith("urn:birthmark:device:"):
-            return unquote(uri.removeprefix("urn:birthmark:device:"))
-    raise RefusedError("it names no device")
+    prefix = "urn:birthmark:device:"
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    urns = [uri for uri in uris if uri.startswith(prefix)]
+    serial = unquote(urns[0].removeprefix(prefix)) if len(urns) == 1 else ""
+    if serial == "" or device_urn(serial) != urns[0]:
+        raise RefusedError("it names no device, or not in its one spelling")
+    return serial
+
+
+def device_urn(serial: str) -> str:
+    """Return the URN of a device serial: UTF-8, percent-encoded (RFC 3986, section 2.1)."""
+    return "urn:birthmark:device:" + quote(serial, safe="")
 
 
 def _check_kind(key: object) -> None:
@@ -248,12 +294,28 @@ def signed_bytes(bundle: dict[str, Any]) -> bytes:
     return b"birthmark-bundle-v1\0" + canonical.encode("ascii")
 
 
+def sign(message: bytes, key: PrivateKey) -> bytes:
+    """Sign as a device. The kind of key decides the algorithm."""
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(message, ec.ECDSA(_hash(key)))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(message)
+    raise RefusedError("no device has such a key")
+
+
+def _hash(
+    key: ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey,
+) -> hashes.SHA256 | hashes.SHA384:
+    return hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
+
+
 def verify_signature(signature: bytes, message: bytes, key: object) -> None:
     """Raise RefusedError unless `key` made the signature. The kind of key decides the algorithm."""
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            hashed = hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
-            key.verify(signature, message, ec.ECDSA(hashed))
+            key.verify(signature, message, ec.ECDSA(_hash(key)))
         elif isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
         elif isinstance(key, ed25519.Ed25519PublicKey):
@@ -285,7 +347,9 @@ def verify_bundle(text: str, root: str, now: datetime) -> str:
 def _parse(text: str) -> dict[str, Any]:
     """Parse a bundle. It has exactly these fields, each in its canonical encoding."""
     try:
-        bundle = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+        if len(text.encode("utf-8")) > 32_768:
+            raise RefusedError("a bundle has at most 32,768 bytes")
+        bundle = _parse_strictly(text.encode("utf-8"))
         token = bundle["camera_token"]
         chain = bundle["device_certificate_chain"]
         one_spelling = (
@@ -320,16 +384,6 @@ def _one_base64(value: str) -> bool:
     return base64.b64encode(decoded).decode() == value != ""
 
 
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError
-    return dict(pairs)
-
-
-def _no_constant(_: str) -> None:
-    raise ValueError
-
-
 # --- verdicts
 
 
@@ -356,14 +410,3 @@ def judge(  # noqa: PLR0911  one return a rule reads best
     if device["status"] != "active":
         return f"device_{device['status']}"
     return "genuine"
-
-
-def recipient_key(label: str, curve: str) -> ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey:
-    """Return the test key of a label. Anyone can compute it, so use it only in tests."""
-    digest = hashlib.sha384 if curve == "P-384" else hashlib.sha256
-    secret = digest(label.encode()).digest()
-    if curve == "X25519":
-        return x25519.X25519PrivateKey.from_private_bytes(secret)
-    return ec.derive_private_key(
-        int.from_bytes(secret, "big"), ec.SECP384R1() if curve == "P-384" else ec.SECP256R1()
-    )

@@ -1,17 +1,60 @@
 """`python check.py check <vectors>`, or `seal` / `open` with JSON on standard input."""
 
+import hashlib
 import json
 import os
 import sys
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import birthmark
 from birthmark import RefusedError
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 Fields = dict[str, Any]
+
+# --- test keys: docs/vectors.md
+
+
+def test_key(label: str, kind: str) -> birthmark.PrivateKey:
+    """Return the test key of a label. Anyone can compute it, so use it only in tests."""
+    if kind == "RSA 2048":
+        return _rsa_key(label)
+    digest = hashlib.sha384 if kind.endswith("P-384") else hashlib.sha256
+    secret = digest(label.encode()).digest()
+    if kind == "X25519":
+        return x25519.X25519PrivateKey.from_private_bytes(secret)
+    if kind == "Ed25519":
+        return ed25519.Ed25519PrivateKey.from_private_bytes(secret)
+    curve = ec.SECP384R1() if kind.endswith("P-384") else ec.SECP256R1()
+    return ec.derive_private_key(int.from_bytes(secret, "big"), curve)
+
+
+@cache
+def _rsa_key(label: str) -> rsa.RSAPrivateKey:
+    p, q = (_prime(f"{label}, prime {number}") for number in (1, 2))
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    rest = (d % (p - 1), d % (q - 1), rsa.rsa_crt_iqmp(p, q))
+    return rsa.RSAPrivateNumbers(p, q, d, *rest, public).private_key()
+
+
+def _prime(label: str) -> int:
+    """Return the first prime (to Fermat's test) at or above the number of a label."""
+    blocks = (hashlib.sha256(f"{label}, block {n}".encode()).digest() for n in range(4))
+    candidate = int.from_bytes(b"".join(blocks), "big") | 0b11 << 1022 | 1
+    while any(candidate % small == 0 for small in _SMALL) or any(
+        pow(base, candidate - 1, candidate) != 1 for base in (2, 3, 5, 7)
+    ):
+        candidate += 2
+    return candidate
+
+
+_SMALL = [n for n in range(3, 2_000, 2) if all(n % d for d in range(3, int(n**0.5) + 1, 2))]
+
 
 # Each function returns True if the result is the expected one. Invalid input raises RefusedError.
 
@@ -34,7 +77,7 @@ def camera_token(group: Fields, test: Fields) -> bool:
 
 
 def provisioning_response(group: Fields, test: Fields) -> bool:
-    key = birthmark.recipient_key(group["recipientLabel"], group["curve"])
+    key = test_key(group["recipientLabel"], group["recipientKind"])
     opened: Fields
     if group["type"] == "Response":
         opened = birthmark.open_response(
@@ -53,7 +96,8 @@ def provisioning_response(group: Fields, test: Fields) -> bool:
 def certificate_chain(group: Fields, test: Fields) -> bool:
     now = datetime.fromisoformat(test["now"])
     serial: str = birthmark.verify_chain(test["chain"], group["root"], now)
-    return bool(serial == test.get("deviceSerial"))
+    urn: str = birthmark.device_urn(serial)
+    return bool(serial == test.get("deviceSerial") and urn == test["deviceUrn"])
 
 
 def bundle_signature(group: Fields, test: Fields) -> bool:
@@ -66,7 +110,9 @@ def bundle_signature(group: Fields, test: Fields) -> bool:
     if message.hex() != test["signedBytes"]:
         return False
     birthmark.verify_signature(bytes.fromhex(test["signature"]), message, key)
-    return True
+    signature = birthmark.sign(message, test_key(group["deviceLabel"], group["keyKind"]))
+    birthmark.verify_signature(signature, message, key)
+    return bool(group["keyKind"].startswith("EC ") or signature.hex() == test["signature"])
 
 
 def verdict(group: Fields, test: Fields) -> bool:
