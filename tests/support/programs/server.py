@@ -125,11 +125,14 @@ class Server:
 
 
 def read_facts(process: "subprocess.Popen[str] | Command") -> dict[str, Any]:
-    """Return what `sma serve --json` prints. Raises AssertionError if its output ends before."""
+    """Return the JSON object that `sma serve --json` prints, after whatever came before it.
+
+    Raises AssertionError if the output ends without one.
+    """
     assert process.stdout is not None
     text = ""
     for line in process.stdout:
-        text += line
+        text = line if line == "{\n" else text + line
         if line == "}\n":
             facts: dict[str, Any] = json.loads(text)
             return facts
