@@ -21,6 +21,12 @@ from tests.support.programs.browser import (
 )
 
 PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers")
+IN_VIEW = {
+    "Devices": ("Serial", "Status"),
+    "Validations": ("Result", "Device"),
+    "Callers": ("Name", "State"),
+}
+"""The columns of each list that are in view on a phone."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 LONG = "WWWWWWWWWWWWWWWW.a-serial-as-long-as-one-may-be.WWWWWWWWWWWWWWWW"
 PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
@@ -118,6 +124,21 @@ def test_a_person_clicks_through_every_page(
         page.goto("/dashboard")
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
         assert watched.faults == []
+
+
+@pytest.mark.parametrize("name", IN_VIEW)
+def test_a_phone_shows_device_and_state_without_scrolling(
+    browser: Browser, lively: Lively, name: str
+) -> None:
+    with watched_page(browser, lively.running.server.url, width=390) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, f"/dashboard/{name.lower()}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        for column in IN_VIEW[name]:
+            box = page.get_by_role("columnheader", name=column, exact=True).bounding_box()
+            assert box is not None, column
+            assert box["x"] + box["width"] <= 390, column
+        page.screenshot(path=PICTURES / f"phone-top-{name.lower()}.png")
 
 
 def test_what_goes_wrong_is_a_page(browser: Browser, lively: Lively) -> None:

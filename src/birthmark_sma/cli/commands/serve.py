@@ -192,6 +192,7 @@ def _print_facts(
         [
             *([("SANDBOX", _SANDBOX)] if authority.sandbox else []),
             ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
+            ("dashboard", f"{url}/dashboard"),
             ("documentation", f"{url}/docs"),
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
             ("access", _access(settings)),
@@ -206,7 +207,8 @@ def _print_facts(
     print_line("\nTry next, in another terminal:")
     print_line(f"  {curl_command(url + path, local)}")
     if not authority.sandbox:
-        print_line("  sma demo        shows a camera, a picture and two aggregation servers")
+        print_line("  sma provision camera-1   provisions a device and writes its files")
+        print_line("  sma demo                 shows a camera, a picture and the verdicts")
     print_line("To stop: Ctrl-C.")
 
 
