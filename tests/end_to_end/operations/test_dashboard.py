@@ -21,6 +21,7 @@ from tests.support.programs.browser import (
 )
 
 PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers")
+DOCUMENTATION = {"API": "/docs", "ReDoc": "/redoc"}
 IN_VIEW = {
     "Devices": ("Serial", "Status"),
     "Validations": ("Result", "Device"),
@@ -124,6 +125,29 @@ def test_a_person_clicks_through_every_page(
         page.goto("/dashboard")
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
         assert watched.faults == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+@pytest.mark.parametrize("name", DOCUMENTATION)
+def test_the_navigation_leads_to_the_documentation(
+    browser: Browser, lively: Lively, name: str, width: int, dark: bool
+) -> None:
+    """The server asks for keys: the session is enough, for the page and all that it loads."""
+    kind = f"{'phone' if width < 600 else 'desktop'}-{'dark' if dark else 'light'}"
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with watched_page(browser, lively.running.server.url, width=width, dark=dark) as watched:
+        page = watched.page
+        sign_in(page, lively.admin)
+        navigation = page.get_by_role("navigation", name="Pages", exact=True)
+        navigation.get_by_role("link", name=name).click()
+        place = DOCUMENTATION[name]
+        page.wait_for_url(f"**{place}")
+        expect(page.get_by_text("/api/v1/devices/provision").first).to_be_attached(timeout=30_000)
+        title = page.get_by_role("heading", name="Birthmark Simulated Manufacturer Authority")
+        expect(title.first).to_be_visible()
+        page.screenshot(path=PICTURES / f"{kind}-documentation-{place[1:]}.png")
+        assert not [each for each in watched.faults if "status of" in each]
 
 
 @pytest.mark.parametrize("name", IN_VIEW)
