@@ -168,7 +168,7 @@ def test_tables_are_never_populated_over(place: Place) -> None:
         assert_refused(
             place.sma("serve", "--port", "0", settings={"DATABASE_URL": f"sqlite:///{file}"}),
             4,
-            "2499 of 2500",
+            "2,499 of 2,500",
             "sma tables populate",
         )
         assert json.loads(place.sma("tables", "populate", "--json").stdout) == {"created": 1}
