@@ -82,7 +82,7 @@ def test_what_goes_wrong_is_a_page(guarded: Guarded) -> None:
         assert_strict(page)
         assert "Not Found" in page.text
         wrong = browser.post("/dashboard")
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
         assert_strict(wrong)
 
 

@@ -32,7 +32,21 @@ if (dark.matches) {
     },
     rightPanel: { backgroundColor: "#0a0f0e", servers: { overlay: { backgroundColor: panel, textColor: ink }, url: { backgroundColor: page } } },
     codeBlock: { backgroundColor: panel },
+    fab: { backgroundColor: line, color: accent },
   };
+  // The colours that ReDoc does not read from its theme. Patterns have no class but a generated one.
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(`
+    .dark-mode .redoc-wrap :is(h5, caption) { color: ${quiet}; border-color: ${line}; }
+    .dark-mode .redoc-wrap h5 > span { color: ${ink}; }
+    .dark-mode .redoc-wrap h5 + svg polygon { fill: ${ink}; }
+    .dark-mode .redoc-wrap span.sc-bypJrT { color: ${accent}; }
+    .dark-mode .redoc-wrap td div > span + div > button { color: ${page}; }
+    .dark-mode .redoc-wrap td { border-color: ${line}; }
+    .dark-mode .redoc-wrap li.react-tabs__tab--selected { color: ${ink}; background: ${line}; }
+    .dark-mode .redoc-wrap .menu-content a { border-color: ${line}; }
+  `);
+  document.adoptedStyleSheets.push(sheet);
   document.querySelector("redoc").setAttribute("theme", JSON.stringify(theme));
 }
 dark.addEventListener("change", () => location.reload());
