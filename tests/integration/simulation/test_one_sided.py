@@ -185,10 +185,11 @@ def test_what_cameras_keep_in_memory_is_private_and_goes() -> None:
     assert not place.exists()
 
 
-def test_an_authority_that_is_away_has_the_exit_code_of_a_connection(tmp_path: Path) -> None:
-    away = sma(
-        "simulate", "camera", f"http://127.0.0.1:{closed_port()}",
-        environ=server_environ(tmp_path),
-    )  # fmt: skip
+@pytest.mark.parametrize("command", ["fleet", "camera", "aggregator"])
+def test_an_authority_that_is_away_has_the_exit_code_of_a_connection(
+    tmp_path: Path, command: str
+) -> None:
+    url = f"http://127.0.0.1:{closed_port()}"
+    away = sma("simulate", command, url, environ=server_environ(tmp_path))
     assert away.returncode == exit_codes.DATABASE, away.stdout
-    assert away.stderr.startswith("sma: The authority gave no usable response")
+    assert away.stderr.startswith("sma: The authority ")
