@@ -7,6 +7,7 @@ Settings, access keys and the rate limiter use this module. It counts nothing: s
 import re
 from typing import NamedTuple
 
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import RateRefusedError
 
 NO_LIMIT = "none"
@@ -28,7 +29,7 @@ class Rate(NamedTuple):
     seconds: int
 
     def __str__(self) -> str:
-        return f"{self.amount} in {self.seconds} {'second' if self.seconds == 1 else 'seconds'}"
+        return f"{self.amount:,} in {counted(self.seconds, 'second')}"
 
 
 def parse_rates(text: str) -> tuple[Rate, ...]:

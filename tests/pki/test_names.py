@@ -81,6 +81,22 @@ def test_a_serial_with_an_unprintable_character_is_refused(code_point: int, plac
 
 
 @pytest.mark.parametrize(
+    ("device_serial", "named"),
+    [
+        ("camera\u00a01", "Character 7 is U+00A0 (NO-BREAK SPACE)."),
+        ("camera-1\u200b", "Character 9 is U+200B (ZERO WIDTH SPACE)."),
+        ("\ncamera-1", "Character 1 is U+000A (control)."),
+        ("camera\ue000", "Character 7 is U+E000 (no name)."),
+    ],
+)
+def test_the_unprintable_character_is_named(device_serial: str, named: str) -> None:
+    """Most of them are invisible, and a no-break space looks like a space."""
+    with pytest.raises(DeviceSerialRefusedError) as refused:
+        check_device_serial(device_serial)
+    assert str(refused.value) == f"A device serial has printable characters only. {named}"
+
+
+@pytest.mark.parametrize(
     ("device_serial", "urn"),
     [
         ("camera-7._~", "urn:birthmark:device:camera-7._~"),

@@ -13,7 +13,8 @@ USAGE = 2
 CONFIGURATION = 3
 """A setting, secret or file is missing or wrong."""
 DATABASE = 4
-"""The database is unreachable, empty or at another schema version."""
+"""The database is unreachable, empty or at another schema version, or the authority of a simulation
+does not answer."""
 CONFLICT = 5
 """The request contradicts what is registered, for example a serial that is already in use."""
 REFUSED = 6
@@ -31,6 +32,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     ),
     (DATABASE, (errors.NotInitialisedError, errors.KeyTablesError, errors.StorageError)),
     (DATABASE, (errors.BatchInterruptedError, errors.PoolFullError, errors.ShuttingDownError)),
+    (DATABASE, (errors.AuthorityAwayError,)),
 )
 
 

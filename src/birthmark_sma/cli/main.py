@@ -7,8 +7,10 @@ one sentence on stderr. No traceback may show the values of local variables.
 import os
 import platform
 import sys
+from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from birthmark_sma import HOW_TO_INSTALL, __version__
 from birthmark_sma.cli import exit_codes
@@ -21,7 +23,7 @@ from birthmark_sma.cli.commands.provision import provision
 from birthmark_sma.cli.commands.serve import serve
 from birthmark_sma.cli.commands.top import top
 from birthmark_sma.cli.commands.validate import validate
-from birthmark_sma.cli.options import Json, command
+from birthmark_sma.cli.options import CommandGroup, Json, command
 from birthmark_sma.cli.output import print_json, print_line, print_stderr
 from birthmark_sma.cli.simulate import commands
 from birthmark_sma.errors import BirthmarkError
@@ -41,15 +43,20 @@ SMA_*), then from sma.toml.
 
 \b
 Exit codes:
-  0  done, or PASS             4  the database is down, empty or of another version
+  0  done, or PASS             4  the database is down, empty or of another version,
+                                  or the authority of a simulation does not answer
   1  FAIL                      5  a conflict with registered data
   2  wrong usage               6  a key, serial, token or line was refused
   3  a setting or secret is missing or wrong
 """
 
+_VERSION = f"birthmark-sma {__version__} (Python {platform.python_version()})"
+
 app = typer.Typer(
     name="sma",
+    cls=CommandGroup,
     help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -68,13 +75,34 @@ command(app, "restore")(restore)
 command(app, "provision")(provision)
 command(app, "provision-batch")(provision_batch)
 command(app, "validate")(validate)
-app.add_typer(commands.app, name="simulate")
-app.add_typer(devices.app, name="devices")
-app.add_typer(tables.app, name="tables")
-app.add_typer(ca.app, name="ca")
-app.add_typer(history.app, name="history")
-app.add_typer(keys.app, name="keys")
-app.add_typer(secrets.app, name="secrets")
+for group, name in (
+    (commands.app, "simulate"),
+    (devices.app, "devices"),
+    (tables.app, "tables"),
+    (ca.app, "ca"),
+    (history.app, "history"),
+    (keys.app, "keys"),
+    (secrets.app, "secrets"),
+):
+    app.add_typer(group, name=name, cls=CommandGroup)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_line(_VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -83,7 +111,7 @@ def version(as_json: Json = False) -> None:
     if as_json:
         print_json({"version": __version__, "python": platform.python_version()})
     else:
-        print_line(f"birthmark-sma {__version__} (Python {platform.python_version()})")
+        print_line(_VERSION)
 
 
 def run() -> None:
@@ -93,7 +121,11 @@ def run() -> None:
     extra of the installation.
     """
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        _refuse("Stopped: nothing was changed", exit_codes.FAILED)
+    except TyperException as error:
+        _refuse_usage(error)
     except BirthmarkError as error:
         advice = getattr(error, "advice", "")
         _refuse(f"{error}: {advice}" if advice else str(error), exit_codes.exit_code(error))
@@ -114,6 +146,15 @@ def run() -> None:
             raise
         print_stderr(f"sma: {error.name} is not installed. {HOW_TO_INSTALL}")
         sys.exit(exit_codes.CONFIGURATION)
+
+
+def _refuse_usage(error: Any) -> None:
+    """Print the usage of the command, what is wrong and where its help is."""
+    message = error.format_message()
+    if error.ctx is not None:
+        print_stderr(error.ctx.get_usage())
+        message = f"{message.rstrip('.')}. For help, type: {error.ctx.command_path} --help"
+    _refuse(message, error.exit_code)
 
 
 def _refuse(sentence: str, code: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from birthmark_sma.cli.output import print_stderr, waiting
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def wait_for_database(settings: "Settings") -> None:
                 if left <= 0:
                     raise
                 advice = f": {error.advice}" if error.advice and not advised else ""
-                print_stderr(f"{error}{advice}. Trying again for {left:.0f} seconds.")
+                print_stderr(f"{error}{advice}. Trying again for {counted(round(left), 'second')}.")
                 advised = True
                 # A failed attempt to connect may have taken longer than a second.
                 time.sleep(min(left, max(0.0, began + _RETRY_SECONDS - time.monotonic())))

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 import typer
 from typer import Option
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
@@ -29,6 +30,9 @@ Json = Annotated[bool, Option("--json", help="Print JSON, for scripts.")]
 _Function = TypeVar("_Function", bound=Callable[..., None])
 
 Yes = Annotated[bool, Option("--yes", help="Delete without asking.")]
+
+_NO_LIMIT = 10_000
+"""Characters of a sentence: more than any sentence has."""
 
 _LOADED = {"settings", "sandbox", "new_secret"}
 _PROFILES = {
@@ -63,6 +67,25 @@ def command(app: typer.Typer, path: str) -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands. Its help shows the whole first sentence of each command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments. Without any, print the help to stderr and exit: wrong usage."""
+        if not args:
+            print_stderr(ctx.get_help())
+            ctx.exit(exit_codes.USAGE)
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the names and first sentences of the commands. A long sentence is wrapped."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, each.get_short_help_str(_NO_LIMIT)) for name, each in commands if each]
+            )
 
 
 class _SettingsCommand(TyperCommand):

@@ -6,6 +6,8 @@ carries the result alone, so that a script can parse it.
 
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,6 +30,14 @@ def print_line(text: str = "") -> None:
 def print_stderr(text: str) -> None:
     """Print a line to stderr, so that a pipe gets only the result."""
     typer.echo(text, err=True)
+
+
+def program_name() -> str:
+    """Return how this program is started: `sma` if that is on PATH, else the way it was now."""
+    if shutil.which("sma"):
+        return "sma"
+    as_module = sys.argv[0].endswith(".py")
+    return shlex.join([sys.executable, "-m", "birthmark_sma"] if as_module else sys.argv[:1])
 
 
 def print_json(value: Any) -> None:

@@ -58,7 +58,7 @@ def check_device_serial(device_serial: str) -> None:
         )
     if not device_serial.isprintable():
         raise DeviceSerialRefusedError(
-            "A device serial has printable characters only: no control characters or line breaks."
+            f"A device serial has printable characters only. {find_unprintable(device_serial)}."
         )
     with_blanks = device_serial.replace(_BLANK_BRAILLE, " ")
     if with_blanks != with_blanks.strip():
@@ -68,6 +68,17 @@ def check_device_serial(device_serial: str) -> None:
         raise DeviceSerialRefusedError("A device serial has at least one character that is seen.")
     if folded in _ca_names():
         raise DeviceSerialRefusedError("This is the name of a CA, and so of no device.")
+
+
+def find_unprintable(text: str) -> str:
+    """Return a sentence, without its full stop, that names the first unprintable character.
+
+    Many of them are invisible, such as a no-break space (U+00A0), or a zero width space (U+200B) of
+    a copied text. So the sentence gives the character's place, code point and Unicode name.
+    """
+    place, found = next((at, each) for at, each in enumerate(text, 1) if not each.isprintable())
+    name = unicodedata.name(found, "control" if unicodedata.category(found) == "Cc" else "no name")
+    return f"Character {place} is U+{ord(found):04X} ({name})"
 
 
 def fold(name: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from birthmark_sma.counts import counted
+
 # The layout, in SVG units.
 _WIDTH = 960
 _LEFT, _RIGHT = 32, 928
@@ -74,12 +76,13 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     terms, waits = report["terms"], report["verdict_seconds"]
     colour = "good" if report["all_right"] else "bad"
     yield _text(_LEFT, 48, _headline(report), f"title {colour}")
-    servers = "server" if terms["aggregators"] == 1 else "servers"
     yield _text(
         _LEFT,
         74,
-        f"{terms['cameras']:,} cameras, {report['pictures']['taken']:,} pictures in"
-        f" {terms['seconds']:,.0f} s, {terms['aggregators']} aggregation {servers};"
+        f"{counted(terms['cameras'], 'camera')},"
+        f" {counted(report['pictures']['taken'], 'picture')} in"
+        f" {terms['seconds']:,.0f} s,"
+        f" {counted(terms['aggregators'], 'aggregation server')};"
         f" seed {terms['seed']}, {report['begun_at']}",
         "dim",
     )

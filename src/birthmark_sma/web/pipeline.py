@@ -34,7 +34,7 @@ from birthmark_sma.web.middleware.security_headers import ResponseHeaders
 from birthmark_sma.web.problem_documents import error_response
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 from birthmark_sma.web.request_context import CONTEXT, RequestContext, begin_request
-from birthmark_sma.web.routes import ROUTES, UNKNOWN, Credentials, Route
+from birthmark_sma.web.routes import ROUTES, SANDBOX, UNKNOWN, Credentials, Route
 from birthmark_sma.web.server_state import ApiRequest, ServerState
 
 if TYPE_CHECKING:
@@ -147,12 +147,13 @@ class Application:
         """Return the endpoint of the matched route. Raises HTTPException (404 or 405)."""
         methods = self._endpoints.get(route)
         if methods is None:
-            if route.path == UNKNOWN.path:
+            if route.path == UNKNOWN.path or route is SANDBOX:
                 raise HTTPException(404)
-            return self._serve_documentation
+            methods = {"GET": self._serve_documentation}
         endpoint = methods.get(method)
         if endpoint is None:
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
+            allowed = {*methods, "HEAD"} if "GET" in methods else {*methods}
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
         return endpoint
 
     async def _serve_documentation(self, request: ApiRequest) -> ASGIApp:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from birthmark_sma import errors
+from birthmark_sma.counts import counted
 from birthmark_sma.protocol.verdict import Reason, Verdict
 
 MISDIRECTED = "misdirected-request"
@@ -104,7 +105,7 @@ class InvalidRequestError(Exception):
         """Return the first `most` errors in one line, and the number of further ones."""
         told = [f"{each.field}: {each.detail}" for each in self.fields[:most]]
         more = self.more + len(self.fields) - len(told)
-        return "; ".join(told) + (f"; and {more:,} more errors" if more else "")
+        return "; ".join(told) + (f"; and {counted(more, 'more error')}" if more else "")
 
     @classmethod
     def of(cls, error: ValidationError, more: int = 0) -> "InvalidRequestError":

@@ -60,7 +60,7 @@ class Route:
     batch: bool = False
     """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
     dashboard: bool = False
-    """Browsers use it: it accepts sessions, and shows problems as pages."""
+    """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
     """The title in the navigation of the dashboard."""
 
@@ -81,6 +81,10 @@ def _pki(path: str) -> Route:
     return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, cacheable=True)
 
 
+def _documentation(path: str, navigation: str | None = None) -> Route:
+    return Route(path, dashboard=True, navigation=navigation)
+
+
 def _page(path: str, navigation: str | None = None) -> Route:
     return Route(path, ADMIN, dashboard=True, navigation=navigation)
 
@@ -97,9 +101,10 @@ DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
 DASHBOARD_FILES = Route("/dashboard/static", ANYONE, files=True, dashboard=True)
-REDOC = Route("/redoc")
+DOCS = _documentation("/docs", "API")
+REDOC = _documentation("/redoc", "ReDoc")
 SANDBOX = Route("/sandbox")
-_DOCUMENTATION_FILES = Route("/static-offline-docs", files=True, cacheable=True)
+_DOCUMENTATION_FILES = Route("/static-offline-docs", files=True, cacheable=True, dashboard=True)
 
 UNKNOWN = Route("unknown")
 """The route of every path that does not exist. Any valid key gets 404. A caller without a key gets
@@ -128,13 +133,13 @@ TABLE = (
     SIGN_IN,
     SIGN_OUT,
     DASHBOARD_FILES,
-    Route("/docs"),
-    Route("/docs/oauth2-redirect"),
+    DOCS,
+    _documentation("/docs/oauth2-redirect"),
     Route("/health", ANYONE, traced=False),
     LIVE,
     READY,
     Route("/metrics", ADMIN, traced=False),
-    Route("/openapi.json"),
+    _documentation("/openapi.json"),
     CRL,
     _pki(INTERMEDIATE_PATH),
     _pki(ROOT_CRL_PATH),

@@ -21,6 +21,13 @@ from tests.support.programs.browser import (
 )
 
 PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers")
+DOCUMENTATION = {"API": "/docs", "ReDoc": "/redoc"}
+IN_VIEW = {
+    "Devices": ("Serial", "Status"),
+    "Validations": ("Result", "Device"),
+    "Callers": ("Name", "State"),
+}
+"""The columns of each list that are in view on a phone."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 LONG = "WWWWWWWWWWWWWWWW.a-serial-as-long-as-one-may-be.WWWWWWWWWWWWWWWW"
 PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
@@ -118,6 +125,44 @@ def test_a_person_clicks_through_every_page(
         page.goto("/dashboard")
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
         assert watched.faults == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+@pytest.mark.parametrize("name", DOCUMENTATION)
+def test_the_navigation_leads_to_the_documentation(
+    browser: Browser, lively: Lively, name: str, width: int, dark: bool
+) -> None:
+    """The server asks for keys: the session is enough, for the page and all that it loads."""
+    kind = f"{'phone' if width < 600 else 'desktop'}-{'dark' if dark else 'light'}"
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with watched_page(browser, lively.running.server.url, width=width, dark=dark) as watched:
+        page = watched.page
+        sign_in(page, lively.admin)
+        navigation = page.get_by_role("navigation", name="Pages", exact=True)
+        navigation.get_by_role("link", name=name).click()
+        place = DOCUMENTATION[name]
+        page.wait_for_url(f"**{place}")
+        expect(page.get_by_text("/api/v1/devices/provision").first).to_be_attached(timeout=30_000)
+        title = page.get_by_role("heading", name="Birthmark Simulated Manufacturer Authority")
+        expect(title.first).to_be_visible()
+        page.screenshot(path=PICTURES / f"{kind}-documentation-{place[1:]}.png")
+        assert not [each for each in watched.faults if "status of" in each]
+
+
+@pytest.mark.parametrize("name", IN_VIEW)
+def test_a_phone_shows_device_and_state_without_scrolling(
+    browser: Browser, lively: Lively, name: str
+) -> None:
+    with watched_page(browser, lively.running.server.url, width=390) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, f"/dashboard/{name.lower()}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        for column in IN_VIEW[name]:
+            box = page.get_by_role("columnheader", name=column, exact=True).bounding_box()
+            assert box is not None, column
+            assert box["x"] + box["width"] <= 390, column
+        page.screenshot(path=PICTURES / f"phone-top-{name.lower()}.png")
 
 
 def test_what_goes_wrong_is_a_page(browser: Browser, lively: Lively) -> None:

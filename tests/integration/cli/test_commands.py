@@ -168,7 +168,7 @@ def test_tables_are_never_populated_over(place: Place) -> None:
         assert_refused(
             place.sma("serve", "--port", "0", settings={"DATABASE_URL": f"sqlite:///{file}"}),
             4,
-            "2499 of 2500",
+            "2,499 of 2,500",
             "sma tables populate",
         )
         assert json.loads(place.sma("tables", "populate", "--json").stdout) == {"created": 1}
@@ -359,6 +359,38 @@ def test_wrong_usage_is_2(empty: Place, command: tuple[str, ...]) -> None:
     assert refused.returncode == 2
     assert "Usage: " in refused.stderr
     assert "Traceback" not in refused.stderr
+    usage, error = refused.stderr.splitlines()
+    assert usage.startswith("Usage: sma ")
+    assert re.fullmatch(r"sma: .+\. For help, type: sma.* --help\.", error)
+
+
+def test_a_group_without_a_command_prints_its_help(empty: Place) -> None:
+    refused = empty.sma("devices")
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr == empty.sma("devices", "-h").stdout
+
+
+@pytest.mark.parametrize("command", [(), ("serve",), ("devices",), ("devices", "list")])
+def test_every_command_takes_h(empty: Place, command: tuple[str, ...]) -> None:
+    short = empty.sma(*command, "-h")
+    assert short.returncode == 0, short.stderr
+    assert short.stdout == empty.sma(*command, "--help").stdout
+    assert "-h, --help" in short.stdout
+
+
+@pytest.mark.parametrize("group", [(), ("devices",), ("simulate",), ("secrets",), ("history",)])
+def test_the_help_of_a_group_cuts_no_sentence(empty: Place, group: tuple[str, ...]) -> None:
+    told = empty.sma(*group, "--help").stdout
+    commands = told.partition("Commands:")[2].partition("Settings come")[0]
+    assert len(commands.splitlines()) > 2
+    assert "..." not in commands
+
+
+def test_the_version_is_an_option_too(empty: Place) -> None:
+    asked = empty.sma("--version")
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout == empty.sma("version").stdout
 
 
 @pytest.mark.parametrize("family", ["", "x" * 51, "a\nb", "\x1b[31mred"])

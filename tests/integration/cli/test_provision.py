@@ -149,6 +149,43 @@ def test_files_are_never_overwritten(place: Place, tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in output.iterdir()} == before
 
 
+def test_a_finished_run_is_repeated_without_a_change(place: Place, tmp_path: Path) -> None:
+    output = tmp_path / "pi"
+    command = ("provision", SERIAL, "--output-dir", str(output))
+    first = json.loads(place.sma(*command, "--json").stdout)
+    before = {file.name: file.read_bytes() for file in output.iterdir()}
+    again = place.sma(*command)
+    assert again.returncode == 0, again.stderr
+    assert f"{SERIAL} is provisioned already. Nothing was changed." in again.stdout
+    assert json.loads(place.sma(*command, "--json").stdout) == first
+    assert {file.name: file.read_bytes() for file in output.iterdir()} == before
+    assert registered(place) == [(SERIAL, first["provisioning_id"])]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("fault", ["missing", "of another device"])
+def test_files_that_are_not_complete_are_not_finished(
+    place: Place, tmp_path: Path, name: str, fault: str
+) -> None:
+    output, other = tmp_path / "pi", tmp_path / "other"
+    assert place.sma("provision", "a", "--output-dir", str(output)).returncode == 0
+    (output / name).unlink()
+    if fault == "of another device":
+        assert place.sma("provision", "b", "--output-dir", str(other)).returncode == 0
+        shutil.copy2(other / name, output / name)
+    refused = place.sma("provision", "a", "--output-dir", str(output))
+    assert_refused(refused, 3, "not empty")
+
+
+def test_files_of_another_authority_are_not_finished(
+    place: Place, founded_place: Place, tmp_path: Path
+) -> None:
+    output = tmp_path / "pi"
+    assert place.sma("provision", "a", "--output-dir", str(output)).returncode == 0
+    refused = founded_place.sma("provision", "a", "--output-dir", str(output))
+    assert_refused(refused, 3, "not empty")
+
+
 def test_a_serial_that_exists_leaves_no_files(place: Place, tmp_path: Path) -> None:
     assert place.sma("provision", "a", "--output-dir", str(tmp_path / "one")).returncode == 0
     refused = place.sma("provision", "a", "--output-dir", str(tmp_path / "two"))

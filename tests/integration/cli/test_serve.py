@@ -1,12 +1,15 @@
 """`sma serve`: how it starts, and why it does not."""
 
+import shlex
 import socket
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from birthmark_sma.cli.commands.serve import next_steps
 from birthmark_sma.config import load_settings
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.cameras.camera import VALIDATE, Camera, wire
@@ -53,6 +56,19 @@ def test_the_prototype_profile(empty: Place) -> None:
         body = wire(camera.token(key_index=99))
         assert client.post(VALIDATE, json=body).json()["validation_result"] == "PASS"
         assert client.post(VALIDATE, json=body | {"key_index": 100}).status_code == 400
+
+
+def test_what_to_do_next_can_be_pasted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make run` puts no sma on PATH, and the authority may be in another directory."""
+    monkeypatch.setattr(sys, "argv", [".venv/bin/sma", "serve"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    provision, demo = next_steps(load_settings({}, {}))
+    assert provision.startswith(".venv/bin/sma provision camera-1   ")
+    assert demo.startswith(".venv/bin/sma demo   ")
+    monkeypatch.setattr(sys, "argv", ["birthmark_sma/__main__.py", "serve"])
+    step = next_steps(load_settings({"data_dir": place.data_dir}, {}))[0].partition("   ")[0]
+    words = [sys.executable, "-m", "birthmark_sma", "provision", "camera-1", "--data-dir"]
+    assert shlex.split(step) == [*words, str(place.data_dir)]
 
 
 def test_a_port_that_is_taken(empty: Place) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from birthmark_sma.cli import exit_codes
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.simulation.expected_outcomes import BY_ONE_CAMERA
 from birthmark_sma.simulation.fleet import memory_directory
@@ -182,3 +183,13 @@ def test_what_cameras_keep_in_memory_is_private_and_goes() -> None:
         assert place.stat().st_mode & 0o777 == 0o700
         (place / "file").touch()
     assert not place.exists()
+
+
+@pytest.mark.parametrize("command", ["fleet", "camera", "aggregator"])
+def test_an_authority_that_is_away_has_the_exit_code_of_a_connection(
+    tmp_path: Path, command: str
+) -> None:
+    url = f"http://127.0.0.1:{closed_port()}"
+    away = sma("simulate", command, url, environ=server_environ(tmp_path))
+    assert away.returncode == exit_codes.DATABASE, away.stdout
+    assert away.stderr.startswith("sma: The authority ")

@@ -17,6 +17,7 @@ from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryption
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.store import WrappedTable
 from birthmark_sma.config import Settings
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import ConfigurationError, KeyTablesError, NotInitialisedError
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES, NORMATIVE, Derivation
@@ -91,7 +92,8 @@ def populate(
     missing = [table_id for table_id in range(sizes.tables) if table_id not in present]
     if missing and registered:
         raise KeyTablesError(
-            f"{len(missing)} key tables are missing while devices are registered."
+            f"{counted(len(missing), 'key table is', 'key tables are')} missing while devices are"
+            " registered."
             " New keys would differ from those of the devices. Restore a backup."
         )
     for start in range(0, len(missing), _CHUNK):
@@ -118,7 +120,8 @@ def open_key_table_cache(database: Database, keks: KeyEncryptionKeys) -> KeyTabl
             raise NotInitialisedError
         if [table.table_id for table in wrapped] != list(range(sizes.tables)):
             raise KeyTablesError(
-                f"{len(wrapped)} of {sizes.tables} key tables are there. Type: sma tables populate"
+                f"{len(wrapped):,} of {counted(sizes.tables, 'key table')} are there."
+                " Type: sma tables populate"
             )
         return KeyTableCache(sizes, [unwrap_table(table, keks, connection) for table in wrapped])
 

@@ -16,6 +16,7 @@ from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.operations.backup import Bar, fingerprints
 from birthmark_sma.authority.operations.backup_manifest import Manifest, Progress, take_inventory
 from birthmark_sma.config import Settings
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import BackupError, PathRefusedError
 from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.protocol.key_table import TableSizes
@@ -49,7 +50,7 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
     for table, rows in manifest.rows.items():
         if found.rows[table] != rows:
             raise BackupError(
-                f"The proof of the backup failed: {table} has {found.rows[table]:,} rows,"
+                f"The proof of the backup failed: {table} has {counted(found.rows[table], 'row')},"
                 f" and the manifest says {rows:,}."
             )
     trail = (manifest.highest_audit_id, manifest.newest_audit_at)

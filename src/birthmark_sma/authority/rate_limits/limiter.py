@@ -39,6 +39,7 @@ from birthmark_sma.authority.rate_limits.store import (
     seconds_until,
 )
 from birthmark_sma.config import Settings
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import RateLimitedError, RateRefusedError
 from birthmark_sma.rates import Rate, parse_rates
 
@@ -142,8 +143,8 @@ class _Limit:
             )
         else:
             message = (
-                f"Too many {units}: the limit is {rate}. Try again in {block.wait}"
-                f" {'second' if block.wait == 1 else 'seconds'}"
+                f"Too many {units}: the limit is {rate}. Try again in"
+                f" {counted(block.wait, 'second')}"
             )
         return RateLimitedError(message, retry_after=block.wait, policy=name)
 

@@ -19,6 +19,7 @@ from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.opening import require_sqlite_file
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_stderr, progress_bar, waiting
+from birthmark_sma.counts import counted
 
 if TYPE_CHECKING:
     from birthmark_sma.cli.batch.records import BatchFormat
@@ -102,14 +103,13 @@ def _print_counts(tally: "Tally", seconds: float, refusals: Path, *, as_json: bo
     if as_json:
         rate = {"seconds": round(seconds, 3), "devices_per_second": round(devices_per_second, 1)}
         print_json(asdict(tally) | rate)
-    print_stderr(
-        f"{tally.provisioned:,} devices were provisioned in {seconds:,.1f} s:"
-        f" {devices_per_second:,.0f} devices/s."
-    )
+    devices = counted(tally.provisioned, "device was", "devices were")
+    print_stderr(f"{devices} provisioned in {seconds:,.1f} s: {devices_per_second:,.0f} devices/s.")
     if tally.provisioned_before:
-        print_stderr(f"{tally.provisioned_before:,} were provisioned by an earlier run.")
+        before = counted(tally.provisioned_before, "was", "were")
+        print_stderr(f"{before} provisioned by an earlier run.")
     if tally.refused:
-        print_stderr(f"{tally.refused:,} lines were refused: see {refusals}")
+        print_stderr(f"{counted(tally.refused, 'line was', 'lines were')} refused: see {refusals}")
 
 
 def _find_format(devices: str, given: str | None) -> "BatchFormat":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import BinaryIO
 
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import BatchFileError
 
 MAX_RECORD_BYTES = 65_536
@@ -165,7 +166,7 @@ def _csv_content(
     except (csv.Error, ValueError):
         return None, "it is not CSV: a quotation mark is out of place, or not closed"
     if len(values) != len(header):
-        return None, f"it has {len(values)} columns, and the header {len(header)}"
+        return None, f"it has {counted(len(values), 'column')}, and the header {len(header)}"
     # Spreadsheets and people write a PEM in one cell, with "\n" in place of its line breaks.
     return {
         name: value.replace(r"\n", "\n") if "-----BEGIN" in value else value

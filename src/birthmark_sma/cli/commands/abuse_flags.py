@@ -20,6 +20,7 @@ from birthmark_sma.cli.output import (
     print_table,
     waiting,
 )
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ def reviewed(
         number = review_flags(database, device_serial, None if day is None else day.date())
         with database.read() as connection:
             found = find_devices_named(connection, device_serial)
-    print_line(
-        f"{number} {'flag' if number == 1 else 'flags'} of {device_serial} marked as reviewed."
-    )
+    print_line(f"{counted(number, 'flag')} of {device_serial} marked as reviewed.")
     if found and found[0].status.value == "suspended":
         serial = found[0].device_serial
         print_line(f"The device is still suspended. To end that: sma devices reinstate '{serial}'")

@@ -13,6 +13,7 @@ from typer import Argument, Option
 from birthmark_sma.cli.opening import require_sqlite_file
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import Progressed, print_fields, print_json, print_line, progress_bar
+from birthmark_sma.counts import counted
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.backup_manifest import Manifest
@@ -88,9 +89,9 @@ def restore(
     _print_backup(backup, manifest)
     print_fields(
         [
-            ("counted", f"{proof.rows:,} rows, as in the manifest"),
-            ("opened", f"{proof.key_tables:,} key tables, and the CA's key"),
-            ("verified", f"{proof.devices:,} devices' certificates, up to the root"),
+            ("counted", f"{counted(proof.rows, 'row')}, as in the manifest"),
+            ("opened", f"{counted(proof.key_tables, 'key table')}, and the CA's key"),
+            ("verified", f"{counted(proof.devices, 'device certificate')}, up to the root"),
         ]
     )
     print_line("\nNext: sma doctor, then sma serve")

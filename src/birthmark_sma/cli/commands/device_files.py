@@ -53,6 +53,28 @@ class PendingDevice:
         return "files-" + hashlib.sha256(self.public_key.encode()).hexdigest()
 
 
+def find_finished(output_dir: Path, device_serial: str) -> dict[str, Any] | None:
+    """Return the data of this device if all its files are there and belong together, else None."""
+    try:
+        files = {
+            name: read_private_file(output_dir / name).decode()
+            for name in (PRIVATE_KEY, CERTIFICATE, CHAIN, DATA)
+        }
+        data = json.loads(files[DATA])
+        public_key = public_half(files[PRIVATE_KEY].encode())
+        whole = (
+            data["device_serial"] == device_serial
+            and data["device_private_key"] == files[PRIVATE_KEY]
+            and data["device_public_key"] == public_key
+            and data["device_certificate"] == files[CERTIFICATE]
+            and data["certificate_chain"] == files[CHAIN]
+            and len(data["master_keys"]) == len(data["table_assignments"])
+        )
+    except (PrivateFileError, ValueError, KeyError, TypeError):
+        return None
+    return data if whole else None
+
+
 def begin(output_dir: Path) -> PendingDevice:
     """Create a key pair, or read that of an interrupted run.
 

@@ -15,6 +15,7 @@ from typer import Option
 
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line, progress_bar
+from birthmark_sma.counts import counted
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.operations.doctor.findings import Finding
@@ -82,9 +83,9 @@ def print_findings(findings: "list[Finding]") -> None:
         lines += ["  " + typer.style(line, fg=colour) for line in remedy]
         for line in (head, *(" " * indent + line for line in lines)):
             print_line(line)
-    counted = Counter(each.state.value for each in findings)
-    faults = f"{counted['critical']} critical, {counted['warning']} warnings."
-    some = counted["critical"] or counted["warning"]
+    states = Counter(each.state.value for each in findings)
+    faults = f"{states['critical']} critical, {counted(states['warning'], 'warning')}."
+    some = states["critical"] or states["warning"]
     print_line(f"\n{faults if some else 'No fault was found.'}")
 
 

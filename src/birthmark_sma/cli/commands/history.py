@@ -20,6 +20,7 @@ from birthmark_sma.cli.output import (
     progress_bar,
     waiting,
 )
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -95,13 +96,15 @@ def partitions(settings: "Settings", as_json: Json = False) -> None:
         print_json({"rows": rows, "partitions": listed})
         return
     if not found:
-        print_line(f"SQLite has no partitions. The audit log is one table of {rows:,} rows.")
+        print_line(
+            f"SQLite has no partitions. The audit log is one table of {counted(rows, 'row')}."
+        )
         return
     print_table(
         ["PARTITION", "FROM (UTC)", "TO (UTC)", "ROWS, ABOUT", "SIZE"],
         [[each.name, *_range(each), f"{each.rows:,}", _size(each.size)] for each in found],
     )
-    print_line(f"\nAbout {rows:,} rows, {_size(sum(each.size for each in found))} in all.")
+    print_line(f"\nAbout {counted(rows, 'row')}, {_size(sum(each.size for each in found))} in all.")
 
 
 def _print_pruned(pruned: "Pruned", before: "datetime", *, done: bool, as_json: bool) -> None:
@@ -123,10 +126,10 @@ def _print_pruned(pruned: "Pruned", before: "datetime", *, done: bool, as_json: 
 def _what(pruned: "Pruned", before: "datetime") -> str:
     parts = []
     if pruned.partitions:
-        word = "partition" if len(pruned.partitions) == 1 else "partitions"
-        parts.append(f"{len(pruned.partitions)} {word} ({', '.join(pruned.partitions)})")
+        partitions = counted(len(pruned.partitions), "partition")
+        parts.append(f"{partitions} ({', '.join(pruned.partitions)})")
     if pruned.rows:
-        parts.append(f"{pruned.rows:,} {'row' if pruned.rows == 1 else 'rows'}")
+        parts.append(counted(pruned.rows, "row"))
     return f"{' and '.join(parts)} from before {before:%Y-%m-%d}"
 
 

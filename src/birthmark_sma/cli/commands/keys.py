@@ -17,6 +17,7 @@ from typer import Argument, Option
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, print_table
+from birthmark_sma.counts import counted
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -238,7 +239,8 @@ def _limits(key: "AccessKey") -> list[str]:
     found = (
         key.expires_at and f"until {key.expires_at:%Y-%m-%d %H:%M} UTC",
         key.device_family and f"family {key.device_family}",
-        key.uses_allowed is not None and f"{key.uses} of {key.uses_allowed} devices used",
+        key.uses_allowed is not None
+        and f"{key.uses:,} of {counted(key.uses_allowed, 'device')} used",
         key.disclosure and f"discloses {key.disclosure}",
         "no rate limit" if rate == "none" else rate,
         fingerprint and f"certificate {fingerprint.hex()[:16]}...",

@@ -4,8 +4,9 @@
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 from typer import Argument, Option
@@ -15,7 +16,11 @@ from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line
 
 if TYPE_CHECKING:
+    from birthmark_sma.authority.authority import Authority
     from birthmark_sma.config import Settings
+
+_ABOUT = ("device_serial", "provisioning_id", "table_assignments")
+"""The fields of a device that are printed. None is a secret."""
 
 
 def provision(
@@ -31,7 +36,8 @@ def provision(
     """Provision one device and write its files.
 
     The files hold the device's secrets: private key, table keys and NUC hash. Only their owner can
-    read them. If a run was interrupted, run the command again. The authority must exist: sma init.
+    read them. If a run was interrupted, run the command again; a finished run is not repeated. The
+    authority must exist: sma init.
     """
     from birthmark_sma.cli.commands import device_files
     from birthmark_sma.web.api.models import rfc3339
@@ -39,15 +45,22 @@ def provision(
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     # Open the authority before `begin` writes a key: wrong settings then leave no files behind.
     with existing_authority(settings) as authority:
+        finished = device_files.find_finished(target, device_serial)
+        if finished is not None and _is_registered(authority, finished):
+            about = {name: finished[name] for name in _ABOUT}
+            _print_device(about, target, "is provisioned already. Nothing was changed", as_json)
+            return
         pending = device_files.begin(_absolute(target))
         provisioned = device_files.register(
             authority.provisioner, pending, device_serial=device_serial, device_family=family
         )
-    about = {
-        "device_serial": device_serial,
-        "provisioning_id": provisioned.provisioning_id,
-        "table_assignments": list(provisioned.table_assignments),
-    }
+    about = dict(
+        zip(
+            _ABOUT,
+            (device_serial, provisioned.provisioning_id, list(provisioned.table_assignments)),
+            strict=True,
+        )
+    )
     more = {
         "device_family": family,
         "nuc_hash": provisioned.simulated_nuc_hash,
@@ -56,13 +69,26 @@ def provision(
         "manufacturer_id": settings.manufacturer_id,
     }
     device_files.finish(pending, provisioned, about | more)
+    _print_device(about, target, "is provisioned", as_json)
+
+
+def _is_registered(authority: "Authority", data: Mapping[str, Any]) -> bool:
+    """Return whether these files are those of a device of this authority, and not of another."""
+    from birthmark_sma.authority.devices.store import find_device
+
+    with authority.database.read() as connection:
+        device = find_device(connection, data["device_serial"])
+    return device is not None and device.device_certificate == data["device_certificate"]
+
+
+def _print_device(about: Mapping[str, Any], target: Path, state: str, as_json: bool) -> None:
     if as_json:
-        print_json(about | {"output_dir": str(target)})
+        print_json({**about, "output_dir": str(target)})
         return
-    print_line(f"{device_serial} is provisioned.\n")
+    print_line(f"{about['device_serial']} {state}.\n")
     print_fields(
         [
-            ("tables", ", ".join(map(str, provisioned.table_assignments))),
+            ("tables", ", ".join(map(str, about["table_assignments"]))),
             ("files", "\n".join(str(file) for file in sorted(target.iterdir()))),
         ]
     )

@@ -23,6 +23,7 @@ from birthmark_sma.cli.output import (
     progress_bar,
     waiting,
 )
+from birthmark_sma.counts import counted
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.kek.rotation import Rotated
@@ -181,7 +182,8 @@ def _print_report(report: "SecretsReport") -> None:
         ca_key = ", the CA key" if use.ca_key else ""
         print_line(
             f"key-encryption key {use.kek_id}, from the {use.source}, since {use.created_at}\n"
-            f"  wraps {use.key_tables:,} key tables, {use.first_answers:,} first answers{ca_key}"
+            f"  wraps {counted(use.key_tables, 'key table')},"
+            f" {counted(use.first_answers, 'first answer')}{ca_key}"
         )
     print_line()
     print_fields(list(report.places.items()))

@@ -8,6 +8,7 @@ import signal
 import socket
 from dataclasses import asdict
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,7 +22,14 @@ from birthmark_sma.cli.commands.serve_tls import (
 )
 from birthmark_sma.cli.opening import wait_for_database
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, waiting
+from birthmark_sma.cli.output import (
+    print_fields,
+    print_json,
+    print_line,
+    print_stderr,
+    program_name,
+    waiting,
+)
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.http_requests import is_loopback
 
@@ -192,6 +200,7 @@ def _print_facts(
         [
             *([("SANDBOX", _SANDBOX)] if authority.sandbox else []),
             ("listening on", typer.style(url, fg=typer.colors.CYAN, bold=True)),
+            ("dashboard", f"{url}/dashboard"),
             ("documentation", f"{url}/docs"),
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
             ("access", _access(settings)),
@@ -202,12 +211,24 @@ def _print_facts(
             *certificate_as_fields("intermediate", authority.issuer.certificate),
         ]
     )
-    path = "/sandbox" if authority.sandbox else "/health"
     print_line("\nTry next, in another terminal:")
-    print_line(f"  {curl_command(url + path, local)}")
-    if not authority.sandbox:
-        print_line("  sma demo        shows a camera, a picture and two aggregation servers")
+    path = "/sandbox" if authority.sandbox else "/health"
+    steps = [] if authority.sandbox else next_steps(settings)
+    for line in (curl_command(url + path, local), *steps):
+        print_line(f"  {line}")
     print_line("To stop: Ctrl-C.")
+
+
+def next_steps(settings: "Settings") -> list[str]:
+    """Return commands for this authority, as another terminal in the same directory takes them."""
+    sma, place = program_name(), settings.data_dir
+    usual = place == type(settings).model_fields["data_dir"].default
+    provision = f"{sma} provision camera-1" + ("" if usual else f" --data-dir {quote(str(place))}")
+    steps = {
+        provision: "provisions a device and writes its files",
+        f"{sma} demo": "shows a camera, a picture and the verdicts",
+    }
+    return [f"{step.ljust(len(provision))}   {what}" for step, what in steps.items()]
 
 
 def _access(settings: "Settings") -> str:

@@ -11,6 +11,7 @@ import typer
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, progress_bar
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import NotInitialisedError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def populate(settings: "Settings", as_json: Json = False) -> None:
     if as_json:
         print_json({"created": created})
     elif created:
-        print_line(f"{created} key tables were created.")
+        print_line(f"{counted(created, 'key table was', 'key tables were')} created.")
     else:
         print_line("All key tables exist. Nothing was changed.")
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.operations.statistics import Overview
+from birthmark_sma.counts import counted
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _LISTED = 8
@@ -111,7 +112,7 @@ def _lists(overview: Overview, width: int) -> RenderableType:
 
 def _families(overview: Overview) -> Table:
     stats = overview.glance.stats
-    table = _listed(f"{stats.total_devices:,} devices, by family")
+    table = _listed(f"{counted(stats.total_devices, 'device')}, by family")
     listed = list(stats.devices_by_family.items())[:_LISTED]
     most = max((number for _, number in listed), default=1)
     for family, number in listed:

@@ -16,6 +16,7 @@ from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line, print_stderr
 from birthmark_sma.cli.simulate.options import RunOptions, TargetOptions
 from birthmark_sma.cli.simulate.report import play, print_outcome
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _deliver_all(
     if as_json:
         print_json({"device_serial": played.device_serial, "bundles": lines})
     if bad:
-        print_stderr(f"{bad} of {len(plan.pictures)} bundles got a wrong response.")
+        print_stderr(f"{bad} of {counted(len(plan.pictures), 'bundle')} got a wrong response.")
         raise typer.Exit(exit_codes.FAILED)
 
 

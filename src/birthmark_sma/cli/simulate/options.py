@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class TargetOptions:
             keys *= aggregators
         if keys and len(keys) != aggregators:
             raise ConfigurationError(
-                f"There are {len(keys)} keys for {aggregators} aggregation servers. Give one for"
-                " each, or one for all."
+                f"There are {len(keys)} keys for {counted(aggregators, 'aggregation server')}."
+                " Give one for each, or one for all."
             )
         return tuple(keys)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from birthmark_sma.cli.commands.top_rendering import curve
+from birthmark_sma.counts import counted
 from birthmark_sma.simulation.chart import interruptions
 
 if TYPE_CHECKING:
@@ -102,16 +103,12 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def _played(report: Mapping[str, Any]) -> Text:
     terms = report["terms"]
-    cameras = _counted(terms["cameras"], "camera")
-    servers = _counted(terms["aggregators"], "aggregation server")
+    cameras = counted(terms["cameras"], "camera")
+    servers = counted(terms["aggregators"], "aggregation server")
     return Text.assemble(
         (f"{cameras} and {servers}, at {report['url']}", "bold"),
         (f"\nSerials begin with {report['serial_prefix']}.\n", "dim"),
     )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _cases(report: Mapping[str, Any]) -> Table:
@@ -142,7 +139,7 @@ def _sums(report: Mapping[str, Any]) -> Text:
         (f" Pictures up to {late:,.0f} s late." if late > 1 else "", "yellow"),
         (f"\n{each}" if (each := interruptions(report)) else "", "yellow"),
         (f"\n{sums}", "bold green" if report["all_right"] else "bold red"),
-        (f" Not taken: {_counted(missing, 'picture')}." if missing else "", "red"),
-        (f" Not reported: {_counted(unreported, 'theft')}." if unreported else "", "red"),
+        (f" Not taken: {counted(missing, 'picture')}." if missing else "", "red"),
+        (f" Not reported: {counted(unreported, 'theft')}." if unreported else "", "red"),
         (" The run was stopped before its end." if report["stopped"] else "", "red"),
     )

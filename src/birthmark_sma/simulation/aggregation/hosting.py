@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import AuthorityAwayError, ConfigurationError
 from birthmark_sma.protocol.bundle import MAX_BUNDLE_BYTES
 from birthmark_sma.simulation.aggregation.aggregation_server import Aggregator, Judgement
 from birthmark_sma.simulation.expected_outcomes import Outcome
@@ -66,8 +66,8 @@ async def host_aggregator(
 ) -> None:
     """Serve until a limit or a signal. `ready` is called with the URL, `told` with each judgement.
 
-    Raises ConfigurationError if the authority's root certificate cannot be fetched, or if the
-    address is in use.
+    Raises AuthorityAwayError and ConfigurationError as `fetch_root` does. Raises ConfigurationError
+    also if the address is in use.
     """
     client = site.aggregator_client(0)  # first: it checks the URL before any request
     try:
@@ -145,8 +145,8 @@ def _application(aggregator: Aggregator, told: Told) -> Starlette:
 def fetch_root(site: Site) -> x509.Certificate:
     """Return the authority's root certificate.
 
-    Raises ConfigurationError if it cannot be fetched or parsed, or if it does not have the pinned
-    fingerprint.
+    Raises AuthorityAwayError if the authority does not answer. Raises ConfigurationError if the
+    certificate cannot be fetched or parsed, or if it does not have the pinned fingerprint.
     """
     headers = {"Authorization": f"Bearer {site.validate_keys[0]}"} if site.validate_keys else {}
     try:
@@ -156,6 +156,10 @@ def fetch_root(site: Site) -> x509.Certificate:
             answer = client.get(url, headers=headers, timeout=_SECONDS)
         answer.raise_for_status()
         root = x509.load_der_x509_certificate(answer.content)
+    except httpx2.TransportError as error:
+        raise AuthorityAwayError(
+            f"The authority at {site.url} does not answer ({error}). Start it, or name another URL."
+        ) from None
     except (httpx2.HTTPError, ValueError) as error:
         raise ConfigurationError(
             f"The authority's root certificate cannot be fetched: {error}"

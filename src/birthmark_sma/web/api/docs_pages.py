@@ -42,19 +42,27 @@ async def _swagger_ui(request: Request) -> HTMLResponse:
         swagger_css_url=f"{STATIC_PATH}/vendor/swagger-ui/swagger-ui.css",
         swagger_favicon_url=_ICON,
     )
-    script = f'<script src="{STATIC_PATH}/color_scheme.js"></script>\n</head>'
-    return HTMLResponse(bytes(page.body).decode().replace("</head>", script, 1))
+    return _with_script(page, "color_scheme.js", "</head>", after=False)
 
 
 async def _redoc(request: Request) -> HTMLResponse:
     app: FastAPI = request.app
-    return get_redoc_html(
+    page = get_redoc_html(
         openapi_url=str(app.openapi_url),
         title=f"{app.title} - ReDoc",
         redoc_js_url=f"{STATIC_PATH}/vendor/redoc/redoc.standalone.js",
         redoc_favicon_url=_ICON,
         with_google_fonts=False,
     )
+    # After the element that it changes, and before ReDoc reads that.
+    return _with_script(page, "redoc_colors.js", "</redoc>", after=True)
+
+
+def _with_script(page: HTMLResponse, name: str, tag: str, *, after: bool) -> HTMLResponse:
+    """Return a page with one of our scripts before or after the first occurrence of a tag."""
+    script = f'<script src="{STATIC_PATH}/{name}"></script>'
+    replaced = f"{tag}\n{script}" if after else f"{script}\n{tag}"
+    return HTMLResponse(bytes(page.body).decode().replace(tag, replaced, 1))
 
 
 async def _oauth2_redirect(_: Request) -> HTMLResponse:

@@ -22,7 +22,7 @@ from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import Disclosure
 from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
 from birthmark_sma.pki.keys.recipient_key import RECIPIENT_URN_PREFIX
-from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS
+from birthmark_sma.pki.names import MAX_SERIAL_CHARACTERS, find_unprintable
 from birthmark_sma.protocol.camera_token import (
     ENCRYPTED_NUC_HASH_BYTES,
     NONCE_BYTES,
@@ -347,7 +347,7 @@ class ProvisionRequest(_Request):
     @classmethod
     def _printable(cls, value: str | None) -> str | None:
         if value is not None and not value.isprintable():
-            raise ValueError("it has printable characters only: no control characters")
+            raise ValueError(f"it has printable characters only. {find_unprintable(value)}")
         return value
 
     @model_validator(mode="after")

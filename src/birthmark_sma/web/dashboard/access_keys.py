@@ -13,6 +13,7 @@ from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
+from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.server_state import ApiRequest
 
@@ -48,7 +49,7 @@ def _terms(key: AccessKey) -> list[str]:
     if key.device_family is not None:
         told.append(f"family {key.device_family}")
     if key.uses_allowed is not None:
-        told.append(f"{key.uses:,} of {key.uses_allowed:,} devices used")
+        told.append(f"{key.uses:,} of {counted(key.uses_allowed, 'device')} used")
     if key.disclosure is not None:
         told.append(f"tells {key.disclosure}")
     if key.certificate_fingerprint is not None:

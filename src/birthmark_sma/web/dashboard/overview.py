@@ -69,9 +69,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
     glance = read_glance(connection, minutes=hours * 60 + 1)
     stats = glance.stats
     now = stats.until
-    # Without the current minute: it is incomplete and would look like a drop.
-    minutes = glance.curve.minutes[:-1]
-    passes, fails = glance.curve.passes[:-1], glance.curve.fails[:-1]
+    minutes, passes, fails = glance.curve
     families = list(stats.devices_by_family.items())
     return {
         "hours": hours,
@@ -103,7 +101,10 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
 
 
 def _as_json(minutes: Sequence[datetime], *verdicts: Sequence[int]) -> str:
-    """Return JSON for uPlot: times (Unix seconds), then PASSes and FAILs of each minute."""
+    """Return JSON for the curve: times (Unix seconds), then PASSes and FAILs of each minute.
+
+    The last minute is the current one, and not complete.
+    """
     times = [int(minute.timestamp()) for minute in minutes]
     return json.dumps([times, *verdicts], separators=(",", ":"))
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.access.sessions import form_token
+from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.static_files import static_url
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.routes import TABLE
@@ -99,6 +100,7 @@ def _environment() -> Environment:
     }
     environment.filters |= {
         "number": number,
+        "counted": counted,
         "moment": moment,
         "stamp": stamp,
         "parts": parts,
@@ -146,8 +148,8 @@ def span(duration: timedelta) -> str:
     seconds = int(abs(duration.total_seconds()))
     for name, length in _UNITS:
         if seconds >= 2 * length:
-            return f"{seconds // length:,} {name}s"
-    return f"{seconds} second{'' if seconds == 1 else 's'}"
+            return counted(seconds // length, name)
+    return counted(seconds, "second")
 
 
 def milliseconds(value: float) -> str:
@@ -171,7 +173,7 @@ def size(value: int) -> str:
     """Format a number of bytes in the largest fitting unit, from bytes to TiB."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     place = max(0, min(len(units) - 1, (max(value, 1).bit_length() - 1) // 10))
-    return f"{value:,} bytes" if place == 0 else f"{value / 1024**place:,.1f} {units[place]}"
+    return counted(value, "byte") if place == 0 else f"{value / 1024**place:,.1f} {units[place]}"
 
 
 def _time(value: datetime | None, form: str) -> Markup:

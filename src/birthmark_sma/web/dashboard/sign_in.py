@@ -19,11 +19,13 @@ from birthmark_sma.web.dashboard import rendering
 from birthmark_sma.web.dashboard.session_middleware import read_cookie, session_cookie
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problems import RequestError
-from birthmark_sma.web.routes import DASHBOARD, SIGN_IN, SIGN_OUT
+from birthmark_sma.web.routes import DASHBOARD, DOCS, REDOC, SIGN_IN, SIGN_OUT
 from birthmark_sma.web.server_state import ApiRequest
 
 HOME = DASHBOARD.path
+"""The dashboard's start page."""
 
+_DOCUMENTATION = frozenset({DOCS.path, REDOC.path})
 _FORM_BYTES = 4_096
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _SECONDS = 10.0
@@ -32,14 +34,15 @@ router = APIRouter(include_in_schema=False)
 
 
 async def show_form(request: ApiRequest) -> Response:
-    """Show the sign-in form, or redirect to the dashboard if access is open."""
+    """Show the sign-in form, or redirect to the page that was wanted if access is open."""
+    place = _local_path(_read_fields(request.scope["query_string"]).get("next", ""))
     if request.server.authority.settings.resolved_access is Access.OPEN:
-        response = RedirectResponse(HOME, 303)
+        response = RedirectResponse(place, 303)
         # The cookie of an expired session would otherwise cause a redirect loop.
         if request.context.known_caller.key is None:
             _forget_cookie(request, response, session_cookie(request.context.scheme))
         return response
-    return _form(request, _local_path(_read_fields(request.scope["query_string"]).get("next", "")))
+    return _form(request, place)
 
 
 async def sign_in(request: ApiRequest) -> Response:
@@ -139,10 +142,12 @@ def _read_fields(encoded: bytes) -> dict[str, str]:
 
 
 def _local_path(text: str) -> str:
-    """Return the path if it belongs to the dashboard, else the dashboard's start page.
+    """Return the path if it is a page of the dashboard or of the documentation, else HOME.
 
     This prevents an open redirect: after the sign-in, `next` must not lead to another site.
     """
+    if text in _DOCUMENTATION:
+        return text
     # Browsers treat a backslash in a URL like a slash, so "/\host" leads to another site.
     plain = text.isascii() and text.isprintable() and "\\" not in text
     if not plain or not text.startswith((HOME + "/", HOME + "?", HOME)):

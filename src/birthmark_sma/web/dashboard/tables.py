@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from birthmark_sma.authority.key_tables import usage_store
 from birthmark_sma.authority.key_tables.usage_store import TableFigures
+from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.query_params import parse_choice, parse_number
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.server_state import ApiRequest
@@ -95,7 +96,8 @@ def _cells(tables: Sequence[TableFigures], by: Measure, columns: int) -> list[Ce
             place % columns * _CELL,
             place // columns * _CELL,
             round(_FAINTEST + (1 - _FAINTEST) * (value - least) / span, 2) if span else _FAINTEST,
-            f"Table {each.table_id}: {each.devices:,} devices, {each.tokens:,} tokens",
+            f"Table {each.table_id}: {counted(each.devices, 'device')},"
+            f" {counted(each.tokens, 'token')}",
         )
         for place, (each, value) in enumerate(zip(tables, values, strict=True))
     ]

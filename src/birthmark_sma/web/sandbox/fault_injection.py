@@ -24,6 +24,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.devices import revocation
 from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import (
     DeviceStatusError,
     TokenAlreadySubmittedError,
@@ -58,7 +59,9 @@ _PROBLEMS: Mapping[str, Callable[[int], Exception]] = {
     ),
     "conflict": lambda _: errors.DeviceAlreadyProvisionedError(),
     "rate-limited": lambda seconds: errors.RateLimitedError(
-        f"Too many requests. Try again in {seconds} seconds.", retry_after=seconds, policy="sandbox"
+        f"Too many requests. Try again in {counted(seconds, 'second')}.",
+        retry_after=seconds,
+        policy="sandbox",
     ),
     "internal-error": lambda _: RuntimeError("asked for by a scenario of the sandbox"),
     "unavailable": lambda _: errors.DatabaseUnavailableError(),

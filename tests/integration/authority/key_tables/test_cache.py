@@ -188,7 +188,7 @@ def test_tables_are_never_made_for_devices_in_the_field(settings: Settings) -> N
             lambda: populate_tables(database, settings, quiet),
             lambda: initialise(settings, quiet),
         ):
-            with pytest.raises(KeyTablesError, match=r"1 key tables are missing.*backup"):
+            with pytest.raises(KeyTablesError, match=r"1 key table is missing.*backup"):
                 attempt()
         assert stored_tables(database) == before
     with pytest.raises(KeyTablesError):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 import birthmark_sma.web
@@ -64,7 +65,13 @@ def test_the_documentation_works_offline(
         expect(title).to_be_visible(timeout=30_000)
         expect(page.get_by_text("/api/v1/devices/provision").first).to_be_visible()
         themed = page.evaluate("document.documentElement.classList.contains('dark-mode')")
-        assert themed is (dark and path == "/docs")
+        assert themed is dark
+        if path == "/redoc":
+            shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (shown == "rgb(14, 20, 19)") is dark
+            page.get_by_role("button", name="401 The request has no valid access key").first.click()
+            options = {"runOnly": ["color-contrast"], "resultTypes": ["violations"]}
+            assert Axe().run(page, options=options).response["violations"] == []
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / f"{path[1:]}-{'dark' if dark else 'light'}.png")
         own = f"another host was asked: blob:{running_on_sqlite.server.url}"  # ReDoc's search

@@ -706,6 +706,13 @@ def test_a_broken_body_is_422(client: httpx2.Client, running: Running, body: byt
     assert running.count("registered_devices") == before
 
 
+def test_the_error_of_a_serial_names_the_invisible_character(sqlite_client: httpx2.Client) -> None:
+    response = sqlite_client.post(PROVISION, json=provision_body("camera\u200b-1"))
+    (error,) = assert_problem(response, 422)["errors"]
+    assert error["field"] == "device_serial"
+    assert error["detail"].endswith("Character 7 is U+200B (ZERO WIDTH SPACE)")
+
+
 def test_a_field_given_twice_is_422(client: httpx2.Client, running: Running) -> None:
     """Threat 21: parsers disagree on which of two equal names counts (RFC 8259, section 4)."""
     before = running.count("registered_devices")

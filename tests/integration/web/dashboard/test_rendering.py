@@ -1,6 +1,9 @@
 """What every page has in common: what a browser may do with it, and what it loads."""
 
+import json
 import re
+import time
+from html import unescape
 from pathlib import Path
 
 import httpx2
@@ -79,7 +82,7 @@ def test_what_goes_wrong_is_a_page(guarded: Guarded) -> None:
         assert_strict(page)
         assert "Not Found" in page.text
         wrong = browser.post("/dashboard")
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
         assert_strict(wrong)
 
 
@@ -92,6 +95,27 @@ def test_the_overview_counts(running: Running) -> None:
         assert f"{before:,}" in page
         assert re.search(r"1 hour: [\d,]+ PASS and", page)
         assert "PASS in 24 hours" in page
+
+
+def test_the_curve_ends_with_the_current_minute(running: Running) -> None:
+    """The first tokens of a newcomer are on it at once."""
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        begun = time.time()
+        client.post(VALIDATE, json=wire(camera.token()))
+        page = client.get("/dashboard/figures").text
+        ended = time.time()
+    found = re.search(r'data-curve="([^"]+)"', page)
+    assert found is not None
+    times, passes, fails = json.loads(unescape(found.group(1)))
+    assert len(times) == len(passes) == len(fails) == 61
+    assert times[-1] in {begun // 60 * 60, ended // 60 * 60}
+    assert sum(passes[-2:]) >= 1, "the minute may have ended meanwhile"
+
+
+def test_the_number_of_a_table_is_no_quantity(running: Running) -> None:
+    with running.client() as client:
+        assert ">Table 1234</h2>" in client.get("/dashboard/tables?table=1234").text
 
 
 def test_the_overview_says_how_long_tokens_take(tmp_path: Path) -> None:

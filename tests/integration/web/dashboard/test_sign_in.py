@@ -1,5 +1,6 @@
 """Who is let in to the dashboard, for how long, and what a page of another site can do."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -171,7 +172,9 @@ def test_unknown_sessions_are_guesses(tmp_path: Path) -> None:
         "/dashboard@evil.example",
         "/dashboardx",
         "/dashboard/../docs",
-        "/docs",
+        "/docs/../stats",
+        "/docs?next=//evil.example",
+        "/stats",
         "javascript:alert(1)",
         "/dashboard\r\nSet-Cookie: a=b",
         "/dashboard/sign-out",
@@ -182,6 +185,25 @@ def test_nobody_is_led_elsewhere(guarded: Guarded, place: str) -> None:
     with guarded.browser() as browser:
         answer = sign_in(browser, guarded.keys["admin"], place)
         assert answer.headers["location"] == "/dashboard"
+
+
+@pytest.mark.parametrize("place", ["/docs", "/redoc"])
+def test_the_documentation_opens_with_a_session(guarded: Guarded, place: str) -> None:
+    """A browser without one signs in first, and a program gets 401, as before."""
+    with guarded.running.client() as program:
+        assert program.get(place).status_code == 401
+    with guarded.browser() as browser:
+        asked = browser.get(place)
+        assert asked.status_code == 303
+        assert asked.headers["location"] == f"{SIGN_IN}?next=%2F{place[1:]}"
+        assert browser.get("/openapi.json", headers={"Accept": "*/*"}).status_code == 401
+        answer = sign_in(browser, guarded.keys["admin"], place)
+        assert answer.headers["location"] == place
+        page = browser.get(place)
+        assert page.status_code == 200
+        assert browser.get("/openapi.json", headers={"Accept": "*/*"}).json()["openapi"]
+        for source in re.findall(r'(?:src|href)="(/static-offline-docs/[^"]+)"', page.text):
+            assert browser.get(source).status_code == 200
 
 
 # --- how long it lasts
@@ -311,10 +333,10 @@ def test_a_page_left_open_is_led_to_the_form(guarded: Guarded) -> None:
         assert answer.headers["hx-redirect"] == SIGN_IN
 
 
-def test_a_session_opens_the_dashboard_alone(guarded: Guarded) -> None:
+def test_a_session_opens_no_path_of_programs(guarded: Guarded) -> None:
     """A page that forges a request to the API finds no cookie honoured there."""
     with guarded.browser(guarded.keys["admin"]) as browser:
-        for path in ("/stats", "/openapi.json"):
+        for path in ("/stats", "/metrics", "/pki/root.crt"):
             assert browser.get(path).status_code == 401
         assert browser.get("/health").json() == {"status": "healthy"}  # what strangers see
         assert browser.post(PROVISION, json={}).status_code == 401

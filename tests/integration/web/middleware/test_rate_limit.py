@@ -101,7 +101,7 @@ def test_the_limit_is_exact_and_no_verdict(
     assert "FAIL" not in refused.text
     assert "PASS" not in refused.text
     assert problem["type"] == "urn:birthmark:problem:rate-limited"
-    assert "20 in 3600 seconds" in problem["detail"]
+    assert "20 in 3,600 seconds" in problem["detail"]
     wait = int(refused.headers["retry-after"])
     assert 3590 <= wait <= 3601
     told = items_of(refused, "RateLimit")["validate"]

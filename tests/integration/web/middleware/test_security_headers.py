@@ -21,6 +21,7 @@ BATCH = f"{VALIDATE}/batch"
 PAGES = ("/docs", "/redoc", "/docs/oauth2-redirect")
 ASSETS = (
     "color_scheme.js",
+    "redoc_colors.js",
     "vendor/swagger-ui/swagger-ui-bundle.js",
     "vendor/swagger-ui/swagger-ui.css",
     "vendor/redoc/redoc.standalone.js",

@@ -14,6 +14,7 @@ from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations.doctor import audit_comparison
 from birthmark_sma.authority.operations.doctor.audit_comparison import Span, Tally
 from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok
+from birthmark_sma.counts import counted
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import hold_snapshot
@@ -69,11 +70,11 @@ class _Comparison:
                 return
             # On the last day of the calendar, where `begins + _DAY` would overflow, take `before`.
             span = Span(begins, before if before - begins < _DAY else begins + _DAY)
-            counted = audit_comparison.read_counters(self._connection, span)
-            if self._budget is not None and self._rows + counted.reasons.total() > self._budget:
+            tally = audit_comparison.read_counters(self._connection, span)
+            if self._budget is not None and self._rows + tally.reasons.total() > self._budget:
                 self._left_before = span.ends
                 return
-            self._compare(span, counted, partial=pruned and begins == midnight(oldest))
+            self._compare(span, tally, partial=pruned and begins == midnight(oldest))
             before = begins
 
     def findings(self) -> Iterator[Finding]:
@@ -82,10 +83,11 @@ class _Comparison:
             yield critical(difference, _REMEDY)
         if len(self._differences) > _LISTED:
             more = len(self._differences) - _LISTED
-            yield critical(f"There are {more:,} more differences", _REMEDY)
+            yield critical(f"Not listed: {counted(more, 'more difference')}", _REMEDY)
         if not self._differences:
             yield ok(
-                f"{self._rows:,} rows of {self._days:,} days agree with their counters",
+                f"{counted(self._rows, 'row')} of {counted(self._days, 'day')} agree with their"
+                " counters",
             )
         if self._uncounted_before is not None:
             yield info(
@@ -100,7 +102,7 @@ class _Comparison:
                 " 10 million rows",
             )
 
-    def _compare(self, span: Span, counted: Tally, *, partial: bool) -> None:
+    def _compare(self, span: Span, tally: Tally, *, partial: bool) -> None:
         """Compare a day. `partial` means that pruning has deleted some counters, but no rows."""
         found = audit_comparison.count_rows(self._connection, span, Reason.GENUINE.value)
         self._rows += found.reasons.total()
@@ -108,8 +110,8 @@ class _Comparison:
         day = f"{span.day:%Y-%m-%d} (UTC)"
         before = len(self._differences)
         for what, rows, counters in (
-            ("reason", found.reasons, counted.reasons),
-            ("repeat", found.repeats, counted.repeats),
+            ("reason", found.reasons, tally.reasons),
+            ("repeat", found.repeats, tally.repeats),
         ):
             for name in sorted(rows.keys() | counters.keys()):
                 if rows[name] < counters[name] or (rows[name] > counters[name] and not partial):
@@ -119,14 +121,14 @@ class _Comparison:
                     )
         if found.misjudged:
             self._differences.append(
-                f"On {day} {found.misjudged:,} audit rows have a verdict that does not match their"
-                " reason"
+                f"On {day} the verdict does not match the reason in"
+                f" {counted(found.misjudged, 'audit row')}"
             )
         if partial or len(self._differences) > before:
             return
         devices = audit_comparison.count_devices_that_differ(self._connection, span)
         if devices:
             self._differences.append(
-                f"On {day} {devices:,} devices have a number of audit rows of reason"
-                f" {Reason.GENUINE.value} that differs from their counter"
+                f"On {day} the number of audit rows of reason {Reason.GENUINE.value} differs from"
+                f" the counter of {counted(devices, 'device')}"
             )

@@ -21,6 +21,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
 )
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.config import Settings
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
@@ -121,12 +122,12 @@ def check_retention(database: Database, settings: Settings, now: datetime) -> It
     if rows or tokens:
         old = [name for name, is_old in (("audit log", rows), ("replay ledger", tokens)) if is_old]
         yield warning(
-            f"Rows are older than the {days} days of retention, in: {' and '.join(old)}",
+            f"Rows are older than the retention of {counted(days, 'day')}, in: {' and '.join(old)}",
             "A server prunes every hour: look at its log, or type sma history prune"
             f" --older-than-days {days}",
         )
     else:
-        yield ok(f"No row is older than the {days} days of retention")
+        yield ok(f"No row is older than the retention of {counted(days, 'day')}")
 
 
 def _some(names: list[str]) -> str:

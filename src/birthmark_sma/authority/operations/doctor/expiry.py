@@ -21,6 +21,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
     warning,
 )
 from birthmark_sma.config import Access, Settings
+from birthmark_sma.counts import counted
 from birthmark_sma.pki import profiles
 from birthmark_sma.storage import health
 from birthmark_sma.storage.engine import Database
@@ -148,8 +149,8 @@ def check_access_keys(database: Database, settings: Settings, now: datetime) -> 
             "Create a new one with sma keys create, and give it to the caller",
         )
     elif good:
-        keys = "access key is" if len(good) == 1 else "access keys are"
-        yield ok(f"{len(good)} {keys} valid. None expires within two weeks")
+        keys = counted(len(good), "access key is", "access keys are")
+        yield ok(f"{keys} valid. None expires within two weeks")
     else:
         yield ok("There is no valid access key. On this address callers need none")
 

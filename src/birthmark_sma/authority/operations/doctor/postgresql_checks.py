@@ -12,6 +12,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
     size,
     warning,
 )
+from birthmark_sma.counts import counted
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
 
@@ -104,9 +105,13 @@ def check_partitions(database: Database, now: datetime) -> Iterator[Finding]:
     else:
         yield ok("Today and the days ahead have partitions")
     if outside:
-        number = f"{outside:,}" if outside < _COUNTED else f"{outside:,} or more"
+        rows = (
+            counted(outside, "audit row is", "audit rows are")
+            if outside < _COUNTED
+            else f"{outside:,} or more audit rows are"
+        )
         yield warning(
-            f"{number} audit rows are in the default partition",
+            f"{rows} in the default partition",
             "A clock was wrong, or no server created partitions in time. A server moves these rows"
             " when it creates the partition of their day",
         )

@@ -39,6 +39,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
 )
 from birthmark_sma.authority.provisioning import idempotency, idempotency_store
 from birthmark_sma.config import Settings
+from birthmark_sma.counts import counted
 from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.runtime.secret_files import others_can_read
 from birthmark_sma.storage.engine import Database
@@ -107,7 +108,7 @@ def check_tables(database: Database) -> Iterator[Finding]:
         yield ok(f"All {sizes.tables:,} key tables are there")
     else:
         yield critical(
-            f"{len(present):,} of {sizes.tables:,} key tables are there",
+            f"{len(present):,} of {counted(sizes.tables, 'key table')} are there",
             "Restore a backup: devices have keys of the missing tables"
             if registered
             else "Type sma tables populate",
@@ -237,7 +238,8 @@ def _check_table_keys(
     opened["key tables"] = len(tables) - len(broken)
     if broken:
         yield critical(
-            f"{len(broken)} key tables cannot be decrypted, first table {broken[0].table_id}",
+            f"{counted(len(broken), 'key table')} cannot be decrypted, first table"
+            f" {broken[0].table_id}",
             "Restore a backup: devices have keys of these tables",
         )
 
@@ -275,7 +277,7 @@ def _check_stored_responses(
     opened["first answers"] = number - broken
     if broken:
         yield warning(
-            f"{broken} stored first answers cannot be decrypted",
+            f"{counted(broken, 'stored first answer')} cannot be decrypted",
             "They expire within a day. Until then a device that asks for one gets an error",
         )
 

@@ -5,7 +5,14 @@
   const place = document.getElementById("curve");
   if (!place || typeof uPlot === "undefined") return;
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const read = () => JSON.parse(document.getElementById(place.dataset.source).dataset.curve);
+  // The current minute is not complete and would look like a drop: lines of its own, dashed, lead to it.
+  const read = () => {
+    const [times, ...verdicts] = JSON.parse(document.getElementById(place.dataset.source).dataset.curve);
+    const now = times.length - 1;
+    const complete = verdicts.map((counts) => counts.map((count, i) => (i < now ? count : null)));
+    const current = verdicts.map((counts) => counts.map((count, i) => (i < now - 1 ? null : count)));
+    return [times, ...complete, ...current];
+  };
   const whole = new Intl.NumberFormat("en");
   let plot = null;
 
@@ -35,6 +42,8 @@
           {},
           { label: "PASS", stroke: colour("--accent"), width: 2, fill: colour("--accent-wash"), points: { show: false } },
           { label: "FAIL", stroke: colour("--fail"), width: 2, points: { show: false } },
+          { label: "PASS, this minute", stroke: colour("--accent"), width: 2, dash: [4, 4], points: { show: false } },
+          { label: "FAIL, this minute", stroke: colour("--fail"), width: 2, dash: [4, 4], points: { show: false } },
         ],
       },
       read(),

@@ -148,7 +148,7 @@ def test_a_pruned_trail_agrees(trail: Database) -> None:
     retention.prune(trail, retention.midnight(NOON), lambda _: False)
     [finding] = look(trail)
     assert finding.state is State.WELL
-    assert "5 rows of 1 days" in finding.sentence
+    assert "5 rows of 1 day agree" in finding.sentence
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
