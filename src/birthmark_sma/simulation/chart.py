@@ -64,9 +64,11 @@ def _headline(report: Mapping[str, Any]) -> str:
         return f"All {bundles['right']:,} endings were right, and none was lost"
     missing = report["pictures"]["planned"] - report["pictures"]["taken"]
     faults = [
-        f"{bundles['wrong']:,} endings were wrong" if bundles["wrong"] else "",
-        f"{bundles['lost']:,} bundles were lost" if bundles["lost"] else "",
-        f"{missing:,} pictures were not taken" if missing else "",
+        counted(bundles["wrong"], "ending was wrong", "endings were wrong")
+        if bundles["wrong"]
+        else "",
+        counted(bundles["lost"], "bundle was lost", "bundles were lost") if bundles["lost"] else "",
+        counted(missing, "picture was not taken", "pictures were not taken") if missing else "",
         "a theft could not be reported" if any(e["failure"] for e in report["thefts"]) else "",
     ]
     return ", ".join(each for each in faults if each) or "The run was stopped"
