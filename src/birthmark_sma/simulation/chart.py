@@ -108,10 +108,12 @@ def interruptions(report: Mapping[str, Any]) -> str | None:
     if not told["times"]:
         return None
     causes = ", ".join(f"{cause} {times:,}" for cause, times in told["causes"].items())
-    end = f"{lost:,} were lost" if lost else "all were asked about again, and none was lost"
+    end = "all were asked about again, and none was lost"
+    if lost:
+        end = counted(lost, "was lost", "were lost")
     return (
-        f"INDETERMINATE, which is no FAIL: {told['times']:,} times ({causes})"
-        f" for {told['bundles']:,} bundles; {end}."
+        f"INDETERMINATE, which is no FAIL: {counted(told['times'], 'time')} ({causes})"
+        f" for {counted(told['bundles'], 'bundle')}; {end}."
     )
 
 
