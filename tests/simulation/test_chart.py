@@ -45,7 +45,7 @@ def test_it_says_what_was_wrong() -> None:
     report["pictures"]["taken"] = 9
     report["cases"][0]["bundles_right"] = 15
     told = texts(report)
-    assert "2 endings were wrong, 1 bundles were lost, 1 pictures were not taken" in told
+    assert "2 endings were wrong, 1 bundle was lost, 1 picture was not taken" in told
     assert "15 of 18 ✗" in told
 
 

@@ -64,9 +64,11 @@ def _headline(report: Mapping[str, Any]) -> str:
         return f"All {bundles['right']:,} endings were right, and none was lost"
     missing = report["pictures"]["planned"] - report["pictures"]["taken"]
     faults = [
-        f"{bundles['wrong']:,} endings were wrong" if bundles["wrong"] else "",
-        f"{bundles['lost']:,} bundles were lost" if bundles["lost"] else "",
-        f"{missing:,} pictures were not taken" if missing else "",
+        counted(bundles["wrong"], "ending was wrong", "endings were wrong")
+        if bundles["wrong"]
+        else "",
+        counted(bundles["lost"], "bundle was lost", "bundles were lost") if bundles["lost"] else "",
+        counted(missing, "picture was not taken", "pictures were not taken") if missing else "",
         "a theft could not be reported" if any(e["failure"] for e in report["thefts"]) else "",
     ]
     return ", ".join(each for each in faults if each) or "The run was stopped"
@@ -106,10 +108,12 @@ def interruptions(report: Mapping[str, Any]) -> str | None:
     if not told["times"]:
         return None
     causes = ", ".join(f"{cause} {times:,}" for cause, times in told["causes"].items())
-    end = f"{lost:,} were lost" if lost else "all were asked about again, and none was lost"
+    end = "all were asked about again, and none was lost"
+    if lost:
+        end = counted(lost, "was lost", "were lost")
     return (
-        f"INDETERMINATE, which is no FAIL: {told['times']:,} times ({causes})"
-        f" for {told['bundles']:,} bundles; {end}."
+        f"INDETERMINATE, which is no FAIL: {counted(told['times'], 'time')} ({causes})"
+        f" for {counted(told['bundles'], 'bundle')}; {end}."
     )
 
 

@@ -106,7 +106,7 @@ def test_a_camera_to_nobody(running: Running) -> None:
         "--to", f"http://127.0.0.1:{closed_port()}/bundles", environ=running.environ,
     )  # fmt: skip
     assert sent.returncode == 1
-    assert "1 of 1 bundles got a wrong response" in sent.stderr
+    assert "1 of 1 bundle got a wrong response" in sent.stderr
 
 
 @pytest.fixture

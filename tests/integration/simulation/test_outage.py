@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from birthmark_sma.client import Cause
+from birthmark_sma.counts import counted
 from birthmark_sma.simulation.expected_outcomes import Case
 from tests.support.programs.commands import Command
 from tests.support.programs.running import Running, start, wait_until
@@ -47,9 +48,12 @@ def report_in(folder: Path) -> dict[str, Any]:
     assert indeterminate["times"] >= indeterminate["bundles"] > 0
     assert indeterminate["times"] == sum(indeterminate["causes"].values())
     assert all(Cause(each).passes for each in indeterminate["causes"])
-    assert f"INDETERMINATE, which is no FAIL: {indeterminate['times']:,} times" in printed
+    times = counted(indeterminate["times"], "time")
+    assert f"INDETERMINATE, which is no FAIL: {times} (" in printed
     lost = report["bundles"]["lost"]
-    became = f"{lost:,} were lost" if lost else "all were asked about again, and none was lost"
+    became = "all were asked about again, and none was lost"
+    if lost:
+        became = counted(lost, "was lost", "were lost")
     assert became in printed
     return report
 
