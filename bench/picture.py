@@ -16,7 +16,7 @@ from tests.support.busy_authority import start_lively
 from tests.support.programs.browser import PROGRAM_VARIABLE, chromium, find_chromium, watched_page
 
 _PICTURE = TOP / "docs" / "overview.png"
-_WIDTH = 1160
+_WIDTH = 1280
 _DEVICES = 48_000
 _ROWS = 400_000
 _TOKENS = 400
