@@ -119,12 +119,12 @@ def test_the_number_of_a_table_is_no_quantity(running: Running) -> None:
 
 
 def test_the_overview_says_how_long_tokens_take(tmp_path: Path) -> None:
-    """Over all processes, whichever of them draws the page; nothing is said where none came."""
+    """Over all processes, whichever of them draws the page. A note says that no token came."""
     running = start(tmp_path / "data", "sqlite:", "--workers", "2", SMA_TABLES="50")
     try:
         for _ in range(8):
             first = _fresh_page(running)
-            assert "none came" in first
+            assert "no single token came" in first
             assert "p95" not in first
             assert "room for 20,000, in 2 processes" in first
         with running.client() as client:
