@@ -26,7 +26,10 @@ def check_url(url: str, *, server: str, risk: str, plaintext: bool | None = None
     except (ValueError, TypeError, httpx2.InvalidURL):
         raise ConfigurationError(f"{server}'s URL cannot be read. {example}") from None
     if parts.scheme not in {"https", "http"} or not host:
-        raise ConfigurationError(f"{server}'s URL must begin with https:// and a host. {example}")
+        raise ConfigurationError(
+            f"{server}'s URL must begin with https://, or http:// on this machine, and a host."
+            f" {example}"
+        )
     if parts.scheme == "http" and not plaintext and not is_loopback(host):
         unless = "" if plaintext is None else " If something else protects it, pass plaintext=True."
         raise ConfigurationError(

@@ -4,6 +4,7 @@ The commands use it. Nothing here creates a database: SQLite would create an emp
 path, so its file must exist.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from birthmark_sma.storage.engine import Database
 
 _RETRY_SECONDS = 1.0
+# Variables that hosting platforms set where they delete the disk at each restart.
+_PLATFORM_VARIABLES = ("DYNO", "FLY_APP_NAME", "RAILWAY_ENVIRONMENT_NAME")
+
+
+def find_platform() -> str | None:
+    """Return the variable by which a hosting platform shows that it deletes the disk, or None."""
+    return next((name for name in _PLATFORM_VARIABLES if os.environ.get(name)), None)
 
 
 @contextmanager
@@ -54,6 +62,12 @@ def existing_authority(settings: "Settings") -> Iterator["Authority"]:
 def require_sqlite_file(settings: "Settings") -> None:
     """Raise NotInitialisedError if SQLite is used and its file does not exist."""
     if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+        platform = find_platform()
+        if platform is not None:
+            raise NotInitialisedError(
+                f"DATABASE_URL is not set. This platform ({platform} is set) deletes its disk at a"
+                " restart, so attach a PostgreSQL to the app"
+            )
         raise NotInitialisedError(
             f"There is no authority in {settings.data_dir}, and DATABASE_URL is not set. To create"
             " one, type: sma init. Or name yours with --data-dir or DATABASE_URL"

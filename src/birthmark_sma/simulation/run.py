@@ -108,7 +108,7 @@ def _provision(
 
     provisioned(0, len(plan.cameras))
     with site.http_client() as client:
-        site.check_trust(client)
+        site.check_connection(client)
         return provision(
             [site.enrolment(manner.device_serial(e.number), e.family) for e in plan.cameras],
             [make_clock(each.clock, each.drift) for each in plan.cameras],

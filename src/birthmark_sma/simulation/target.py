@@ -15,7 +15,7 @@ import httpx2
 from birthmark_sma.client import AsyncAuthorityClient, Cause, Fail, Indeterminate, Options, Pass
 from birthmark_sma.client.transport import tls_context, to_transport_error
 from birthmark_sma.device import Enrolment
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import AuthorityAwayError, ConfigurationError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.simulation.expected_outcomes import Environment
 
@@ -67,22 +67,25 @@ class Site:
             limits=httpx2.Limits(max_keepalive_connections=0),
         )
 
-    def check_trust(self, client: httpx2.Client) -> None:
-        """Raise ConfigurationError if the authority's TLS certificate is not trusted.
+    def check_connection(self, client: httpx2.Client) -> None:
+        """Raise an error if no server is there, or if its TLS certificate is not trusted.
 
-        A retry does not help with this error. All other errors are ignored here, because a camera
-        retries after them.
+        Raises AuthorityAwayError or ConfigurationError. All other errors are ignored here, because
+        a camera retries after them.
         """
         try:
             client.get(f"{self.url.rstrip('/')}{_ALIVE_PATH}", timeout=_ALIVE_SECONDS)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            if (
-                isinstance(error, httpx2.HTTPError)
-                and to_transport_error(error).cause is Cause.UNTRUSTED
-            ):
+        except httpx2.InvalidURL:
+            return
+        except httpx2.HTTPError as error:
+            if to_transport_error(error).cause is Cause.UNTRUSTED:
                 raise ConfigurationError(
                     "The authority's TLS certificate is not trusted. Name its CA with"
                     " --ca-file; sma serve --tls-self prints the path of its own CA."
+                ) from None
+            if isinstance(error, httpx2.ConnectError):
+                raise AuthorityAwayError(
+                    f"No authority answers at {self.url}. Start it, or correct the URL"
                 ) from None
 
     def aggregator_client(self, number: int) -> AsyncAuthorityClient:

@@ -61,11 +61,11 @@ def report_in(folder: Path) -> dict[str, Any]:
 def test_an_authority_that_is_killed_and_started_again(running: Running, tmp_path: Path) -> None:
     """Threats 19 and 30: what could not be asked is INDETERMINATE, and asked about again."""
     port = str(urlsplit(running.server.url).port)
-    with fleet_of(running, tmp_path, "--duration", "5", "--settle", "25") as fleet:
+    with fleet_of(running, tmp_path, "--duration", "8", "--settle", "25") as fleet:
         running.server.kill()
         time.sleep(1.0)  # pictures are taken, and nobody can be asked
         with start(tmp_path / "data", "sqlite:", "--port", port).server:
-            code = fleet.wait(5 + 2 * 25 + SPARE)
+            code = fleet.wait(8 + 2 * 25 + SPARE)
     report = report_in(tmp_path)
     bundles, cases = report["bundles"], report["cases"]
     assert code == 0

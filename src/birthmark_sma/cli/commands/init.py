@@ -3,11 +3,10 @@
 `sma serve` uses `initialise_on_a_laptop`. An existing authority must never be overwritten.
 """
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from birthmark_sma.cli.opening import require_sqlite_file, wait_for_database
+from birthmark_sma.cli.opening import find_platform, require_sqlite_file, wait_for_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
     print_fields,
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from birthmark_sma.authority.ca.ceremony import Ceremony
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
-
-# Variables that hosting platforms set where they delete the disk at each restart.
-_PLATFORM_VARIABLES = ("DYNO", "FLY_APP_NAME", "RAILWAY_ENVIRONMENT_NAME")
 
 
 def init(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
@@ -113,7 +109,7 @@ def _check_disk(settings: "Settings") -> None:
 
     It must come before the ceremony: afterwards the key would exist there alone.
     """
-    found = next((name for name in _PLATFORM_VARIABLES if os.environ.get(name)), None)
+    found = find_platform()
     if found is not None and settings.root_key_file is None:
         raise ConfigurationError(
             f"This platform ({found} is set) deletes its disk at a restart, and with it the root's"

@@ -229,7 +229,7 @@ def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
         **{name: getattr(key, name) for name in about},
         "certificate_sha256": key.certificate_fingerprint and key.certificate_fingerprint.hex(),
         "certificate_issuer": key.certificate_issuer,
-        **{name: (at := getattr(key, name)) and at.isoformat() for name in times},
+        **{name: getattr(key, name) for name in times},
     }
 
 

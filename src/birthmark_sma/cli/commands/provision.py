@@ -40,8 +40,10 @@ def provision(
     authority must exist: sma init.
     """
     from birthmark_sma.cli.commands import device_files
+    from birthmark_sma.pki.names import check_device_serial
     from birthmark_sma.web.api.models import rfc3339
 
+    check_device_serial(device_serial)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)
     # Open the authority before `begin` writes a key: wrong settings then leave no files behind.
     with existing_authority(settings) as authority:

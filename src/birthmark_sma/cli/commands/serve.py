@@ -20,7 +20,7 @@ from birthmark_sma.cli.commands.serve_tls import (
     curl_command,
     find_local_certificate,
 )
-from birthmark_sma.cli.opening import wait_for_database
+from birthmark_sma.cli.opening import find_platform, require_sqlite_file, wait_for_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
     print_fields,
@@ -83,6 +83,8 @@ def _check_access(settings: "Settings") -> None:
         return
     first = "sma keys create NAME --scope validate"
     if not is_initialised(settings):
+        if find_platform() is not None:
+            require_sqlite_file(settings)
         first = f"sma init, then {first}"
     else:
         with opened_database(settings) as database:

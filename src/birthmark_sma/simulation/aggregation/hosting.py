@@ -151,7 +151,7 @@ def fetch_root(site: Site) -> x509.Certificate:
     headers = {"Authorization": f"Bearer {site.validate_keys[0]}"} if site.validate_keys else {}
     try:
         with site.http_client() as client:
-            site.check_trust(client)
+            site.check_connection(client)
             url = site.url.rstrip("/") + _ROOT_PATH
             answer = client.get(url, headers=headers, timeout=_SECONDS)
         answer.raise_for_status()

@@ -180,7 +180,8 @@ def frozen_objects() -> Iterator[None]:
 def test_others_do_not_wait_for_a_large_batch(flood: str) -> None:
     """Threat 35: the loop is held no longer than a few dozen genuine tokens take.
 
-    The shortest of several attempts counts: a busy machine only ever adds to a time.
+    The time is the thread's CPU time, because other programs only ever add to the time of a clock.
+    The shortest of several attempts counts, because they share the processor's caches.
     """
     content = json.dumps(FLOODS[flood]).encode()
     genuine = json.dumps({"tokens": [TOKEN] * 1_000}).encode()
@@ -196,15 +197,15 @@ def test_others_do_not_wait_for_a_large_batch(flood: str) -> None:
         reading = asyncio.ensure_future(read(content))
         longest = 0.0
         while not reading.done():
-            began = time.perf_counter()
+            began = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - began)
+            longest = max(longest, time.thread_time() - began)
         return longest
 
     def whole() -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         asyncio.run(read(genuine))
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     ratio = min(asyncio.run(longest_hold()) for _ in range(8)) / min(whole() for _ in range(8))
     assert ratio < 1.5, f"the loop is held {ratio:.1f} times as long as for a genuine batch"
