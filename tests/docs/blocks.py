@@ -4,7 +4,8 @@ A block is a fence with a language. An HTML comment in front of it can say:
 
 * `not run: REASON`: the block is shown only;
 * `file: NAME`: the block is the content of a file, which the next commands use;
-* `response`: the block is the JSON that the last command printed, with the same fields;
+* `response`: the block is the JSON that the last command printed, with the same fields, verdict
+  and problem. A status line of curl may follow it;
 * `exit codes: 0, 1`: the commands may end with one of these.
 
 Without a comment, `sh`, `python` and `sql` are run, `text` is compared with what the last block

@@ -119,3 +119,27 @@ def test_a_response_with_other_fields_is_found(tmp_path: Path) -> None:
         session.do(Block("page.md", 4, "json", '{"b": 1}', "response", ""))
         with pytest.raises(AssertionError, match=r"page\.md:4"):
             session.end()
+
+
+@pytest.mark.parametrize("name", ["type", "title", "status", "validation_result"])
+def test_a_response_with_another_verdict_or_problem_is_found(tmp_path: Path, name: str) -> None:
+    with Session(tmp_path, "http://127.0.0.1:1", {"PATH": "/usr/bin:/bin"}) as session:
+        for documented, line in (("PASS", 2), ("FAIL", 4)):
+            session.do(Block("page.md", line - 1, "sh", f'echo \'{{"{name}": "PASS"}}\'', "", ""))
+            text = f'{{"{name}": "{documented}"}}'
+            session.do(Block("page.md", line, "json", text, "response", ""))
+            if documented == "PASS":
+                session.end()
+        with pytest.raises(AssertionError, match=r"page\.md:4"):
+            session.end()
+
+
+def test_a_response_may_end_with_its_status(tmp_path: Path) -> None:
+    """The id's prefix counts, and the status is compared by a block of its own."""
+    with Session(tmp_path, "http://127.0.0.1:1", {"PATH": "/usr/bin:/bin"}) as session:
+        session.do(Block("page.md", 1, "sh", 'printf \'{"id": "PROV-1"}\\n200\\n\'', "", ""))
+        session.do(Block("page.md", 2, "json", '{"id": "PROV-2"}', "response", ""))
+        session.do(Block("page.md", 3, "text", "200", "", ""))
+        session.do(Block("page.md", 4, "json", '{"id": "DEV-1"}', "response", ""))
+        with pytest.raises(AssertionError, match=r"page\.md:4"):
+            session.do(Block("page.md", 5, "text", "200", "", ""))
