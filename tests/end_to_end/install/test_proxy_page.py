@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import trustme
 
-from tests.docs.blocks import read_blocks
+from tests.docs.blocks import ROOT, read_blocks
 from tests.support.access_keys import bearer, start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.deployment.played import free_port
@@ -22,6 +22,7 @@ from tests.support.programs.running import Running, new_serial, wait_until
 
 NAME = "sma.example.org"
 PROXY, CLIENT = "127.0.0.1", "127.0.0.9"
+CONTACT = ROOT / "deploy" / "caddy" / "security.txt"
 SECONDS = 60
 
 
@@ -106,6 +107,7 @@ def nginx(folder: Path, upstream: int) -> Iterator[Proxy]:
                 "listen 443 ssl;": f"listen {port} ssl;",
                 "listen [::]:443 ssl;": f"listen [::]:{port} ssl;",
                 f"/etc/letsencrypt/live/{NAME}/": f"{folder}/",
+                "/etc/nginx/": f"{CONTACT.parent}/",
             },
         ),
         encoding="utf-8",
@@ -130,7 +132,8 @@ def caddy(folder: Path, upstream: int) -> Iterator[Proxy]:
     """Run Caddy with the page's block, and a certificate of its own CA."""
     port, plain = free_port(), free_port()
     text = block("reverse_proxy 127.0.0.1:8000")
-    text = with_changes(text, {"127.0.0.1:8000": f"127.0.0.1:{upstream}"})
+    changes = {"127.0.0.1:8000": f"127.0.0.1:{upstream}", "/etc/caddy": str(CONTACT.parent)}
+    text = with_changes(text, changes)
     ports = f"http_port {plain}\n\thttps_port {port}"
     file = folder / "Caddyfile"
     options = f"{{\n\tadmin off\n\tskip_install_trust\n\tlocal_certs\n\t{ports}\n}}\n"
@@ -218,6 +221,15 @@ def test_plain_http_is_sent_to_https(behind: tuple[Proxy, Running, dict[str, str
     answer = httpx2.get(url, headers={"Host": NAME}, trust_env=False)
     assert answer.status_code in {301, 308}
     assert answer.headers["Location"].replace(f":{proxy.port}", "") == f"https://{NAME}/health?a=b"
+
+
+def test_the_security_contact_is_public(behind: tuple[Proxy, Running, dict[str, str]]) -> None:
+    """RFC 9116, section 3: the file as plain text, which needs no access key."""
+    proxy, _, _ = behind
+    with proxy.client() as client:
+        answer = client.get("/.well-known/security.txt")
+    assert answer.text == CONTACT.read_text(encoding="utf-8")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
 def test_no_answer_of_the_proxy_looks_like_a_verdict(tmp_path: Path) -> None:
