@@ -41,6 +41,9 @@ them, and validates camera tokens: it tells whether a registered camera made a t
 
 Errors are problem documents (RFC 9457). `detail` says what to do. Other paths get 404, other
 methods 405. A request that is not HTTP/1.1, or does not have exactly one Host, gets 400.
+
+The dashboard's session opens `/docs`, but **Try it out** does not use it: enter an access key under
+**Authorize** first, unless access is open.
 """
 
 _ANYWHERE = (408, 414, 421, 431, 500, 501, 505)  # any path can answer these
