@@ -36,6 +36,9 @@ ROUND_TRIP_SECONDS = 4.0
 however long its statements may take, notices within this time that the server is frozen."""
 COMMIT_SECONDS = 8.0
 """At least this for COMMIT: an abandoned COMMIT may have happened."""
+LONGEST_COMMIT_SECONDS = 300.0
+"""The time of COMMIT doubles up to this while one after the other gets no answer. A primary that
+waits for a lost standby keeps a process for each COMMIT, and has only so many."""
 
 ISOLATION = "READ COMMITTED"
 """The isolation level of every transaction, whatever the default of the database is. Only tests set
@@ -80,10 +83,13 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     seconds: float
     """The time of each call from now on."""
+    commit_seconds: float
+    """The same for COMMIT, if it is longer."""
 
     def __init__(self, pgconn: PGconn, *args: Any, **options: Any) -> None:
         super().__init__(pgconn, *args, **options)
-        self.seconds = QUICK_SECONDS  # until the first transaction sets it
+        # Until the first transaction sets them.
+        self.seconds, self.commit_seconds = QUICK_SECONDS, COMMIT_SECONDS
         # Written by the thread that uses the connection, read by the watchdog. A wrong guess of the
         # watchdog is harmless: a shut connection is found out before or at its next use.
         self._due = _NEVER

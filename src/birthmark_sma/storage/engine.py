@@ -24,7 +24,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
-from birthmark_sma.storage import interruption, postgresql_driver
+from birthmark_sma.storage import deadlines, interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.deadlines import QUICK_SECONDS, USUAL_SECONDS, WatchedConnection
 from birthmark_sma.storage.faults import translate
@@ -63,6 +63,8 @@ class Database:
         # The same connection pool, with an option that makes SQLite begin with BEGIN IMMEDIATE.
         self._writing = engine.execution_options(sma_write=True)
         self._file = file
+        # Written by whichever thread wrote last: it is only a time to wait.
+        self._commit_seconds = deadlines.COMMIT_SECONDS
         self.clock = DatabaseClock(self._ask_time if self.dialect_name == "postgresql" else None)
 
     @property
@@ -127,8 +129,12 @@ class Database:
                     committing = True
                 # Again after it: a commit into a removed file must not be answered.
                 self._check_file(connection)
+            self._commit_seconds = deadlines.COMMIT_SECONDS
         except DatabaseUnavailableError as error:
             error.may_have_committed = committing and not error.try_again
+            if error.may_have_committed:
+                longest = deadlines.LONGEST_COMMIT_SECONDS
+                self._commit_seconds = min(2 * self._commit_seconds, longest)
             raise
 
     @contextmanager
@@ -136,7 +142,7 @@ class Database:
         with _translated(), engine.connect() as connection:
             if self._file is None:
                 driver: Any = connection.connection.driver_connection
-                driver.seconds = seconds
+                driver.seconds, driver.commit_seconds = seconds, self._commit_seconds
             current = interruption.CURRENT.get()
             if current is None:  # work that nobody can interrupt, such as a writer thread's
                 yield connection

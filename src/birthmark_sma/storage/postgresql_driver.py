@@ -122,7 +122,7 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
 
         Raises InFailedSqlTransaction if PostgreSQL rolled the transaction back instead.
         """
-        seconds = max(dbapi_connection.seconds, deadlines.COMMIT_SECONDS)
+        seconds = max(dbapi_connection.seconds, dbapi_connection.commit_seconds)
         # PostgreSQL answers COMMIT with ROLLBACK, and no error, if a statement had failed.
         done = dbapi_connection.call(lambda pgconn: pgconn.exec_(b"COMMIT"), seconds)
         if done.command_status != b"COMMIT":

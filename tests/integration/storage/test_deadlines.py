@@ -97,6 +97,22 @@ def test_a_call_without_an_answer_ends(
     assert 2 in noted(database)
 
 
+def test_commits_without_an_answer_get_more_time(database: Database, proxy: FrozenProxy) -> None:
+    """Each leaves a process at a server that waits for its standby: they must not fill it up."""
+
+    def fail() -> None:
+        with pytest.raises(DatabaseUnavailableError):
+            hang(database, proxy, "commit")
+        proxy.thaw()
+
+    first, second, third = (seconds_of(fail) for _ in range(3))
+    assert first > 0.9
+    assert second > 1.9
+    assert third > 3.9
+    note(database, 1)
+    assert seconds_of(fail) < third
+
+
 def test_a_rollback_ends(database: Database, proxy: FrozenProxy) -> None:
     """And the work was not done."""
 

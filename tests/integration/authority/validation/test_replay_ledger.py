@@ -36,8 +36,10 @@ class Model:
 
 
 def note(database: Database, *sightings: SeenToken, at: datetime = NOW) -> list[Repeat | None]:
-    with database.write() as transaction:
-        return replay_ledger.note(make_store(database), transaction, sightings, at)[0]
+    store = make_store(database)
+    return database.transact(
+        lambda transaction: replay_ledger.note(store, transaction, sightings, at)[0]
+    )
 
 
 def written(database: Database) -> tuple[dict[bytes, str], Counter[SeenToken]]:
@@ -222,10 +224,10 @@ def passed(
     database: Database, sighting: SeenToken, token: bytes, number: int
 ) -> tuple[Repeat | None, int]:
     """Note a token that passes under this derivation now; say under which it passed."""
-    with database.write() as transaction:
-        repeats, under = replay_ledger.note(
-            make_store(database), transaction, [sighting], NOW, {token: number}
-        )
+    store = make_store(database)
+    repeats, under = database.transact(
+        lambda transaction: replay_ledger.note(store, transaction, [sighting], NOW, {token: number})
+    )
     return repeats[0], under[token]
 
 
