@@ -40,6 +40,16 @@ LONGEST_COMMIT_SECONDS = 300.0
 """The time of COMMIT doubles up to this while one after the other gets no answer. A primary that
 waits for a lost standby keeps a process for each COMMIT, and has only so many."""
 
+TCP_TIMEOUTS = {
+    "connect_timeout": 3,  # for each host of the URL, and each of its addresses
+    "tcp_user_timeout": 10_000,  # milliseconds, for a packet to be acknowledged
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""Parameters of libpq for what a URL does not set. A host that vanished acknowledges no packet: its
+connections are lost after about 10 seconds, with a call under way and without one."""
+
 ISOLATION = "READ COMMITTED"
 """The isolation level of every transaction, whatever the default of the database is. Only tests set
 another one: SERIALIZABLE makes PostgreSQL fail transactions that must then be tried again."""

@@ -34,7 +34,7 @@ from birthmark_sma.storage.sqlite_files import SqliteFile
 
 Result = TypeVar("Result")
 
-_CONNECT_TIMEOUT_SECONDS = 3
+_POOL_SECONDS = 3  # the longest wait for a connection of the pool
 _SQLITE_BUSY_SECONDS = 10  # how long SQLite waits for a lock of another connection
 # While a checkpoint waits for readers, all writers wait for the checkpoint. So it is short.
 _CHECKPOINT_MILLISECONDS = 250
@@ -320,7 +320,7 @@ def _postgresql(conninfo: str) -> Engine:
         hide_parameters=True,
         pool_size=5,
         max_overflow=10,
-        pool_timeout=_CONNECT_TIMEOUT_SECONDS,
+        pool_timeout=_POOL_SECONDS,
         pool_pre_ping=True,
     )
 
@@ -328,14 +328,8 @@ def _postgresql(conninfo: str) -> Engine:
 def _defaults(given: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of libpq and psycopg for what the URL does not set."""
     defaults: dict[str, Any] = {
-        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,  # for each host, and each of its addresses
+        **deadlines.TCP_TIMEOUTS,
         "application_name": "birthmark-sma",
-        # A host that vanished: no packet is acknowledged. After 10 seconds at the latest the
-        # connection is lost, with a call under way (milliseconds) and without one (seconds).
-        "tcp_user_timeout": 10_000,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
         # psycopg would prepare statements itself and discard all of them with each rollback.
         "prepare_threshold": None,
     }

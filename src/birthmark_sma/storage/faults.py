@@ -81,8 +81,7 @@ _KINDS = {
     "3D000": _AWAY,
     "3F": _SCHEMA,
     "40": _BUSY._replace(
-        advice="transactions conflict or deadlock: end what other programs hold, and leave"
-        " default_transaction_isolation at read committed"
+        advice="transactions conflict or deadlock, again and again: end what other programs hold"
     ),
     "42501": _REFUSED,
     "42703": _SCHEMA,
