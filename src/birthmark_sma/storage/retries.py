@@ -6,6 +6,7 @@ switched the server connection under a prepared statement. Nothing was committed
 needs to know. `Database.transact` and the group commit run their transactions through `retry`.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ _SECONDS = 8.0
 _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.5
 _NEW_CONNECTION_HELPS = (DatabaseFault.AWAY, DatabaseFault.READ_ONLY)
+
+_log = logging.getLogger(__name__)
 
 
 def retry(attempt: Callable[[], Result]) -> Result:
@@ -44,6 +47,8 @@ def retry(attempt: Callable[[], Result]) -> Result:
                 raise
             if monotonic() + pause - began > _SECONDS:
                 raise
-            may_reconnect = may_reconnect and error.try_again
+            if not error.try_again:
+                may_reconnect = False
+                _log.warning("a transaction is run again, over a new connection: %s", error.advice)
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -134,7 +134,9 @@ def test_the_node_that_can_write_is_found(own_postgres: Postgres, postgres_binar
         database.close()
 
 
-def test_an_administrator_ends_all_connections(database: Database, postgres_url: str) -> None:
+def test_an_administrator_ends_all_connections(
+    database: Database, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Idle ones, and one in the middle of a transaction: its work is done again."""
     before = fill_pool(database)
     end_all(postgres_url)
@@ -150,6 +152,9 @@ def test_an_administrator_ends_all_connections(database: Database, postgres_url:
     database.transact(work)
     assert noted(database) == [1, 2]
     assert len(attempts) == 2
+    told = [each for each in caplog.messages if "over a new connection" in each]
+    assert len(told) == 1
+    assert "an administrator ended the connection" in told[0]
     assert not before & fill_pool(database)
 
 
