@@ -50,7 +50,7 @@ READ_ONLY = error_of(DatabaseFault.READ_ONLY)
     ],
 )
 def test_what_is_tried_again(errors: list[Exception]) -> None:
-    """Conflicts as often as it takes; a lost connection once."""
+    """Threat 48: conflicts as often as it takes; a lost connection once."""
     transactions = Transactions(*errors)
     assert retry(transactions) == "done"
     assert transactions.attempts == len(errors) + 1

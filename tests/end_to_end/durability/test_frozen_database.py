@@ -87,7 +87,7 @@ def is_served(client: httpx2.Client, camera: Camera) -> bool:
 def test_service_is_back_when_the_fault_ends(
     proxy: FrozenProxy, postgres_url: str, tmp_path: Path
 ) -> None:
-    """And no acknowledged verdict is lost, none is doubled, and none was a FAIL."""
+    """Threats 19 and 30: no verdict is lost or doubled, and none was a FAIL."""
     running = start(tmp_path / "data", proxy.url, SMA_TABLES="50")
     with running.server, running.client() as client:
         camera = Camera.provisioned(client, new_serial())

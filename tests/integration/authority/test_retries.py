@@ -131,7 +131,7 @@ def provision_and_validate(authorities: list[Authority]) -> None:
 def test_no_isolation_level_leaves_a_request_without_its_result(
     postgres_url: str, tmp_path: Path, isolation: str
 ) -> None:
-    """Conflicts are tried again, in the statements and at the commit."""
+    """Threat 48: conflicts are tried again, in the statements and at the commit."""
     with ExitStack() as stack:
         settings = small_settings(tmp_path, postgres_url, batch_limit=50)
         authorities = opened_by_several(settings, stack)
@@ -182,7 +182,7 @@ def pooler(postgres_url: str) -> Iterator[PgBouncer]:
 def test_no_request_fails_behind_a_pooler(
     pooler: PgBouncer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each transaction gets another connection of the server, where statements are prepared or not.
+    """Threat 48: each transaction gets another connection, where statements are prepared or not.
 
     The driver notices that and prepares no more.
     """
