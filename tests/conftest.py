@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_CHOSEN_BINARIES] = os.environ.get(_BINARIES_VARIABLE)
     if level := os.environ.get(_ISOLATION_VARIABLE):
-        from birthmark_sma.storage import deadlines
+        from birthmark_sma.storage.outages import deadlines
 
         deadlines.ISOLATION = level.upper()
 

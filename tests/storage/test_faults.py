@@ -67,7 +67,7 @@ def test_a_state_of_postgresql(code: str, fault: DatabaseFault) -> None:
 
 @pytest.mark.parametrize("code", ["40001", "40P01", "26000", "42P05"])
 def test_the_database_asks_for_the_transaction_again(code: str) -> None:
-    """`storage.retries` does it, and nothing else is marked so."""
+    """`storage.outages.retries` does it, and nothing else is marked so."""
     again = translate(raised_by_postgresql(code))
     assert again is not None
     assert again.try_again

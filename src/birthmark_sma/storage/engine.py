@@ -24,12 +24,13 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, text
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
-from birthmark_sma.storage import deadlines, interruption, postgresql_driver
+from birthmark_sma.storage import interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
-from birthmark_sma.storage.deadlines import QUICK_SECONDS, USUAL_SECONDS, WatchedConnection
 from birthmark_sma.storage.faults import translate
+from birthmark_sma.storage.outages import deadlines
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS, USUAL_SECONDS, WatchedConnection
+from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.portable_sql import database_time
-from birthmark_sma.storage.retries import retry
 from birthmark_sma.storage.sqlite_files import SqliteFile
 
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ class Database:
     All raise DatabaseUnavailableError if the database cannot be reached or fails, and if SQLite's
     file was removed or replaced. They raise AbandonedWorkError if the work of the current context
     was interrupted. `seconds` is the time that PostgreSQL has for each statement: one of those in
-    `storage.deadlines`. Safe to use from any thread.
+    `storage.outages.deadlines`. Safe to use from any thread.
     """
 
     def __init__(self, engine: Engine, file: SqliteFile | None = None) -> None:
@@ -93,9 +94,9 @@ class Database:
     ) -> Result:
         """Call `work` in a transaction for writing; return its result once it is durable.
 
-        If the database asks for it, all of it is done again (`storage.retries`): so `work` must
-        change nothing outside the database that a second call does not repair. Raises what `work`
-        raises, and what `write` raises.
+        If the database asks for it, all of it is done again (`storage.outages.retries`). So `work`
+        must change nothing outside the database that a second call does not repair. Raises what
+        `work` raises, and what `write` raises.
         """
 
         def attempt() -> Result:

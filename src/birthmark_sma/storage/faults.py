@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import exc
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
-from birthmark_sma.storage.deadlines import OverdueError
+from birthmark_sma.storage.outages.deadlines import OverdueError
 
 
 class _Kind(NamedTuple):
@@ -146,7 +146,7 @@ _OUT_OF_ORDER = (
 )
 
 
-# The transaction was rolled back and asks to be run again: `storage.retries`.
+# The transaction was rolled back and asks to be run again: `storage.outages.retries`.
 _TRY_AGAIN = ("40001", "40P01", "26000", "42P05")
 
 # When the server refuses a connection, libpq does not pass on the SQLSTATE. So these cases are

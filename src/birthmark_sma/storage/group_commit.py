@@ -13,7 +13,7 @@ if the commit raised an error and may have happened, the answer is lost (docs/ad
 
 Lock order: `_changed` is the only lock here. It is never held during a transaction or a callback,
 and nothing else is locked while it is held. The handler's statements decide the order of row locks.
-After a deadlock with another process the batch is tried again (`storage.retries`).
+After a deadlock with another process the batch is tried again (`storage.outages.retries`).
 """
 
 import asyncio
@@ -44,9 +44,9 @@ from birthmark_sma.runtime.submission import (
     requests_of,
     share_out,
 )
-from birthmark_sma.storage.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.retries import retry
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
+from birthmark_sma.storage.outages.retries import retry
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -341,7 +341,7 @@ class GroupCommit(Generic[Item, Answer]):
             self._on_failure(error.fault)
 
     def _commit(self, batch: list[Submission[Item, Answer]]) -> None:
-        """Handle a batch in one transaction, and again as `storage.retries` says.
+        """Handle a batch in one transaction, and again as `storage.outages.retries` says.
 
         Raises DatabaseUnavailableError, or any other error of the work itself.
         """

@@ -3,8 +3,8 @@
 Python cannot stop a thread from outside, and an unwanted statement can keep a core and a thread
 busy for minutes. Both databases can cancel a statement from another thread: libpq sends a message
 to the server, SQLite sets a flag. If the server is frozen, the connection is closed a little later
-(`storage.deadlines`). `web.middleware.timeouts` interrupts; `storage.engine` makes each connection
-interruptible. A commit that has happened is never undone.
+(`storage.outages.deadlines`). `web.middleware.timeouts` interrupts; `storage.engine` makes each
+connection interruptible. A commit that has happened is never undone.
 """
 
 import contextlib

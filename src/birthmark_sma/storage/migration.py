@@ -10,9 +10,9 @@ from sqlalchemy import Connection, inspect, text
 
 from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage import partitions
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION
 

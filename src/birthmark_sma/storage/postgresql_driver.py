@@ -7,8 +7,8 @@ it once (measured in docs/performance.md).
 
 BEGIN, COMMIT and the connection pool's ping always use the blocking call, and so do statements
 that run with `execute_blocking`. Everything else goes through psycopg's cursors. Every call has a
-deadline (`storage.deadlines`). `storage.engine` creates the engine; stores call `execute_blocking`
-or run a `NamedStatement`. Never call these in an event loop.
+deadline (`storage.outages.deadlines`). `storage.engine` creates the engine; stores call
+`execute_blocking` or run a `NamedStatement`. Never call these in an event loop.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeEngine
 
 from birthmark_sma.runtime.library_methods import require_methods
-from birthmark_sma.storage import deadlines
-from birthmark_sma.storage.deadlines import WatchedConnection
+from birthmark_sma.storage.outages import deadlines
+from birthmark_sma.storage.outages.deadlines import WatchedConnection
 from birthmark_sma.storage.portable_sql import UtcDateTime
 
 _METHODS = ("exec_", "exec_params", "prepare", "exec_prepared")
@@ -167,7 +167,7 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         `prepared` maps the text of the connection's prepared statements to their names. If a
         connection pooler has given this client another server connection, then the statement is
         missing there, or is prepared already. This transaction has failed then, and is tried again
-        (`storage.retries`), without preparing.
+        (`storage.outages.retries`), without preparing.
         """
         formats = [_BINARY] * len(parameters)
         try:
@@ -214,9 +214,8 @@ def create(
 ) -> Engine:
     """Return an engine of this dialect, on connections that `connect` opens.
 
-    With `with_timeouts` the server ends statements that take too long (`storage.deadlines`).
-    `options` are those of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or
-    SQLAlchemy lacks a method that this module or `storage.deadlines` calls or overrides.
+    With `with_timeouts` the server itself ends statements that take too long. `options` are those of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or
+    SQLAlchemy lacks a method that this module or `storage.outages.deadlines` calls or overrides.
     """
     require_methods("psycopg", pq.PGconn, _METHODS)
     require_methods("psycopg", psycopg.Connection, deadlines.OVERRIDDEN)

@@ -23,8 +23,8 @@ from birthmark_sma.authority.devices.revocation import reinstate_device, suspend
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, DeviceAlreadyProvisionedError
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage import deadlines
 from birthmark_sma.storage.engine import open_database
+from birthmark_sma.storage.outages import deadlines
 from tests.support.authorities import (
     camera_of,
     execute,

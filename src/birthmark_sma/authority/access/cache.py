@@ -19,8 +19,8 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.store import AccessKey
-from birthmark_sma.storage.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 
 PREFIX = "sma_"
 ID_CHARACTERS = 10

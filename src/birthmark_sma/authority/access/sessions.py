@@ -24,8 +24,8 @@ from birthmark_sma.errors import (
     InsufficientScopeError,
     UnauthenticatedError,
 )
-from birthmark_sma.storage.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 
 LONGEST = timedelta(hours=12)
 """A session ends this long after the sign-in."""

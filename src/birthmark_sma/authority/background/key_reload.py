@@ -12,8 +12,8 @@ from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.runtime.background_task import BackgroundTask
-from birthmark_sma.storage.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 
 _NOTE_USES_SECONDS = 10.0
 

@@ -17,8 +17,8 @@ from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import ValidationStore, make_store
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 Pause = Callable[[float], bool]
 """Waits for some seconds and returns True if the work must stop, because the server shuts down."""

@@ -15,8 +15,8 @@ from birthmark_sma.authority.key_tables import usage_store
 from birthmark_sma.authority.validation.audit_counters import floor_to_minute
 from birthmark_sma.protocol.key_table import TABLES_PER_DEVICE
 from birthmark_sma.runtime.background_task import BackgroundTask
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 
 LEFT_ALONE = timedelta(minutes=2)

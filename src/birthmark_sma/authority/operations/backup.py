@@ -44,9 +44,9 @@ from birthmark_sma.runtime.secret_files import (
     sync_directory,
 )
 from birthmark_sma.storage import health
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.locks import hold_snapshot
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress]]

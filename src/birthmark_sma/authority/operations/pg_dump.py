@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from birthmark_sma.authority.operations.backup_manifest import Progress, pump
 from birthmark_sma.errors import BackupError
-from birthmark_sma.storage.deadlines import TCP_TIMEOUTS
+from birthmark_sma.storage.outages.deadlines import TCP_TIMEOUTS
 
 _VERSION_SECONDS = 30
 _LOCK_SECONDS = 30

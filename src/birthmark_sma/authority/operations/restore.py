@@ -53,8 +53,8 @@ from birthmark_sma.runtime.secret_files import (
     sync_directory,
 )
 from birthmark_sma.storage import health, partitions
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 

@@ -20,9 +20,9 @@ from birthmark_sma.counts import counted
 from birthmark_sma.errors import BackupError, PathRefusedError
 from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 SAMPLE = 500
 """The number of devices whose certificates are verified after a restore."""

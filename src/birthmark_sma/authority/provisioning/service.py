@@ -36,10 +36,10 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.runtime.cpu_affinity import unpin
 from birthmark_sma.runtime.log_context import current_request
-from birthmark_sma.storage.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import GroupCommit
-from birthmark_sma.storage.retries import retry
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
+from birthmark_sma.storage.outages.retries import retry
 
 __all__ = ["Provisioned", "Provisioner", "ProvisioningRequest"]
 

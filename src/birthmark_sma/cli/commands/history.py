@@ -81,7 +81,7 @@ def prune(
 def partitions(settings: "Settings", as_json: Json = False) -> None:
     """Show the partitions of the audit log: period, number of rows and size."""
     from birthmark_sma.authority.validation.records import count_rows
-    from birthmark_sma.storage.deadlines import LONG_SECONDS
+    from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
     from birthmark_sma.storage.partitions import list_partitions
 
     with (

@@ -14,7 +14,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage import retries
+from birthmark_sma.storage.outages import retries
 from tests.support.authorities import execute, new_camera, opened
 from tests.support.counting import assert_counters_are_those_of_the_trail
 

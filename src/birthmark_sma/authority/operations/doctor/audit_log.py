@@ -16,9 +16,9 @@ from birthmark_sma.authority.operations.doctor.audit_comparison import Span, Tal
 from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok
 from birthmark_sma.counts import counted
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import hold_snapshot
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 ROWS = 5_000_000
 """The number of rows to read at most; this takes some seconds."""

@@ -24,9 +24,9 @@ from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
 from birthmark_sma.storage import health, partitions
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _LISTED = 3  # names that are listed one by one

@@ -42,8 +42,8 @@ from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.runtime.secret_files import others_can_read
-from birthmark_sma.storage.deadlines import LONG_SECONDS
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 _ROTATE = "Type sma secrets rotate"
 _CHUNK = 250  # stored responses that are read at a time

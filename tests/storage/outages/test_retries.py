@@ -3,8 +3,8 @@
 import pytest
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
-from birthmark_sma.storage import retries
-from birthmark_sma.storage.retries import retry
+from birthmark_sma.storage.outages import retries
+from birthmark_sma.storage.outages.retries import retry
 
 
 def error_of(

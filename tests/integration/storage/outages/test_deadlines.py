@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import text
 
 from birthmark_sma.errors import AbandonedWorkError, DatabaseFault, DatabaseUnavailableError
-from birthmark_sma.storage import deadlines, interruption
+from birthmark_sma.storage import interruption
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.interruption import Interruption
+from birthmark_sma.storage.outages import deadlines
 from birthmark_sma.storage.postgresql_driver import execute_blocking
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.frozen_proxy import FrozenProxy, through_all
