@@ -214,8 +214,9 @@ def create(
 ) -> Engine:
     """Return an engine of this dialect, on connections that `connect` opens.
 
-    With `with_timeouts` the server itself ends statements that take too long. `options` are those of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or
-    SQLAlchemy lacks a method that this module or `storage.outages.deadlines` calls or overrides.
+    With `with_timeouts` the server itself ends statements that take too long. `options` are those
+    of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or SQLAlchemy lacks a
+    method that this module or `storage.outages.deadlines` calls or overrides.
     """
     require_methods("psycopg", pq.PGconn, _METHODS)
     require_methods("psycopg", psycopg.Connection, deadlines.OVERRIDDEN)
