@@ -69,14 +69,15 @@ class PgBouncer:
         )
         self.url = f"postgresql://{secrets.token_hex(4)}@127.0.0.1:{self._port}/pooled"
         """The URL of the database, through PgBouncer."""
-        self._process = subprocess.Popen(
-            [program, "-q", str(configuration)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._folder / "log").open("wb"),
-            start_new_session=True,
-            **_as_nobody(self._folder),
-        )
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [program, "-q", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                **_as_nobody(self._folder),
+            )
         try:
             self._wait()
         except BaseException:
