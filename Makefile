@@ -39,10 +39,15 @@ setup-browser: setup-dev ## a Chromium for the tests of the dashboard
 	  .venv/bin/playwright install --with-deps chromium >/dev/null 2>&1 || \
 	  { echo "No Chromium could be installed. Name yours: SMA_TEST_CHROMIUM=/path/to/chrome"; exit 1; }
 
-setup-pgbouncer: setup-dev ## a PgBouncer for the tests of connection poolers; Debian's, as root
-	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || \
-	  { apt-get update -qq && apt-get install -y -qq pgbouncer; } >/dev/null 2>&1 || \
-	  { echo "No PgBouncer could be installed: install your system's package."; exit 1; }
+# Debian's, unpacked and not installed, so that no service starts. Elsewhere install your system's package.
+POOLER := .cache/pgbouncer
+POOLER_PACKAGES := pgbouncer libc-ares2 libevent-2.1-7
+setup-pgbouncer: ## a PgBouncer for the tests of connection poolers
+	@PATH="$$PATH:/usr/sbin:$(POOLER)/usr/sbin"; command -v pgbouncer >/dev/null || \
+	  { rm -rf $(POOLER) && mkdir -p $(POOLER) && cd $(POOLER) && \
+	    { apt-get download $(POOLER_PACKAGES) || { apt-get update && apt-get download $(POOLER_PACKAGES); }; } && \
+	    for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
+	  { echo "No PgBouncer could be had: install your system's package."; exit 1; }
 
 # Debian's, as root, where one is missing. Elsewhere install a JDK of 17 or later, Node of 18 or later, and a C
 # compiler with OpenSSL 3's headers. Go and Kotlin come as packages of Python's and npm's, for these tests alone.

@@ -2,7 +2,8 @@
 
 `with PgBouncer(url) as pooler:` starts it on a free port of 127.0.0.1. Each transaction gets the
 next one of its few connections to the server, which is the worst case for prepared statements.
-PgBouncer refuses to run as root; for root it runs as `nobody`.
+The program is the system's, or Debian's, which `make setup-pgbouncer` unpacks into .cache. It
+refuses to run as root; for root it runs as `nobody`.
 """
 
 import os
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import psycopg
 
+_UNPACKED = Path(__file__).parents[3] / ".cache" / "pgbouncer"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _CONFIGURATION = """
@@ -45,17 +47,12 @@ class PgBouncer:
     """A running PgBouncer in front of the database of `url`. Use it as a context manager."""
 
     def __init__(self, url: str) -> None:
-        program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        if program is None:
-            raise PgBouncerUnavailableError(
-                "There is no PgBouncer to test with. `make setup-pgbouncer` installs Debian's;"
-                " elsewhere install your system's package."
-            )
         parts = urlsplit(url)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
         self._folder = Path(tempfile.mkdtemp(prefix="sma-pgbouncer-", dir="/tmp"))
+        program, libraries = _find_program(self._folder)
         configuration = self._folder / "pgbouncer.ini"
         configuration.write_text(
             _CONFIGURATION.format(
@@ -76,6 +73,7 @@ class PgBouncer:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
+                env=dict(os.environ) | ({"LD_LIBRARY_PATH": libraries} if libraries else {}),
                 **_as_nobody(self._folder),
             )
         try:
@@ -113,10 +111,28 @@ class PgBouncer:
                 time.sleep(0.05)
 
 
+def _find_program(folder: Path) -> tuple[str, str]:
+    """Return the path of the program, and where its libraries are unless they are the system's.
+
+    An unpacked one is copied to `folder`, where every user can reach it.
+    """
+    system = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if system is not None:
+        return system, ""
+    if not (_UNPACKED / "usr" / "sbin" / "pgbouncer").exists():
+        raise PgBouncerUnavailableError(
+            "There is no PgBouncer to test with. `make setup-pgbouncer` unpacks Debian's; elsewhere"
+            " install your system's package."
+        )
+    shutil.copytree(_UNPACKED / "usr", folder / "usr", symlinks=True)
+    libraries = ":".join(str(each) for each in (folder / "usr" / "lib").glob("*-linux-*"))
+    return str(folder / "usr" / "sbin" / "pgbouncer"), libraries
+
+
 def _as_nobody(folder: Path) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
-    for each in (folder, *folder.iterdir()):
-        os.chown(each, nobody.pw_uid, nobody.pw_gid)
+    for each in (folder, *folder.rglob("*")):
+        os.chown(each, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
