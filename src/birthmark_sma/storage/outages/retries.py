@@ -7,7 +7,7 @@ needs to know. `Database.transact` and the group commit run their transactions t
 """
 
 import logging
-import random
+import secrets
 import time
 from collections.abc import Callable
 from time import monotonic
@@ -50,5 +50,5 @@ def retry(attempt: Callable[[], Result]) -> Result:
             if not error.try_again:
                 may_reconnect = False
                 _log.warning("a transaction is run again, over a new connection: %s", error.advice)
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
+        time.sleep(pause * (500 + secrets.randbelow(500)) / 1000)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
