@@ -147,8 +147,9 @@ def test_one_of_many_takes_a_lost_answer(database: Database, database_url: str) 
 
     def take() -> None:
         own = open_database(database_url)
-        with own.write() as transaction:
-            taken.extend(replay_ledger.take_lost_answers(transaction, many))
+        taken.extend(
+            own.transact(lambda transaction: replay_ledger.take_lost_answers(transaction, many))
+        )
         own.close()
 
     workers = [threading.Thread(target=take) for _ in range(4)]
