@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-tool-chains setup-deployment-tools run test soak check check-fast public-surface \
+.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools run test soak check check-fast public-surface \
   reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -38,6 +38,16 @@ setup-browser: setup-dev ## a Chromium for the tests of the dashboard
 	  { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || \
 	  .venv/bin/playwright install --with-deps chromium >/dev/null 2>&1 || \
 	  { echo "No Chromium could be installed. Name yours: SMA_TEST_CHROMIUM=/path/to/chrome"; exit 1; }
+
+# Debian's, unpacked and not installed, so that no service starts. Elsewhere install your system's package.
+POOLER := .cache/pgbouncer
+POOLER_PACKAGES := pgbouncer libc-ares2 libevent-2.1-7
+setup-pgbouncer: ## a PgBouncer for the tests of connection poolers
+	@PATH="$$PATH:/usr/sbin:$(POOLER)/usr/sbin"; command -v pgbouncer >/dev/null || \
+	  { rm -rf $(POOLER) && mkdir -p $(POOLER) && cd $(POOLER) && \
+	    { apt-get download $(POOLER_PACKAGES) || { apt-get update && apt-get download $(POOLER_PACKAGES); }; } && \
+	    for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
+	  { echo "No PgBouncer could be had: install your system's package."; exit 1; }
 
 # Debian's, as root, where one is missing. Elsewhere install a JDK of 17 or later, Node of 18 or later, and a C
 # compiler with OpenSSL 3's headers. Go and Kotlin come as packages of Python's and npm's, for these tests alone.
@@ -74,7 +84,7 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 # What could not be installed is missed by its own tests, and by no other. Without bytecode, hundreds of processes
 # would compile the same modules.
 test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a part
-	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-tool-chains setup-deployment-tools)
+	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _ADMIN_URL = "postgres_admin_url"
 _CHOSEN_BINARIES = pytest.StashKey[str | None]()
 _BINARIES_VARIABLE = "SMA_TEST_PG_BINDIR"
+_ISOLATION_VARIABLE = "BIRTHMARK_TEST_ISOLATION"
+"""An isolation level for all transactions of the tests' own processes, such as SERIALIZABLE."""
 _SHARED_SERVER = pytest.StashKey["Postgres"]()
 _SETTINGS_OUTSIDE_SMA = frozenset({"DATABASE_URL", "CA_PASSWORD", "PORT"})
 
@@ -48,6 +50,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_CHOSEN_BINARIES] = os.environ.get(_BINARIES_VARIABLE)
+    if level := os.environ.get(_ISOLATION_VARIABLE):
+        from birthmark_sma.storage.outages import deadlines
+
+        deadlines.ISOLATION = level.upper()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -236,6 +236,8 @@ class DatabaseUnavailableError(StorageError):
     """The database cannot be reached or failed. The last commit may or may not have happened.
 
     `advice` is for the operator only: the cause, and what to check. `fault` is the kind of fault.
+    `try_again` is True if the database rolled the transaction back and asks for it again.
+    `may_have_committed` is True if the commit was under way, so that it may have happened.
     """
 
     def __init__(
@@ -247,10 +249,14 @@ class DatabaseUnavailableError(StorageError):
         super().__init__(message)
         self.advice = advice
         self.fault = fault
+        self.try_again = False
+        self.may_have_committed = False
 
     def again(self) -> "DatabaseUnavailableError":
         """Return a copy. Each caller needs its own, because raising changes its traceback."""
-        return DatabaseUnavailableError(str(self), self.advice, self.fault)
+        copy = DatabaseUnavailableError(str(self), self.advice, self.fault)
+        copy.try_again, copy.may_have_committed = self.try_again, self.may_have_committed
+        return copy
 
 
 class AbandonedWorkError(StorageError):

@@ -31,21 +31,25 @@ def raised_by_postgresql(code: str) -> exc.DBAPIError:
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
+        ("08003", DatabaseFault.AWAY),
         ("08006", DatabaseFault.AWAY),
         ("2200H", DatabaseFault.SEQUENCE),
         ("25006", DatabaseFault.READ_ONLY),
+        ("26000", DatabaseFault.BUSY),
         ("3F000", DatabaseFault.SCHEMA),
         ("40001", DatabaseFault.BUSY),
         ("40P01", DatabaseFault.BUSY),
         ("42501", DatabaseFault.REFUSED),
         ("42703", DatabaseFault.SCHEMA),
         ("42P01", DatabaseFault.SCHEMA),
+        ("42P05", DatabaseFault.BUSY),
         ("53100", DatabaseFault.FULL),
         ("53200", DatabaseFault.BUSY),
         ("53300", DatabaseFault.CONNECTIONS),
         ("55P03", DatabaseFault.LOCKED),
         ("57014", DatabaseFault.BUSY),
         ("57P01", DatabaseFault.AWAY),
+        ("57P02", DatabaseFault.AWAY),
         ("57P03", DatabaseFault.AWAY),
         ("58030", DatabaseFault.FAILED),
         ("XX000", DatabaseFault.FAILED),
@@ -61,6 +65,29 @@ def test_a_state_of_postgresql(code: str, fault: DatabaseFault) -> None:
     assert (str(error), error.advice) == (str(error.again()), error.again().advice)
 
 
+@pytest.mark.parametrize("code", ["40001", "40P01", "26000", "42P05"])
+def test_the_database_asks_for_the_transaction_again(code: str) -> None:
+    """`storage.outages.retries` does it, and nothing else is marked so."""
+    again = translate(raised_by_postgresql(code))
+    assert again is not None
+    assert again.try_again
+    for other in ("25006", "40003", "53100", "55P03", "57014", "57P01"):
+        error = translate(raised_by_postgresql(other))
+        assert error is not None
+        assert not error.try_again
+
+
+@pytest.mark.parametrize("code", ["08006", "25006", "57P01", "57P02", "57P03"])
+def test_each_kind_of_unusable_connection_has_its_advice(code: str) -> None:
+    """So that an operator who reads one line of the log knows where to look."""
+    error = translate(raised_by_postgresql(code))
+    assert error is not None
+    others = [each for each in ("08006", "25006", "57P01", "57P02", "57P03") if each != code]
+    advice = [getattr(translate(raised_by_postgresql(each)), "advice", "") for each in others]
+    assert error.advice
+    assert error.advice not in advice
+
+
 @pytest.mark.parametrize("code", ["23505", "23514", "22001", "42601", "42804"])
 def test_what_is_not_the_database_s_fault_is_left_alone(code: str) -> None:
     """A UNIQUE constraint that decides a race, a value or a statement that is wrong."""
@@ -72,6 +99,8 @@ def test_a_connection_that_is_gone_has_no_state() -> None:
     for words, fault in (
         ("server closed the connection unexpectedly", DatabaseFault.AWAY),
         ("FATAL:  sorry, too many clients already", DatabaseFault.CONNECTIONS),
+        ("session is read-only", DatabaseFault.READ_ONLY),
+        ("FATAL:  the database system is starting up", DatabaseFault.AWAY),
     ):
         error = translate(exc.OperationalError("", {}, psycopg.OperationalError(words)))
         assert error is not None

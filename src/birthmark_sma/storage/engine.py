@@ -9,13 +9,14 @@ contain the URL or its password.
 
 import contextlib
 import logging
+import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -26,10 +27,15 @@ from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.storage import interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.faults import translate
+from birthmark_sma.storage.outages import deadlines
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS, USUAL_SECONDS, WatchedConnection
+from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.sqlite_files import SqliteFile
 
-_CONNECT_TIMEOUT_SECONDS = 3
+Result = TypeVar("Result")
+
+_POOL_SECONDS = 3  # the longest wait for a connection of the pool
 _SQLITE_BUSY_SECONDS = 10  # how long SQLite waits for a lock of another connection
 # While a checkpoint waits for readers, all writers wait for the checkpoint. So it is short.
 _CHECKPOINT_MILLISECONDS = 250
@@ -44,11 +50,12 @@ _log = logging.getLogger(__name__)
 
 
 class Database:
-    """An open database. `read` and `write` are the only ways to get a connection.
+    """An open database. `read`, `write` and `transact` are the only ways to get a connection.
 
-    Both raise DatabaseUnavailableError if the database cannot be reached or fails, and if SQLite's
+    All raise DatabaseUnavailableError if the database cannot be reached or fails, and if SQLite's
     file was removed or replaced. They raise AbandonedWorkError if the work of the current context
-    was interrupted. Safe to use from any thread.
+    was interrupted. `seconds` is the time that PostgreSQL has for each statement: one of those in
+    `storage.outages.deadlines`. Safe to use from any thread.
     """
 
     def __init__(self, engine: Engine, file: SqliteFile | None = None) -> None:
@@ -57,6 +64,8 @@ class Database:
         # The same connection pool, with an option that makes SQLite begin with BEGIN IMMEDIATE.
         self._writing = engine.execution_options(sma_write=True)
         self._file = file
+        # Written by whichever thread wrote last: it is only a time to wait.
+        self._commit_seconds = deadlines.COMMIT_SECONDS
         self.clock = DatabaseClock(self._ask_time if self.dialect_name == "postgresql" else None)
 
     @property
@@ -70,36 +79,71 @@ class Database:
         return self._reading
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self, seconds: float = USUAL_SECONDS) -> Iterator[Connection]:
         """Open a transaction for reading. On SQLite all its queries see one snapshot."""
-        with self._connected(self._reading) as connection, connection.begin():
+        with self._connected(self._reading, seconds) as connection, connection.begin():
             self._check_file(connection)
             yield connection
 
+    def transact(
+        self,
+        work: Callable[[Connection], Result],
+        seconds: float = USUAL_SECONDS,
+        *,
+        erase: bool = False,
+    ) -> Result:
+        """Call `work` in a transaction for writing; return its result once it is durable.
+
+        If the database asks for it, all of it is done again (`storage.outages.retries`). So `work`
+        must change nothing outside the database that a second call does not repair. Raises what
+        `work` raises, and what `write` raises.
+        """
+
+        def attempt() -> Result:
+            with self.write(seconds, erase=erase) as transaction:
+                return work(transaction)
+
+        return retry(attempt)
+
     @contextmanager
-    def write(self, *, erase: bool = False) -> Iterator[Connection]:
+    def write(self, seconds: float = USUAL_SECONDS, *, erase: bool = False) -> Iterator[Connection]:
         """Open a transaction for writing. It is durable once the block ends without an error.
 
-        If the block raises, the transaction is rolled back. If the commit itself raises
-        DatabaseUnavailableError, it may or may not have happened. SQLite allows one writer at a
-        time. The write lock is taken at the start, so that no transaction fails half way because
-        another one was faster.
+        Use `transact` instead, unless the caller tries again itself: a block cannot be repeated. If
+        the block raises, the transaction is rolled back. If the commit itself raises
+        DatabaseUnavailableError, it may or may not have happened (`may_have_committed`). SQLite
+        allows one writer at a time. The write lock is taken at the start, so that no transaction
+        fails half way because another one was faster.
 
         With `erase`, SQLite overwrites with zeros what this transaction deletes or replaces.
         Otherwise the bytes stay in the file. On PostgreSQL, VACUUM is responsible for that.
         """
-        with self._connected(self._writing) as connection:
-            with connection.begin():
-                if erase and self._file is not None:
-                    connection.exec_driver_sql("PRAGMA secure_delete = ON")
-                yield connection
-                self._check_file(connection)  # before the commit, so that nothing is lost
-            # Again after it: a commit into a removed file must not be answered.
-            self._check_file(connection)
+        committing = False
+        try:
+            with self._connected(self._writing, seconds) as connection:
+                with connection.begin():
+                    if erase and self._file is not None:
+                        connection.exec_driver_sql("PRAGMA secure_delete = ON")
+                    yield connection
+                    self._check_file(connection)  # before the commit, so that nothing is lost
+                    # Last in the block: an error from here on comes from the commit itself.
+                    committing = True
+                # Again after it: a commit into a removed file must not be answered.
+                self._check_file(connection)
+            self._commit_seconds = deadlines.COMMIT_SECONDS
+        except DatabaseUnavailableError as error:
+            error.may_have_committed = committing and not error.try_again
+            if error.may_have_committed:
+                longest = deadlines.LONGEST_COMMIT_SECONDS
+                self._commit_seconds = min(2 * self._commit_seconds, longest)
+            raise
 
     @contextmanager
-    def _connected(self, engine: Engine) -> Iterator[Connection]:
+    def _connected(self, engine: Engine, seconds: float) -> Iterator[Connection]:
         with _translated(), engine.connect() as connection:
+            if self._file is None:
+                driver: Any = connection.connection.driver_connection
+                driver.seconds, driver.commit_seconds = seconds, self._commit_seconds
             current = interruption.CURRENT.get()
             if current is None:  # work that nobody can interrupt, such as a writer thread's
                 yield connection
@@ -126,12 +170,12 @@ class Database:
         event.listen(self._reading, "after_cursor_execute", end)
 
     def _ask_time(self) -> datetime:
-        with self.read() as connection:
+        with self.read(QUICK_SECONDS) as connection:
             return database_time(connection)
 
     def ping(self) -> None:
         """Run a trivial query. Raises DatabaseUnavailableError if the database does not answer."""
-        with self.read() as connection:
+        with self.read(QUICK_SECONDS) as connection:
             connection.execute(text("SELECT 1"))
 
     def truncate_wal(self) -> None:
@@ -266,24 +310,34 @@ def _postgresql(conninfo: str) -> Engine:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError as error:
         raise ConfigurationError(f"DATABASE_URL cannot be read: {_first_line(error)}.") from None
-    defaults: dict[str, Any] = {
-        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-        "application_name": "birthmark-sma",
-        "keepalives_idle": 30,
-        # psycopg would prepare statements itself and discard all of them with each rollback.
-        "prepare_threshold": None,
-    }
-    extra = {name: value for name, value in defaults.items() if name not in given}
+    extra = {name: value for name, value in _defaults(given).items() if name not in given}
     # `storage.postgresql_driver` bypasses psycopg's encoding and always sends and reads UTF-8.
     extra["client_encoding"] = "UTF8"
+    # Timeouts of the server's that an operator has set in the URL stay in force.
+    options = str(given.get("options") or os.environ.get("PGOPTIONS", ""))
     return postgresql_driver.create(
-        lambda: psycopg.connect(conninfo, **extra),
+        lambda: WatchedConnection.connect(conninfo, **extra),
+        with_timeouts="statement_timeout" not in options and "lock_timeout" not in options,
         hide_parameters=True,
         pool_size=5,
         max_overflow=10,
-        pool_timeout=_CONNECT_TIMEOUT_SECONDS,
+        pool_timeout=_POOL_SECONDS,
         pool_pre_ping=True,
     )
+
+
+def _defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of libpq and psycopg for what the URL does not set."""
+    defaults: dict[str, Any] = {
+        **deadlines.TCP_TIMEOUTS,
+        "application_name": "birthmark-sma",
+        # psycopg would prepare statements itself and discard all of them with each rollback.
+        "prepare_threshold": None,
+    }
+    if "," in str(given.get("host") or given.get("hostaddr") or ""):
+        # The nodes of a cluster: ask for the one that can write, at each new connection.
+        defaults["target_session_attrs"] = "read-write"
+    return defaults
 
 
 def _first_line(error: Exception) -> str:

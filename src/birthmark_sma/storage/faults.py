@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import exc
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
+from birthmark_sma.storage.outages.deadlines import OverdueError
 
 
 class _Kind(NamedTuple):
@@ -29,7 +30,14 @@ _AWAY = _Kind(
     "The database does not answer",
     "check that it runs, and the address, user, password and database's name in DATABASE_URL",
 )
+_OVERDUE = _AWAY._replace(
+    advice="it did not answer a call in time, and the connection was closed: is it frozen, cut off,"
+    " or very slow?"
+)
 _BUSY = _Kind(DatabaseFault.BUSY, "The database is too busy for this transaction; try again", "")
+_POOLED = _BUSY._replace(
+    advice="a connection pooler in transaction mode is in between: docs/set-up/postgresql.md"
+)
 _LOCKED = _Kind(DatabaseFault.LOCKED, "Another program has locked the database", "")
 _FULL = _Kind(DatabaseFault.FULL, "The database has no room left", "")
 _READ_ONLY = _Kind(DatabaseFault.READ_ONLY, "The database is read-only", "")
@@ -56,12 +64,15 @@ _FAILED = _Kind(
 # Keys are prefixes of error codes. The longest matching prefix decides.
 _KINDS = {
     # SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
-    "08": _AWAY,
+    "08": _AWAY._replace(advice="the connection to it was lost: look at the network, and its log"),
     "2200H": _Kind(
         DatabaseFault.SEQUENCE,
         "A sequence of the database is at its end",
         "give the sequence another maximum: ALTER SEQUENCE ... AS bigint NO MAXVALUE",
     ),
+    # A connection pooler gave this client another server connection: `storage.postgresql_driver`.
+    "26000": _POOLED,
+    "42P05": _POOLED,
     "25006": _READ_ONLY._replace(
         advice="it is a standby, or default_transaction_read_only is on: let DATABASE_URL lead to"
         " the primary, with target_session_attrs=read-write"
@@ -70,8 +81,7 @@ _KINDS = {
     "3D000": _AWAY,
     "3F": _SCHEMA,
     "40": _BUSY._replace(
-        advice="transactions conflict or deadlock: end what other programs hold, and leave"
-        " default_transaction_isolation at read committed"
+        advice="transactions conflict or deadlock, again and again: end what other programs hold"
     ),
     "42501": _REFUSED,
     "42703": _SCHEMA,
@@ -91,6 +101,15 @@ _KINDS = {
         advice="a long query or transaction holds what must change; try again when it has ended"
     ),
     "57": _AWAY._replace(advice="it is shutting down, starting, or an administrator cut it off"),
+    "57P01": _AWAY._replace(
+        advice="an administrator ended the connection: it shuts down, or hands over to another node"
+    ),
+    "57P02": _AWAY._replace(
+        advice="one of its processes crashed, and it starts again: its own log says why"
+    ),
+    "57P03": _AWAY._replace(
+        advice="it is starting, recovering or shutting down: it accepts no connection yet"
+    ),
     "57014": _BUSY._replace(
         advice="a statement was cancelled: look at statement_timeout, and for what slows it down"
     ),
@@ -127,9 +146,22 @@ _OUT_OF_ORDER = (
 )
 
 
-# When the server refuses a connection, libpq does not pass on the SQLSTATE. So this one case is
-# recognised by the text of the message.
-_WORDS_OF_TOO_MANY = ("too many connections", "too many clients", "remaining connection slots")
+# The transaction was rolled back and asks to be run again: `storage.outages.retries`.
+_TRY_AGAIN = ("40001", "40P01", "26000", "42P05")
+
+# When the server refuses a connection, libpq does not pass on the SQLSTATE. So these cases are
+# recognised by the text of the message; in other languages they count as away.
+_CODES_BY_WORDS = {
+    "too many connections": "53300",
+    "too many clients": "53300",
+    "remaining connection slots": "53300",
+    "session is read-only": "25006",
+    "server is in hot standby mode": "25006",
+    "the database system is starting up": "57P03",
+    "the database system is not yet accepting connections": "57P03",
+    "the database system is in recovery mode": "57P03",
+    "the database system is shutting down": "57P03",
+}
 
 
 def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
@@ -139,16 +171,21 @@ def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
     """
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code is None and any(words in str(cause) for words in _WORDS_OF_TOO_MANY):
-        code = "53300"
+    if code is None:
+        said = str(cause)
+        code = next((code for words, code in _CODES_BY_WORDS.items() if words in said), None)
     found = next((each for each in _LONGEST_FIRST if code and code.startswith(each)), None)
     # An IntegrityError is a race that callers handle, whatever its code is.
     if found is not None and not isinstance(error, exc.IntegrityError):
         kind = _KINDS[found]
+    elif isinstance(cause, OverdueError):
+        kind = _OVERDUE
     elif isinstance(error, _OUT_OF_ORDER):
         kind = _AWAY if code is None else _FAILED
     elif type(error) is exc.DatabaseError:  # its other subclasses are bugs of this program
         kind = _FAILED if code is None or not code.startswith("SQLITE") else _DAMAGED
     else:
         return None
-    return DatabaseUnavailableError(kind.told, kind.advice, kind.fault)
+    unavailable = DatabaseUnavailableError(kind.told, kind.advice, kind.fault)
+    unavailable.try_again = code in _TRY_AGAIN
+    return unavailable

@@ -13,7 +13,7 @@ if the commit raised an error and may have happened, the answer is lost (docs/ad
 
 Lock order: `_changed` is the only lock here. It is never held during a transaction or a callback,
 and nothing else is locked while it is held. The handler's statements decide the order of row locks.
-A deadlock with another process is an error of the database, and the batch is tried again.
+After a deadlock with another process the batch is tried again (`storage.outages.retries`).
 """
 
 import asyncio
@@ -45,6 +45,8 @@ from birthmark_sma.runtime.submission import (
     share_out,
 )
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
+from birthmark_sma.storage.outages.retries import retry
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -264,7 +266,7 @@ class GroupCommit(Generic[Item, Answer]):
             lost = list(self._lost)
             self._lost.clear()
         try:
-            with self._database.write() as transaction:
+            with self._database.write(QUICK_SECONDS) as transaction:
                 record_lost(transaction, lost)
         except DatabaseUnavailableError:
             self._try_lost_at = monotonic() + _LOST_AGAIN_SECONDS
@@ -339,37 +341,36 @@ class GroupCommit(Generic[Item, Answer]):
             self._on_failure(error.fault)
 
     def _commit(self, batch: list[Submission[Item, Answer]]) -> None:
-        """Handle a batch in one transaction; try again once if nothing can have been committed.
+        """Handle a batch in one transaction, and again as `storage.outages.retries` says.
 
-        The second try is for a stale connection and for a deadlock with another process. Calls
-        whose callers have left before a try begins are removed from the batch. Raises
-        DatabaseUnavailableError, or any other error of the work itself.
+        Raises DatabaseUnavailableError, or any other error of the work itself.
         """
-        committing = False
-        for last_try in (False, True):
-            remove_who_left(batch)
-            if not batch:
-                return
-            items = [item for waiting in batch for item in waiting.items]
-            self.began = perf_counter_ns()
-            try:
-                with self._database.write() as transaction:
-                    share_out(batch, self._handler(transaction, items))
-                    if self._record_lost is not None:
-                        self._record_who_left(transaction, batch)
-                    settled = perf_counter_ns()
-                    # Last in the block: an error from here on comes from the commit itself.
-                    committing = True
-            except DatabaseUnavailableError:
-                if committing:  # the commit may have happened, and its callers get an error
-                    for waiting in batch:
-                        waiting.is_recorded = False  # the record of it may be rolled back
-                        self._lose(waiting)
-                if committing or last_try:
-                    raise
-            else:
-                self._after_commit(batch, len(items), settled)
-                return
+        try:
+            settled = retry(partial(self._attempt, batch))
+        except DatabaseUnavailableError as error:
+            if error.may_have_committed:  # and the callers get an error
+                for waiting in batch:
+                    waiting.is_recorded = False  # the record of it may be rolled back
+                    self._lose(waiting)
+            raise
+        if batch:
+            self._after_commit(batch, settled)
+
+    def _attempt(self, batch: list[Submission[Item, Answer]]) -> int:
+        """Commit a batch; return when its work was done, in nanoseconds.
+
+        Calls whose callers have left before this are removed from the batch.
+        """
+        remove_who_left(batch)
+        if not batch:
+            return 0
+        items = [item for waiting in batch for item in waiting.items]
+        self.began = perf_counter_ns()
+        with self._database.write(QUICK_SECONDS) as transaction:
+            share_out(batch, self._handler(transaction, items))
+            if self._record_lost is not None:
+                self._record_who_left(transaction, batch)
+            return perf_counter_ns()
 
     def _record_who_left(
         self, transaction: Connection, batch: list[Submission[Item, Answer]]
@@ -382,10 +383,9 @@ class GroupCommit(Generic[Item, Answer]):
         for waiting in left:
             waiting.is_recorded = True
 
-    def _after_commit(
-        self, batch: list[Submission[Item, Answer]], items: int, settled: int
-    ) -> None:
+    def _after_commit(self, batch: list[Submission[Item, Answer]], settled: int) -> None:
         committed = perf_counter_ns()
+        items = sum(len(waiting.items) for waiting in batch)
         self._failure = None
         if self._on_commit is not None:
             requests = partial(requests_of, batch)

@@ -37,7 +37,6 @@ _ASKED = (
     "fsync",
     "full_page_writes",
     "synchronous_commit",
-    "default_transaction_isolation",
     "default_transaction_read_only",
     "max_connections",
 )

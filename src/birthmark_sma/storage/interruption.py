@@ -2,7 +2,8 @@
 
 Python cannot stop a thread from outside, and an unwanted statement can keep a core and a thread
 busy for minutes. Both databases can cancel a statement from another thread: libpq sends a message
-to the server, SQLite sets a flag. `web.middleware.timeouts` interrupts; `storage.engine` makes each
+to the server, SQLite sets a flag. If the server is frozen, the connection is closed a little later
+(`storage.outages.deadlines`). `web.middleware.timeouts` interrupts; `storage.engine` makes each
 connection interruptible. A commit that has happened is never undone.
 """
 
@@ -21,6 +22,7 @@ from birthmark_sma.errors import AbandonedWorkError
 _AGAIN_SECONDS = 0.2
 _TRIES = 50  # with the pause above: at least 10 seconds
 _CANCEL_SECONDS = 2.0  # for libpq's own connection to the server, over which it cancels
+_CUT_SECONDS = 2.0  # for the cancelled call to end
 
 
 class Interruption:
@@ -91,4 +93,5 @@ def _interrupt(connection: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.interrupt()
         elif connection is not None:
+            connection.hurry(_CUT_SECONDS)
             connection.cancel_safe(timeout=_CANCEL_SECONDS)

@@ -12,6 +12,7 @@ from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION
 
@@ -59,7 +60,8 @@ def migrate(database: Database) -> tuple[str | None, str]:
     config = Config()
     # Alembic interpolates % in its options.
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    with database.write() as transaction:
+
+    def upgrade(transaction: Connection) -> str | None:
         wait_for_lock(transaction, AdvisoryLock.MIGRATION)
         # Read under the lock: another process may just have migrated.
         before = schema_revision(transaction)
@@ -71,4 +73,6 @@ def migrate(database: Database) -> tuple[str | None, str]:
             config.attributes["connection"] = transaction
             command.upgrade(config, HEAD_REVISION)
             partitions.create_future_partitions(transaction, database_time(transaction).date())
-    return before, HEAD_REVISION
+        return before
+
+    return database.transact(upgrade, LONG_SECONDS), HEAD_REVISION

@@ -6,12 +6,13 @@ transaction of four statements waits for the lock thirty times. A blocking call 
 it once (measured in docs/performance.md).
 
 BEGIN, COMMIT and the connection pool's ping always use the blocking call, and so do statements
-that run with `execute_blocking`. Everything else goes through psycopg's cursors. `storage.engine`
-creates the engine; stores call `execute_blocking` or run a `NamedStatement`. Never call these in an
-event loop.
+that run with `execute_blocking`. Everything else goes through psycopg's cursors. Every call has a
+deadline (`storage.outages.deadlines`). `storage.engine` creates the engine; stores call
+`execute_blocking` or run a `NamedStatement`. Never call these in an event loop.
 """
 
 import hashlib
+import logging
 import re
 import select
 import struct
@@ -21,7 +22,7 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq.abc import PGresult
 from sqlalchemy import (
     Connection,
     Engine,
@@ -39,15 +40,21 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeEngine
 
 from birthmark_sma.runtime.library_methods import require_methods
+from birthmark_sma.storage.outages import deadlines
+from birthmark_sma.storage.outages.deadlines import WatchedConnection
 from birthmark_sma.storage.portable_sql import UtcDateTime
 
-_METHODS = ("exec_", "prepare", "exec_prepared")
-_OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute")
+_METHODS = ("exec_", "exec_params", "prepare", "exec_prepared")
+_OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute", "is_disconnect")
 # Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
 _AT_ONCE = "sma_at_once"
-_DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
+_UNUSABLE = ("08", "25006", "57P01", "57P02", "57P03")
+"""Prefixes of the SQLSTATEs that say that a connection is lost, or leads to a server that cannot
+write any more: a standby, or one that shuts down. Then no connection stays in the pool."""
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
 _BINARY = 1  # libpq's code for the binary format
+
+_log = logging.getLogger(__name__)
 
 
 def execute_blocking(
@@ -90,23 +97,34 @@ class NamedStatement:
 class BlockingPsycopgDialect(PGDialect_psycopg):
     """SQLAlchemy's psycopg dialect with blocking calls of libpq (see the module's docstring).
 
-    The methods override SQLAlchemy's; `dbapi_connection` is psycopg's connection.
+    The methods override SQLAlchemy's; `dbapi_connection` is a WatchedConnection, or the pool's
+    proxy of it.
     """
 
     # SQLAlchemy disables its statement cache for a dialect class that does not set this itself.
     supports_statement_cache = True
 
+    with_timeouts = True
+    """Whether BEGIN sets timeouts of the server's."""
+    prepares = True
+    """Whether statements are prepared. False once a connection pooler was found to be in between,
+    that gives each transaction another server connection."""
+
     def do_begin(self, dbapi_connection: Any) -> None:
         """Send BEGIN. Psycopg alone would send it with the first statement."""
-        _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"BEGIN"))
+        begin = deadlines.begin_statement(
+            dbapi_connection.seconds, with_timeouts=self.with_timeouts
+        )
+        dbapi_connection.call(lambda pgconn: pgconn.exec_(begin), deadlines.ROUND_TRIP_SECONDS)
 
     def do_commit(self, dbapi_connection: Any) -> None:
         """Send COMMIT; return once the transaction is durable.
 
         Raises InFailedSqlTransaction if PostgreSQL rolled the transaction back instead.
         """
+        seconds = max(dbapi_connection.seconds, dbapi_connection.commit_seconds)
         # PostgreSQL answers COMMIT with ROLLBACK, and no error, if a statement had failed.
-        done = _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b"COMMIT"))
+        done = dbapi_connection.call(lambda pgconn: pgconn.exec_(b"COMMIT"), seconds)
         if done.command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
 
@@ -117,7 +135,7 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         costs no round trip. Only if it is readable, an empty query finds out why.
         """
         if _has_something_to_read(dbapi_connection.pgconn.socket):
-            _run(dbapi_connection.pgconn, lambda pgconn: pgconn.exec_(b""))
+            dbapi_connection.call(lambda pgconn: pgconn.exec_(b""), deadlines.ROUND_TRIP_SECONDS)
         return True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -126,52 +144,87 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
             cursor.execute(statement, parameters)
             return
         prepared: dict[str, bytes] = context.root_connection.info.setdefault(_AT_ONCE, {})
-        context.at_once_result = _run_prepared(
-            cursor.connection.pgconn, prepared, statement, parameters
+        run = self._run_prepared if self.prepares else self._run_unprepared
+        context.at_once_result = run(cursor.connection, prepared, statement, parameters)
+
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        """Return True if this error says that the connection is of no use any more.
+
+        SQLAlchemy then closes it, and replaces all connections that were opened before.
+        """
+        unusable = (getattr(e, "sqlstate", None) or "").startswith(_UNUSABLE)
+        return unusable or bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]
+
+    def _run_prepared(
+        self,
+        connection: WatchedConnection,
+        prepared: dict[str, bytes],
+        statement: str,
+        parameters: Sequence[bytes],
+    ) -> PGresult:
+        """Run a statement and prepare it first if needed.
+
+        `prepared` maps the text of the connection's prepared statements to their names. If a
+        connection pooler has given this client another server connection, then the statement is
+        missing there, or is prepared already. This transaction has failed then, and is tried again
+        (`storage.outages.retries`), without preparing.
+        """
+        formats = [_BINARY] * len(parameters)
+        try:
+            name = prepared.get(statement)
+            if name is None:
+                name = _name(statement)
+                connection.call(lambda pgconn: pgconn.prepare(name, statement.encode()))
+                prepared[statement] = name
+            return connection.call(
+                lambda pgconn: pgconn.exec_prepared(name, parameters, formats, _BINARY)
+            )
+        except (
+            psycopg.errors.DuplicatePreparedStatement,
+            psycopg.errors.InvalidSqlStatementName,
+        ):
+            if self.prepares:
+                self.prepares = False
+                _log.warning(
+                    "a connection pooler shares the connections to PostgreSQL, and knows no"
+                    " prepared statements: from now on, none are prepared"
+                )
+            raise
+
+    def _run_unprepared(
+        self,
+        connection: WatchedConnection,
+        _: dict[str, bytes],
+        statement: str,
+        parameters: Sequence[bytes],
+    ) -> PGresult:
+        formats = [_BINARY] * len(parameters)
+        return connection.call(
+            lambda pgconn: pgconn.exec_params(
+                statement.encode(), parameters, None, formats, _BINARY
+            )
         )
 
 
 registry.register("postgresql.at_once", __name__, BlockingPsycopgDialect.__name__)
 
 
-def create(connect: Callable[[], psycopg.Connection[Any]], **options: Any) -> Engine:
+def create(
+    connect: Callable[[], WatchedConnection], *, with_timeouts: bool = True, **options: Any
+) -> Engine:
     """Return an engine of this dialect, on connections that `connect` opens.
 
-    `options` are those of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or
-    SQLAlchemy lacks a method that this module calls or overrides.
+    With `with_timeouts` the server itself ends statements that take too long. `options` are those
+    of SQLAlchemy's `create_engine`. Raises ConfigurationError if psycopg or SQLAlchemy lacks a
+    method that this module or `storage.outages.deadlines` calls or overrides.
     """
     require_methods("psycopg", pq.PGconn, _METHODS)
+    require_methods("psycopg", psycopg.Connection, deadlines.OVERRIDDEN)
     require_methods("sqlalchemy", PGDialect_psycopg, _OVERRIDDEN)
-    return create_engine("postgresql+at_once://", creator=connect, **options)
-
-
-def _run_prepared(
-    pgconn: PGconn, prepared: dict[str, bytes], statement: str, parameters: Sequence[bytes]
-) -> PGresult:
-    """Run a statement and prepare it first if needed.
-
-    `prepared` maps the text of the connection's prepared statements to their names. Raises
-    OperationalError if a connection pooler switched the server connection; a retry then succeeds.
-    """
-    name = prepared.get(statement)
-    if name is None:
-        name = _name(statement)
-        try:
-            _run(pgconn, lambda pgconn: pgconn.prepare(name, statement.encode()))
-        except psycopg.errors.DuplicatePreparedStatement as error:
-            # Behind a connection pooler, another client has prepared it on this server connection.
-            # This transaction has failed. A retry finds the statement prepared.
-            prepared[statement] = name
-            raise psycopg.OperationalError(str(error)) from error
-        prepared[statement] = name
-    formats = [_BINARY] * len(parameters)
-    try:
-        return _run(pgconn, lambda pgconn: pgconn.exec_prepared(name, parameters, formats, _BINARY))
-    except psycopg.errors.InvalidSqlStatementName as error:
-        # A connection pooler has given this client another server connection. A retry prepares the
-        # statement again.
-        prepared.clear()
-        raise psycopg.OperationalError(str(error)) from error
+    engine = create_engine("postgresql+at_once://", creator=connect, **options)
+    dialect: Any = engine.dialect
+    dialect.with_timeouts = with_timeouts
+    return engine
 
 
 def _name(statement: str) -> bytes:
@@ -186,24 +239,6 @@ def _has_something_to_read(socket: int) -> bool:
     polled = select.poll()
     polled.register(socket, select.POLLIN)
     return bool(polled.poll(0))
-
-
-def _run(pgconn: PGconn, call: Callable[[PGconn], PGresult]) -> PGresult:
-    if pgconn.status != pq.ConnStatus.OK:  # libpq would return no result and no error
-        raise psycopg.OperationalError("the connection is lost")
-    result = call(pgconn)
-    if result.status in _DONE:
-        return result
-    # Map the SQLSTATE to psycopg's exception class, as psycopg's cursors do.
-    state = result.error_field(pq.DiagnosticField.SQLSTATE)
-    message = result.error_message.decode(errors="replace")
-    if state is None:
-        raise psycopg.OperationalError(message)
-    try:
-        kind = psycopg.errors.lookup(state.decode())
-    except KeyError:
-        kind = psycopg.DatabaseError
-    raise kind(message)
 
 
 # --- PostgreSQL's binary format of an array with one dimension, all numbers big-endian: number of

@@ -6,7 +6,9 @@ import pytest
 
 from checks.call_trace import REQUESTS, TracedServer, list_files, run_traced_server
 
-MOST_FILES = {"validate": 32, "provision": 46, "ready": 17, "crl": 18}
+# `validate` has one more than before: every transaction is tried again by one function, which is in
+# a module of its own, storage/outages/retries.py.
+MOST_FILES = {"validate": 33, "provision": 46, "ready": 17, "crl": 18}
 """Lower these when the code allows it; a change that needs more has to say why."""
 
 

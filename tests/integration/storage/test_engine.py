@@ -423,7 +423,7 @@ def test_too_many_at_once_are_told_so(postgres_url: str, monkeypatch: pytest.Mon
     That time is short here for the wait alone. A server with much to do may take longer than a
     second to open a connection, so opening has a minute.
     """
-    monkeypatch.setattr(engine, "_CONNECT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(engine, "_POOL_SECONDS", 1)
     database = open_database(f"{postgres_url}?connect_timeout=60")
     with contextlib.ExitStack() as taken:
         for _ in range(15):

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 
 PREFIX = "sma_"
 ID_CHARACTERS = 10
@@ -208,9 +209,9 @@ class AccessKeyCache:
         used = {i: at for i, at in self._used.copy().items() if self._noted.get(i) != at}
         if not used:
             return
-        with database.write() as transaction:
-            noted = access_key_store.note_last_use(
-                transaction, {i: datetime.fromtimestamp(at, UTC) for i, at in used.items()}
-            )
+        times = {i: datetime.fromtimestamp(at, UTC) for i, at in used.items()}
+        noted = database.transact(
+            lambda transaction: access_key_store.note_last_use(transaction, times), QUICK_SECONDS
+        )
         # Rows that another process had locked are not in `noted`: the next call retries them.
         self._noted |= {key_id: used[key_id] for key_id in noted}

@@ -81,9 +81,12 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
         rate_limit=terms.rate_limit,
         expires_at=terms.expires_at,
     )
-    with database.write() as transaction:
+
+    def add(transaction: Connection) -> None:
         _refuse_second(transaction, key)
         access_key_store.add_key(transaction, key)
+
+    database.transact(add)
     return IssuedKey(key, secret)
 
 
@@ -92,10 +95,13 @@ def revoke_key(database: Database, name_or_id: str) -> AccessKey:
 
     Raises UnknownAccessKeyError if no key that is not revoked has this name or id.
     """
-    with database.write() as transaction:
+
+    def revoke(transaction: Connection) -> AccessKey:
         key = _find_living(transaction, name_or_id)
         access_key_store.change_key(transaction, key.key_id, revoked_at=database.clock.now())
-    return key
+        return key
+
+    return database.transact(revoke)
 
 
 def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedKey:
@@ -105,7 +111,8 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
     secret.
     """
     now = database.clock.now()
-    with database.write() as transaction:
+
+    def rotate(transaction: Connection) -> IssuedKey:
         key = _find_living(transaction, name_or_id)
         if key.secret_digest is None:
             raise AccessKeyRefusedError(
@@ -120,7 +127,9 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
             previous_digest=key.secret_digest if grace else None,
             previous_until=now + grace if grace else None,
         )
-    return IssuedKey(key, secret)
+        return IssuedKey(key, secret)
+
+    return database.transact(rotate)
 
 
 def has_good_key(database: Database) -> bool:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
+
 from birthmark_sma.authority.access import session_store
 from birthmark_sma.authority.access.cache import AccessKeyCache, digest
 from birthmark_sma.authority.access.session_store import Session
@@ -23,6 +25,7 @@ from birthmark_sma.errors import (
     UnauthenticatedError,
 )
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 
 LONGEST = timedelta(hours=12)
 """A session ends this long after the sign-in."""
@@ -56,13 +59,15 @@ def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> st
             f"This access key is good for {key.scope.value}; the dashboard wants one for admin."
         )
     token = secrets.token_urlsafe(32)
-    with database.write() as transaction:
+    session = Session(digest(token), key.key_id, digest(presented), now, now)
+
+    def open_session(transaction: Connection) -> None:
         session_store.forget_old_sessions(
             transaction, opened_before=database.clock.expired_before(_REMEMBERED)
         )
-        session_store.add_session(
-            transaction, Session(digest(token), key.key_id, digest(presented), now, now)
-        )
+        session_store.add_session(transaction, session)
+
+    database.transact(open_session, QUICK_SECONDS)
     key_cache.note_use(key)
     return token
 
@@ -78,7 +83,7 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     if len(token) != TOKEN_CHARACTERS:  # no query for what cannot be a token
         raise unknown
     now = database.clock.now()
-    with database.read() as connection:
+    with database.read(QUICK_SECONDS) as connection:
         session = session_store.find_session(connection, digest(token))
     if session is None:
         raise unknown
@@ -87,8 +92,11 @@ def find_session(database: Database, token: str, *, by_person: bool) -> Session 
     if by_person and now - session.seen_at > _NOTE_AFTER:
         # A full disk prevents this write. Operators need the dashboard most at that moment, so the
         # page is shown all the same.
-        with suppress(DatabaseUnavailableError), database.write() as transaction:
-            session_store.note_seen(transaction, session.digest, now)
+        with suppress(DatabaseUnavailableError):
+            database.transact(
+                lambda transaction: session_store.note_seen(transaction, session.digest, now),
+                QUICK_SECONDS,
+            )
             return replace(session, seen_at=now)
     return session
 
@@ -102,8 +110,9 @@ def find_session_key(session: Session, key_cache: AccessKeyCache) -> AccessKey |
 
 def sign_out(database: Database, token: str) -> None:
     """Delete the session of a token. Do nothing if there is none."""
-    with database.write() as transaction:
-        session_store.end_session(transaction, digest(token))
+    database.transact(
+        lambda transaction: session_store.end_session(transaction, digest(token)), QUICK_SECONDS
+    )
 
 
 def form_token(token: str) -> str:

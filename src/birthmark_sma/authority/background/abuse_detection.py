@@ -128,15 +128,19 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
     suspended device stays suspended. Raises UnknownDeviceError, or UnknownFlagError if no flag is
     to be reviewed.
     """
-    with database.write() as transaction:
+
+    def review(transaction: Connection) -> int:
         now = database_time(transaction)
         # A device that is not registered any more may still have flags.
         named = device_store.find_devices_named(transaction, device_serial)
         serial = named[0].device_serial if len(named) == 1 else device_serial
         reviewed = abuse_flags.set_reviewed(transaction, serial, now, day=day)
-        if reviewed:
-            return reviewed
-        find_named(transaction, device_serial)  # raises UnknownDeviceError
+        if not reviewed:
+            find_named(transaction, device_serial)  # raises UnknownDeviceError
+        return reviewed
+
+    if reviewed := database.transact(review):
+        return reviewed
     when = "" if day is None else f" of {day}"
     raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
 
@@ -192,17 +196,18 @@ def _flag(
 
     Add the numbers to `done`.
     """
-    with database.write() as transaction:
+
+    def flag_all(transaction: Connection) -> tuple[list[Flag], set[str], int]:
         abuse_flags.lock_flags(transaction)
         # Check again under the lock: another process may have added the flags since the read, or a
         # person may have reviewed one.
         excused = _excused(transaction, mode, day, [each.device_serial for each in due])
-        due = [each for each in due if each.device_serial not in excused]
+        found = [each for each in due if each.device_serial not in excused]
         # The most extreme devices first: the limit of suspensions may not suffice for all.
-        due.sort(key=_Due.how_far, reverse=True)
+        found.sort(key=_Due.how_far, reverse=True)
         now = database_time(transaction)
         suspended, spared = (
-            _suspend(transaction, due, now) if mode is AbuseMode.SUSPEND else (set(), 0)
+            _suspend(transaction, found, now) if mode is AbuseMode.SUSPEND else (set(), 0)
         )
         new = FlagMode.SHADOW if mode is AbuseMode.SHADOW else FlagMode.FLAG
         added = [
@@ -213,10 +218,13 @@ def _flag(
                 flagged_at=now,
                 **each.excess._asdict(),
             )
-            for each in due
+            for each in found
         ]
         if added:
             abuse_flags.add_flags(transaction, added)
+        return added, suspended, spared
+
+    added, suspended, spared = database.transact(flag_all)
     # Log after the commit: a transaction that fails has flagged nothing.
     for flag in added[: max(0, _LOGGED - done.flagged)]:
         _log_flag(flag)

@@ -7,6 +7,8 @@ clock of one machine must not delete anything.
 import logging
 from datetime import datetime, timedelta
 
+from sqlalchemy import Connection
+
 from birthmark_sma.authority.background.retention import midnight, prune
 from birthmark_sma.authority.provisioning import idempotency_store
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
@@ -38,13 +40,17 @@ class AuditUpkeep(BackgroundTask):
 
         First answers expire after 24 hours. The audit trail is pruned only if a retention is set.
         """
-        with self._database.write() as transaction:
+
+        def prepare(transaction: Connection) -> list[str]:
             made = partitions.create_future_partitions(
                 transaction, database_time(transaction).date()
             )
             idempotency_store.forget_before(
                 transaction, self._database.clock.expired_before(IDEMPOTENCY_PERIOD)
             )
+            return made
+
+        made = self._database.transact(prepare)
         if made:
             _log.info("partitions were made: %s", ", ".join(made))
         if self._retention_days is None:

@@ -13,6 +13,7 @@ from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 
 _NOTE_USES_SECONDS = 10.0
 
@@ -52,7 +53,7 @@ class KeyReloader(BackgroundTask):
         wait for 60 seconds, in which a revoked key would still be accepted.
         """
         try:
-            with self._database.read() as connection:
+            with self._database.read(QUICK_SECONDS) as connection:
                 self._key_cache.poll(connection)
                 self._keks.poll(connection)
             if time.monotonic() - self._noted_at >= _NOTE_USES_SECONDS:

@@ -4,17 +4,21 @@ Called by the background task `audit_upkeep`, by `sma history prune` and by a sa
 a short transaction, and steps are followed by pauses, so that validations hardly wait.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.background import pruning
 from birthmark_sma.authority.validation import replay_ledger
-from birthmark_sma.authority.validation.store import make_store
+from birthmark_sma.authority.validation.store import ValidationStore, make_store
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 Pause = Callable[[float], bool]
 """Waits for some seconds and returns True if the work must stop, because the server shuts down."""
@@ -54,7 +58,7 @@ def midnight(when: datetime) -> datetime:
 
 def preview_prune(database: Database, before: datetime) -> Pruned:
     """Return what `prune` would delete, and change nothing. Raises DatabaseUnavailableError."""
-    with database.read() as connection:
+    with database.read(LONG_SECONDS) as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), before)
         rows = sum(pruning.count_older(connection, aged, before) for aged in partly)
     return Pruned(tuple(partition.name for partition in whole), rows)
@@ -116,8 +120,9 @@ def _deleted(database: Database, aged: pruning.PrunableTable, before: datetime) 
     """Delete up to 500 rows at a time until no older one is left; yield the number of each step."""
     rows = _STEP_ROWS
     while rows == _STEP_ROWS:
-        with database.write() as transaction:
-            rows = pruning.delete_some(transaction, aged, before, limit=_STEP_ROWS)
+        rows = database.transact(
+            partial(pruning.delete_some, aged=aged, before=before, limit=_STEP_ROWS), LONG_SECONDS
+        )
         yield rows
 
 
@@ -128,13 +133,18 @@ def _forgotten(database: Database, before: datetime) -> Iterator[_Step]:
     progress = True
     while progress:
         progress = False
-        with database.read() as connection:
+        with database.read(LONG_SECONDS) as connection:
             row_ids = store.find_old_tokens(connection, before, limit=_LEDGER_LOOK)
         for start in range(0, len(row_ids), _LEDGER_STEP):
-            with database.write() as transaction:
-                some = row_ids[start : start + _LEDGER_STEP]
-                progress |= replay_ledger.forget(store, transaction, some, before) > 0
+            some = row_ids[start : start + _LEDGER_STEP]
+            progress |= database.transact(partial(_forget, store, some, before)) > 0
             yield _Step()
+
+
+def _forget(
+    store: ValidationStore, row_ids: Sequence[Any], before: datetime, transaction: Connection
+) -> int:
+    return replay_ledger.forget(store, transaction, row_ids, before)
 
 
 def _dropped(database: Database, name: str) -> Iterator[_Step]:

@@ -5,6 +5,9 @@ device could be provisioned again.
 """
 
 from datetime import datetime, timedelta
+from functools import partial
+
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.ca import store as ca_store
@@ -36,11 +39,15 @@ class SandboxExpiry(BackgroundTask):
         before = now - LIFETIME
         deleted = _STEP_ROWS
         while deleted == _STEP_ROWS:
-            with self._database.write() as transaction:
-                deleted = device_store.delete_older(transaction, before, limit=_STEP_ROWS)
+            deleted = self._database.transact(
+                partial(device_store.delete_older, before=before, limit=_STEP_ROWS)
+            )
             if self.pause(0):
                 return
-        with self._database.write() as transaction:
+
+        def forget(transaction: Connection) -> None:
             ca_store.forget_revocations(transaction, before)
             idempotency_store.forget_before(transaction, before)
+
+        self._database.transact(forget)
         prune(self._database, before, self.pause)

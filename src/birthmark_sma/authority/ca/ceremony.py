@@ -14,6 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import add_root_crl
@@ -84,25 +85,25 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
     make_private_directory(key_file.parent)
     pending = _pending(key_file, root)
     write_private_file(pending, root_signer.encrypted_pem(passphrase).encode())
+    sealed = StoredCa(
+        "intermediate",
+        _pem(intermediate),
+        sealed_private_key=seal_ca_key(signer, kek),
+        kek_id=kek.kek_id,
+    )
+
+    def add(transaction: Connection) -> None:
+        added = key_table_store.add_authority(
+            transaction, settings.table_sizes, now, sandbox=sandbox
+        )
+        _refuse_second(not added)
+        kek_store.add_kek(transaction, kek_record)
+        ca_store.add_ca(transaction, StoredCa("root", _pem(root)), now)
+        ca_store.add_ca(transaction, sealed, now)
+        add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
+
     try:
-        with database.write() as transaction:
-            added = key_table_store.add_authority(
-                transaction, settings.table_sizes, now, sandbox=sandbox
-            )
-            _refuse_second(not added)
-            kek_store.add_kek(transaction, kek_record)
-            ca_store.add_ca(transaction, StoredCa("root", _pem(root)), now)
-            ca_store.add_ca(
-                transaction,
-                StoredCa(
-                    "intermediate",
-                    _pem(intermediate),
-                    sealed_private_key=seal_ca_key(signer, kek),
-                    kek_id=kek.kek_id,
-                ),
-                now,
-            )
-            add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
+        database.transact(add)
     except AlreadyInitialisedError:
         # Another ceremony committed first, so this key belongs to no authority. After any other
         # error the commit may have happened: then the file must stay.

@@ -145,13 +145,16 @@ def _publish(
         leaving: list[str] = []
         entries = _entries(connection, head.this_update, leaving, let_others_run)
         der = _sign(entries, issuer, signer, head)
-        with database.write() as transaction:
+
+        def store(transaction: Connection) -> bool:
             crl = PublishedCrl(INTERMEDIATE, snapshot.follows, head, der)
             stored = crl_store.add_crl(transaction, crl)
             if stored:
                 # In the same transaction: an entry may leave only if it is on a stored CRL.
                 crl_store.set_last_list(transaction, leaving, head.number)
-        return stored
+            return stored
+
+        return database.transact(store)
 
 
 def publish_crls(
@@ -179,10 +182,13 @@ def publish_root_crl(database: Database, root_signer: Signer) -> None:
     in each command that has loaded that key. Raises NotInitialisedError, ProfileViolationError if
     the key belongs to another authority, and DatabaseUnavailableError.
     """
-    with database.write() as transaction:
+
+    def publish(transaction: Connection) -> None:
         root, intermediate = ca_store.find_root_and_intermediate(transaction)
         until = intermediate.load().not_valid_after_utc
         add_root_crl(transaction, root.load(), root_signer, until=until)
+
+    database.transact(publish)
 
 
 def add_root_crl(
@@ -332,5 +338,4 @@ def _note_expiries(database: Database, let_others_run: Callable[[], None]) -> No
         if len(expiries) % 100 == 0:
             let_others_run()
     if expiries:
-        with database.write() as transaction:
-            crl_store.set_expiries(transaction, expiries)
+        database.transact(lambda transaction: crl_store.set_expiries(transaction, expiries))

@@ -27,10 +27,13 @@ def suspend_device(database: Database, name: str) -> str:
     `name` is a serial as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError if the
     device is not active.
     """
-    with database.write() as transaction:
+
+    def suspend(transaction: Connection) -> str:
         device = find_named(transaction, name)
         _change(transaction, device, DeviceStatus.ACTIVE, DeviceStatus.SUSPENDED)
-    return device.device_serial
+        return device.device_serial
+
+    return database.transact(suspend)
 
 
 def reinstate_device(database: Database, name: str) -> str:
@@ -39,11 +42,14 @@ def reinstate_device(database: Database, name: str) -> str:
     The operator who reinstates a device has looked at its flags. Raises UnknownDeviceError, or
     DeviceStatusError if the device is not suspended.
     """
-    with database.write() as transaction:
+
+    def reinstate(transaction: Connection) -> str:
         device = find_named(transaction, name)
         _change(transaction, device, DeviceStatus.SUSPENDED, DeviceStatus.ACTIVE)
         abuse_flags.set_reviewed(transaction, device.device_serial, database_time(transaction))
-    return device.device_serial
+        return device.device_serial
+
+    return database.transact(reinstate)
 
 
 def revoke_device(database: Database, name: str, reason: str) -> str:
@@ -57,7 +63,8 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
         raise DeviceStatusError(
             f"{reason} is not a revocation reason. Give one of: {', '.join(REASONS)}"
         )
-    with database.write() as transaction:
+
+    def revoke(transaction: Connection) -> str:
         device = find_named(transaction, name)
         # From every status, except from revoked: `_change` refuses a change to the same status.
         _change(transaction, device, device.status, DeviceStatus.REVOKED)
@@ -70,7 +77,9 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
                 reason,
             ),
         )
-    return device.device_serial
+        return device.device_serial
+
+    return database.transact(revoke)
 
 
 def find_named(connection: Connection, name: str) -> Device:

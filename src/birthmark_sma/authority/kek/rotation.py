@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeAlias
 
 from sqlalchemy import Connection
@@ -219,10 +220,13 @@ class _Rotation:
         Both in one transaction, after which either secret opens everything.
         """
         old = keks.newest
-        with self._database.write(erase=True) as transaction:
+
+        def begin(transaction: Connection) -> None:
             if not kek_store.add_successor(transaction, successor, old.wrap_key(new)):
                 raise RotationError("Another rotation has just begun. Wait until it has ended.")
             self._seal_ca_key(transaction, keks, new)
+
+        self._database.transact(begin, erase=True)
 
     def _seal_ca_key(
         self, transaction: Connection, keks: KeyEncryptionKeys, kek: KeyEncryptionKey
@@ -240,14 +244,14 @@ class _Rotation:
         )
 
     def _rewrap(self, keks: KeyEncryptionKeys, before: Counts, progress: Progress) -> None:
-        with self._database.write(erase=True) as transaction:
-            self._seal_ca_key(transaction, keks, keks.newest)
+        self._database.transact(
+            lambda transaction: self._seal_ca_key(transaction, keks, keks.newest), erase=True
+        )
         total, done = before.key_tables + before.first_answers, 0
         for rewrap_some in (_rewrap_tables, _AnswersInOrder()):
             taken = 1
             while taken:
-                with self._database.write(erase=True) as transaction:
-                    taken = rewrap_some(transaction, keks)
+                taken = self._database.transact(partial(rewrap_some, keks=keks), erase=True)
                 done += taken
                 progress(done, max(total, done))
 
@@ -261,8 +265,9 @@ class _Rotation:
                 before = count_outdated(connection)
             self._rewrap(keks, before, progress)
             try:
-                with self._database.write(erase=True) as transaction:
-                    kek_store.retire_all_but(transaction, keks.newest.kek_id)
+                self._database.transact(
+                    partial(kek_store.retire_all_but, kek_id=keks.newest.kek_id), erase=True
+                )
             except IntegrityError:  # a value is still wrapped under an old key: rewrap again
                 continue
             return

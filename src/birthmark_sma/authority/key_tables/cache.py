@@ -7,8 +7,9 @@ can repair.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -98,14 +99,17 @@ def populate(
         )
     for start in range(0, len(missing), _CHUNK):
         chunk = missing[start : start + _CHUNK]
-        with database.write() as transaction:
-            # Under a lock, so that no rotation of the key-encryption key misses these tables.
-            kek = keks.lock_newest(transaction)
-            key_table_store.add_tables(
-                transaction, [_new_table(table_id, kek) for table_id in chunk], datetime.now(UTC)
-            )
+        database.transact(partial(_add_tables, chunk, keks))
         progress(len(present) + start + len(chunk), sizes.tables)
     return len(missing)
+
+
+def _add_tables(table_ids: Sequence[int], keks: KeyEncryptionKeys, transaction: Connection) -> None:
+    # Under a lock, so that no rotation of the key-encryption key misses these tables.
+    kek = keks.lock_newest(transaction)
+    key_table_store.add_tables(
+        transaction, [_new_table(table_id, kek) for table_id in table_ids], datetime.now(UTC)
+    )
 
 
 def open_key_table_cache(database: Database, keks: KeyEncryptionKeys) -> KeyTableCache:

@@ -16,6 +16,7 @@ from birthmark_sma.authority.validation.audit_counters import floor_to_minute
 from birthmark_sma.protocol.key_table import TABLES_PER_DEVICE
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 
 LEFT_ALONE = timedelta(minutes=2)
@@ -62,8 +63,11 @@ class KeyTableUsage(BackgroundTask):
             begins, ends = minutes
             counted = usage_store.count_tokens(connection, begins, ends)
         # A short transaction of its own: the count above reads up to 50,000 rows without locks.
-        with self._database.write() as transaction:
-            return usage_store.add_tokens(transaction, counted, before=counting, until=ends)
+        return self._database.transact(
+            lambda transaction: usage_store.add_tokens(
+                transaction, counted, before=counting, until=ends
+            )
+        )
 
     def _count_devices(self, now: datetime) -> None:
         with self._database.read() as connection:
@@ -76,13 +80,15 @@ class KeyTableUsage(BackgroundTask):
             if counting.devices_at <= now < counting.devices_at + rest:
                 return
         # Claim before counting, so that only one process reads the whole register.
-        with self._database.write() as transaction:
-            if not usage_store.claim_devices(transaction, counting, now):
-                return
+        if not self._database.transact(
+            lambda transaction: usage_store.claim_devices(transaction, counting, now)
+        ):
+            return
         begun = time.monotonic()
-        with self._database.read() as connection:
+        with self._database.read(LONG_SECONDS) as connection:
             counted = usage_store.count_assignments(connection)
             table_ids = key_table_store.list_table_ids(connection)
-        with self._database.write() as transaction:
-            seconds = time.monotonic() - begun
-            usage_store.put_devices(transaction, table_ids, counted, seconds)
+        seconds = time.monotonic() - begun
+        self._database.transact(
+            lambda transaction: usage_store.put_devices(transaction, table_ids, counted, seconds)
+        )

@@ -46,6 +46,7 @@ from birthmark_sma.runtime.secret_files import (
 from birthmark_sma.storage import health
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.locks import hold_snapshot
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 Bar = Callable[[str, Literal["bytes", "steps"]], AbstractContextManager[Progress]]
@@ -181,7 +182,7 @@ def _from_sqlite(source: Path, folder: Path, bar: Bar) -> Manifest:
 
 
 def _from_postgresql(database: Database, settings: Settings, folder: Path, bar: Bar) -> Manifest:
-    with database.read() as connection:
+    with database.read(LONG_SECONDS) as connection:
         # Rows are counted and dumped on one snapshot, which exists as long as this transaction.
         hold_snapshot(connection)
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()

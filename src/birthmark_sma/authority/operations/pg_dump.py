@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from birthmark_sma.authority.operations.backup_manifest import Progress, pump
 from birthmark_sma.errors import BackupError
+from birthmark_sma.storage.outages.deadlines import TCP_TIMEOUTS
 
 _VERSION_SECONDS = 30
 _LOCK_SECONDS = 30
@@ -152,7 +153,8 @@ def _without_password(url: str) -> tuple[str, str | None]:
             " only, where all users of this machine can read it. Use a key without a password."
         )
     password = given.pop("password", None)
-    return make_conninfo("", **given), None if password is None else str(password)
+    # As for our own connections: a host that vanished ends the program.
+    return make_conninfo("", **(TCP_TIMEOUTS | given)), None if password is None else str(password)
 
 
 def _first_fault(said: bytes) -> str:

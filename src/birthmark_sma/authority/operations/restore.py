@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pydantic import SecretStr
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca.ceremony import root_key_file
 from birthmark_sma.authority.ca.root_key_file import RootKey
@@ -53,6 +54,7 @@ from birthmark_sma.runtime.secret_files import (
 )
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
@@ -316,7 +318,10 @@ def _into_postgresql(
         ) from None
     # Only after the proof: it may still fail, and then no secret has been written.
     place_secrets(settings, folder, manifest)
-    with database.write() as transaction:
+
+    def finish(transaction: Connection) -> None:
         health.gather_statistics(transaction)
         partitions.create_future_partitions(transaction, database_time(transaction).date())
+
+    database.transact(finish, LONG_SECONDS)
     return proof

@@ -22,6 +22,7 @@ from birthmark_sma.pki.path_validation import verify_path
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 SAMPLE = 500
 """The number of devices whose certificates are verified after a restore."""
@@ -44,7 +45,7 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
     3. Verify the certificates of a random sample of devices.
     """
     check_schema(database)
-    with database.read() as connection, bar("Counting", "steps") as progress:
+    with database.read(LONG_SECONDS) as connection, bar("Counting", "steps") as progress:
         found = take_inventory(connection, progress)
         marks = fingerprints(connection)
     for table, rows in manifest.rows.items():

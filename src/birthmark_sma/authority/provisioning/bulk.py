@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from sqlalchemy import Connection
+
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
@@ -17,7 +19,7 @@ from birthmark_sma.authority.provisioning.issuance import (
     ProvisioningRequest,
 )
 from birthmark_sma.authority.provisioning.registration import register
-from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError, IssuerExpiredError
+from birthmark_sma.errors import BirthmarkError, IssuerExpiredError
 from birthmark_sma.storage.engine import Database
 
 
@@ -95,33 +97,20 @@ class BulkProvisioner:
         A serial that is missing in the result will not be registered by an earlier commit. Raises
         DatabaseUnavailableError if a commit does not end within ten seconds.
         """
-        with self._database.write() as transaction:
+
+        def ask(transaction: Connection) -> dict[str, str]:
             device_store.await_registrations(transaction)
             return device_store.find_provisioning_ids(transaction, serials)
+
+        return self._database.transact(ask)
 
     def dispose_connections(self) -> None:
         """Close every connection. The next query opens a new one."""
         self._database.close()
 
     def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
-        """Register in one transaction; retry once if nothing can have been committed.
-
-        The retry is for deadlocks between processes, and for stale connections.
-        """
-        # True once the block reaches its end: an error after that comes from the commit itself,
-        # which may have happened. A retry would then report its own devices as conflicts.
-        committing = False
-        try:
-            with self._database.write() as transaction:
-                answers = register(
-                    transaction, candidates, self._first_answers, self._database.clock
-                )
-                committing = True
-        except DatabaseUnavailableError:
-            if committing:
-                raise
-            with self._database.write() as transaction:
-                answers = register(
-                    transaction, candidates, self._first_answers, self._database.clock
-                )
-        return answers
+        return self._database.transact(
+            lambda transaction: register(
+                transaction, candidates, self._first_answers, self._database.clock
+            )
+        )

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Connection
@@ -18,6 +19,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.provisioning import enrolment
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
+    CheckedRequest,
     DeviceIssuer,
     IssuedDevice,
     Provisioned,
@@ -36,6 +38,8 @@ from birthmark_sma.runtime.cpu_affinity import unpin
 from birthmark_sma.runtime.log_context import current_request
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import GroupCommit
+from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
+from birthmark_sma.storage.outages.retries import retry
 
 __all__ = ["Provisioned", "Provisioner", "ProvisioningRequest"]
 
@@ -149,9 +153,22 @@ class Provisioner:
         checked = self._maker.check(request)
         clock = self._database.clock
         since = clock.expired_before(IDEMPOTENCY_PERIOD)
-        # Fast path: a conflict that is already certain must not cost a signature. This read decides
-        # no race; the UNIQUE constraints do, in the writer's transaction.
-        with self._database.read() as connection:
+        known, refusal = retry(partial(self._look_up, request, checked, since))
+        if known is not None:
+            return known
+        if refusal is not None:
+            raise refusal
+        return self._maker.make(checked, clock.now())
+
+    def _look_up(
+        self, request: ProvisioningRequest, checked: CheckedRequest, since: datetime
+    ) -> tuple[Provisioned | None, BirthmarkError | None]:
+        """Return the stored response of a repeated request, and why another one is refused.
+
+        A conflict that is already certain must not cost a signature. This read decides no race; the
+        UNIQUE constraints do, in the writer's transaction.
+        """
+        with self._database.read(QUICK_SECONDS) as connection:
             conflict = find_conflict(
                 connection,
                 request.device_serial,
@@ -164,13 +181,9 @@ class Provisioner:
             known = self._first_answers.find(connection, request, since)
             if known is None and conflict is not None and refusal is None:
                 known = self._first_answers.find_of_lapsed_key(
-                    connection, request, since, clock.now()
+                    connection, request, since, self._database.clock.now()
                 )
-        if known is not None:
-            return known
-        if certain := conflict or refusal:
-            raise certain
-        return self._maker.make(checked, clock.now())
+        return known, conflict or refusal
 
     # --- in the writer thread
 

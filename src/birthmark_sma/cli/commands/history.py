@@ -81,12 +81,13 @@ def prune(
 def partitions(settings: "Settings", as_json: Json = False) -> None:
     """Show the partitions of the audit log: period, number of rows and size."""
     from birthmark_sma.authority.validation.records import count_rows
+    from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
     from birthmark_sma.storage.partitions import list_partitions
 
     with (
         existing_database(settings) as database,
         waiting("Counting"),
-        database.read() as connection,
+        database.read(LONG_SECONDS) as connection,
     ):
         found = list_partitions(connection)
         rows = sum(each.rows for each in found) if found else count_rows(connection)

@@ -252,9 +252,9 @@ class _Killer:
         write = Database.write
 
         @contextlib.contextmanager
-        def counted_write(database: Database, **options: Any) -> Iterator[Any]:
+        def counted_write(database: Database, *times: Any, **options: Any) -> Iterator[Any]:
             self.count()
-            with write(database, **options) as transaction:
+            with write(database, *times, **options) as transaction:
                 yield transaction
             self.count()
 

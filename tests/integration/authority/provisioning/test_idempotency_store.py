@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import Connection
+
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.authority.provisioning import idempotency_store
@@ -81,13 +83,11 @@ def test_a_claim_waits_for_the_outcome_of_another(database: Database, database_u
     other = open_database(database_url)
     outcome: list[bytes] = []
 
-    def second() -> None:
-        with other.write() as transaction:
-            idempotency_store.claim(transaction, [answer(b"one", b"second")])
-            found = idempotency_store.find(transaction, [b"one"])
-        outcome.append(found[b"one"].sealed_response)
+    def second(transaction: Connection) -> bytes:
+        idempotency_store.claim(transaction, [answer(b"one", b"second")])
+        return idempotency_store.find(transaction, [b"one"])[b"one"].sealed_response
 
-    thread = threading.Thread(target=second)
+    thread = threading.Thread(target=lambda: outcome.append(other.transact(second)))
     with database.write() as transaction:
         idempotency_store.claim(transaction, [answer(b"one", b"first")])
         thread.start()

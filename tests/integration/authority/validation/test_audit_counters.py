@@ -14,6 +14,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.storage.outages import retries
 from tests.support.authorities import execute, new_camera, opened
 from tests.support.counting import assert_counters_are_those_of_the_trail
 
@@ -21,8 +22,8 @@ CALLER = Caller("192.0.2.7")
 FORGERY = CameraToken(bytes(48), 0, 0, bytes(12))
 
 
-def fail_at(authority: Authority, words: str, times: int) -> None:
-    """Let the database give up so often at the statement with these words."""
+def fail_at(authority: Authority, words: str, times: int) -> list[int]:
+    """Let the database give up so often at the statement with these words. Return what is left."""
     left = [times]
 
     def give_up(*arguments: Any) -> None:
@@ -31,6 +32,7 @@ def fail_at(authority: Authority, words: str, times: int) -> None:
             raise OperationalError("", {}, psycopg.errors.DeadlockDetected())
 
     event.listen(authority.database.engine, "before_cursor_execute", give_up)
+    return left
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,17 @@ def test_a_batch_that_is_tried_again_counts_once(authority: Authority, words: st
     assert assert_counters_are_those_of_the_trail(authority.database) == 4
 
 
-def test_a_batch_that_fails_is_neither_recorded_nor_counted(authority: Authority) -> None:
+def test_a_batch_that_fails_is_neither_recorded_nor_counted(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Threat 19: it is an outage; and whoever counts goes on from what is in the database."""
+    monkeypatch.setattr(retries, "_SECONDS", 0.2)
     camera = new_camera(authority, "camera")
-    fail_at(authority, "INTO busiest_devices", times=2)
+    left = fail_at(authority, "INTO busiest_devices", times=1_000)
     with pytest.raises(DatabaseUnavailableError):
         authority.validator.submit(camera.token(), CALLER).result(30)
+    assert 2 < 1_000 - left[0] < 100, "it is tried again, and not without a pause"
+    left[0] = 0
     assert assert_counters_are_those_of_the_trail(authority.database) == 0
     for _ in range(2):
         authority.validator.submit(camera.token(), CALLER).result(30)

@@ -36,8 +36,10 @@ class Model:
 
 
 def note(database: Database, *sightings: SeenToken, at: datetime = NOW) -> list[Repeat | None]:
-    with database.write() as transaction:
-        return replay_ledger.note(make_store(database), transaction, sightings, at)[0]
+    store = make_store(database)
+    return database.transact(
+        lambda transaction: replay_ledger.note(store, transaction, sightings, at)[0]
+    )
 
 
 def written(database: Database) -> tuple[dict[bytes, str], Counter[SeenToken]]:
@@ -145,8 +147,9 @@ def test_one_of_many_takes_a_lost_answer(database: Database, database_url: str) 
 
     def take() -> None:
         own = open_database(database_url)
-        with own.write() as transaction:
-            taken.extend(replay_ledger.take_lost_answers(transaction, many))
+        taken.extend(
+            own.transact(lambda transaction: replay_ledger.take_lost_answers(transaction, many))
+        )
         own.close()
 
     workers = [threading.Thread(target=take) for _ in range(4)]
@@ -222,10 +225,10 @@ def passed(
     database: Database, sighting: SeenToken, token: bytes, number: int
 ) -> tuple[Repeat | None, int]:
     """Note a token that passes under this derivation now; say under which it passed."""
-    with database.write() as transaction:
-        repeats, under = replay_ledger.note(
-            make_store(database), transaction, [sighting], NOW, {token: number}
-        )
+    store = make_store(database)
+    repeats, under = database.transact(
+        lambda transaction: replay_ledger.note(store, transaction, [sighting], NOW, {token: number})
+    )
     return repeats[0], under[token]
 
 

@@ -18,6 +18,7 @@ from birthmark_sma.counts import counted
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import hold_snapshot
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 ROWS = 5_000_000
 """The number of rows to read at most; this takes some seconds."""
@@ -35,7 +36,7 @@ def check_audit_log(database: Database, *, whole: bool) -> Iterator[Finding]:
 
     `whole` reads all days. A sandbox is not compared: it deletes what is older than an hour.
     """
-    with database.read() as connection:
+    with database.read(LONG_SECONDS) as connection:
         hold_snapshot(connection)
         if key_table_store.was_created_as_sandbox(connection):
             yield info("A sandbox deletes its audit rows after an hour, so they are not compared")

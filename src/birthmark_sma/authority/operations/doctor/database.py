@@ -26,6 +26,7 @@ from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.migration import check_schema
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _LISTED = 3  # names that are listed one by one
@@ -88,7 +89,7 @@ def check_serials(database: Database) -> Iterator[Finding]:
 
     Only devices that an old version provisioned can have such serials.
     """
-    with database.read() as connection:
+    with database.read(LONG_SECONDS) as connection:
         pairs = device_store.list_collisions(connection, limit=_LISTED_COLLISIONS + 1)
     for older, later in pairs[:_LISTED_COLLISIONS]:
         yield warning(
@@ -115,7 +116,7 @@ def check_retention(database: Database, settings: Settings, now: datetime) -> It
         )
         return
     late = oldest_kept(days + 1, now)  # a day of grace: servers prune every hour
-    with database.read() as connection:
+    with database.read(LONG_SECONDS) as connection:
         whole, partly = pruning.split_by_age(partitions.list_partitions(connection), late)
         rows = bool(whole) or any(pruning.is_any_older(connection, aged, late) for aged in partly)
         tokens = bool(make_store(database).find_old_tokens(connection, late, limit=_LEDGER_ROWS))

@@ -74,14 +74,6 @@ def _check_durability(state: health.PostgresqlState) -> Iterator[Finding]:
         )
     else:
         yield ok("Committed data survive a power cut", "durability")
-    isolation = state.settings["default_transaction_isolation"]
-    if isolation != "read committed":
-        yield warning(
-            f"default_transaction_isolation is {isolation}: concurrent writers fail instead of"
-            " waiting for each other",
-            "Set it to read committed for this database",
-            "isolation",
-        )
 
 
 def check_integrity() -> Iterator[Finding]:

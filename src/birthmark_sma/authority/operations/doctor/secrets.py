@@ -43,6 +43,7 @@ from birthmark_sma.counts import counted
 from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.runtime.secret_files import others_can_read
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 _ROTATE = "Type sma secrets rotate"
 _CHUNK = 250  # stored responses that are read at a time
@@ -123,7 +124,7 @@ def decrypt_all(database: Database, settings: Settings) -> tuple[dict[str, int],
     """
     keks = open_stored_secrets(database, settings).keks
     opened: dict[str, int] = {}
-    with database.read() as connection:
+    with database.read(LONG_SECONDS) as connection:
         records = kek_store.list_keks(connection)
         findings = [
             *_check_rotation(records),
