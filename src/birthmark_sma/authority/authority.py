@@ -8,6 +8,7 @@ the services of a server.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from cryptography import x509
 
@@ -17,6 +18,12 @@ from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
+from birthmark_sma.authority.background.write_check import (
+    CheckedWriter,
+    WriteCheck,
+    write_device,
+    write_fail,
+)
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.ca.crl_publication import CrlPublication
 from birthmark_sma.authority.ca.crl_store import ServedCrls
@@ -42,7 +49,7 @@ from birthmark_sma.authority.server_metrics import ServerMetrics
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.authority.validation.store import make_store as make_validation_store
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import AlreadyInitialisedError
+from birthmark_sma.errors import AlreadyInitialisedError, DatabaseUnavailableError
 from birthmark_sma.pki.certificates import Publication
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.runtime.background_task import BackgroundTask
@@ -84,6 +91,19 @@ class Authority:
         """Start the background tasks. Only a server does; a single command does not need them."""
         for chore in self.background_tasks:
             chore.start()
+
+    def check_writes(self) -> None:
+        """Raise DatabaseUnavailableError if this or another process cannot record its work.
+
+        This only reads what the writers and `WriteCheck` found.
+        """
+        if not self.validator.writer.running:
+            raise DatabaseUnavailableError("The writer has stopped")
+        for writer in (self.validator.writer, self.provisioner.writer):
+            if (fault := writer.fault) is not None:
+                raise fault.again()
+        if self.figures.count_failing():
+            raise DatabaseUnavailableError("Another process of this server cannot write")
 
     def copy_figures(self) -> None:
         """Copy this process's plain counters to shared memory, for all processes.
@@ -154,6 +174,18 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
     served_crls = ServedCrls(database)
     rate_limits = make_rate_limits(settings)
     validator_class = SandboxValidator if parts.sandbox else Validator
+    validator = validator_class(
+        database,
+        make_validation_store(database),
+        parts.table_cache,
+        parts.secrets.nuc_hash_index,
+        pool_limit=settings.pool_limit,
+        batch_limit=settings.batch_limit,
+        figures=figures,
+        rate_limits=rate_limits,
+        replay=settings.replay,
+    )
+    provisioner = Provisioner(database, parts.maker, parts.first_answers, figures)
     return Authority(
         settings=settings,
         database=database,
@@ -161,18 +193,8 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
         issuer=parts.issuer,
         secrets=parts.secrets,
         table_cache=parts.table_cache,
-        validator=validator_class(
-            database,
-            make_validation_store(database),
-            parts.table_cache,
-            parts.secrets.nuc_hash_index,
-            pool_limit=settings.pool_limit,
-            batch_limit=settings.batch_limit,
-            figures=figures,
-            rate_limits=rate_limits,
-            replay=settings.replay,
-        ),
-        provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
+        validator=validator,
+        provisioner=provisioner,
         figures=figures,
         served_crls=served_crls,
         key_cache=key_cache,
@@ -180,6 +202,13 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
             AuditUpkeep(database, settings.audit_retention_days),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),
+            WriteCheck(
+                database,
+                CheckedWriter(
+                    validator.writer, partial(write_fail, make_validation_store(database))
+                ),
+                CheckedWriter(provisioner.writer, write_device),
+            ),
             KeyReloader(database, parts.secrets.keks, key_cache),
             KeyTableUsage(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),

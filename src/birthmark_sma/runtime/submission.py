@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from birthmark_sma.errors import BirthmarkError, CallerLeftError
@@ -29,7 +30,10 @@ class Submission(Generic[Item, Answer]):
     response, such as a timeout.
     """
 
-    __slots__ = ("future", "is_recorded", "items", "loop", "lose", "outcome", "request", "single")
+    __slots__ = (
+        *("future", "is_recorded", "items", "loop", "lose"),
+        *("outcome", "request", "since", "single"),
+    )
 
     def __init__(
         self,
@@ -45,6 +49,8 @@ class Submission(Generic[Item, Answer]):
         """True if the future gets the answer of the only item instead of a list."""
         self.loop = loop
         """The event loop of the waiting coroutine, or None if a thread waits."""
+        self.since = monotonic()
+        """The time of the call."""
         self.lose = lose
         """Called if the answers cannot be delivered."""
         # Changed in the event loop only, or in the writer thread if a thread waits.

@@ -210,7 +210,8 @@ def _add_counted(
     """
     for instrument in layout.instruments[metric]:
         if isinstance(instrument, Gauge):
-            family.add_metric(instrument.labels, instrument.total(memory.alive()))
+            number = instrument.total(memory.alive()) / metric.per_unit
+            family.add_metric(instrument.labels, number)
         elif isinstance(instrument, Histogram):
             # Prometheus's buckets are cumulative, as the counts of `total` are.
             counts, amount = instrument.total(memory.all())
