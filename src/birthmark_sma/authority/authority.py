@@ -102,7 +102,7 @@ class Authority:
         for writer in (self.validator.writer, self.provisioner.writer):
             if (fault := writer.fault) is not None:
                 raise fault.again()
-        if self.figures.count_failing():
+        if self.figures.count_others_failing():
             raise DatabaseUnavailableError("Another process of this server cannot write")
 
     def copy_figures(self) -> None:

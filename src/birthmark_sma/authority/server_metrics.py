@@ -114,10 +114,11 @@ class ServerMetrics:
         writer.failing.set(row, commits.fault is not None)
         self._copy(writer.refused, {(writer.writer,): commits.refused})
 
-    def count_failing(self) -> int:
-        """Return the number of writers, in all processes, that cannot write."""
-        alive = self.shared_counters.alive()
-        return sum(each.failing.total(alive) for each in (VALIDATIONS, PROVISIONINGS))
+    def count_others_failing(self) -> int:
+        """Return the number of writers in other processes that cannot write, as of a second ago."""
+        alive, own = self.shared_counters.alive(), [self.own_counters]
+        writers = (VALIDATIONS.failing, PROVISIONINGS.failing)
+        return sum(each.total(alive) - each.total(own) for each in writers)
 
     def waiting(self, writer: BatchInstruments) -> tuple[int, int]:
         """Return the number of items that wait in all processes, and the number of processes."""

@@ -67,7 +67,7 @@ def assert_serves(running: Running, camera: Camera) -> None:
     """Everything is as before, without a restart."""
     with running.client() as client:
         wait_until(lambda: client.post(VALIDATE, json=wire(camera.token())).status_code == 200, 20)
-        assert client.get("/health").status_code == 200
+        wait_until(lambda: client.get("/health").status_code == 200, 20)
 
 
 @pytest.mark.parametrize("fault", ON_POSTGRESQL.values(), ids=ON_POSTGRESQL.keys())
@@ -172,7 +172,7 @@ def test_a_file_that_was_moved_takes_no_verdict(
                 assert other.get("/health/ready").status_code == 503
         put_back()
         assert_serves(running, camera)
-        assert client.get("/health/ready").status_code == 200
+        wait_until(lambda: client.get("/health/ready").status_code == 200, 20)
         assert all(running.audit_rows(token) for token in before)
         assert running.server.terminate() == 0
     assert running.server.said().rstrip().endswith("Stopped. All answers are recorded.")
