@@ -18,6 +18,7 @@ from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
+from birthmark_sma.authority.background.wal_checkpoint import WalCheckpoint
 from birthmark_sma.authority.background.write_check import (
     CheckedWriter,
     WriteCheck,
@@ -212,6 +213,7 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
             KeyReloader(database, parts.secrets.keks, key_cache),
             KeyTableUsage(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
+            *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
             *((SandboxExpiry(database),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits,

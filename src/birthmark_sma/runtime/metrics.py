@@ -35,6 +35,13 @@ LOG_LINES_LEFT_OUT = Metric(
     "Log lines that were dropped because nobody read the log or the disk was full.",
 )
 DATABASE_UP = Metric("sma_database_up", "gauge", (), "1 if the database responds, else 0.")
+SQLITE_WAL_BYTES = Metric(
+    "sma_sqlite_wal_bytes",
+    "gauge",
+    (),
+    "Size of SQLite's write-ahead log. It grows while a program reads for long. No value on"
+    " PostgreSQL.",
+)
 VERDICTS = Metric(
     "sma_verdicts",
     "counter",
