@@ -14,6 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from birthmark_sma.web.transport.early_probe import ProbeTransport, read_probe
 
 _MOST_AT_ONCE = 256
 _PAUSE_SECONDS = 1.0  # after an error such as too many open files, which the kernel repeats at once
@@ -31,7 +34,7 @@ class Acceptor:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        protocol_factory: Callable[[], HttpToolsProtocol],
         listener: socket.socket,
         context: tls.SSLContext | None,
     ) -> None:
@@ -67,10 +70,19 @@ class Acceptor:
             except OSError as error:
                 self._pause(error)
                 return
-            task = self._loop.create_task(self._open(connection))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            connection.setblocking(False)  # noqa: FBT003
+            probe = read_probe(connection) if self._context is None else None
+            if probe is None:
+                self._open_soon(connection)
+            else:
+                transport = ProbeTransport(self._loop, connection, self._open_soon)
+                transport.begin(self._protocol_factory(), probe)
         self._at_once = min(2 * self._at_once, _MOST_AT_ONCE)
+
+    def _open_soon(self, connection: socket.socket) -> None:
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: socket.socket) -> None:
         # The transport reports its end to the protocol. A client that fails in the TLS handshake,
@@ -95,7 +107,7 @@ class AcceptingLoop(uvloop.Loop):
 
     async def create_server(  # type: ignore[override]
         self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        protocol_factory: Callable[[], HttpToolsProtocol],
         host: Any = None,
         port: Any = None,
         *,
