@@ -8,6 +8,7 @@ module only takes the place of the transport, until the first response is sent.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,11 @@ class ProbeTransport(asyncio.Transport):
         else:
             self._loop.call_soon(self._leave)
 
+    def write_eof(self) -> None:
+        """End the sending side, after the response to a request that was refused."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
     def is_closing(self) -> bool:
         """Return True once the connection is closed or given away."""
         return self._protocol is None
@@ -94,7 +100,7 @@ class ProbeTransport(asyncio.Transport):
     def _leave(self) -> None:
         """Give the connection to an ordinary transport once the response is complete."""
         protocol = self._protocol
-        if protocol is not None and protocol.cycle.response_complete:
+        if protocol is not None and protocol.cycle and protocol.cycle.response_complete:
             self._lose_protocol()
             self._take_over(self._connection)
 
