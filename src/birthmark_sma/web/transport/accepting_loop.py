@@ -88,9 +88,11 @@ class Acceptor:
         # The transport reports its end to the protocol. A client that fails in the TLS handshake,
         # or leaves it, has no protocol yet.
         with contextlib.suppress(OSError):
-            await self._loop.connect_accepted_socket(
+            _transport, protocol = await self._loop.connect_accepted_socket(
                 self._protocol_factory, connection, ssl=self._context
             )
+            if not self._is_open:  # uvicorn has told all other connections
+                protocol.shutdown()
 
     def _pause(self, error: OSError) -> None:
         _log.error("connections cannot be accepted, trying again in a second: %s", error.strerror)
