@@ -6,7 +6,7 @@ import pytest
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
 from birthmark_sma.runtime import writer_health
-from birthmark_sma.runtime.writer_health import STALL_SECONDS, WriterHealth
+from birthmark_sma.runtime.writer_health import STALL_SECONDS, Outcome, WriterHealth
 
 SLOW = STALL_SECONDS + 1
 FULL = DatabaseUnavailableError("no room", "", DatabaseFault.FULL)
@@ -19,6 +19,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def committed(self, seconds: float) -> Outcome:
+        """Return the outcome that a writer sets after a commit."""
+        return Outcome(self.now, None, seconds)
+
+    def failed(self) -> Outcome:
+        """Return the outcome that a writer sets after a failure."""
+        return Outcome(self.now, FULL)
 
 
 @pytest.fixture
@@ -37,32 +45,31 @@ def test_a_writer_that_has_written_nothing_has_no_fault() -> None:
     assert health.fault(SLOW) is not None
 
 
-@pytest.mark.usefixtures("clock")
-def test_the_last_batch_counts() -> None:
+def test_the_last_batch_counts(clock: Clock) -> None:
     health = WriterHealth()
-    health.committed(0.01)
+    health.last = clock.committed(0.01)
     assert health.fault(0) is None
-    health.failed(FULL)
+    health.last = clock.failed()
     assert health.fault(0) is FULL
-    health.committed(SLOW)
+    health.last = clock.committed(SLOW)
     slow = health.fault(0)
     assert slow is not None
     assert slow.fault is DatabaseFault.BUSY
-    health.committed(0.01)
+    health.last = clock.committed(0.01)
     assert health.fault(0) is None
 
 
 def test_a_fault_does_not_pass_with_time(clock: Clock) -> None:
     """Only a write that succeeds ends it."""
     health = WriterHealth()
-    health.failed(FULL)
+    health.last = clock.failed()
     clock.now += 3_600
     assert health.fault(0) is FULL
 
 
 def test_a_write_that_hangs_is_a_fault_while_it_lasts(clock: Clock) -> None:
     health = WriterHealth()
-    health.committed(0.01)
+    health.last = clock.committed(0.01)
     clock.now += SLOW
     assert health.fault(SLOW) is not None
     assert health.fault(STALL_SECONDS - 1) is None
@@ -73,13 +80,13 @@ def test_items_that_wait_for_their_turn_are_no_fault(clock: Clock) -> None:
     health = WriterHealth()
     for _ in range(20):
         clock.now += 1
-        health.committed(1)
+        health.last = clock.committed(1)
         assert health.fault(60) is None
 
 
 def test_a_probing_write_ends_a_fault(clock: Clock) -> None:
     health = WriterHealth()
-    health.failed(FULL)
+    health.last = clock.failed()
     began = clock.now = clock.now + 1
     health.probed(began, FULL)
     assert health.fault(0) is FULL
@@ -101,21 +108,10 @@ def test_a_batch_that_ends_during_a_probing_write_counts(
     began = next(times)
     clock.now = next(times)
     if error is None:
-        health.failed(FULL)
+        health.last = clock.failed()
     else:
-        health.committed(0.01)
+        health.last = clock.committed(0.01)
     before = health.fault(0)
     clock.now = next(times)
     health.probed(began, error)
     assert health.fault(0) is before
-
-
-def test_the_time_of_the_last_commit(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_health, "time", lambda: 1_700_000_000.0)
-    health = WriterHealth()
-    assert health.last_commit == 0
-    health.probed(clock.now, None)
-    health.failed(FULL)
-    assert health.last_commit == 0
-    health.committed(0.01)
-    assert health.last_commit == 1_700_000_000

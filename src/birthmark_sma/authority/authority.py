@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from cryptography import x509
 
@@ -50,13 +51,14 @@ from birthmark_sma.authority.server_metrics import ServerMetrics
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.authority.validation.store import make_store as make_validation_store
 from birthmark_sma.config import Settings
-from birthmark_sma.errors import AlreadyInitialisedError, DatabaseUnavailableError
+from birthmark_sma.errors import AlreadyInitialisedError
 from birthmark_sma.pki.certificates import Publication
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.runtime.secret_files import make_private_directory
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.group_commit import GroupCommit
 from birthmark_sma.storage.migration import check_schema, migrate
 
 # CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
@@ -78,6 +80,8 @@ class Authority:
     table_cache: KeyTableCache = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
+    writers: tuple[GroupCommit[Any, Any], ...] = field(repr=False)
+    """Those of the validator and of the provisioner."""
     key_cache: AccessKeyCache = field(repr=False)
     background_tasks: tuple[BackgroundTask, ...] = field(repr=False)
     """The background tasks. They do not run before `start`."""
@@ -92,19 +96,6 @@ class Authority:
         """Start the background tasks. Only a server does; a single command does not need them."""
         for chore in self.background_tasks:
             chore.start()
-
-    def check_writes(self) -> None:
-        """Raise DatabaseUnavailableError if this or another process cannot record its work.
-
-        This only reads what the writers and `WriteCheck` found.
-        """
-        if not self.validator.writer.running:
-            raise DatabaseUnavailableError("The writer has stopped")
-        for writer in (self.validator.writer, self.provisioner.writer):
-            if (fault := writer.fault) is not None:
-                raise fault.again()
-        if self.figures.count_others_failing():
-            raise DatabaseUnavailableError("Another process of this server cannot write")
 
     def copy_figures(self) -> None:
         """Copy this process's plain counters to shared memory, for all processes.
@@ -196,6 +187,7 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
         table_cache=parts.table_cache,
         validator=validator,
         provisioner=provisioner,
+        writers=(validator.writer, provisioner.writer),
         figures=figures,
         served_crls=served_crls,
         key_cache=key_cache,

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from time import monotonic, perf_counter_ns
+from time import monotonic, perf_counter_ns, time
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -44,7 +44,7 @@ from birthmark_sma.runtime.submission import (
     requests_of,
     share_out,
 )
-from birthmark_sma.runtime.writer_health import WriterHealth
+from birthmark_sma.runtime.writer_health import Outcome, WriterHealth
 from birthmark_sma.storage.engine import Database
 
 Item = TypeVar("Item")
@@ -341,7 +341,7 @@ class GroupCommit(Generic[Item, Answer]):
         items = sum(len(waiting.items) for waiting in batch)
         advice = f": {error.advice}" if error.advice else ""
         _log.warning("%s: %d items failed: %s%s", self.name, items, error, advice)
-        self.health.failed(error)
+        self.health.last = Outcome(monotonic(), error)
         if self._on_failure is not None:
             self._on_failure(error.fault)
 
@@ -393,7 +393,8 @@ class GroupCommit(Generic[Item, Answer]):
         self, batch: list[Submission[Item, Answer]], items: int, settled: int
     ) -> None:
         committed = perf_counter_ns()
-        self.health.committed((committed - self.began) / 1e9)
+        self.health.last_commit = time()
+        self.health.last = Outcome(monotonic(), None, (committed - self.began) / 1e9)
         if self._on_commit is not None:
             requests = partial(requests_of, batch)
             self._on_commit(Batch(items, requests, self.began, settled, committed))

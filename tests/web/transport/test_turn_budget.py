@@ -2,11 +2,11 @@
 
 import asyncio
 
-from birthmark_sma.web.transport import turn_budget
-from birthmark_sma.web.transport.turn_budget import TurnBudget
+from birthmark_sma.web.transport import request_task
+from birthmark_sma.web.transport.request_task import TurnBudget
 
-MOST = turn_budget._MOST_IN_A_TURN
-BATCH_BYTES = turn_budget._BYTES_OF_ONE * MOST
+MOST = request_task._MOST_IN_A_TURN
+BATCH_BYTES = request_task._BYTES_OF_ONE * MOST
 
 
 async def turns_of(sizes: list[int]) -> list[int]:

@@ -26,12 +26,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from birthmark_sma.web import problems
 from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS, Problem
 from birthmark_sma.web.request_context import CONTEXT, RequestContext
-from birthmark_sma.web.routes import LIVE
+from birthmark_sma.web.routes import LIVE, READY
 from birthmark_sma.web.transport.head_texts import head_without_upgrade, problem_bytes
-from birthmark_sma.web.transport.joined_response import JoinedResponse
-from birthmark_sma.web.transport.turn_budget import TurnBudget
+from birthmark_sma.web.transport.request_task import JoinedResponse, TurnBudget
 from birthmark_sma.web.transport.uvicorn_config import REQUEST_SECONDS, BoundedConfig
 
+_PROBES = (LIVE.path, READY.path)  # they go before all other requests
 _VERSIONS = frozenset({"1.1", "1.0"})
 _LINE_OVERHEAD = len("  HTTP/1.1")
 _FIELD_OVERHEAD = len(": \r\n")
@@ -171,7 +171,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     async def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
         try:  # a done callback for each task would cost a turn of the loop
-            if self._turn_budget is not None and cycle.scope["path"] != LIVE.path:
+            if self._turn_budget is not None and cycle.scope["path"] not in _PROBES:
                 await self._turn_budget.enter(len(cycle.body))
             await cycle.run_asgi(app)
         finally:

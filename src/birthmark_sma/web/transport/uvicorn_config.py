@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from birthmark_sma.runtime.library_methods import require_methods
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
-from birthmark_sma.web.transport.turn_budget import TurnBudget
+from birthmark_sma.web.transport.request_task import TurnBudget
 
 REQUEST_SECONDS = 30.0
 

@@ -3,6 +3,7 @@
 import logging
 from datetime import UTC, datetime
 from functools import partial
+from time import monotonic
 
 import pytest
 from sqlalchemy import Connection
@@ -16,7 +17,9 @@ from birthmark_sma.authority.background.write_check import (
 )
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.runtime.writer_health import Outcome
 from birthmark_sma.storage.schema import metadata
+from birthmark_sma.web.api.health import check_writes
 from tests.support.authorities import execute, rows_of
 
 NOW = datetime.now(UTC)
@@ -47,7 +50,7 @@ def test_it_leaves_no_row(authority: Authority) -> None:
     assert sizes(authority) == before
     assert authority.validator.writer.health.is_known
     assert authority.provisioner.writer.health.is_known
-    authority.check_writes()
+    check_writes(authority)
 
 
 @pytest.mark.parametrize(
@@ -68,16 +71,17 @@ def test_it_finds_a_table_that_is_gone(authority: Authority, table: str) -> None
     for _ in range(2):
         check.work(NOW)
         with pytest.raises(DatabaseUnavailableError, match="lacks"):
-            authority.check_writes()
+            check_writes(authority)
     execute(authority.database, f"ALTER TABLE elsewhere RENAME TO {table}")
     check.work(NOW)
-    authority.check_writes()
+    check_writes(authority)
 
 
 def test_it_logs_each_change_once(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     check = check_of(authority)
     caplog.set_level(logging.WARNING)
-    authority.validator.writer.health.failed(DatabaseUnavailableError("no room", "make some"))
+    full = DatabaseUnavailableError("no room", "make some")
+    authority.validator.writer.health.last = Outcome(monotonic(), full)
     check._log_change(check._writers[0])
     check._log_change(check._writers[0])
     check.work(NOW)
@@ -111,5 +115,5 @@ def test_an_error_that_is_no_fault_of_the_database_is_logged(
 
     check = WriteCheck(authority.database, CheckedWriter(authority.validator.writer, write))
     check.work(NOW)
-    authority.check_writes()
+    check_writes(authority)
     assert "the probing write of the validation-writer failed" in caplog.text
