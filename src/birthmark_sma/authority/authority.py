@@ -8,6 +8,8 @@ the services of a server.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from cryptography import x509
 
@@ -17,6 +19,13 @@ from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
+from birthmark_sma.authority.background.wal_checkpoint import WalCheckpoint
+from birthmark_sma.authority.background.write_check import (
+    CheckedWriter,
+    WriteCheck,
+    write_device,
+    write_fail,
+)
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.ca.crl_publication import CrlPublication
 from birthmark_sma.authority.ca.crl_store import ServedCrls
@@ -49,6 +58,7 @@ from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.runtime.secret_files import make_private_directory
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.group_commit import GroupCommit
 from birthmark_sma.storage.migration import check_schema, migrate
 
 # CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
@@ -70,6 +80,8 @@ class Authority:
     table_cache: KeyTableCache = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
+    writers: tuple[GroupCommit[Any, Any], ...] = field(repr=False)
+    """Those of the validator and of the provisioner."""
     key_cache: AccessKeyCache = field(repr=False)
     background_tasks: tuple[BackgroundTask, ...] = field(repr=False)
     """The background tasks. They do not run before `start`."""
@@ -154,6 +166,18 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
     served_crls = ServedCrls(database)
     rate_limits = make_rate_limits(settings)
     validator_class = SandboxValidator if parts.sandbox else Validator
+    validator = validator_class(
+        database,
+        make_validation_store(database),
+        parts.table_cache,
+        parts.secrets.nuc_hash_index,
+        pool_limit=settings.pool_limit,
+        batch_limit=settings.batch_limit,
+        figures=figures,
+        rate_limits=rate_limits,
+        replay=settings.replay,
+    )
+    provisioner = Provisioner(database, parts.maker, parts.first_answers, figures)
     return Authority(
         settings=settings,
         database=database,
@@ -161,18 +185,9 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
         issuer=parts.issuer,
         secrets=parts.secrets,
         table_cache=parts.table_cache,
-        validator=validator_class(
-            database,
-            make_validation_store(database),
-            parts.table_cache,
-            parts.secrets.nuc_hash_index,
-            pool_limit=settings.pool_limit,
-            batch_limit=settings.batch_limit,
-            figures=figures,
-            rate_limits=rate_limits,
-            replay=settings.replay,
-        ),
-        provisioner=Provisioner(database, parts.maker, parts.first_answers, figures),
+        validator=validator,
+        provisioner=provisioner,
+        writers=(validator.writer, provisioner.writer),
         figures=figures,
         served_crls=served_crls,
         key_cache=key_cache,
@@ -180,9 +195,17 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
             AuditUpkeep(database, settings.audit_retention_days),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),
+            WriteCheck(
+                database,
+                CheckedWriter(
+                    validator.writer, partial(write_fail, make_validation_store(database))
+                ),
+                CheckedWriter(provisioner.writer, write_device),
+            ),
             KeyReloader(database, parts.secrets.keks, key_cache),
             KeyTableUsage(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
+            *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
             *((SandboxExpiry(database),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits,

@@ -7,6 +7,7 @@ second: a process that is killed loses up to a second of them. Counting must nev
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimitFigures
 from birthmark_sma.errors import DatabaseFault
@@ -18,7 +19,7 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     SharedCounters,
     SlotAllocator,
 )
-from birthmark_sma.storage.group_commit import Batch
+from birthmark_sma.storage.group_commit import Batch, GroupCommit
 
 MILLISECOND = 1_000_000  # in nanoseconds
 # The upper bounds of the histograms: times in nanoseconds, and items in a batch.
@@ -48,6 +49,9 @@ class BatchInstruments:
         self.settling = Histogram(LAYOUT, metrics.BATCH_WORK, _TIMES, (writer,))
         self.committing = Histogram(LAYOUT, metrics.BATCH_COMMIT, _TIMES, (writer,))
         self.waiting = Gauge(LAYOUT, metrics.QUEUE_ITEMS, (writer,))
+        self.oldest = Gauge(LAYOUT, metrics.OLDEST_ITEM, (writer,), highest=True)
+        self.last_commit = Gauge(LAYOUT, metrics.LAST_COMMIT, (writer,), highest=True)
+        self.failing = Gauge(LAYOUT, metrics.FAILING_WORKERS, (writer,))
         self.refused = Counter(LAYOUT, metrics.POOL_REFUSALS, [(writer,)])
         faults = [(writer, fault.value) for fault in DatabaseFault]
         self.failed = Counter(LAYOUT, metrics.BATCH_FAILURES, faults)
@@ -99,10 +103,22 @@ class ServerMetrics:
         """Count a request to provision a device. Call this in the event loop only."""
         OUTCOMES.add(self.own_counters, (outcome.value,))
 
-    def copy_writer(self, writer: BatchInstruments, *, waiting: int, refused: int) -> None:
-        """Copy the number of items that wait for a writer, and the number that its pool refused."""
-        writer.waiting.set(self.own_counters, waiting)
-        self._copy(writer.refused, {(writer.writer,): refused})
+    def copy_writer(
+        self, writer: BatchInstruments, commits: "GroupCommit[Any, Any]", *, waiting: int
+    ) -> None:
+        """Copy the state of a writer. `waiting` is the number of items that wait for it."""
+        row = self.own_counters
+        writer.waiting.set(row, waiting)
+        writer.oldest.set(row, int(commits.oldest_seconds * metrics.NANOSECONDS))
+        writer.last_commit.set(row, int(commits.health.last_commit * metrics.NANOSECONDS))
+        writer.failing.set(row, commits.fault is not None)
+        self._copy(writer.refused, {(writer.writer,): commits.refused})
+
+    def count_others_failing(self) -> int:
+        """Return the number of writers in other processes that cannot write, as of a second ago."""
+        alive, own = self.shared_counters.alive(), [self.own_counters]
+        writers = (VALIDATIONS.failing, PROVISIONINGS.failing)
+        return sum(each.total(alive) - each.total(own) for each in writers)
 
     def waiting(self, writer: BatchInstruments) -> tuple[int, int]:
         """Return the number of items that wait in all processes, and the number of processes."""

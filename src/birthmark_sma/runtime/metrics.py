@@ -35,6 +35,13 @@ LOG_LINES_LEFT_OUT = Metric(
     "Log lines that were dropped because nobody read the log or the disk was full.",
 )
 DATABASE_UP = Metric("sma_database_up", "gauge", (), "1 if the database responds, else 0.")
+SQLITE_WAL_BYTES = Metric(
+    "sma_sqlite_wal_bytes",
+    "gauge",
+    (),
+    "Size of SQLite's write-ahead log. It grows while a program reads for long. No value on"
+    " PostgreSQL.",
+)
 VERDICTS = Metric(
     "sma_verdicts",
     "counter",
@@ -94,6 +101,26 @@ POOL_REFUSALS = Metric(
     "counter",
     ("writer",),
     "Camera tokens or devices that were refused because the queue was full.",
+)
+OLDEST_ITEM = Metric(
+    "sma_oldest_item_seconds",
+    "gauge",
+    ("writer",),
+    "Age of the oldest camera token or device that waits for its commit; 0 if none waits.",
+    NANOSECONDS,
+)
+LAST_COMMIT = Metric(
+    "sma_last_commit_timestamp_seconds",
+    "gauge",
+    ("writer",),
+    "Unix time of the newest commit of camera tokens or devices; 0 if there was none.",
+    NANOSECONDS,
+)
+FAILING_WORKERS = Metric(
+    "sma_failing_workers",
+    "gauge",
+    ("writer",),
+    "Processes whose last write failed, or hangs. While there is one, /health/ready says 503.",
 )
 BATCH_FAILURES = Metric(
     "sma_batch_failures",

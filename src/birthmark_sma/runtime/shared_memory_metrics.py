@@ -24,7 +24,7 @@ import logging
 import multiprocessing
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from multiprocessing.sharedctypes import RawArray
 from typing import TypeAlias
@@ -123,10 +123,16 @@ class Counter:
 
 
 class Gauge:
-    """A number that rises and falls. The values of dead processes are not counted."""
+    """A number that rises and falls. The values of dead processes are not counted.
 
-    def __init__(self, layout: SlotAllocator, metric: Metric, labels: Labels = ()) -> None:
+    The total of all processes is their sum, or with `highest` the highest of them.
+    """
+
+    def __init__(
+        self, layout: SlotAllocator, metric: Metric, labels: Labels = (), *, highest: bool = False
+    ) -> None:
         self.labels = labels
+        self._combine: Callable[[Iterable[int]], int] = max if highest else sum
         self._place = layout.register(metric, self, 1)
 
     def set(self, own_counters: memoryview, value: int) -> None:
@@ -134,8 +140,8 @@ class Gauge:
         own_counters[self._place] = value
 
     def total(self, alive: Rows) -> int:
-        """Return the sum over the rows of running processes."""
-        return sum(own_counters[self._place] for own_counters in alive)
+        """Return the sum, or the highest value, of the rows of running processes."""
+        return self._combine(own_counters[self._place] for own_counters in alive)
 
 
 class Histogram:

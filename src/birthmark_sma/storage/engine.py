@@ -39,6 +39,9 @@ _POOL_SECONDS = 3  # the longest wait for a connection of the pool
 _SQLITE_BUSY_SECONDS = 10  # how long SQLite waits for a lock of another connection
 # While a checkpoint waits for readers, all writers wait for the checkpoint. So it is short.
 _CHECKPOINT_MILLISECONDS = 250
+_MOST_WAL_BYTES = 16 * 1024 * 1024
+"""SQLite writes its log into the file after each 4 MB, unless a reader needs the older pages. What
+was written meanwhile makes the log longer, and SQLite would never make it shorter by itself."""
 _MOST_SQL_CHARACTERS = 300  # of a slow statement in the log
 _BEGAN = "sma_statement_began"
 _SQLITE_CACHE = "cache_size = -16384"
@@ -178,6 +181,24 @@ class Database:
         with self.read(QUICK_SECONDS) as connection:
             connection.execute(text("SELECT 1"))
 
+    @property
+    def wal_bytes(self) -> int | None:
+        """The size of SQLite's write-ahead log in bytes; None for PostgreSQL."""
+        return None if self._file is None else self._file.wal_bytes
+
+    def shrink_wal(self) -> None:
+        """Truncate a log of more than 16 MiB, unless a reader needs pages of it.
+
+        It makes no writer wait for a reader. Raises DatabaseUnavailableError.
+        """
+        if (self.wal_bytes or 0) <= _MOST_WAL_BYTES:
+            return
+        with _translated(), self._reading.connect() as connection:
+            passive = connection.connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _busy, pages, written = passive.fetchone()
+        if pages == written:
+            self.truncate_wal()
+
     def truncate_wal(self) -> None:
         """Write SQLite's write-ahead log into its file and truncate it to zero bytes.
 
@@ -274,7 +295,8 @@ def _sqlite(file: SqliteFile) -> Engine:
         # Otherwise the sqlite3 module begins transactions itself, and only before a write.
         connection.isolation_level = None
         _enter_wal_mode(connection)
-        for pragma in ("synchronous = FULL", "foreign_keys = ON", _SQLITE_CACHE):
+        limit = f"journal_size_limit = {_MOST_WAL_BYTES}"
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", _SQLITE_CACHE, limit):
             connection.execute(f"PRAGMA {pragma}")
         # SQLite opens the journal at the first query, and `remember` has to find it.
         connection.execute("SELECT count(*) FROM sqlite_master")

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from time import monotonic, perf_counter_ns
+from time import monotonic, perf_counter_ns, time
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -44,6 +44,7 @@ from birthmark_sma.runtime.submission import (
     requests_of,
     share_out,
 )
+from birthmark_sma.runtime.writer_health import Outcome, WriterHealth
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.outages.retries import retry
@@ -72,7 +73,6 @@ class Batch(NamedTuple):
 
 _MOST_LOST = 100_000  # lost answers kept while the database is away; then the oldest are dropped
 _LOST_AGAIN_SECONDS = 1.0  # between two attempts to record lost answers
-_TROUBLE_SECONDS = 10.0  # how long `failure` reports a failed batch
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class GroupCommit(Generic[Item, Answer]):
         # Never changed after this.
         self._database = database
         self._handler = handler
-        self._name = name
+        self.name = name
         self._pool_limit = pool_limit
         self._batch_limit = batch_limit
         self._on_commit = on_commit
@@ -117,9 +117,10 @@ class GroupCommit(Generic[Item, Answer]):
         self._refused = 0  # number of items refused by the full pool
         self._lost: deque[tuple[Item, Answer]] = deque()
         self._dropped = 0  # lost answers that were dropped and not yet logged
-        # Owned by the writer thread; others only read `_failure` and `began`.
+        # Owned by the writer thread; others only read `_taken` and `began`.
         self._try_lost_at = 0.0
-        self._failure: tuple[float, DatabaseUnavailableError] | None = None
+        self._taken: Submission[Item, Answer] | None = None  # the oldest of the current batch
+        self.health = WriterHealth()
         self.began = 0
         """The start of the current transaction, in nanoseconds of `perf_counter_ns`."""
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
@@ -178,12 +179,16 @@ class GroupCommit(Generic[Item, Answer]):
         return self._writer.is_alive() and not self._closing
 
     @property
-    def failure(self) -> DatabaseUnavailableError | None:
-        """The error of the last batch if it failed within the last 10 seconds, else None."""
-        failure = self._failure
-        if failure is None or monotonic() - failure[0] > _TROUBLE_SECONDS:
-            return None
-        return failure[1]
+    def oldest_seconds(self) -> float:
+        """The age in seconds of the oldest item that has no answer yet; 0 if there is none."""
+        with self._changed:
+            oldest = self._taken or (self._pool[0] if self._pool else None)
+        return 0.0 if oldest is None else monotonic() - oldest.since
+
+    @property
+    def fault(self) -> DatabaseUnavailableError | None:
+        """The reason why this writer cannot write, or None if it can (`runtime.writer_health`)."""
+        return self.health.fault(self.oldest_seconds)
 
     def close(self) -> None:
         """Accept no more items, handle those that wait, then stop the writer thread."""
@@ -242,6 +247,7 @@ class GroupCommit(Generic[Item, Answer]):
                 self._write_lost(self._record_lost)
             if batch := self._take():
                 self._handle_batch(batch)
+                self._taken = None
         with self._changed:
             self._dropped += len(self._lost)
             self._lost.clear()
@@ -283,12 +289,8 @@ class GroupCommit(Generic[Item, Answer]):
         with self._changed:
             dropped, self._dropped = self._dropped, 0
         if dropped:
-            _log.warning(
-                "%s: %d lost answers were dropped and are in no record: the database was away for"
-                " too long",
-                self._name,
-                dropped,
-            )
+            why = "are in no record: the database was away for too long"
+            _log.warning("%s: %d lost answers were dropped and %s", self.name, dropped, why)
 
     def _take(self) -> list[Submission[Item, Answer]]:
         """Remove and return what waits, up to `batch_limit` items.
@@ -302,6 +304,7 @@ class GroupCommit(Generic[Item, Answer]):
                 batch.append(self._pool.popleft())
                 taken += len(batch[-1].items)
             self._pooled -= taken
+            self._taken = batch[0] if batch else None
             return batch
 
     def _handle_batch(self, batch: list[Submission[Item, Answer]]) -> None:
@@ -311,7 +314,7 @@ class GroupCommit(Generic[Item, Answer]):
         try:
             self._commit(batch)
         except DatabaseUnavailableError as error:
-            self._report_failure(batch, error)
+            self._report_failure(sum(len(waiting.items) for waiting in batch), error)
             for waiting in batch:
                 # A copy for each: callers must not share an exception and its traceback.
                 waiting.outcome = error.again()
@@ -330,13 +333,10 @@ class GroupCommit(Generic[Item, Answer]):
         finally:
             WORKING_FOR.reset(before)
 
-    def _report_failure(
-        self, batch: list[Submission[Item, Answer]], error: DatabaseUnavailableError
-    ) -> None:
-        items = sum(len(waiting.items) for waiting in batch)
+    def _report_failure(self, items: int, error: DatabaseUnavailableError) -> None:
         advice = f": {error.advice}" if error.advice else ""
-        _log.warning("%s: %d items failed: %s%s", self._name, items, error, advice)
-        self._failure = (monotonic(), error)
+        _log.warning("%s: %d items failed: %s%s", self.name, items, error, advice)
+        self.health.last = Outcome(monotonic(), error)
         if self._on_failure is not None:
             self._on_failure(error.fault)
 
@@ -386,15 +386,14 @@ class GroupCommit(Generic[Item, Answer]):
     def _after_commit(self, batch: list[Submission[Item, Answer]], settled: int) -> None:
         committed = perf_counter_ns()
         items = sum(len(waiting.items) for waiting in batch)
-        self._failure = None
+        self.health.last_commit = time()
+        self.health.last = Outcome(monotonic(), None, (committed - self.began) / 1e9)
         if self._on_commit is not None:
             requests = partial(requests_of, batch)
             self._on_commit(Batch(items, requests, self.began, settled, committed))
         if _log.isEnabledFor(logging.DEBUG):
             times = (settled - self.began) / 1e6, (committed - settled) / 1e6
-            _log.debug(
-                "%s: %d items, %.1f ms of work, %.1f ms to commit", self._name, items, *times
-            )
+            _log.debug("%s: %d items, %.1f ms of work, %.1f ms to commit", self.name, items, *times)
         for waiting in batch:
             if waiting.future.done():
                 self._lose(waiting)

@@ -93,6 +93,15 @@ def database_time(connection: Connection) -> datetime:
     return datetime.now(UTC)
 
 
+def check_deferred_constraints(transaction: Connection) -> None:
+    """Check the constraints, and run the constraint triggers, that PostgreSQL left for COMMIT.
+
+    SQLite has none.
+    """
+    if transaction.dialect.name == "postgresql":
+        transaction.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+
+
 def insert_or_skip(connection: Connection, table: Table) -> Insert:
     """Return an INSERT that skips rows that already exist (ON CONFLICT DO NOTHING)."""
     return _insert(connection, table).on_conflict_do_nothing()

@@ -31,6 +31,15 @@ class SqliteFile:
         """True if the last check found that the file was removed or replaced."""
 
     @property
+    def wal_bytes(self) -> int:
+        """The size of the write-ahead log in bytes; 0 if there is none."""
+        try:
+            real = self.path.resolve()
+            return real.with_name(real.name + _JOURNALS[0]).stat().st_size
+        except OSError:
+            return 0
+
+    @property
     def is_known(self) -> bool:
         """True once the file has been opened."""
         return self._first is not None

@@ -36,6 +36,7 @@ from birthmark_sma.web.middleware.security_headers import EVERYWHERE
 from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.sandbox.application import SandboxApplication
 from birthmark_sma.web.sandbox.connection_faults import use_sandbox_protocol
+from birthmark_sma.web.transport import accepting_loop
 from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
 from birthmark_sma.web.transport.protocol import LimitedHttpProtocol
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 _HUNG_SECONDS = 30
 _START_SECONDS = 60  # the longest wait for each worker to accept connections
 _STDERR = 2  # the file descriptor
+_LOOP = f"{accepting_loop.__name__}:{accepting_loop.new_event_loop.__name__}"
 # uvicorn spawns its workers, so the counter that they share must come from the same context.
 _SPAWNING = multiprocessing.get_context("spawn")
 
@@ -275,6 +277,7 @@ def uvicorn_config(
         app,
         factory=factory,
         workers=settings.workers,
+        loop=_LOOP,
         lifespan="on",
         access_log=False,  # `RequestLog` and `web.logs.setup` write the log instead
         log_config=None,

@@ -3,17 +3,13 @@
 Each fault is played on a real database, with a server that runs on it.
 """
 
-import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import httpx2
-import psycopg
 import pytest
 
 from tests.end_to_end.conftest import FEW_TABLES
@@ -24,82 +20,11 @@ from tests.support.cameras.camera import (
     provision_body,
     wire,
 )
-from tests.support.databases.postgres import create_database, drop_database
+from tests.support.databases.faults import ON_POSTGRESQL, Fault, played, server_of_a_clerk
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial, start, wait_until
 
 BATCH = f"{VALIDATE}/batch"
-
-
-class Fault(NamedTuple):
-    """How a fault is brought about and undone in SQL, what is said, and its name in metrics."""
-
-    play: str
-    undo: str
-    said: str
-    name: str
-
-
-def raising(code: str) -> tuple[str, str]:
-    """SQL that lets every row of the audit trail end in an error of this SQLSTATE."""
-    return (
-        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN RAISE EXCEPTION 'as played, secret-words' USING ERRCODE = '{code}'; END $$;"
-        " CREATE TRIGGER fail BEFORE INSERT ON validation_history"
-        " FOR EACH ROW EXECUTE FUNCTION fail()",
-        "DROP FUNCTION fail CASCADE",
-    )
-
-
-CUT_OFF = (
-    "; SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-)
-ON_POSTGRESQL = {
-    "schema gone": Fault(
-        "ALTER SCHEMA public RENAME TO elsewhere",
-        "ALTER SCHEMA elsewhere RENAME TO public",
-        "lacks a table",
-        "schema",
-    ),
-    "table gone": Fault(
-        "ALTER TABLE validation_history RENAME TO elsewhere",
-        "ALTER TABLE elsewhere RENAME TO validation_history",
-        "lacks a table",
-        "schema",
-    ),
-    "sequence at its end": Fault(
-        "ALTER SEQUENCE validation_history_id_seq MAXVALUE 10;"
-        " SELECT setval('validation_history_id_seq', 10)",
-        "ALTER SEQUENCE validation_history_id_seq NO MAXVALUE",
-        "sequence",
-        "sequence",
-    ),
-    "permission": Fault(
-        "REVOKE INSERT ON validation_history FROM {role}",
-        "GRANT INSERT ON validation_history TO {role}",
-        "permission",
-        "refused",
-    ),
-    "read-only": Fault(
-        "ALTER DATABASE {database} SET default_transaction_read_only = on" + CUT_OFF,
-        "SET default_transaction_read_only = off;"
-        " ALTER DATABASE {database} RESET default_transaction_read_only" + CUT_OFF,
-        "read-only",
-        "read_only",
-    ),
-    "too many connections": Fault(
-        "ALTER ROLE {role} CONNECTION LIMIT 0" + CUT_OFF,
-        "ALTER ROLE {role} CONNECTION LIMIT -1",
-        "too many connections",
-        "connections",
-    ),
-    "serialization": Fault(*raising("40001"), "too busy", "busy"),
-    "deadlock": Fault(*raising("40P01"), "too busy", "busy"),
-    "disk full": Fault(*raising("53100"), "no room", "full"),
-    "statement cancelled": Fault(*raising("57014"), "too busy", "busy"),
-    "data corrupted": Fault(*raising("XX001"), "damaged", "damaged"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -107,44 +32,8 @@ def on_postgresql(
     postgres_admin_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Running, str]]:
     """A server whose user is no superuser, and the administrator's URL."""
-    name, role = f"faults_{secrets.token_hex(6)}", f"clerk_{secrets.token_hex(6)}"
-    admin_url = create_database(postgres_admin_url, name)
-    run(admin_url, f"CREATE ROLE {role} LOGIN PASSWORD 'clerk'")
-    run(admin_url, f"GRANT ALL ON SCHEMA public TO {role}")
-    host = urlsplit(admin_url).netloc.rpartition("@")[2]
-    running = start(
-        tmp_path_factory.mktemp("faults") / "data", f"postgresql://{role}:clerk@{host}/{name}"
-    )
-    yield running, admin_url
-    running.server.close()
-    drop_database(postgres_admin_url, name)
-    run(postgres_admin_url, f"DROP ROLE {role}")
-
-
-def run(url: str, statements: str) -> None:
-    """Run statements, each by itself."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        if "FUNCTION" in statements:
-            connection.execute(statements.encode())
-            return
-        for statement in statements.split(";"):
-            connection.execute(statement.encode())
-
-
-@contextmanager
-def played(running: Running, admin_url: str, fault: Fault) -> Iterator[None]:
-    """Let a fault last for a block."""
-    parts = urlsplit(running.database_url)
-
-    def named(statements: str) -> str:
-        named = statements.replace("{role}", str(parts.username))
-        return named.replace("{database}", parts.path[1:])
-
-    run(admin_url, named(fault.play))
-    try:
-        yield
-    finally:
-        run(admin_url, named(fault.undo))
+    with server_of_a_clerk(postgres_admin_url, tmp_path_factory.mktemp("faults")) as served:
+        yield served
 
 
 def failures(client: httpx2.Client, name: str) -> float:
@@ -178,7 +67,7 @@ def assert_serves(running: Running, camera: Camera) -> None:
     """Everything is as before, without a restart."""
     with running.client() as client:
         wait_until(lambda: client.post(VALIDATE, json=wire(camera.token())).status_code == 200, 20)
-        assert client.get("/health").status_code == 200
+        wait_until(lambda: client.get("/health").status_code == 200, 20)
 
 
 @pytest.mark.parametrize("fault", ON_POSTGRESQL.values(), ids=ON_POSTGRESQL.keys())
@@ -283,7 +172,7 @@ def test_a_file_that_was_moved_takes_no_verdict(
                 assert other.get("/health/ready").status_code == 503
         put_back()
         assert_serves(running, camera)
-        assert client.get("/health/ready").status_code == 200
+        wait_until(lambda: client.get("/health/ready").status_code == 200, 20)
         assert all(running.audit_rows(token) for token in before)
         assert running.server.terminate() == 0
     assert running.server.said().rstrip().endswith("Stopped. All answers are recorded.")

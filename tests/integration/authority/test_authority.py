@@ -212,9 +212,9 @@ def test_closing_leaves_no_thread(settings: Settings) -> None:
     with new_authority(settings) as authority:
         new_camera(authority, "camera")
         assert set(threading.enumerate()) > before
-        assert authority.validator.running
+        assert authority.validator.writer.running
     assert set(threading.enumerate()) <= before
-    assert not authority.validator.running
+    assert not authority.validator.writer.running
 
 
 def test_a_refused_opening_leaves_no_connection(tmp_path: Path, postgres_url: str) -> None:

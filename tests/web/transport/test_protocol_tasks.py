@@ -8,7 +8,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from birthmark_sma.web.transport.protocol import _STOP_SECONDS, LimitedHttpProtocol
-from tests.web.transport.test_joined_response import Writes
+from tests.web.transport.test_request_task import Writes
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

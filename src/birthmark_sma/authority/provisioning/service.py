@@ -118,11 +118,14 @@ class Provisioner:
         """
         return self._sign(request).result()
 
+    @property
+    def writer(self) -> "GroupCommit[IssuedDevice, Provisioned]":
+        """Return the writer, for those who watch its health."""
+        return self._writer
+
     def copy_figures(self) -> None:
-        """Copy the writer's counters to shared memory, where all processes can read them."""
-        self._figures.copy_writer(
-            PROVISIONINGS, waiting=self._under_way, refused=self._writer.refused
-        )
+        """Copy the writer's state to shared memory, where all processes can read it."""
+        self._figures.copy_writer(PROVISIONINGS, self._writer, waiting=self._under_way)
 
     def close(self) -> None:
         """Finish the requests under way, then stop all threads."""

@@ -44,7 +44,6 @@ from birthmark_sma.authority.validation.store import ValidationStore
 from birthmark_sma.config import ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
-    DatabaseUnavailableError,
     UnopenedCameraTokenError,
 )
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token, token_digest
@@ -170,20 +169,13 @@ class Validator:
         return self._writer.waiting
 
     def copy_figures(self) -> None:
-        """Copy the writer's counters to shared memory, where all processes can read them."""
-        self._figures.copy_writer(
-            VALIDATIONS, waiting=self._writer.waiting, refused=self._writer.refused
-        )
+        """Copy the writer's state to shared memory, where all processes can read it."""
+        self._figures.copy_writer(VALIDATIONS, self._writer, waiting=self._writer.waiting)
 
     @property
-    def running(self) -> bool:
-        """Return True if tokens are accepted and judged."""
-        return self._writer.running
-
-    @property
-    def failure(self) -> DatabaseUnavailableError | None:
-        """Return the error of the last batch if it failed within the last 10 seconds, else None."""
-        return self._writer.failure
+    def writer(self) -> "GroupCommit[Attempt, Validation]":
+        """Return the writer, for those who watch its health."""
+        return self._writer
 
     def close(self) -> None:
         """Stop accepting tokens, judge and answer all that wait, then stop the writer thread."""

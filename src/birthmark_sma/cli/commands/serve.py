@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from birthmark_sma.config import Settings
     from birthmark_sma.web.transport.local_certificate import LocalCertificate
 
-_BACKLOG = 2048  # connections that wait for accept(); uvicorn's default
+_BACKLOG = 4096  # connections that wait for accept(); Linux allows no more by default
 _SANDBOX = "fails on demand (see /sandbox); deletes devices and validations after an hour"
 
 

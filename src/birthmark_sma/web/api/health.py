@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from birthmark_sma import __version__
-from birthmark_sma.authority.authority import INTERMEDIATE_PATH, ROOT_PATH
+from birthmark_sma.authority.authority import INTERMEDIATE_PATH, ROOT_PATH, Authority
 from birthmark_sma.authority.operations import statistics
 from birthmark_sma.authority.operations.statistics import Stats
 from birthmark_sma.config import Access
@@ -124,10 +124,7 @@ class StatsResponse(_Model):
     },
 )
 async def health(request: ApiRequest) -> Response:
-    """Return whether the database answers and validations can be recorded.
-
-    It is unhealthy for ten seconds after a batch could not be recorded.
-    """
+    """Return whether the database answers and takes what is to be recorded."""
     authority = request.server.authority
     try:
         registered = await run_with_timeout(
@@ -135,9 +132,7 @@ async def health(request: ApiRequest) -> Response:
             lambda: statistics.count_registered(authority.database),
             _HEALTH_SECONDS,
         )
-        # The database may answer queries and still refuse to record validations.
-        if (failure := authority.validator.failure) is not None:
-            raise failure.again()
+        check_writes(authority)  # the database may answer queries and still take no writes
     except DatabaseUnavailableError:
         return _health(
             request,
@@ -179,18 +174,17 @@ async def live(request: ApiRequest) -> Response:  # noqa: ARG001  every endpoint
     response_model=None,
     responses={
         **openapi.success(ProbeResponse, "Requests can be sent here"),
-        503: {"model": ProbeResponse, "description": "The database or the writer does not work"},
+        503: {"model": ProbeResponse, "description": "The database does not take what is written"},
         **openapi.problems("/health/ready"),
     },
 )
 async def ready(request: ApiRequest) -> Response:
-    """Return whether the database answers and the writer runs."""
+    """Return whether the database answers and takes what is to be recorded."""
     authority = request.server.authority
     try:
+        check_writes(authority)
         await run_with_timeout(request.server.probes, authority.database.ping, _HEALTH_SECONDS)
     except DatabaseUnavailableError:
-        return JSONResponse({"status": "not ready"}, 503)
-    if not authority.validator.running:
         return JSONResponse({"status": "not ready"}, 503)
     answer = ProbeResponse(status="ready", clock=authority.database.clock.complaint())
     return JSONResponse(answer.model_dump(exclude_none=True))
@@ -214,6 +208,20 @@ async def stats(request: ApiRequest) -> Response:
         _STATS_SECONDS,
     )
     return JSONResponse(StatsResponse.of(figures).model_dump())
+
+
+def check_writes(authority: Authority) -> None:
+    """Raise DatabaseUnavailableError if a process of this server cannot record its work.
+
+    This only reads what the writers and `background.write_check` found.
+    """
+    for writer in authority.writers:
+        if not writer.running:
+            raise DatabaseUnavailableError("A writer has stopped")
+        if (fault := writer.fault) is not None:
+            raise fault.again()
+    if authority.settings.workers > 1 and authority.figures.count_others_failing():
+        raise DatabaseUnavailableError("Another process of this server cannot write")
 
 
 def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:

@@ -159,6 +159,7 @@ class _Server(Collector):
         """
         authority, totals = self.authority, self.totals
         alive = len(authority.figures.shared_counters.alive())
+        wal_bytes = authority.database.wal_bytes
         build = (__version__, platform.python_version(), authority.database.dialect_name)
         samples: dict[Metric, Samples | None] = {
             table.BUILD_INFO: [(build, 1)],
@@ -167,6 +168,7 @@ class _Server(Collector):
             table.KEY_TABLE_TOKENS: self._count_by_table_range(),
             table.CERTIFICATE_EXPIRY: self._read_expiry(),
             table.DATABASE_UP: [((), totals is not None)],
+            table.SQLITE_WAL_BYTES: [] if wal_bytes is None else [((), wal_bytes)],
             table.VERDICTS: None,
             table.REPEATS: None,
             table.DEVICES: None,
@@ -210,7 +212,8 @@ def _add_counted(
     """
     for instrument in layout.instruments[metric]:
         if isinstance(instrument, Gauge):
-            family.add_metric(instrument.labels, instrument.total(memory.alive()))
+            number = instrument.total(memory.alive()) / metric.per_unit
+            family.add_metric(instrument.labels, number)
         elif isinstance(instrument, Histogram):
             # Prometheus's buckets are cumulative, as the counts of `total` are.
             counts, amount = instrument.total(memory.all())

@@ -26,10 +26,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from birthmark_sma.web import problems
 from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS, Problem
 from birthmark_sma.web.request_context import CONTEXT, RequestContext
+from birthmark_sma.web.routes import LIVE, READY
 from birthmark_sma.web.transport.head_texts import head_without_upgrade, problem_bytes
-from birthmark_sma.web.transport.joined_response import JoinedResponse
+from birthmark_sma.web.transport.request_task import JoinedResponse, TurnBudget
 from birthmark_sma.web.transport.uvicorn_config import REQUEST_SECONDS, BoundedConfig
 
+_PROBES = (LIVE.path, READY.path)  # they go before all other requests
 _VERSIONS = frozenset({"1.1", "1.0"})
 _LINE_OVERHEAD = len("  HTTP/1.1")
 _FIELD_OVERHEAD = len(": \r\n")
@@ -95,6 +97,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _task: asyncio.Task[None] | None = None  # the ASGI task of this cycle
     _at_work: Scope | None = None  # the request whose response is not completely sent
     _half_closed = False  # the client has closed its sending side, and may have left
+    _turn_budget: TurnBudget | None = None  # shared by all connections
     _stopping = False  # the server stops: the next response ends the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -103,6 +106,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.flow = _OneReadAtATime(transport, self.pipeline)
         if isinstance(self.config, BoundedConfig):
             self._request_seconds = self.config.request_seconds
+            self._turn_budget = self.config.turn_budget(self.loop)
         self._begun = self.loop.time()
         self._look_seconds = min(self._request_seconds, self.timeout_keep_alive) / 2
         self._looking = self.loop.call_later(self._look_seconds, self._look)
@@ -167,15 +171,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     async def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
         try:  # a done callback for each task would cost a turn of the loop
+            if self._turn_budget is not None and cycle.scope["path"] not in _PROBES:
+                await self._turn_budget.enter(len(cycle.body))
             await cycle.run_asgi(app)
         finally:
             self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _end_unanswered(self, cycle: RequestResponseCycle) -> None:
-        """Cancel a request of a client that closed its sending side and got no response yet.
-
-        Most of these clients have left. TCP reports that only after data is sent to them.
-        """
+        """Cancel a request of a half-closed connection. Most of these clients have left."""
         if cycle is self._cycle_at_work and not cycle.response_started:
             self._end_request()
             self.transport.close()
@@ -242,8 +245,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count header and trailer fields, and store the header fields only.
 
-        uvicorn would add trailer fields to the head. A client could use them to contradict the head
-        that was authenticated.
+        Trailer fields, which uvicorn stores, could contradict the head that was authenticated.
         """
         self._field_bytes += len(name) + len(value) + _FIELD_OVERHEAD
         if self._field_bytes > HEAD_BYTES - _ENDS_OF_LINES:

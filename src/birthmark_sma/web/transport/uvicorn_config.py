@@ -4,12 +4,15 @@
 folder read the settings.
 """
 
+import asyncio
+
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from birthmark_sma.runtime.library_methods import require_methods
 from birthmark_sma.web.transport.proxy_headers import TrustedProxies
+from birthmark_sma.web.transport.request_task import TurnBudget
 
 REQUEST_SECONDS = 30.0
 
@@ -35,6 +38,13 @@ class BoundedConfig(uvicorn.Config):
 
     request_seconds = REQUEST_SECONDS
     trusted_proxies: TrustedProxies | None = None
+    _budget: TurnBudget | None = None
+
+    def turn_budget(self, loop: asyncio.AbstractEventLoop) -> TurnBudget:
+        """Return the budget that all connections of this process share."""
+        if self._budget is None:
+            self._budget = TurnBudget(loop)
+        return self._budget
 
 
 def check_uvicorn() -> None:

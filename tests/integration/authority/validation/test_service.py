@@ -609,7 +609,7 @@ def test_closing_answers_what_waits(scene: Scene, database_url: str) -> None:
         futures = [validator.submit(scene.camera.token(), CALLER) for _ in range(20)]
         closing = threading.Thread(target=validator.close)
         closing.start()
-        while validator.running:
+        while validator.writer.running:
             threading.Event().wait(0.002)
         with pytest.raises(ShuttingDownError):
             validator.submit(scene.camera.token(), CALLER)

@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from birthmark_sma.web.transport.joined_response import JoinedResponse
+from birthmark_sma.web.transport.request_task import JoinedResponse
 
 LENGTH = (b"content-length", b"2")
 

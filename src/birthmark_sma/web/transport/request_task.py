@@ -1,11 +1,18 @@
-"""Send the head and the body of a response in one write.
+"""Run the application for one request: in its turn, and with head and body in one write.
 
-uvicorn writes them separately, which costs two system calls and two packets, and it checks every
-field by itself (docs/adr/0007). `LimitedHttpProtocol` makes a JoinedResponse for each request. Only
-a response of known length that comes in one piece is joined; any other goes through uvicorn. This
-module must never change what a response says.
+`LimitedHttpProtocol` uses both classes for each request (docs/adr/0007).
+
+* TurnBudget limits the requests that begin in one turn of the event loop. The loop reads all
+  connections that have data, then runs a task for each of their requests. With thousands of busy
+  connections such a turn takes hundreds of milliseconds, and a liveness probe that arrives in it
+  waits for it and for the next one.
+* JoinedResponse: uvicorn writes head and body separately, which costs two system calls and two
+  packets, and it checks every field by itself. Only a response of known length that comes in one
+  piece is joined; any other goes through uvicorn. This must never change what a response says.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import cast
 
@@ -18,6 +25,45 @@ from birthmark_sma.web.request_context import Header
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 _NO_BODY = frozenset({204, 304})
 _SHORT_BYTES = 4_096  # uvicorn stops reading at 65,536, and its `receive` goes on
+_MOST_IN_A_TURN = 64
+"""About 10 ms of requests with one camera token each."""
+_BYTES_OF_ONE = 4_096
+"""A larger body counts as several requests: a batch of 1,000 tokens takes a turn of its own."""
+
+
+class TurnBudget:
+    """The requests of one event loop that may begin in the present turn. The loop owns it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._left = _MOST_IN_A_TURN
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._is_counting = False  # a callback will renew the budget
+
+    async def enter(self, body_bytes: int) -> None:
+        """Return at once, or in a later turn if this one is used up."""
+        cost = 1 + body_bytes // _BYTES_OF_ONE
+        if not self._is_counting:
+            self._is_counting = True
+            self._loop.call_soon(self._renew)
+        elif self._left <= 0 or self._waiting:
+            future = self._loop.create_future()
+            self._waiting.append((future, cost))
+            await future  # `_renew` takes the cost
+            return
+        self._left -= cost
+
+    def _renew(self) -> None:
+        """Begin a turn: let those begin that have waited."""
+        self._left = _MOST_IN_A_TURN
+        while self._waiting and self._left > 0:
+            future, cost = self._waiting.popleft()
+            if not future.done():  # its caller may have left
+                future.set_result(None)
+                self._left -= cost
+        self._is_counting = self._left < _MOST_IN_A_TURN
+        if self._is_counting:
+            self._loop.call_soon(self._renew)
 
 
 class JoinedResponse:
