@@ -16,8 +16,6 @@ from typing import Any
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from birthmark_sma.web.transport.early_probe import ProbeTransport, read_probe
-
 _MOST_AT_ONCE = 256
 _PAUSE_SECONDS = 1.0  # after an error such as too many open files, which the kernel repeats at once
 
@@ -71,18 +69,10 @@ class Acceptor:
                 self._pause(error)
                 return
             connection.setblocking(False)  # noqa: FBT003
-            probe = read_probe(connection) if self._context is None else None
-            if probe is None:
-                self._open_soon(connection)
-            else:
-                transport = ProbeTransport(self._loop, connection, self._open_soon)
-                transport.begin(self._protocol_factory(), probe)
+            task = self._loop.create_task(self._open(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
         self._at_once = min(2 * self._at_once, _MOST_AT_ONCE)
-
-    def _open_soon(self, connection: socket.socket) -> None:
-        task = self._loop.create_task(self._open(connection))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: socket.socket) -> None:
         # The transport reports its end to the protocol. A client that fails in the TLS handshake,

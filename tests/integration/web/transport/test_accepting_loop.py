@@ -152,21 +152,6 @@ def test_the_connection_of_a_probe_ends(request_bytes: bytes, status: bytes) -> 
     run(test)
 
 
-@pytest.mark.parametrize(
-    "request_bytes", [PROBE[:-2], PROBE + PROBE, PROBE + b"GET", b"HEAD" + PROBE[3:]]
-)
-def test_other_bytes_are_left_to_the_transport(request_bytes: bytes) -> None:
-    """A part of a request, or more than one, is not read early."""
-
-    async def test(listener: socket.socket, _state: ServerState) -> None:
-        with connected(listener, [request_bytes]) as [client]:
-            if request_bytes == PROBE[:-2]:
-                client.sendall(PROBE[-2:])
-            assert b" 200 " in (await answer_of(client)).partition(b"\r\n")[0]
-
-    run(test)
-
-
 def test_a_caller_that_left_the_queue_harms_nobody() -> None:
     async def test(listener: socket.socket, _state: ServerState) -> None:
         with connected(listener, [PROBE] * 3) as clients:
