@@ -69,8 +69,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two workers for each core, because many tests wait most of the time."""
-    return 2 * (os.cpu_count() or 1)
+    """Return one worker more than cores, because many tests wait most of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 class _Worker(Protocol):
