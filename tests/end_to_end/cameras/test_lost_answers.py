@@ -109,13 +109,18 @@ def test_a_token_that_got_503_gets_its_verdict_later(impatient: Running) -> None
     running = impatient
     camera = new_camera(running)
     tokens = [camera.token() for _ in range(4)]
+
+    def recorded() -> int:
+        return sum(times_recorded(running, token) for token in tokens)
+
     with running.client() as client:
         with locked(running):
             for token in tokens:
                 problem = assert_problem(client.post(VALIDATE, json=wire(token)), 503)
                 assert "in time" in problem["detail"]
-        wait_until(lambda: times_recorded(running, tokens[0]) == 1 or running.uses_sqlite, 10)
-        assert [times_recorded(running, token) for token in tokens[1:]] == [0, 0, 0]
+        # The one whose statement waits when the lock goes. A statement waits for 5 seconds at most.
+        wait_until(lambda: recorded() == 1 or running.uses_sqlite, 10)
+        assert recorded() <= 1
         for token in tokens:
             assert_given_once(client, token)
 

@@ -172,9 +172,9 @@ class WatchedConnection(psycopg.Connection[Any]):
             return
         self._due = _NEVER
         self._is_cut = True
+        _log.warning("PostgreSQL did not answer a call in time: its connection is closed")
         with contextlib.suppress(OSError):  # the connection is lost already
             self._socket.shutdown(socket.SHUT_RDWR)
-        _log.warning("PostgreSQL did not answer a call in time: its connection was closed")
 
     def close(self) -> None:
         """Overrides psycopg's method. More calls do nothing."""

@@ -49,6 +49,7 @@ def retry(attempt: Callable[[], Result]) -> Result:
                 raise
             if not error.try_again:
                 may_reconnect = False
-                _log.warning("a transaction is run again, over a new connection: %s", error.advice)
+                # Not a warning: a command would print it beside its own message.
+                _log.info("a transaction is run again, over a new connection: %s", error.advice)
         time.sleep(pause * (500 + secrets.randbelow(500)) / 1000)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

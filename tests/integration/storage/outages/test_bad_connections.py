@@ -138,6 +138,7 @@ def test_an_administrator_ends_all_connections(
     database: Database, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Idle ones, and one in the middle of a transaction: its work is done again."""
+    caplog.set_level("INFO")
     before = fill_pool(database)
     end_all(postgres_url)
     note(database, 1)
