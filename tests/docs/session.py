@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import yaml
 
 from tests.docs.blocks import ROOT, Block
 from tests.docs.forked_sma import offer_sma
+from tests.support.http.ports import free_port
 from tests.support.programs.server import SMA, read_facts
 
 SECONDS = 120
@@ -112,9 +112,7 @@ class Session:
     def _adapt(self, text: str) -> str:
         """Return a block with this test's server and free ports in place of those of the page."""
         text = text.replace(_DEFAULT_URL, self._url)
-        return _FIXED_PORT.sub(
-            lambda port: self._ports.setdefault(port[0], str(_find_free_port())), text
-        )
+        return _FIXED_PORT.sub(lambda port: self._ports.setdefault(port[0], str(free_port())), text)
 
     def _run_shell(self, block: Block, text: str, codes: Sequence[int]) -> None:
         serve = _SERVE.search(text.strip())
@@ -235,10 +233,3 @@ def _compare(block: Block, output: str) -> None:
         pattern = re.compile(re.escape(line.strip()).replace(r"\*", ".*"))
         found = any(pattern.fullmatch(each.strip()) for each in printed)
         assert found, f"{block}: no line like {line!r} in\n{output}"
-
-
-def _find_free_port() -> int:
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port

@@ -15,7 +15,7 @@ import httpx2
 
 from tests.support.cameras.camera import VALIDATE
 from tests.support.deployment.platforms import ROOT
-from tests.support.deployment.played import free_port
+from tests.support.http.ports import free_port
 from tests.support.programs.commands import sma
 from tests.support.programs.running import wait_until
 from tests.support.programs.server import Server, server_environ

@@ -19,8 +19,8 @@ from tests.support.access_keys import bearer
 from tests.support.deployment import containerfile
 from tests.support.deployment.containerfile import Stage, below, build, read_stages
 from tests.support.deployment.platforms import ROOT
-from tests.support.deployment.played import free_port
 from tests.support.deployment.stranger import UID, Stranger
+from tests.support.http.ports import free_port
 from tests.support.programs.running import wait_until
 
 BUILD, IMAGE = read_stages((ROOT / "Containerfile").read_text(encoding="utf-8"))

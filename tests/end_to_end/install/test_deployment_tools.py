@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.support.deployment.platforms import ROOT, read
-from tests.support.deployment.played import free_port
 from tests.support.deployment.tools import run_tool
+from tests.support.http.ports import free_port
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = read("deploy/grafana/birthmark-sma.json")

@@ -16,8 +16,8 @@ import trustme
 from tests.docs.blocks import ROOT, read_blocks
 from tests.support.access_keys import bearer, start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
-from tests.support.deployment.played import free_port
 from tests.support.deployment.tools import tool
+from tests.support.http.ports import free_port
 from tests.support.programs.running import Running, new_serial, wait_until
 
 NAME = "sma.example.org"

