@@ -192,6 +192,7 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
         served_crls=served_crls,
         key_cache=key_cache,
         background_tasks=(
+            validator.activity,
             AuditUpkeep(database, settings.audit_retention_days),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),

@@ -283,7 +283,8 @@ device_activity = Table(
     postgresql_with={"fillfactor": 70},
 )
 """The number of PASS verdicts of each device on each UTC day. `pictures` counts only the first PASS
-of a token, from callers that showed a credential: a caller without one cannot raise it."""
+of a token, from callers that showed a credential: a caller without one cannot raise it. Each
+process adds its counts every 3 seconds: see `authority.validation.activity_counter`."""
 
 busiest_devices = Table(
     "busiest_devices",

@@ -104,7 +104,7 @@ def test_no_batch_that_was_answered_is_missing_after_sigkill(
         assert_batches_are_whole(running, tokens)
     assert received >= ROUNDS[workers] * BATCHES_BEFORE * SIZE
     with running.database() as database:
-        assert assert_counters_are_those_of_the_trail(database) >= received
+        assert assert_counters_are_those_of_the_trail(database, killed=True) >= received
 
 
 def assert_batches_are_whole(running: Running, tokens: Sequence[CameraToken]) -> None:
@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_takes_no_answer_with_it(start_server: Start) ->
     answers = validate_all(running.server.url, tokens, connections=4)
     assert assert_recorded(running, tokens, answers) == len(tokens)
     with running.database() as database:
-        assert_counters_are_those_of_the_trail(database)
+        assert_counters_are_those_of_the_trail(database, killed=True)
 
 
 def test_sigterm_drains_several_processes(start_server: Start) -> None:

@@ -27,6 +27,7 @@ from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.outages import deadlines
 from tests.support.authorities import (
     camera_of,
+    count_activity,
     execute,
     new_authority,
     opened,
@@ -123,6 +124,7 @@ def provision_and_validate(authorities: list[Authority]) -> None:
     )
     asked = PROCESSES * (REPEATED + own)
     assert verdicts == {Verdict.PASS: asked}
+    count_activity(*authorities)
     assert assert_counters_are_those_of_the_trail(authorities[0].database) == asked
     ledger = rows_of(authorities[0].database, "SELECT count(*) FROM sighted_tokens")
     assert ledger == [(REPEATED + PROCESSES * own,)]

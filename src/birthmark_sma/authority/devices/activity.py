@@ -1,18 +1,19 @@
 """Keep the list of each day's busiest devices, and read the activity of devices by day (UTC).
 
-`validation.store` counts passes and pictures, and updates the list, in the transaction of
-the audit rows. Statistics and the dashboard read the list, `background.abuse_detection` reads the
-pictures: a picture is a PASS for a caller with an access key that is no repeat.
+`validation.activity_counter` counts passes and pictures, and updates the list. Statistics and the
+dashboard read the list, `background.abuse_detection` reads the pictures: a picture is a PASS for a
+caller with an access key that is no repeat.
 
 To find the ten busiest devices must never need a sort of all devices. So each day has a short list,
-`busiest_devices`. A writer adds a device when its passes rise above those of the 25th device on the
-list (docs/adr/0006). The counts themselves are in `device_activity` only.
+`busiest_devices`. A device is added to it when its passes rise above those of the 25th device on
+the list (docs/adr/0006). The counts themselves are in `device_activity` only.
 """
 
 import heapq
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
 
@@ -29,8 +30,15 @@ _activity = device_activity.c
 _busiest = busiest_devices.c
 
 
+class DeviceCount(NamedTuple):
+    """What a device did on a day. The fields are columns of `device_activity`."""
+
+    passes: int
+    pictures: int
+
+
 class BusiestDevices:
-    """A cache of the day's list, owned by one writer thread.
+    """A cache of the day's list, owned by one thread.
 
     The cache is filled only from the database at the start of a transaction. So it never holds rows
     of a transaction that was rolled back.

@@ -9,6 +9,7 @@ that neither the answer nor its time tells why a token failed.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import Counter
@@ -31,6 +32,7 @@ from birthmark_sma.authority.server_metrics import (
     tables_a_range,
 )
 from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.activity_counter import ActivityCounter
 from birthmark_sma.authority.validation.failure_budget import FailureBudget, judge_in_turns
 from birthmark_sma.authority.validation.records import (
     Attempt,
@@ -44,6 +46,7 @@ from birthmark_sma.authority.validation.store import ValidationStore
 from birthmark_sma.config import ReplayPolicy
 from birthmark_sma.errors import (
     BirthmarkError,
+    DatabaseUnavailableError,
     UnopenedCameraTokenError,
 )
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token, token_digest
@@ -95,9 +98,12 @@ class Validator:
         self._replay = replay
         # Set once by `watch`, read by the writer thread.
         self._watcher: Watcher | None = None
-        # Owned by the writer thread: the store, and FAILs by caller and times of the current batch.
+        self.activity = ActivityCounter(database, store)
+        """The activity of devices. A server runs it as a background task."""
+        # Owned by the writer thread: the store; FAILs by caller, rows and times of the last batch.
         self._store = store
         self._failed: Counter[str] = Counter()
+        self._rows: Sequence[AuditRow] = ()
         self._begun = self._opened = 0
         # Last, because it starts the writer thread.
         self._writer: GroupCommit[Attempt, Validation] = GroupCommit(
@@ -180,6 +186,9 @@ class Validator:
     def close(self) -> None:
         """Stop accepting tokens, judge and answer all that wait, then stop the writer thread."""
         self._writer.close()
+        if self._writer.fault is None:  # or the database would be waited for
+            with contextlib.suppress(DatabaseUnavailableError):
+                self.activity.work(self._clock.now())
 
     # --- the methods below run in the writer thread only
 
@@ -188,6 +197,7 @@ class Validator:
         for who, times in self._failed.items():
             assert self._limits is not None  # noqa: S101  FAILs are counted only with limits
             self._limits.failed(who, times)
+        self.activity.count(self._rows)
         self._figures.batch(VALIDATIONS, batch)
         if self._watcher is not None:
             try:
@@ -228,13 +238,13 @@ class Validator:
 
             judged = judge_in_turns(budget, judge, is_fail)
             answers, self._failed = judged, budget.failures
-        rows = [
+        self._rows = [
             _audit_row(attempt, answer)
             for attempt, answer in zip(attempts, answers, strict=True)
             if isinstance(answer, Validation)  # tokens that a rate limit refused have no row
         ]
-        if rows:
-            self._store.write(transaction, rows)
+        if self._rows:
+            self._store.write(transaction, self._rows)
         return answers
 
     def _judge_together(

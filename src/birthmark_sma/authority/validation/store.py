@@ -6,11 +6,12 @@ validation may ask which database it is.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
 from birthmark_sma.authority.validation.store_sqlite import SqliteStore
@@ -31,7 +32,7 @@ class ValidationStore(Protocol):
     * Timing: text and number of the statements must not depend on a verdict or its reason.
     * Lock order: rows are locked in the order of their keys within a statement.
 
-    An instance belongs to one writer thread: `write` caches the list of the busiest devices.
+    An instance belongs to one writer thread, which has counter rows of its own.
     """
 
     def find_devices(
@@ -71,10 +72,19 @@ class ValidationStore(Protocol):
         ...
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write one or more audit rows of the same day, and add them to all counters.
+        """Write one or more audit rows, and add them to the counters of their minutes.
 
-        Rows and counters are in one transaction, so that they always agree (docs/adr/0006). Call
-        this last: it may add devices to the list of the busiest.
+        Rows and counters are in one transaction, so that they always agree (docs/adr/0006).
+        """
+        ...
+
+    def add_activity(
+        self, transaction: Connection, day: date, counts: Mapping[str, DeviceCount], *, least: int
+    ) -> dict[str, int]:
+        """Add to the counts of devices on a day, by serial, in one statement or two.
+
+        Return by serial the passes of those that now have more than `least` passes on this day. Any
+        thread may call it.
         """
         ...
 

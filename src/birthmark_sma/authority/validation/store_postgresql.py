@@ -8,12 +8,12 @@ sent as one array for each column. Statements must be built from the fields of t
 import json
 import secrets
 from collections.abc import Mapping, Sequence, Set
-from datetime import UTC, datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Text, and_, delete, literal_column, select, text
 
-from birthmark_sma.authority.devices.activity import BusiestDevices
+from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
@@ -22,6 +22,8 @@ from birthmark_sma.storage.postgresql_driver import (
     ColumnArrays,
     NamedStatement,
     array_of_bytes,
+    array_of_integers,
+    array_of_text,
     parse_integer_array,
 )
 from birthmark_sma.storage.schema import resubmitted_tokens, sighted_tokens, validation_history
@@ -74,13 +76,11 @@ RETURNING digest, caller, CAST(times AS text)
 )
 
 # One statement of several CTEs: PostgreSQL runs each data-modifying CTE once, read or not.
-# Lock order: rows of device_activity are updated in the order of their serials, which prevents a
-# deadlock between two processes. Counter rows need no order, because each writer has its own.
-# It returns the devices that now have more than :least passes on this day.
+# Counter rows need no lock order, because each writer has its own.
 _WRITE = """
 WITH brought AS (
     SELECT *, date_bin('1 minute', validated_at, timestamptz 'epoch') AS minute,
-        CAST(validated_at AT TIME ZONE 'UTC' AS date) AS day, CAST(:writer::text AS smallint) AS own
+        CAST(:writer::text AS smallint) AS own
     FROM unnest({arrays}) AS sent ({names})
 ), appended AS (
     INSERT INTO validation_history ({names}) SELECT {names} FROM brought
@@ -95,31 +95,35 @@ WITH brought AS (
     GROUP BY minute, repeat, own
     ON CONFLICT (minute, repeat, writer)
     DO UPDATE SET times = repeat_counters.times + excluded.times
-), totalled AS (
-    INSERT INTO running_totals (counted, name, writer, times)
-    SELECT 'verdict', reason, own, count(*) FROM brought GROUP BY reason, own
-    UNION ALL
-    SELECT 'repeat', repeat, own, count(*) FROM brought WHERE repeat IS NOT NULL
-    GROUP BY repeat, own
-    ON CONFLICT (counted, name, writer)
-    DO UPDATE SET times = running_totals.times + excluded.times
-), active AS (
+)
+INSERT INTO running_totals (counted, name, writer, times)
+SELECT 'verdict', reason, own, count(*) FROM brought GROUP BY reason, own
+UNION ALL
+SELECT 'repeat', repeat, own, count(*) FROM brought WHERE repeat IS NOT NULL
+GROUP BY repeat, own
+ON CONFLICT (counted, name, writer)
+DO UPDATE SET times = running_totals.times + excluded.times
+"""
+
+# Lock order: rows are updated in the order of their serials, which prevents a deadlock between two
+# processes. It returns the devices that now have more than :least passes on this day.
+_ADD_ACTIVITY = NamedStatement("""
+WITH active AS (
     INSERT INTO device_activity (day, device_serial, passes, pictures)
-    SELECT day, device_serial, count(*),
-        count(*) FILTER (WHERE caller IS NOT NULL AND repeat IS NULL)
-    FROM brought WHERE validation_result = 'PASS'
-    GROUP BY day, device_serial ORDER BY device_serial
+    SELECT CAST(:day::text AS date), * FROM
+        unnest(:serials::text[], :passes::integer[], :pictures::integer[]) AS sent (device_serial)
+    ORDER BY device_serial
     ON CONFLICT (day, device_serial)
     DO UPDATE SET passes = device_activity.passes + excluded.passes,
         pictures = device_activity.pictures + excluded.pictures
     RETURNING device_serial, passes)
 SELECT json_object_agg(device_serial, passes) FROM active
 WHERE passes > CAST(:least::text AS bigint)
-"""
+""")
 
 
 class PostgresqlStore:
-    """Validation on PostgreSQL. Owned by one writer thread."""
+    """Validation on PostgreSQL. Owned by one writer thread, apart from `add_activity`."""
 
     audit_table = validation_history
     audit_fields: tuple[str, ...] = AuditRow._fields
@@ -127,7 +131,6 @@ class PostgresqlStore:
     def __init__(self) -> None:
         # Each writer has counter rows of its own, so that processes do not wait for each other.
         self._writer = secrets.randbelow(_WRITERS)
-        self._busiest = BusiestDevices()
         self._rows = ColumnArrays(self.audit_table, self.audit_fields)
         self._write = NamedStatement(_WRITE, names=self._rows.names, arrays=self._rows.arrays)
 
@@ -179,16 +182,23 @@ class PostgresqlStore:
         return {SeenToken(digest, who.decode()): int(number) for digest, who, number in counted}
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write audit rows of the same day, and add them to all counters."""
-        # Before this transaction writes: the list in memory must never hold uncommitted rows.
-        self._busiest.refresh(transaction, rows[0].validated_at.astimezone(UTC).date())
-        written = self._write.run(
+        """Write audit rows, and add them to the counters of their minutes."""
+        self._write.run(transaction, writer=b"%d" % self._writer, **self._rows.encode(rows))
+
+    def add_activity(
+        self, transaction: Connection, day: date, counts: Mapping[str, DeviceCount], *, least: int
+    ) -> dict[str, int]:
+        """Add to the counts of devices on a day; return those with more than `least` passes."""
+        risen = _ADD_ACTIVITY.run(
             transaction,
-            writer=b"%d" % self._writer,
-            least=b"%d" % self._busiest.least,
-            **self._rows.encode(rows),
+            day=day.isoformat().encode(),
+            serials=array_of_text(list(counts)),
+            passes=array_of_integers([each.passes for each in counts.values()]),
+            pictures=array_of_integers([each.pictures for each in counts.values()]),
+            least=b"%d" % least,
         )
-        self._busiest.admit(transaction, json.loads(written.get_value(0, 0) or b"{}"))
+        found: dict[str, int] = json.loads(risen.get_value(0, 0) or b"{}")
+        return found
 
     def find_old_tokens(self, connection: Connection, before: datetime, *, limit: int) -> list[Any]:
         """Return the row ids (`ctid`) of up to `limit` tokens first seen before a time."""

@@ -10,16 +10,16 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
 
-from birthmark_sma.authority.devices.activity import BusiestDevices
+from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.protocol.replay import SeenToken
-from birthmark_sma.protocol.verdict import DeviceStatus, Verdict
+from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import UtcDateTime, as_sqlite_text
 from birthmark_sma.storage.schema import sighted_tokens, validation_history
 
@@ -77,7 +77,7 @@ INSERT INTO running_totals (counted, name, writer, times) VALUES {rows}
 ON CONFLICT (counted, name, writer) DO UPDATE SET times = times + excluded.times
 """
 # Without "WHERE true", SQLite would take ON for a join condition.
-_COUNT_PASSES = """
+_ADD_ACTIVITY = """
 INSERT INTO device_activity (day, device_serial, passes, pictures)
 SELECT ?, key, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true
 ON CONFLICT (day, device_serial)
@@ -92,7 +92,7 @@ _time_and_repeat = attrgetter("validated_at", "repeat")
 
 
 class SqliteStore:
-    """Validation on SQLite. Owned by one writer thread."""
+    """Validation on SQLite. Owned by one writer thread, apart from `add_activity`."""
 
     audit_table = validation_history
     audit_fields: tuple[str, ...] = AuditRow._fields
@@ -100,7 +100,6 @@ class SqliteStore:
     def __init__(self) -> None:
         # Each writer has counter rows of its own, as on PostgreSQL.
         self._writer = secrets.randbelow(_WRITERS)
-        self._busiest = BusiestDevices()
         columns = [self.audit_table.c[field] for field in self.audit_fields]
         self._append = _APPEND.replace("{names}", ", ".join(each.name for each in columns))
         self._add_tokens = _ADD_TOKENS.replace("{entry}", _ENTRY)
@@ -164,10 +163,7 @@ class SqliteStore:
         return counted
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write audit rows of the same day, and add them to all counters."""
-        day = rows[0].validated_at.astimezone(UTC).date()
-        # Before this transaction writes: the list in memory must never hold uncommitted rows.
-        self._busiest.refresh(transaction, day)
+        """Write audit rows, and add them to the counters of their minutes."""
         reasons = self._count(map(_time_and_reason, rows))
         repeats = self._count(map(_time_and_repeat, (row for row in rows if row.repeat)))
         totals = [("verdict", *counted) for _, *counted in reasons]
@@ -180,9 +176,18 @@ class SqliteStore:
         ):
             for each in _in_parts(statement, sent, times=times):
                 transaction.exec_driver_sql(*each)
-        # Also without a PASS, so that the number of statements does not depend on the verdicts.
-        passed = [row for row in rows if row.validation_result == Verdict.PASS.value]
-        self._count_passes(transaction, day, passed)
+
+    def add_activity(
+        self, transaction: Connection, day: date, counts: Mapping[str, DeviceCount], *, least: int
+    ) -> dict[str, int]:
+        """Add to the counts of devices on a day; return those with more than `least` passes."""
+        active = json.dumps(counts, ensure_ascii=False)
+        transaction.exec_driver_sql(_ADD_ACTIVITY, (day.isoformat(), active))
+        asked = (day.isoformat(), active, least)
+        risen: dict[str, int] = json.loads(
+            transaction.exec_driver_sql(_RISEN_DEVICES, asked).scalar_one()
+        )
+        return risen
 
     def _count(
         self, counted: Iterable[tuple[datetime, str]]
@@ -192,21 +197,6 @@ class SqliteStore:
             (time.replace(second=0, microsecond=0), name, self._writer, times)
             for (time, name), times in Counter(counted).items()
         ]
-
-    def _count_passes(self, transaction: Connection, day: date, rows: Sequence[AuditRow]) -> None:
-        """Add rows with the verdict PASS to the activity of their devices on this day."""
-        passes = Counter(row.device_serial for row in rows)
-        pictures = Counter(
-            row.device_serial for row in rows if row.caller is not None and row.repeat is None
-        )
-        active = json.dumps(
-            {serial: (times, pictures[serial]) for serial, times in passes.items()},
-            ensure_ascii=False,
-        )
-        transaction.exec_driver_sql(_COUNT_PASSES, (day.isoformat(), active))
-        asked = (day.isoformat(), active, self._busiest.least)
-        risen = transaction.exec_driver_sql(_RISEN_DEVICES, asked).scalar_one()
-        self._busiest.admit(transaction, json.loads(risen))
 
     def find_old_tokens(self, connection: Connection, before: datetime, *, limit: int) -> list[Any]:
         """Return the rowids of the tokens first seen before a time.

@@ -37,7 +37,7 @@ from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema import device_activity
 from tests.support.audit_rows import AuditWriter, judged
-from tests.support.authorities import execute, new_camera, opened, rows_of
+from tests.support.authorities import count_activity, execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.postgres import Postgres
 from tests.support.programs.running import wait_until
@@ -232,6 +232,7 @@ def test_only_known_callers_and_first_sights_count(authority: Authority) -> None
     futures += [authority.validator.submit(cameras[loud].token(), KNOWN) for _ in range(51)]
     for future in futures:
         future.result(30)
+    count_activity(authority)
     assert_counters_are_those_of_the_trail(database)
     with database.read() as connection:
         today = database_time(connection).date()

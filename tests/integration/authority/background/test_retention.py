@@ -23,7 +23,7 @@ from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from tests.support.audit_rows import AuditWriter, append_rows
-from tests.support.authorities import new_camera, rows_of
+from tests.support.authorities import count_activity, new_camera, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -153,6 +153,7 @@ def test_validations_go_on(authority: Authority) -> None:
     assert answered > 20
     assert slowest < 1
     assert rows_of(authority.database, "SELECT count(*) FROM validation_history") == [(answered,)]
+    count_activity(authority)
     assert assert_counters_are_those_of_the_trail(authority.database) == answered
 
 

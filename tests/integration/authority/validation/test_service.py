@@ -533,10 +533,7 @@ def test_whoever_asks_is_recorded(scene: Scene, address: str | None) -> None:
 
 
 def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
-    """Threat 18: the database does the same for each kind of FAIL.
-
-    A PASS, which is no secret, may also bring its device onto the list of the busiest.
-    """
+    """Threat 18: the database does the same for each kind of FAIL, and for a PASS."""
     costs: dict[str, list[str]] = {}
     for name, (forge, _, _) in TRUTH_TABLE.items():
         token = forge(scene)
@@ -550,8 +547,8 @@ def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
     }
     assert len({tuple(each) for each in failed.values()}) == 1, failed
     statements = [each for each in costs["unknown table"] if not each.startswith("BEGIN")]
-    assert len(statements) == (3 if scene.authority.database.dialect_name == "postgresql" else 7)
-    assert set(costs["unknown table"]) <= set(costs["genuine"])
+    assert len(statements) == (3 if scene.authority.database.dialect_name == "postgresql" else 5)
+    assert set(costs["unknown table"]) == set(costs["genuine"])
 
 
 def test_statements_do_not_grow_with_the_batch(scene: Scene, database_url: str) -> None:

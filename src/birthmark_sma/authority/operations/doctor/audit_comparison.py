@@ -1,7 +1,8 @@
 """Queries that count the audit rows of a day and read its counters, to detect tampering.
 
-Rows and counters are written in one transaction, so on one snapshot they agree, even while servers
-write. `audit_log` compares the results. Call `hold_snapshot` first in the transaction.
+Rows and the counters of minutes are written in one transaction, so on one snapshot they agree, even
+while servers write. `audit_log` compares the results. `hold_snapshot` must come first in the
+transaction.
 """
 
 from collections import Counter
@@ -103,10 +104,11 @@ def count_rows(connection: Connection, span: Span, genuine: str) -> Tally:
     return Tally(reasons, repeats, misjudged)
 
 
-def count_devices_that_differ(connection: Connection, span: Span) -> int:
-    """Return the number of devices whose number of PASS rows differs from their counter.
+def count_devices_with_missing_rows(connection: Connection, span: Span) -> int:
+    """Return the number of devices with fewer PASS rows than were counted.
 
-    The span must be a full day, because these counters are by the day.
+    More rows than were counted are no fault: a server counts them up to 3 seconds later, and not at
+    all if it is killed before. The span must be a full day, because these counters are by the day.
     """
     passed = (
         select(_rows.device_serial.label("serial"), func.count().label("number"))
@@ -120,13 +122,10 @@ def count_devices_that_differ(connection: Connection, span: Span) -> int:
     counted = select(_activity.device_serial, literal(0) - _activity.passes).where(
         _activity.day == span.day
     )
-    # Counters are negative in the union, so a device differs if its sum is not 0. Unlike a join,
-    # this also finds devices that only have rows or only have a counter.
+    # Counters are negative in the union. Unlike a join, this also finds devices that have a counter
+    # and no row.
     both = union_all(passed, counted).subquery()
-    differing = (
-        select(both.c.serial)
-        .group_by(both.c.serial)
-        .having(func.sum(both.c.number) != 0)
-        .subquery()
+    lacking = (
+        select(both.c.serial).group_by(both.c.serial).having(func.sum(both.c.number) < 0).subquery()
     )
-    return connection.execute(select(func.count()).select_from(differing)).scalar_one()
+    return connection.execute(select(func.count()).select_from(lacking)).scalar_one()

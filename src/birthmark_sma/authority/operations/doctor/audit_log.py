@@ -127,9 +127,9 @@ class _Comparison:
             )
         if partial or len(self._differences) > before:
             return
-        devices = audit_comparison.count_devices_that_differ(self._connection, span)
+        devices = audit_comparison.count_devices_with_missing_rows(self._connection, span)
         if devices:
             self._differences.append(
-                f"On {day} the number of audit rows of reason {Reason.GENUINE.value} differs from"
-                f" the counter of {counted(devices, 'device')}"
+                f"On {day} {counted(devices, 'device has', 'devices have')} fewer audit rows of"
+                f" reason {Reason.GENUINE.value} than were counted"
             )
