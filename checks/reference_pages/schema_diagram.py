@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Activity": ("device_activity", "busiest_devices", "device_flags"),
     "Validations": (
         *("validation_history", "validation_counters", "running_totals", "sighted_tokens"),
-        *("resubmitted_tokens", "lost_answers", "repeat_counters"),
+        *("resubmitted_tokens", "lost_answers", "repeat_counters", "writer_commits"),
     ),
 }
 """The columns of the diagram."""

@@ -28,6 +28,7 @@ from birthmark_sma.storage import interruption, postgresql_driver
 from birthmark_sma.storage.clock import DatabaseClock
 from birthmark_sma.storage.faults import translate
 from birthmark_sma.storage.outages import deadlines
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS, USUAL_SECONDS, WatchedConnection
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.portable_sql import database_time
@@ -109,7 +110,13 @@ class Database:
         return retry(attempt)
 
     @contextmanager
-    def write(self, seconds: float = USUAL_SECONDS, *, erase: bool = False) -> Iterator[Connection]:
+    def write(
+        self,
+        seconds: float = USUAL_SECONDS,
+        *,
+        erase: bool = False,
+        mark: CommitMark | None = None,
+    ) -> Iterator[Connection]:
         """Open a transaction for writing. It is durable once the block ends without an error.
 
         Use `transact` instead, unless the caller tries again itself: a block cannot be repeated. If
@@ -119,11 +126,12 @@ class Database:
         fails half way because another one was faster.
 
         With `erase`, SQLite overwrites with zeros what this transaction deletes or replaces.
-        Otherwise the bytes stay in the file. On PostgreSQL, VACUUM is responsible for that.
+        Otherwise the bytes stay in the file. On PostgreSQL, VACUUM is responsible for that. With
+        `mark`, PostgreSQL stores it in the transaction (`storage.outages.commit_marks`).
         """
         committing = False
         try:
-            with self._connected(self._writing, seconds) as connection:
+            with self._connected(self._writing, seconds, mark) as connection:
                 with connection.begin():
                     if erase and self._file is not None:
                         connection.exec_driver_sql("PRAGMA secure_delete = ON")
@@ -142,11 +150,14 @@ class Database:
             raise
 
     @contextmanager
-    def _connected(self, engine: Engine, seconds: float) -> Iterator[Connection]:
+    def _connected(
+        self, engine: Engine, seconds: float, mark: CommitMark | None = None
+    ) -> Iterator[Connection]:
         with _translated(), engine.connect() as connection:
             if self._file is None:
                 driver: Any = connection.connection.driver_connection
                 driver.seconds, driver.commit_seconds = seconds, self._commit_seconds
+                driver.mark = mark
             current = interruption.CURRENT.get()
             if current is None:  # work that nobody can interrupt, such as a writer thread's
                 yield connection

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import exc
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
-from birthmark_sma.storage.outages.deadlines import OverdueError
+from birthmark_sma.storage.outages.deadlines import OverdueError, UnreplicatedError
 
 
 class _Kind(NamedTuple):
@@ -33,6 +33,11 @@ _AWAY = _Kind(
 _OVERDUE = _AWAY._replace(
     advice="it did not answer a call in time, and the connection was closed: is it frozen, cut off,"
     " or very slow?"
+)
+_UNREPLICATED = _AWAY._replace(
+    told="The database's standby does not answer",
+    advice="somebody cancelled a commit that waited for a synchronous standby: look at"
+    " synchronous_standby_names and pg_stat_replication",
 )
 _BUSY = _Kind(DatabaseFault.BUSY, "The database is too busy for this transaction; try again", "")
 _POOLED = _BUSY._replace(
@@ -180,6 +185,8 @@ def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
         kind = _KINDS[found]
     elif isinstance(cause, OverdueError):
         kind = _OVERDUE
+    elif isinstance(cause, UnreplicatedError):
+        kind = _UNREPLICATED
     elif isinstance(error, _OUT_OF_ORDER):
         kind = _AWAY if code is None else _FAILED
     elif type(error) is exc.DatabaseError:  # its other subclasses are bugs of this program

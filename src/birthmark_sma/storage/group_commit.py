@@ -8,8 +8,8 @@ that its transaction is durable. Nothing is answered before the commit. A full p
 PoolFullError at once.
 
 An item whose caller left before its transaction began is not handled. If the caller left later, or
-if the commit raised an error and may have happened, the answer is lost (docs/adr/0009). Then
-`record_lost` records it, in the same transaction if possible, else in the next one.
+the end of the transaction stays unknown, the answer is lost (docs/adr/0009). Then `record_lost`
+records it, in the same transaction if possible, else in the next one.
 
 Lock order: `_changed` is the only lock here. It is never held during a transaction or a callback,
 and nothing else is locked while it is held. The handler's statements decide the order of row locks.
@@ -48,6 +48,7 @@ from birthmark_sma.runtime.writer_health import Outcome, WriterHealth
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.outages.retries import retry
+from birthmark_sma.storage.outages.writer_commits import WriterCommits
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -118,6 +119,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._lost: deque[tuple[Item, Answer]] = deque()
         self._dropped = 0  # lost answers that were dropped and not yet logged
         # Owned by the writer thread; others only read `_taken` and `began`.
+        self._commits = WriterCommits(database)
         self._try_lost_at = 0.0
         self._taken: Submission[Item, Answer] | None = None  # the oldest of the current batch
         self.health = WriterHealth()
@@ -341,10 +343,7 @@ class GroupCommit(Generic[Item, Answer]):
             self._on_failure(error.fault)
 
     def _commit(self, batch: list[Submission[Item, Answer]]) -> None:
-        """Handle a batch in one transaction, and again as `storage.outages.retries` says.
-
-        Raises DatabaseUnavailableError, or any other error of the work itself.
-        """
+        """Handle a batch in one transaction, and again as `storage.outages.retries` says."""
         try:
             settled = retry(partial(self._attempt, batch))
         except DatabaseUnavailableError as error:
@@ -366,7 +365,7 @@ class GroupCommit(Generic[Item, Answer]):
             return 0
         items = [item for waiting in batch for item in waiting.items]
         self.began = perf_counter_ns()
-        with self._database.write(QUICK_SECONDS) as transaction:
+        with self._commits.write(QUICK_SECONDS) as transaction:
             share_out(batch, self._handler(transaction, items))
             if self._record_lost is not None:
                 self._record_who_left(transaction, batch)

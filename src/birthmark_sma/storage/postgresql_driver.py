@@ -40,8 +40,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeEngine
 
 from birthmark_sma.runtime.library_methods import require_methods
-from birthmark_sma.storage.outages import deadlines
-from birthmark_sma.storage.outages.deadlines import WatchedConnection
+from birthmark_sma.storage.outages import commit_marks, deadlines
+from birthmark_sma.storage.outages.commit_marks import CommitMark
+from birthmark_sma.storage.outages.deadlines import UnreplicatedError, WatchedConnection
 from birthmark_sma.storage.portable_sql import UtcDateTime
 
 _METHODS = ("exec_", "exec_params", "prepare", "exec_prepared")
@@ -51,6 +52,8 @@ _AT_ONCE = "sma_at_once"
 _UNUSABLE = ("08", "25006", "57P01", "57P02", "57P03")
 """Prefixes of the SQLSTATEs that say that a connection is lost, or leads to a server that cannot
 write any more: a standby, or one that shuts down. Then no connection stays in the pool."""
+_SWITCHED = (psycopg.errors.DuplicatePreparedStatement, psycopg.errors.InvalidSqlStatementName)
+"""A connection pooler gave this client another server connection."""
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
 _BINARY = 1  # libpq's code for the binary format
 
@@ -109,13 +112,42 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
     prepares = True
     """Whether statements are prepared. False once a connection pooler was found to be in between,
     that gives each transaction another server connection."""
+    prepares_marks = True
+    """The same for commit marks. Poolers that know prepared statements know none made by SQL."""
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        """Send BEGIN. Psycopg alone would send it with the first statement."""
+        """Send BEGIN, and the commit mark with it if there is one.
+
+        Psycopg alone would send BEGIN with the first statement.
+        """
+        connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
         begin = deadlines.begin_statement(
-            dbapi_connection.seconds, with_timeouts=self.with_timeouts
+            connection.seconds,
+            with_timeouts=self.with_timeouts,
+            ends_when_idle=connection.mark is not None,
         )
-        dbapi_connection.call(lambda pgconn: pgconn.exec_(begin), deadlines.ROUND_TRIP_SECONDS)
+        if connection.mark is None:
+            connection.call(lambda pgconn: pgconn.exec_(begin), deadlines.ROUND_TRIP_SECONDS)
+        else:
+            self._begin_with_mark(connection, begin, connection.mark)
+
+    def _begin_with_mark(
+        self, connection: WatchedConnection, begin: bytes, mark: CommitMark
+    ) -> None:
+        """Send BEGIN and a commit mark in one message. The first one prepares the statement."""
+        prepares = self.prepares_marks and connection.has_mark_statement is not False
+        parts = [begin, mark.statement(prepared=prepares)]
+        if prepares and connection.has_mark_statement is None:
+            parts.insert(1, commit_marks.PREPARE)
+            connection.has_mark_statement = False  # unless this succeeds
+        statement = b"; ".join(parts)
+        try:
+            connection.call(lambda pgconn: pgconn.exec_(statement), deadlines.ROUND_TRIP_SECONDS)
+        except _SWITCHED:
+            self.prepares_marks = False
+            raise
+        if prepares:
+            connection.has_mark_statement = True
 
     def do_commit(self, dbapi_connection: Any) -> None:
         """Send COMMIT; return once the transaction is durable.
@@ -127,6 +159,8 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         done = dbapi_connection.call(lambda pgconn: pgconn.exec_(b"COMMIT"), seconds)
         if done.command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
+        if not dbapi_connection.is_replicated():
+            raise UnreplicatedError("the commit was not replicated to a synchronous standby")
 
     def do_ping(self, dbapi_connection: Any) -> bool:
         """Return True if an idle connection seems alive; raise a psycopg error if it is lost.
@@ -179,10 +213,7 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
             return connection.call(
                 lambda pgconn: pgconn.exec_prepared(name, parameters, formats, _BINARY)
             )
-        except (
-            psycopg.errors.DuplicatePreparedStatement,
-            psycopg.errors.InvalidSqlStatementName,
-        ):
+        except _SWITCHED:
             if self.prepares:
                 self.prepares = False
                 _log.warning(
@@ -219,7 +250,7 @@ def create(
     method that this module or `storage.outages.deadlines` calls or overrides.
     """
     require_methods("psycopg", pq.PGconn, _METHODS)
-    require_methods("psycopg", psycopg.Connection, deadlines.OVERRIDDEN)
+    require_methods("psycopg", psycopg.Connection, deadlines.METHODS)
     require_methods("sqlalchemy", PGDialect_psycopg, _OVERRIDDEN)
     engine = create_engine("postgresql+at_once://", creator=connect, **options)
     dialect: Any = engine.dialect

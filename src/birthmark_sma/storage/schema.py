@@ -29,9 +29,8 @@ from sqlalchemy import (
 
 from birthmark_sma.storage.portable_sql import BigId, TableIds, UtcDateTime
 
-HEAD_REVISION = "0007"
+HEAD_REVISION = "0008"
 """The Alembic revision that this program reads and writes."""
-
 
 metadata = MetaData(
     naming_convention={
@@ -55,8 +54,7 @@ authority = Table(
     Column("sandbox", Boolean, nullable=False, server_default=false()),
 )
 """One row: the authority of this database. `access_generation` rises with each change of an access
-key, so a server reads one number to see whether its cache of keys is stale. `sandbox` is set when
-the authority is created and never changes."""
+key, so that servers know when their cached keys are stale. `sandbox` never changes."""
 
 access_keys = Table(
     "access_keys",
@@ -88,7 +86,7 @@ access_keys = Table(
     Column("generation", BigInteger, nullable=False),
 )
 """Access keys of callers: a bearer secret, stored as a digest, or a client certificate. NULL means
-no limit. For `disclosure` and `rate_limit`, NULL means that the server's settings apply."""
+no limit, and for `disclosure` and `rate_limit` that the server's settings apply."""
 
 dashboard_sessions = Table(
     "dashboard_sessions",
@@ -191,7 +189,6 @@ registered_devices = Table(
 inserted with their own SQL."""
 Index("registered_devices_serial_folded_key", registered_devices.c.serial_folded, unique=True)
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
-
 Index(
     "registered_devices_family_idx",
     registered_devices.c.device_family,
@@ -307,8 +304,7 @@ device_flags = Table(
     Column("flagged_at", UtcDateTime, nullable=False),
     Column("reviewed_at", UtcDateTime),
 )
-"""Devices whose number of pictures on a day was far above their usual rate, with the counts on
-which the flag is based."""
+"""Devices with far more pictures on a day than usual, and the counts on which the flag is based."""
 
 sighted_tokens = Table(
     "sighted_tokens",
@@ -361,8 +357,16 @@ repeat_counters = Table(
     Column("writer", SmallInteger, primary_key=True),
     Column("times", BigInteger, nullable=False),
 )
-"""The number of repeated tokens by minute and kind of repeat. `writer` as in
-`validation_counters`."""
+"""The number of repeated tokens by minute and kind. `writer` is as in `validation_counters`."""
+
+writer_commits = Table(
+    "writer_commits",
+    metadata,
+    Column("writer", String(32), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("committed_at", UtcDateTime, nullable=False),
+)
+"""The last committed transaction of each writer (`outages.commit_marks`). Empty on SQLite."""
 
 running_totals = Table(
     "running_totals",

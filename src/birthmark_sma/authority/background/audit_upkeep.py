@@ -15,13 +15,16 @@ from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages import commit_marks
 from birthmark_sma.storage.portable_sql import database_time
+
+_MARKS_ARE_KEPT = timedelta(days=1)  # a mark is looked up within seconds
 
 _log = logging.getLogger(__name__)
 
 
 class AuditUpkeep(BackgroundTask):
-    """Maintains the audit trail and the stored first answers, every hour.
+    """Maintains the audit trail, the stored first answers and the commit marks, every hour.
 
     Several processes may run it at once: an advisory lock guards the creation of partitions, and
     deletions skip the rows that another process has locked.
@@ -36,7 +39,7 @@ class AuditUpkeep(BackgroundTask):
         self._retention_days = retention_days
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
-        """Create missing partitions, delete expired first answers and prune the audit trail.
+        """Create partitions, delete expired first answers and commit marks, prune the audit trail.
 
         First answers expire after 24 hours. The audit trail is pruned only if a retention is set.
         """
@@ -47,6 +50,9 @@ class AuditUpkeep(BackgroundTask):
             )
             idempotency_store.forget_before(
                 transaction, self._database.clock.expired_before(IDEMPOTENCY_PERIOD)
+            )
+            commit_marks.forget_before(
+                transaction, self._database.clock.expired_before(_MARKS_ARE_KEPT)
             )
             return made
 

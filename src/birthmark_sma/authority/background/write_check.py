@@ -26,6 +26,7 @@ from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import GroupCommit
+from birthmark_sma.storage.outages.commit_marks import CommitMark, write_mark
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.portable_sql import check_deferred_constraints
 
@@ -86,6 +87,7 @@ class WriteCheck(BackgroundTask):
         now = self._database.clock.now()
         with self._database.write(QUICK_SECONDS) as transaction:
             savepoint = transaction.begin_nested()
+            write_mark(transaction, CommitMark(secrets.token_hex(16), 1), now)
             writer.write(transaction, now)
             check_deferred_constraints(transaction)
             savepoint.rollback()

@@ -23,7 +23,10 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.abc import RV, PQGen
+from psycopg.errors import Diagnostic
 from psycopg.pq.abc import PGconn, PGresult
+
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 
 QUICK_SECONDS = 6.0
 """For each statement of a request that waits: the two writers, health checks, keys, sessions."""
@@ -56,6 +59,7 @@ another one: SERIALIZABLE makes PostgreSQL fail transactions that must then be t
 
 _LOOK_SECONDS = 0.25  # a deadline may be this much late
 _NEVER = float("inf")
+_WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
 
 _log = logging.getLogger(__name__)
@@ -65,22 +69,34 @@ class OverdueError(psycopg.OperationalError):
     """The server did not answer a call in time, so its connection was closed."""
 
 
-def begin_statement(seconds: float, *, with_timeouts: bool) -> bytes:
+class UnreplicatedError(psycopg.OperationalError):
+    """COMMIT succeeded, but its wait for a synchronous standby was cancelled.
+
+    The transaction is visible, and may be lost in a fail-over.
+    """
+
+
+def begin_statement(seconds: float, *, with_timeouts: bool, ends_when_idle: bool = False) -> bytes:
     """Return the statement that begins a transaction whose statements have `seconds` each.
 
     With `with_timeouts` the server itself ends a statement a little earlier. It is one simple
     query, so it costs one round trip, and connection poolers pass it on. COMMIT has no timeout of
     the server's: one that ends while it waits for a synchronous standby would look like a success.
+    With `ends_when_idle` the server also ends a transaction that gets no statement for so long, as
+    after a cut of the network: its locks would stay until TCP notices it, which may take hours.
     """
-    return _begin_statement(ISOLATION, seconds if with_timeouts and seconds < LONG_SECONDS else 0)
+    seconds = seconds if with_timeouts and seconds < LONG_SECONDS else 0
+    return _begin_statement(ISOLATION, seconds, ends_when_idle)
 
 
 @functools.cache
-def _begin_statement(isolation: str, seconds: float) -> bytes:
+def _begin_statement(isolation: str, seconds: float, ends_when_idle: bool) -> bytes:  # noqa: FBT001
     begin = f"BEGIN ISOLATION LEVEL {isolation}"
     if seconds:
         statement, lock = round(seconds * 900), round(seconds * 800)  # milliseconds
         begin += f"; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}"
+        if ends_when_idle:
+            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {statement}"
     return begin.encode()
 
 
@@ -95,6 +111,10 @@ class WatchedConnection(psycopg.Connection[Any]):
     """The time of each call from now on."""
     commit_seconds: float
     """The same for COMMIT, if it is longer."""
+    mark: CommitMark | None = None
+    """Sent with the next BEGIN."""
+    has_mark_statement: bool | None = None
+    """Whether the statement of marks is prepared; None before the first mark."""
 
     def __init__(self, pgconn: PGconn, *args: Any, **options: Any) -> None:
         super().__init__(pgconn, *args, **options)
@@ -108,6 +128,8 @@ class WatchedConnection(psycopg.Connection[Any]):
         # number may then belong to the socket of an HTTP request.
         self._socket = socket.socket(fileno=os.dup(pgconn.socket))
         _watchdog.add(self)
+        self._is_replicated = True
+        self.add_notice_handler(self._look_at_notice)
 
     def call(self, call: Callable[[PGconn], PGresult], seconds: float | None = None) -> PGresult:
         """Make one blocking call of libpq and return its result, or raise its error.
@@ -166,6 +188,17 @@ class WatchedConnection(psycopg.Connection[Any]):
         if due < self._due < _NEVER:
             self._due = due
 
+    def is_replicated(self) -> bool:
+        """Return False, once, if a COMMIT succeeded though its wait for a standby was cancelled."""
+        was_replicated, self._is_replicated = self._is_replicated, True
+        return was_replicated
+
+    def _look_at_notice(self, notice: Diagnostic) -> None:
+        # The text of the warning depends on the server's language, and its SQLSTATE is that of any
+        # warning. So it is known by PostgreSQL's function that gives it.
+        if notice.source_function == _WAITS_FOR_STANDBY:
+            self._is_replicated = False
+
     def cut_if_overdue(self, now: float) -> None:
         """Shut the socket down if the current call is overdue. The watchdog calls this."""
         if self._due > now:
@@ -183,8 +216,8 @@ class WatchedConnection(psycopg.Connection[Any]):
         super().close()
 
 
-OVERRIDDEN = ("wait", "rollback", "close")
-"""The methods of psycopg's connection that WatchedConnection overrides."""
+METHODS = ("wait", "rollback", "close", "add_notice_handler")
+"""The methods of psycopg's connection that WatchedConnection overrides or calls."""
 
 
 class _Watchdog:
