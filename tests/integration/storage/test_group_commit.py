@@ -26,6 +26,8 @@ from birthmark_sma.runtime.submission import Submission
 from birthmark_sma.storage import group_commit
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.group_commit import GroupCommit
+from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.outages import writer_commits
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.postgres import Postgres
 from tests.support.http.contexts import Asked
@@ -358,28 +360,44 @@ def test_two_failures_are_an_outage(notes: Database) -> None:
     assert noted(notes) == [4]
 
 
-def test_a_failure_at_the_commit_is_not_tried_again(notes: Database) -> None:
-    """Threat 30: whether it happened is unknown, so a second try might double it."""
-    failing = [True]
+@pytest.fixture
+def short_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon on asking PostgreSQL whether a transaction was committed."""
+    monkeypatch.setattr(writer_commits, "_SECONDS", 0.2)
+    monkeypatch.setattr(writer_commits, "_LEAST_SECONDS", 0.2)
+
+
+@contextmanager
+def failing_commits(database: Database) -> Iterator[None]:
+    """Fail every commit during the block, also those of lookups."""
 
     def fail(_: Connection) -> None:
-        if failing.pop() if failing else False:
-            raise unavailable()
+        raise unavailable()
 
+    event.listen(database.engine, "commit", fail)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "commit", fail)
+
+
+@pytest.mark.usefixtures("short_lookups")
+def test_a_commit_that_stays_unknown_is_not_tried_again(notes: Database) -> None:
+    """Threat 30: a second try might double it."""
     notary = Notary()
     with pool_of(notes, notary) as pool:
-        event.listen(notes.engine, "commit", fail)
-        with pytest.raises(DatabaseUnavailableError):
+        with failing_commits(notes), pytest.raises(DatabaseUnavailableError) as raised:
             pool.submit(1).result(30)
+        assert raised.value.may_have_committed
         assert notary.batches == [[1]]
         assert pool.submit(2).result(30) == 4
-        event.remove(notes.engine, "commit", fail)
     assert noted(notes) == [2]
 
 
 def test_a_stale_connection_costs_nobody_anything(own_postgres: Postgres) -> None:
     """PostgreSQL that was restarted, or that ends our connection in the work, is not noticed."""
     database = open_database(own_postgres.url)
+    migrate(database)
     execute(database, "CREATE TABLE noted (number integer)")
     cut = [False, False, True]
 
@@ -585,23 +603,16 @@ async def test_an_answer_that_nobody_takes_is_noted_afterwards(notes: Database) 
     assert noted(notes) == [-2, -1, 1, 2]
 
 
+@pytest.mark.usefixtures("short_lookups")
 def test_a_commit_that_may_have_happened_has_lost_its_answers(notes: Database) -> None:
     """They are noted once the database takes it, before anything else is settled."""
     notary, lost = Notary(), Lost()
     lost.failures = [unavailable()]
-    failing = [True]
-
-    def fail(_: Connection) -> None:
-        if failing and failing.pop():
-            raise unavailable()
-
-    event.listen(notes.engine, "commit", fail)
     with noting_pool(notes, notary, lost) as pool:
-        with pytest.raises(DatabaseUnavailableError):
+        with failing_commits(notes), pytest.raises(DatabaseUnavailableError):
             pool.submit(1).result(30)
-        _wait_until(lambda: lost.noted == [(1, 2)])
-    event.remove(notes.engine, "commit", fail)
-    assert noted(notes) == [-1]
+        _wait_until(lambda: noted(notes) == [-1])
+    assert lost.noted[-1] == (1, 2)
 
 
 async def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
@@ -640,6 +651,7 @@ async def test_of_too_many_lost_answers_the_oldest_go_and_the_log_says_how_many(
     ]
 
 
+@pytest.mark.usefixtures("short_lookups")
 def test_closing_says_how_many_lost_answers_it_drops(
     notes: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,144 @@
+"""A COMMIT without an answer: the writer finds out what happened, and nothing is done twice."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.outages import writer_commits
+from birthmark_sma.storage.outages.retries import retry
+from birthmark_sma.storage.outages.writer_commits import WriterCommits
+from tests.support.authorities import execute, rows_of
+from tests.support.databases.commit_loser import CommitLoser, Loss
+from tests.support.schemas import give_schema
+
+SECONDS = 6.0  # for each statement
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[CommitLoser]:
+    """Stand between the database of this test and its clients."""
+    give_schema(postgres_url)
+    with CommitLoser(postgres_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def database(proxy: CommitLoser) -> Iterator[Database]:
+    """Open that database, with a table in it."""
+    database = open_database(proxy.url)
+    execute(database, "CREATE TABLE noted (number integer)")
+    yield database
+    database.close()
+
+
+def note(
+    commits: WriterCommits,
+    number: int,
+    *,
+    seconds: float = SECONDS,
+    failure: BaseException | None = None,
+) -> None:
+    """Note a number in one transaction, and fail before its end if asked to."""
+    with commits.write(seconds) as transaction:
+        transaction.execute(text("INSERT INTO noted VALUES (:number)"), {"number": number})
+        if failure is not None:
+            raise failure
+
+
+def noted(database: Database) -> list[int]:
+    """Return the numbers that were noted."""
+    return [row[0] for row in rows_of(database, "SELECT number FROM noted ORDER BY number")]
+
+
+def marks(database: Database) -> list[int]:
+    """Return the stored sequence of each writer."""
+    rows = rows_of(database, "SELECT sequence FROM writer_commits ORDER BY committed_at, sequence")
+    return [row[0] for row in rows]
+
+
+def test_the_answer_is_lost(database: Database, proxy: CommitLoser) -> None:
+    """The transaction was committed, and its caller learns that."""
+    commits = WriterCommits(database)
+    note(commits, 1)
+    proxy.lose(Loss.ANSWER)
+    note(commits, 2)
+    note(commits, 3)
+    assert proxy.lost == 1
+    assert noted(database) == [1, 2, 3]
+    assert marks(database) == [3]
+
+
+@pytest.mark.parametrize("loss", [Loss.REQUEST, Loss.UNNOTICED])
+def test_the_request_is_lost(
+    database: Database, proxy: CommitLoser, loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction was not committed. The error says so, and a second attempt succeeds.
+
+    A server that does not notice the lost connection ends the idle transaction itself.
+    """
+    monkeypatch.setattr(writer_commits, "_SECONDS", 60.0)
+    commits = WriterCommits(database)
+    proxy.lose(loss)
+    with pytest.raises(DatabaseUnavailableError) as raised:
+        note(commits, 1, seconds=3.0)
+    assert raised.value.fault is DatabaseFault.AWAY
+    assert not raised.value.may_have_committed
+    assert proxy.lost == 1
+    assert noted(database) == []
+    retry(lambda: note(commits, 2))
+    assert noted(database) == [2]
+
+
+def test_the_first_transaction_of_a_writer(database: Database, proxy: CommitLoser) -> None:
+    """It has no earlier mark."""
+    proxy.lose(Loss.REQUEST, Loss.ANSWER)
+    commits = WriterCommits(database)
+    retry(lambda: note(commits, 1))
+    assert proxy.lost == 2
+    assert noted(database) == [1]
+
+
+def test_the_lookup_waits_for_the_old_transaction(
+    database: Database, proxy: CommitLoser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not say "not committed" of a transaction that can still be committed."""
+    monkeypatch.setattr(writer_commits, "_SECONDS", 0.1)
+    monkeypatch.setattr(writer_commits, "_LEAST_SECONDS", 0.1)
+    commits = WriterCommits(database)
+    proxy.lose(Loss.UNNOTICED)
+    with pytest.raises(DatabaseUnavailableError) as raised:
+        note(commits, 1, seconds=300.0)  # after which the server ends it when it is idle
+    assert raised.value.may_have_committed
+    # The writer goes on, though the old transaction still has its row lock.
+    note(commits, 2)
+    assert noted(database) == [2]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_an_error_of_the_work(database: Database, failure: type[BaseException]) -> None:
+    """The number of a transaction that was rolled back is used again: there are no gaps."""
+    commits = WriterCommits(database)
+    note(commits, 1)
+    with pytest.raises(failure):
+        note(commits, 2, failure=failure())
+    note(commits, 3)
+    assert noted(database) == [1, 3]
+    assert marks(database) == [2]
+
+
+def test_marks_without_prepared_statements(database: Database, proxy: CommitLoser) -> None:
+    """As behind a connection pooler that switches the server connection."""
+    commits = WriterCommits(database)
+    note(commits, 1)
+    execute(database, "DEALLOCATE ALL")
+    with pytest.raises(DatabaseUnavailableError) as raised:
+        note(commits, 2)
+    assert raised.value.try_again
+    proxy.lose(Loss.ANSWER)
+    note(commits, 3)
+    assert proxy.lost == 1
+    assert noted(database) == [1, 3]
+    assert marks(database) == [2]

@@ -1,0 +1,70 @@
+"""A TCP proxy before PostgreSQL that loses COMMITs of the writers, or their answers."""
+
+import contextlib
+import socket
+from enum import Enum
+
+from tests.support.databases.frozen_proxy import FrozenProxy
+
+_CHUNK_BYTES = 65536
+_COMMIT = b"COMMIT\0"
+_MARKS = (b"sma_commit_mark", b"INTO writer_commits")
+
+
+class Loss(Enum):
+    """What a client loses. It always finds its connection closed."""
+
+    REQUEST = "request"
+    """The server does not get the COMMIT, and finds the connection closed as well."""
+    UNNOTICED = "unnoticed"
+    """The server does not get the COMMIT, and does not notice that the client is gone."""
+    ANSWER = "answer"
+    """The server gets the COMMIT. The connection is closed in place of its answer."""
+
+
+class CommitLoser(FrozenProxy):
+    """Passes connections on to the server of `url`, and loses what `lose` says."""
+
+    def __init__(self, url: str) -> None:
+        self._losses: list[Loss] = []
+        self.lost = 0
+        """The number of COMMITs that were lost, or their answers."""
+        self._of_writers: set[socket.socket] = set()  # clients in a transaction with a commit mark
+        self._muted: set[socket.socket] = set()  # servers whose next answer is lost
+        super().__init__(url)
+
+    def lose(self, *losses: Loss) -> None:
+        """Lose the next COMMITs of transactions with a commit mark, one after the other."""
+        self._losses += losses
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        loss = None
+        with contextlib.suppress(OSError):
+            while data := source.recv(_CHUNK_BYTES):
+                self._flows.wait()
+                if source in self._muted:
+                    break
+                loss = self._loss_of(source, data)
+                if loss is Loss.ANSWER:
+                    self._muted.add(sink)
+                if loss in (None, Loss.ANSWER):
+                    sink.sendall(data)
+                if loss is not None:
+                    break
+        if loss is Loss.ANSWER:
+            return  # the other direction closes both when the answer is there
+        self._flows.wait()
+        closing = [source] if loss is Loss.UNNOTICED else [source, sink]
+        for each in closing:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _loss_of(self, client: socket.socket, data: bytes) -> Loss | None:
+        if b"BEGIN ISOLATION" in data:  # not that of a certificate
+            self._of_writers.discard(client)
+            if any(each in data for each in _MARKS):
+                self._of_writers.add(client)
+        if _COMMIT not in data or client not in self._of_writers or not self._losses:
+            return None
+        self.lost += 1
+        return self._losses.pop(0)
