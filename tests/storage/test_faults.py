@@ -10,6 +10,7 @@ from sqlalchemy import exc
 
 from birthmark_sma.errors import DatabaseFault
 from birthmark_sma.storage.faults import translate
+from birthmark_sma.storage.outages.deadlines import UnreplicatedError
 
 KINDS: dict[type[Exception], Any] = {
     psycopg.OperationalError: exc.OperationalError,
@@ -35,6 +36,7 @@ def raised_by_postgresql(code: str) -> exc.DBAPIError:
         ("08006", DatabaseFault.AWAY),
         ("2200H", DatabaseFault.SEQUENCE),
         ("25006", DatabaseFault.READ_ONLY),
+        ("25P03", DatabaseFault.AWAY),
         ("26000", DatabaseFault.BUSY),
         ("3F000", DatabaseFault.SCHEMA),
         ("40001", DatabaseFault.BUSY),
@@ -77,15 +79,27 @@ def test_the_database_asks_for_the_transaction_again(code: str) -> None:
         assert not error.try_again
 
 
-@pytest.mark.parametrize("code", ["08006", "25006", "57P01", "57P02", "57P03"])
+UNUSABLE = ("08006", "25006", "25P03", "57P01", "57P02", "57P03")
+
+
+@pytest.mark.parametrize("code", UNUSABLE)
 def test_each_kind_of_unusable_connection_has_its_advice(code: str) -> None:
     """So that an operator who reads one line of the log knows where to look."""
     error = translate(raised_by_postgresql(code))
     assert error is not None
-    others = [each for each in ("08006", "25006", "57P01", "57P02", "57P03") if each != code]
+    others = [each for each in UNUSABLE if each != code]
     advice = [getattr(translate(raised_by_postgresql(each)), "advice", "") for each in others]
     assert error.advice
     assert error.advice not in advice
+
+
+def test_a_commit_that_is_not_replicated() -> None:
+    """It is no success, and must not be run again before it was looked up."""
+    error = translate(exc.OperationalError("COMMIT", {}, UnreplicatedError("secret words")))
+    assert error is not None
+    assert error.fault is DatabaseFault.AWAY
+    assert "standby" in error.advice
+    assert not error.try_again
 
 
 @pytest.mark.parametrize("code", ["23505", "23514", "22001", "42601", "42804"])

@@ -78,6 +78,10 @@ _KINDS = {
     # A connection pooler gave this client another server connection: `storage.postgresql_driver`.
     "26000": _POOLED,
     "42P05": _POOLED,
+    "25P03": _AWAY._replace(
+        advice="it ended a transaction in which this program paused: is this machine overloaded, or"
+        " was the network cut?"
+    ),
     "25006": _READ_ONLY._replace(
         advice="it is a standby, or default_transaction_read_only is on: let DATABASE_URL lead to"
         " the primary, with target_session_attrs=read-write"

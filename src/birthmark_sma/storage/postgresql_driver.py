@@ -49,7 +49,7 @@ _METHODS = ("exec_", "exec_params", "prepare", "exec_prepared")
 _OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute", "is_disconnect")
 # Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
 _AT_ONCE = "sma_at_once"
-_UNUSABLE = ("08", "25006", "57P01", "57P02", "57P03")
+_UNUSABLE = ("08", "25006", "25P03", "57P01", "57P02", "57P03")
 """Prefixes of the SQLSTATEs that say that a connection is lost, or leads to a server that cannot
 write any more: a standby, or one that shuts down. Then no connection stays in the pool."""
 _SWITCHED = (psycopg.errors.DuplicatePreparedStatement, psycopg.errors.InvalidSqlStatementName)

@@ -1,4 +1,5 @@
-"""What keeps an outage of the database short: deadlines of calls, and what is tried again.
+"""What keeps an outage of the database short: deadlines, retries, and the marks of commits.
 
-`storage.engine` and `storage.postgresql_driver` use it; other modules take the times from it.
+`storage.engine` and `storage.postgresql_driver` use deadlines, retries and marks, and other modules
+take the times of deadlines. `storage.group_commit` writes through `writer_commits`.
 """

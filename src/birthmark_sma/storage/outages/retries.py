@@ -3,7 +3,8 @@
 PostgreSQL ends a transaction with "try again" when it conflicts with another one: a deadlock, or a
 serialization failure, which may come as late as with COMMIT. So does a connection pooler that
 switched the server connection under a prepared statement. Nothing was committed then, and no caller
-needs to know. `Database.transact` and the group commit run their transactions through `retry`.
+needs to know. `Database.transact` and the group commit run their transactions through `retry`. What
+the group commit cannot know, `storage.outages.writer_commits` looks up before.
 """
 
 import logging

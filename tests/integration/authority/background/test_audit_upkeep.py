@@ -17,6 +17,7 @@ from birthmark_sma.runtime import background_task
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.outages.commit_marks import CommitMark, write_mark
 from birthmark_sma.storage.partitions import DAYS_AHEAD, list_partitions
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import execute, rows_of
@@ -66,6 +67,20 @@ def test_it_begins_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) 
     upkeep.close()
     expected = 0 if database.dialect_name == "sqlite" else DAYS_AHEAD + 1
     assert days_of(database) == expected
+
+
+def test_marks_of_writers_that_are_gone_are_deleted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a day by the database's clock, whether or not the audit trail has a retention."""
+    trust_the_machine(monkeypatch)
+    now = database.clock.now()
+    with database.write() as transaction:
+        for hours, name in ((25, "gone"), (23, "idle"), (0, "busy")):
+            write_mark(transaction, CommitMark(name, 7), now - timedelta(hours=hours))
+    AuditUpkeep(database, retention_days=None).work(NOW)
+    names = rows_of(database, "SELECT writer, sequence FROM writer_commits ORDER BY writer")
+    assert names == [("busy", 7), ("idle", 7)]
 
 
 def test_without_a_retention_everything_stays(

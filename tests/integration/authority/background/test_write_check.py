@@ -60,6 +60,7 @@ def test_it_leaves_no_row(authority: Authority) -> None:
         "validation_counters",
         "running_totals",
         "sighted_tokens",
+        "writer_commits",
         "registered_devices",
         "device_family_counters",
     ],
