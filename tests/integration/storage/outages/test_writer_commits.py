@@ -1,17 +1,21 @@
 """A COMMIT without an answer: the writer finds out what happened, and nothing is done twice."""
 
+import threading
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.outages import writer_commits
+from birthmark_sma.storage.outages import deadlines, writer_commits
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.outages.writer_commits import WriterCommits
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.commit_loser import CommitLoser, Loss
+from tests.support.databases.frozen_proxy import FrozenProxy, through_all
+from tests.support.programs.running import wait_until
 from tests.support.schemas import give_schema
 
 SECONDS = 6.0  # for each statement
@@ -142,3 +146,40 @@ def test_marks_without_prepared_statements(database: Database, proxy: CommitLose
     assert proxy.lost == 1
     assert noted(database) == [1, 3]
     assert marks(database) == [2]
+
+
+def test_a_commit_that_arrives_late(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network held it back until the lookup had begun over another way: it is not missed.
+
+    With a timeout of the operator's, the server does not end the idle transaction before that.
+    """
+    monkeypatch.setattr(writer_commits, "_SECONDS", 120.0)
+    monkeypatch.setattr(deadlines, "COMMIT_SECONDS", 1.0)
+    give_schema(postgres_url)
+    with FrozenProxy(postgres_url) as slow, FrozenProxy(postgres_url) as fast:
+        options = "options=-c%20statement_timeout%3D60000"
+        database = open_database(f"{through_all(slow, fast)}?{options}")
+        execute(database, "CREATE TABLE noted (number integer)")
+        thawing = threading.Thread(target=thaw_when_a_lookup_waits, args=(slow, postgres_url))
+        commits = WriterCommits(database)
+        with commits.write(3.0) as transaction:
+            transaction.execute(text("INSERT INTO noted VALUES (1)"))
+            slow.freeze()
+            thawing.start()
+        thawing.join()
+        assert noted(database) == [1]
+        assert marks(database) == [1]
+        database.close()
+
+
+def thaw_when_a_lookup_waits(proxy: FrozenProxy, url: str) -> None:
+    """Thaw a proxy once a statement of its database waits for the lock of a row."""
+    waits = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND query LIKE '%INTO writer_commits%'"
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        try:
+            wait_until(lambda: connection.execute(waits).fetchone() is not None, 60.0)
+        finally:
+            proxy.thaw()
