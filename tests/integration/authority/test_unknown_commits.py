@@ -90,7 +90,7 @@ def assert_recorded_once(authority: Authority, tokens: int) -> None:
 def test_every_caller_gets_its_result(
     proxy: CommitLoser, tmp_path_factory: pytest.TempPathFactory, loss: Loss
 ) -> None:
-    """Single tokens, batches and devices, whether the server got the COMMIT or not."""
+    """Threats 8 and 17: tokens, batches, devices, whether the server got the COMMIT or not."""
     settings = small_settings(tmp_path_factory.mktemp("authority"), proxy.url)
     with new_authority(settings) as authority:
         proxy.lose(loss)
@@ -175,7 +175,7 @@ def submit_and_wait_for_commit(
 def test_a_commit_that_was_not_replicated_is_not_acknowledged(
     own_postgres: Postgres, authority: Authority
 ) -> None:
-    """An administrator cancels the wait: PostgreSQL reports success, with a warning.
+    """Threat 30: an administrator cancels the wait, and PostgreSQL says success, with a warning.
 
     The lookup sees the transaction, and its own commit waits until the standby is there.
     """
