@@ -52,6 +52,7 @@ from birthmark_sma.pki import certificates
 from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.protocol.key_table import Sample, TableSizes, assign_tables
 from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.storage.outages import writer_commits
 from tests.support.access_keys import issue as issue_key
 from tests.support.authorities import (
     TABLES,
@@ -873,23 +874,25 @@ def test_an_outage_leaves_nothing_half_made(tmp_path: Path, own_postgres: Postgr
         assert registered(authority, "camera-1").provisioning_id == answer.provisioning_id
 
 
-def test_a_commit_whose_answer_was_lost(authority: Authority) -> None:
-    """Threat 8: the device was registered, the caller heard of an outage, and asks again."""
-    request = request_for("camera-1", idempotency_key="key")
-    lost = [True]
+def test_a_commit_whose_answer_was_lost(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat 8: the device was registered, the caller heard of an outage, and asks again.
 
-    def lose(_: Any) -> None:
-        # The commit happens, and then the connection is gone before anybody hears of it.
-        if lost and lost.pop():
-            raise DatabaseUnavailableError("The database does not answer")
+    The outage goes on while the writer looks up what happened.
+    """
+    for name in ("_SECONDS", "_LEAST_SECONDS"):
+        monkeypatch.setattr(writer_commits, name, 0.2)
+    request = request_for("camera-1", idempotency_key="key")
 
     commit = authority.database.engine.dialect.do_commit
     dialect: Any = authority.database.engine.dialect
 
     def commit_and_lose(connection: Any) -> None:
+        # The commit happens, and then the connection is gone before anybody hears of it.
         commit(connection)
         if threading.current_thread().name == "provisioning-writer":
-            lose(connection)
+            raise DatabaseUnavailableError("The database does not answer")
 
     dialect.do_commit = commit_and_lose
     with pytest.raises(DatabaseUnavailableError):
