@@ -314,8 +314,7 @@ sighted_tokens = Table(
     Column("first_seen_at", UtcDateTime, nullable=False),
     Column("passed_under", SmallInteger, nullable=False, server_default="0"),
 )
-"""The replay ledger: a digest of each validated camera token, and its first caller
-(docs/adr/0009).
+"""The replay ledger (docs/adr/0009): a digest of each validated camera token, its first caller.
 
 `passed_under` is the number of the key derivation under which the token passed
 (`authority.validation.replay_ledger`), or 0 if it did not. It is in the row of the normative
