@@ -18,6 +18,7 @@ from birthmark_sma.runtime.submission import Answers
 from birthmark_sma.storage import group_commit
 from birthmark_sma.storage.outages import deadlines, retries, writer_commits
 from tests.support.authorities import (
+    count_activity,
     new_authority,
     new_camera,
     request_for,
@@ -75,6 +76,7 @@ def submit_together(
 
 def assert_recorded_once(authority: Authority, tokens: int) -> None:
     """Assert that audit log, counters and replay ledger have each of so many new tokens once."""
+    count_activity(authority)
     assert assert_counters_are_those_of_the_trail(authority.database) == tokens
     assert_the_ledger_agrees_with_the_trail(authority.database)
     for table in ("resubmitted_tokens", "lost_answers"):
