@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from itertools import islice
 
-from sqlalchemy import Connection
-
 from birthmark_sma.authority.devices.activity import BusiestDevices, DeviceCount
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.authority.validation.store import ValidationStore
@@ -24,6 +22,8 @@ from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
+from birthmark_sma.storage.outages.retries import retry
+from birthmark_sma.storage.outages.writer_commits import WriterCommits
 
 _AT_ONCE = 2_000
 """Devices in a transaction. On SQLite, no token can be recorded meanwhile."""
@@ -58,10 +58,11 @@ class ActivityCounter(BackgroundTask):
 
     def __init__(self, database: Database, store: ValidationStore) -> None:
         super().__init__()
-        self._database = database
         self._store = store
         self._writing = threading.Lock()  # held by the thread that writes
-        self._busiest = BusiestDevices()  # guarded by _writing
+        # Guarded by _writing.
+        self._commits = WriterCommits(database)
+        self._busiest = BusiestDevices()
         self._lock = threading.Lock()
         self._days: dict[date, _Day] = {}  # guarded by _lock
 
@@ -94,15 +95,17 @@ class ActivityCounter(BackgroundTask):
         return None
 
     def _add(self, day: date, counts: dict[str, DeviceCount]) -> None:
-        def write(transaction: Connection) -> None:
-            # Before this transaction writes: the list in memory must never hold uncommitted rows.
-            self._busiest.refresh(transaction, day)
-            least = self._busiest.least
-            risen = self._store.add_activity(transaction, day, counts, least=least)
-            self._busiest.admit(transaction, risen)
+        def attempt() -> None:
+            with self._commits.write(QUICK_SECONDS) as transaction:
+                # Before this transaction writes: the list in memory must never hold uncommitted
+                # rows.
+                self._busiest.refresh(transaction, day)
+                least = self._busiest.least
+                risen = self._store.add_activity(transaction, day, counts, least=least)
+                self._busiest.admit(transaction, risen)
 
         try:
-            self._database.transact(write, QUICK_SECONDS)
+            retry(attempt)
         except BaseException as error:
             if not (isinstance(error, DatabaseUnavailableError) and error.may_have_committed):
                 with self._lock:

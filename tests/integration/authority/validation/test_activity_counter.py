@@ -1,6 +1,6 @@
 """The activity of devices is counted once, whatever happens to the transaction that adds it."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -9,7 +9,6 @@ from birthmark_sma.authority.validation import activity_counter
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import Verdict
-from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages import retries
 from tests.integration.authority.validation.test_audit_counters import CALLER, fail_at
 from tests.support.authorities import count_activity, new_authority, new_camera, opened, rows_of
@@ -43,14 +42,13 @@ def test_activity_is_never_counted_twice(
     authority.validator.submit(camera.token(), CALLER).result(30)
     unknown = DatabaseUnavailableError("the answer was lost", DatabaseFault.AWAY)
     unknown.may_have_committed = True
-    transact = Database.transact
 
-    def commit_and_lose_the_answer(*arguments: Any, **options: Any) -> None:
-        transact(*arguments, **options)
+    def commit_and_lose_the_answer(attempt: Callable[[], None]) -> None:
+        attempt()
         raise unknown
 
     with monkeypatch.context() as patch:
-        patch.setattr(Database, "transact", commit_and_lose_the_answer)
+        patch.setattr(activity_counter, "retry", commit_and_lose_the_answer)
         with pytest.raises(DatabaseUnavailableError):
             count_activity(authority)
     count_activity(authority)
