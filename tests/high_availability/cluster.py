@@ -129,7 +129,9 @@ class Cluster:
             environ[f"{node.name.upper()}_PATRONI"] = node.api_address
         command = [self.home.program("haproxy"), "-db", "-f", str(FILES / "haproxy.cfg")]
         self.home.start("haproxy", command, environ)
-        return self._url_of(address)
+        url = self._url_of(address)
+        wait_until(lambda: _answers(url), _COMMAND_SECONDS)
+        return url
 
     def close(self) -> None:
         """Stop all programs and remove their files."""
@@ -170,3 +172,11 @@ class Cluster:
     def _is_whole(self) -> bool:
         states = {each["role"]: each["state"] for each in self._members().values()}
         return states == {"leader": "running", "sync_standby": "streaming"}
+
+
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -4,6 +4,8 @@ Nothing that was acknowledged is lost, doubled or wrong, and service is back in 
 seconds are promises of docs/set-up/high-availability.md.
 """
 
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -12,7 +14,7 @@ import pytest
 from tests.high_availability.cluster import Cluster
 from tests.high_availability.conftest import Bed
 from tests.high_availability.report import Outcome
-from tests.support.programs.running import wait_until
+from tests.support.programs.running import query, wait_until
 
 pytestmark = pytest.mark.high_availability
 
@@ -23,6 +25,9 @@ READ_ONLY_SECONDS = 10.0
 _FAIL_OVER_SECONDS = 60.0
 _READ_ONLY_FOR_SECONDS = 4.0
 _WHOLE_SECONDS = 120.0
+_WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+_WAITING_SECONDS = 20.0
+_CANCELLED_TIMES = 5
 
 
 def assert_good(outcome: Outcome, seconds: float) -> None:
@@ -125,3 +130,24 @@ def test_return_of_the_old_primary(bed: Bed, round_number: int) -> None:
         bed.cluster.switch_over()
     assert bed.cluster.leader() is primary
     assert_good(outcome(), SWITCHOVER_SECONDS)
+
+
+def test_commits_that_only_the_primary_has(bed: Bed, round_number: int) -> None:
+    """Replication stands still, somebody cancels the commits that wait for it, the primary dies.
+
+    PostgreSQL answers such a commit with COMMIT and a warning, and the standby does not have it.
+    """
+    primary = bed.cluster.leader()
+    with bed.scenario("cancelled commits, then kill -9") as (load, outcome):
+        [(sender,)] = query(primary.url(), "SELECT pid FROM pg_stat_replication")
+        os.kill(sender, signal.SIGSTOP)
+        for _ in range(_CANCELLED_TIMES):
+            wait_until(lambda: query(primary.url(), _WAITING) != [], _WAITING_SECONDS)
+            primary.execute(f"SELECT pg_cancel_backend(pid) FROM ({_WAITING}) AS waiting")
+            time.sleep(0.2)  # so that clients get the verdicts
+        primary.kill()
+        wait_for_another_leader(bed.cluster, primary.name)
+        load.wait_for_service(_FAIL_OVER_SECONDS)
+        primary.start()
+        bed.cluster.wait_until_whole(_WHOLE_SECONDS)
+    assert_good(outcome(), FROZEN_SECONDS)
