@@ -102,7 +102,7 @@ test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
 
-# Five minutes for a round. `make test-ha ROUNDS=10 K=frozen` plays one scenario ten times.
+# Seven minutes for a round. `make test-ha ROUNDS=10 K=frozen` plays one scenario ten times.
 ROUNDS ?= 1
 test-ha: setup-ha ## fail-overs of a cluster of PostgreSQL under load; prints what was lost, and how long it took
 	@BIRTHMARK_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -q -m high_availability $(if $(K),-k "$(K)") tests/high_availability

@@ -47,6 +47,7 @@ class Load:
             for url in urls
             for kind, size in (("singles", 1), ("batches", IN_A_BATCH))
         }
+        self._began = self._ended = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._send()))
 
