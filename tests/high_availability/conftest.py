@@ -1,12 +1,15 @@
 """Fixtures: the cluster, two servers on it, a camera, and the table at the end of the run."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 
 import pytest
 
 from tests.high_availability.cluster import DATABASE, Cluster
+from tests.high_availability.home import UNPACKED
 from tests.high_availability.load import Load
 from tests.high_availability.report import Outcome, table, take_stock
 from tests.support.cameras.camera import Camera
@@ -14,6 +17,8 @@ from tests.support.programs.running import new_serial, start
 from tests.support.programs.server import Server
 
 _OUTCOMES: list[Outcome] = []
+_LOG = UNPACKED / "outcomes.jsonl"
+"""The outcomes of all runs on this machine, also of those that were broken off."""
 _BACK_SECONDS = 60.0
 _WHOLE_SECONDS = 120.0
 
@@ -59,6 +64,8 @@ class Bed:
         nodes = [node.url(DATABASE) for node in self.cluster.nodes]
         outcomes.append(take_stock(name, load, nodes))
         _OUTCOMES.append(outcomes[0])
+        with _LOG.open("a", encoding="utf-8") as log:
+            log.write(f"{json.dumps(asdict(outcomes[0]))}\n")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from tests.support.databases.postgres import (
     server_account,
 )
 
-_UNPACKED = Path(__file__).parents[2] / ".cache" / "high-availability"
+UNPACKED = Path(__file__).parents[2] / ".cache" / "high-availability"
+"""Where `make setup-ha` puts the programs."""
 _ADVICE = "Type: make setup-ha"
 _END_SECONDS = 30.0
 _GUARD = """
@@ -174,11 +175,11 @@ class Home:
         self.postgres = find_binaries()
         if not self._account.reaches(self.postgres / "postgres"):
             self.postgres = copy_binaries(self.postgres, self.path / "binaries")
-        self._unpacked = _UNPACKED
-        assert (_UNPACKED / "patroni").is_dir(), f"Patroni is missing. {_ADVICE}"
-        if not self._account.reaches(_UNPACKED / "patroni" / "patroni"):
+        self._unpacked = UNPACKED
+        assert (UNPACKED / "patroni").is_dir(), f"Patroni is missing. {_ADVICE}"
+        if not self._account.reaches(UNPACKED / "patroni" / "patroni"):
             self._unpacked = self.path / "unpacked"
-            shutil.copytree(_UNPACKED, self._unpacked, symlinks=True)
+            shutil.copytree(UNPACKED, self._unpacked, symlinks=True)
         self.library = self._unpacked / "patroni"
         self._libraries = ":".join(map(str, self._unpacked.glob("usr/lib/*-linux-*")))
         self._account.takes(self.path)

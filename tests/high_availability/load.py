@@ -26,6 +26,7 @@ BATCHES = 2
 IN_A_BATCH = 20
 _FORGED = 5  # each fifth
 _PAUSE_SECONDS = 0.04
+_STALL_SECONDS = 0.5
 _PATIENCE_SECONDS = 15.0
 _START_SECONDS = 60.0
 
@@ -47,6 +48,7 @@ class Load:
             for url in urls
             for kind, size in (("singles", 1), ("batches", IN_A_BATCH))
         }
+        self._stalls: list[tuple[float, float]] = []
         self._began = self._ended = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._send()))
@@ -73,23 +75,29 @@ class Load:
 
     def seconds_without_service(self) -> float:
         """Return the longest time in which one kind of client got no verdict from one server."""
+        began, ended = self._began, self._ended
         return max(
-            later - earlier
-            for stream in self._streams
-            for earlier, later in pairwise(
-                [
-                    self._began,
-                    *(each for each in self._moments[stream] if self._began < each < self._ended),
-                    self._ended,
-                ]
+            longest_gap(
+                [began, *(each for each in self._moments[stream] if began < each < ended), ended],
+                self._stalls,
             )
+            for stream in self._streams
         )
+
+    async def _notice_stalls(self) -> None:
+        while not self._stopping.is_set():
+            before = time.monotonic()
+            await asyncio.sleep(_PAUSE_SECONDS)
+            after = time.monotonic()
+            if after - before > _STALL_SECONDS:
+                self._stalls.append((before, after))
 
     def _last(self, stream: str) -> float:
         return self._moments[stream][-1] if self._moments[stream] else 0.0
 
     async def _send(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._notice_stalls())
             for stream, (url, size) in self._streams.items():
                 for _ in range(SINGLES if size == 1 else BATCHES):
                     group.create_task(self._call(stream, url, size))
@@ -140,3 +148,19 @@ def _request(tokens: Sequence[CameraToken]) -> tuple[str, bytes]:
 def _verdict(result: dict[str, Any]) -> str:
     """Return PASS or FAIL, or what is neither: an element of a batch that has an error."""
     return str(result.get("error") or result["validation_result"])
+
+
+def longest_gap(moments: Sequence[float], stalls: Sequence[tuple[float, float]]) -> float:
+    """Return the longest time between two moments.
+
+    Times in which this process stood still, with their begin and end, are no fault of the servers
+    and do not count.
+    """
+
+    def stood_still(begin: float, end: float) -> float:
+        overlaps = (min(end, until) - max(begin, since) for since, until in stalls)
+        return sum(each for each in overlaps if each > 0)
+
+    return max(
+        later - earlier - stood_still(earlier, later) for earlier, later in pairwise(moments)
+    )

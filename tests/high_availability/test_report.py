@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.high_availability.load import Load
+from tests.high_availability.load import Load, longest_gap
 from tests.high_availability.report import Outcome, table, take_stock
 from tests.support.cameras.camera import Camera
 
@@ -79,6 +79,14 @@ def test_a_wrong_verdict_is_found(load: Load, nodes: list[str]) -> None:
     )
     outcome = take_stock("wrong", load, nodes)
     assert (outcome.wrong, outcome.is_clean) == (2, False)
+
+
+def test_a_machine_that_stands_still_does_not_count() -> None:
+    """The gap from 1 to 8 has 3 seconds of it, and the one from 8 to 13 has 2."""
+    moments = [0.0, 1.0, 8.0, 13.0]
+    assert longest_gap(moments, []) == 7.0
+    assert longest_gap(moments, [(3.0, 6.0)]) == 5.0
+    assert longest_gap(moments, [(3.0, 6.0), (7.0, 10.0)]) == 3.0
 
 
 def test_the_table_adds_up_the_rounds_of_a_scenario() -> None:
