@@ -102,10 +102,12 @@ test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
 
-# Seven minutes for a round. `make test-ha ROUNDS=10 K=frozen` plays one scenario ten times.
+# Seven minutes for a round. `make test-ha ROUNDS=10 K=frozen` plays one scenario ten times. The logs of the servers
+# stay in .cache/high-availability/last-run until the next run.
 ROUNDS ?= 1
 test-ha: setup-ha ## fail-overs of a cluster of PostgreSQL under load; prints what was lost, and how long it took
-	@BIRTHMARK_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -q -m high_availability $(if $(K),-k "$(K)") tests/high_availability
+	@BIRTHMARK_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -q -m high_availability \
+	  --basetemp $(HA)/last-run $(if $(K),-k "$(K)") tests/high_availability
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak --timeout 1800
