@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools run test soak check check-fast public-surface \
+.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools setup-ha run test test-ha soak check check-fast public-surface \
   reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -75,6 +75,20 @@ setup-deployment-tools: ## what the tests read the files of deployments with: ng
 	    for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
 	  { echo "Install nginx, promtool (Prometheus) and systemd-analyze (systemd)."; exit 1; }
 
+# Patroni in a folder of its own, and Debian's etcd and HAProxy, unpacked and not installed, so that no service starts.
+HA := .cache/high-availability
+HA_PACKAGES := etcd-server haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
+$(HA)/.patroni: .venv/.dev requirements/high-availability.lock
+	@rm -rf $(HA)/patroni
+	@$(UV) pip install -q --require-hashes --target $(HA)/patroni -r requirements/high-availability.lock
+	@touch $@
+
+setup-ha: $(HA)/.patroni ## what `test-ha` needs: Patroni, etcd, HAProxy
+	@PATH="$$PATH:/usr/sbin:$(HA)/usr/sbin:$(HA)/usr/bin"; command -v etcd >/dev/null && command -v haproxy >/dev/null || \
+	  { cd $(HA) && { apt-get download $(HA_PACKAGES) || { apt-get update && apt-get download $(HA_PACKAGES); }; } && \
+	    for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
+	  { echo "Install etcd and HAProxy: your system's packages."; exit 1; }
+
 run: setup ## start the authority on http://127.0.0.1:8000, with SQLite in ./sma-data
 	@PORT=$(PORT) .venv/bin/sma serve
 
@@ -87,6 +101,13 @@ test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a
 	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
+
+# Seven minutes for a round. `make test-ha ROUNDS=10 K=frozen` plays one scenario ten times. The logs of the servers
+# stay in .cache/high-availability/last-run until the next run.
+ROUNDS ?= 1
+test-ha: setup-ha ## fail-overs of a cluster of PostgreSQL under load; prints what was lost, and how long it took
+	@BIRTHMARK_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -q -m high_availability \
+	  --basetemp $(HA)/last-run $(if $(K),-k "$(K)") tests/high_availability
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak --timeout 1800
@@ -140,6 +161,8 @@ lock: .venv/.uv ## renew the locks; no registry's address goes into them
 	  pyproject.toml --extra server --extra traces --group dev -c requirements/run.lock -o requirements/dev.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  --group tool-chains -o requirements/tool-chains.lock
+	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  --group high-availability -c requirements/dev.lock -o requirements/high-availability.lock
 	@$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  --group build -c requirements/dev.lock -o requirements/build.lock
 	@cd requirements/npm && npm install --silent --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved

