@@ -48,12 +48,15 @@ class Pool(Generic[Call]):
         """The number of items that wait."""
         return self._queue.waiting
 
+    def has_room(self, caller: str | None, items: int) -> bool:
+        """Return True if a call of up to `items` items would be accepted now."""
+        # Without the lock, which would cost more: the call itself is checked with it.
+        return self._queue.has_room(caller, single=items == 1)
+
     def check(self, caller: str | None, items: int) -> None:
         """Raise PoolFullError if a call of up to `items` items would be refused now."""
-        # Without the lock, which would cost more: the call itself is checked again.
-        if not self._queue.has_room(caller, single=items == 1):
-            with self._changed:
-                self._check(caller, items)
+        with self._changed:
+            self._check(caller, items)
 
     def reserve(self, caller: str | None, items: int) -> Reservation:
         """Reserve room for a call of up to `items` items. Raises PoolFullError.
@@ -89,7 +92,7 @@ class Pool(Generic[Call]):
         return self._queue.oldest()
 
     def _check(self, caller: str | None, items: int) -> None:
-        if not self._queue.has_room(caller, single=items == 1):
+        if not self.has_room(caller, items):
             self.refused += items
             raise PoolFullError(self._queue.drain_seconds)
 

@@ -80,7 +80,7 @@ async def judge(
     """
     context, authority = request.context, request.server.authority
     # Before the body is read: in a flood, most requests are refused here.
-    check_room(authority.validator, context.known_caller)
+    await check_room(authority.validator, context.known_caller)
     try:
         body = await read_json(context.headers, request.receive, authority.settings.max_body_bytes)
     except RequestError:

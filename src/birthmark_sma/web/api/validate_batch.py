@@ -74,7 +74,7 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
     caller, limits = context.known_caller, authority.rate_limits
     # The setting is meant for single tokens. A batch has at least 1 MiB.
     most = max(authority.settings.max_body_bytes, _BODY_BYTES)
-    check_room(authority.validator, caller, most_tokens(announced_bytes(context.headers)))
+    await check_room(authority.validator, caller, most_tokens(announced_bytes(context.headers)))
     try:
         body = await read_json(context.headers, request.receive, most)
     except RequestError:

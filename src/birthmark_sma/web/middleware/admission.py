@@ -9,6 +9,7 @@ the pool compares what a caller has waiting with its share, whatever the next ca
 decides which calls have one token at most, and how much room is held while a body is parsed.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ from birthmark_sma.web.request_context import Header
 _TOKEN_BYTES = len(
     ',{"encrypted_nuc_hash":"","table_id":0,"key_index":0,"nonce":""}' + 96 * "f" + 24 * "f"
 )
+_PAUSE_SECONDS = 0.25
 _AROUND_BYTES = len('{"tokens":[]}') - len(",")
 
 
@@ -44,9 +46,16 @@ def announced_bytes(headers: Iterable[Header]) -> int | None:
     return None
 
 
-def check_room(validator: Validator, caller: Caller, tokens: int = 1) -> None:
-    """Raise PoolFullError if a request of up to so many tokens would be refused now."""
-    validator.pool.check(ledger_partition(caller), tokens)
+async def check_room(validator: Validator, caller: Caller, tokens: int = 1) -> None:
+    """Raise PoolFullError if a request of up to so many tokens would be refused.
+
+    Without room, wait a moment and look again. This takes the top off short bursts, and a caller
+    that repeats refused requests at once occupies the event loop less.
+    """
+    pool, who = validator.pool, ledger_partition(caller)
+    if not pool.has_room(who, tokens):
+        await asyncio.sleep(_PAUSE_SECONDS)
+        pool.check(who, tokens)
 
 
 @contextmanager
