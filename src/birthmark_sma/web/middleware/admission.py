@@ -24,7 +24,7 @@ from birthmark_sma.web.request_context import Header
 _TOKEN_BYTES = len(
     ',{"encrypted_nuc_hash":"","table_id":0,"key_index":0,"nonce":""}' + 96 * "f" + 24 * "f"
 )
-_PAUSE_SECONDS = 0.25
+_LOOKS, _LOOK_SECONDS = 4, 0.25
 _AROUND_BYTES = len('{"tokens":[]}') - len(",")
 
 
@@ -47,15 +47,19 @@ def announced_bytes(headers: Iterable[Header]) -> int | None:
 
 
 async def check_room(validator: Validator, caller: Caller, tokens: int = 1) -> None:
-    """Raise PoolFullError if a request of up to so many tokens would be refused.
+    """Raise PoolFullError if a request of up to so many tokens has no room within a second.
 
-    Without room, wait a moment and look again. This takes the top off short bursts, and a caller
-    that repeats refused requests at once occupies the event loop less.
+    The wait takes the top off short bursts. It also keeps the event loop free: a caller that
+    repeats refused requests at once, with the body of a batch each time, gets one a second.
     """
     pool, who = validator.pool, ledger_partition(caller)
-    if not pool.has_room(who, tokens):
-        await asyncio.sleep(_PAUSE_SECONDS)
-        pool.check(who, tokens)
+    if pool.has_room(who, tokens):
+        return
+    for _ in range(_LOOKS):
+        await asyncio.sleep(_LOOK_SECONDS)
+        if pool.has_room(who, tokens):
+            return
+    pool.check(who, tokens)
 
 
 @contextmanager
