@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from random import random
+from secrets import SystemRandom
 
 from birthmark_sma.errors import PoolFullError, RateLimitedError
 
@@ -13,6 +13,7 @@ LONGEST_SECONDS = 30
 
 # A caller that waits for so much of the time that the outage has lasted doubles its pauses.
 _SHARE_OF_OUTAGE = 0.5
+_chance = SystemRandom()
 
 
 def retry_after(error: Exception, outage_seconds: Callable[[], float]) -> int:
@@ -36,4 +37,4 @@ def with_jitter(seconds: float) -> int:
     the shortest time over 1 and 2 seconds.
     """
     bounded = min(max(seconds, 1.0), LONGEST_SECONDS)
-    return int(bounded * (1 + random()) + random() / 2)  # noqa: S311  no secret
+    return int(bounded * _chance.uniform(1, 2) + _chance.uniform(0, 0.5))

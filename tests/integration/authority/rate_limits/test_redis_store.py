@@ -258,7 +258,9 @@ async def test_whoever_leaves_while_the_store_is_asked_holds_nothing(
 
         return asked
 
-    async with process(redis.url, failures="10/hour; 20/day", validate="1000/hour") as limits:
+    async with process(
+        redis.url, failures="10/hour; 20/day", validate="1000/second; 1000/hour"
+    ) as limits:
         with monkeypatch.context() as patch:
             patch.setattr(RedisConnection, "run", held_up(RedisConnection.run))
             request = asyncio.ensure_future(passes(limits, caller, 200))
@@ -336,7 +338,9 @@ async def test_when_it_hangs_nobody_waits_for_long(
 ) -> None:
     """Once a quarter of a second, and then not at all."""
     monkeypatch.setattr(redis_connection, "ANSWER_SECONDS", ANSWER_SECONDS)
-    async with process(own_redis.url, validate="1000/hour", failures="100/hour") as limits:
+    async with process(
+        own_redis.url, validate="1000/second; 1000/hour", failures="100/hour"
+    ) as limits:
         assert await passes(limits, caller)
         with frozen([own_redis.pid]):
             began = time.monotonic()
