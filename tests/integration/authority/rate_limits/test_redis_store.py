@@ -449,3 +449,20 @@ async def test_its_keys_go_by_themselves(own_redis: Redis, caller: Caller) -> No
         lives = own_redis.ask("PTTL", key)
         assert isinstance(lives, int)
         assert 0 < lives <= 120_000
+
+
+async def test_processes_share_a_burst(redis: Redis, caller: Caller) -> None:
+    """As one process does: a batch may exceed it, and is paid for afterwards."""
+    async with (
+        process(redis.url, validate="30000/hour") as one,
+        process(redis.url, validate="30000/hour") as two,
+    ):
+        assert await passes(one, caller, 2_900)
+        assert await passes(two, caller, 1_000)
+        assert not await passes(one, caller)
+        with pytest.raises(RateLimitedError, match="30001 camera tokens at once can never pass"):
+            one.take(Kind.VALIDATE, caller, 30_001)
+        quotas, refusal = await two.confirm(Kind.VALIDATE, caller, 30_001)
+        assert refusal is not None
+        assert refusal.policy == "validate"
+        assert [quota.remaining for quota in quotas] == [0, 30_000 - 3_900]
