@@ -6,12 +6,14 @@ and prints the numbers.
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,7 +24,7 @@ from tests.support.databases.postgres import Postgres
 from tests.support.programs.commands import sma
 from tests.support.programs.flood import Flood, flooding
 from tests.support.programs.load import Answer, Connection
-from tests.support.programs.running import Running, new_serial
+from tests.support.programs.running import Running, new_serial, start
 from tests.support.soak import times
 
 BATCH = f"{VALIDATE}/batch"
@@ -127,6 +129,40 @@ def test_a_flood_of_batches_starves_nobody(scene: Scene) -> None:
     assert median(rounds) < PATIENCE_SECONDS
     assert flood.statuses.keys() <= {200, 503}
     assert flood.statuses[200] > 0
+
+
+async def _refused_head(url: str, tokens: Sequence[bytes]) -> bytes:
+    """Return the response to the head of a batch, whose body never comes, in a full pool."""
+    place = urlsplit(url)
+    fillers = [await Connection.open(url) for _ in tokens]
+    asked = [
+        asyncio.create_task(each.ask("POST", VALIDATE, body))
+        for each, body in zip(fillers, tokens, strict=True)
+    ]
+    await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)  # one that had no room
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    head = f"POST {BATCH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: 184012\r\n\r\n".encode())
+    said = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    await asyncio.wait(asked)
+    return said
+
+
+def test_a_batch_without_room_is_refused_before_its_body(tmp_path: Path) -> None:
+    """The body of this one is never sent, so it cannot have been read or parsed."""
+    running = start(tmp_path / "data", "sqlite:", SMA_POOL_LIMIT="2", **FEW_TABLES)
+    with running.server:
+        with running.client() as client:
+            camera = Camera.provisioned(client, new_serial())
+        tokens = [json.dumps(wire(camera.token())).encode() for _ in range(6)]
+        file = running.database_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            said = asyncio.run(_refused_head(running.server.url, tokens))
+            other.execute("ROLLBACK")
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: " in said.lower()
 
 
 @pytest.mark.soak
