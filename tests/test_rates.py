@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birthmark_sma.errors import ConfigurationError, RateRefusedError
-from birthmark_sma.rates import Rate, parse_rates
+from birthmark_sma.rates import Rate, burst_of, parse_rates
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,24 @@ def test_any_text_is_a_rate_or_refused(text: str) -> None:
 def test_a_rate_reads_as_a_sentence_wants_it() -> None:
     assert str(Rate(600, 60)) == "600 in 60 seconds"
     assert str(Rate(3, 1)) == "3 in 1 second"
+
+
+@pytest.mark.parametrize(
+    ("text", "burst"),
+    [
+        ("300000/minute", Rate(30_000, 6)),
+        ("6000/minute", Rate(600, 6)),
+        ("600/minute", Rate(100, 10)),
+        ("150/minute", Rate(100, 40)),
+        ("36000/hour", Rate(3_600, 360)),
+        ("101/minute", None),
+        ("100/minute", None),
+        ("5/minute", None),
+        ("100000/second", None),
+        ("100/second; 3000/minute", None),
+        ("none", None),
+    ],
+)
+def test_a_burst_is_a_tenth_in_a_tenth_of_the_time(text: str, burst: Rate | None) -> None:
+    """But at least 100 units, and none where the window is a second or a shorter rate exists."""
+    assert burst_of(parse_rates(text)) == burst

@@ -59,10 +59,15 @@ def _describe(error: Exception) -> dict[str, Any]:
             "other_members": sorted(document.keys() - _MEMBERS),
             "left_out_members": sorted(_MEMBERS - document.keys()),
             "fields": [each["field"] for each in document.get("errors", [])],
-            "headers": {name: response.headers[name] for name in headers},
+            "headers": {name: _value(name, response.headers[name]) for name in headers},
             "media_type": response.headers["content-type"],
         }
     )
+
+
+def _value(name: str, value: str) -> str:
+    """Return the value of a header field; for Retry-After, which is random, that it is a number."""
+    return "seconds" if name == "retry-after" and value.isdigit() else value
 
 
 def _respond(error: Exception) -> dict[str, Any]:

@@ -454,10 +454,14 @@ class CallerLeftError(AuthorityError):
 
 
 class PoolFullError(AuthorityError):
-    """The bounded pool is full. Nothing was done: retry later."""
+    """The bounded pool is full, or the caller's share of it. Nothing was done: retry later.
 
-    def __init__(self) -> None:
+    `drain_seconds` is the time after which what waits will be done; 0 if it is unknown.
+    """
+
+    def __init__(self, drain_seconds: float = 0.0) -> None:
         super().__init__("The authority has more work waiting than it accepts; try again shortly")
+        self.drain_seconds = drain_seconds
 
 
 class RateLimitedError(AuthorityError):

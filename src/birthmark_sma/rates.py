@@ -4,6 +4,7 @@ Settings, access keys and the rate limiter use this module. It counts nothing: s
 `authority.rate_limits`.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ _RATE = re.compile(
 _MOST = 1_000_000_000
 _LONGEST_SECONDS = 31 * 24 * 60 * 60
 _MOST_RATES = 4
+_BURSTS = 10  # parts of a window
+_SMALLEST_BURST = 100
 _MOST_CHARACTERS = 64  # the size of the column access_keys.rate_limit
 
 
@@ -52,6 +55,21 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
     if len(rates) > _MOST_RATES or len({each.seconds for each in rates}) < len(rates):
         raise RateRefusedError("there are at most four rates, each over another time")
     return tuple(rates)
+
+
+def burst_of(rates: tuple[Rate, ...]) -> Rate | None:
+    """Return the rate that spreads the shortest of `rates` over its window, or None.
+
+    It allows a tenth of the amount in a tenth of the time, so that nobody spends the allowance of a
+    minute in a second. It allows at least 100 units, in as much more time: small limits are for
+    people and their browsers, who come in bursts.
+    """
+    if not rates:
+        return None
+    amount, seconds = rates[0]
+    least = max(amount // _BURSTS, _SMALLEST_BURST)
+    burst = Rate(least, math.ceil(seconds * least / amount))
+    return burst if burst.amount < amount and burst.seconds < seconds else None
 
 
 def _to_rate(amount: str, multiple: str, period: str) -> Rate:

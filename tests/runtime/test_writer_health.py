@@ -115,3 +115,27 @@ def test_a_batch_that_ends_during_a_probing_write_counts(
     clock.now = next(times)
     health.probed(began, error)
     assert health.fault(0) is before
+
+
+def test_an_outage_lasts_from_the_first_failure_on(clock: Clock) -> None:
+    health = WriterHealth()
+    assert health.outage_seconds(0) == 0
+    health.last = clock.failed()
+    clock.now += 10
+    assert health.outage_seconds(0) == 10
+    health.last = clock.failed()
+    clock.now += 5
+    assert health.outage_seconds(0) == 15
+    health.last = clock.committed(0.01)
+    assert health.outage_seconds(0) == 0
+    health.last = clock.failed()
+    clock.now += 2
+    assert health.outage_seconds(0) == 2
+
+
+def test_an_outage_may_be_a_write_that_hangs(clock: Clock) -> None:
+    health = WriterHealth()
+    health.last = clock.committed(0.01)
+    clock.now += 60
+    assert health.outage_seconds(20) == 20
+    assert health.outage_seconds(1) == 0

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from operator import attrgetter
 from time import monotonic, perf_counter_ns, time
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -32,7 +33,6 @@ from birthmark_sma.errors import (
     BirthmarkError,
     DatabaseFault,
     DatabaseUnavailableError,
-    PoolFullError,
     ShuttingDownError,
 )
 from birthmark_sma.runtime.log_context import WORKING_FOR, LoggedRequest
@@ -49,6 +49,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.outages.writer_commits import WriterCommits
+from birthmark_sma.storage.pool.pool import Pool, Reservation
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -75,6 +76,7 @@ class Batch(NamedTuple):
 _MOST_LOST = 100_000  # lost answers kept while the database is away; then the oldest are dropped
 _LOST_AGAIN_SECONDS = 1.0  # between two attempts to record lost answers
 
+_since = attrgetter("since")  # a call's time
 _log = logging.getLogger(__name__)
 
 
@@ -82,8 +84,8 @@ class GroupCommit(Generic[Item, Answer]):
     """A queue of items and the thread that handles them in batches.
 
     Safe to use from any thread and any event loop. `pool_limit` is the number of items that may
-    wait: a call is refused once so many wait, so the items of the last call may exceed it.
-    `batch_limit` is the number of items after which a batch takes no further call. `on_commit` is
+    wait, and `storage.pool` shares it between the callers. `batch_limit` is the number of
+    items after which a batch takes no further call. `on_commit` is
     called for each batch after its commit and before its answers, `on_failure` with the kind of
     fault of each batch that failed; both in the writer thread.
     """
@@ -104,7 +106,6 @@ class GroupCommit(Generic[Item, Answer]):
         self._database = database
         self._handler = handler
         self.name = name
-        self._pool_limit = pool_limit
         self._batch_limit = batch_limit
         self._on_commit = on_commit
         self._record_lost = record_lost
@@ -112,10 +113,8 @@ class GroupCommit(Generic[Item, Answer]):
         self._lose_later = self._lose  # one bound method for all calls instead of one for each
         # Guarded by _changed.
         self._changed = threading.Condition()
-        self._pool: deque[Submission[Item, Answer]] = deque()
-        self._pooled = 0  # number of items in _pool
+        self.pool: Pool[Submission[Item, Answer]] = Pool(self._changed, pool_limit)
         self._closing = False
-        self._refused = 0  # number of items refused by the full pool
         self._lost: deque[tuple[Item, Answer]] = deque()
         self._dropped = 0  # lost answers that were dropped and not yet logged
         # Owned by the writer thread; others only read `_taken` and `began`.
@@ -128,17 +127,19 @@ class GroupCommit(Generic[Item, Answer]):
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
 
-    def submit(self, item: Item, request: LoggedRequest | None = None) -> "Future[Answer]":
+    def submit(
+        self, item: Item, request: LoggedRequest | None = None, caller: str | None = None
+    ) -> "Future[Answer]":
         """Submit an item from a thread; return the future of its answer.
 
         Raises PoolFullError or ShuttingDownError at once. The future cannot be cancelled: the item
         is handled in any case.
         """
-        future: Future[Answer] = self._accept((item,), request, single=True, loop=None)
+        future: Future[Answer] = self._accept((item,), request, caller, loop=None)
         return future
 
     def submit_async(
-        self, item: Item, request: LoggedRequest | None = None
+        self, item: Item, request: LoggedRequest | None = None, caller: str | None = None
     ) -> "asyncio.Future[Answer]":
         """Submit an item from a coroutine; return the future of its answer.
 
@@ -148,32 +149,36 @@ class GroupCommit(Generic[Item, Answer]):
         is not handled.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = self._accept((item,), request, single=True, loop=loop)
+        future: asyncio.Future[Answer] = self._accept((item,), request, caller, loop=loop)
         return future
 
     def submit_together(
-        self, items: Sequence[Item], request: LoggedRequest | None = None
+        self,
+        items: Sequence[Item],
+        request: LoggedRequest | None = None,
+        caller: str | None = None,
+        reservation: Reservation | None = None,
     ) -> "asyncio.Future[Answers[Answer]]":
         """Submit items that are handled in one transaction; return the future of their answers.
 
         The result has an answer or an error for each item. Raises as `submit_async` does, except
-        that errors of single items are returned.
+        that errors of single items are returned. With a reservation the pool is never full.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answers[Answer]] = self._accept(
-            items, request, single=False, loop=loop
+            items, request, caller, single=False, loop=loop, reservation=reservation
         )
         return future
 
     @property
     def waiting(self) -> int:
         """The number of items that wait for the writer."""
-        return self._pooled
+        return self.pool.waiting
 
     @property
     def refused(self) -> int:
         """The number of items that were refused because the pool was full."""
-        return self._refused
+        return self.pool.refused
 
     @property
     def running(self) -> bool:
@@ -184,7 +189,8 @@ class GroupCommit(Generic[Item, Answer]):
     def oldest_seconds(self) -> float:
         """The age in seconds of the oldest item that has no answer yet; 0 if there is none."""
         with self._changed:
-            oldest = self._taken or (self._pool[0] if self._pool else None)
+            both = [each for each in (self._taken, self.pool.oldest()) if each is not None]
+        oldest = min(both, key=_since, default=None)
         return 0.0 if oldest is None else monotonic() - oldest.since
 
     @property
@@ -203,19 +209,17 @@ class GroupCommit(Generic[Item, Answer]):
         self,
         items: Sequence[Item],
         request: LoggedRequest | None,
+        caller: str | None,
         *,
-        single: bool,
+        single: bool = True,
         loop: asyncio.AbstractEventLoop | None,
+        reservation: Reservation | None = None,
     ) -> Any:
         waiting = Submission(items, request, self._lose_later, single=single, loop=loop)
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
-            if self._pooled >= self._pool_limit:
-                self._refused += len(items)
-                raise PoolFullError
-            self._pool.append(waiting)
-            self._pooled += len(items)
+            self.pool.add(caller, waiting, len(items), reservation)
             self._changed.notify()
         # For the HTTP protocol, which calls `leave` when the connection closes. Only after the item
         # was accepted, so that a refused item is never reported as lost.
@@ -258,11 +262,11 @@ class GroupCommit(Generic[Item, Answer]):
     def _has_work(self) -> bool:
         """Wait for work. Return False if the writer is closing and has nothing left to do."""
         with self._changed:
-            while not self._pool and not self._closing:
+            while not self.pool and not self._closing:
                 if self._lost_are_due:
                     return True
                 self._changed.wait(self._try_lost_at - monotonic() if self._lost else None)
-            return bool(self._pool) or self._lost_are_due
+            return bool(self.pool) or self._lost_are_due
 
     @property
     def _lost_are_due(self) -> bool:
@@ -295,18 +299,10 @@ class GroupCommit(Generic[Item, Answer]):
             _log.warning("%s: %d lost answers were dropped and %s", self.name, dropped, why)
 
     def _take(self) -> list[Submission[Item, Answer]]:
-        """Remove and return what waits, up to `batch_limit` items.
-
-        The items of one call stay together, so the last call may exceed the limit.
-        """
+        """Remove and return the calls of the next batch."""
         with self._changed:
-            batch: list[Submission[Item, Answer]] = []
-            taken = 0
-            while self._pool and taken < self._batch_limit:
-                batch.append(self._pool.popleft())
-                taken += len(batch[-1].items)
-            self._pooled -= taken
-            self._taken = batch[0] if batch else None
+            batch = self.pool.take(self._batch_limit)
+            self._taken = min(batch, key=_since, default=None)
             return batch
 
     def _handle_batch(self, batch: list[Submission[Item, Answer]]) -> None:

@@ -174,8 +174,13 @@ class Application:
             self.metrics.turned_away("insufficient_scope")
         elif isinstance(error, RequestError) and error.slug == MISDIRECTED:
             self.metrics.turned_away("misdirected")
-        problem = error_response(context, error)
+        problem = error_response(context, error, self._outage_seconds)
         return session_middleware.show(request, problem) if context.route.dashboard else problem
+
+    def _outage_seconds(self) -> float:
+        """Return for how long a writer of this process has failed; 0 without a fault."""
+        writers = self.state.authority.writers
+        return max(each.health.outage_seconds(each.oldest_seconds) for each in writers)
 
 
 def collect_endpoints(routers: Sequence[APIRouter]) -> Mapping[Route, Mapping[str, Endpoint]]:

@@ -6,7 +6,7 @@ operator. A document never contains a traceback.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from starlette.exceptions import HTTPException
@@ -20,9 +20,9 @@ from birthmark_sma.web.problems import (
     find_problem,
 )
 from birthmark_sma.web.request_context import RequestContext
+from birthmark_sma.web.retry_after import retry_after
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 1
 
 _NOTHING_DECIDED = (
     "An internal error occurred, and nothing was decided. The operator finds the cause in the log."
@@ -37,27 +37,30 @@ def problem_response(
     detail: str,
     members: Mapping[str, object] = MappingProxyType({}),
     *,
-    retry_after: int = RETRY_AFTER_SECONDS,
+    seconds: int | None = None,
 ) -> JSONResponse:
     """Return a problem document as a response.
 
-    `members` are extension members (RFC 9457, section 3.2). `retry_after` is in seconds and is sent
-    only where `problem.retry` is set.
+    `members` are extension members (RFC 9457, section 3.2). `seconds` is the Retry-After, if any.
     """
     body = {**problem.document(detail, context.path, context.request_id), **members}
     headers = {}
-    if problem.retry:
-        headers["Retry-After"] = str(retry_after)
+    if seconds is not None:
+        headers["Retry-After"] = str(seconds)
     if problem.challenge is not None:
         headers["WWW-Authenticate"] = problem.challenge
     return JSONResponse(body, problem.status, headers, MEDIA_TYPE)
 
 
-def error_response(context: RequestContext, error: Exception) -> JSONResponse:
+def error_response(
+    context: RequestContext, error: Exception, outage_seconds: Callable[[], float] = float
+) -> JSONResponse:
     """Return the problem document of any error.
 
-    An unexpected one is logged with its traceback. One with a status of 500 or more is logged with
-    its advice for the operator, which the document does not have.
+    `outage_seconds` returns for how long nothing could be written: Retry-After grows with it.
+
+    An unexpected error is logged with its traceback. One with a status of 500 or more is logged
+    with its advice for the operator, which the document does not have.
     """
     problem = find_problem(error)
     if problem is INTERNAL:
@@ -66,8 +69,8 @@ def error_response(context: RequestContext, error: Exception) -> JSONResponse:
         advice = getattr(error, "advice", "")
         _log.warning("%s: %s%s", problem.title, error, f": {advice}" if advice else "")
     detail, members = _describe(problem, error)
-    seconds = getattr(error, "retry_after", RETRY_AFTER_SECONDS)
-    response = problem_response(context, problem, detail, members, retry_after=seconds)
+    seconds = retry_after(error, outage_seconds) if problem.retry else None
+    response = problem_response(context, problem, detail, members, seconds=seconds)
     if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})  # such as Allow
     return response

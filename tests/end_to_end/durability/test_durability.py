@@ -220,7 +220,7 @@ def test_a_locked_database_is_an_outage(on_sqlite: Running) -> None:
 
 
 def test_a_full_pool_is_an_outage(tmp_path: Path) -> None:
-    """Threat 19: more than the bounded pool holds is 503 with Retry-After, at once."""
+    """Threat 19: more than the bounded pool holds is 503 with Retry-After, within a second."""
     running = start(tmp_path / "data", "sqlite:", SMA_POOL_LIMIT="2", SMA_ANSWER_TIMEOUT="3")
     with running.server:
         with running.client() as client:

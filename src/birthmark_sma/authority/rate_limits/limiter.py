@@ -5,8 +5,9 @@ counts in memory (`memory_store`). If Redis is configured, a request that memory
 allowed there (`redis_store`); while Redis is unavailable, memory decides alone.
 
 Three kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
-token) and `admin`. Two kinds are counted after the fact, and then refuse the next requests:
-`failures` are the FAILs of a caller, `guesses` are the wrong credentials from an address.
+token) and `admin`. Their allowance is spread over its window (`rates.burst_of`). Two kinds are
+counted after the fact, and then refuse the next requests: `failures` are the FAILs of a caller,
+`guesses` are the wrong credentials from an address.
 
 Requests in progress may still FAIL, so a check before the work is not enough. The validation thread
 therefore checks `failures_left` for each request. With Redis, each request also reserves its tokens
@@ -41,7 +42,7 @@ from birthmark_sma.authority.rate_limits.store import (
 from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import RateLimitedError, RateRefusedError
-from birthmark_sma.rates import Rate, parse_rates
+from birthmark_sma.rates import Rate, burst_of, parse_rates
 
 _MOST_OWN_RATES = 1_024  # cached limits of access keys that have a rate of their own
 
@@ -101,7 +102,7 @@ class RateLimitFigures:
 class _Limit:
     """The rates of one kind, with the units of all its callers in memory and, if used, in Redis."""
 
-    __slots__ = ("_named", "kind", "memory", "rates", "redis")
+    __slots__ = ("_has_burst", "_named", "kind", "memory", "rates", "redis")
 
     def __init__(
         self,
@@ -111,14 +112,21 @@ class _Limit:
         redis: RedisConnection | None,
     ) -> None:
         self.kind = kind
-        self.rates = rates
         alone = len(rates) == 1
         names = [kind.value if alone else f"{kind.value}-{each.seconds}s" for each in rates]
+        # What is counted after the fact is no allowance that somebody could spend.
+        burst = None if kind in (Kind.FAILURES, Kind.GUESSES) else burst_of(rates)
+        self._has_burst = burst is not None
+        if burst is not None:
+            names, rates = [f"{kind.value}-burst", *names], (burst, *rates)
+        self.rates = rates
         self._named = list(zip(names, rates, strict=True))
-        self.memory = MemoryStore(rates, clock)
+        self.memory = MemoryStore(rates, clock, has_burst=self._has_burst)
         reserves = kind is Kind.FAILURES
         self.redis = (
-            None if redis is None else RedisStore(redis, kind.value, rates, reserves=reserves)
+            None
+            if redis is None
+            else RedisStore(redis, kind.value, rates, reserves=reserves, has_burst=self._has_burst)
         )
 
     def quotas(self, left: Iterable[Left]) -> tuple[Quota, ...]:
@@ -137,7 +145,7 @@ class _Limit:
 
     def refusal(self, cost: int, block: Block) -> RateLimitedError:
         units, (name, rate) = _UNITS[self.kind], self._named[block.number]
-        if cost > rate.amount:
+        if cost > rate.amount and not (self._has_burst and block.number == 0):
             message = (
                 f"{cost} {units} at once can never pass: the limit is {rate}. Send fewer at once"
             )

@@ -40,7 +40,8 @@ class _Window:
 class MemoryStore:
     """The windows of all callers under one limit. See `Store` for the contract.
 
-    `rates` has the shortest window first. `clock` returns seconds that never go back.
+    `rates` has the shortest window first. With `has_burst` the first one is exceeded by the last
+    request that it allows. `clock` returns seconds that never go back.
     Only the event loop may call `take` and `give_back`. All other methods are safe from any thread,
     for a limit whose units are not taken: the validation thread counts FAILs.
     """
@@ -50,8 +51,11 @@ class MemoryStore:
         rates: tuple[Rate, ...],
         clock: Callable[[], float] = time.monotonic,
         most_callers: int = MOST_CALLERS,
+        *,
+        has_burst: bool = False,
     ) -> None:
         self._rates = rates
+        self._has_burst = has_burst
         self._longest = rates[-1].seconds if rates else 0
         self._clock = clock
         self._most_callers = most_callers
@@ -75,7 +79,11 @@ class MemoryStore:
             weighing = int(previous * ends_in / seconds) if previous else 0
             units = amount - window.current - weighing - cost
             if units < 0:
-                return self._refusal(who, cost)
+                if number or not self._has_burst or units + cost < 1:
+                    return self._refusal(who, cost)
+                usage = Usage(previous, window.current + cost, ends_in)
+                left.append(left_of(self._rates[0], usage))
+                continue
             more_in = ends_in - weighing * seconds / previous if previous else ends_in
             left.append((units, int(more_in) + 1))
         for window in windows:
@@ -123,7 +131,7 @@ class MemoryStore:
 
     def _refusal(self, who: str, cost: int) -> Decision:
         usages = self.usage(who)
-        block = _find_block(self._rates, usages, cost)
+        block = _find_block(self._rates, usages, cost, has_burst=self._has_burst)
         return tuple(map(left_of, self._rates, usages)), block or Block(0, 1)
 
     def _move_forward(self, who: str, window: _Window, seconds: int, now: float) -> None:
@@ -155,9 +163,18 @@ class MemoryStore:
         return windows
 
 
-def _find_block(rates: tuple[Rate, ...], usages: tuple[Usage, ...], cost: int) -> Block | None:
-    """Return the first rate that has fewer than `cost` units left, or None."""
+def _find_block(
+    rates: tuple[Rate, ...], usages: tuple[Usage, ...], cost: int, *, has_burst: bool = False
+) -> Block | None:
+    """Return the first rate that has fewer than `cost` units left, or None.
+
+    A rate that can never allow so many comes before all others.
+    """
+    blocks = []
     for number, (rate, usage) in enumerate(zip(rates, usages, strict=True)):
-        if wait := seconds_until(rate, usage, cost):
-            return Block(number, wait)
-    return None
+        needed = 1 if has_burst and not number else cost
+        if needed > rate.amount:
+            return Block(number, rate.seconds)
+        if wait := seconds_until(rate, usage, needed):
+            blocks.append(Block(number, wait))
+    return blocks[0] if blocks else None

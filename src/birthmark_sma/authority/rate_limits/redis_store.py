@@ -72,16 +72,24 @@ class _Caller:
 class RedisStore:
     """The units of all callers under one limit. See `Store` for the contract.
 
-    Owned by one event loop. With `reserves`, use `reserve` and `release` in place of `take`.
+    Owned by one event loop. With `reserves`, use `reserve` and `release` in place of `take`. With
+    `has_burst`, the first rate is exceeded by the last request that it allows.
     """
 
     def __init__(
-        self, redis: RedisConnection, kind: str, rates: tuple[Rate, ...], *, reserves: bool = False
+        self,
+        redis: RedisConnection,
+        kind: str,
+        rates: tuple[Rate, ...],
+        *,
+        reserves: bool = False,
+        has_burst: bool = False,
     ) -> None:
         self._redis = redis
         self._kind = kind
         self._rates = rates
         self._reserves = reserves
+        self._has_burst = has_burst
         # A lease may exceed the requests in progress by up to twice this much, 1/100 of the limit.
         # So most requests need no call to Redis, and enough is left for other processes.
         self._ahead = min((rate.amount for rate in rates), default=0) // _SHARE_AHEAD
@@ -193,6 +201,7 @@ class RedisStore:
         until = time.monotonic() + HOLD_SECONDS / 2
         ask: dict[str, object] = {
             "rates": self._rates,
+            "has_burst": self._has_burst,
             "used": used,
             "costs": [each.cost for each in asked],
         }
@@ -225,7 +234,7 @@ class RedisStore:
         if outcome == _OTHERS_HOLD_IT:
             return left, Block(0, 1)
         number = outcome - 1
-        units = 1 if self._reserves else cost
+        units = 1 if self._reserves or (self._has_burst and not number) else cost
         wait = seconds_until(self._rates[number], usages[number], units)
         return left, Block(number, max(1, wait))
 

@@ -6,6 +6,7 @@
 --
 -- ARGV[1] is a JSON object:
 --   rates   pairs of amount and seconds
+--   has_burst  true if the first rate is exceeded by the last request that it allows
 --   used    units to count that were used already; no more are counted than are left
 --   costs   of the requests that wait, in their order
 --   lease   if present, units are reserved for the requests instead of consumed:
@@ -43,6 +44,7 @@ for number, rate in ipairs(ask.rates) do
     windows[number] = {
         name = name, amount = rate[1], length = length,
         began = began, previous = previous, current = current,
+        is_burst = ask.has_burst and number == 1,
     }
     life = math.max(life, 2 * length)
 end
@@ -53,9 +55,15 @@ local function left(window)
     return math.max(0, window.amount - window.current - math.floor(window.previous * share))
 end
 
+-- As `_find_block` in memory_store.py.
 local function refusing(units)
     for number, window in ipairs(windows) do
-        if left(window) < units then
+        if not window.is_burst and window.amount < units then
+            return number
+        end
+    end
+    for number, window in ipairs(windows) do
+        if left(window) < (window.is_burst and 1 or units) then
             return number
         end
     end
@@ -64,7 +72,7 @@ end
 
 local function count(units)
     for _, window in ipairs(windows) do
-        window.current = window.current + math.min(units, left(window))
+        window.current = window.current + (window.is_burst and units or math.min(units, left(window)))
     end
 end
 

@@ -23,6 +23,7 @@ from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.runtime.log_context import LoggedRequest
 from birthmark_sma.runtime.submission import Answers
+from birthmark_sma.storage.pool.pool import Reservation
 
 SERIAL = "SANDBOX-CAMERA"
 FAMILY = "Sandbox"
@@ -65,9 +66,10 @@ class SandboxValidator(Validator):
         camera_tokens: Sequence[CameraToken],
         caller: Caller,
         request: LoggedRequest | None = None,
+        room: Reservation | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
         """Submit tokens as one batch, with the table id that `as_of_table` set."""
-        return super().submit_together([*map(_scripted, camera_tokens)], caller, request)
+        return super().submit_together([*map(_scripted, camera_tokens)], caller, request, room)
 
     # --- in the writer thread
 

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
 from time import perf_counter_ns
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -64,6 +65,7 @@ from birthmark_sma.runtime.log_context import LoggedRequest
 from birthmark_sma.runtime.submission import Answers
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import Batch, GroupCommit
+from birthmark_sma.storage.pool.pool import Pool, Reservation
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ class Validator:
         or RateLimitedError if the caller has exceeded its limit of FAILs meanwhile.
         """
         attempt = Attempt(camera_token, caller, derivation, alternatives, object())
-        return self._writer.submit_async(attempt, request)
+        return self._writer.submit_async(attempt, request, ledger_partition(caller))
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and return its verdict. Raises the errors of `submit_async`."""
@@ -150,15 +152,17 @@ class Validator:
         camera_tokens: Sequence[CameraToken],
         caller: Caller,
         request: LoggedRequest | None = None,
+        room: Reservation | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
         """Judge one or more tokens of one request in one transaction, in order.
 
-        Raises PoolFullError or ShuttingDownError at once, for all of them. The future raises
-        DatabaseUnavailableError for all; a RateLimitedError stands in the place of its token.
+        Raises PoolFullError or ShuttingDownError at once, for all of them; with `room` in
+        the pool, it is never full. The future raises DatabaseUnavailableError for all; a
+        RateLimitedError stands in the place of its token.
         """
         identity = object()
         attempts = [Attempt(each, caller, request=identity) for each in camera_tokens]
-        return self._writer.submit_together(attempts, request)
+        return self._writer.submit_together(attempts, request, ledger_partition(caller), room)
 
     def submit(
         self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
@@ -167,12 +171,18 @@ class Validator:
 
         No rate limit counts its FAIL.
         """
-        return self._writer.submit(Attempt(camera_token, caller, derivation))
+        attempt = Attempt(camera_token, caller, derivation)
+        return self._writer.submit(attempt, caller=ledger_partition(caller))
 
     @property
     def waiting(self) -> int:
         """Return the number of tokens that wait for the writer thread."""
         return self._writer.waiting
+
+    @property
+    def pool(self) -> Pool[Any]:
+        """Return the pool, in which a caller of `ledger_partition` may reserve room."""
+        return self._writer.pool
 
     def copy_figures(self) -> None:
         """Copy the writer's state to shared memory, where all processes can read it."""

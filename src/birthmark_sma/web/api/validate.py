@@ -3,9 +3,9 @@
 `web.pipeline` calls the endpoint once the caller is authenticated and its rate limit allows the
 token. `validate_batch` and `validate_published` use `judge` and the other functions, too.
 
-In this order: read the body, parse it, ask the shared store of rate limits if there is one, submit
-the token to the validator, check for a replay, format. A verdict is returned only after its audit
-row is durable.
+In this order: check that the pool has room, read the body, parse it, ask the shared store of rate
+limits if there is one, submit the token to the validator, check for a replay, format. A verdict is
+returned only after its audit row is durable.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import ValidateNucRequest, ValidateNucResponse, verdict
+from birthmark_sma.web.middleware.admission import check_room
 from birthmark_sma.web.middleware.rate_limit import consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import parse, read_json
 from birthmark_sma.web.problems import ALREADY_SUBMITTED, RequestError, UnknownAddressError
@@ -78,6 +79,8 @@ async def judge(
     Raises DatabaseUnavailableError after the setting `answer_timeout` (seconds).
     """
     context, authority = request.context, request.server.authority
+    # Before the body is read: in a flood, most requests are refused here.
+    await check_room(authority.validator, context.known_caller)
     try:
         body = await read_json(context.headers, request.receive, authority.settings.max_body_bytes)
     except RequestError:

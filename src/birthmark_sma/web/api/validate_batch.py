@@ -22,6 +22,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
+from birthmark_sma.storage.pool.pool import Reservation
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.batch_parsing import parse_batch, parse_elements
 from birthmark_sma.web.api.models import ValidateBatchRequest, ValidateBatchResponse
@@ -32,6 +33,12 @@ from birthmark_sma.web.api.validate import (
     check_repeat,
     end_if_cancelled,
     phrase,
+)
+from birthmark_sma.web.middleware.admission import (
+    announced_bytes,
+    check_room,
+    most_tokens,
+    reserved_room,
 )
 from birthmark_sma.web.middleware.rate_limit import consume, consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import read_json
@@ -67,24 +74,27 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
     caller, limits = context.known_caller, authority.rate_limits
     # The setting is meant for single tokens. A batch has at least 1 MiB.
     most = max(authority.settings.max_body_bytes, _BODY_BYTES)
+    await check_room(authority.validator, caller, most_tokens(announced_bytes(context.headers)))
     try:
         body = await read_json(context.headers, request.receive, most)
     except RequestError:
         consume(context, limits, Kind.VALIDATE, caller)
         await charge_refused_body(request)
         raise
-    if context.trace is not None:
-        context.trace.parsing()
-    try:
-        tokens = await parse_batch(body)
-    except InvalidRequestError:
-        consume(context, limits, Kind.VALIDATE, caller)
-        raise
-    # Malformed elements cost as much as others.
-    consume(context, limits, Kind.VALIDATE, caller, len(tokens))
-    elements = [element async for element in parse_elements(tokens)]
-    camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
-    judged = await _judge(request, camera_tokens, len(tokens))
+    # Before the body is parsed, so that no parsed batch is refused.
+    with reserved_room(authority.validator, caller, most_tokens(len(body))) as room:
+        if context.trace is not None:
+            context.trace.parsing()
+        try:
+            tokens = await parse_batch(body)
+        except InvalidRequestError:
+            consume(context, limits, Kind.VALIDATE, caller)
+            raise
+        # Malformed elements cost as much as others.
+        consume(context, limits, Kind.VALIDATE, caller, len(tokens))
+        elements = [element async for element in parse_elements(tokens)]
+        camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
+        judged = await _judge(request, camera_tokens, len(tokens), room)
     try:
         results = await _phrase_all(request, elements, judged)
     except DatabaseUnavailableError:
@@ -97,7 +107,7 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
 
 
 async def _judge(
-    request: ApiRequest, camera_tokens: Sequence[CameraToken], cost: int
+    request: ApiRequest, camera_tokens: Sequence[CameraToken], cost: int, room: Reservation
 ) -> Sequence[Validation | BirthmarkError]:
     """Submit the well-formed tokens to the validator and return an answer for each.
 
@@ -117,7 +127,7 @@ async def _judge(
     try:
         end_if_cancelled()
         if camera_tokens:
-            future = authority.validator.submit_together(camera_tokens, caller, context)
+            future = authority.validator.submit_together(camera_tokens, caller, context, room)
             request.server.deadlines.add(future, settings.answer_timeout)
             judged = await future
     finally:

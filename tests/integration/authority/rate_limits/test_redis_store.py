@@ -258,7 +258,9 @@ async def test_whoever_leaves_while_the_store_is_asked_holds_nothing(
 
         return asked
 
-    async with process(redis.url, failures="10/hour; 20/day", validate="1000/hour") as limits:
+    async with process(
+        redis.url, failures="10/hour; 20/day", validate="1000/second; 1000/hour"
+    ) as limits:
         with monkeypatch.context() as patch:
             patch.setattr(RedisConnection, "run", held_up(RedisConnection.run))
             request = asyncio.ensure_future(passes(limits, caller, 200))
@@ -336,7 +338,9 @@ async def test_when_it_hangs_nobody_waits_for_long(
 ) -> None:
     """Once a quarter of a second, and then not at all."""
     monkeypatch.setattr(redis_connection, "ANSWER_SECONDS", ANSWER_SECONDS)
-    async with process(own_redis.url, validate="1000/hour", failures="100/hour") as limits:
+    async with process(
+        own_redis.url, validate="1000/second; 1000/hour", failures="100/hour"
+    ) as limits:
         assert await passes(limits, caller)
         with frozen([own_redis.pid]):
             began = time.monotonic()
@@ -445,3 +449,20 @@ async def test_its_keys_go_by_themselves(own_redis: Redis, caller: Caller) -> No
         lives = own_redis.ask("PTTL", key)
         assert isinstance(lives, int)
         assert 0 < lives <= 120_000
+
+
+async def test_processes_share_a_burst(redis: Redis, caller: Caller) -> None:
+    """As one process does: a batch may exceed it, and is paid for afterwards."""
+    async with (
+        process(redis.url, validate="30000/hour") as one,
+        process(redis.url, validate="30000/hour") as two,
+    ):
+        assert await passes(one, caller, 2_900)
+        assert await passes(two, caller, 1_000)
+        assert not await passes(one, caller)
+        with pytest.raises(RateLimitedError, match="30001 camera tokens at once can never pass"):
+            one.take(Kind.VALIDATE, caller, 30_001)
+        quotas, refusal = await two.confirm(Kind.VALIDATE, caller, 30_001)
+        assert refusal is not None
+        assert refusal.policy == "validate"
+        assert [quota.remaining for quota in quotas] == [0, 30_000 - 3_900]
