@@ -140,6 +140,7 @@ class _Supervisor(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._announce = announce
+        self._stopping = False
         # After super().__init__, which installs the signal handlers that this wraps.
         end_in_time(SUPERVISOR_SECONDS, self._kill_all)
 
@@ -153,6 +154,19 @@ class _Supervisor(Multiprocess):
         self._leave_answers_to_workers()
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
             self._announce()
+
+    def handle_int(self) -> None:
+        self._stopping = True
+        super().handle_int()
+
+    def handle_term(self) -> None:
+        self._stopping = True
+        super().handle_term()
+
+    @property
+    def failed(self) -> bool:
+        """True if the server stopped because a worker could not start."""
+        return not self._stopping
 
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
@@ -189,8 +203,10 @@ class _Supervisor(Multiprocess):
                     os.kill(worker.pid, signal.SIGHUP)
 
 
-def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> None:
+def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> bool:
     """Serve requests until SIGTERM or SIGINT, and finish the accepted requests.
+
+    Return False if the server stopped because a worker process could not start.
 
     Requests that are not finished after DRAIN_SECONDS get 503. `announce` is called once the
     server accepts connections. The authority is closed at the end; with several workers each worker
@@ -200,7 +216,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     called `tls.block_sighup` before it started its first thread.
     """
     settings = authority.settings
-    if settings.workers == 1:
+    if settings.processes == 1:
         log = make_request_log(settings)
         tracing = make_tracing(settings)
         front = SandboxApplication if authority.sandbox else Application
@@ -211,18 +227,20 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         if authority.sandbox:
             use_sandbox_protocol(config)
         _AnnouncingServer(config, announce).run(sockets=[listener])
-        return
+        return True
     workers = WorkerApp(
         settings,
         _SPAWNING.Value("i", 0),
-        server_metrics.create_shared_counters(settings.workers),
-        request_metrics.create_shared_counters(settings.workers),
+        server_metrics.create_shared_counters(settings.processes),
+        request_metrics.create_shared_counters(settings.processes),
     )
     config = uvicorn_config(workers, settings, factory=True)
+    supervisor = _Supervisor(config, [listener], announce)
     try:
-        _Supervisor(config, [listener], announce).run()
+        supervisor.run()
     finally:
         authority.close()
+    return not supervisor.failed
 
 
 def make_request_log(settings: Settings) -> request_metrics.RequestLog | None:
@@ -276,7 +294,7 @@ def uvicorn_config(
     config = _Config(
         app,
         factory=factory,
-        workers=settings.workers,
+        workers=settings.processes,
         loop=_LOOP,
         lifespan="on",
         access_log=False,  # `RequestLog` and `web.logs.setup` write the log instead
