@@ -23,6 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.config import LogLevel, Settings
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.runtime.background_output import open_output
@@ -81,6 +82,8 @@ class WorkerApp:
     """The metrics of the authority, shared by all workers."""
     traffic: SharedCounters
     """The request metrics, shared by all workers."""
+    limits: SharedWindows
+    """The windows of the rate limits, shared by all workers."""
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
@@ -93,7 +96,7 @@ class WorkerApp:
                 self.started.value += 1
                 pin_to_core(self.started.value)
         return create_app(
-            lambda: open_authority(self.settings, self.figures),
+            lambda: open_authority(self.settings, self.figures, self.limits),
             self.settings.cors_origins,
             self.traffic,
             make_request_log(self.settings),
@@ -233,6 +236,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         _SPAWNING.Value("i", 0),
         server_metrics.create_shared_counters(settings.processes),
         request_metrics.create_shared_counters(settings.processes),
+        SharedWindows(settings.processes),
     )
     config = uvicorn_config(workers, settings, factory=True)
     supervisor = _Supervisor(config, [listener], announce)

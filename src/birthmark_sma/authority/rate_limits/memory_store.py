@@ -100,6 +100,21 @@ class MemoryStore:
         """Return the rate under which a caller has nothing left, or None."""
         return _find_block(self._rates, self.usage(who), 1) if who in self.callers else None
 
+    def knows(self, who: str) -> bool:
+        """Return True if units of a caller were counted."""
+        return who in self.callers
+
+    def reserve(self, who: str, used: int, wanted: int) -> int:
+        """Return how many units a caller may use, of which `used` are not counted yet.
+
+        Nothing is reserved: only one thread of one process uses these units.
+        """
+        del wanted
+        return min(map(remaining, self._rates, self.usage(who))) - used
+
+    def release_all(self) -> None:
+        """Do nothing: see `reserve`."""
+
     def usage(self, who: str) -> tuple[Usage, ...]:
         """Return the usage of each rate. Do not create windows for an unknown caller."""
         with self._lock:

@@ -1,6 +1,6 @@
 """The interface of a store for one rate limit, and the arithmetic of sliding windows.
 
-`memory_store` and `redis_store` implement `Store`; `limiter` uses both. This module must never do
+`memory_store`, `shared_store` and `redis_store` implement `Store`; `limiter` uses both. This module must never do
 I/O.
 
 Theory: a window has the length of the rate's period. The current window counts in full. The one
@@ -56,8 +56,8 @@ Plain tuples, because one is made for each camera token."""
 class Store(Protocol):
     """The units that each caller has used under one limit, which has one or more rates.
 
-    `who` is a caller as `ledger_partition` names it. MemoryStore counts the requests of one process
-    and answers at once. RedisStore counts those of all processes: what it returns as an awaitable
+    `who` is a caller as `ledger_partition` names it. MemoryStore counts the requests of one process,
+    and SharedStore those of one server; they answer at once. RedisStore counts those of all processes: what it returns as an awaitable
     raises StoreAwayError if Redis is unavailable.
     """
 

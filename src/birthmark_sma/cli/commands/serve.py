@@ -151,11 +151,6 @@ def _run(
     except ConfigurationError:
         authority.close()
         raise
-    if settings.processes > 1 and authority.rate_limits.counts and settings.rate_store is None:
-        print_stderr(
-            f"Rate limits: each of the {settings.processes} processes counts separately. To count"
-            " together, set SMA_RATE_STORE to a Redis."
-        )
     url = _url(listener, "http" if settings.tls_cert is None else "https")
     # The server handles these signals while it runs. Afterwards, a second signal must not stop the
     # shutdown with a traceback.
