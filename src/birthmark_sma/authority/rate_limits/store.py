@@ -1,7 +1,7 @@
 """The interface of a store for one rate limit, and the arithmetic of sliding windows.
 
-`memory_store`, `shared_store` and `redis_store` implement `Store`; `limiter` uses both. This module must never do
-I/O.
+`memory_store`, `shared_store` and `redis_store` implement `Store`, and `limiter` uses them. This
+module must never do I/O.
 
 Theory: a window has the length of the rate's period. The current window counts in full. The one
 before it counts by the share of it that lies within one period before now. For example, 25 % into
@@ -56,9 +56,9 @@ Plain tuples, because one is made for each camera token."""
 class Store(Protocol):
     """The units that each caller has used under one limit, which has one or more rates.
 
-    `who` is a caller as `ledger_partition` names it. MemoryStore counts the requests of one process,
-    and SharedStore those of one server; they answer at once. RedisStore counts those of all processes: what it returns as an awaitable
-    raises StoreAwayError if Redis is unavailable.
+    `who` is a caller as `ledger_partition` names it. MemoryStore counts the requests of one process
+    and SharedStore those of one server. They answer at once. RedisStore counts those of all
+    processes: what it returns as an awaitable raises StoreAwayError if Redis is unavailable.
     """
 
     def take(self, who: str, cost: int) -> Decision | Awaitable[Decision]:
