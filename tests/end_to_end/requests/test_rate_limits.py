@@ -16,7 +16,7 @@ from tests.support.programs.load import validate_all
 from tests.support.programs.running import Running, new_serial, wait_until
 
 LIMIT = 100
-LOST = "until it answers, each process counts by itself"
+LOST = "until it answers, each server counts by itself"
 FOUND = "The store for rate limits answers again"
 ATTEMPTS = 5
 
