@@ -8,9 +8,11 @@ SIGHUP on to them. This module never makes decisions about requests.
 import contextlib
 import importlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +91,7 @@ class WorkerApp:
         """Return an application that opens the authority when it starts."""
         # A spawned process begins without either: exec makes a process dumpable again.
         forbid_core_dumps()
+        _stop_with_supervisor()
         log_setup.configure(self.settings)
         if self.settings.one_core:
             # Consecutive numbers pin the workers to different cores, as far as there are enough.
@@ -102,6 +105,23 @@ class WorkerApp:
             make_request_log(self.settings),
             make_tracing(self.settings),
         )
+
+
+def _stop_with_supervisor() -> None:
+    """Stop this worker as SIGTERM does, as soon as its supervisor has been killed.
+
+    Otherwise it would go on serving, and keep the port from the server that is started next.
+    """
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+    sentinel = supervisor.sentinel
+
+    def wait() -> None:
+        multiprocessing.connection.wait([sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
 
 
 class _Config(BoundedConfig):

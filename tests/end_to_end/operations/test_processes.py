@@ -4,6 +4,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -22,6 +23,15 @@ def pinned(data_dir: Path, database_url: str, cores: set[int]) -> Server:
     """Start a server whose CPU affinity is these cores."""
     pin = partial(os.sched_setaffinity, 0, cores)
     return Server(data_dir, database_url=database_url, environ=BY_DEFAULT, before=[pin])
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists, and is no zombie that nobody has waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def test_postgresql_gets_a_process_for_each_core(own_postgres: Postgres, tmp_path: Path) -> None:
@@ -56,6 +66,18 @@ def test_sqlite_gets_one_process(tmp_path: Path) -> None:
     """SQLite has one writer."""
     with start(tmp_path / "data", "sqlite:", **FEW_TABLES | BY_DEFAULT).server as server:
         assert server.facts["processes"] == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_process_outlives_its_killed_supervisor(start_server: Start) -> None:
+    """Else the port would be taken when the server is started again."""
+    running = start_server("--workers", "2")
+    workers = workers_of(running)
+    port = str(urlsplit(running.server.url).port)
+    running.server.kill()
+    wait_until(lambda: not any(map(is_running, workers)), 30)
+    again = start_server("--workers", "2", "--port", port)
+    assert again.server.terminate() == 0
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
