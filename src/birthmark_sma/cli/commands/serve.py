@@ -30,7 +30,7 @@ from birthmark_sma.cli.output import (
     program_name,
     waiting,
 )
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.http_requests import is_loopback
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _run(
     as_json: bool,
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.authority.sandbox.guards import check_kind
     from birthmark_sma.runtime.core_dumps import forbid_core_dumps
     from birthmark_sma.runtime.cpu_affinity import pin_to_core
@@ -148,7 +149,9 @@ def _run(
         authority = open_authority(settings)
     try:
         check_kind(authority.sandbox, sandbox=sandbox)
-    except ConfigurationError:
+        # Counted now: the announcement must not fail if the database goes away before it.
+        devices = count_registered(authority.database)
+    except BirthmarkError:
         authority.close()
         raise
     url = _url(listener, "http" if settings.tls_cert is None else "https")
@@ -156,7 +159,7 @@ def _run(
     # shutdown with a traceback.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
-    announce = partial(_print_facts, authority, url, local, processes, as_json=as_json)
+    announce = partial(_print_facts, authority, url, local, processes, devices, as_json=as_json)
     if not run_server(authority, listener, announce):
         print_stderr("Stopped: a process could not start. Its log above has the reason.")
         raise typer.Exit(exit_codes.FAILED)
@@ -203,11 +206,11 @@ def _print_facts(
     url: str,
     local: "LocalCertificate | None",
     processes: "ProcessCount",
+    devices: int,
     *,
     as_json: bool,
 ) -> None:
     from birthmark_sma import __version__
-    from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.cli.descriptions import certificate_as_fields, fingerprint
 
     if as_json:
@@ -239,7 +242,7 @@ def _print_facts(
             ("data", f"SQLite, {file}" if file else "PostgreSQL, from DATABASE_URL"),
             ("processes", str(processes)),
             ("key tables", f"{sizes.tables:,} of {sizes.keys_per_table:,} keys"),
-            ("devices", f"{count_registered(authority.database):,}"),
+            ("devices", f"{devices:,}"),
             *certificate_as_fields("root", authority.root),
             *certificate_as_fields("intermediate", authority.issuer.certificate),
         ]
