@@ -16,6 +16,8 @@ PARTS = (
     "validate",
     "sqlite",
     "batch",
+    "processes",
+    "cost",
     "replay",
     "open-load",
     "provision",

@@ -15,9 +15,11 @@ from bench.figures import Report
 from bench.options import POSTGRES_OPTIONS, Options
 from bench.parts import (
     bulk,
+    cost,
     memory,
     open_load,
     pages,
+    processes,
     provisioning,
     replay,
     scale,
@@ -31,6 +33,8 @@ from tests.support.databases.postgres import Postgres
 # compared with each other.
 _STEPS: tuple[tuple[frozenset[str], Callable[[Stage], None]], ...] = (
     (frozenset({"validate", "sqlite", "batch"}), validation.measure),
+    (frozenset({"processes"}), processes.measure),
+    (frozenset({"cost"}), cost.measure),
     (frozenset({"replay"}), replay.measure),
     (frozenset({"open-load"}), open_load.measure),
     (frozenset({"provision"}), provisioning.measure),

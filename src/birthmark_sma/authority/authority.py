@@ -44,6 +44,7 @@ from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, Issuer
 from birthmark_sma.authority.provisioning.service import Provisioner
 from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
+from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.authority.sandbox.certificates import SandboxDeviceIssuer
 from birthmark_sma.authority.sandbox.guards import check_kind, check_settings
 from birthmark_sma.authority.sandbox.validation import SandboxValidator
@@ -141,10 +142,15 @@ def opened_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
-def open_authority(settings: Settings, shared_counters: SharedCounters | None = None) -> Authority:
+def open_authority(
+    settings: Settings,
+    shared_counters: SharedCounters | None = None,
+    shared_windows: SharedWindows | None = None,
+) -> Authority:
     """Open an initialised authority: prove its secrets, unwrap its tables, start its writers.
 
     `shared_counters` is the shared memory for metrics; None means counters of this process only.
+    In the same way, `shared_windows` is the memory of rate limits.
     This starts threads, so the process must not fork afterwards: `opened_in_bulk` starts none.
 
     Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
@@ -164,7 +170,7 @@ def open_authority(settings: Settings, shared_counters: SharedCounters | None = 
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = ServerMetrics(shared_counters)
     served_crls = ServedCrls(database)
-    rate_limits = make_rate_limits(settings)
+    rate_limits = make_rate_limits(settings, shared_windows)
     validator_class = SandboxValidator if parts.sandbox else Validator
     validator = validator_class(
         database,

@@ -35,6 +35,7 @@ from birthmark_sma.rates import parse_rates
 
 # A settings file with one of these must not be readable by other users.
 SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
+_PROCESSES = "1 with SQLite, else one a core, if memory and PostgreSQL's connections allow"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # The commands that have a flag for a setting, as they are typed after `sma`.
@@ -96,7 +97,7 @@ class Settings(BaseModel):
     """The directory of SQLite's file and the generated secrets."""
     host: Annotated[str, Setting(_SERVE)] = "127.0.0.1"
     """The address to listen on."""
-    workers: Annotated[int, _between(1, 256), Setting(_SERVE)] = 1
+    workers: Annotated[int | None, _between(1, 256), Setting(_SERVE, default=_PROCESSES)] = None
     """The number of processes that serve requests."""
     one_core: Annotated[bool, Setting(_SERVE, flag="--one-core/--any-core")] = True
     """Pin each process to one CPU core, which is faster (Linux only)."""
@@ -294,6 +295,11 @@ class Settings(BaseModel):
     @classmethod
     def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_passphrase(value)
+
+    @property
+    def processes(self) -> int:
+        """The number of processes. `sma serve` sets `workers` at its start."""
+        return self.workers or 1
 
     @property
     def serves_this_machine_alone(self) -> bool:

@@ -33,6 +33,21 @@ class PostgresqlState:
     data_directory: Path | None
 
 
+# Every user may read these numbers. `pg_stat_activity` hides rows of other users. A limit of -1
+# means none. `reserved_connections` exists from PostgreSQL 16 on.
+_FREE_CONNECTIONS = """
+SELECT 1 + least(
+    current_setting('max_connections')::int
+        - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0)
+        - (SELECT sum(numbackends) FROM pg_stat_database),
+    (SELECT nullif(datconnlimit, -1) - numbackends
+     FROM pg_database JOIN pg_stat_database ON datid = oid
+     WHERE pg_database.datname = current_database()),
+    (SELECT nullif(rolconnlimit, -1)
+        - (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user)
+     FROM pg_roles WHERE rolname = current_user))
+"""
 _ASKED = (
     "fsync",
     "full_page_writes",
@@ -100,6 +115,14 @@ def missing_privileges(connection: Connection) -> list[str]:
         {"names": [each.name for each in metadata.sorted_tables], "wanted": list(wanted)},
     )
     return sorted(rows.scalars())
+
+
+def count_free_connections(connection: Connection) -> int:
+    """Return how many more connections PostgreSQL accepts from this user, for this database.
+
+    The connection that asks is counted as free: it is closed again.
+    """
+    return int(connection.execute(text(_FREE_CONNECTIONS)).scalar_one())
 
 
 def sqlite_version(connection: Connection) -> str:

@@ -282,10 +282,11 @@ TRUE = b"\x01"
 _HEAD = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
-_INTEGER = struct.Struct("!ii")  # length and value
+_INTEGER = struct.Struct("!ii")  # length and value, as in the following
+_LONG_INTEGER = struct.Struct("!iq")
 _MOMENT = struct.Struct("!iq")  # length and value
 # OIDs from PostgreSQL's pg_type.dat; they are the same on every server.
-_BYTEA_OID, _TEXT_OID, _INT4_OID, _TIMESTAMPTZ_OID = 17, 25, 23, 1184
+_BYTEA_OID, _TEXT_OID, _INT4_OID, _INT8_OID, _TIMESTAMPTZ_OID = 17, 25, 23, 20, 1184
 # A timestamptz is a number of microseconds since 2000-01-01 UTC.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -298,7 +299,7 @@ def array_of_bytes(values: Sequence[bytes | None]) -> bytes:
 
 
 def array_of_integers(values: Sequence[int | None]) -> bytes:
-    """Return the binary format of an `integer[]`; None is NULL."""
+    """Return the binary format of an `int4[]`; None is NULL."""
     elements = (_NULL if each is None else _INTEGER.pack(4, each) for each in values)
     return _array(_INT4_OID, len(values), elements)
 
@@ -321,11 +322,12 @@ def _array_of_arrays(values: Sequence[Sequence[int]]) -> bytes:
 
 
 # By the type of a column: the type of the array that is sent, and its encoder. BigInteger is not
-# here, although it is an Integer: its values may not fit `integer`.
+# here, although it is an Integer: its values may not fit `int4`. Other databases than PostgreSQL
+# may take `integer` for eight bytes.
 _ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]]] = {
     LargeBinary: ("bytea[]", array_of_bytes),
-    Integer: ("integer[]", array_of_integers),
-    SmallInteger: ("integer[]", array_of_integers),
+    Integer: ("int4[]", array_of_integers),
+    SmallInteger: ("int4[]", array_of_integers),
     String: ("text[]", array_of_text),
     Text: ("text[]", array_of_text),
     UtcDateTime: ("timestamptz[]", array_of_times),
@@ -353,7 +355,7 @@ class ColumnArrays:
         )
         """The arguments of `unnest`."""
         self.values = ", ".join(
-            f"CAST({each.name} AS integer[])" if isinstance(each.type, ARRAY) else each.name
+            f"CAST({each.name} AS int4[])" if isinstance(each.type, ARRAY) else each.name
             for each in columns
         )
         """The columns of the result of `unnest`, as the values of an INSERT."""
@@ -367,9 +369,20 @@ class ColumnArrays:
 
 
 def parse_integer_array(array: bytes) -> tuple[int, ...]:
-    """Return the values of an `integer[]` in binary format. It must not contain NULLs."""
-    # An empty array has a shorter header, so this slice of it is empty as well.
-    return tuple(value for _, value in _INTEGER.iter_unpack(array[_HEAD.size :]))
+    """Return the values of an array of integers in binary format. It must not contain NULLs.
+
+    The elements may have four bytes or eight, as the array says. Raises ValueError for other types.
+    """
+    if len(array) < _HEAD.size:  # an empty array has a shorter header
+        return ()
+    _, _, element_oid, _, _ = _HEAD.unpack_from(array)
+    if element_oid == _INT4_OID:
+        element = _INTEGER
+    elif element_oid == _INT8_OID:
+        element = _LONG_INTEGER
+    else:
+        raise ValueError(f"an array of integers has elements of the type with OID {element_oid}")
+    return tuple([value for _, value in element.iter_unpack(array[_HEAD.size :])])
 
 
 def _array(element_oid: int, count: int, elements: Iterable[bytes]) -> bytes:

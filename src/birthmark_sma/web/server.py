@@ -8,9 +8,11 @@ SIGHUP on to them. This module never makes decisions about requests.
 import contextlib
 import importlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from uvicorn.supervisors import Multiprocess
 
 from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.config import LogLevel, Settings
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.runtime.background_output import open_output
@@ -81,11 +84,14 @@ class WorkerApp:
     """The metrics of the authority, shared by all workers."""
     traffic: SharedCounters
     """The request metrics, shared by all workers."""
+    limits: SharedWindows
+    """The windows of the rate limits, shared by all workers."""
 
     def __call__(self) -> ASGIApp:
         """Return an application that opens the authority when it starts."""
         # A spawned process begins without either: exec makes a process dumpable again.
         forbid_core_dumps()
+        _stop_with_supervisor()
         log_setup.configure(self.settings)
         if self.settings.one_core:
             # Consecutive numbers pin the workers to different cores, as far as there are enough.
@@ -93,12 +99,29 @@ class WorkerApp:
                 self.started.value += 1
                 pin_to_core(self.started.value)
         return create_app(
-            lambda: open_authority(self.settings, self.figures),
+            lambda: open_authority(self.settings, self.figures, self.limits),
             self.settings.cors_origins,
             self.traffic,
             make_request_log(self.settings),
             make_tracing(self.settings),
         )
+
+
+def _stop_with_supervisor() -> None:
+    """Stop this worker as SIGTERM does, as soon as its supervisor has been killed.
+
+    Otherwise it would go on serving, and keep the port from the server that is started next.
+    """
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+    sentinel = supervisor.sentinel
+
+    def wait() -> None:
+        multiprocessing.connection.wait([sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
 
 
 class _Config(BoundedConfig):
@@ -140,6 +163,7 @@ class _Supervisor(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._announce = announce
+        self._stopping = False
         # After super().__init__, which installs the signal handlers that this wraps.
         end_in_time(SUPERVISOR_SECONDS, self._kill_all)
 
@@ -153,6 +177,19 @@ class _Supervisor(Multiprocess):
         self._leave_answers_to_workers()
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
             self._announce()
+
+    def handle_int(self) -> None:
+        self._stopping = True
+        super().handle_int()
+
+    def handle_term(self) -> None:
+        self._stopping = True
+        super().handle_term()
+
+    @property
+    def failed(self) -> bool:
+        """True if the server stopped because a worker could not start."""
+        return not self._stopping
 
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
@@ -189,8 +226,10 @@ class _Supervisor(Multiprocess):
                     os.kill(worker.pid, signal.SIGHUP)
 
 
-def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> None:
+def run_server(authority: Authority, listener: socket.socket, announce: Callable[[], None]) -> bool:
     """Serve requests until SIGTERM or SIGINT, and finish the accepted requests.
+
+    Return False if the server stopped because a worker process could not start.
 
     Requests that are not finished after DRAIN_SECONDS get 503. `announce` is called once the
     server accepts connections. The authority is closed at the end; with several workers each worker
@@ -200,7 +239,7 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
     called `tls.block_sighup` before it started its first thread.
     """
     settings = authority.settings
-    if settings.workers == 1:
+    if settings.processes == 1:
         log = make_request_log(settings)
         tracing = make_tracing(settings)
         front = SandboxApplication if authority.sandbox else Application
@@ -211,18 +250,21 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         if authority.sandbox:
             use_sandbox_protocol(config)
         _AnnouncingServer(config, announce).run(sockets=[listener])
-        return
+        return True
     workers = WorkerApp(
         settings,
         _SPAWNING.Value("i", 0),
-        server_metrics.create_shared_counters(settings.workers),
-        request_metrics.create_shared_counters(settings.workers),
+        server_metrics.create_shared_counters(settings.processes),
+        request_metrics.create_shared_counters(settings.processes),
+        SharedWindows(settings.processes),
     )
     config = uvicorn_config(workers, settings, factory=True)
+    supervisor = _Supervisor(config, [listener], announce)
     try:
-        _Supervisor(config, [listener], announce).run()
+        supervisor.run()
     finally:
         authority.close()
+    return not supervisor.failed
 
 
 def make_request_log(settings: Settings) -> request_metrics.RequestLog | None:
@@ -276,7 +318,7 @@ def uvicorn_config(
     config = _Config(
         app,
         factory=factory,
-        workers=settings.workers,
+        workers=settings.processes,
         loop=_LOOP,
         lifespan="on",
         access_log=False,  # `RequestLog` and `web.logs.setup` write the log instead

@@ -275,7 +275,9 @@ def test_only_a_laptop_has_no_limits_unless_asked(
     """Threat 23: on a public address nothing is unlimited by accident."""
     monkeypatch.chdir(tmp_path)
     limits = make_rate_limits(load_settings(flags, {}))
-    assert limits.counts is limited
+    taken = (Kind.PROVISION, Kind.VALIDATE, Kind.ADMIN)
+    assert {bool(limits.quotas(kind, ONE)) for kind in taken} == {limited}
+    assert limits.limits_failures is limited
     quotas = limits.quotas(Kind.VALIDATE, ONE)
     expected = parse_rates(DEFAULTS[Kind.VALIDATE]) if limited else ()
     assert tuple(quota.rate for quota in quotas if quota.policy == "validate") == expected

@@ -60,6 +60,26 @@ def test_integers(database: Database, values: list[int]) -> None:
     assert read_back(database, "integer", postgresql_driver.array_of_integers(nullable)) == nullable
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(INTEGERS))
+def test_integers_of_another_width(database: Database, values: list[int]) -> None:
+    """CockroachDB has eight bytes for an `integer`, as the array says. Others are refused."""
+    with database.read() as connection:
+        for width in ("int4", "int8", "int2"):
+            literal = f"{{{','.join(map(str, values))}}}"
+            if width == "int2":
+                literal = "{1,2}"
+            answer = postgresql_driver.execute_blocking(
+                connection, f"SELECT $1::text::{width}[]", [literal.encode()]
+            ).get_value(0, 0)
+            assert answer is not None
+            if width == "int2":
+                with pytest.raises(ValueError, match="OID 21"):
+                    postgresql_driver.parse_integer_array(answer)
+            else:
+                assert postgresql_driver.parse_integer_array(answer) == tuple(values)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(TEXT | st.none(), min_size=1))
 def test_text(database: Database, values: Sequence[str | None]) -> None:

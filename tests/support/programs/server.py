@@ -147,6 +147,8 @@ def server_environ(data_dir: Path, database_url: str | None = None) -> dict[str,
         if not name.startswith("SMA_") and name not in {"DATABASE_URL", "CA_PASSWORD", "PORT"}
     }
     environ |= {"SMA_DATA_DIR": str(data_dir), "SMA_CA_KEY_TYPE": "ec-p256"}
+    # By default there would be one process for each core, and the tests run beside each other.
+    environ["SMA_WORKERS"] = "1"
     environ["SMA_DATABASE_WAIT"] = "0"
     if database_url is not None:
         environ |= {"DATABASE_URL": database_url, "CA_PASSWORD": PASSPHRASE}

@@ -9,16 +9,20 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnClause,
     ColumnElement,
     Connection,
     Date,
+    Select,
+    Table,
     TableClause,
+    and_,
     column,
     delete,
     func,
-    literal_column,
     select,
     table,
+    tuple_,
 )
 
 from birthmark_sma.storage.partitions import Partition
@@ -34,18 +38,26 @@ from birthmark_sma.storage.schema import (
 
 
 class PrunableTable(NamedTuple):
-    """A table, and the column with the date or time of its rows. Both kinds are in UTC."""
+    """A table, the column with the date or time of its rows, and those that identify a row.
+
+    Dates and times are in UTC.
+    """
 
     table: TableClause
-    age: ColumnElement[Any]
+    age: ColumnClause[Any]
+    key: tuple[ColumnClause[Any], ...]
+
+
+def _prunable(table: Table, age: ColumnClause[Any]) -> PrunableTable:
+    return PrunableTable(table, age, tuple(table.primary_key))
 
 
 FIGURES = (
-    PrunableTable(validation_counters, validation_counters.c.minute),
-    PrunableTable(device_activity, device_activity.c.day),
-    PrunableTable(busiest_devices, busiest_devices.c.day),
-    PrunableTable(device_flags, device_flags.c.day),
-    PrunableTable(repeat_counters, repeat_counters.c.minute),
+    _prunable(validation_counters, validation_counters.c.minute),
+    _prunable(device_activity, device_activity.c.day),
+    _prunable(busiest_devices, busiest_devices.c.day),
+    _prunable(device_flags, device_flags.c.day),
+    _prunable(repeat_counters, repeat_counters.c.minute),
 )
 """The counters and flags that are derived from the audit trail, and are deleted with it."""
 
@@ -58,7 +70,7 @@ def split_by_age(
     On SQLite there are no partitions, so the audit trail is one such table.
     """
     if not partitions:
-        return [], [PrunableTable(validation_history, validation_history.c.validated_at)]
+        return [], [_prunable(validation_history, validation_history.c.validated_at)]
     whole = [each for each in partitions if each.ends is not None and each.ends <= before]
     partly = [
         each for each in partitions if each not in whole and not _begins_at_or_after(each, before)
@@ -73,19 +85,32 @@ def delete_some(
 
     Several processes may call it at once: each skips the rows that another has locked.
     """
-    # The audit trail has no primary key (ADR 0006), so rows are identified by their address.
-    address: ColumnElement[Any] = literal_column(
-        choose(transaction, postgresql="ctid", sqlite="rowid")
-    )
     oldest = (
-        select(address)
-        .select_from(aged.table)
+        select(aged.age, *aged.key)
         .where(aged.age < _comparable(aged, before))
         .order_by(aged.age)
         .limit(limit)
         .with_for_update(skip_locked=True)  # SQLite ignores it: it has one writer
     )
-    return transaction.execute(delete(aged.table).where(address.in_(oldest))).rowcount
+    condition = choose(transaction, postgresql=_by_age_and_key, sqlite=_by_key)
+    return transaction.execute(delete(aged.table).where(condition(aged, oldest))).rowcount
+
+
+def _by_age_and_key(aged: PrunableTable, chosen: Select[Any]) -> ColumnElement[bool]:
+    """Return the condition that a row is among the chosen ones, for PostgreSQL.
+
+    A partition of the audit trail has no index on its key (ADR 0006). No chosen row is younger than
+    the youngest of them, so the index on the time limits how many rows are compared.
+    """
+    oldest = chosen.cte("oldest")
+    newest = select(func.max(oldest.c[aged.age.name])).scalar_subquery()
+    keys = select(*(oldest.c[each.name] for each in aged.key))
+    return and_(aged.age <= newest, tuple_(*aged.key).in_(keys))
+
+
+def _by_key(aged: PrunableTable, chosen: Select[Any]) -> ColumnElement[bool]:
+    """Return the same for SQLite, where each table has an index on its key."""
+    return tuple_(*aged.key).in_(chosen.with_only_columns(*aged.key))
 
 
 def count_older(connection: Connection, aged: PrunableTable, before: datetime) -> int:
@@ -107,7 +132,8 @@ def _begins_at_or_after(partition: Partition, when: datetime) -> bool:
 
 def _trail_in(partition: Partition) -> PrunableTable:
     age = column(validation_history.c.validated_at.name, validation_history.c.validated_at.type)
-    return PrunableTable(table(partition.name, age), age)
+    number = column(validation_history.c.id.name, validation_history.c.id.type)
+    return PrunableTable(table(partition.name, age, number), age, (number,))
 
 
 # Columns of type Date are compared with a date, the others with a time.

@@ -69,7 +69,10 @@ class DeviceSql(Protocol):
         """Insert rows that violate no UNIQUE constraint; return their provisioning ids."""
 
     def await_inserts(self, transaction: Connection) -> None:
-        """Wait until every transaction that inserts devices has ended, and block new ones."""
+        """Wait until every transaction that called `hold_inserts` has ended."""
+
+    def hold_inserts(self, transaction: Connection) -> None:
+        """Make `await_inserts` of other transactions wait until this one has ended."""
 
     def find_conflicts(
         self, connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
@@ -143,13 +146,18 @@ def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dic
 
 
 def await_registrations(transaction: Connection) -> None:
-    """Wait until every transaction that registers devices has ended, and block new ones.
+    """Wait until every transaction that called `hold_registrations` has ended.
 
-    PostgreSQL may still finish the commit of a process that was killed. A table lock waits for it,
-    up to ten seconds, else DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
+    PostgreSQL may still finish the commit of a process that was killed. This waits for it up to ten
+    seconds, else it raises DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
     its process, and this transaction has already waited for the write lock.
     """
     _sql(transaction).await_inserts(transaction)
+
+
+def hold_registrations(transaction: Connection) -> None:
+    """Make `await_registrations` wait for this transaction. Call it before devices are added."""
+    _sql(transaction).hold_inserts(transaction)
 
 
 class RegistrationConflicts(NamedTuple):

@@ -40,15 +40,19 @@ def insert_devices(transaction: Connection, rows: Sequence[Mapping[str, Any]]) -
 
 
 def await_inserts(transaction: Connection) -> None:
-    """Wait until every transaction that inserts devices has ended, and block new ones.
+    """Wait up to ten seconds until every transaction that called `hold_inserts` has ended.
 
-    PostgreSQL may still finish the commit of a process that was killed. A table lock waits for it,
-    up to ten seconds, else DatabaseUnavailableError.
+    Raises DatabaseUnavailableError if one has not.
     """
     # LOCAL: the timeout ends with the transaction, so the pooled connection does not keep it.
     transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
-    # SHARE MODE conflicts with the lock of INSERT, and lets reads continue.
-    transaction.execute(text(f"LOCK TABLE {devices.name} IN SHARE MODE"))
+    transaction.execute(text("SELECT id FROM authority FOR UPDATE"))
+
+
+def hold_inserts(transaction: Connection) -> None:
+    """Make `await_inserts` of other transactions wait until this one has ended."""
+    # The weakest lock that conflicts with FOR UPDATE. Many transactions can hold it at once.
+    transaction.execute(text("SELECT id FROM authority FOR KEY SHARE"))
 
 
 def find_conflicts(

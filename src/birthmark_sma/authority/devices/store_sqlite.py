@@ -38,6 +38,10 @@ def await_inserts(transaction: Connection) -> None:
     """Do nothing: a commit ends with its process, and this transaction has the write lock."""
 
 
+def hold_inserts(transaction: Connection) -> None:
+    """Do nothing, for the same reason."""
+
+
 def find_conflicts(
     connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
 ) -> Sequence[bool]:

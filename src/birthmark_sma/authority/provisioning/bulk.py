@@ -92,7 +92,7 @@ class BulkProvisioner:
             return device_store.find_provisioning_ids(connection, serials)
 
     def registered_after_pending_commits(self, serials: Sequence[str]) -> dict[str, str]:
-        """Return the same after all commits under way have ended.
+        """Return the same after all commits of `provision` that are under way have ended.
 
         A serial that is missing in the result will not be registered by an earlier commit. Raises
         DatabaseUnavailableError if a commit does not end within ten seconds.
@@ -109,8 +109,8 @@ class BulkProvisioner:
         self._database.close()
 
     def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
-        return self._database.transact(
-            lambda transaction: register(
-                transaction, candidates, self._first_answers, self._database.clock
-            )
-        )
+        def work(transaction: Connection) -> list[Provisioned | BirthmarkError]:
+            device_store.hold_registrations(transaction)
+            return register(transaction, candidates, self._first_answers, self._database.clock)
+
+        return self._database.transact(work)

@@ -1,8 +1,9 @@
 """Rate limits for each caller, which is an access key or else an address.
 
-Called by the rate-limit middleware, by authentication and by the validation thread. Each process
-counts in memory (`memory_store`). If Redis is configured, a request that memory allows must also be
-allowed there (`redis_store`); while Redis is unavailable, memory decides alone.
+Called by the rate-limit middleware, by authentication and by the validation thread. A server counts
+in memory: of its one process (`memory_store`), or of all its processes (`shared_store`). If Redis
+is configured, a request that memory allows must also be allowed there (`redis_store`); while Redis
+is unavailable, memory decides alone.
 
 Three kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
 token) and `admin`. Their allowance is spread over its window (`rates.burst_of`). Two kinds are
@@ -10,8 +11,8 @@ counted after the fact, and then refuse the next requests: `failures` are the FA
 `guesses` are the wrong credentials from an address.
 
 Requests in progress may still FAIL, so a check before the work is not enough. The validation thread
-therefore checks `failures_left` for each request. With Redis, each request also reserves its tokens
-there first.
+therefore calls `reserve_failures` for each request. With Redis, each request also reserves its
+tokens there first.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ from birthmark_sma.authority.rate_limits.redis_connection import (
     StoreFigures,
 )
 from birthmark_sma.authority.rate_limits.redis_store import RedisStore
+from birthmark_sma.authority.rate_limits.shared_store import SharedStore
+from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.authority.rate_limits.store import (
     Block,
     Left,
@@ -110,6 +113,7 @@ class _Limit:
         rates: tuple[Rate, ...],
         clock: Callable[[], float],
         redis: RedisConnection | None,
+        shared: SharedWindows | None,
     ) -> None:
         self.kind = kind
         alone = len(rates) == 1
@@ -121,7 +125,11 @@ class _Limit:
             names, rates = [f"{kind.value}-burst", *names], (burst, *rates)
         self.rates = rates
         self._named = list(zip(names, rates, strict=True))
-        self.memory = MemoryStore(rates, clock, has_burst=self._has_burst)
+        self.memory: MemoryStore | SharedStore = (
+            MemoryStore(rates, clock, has_burst=self._has_burst)
+            if shared is None
+            else SharedStore(kind.value, rates, shared, clock, has_burst=self._has_burst)
+        )
         reserves = kind is Kind.FAILURES
         self.redis = (
             None
@@ -135,7 +143,7 @@ class _Limit:
 
     def knows(self, who: str) -> bool:
         """Return True if units of a caller were counted. Quick, as most callers have no FAILs."""
-        return who in self.memory.callers or (self.redis is not None and who in self.redis.blocks)
+        return self.memory.knows(who) or (self.redis is not None and who in self.redis.blocks)
 
     def blocked(self, who: str) -> Block | None:
         """Return the rate under which a caller has nothing left, or None."""
@@ -169,7 +177,9 @@ class RateLimits:
         rates: Mapping[Kind, tuple[Rate, ...]],
         redis: RedisConnection | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedWindows | None = None,
     ) -> None:
+        self._shared_windows = shared
         self.figures = RateLimitFigures() if redis is None else RateLimitFigures(redis.figures)
         self._redis = redis
         self._clock = clock
@@ -177,11 +187,6 @@ class RateLimits:
         self._failures = self._limits[Kind.FAILURES]
         self._guesses = self._limits[Kind.GUESSES]
         self._own = lru_cache(_MOST_OWN_RATES)(self._limit_of_text)
-
-    @property
-    def counts(self) -> bool:
-        """True if any limit is configured, apart from the rates of access keys."""
-        return any(each.rates for each in self._limits.values())
 
     @property
     def shared(self) -> bool:
@@ -272,12 +277,17 @@ class RateLimits:
         """True if FAILs are limited."""
         return bool(self._failures.rates)
 
-    def failures_left(self, who: str) -> int:
-        """Return how many more FAILs a caller may get. Call it only if FAILs are limited.
+    def reserve_failures(self, who: str, failed: int, wanted: int) -> int:
+        """Return how many more FAILs a caller may get, and reserve up to `wanted` of them.
 
-        Safe from any thread.
+        `failed` FAILs are not counted yet. Call it only if FAILs are limited, and in one thread
+        alone. `release_failures` gives the reservations up.
         """
-        return min(map(remaining, self._failures.rates, self._failures.memory.usage(who)))
+        return self._failures.memory.reserve(who, failed, wanted)
+
+    def release_failures(self) -> None:
+        """Give up what was reserved for all callers."""
+        self._failures.memory.release_all()
 
     def failure_refusal(self, who: str, more: int) -> RateLimitedError:
         """Return the error for a caller that has reached its limit after `more` further FAILs.
@@ -343,14 +353,19 @@ class RateLimits:
             return self._limits[kind]
 
     def _make_limit(self, kind: Kind, rates: tuple[Rate, ...]) -> _Limit:
-        return _Limit(kind, rates, self._clock, self._redis)
+        return _Limit(kind, rates, self._clock, self._redis, self._shared_windows)
 
 
-def make_rate_limits(settings: Settings) -> RateLimits:
-    """Create the rate limits of a process from its settings."""
+def make_rate_limits(settings: Settings, shared: SharedWindows | None = None) -> RateLimits:
+    """Create the rate limits of a process from its settings.
+
+    With `shared`, all processes that have this memory count together.
+    """
+    if shared is not None:
+        shared.join()
     rates = {kind: _rates_of(settings, kind) for kind in Kind}
     url = settings.rate_store
-    return RateLimits(rates, None if url is None else RedisConnection(url))
+    return RateLimits(rates, None if url is None else RedisConnection(url), shared=shared)
 
 
 def rate_text(settings: Settings, kind: Kind) -> str | None:

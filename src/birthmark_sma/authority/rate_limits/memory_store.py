@@ -16,9 +16,9 @@ from birthmark_sma.authority.rate_limits.store import (
     Decision,
     Left,
     Usage,
+    find_block,
     left_of,
     remaining,
-    seconds_until,
 )
 from birthmark_sma.rates import Rate
 
@@ -106,7 +106,22 @@ class MemoryStore:
 
     def blocked(self, who: str) -> Block | None:
         """Return the rate under which a caller has nothing left, or None."""
-        return _find_block(self._rates, self.usage(who), 1) if who in self.callers else None
+        return find_block(self._rates, self.usage(who), 1) if who in self.callers else None
+
+    def knows(self, who: str) -> bool:
+        """Return True if units of a caller were counted."""
+        return who in self.callers
+
+    def reserve(self, who: str, used: int, wanted: int) -> int:
+        """Return how many units a caller may use, of which `used` are not counted yet.
+
+        Nothing is reserved: only one thread of one process uses these units.
+        """
+        del wanted
+        return min(map(remaining, self._rates, self.usage(who))) - used
+
+    def release_all(self) -> None:
+        """Do nothing: see `reserve`."""
 
     def usage(self, who: str) -> tuple[Usage, ...]:
         """Return the usage of each rate. Do not create windows for an unknown caller."""
@@ -131,7 +146,7 @@ class MemoryStore:
 
     def _refusal(self, who: str, cost: int) -> Decision:
         usages = self.usage(who)
-        block = _find_block(self._rates, usages, cost, has_burst=self._has_burst)
+        block = find_block(self._rates, usages, cost, has_burst=self._has_burst)
         return tuple(map(left_of, self._rates, usages)), block or Block(0, 1)
 
     def _move_forward(self, who: str, window: _Window, seconds: int, now: float) -> None:
@@ -161,20 +176,3 @@ class MemoryStore:
             del self.callers[oldest]
         windows = self.callers[who] = tuple(_Window(now) for _ in self._rates)
         return windows
-
-
-def _find_block(
-    rates: tuple[Rate, ...], usages: tuple[Usage, ...], cost: int, *, has_burst: bool = False
-) -> Block | None:
-    """Return the first rate that has fewer than `cost` units left, or None.
-
-    A rate that can never allow so many comes before all others.
-    """
-    blocks = []
-    for number, (rate, usage) in enumerate(zip(rates, usages, strict=True)):
-        needed = 1 if has_burst and not number else cost
-        if needed > rate.amount:
-            return Block(number, rate.seconds)
-        if wait := seconds_until(rate, usage, needed):
-            blocks.append(Block(number, wait))
-    return blocks[0] if blocks else None

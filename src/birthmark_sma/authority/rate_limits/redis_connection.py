@@ -128,7 +128,7 @@ class RedisConnection:
             self.figures.away = True
             self.figures.times_lost += 1
             _log.warning(
-                "The store for rate limits %s: until it answers, each process counts by itself",
+                "The store for rate limits %s: until it answers, each server counts by itself",
                 _fault(error),
             )
 

@@ -1,7 +1,7 @@
 """The interface of a store for one rate limit, and the arithmetic of sliding windows.
 
-`memory_store` and `redis_store` implement `Store`; `limiter` uses both. This module must never do
-I/O.
+`memory_store`, `shared_store` and `redis_store` implement `Store`, and `limiter` uses them. This
+module must never do I/O.
 
 Theory: a window has the length of the rate's period. The current window counts in full. The one
 before it counts by the share of it that lies within one period before now. For example, 25 % into
@@ -57,8 +57,8 @@ class Store(Protocol):
     """The units that each caller has used under one limit, which has one or more rates.
 
     `who` is a caller as `ledger_partition` names it. MemoryStore counts the requests of one process
-    and answers at once. RedisStore counts those of all processes: what it returns as an awaitable
-    raises StoreAwayError if Redis is unavailable.
+    and SharedStore those of one server. They answer at once. RedisStore counts those of all
+    processes: what it returns as an awaitable raises StoreAwayError if Redis is unavailable.
     """
 
     def take(self, who: str, cost: int) -> Decision | Awaitable[Decision]:
@@ -106,3 +106,20 @@ def left_of(rate: Rate, usage: Usage) -> Left:
     """Return what is left of a rate."""
     units = remaining(rate, usage)
     return units, 0 if units == rate.amount else seconds_until(rate, usage, units + 1)
+
+
+def find_block(
+    rates: tuple[Rate, ...], usages: tuple[Usage, ...], cost: int, *, has_burst: bool = False
+) -> Block | None:
+    """Return the first rate that has fewer than `cost` units left, or None.
+
+    A rate that can never allow so many comes before all others.
+    """
+    blocks = []
+    for number, (rate, usage) in enumerate(zip(rates, usages, strict=True)):
+        needed = 1 if has_burst and not number else cost
+        if needed > rate.amount:
+            return Block(number, rate.seconds)
+        if wait := seconds_until(rate, usage, needed):
+            blocks.append(Block(number, wait))
+    return blocks[0] if blocks else None

@@ -55,7 +55,7 @@ local function left(window)
     return math.max(0, window.amount - window.current - math.floor(window.previous * share))
 end
 
--- As `_find_block` in memory_store.py.
+-- As `find_block` in store.py.
 local function refusing(units)
     for number, window in ipairs(windows) do
         if not window.is_burst and window.amount < units then

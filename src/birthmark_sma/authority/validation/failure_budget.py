@@ -70,13 +70,15 @@ class FailureBudget:
         turn: list[int] = []
         waiting = []
         left: dict[str, int] = {}
+        wanted = Counter(self._callers[each[0]] for each in self._waiting for _ in each)
         under_way: Counter[str] = Counter()
         for places in self._waiting:
             who = self._callers[places[0]]
             if self._requests[places[0]] is not None:
                 # The limit is read once a turn, so that all requests of a caller see one number.
                 if who not in left:
-                    left[who] = self._limits.failures_left(who) - self.failures[who]
+                    failed = self.failures[who]
+                    left[who] = self._limits.reserve_failures(who, failed, wanted[who])
                 if left[who] <= 0:
                     # All tokens of a request are refused together.
                     refusal = self._limits.failure_refusal(who, self.failures[who])

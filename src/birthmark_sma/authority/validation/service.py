@@ -207,6 +207,8 @@ class Validator:
         for who, times in self._failed.items():
             assert self._limits is not None  # noqa: S101  FAILs are counted only with limits
             self._limits.failed(who, times)
+        if self._limits is not None:
+            self._limits.release_failures()  # after they were counted
         self.activity.count(self._rows)
         self._figures.batch(VALIDATIONS, batch)
         if self._watcher is not None:
@@ -232,6 +234,7 @@ class Validator:
         if self._limits is None:
             answers = self._judge_together(transaction, attempts, opened, now)
         else:
+            self._limits.release_failures()  # of a transaction that failed
             budget = FailureBudget(
                 self._limits,
                 [attempt.request for attempt in attempts],

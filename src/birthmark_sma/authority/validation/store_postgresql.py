@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Text, and_, delete, literal_column, select, text
+from sqlalchemy import Connection, and_, delete, select
 
 from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.postgresql_driver import (
     ColumnArrays,
     NamedStatement,
@@ -201,19 +202,18 @@ class PostgresqlStore:
         return found
 
     def find_old_tokens(self, connection: Connection, before: datetime, *, limit: int) -> list[Any]:
-        """Return the row ids (`ctid`) of up to `limit` tokens first seen before a time."""
+        """Return the digests of up to `limit` tokens first seen before a time."""
         # Without a sequential scan the planner uses the BRIN index on the time, whatever number of
         # rows it expects. If no row is old, only few pages are then read.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        row_id = literal_column("ctid", Text())
-        old = select(row_id).select_from(sighted_tokens).where(_first_seen_at < before)
+        old = select(sighted_tokens.c.digest).where(_first_seen_at < before)
         return list(connection.execute(old.limit(limit)).scalars())
 
     def delete_tokens(
         self, transaction: Connection, row_ids: Sequence[Any], before: datetime
     ) -> list[bytes]:
         """Delete the tokens that `find_old_tokens` found; return their digests."""
-        there = text("ctid = ANY(CAST(:row_ids AS tid[]))").bindparams(row_ids=list(row_ids))
+        there = is_any_of(transaction, sighted_tokens.c.digest, list(row_ids))
         old = and_(there, _first_seen_at < before)
         gone = delete(sighted_tokens).where(old).returning(sighted_tokens.c.digest)
         return list(transaction.execute(gone).scalars())

@@ -30,12 +30,13 @@ from birthmark_sma.cli.output import (
     program_name,
     waiting,
 )
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.http_requests import is_loopback
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
     from birthmark_sma.config import Settings
+    from birthmark_sma.runtime.processes.process_count import ProcessCount
     from birthmark_sma.web.transport.local_certificate import LocalCertificate
 
 _BACKLOG = 4096  # connections that wait for accept(); Linux allows no more by default
@@ -129,6 +130,7 @@ def _run(
     as_json: bool,
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.authority.sandbox.guards import check_kind
     from birthmark_sma.runtime.core_dumps import forbid_core_dumps
     from birthmark_sma.runtime.cpu_affinity import pin_to_core
@@ -136,29 +138,31 @@ def _run(
     from birthmark_sma.web.server import run_server
     from birthmark_sma.web.transport.tls import block_sighup
 
+    processes = _count_processes(settings, sandbox=sandbox)
+    settings = settings.model_copy(update={"workers": processes.number})
     block_sighup()  # before the first thread, because threads inherit the signal mask
     forbid_core_dumps()  # before the authority decrypts its secrets
     log_setup.configure(settings)
-    if settings.one_core and settings.workers == 1:
+    if settings.one_core and settings.processes == 1:
         pin_to_core(os.getpid())  # before the authority starts its threads
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
         check_kind(authority.sandbox, sandbox=sandbox)
-    except ConfigurationError:
+        # Counted now: the announcement must not fail if the database goes away before it.
+        devices = count_registered(authority.database)
+    except BirthmarkError:
         authority.close()
         raise
-    if settings.workers > 1 and authority.rate_limits.counts and settings.rate_store is None:
-        print_stderr(
-            f"Rate limits: each of the {settings.workers} processes counts separately. To count"
-            " together, set SMA_RATE_STORE to a Redis."
-        )
     url = _url(listener, "http" if settings.tls_cert is None else "https")
     # The server handles these signals while it runs. Afterwards, a second signal must not stop the
     # shutdown with a traceback.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)
-    run_server(authority, listener, partial(_print_facts, authority, url, local, as_json=as_json))
+    announce = partial(_print_facts, authority, url, local, processes, devices, as_json=as_json)
+    if not run_server(authority, listener, announce):
+        print_stderr("Stopped: a process could not start. Its log above has the reason.")
+        raise typer.Exit(exit_codes.FAILED)
     # SQLite goes on writing to a removed file, so its operator must know that answers may be lost.
     if authority.database.lost:
         print_stderr(
@@ -174,11 +178,39 @@ def _url(listener: socket.socket, scheme: str) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def _count_processes(settings: "Settings", *, sandbox: bool) -> "ProcessCount":
+    """Return the number of processes to run, and the reason for it."""
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.errors import DatabaseUnavailableError
+    from birthmark_sma.runtime.processes.machine_resources import available_memory, usable_cores
+    from birthmark_sma.runtime.processes.process_count import ProcessCount, Resources, decide
+    from birthmark_sma.storage.health import count_free_connections
+
+    if settings.workers is not None:
+        return ProcessCount(settings.workers, "set by the operator")
+    if sandbox:
+        return ProcessCount(1, "a sandbox")
+    if settings.sqlite_file:
+        return ProcessCount(1, "SQLite has one writer")
+    with opened_database(settings) as database:
+        try:
+            with database.read() as connection:
+                connections = count_free_connections(connection)
+        except DatabaseUnavailableError:  # another kind of database has other system tables
+            connections = None
+    return decide(Resources(usable_cores(), available_memory(), connections))
+
+
 def _print_facts(
-    authority: "Authority", url: str, local: "LocalCertificate | None", *, as_json: bool
+    authority: "Authority",
+    url: str,
+    local: "LocalCertificate | None",
+    processes: "ProcessCount",
+    devices: int,
+    *,
+    as_json: bool,
 ) -> None:
     from birthmark_sma import __version__
-    from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.cli.descriptions import certificate_as_fields, fingerprint
 
     if as_json:
@@ -189,6 +221,7 @@ def _print_facts(
                 "intermediate_sha256_fingerprint": fingerprint(authority.issuer.certificate),
                 **asdict(authority.table_sizes),
                 "database": authority.database.dialect_name,
+                "processes": processes.number,
                 "sandbox": authority.sandbox,
                 "tls_ca_file": None if local is None else str(local.ca_file),
             }
@@ -207,8 +240,9 @@ def _print_facts(
             *([] if local is None else [("TLS CA", str(local.ca_file))]),
             ("access", _access(settings)),
             ("data", f"SQLite, {file}" if file else "PostgreSQL, from DATABASE_URL"),
+            ("processes", str(processes)),
             ("key tables", f"{sizes.tables:,} of {sizes.keys_per_table:,} keys"),
-            ("devices", f"{count_registered(authority.database):,}"),
+            ("devices", f"{devices:,}"),
             *certificate_as_fields("root", authority.root),
             *certificate_as_fields("intermediate", authority.issuer.certificate),
         ]

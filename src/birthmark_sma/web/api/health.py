@@ -220,7 +220,7 @@ def check_writes(authority: Authority) -> None:
             raise DatabaseUnavailableError("A writer has stopped")
         if (fault := writer.fault) is not None:
             raise fault.again()
-    if authority.settings.workers > 1 and authority.figures.count_others_failing():
+    if authority.settings.processes > 1 and authority.figures.count_others_failing():
         raise DatabaseUnavailableError("Another process of this server cannot write")
 
 

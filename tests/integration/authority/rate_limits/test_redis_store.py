@@ -329,7 +329,7 @@ async def test_when_it_is_killed_each_counts_by_itself(
         "The store for rate limits answers again: processes count together"
     ) == 2
     assert len(caplog.records) == 4
-    assert "cannot be reached: until it answers, each process counts by itself" in caplog.text
+    assert "cannot be reached: until it answers, each server counts by itself" in caplog.text
     assert own_redis.password not in caplog.text
 
 
