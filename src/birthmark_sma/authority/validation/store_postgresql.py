@@ -112,7 +112,7 @@ _ADD_ACTIVITY = NamedStatement("""
 WITH active AS (
     INSERT INTO device_activity (day, device_serial, passes, pictures)
     SELECT CAST(:day::text AS date), * FROM
-        unnest(:serials::text[], :passes::integer[], :pictures::integer[]) AS sent (device_serial)
+        unnest(:serials::text[], :passes::int4[], :pictures::int4[]) AS sent (device_serial)
     ORDER BY device_serial
     ON CONFLICT (day, device_serial)
     DO UPDATE SET passes = device_activity.passes + excluded.passes,
