@@ -1,9 +1,13 @@
 """Ports of 127.0.0.1. No other program can take one that is reserved or closed."""
 
 import functools
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_PORTS = range(20_000, 32_000)
+"""Linux gives its connections the ports from 32,768, other systems those from 49,152."""
 
 
 def _bound() -> socket.socket:
@@ -15,10 +19,20 @@ def _bound() -> socket.socket:
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens now. Another program may take it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
+    """Return a port on which nothing listens now. Another test may take it.
+
+    The system gives its connections none of these ports. So a server that is started again on its
+    port does not find it taken.
+    """
+    return next(filter(_is_free, secrets.SystemRandom().sample(_PORTS, 100)))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -185,8 +185,8 @@ def test_nothing_to_the_left_changes_who_it_is(before: str) -> None:
 def test_a_hostile_header_costs_little(unit: bytes) -> None:
     """Threat 23: the length of a header does not buy time."""
     headers = [(name, unit * (60_000 // len(unit))) for name in (X_FOR, FORWARDED)]
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(100):
         for header in headers:
             PROXIES.origin([header])
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1

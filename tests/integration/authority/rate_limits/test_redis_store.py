@@ -346,11 +346,11 @@ async def test_when_it_hangs_nobody_waits_for_long(
             began = time.monotonic()
             callers = [Caller(f"{number}") for number in range(100)]
             assert all(await asyncio.gather(*[passes(limits, each) for each in callers]))
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5  # 25 if each of them waited
             assert not limits.shared
             began = time.monotonic()
             assert all([await passes(limits, caller) for _ in range(100)])
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
         await until(lambda: limits.shared)
 
 
