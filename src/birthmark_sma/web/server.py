@@ -7,12 +7,14 @@ SIGHUP on to them. This module never makes decisions about requests.
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +29,7 @@ from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.config import LogLevel, Settings
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.runtime.background_output import open_output
 from birthmark_sma.runtime.core_dumps import forbid_core_dumps
 from birthmark_sma.runtime.cpu_affinity import pin_to_core
@@ -64,10 +66,13 @@ if TYPE_CHECKING:
 # would kill healthy workers on a busy machine.
 _HUNG_SECONDS = 30
 _START_SECONDS = 60  # the longest wait for each worker to accept connections
+_OPEN_AGAIN_SECONDS = 1.0
 _STDERR = 2  # the file descriptor
 _LOOP = f"{accepting_loop.__name__}:{accepting_loop.new_event_loop.__name__}"
 # uvicorn spawns its workers, so the counter that they share must come from the same context.
 _SPAWNING = multiprocessing.get_context("spawn")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +104,31 @@ class WorkerApp:
                 self.started.value += 1
                 pin_to_core(self.started.value)
         return create_app(
-            lambda: open_authority(self.settings, self.figures, self.limits),
+            partial(_open_patiently, self),
             self.settings.cors_origins,
             self.traffic,
             make_request_log(self.settings),
             make_tracing(self.settings),
         )
+
+
+def _open_patiently(app: WorkerApp) -> Authority:
+    """Open the authority of a worker once the database answers.
+
+    The supervisor has opened it before. If the worker failed instead, uvicorn would stop the whole
+    server, whose other workers go on by themselves when the outage is over. The supervisor passes
+    stop signals on, and `end_in_time` ends this wait.
+    """
+    told = False
+    while True:
+        try:
+            return open_authority(app.settings, app.figures, app.limits)
+        except DatabaseUnavailableError as error:
+            if not told:
+                advice = f": {error.advice}" if error.advice else ""
+                _log.warning("a new process waits for the database: %s%s", error, advice)
+                told = True
+            time.sleep(_OPEN_AGAIN_SECONDS)
 
 
 def _stop_with_supervisor() -> None:
