@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import SynchronizedArray
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -33,7 +34,7 @@ from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.runtime.background_output import open_output
 from birthmark_sma.runtime.core_dumps import forbid_core_dumps
 from birthmark_sma.runtime.cpu_affinity import pin_to_core
-from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
+from birthmark_sma.runtime.shared_memory_metrics import SharedCounters, is_alive
 from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.logs import setup as log_setup
 from birthmark_sma.web.middleware import request_metrics
@@ -67,9 +68,10 @@ if TYPE_CHECKING:
 _HUNG_SECONDS = 30
 _START_SECONDS = 60  # the longest wait for each worker to accept connections
 _OPEN_AGAIN_SECONDS = 1.0
+_MOST_CORES = 1 << 16
 _STDERR = 2  # the file descriptor
 _LOOP = f"{accepting_loop.__name__}:{accepting_loop.new_event_loop.__name__}"
-# uvicorn spawns its workers, so the counter that they share must come from the same context.
+# uvicorn spawns its workers, so the memory that they share must come from the same context.
 _SPAWNING = multiprocessing.get_context("spawn")
 
 _log = logging.getLogger(__name__)
@@ -83,8 +85,10 @@ class WorkerApp:
     """
 
     settings: Settings
-    started: "Synchronized[int]"
-    """The number of workers started so far, in shared memory. Change it under its own lock."""
+    places: "SynchronizedArray[int]"
+    """The process ids of the workers, in shared memory. Change it under its own lock."""
+    first_core: int
+    """The core of the worker in the first place. The others have the cores after it."""
     figures: SharedCounters
     """The metrics of the authority, shared by all workers."""
     traffic: SharedCounters
@@ -99,10 +103,7 @@ class WorkerApp:
         _stop_with_supervisor()
         log_setup.configure(self.settings)
         if self.settings.one_core:
-            # Consecutive numbers pin the workers to different cores, as far as there are enough.
-            with self.started.get_lock():
-                self.started.value += 1
-                pin_to_core(self.started.value)
+            pin_to_core(self.first_core + self._take_place())
         return create_app(
             partial(_open_patiently, self),
             self.settings.cors_origins,
@@ -110,6 +111,17 @@ class WorkerApp:
             make_request_log(self.settings),
             make_tracing(self.settings),
         )
+
+    def _take_place(self) -> int:
+        """Return the place of this worker: a free one, or that of a worker that has died.
+
+        A worker that replaces another must get that one's core, not the core of a third one.
+        """
+        with self.places.get_lock():
+            taken = enumerate(self.places)
+            place = next((number for number, each in taken if not is_alive(each)), 0)
+            self.places[place] = os.getpid()
+        return place
 
 
 def _open_patiently(app: WorkerApp) -> Authority:
@@ -277,7 +289,10 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         return True
     workers = WorkerApp(
         settings,
-        _SPAWNING.Value("i", 0),
+        _SPAWNING.Array("i", settings.processes),
+        # Random: in a container, all process ids and numbers of workers are small. Servers that
+        # share a machine must not all use its first cores.
+        secrets.randbelow(_MOST_CORES),
         server_metrics.create_shared_counters(settings.processes),
         request_metrics.create_shared_counters(settings.processes),
         SharedWindows(settings.processes),

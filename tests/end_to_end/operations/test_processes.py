@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -124,3 +125,31 @@ def test_a_stop_signal_ends_a_process_that_waits_for_the_database(
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(2 * ENDED_SECONDS)
         assert time.monotonic() - began < ENDED_SECONDS
+
+
+def cores_of(workers: list[int]) -> list[frozenset[int]]:
+    """Return the cores of each worker that still runs."""
+    found = []
+    for each in workers:
+        with suppress(ProcessLookupError):
+            found.append(frozenset(os.sched_getaffinity(each)))
+    return found
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_replaced_process_gets_the_core_of_the_dead_one(start_server: Start) -> None:
+    """Else two of them share one core, and another core is idle until the next restart."""
+    running = start_server("--workers", "2")
+    stays, dies = workers_of(running)
+    for _ in range(2):
+        os.kill(dies, signal.SIGKILL)
+
+        def is_replaced() -> bool:
+            alive = workers_of(running)
+            return len(alive) == 2 and all(len(cores) == 1 for cores in cores_of(alive))
+
+        wait_until(is_replaced, START_SECONDS)
+        alive = workers_of(running)
+        assert stays in alive
+        assert len(set(cores_of(alive))) == min(2, len(os.sched_getaffinity(0)))
+        [dies] = set(alive) - {stays}

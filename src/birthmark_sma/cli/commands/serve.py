@@ -4,6 +4,7 @@ All checks run before anything is created. `web/server.py` runs the HTTP server 
 """
 
 import os
+import secrets
 import signal
 import socket
 from dataclasses import asdict
@@ -144,7 +145,9 @@ def _run(
     forbid_core_dumps()  # before the authority decrypts its secrets
     log_setup.configure(settings)
     if settings.one_core and settings.processes == 1:
-        pin_to_core(os.getpid())  # before the authority starts its threads
+        # Before the authority starts its threads. In a container each server is process 1, so the
+        # core is random: they would all share one core of the machine.
+        pin_to_core(secrets.randbelow(os.cpu_count() or 1))
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
