@@ -1,5 +1,7 @@
 """When a transaction is run again, and when not."""
 
+import time
+
 import pytest
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
@@ -86,7 +88,7 @@ def test_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         now += seconds
 
     monkeypatch.setattr(retries, "monotonic", lambda: now)
-    monkeypatch.setattr(retries.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     transactions = Transactions(*[CONFLICT] * 1_000)
     with pytest.raises(DatabaseUnavailableError):
         retry(transactions)

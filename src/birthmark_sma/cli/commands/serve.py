@@ -7,8 +7,8 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -158,11 +158,12 @@ def _run(
         authority.close()
         raise
     url = _url(listener, "http" if settings.tls_cert is None else "https")
-    # The server handles these signals while it runs. Afterwards, a second signal must not stop the
-    # shutdown with a traceback.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: None)
-    announce = partial(_print_facts, authority, url, local, processes, devices, as_json=as_json)
+    send_early_signals = _note_stop_signals()
+
+    def announce() -> None:
+        _print_facts(authority, url, local, processes, devices, as_json=as_json)
+        send_early_signals()
+
     if not run_server(authority, listener, announce):
         print_stderr("Stopped: a process could not start. Its log above has the reason.")
         raise typer.Exit(exit_codes.FAILED)
@@ -174,6 +175,24 @@ def _run(
         )
         raise typer.Exit(exit_codes.DATABASE)
     print_stderr("Stopped. All answers are recorded.")
+
+
+def _note_stop_signals() -> Callable[[], None]:
+    """Note stop signals from now on; return a function that sends the first one again.
+
+    The server handles these signals while it runs, from shortly before it accepts connections. One
+    that comes earlier must not be lost. Afterwards, a second signal must not stop the shutdown with
+    a traceback.
+    """
+    noted: list[int] = []
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda number, _: noted.append(number))
+
+    def send_again() -> None:
+        if noted:
+            signal.raise_signal(noted[0])
+
+    return send_again
 
 
 def _url(listener: socket.socket, scheme: str) -> str:
