@@ -118,8 +118,8 @@ class WorkerApp:
         A worker that replaces another must get that one's core, not the core of a third one.
         """
         with self.places.get_lock():
-            taken = enumerate(self.places)
-            place = next((number for number, each in taken if not is_alive(each)), 0)
+            owners = enumerate(self.places[:])
+            place = next((number for number, each in owners if not is_alive(each)), 0)
             self.places[place] = os.getpid()
         return place
 
