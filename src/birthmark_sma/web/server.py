@@ -199,6 +199,7 @@ class _Supervisor(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._announce = announce
+        self._is_announced = False
         self._stopping = False
         # After super().__init__, which installs the signal handlers that this wraps.
         end_in_time(SUPERVISOR_SECONDS, self._kill_all)
@@ -212,6 +213,7 @@ class _Supervisor(Multiprocess):
         # Before the wait: a worker that dies at its start is then noticed at once.
         self._leave_answers_to_workers()
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
+            self._is_announced = True
             self._announce()
 
     def handle_int(self) -> None:
@@ -230,6 +232,11 @@ class _Supervisor(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
         self._leave_answers_to_workers()  # this call may have replaced workers
+        # Workers that began in an outage accept connections later than within _START_SECONDS.
+        if not (self._is_announced or self.should_exit.is_set()):
+            self._is_announced = all(process.is_ready() for process in self.processes)
+            if self._is_announced:
+                self._announce()
 
     def _leave_answers_to_workers(self) -> None:
         """Close the supervisor's copies of the workers' ends of the health-check pipes.

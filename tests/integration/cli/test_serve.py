@@ -221,3 +221,15 @@ def test_a_stop_signal_before_the_first_request_is_not_lost(place: Place, worker
     with Server(place.data_dir, "--workers", workers, before=[stop_early]) as server:
         assert server.process.wait(STOP_SECONDS) == 0
         assert "Stopped. All answers are recorded." in server.said()
+
+
+def expect_slow_start() -> None:
+    """Let the supervisor wait no longer for its workers than they take."""
+    vars(server)["_START_SECONDS"] = 0.0
+
+
+def test_workers_that_start_late_are_announced(place: Place) -> None:
+    """As after a start in an outage: a program that waits for the URL would wait for ever."""
+    with Server(place.data_dir, "--workers", "2", before=[expect_slow_start]) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert server.terminate() == 0
