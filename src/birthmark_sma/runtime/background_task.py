@@ -8,10 +8,11 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
+from time import monotonic
 
 from birthmark_sma.errors import DatabaseUnavailableError
 
-_TRY_AGAIN_SECONDS = 60.0
+_WARN_AGAIN_SECONDS = 60.0
 _LEAVING_SECONDS = 1.0
 """Seconds that `close` waits for a task. A task that still waits for the database is then left
 behind; its thread is a daemon thread, so the process can end."""
@@ -24,16 +25,19 @@ class BackgroundTask(ABC):
 
     Each process of a server runs one task of each kind, so `work` must be safe to run in several
     processes: one does the job, and the others find it done. Errors are logged and the work is
-    retried after 60 seconds.
+    retried after `again_seconds`.
     """
 
     name: str
     """The name of the task in the log, and of its thread."""
     every_seconds: float
     """The pause in seconds after a run without an error."""
+    again_seconds = 60.0
+    """The pause in seconds after an error."""
 
     def __init__(self) -> None:
         self._closing = threading.Event()
+        self._warns_at = 0.0  # no earlier than this, in seconds of `monotonic`
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
@@ -63,13 +67,15 @@ class BackgroundTask(ABC):
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._closing.wait(self.every_seconds if self._worked() else _TRY_AGAIN_SECONDS)
+            self._closing.wait(self.every_seconds if self._worked() else self.again_seconds)
 
     def _worked(self) -> bool:
         try:
             self.work(datetime.now(UTC))
         except DatabaseUnavailableError as error:
-            _log.warning("the %s waits for the database: %s", self.name, error.advice or error)
+            if monotonic() >= self._warns_at:
+                self._warns_at = monotonic() + _WARN_AGAIN_SECONDS
+                _log.warning("the %s waits for the database: %s", self.name, error.advice or error)
         except Exception:  # an error must not end the thread: the next run may succeed
             _log.exception("the %s failed", self.name)
         else:

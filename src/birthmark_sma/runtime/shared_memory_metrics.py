@@ -82,7 +82,7 @@ class SharedCounters:
         taken = self._taking.acquire(timeout=_LOCK_SECONDS)
         try:
             for own_counters in shared_counters:
-                if not _is_alive(own_counters[_OWNER]):
+                if not is_alive(own_counters[_OWNER]):
                     own_counters[_OWNER] = os.getpid()
                     return own_counters
         finally:
@@ -98,7 +98,7 @@ class SharedCounters:
 
     def alive(self) -> list[memoryview]:
         """Return the rows of running processes."""
-        return [own_counters for own_counters in self.all() if _is_alive(own_counters[_OWNER])]
+        return [own_counters for own_counters in self.all() if is_alive(own_counters[_OWNER])]
 
 
 class Counter:
@@ -172,7 +172,8 @@ class Histogram:
         return list(accumulate(counts)), sum(s[self._sum] for s in shared_counters)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Return True if there is a process with this id; 0 is none."""
     if not process:
         return False
     try:

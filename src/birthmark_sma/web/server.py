@@ -7,16 +7,19 @@ SIGHUP on to them. This module never makes decisions about requests.
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import SynchronizedArray
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -27,11 +30,11 @@ from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.config import LogLevel, Settings
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.runtime.background_output import open_output
 from birthmark_sma.runtime.core_dumps import forbid_core_dumps
 from birthmark_sma.runtime.cpu_affinity import pin_to_core
-from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
+from birthmark_sma.runtime.shared_memory_metrics import SharedCounters, is_alive
 from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.logs import setup as log_setup
 from birthmark_sma.web.middleware import request_metrics
@@ -64,10 +67,14 @@ if TYPE_CHECKING:
 # would kill healthy workers on a busy machine.
 _HUNG_SECONDS = 30
 _START_SECONDS = 60  # the longest wait for each worker to accept connections
+_OPEN_AGAIN_SECONDS = 1.0
+_MOST_CORES = 1 << 16
 _STDERR = 2  # the file descriptor
 _LOOP = f"{accepting_loop.__name__}:{accepting_loop.new_event_loop.__name__}"
-# uvicorn spawns its workers, so the counter that they share must come from the same context.
+# uvicorn spawns its workers, so the memory that they share must come from the same context.
 _SPAWNING = multiprocessing.get_context("spawn")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,10 @@ class WorkerApp:
     """
 
     settings: Settings
-    started: "Synchronized[int]"
-    """The number of workers started so far, in shared memory. Change it under its own lock."""
+    places: "SynchronizedArray[int]"
+    """The process ids of the workers, in shared memory. Change it under its own lock."""
+    first_core: int
+    """The core of the worker in the first place. The others have the cores after it."""
     figures: SharedCounters
     """The metrics of the authority, shared by all workers."""
     traffic: SharedCounters
@@ -94,17 +103,44 @@ class WorkerApp:
         _stop_with_supervisor()
         log_setup.configure(self.settings)
         if self.settings.one_core:
-            # Consecutive numbers pin the workers to different cores, as far as there are enough.
-            with self.started.get_lock():
-                self.started.value += 1
-                pin_to_core(self.started.value)
+            pin_to_core(self.first_core + self._take_place())
         return create_app(
-            lambda: open_authority(self.settings, self.figures, self.limits),
+            partial(_open_patiently, self),
             self.settings.cors_origins,
             self.traffic,
             make_request_log(self.settings),
             make_tracing(self.settings),
         )
+
+    def _take_place(self) -> int:
+        """Return the place of this worker: a free one, or that of a worker that has died.
+
+        A worker that replaces another must get that one's core, not the core of a third one.
+        """
+        with self.places.get_lock():
+            owners = enumerate(self.places[:])
+            place = next((number for number, each in owners if not is_alive(each)), 0)
+            self.places[place] = os.getpid()
+        return place
+
+
+def _open_patiently(app: WorkerApp) -> Authority:
+    """Open the authority of a worker once the database answers.
+
+    The supervisor has opened it before. If the worker failed instead, uvicorn would stop the whole
+    server, whose other workers go on by themselves when the outage is over. The supervisor passes
+    stop signals on, and `end_in_time` ends this wait.
+    """
+    told = False
+    while True:
+        try:
+            return open_authority(app.settings, app.figures, app.limits)
+        except DatabaseUnavailableError as error:
+            if not told:
+                advice = f": {error.advice}" if error.advice else ""
+                _log.warning("a new process waits for the database: %s%s", error, advice)
+                told = True
+            time.sleep(_OPEN_AGAIN_SECONDS)
 
 
 def _stop_with_supervisor() -> None:
@@ -163,6 +199,7 @@ class _Supervisor(Multiprocess):
     ) -> None:
         super().__init__(config, sockets)
         self._announce = announce
+        self._is_announced = False
         self._stopping = False
         # After super().__init__, which installs the signal handlers that this wraps.
         end_in_time(SUPERVISOR_SECONDS, self._kill_all)
@@ -176,6 +213,7 @@ class _Supervisor(Multiprocess):
         # Before the wait: a worker that dies at its start is then noticed at once.
         self._leave_answers_to_workers()
         if all(process.wait_until_ready(_START_SECONDS) for process in self.processes):
+            self._is_announced = True
             self._announce()
 
     def handle_int(self) -> None:
@@ -194,6 +232,11 @@ class _Supervisor(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
         self._leave_answers_to_workers()  # this call may have replaced workers
+        # Workers that began in an outage accept connections later than within _START_SECONDS.
+        if not (self._is_announced or self.should_exit.is_set()):
+            self._is_announced = all(process.is_ready() for process in self.processes)
+            if self._is_announced:
+                self._announce()
 
     def _leave_answers_to_workers(self) -> None:
         """Close the supervisor's copies of the workers' ends of the health-check pipes.
@@ -253,7 +296,10 @@ def run_server(authority: Authority, listener: socket.socket, announce: Callable
         return True
     workers = WorkerApp(
         settings,
-        _SPAWNING.Value("i", 0),
+        _SPAWNING.Array("i", settings.processes),
+        # Random: in a container, all process ids and numbers of workers are small. Servers that
+        # share a machine must not all use its first cores.
+        secrets.randbelow(_MOST_CORES),
         server_metrics.create_shared_counters(settings.processes),
         request_metrics.create_shared_counters(settings.processes),
         SharedWindows(settings.processes),

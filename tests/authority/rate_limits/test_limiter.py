@@ -139,6 +139,20 @@ def test_a_batch_that_the_limit_allows_passes_a_burst() -> None:
         limits.take(Kind.VALIDATE, ONE, 3_001)
 
 
+@pytest.mark.parametrize("text", ["10/second; 20/minute", "20/minute; 40/hour", "200/minute"])
+def test_a_caller_that_waits_as_told_passes(text: str) -> None:
+    """If several rates are used up, the wait is that of the one that takes longest."""
+    clock = Clock()
+    limits = limits_of(clock, validate=text)
+    for _ in range(30):
+        while passed(limits, Kind.VALIDATE, ONE, 1):
+            pass
+        with pytest.raises(RateLimitedError) as error:
+            limits.take(Kind.VALIDATE, ONE)
+        clock.now += error.value.retry_after
+        assert passed(limits, Kind.VALIDATE, ONE, 1) == 1
+
+
 @pytest.mark.parametrize("cost", [10, 100, 150, 250, 600, 1_000])
 def test_batches_of_any_size_get_their_allowance(cost: int) -> None:
     """Over ten minutes, 85 % of what the same limit gives without a burst, or more."""

@@ -127,7 +127,7 @@ def test_a_killed_process_reserves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert killed.take("a", 3)[1] is None
     killed.reserve("a", 0, 10)
     assert other.reserve("a", 0, 1) == 1
-    monkeypatch.setattr(shared_windows, "_is_alive", lambda process: process == -1)
+    monkeypatch.setattr(shared_windows, "is_alive", lambda process: process == -1)
     monkeypatch.setattr(os, "getpid", lambda: -1)
     processes.windows[0].join()
     assert other.reserve("a", 0, 1) == 7

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from tests.support.programs.server import START_SECONDS, Server, server_environ
 from tests.support.programs.workers import find_workers
 
 BY_DEFAULT = {"SMA_WORKERS": ""}
+ENDED_SECONDS = 10.0
 
 
 def pinned(data_dir: Path, database_url: str, cores: set[int]) -> Server:
@@ -90,3 +93,63 @@ def test_a_process_that_cannot_start_makes_the_exit_code(start_server: Start) ->
     wait_until(lambda: running.server.process.poll() is not None, START_SECONDS)
     assert running.server.process.poll() == 1
     assert "a process could not start" in running.server.said()
+
+
+def test_a_process_that_starts_in_an_outage_waits_for_its_end(
+    own_postgres: Postgres, tmp_path: Path
+) -> None:
+    """Else one process that dies in an outage would take all others with it."""
+    running = start(tmp_path / "data", own_postgres.url, "--workers", "2", **FEW_TABLES)
+    with running.server as server, running.client() as client:
+        dies, stays = workers_of(running)
+        own_postgres.stop()
+        os.kill(dies, signal.SIGKILL)
+        wait_until(lambda: "a new process waits for the database" in server.said(), START_SECONDS)
+        own_postgres.start()
+        wait_until(lambda: "\nsma_workers 2.0\n" in client.get("/metrics").text, START_SECONDS)
+        assert stays in workers_of(running)
+        wait_until(lambda: client.get("/health/ready").status_code == 200, START_SECONDS)
+        assert server.terminate() == 0
+
+
+def test_a_stop_signal_ends_a_process_that_waits_for_the_database(
+    own_postgres: Postgres, tmp_path: Path
+) -> None:
+    """Within the time of every other stop."""
+    running = start(tmp_path / "data", own_postgres.url, "--workers", "2", **FEW_TABLES)
+    with running.server as server:
+        own_postgres.stop()
+        os.kill(workers_of(running)[0], signal.SIGKILL)
+        wait_until(lambda: "a new process waits for the database" in server.said(), START_SECONDS)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(2 * ENDED_SECONDS)
+        assert time.monotonic() - began < ENDED_SECONDS
+
+
+def cores_of(workers: list[int]) -> list[frozenset[int]]:
+    """Return the cores of each worker that still runs."""
+    found = []
+    for each in workers:
+        with suppress(ProcessLookupError):
+            found.append(frozenset(os.sched_getaffinity(each)))
+    return found
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_replaced_process_gets_the_core_of_the_dead_one(start_server: Start) -> None:
+    """Else two of them share one core, and another core is idle until the next restart."""
+    running = start_server("--workers", "2")
+    stays, dies = workers_of(running)
+    for _ in range(2):
+        os.kill(dies, signal.SIGKILL)
+
+        def is_replaced() -> bool:
+            alive = workers_of(running)
+            return len(alive) == 2 and all(len(cores) == 1 for cores in cores_of(alive))
+
+        wait_until(is_replaced, START_SECONDS)
+        alive = workers_of(running)
+        assert stays in alive
+        assert len(set(cores_of(alive))) == min(2, len(os.sched_getaffinity(0)))
+        [dies] = set(alive) - {stays}

@@ -1,19 +1,22 @@
 """`sma serve`: how it starts, and why it does not."""
 
 import shlex
+import signal
 import socket
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from birthmark_sma.cli.commands.serve import next_steps
 from birthmark_sma.config import load_settings
+from birthmark_sma.web import server
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.cameras.camera import VALIDATE, Camera, wire
-from tests.support.programs.server import Server
+from tests.support.programs.server import STOP_SECONDS, Server
 
 
 def test_a_newcomer_just_types_it(empty: Place) -> None:
@@ -199,3 +202,34 @@ def test_a_settings_file_comes_last(place: Place, tmp_path: Path) -> None:
     assert_refused(place.sma("serve", settings={"SMA_CONFIG_FILE": config}), 3, "sma.toml")
     missing = str(tmp_path / "missing.toml")
     assert_refused(place.sma("serve", settings={"SMA_CONFIG_FILE": missing}), 3, missing)
+
+
+def stop_early() -> None:
+    """Send SIGTERM to this process when it is about to serve."""
+    run = server.run_server
+
+    def run_after_signal(*arguments: Any) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return run(*arguments)
+
+    vars(server)["run_server"] = run_after_signal
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_signal_before_the_first_request_is_not_lost(place: Place, workers: str) -> None:
+    """A platform that replaces a server at once would wait for its end, and then kill it."""
+    with Server(place.data_dir, "--workers", workers, before=[stop_early]) as server:
+        assert server.process.wait(STOP_SECONDS) == 0
+        assert "Stopped. All answers are recorded." in server.said()
+
+
+def expect_slow_start() -> None:
+    """Let the supervisor wait no longer for its workers than they take."""
+    vars(server)["_START_SECONDS"] = 0.0
+
+
+def test_workers_that_start_late_are_announced(place: Place) -> None:
+    """As after a start in an outage: a program that waits for the URL would wait for ever."""
+    with Server(place.data_dir, "--workers", "2", before=[expect_slow_start]) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert server.terminate() == 0

@@ -1,5 +1,7 @@
 """When a transaction is run again, and when not."""
 
+import time
+
 import pytest
 
 from birthmark_sma.errors import DatabaseFault, DatabaseUnavailableError
@@ -79,11 +81,19 @@ def test_what_is_not(errors: list[Exception]) -> None:
 
 def test_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the time that a caller waits. The pauses grow, so the attempts are few."""
-    monkeypatch.setattr(retries, "_SECONDS", 0.3)
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(retries, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
     transactions = Transactions(*[CONFLICT] * 1_000)
     with pytest.raises(DatabaseUnavailableError):
         retry(transactions)
-    assert 3 <= transactions.attempts <= 15
+    assert 7.0 < now <= 8.0
+    assert 15 <= transactions.attempts <= 50
 
 
 def test_a_copy_knows_the_same() -> None:

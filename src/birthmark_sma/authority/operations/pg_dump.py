@@ -9,8 +9,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import IO, BinaryIO, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -23,6 +25,8 @@ _VERSION_SECONDS = 30
 _LOCK_SECONDS = 30
 """Prevents a deadlock that PostgreSQL cannot see: pg_dump waits for a program that changes a table,
 that program waits for the locks of our transaction, and our process waits for pg_dump."""
+_SILENT_SECONDS = 900.0  # for each MiB that pg_dump writes
+_LOOK_SECONDS = 0.5
 _MOST_SAID = 1 << 20  # bytes of an error message
 # These belong to the old server. The restored database may have other users and tablespaces.
 _WHAT_IS_LEFT_OUT = (
@@ -82,7 +86,8 @@ def find_program(name: str, *, at_least: int) -> Program:
 def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Progress) -> None:
     """Dump the database, as the exported `snapshot` sees it, to a file in pg_dump's custom format.
 
-    `progress` counts bytes. Raises BackupError, or OSError if the file cannot be written.
+    `progress` counts bytes. Raises BackupError, or OSError if the file cannot be written. pg_dump
+    would wait for ever for a server that is frozen, so it is killed if it writes too little.
     """
     arguments = [
         "--format=custom",
@@ -91,8 +96,21 @@ def dump(program: Program, url: str, snapshot: str, file: BinaryIO, progress: Pr
         f"--lock-wait-timeout={_LOCK_SECONDS * 1000}",
         *_WHAT_IS_LEFT_OUT,
     ]
-    with _running(program, arguments, url, "pg_dump") as (_, output):
-        pump(output, file.write, progress, total=None)
+    with (
+        _running(program, arguments, url, "pg_dump") as process,
+        _killed_when_silent(process) as silence,
+    ):
+
+        def note(done: int, total: int | None) -> None:
+            silence.heard_at = monotonic()
+            progress(done, total)
+
+        pump(_output(process), file.write, note, total=None)
+        if silence.was_too_long:
+            raise BackupError(
+                f"pg_dump got less than 1 MiB in {_SILENT_SECONDS // 60:.0f} minutes, and was"
+                " ended. Look for a frozen database or a cut network, and run the backup again."
+            )
 
 
 def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> None:
@@ -102,7 +120,8 @@ def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> N
     """
     arguments = [*_ONLY_RESTORED, *_WHAT_IS_LEFT_OUT]
     total = os.fstat(file.fileno()).st_size
-    with _running(program, arguments, url, "pg_restore") as (intake, _):
+    with _running(program, arguments, url, "pg_restore") as process:
+        intake = _intake(process)
         # A broken pipe means that pg_restore has ended. `_running` then raises its error.
         with suppress(BrokenPipeError):
             pump(file, intake.write, progress, total=total)
@@ -113,8 +132,8 @@ def restore(program: Program, url: str, file: BinaryIO, progress: Progress) -> N
 @contextmanager
 def _running(
     program: Program, arguments: list[str], url: str, name: str
-) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Start a program, yield its stdin and stdout, and wait for it after the block.
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """Start a program, yield it with pipes to it and from it, and wait for it after the block.
 
     Raises BackupError if it exits with an error. If the block raises, the program is killed.
     """
@@ -129,20 +148,57 @@ def _running(
             stderr=said,
             env=environ,
         )
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("a program was started without pipes")
+        pipes = _intake(process), _output(process)
         try:
-            yield process.stdin, process.stdout
+            yield process
             code = process.wait()
         finally:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in pipes:
                 with suppress(BrokenPipeError):
                     pipe.close()
         if code != 0:
             said.seek(0)
             raise BackupError(f"{name} failed: {_first_fault(said.read(_MOST_SAID))}.")
+
+
+def _intake(process: "subprocess.Popen[bytes]") -> IO[bytes]:
+    assert process.stdin is not None  # noqa: S101  `_running` makes both pipes
+    return process.stdin
+
+
+def _output(process: "subprocess.Popen[bytes]") -> IO[bytes]:
+    assert process.stdout is not None  # noqa: S101  `_running` makes both pipes
+    return process.stdout
+
+
+class _Silence:
+    """Since when a program has written nothing, and whether it was killed for that."""
+
+    def __init__(self) -> None:
+        self.heard_at = monotonic()
+        self.was_too_long = False
+
+
+@contextmanager
+def _killed_when_silent(process: "subprocess.Popen[bytes]") -> Iterator[_Silence]:
+    """Kill a program if `heard_at` is not set for `_SILENT_SECONDS`, until the end of the block."""
+    silence = _Silence()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            if monotonic() - silence.heard_at > _SILENT_SECONDS:
+                silence.was_too_long = True
+                process.kill()
+                return
+
+    threading.Thread(target=watch, name="pg-dump-watch", daemon=True).start()
+    try:
+        yield silence
+    finally:
+        ended.set()
 
 
 def _without_password(url: str) -> tuple[str, str | None]:

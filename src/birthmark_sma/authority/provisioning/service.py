@@ -8,6 +8,7 @@ race. No response must leave before the commit, and a refused request must leave
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -67,7 +68,9 @@ class Provisioner:
         self._database = database
         self._maker = maker
         self._first_answers = first_answers
-        self._under_way = 0  # owned by the event loop
+        # Owned by the event loop: requests under way, in all and by caller.
+        self._under_way = 0
+        self._under_way_of: Counter[str] = Counter()
         self._signers = ThreadPoolExecutor(
             (os.cpu_count() or 1) + _SIGNERS_THAT_WAIT,
             thread_name_prefix="signer",
@@ -84,16 +87,32 @@ class Provisioner:
             on_failure=partial(self._figures.batch_failed, PROVISIONINGS),
         )
 
-    async def provision(self, request: ProvisioningRequest) -> Provisioned:
+    def check_room(self, caller: str | None) -> None:
+        """Raise PoolFullError if a request of this caller would be refused now.
+
+        A caller may have as many requests under way as are free, so one caller alone gets half.
+        `caller` is a name of `ledger_partition`; None stands for one that has no share of its own.
+        Call this in the event loop, before the body of the request is read.
+        """
+        free = _POOL_LIMIT - self._under_way
+        own = 0 if caller is None else self._under_way_of[caller]
+        if own >= free:
+            self._figures.provisioned(Outcome.OVERLOADED)
+            raise PoolFullError
+
+    async def provision(
+        self, request: ProvisioningRequest, caller: str | None = None
+    ) -> Provisioned:
         """Provision a device, for a coroutine. Raises the errors of `provision_device`.
 
-        Also counts the outcome for the metrics.
+        `caller` is that of `check_room`. Also counts the outcome for the metrics.
         """
+        self.check_room(caller)
         outcome = Outcome.FAILED
         self._under_way += 1
+        if caller is not None:
+            self._under_way_of[caller] += 1
         try:
-            if self._under_way > _POOL_LIMIT:
-                raise PoolFullError
             # Two steps, so that no signing thread waits for a commit.
             registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
             provisioned = await asyncio.wrap_future(registering)
@@ -104,6 +123,10 @@ class Provisioner:
             raise
         finally:
             self._under_way -= 1
+            if caller is not None:
+                self._under_way_of[caller] -= 1
+                if not self._under_way_of[caller]:
+                    del self._under_way_of[caller]
             self._figures.provisioned(outcome)
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:

@@ -224,6 +224,14 @@ class RateLimits:
             quotas += limit.quotas(left)
         return quotas
 
+    def check(self, kind: Kind, caller: Caller) -> None:
+        """Raise RateLimitedError if a caller has nothing left of a kind. Count nothing."""
+        limits = (self._failures,) if kind is Kind.VALIDATE else ()
+        who = ledger_partition(caller)
+        for limit in (*limits, self._limit_of(kind, caller)):
+            if limit.rates and (block := limit.blocked(who)):
+                raise self._refusal(limit, 1, block)
+
     async def confirm(
         self, kind: Kind, caller: Caller, cost: int = 1
     ) -> tuple[tuple[Quota, ...], RateLimitedError | None]:

@@ -25,6 +25,7 @@ from birthmark_sma.authority.rate_limits.store import (
     Block,
     Decision,
     Usage,
+    find_block,
     left_of,
     seconds_until,
 )
@@ -233,10 +234,9 @@ class RedisStore:
             return left, None
         if outcome == _OTHERS_HOLD_IT:
             return left, Block(0, 1)
-        number = outcome - 1
-        units = 1 if self._reserves or (self._has_burst and not number) else cost
-        wait = seconds_until(self._rates[number], usages[number], units)
-        return left, Block(number, max(1, wait))
+        needed = 1 if self._reserves else cost
+        block = find_block(self._rates, tuple(usages), needed, has_burst=self._has_burst)
+        return left, block or Block(outcome - 1, 1)
 
     def _note_block(self, who: str, usages: Sequence[Usage]) -> None:
         waits = [seconds_until(*each, 1) for each in zip(self._rates, usages, strict=True)]

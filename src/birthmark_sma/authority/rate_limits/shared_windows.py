@@ -27,6 +27,7 @@ from multiprocessing import reduction
 from typing import Any
 
 from birthmark_sma.authority.rate_limits.store import Usage
+from birthmark_sma.runtime.shared_memory_metrics import is_alive
 
 _SLOTS = 1 << 15  # of all limits together; their memory is used only once they are
 _WAYS = 8
@@ -64,7 +65,7 @@ class SharedWindows:
         """Take a row for this process: a free one, or that of a process that has died."""
         with self._exclusively():
             owners = self._numbers[: self._rows].tolist()
-            self._row = next((n for n, each in enumerate(owners) if not _is_alive(each)), 0)
+            self._row = next((n for n, each in enumerate(owners) if not is_alive(each)), 0)
             self._numbers[self._row] = self._me = os.getpid()
 
     def find(self, name: str, now: int, *, create: bool) -> int | None:
@@ -201,15 +202,3 @@ def _make_file() -> int:
         return os.memfd_create("rate-limits")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _is_alive(process: int) -> bool:
-    if not process:
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # the process exists and belongs to another user
-        return True
-    return True

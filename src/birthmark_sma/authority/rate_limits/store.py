@@ -111,9 +111,10 @@ def left_of(rate: Rate, usage: Usage) -> Left:
 def find_block(
     rates: tuple[Rate, ...], usages: tuple[Usage, ...], cost: int, *, has_burst: bool = False
 ) -> Block | None:
-    """Return the first rate that has fewer than `cost` units left, or None.
+    """Return the rate that has fewer than `cost` units left for the longest time, or None.
 
-    A rate that can never allow so many comes before all others.
+    A caller that waits for a shorter time would be refused again. A rate that can never allow so
+    many comes before all others.
     """
     blocks = []
     for number, (rate, usage) in enumerate(zip(rates, usages, strict=True)):
@@ -122,4 +123,4 @@ def find_block(
             return Block(number, rate.seconds)
         if wait := seconds_until(rate, usage, needed):
             blocks.append(Block(number, wait))
-    return blocks[0] if blocks else None
+    return max(blocks, key=lambda block: block.wait, default=None)

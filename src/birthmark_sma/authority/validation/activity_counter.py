@@ -55,6 +55,7 @@ class ActivityCounter(BackgroundTask):
 
     name = "activity-counter"
     every_seconds = 3.0
+    again_seconds = 3.0
 
     def __init__(self, database: Database, store: ValidationStore) -> None:
         super().__init__()

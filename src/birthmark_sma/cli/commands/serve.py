@@ -4,10 +4,11 @@ All checks run before anything is created. `web/server.py` runs the HTTP server 
 """
 
 import os
+import secrets
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,9 @@ def _run(
     forbid_core_dumps()  # before the authority decrypts its secrets
     log_setup.configure(settings)
     if settings.one_core and settings.processes == 1:
-        pin_to_core(os.getpid())  # before the authority starts its threads
+        # Before the authority starts its threads. In a container each server is process 1, so the
+        # core is random: they would all share one core of the machine.
+        pin_to_core(secrets.randbelow(os.cpu_count() or 1))
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
@@ -155,11 +158,12 @@ def _run(
         authority.close()
         raise
     url = _url(listener, "http" if settings.tls_cert is None else "https")
-    # The server handles these signals while it runs. Afterwards, a second signal must not stop the
-    # shutdown with a traceback.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: None)
-    announce = partial(_print_facts, authority, url, local, processes, devices, as_json=as_json)
+    send_early_signals = _note_stop_signals()
+
+    def announce() -> None:
+        _print_facts(authority, url, local, processes, devices, as_json=as_json)
+        send_early_signals()
+
     if not run_server(authority, listener, announce):
         print_stderr("Stopped: a process could not start. Its log above has the reason.")
         raise typer.Exit(exit_codes.FAILED)
@@ -171,6 +175,24 @@ def _run(
         )
         raise typer.Exit(exit_codes.DATABASE)
     print_stderr("Stopped. All answers are recorded.")
+
+
+def _note_stop_signals() -> Callable[[], None]:
+    """Note stop signals from now on; return a function that sends the first one again.
+
+    The server handles these signals while it runs, from shortly before it accepts connections. One
+    that comes earlier must not be lost. Afterwards, a second signal must not stop the shutdown with
+    a traceback.
+    """
+    noted: list[int] = []
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda number, _: noted.append(number))
+
+    def send_again() -> None:
+        if noted:
+            signal.raise_signal(noted[0])
+
+    return send_again
 
 
 def _url(listener: socket.socket, scheme: str) -> str:

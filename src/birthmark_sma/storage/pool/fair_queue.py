@@ -59,6 +59,8 @@ class FairQueue(Generic[Call]):
         self._occupied = 0  # items that wait or are reserved
         self.waiting = 0
         """The number of items that wait."""
+        # Kept until a call is taken: in an outage, each 503 asks for it, and callers are many.
+        self._oldest: Call | None = None
         self._batches = 0
         self._began = 0.0  # the last batch: its time, its items, and whether more waited
         self._taken = 0
@@ -115,6 +117,7 @@ class FairQueue(Generic[Call]):
         time in seconds of any clock that never goes back.
         """
         self._measure(now)
+        self._oldest = None
         batch: list[Call] = []
         taken = 0
         self._batches += 1
@@ -144,9 +147,10 @@ class FairQueue(Generic[Call]):
 
     def oldest(self) -> Call | None:
         """Return the call that has waited longest, or None."""
-        # No two arrivals are equal, so the calls themselves are never compared.
-        oldest = min((caller.calls[0] for caller in self._callers.values()), default=None)
-        return None if oldest is None else oldest[2]
+        if self._oldest is None and self._callers:
+            # No two arrivals are equal, so the calls themselves are never compared.
+            self._oldest = min(caller.calls[0] for caller in self._callers.values())[2]
+        return self._oldest
 
     @property
     def drain_seconds(self) -> float:

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
+from birthmark_sma.authority.access.caller import ledger_partition
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
@@ -65,15 +66,17 @@ router = APIRouter(tags=["provision"])
 async def provision_device(request: ApiRequest) -> Response:
     """Provision a device. Raises DatabaseUnavailableError after 60 seconds."""
     idempotency_key = _idempotency_key(request)
-    authority = request.server.authority
+    authority, caller = request.server.authority, request.context.known_caller
+    who = ledger_partition(caller)
+    # Before the body is read: what is refused must cost little.
+    authority.provisioner.check_room(who)
     body = await read_json(
         request.context.headers, request.receive, authority.settings.max_body_bytes
     )
-    key = request.context.known_caller.key
-    asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key, key)
+    asked = parse(body, ProvisionRequest).provisioning_request(idempotency_key, caller.key)
     try:
         async with asyncio.timeout(_PROVISIONING_SECONDS):
-            provisioned = await authority.provisioner.provision(asked)
+            provisioned = await authority.provisioner.provision(asked, who)
     except TimeoutError:
         raise DatabaseUnavailableError("The database does not answer in time") from None
     # "no-store": the response has the device's secrets.

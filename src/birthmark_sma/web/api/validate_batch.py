@@ -40,7 +40,12 @@ from birthmark_sma.web.middleware.admission import (
     most_tokens,
     reserved_room,
 )
-from birthmark_sma.web.middleware.rate_limit import consume, consume_shared, show_quotas
+from birthmark_sma.web.middleware.rate_limit import (
+    check_left,
+    consume,
+    consume_shared,
+    show_quotas,
+)
 from birthmark_sma.web.middleware.request_body import read_json
 from birthmark_sma.web.problems import InvalidRequestError, RequestError
 from birthmark_sma.web.server_state import ApiRequest
@@ -74,6 +79,8 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
     caller, limits = context.known_caller, authority.rate_limits
     # The setting is meant for single tokens. A batch has at least 1 MiB.
     most = max(authority.settings.max_body_bytes, _BODY_BYTES)
+    # What can only be refused is neither read nor parsed.
+    check_left(context, limits, Kind.VALIDATE, caller)
     await check_room(authority.validator, caller, most_tokens(announced_bytes(context.headers)))
     try:
         body = await read_json(context.headers, request.receive, most)

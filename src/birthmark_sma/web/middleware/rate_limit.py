@@ -45,6 +45,15 @@ def consume(
         raise
 
 
+def check_left(context: RequestContext, limits: RateLimits, kind: Kind, caller: Caller) -> None:
+    """Raise RateLimitedError if a caller has nothing left, before its request costs anything."""
+    try:
+        limits.check(kind, caller)
+    except RateLimitedError:
+        show_quotas(context, limits, kind, caller)
+        raise
+
+
 async def consume_shared(
     context: RequestContext, limits: RateLimits, kind: Kind, caller: Caller, cost: int = 1
 ) -> None:

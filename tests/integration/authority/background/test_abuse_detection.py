@@ -31,7 +31,7 @@ from birthmark_sma.authority.devices.revocation import (
 from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.runtime import background_task
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.portable_sql import database_time
@@ -528,7 +528,7 @@ def test_it_survives_an_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It says so in the log, without the URL, and looks again once the database is back."""
-    monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(BackgroundTask, "again_seconds", 0.1)
     database = open_database(own_postgres.url)
     migrate(database)
     active(database, today, {"loud": 60})

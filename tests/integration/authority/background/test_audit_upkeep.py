@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.protocol.verdict import Reason
-from birthmark_sma.runtime import background_task
+from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
@@ -131,7 +131,7 @@ def test_it_survives_an_outage(
     own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Threat 28: it says so in the log, without the URL, and goes on once the database is back."""
-    monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(BackgroundTask, "again_seconds", 0.1)
     database = open_database(own_postgres.url)
     migrate(database)
     drop_days(database)
@@ -152,7 +152,7 @@ def test_it_survives_a_fault(
 ) -> None:
     """A fault of its own is logged, and does not end the thread."""
     trust_the_machine(monkeypatch)
-    monkeypatch.setattr(background_task, "_TRY_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(BackgroundTask, "again_seconds", 0.01)
     monkeypatch.setattr(AuditUpkeep, "every_seconds", 0.01)
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)

@@ -97,6 +97,6 @@ def test_a_server_says_how_long_its_log_is_and_truncates_it(tmp_path: Path) -> N
         with reading(file), running.database() as other:
             execute(other, "CREATE TABLE noted (content blob)")
             write(other, LONG // MIB)
-            wait_until(lambda: told() > LONG, 5)
+            wait_until(lambda: told() > LONG, 20)
             execute(other, "DROP TABLE noted")
         wait_until(lambda: told() <= LIMIT, 20)

@@ -827,6 +827,23 @@ async def test_too_many_coroutines_are_turned_away(
     await authority.provisioner.provision(request_for("camera-6"))
 
 
+async def test_one_caller_cannot_turn_the_others_away(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have as many requests under way as are free. Afterwards nothing of it is left."""
+    monkeypatch.setattr(provisioning_service, "_POOL_LIMIT", 8)
+    callers = ["hog"] * 6 + ["other"] * 2
+    provision_for = authority.provisioner.provision
+    outcomes = await asyncio.gather(
+        *(provision_for(request_for(f"camera-{n}"), who) for n, who in enumerate(callers)),
+        return_exceptions=True,
+    )
+    assert names(outcomes[:6]) == {"Provisioned": 4, "PoolFullError": 2}
+    assert names(outcomes[6:]) == {"Provisioned": 2}
+    authority.provisioner.check_room("hog")
+    assert not vars(authority.provisioner)["_under_way_of"]
+
+
 def test_closing_finishes_what_is_under_way(settings: Settings) -> None:
     """Threat 31: a request that was accepted before the close is provisioned and answered."""
     with new_authority(settings) as authority:

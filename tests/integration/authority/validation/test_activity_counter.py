@@ -13,6 +13,7 @@ from birthmark_sma.storage.outages import retries
 from tests.integration.authority.validation.test_audit_counters import CALLER, fail_at
 from tests.support.authorities import count_activity, new_authority, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.programs.running import wait_until
 
 
 @pytest.mark.parametrize("words", ["INTO device_activity", "INTO busiest_devices"])
@@ -73,3 +74,17 @@ def test_more_devices_than_fit_in_a_transaction(
         authority.validator.submit(camera.token(), CALLER).result(30)
     count_activity(authority)
     assert assert_counters_are_those_of_the_trail(authority.database) == 6
+
+
+def test_activity_is_added_soon_after_an_outage(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not after a minute: until then, a server that is killed loses it."""
+    monkeypatch.setattr(retries, "_SECONDS", 0.1)
+    left = fail_at(authority, "INTO device_activity", times=1_000)
+    authority.validator.submit(new_camera(authority, "camera").token(), CALLER).result(30)
+    authority.validator.activity.start()
+    wait_until(lambda: "the activity-counter waits for the database" in caplog.text, 30)
+    left[0] = 0
+    query = "SELECT passes FROM device_activity"
+    wait_until(lambda: rows_of(authority.database, query) == [(1,)], 30)

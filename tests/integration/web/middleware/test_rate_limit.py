@@ -2,11 +2,13 @@
 
 import json
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -431,3 +433,24 @@ def test_who_guesses_is_slowed_down_and_nobody_else(
 def test_probes_are_free_without_a_key_too(with_keys: Running) -> None:
     with with_keys.client("127.0.3.7") as client:
         assert {client.get("/health/ready").status_code for _ in range(20)} == {200}
+
+
+@pytest.mark.parametrize("kind", ["validate", "failures"])
+def test_a_batch_of_a_caller_that_has_nothing_left_is_not_read(tmp_path: Path, kind: str) -> None:
+    """Its body costs as much to parse as that of others. Here it never comes."""
+    running = start(tmp_path / "a", "sqlite:", f"--rate-{kind}", "5/hour", SMA_TABLES="50")
+    with running.server, running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        body = wire(camera.token()) | {"nonce": "0" * 24}
+        for _ in range(5):
+            assert client.post(VALIDATE, json=body).status_code == 200
+        place = urlsplit(running.server.url)
+        with socket.create_connection((place.hostname, place.port), timeout=30) as connection:
+            head = (
+                f"POST {VALIDATE}/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 184012\r\n"
+            )
+            connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
+            said = connection.recv(4096)
+    assert said.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after: " in said.lower()
+    assert f'"{kind}";r=0;'.encode() in said
