@@ -132,6 +132,35 @@ def test_a_single_call_goes_before_the_backlog_of_another() -> None:
     assert names(queue.take()) == {"hog": BATCH}
 
 
+def test_a_caller_that_waits_for_each_batch_gets_no_more_than_others() -> None:
+    """It never has a backlog, and still each of its batches is counted."""
+    queue, taken = Queue(), Counter[str]()
+    others = [f"caller {number}" for number in range(20)]
+    for name in others:
+        queue.add(name, times=20)
+    queue.add("batches", BATCH)
+    for _ in range(600):
+        batch = queue.take(200)
+        taken += names(batch)
+        for name, _, items in batch:
+            queue.add(name, items)
+    equal = taken.total() / (len(others) + 1)
+    assert equal > 5 * BATCH
+    # The oldest call goes first now and then, which here is always a batch.
+    assert 0.8 * equal < taken["batches"] < 1.5 * equal
+    assert all(0.8 * equal < taken[name] < 1.2 * equal for name in others)
+
+
+def test_few_callers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses without end that send one batch each take no memory."""
+    monkeypatch.setattr(fair_queue, "_MOST_REMEMBERED", 10)
+    queue = Queue()
+    for number in range(100):
+        queue.add(f"caller {number}", BATCH)
+        queue.take()
+    assert len(queue.queue._ends) == 10
+
+
 def test_many_singles_are_shared_in_turns() -> None:
     queue = Queue()
     queue.add("hog", times=3_000)

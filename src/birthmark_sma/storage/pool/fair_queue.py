@@ -7,7 +7,8 @@ The order is that of start-time fair queueing (Goyal, Vin and Cheng, 1996). A ca
 a start tag: the tag of its call before, plus the items of that call. The call with the lowest tag
 goes first, so callers with waiting calls get equally many items, up to the size of one call. The
 first call of a caller that had none waiting has the tag of the call that was taken last, and so
-goes before the backlog of others.
+goes before the backlog of others. But a caller that waits for each of its batches before it sends
+the next one has none waiting either: after a long call its tag goes on where it ended.
 """
 
 from collections import deque
@@ -22,9 +23,10 @@ SHARED = None
 _RESERVE = 10  # one part in so many of the queue is for calls of one item
 # A larger call is not taken together with fewer items of others: they would wait for its work.
 _LONG_CALL = 64
-# After so many batches the oldest call goes first, whatever its tag: callers without end that come
-# with one call each would pass it by for ever.
+# After so many batches, with so many times its items, the oldest call goes first, whatever its tag:
+# callers without end that come with one call each would pass it by for ever.
 _OLDEST_EVERY = 16
+_MOST_REMEMBERED = 1_000  # callers whose last call was long
 _NEWEST_WEIGHS = 0.3  # of the rate of the newest batch, in the average
 
 
@@ -54,6 +56,7 @@ class FairQueue(Generic[Call]):
         self._callers: dict[str | None, _Caller[Call]] = {}
         self._reserved: dict[str | None, int] = {}  # items of calls that are being read
         self._turns: list[tuple[int, int, _Caller[Call]]] = []  # a heap: start tag, number, caller
+        self._ends: dict[str | None, int] = {}  # of the last long calls: tag and items
         self._number = 0
         self._tag = 0  # of the call that was taken last
         self._occupied = 0  # items that wait or are reserved
@@ -62,6 +65,7 @@ class FairQueue(Generic[Call]):
         # Kept until a call is taken: in an outage, each 503 asks for it, and callers are many.
         self._oldest: Call | None = None
         self._batches = 0
+        self._passed_by = 0  # items that were taken since the oldest call went first
         self._began = 0.0  # the last batch: its time, its items, and whether more waited
         self._taken = 0
         self._was_behind = False
@@ -104,7 +108,8 @@ class FairQueue(Generic[Call]):
         caller = self._callers.get(name)
         if caller is None:
             caller = self._callers[name] = _Caller(name)
-            heappush(self._turns, (self._tag, self._number, caller))
+            tag = max(self._tag, self._ends.pop(name, 0)) if self._ends else self._tag
+            heappush(self._turns, (tag, self._number, caller))
         caller.calls.append((self._number, items, call))
         caller.items += items
         self._occupied += items
@@ -139,7 +144,8 @@ class FairQueue(Generic[Call]):
                 heapreplace(turns, (tag + items, self._number, caller))
             else:
                 heappop(turns)
-                del self._callers[caller.name]
+                self._forget(caller, tag, items)
+        self._passed_by += taken
         self._occupied -= taken
         self.waiting -= taken
         self._taken, self._was_behind = taken, bool(turns)
@@ -158,11 +164,15 @@ class FairQueue(Generic[Call]):
         return self._occupied / self._rate if self._rate else 0.0
 
     def _take_oldest(self, batch: list[Call]) -> int:
-        """Take the call that has waited longest, and return the number of its items."""
+        """Take the call that has waited longest, if it is its turn; return the number of items."""
         place, (tag, number, caller) = min(
             enumerate(self._turns), key=lambda turn: turn[1][2].calls[0][0]
         )
-        _, items, call = caller.calls.popleft()
+        _, items, call = caller.calls[0]
+        if self._passed_by < items * _OLDEST_EVERY:
+            return 0
+        self._passed_by = 0
+        caller.calls.popleft()
         batch.append(call)
         caller.items -= items
         if caller.calls:
@@ -170,9 +180,17 @@ class FairQueue(Generic[Call]):
         else:
             self._turns[place] = self._turns[-1]
             self._turns.pop()
-            del self._callers[caller.name]
+            self._forget(caller, tag, items)
         heapify(self._turns)
         return items
+
+    def _forget(self, caller: _Caller[Call], tag: int, items: int) -> None:
+        """Remove a caller after its last call, which had this tag and so many items."""
+        del self._callers[caller.name]
+        if items > _LONG_CALL:
+            self._ends[caller.name] = tag + items
+            if len(self._ends) > _MOST_REMEMBERED:
+                del self._ends[next(iter(self._ends))]
 
     def _measure(self, now: float) -> None:
         """Measure the rate of the last batch, if the writer has worked all the time since."""
