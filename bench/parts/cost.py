@@ -5,8 +5,10 @@ docs/operate/scaling.md reckons with these figures.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
+from psycopg import sql
 
 from bench import fleet, wrk
 from bench.closed import write_bodies
@@ -89,12 +91,14 @@ class _Figures:
         self.rows: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         for table in _TABLES:
-            self.rows[table] = _number(connection, f"SELECT count(*) FROM {table}")
+            count = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
+            self.rows[table] = _number(connection, count)
             self.sizes[table] = _number(
                 connection,
                 "SELECT sum(pg_total_relation_size(relid)) FROM"
-                f" (SELECT '{table}'::regclass AS relid UNION"
-                f" SELECT inhrelid FROM pg_inherits WHERE inhparent = '{table}'::regclass) AS all_",
+                " (SELECT to_regclass(%(table)s) AS relid UNION SELECT inhrelid FROM pg_inherits"
+                " WHERE inhparent = to_regclass(%(table)s)) AS all_",
+                table=table,
             )
         # Backends report these a second late at most.
         connection.execute("SELECT pg_sleep(1.2), pg_stat_clear_snapshot()")
@@ -107,7 +111,9 @@ class _Figures:
         )
 
 
-def _number(connection: psycopg.Connection, query: str) -> int:
-    row = connection.execute(query.encode()).fetchone()
+def _number(
+    connection: psycopg.Connection, query: LiteralString | sql.Composed, **parameters: str
+) -> int:
+    row = connection.execute(query, parameters or None).fetchone()
     assert row is not None
     return int(row[0])
