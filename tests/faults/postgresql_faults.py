@@ -16,7 +16,7 @@ from tests.support.programs.running import children_of, frozen, wait_until
 
 _END_SECONDS = 30.0
 _SLOW_SECONDS = 0.5
-_LOSSES = 3
+_BETWEEN_LOSSES_SECONDS = 1.0
 
 
 def postmaster(bed: Bed) -> int:
@@ -81,12 +81,16 @@ def _standby(bed: Bed) -> Iterator[None]:
         admin.execute("SELECT pg_promote(true, 30)")
 
 
-def _losing(loss: Loss) -> Callable[[Bed], AbstractContextManager[None]]:
+def _losing(loss: Loss, times: int) -> Callable[[Bed], AbstractContextManager[None]]:
+    """Lose COMMITs, or their answers: each one after callers had verdicts again."""
+
     @contextmanager
     def play(bed: Bed) -> Iterator[None]:
-        for _ in range(_LOSSES):
+        for _ in range(times):
+            lost = bed.commits.lost
             bed.commits.lose(loss)
-            time.sleep(1.0)
+            wait_until(lambda lost=lost: bed.commits.lost > lost, _END_SECONDS)  # type: ignore[misc]
+            time.sleep(_BETWEEN_LOSSES_SECONDS)
         yield
 
     return play
@@ -115,9 +119,9 @@ FAULTS = (
     Fault("network frozen in both directions", _network_frozen, HANGING_SECONDS),
     Fault("answers swallowed", lambda bed: bed.network.swallowing_answers(), HANGING_SECONDS),
     Fault("network slow, 500 ms each way", lambda bed: bed.network.slow(_SLOW_SECONDS)),
-    Fault("the answer of COMMIT lost, 3 times", _losing(Loss.ANSWER), 1.0),
-    Fault("COMMIT lost, 3 times", _losing(Loss.REQUEST), 1.0),
-    Fault("COMMIT lost unnoticed by PostgreSQL, 3 times", _losing(Loss.UNNOTICED), 1.0),
+    Fault("the answer of COMMIT lost, 3 times", _losing(Loss.ANSWER, 3), 1.0),
+    Fault("COMMIT lost, 3 times", _losing(Loss.REQUEST, 3), 1.0),
+    Fault("COMMIT lost, unnoticed by PostgreSQL", _losing(Loss.UNNOTICED, 1), 1.0),
     Fault(
         "all connections terminated, twice a second",
         lambda bed: repeated(lambda: bed.sql(_TERMINATE), 0.5),

@@ -52,22 +52,6 @@ def _commits_cancelled(bed: Bed) -> Iterator[None]:
 
 
 @contextmanager
-def _no_partition(bed: Bed) -> Iterator[None]:
-    """Detach the partition of today, and the one that takes what no other takes."""
-    with psycopg.connect(bed.rows_url, autocommit=True) as admin:
-        partitions = admin.execute(
-            "SELECT oid::regclass::text, pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid IN"
-            " (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'validation_history'::regclass)"
-        ).fetchall()
-        for name, _ in partitions:
-            admin.execute(f"ALTER TABLE validation_history DETACH PARTITION {name}".encode())
-        yield
-        for name, bounds in partitions:
-            attach = f"ALTER TABLE validation_history ATTACH PARTITION {name} {bounds}"
-            admin.execute(attach.encode())
-
-
-@contextmanager
 def _no_connection_left(bed: Bed) -> Iterator[None]:
     """Let other programs of the same role take every connection."""
     role = urlsplit(bed.running.database_url)
@@ -145,7 +129,9 @@ REFUSALS = (
     ),
     Fault("table of the audit log gone", _known("table gone")),
     Fault("schema gone", _known("schema gone")),
-    Fault("no partition for today's rows", _no_partition),
+    Fault(
+        "partitions of the audit log detached", lambda bed: faults.without_partitions(bed.rows_url)
+    ),
     Fault("data corrupted (XX001)", _known("data corrupted")),
     Fault("no connections allowed to the role", _known("too many connections")),
     Fault("max_connections used up by others", _no_connection_left),

@@ -19,7 +19,13 @@ from tests.support.cameras.camera import (
     provision_body,
     wire,
 )
-from tests.support.databases.faults import ON_POSTGRESQL, Fault, played, server_of_a_clerk
+from tests.support.databases.faults import (
+    ON_POSTGRESQL,
+    Fault,
+    played,
+    server_of_a_clerk,
+    without_partitions,
+)
 from tests.support.databases.sqlite_faults import (
     file_of,
     journal_removed,
@@ -88,6 +94,19 @@ def test_postgresql_says_what_it_is(on_postgresql: tuple[Running, str], fault: F
     assert_serves(running, camera)
     assert "Traceback" not in running.server.said()
     assert "secret-words" not in running.server.said()
+
+
+def test_a_row_without_a_partition(on_postgresql: tuple[Running, str]) -> None:
+    """Threat 19: an outage of the database, and no bug of this program. Probes say so as well."""
+    running, admin_url = on_postgresql
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        with without_partitions(admin_url):
+            assert_told(running, camera, "no partition")
+            assert client.get("/health/ready").status_code == 503
+            assert failures(client, "schema") >= 2
+    assert_serves(running, camera)
+    assert "Traceback" not in running.server.said()
 
 
 def test_provisioning_says_it_too(on_postgresql: tuple[Running, str]) -> None:

@@ -173,3 +173,19 @@ def standby_away(admin_url: str) -> Iterator[None]:
         yield
         admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
         admin.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def without_partitions(admin_url: str) -> Iterator[None]:
+    """Detach every partition of the audit log, also the one that takes what no other takes."""
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        partitions = admin.execute(
+            "SELECT oid::regclass::text, pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid IN"
+            " (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'validation_history'::regclass)"
+        ).fetchall()
+        for name, _ in partitions:
+            admin.execute(f"ALTER TABLE validation_history DETACH PARTITION {name}".encode())
+        yield
+        for name, bounds in partitions:
+            attach = f"ALTER TABLE validation_history ATTACH PARTITION {name} {bounds}"
+            admin.execute(attach.encode())
