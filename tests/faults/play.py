@@ -15,7 +15,7 @@ _BEFORE_SECONDS = 1.0
 _BACK_SECONDS = 60.0
 _AFTER_SECONDS = 0.5
 _REACTION_SECONDS = 1.0  # answers that were on their way when the fault began
-_ALL_FAIL_SECONDS = 3.0
+_HANGING_SECONDS = 7.0  # without any answer, though readiness reacts after 5
 
 
 def play(fault: Fault, bed: Bed) -> Result:
@@ -110,8 +110,9 @@ def _complaints(
     if not stock.is_clean:
         yield f"{stock.lost} lost, {stock.doubled} doubled, {stock.wrong} wrong"
     began, ends = lasted[0] + _REACTION_SECONDS, lasted[1]
-    served = any(each.status == 200 and began < each.at <= ends for each in heard)
-    if not served and not unready and ends - began >= _ALL_FAIL_SECONDS:
+    statuses = {each.status for each in heard if began < each.at <= ends}
+    all_failed = 200 not in statuses and (statuses or ends - began >= _HANGING_SECONDS)
+    if all_failed and not unready:
         yield "ready stayed 200 while every write failed"
     if not fault.ends_server and any(each.status != 200 for each in live):
         yield "live failed"

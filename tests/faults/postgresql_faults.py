@@ -118,7 +118,11 @@ FAULTS = (
     Fault("connections cut and refused", lambda bed: bed.network.cut()),
     Fault("network frozen in both directions", _network_frozen, HANGING_SECONDS),
     Fault("answers swallowed", lambda bed: bed.network.swallowing_answers(), HANGING_SECONDS),
-    Fault("network slow, 500 ms each way", lambda bed: bed.network.slow(_SLOW_SECONDS)),
+    Fault(
+        "network slow, 500 ms each way",
+        lambda bed: bed.network.slow(_SLOW_SECONDS),
+        HANGING_SECONDS,
+    ),
     Fault("the answer of COMMIT lost, 3 times", _losing(Loss.ANSWER, 3), 1.0),
     Fault("COMMIT lost, 3 times", _losing(Loss.REQUEST, 3), 1.0),
     Fault("COMMIT lost, unnoticed by PostgreSQL", _losing(Loss.UNNOTICED, 1), 1.0),

@@ -182,9 +182,9 @@ WAITS = (
 )
 TRY_AGAIN = (
     Fault("one transaction in three fails to serialize (40001)", _now_and_then("40001")),
-    Fault("every transaction fails to serialize (40001)", _known("serialization")),
+    Fault("every transaction fails to serialize (40001)", _known("serialization"), HANGING_SECONDS),
     Fault("deadlocks, five times a second", _deadlocks, 2 * QUICK_SECONDS),
-    Fault("every transaction ends in a deadlock (40P01)", _known("deadlock")),
+    Fault("every transaction ends in a deadlock (40P01)", _known("deadlock"), HANGING_SECONDS),
     Fault("SERIALIZABLE everywhere", _nothing, bed=BedKind.SERIALIZABLE),
 )
 
