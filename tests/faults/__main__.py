@@ -6,6 +6,7 @@ tell the truth, or service did not come back.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
             for kind, group in groupby(chosen, key=lambda each: each.bed)
             for result in _play_all(kind, list(group), place)
         ]
-        machine = describe(place.postgres.url)
+        load = f"{os.getloadavg()[-1]:.0f} in the last 15 minutes"
+        machine = describe(place.postgres.url) | {"load average": load}
     page.write(machine, results)
     print(page.render(machine, results))
     print(f"{len(results)} faults in {time.monotonic() - began:.0f} s")

@@ -21,8 +21,9 @@ from tests.support.databases.faults import run_statements, server_of_a_clerk
 from tests.support.databases.pgbouncer import PgBouncer
 from tests.support.databases.postgres import DURABLE_OPTIONS, Postgres, on_server
 from tests.support.databases.redis import Redis
+from tests.support.programs.false_clock import FalseClock
 from tests.support.programs.running import Running, new_serial, start
-from tests.support.programs.server import Server
+from tests.support.programs.server import SMA, Server
 
 _FEW = {"SMA_TABLES": "50"}
 _OPTIONS = {**DURABLE_OPTIONS, "max_connections": "60", "max_wal_size": "4GB"}
@@ -37,7 +38,8 @@ class BedKind(Enum):
     PGBOUNCER = "PgBouncer"
     SQLITE = "SQLite"
     TWO_PROCESSES = "PostgreSQL, a server of two processes"
-    REDIS = "Redis"
+    FALSE_CLOCK = "PostgreSQL, the server's clock wrong"
+    REDIS = "Redis, for rate limits"
     LOG_PIPE = "SQLite, the log in a pipe"
 
 
@@ -78,6 +80,7 @@ class Bed:
         self.commits: CommitLoser
         self.pooler: PgBouncer
         self.redis: Redis
+        self.clock: FalseClock
         self.is_log_read = threading.Event()
         self.others: list[Server] = []
 
@@ -206,9 +209,27 @@ def on_redis(place: Place) -> Bed:
     redis = Redis()
     with ExitStack() as opening:
         opening.callback(redis.close)
-        bed = on_postgresql(place, SMA_RATE_STORE=redis.url)
+        # Callers on loopback have no limit unless one is set, and then nothing would ask Redis.
+        limit = {"SMA_RATE_VALIDATE": "100000000/minute"}
+        bed = on_postgresql(place, SMA_RATE_STORE=redis.url, **limit)
         bed.redis = redis
         bed.stack.push(opening.pop_all())
+    return bed
+
+
+def with_false_clock(place: Place) -> Bed:
+    """Start a server whose wall clock can be changed. It needs a C compiler."""
+    bed = on_postgresql(place)
+    with ExitStack() as opening:
+        opening.enter_context(bed)
+        url = bed.running.database_url
+        bed.running.server.close()
+        folder = place.new_folder("clock")
+        bed.clock = FalseClock(folder)
+        environ = _FEW | bed.clock.environ
+        server = Server(folder / "data", database_url=url, environ=environ, program=SMA)
+        bed.running = Running(bed.stack.enter_context(server), url)
+        opening.pop_all()
     return bed
 
 
@@ -252,6 +273,7 @@ OPENERS: Mapping[BedKind, Callable[[Place], Bed]] = {
     BedKind.PGBOUNCER: on_pgbouncer,
     BedKind.SQLITE: on_sqlite,
     BedKind.TWO_PROCESSES: partial(on_postgresql, SMA_WORKERS="2"),
+    BedKind.FALSE_CLOCK: with_false_clock,
     BedKind.REDIS: on_redis,
     BedKind.LOG_PIPE: with_log_in_a_pipe,
 }

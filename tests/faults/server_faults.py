@@ -23,9 +23,11 @@ _STOPPED_SECONDS = 3.0
 _SPARE_DESCRIPTORS = 5
 _IDLE_CALLERS = 60
 _HALF_REQUESTS = 200
-_BURST_CALLERS = 96
-_BURST_TOKENS = 5_000
-_IN_A_BATCH = 1_000
+_BURST_CALLERS = 64
+_BURST_BODIES = 50
+_SMALL_BATCH = 100
+_LARGE_BATCH = 1_000
+_DAY_SECONDS = 86_400
 
 
 @contextmanager
@@ -46,8 +48,13 @@ def _terminated(bed: Bed) -> Iterator[None]:
 
 @contextmanager
 def _worker_killed(bed: Bed) -> Iterator[None]:
-    os.kill(workers_of(bed.running)[0], signal.SIGKILL)
+    """Kill the process that has more connections."""
+    os.kill(max(workers_of(bed.running), key=_count_files), signal.SIGKILL)
     yield
+
+
+def _count_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @contextmanager
@@ -69,8 +76,7 @@ def _too_many_files(bed: Bed) -> Iterator[None]:
     """Leave the server five more file descriptors, and connect more callers than that."""
     limit = resource.RLIMIT_NOFILE
     before = resource.prlimit(bed.pid, limit)
-    used = len(list(Path(f"/proc/{bed.pid}/fd").iterdir()))
-    resource.prlimit(bed.pid, limit, (used + _SPARE_DESCRIPTORS, before[1]))
+    resource.prlimit(bed.pid, limit, (_count_files(bed.pid) + _SPARE_DESCRIPTORS, before[1]))
     with ExitStack() as callers:
         for _ in range(_IDLE_CALLERS):
             callers.enter_context(socket.create_connection(_address(bed), 5))
@@ -90,18 +96,12 @@ def _half_requests(bed: Bed) -> Iterator[None]:
         yield
 
 
-def _batch(bed: Bed) -> bytes:
-    camera = bed.new_camera()
-    tokens = [wire(camera.token()) for _ in range(_IN_A_BATCH)]
-    body = json.dumps({"tokens": tokens}).encode()
-    head = f"POST {VALIDATE}/batch HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
 @contextmanager
 def _callers_leave(bed: Bed) -> Iterator[None]:
     """Send batches of 1,000 tokens, and close each connection before the answer."""
-    request = _batch(bed)
+    body = _batch(bed, _LARGE_BATCH).encode()
+    head = f"POST {VALIDATE}/batch HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def send() -> None:
         with socket.create_connection(_address(bed), 5) as caller:
@@ -111,15 +111,27 @@ def _callers_leave(bed: Bed) -> Iterator[None]:
         yield
 
 
+def _batch(bed: Bed, size: int) -> str:
+    camera = bed.new_camera()
+    return json.dumps({"tokens": [wire(camera.token()) for _ in range(size)]})
+
+
 @contextmanager
 def _burst(bed: Bed) -> Iterator[None]:
-    """Let 96 more callers send one token after the other, without a pause."""
-    camera = bed.new_camera()
+    """Let 64 more callers send batches of 100 tokens without a pause."""
     bodies = bed.place.new_folder("burst") / "bodies"
-    tokens = [json.dumps(wire(camera.token())) for _ in range(_BURST_TOKENS)]
-    bodies.write_text("\n".join(tokens), encoding="ascii")
-    with flooding(bed.running.server.url, VALIDATE, bodies, connections=_BURST_CALLERS):
+    batches = [_batch(bed, _SMALL_BATCH) for _ in range(_BURST_BODIES)]
+    bodies.write_text("\n".join(batches), encoding="ascii")
+    path = f"{VALIDATE}/batch"
+    with flooding(bed.running.server.url, path, bodies, connections=_BURST_CALLERS):
         yield
+
+
+@contextmanager
+def _clock_wrong(bed: Bed, days: int) -> Iterator[None]:
+    bed.clock.set(days * _DAY_SECONDS)
+    yield
+    bed.clock.set(0)
 
 
 @contextmanager
@@ -144,10 +156,16 @@ FAULTS = (
         bed=BedKind.TWO_PROCESSES,
         ends_server=True,
     ),
-    Fault("too many open files", _too_many_files),
+    Fault("too many open files, 60 more callers", _too_many_files),
     Fault("200 callers that send half a request", _half_requests),
     Fault("callers that leave before the answer", _callers_leave),
-    Fault("96 more callers without a pause", _burst, 2 * QUICK_SECONDS),
+    Fault("64 more callers of batches, without a pause", _burst, 2 * QUICK_SECONDS),
+    Fault(
+        "clock of the server a day slow", lambda bed: _clock_wrong(bed, -1), bed=BedKind.FALSE_CLOCK
+    ),
+    Fault(
+        "clock of the server a day fast", lambda bed: _clock_wrong(bed, 1), bed=BedKind.FALSE_CLOCK
+    ),
     Fault("Redis away", _redis_away, bed=BedKind.REDIS),
     Fault("Redis frozen", lambda bed: frozen([bed.redis.pid]), HANGING_SECONDS, BedKind.REDIS),
     Fault("log not read, its pipe full", _log_not_read, bed=BedKind.LOG_PIPE),

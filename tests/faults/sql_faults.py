@@ -121,7 +121,7 @@ def _nothing(_: Bed) -> Iterator[None]:
 
 REFUSALS = (
     Fault("read-only (default_transaction_read_only)", _known("read-only")),
-    Fault("disk full", _known("disk full")),
+    Fault("disk full (53100, from a trigger)", _known("disk full")),
     Fault("INSERT revoked", _known("permission")),
     Fault(
         "sequence of the audit log at its end",
@@ -132,7 +132,7 @@ REFUSALS = (
     Fault(
         "partitions of the audit log detached", lambda bed: faults.without_partitions(bed.rows_url)
     ),
-    Fault("data corrupted (XX001)", _known("data corrupted")),
+    Fault("data corrupted (XX001, from a trigger)", _known("data corrupted")),
     Fault("no connections allowed to the role", _known("too many connections")),
     Fault("max_connections used up by others", _no_connection_left),
     Fault(
@@ -169,7 +169,7 @@ WAITS = (
         HANGING_SECONDS,
     ),
     Fault(
-        "12 s a commit",
+        "12 s a commit (a deferred trigger)",
         lambda bed: faults.played(bed.running, bed.rows_url, faults.SLOW_COMMITS),
         _SLOW_COMMIT_SECONDS,
     ),

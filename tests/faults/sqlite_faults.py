@@ -68,7 +68,7 @@ FAULTS = (
         lambda bed: sqlite_faults.locked_file(bed.running),
         HANGING_SECONDS,
     ),
-    _fault("disk full", lambda bed: sqlite_faults.full_disk(bed.running)),
+    _fault("disk full (no file may grow)", lambda bed: sqlite_faults.full_disk(bed.running)),
     _fault("file made read-only (chmod 0444)", _to_file(_read_only)),
     _fault("file removed, then put back", _to_file(sqlite_faults.removed)),
     _fault("file replaced by a copy", _to_file(sqlite_faults.replaced)),
