@@ -34,6 +34,8 @@ class Result:
     bed: str
     clients: str
     """The answers to camera tokens, from the begin of the fault until service was back."""
+    gap: float
+    """The longest time in which one kind of client had no verdict, in seconds."""
     unready: float | None
     """Seconds until `/health/ready` said something else than 200. None: it stayed 200."""
     ready: float | None
@@ -57,6 +59,7 @@ class Result:
             name=fault.name,
             bed=fault.bed.value,
             clients=nothing,
+            gap=0.0,
             unready=None,
             ready=None,
             live="",

@@ -18,8 +18,8 @@ END = "<!-- faults: end -->"
 HEADER = (
     "fault",
     "what clients saw",
-    "ready: 503 after",
-    "200 again",
+    "longest without a verdict",
+    "ready",
     "live",
     "service back",
     "acknowledged",
@@ -29,12 +29,13 @@ HEADER = (
 
 def cells(result: Result) -> tuple[str, ...]:
     """Return the cells of a row."""
-    unready = "stayed 200" if result.unready is None else f"{result.unready:.1f} s"
-    ready = "" if result.ready is None else f"{result.ready:.1f} s"
+    ready = "stayed 200"
+    if result.unready is not None and result.ready is not None:
+        ready = f"not ready after {result.unready:.1f} s, ready again after {result.ready:.1f} s"
     return (
         result.name,
         result.clients,
-        unready,
+        f"{result.gap:.1f} s",
         ready,
         result.live,
         f"{result.back:.1f} s",

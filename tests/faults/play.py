@@ -46,6 +46,7 @@ def play(fault: Fault, bed: Bed) -> Result:
         name=fault.name,
         bed=fault.bed.value,
         clients=describe_answers(heard),
+        gap=stock.seconds,
         unready=unready[0].at - began if unready else None,
         ready=_ready_again(ready, ended) if unready else None,
         live=describe_probes(live),

@@ -58,12 +58,6 @@ def _stop_at_once(bed: Bed) -> None:
     wait_until(lambda: not bed.postgres.running, _END_SECONDS)
 
 
-@contextmanager
-def _restarted(bed: Bed) -> Iterator[None]:
-    bed.postgres.restart()
-    yield
-
-
 def _frozen(bed: Bed) -> AbstractContextManager[None]:
     main = postmaster(bed)
     return frozen([main, *children_of(main)])
@@ -112,7 +106,7 @@ FAULTS = (
     Fault("stopped in order, started after 4 s", _ended_by(lambda bed: bed.postgres.stop())),
     Fault("stopped at once (immediate), started after 4 s", _ended_by(_stop_at_once)),
     Fault("killed with SIGKILL, started after 4 s", _ended_by(lambda bed: bed.postgres.kill())),
-    Fault("restarted quickly", _restarted, 2.0),
+    Fault("restarted quickly", _ended_by(lambda bed: bed.postgres.stop()), 0.0),
     Fault("frozen (SIGSTOP)", _frozen, HANGING_SECONDS),
     Fault("a standby in place of the primary (25006)", _standby),
     Fault("connections cut and refused", lambda bed: bed.network.cut()),

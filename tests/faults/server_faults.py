@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,16 +33,15 @@ _DAY_SECONDS = 86_400
 def _killed(bed: Bed) -> Iterator[None]:
     """Kill the server, and start it again as a supervisor does."""
     bed.running.server.kill()
-    time.sleep(_SUPERVISOR_SECONDS)
-    bed.start_again()
     yield
+    bed.start_again()
 
 
 @contextmanager
 def _terminated(bed: Bed) -> Iterator[None]:
     assert bed.running.server.terminate() == 0
-    bed.start_again()
     yield
+    bed.start_again()
 
 
 @contextmanager
@@ -142,8 +140,8 @@ def _log_not_read(bed: Bed) -> Iterator[None]:
 
 
 FAULTS = (
-    Fault("SIGKILL, started again after 1 s", _killed, 1.0, ends_server=True),
-    Fault("SIGTERM under load, started again", _terminated, 1.0, ends_server=True),
+    Fault("SIGKILL, started again after 1 s", _killed, _SUPERVISOR_SECONDS, ends_server=True),
+    Fault("SIGTERM under load, started again", _terminated, 0.0, ends_server=True),
     Fault(
         "stopped for 3 s (SIGSTOP, SIGCONT)",
         lambda bed: frozen([bed.pid]),

@@ -197,7 +197,7 @@ def _pooler_restarted(bed: Bed) -> Iterator[None]:
 
 POOLER = (
     Fault("transaction mode, nothing else", _nothing, bed=BedKind.PGBOUNCER),
-    Fault("PgBouncer killed and started again", _pooler_restarted, 2.0, BedKind.PGBOUNCER),
+    Fault("PgBouncer killed and started again", _pooler_restarted, 0.0, BedKind.PGBOUNCER),
     Fault(
         "connections of PgBouncer terminated, twice a second",
         lambda bed: repeated(
