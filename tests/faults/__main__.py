@@ -8,6 +8,7 @@ tell the truth, or service did not come back.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     only = parser.parse_args(arguments).only.lower()
     chosen = [each for each in FAULTS if only in f"{each.bed.value}: {each.name}".lower()]
     began = time.monotonic()
+    # A shell lets its background jobs ignore it, and the programs that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     shutil.rmtree(_LAST_RUN, ignore_errors=True)
     with Place(_LAST_RUN) as place:
         results = [

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -19,7 +20,14 @@ from tests.support.cameras.camera import Camera
 from tests.support.databases.commit_loser import CommitLoser
 from tests.support.databases.faults import run_statements, server_of_a_clerk
 from tests.support.databases.pgbouncer import PgBouncer
-from tests.support.databases.postgres import DURABLE_OPTIONS, Postgres, on_server
+from tests.support.databases.postgres import (
+    DURABLE_OPTIONS,
+    Postgres,
+    copy_binaries,
+    find_binaries,
+    on_server,
+    server_account,
+)
 from tests.support.databases.redis import Redis
 from tests.support.programs.false_clock import FalseClock
 from tests.support.programs.running import Running, new_serial, start
@@ -39,6 +47,7 @@ class BedKind(Enum):
     SQLITE = "SQLite"
     TWO_PROCESSES = "PostgreSQL, a server of two processes"
     FALSE_CLOCK = "PostgreSQL, the server's clock wrong"
+    FALSE_DATABASE_CLOCK = "PostgreSQL, its own clock wrong"
     REDIS = "Redis, for rate limits"
     LOG_PIPE = "SQLite, the log in a pipe"
 
@@ -46,9 +55,9 @@ class BedKind(Enum):
 class Place:
     """The folder of a run, and its PostgreSQL. Use it as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path | None = None) -> None:
         self.folder = folder
-        self.postgres = Postgres(_OPTIONS)
+        self.postgres = Postgres(_OPTIONS, binaries=binaries)
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -110,6 +119,11 @@ class Bed:
         pid = self.running.server.process.pid
         assert pid is not None
         return pid
+
+    def ends_with(self, last: ExitStack) -> None:
+        """Close this after everything else."""
+        last.push(self.stack.pop_all())
+        self.stack = last
 
     def sql(self, *statements: str) -> None:
         """Run statements as the administrator."""
@@ -213,7 +227,7 @@ def on_redis(place: Place) -> Bed:
         limit = {"SMA_RATE_VALIDATE": "100000000/minute"}
         bed = on_postgresql(place, SMA_RATE_STORE=redis.url, **limit)
         bed.redis = redis
-        bed.stack.push(opening.pop_all())
+        bed.ends_with(opening.pop_all())
     return bed
 
 
@@ -231,6 +245,35 @@ def with_false_clock(place: Place) -> Bed:
         bed.running = Running(bed.stack.enter_context(server), url)
         opening.pop_all()
     return bed
+
+
+def with_false_database_clock(place: Place) -> Bed:
+    """Start a server on a PostgreSQL of its own whose wall clock can be changed."""
+    with ExitStack() as opening:
+        folder = Path(opening.enter_context(TemporaryDirectory(prefix="sma-clock-", dir="/tmp")))
+        folder.chmod(0o755)  # PostgreSQL may run as another user
+        clock = FalseClock(folder)
+        binaries = _wrap_binaries(folder, clock.environ)
+        own = opening.enter_context(Place(place.new_folder("own-postgresql"), binaries))
+        bed = on_postgresql(own)
+        bed.clock = clock
+        bed.ends_with(opening.pop_all())
+    return bed
+
+
+def _wrap_binaries(folder: Path, environ: Mapping[str, str]) -> Path:
+    """Return a folder with PostgreSQL's programs that set these variables."""
+    real = find_binaries()
+    if not server_account().reaches(real / "postgres"):
+        real = copy_binaries(real, folder)
+    wrapped = folder / "wrapped"
+    wrapped.mkdir()
+    variables = " ".join(f"{name}={value}" for name, value in environ.items())
+    for name in ("initdb", "postgres"):
+        script = wrapped / name
+        script.write_text(f'#!/bin/sh\nexec env {variables} {real / name} "$@"\n', encoding="ascii")
+        script.chmod(0o755)
+    return wrapped
 
 
 def with_log_in_a_pipe(place: Place) -> Bed:
@@ -255,7 +298,7 @@ def with_log_in_a_pipe(place: Place) -> Bed:
         opening.callback(end)
         bed = on_sqlite(place, make_pipe, SMA_LOG_LEVEL="debug")
         bed.is_log_read = is_read
-        bed.stack.push(opening.pop_all())
+        bed.ends_with(opening.pop_all())
     return bed
 
 
@@ -274,6 +317,7 @@ OPENERS: Mapping[BedKind, Callable[[Place], Bed]] = {
     BedKind.SQLITE: on_sqlite,
     BedKind.TWO_PROCESSES: partial(on_postgresql, SMA_WORKERS="2"),
     BedKind.FALSE_CLOCK: with_false_clock,
+    BedKind.FALSE_DATABASE_CLOCK: with_false_database_clock,
     BedKind.REDIS: on_redis,
     BedKind.LOG_PIPE: with_log_in_a_pipe,
 }

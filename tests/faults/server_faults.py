@@ -126,8 +126,8 @@ def _burst(bed: Bed) -> Iterator[None]:
 
 
 @contextmanager
-def _clock_wrong(bed: Bed, days: int) -> Iterator[None]:
-    bed.clock.set(days * _DAY_SECONDS)
+def _clock_wrong(bed: Bed, days: float) -> Iterator[None]:
+    bed.clock.set(round(days * _DAY_SECONDS))
     yield
     bed.clock.set(0)
 
@@ -163,6 +163,16 @@ FAULTS = (
     ),
     Fault(
         "clock of the server a day fast", lambda bed: _clock_wrong(bed, 1), bed=BedKind.FALSE_CLOCK
+    ),
+    Fault(
+        "clock of PostgreSQL set back by an hour",
+        lambda bed: _clock_wrong(bed, -1 / 24),
+        bed=BedKind.FALSE_DATABASE_CLOCK,
+    ),
+    Fault(
+        "clock of PostgreSQL set forward by an hour, then back",
+        lambda bed: _clock_wrong(bed, 1 / 24),
+        bed=BedKind.FALSE_DATABASE_CLOCK,
     ),
     Fault("Redis away", _redis_away, bed=BedKind.REDIS),
     Fault("Redis frozen", lambda bed: frozen([bed.redis.pid]), HANGING_SECONDS, BedKind.REDIS),
