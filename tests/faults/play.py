@@ -40,7 +40,7 @@ def play(fault: Fault, bed: Bed) -> Result:
     back = load.served_from(ended)
     heard = [each for each in load.heard if began < each.at <= back]
     ready = probes.between(READY, began, time.monotonic())
-    live = probes.between(LIVE, began, back)
+    live = probes.between(LIVE, began, time.monotonic())
     unready = [each for each in ready if each.status != 200]
     return Result(
         name=fault.name,
