@@ -28,12 +28,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a fault. All seconds are counted from its begin, or else from its end."""
+    """What came of a fault. All seconds are counted from its start, or else from its end."""
 
     name: str
     bed: str
     clients: str
-    """The answers to camera tokens, from the begin of the fault until service was back."""
+    """The answers to camera tokens, from the start of the fault until service was back."""
     gap: float
     """The longest time in which one kind of client had no verdict, in seconds."""
     unready: float | None

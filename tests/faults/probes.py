@@ -21,7 +21,7 @@ class Probed(NamedTuple):
 
 
 class Probes:
-    """Sends the probes from the begin to the end of its block, each kind on one connection."""
+    """Sends the probes from the start to the end of its block, each kind on one connection."""
 
     def __init__(self, url: str) -> None:
         self.of: dict[str, list[Probed]] = {READY: [], LIVE: []}
