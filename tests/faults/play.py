@@ -56,7 +56,7 @@ def play(fault: Fault, bed: Bed) -> Result:
         doubled=stock.doubled,
         wrong=stock.wrong,
         complaints=tuple(
-            _complaints(
+            complaints(
                 fault, stock, lasted=(began, ends), heard=load.heard, unready=unready, live=live
             )
         ),
@@ -99,7 +99,7 @@ def _ready_again(ready: list[Probed], ended: float) -> float:
     return max(0.0, ready[last_bad + 1].at - ended)
 
 
-def _complaints(
+def complaints(
     fault: Fault,
     stock: Outcome,
     *,
@@ -108,6 +108,7 @@ def _complaints(
     unready: list[Probed],
     live: list[Probed],
 ) -> Iterable[str]:
+    """Return what must not happen and did: losses, and probes that did not tell the truth."""
     if not stock.is_clean:
         yield f"{stock.lost} lost, {stock.doubled} doubled, {stock.wrong} wrong"
     began, ends = lasted[0] + _REACTION_SECONDS, lasted[1]

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import page, play
+from tests.faults import page
 from tests.faults.catalog import FAULTS
 from tests.faults.fault import Result
-from tests.faults.probes import Probed
-from tests.high_availability.load import Heard
 
 RESULT = Result.broken(FAULTS[0])
 
@@ -65,22 +63,3 @@ def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:
     document.write_text("nothing here", encoding="utf-8")
     with pytest.raises(ValueError, match="no place"):
         page.write({"measured": ""}, [], document)
-
-
-def test_what_clients_saw() -> None:
-    heard = [
-        Heard(1.0, 200, 0.1, None),
-        Heard(2.0, 503, 0.2, 4),
-        Heard(3.0, 503, 2.5, 1),
-        Heard(4.0, 0, 0.0, None),
-        Heard(5.0, 200, 0.1, None),
-    ]
-    assert play.describe_answers(heard) == (
-        "200: 2, then 503: 2 (Retry-After 1 to 4 s), then no answer: 1; slowest 2.5 s"
-    )
-
-
-def test_what_live_said() -> None:
-    assert play.describe_probes([Probed(1.0, 1.25, 200)]) == "200; slowest 250 ms"
-    probes = [Probed(1.0, 1.001, 200), Probed(2.0, 2.002, 0)]
-    assert play.describe_probes(probes) == "200: 1, no answer: 1; slowest 2 ms"
