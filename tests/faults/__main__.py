@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.machine import describe
 from tests.faults import page
-from tests.faults.beds import OPENERS, Bed, BedKind, Place
+from tests.faults.beds import OPENERS, Bed, BedKind, BedUnavailableError, Place
 from tests.faults.catalog import FAULTS
 from tests.faults.fault import Fault, Result
 from tests.faults.play import play
@@ -66,7 +66,7 @@ def _play_all(kind: BedKind, faults: Sequence[Fault], place: Place) -> Iterator[
             try:
                 bed = bed or OPENERS[kind](place)
                 result = play(fault, bed)
-            except PgBouncerUnavailableError as error:
+            except (BedUnavailableError, PgBouncerUnavailableError) as error:
                 _say(f"left out: {error}")
                 continue
             except Exception:

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -36,6 +37,10 @@ from tests.support.programs.server import SMA, Server
 _FEW = {"SMA_TABLES": "50"}
 _OPTIONS = {**DURABLE_OPTIONS, "max_connections": "60", "max_wal_size": "4GB"}
 _PIPE_BYTES = 65536
+
+
+class BedUnavailableError(RuntimeError):
+    """This machine lacks a program that a bed needs."""
 
 
 class BedKind(Enum):
@@ -239,7 +244,7 @@ def with_false_clock(place: Place) -> Bed:
         url = bed.running.database_url
         bed.running.server.close()
         folder = place.new_folder("clock")
-        bed.clock = FalseClock(folder)
+        bed.clock = _new_clock(folder)
         environ = _FEW | bed.clock.environ
         server = Server(folder / "data", database_url=url, environ=environ, program=SMA)
         bed.running = Running(bed.stack.enter_context(server), url)
@@ -252,13 +257,19 @@ def with_false_database_clock(place: Place) -> Bed:
     with ExitStack() as opening:
         folder = Path(opening.enter_context(TemporaryDirectory(prefix="sma-clock-", dir="/tmp")))
         folder.chmod(0o755)  # PostgreSQL may run as another user
-        clock = FalseClock(folder)
+        clock = _new_clock(folder)
         binaries = _wrap_binaries(folder, clock.environ)
         own = opening.enter_context(Place(place.new_folder("own-postgresql"), binaries))
         bed = on_postgresql(own)
         bed.clock = clock
         bed.ends_with(opening.pop_all())
     return bed
+
+
+def _new_clock(folder: Path) -> FalseClock:
+    if shutil.which("cc") is None:
+        raise BedUnavailableError("There is no C compiler, so clocks cannot be changed.")
+    return FalseClock(folder)
 
 
 def _wrap_binaries(folder: Path, environ: Mapping[str, str]) -> Path:
