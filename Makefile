@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools setup-ha run test test-ha soak check check-fast public-surface \
+.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools setup-ha run test test-ha faults soak check check-fast public-surface \
   reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -108,6 +108,12 @@ ROUNDS ?= 1
 test-ha: setup-ha ## fail-overs of a cluster of PostgreSQL under load; prints what was lost, and how long it took
 	@BIRTHMARK_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -q -m high_availability \
 	  --basetemp $(HA)/last-run $(if $(K),-k "$(K)") tests/high_availability
+
+# `make faults ONLY=redis` plays the faults with a word in their names, and renews their rows alone. The logs of the
+# servers stay in .cache/faults/last-run until the next run.
+faults: setup-dev ## sixty faults of databases, servers and clients under load, as a table: docs/operate/faults.md
+	-@$(MAKE) --no-print-directory setup-pgbouncer
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m tests.faults --only "$(ONLY)"
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak --timeout 1800

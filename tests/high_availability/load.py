@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.cameras.camera import VALIDATE, Camera, wire
@@ -31,6 +31,15 @@ _PATIENCE_SECONDS = 15.0
 _START_SECONDS = 60.0
 
 
+class Heard(NamedTuple):
+    """What a client heard at a time of `monotonic`. The status 0 is a connection that failed."""
+
+    at: float
+    status: int
+    seconds: float
+    retry_after: int | None
+
+
 class Load:
     """The clients, from `start` to `stop`."""
 
@@ -41,6 +50,8 @@ class Load:
         """The verdicts that clients got."""
         self.statuses: Counter[str] = Counter()
         """The answers by their status; "none" is a connection that ended or timed out."""
+        self.heard: list[Heard] = []
+        """The same, one by one."""
         self._camera = camera
         self._moments: dict[str, list[float]] = defaultdict(list)
         self._streams = {
@@ -65,6 +76,10 @@ class Load:
         now = time.monotonic()
         for stream in self._streams:
             wait_until(lambda stream=stream: self._last(stream) > now, seconds)  # type: ignore[misc]
+
+    def served_from(self, moment: float) -> float:
+        """Return when each kind of client had got a verdict from each server after a moment."""
+        return max(next(at for at in each if at > moment) for each in self._moments.values())
 
     def stop(self) -> None:
         """Let the clients have their last answers."""
@@ -107,12 +122,15 @@ class Load:
         while not self._stopping.is_set():
             tokens = [self._new_token() for _ in range(size)]
             path, body = _request(tokens)
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     connection = connection or await Connection.open(url)
                     answer = await connection.ask("POST", path, body)
             except (BrokenConnectionError, TimeoutError):
                 self.statuses["none"] += 1
+                now = time.monotonic()
+                self.heard.append(Heard(now, 0, now - began, None))
                 if connection is not None:
                     connection.close()
                 connection = None
@@ -130,6 +148,9 @@ class Load:
 
     def _note(self, stream: str, tokens: Sequence[CameraToken], answer: Answer) -> None:
         self.statuses[str(answer.status)] += 1
+        self.heard.append(
+            Heard(time.monotonic(), answer.status, answer.seconds, answer.retry_after)
+        )
         if answer.status != 200:
             return
         self._moments[stream].append(time.monotonic())

@@ -2,6 +2,7 @@
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -106,6 +107,17 @@ def test_a_commit_that_is_not_replicated() -> None:
 def test_what_is_not_the_database_s_fault_is_left_alone(code: str) -> None:
     """A UNIQUE constraint that decides a race, a value or a statement that is wrong."""
     assert translate(raised_by_postgresql(code)) is None
+
+
+@pytest.mark.parametrize(("constraint", "is_fault"), [(None, True), ("positive", False)])
+def test_a_partition_that_is_missing(constraint: str | None, is_fault: bool) -> None:
+    """PostgreSQL has no SQLSTATE of its own for it, and names no constraint."""
+
+    class Violation(psycopg.errors.CheckViolation):
+        diag = SimpleNamespace(table_name="validation_history", constraint_name=constraint)  # type: ignore[assignment]
+
+    error = translate(exc.IntegrityError("INSERT", {}, Violation("secret words")))
+    assert (error is not None and error.fault is DatabaseFault.SCHEMA) == is_fault
 
 
 def test_a_connection_that_is_gone_has_no_state() -> None:

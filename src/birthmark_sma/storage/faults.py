@@ -57,6 +57,11 @@ _SCHEMA = _Kind(
     "sma doctor says what is missing: restore it from a backup, and check search_path and the"
     " database's name in DATABASE_URL",
 )
+_NO_PARTITION = _SCHEMA._replace(
+    told="A table of the database has no partition for a new row",
+    advice="somebody detached or dropped partitions of the audit log, also"
+    " validation_history_unforeseen, which takes what no other takes: attach them again",
+)
 _DAMAGED = _Kind(
     DatabaseFault.DAMAGED,
     "The database file is damaged, or is no database: restore it from a backup",
@@ -158,6 +163,8 @@ _OUT_OF_ORDER = (
 # The transaction was rolled back and asks to be run again: `storage.outages.retries`.
 _TRY_AGAIN = ("40001", "40P01", "26000", "42P05")
 
+_CHECK_VIOLATION = "23514"
+
 # When the server refuses a connection, libpq does not pass on the SQLSTATE. So these cases are
 # recognised by the text of the message; in other languages they count as away.
 _CODES_BY_WORDS = {
@@ -187,6 +194,8 @@ def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
     # An IntegrityError is a race that callers handle, whatever its code is.
     if found is not None and not isinstance(error, exc.IntegrityError):
         kind = _KINDS[found]
+    elif code == _CHECK_VIOLATION and _lacks_partition(cause):
+        kind = _NO_PARTITION
     elif isinstance(cause, OverdueError):
         kind = _OVERDUE
     elif isinstance(cause, UnreplicatedError):
@@ -200,3 +209,13 @@ def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
     unavailable = DatabaseUnavailableError(kind.told, kind.advice, kind.fault)
     unavailable.try_again = code in _TRY_AGAIN
     return unavailable
+
+
+def _lacks_partition(cause: object) -> bool:
+    """Return whether a check violation names a table, but no constraint.
+
+    PostgreSQL says so if a partitioned table has no partition for a row. A violated constraint has
+    a name, and is a bug of this program.
+    """
+    said = getattr(cause, "diag", None)
+    return bool(getattr(said, "table_name", None)) and not getattr(said, "constraint_name", None)

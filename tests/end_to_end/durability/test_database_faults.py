@@ -3,7 +3,6 @@
 Each fault is played on a real database, with a server that runs on it.
 """
 
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,7 +19,19 @@ from tests.support.cameras.camera import (
     provision_body,
     wire,
 )
-from tests.support.databases.faults import ON_POSTGRESQL, Fault, played, server_of_a_clerk
+from tests.support.databases.faults import (
+    ON_POSTGRESQL,
+    Fault,
+    played,
+    server_of_a_clerk,
+    without_partitions,
+)
+from tests.support.databases.sqlite_faults import (
+    file_of,
+    journal_removed,
+    removed,
+    replaced,
+)
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial, start, wait_until
 
@@ -85,6 +96,19 @@ def test_postgresql_says_what_it_is(on_postgresql: tuple[Running, str], fault: F
     assert "secret-words" not in running.server.said()
 
 
+def test_a_row_without_a_partition(on_postgresql: tuple[Running, str]) -> None:
+    """Threat 19: an outage of the database, and no bug of this program. Probes say so as well."""
+    running, admin_url = on_postgresql
+    with running.client() as client:
+        camera = Camera.provisioned(client, new_serial())
+        with without_partitions(admin_url):
+            assert_told(running, camera, "no partition")
+            assert client.get("/health/ready").status_code == 503
+            assert failures(client, "schema") >= 2
+    assert_serves(running, camera)
+    assert "Traceback" not in running.server.said()
+
+
 def test_provisioning_says_it_too(on_postgresql: tuple[Running, str]) -> None:
     """Threat 19: and nothing half-made is left."""
     running, admin_url = on_postgresql
@@ -107,11 +131,6 @@ def on_sqlite(tmp_path: Path) -> Iterator[Running]:
     running.server.close()
 
 
-def file_of(running: Running) -> Path:
-    """Where the database is."""
-    return Path(running.database_url.removeprefix("sqlite:///"))
-
-
 def test_sqlite_says_that_a_table_is_gone(on_sqlite: Running) -> None:
     """Threat 19: as PostgreSQL does."""
     with on_sqlite.client() as client:
@@ -125,29 +144,6 @@ def test_sqlite_says_that_a_table_is_gone(on_sqlite: Running) -> None:
         assert_serves(on_sqlite, camera)
     with on_sqlite.client() as client:
         assert failures(client, "schema") >= 4
-
-
-def removed(file: Path) -> Callable[[], object]:
-    """The file has lost its name; it can be given back."""
-    aside = file.with_name("aside.db")
-    file.rename(aside)
-    return lambda: aside.rename(file)
-
-
-def replaced(file: Path) -> Callable[[], object]:
-    """Another file has its name, with the same content."""
-    aside = file.with_name("aside.db")
-    file.rename(aside)
-    shutil.copy(aside, file)
-    return lambda: aside.replace(file)
-
-
-def journal_removed(file: Path) -> Callable[[], object]:
-    """The journal, which has the newest commits, has lost its name."""
-    journal = file.with_name(f"{file.name}-wal")
-    aside = file.with_name("aside")
-    journal.rename(aside)
-    return lambda: aside.rename(journal)
 
 
 @pytest.mark.parametrize("act", [removed, replaced, journal_removed])

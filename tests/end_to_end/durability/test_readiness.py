@@ -4,29 +4,31 @@ Each fault is played on a real database. The load balancer of these tests sends 
 while the last probe was 200, so a server must find out by itself that a fault is over.
 """
 
-import resource
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 
 from tests.end_to_end.conftest import FEW_TABLES
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.databases.faults import (
     ON_POSTGRESQL,
+    SEQUENCE_AT_ITS_END,
+    SLOW_COMMITS,
     Fault,
+    locked,
     played,
     run_statements,
     server_of_a_clerk,
+    standby_away,
 )
 from tests.support.databases.postgres import Postgres
+from tests.support.databases.sqlite_faults import full_disk, locked_file
 from tests.support.programs.running import Running, new_serial, start, wait_until, workers_of
 
 UNREADY_SECONDS = 20
@@ -126,12 +128,6 @@ def served(
         yield served
 
 
-SEQUENCE_AT_ITS_END = Fault(
-    f"SELECT setval('validation_history_id_seq', {2**63 - 1})",
-    "SELECT setval('validation_history_id_seq', (SELECT max(id) FROM validation_history))",
-    "sequence",
-    "sequence",
-)
 REFUSING = {
     name: ON_POSTGRESQL[name] for name in ("disk full", "read-only", "permission", "schema gone")
 } | {"sequence at its end": SEQUENCE_AT_ITS_END}
@@ -143,38 +139,9 @@ def test_postgresql_refuses_writes(served: tuple[Running, str], fault: Fault) ->
     assert_tells_the_truth(running, played(running, admin_url, fault))
 
 
-@contextmanager
-def locked(admin_url: str) -> Iterator[None]:
-    """Lock the audit log, as an operator's ALTER TABLE does."""
-    with psycopg.connect(admin_url) as connection:
-        connection.execute("LOCK TABLE validation_history IN ACCESS EXCLUSIVE MODE")
-        yield
-        connection.rollback()
-
-
 def test_a_table_is_locked(served: tuple[Running, str]) -> None:
     running, admin_url = served
     assert_tells_the_truth(running, locked(admin_url))
-
-
-def waiting(seconds: int) -> str:
-    """Return a function of a trigger that waits once in each transaction."""
-    return (
-        "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF current_setting('test.waited', true) IS DISTINCT FROM txid_current()::text THEN"
-        " PERFORM set_config('test.waited', txid_current()::text, true);"
-        f" PERFORM pg_sleep({seconds}); END IF; RETURN NULL; END $$;"
-    )
-
-
-SLOW_COMMITS = Fault(
-    waiting(12) + "DROP TRIGGER IF EXISTS wait ON validation_history;"
-    " CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON validation_history"
-    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()",
-    waiting(0),  # to drop the trigger would wait for the commits, or end in a deadlock with them
-    "",
-    "",
-)
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -197,17 +164,8 @@ def test_the_synchronous_standby_is_away(own_postgres: Postgres, tmp_path: Path)
     """A commit waits for ever. A write that is merely rolled back would not."""
     running = start(tmp_path / "data", own_postgres.create_database("sma"), **FEW_TABLES)
 
-    @contextmanager
-    def away() -> Iterator[None]:
-        with psycopg.connect(own_postgres.url, autocommit=True) as admin:
-            admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-            admin.execute("SELECT pg_reload_conf()")
-            yield
-            admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
-            admin.execute("SELECT pg_reload_conf()")
-
     with running.server:
-        assert_tells_the_truth(running, away())
+        assert_tells_the_truth(running, standby_away(own_postgres.url))
 
 
 # --- SQLite
@@ -221,29 +179,8 @@ def on_sqlite(tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
-@contextmanager
-def full_disk(running: Running) -> Iterator[None]:
-    """Let no file of the server grow, or be written at all."""
-    pid, limit = running.server.process.pid, resource.RLIMIT_FSIZE
-    assert pid is not None
-    before = resource.prlimit(pid, limit)
-    resource.prlimit(pid, limit, (0, before[1]))
-    yield
-    resource.prlimit(pid, limit, before)
-
-
 def test_the_disk_of_sqlite_is_full(on_sqlite: Running) -> None:
     assert_tells_the_truth(on_sqlite, full_disk(on_sqlite))
-
-
-@contextmanager
-def locked_file(running: Running) -> Iterator[None]:
-    """Hold the write lock, as another program does."""
-    file = running.database_url.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize("stubborn", [False, True])

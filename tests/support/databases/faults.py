@@ -82,6 +82,32 @@ ON_POSTGRESQL = {
     "statement cancelled": Fault(*raising("57014"), "too busy", "busy"),
     "data corrupted": Fault(*raising("XX001"), "damaged", "damaged"),
 }
+SEQUENCE_AT_ITS_END = Fault(
+    f"SELECT setval('validation_history_id_seq', {2**63 - 1})",
+    "SELECT setval('validation_history_id_seq', (SELECT max(id) FROM validation_history))",
+    "sequence",
+    "sequence",
+)
+
+
+def waiting(seconds: int) -> str:
+    """Return a function of a trigger that waits once in each transaction."""
+    return (
+        "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF current_setting('test.waited', true) IS DISTINCT FROM txid_current()::text THEN"
+        " PERFORM set_config('test.waited', txid_current()::text, true);"
+        f" PERFORM pg_sleep({seconds}); END IF; RETURN NULL; END $$;"
+    )
+
+
+SLOW_COMMITS = Fault(
+    waiting(12) + "DROP TRIGGER IF EXISTS wait ON validation_history;"
+    " CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON validation_history"
+    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()",
+    waiting(0),  # to drop the trigger would wait for the commits, or end in a deadlock with them
+    "",
+    "",
+)
 
 
 @contextmanager
@@ -127,3 +153,39 @@ def played(running: Running, admin_url: str, fault: Fault) -> Iterator[None]:
         yield
     finally:
         run_statements(admin_url, named(fault.undo))
+
+
+@contextmanager
+def locked(admin_url: str) -> Iterator[None]:
+    """Lock the audit log, as an operator's ALTER TABLE does."""
+    with psycopg.connect(admin_url) as connection:
+        connection.execute("LOCK TABLE validation_history IN ACCESS EXCLUSIVE MODE")
+        yield
+        connection.rollback()
+
+
+@contextmanager
+def standby_away(admin_url: str) -> Iterator[None]:
+    """Let every commit wait for a synchronous standby that does not exist."""
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        admin.execute("SELECT pg_reload_conf()")
+        yield
+        admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        admin.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def without_partitions(admin_url: str) -> Iterator[None]:
+    """Detach every partition of the audit log, also the one that takes what no other takes."""
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        partitions = admin.execute(
+            "SELECT oid::regclass::text, pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid IN"
+            " (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'validation_history'::regclass)"
+        ).fetchall()
+        for name, _ in partitions:
+            admin.execute(f"ALTER TABLE validation_history DETACH PARTITION {name}".encode())
+        yield
+        for name, bounds in partitions:
+            attach = f"ALTER TABLE validation_history ATTACH PARTITION {name} {bounds}"
+            admin.execute(attach.encode())

@@ -66,27 +66,26 @@ class PgBouncer:
         )
         self.url = f"postgresql://{secrets.token_hex(4)}@127.0.0.1:{self._port}/pooled"
         """The URL of the database, through PgBouncer."""
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, "-q", str(configuration)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-                env=dict(os.environ) | ({"LD_LIBRARY_PATH": libraries} if libraries else {}),
-                **_as_nobody(self._folder),
-            )
-        try:
-            self._wait()
-        except BaseException:
-            self.close()
-            raise
+        self._command = [program, "-q", str(configuration)]
+        self._environ = dict(os.environ) | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+        self._start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def restart(self) -> None:
+        """Kill it, and start it again on the same port."""
+        self._process.kill()
+        self._process.wait(_STOP_SECONDS)
+        self._start()
 
     def close(self) -> None:
         """Stop it and remove its files."""
@@ -97,6 +96,23 @@ class PgBouncer:
             self._process.kill()
             self._process.wait(_STOP_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                env=self._environ,
+                **_as_nobody(self._folder),
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_SECONDS

@@ -19,11 +19,12 @@ Note = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP response, and its time in seconds."""
+    """An HTTP response, its time in seconds, and its Retry-After if it has one."""
 
     status: int
     body: bytes
     seconds: float
+    retry_after: int | None = None
 
     def json(self) -> Any:
         """Return the body, parsed as JSON."""
@@ -63,15 +64,17 @@ class Connection:
             self._writer.write(head.encode() + b"\r\n" + body)
             await self._writer.drain()
             status_line, *lines = (await self._reader.readuntil(b"\r\n\r\n")).splitlines()
-            length = next(
-                int(line.split(b":")[1])
-                for line in lines
-                if line.lower().startswith(b"content-length:")
-            )
-            content = await self._reader.readexactly(length)
+            fields = dict(line.lower().split(b":", 1) for line in lines if line)
+            content = await self._reader.readexactly(int(fields[b"content-length"]))
         except (OSError, asyncio.IncompleteReadError) as error:
             raise BrokenConnectionError from error
-        return Answer(int(status_line.split()[1]), content, time.perf_counter() - began)
+        wait = fields.get(b"retry-after")
+        return Answer(
+            int(status_line.split()[1]),
+            content,
+            time.perf_counter() - began,
+            None if wait is None else int(wait),
+        )
 
     def close(self) -> None:
         """Close the connection."""

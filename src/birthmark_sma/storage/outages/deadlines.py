@@ -156,7 +156,7 @@ class WatchedConnection(psycopg.Connection[Any]):
             kind = psycopg.errors.lookup(state.decode())
         except KeyError:
             kind = psycopg.DatabaseError
-        raise kind(message)
+        raise kind(message, info=result)
 
     def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
         """Overrides psycopg's method, through which all its own calls go."""
