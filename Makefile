@@ -117,6 +117,7 @@ faults: setup-dev ## sixty faults of databases, servers and clients under load, 
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak --timeout 1800
+	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s -m measured --timeout 1800 tests/end_to_end
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s --timeout 1800 tests/integration/simulation/test_fleet.py -k none_is_lost
 
 check-fast: setup-dev ## format, lint, types: seconds

@@ -165,7 +165,7 @@ def test_a_batch_without_room_is_refused_before_its_body(tmp_path: Path) -> None
     assert b"retry-after: " in said.lower()
 
 
-@pytest.mark.soak
+@pytest.mark.measured
 def test_the_time_of_single_tokens_in_a_flood(own_postgres: Postgres, tmp_path: Path) -> None:
     """All are answered, and 99 of 100 within 250 ms: the median of three rounds."""
     scene = open_scene(tmp_path, own_postgres.url)
@@ -182,7 +182,7 @@ def test_the_time_of_single_tokens_in_a_flood(own_postgres: Postgres, tmp_path: 
     assert median(rounds) < 0.25
 
 
-@pytest.mark.soak
+@pytest.mark.measured
 def test_a_burst_of_many_times_the_capacity(own_postgres: Postgres, tmp_path: Path) -> None:
     """Probes are answered within 200 ms, the accepted work goes on, and then all is as before."""
     scene = open_scene(tmp_path, own_postgres.url)

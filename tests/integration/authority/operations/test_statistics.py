@@ -12,7 +12,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
 from tests.support.audit_rows import AuditWriter, judged
-from tests.support.authorities import TABLES, counted_statements, new_camera
+from tests.support.authorities import TABLES, count_activity, counted_statements, new_camera
 
 FORGERY = CameraToken(bytes(48), 0, 0, bytes(12))
 
@@ -21,6 +21,7 @@ def validate(authority: Authority, token: CameraToken, times: int = 1) -> None:
     """Validate one token several times."""
     for _ in range(times):
         authority.validator.submit(token, Caller("192.0.2.7")).result(30)
+    count_activity(authority)
 
 
 def note(authority: Authority, when: datetime, reason: Reason, times: int = 1) -> None:

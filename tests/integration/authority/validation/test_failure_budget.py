@@ -29,7 +29,10 @@ GENUINE_BATCHES = 10
 @pytest.fixture
 def narrow(tmp_path: Path, database_url: str) -> Iterator[Authority]:
     """An authority whose callers may gather ten FAILs an hour."""
-    settings = small_settings(tmp_path, database_url, rate_failures="10/hour")
+    # A caller may occupy half of the pool, and must have room for all that comes at once here.
+    settings = small_settings(
+        tmp_path, database_url, rate_failures="10/hour", pool_limit=4 * BATCHES * TOKENS
+    )
     with new_authority(settings) as authority:
         yield authority
 
