@@ -143,17 +143,16 @@ def test_a_question_leaves_no_trace() -> None:
 
 def test_addresses_without_end_do_not_fill_the_memory() -> None:
     """Threat 23: who has many addresses is forgotten, and the server lives on."""
-    most_callers = MOST_CALLERS // 10
-    windows = Windows(Rate(10, 60), most_callers)
+    windows = Windows(Rate(10, 60))
     tracemalloc.start()
     began = time.thread_time()
-    for number in range(3 * most_callers):
+    for number in range(3 * MOST_CALLERS):
         windows.take(f"ip:{number:08x}", 1, number / 100_000)
     occupied, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(windows.store.callers) == most_callers
-    assert occupied < 4_000_000
-    assert time.thread_time() - began < 6
+    assert len(windows.store.callers) == MOST_CALLERS
+    assert occupied < 40_000_000
+    assert time.thread_time() - began < 60
 
 
 def test_who_came_long_ago_is_forgotten() -> None:

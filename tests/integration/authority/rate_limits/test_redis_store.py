@@ -100,9 +100,9 @@ async def test_a_pause_of_the_event_loop_is_not_the_stores_fault(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A busy machine stops this process for longer than Redis is given to answer."""
-    monkeypatch.setattr(redis_connection, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(redis_connection, "ANSWER_SECONDS", 0.4)
     async with process(redis.url, validate="10/hour") as limits:
-        for turns in range(0, 12, 2):  # in one of them a question is under way
+        for turns in range(12):  # in one of them a question is under way
             asked = asyncio.ensure_future(passes(limits, Caller(secrets.token_hex(8))))
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -346,11 +346,11 @@ async def test_when_it_hangs_nobody_waits_for_long(
             began = time.monotonic()
             callers = [Caller(f"{number}") for number in range(100)]
             assert all(await asyncio.gather(*[passes(limits, each) for each in callers]))
-            assert time.monotonic() - began < 5  # 25 if each of them waited
+            assert time.monotonic() - began < 1
             assert not limits.shared
             began = time.monotonic()
             assert all([await passes(limits, caller) for _ in range(100)])
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 1
         await until(lambda: limits.shared)
 
 
