@@ -68,7 +68,7 @@ def test_a_state_of_postgresql(code: str, fault: DatabaseFault) -> None:
     assert (str(error), error.advice) == (str(error.again()), error.again().advice)
 
 
-@pytest.mark.parametrize("code", ["40001", "40P01", "26000", "42P05"])
+@pytest.mark.parametrize("code", ["40001", "40P01", "26000", "42P05", "53300"])
 def test_the_database_asks_for_the_transaction_again(code: str) -> None:
     """`storage.outages.retries` does it, and nothing else is marked so."""
     again = translate(raised_by_postgresql(code))

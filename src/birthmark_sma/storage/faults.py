@@ -160,8 +160,9 @@ _OUT_OF_ORDER = (
 )
 
 
-# The transaction was rolled back and asks to be run again: `storage.outages.retries`.
-_TRY_AGAIN = ("40001", "40P01", "26000", "42P05")
+# Nothing was done, and another attempt may succeed: `storage.outages.retries`. Connections are free
+# again within a moment when a pool of another program shrinks, or a server restarts.
+_TRY_AGAIN = ("40001", "40P01", "26000", "42P05", "53300")
 
 _CHECK_VIOLATION = "23514"
 

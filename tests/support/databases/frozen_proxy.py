@@ -32,6 +32,7 @@ class FrozenProxy:
         self._flows = threading.Event()
         self._flows.set()
         self._closed = False
+        self._broken: set[socket.socket] = set()
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -48,6 +49,10 @@ class FrozenProxy:
     def thaw(self) -> None:
         """Pass on what has gathered, and everything after it."""
         self._flows.set()
+
+    def break_connections(self) -> None:
+        """Let each open connection end at its next message, as behind a pooler that crashed."""
+        self._broken.update(self._sockets)
 
     def close(self) -> None:
         """Close the listener and all connections."""
@@ -84,6 +89,8 @@ class FrozenProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK_BYTES):
                 self._flows.wait()
+                if source in self._broken:
+                    break
                 sink.sendall(data)
         self._flows.wait()
         for each in (source, sink):

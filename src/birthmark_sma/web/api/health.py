@@ -4,7 +4,8 @@ Operators, load balancers and verifiers call these endpoints. Each database quer
 runs in a thread, so that a database that hangs never blocks the event loop.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Literal, Self, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter
@@ -20,13 +21,16 @@ from birthmark_sma.config import Access
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.server_state import ApiRequest
 
+Result = TypeVar("Result")
+
 SERVICE = "birthmark-sma"
-_HEALTH_SECONDS = 4.0  # timeouts of database queries
+_HEALTH_SECONDS = 4.0  # the longest that a probe waits for the database; then the same for /stats
 _STATS_SECONDS = 30.0
 
 router = APIRouter(tags=["operate"])
@@ -127,11 +131,7 @@ async def health(request: ApiRequest) -> Response:
     """Return whether the database answers and takes what is to be recorded."""
     authority = request.server.authority
     try:
-        registered = await run_with_timeout(
-            request.server.probes,  # threads of their own: slow queries do not delay probes
-            lambda: statistics.count_registered(authority.database),
-            _HEALTH_SECONDS,
-        )
+        registered = await _probe(request, lambda: statistics.count_registered(authority.database))
         check_writes(authority)  # the database may answer queries and still take no writes
     except DatabaseUnavailableError:
         return _health(
@@ -183,7 +183,7 @@ async def ready(request: ApiRequest) -> Response:
     authority = request.server.authority
     try:
         check_writes(authority)
-        await run_with_timeout(request.server.probes, authority.database.ping, _HEALTH_SECONDS)
+        await _probe(request, authority.database.ping)
     except DatabaseUnavailableError:
         return JSONResponse({"status": "not ready"}, 503)
     answer = ProbeResponse(status="ready", clock=authority.database.clock.complaint())
@@ -208,6 +208,15 @@ async def stats(request: ApiRequest) -> Response:
         _STATS_SECONDS,
     )
     return JSONResponse(StatsResponse.of(figures).model_dump())
+
+
+async def _probe(request: ApiRequest, query: Callable[[], Result]) -> Result:
+    """Run a query in a thread that slow queries of other requests do not delay.
+
+    It runs again over a new connection if its connection was lost, which says nothing of the
+    database.
+    """
+    return await run_with_timeout(request.server.probes, lambda: retry(query), _HEALTH_SECONDS)
 
 
 def check_writes(authority: Authority) -> None:
