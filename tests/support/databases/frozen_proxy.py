@@ -8,6 +8,7 @@ PostgreSQL that was sent SIGSTOP, looks like to a client.
 import contextlib
 import socket
 import threading
+from collections.abc import Collection
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ class FrozenProxy:
         self._flows = threading.Event()
         self._flows.set()
         self._closed = False
-        self._broken: set[socket.socket] = set()
+        self._broken: Collection[socket.socket] = ()
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,13 +53,13 @@ class FrozenProxy:
 
     def break_connections(self) -> None:
         """Let each open connection end at its next message, as behind a pooler that crashed."""
-        self._broken.update(self._sockets)
+        self._broken = frozenset(self._sockets)
 
     def close(self) -> None:
         """Close the listener and all connections."""
         self._closed = True
         self._flows.set()
-        for each in (self._listener, *self._sockets):
+        for each in (self._listener, *list(self._sockets)):
             # shutdown() ends the thread that waits for this socket; close() alone does not.
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -78,12 +79,18 @@ class FrozenProxy:
         try:
             server = socket.create_connection(self._target, timeout=_STOP_SECONDS)
         except OSError:
+            self._sockets.remove(client)
             client.close()
             return
         server.settimeout(None)
         self._sockets.append(server)
-        for source, sink in ((client, server), (server, client)):
-            threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+        back = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
+        back.start()
+        self._pass_on(client, server)
+        back.join()
+        for each in (client, server):
+            self._sockets.remove(each)
+            each.close()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
