@@ -72,10 +72,7 @@ def _limit(default: str) -> Setting:
 
 
 class Settings(BaseModel):
-    """All settings. Frozen: they do not change while the program runs.
-
-    `hide_input_in_errors` keeps secrets out of validation errors.
-    """
+    """All settings, which never change. `hide_input_in_errors` keeps secrets out of errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
@@ -376,15 +373,14 @@ PROTOTYPE: Mapping[str, Any] = {
     "port": 5001,
     "data_dir": Path("sma-prototype"),
 }
-"""Defaults with `--prototype`, for the prototype with one device. Explicit settings override them.
-"""
+"""Defaults with `--prototype`, for one device. Explicit settings override them."""
 
 SANDBOX: Mapping[str, Any] = {
     "ca_key_type": CaKeyType.EC_P256,
     "data_dir": Path("sma-sandbox"),
 }
-"""Defaults with `--sandbox`: a CA key that is fast to create, and a separate directory. There is no
-setting `sandbox`, so that a copied environment or file never turns an authority into a sandbox."""
+"""Defaults with `--sandbox`: a CA key that is fast to create, and a directory of its own. It is no
+setting, so that a copied environment or file never turns an authority into a sandbox."""
 
 
 def is_origin(text: str) -> bool:
