@@ -190,7 +190,7 @@ class Database:
         event.listen(self._reading, "after_cursor_execute", end)
         if self._file is None:
             dialect: Any = self._reading.dialect
-            dialect.on_slow_commit = tell
+            dialect.on_ending = tell
 
     def _ask_time(self) -> datetime:
         with self.read(QUICK_SECONDS) as connection:

@@ -112,8 +112,8 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
     prepares = True
     """Whether statements are prepared. False once a connection pooler was found to be in between,
     that gives each transaction another server connection."""
-    on_slow_commit: Callable[[str, float], None] | None = None
-    """Called with a statement of `run_at_commit`, and the seconds that it took with its COMMIT."""
+    on_ending: Callable[[str, float], None] | None = None
+    """Called with a statement that was sent with COMMIT, and the seconds that both took."""
 
     def do_begin(self, dbapi_connection: Any) -> None:
         """Send BEGIN; with a commit mark, have both sent with the first statement.
@@ -139,10 +139,12 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         """
         connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
         seconds = max(connection.seconds, connection.commit_seconds)
-        if connection.ending is None:
+        # BEGIN is never sent with COMMIT: see docs/adr/0011-unknown-commits.md.
+        ending = self._take_ending(connection)
+        if ending is None:
             done = connection.call(lambda pgconn: pgconn.exec_(b"COMMIT"), seconds)
         else:
-            done = self._commit_with(connection, seconds)
+            done = self._commit_with(connection, ending, seconds)
         # PostgreSQL answers COMMIT with ROLLBACK, and no error, if a statement had failed.
         if done.command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
@@ -200,39 +202,37 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         return not self.prepares or statement.text in connection.prepared
 
     def _send_deferred(self, connection: WatchedConnection) -> None:
-        """Send BEGIN and the statement for COMMIT, which has become another one."""
+        """Send BEGIN and the statement for COMMIT, because something else comes before COMMIT."""
+        ending = self._take_ending(connection)
+        if ending is not None:
+            self._run_alone(connection, ending)
+
+    def _take_ending(self, connection: WatchedConnection) -> Statement | None:
+        """Send BEGIN if it was not sent; return the statement for COMMIT."""
         opening, ending = connection.opening, connection.ending
         connection.forget_deferred()
         if opening:
             self._run_together(connection, opening, deadlines.ROUND_TRIP_SECONDS)
-        if ending is not None:
-            self._run_alone(connection, ending)
+        return ending
 
-    def _commit_with(self, connection: WatchedConnection, seconds: float) -> PGresult:
-        """Run the statement that waits for COMMIT, and COMMIT; return the result of COMMIT.
-
-        Never sends BEGIN with them: see docs/adr/0011-unknown-commits.md.
-        """
-        ending = connection.ending
-        assert ending is not None  # noqa: S101  for the type checker
-        opening = connection.opening
-        connection.forget_deferred()
-        if opening:
-            self._run_together(connection, opening, deadlines.ROUND_TRIP_SECONDS)
+    def _commit_with(
+        self, connection: WatchedConnection, ending: Statement, seconds: float
+    ) -> PGresult:
+        """Run a statement and COMMIT; return the result of COMMIT, or raise the first error."""
         began = perf_counter()
         try:
-            first, done = self._pipe(connection, [ending, _COMMIT], seconds)
-            # With a code of PostgreSQL's it was run, and failed.
-            state = first.error_field(pq.DiagnosticField.SQLSTATE)
+            results = self._pipe(connection, [ending, _COMMIT], seconds)
+            # With a code of PostgreSQL's the statement failed, and COMMIT was not run. Without one,
+            # the connection was lost, and nobody knows.
+            state = results[0].error_field(pq.DiagnosticField.SQLSTATE)
             connection.failed_before_commit = state is not None
-            connection.check(first)
-            return connection.check(done)
+            return [connection.check(each) for each in results][-1]
         except _SWITCHED:
             self._stop_preparing()
             raise
         finally:
-            if self.on_slow_commit is not None:
-                self.on_slow_commit(ending.text, perf_counter() - began)
+            if self.on_ending is not None:
+                self.on_ending(ending.text, perf_counter() - began)
 
     def _run_together(
         self,

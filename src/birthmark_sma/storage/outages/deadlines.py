@@ -36,7 +36,8 @@ LONG_SECONDS = 3600.0
 """For statements that read or change whole tables: migrations, backups, restores, pruning."""
 ROUND_TRIP_SECONDS = 4.0
 """For BEGIN, ROLLBACK and pings, which never wait for a lock or a disk. So every transaction,
-however long its statements may take, notices within this time that the server is frozen."""
+however long its statements may take, notices within this time that the server is frozen. A BEGIN
+that is sent with a statement has the time of the statement."""
 COMMIT_SECONDS = 8.0
 """At least this for COMMIT: an abandoned COMMIT may have happened."""
 LONGEST_COMMIT_SECONDS = 300.0

@@ -31,8 +31,6 @@ METHODS = (
 )
 """The methods of psycopg's PGconn that this module calls."""
 
-_OUTPUT_MILLISECONDS = 10  # between two attempts to send what the socket did not take
-
 
 class Statement(NamedTuple):
     """A statement with `$1`-style parameters in PostgreSQL's binary format."""
@@ -79,7 +77,7 @@ def run(pgconn: PGconn, statements: Sequence[Statement], *, prepared: bool) -> l
         pgconn.exit_pipeline_mode()
     except psycopg.OperationalError:
         # The server closes the connection after a fatal error, and has said why.
-        if not results or results[-1].status != pq.ExecStatus.FATAL_ERROR:
+        if all(each.status != pq.ExecStatus.FATAL_ERROR for each in results):
             raise
     return results
 
@@ -87,11 +85,11 @@ def run(pgconn: PGconn, statements: Sequence[Statement], *, prepared: bool) -> l
 def _read(pgconn: PGconn, count: int, results: list[PGresult]) -> None:
     """Wait for `count` results and for the end of the pipeline, and add the results to a list."""
     polled = select.poll()
-    polled.register(pgconn.socket, select.POLLIN)
+    polled.register(pgconn.socket, select.POLLIN | select.POLLOUT)
     while pgconn.flush():
-        # Reads as well: the server may wait until its answers are taken.
-        polled.poll(_OUTPUT_MILLISECONDS)
-        pgconn.consume_input()
+        polled.poll()
+        pgconn.consume_input()  # the server may wait until its answers are taken
+    polled.modify(pgconn.socket, select.POLLIN)
     polled.poll()
     pgconn.consume_input()
     for place in range(count + 1):
