@@ -1,8 +1,6 @@
 """BEGIN goes with a writer's first statement, and the last one with COMMIT: all stays as it was."""
 
 import logging
-import re
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,11 +16,9 @@ from birthmark_sma.storage.outages.writer_commits import WriterCommits
 from birthmark_sma.storage.postgresql.arrays import array_of_bytes
 from birthmark_sma.storage.postgresql_driver import NamedStatement
 from tests.support.authorities import execute, rows_of
-from tests.support.databases.frozen_proxy import FrozenProxy
+from tests.support.databases.answer_counter import AnswerCounter
 from tests.support.schemas import give_schema
 
-_LATE = 5.0  # seconds by which a busy machine may be late
-_READY_FOR_QUERY = re.compile(rb"Z\x00\x00\x00\x05[ITE]")  # ends each answer of the server
 _ASK = NamedStatement("SELECT :word::text")
 _NOTE = NamedStatement("INSERT INTO noted VALUES (:number::text::integer)")
 _FAIL = NamedStatement("SELECT fail(:code::text)")
@@ -32,33 +28,6 @@ _TABLES = (
     "CREATE FUNCTION fail(code text) RETURNS void LANGUAGE plpgsql AS"
     " $$ BEGIN RAISE 'it failed' USING ERRCODE = code; END $$",
 )
-
-
-class AnswerCounter(FrozenProxy):
-    """Counts the answers of the server: one for each round trip."""
-
-    def __init__(self, url: str) -> None:
-        self.answers = 0
-        super().__init__(url)
-
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
-        super()._pass_on(_Counted(self, source), sink)  # type: ignore[arg-type]
-
-
-class _Counted:
-    """A socket whose data the counter sees."""
-
-    def __init__(self, counter: AnswerCounter, inner: socket.socket) -> None:
-        self._counter = counter
-        self._inner = inner
-
-    def recv(self, size: int) -> bytes:
-        data = self._inner.recv(size)
-        self._counter.answers += len(_READY_FOR_QUERY.findall(data))
-        return data
-
-    def shutdown(self, how: int) -> None:
-        self._inner.shutdown(how)
 
 
 @pytest.fixture
