@@ -91,7 +91,11 @@ BATCH_WORK = Metric(
     NANOSECONDS,
 )
 BATCH_COMMIT = Metric(
-    "sma_batch_commit_seconds", "histogram", ("writer",), "Time of a commit.", NANOSECONDS
+    "sma_batch_commit_seconds",
+    "histogram",
+    ("writer",),
+    "Time of a commit, with the last statement of the batch.",
+    NANOSECONDS,
 )
 QUEUE_ITEMS = Metric(
     "sma_queue_items", "gauge", ("writer",), "Camera tokens or devices that wait for a writer."

@@ -130,8 +130,10 @@ class Database:
         `mark`, PostgreSQL stores it in the transaction (`storage.outages.commit_marks`).
         """
         committing = False
+        driver: Any = None
         try:
             with self._connected(self._writing, seconds, mark) as connection:
+                driver = connection.connection.driver_connection
                 with connection.begin():
                     if erase and self._file is not None:
                         connection.exec_driver_sql("PRAGMA secure_delete = ON")
@@ -143,7 +145,8 @@ class Database:
                 self._check_file(connection)
             self._commit_seconds = deadlines.COMMIT_SECONDS
         except DatabaseUnavailableError as error:
-            error.may_have_committed = committing and not error.try_again
+            is_certain = error.try_again or getattr(driver, "failed_before_commit", False)
+            error.may_have_committed = committing and not is_certain
             if error.may_have_committed:
                 longest = deadlines.LONGEST_COMMIT_SECONDS
                 self._commit_seconds = min(2 * self._commit_seconds, longest)
@@ -176,12 +179,18 @@ class Database:
 
         def end(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
             took = time.perf_counter() - connection.info[_BEGAN]
+            tell(statement, took)
+
+        def tell(statement: str, took: float) -> None:
             if took > seconds:
                 text = " ".join(statement.split())[:_MOST_SQL_CHARACTERS]
                 _log.warning("a statement took %.1f ms: %s", took * 1000, text)
 
         event.listen(self._reading, "before_cursor_execute", begin)
         event.listen(self._reading, "after_cursor_execute", end)
+        if self._file is None:
+            dialect: Any = self._reading.dialect
+            dialect.on_ending = tell
 
     def _ask_time(self) -> datetime:
         with self.read(QUICK_SECONDS) as connection:

@@ -69,7 +69,7 @@ class Batch(NamedTuple):
     """Returns the requests to which the items belong; items without a request are left out."""
     began: int
     settled: int
-    """The work was done and the commit began."""
+    """The work was done, apart from what goes with the commit, and the commit began."""
     committed: int
 
 

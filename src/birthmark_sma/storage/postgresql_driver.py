@@ -5,57 +5,46 @@ several times for each statement. On a busy server an event loop takes the lock 
 transaction of four statements waits for the lock thirty times. A blocking call of libpq releases
 it once (measured in docs/performance.md).
 
+A transaction with a commit mark sends BEGIN with its first statement, and a statement of
+`run_at_commit` with COMMIT: each pair in one round trip (`storage.postgresql.pipeline`). Otherwise
 BEGIN, COMMIT and the connection pool's ping always use the blocking call, and so do statements
 that run with `execute_blocking`. Everything else goes through psycopg's cursors. Every call has a
 deadline (`storage.outages.deadlines`). `storage.engine` creates the engine; stores call
 `execute_blocking` or run a `NamedStatement`. Never call these in an event loop.
 """
 
-import hashlib
 import logging
 import re
 import select
-import struct
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGresult
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Integer,
-    LargeBinary,
-    SmallInteger,
-    String,
-    Table,
-    Text,
-    create_engine,
-)
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.types import TypeEngine
 
 from birthmark_sma.runtime.library_methods import require_methods
-from birthmark_sma.storage.outages import commit_marks, deadlines
-from birthmark_sma.storage.outages.commit_marks import CommitMark
+from birthmark_sma.storage.outages import deadlines
 from birthmark_sma.storage.outages.deadlines import UnreplicatedError, WatchedConnection
-from birthmark_sma.storage.portable_sql import UtcDateTime
+from birthmark_sma.storage.postgresql import pipeline
+from birthmark_sma.storage.postgresql.pipeline import BINARY, Statement, name_of
 
-_METHODS = ("exec_", "exec_params", "prepare", "exec_prepared")
+_METHODS = ("exec_", "exec_params", "prepare", "exec_prepared", *pipeline.METHODS)
 _OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute", "is_disconnect")
-# Name of the execution option of `execute_blocking`, and key of a connection's prepared statements.
-_AT_ONCE = "sma_at_once"
+# Names of execution options.
+_AT_ONCE, _AT_COMMIT = "sma_at_once", "sma_at_commit"
+_COMMIT = Statement("COMMIT")
 _UNUSABLE = ("08", "25006", "25P03", "57P01", "57P02", "57P03")
 """Prefixes of the SQLSTATEs that say that a connection is lost, or leads to a server that cannot
 write any more: a standby, or one that shuts down. Then no connection stays in the pool."""
 _SWITCHED = (psycopg.errors.DuplicatePreparedStatement, psycopg.errors.InvalidSqlStatementName)
 """A connection pooler gave this client another server connection."""
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
-_BINARY = 1  # libpq's code for the binary format
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +54,8 @@ def execute_blocking(
 ) -> PGresult:
     """Run a statement with `$1`-style parameters in one blocking call of libpq; return its result.
 
-    Parameters and results are in PostgreSQL's binary format: see the `array_of_...` functions
-    below. The statement stays prepared for the life of the connection. Raises the same errors as
+    Parameters and results are in PostgreSQL's binary format (`storage.postgresql.arrays`). The
+    statement stays prepared for the life of the connection. Raises the same errors as
     `Connection.execute`.
     """
     done = transaction.exec_driver_sql(
@@ -96,6 +85,17 @@ class NamedStatement:
             transaction, self._statement, [parameters[name] for name in self._names]
         )
 
+    def run_at_commit(self, transaction: Connection, **parameters: bytes) -> None:
+        """Run the statement with COMMIT, or before the next statement if there is one.
+
+        So its errors may come from either. If it fails, COMMIT is not run.
+        """
+        transaction.exec_driver_sql(
+            self._statement,
+            tuple([parameters[name] for name in self._names]),
+            execution_options={_AT_ONCE: True, _AT_COMMIT: True},
+        )
+
 
 class BlockingPsycopgDialect(PGDialect_psycopg):
     """SQLAlchemy's psycopg dialect with blocking calls of libpq (see the module's docstring).
@@ -112,54 +112,43 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
     prepares = True
     """Whether statements are prepared. False once a connection pooler was found to be in between,
     that gives each transaction another server connection."""
-    prepares_marks = True
-    """The same for commit marks. Poolers that know prepared statements know none made by SQL."""
+    on_ending: Callable[[str, float], None] | None = None
+    """Called with a statement that was sent with COMMIT, and the seconds that both took."""
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        """Send BEGIN, and the commit mark with it if there is one.
+        """Send BEGIN; with a commit mark, have both sent with the first statement.
 
-        Psycopg alone would send BEGIN with the first statement.
+        Psycopg alone would send BEGIN with the first statement, in a round trip of its own.
         """
         connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
-        begin = deadlines.begin_statement(
-            connection.seconds,
-            with_timeouts=self.with_timeouts,
-            ends_when_idle=connection.mark is not None,
-        )
+        connection.forget_deferred()
+        connection.failed_before_commit = False
+        timeouts = deadlines.server_timeouts(connection.seconds) if self.with_timeouts else None
         if connection.mark is None:
-            connection.call(lambda pgconn: pgconn.exec_(begin), deadlines.ROUND_TRIP_SECONDS)
-        else:
-            self._begin_with_mark(connection, begin, connection.mark)
-
-    def _begin_with_mark(
-        self, connection: WatchedConnection, begin: bytes, mark: CommitMark
-    ) -> None:
-        """Send BEGIN and a commit mark in one message. The first one prepares the statement."""
-        prepares = self.prepares_marks and connection.has_mark_statement is not False
-        parts = [begin, mark.statement(prepared=prepares)]
-        if prepares and connection.has_mark_statement is None:
-            parts.insert(1, commit_marks.PREPARE)
-            connection.has_mark_statement = False  # unless this succeeds
-        statement = b"; ".join(parts)
-        try:
-            connection.call(lambda pgconn: pgconn.exec_(statement), deadlines.ROUND_TRIP_SECONDS)
-        except _SWITCHED:
-            self.prepares_marks = False
-            raise
-        if prepares:
-            connection.has_mark_statement = True
+            query = deadlines.begin_with_timeouts(timeouts)
+            connection.call(lambda pgconn: pgconn.exec_(query), deadlines.ROUND_TRIP_SECONDS)
+            return
+        begin = Statement(deadlines.begin_statement())
+        connection.opening = begin, connection.mark.statement(timeouts)
+        connection.send_deferred = partial(self._send_deferred, connection)
 
     def do_commit(self, dbapi_connection: Any) -> None:
         """Send COMMIT; return once the transaction is durable.
 
         Raises InFailedSqlTransaction if PostgreSQL rolled the transaction back instead.
         """
-        seconds = max(dbapi_connection.seconds, dbapi_connection.commit_seconds)
+        connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+        seconds = max(connection.seconds, connection.commit_seconds)
+        # BEGIN is never sent with COMMIT: see docs/adr/0011-unknown-commits.md.
+        ending = self._take_ending(connection)
+        if ending is None:
+            done = connection.call(lambda pgconn: pgconn.exec_(b"COMMIT"), seconds)
+        else:
+            done = self._commit_with(connection, ending, seconds)
         # PostgreSQL answers COMMIT with ROLLBACK, and no error, if a statement had failed.
-        done = dbapi_connection.call(lambda pgconn: pgconn.exec_(b"COMMIT"), seconds)
         if done.command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
-        if not dbapi_connection.is_replicated():
+        if not connection.is_replicated():
             raise UnreplicatedError("the commit was not replicated to a synchronous standby")
 
     def do_ping(self, dbapi_connection: Any) -> bool:
@@ -177,9 +166,9 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         if context is None or not context.execution_options.get(_AT_ONCE, False):
             cursor.execute(statement, parameters)
             return
-        prepared: dict[str, bytes] = context.root_connection.info.setdefault(_AT_ONCE, {})
-        run = self._run_prepared if self.prepares else self._run_unprepared
-        context.at_once_result = run(cursor.connection, prepared, statement, parameters)
+        connection: WatchedConnection = cursor.connection
+        at_commit = context.execution_options.get(_AT_COMMIT, False)
+        context.at_once_result = self._run(connection, Statement(statement, parameters), at_commit)
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         """Return True if this error says that the connection is of no use any more.
@@ -189,52 +178,124 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         unusable = (getattr(e, "sqlstate", None) or "").startswith(_UNUSABLE)
         return unusable or bool(super().is_disconnect(e, connection, cursor))  # type: ignore[no-untyped-call]
 
-    def _run_prepared(
+    def _run(
         self,
         connection: WatchedConnection,
-        prepared: dict[str, bytes],
-        statement: str,
-        parameters: Sequence[bytes],
-    ) -> PGresult:
-        """Run a statement and prepare it first if needed.
+        statement: Statement,
+        at_commit: bool,  # noqa: FBT001
+    ) -> PGresult | None:
+        """Run a statement; return None if it is run with COMMIT.
 
-        `prepared` maps the text of the connection's prepared statements to their names. If a
-        connection pooler has given this client another server connection, then the statement is
-        missing there, or is prepared already. This transaction has failed then, and is tried again
-        (`storage.outages.retries`), without preparing.
+        A statement that must be prepared first is run alone, so that timeouts are set before it.
         """
-        formats = [_BINARY] * len(parameters)
+        if connection.ending is None and self._is_ready(connection, statement):
+            if at_commit:
+                connection.ending = statement
+                connection.send_deferred = partial(self._send_deferred, connection)
+                return None
+            if opening := connection.opening:
+                connection.forget_deferred()
+                return self._run_together(connection, [*opening, statement])[-1]
+        return self._run_alone(connection, statement)
+
+    def _is_ready(self, connection: WatchedConnection, statement: Statement) -> bool:
+        return not self.prepares or statement.text in connection.prepared
+
+    def _send_deferred(self, connection: WatchedConnection) -> None:
+        """Send BEGIN and the statement for COMMIT, because something else comes before COMMIT."""
+        ending = self._take_ending(connection)
+        if ending is not None:
+            self._run_alone(connection, ending)
+
+    def _take_ending(self, connection: WatchedConnection) -> Statement | None:
+        """Send BEGIN if it was not sent; return the statement for COMMIT."""
+        opening, ending = connection.opening, connection.ending
+        connection.forget_deferred()
+        if opening:
+            self._run_together(connection, opening, deadlines.ROUND_TRIP_SECONDS)
+        return ending
+
+    def _commit_with(
+        self, connection: WatchedConnection, ending: Statement, seconds: float
+    ) -> PGresult:
+        """Run a statement and COMMIT; return the result of COMMIT, or raise the first error."""
+        began = perf_counter()
         try:
-            name = prepared.get(statement)
-            if name is None:
-                name = _name(statement)
-                connection.call(lambda pgconn: pgconn.prepare(name, statement.encode()))
-                prepared[statement] = name
-            return connection.call(
-                lambda pgconn: pgconn.exec_prepared(name, parameters, formats, _BINARY)
-            )
+            results = self._pipe(connection, [ending, _COMMIT], seconds)
+            # With a code of PostgreSQL's the statement failed, and COMMIT was not run. Without one,
+            # the connection was lost, and nobody knows.
+            state = results[0].error_field(pq.DiagnosticField.SQLSTATE)
+            connection.failed_before_commit = state is not None
+            return [connection.check(each) for each in results][-1]
         except _SWITCHED:
-            if self.prepares:
-                self.prepares = False
-                _log.warning(
-                    "a connection pooler shares the connections to PostgreSQL, and knows no"
-                    " prepared statements: from now on, none are prepared"
-                )
+            self._stop_preparing()
+            raise
+        finally:
+            if self.on_ending is not None:
+                self.on_ending(ending.text, perf_counter() - began)
+
+    def _run_together(
+        self,
+        connection: WatchedConnection,
+        statements: Sequence[Statement],
+        seconds: float | None = None,
+    ) -> list[PGresult]:
+        """Run statements in one round trip; return their results, or raise the first error."""
+        try:
+            results = self._pipe(connection, statements, seconds)
+            return [connection.check(each) for each in results]
+        except _SWITCHED:
+            self._stop_preparing()
             raise
 
-    def _run_unprepared(
-        self,
-        connection: WatchedConnection,
-        _: dict[str, bytes],
-        statement: str,
-        parameters: Sequence[bytes],
-    ) -> PGresult:
-        formats = [_BINARY] * len(parameters)
-        return connection.call(
-            lambda pgconn: pgconn.exec_params(
-                statement.encode(), parameters, None, formats, _BINARY
-            )
+    def _pipe(
+        self, connection: WatchedConnection, statements: Sequence[Statement], seconds: float | None
+    ) -> list[PGresult]:
+        if self.prepares:
+            for each in statements:
+                self._prepare(connection, each.text)
+        return connection.call_unchecked(
+            lambda pgconn: pipeline.run(pgconn, statements, prepared=self.prepares), seconds
         )
+
+    def _run_alone(self, connection: WatchedConnection, statement: Statement) -> PGresult:
+        """Run a statement in one blocking call, and prepare it first if needed.
+
+        If a connection pooler has given this client another server connection, then the statement
+        is missing there, or is prepared already. This transaction has failed then, and is tried
+        again (`storage.outages.retries`), without preparing.
+        """
+        text, parameters = statement
+        if not self.prepares:
+            return connection.call(
+                lambda pgconn: pgconn.exec_params(
+                    text.encode(), parameters, None, statement.formats, BINARY
+                )
+            )
+        try:
+            self._prepare(connection, text)
+            return connection.call(
+                lambda pgconn: pgconn.exec_prepared(
+                    name_of(text), parameters, statement.formats, BINARY
+                )
+            )
+        except _SWITCHED:
+            self._stop_preparing()
+            raise
+
+    def _prepare(self, connection: WatchedConnection, text: str) -> None:
+        """Prepare a statement on this connection, unless it is."""
+        if text not in connection.prepared:
+            connection.call(lambda pgconn: pgconn.prepare(name_of(text), text.encode()))
+            connection.prepared.add(text)
+
+    def _stop_preparing(self) -> None:
+        if self.prepares:
+            self.prepares = False
+            _log.warning(
+                "a connection pooler shares the connections to PostgreSQL, and knows no"
+                " prepared statements: from now on, none are prepared"
+            )
 
 
 registry.register("postgresql.at_once", __name__, BlockingPsycopgDialect.__name__)
@@ -258,143 +319,7 @@ def create(
     return engine
 
 
-def _name(statement: str) -> bytes:
-    """Return the name of a prepared statement: a digest of its text.
-
-    Clients behind a connection pooler share these names. A digest never names two statements.
-    """
-    return b"sma_" + hashlib.sha256(statement.encode()).hexdigest()[:32].encode()
-
-
 def _has_something_to_read(socket: int) -> bool:
     polled = select.poll()
     polled.register(socket, select.POLLIN)
     return bool(polled.poll(0))
-
-
-# --- PostgreSQL's binary format of an array with one dimension, all numbers big-endian: number of
-# dimensions, flag for NULLs, OID of the element type, number of elements, index of the first
-# element; then for each element its length in bytes (-1 for NULL) and its value.
-
-TRUE = b"\x01"
-"""The boolean true in binary format."""
-
-_HEAD = struct.Struct("!iiIii")
-_LENGTH = struct.Struct("!i")
-_NULL = _LENGTH.pack(-1)
-_INTEGER = struct.Struct("!ii")  # length and value, as in the following
-_LONG_INTEGER = struct.Struct("!iq")
-_MOMENT = struct.Struct("!iq")  # length and value
-# OIDs from PostgreSQL's pg_type.dat; they are the same on every server.
-_BYTEA_OID, _TEXT_OID, _INT4_OID, _INT8_OID, _TIMESTAMPTZ_OID = 17, 25, 23, 20, 1184
-# A timestamptz is a number of microseconds since 2000-01-01 UTC.
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def array_of_bytes(values: Sequence[bytes | None]) -> bytes:
-    """Return the binary format of a `bytea[]`; None is NULL."""
-    elements = (_NULL if each is None else _LENGTH.pack(len(each)) + each for each in values)
-    return _array(_BYTEA_OID, len(values), elements)
-
-
-def array_of_integers(values: Sequence[int | None]) -> bytes:
-    """Return the binary format of an `int4[]`; None is NULL."""
-    elements = (_NULL if each is None else _INTEGER.pack(4, each) for each in values)
-    return _array(_INT4_OID, len(values), elements)
-
-
-def array_of_text(values: Sequence[str | None]) -> bytes:
-    """Return the binary format of a `text[]`; None is NULL."""
-    known = {each: _text(each) for each in set(values)}  # most columns repeat a few values
-    return _array(_TEXT_OID, len(values), (known[each] for each in values))
-
-
-def array_of_times(values: Sequence[datetime | None]) -> bytes:
-    """Return the binary format of a `timestamptz[]`; None is NULL. All times have a time zone."""
-    known = {each: _time(each) for each in set(values)}
-    return _array(_TIMESTAMPTZ_OID, len(values), (known[each] for each in values))
-
-
-def _array_of_arrays(values: Sequence[Sequence[int]]) -> bytes:
-    """Return a `text[]` of array literals: unnest() would flatten an array of arrays."""
-    return array_of_text([f"{{{','.join(map(str, each))}}}" for each in values])
-
-
-# By the type of a column: the type of the array that is sent, and its encoder. BigInteger is not
-# here, although it is an Integer: its values may not fit `int4`. Other databases than PostgreSQL
-# may take `integer` for eight bytes.
-_ARRAYS: dict[type[TypeEngine[Any]], tuple[str, Callable[[Sequence[Any]], bytes]]] = {
-    LargeBinary: ("bytea[]", array_of_bytes),
-    Integer: ("int4[]", array_of_integers),
-    SmallInteger: ("int4[]", array_of_integers),
-    String: ("text[]", array_of_text),
-    Text: ("text[]", array_of_text),
-    UtcDateTime: ("timestamptz[]", array_of_times),
-    ARRAY: ("text[]", _array_of_arrays),
-}
-
-
-class ColumnArrays:
-    """Columns of a table that are sent as one array each, as parameters of their names.
-
-    So a statement is the same for any number of rows. Raises TypeError for a type without an array.
-    """
-
-    def __init__(self, table: Table, names: Sequence[str]) -> None:
-        columns = [table.c[name] for name in names]
-        missing = [each.name for each in columns if type(each.type) not in _ARRAYS]
-        if missing:
-            raise TypeError(f"add an array for the types of {missing} in {table.name}")
-        kinds = [_ARRAYS[type(each.type)] for each in columns]
-        self._encoders = [(name, kind[1]) for name, kind in zip(names, kinds, strict=True)]
-        self.names = ", ".join(names)
-        """The columns as in an INSERT."""
-        self.arrays = ", ".join(
-            f":{name}::{kind[0]}" for name, kind in zip(names, kinds, strict=True)
-        )
-        """The arguments of `unnest`."""
-        self.values = ", ".join(
-            f"CAST({each.name} AS int4[])" if isinstance(each.type, ARRAY) else each.name
-            for each in columns
-        )
-        """The columns of the result of `unnest`, as the values of an INSERT."""
-
-    def encode(self, rows: Iterable[Sequence[Any]]) -> dict[str, bytes]:
-        """Return the parameters for one or more rows, whose values are in the order of `names`."""
-        return {
-            name: encode(values)
-            for (name, encode), values in zip(self._encoders, zip(*rows, strict=True), strict=True)
-        }
-
-
-def parse_integer_array(array: bytes) -> tuple[int, ...]:
-    """Return the values of an array of integers in binary format. It must not contain NULLs.
-
-    The elements may have four bytes or eight, as the array says. Raises ValueError for other types.
-    """
-    if len(array) < _HEAD.size:  # an empty array has a shorter header
-        return ()
-    _, _, element_oid, _, _ = _HEAD.unpack_from(array)
-    if element_oid == _INT4_OID:
-        element = _INTEGER
-    elif element_oid == _INT8_OID:
-        element = _LONG_INTEGER
-    else:
-        raise ValueError(f"an array of integers has elements of the type with OID {element_oid}")
-    return tuple([value for _, value in element.iter_unpack(array[_HEAD.size :])])
-
-
-def _array(element_oid: int, count: int, elements: Iterable[bytes]) -> bytes:
-    return _HEAD.pack(1, 1, element_oid, count, 1) + b"".join(elements)
-
-
-def _text(value: str | None) -> bytes:
-    if value is None:
-        return _NULL
-    encoded = value.encode()
-    return _LENGTH.pack(len(encoded)) + encoded
-
-
-def _time(value: datetime | None) -> bytes:
-    return _NULL if value is None else _MOMENT.pack(8, (value - _EPOCH) // _MICROSECOND)

@@ -13,6 +13,7 @@ from sqlalchemy import exc, text
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import postgresql_driver
 from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.postgresql import arrays
 from birthmark_sma.storage.schema import validation_counters
 
 INTEGERS = st.integers(-(2**31), 2**31 - 1)
@@ -45,19 +46,17 @@ def read_back(database: Database, kind: str, parameter: bytes) -> list[Any]:
 @given(st.lists(st.binary(max_size=64) | st.none(), min_size=1))
 def test_bytes(database: Database, values: list[bytes | None]) -> None:
     """Any bytes, the empty ones too, and NULL."""
-    assert read_back(database, "bytea", postgresql_driver.array_of_bytes(values)) == values
+    assert read_back(database, "bytea", arrays.array_of_bytes(values)) == values
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(INTEGERS, min_size=1))
 def test_integers(database: Database, values: list[int]) -> None:
     """Every 32-bit integer, there and back."""
-    assert read_back(database, "integer", postgresql_driver.array_of_integers(values)) == values
-    assert postgresql_driver.parse_integer_array(
-        postgresql_driver.array_of_integers(values)
-    ) == tuple(values)
+    assert read_back(database, "integer", arrays.array_of_integers(values)) == values
+    assert arrays.parse_integer_array(arrays.array_of_integers(values)) == tuple(values)
     nullable = [*values, None]
-    assert read_back(database, "integer", postgresql_driver.array_of_integers(nullable)) == nullable
+    assert read_back(database, "integer", arrays.array_of_integers(nullable)) == nullable
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -75,9 +74,9 @@ def test_integers_of_another_width(database: Database, values: list[int]) -> Non
             assert answer is not None
             if width == "int2":
                 with pytest.raises(ValueError, match="OID 21"):
-                    postgresql_driver.parse_integer_array(answer)
+                    arrays.parse_integer_array(answer)
             else:
-                assert postgresql_driver.parse_integer_array(answer) == tuple(values)
+                assert arrays.parse_integer_array(answer) == tuple(values)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -85,21 +84,21 @@ def test_integers_of_another_width(database: Database, values: list[int]) -> Non
 def test_text(database: Database, values: Sequence[str | None]) -> None:
     """Any text, among it what looks like syntax, and NULL."""
     values = [*values, "NULL", "{}", '"', "\\", ",", None]
-    assert read_back(database, "text", postgresql_driver.array_of_text(values)) == values
+    assert read_back(database, "text", arrays.array_of_text(values)) == values
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(TIMES | st.none(), min_size=1))
 def test_times(database: Database, values: list[datetime | None]) -> None:
     """To the microsecond, whatever the zone, and NULL."""
-    assert read_back(database, "timestamptz", postgresql_driver.array_of_times(values)) == values
+    assert read_back(database, "timestamptz", arrays.array_of_times(values)) == values
 
 
 def test_results_come_as_bytes(database: Database) -> None:
     """Rows and NULLs."""
     with database.read() as connection:
         found = postgresql_driver.execute_blocking(
-            connection, "SELECT unnest($1::text[])", [postgresql_driver.array_of_text(["é", None])]
+            connection, "SELECT unnest($1::text[])", [arrays.array_of_text(["é", None])]
         )
     assert [found.get_value(row, 0) for row in range(found.ntuples)] == ["é".encode(), None]
 
@@ -117,7 +116,7 @@ def test_parameters_by_name(database: Database) -> None:
 def test_a_column_without_an_encoding_is_refused_at_once() -> None:
     """When the statement is built, and not when the first row is written."""
     with pytest.raises(TypeError, match="times"):
-        postgresql_driver.ColumnArrays(validation_counters, ["minute", "times"])
+        arrays.ColumnArrays(validation_counters, ["minute", "times"])
 
 
 def test_a_fault_of_the_statement_is_what_it_always_is(database: Database) -> None:
@@ -196,7 +195,8 @@ def test_a_statement_that_another_has_prepared(postgres_admin_url: str) -> None:
     ask, other = "SELECT 'shared'", "SELECT 'not shared'"
     with database.write() as transaction:
         postgresql_driver.execute_blocking(transaction, ask, [])
-        transaction.connection.info.clear()  # as if a program that knows nothing of it came here
+        driver: Any = transaction.connection.driver_connection
+        driver.prepared.clear()  # as if a program that knows nothing of it came here
     with database.write() as transaction:
         assert (
             postgresql_driver.execute_blocking(transaction, other, []).get_value(0, 0)
@@ -217,7 +217,7 @@ def test_text_is_utf8_whatever_the_session_would_be_in(
     database = open_database(f"{postgres_admin_url}?client_encoding={encoding}")
     with database.write() as transaction:
         found = postgresql_driver.execute_blocking(
-            transaction, "SELECT unnest($1::text[])", [postgresql_driver.array_of_text(["Ü"])]
+            transaction, "SELECT unnest($1::text[])", [arrays.array_of_text(["Ü"])]
         )
         assert found.get_value(0, 0) == "Ü".encode()
         assert transaction.execute(text("SHOW client_encoding")).scalar_one() == "UTF8"

@@ -1,14 +1,26 @@
 """A TCP proxy before PostgreSQL that loses COMMITs of the writers, or their answers."""
 
 import contextlib
+import re
 import socket
 from enum import Enum
 
+from birthmark_sma.storage.outages.commit_marks import CommitMark, Timeouts
+from birthmark_sma.storage.postgresql.pipeline import name_of
 from tests.support.databases.frozen_proxy import FrozenProxy
 
 _CHUNK_BYTES = 65536
-_COMMIT = b"COMMIT\0"
-_MARKS = (b"sma_commit_mark", b"INTO writer_commits")
+# A message that runs COMMIT: a simple query, or one that binds a statement, which is prepared under
+# its name or parsed without one. A message that only prepares the statement is none.
+_COMMIT = re.compile(
+    rb"Q\0\0\0.COMMIT\0|P\0\0\0.\0COMMIT\0|B\0\0\0.\0" + name_of("COMMIT"), re.DOTALL
+)
+_MARKS = tuple(
+    each
+    for timeouts in (None, Timeouts(1, 1))
+    for text in [CommitMark("", 1).statement(timeouts).text]
+    for each in (b"\0" + name_of(text), b"\0" + text.encode())
+)
 
 
 class Loss(Enum):
@@ -62,9 +74,9 @@ class CommitLoser(FrozenProxy):
     def _loss_of(self, client: socket.socket, data: bytes) -> Loss | None:
         if b"BEGIN ISOLATION" in data:  # not that of a certificate
             self._of_writers.discard(client)
-            if any(each in data for each in _MARKS):
-                self._of_writers.add(client)
-        if _COMMIT not in data or client not in self._of_writers or not self._losses:
+        if any(each in data for each in _MARKS):
+            self._of_writers.add(client)
+        if not _COMMIT.search(data) or client not in self._of_writers or not self._losses:
             return None
         self.lost += 1
         return self._losses.pop(0)

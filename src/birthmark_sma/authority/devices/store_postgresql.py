@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from birthmark_sma.storage.postgresql_driver import TRUE, ColumnArrays, NamedStatement
+from birthmark_sma.storage.postgresql.arrays import TRUE, ColumnArrays
+from birthmark_sma.storage.postgresql_driver import NamedStatement
 from birthmark_sma.storage.schema import registered_devices as devices
 
 _COLUMNS = ColumnArrays(devices, [each.name for each in devices.columns])

@@ -66,7 +66,7 @@ class Steps(NamedTuple):
     """The writer began to open the tokens."""
     opened: int
     settled: int
-    """All tokens are judged and all rows are written."""
+    """All tokens are judged. PostgreSQL writes the audit rows with the commit."""
     committed: int
 
 

@@ -19,14 +19,14 @@ from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import is_any_of
-from birthmark_sma.storage.postgresql_driver import (
+from birthmark_sma.storage.postgresql.arrays import (
     ColumnArrays,
-    NamedStatement,
     array_of_bytes,
     array_of_integers,
     array_of_text,
     parse_integer_array,
 )
+from birthmark_sma.storage.postgresql_driver import NamedStatement
 from birthmark_sma.storage.schema import resubmitted_tokens, sighted_tokens, validation_history
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
@@ -184,7 +184,9 @@ class PostgresqlStore:
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
         """Write audit rows, and add them to the counters of their minutes."""
-        self._write.run(transaction, writer=b"%d" % self._writer, **self._rows.encode(rows))
+        self._write.run_at_commit(
+            transaction, writer=b"%d" % self._writer, **self._rows.encode(rows)
+        )
 
     def add_activity(
         self, transaction: Connection, day: date, counts: Mapping[str, DeviceCount], *, least: int

@@ -3,34 +3,49 @@
 If COMMIT gets no answer, the stored number tells whether the transaction was committed
 (`storage.outages.writer_commits`). There is one row for each writer, not one for each transaction.
 
-On PostgreSQL `storage.postgresql_driver` sends the mark with BEGIN, so it costs no round trip. That
-is also why its lock proves something: a transaction that got its answer to BEGIN holds the lock of
-its writer's row until it ends. `read_sequence` waits for that lock. SQLite stores no marks: see
-docs/adr/0011-unknown-commits.md.
+On PostgreSQL `storage.postgresql_driver` sends the mark with BEGIN, so it costs no round trip, and
+sends COMMIT only after the answer. That is also why its lock proves something: a transaction that
+got its answer to BEGIN holds the lock of its writer's row until it ends. `read_sequence` waits for
+that lock. SQLite stores no marks: see docs/adr/0011-unknown-commits.md.
 """
 
+import struct
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, text
 
 from birthmark_sma.storage.portable_sql import insert_or_update
+from birthmark_sma.storage.postgresql.pipeline import Statement
 from birthmark_sma.storage.schema import writer_commits
 
-_UPSERT = (
-    "INSERT INTO writer_commits (writer, sequence, committed_at) VALUES ({}, {}, now())"
+_MARK = (
+    "INSERT INTO writer_commits (writer, sequence, committed_at)"
+    " VALUES ($1::text, $2::bigint, now())"
     " ON CONFLICT (writer) DO UPDATE"
     " SET sequence = excluded.sequence, committed_at = excluded.committed_at"
 )
-_NAME = "sma_commit_mark_1"  # another statement needs another name
+# In the same statement, because each statement has its cost. For the rest of the transaction the
+# server ends a statement that takes too long. It also ends a transaction that gets no statement for
+# so long, as after a cut of the network: its locks would stay until TCP notices it.
+_MARK_AND_TIMEOUTS = (
+    _MARK + " RETURNING set_config('statement_timeout', $3::text, true),"
+    " set_config('idle_in_transaction_session_timeout', $3::text, true),"
+    " set_config('lock_timeout', $4::text, true)"
+)
+_SEQUENCE = struct.Struct("!q")
 _READ = text(
     "INSERT INTO writer_commits (writer, sequence, committed_at) VALUES (:writer, 0, now())"
     " ON CONFLICT (writer) DO UPDATE SET committed_at = excluded.committed_at"
     " RETURNING sequence"
 )
-PREPARE = f"PREPARE {_NAME} (text, bigint) AS {_UPSERT.format('$1', '$2')}".encode()
-"""Prepares the statement of all marks on a connection. Planning it each time costs as much again as
-running it."""
+
+
+class Timeouts(NamedTuple):
+    """Timeouts of the server's, in milliseconds."""
+
+    statement: int
+    lock: int
 
 
 class CommitMark(NamedTuple):
@@ -42,12 +57,14 @@ class CommitMark(NamedTuple):
     writer: str
     sequence: int
 
-    def statement(self, *, prepared: bool) -> bytes:
-        """Return the SQL that stores this mark. `prepared` means that PREPARE has been run."""
-        values = f"'{self.writer}'", f"{self.sequence}"
-        if prepared:
-            return f"EXECUTE {_NAME}({', '.join(values)})".encode()
-        return _UPSERT.format(*values).encode()
+    def statement(self, timeouts: Timeouts | None) -> Statement:
+        """Return the statement that stores this mark, and sets timeouts of the transaction."""
+        values = [self.writer.encode(), _SEQUENCE.pack(self.sequence)]
+        if timeouts is None:
+            return Statement(_MARK, values)
+        return Statement(
+            _MARK_AND_TIMEOUTS, [*values, b"%d" % timeouts.statement, b"%d" % timeouts.lock]
+        )
 
 
 def write_mark(transaction: Connection, mark: CommitMark, now: datetime) -> None:

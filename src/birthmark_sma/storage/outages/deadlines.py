@@ -11,12 +11,11 @@ go through `WatchedConnection.wait`. SQLite has no network: its calls end by its
 """
 
 import contextlib
-import functools
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -26,7 +25,8 @@ from psycopg.abc import RV, PQGen
 from psycopg.errors import Diagnostic
 from psycopg.pq.abc import PGconn, PGresult
 
-from birthmark_sma.storage.outages.commit_marks import CommitMark
+from birthmark_sma.storage.outages.commit_marks import CommitMark, Timeouts
+from birthmark_sma.storage.postgresql.pipeline import Statement
 
 QUICK_SECONDS = 6.0
 """For each statement of a request that waits: the two writers, health checks, keys, sessions."""
@@ -36,7 +36,8 @@ LONG_SECONDS = 3600.0
 """For statements that read or change whole tables: migrations, backups, restores, pruning."""
 ROUND_TRIP_SECONDS = 4.0
 """For BEGIN, ROLLBACK and pings, which never wait for a lock or a disk. So every transaction,
-however long its statements may take, notices within this time that the server is frozen."""
+however long its statements may take, notices within this time that the server is frozen. A BEGIN
+that is sent with a statement has the time of the statement."""
 COMMIT_SECONDS = 8.0
 """At least this for COMMIT: an abandoned COMMIT may have happened."""
 LONGEST_COMMIT_SECONDS = 300.0
@@ -76,27 +77,28 @@ class UnreplicatedError(psycopg.OperationalError):
     """
 
 
-def begin_statement(seconds: float, *, with_timeouts: bool, ends_when_idle: bool = False) -> bytes:
-    """Return the statement that begins a transaction whose statements have `seconds` each.
+def server_timeouts(seconds: float) -> Timeouts | None:
+    """Return the timeouts with which the server ends a statement before `seconds` are over.
 
-    With `with_timeouts` the server itself ends a statement a little earlier. It is one simple
-    query, so it costs one round trip, and connection poolers pass it on. COMMIT has no timeout of
-    the server's: one that ends while it waits for a synchronous standby would look like a success.
-    With `ends_when_idle` the server also ends a transaction that gets no statement for so long, as
-    after a cut of the network: its locks would stay until TCP notices it, which may take hours.
+    COMMIT has no timeout of the server's: one that ends while it waits for a synchronous standby
+    would look like a success.
     """
-    seconds = seconds if with_timeouts and seconds < LONG_SECONDS else 0
-    return _begin_statement(ISOLATION, seconds, ends_when_idle)
+    if seconds >= LONG_SECONDS:
+        return None
+    return Timeouts(statement=round(seconds * 900), lock=round(seconds * 800))
 
 
-@functools.cache
-def _begin_statement(isolation: str, seconds: float, ends_when_idle: bool) -> bytes:  # noqa: FBT001
-    begin = f"BEGIN ISOLATION LEVEL {isolation}"
-    if seconds:
-        statement, lock = round(seconds * 900), round(seconds * 800)  # milliseconds
-        begin += f"; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}"
-        if ends_when_idle:
-            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {statement}"
+def begin_statement() -> str:
+    """Return the statement that begins a transaction."""
+    return f"BEGIN ISOLATION LEVEL {ISOLATION}"
+
+
+def begin_with_timeouts(timeouts: Timeouts | None) -> bytes:
+    """Return the same with timeouts as one simple query, which costs one round trip."""
+    begin = begin_statement()
+    if timeouts is not None:
+        begin += f"; SET LOCAL statement_timeout = {timeouts.statement}"
+        begin += f"; SET LOCAL lock_timeout = {timeouts.lock}"
     return begin.encode()
 
 
@@ -113,8 +115,14 @@ class WatchedConnection(psycopg.Connection[Any]):
     """The same for COMMIT, if it is longer."""
     mark: CommitMark | None = None
     """Sent with the next BEGIN."""
-    has_mark_statement: bool | None = None
-    """Whether the statement of marks is prepared; None before the first mark."""
+    opening: Sequence[Statement] = ()
+    """BEGIN and the mark, until they are sent with the first statement."""
+    ending: Statement | None = None
+    """A statement to send with COMMIT."""
+    send_deferred: Callable[[], None] | None = None
+    """Sends `opening` and `ending`. Called before any other call."""
+    failed_before_commit: bool = False
+    """Whether COMMIT was sent, but not run because `ending` failed."""
 
     def __init__(self, pgconn: PGconn, *args: Any, **options: Any) -> None:
         super().__init__(pgconn, *args, **options)
@@ -129,6 +137,8 @@ class WatchedConnection(psycopg.Connection[Any]):
         self._socket = socket.socket(fileno=os.dup(pgconn.socket))
         _watchdog.add(self)
         self._is_replicated = True
+        self.prepared: set[str] = set()
+        """The texts of the statements that are prepared."""
         self.add_notice_handler(self._look_at_notice)
 
     def call(self, call: Callable[[PGconn], PGresult], seconds: float | None = None) -> PGresult:
@@ -137,14 +147,26 @@ class WatchedConnection(psycopg.Connection[Any]):
         `seconds` replaces the time of the connection. Raises psycopg's exception for the SQLSTATE
         of a failed statement.
         """
+        return self.check(self.call_unchecked(call, seconds))
+
+    def call_unchecked(self, call: Callable[[PGconn], RV], seconds: float | None = None) -> RV:
+        """Make one blocking call of libpq; return what it returns, also if a statement failed."""
+        self._send_deferred()
         pgconn = self.pgconn
         if pgconn.status != pq.ConnStatus.OK:  # libpq would return no result and no error
             raise psycopg.OperationalError("the connection is lost")
         self._due = monotonic() + (self.seconds if seconds is None else seconds)
         try:
-            result = call(pgconn)
+            return call(pgconn)
+        except psycopg.OperationalError as error:
+            if self._is_cut:
+                raise OverdueError(str(error)) from error
+            raise
         finally:
             self._due = _NEVER
+
+    def check(self, result: PGresult) -> PGresult:
+        """Return a result, or raise the error that it is."""
         if result.status in _DONE:
             return result
         # Map the SQLSTATE to psycopg's exception class, as psycopg's cursors do.
@@ -160,6 +182,7 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[RV], *args: Any, **options: Any) -> RV:
         """Overrides psycopg's method, through which all its own calls go."""
+        self._send_deferred()
         self._due = monotonic() + self.seconds
         try:
             return super().wait(gen, *args, **options)
@@ -170,8 +193,19 @@ class WatchedConnection(psycopg.Connection[Any]):
         finally:
             self._due = _NEVER
 
+    def _send_deferred(self) -> None:
+        """Send what waits for the next statement or for COMMIT."""
+        if self.send_deferred is not None:
+            send, self.send_deferred = self.send_deferred, None
+            send()
+
+    def forget_deferred(self) -> None:
+        """Send nothing of what waits."""
+        self.opening, self.ending, self.send_deferred = (), None, None
+
     def rollback(self) -> None:
         """Overrides psycopg's method, with the time of a round trip."""
+        self.forget_deferred()
         seconds, self.seconds = self.seconds, min(self.seconds, ROUND_TRIP_SECONDS)
         try:
             super().rollback()

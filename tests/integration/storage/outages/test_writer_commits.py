@@ -12,6 +12,7 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.outages import deadlines, writer_commits
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.outages.writer_commits import WriterCommits
+from birthmark_sma.storage.postgresql_driver import NamedStatement
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.commit_loser import CommitLoser, Loss
 from tests.support.databases.frozen_proxy import FrozenProxy, through_all
@@ -19,6 +20,7 @@ from tests.support.programs.running import wait_until
 from tests.support.schemas import give_schema
 
 SECONDS = 6.0  # for each statement
+INSERT = NamedStatement("INSERT INTO noted VALUES (:number::text::integer)")
 
 
 @pytest.fixture
@@ -131,6 +133,37 @@ def test_an_error_of_the_work(database: Database, failure: type[BaseException]) 
     note(commits, 3)
     assert noted(database) == [1, 3]
     assert marks(database) == [2]
+
+
+@pytest.mark.parametrize("loss", [Loss.REQUEST, Loss.ANSWER])
+@pytest.mark.parametrize("prepares", [True, False])
+def test_a_statement_that_is_sent_with_commit(
+    database: Database, proxy: CommitLoser, loss: Loss, *, prepares: bool
+) -> None:
+    """It is lost with COMMIT, or done with it: the mark tells which, and it is done once."""
+    commits = WriterCommits(database)
+
+    def note_at_commit(number: int) -> None:
+        with commits.write(SECONDS) as transaction:
+            INSERT.run_at_commit(transaction, number=b"%d" % number)
+
+    if not prepares:  # as behind a connection pooler
+        execute(database, "DEALLOCATE ALL")
+        note(commits, 1)
+        execute(database, "DEALLOCATE ALL")
+        with pytest.raises(DatabaseUnavailableError):
+            note(commits, 0)
+        execute(database, "DELETE FROM noted")
+        commits = WriterCommits(database)
+    for number in (1, 2):  # the first one prepares the statements
+        note_at_commit(number)
+    proxy.lose(loss)
+    retry(lambda: note_at_commit(3))
+    note_at_commit(4)
+    assert proxy.lost == 1
+    assert noted(database) == [1, 2, 3, 4]
+    # After a transaction that failed, its number is used again, under a new name.
+    assert sum(marks(database)) == 4
 
 
 def test_marks_without_prepared_statements(database: Database, proxy: CommitLoser) -> None:
