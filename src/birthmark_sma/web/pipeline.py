@@ -112,7 +112,9 @@ class Application:
             if route.credentials is not Credentials.IGNORED:
                 caller = state.authenticator.authenticate(context)
                 if route.limit is not None:
-                    await rate_limit.limit_request(context, state.authority.rate_limits, caller)
+                    query = rate_limit.limit_request(context, state.authority.rate_limits, caller)
+                    if query is not None:
+                        await query
             endpoint = self._find_endpoint(route, request.method)
             response = await endpoint(request)  # it reads the body
             await response(scope, receive, send)

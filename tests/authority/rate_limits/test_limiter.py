@@ -1,6 +1,7 @@
 """Rate limits of one process: who is counted, for what, and what refuses."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_each_caller_is_counted_apart() -> None:
     assert passed(limits, Kind.VALIDATE, OTHER, 10) == 5
     key = with_key("k1", None)
     assert passed(limits, Kind.VALIDATE, key, 3) == 3
-    assert passed(limits, Kind.VALIDATE, key._replace(address="198.51.100.9"), 10) == 2
+    assert passed(limits, Kind.VALIDATE, replace(key, address="198.51.100.9"), 10) == 2
 
 
 def test_each_kind_is_counted_apart() -> None:

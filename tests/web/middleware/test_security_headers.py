@@ -17,7 +17,11 @@ def sent_for(host: bytes, scheme: str = "https") -> bool:
         sent.append(message)
 
     headers = ResponseHeaders(make_context(scheme=scheme, headers=[(b"host", host)]), send)
-    asyncio.run(headers.send({"type": "http.response.start", "status": 200, "headers": []}))
+
+    async def begin() -> None:
+        await headers.send({"type": "http.response.start", "status": 200, "headers": []})
+
+    asyncio.run(begin())
     return STRICT_TRANSPORT in sent[0]["headers"]
 
 

@@ -1,17 +1,18 @@
 """The caller of a request: its address and the access key that it presented.
 
-The authentication middleware creates callers. Rate limits count them by
-`ledger_partition`, and the replay ledger stores `Caller.identity`.
+The authentication middleware creates callers. Rate limits count them by `Caller.partition`, and the
+replay ledger stores `Caller.identity`.
 """
 
 import socket
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
 
 from birthmark_sma.authority.access.store import AccessKey
 
 
-class Caller(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Caller:
     """The caller of a request.
 
     `address` is None for the command line. `key` is None if the authority has open access.
@@ -19,29 +20,38 @@ class Caller(NamedTuple):
 
     address: str | None
     key: AccessKey | None = None
+    identity: str = field(init=False)
+    """The name of the caller: its key id, or else its address. At most 49 characters."""
+    partition: str = field(init=False)
+    """The name under which rate limits and queues count the caller: its key, or else its address.
+
+    An IPv6 address counts as its /64 network, because a caller usually has all 2^64 addresses of
+    it. An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) counts as the IPv4 address.
+    """
+
+    def __post_init__(self) -> None:
+        # Made here, because several steps of each request need both names.
+        address = self.address
+        if self.key is not None:
+            identity = partition = f"key:{self.key.key_id}"
+        elif address is None:
+            identity = partition = "local"
+        else:
+            identity = f"ip:{address}"
+            partition = _network(address) if ":" in address else identity
+        object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "partition", partition)
 
     @property
     def key_id(self) -> str | None:
         """The id of the presented access key, or None."""
         return None if self.key is None else self.key.key_id
 
-    @property
-    def identity(self) -> str:
-        """The name of the caller: its key id, or else its address. At most 49 characters."""
-        if self.key is not None:
-            return f"key:{self.key.key_id}"
-        return "local" if self.address is None else f"ip:{self.address}"
 
-
-def ledger_partition(caller: Caller) -> str:
-    """Return the name under which rate limits count a caller: its key, or else its address.
-
-    An IPv6 address counts as its /64 network, because a caller usually has all 2^64 addresses of
-    it. An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) counts as the IPv4 address.
-    """
-    if caller.key is None and caller.address is not None and ":" in caller.address:
-        return _network(caller.address)
-    return caller.identity
+@lru_cache(4_096)
+def keyless_caller(address: str | None) -> Caller:
+    """Return the caller at an address that presented no access key."""
+    return Caller(address)
 
 
 @lru_cache(4_096)

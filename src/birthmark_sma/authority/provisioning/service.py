@@ -91,7 +91,7 @@ class Provisioner:
         """Raise PoolFullError if a request of this caller would be refused now.
 
         A caller may have as many requests under way as are free, so one caller alone gets half.
-        `caller` is a name of `ledger_partition`; None stands for one that has no share of its own.
+        `caller` is a name of `Caller.partition`; None stands for one that has no share of its own.
         Call this in the event loop, before the body of the request is read.
         """
         free = _POOL_LIMIT - self._under_way

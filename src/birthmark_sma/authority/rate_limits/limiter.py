@@ -25,7 +25,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from birthmark_sma.authority.access.caller import Caller, ledger_partition
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.rate_limits.memory_store import MemoryStore
 from birthmark_sma.authority.rate_limits.redis_connection import (
     RedisConnection,
@@ -210,7 +210,7 @@ class RateLimits:
         counted.
         """
         limit = self._limits[kind] if caller.key is None else self._limit_of(kind, caller)
-        who = ledger_partition(caller)
+        who = caller.partition
         quotas: tuple[Quota, ...] = ()
         failures = self._failures
         if kind is Kind.VALIDATE and failures.knows(who):
@@ -227,7 +227,7 @@ class RateLimits:
     def check(self, kind: Kind, caller: Caller) -> None:
         """Raise RateLimitedError if a caller has nothing left of a kind. Count nothing."""
         limits = (self._failures,) if kind is Kind.VALIDATE else ()
-        who = ledger_partition(caller)
+        who = caller.partition
         for limit in (*limits, self._limit_of(kind, caller)):
             if limit.rates and (block := limit.blocked(who)):
                 raise self._refusal(limit, 1, block)
@@ -243,7 +243,7 @@ class RateLimits:
         """
         limit = self._limit_of(kind, caller)
         failures = self._failures if kind is Kind.VALIDATE and self._failures.rates else None
-        who = ledger_partition(caller)
+        who = caller.partition
         refusal = None
         quotas: tuple[Quota, ...] = ()
         try:
@@ -272,12 +272,12 @@ class RateLimits:
         """Give back the tokens that `confirm` reserved, of which `failed` were judged as FAIL."""
         failures = self._failures
         if kind is Kind.VALIDATE and failures.rates and failures.redis is not None:
-            failures.redis.release(ledger_partition(caller), cost, failed)
+            failures.redis.release(caller.partition, cost, failed)
 
     def quotas(self, kind: Kind, caller: Caller) -> tuple[Quota, ...]:
         """Return the quotas that a caller has left, according to the memory of this process."""
         limit = self._limit_of(kind, caller)
-        who = ledger_partition(caller)
+        who = caller.partition
         return self._failures_of(kind, who) + limit.quotas(limit.memory.left(who))
 
     @property
@@ -323,7 +323,7 @@ class RateLimits:
         guesses = self._guesses
         if not guesses.rates:
             return
-        who = ledger_partition(Caller(address))
+        who = Caller(address).partition
         if block := guesses.blocked(who):
             raise self._refusal(guesses, 1, block)
         guesses.memory.count(who, 1)

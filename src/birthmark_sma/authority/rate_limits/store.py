@@ -56,7 +56,7 @@ Plain tuples, because one is made for each camera token."""
 class Store(Protocol):
     """The units that each caller has used under one limit, which has one or more rates.
 
-    `who` is a caller as `ledger_partition` names it. MemoryStore counts the requests of one process
+    `who` is a caller as `Caller.partition` names it. MemoryStore counts the requests of one process
     and SharedStore those of one server. They answer at once. RedisStore counts those of all
     processes: what it returns as an awaitable raises StoreAwayError if Redis is unavailable.
     """

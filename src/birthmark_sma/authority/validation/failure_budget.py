@@ -41,7 +41,7 @@ class FailureBudget:
 
     `requests` has an object for each token that identifies its request; the tokens of a request
     are adjacent. None means that no limit counts the token. `callers` has the caller of each token,
-    as `ledger_partition` names it.
+    as `Caller.partition` names it.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.access.caller import Caller, ledger_partition
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.rate_limits.limiter import RateLimits
@@ -141,7 +141,7 @@ class Validator:
         or RateLimitedError if the caller has exceeded its limit of FAILs meanwhile.
         """
         attempt = Attempt(camera_token, caller, derivation, alternatives, object())
-        return self._writer.submit_async(attempt, request, ledger_partition(caller))
+        return self._writer.submit_async(attempt, request, caller.partition)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
         """Judge a token and return its verdict. Raises the errors of `submit_async`."""
@@ -162,7 +162,7 @@ class Validator:
         """
         identity = object()
         attempts = [Attempt(each, caller, request=identity) for each in camera_tokens]
-        return self._writer.submit_together(attempts, request, ledger_partition(caller), room)
+        return self._writer.submit_together(attempts, request, caller.partition, room)
 
     def submit(
         self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
@@ -172,7 +172,7 @@ class Validator:
         No rate limit counts its FAIL.
         """
         attempt = Attempt(camera_token, caller, derivation)
-        return self._writer.submit(attempt, caller=ledger_partition(caller))
+        return self._writer.submit(attempt, caller=caller.partition)
 
     @property
     def waiting(self) -> int:
@@ -181,7 +181,7 @@ class Validator:
 
     @property
     def pool(self) -> Pool[Any]:
-        """Return the pool, in which a caller of `ledger_partition` may reserve room."""
+        """Return the pool, in which a caller of `Caller.partition` may reserve room."""
         return self._writer.pool
 
     def copy_figures(self) -> None:
@@ -238,7 +238,7 @@ class Validator:
             budget = FailureBudget(
                 self._limits,
                 [attempt.request for attempt in attempts],
-                [ledger_partition(attempt.caller) for attempt in attempts],
+                [attempt.caller.partition for attempt in attempts],
             )
 
             def judge(turn: Sequence[int]) -> list[Validation]:

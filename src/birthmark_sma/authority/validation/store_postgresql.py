@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, select
 
 from birthmark_sma.authority.devices.activity import DeviceCount
+from birthmark_sma.authority.validation.audit_counters import count_batch
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
@@ -24,6 +25,7 @@ from birthmark_sma.storage.postgresql.arrays import (
     array_of_bytes,
     array_of_integers,
     array_of_text,
+    array_of_times,
     parse_integer_array,
 )
 from birthmark_sma.storage.postgresql_driver import NamedStatement
@@ -76,32 +78,29 @@ RETURNING digest, caller, CAST(times AS text)
     arrays=_REPEATS.arrays,
 )
 
-# One statement of several CTEs: PostgreSQL runs each data-modifying CTE once, read or not.
+# One statement of several CTEs: PostgreSQL runs each data-modifying CTE once, read or not. The rows
+# are counted here: to keep them for a GROUP BY would cost PostgreSQL more than to append them.
 # Counter rows need no lock order, because each writer has its own.
 _WRITE = """
-WITH brought AS (
-    SELECT *, date_bin('1 minute', validated_at, timestamptz 'epoch') AS minute,
-        CAST(:writer::text AS smallint) AS own
-    FROM unnest({arrays}) AS sent ({names})
-), appended AS (
-    INSERT INTO validation_history ({names}) SELECT {names} FROM brought
-), counted AS (
+WITH appended AS (
+    INSERT INTO validation_history ({names}) SELECT * FROM unnest({arrays})
+), counts AS (
+    SELECT *, CAST(:writer::text AS smallint) AS own
+    FROM unnest(:counted::text[], :minute::timestamptz[], :name::text[], :times::int4[])
+        AS sent (counted, minute, name, times)
+), verdicts AS (
     INSERT INTO validation_counters (minute, reason, writer, times)
-    SELECT minute, reason, own, count(*) FROM brought GROUP BY minute, reason, own
+    SELECT minute, name, own, times FROM counts WHERE counted = 'verdict'
     ON CONFLICT (minute, reason, writer)
     DO UPDATE SET times = validation_counters.times + excluded.times
-), repeated AS (
+), repeats AS (
     INSERT INTO repeat_counters (minute, repeat, writer, times)
-    SELECT minute, repeat, own, count(*) FROM brought WHERE repeat IS NOT NULL
-    GROUP BY minute, repeat, own
+    SELECT minute, name, own, times FROM counts WHERE counted = 'repeat'
     ON CONFLICT (minute, repeat, writer)
     DO UPDATE SET times = repeat_counters.times + excluded.times
 )
 INSERT INTO running_totals (counted, name, writer, times)
-SELECT 'verdict', reason, own, count(*) FROM brought GROUP BY reason, own
-UNION ALL
-SELECT 'repeat', repeat, own, count(*) FROM brought WHERE repeat IS NOT NULL
-GROUP BY repeat, own
+SELECT counted, name, own, sum(times) FROM counts GROUP BY counted, name, own
 ON CONFLICT (counted, name, writer)
 DO UPDATE SET times = running_totals.times + excluded.times
 """
@@ -184,8 +183,15 @@ class PostgresqlStore:
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
         """Write audit rows, and add them to the counters of their minutes."""
+        counted, minute, name, times = zip(*count_batch(rows), strict=True)
         self._write.run_at_commit(
-            transaction, writer=b"%d" % self._writer, **self._rows.encode(rows)
+            transaction,
+            writer=b"%d" % self._writer,
+            counted=array_of_text(counted),
+            minute=array_of_times(minute),
+            name=array_of_text(name),
+            times=array_of_integers(times),
+            **self._rows.encode(rows),
         )
 
     def add_activity(

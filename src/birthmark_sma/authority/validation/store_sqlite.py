@@ -8,15 +8,14 @@ fields of the records.
 
 import json
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import date, datetime
-from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
 
 from birthmark_sma.authority.devices.activity import DeviceCount
+from birthmark_sma.authority.validation.audit_counters import count_batch
 from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -63,7 +62,7 @@ FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
 """
 
 _APPEND = "INSERT INTO validation_history ({names}) VALUES {rows}"
-# Rows are counted here, because SQLite would take longer to read and group those just inserted.
+# The rows are not counted by SQLite, which would take longer to read and group those just inserted.
 _COUNT_REASONS = """
 INSERT INTO validation_counters (minute, reason, writer, times) VALUES {rows}
 ON CONFLICT (minute, reason, writer) DO UPDATE SET times = times + excluded.times
@@ -87,8 +86,6 @@ _RISEN_DEVICES = """
 SELECT json_group_object(device_serial, passes) FROM device_activity
 WHERE day = ? AND device_serial IN (SELECT key FROM json_each(?)) AND passes > ?
 """
-_time_and_reason = attrgetter("validated_at", "reason")
-_time_and_repeat = attrgetter("validated_at", "repeat")
 
 
 class SqliteStore:
@@ -164,13 +161,14 @@ class SqliteStore:
 
     def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
         """Write audit rows, and add them to the counters of their minutes."""
-        reasons = self._count(map(_time_and_reason, rows))
-        repeats = self._count(map(_time_and_repeat, (row for row in rows if row.repeat)))
-        totals = [("verdict", *counted) for _, *counted in reasons]
-        totals += [("repeat", *counted) for _, *counted in repeats]
+        own = self._writer
+        counts = count_batch(rows)
+        verdicts = [(at, name, own, n) for kind, at, name, n in counts if kind == "verdict"]
+        repeats = [(at, name, own, n) for kind, at, name, n in counts if kind == "repeat"]
+        totals = [(kind, name, own, n) for kind, _, name, n in counts]
         for statement, sent, times in (
             (self._append, rows, self._times),
-            (_COUNT_REASONS, reasons, (0,)),
+            (_COUNT_REASONS, verdicts, (0,)),
             (_COUNT_KINDS, repeats, (0,)),
             (_ADD_TO_TOTALS, totals, ()),
         ):
@@ -188,15 +186,6 @@ class SqliteStore:
             transaction.exec_driver_sql(_RISEN_DEVICES, asked).scalar_one()
         )
         return risen
-
-    def _count(
-        self, counted: Iterable[tuple[datetime, str]]
-    ) -> list[tuple[datetime, str, int, int]]:
-        """Return minute, name, writer and number for each time and name; minutes may repeat."""
-        return [
-            (time.replace(second=0, microsecond=0), name, self._writer, times)
-            for (time, name), times in Counter(counted).items()
-        ]
 
     def find_old_tokens(self, connection: Connection, before: datetime, *, limit: int) -> list[Any]:
         """Return the rowids of the tokens first seen before a time.

@@ -267,6 +267,9 @@ class ValidateBatchResponse(_Response):
     results: list[ValidateNucResponse | RefusedElement | ReplayedElement]
 
 
+_TEXTS = {reason: reason.verdict.value for reason in Reason}
+
+
 def verdict(
     validation: Validation, manufacturer_id: str, disclosure: Disclosure
 ) -> dict[str, str | None]:
@@ -279,7 +282,7 @@ def verdict(
     told = validation.reason is Reason.GENUINE and disclosure is not Disclosure.NONE
     serial_too = told and disclosure is Disclosure.SERIAL
     return {
-        "validation_result": validation.reason.verdict.value,
+        "validation_result": _TEXTS[validation.reason],
         "manufacturer_id": manufacturer_id,
         "device_family": validation.device_family if told else None,
         "device_serial": validation.device_serial if serial_too else None,

@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from birthmark_sma.authority.access.caller import ledger_partition
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
@@ -67,7 +66,7 @@ async def provision_device(request: ApiRequest) -> Response:
     """Provision a device. Raises DatabaseUnavailableError after 60 seconds."""
     idempotency_key = _idempotency_key(request)
     authority, caller = request.server.authority, request.context.known_caller
-    who = ledger_partition(caller)
+    who = caller.partition
     # Before the body is read: what is refused must cost little.
     authority.provisioner.check_room(who)
     body = await read_json(

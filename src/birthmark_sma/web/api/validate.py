@@ -80,7 +80,8 @@ async def judge(
     """
     context, authority = request.context, request.server.authority
     # Before the body is read: in a flood, most requests are refused here.
-    await check_room(authority.validator, context.known_caller)
+    if not authority.validator.pool.has_room(context.known_caller.partition, 1):
+        await check_room(authority.validator, context.known_caller)
     try:
         body = await read_json(context.headers, request.receive, authority.settings.max_body_bytes)
     except RequestError:

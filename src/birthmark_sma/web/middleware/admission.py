@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from birthmark_sma.authority.access.caller import Caller, ledger_partition
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.storage.pool.pool import Reservation
 from birthmark_sma.web.api.models import MOST_TOKENS
@@ -52,7 +52,7 @@ async def check_room(validator: Validator, caller: Caller, tokens: int = 1) -> N
     The wait takes the top off short bursts. It also keeps the event loop free: a caller that
     repeats refused requests at once, with the body of a batch each time, gets one a second.
     """
-    pool, who = validator.pool, ledger_partition(caller)
+    pool, who = validator.pool, caller.partition
     if pool.has_room(who, tokens):
         return
     for _ in range(_LOOKS):
@@ -65,7 +65,7 @@ async def check_room(validator: Validator, caller: Caller, tokens: int = 1) -> N
 @contextmanager
 def reserved_room(validator: Validator, caller: Caller, tokens: int) -> Iterator[Reservation]:
     """Reserve room for up to so many tokens, until they are submitted. Raises PoolFullError."""
-    room = validator.pool.reserve(ledger_partition(caller), tokens)
+    room = validator.pool.reserve(caller.partition, tokens)
     try:
         yield room
     finally:

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from birthmark_sma.authority.access import sessions
 from birthmark_sma.authority.access.cache import AccessKeyCache
-from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.access.caller import Caller, keyless_caller
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.config import Access, Settings
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
@@ -50,10 +50,10 @@ class Authenticator:
         `web.pipeline` does not call it for a route that ignores credentials.
         Raises UnauthenticatedError or InsufficientScopeError.
         """
-        address = context.address
-        context.caller = Caller(
-            None if address is None else address[:_MAX_ADDRESS_CHARACTERS], self._find_key(context)
-        )
+        key, address = self._find_key(context), context.address
+        if address is not None:
+            address = address[:_MAX_ADDRESS_CHARACTERS]
+        context.caller = keyless_caller(address) if key is None else Caller(address, key)
         return context.caller
 
     def check_host(self, context: RequestContext) -> None:

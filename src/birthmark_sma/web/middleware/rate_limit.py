@@ -6,7 +6,7 @@ draft-ietf-httpapi-ratelimit-headers-10: lists of structured fields (RFC 9651). 
 (remaining) are units, `w` (window) and `t` (time until more is left) are seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 
 from birthmark_sma.authority.access.caller import Caller
@@ -18,9 +18,12 @@ from birthmark_sma.web.request_context import RequestContext
 FIELDS = ("RateLimit", "RateLimit-Policy")
 
 
-async def limit_request(context: RequestContext, limits: RateLimits, caller: Caller) -> None:
+def limit_request(
+    context: RequestContext, limits: RateLimits, caller: Caller
+) -> Awaitable[None] | None:
     """Take a request from the limit of its route, which has one. Raises RateLimitedError.
 
+    Return the query of the shared store, which the caller must await, or None if there is none.
     The endpoint of a batch does it itself, once it knows how much the batch costs. The endpoints
     that take camera tokens ask the shared store themselves, once the body has arrived: until the
     verdict, a token counts there as a possible FAIL, and so holds up the caller's other tokens.
@@ -28,10 +31,11 @@ async def limit_request(context: RequestContext, limits: RateLimits, caller: Cal
     route = context.route
     kind = route.limit if context.method in route.methods else Kind.ADMIN
     if kind is None or (kind is Kind.VALIDATE and route.batch):
-        return
+        return None
     consume(context, limits, kind, caller)
     if kind is not Kind.VALIDATE and limits.shared:
-        await consume_shared(context, limits, kind, caller)
+        return consume_shared(context, limits, kind, caller)
+    return None
 
 
 def consume(

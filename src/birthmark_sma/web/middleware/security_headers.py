@@ -9,7 +9,7 @@ request.
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 
 from starlette.types import Message, Send
 
@@ -66,20 +66,26 @@ class ResponseHeaders:
         self._send = send
         self._page: Message | None = None
 
-    async def send(self, message: Message) -> None:
-        """Send a message of the response."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of the response. It is no coroutine of its own, which would cost more."""
         if message["type"] == "http.response.start":
             self._context.status = message["status"]
             if _is_page(message["headers"]):
-                # Held back until the body comes: the policy has the hashes of its scripts.
-                self._page = message
-                return
+                return self._hold(message)
             message["headers"] = _complete(self._context, message["headers"], NOTHING_RUNS)
         elif self._page is not None:
-            page, self._page = self._page, None
-            policy = _policy_of_page(self._context.route, message.get("body", b""))
-            page["headers"] = _complete(self._context, page["headers"], policy)
-            await self._send(page)
+            return self._send_page(self._page, message)
+        return self._send(message)
+
+    async def _hold(self, page: Message) -> None:
+        """Hold a head back until the body comes: the policy has the hashes of its scripts."""
+        self._page = page
+
+    async def _send_page(self, page: Message, message: Message) -> None:
+        self._page = None
+        policy = _policy_of_page(self._context.route, message.get("body", b""))
+        page["headers"] = _complete(self._context, page["headers"], policy)
+        await self._send(page)
         await self._send(message)
 
 

@@ -172,7 +172,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     async def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
         try:  # a done callback for each task would cost a turn of the loop
             if self._turn_budget is not None and cycle.scope["path"] not in _PROBES:
-                await self._turn_budget.enter(len(cycle.body))
+                turn = self._turn_budget.enter(len(cycle.body))
+                if turn is not None:
+                    await turn
             await cycle.run_asgi(app)
         finally:
             self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))

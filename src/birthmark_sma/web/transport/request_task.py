@@ -40,8 +40,8 @@ class TurnBudget:
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._is_counting = False  # a callback will renew the budget
 
-    async def enter(self, body_bytes: int) -> None:
-        """Return at once, or in a later turn if this one is used up."""
+    def enter(self, body_bytes: int) -> "asyncio.Future[None] | None":
+        """Begin a request. If this turn is used up, return what to wait for until a later one."""
         cost = 1 + body_bytes // _BYTES_OF_ONE
         if not self._is_counting:
             self._is_counting = True
@@ -49,9 +49,9 @@ class TurnBudget:
         elif self._left <= 0 or self._waiting:
             future = self._loop.create_future()
             self._waiting.append((future, cost))
-            await future  # `_renew` takes the cost
-            return
+            return future  # `_renew` takes the cost
         self._left -= cost
+        return None
 
     def _renew(self) -> None:
         """Begin a turn: let those begin that have waited."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from birthmark_sma.authority.access.caller import Caller, ledger_partition
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.rate_limits import redis_connection, redis_store
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
 from birthmark_sma.authority.rate_limits.redis_connection import RedisConnection, StoreFigures
@@ -144,7 +144,7 @@ async def test_what_a_later_limit_refuses_counts_in_no_earlier_one(
 ) -> None:
     """As in memory: two limits, of which the second refuses in the shared store alone."""
     rates = "20/hour; 5/day"
-    connection, who = RedisConnection(SecretStr(redis.url)), ledger_partition(caller)
+    connection, who = RedisConnection(SecretStr(redis.url)), caller.partition
     await connection.start()
     windows = RedisStore(connection, "validate", parse_rates(rates))
     async with (

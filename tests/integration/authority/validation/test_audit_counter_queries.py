@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta, timezone
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.validation.audit_counters import (
     count_by_hour,
+    count_by_minute,
     count_ever,
+    count_repeats,
+    floor_to_minute,
     hours_until,
 )
 from birthmark_sma.protocol.replay import Repeat
-from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.engine import Database
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import rows_of
@@ -38,6 +41,27 @@ def test_the_same_minute_adds_up(database: Database) -> None:
     assert rows_of(database, "SELECT device_serial, passes FROM device_activity") == [
         ("device", 10)
     ]
+
+
+def test_a_batch_may_have_rows_of_several_minutes(database: Database) -> None:
+    """Each minute gets its own rows, and a total gets all of them."""
+    minutes = [NOW - timedelta(minutes=number) for number in (0, 1, 1)]
+    rows = [row for at in minutes for row in judged(at, [(Reason.GENUINE, "device")])]
+    repeated = [row._replace(repeat=Repeat.REPLAYED.value) for row in rows]
+    trail = AuditWriter()
+    for _ in range(2):
+        with database.write() as transaction:
+            trail.write(transaction, [*rows, *repeated])
+    with database.read() as connection:
+        assert count_by_minute(connection, NOW - timedelta(hours=1)) == {
+            floor_to_minute(NOW): Counter({Verdict.PASS: 4}),
+            floor_to_minute(NOW - timedelta(minutes=1)): Counter({Verdict.PASS: 8}),
+        }
+        assert count_repeats(connection, NOW) == {Repeat.REPLAYED: 2}
+        assert count_ever(connection) == (
+            Counter({Reason.GENUINE: 12}),
+            Counter({Repeat.REPLAYED: 6}),
+        )
 
 
 def test_hours_are_those_of_utc(database: Database) -> None:

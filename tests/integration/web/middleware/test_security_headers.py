@@ -186,7 +186,11 @@ def test_who_comes_by_tls_stays_with_it(scheme: str, host: bytes, sent: bool) ->
         messages.append(message)
 
     sender = ResponseHeaders(make_context(scheme=scheme, headers=[(b"host", host)]), send)
-    asyncio.run(sender.send({"type": "http.response.start", "status": 200, "headers": []}))
+
+    async def begin() -> None:
+        await sender.send({"type": "http.response.start", "status": 200, "headers": []})
+
+    asyncio.run(begin())
     names = [name for name, _ in messages[0]["headers"]]
     assert (b"strict-transport-security" in names) is sent
 
