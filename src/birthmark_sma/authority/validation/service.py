@@ -45,11 +45,7 @@ from birthmark_sma.authority.validation.records import (
 )
 from birthmark_sma.authority.validation.store import ValidationStore
 from birthmark_sma.config import ReplayPolicy
-from birthmark_sma.errors import (
-    BirthmarkError,
-    DatabaseUnavailableError,
-    UnopenedCameraTokenError,
-)
+from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError, UnopenedCameraTokenError
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token, token_digest
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes

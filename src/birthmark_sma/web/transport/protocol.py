@@ -8,8 +8,7 @@ protocol object for each connection, of a class derived from `LimitedHttpProtoco
 - 400, 501 or 505 to a request that a proxy and this server could read differently (request
   smuggling): no Host or several, a transfer coding other than chunked, another HTTP version, a
   fragment in the target.
-It closes the connection after each of these errors, and drops trailer fields. It never limits the
-size of a body; `web.middleware.request_body` does.
+Each of these errors closes the connection. `web.middleware.request_body` limits the size of bodies.
 """
 
 import asyncio
@@ -42,8 +41,7 @@ _HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]*)?"
 _IS_HOST = re.compile(_HOST).fullmatch
 _ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
 # After an error response: read and discard for so long, at most so many bytes. See _send_refusal.
-_LINGER_SECONDS = 1.0
-_LINGER_BYTES = 1_048_576
+_LINGER_SECONDS, _LINGER_BYTES = 1.0, 1_048_576
 # A request is cancelled this long after its client closed its sending side, if its method is safe
 # (RFC 9110, section 9.2.1). Other requests may change data, so they run to their end.
 _SAFE_METHODS = ("GET", "HEAD")
@@ -171,10 +169,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     async def _run(self, cycle: RequestResponseCycle, app: Any) -> None:
         try:  # a done callback for each task would cost a turn of the loop
-            if self._turn_budget is not None and cycle.scope["path"] not in _PROBES:
-                turn = self._turn_budget.enter(len(cycle.body))
-                if turn is not None:
-                    await turn
+            budget = None if cycle.scope["path"] in _PROBES else self._turn_budget
+            if budget and (turn := budget.enter(len(cycle.body))):
+                await turn
             await cycle.run_asgi(app)
         finally:
             self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
