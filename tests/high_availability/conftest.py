@@ -53,8 +53,8 @@ class Bed:
         """
         load = Load([server.url for server in self._servers], self._camera)
         outcomes: list[Outcome] = []
-        load.start()
         try:
+            load.start()
             yield load, outcomes.pop
             load.wait_for_service(_BACK_SECONDS)
         finally:

@@ -62,7 +62,7 @@ class Load:
         self._stalls: list[tuple[float, float]] = []
         self._began = self._ended = time.monotonic()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._send()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._send()), daemon=True)
 
     def start(self) -> None:
         """Start the clients, and return when each kind gets verdicts from each server."""
