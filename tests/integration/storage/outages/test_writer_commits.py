@@ -148,12 +148,12 @@ def test_a_statement_that_is_sent_with_commit(
             INSERT.run_at_commit(transaction, number=b"%d" % number)
 
     if not prepares:  # as behind a connection pooler
-        execute(database, "DEALLOCATE ALL")
-        note(commits, 1)
+        note(commits, 0)
         execute(database, "DEALLOCATE ALL")
         with pytest.raises(DatabaseUnavailableError):
             note(commits, 0)
-        execute(database, "DELETE FROM noted")
+        for table in ("noted", "writer_commits"):
+            execute(database, f"DELETE FROM {table}")
         commits = WriterCommits(database)
     for number in (1, 2):  # the first one prepares the statements
         note_at_commit(number)
