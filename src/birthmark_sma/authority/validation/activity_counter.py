@@ -69,7 +69,7 @@ class ActivityCounter(BackgroundTask):
 
     def count(self, rows: Sequence[AuditRow]) -> None:
         """Count the rows of a batch that was committed. All of them have the same time."""
-        passed = [row for row in rows if row.validation_result == Verdict.PASS.value]
+        passed = [row for row in rows if row.validation_result == Verdict.PASS]
         if not passed:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""Read the counters of verdicts and repeats, and count the rows of a batch for them.
+"""Read the counters of verdicts and repeats.
 
 The stores write the counters in the transaction of the audit rows, so that both always agree.
 Statistics, the dashboard and metrics read the counters. They must never scan the audit log, which
@@ -6,14 +6,11 @@ may have a hundred million rows (docs/adr/0006).
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import Connection, func, select
 
-from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.portable_sql import truncate_to_hour
@@ -22,36 +19,10 @@ from birthmark_sma.storage.schema import repeat_counters, running_totals, valida
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
 """The number of each verdict, by the start of the minute (UTC)."""
 
-_time_and_reason = attrgetter("validated_at", "reason")
-_time_and_repeat = attrgetter("validated_at", "repeat")
-
-
-class Count(NamedTuple):
-    """How many rows of a batch have a reason, or a kind of repeat, in one minute."""
-
-    counted: str
-    """`verdict` or `repeat`, as in `running_totals`."""
-    minute: datetime
-    name: str
-    times: int
-
-
 # Each writer process has rows of its own in these tables, so every query adds up rows.
 _table = validation_counters.c
 _repeats = repeat_counters.c
 _totals = running_totals.c
-
-
-def count_batch(rows: Sequence[AuditRow]) -> list[Count]:
-    """Return the counts of some audit rows, each minute and name once."""
-    # The rows of a batch have the same time, so few times remain to be rounded.
-    verdicts = Counter(map(_time_and_reason, rows))
-    repeats = Counter(map(_time_and_repeat, [row for row in rows if row.repeat is not None]))
-    counts: Counter[tuple[str, datetime, str]] = Counter()
-    for counted, found in (("verdict", verdicts), ("repeat", repeats)):
-        for (time, name), times in found.items():
-            counts[counted, floor_to_minute(time), name] += times
-    return [Count(*key, times) for key, times in counts.items()]
 
 
 def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Counter[Reason]]:

@@ -5,8 +5,10 @@ the fields of `AuditRow` and `LedgerEntry`, so a field has the name of its colum
 the fields is the order of the columns in the INSERT. This module must not import a store.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, func, select
@@ -109,6 +111,32 @@ class AuditRow(NamedTuple):
     request_ip: str | None
     caller: str | None = None
     repeat: str | None = None
+
+
+_time_and_reason = attrgetter("validated_at", "reason")
+_time_and_repeat = attrgetter("validated_at", "repeat")
+
+
+class Count(NamedTuple):
+    """How many rows of a batch have a reason, or a kind of repeat, in one minute."""
+
+    counted: str
+    """`verdict` or `repeat`, as in `running_totals`."""
+    minute: datetime
+    name: str
+    times: int
+
+
+def count_batch(rows: Sequence[AuditRow]) -> list[Count]:
+    """Return the counts of some audit rows, each minute and name once."""
+    # The rows of a batch have the same time, so few times remain to be rounded.
+    verdicts = Counter(map(_time_and_reason, rows))
+    repeats = Counter(map(_time_and_repeat, [row for row in rows if row.repeat is not None]))
+    counts: Counter[tuple[str, datetime, str]] = Counter()
+    for counted, found in (("verdict", verdicts), ("repeat", repeats)):
+        for (time, name), times in found.items():
+            counts[counted, time.astimezone(UTC).replace(second=0, microsecond=0), name] += times
+    return [Count(*key, times) for key, times in counts.items()]
 
 
 def count_rows(connection: Connection) -> int:

@@ -242,9 +242,7 @@ class Validator:
                     transaction, [attempts[at] for at in turn], [opened[at] for at in turn], now
                 )
 
-            def is_fail(validation: Validation) -> bool:
-                return counts_as_fail(validation, self._replay)
-
+            is_fail = partial(counts_as_fail, policy=self._replay)
             judged = judge_in_turns(budget, judge, is_fail)
             answers, self._failed = judged, budget.failures
         self._rows = [
@@ -382,17 +380,20 @@ def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
     return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
 
 
+# Read once: `value` of an enum is a slow property.
+_TEXTS = {reason: (reason.verdict.value, reason.value) for reason in Reason}
+
+
 def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
-    camera_token = attempt.camera_token
-    return AuditRow(
-        encrypted_nuc_hash=camera_token.encrypted_nuc_hash,
-        table_id=camera_token.table_id,
-        key_index=camera_token.key_index,
-        validation_result=validation.reason.verdict.value,
-        reason=validation.reason.value,
-        device_serial=validation.device_serial,
-        validated_at=validation.validated_at,
-        request_ip=attempt.caller.address,
-        caller=attempt.caller.key_id,
-        repeat=None if validation.repeat is None else validation.repeat.value,
+    camera_token, caller, repeat = attempt.camera_token, attempt.caller, validation.repeat
+    return AuditRow(  # in the order of its fields, as names would double the cost
+        camera_token.encrypted_nuc_hash,
+        camera_token.table_id,
+        camera_token.key_index,
+        *_TEXTS[validation.reason],
+        validation.device_serial,
+        validation.validated_at,
+        caller.address,
+        caller.key_id,
+        None if repeat is None else repeat.value,
     )

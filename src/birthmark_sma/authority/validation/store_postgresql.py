@@ -14,8 +14,12 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, select
 
 from birthmark_sma.authority.devices.activity import DeviceCount
-from birthmark_sma.authority.validation.audit_counters import count_batch
-from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
+from birthmark_sma.authority.validation.records import (
+    AuditRow,
+    FoundDevice,
+    LedgerEntry,
+    count_batch,
+)
 from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus

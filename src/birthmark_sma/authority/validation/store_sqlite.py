@@ -15,8 +15,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
 
 from birthmark_sma.authority.devices.activity import DeviceCount
-from birthmark_sma.authority.validation.audit_counters import count_batch
-from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
+from birthmark_sma.authority.validation.records import (
+    AuditRow,
+    FoundDevice,
+    LedgerEntry,
+    count_batch,
+)
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import UtcDateTime, as_sqlite_text
