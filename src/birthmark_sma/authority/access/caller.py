@@ -19,7 +19,7 @@ class Caller:
     """
 
     address: str | None
-    key: AccessKey | None = None
+    key: AccessKey | None = field(default=None, repr=False)
     identity: str = field(init=False)
     """The name of the caller: its key id, or else its address. At most 49 characters."""
     partition: str = field(init=False)
