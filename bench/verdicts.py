@@ -9,7 +9,17 @@ from enum import StrEnum
 from functools import partial
 
 from bench.figures import CONVENTIONAL, NO_DATABASE, NOOP, POSTGRESQL, SERVER, SQLITE, Report
-from bench.parts import bulk, memory, open_load, pages, provisioning, replay, scale, start
+from bench.parts import (
+    bulk,
+    memory,
+    open_load,
+    pages,
+    processes,
+    provisioning,
+    replay,
+    scale,
+    start,
+)
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 
 _CONNECTIONS = 128
@@ -93,18 +103,23 @@ TARGETS = (
         _against(SERVER, POSTGRESQL, CONVENTIONAL, POSTGRESQL),
     ),
     Target(
-        "the same against the no-op ASGI handler",
+        "the same with two processes, against the conventional way",
+        *(90, 130, "{:,.1f} x"),
+        _against(processes.name_of(2), POSTGRESQL, CONVENTIONAL, POSTGRESQL),
+    ),
+    Target(
+        "one process against the no-op ASGI handler",
         *(0.35, 0.45, "{:.2f}"),
         _against(SERVER, POSTGRESQL, NOOP, NO_DATABASE),
     ),
     Target(
-        "the same on SQLite (synchronous=FULL), against the conventional way on PostgreSQL",
-        *(50, 70, "{:,.1f} x"),
+        "one process on SQLite (synchronous=FULL), against the conventional way on PostgreSQL",
+        *(60, 80, "{:,.1f} x"),
         _against(SERVER, SQLITE, CONVENTIONAL, POSTGRESQL),
     ),
     Target(
         "batch of 1,000, tokens a second, PostgreSQL, against the conventional way",
-        *(150, 250, "{:,.0f} x"),
+        *(200, 300, "{:,.0f} x"),
         _against(SERVER, POSTGRESQL, CONVENTIONAL, POSTGRESQL, batch=1_000),
     ),
     Target(
