@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables import usage_store
-from birthmark_sma.authority.validation.audit_counters import floor_to_minute
+from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.key_table import TABLES_PER_DEVICE
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database

@@ -24,9 +24,9 @@ from birthmark_sma.authority.validation.audit_counters import (
     count_by_minute,
     count_ever,
     count_repeats,
-    floor_to_minute,
     hours_until,
 )
+from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.engine import Database, measure

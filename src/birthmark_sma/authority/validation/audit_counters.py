@@ -6,11 +6,12 @@ may have a hundred million rows (docs/adr/0006).
 """
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from sqlalchemy import Connection, func, select
 
+from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.portable_sql import truncate_to_hour
@@ -83,11 +84,6 @@ def count_ever(connection: Connection) -> tuple[Counter[Reason], Counter[Repeat]
         else:
             repeats[Repeat(name)] = int(times)
     return reasons, repeats
-
-
-def floor_to_minute(time: datetime) -> datetime:
-    """Return the start of the minute of `time`, in UTC."""
-    return time.astimezone(UTC).replace(second=0, microsecond=0)
 
 
 def floor_to_hour(time: datetime) -> datetime:

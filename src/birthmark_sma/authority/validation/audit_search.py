@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
-from birthmark_sma.authority.validation.audit_counters import floor_to_minute
+from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.schema import repeat_counters, validation_counters

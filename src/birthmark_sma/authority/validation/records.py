@@ -127,6 +127,11 @@ class Count(NamedTuple):
     times: int
 
 
+def floor_to_minute(time: datetime) -> datetime:
+    """Return the start of the minute of `time`, in UTC."""
+    return time.astimezone(UTC).replace(second=0, microsecond=0)
+
+
 def count_batch(rows: Sequence[AuditRow]) -> list[Count]:
     """Return the counts of some audit rows, each minute and name once."""
     # The rows of a batch have the same time, so few times remain to be rounded.
@@ -135,7 +140,7 @@ def count_batch(rows: Sequence[AuditRow]) -> list[Count]:
     counts: Counter[tuple[str, datetime, str]] = Counter()
     for counted, found in (("verdict", verdicts), ("repeat", repeats)):
         for (time, name), times in found.items():
-            counts[counted, time.astimezone(UTC).replace(second=0, microsecond=0), name] += times
+            counts[counted, floor_to_minute(time), name] += times
     return [Count(*key, times) for key, times in counts.items()]
 
 
