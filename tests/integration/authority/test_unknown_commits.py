@@ -31,6 +31,7 @@ from tests.support.counting import (
 )
 from tests.support.databases.commit_loser import CommitLoser, Loss
 from tests.support.databases.postgres import Postgres
+from tests.support.databases.standby import require_standby, waiting_commits
 from tests.support.programs.running import wait_until
 
 CALLER = Caller("192.0.2.7")
@@ -128,29 +129,6 @@ def _repeat_of(answer: object) -> Repeat | None:
 # --- a PostgreSQL that waits for a synchronous standby
 
 
-def alter(postgres: Postgres, *statements: str) -> None:
-    """Run statements as an administrator, without waiting for a standby."""
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute("SET synchronous_commit = local")
-        for each in statements:
-            connection.execute(each)
-
-
-def require_standby(postgres: Postgres, name: str) -> None:
-    """Let each COMMIT wait for a standby of this name. Without a name, let them go on."""
-    set_name = f"ALTER SYSTEM SET synchronous_standby_names = '{name}'"
-    alter(postgres, set_name, "SELECT pg_reload_conf()")
-
-
-def waiting_commits(postgres: Postgres) -> dict[str, int]:
-    """Return the processes whose COMMIT waits for a standby, by its start."""
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        rows = connection.execute(
-            "SELECT query_start::text, pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        )
-        return dict(rows.fetchall())
-
-
 @pytest.fixture
 def authority(
     own_postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
@@ -160,7 +138,7 @@ def authority(
     with new_authority(small_settings(folder, own_postgres.url)) as authority:
         yield authority
         if own_postgres.running:
-            require_standby(own_postgres, "")
+            require_standby(own_postgres.url, "")
 
 
 def submit_and_wait_for_commit(
@@ -168,10 +146,10 @@ def submit_and_wait_for_commit(
 ) -> "tuple[Future[Validation], dict[str, int]]":
     """Submit a token. Return its future and the COMMIT that waits for a standby."""
     camera = new_camera(authority, "camera")
-    require_standby(postgres, "nobody")
+    require_standby(postgres.url, "nobody")
     future = authority.validator.submit(camera.token(), CALLER)
-    wait_until(lambda: bool(waiting_commits(postgres)), LONG)
-    return future, waiting_commits(postgres)
+    wait_until(lambda: bool(waiting_commits(postgres.url)), LONG)
+    return future, waiting_commits(postgres.url)
 
 
 def test_a_commit_that_was_not_replicated_is_not_acknowledged(
@@ -183,10 +161,11 @@ def test_a_commit_that_was_not_replicated_is_not_acknowledged(
     """
     future, waiting = submit_and_wait_for_commit(own_postgres, authority)
     [process] = waiting.values()
-    alter(own_postgres, f"SELECT pg_cancel_backend({process})")
-    wait_until(lambda: bool(waiting_commits(own_postgres).keys() - waiting), LONG)
+    with psycopg.connect(own_postgres.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_cancel_backend(%s)", (process,))
+    wait_until(lambda: bool(waiting_commits(own_postgres.url).keys() - waiting), LONG)
     assert not future.done()
-    require_standby(own_postgres, "")
+    require_standby(own_postgres.url, "")
     assert future.result(LONG).verdict is Verdict.PASS
     assert_recorded_once(authority, 1)
 

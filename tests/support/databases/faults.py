@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.databases.standby import require_standby
 from tests.support.programs.running import Running, start
 
 
@@ -167,12 +168,9 @@ def locked(admin_url: str) -> Iterator[None]:
 @contextmanager
 def standby_away(admin_url: str) -> Iterator[None]:
     """Let every commit wait for a synchronous standby that does not exist."""
-    with psycopg.connect(admin_url, autocommit=True) as admin:
-        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        admin.execute("SELECT pg_reload_conf()")
-        yield
-        admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        admin.execute("SELECT pg_reload_conf()")
+    require_standby(admin_url, "nobody")
+    yield
+    require_standby(admin_url, "")
 
 
 @contextmanager

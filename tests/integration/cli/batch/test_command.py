@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
-from psycopg import sql
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import initialise
@@ -35,6 +34,7 @@ from tests.support.cameras.camera import (
     sealed_fields,
 )
 from tests.support.databases.postgres import Postgres
+from tests.support.databases.standby import require_standby, waiting_commits
 from tests.support.pki.certificate_verifiers import ask_openssl, ask_ourselves
 from tests.support.pki.chains import (
     DEVICE_KEY_KINDS,
@@ -577,9 +577,9 @@ def test_killed_while_the_database_commits(tmp_path: Path, own_postgres: Postgre
     factory = found(tmp_path, own_postgres.url)
     lines = [device(number) for number in range(100)]
     factory.write("devices.jsonl", lines)
-    _await_standby(own_postgres, "absent")
+    require_standby(own_postgres.url, "absent")
     run = factory.start(*factory.arguments())
-    wait_until(lambda: _commits_held_up(own_postgres) == 1, 60)
+    wait_until(lambda: len(waiting_commits(own_postgres.url)) == 1, 60)
     run.kill()
     run.communicate(timeout=30)
     assert factory.registered() == {}
@@ -587,32 +587,17 @@ def test_killed_while_the_database_commits(tmp_path: Path, own_postgres: Postgre
     assert "a long query or transaction holds what must change" in said
     again = factory.start(*factory.arguments())
     wait_until(lambda: _waiting_for_locks(own_postgres) == 1, 30)
-    _await_standby(own_postgres, "")
+    require_standby(own_postgres.url, "")
     _, said = again.communicate(timeout=60)
     assert again.returncode == 0, said
     assert "100 were provisioned by an earlier run" in said
     factory.assert_complete([line["device_serial"] for line in lines])
 
 
-def _await_standby(server: Postgres, name: str) -> None:
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(sql.Literal(name))
-        )
-        connection.execute("SELECT pg_reload_conf()")
-
-
-def _commits_held_up(server: Postgres) -> int:
-    return _waiting(server, "wait_event = 'SyncRep'")
-
-
 def _waiting_for_locks(server: Postgres) -> int:
-    return _waiting(server, "wait_event_type = 'Lock'")
-
-
-def _waiting(server: Postgres, how: LiteralString) -> int:
+    count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with psycopg.connect(server.url, autocommit=True) as connection:
-        row = connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {how}").fetchone()
+        row = connection.execute(count).fetchone()
     assert row is not None
     return int(row[0])
 
