@@ -81,10 +81,10 @@ class SharedCounters:
         # With a timeout, because a process that was killed may never release the lock.
         taken = self._taking.acquire(timeout=_LOCK_SECONDS)
         try:
-            for own_counters in shared_counters:
-                if not is_alive(own_counters[_OWNER]):
-                    own_counters[_OWNER] = os.getpid()
-                    return own_counters
+            free = find_free(own_counters[_OWNER] for own_counters in shared_counters)
+            if free is not None:
+                shared_counters[free][_OWNER] = os.getpid()
+                return shared_counters[free]
         finally:
             if taken:
                 self._taking.release()
@@ -170,6 +170,14 @@ class Histogram:
         """
         counts = (sum(s[n] for s in shared_counters) for n in range(self._first, self._sum))
         return list(accumulate(counts)), sum(s[self._sum] for s in shared_counters)
+
+
+def find_free(owners: Iterable[int]) -> int | None:
+    """Return the first place that is free, because its owner has died; None if there is none.
+
+    `owners` are process ids in the order of the places, 0 for no owner.
+    """
+    return next((place for place, each in enumerate(owners) if not is_alive(each)), None)
 
 
 def is_alive(process: int) -> bool:

@@ -34,7 +34,7 @@ from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.runtime.background_output import open_output
 from birthmark_sma.runtime.core_dumps import forbid_core_dumps
 from birthmark_sma.runtime.cpu_affinity import pin_to_core
-from birthmark_sma.runtime.shared_memory_metrics import SharedCounters, is_alive
+from birthmark_sma.runtime.shared_memory_metrics import SharedCounters, find_free
 from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.logs import setup as log_setup
 from birthmark_sma.web.middleware import request_metrics
@@ -118,8 +118,7 @@ class WorkerApp:
         A worker that replaces another must get that one's core, not the core of a third one.
         """
         with self.places.get_lock():
-            owners = enumerate(self.places[:])
-            place = next((number for number, each in owners if not is_alive(each)), 0)
+            place = find_free(self.places[:]) or 0
             self.places[place] = os.getpid()
         return place
 

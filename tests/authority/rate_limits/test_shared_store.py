@@ -16,6 +16,7 @@ from birthmark_sma.authority.rate_limits.shared_store import SharedStore
 from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
 from birthmark_sma.authority.rate_limits.store import UNUSED
 from birthmark_sma.rates import parse_rates
+from birthmark_sma.runtime import shared_memory_metrics
 
 SPAWNING = multiprocessing.get_context("spawn")
 # Pauses in eighths of a second, which are exact: a rounding must not make the difference.
@@ -120,6 +121,29 @@ def test_processes_reserve_what_may_still_fail() -> None:
     assert first.reserve("a", 0, 1) == 0
 
 
+def test_a_clock_that_was_read_before_the_slot_was_created() -> None:
+    """Two processes meet a new caller at once. What the one counts, the other sees."""
+    processes = Processes("2/second")
+    first, second = processes.stores
+    assert first.take("a", 1)[1] is None
+    processes.now -= 0.001
+    assert second.take("a", 1)[1] is None
+    assert first.take("a", 1)[1] is not None
+    processes.now += 0.002
+    assert second.take("a", 1)[1] is not None
+
+
+def test_a_clock_that_was_read_before_a_window_began() -> None:
+    """One process is in the next window already. Its units of this window still count."""
+    processes = Processes("2/second")
+    first, second = processes.stores
+    assert first.take("a", 2)[1] is None
+    processes.now += 1.0
+    assert first.take("a", 1)[1] is not None
+    processes.now -= 0.001
+    assert second.take("a", 1)[1] is not None
+
+
 def test_a_killed_process_reserves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that replaces it takes its place. What it counted stays counted."""
     processes = Processes("10/minute")
@@ -127,7 +151,7 @@ def test_a_killed_process_reserves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert killed.take("a", 3)[1] is None
     killed.reserve("a", 0, 10)
     assert other.reserve("a", 0, 1) == 1
-    monkeypatch.setattr(shared_windows, "is_alive", lambda process: process == -1)
+    monkeypatch.setattr(shared_memory_metrics, "is_alive", lambda process: process == -1)
     monkeypatch.setattr(os, "getpid", lambda: -1)
     processes.windows[0].join()
     assert other.reserve("a", 0, 1) == 7

@@ -27,7 +27,7 @@ from multiprocessing import reduction
 from typing import Any
 
 from birthmark_sma.authority.rate_limits.store import Usage
-from birthmark_sma.runtime.shared_memory_metrics import is_alive
+from birthmark_sma.runtime.shared_memory_metrics import find_free
 
 _SLOTS = 1 << 15  # of all limits together; their memory is used only once they are
 _WAYS = 8
@@ -64,8 +64,7 @@ class SharedWindows:
     def join(self) -> None:
         """Take a row for this process: a free one, or that of a process that has died."""
         with self._exclusively():
-            owners = self._numbers[: self._rows].tolist()
-            self._row = next((n for n, each in enumerate(owners) if not is_alive(each)), 0)
+            self._row = find_free(self._numbers[: self._rows]) or 0
             self._numbers[self._row] = self._me = os.getpid()
 
     def find(self, name: str, now: int, *, create: bool) -> int | None:
@@ -95,7 +94,7 @@ class SharedWindows:
         """Add units, which may be negative, to the cells of this process in the current window."""
         numbers = self._numbers
         cell = place + _HEAD + self._row * _CELLS
-        window = (now - numbers[place + _START]) // (seconds * 10**9)
+        window = _age(now, numbers[place + _START]) // (seconds * 10**9)
         if numbers[cell] != window:
             follows = numbers[cell] == window - 1
             numbers[cell + _BEFORE] = numbers[cell + _IN_IT] if follows else 0
@@ -117,10 +116,14 @@ class SharedWindows:
         self._numbers[cell + _RESERVED] = units
 
     def read(self, place: int, seconds: int, now: int) -> Usage:
-        """Return the units that all processes have counted in this slot."""
+        """Return the units that all processes have counted in this slot.
+
+        Another process may have read the clock later than `now`, and count in the next window
+        already. Its units of this window count all the same.
+        """
         slot = self._numbers[place : place + self._slot].tolist()
         length = seconds * 10**9
-        window, since = divmod(now - slot[_START], length)
+        window, since = divmod(_age(now, slot[_START]), length)
         previous = current = 0
         cells = slot[_HEAD + _WINDOW :: _CELLS], slot[_HEAD + _BEFORE :: _CELLS]
         # Without `strict`, which is slow: this runs for each camera token.
@@ -130,6 +133,8 @@ class SharedWindows:
                 current += in_it
             elif number == window - 1:
                 previous += in_it
+            elif number == window + 1:
+                current += before
         return Usage(previous, current, (length - since) / 10**9)
 
     def reserved_by_others(self, place: int) -> int:
@@ -191,6 +196,14 @@ class _FileLock:
     def __exit__(self, *_: object) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN)
         self._threads.release()
+
+
+def _age(now: int, start: int) -> int:
+    """Return the time since the start of a slot.
+
+    It is 0 if another process has created the slot after this one read the clock.
+    """
+    return now - start if now > start else 0
 
 
 def _inherit(file: Any, rows: int, key: bytes) -> SharedWindows:
