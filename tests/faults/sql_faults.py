@@ -13,6 +13,7 @@ from tests.faults.postgresql_faults import repeated
 from tests.support.databases import faults
 from tests.support.databases.faults import CUT_OFF, ON_POSTGRESQL, SEQUENCE_AT_ITS_END
 from tests.support.databases.postgres import on_server
+from tests.support.databases.standby import cancel_waiting_commits
 
 _SLOW_COMMIT_SECONDS = 14.0  # longer than callers wait for an answer
 _ROUNDS = 3
@@ -43,10 +44,9 @@ def _holding(statement: str) -> Callable[[Bed], AbstractContextManager[None]]:
 @contextmanager
 def _commits_cancelled(bed: Bed) -> Iterator[None]:
     """Cancel the wait for a standby that is away, as an administrator does."""
-    waiting = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     with (
         faults.standby_away(bed.postgres.url),
-        repeated(lambda: faults.run_statements(bed.postgres.url, waiting), 0.5),
+        repeated(lambda: cancel_waiting_commits(bed.postgres.url), 0.5),
     ):
         yield
 

@@ -14,6 +14,7 @@ import pytest
 from tests.high_availability.cluster import Cluster
 from tests.high_availability.conftest import Bed
 from tests.high_availability.report import Outcome
+from tests.support.databases.standby import cancel_waiting_commits, waiting_commits
 from tests.support.programs.running import query, wait_until
 
 pytestmark = pytest.mark.high_availability
@@ -25,7 +26,6 @@ READ_ONLY_SECONDS = 10.0
 _FAIL_OVER_SECONDS = 60.0
 _READ_ONLY_FOR_SECONDS = 4.0
 _WHOLE_SECONDS = 120.0
-_WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 _WAITING_SECONDS = 20.0
 _CANCELLED_TIMES = 5
 
@@ -142,8 +142,8 @@ def test_commits_that_only_the_primary_has(bed: Bed, round_number: int) -> None:
         [(sender,)] = query(primary.url(), "SELECT pid FROM pg_stat_replication")
         os.kill(sender, signal.SIGSTOP)
         for _ in range(_CANCELLED_TIMES):
-            wait_until(lambda: query(primary.url(), _WAITING) != [], _WAITING_SECONDS)
-            primary.execute(f"SELECT pg_cancel_backend(pid) FROM ({_WAITING}) AS waiting")
+            wait_until(lambda: bool(waiting_commits(primary.url())), _WAITING_SECONDS)
+            cancel_waiting_commits(primary.url())
             time.sleep(0.2)  # so that clients get the verdicts
         primary.kill()
         wait_for_another_leader(bed.cluster, primary.name)

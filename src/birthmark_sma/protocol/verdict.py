@@ -56,6 +56,9 @@ _VERDICTS = {
     reason: Verdict.PASS if reason is Reason.GENUINE else Verdict.FAIL for reason in Reason
 }
 
+TEXTS = {reason: (reason.verdict.value, reason.value) for reason in Reason}
+"""The texts of verdict and reason. Read once, because `value` of an enum is a slow property."""
+
 _TOLD_TO_CALLER = {
     Reason.UNKNOWN_TABLE: "Unknown table ID",
     Reason.UNKNOWN_KEY_INDEX: "Unknown key index",

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
-import psycopg
 import pytest
 
 from birthmark_sma.authority.access.caller import Caller
@@ -31,7 +30,7 @@ from tests.support.counting import (
 )
 from tests.support.databases.commit_loser import CommitLoser, Loss
 from tests.support.databases.postgres import Postgres
-from tests.support.databases.standby import require_standby, waiting_commits
+from tests.support.databases.standby import cancel_waiting_commits, require_standby, waiting_commits
 from tests.support.programs.running import wait_until
 
 CALLER = Caller("192.0.2.7")
@@ -160,9 +159,8 @@ def test_a_commit_that_was_not_replicated_is_not_acknowledged(
     The lookup sees the transaction, and its own commit waits until the standby is there.
     """
     future, waiting = submit_and_wait_for_commit(own_postgres, authority)
-    [process] = waiting.values()
-    with psycopg.connect(own_postgres.url, autocommit=True) as connection:
-        connection.execute("SELECT pg_cancel_backend(%s)", (process,))
+    assert len(waiting) == 1
+    cancel_waiting_commits(own_postgres.url)
     wait_until(lambda: bool(waiting_commits(own_postgres.url).keys() - waiting), LONG)
     assert not future.done()
     require_standby(own_postgres.url, "")

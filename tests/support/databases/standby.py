@@ -38,6 +38,14 @@ def waiting_commits(url: str) -> dict[str, int]:
         return dict(rows.fetchall())
 
 
+def cancel_waiting_commits(url: str) -> None:
+    """Cancel the wait of each COMMIT, as an administrator does: it succeeds, with a warning."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        )
+
+
 def _commit_waits(url: str) -> bool:
     """Commit a transaction. Return whether the COMMIT waits for a standby, and cancel its wait."""
     with psycopg.connect(url, autocommit=True) as connection:

@@ -31,7 +31,7 @@ _busiest = busiest_devices.c
 
 
 class DeviceCount(NamedTuple):
-    """What a device did on a day. The fields are columns of `device_activity`."""
+    """The activity of a device on a day. The fields are columns of `device_activity`."""
 
     passes: int
     pictures: int

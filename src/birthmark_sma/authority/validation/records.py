@@ -118,7 +118,7 @@ _time_and_repeat = attrgetter("validated_at", "repeat")
 
 
 class Count(NamedTuple):
-    """How many rows of a batch have a reason, or a kind of repeat, in one minute."""
+    """The number of rows of a batch with one reason, or one kind of repeat, in one minute."""
 
     counted: str
     """`verdict` or `repeat`, as in `running_totals`."""

@@ -51,6 +51,7 @@ from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import (
+    TEXTS,
     DeviceRecord,
     Reason,
     bind_to_derivation,
@@ -380,17 +381,13 @@ def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
     return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
 
 
-# Read once: `value` of an enum is a slow property.
-_TEXTS = {reason: (reason.verdict.value, reason.value) for reason in Reason}
-
-
 def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
     camera_token, caller, repeat = attempt.camera_token, attempt.caller, validation.repeat
     return AuditRow(  # in the order of its fields, as names would double the cost
         camera_token.encrypted_nuc_hash,
         camera_token.table_id,
         camera_token.key_index,
-        *_TEXTS[validation.reason],
+        *TEXTS[validation.reason],
         validation.device_serial,
         validation.validated_at,
         caller.address,

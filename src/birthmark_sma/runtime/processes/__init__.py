@@ -1,1 +1,1 @@
-"""How many processes a server runs: what the machine allows, and the decision."""
+"""The number of processes of a server: what the machine allows, and the decision."""

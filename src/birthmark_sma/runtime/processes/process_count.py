@@ -17,7 +17,7 @@ PROCESS_CONNECTIONS = 15
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a server may use: cores, bytes of memory, and connections to PostgreSQL.
+    """The resources that a server may use: cores, bytes of memory, and connections to PostgreSQL.
 
     None means that the limit is not known.
     """

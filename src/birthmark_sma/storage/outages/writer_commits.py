@@ -54,12 +54,12 @@ class WriterCommits:
             with self._database.write(seconds, mark=mark) as transaction:
                 yield transaction
         except DatabaseUnavailableError as error:
-            if not error.try_again and not self._was_committed(mark, error, began):
+            if error.try_again:
+                raise
+            if not self._was_committed(mark, error, began):
                 # The server may not have noticed yet that the old connection is lost. A new row is
                 # never locked by the old transaction.
                 self._writer, self._committed = secrets.token_hex(16), 0
-                raise
-            if error.try_again:
                 raise
         self._committed = mark.sequence
 

@@ -29,7 +29,7 @@ from birthmark_sma.protocol.camera_token import (
     CameraToken,
 )
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER, TABLES_PER_DEVICE
-from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.protocol.verdict import TEXTS, Reason, Verdict
 from birthmark_sma.web.api import examples
 
 MOST_TOKENS = 1_000
@@ -267,9 +267,6 @@ class ValidateBatchResponse(_Response):
     results: list[ValidateNucResponse | RefusedElement | ReplayedElement]
 
 
-_TEXTS = {reason: reason.verdict.value for reason in Reason}
-
-
 def verdict(
     validation: Validation, manufacturer_id: str, disclosure: Disclosure
 ) -> dict[str, str | None]:
@@ -282,7 +279,7 @@ def verdict(
     told = validation.reason is Reason.GENUINE and disclosure is not Disclosure.NONE
     serial_too = told and disclosure is Disclosure.SERIAL
     return {
-        "validation_result": _TEXTS[validation.reason],
+        "validation_result": TEXTS[validation.reason][0],
         "manufacturer_id": manufacturer_id,
         "device_family": validation.device_family if told else None,
         "device_serial": validation.device_serial if serial_too else None,
