@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import GroupCommit
 from birthmark_sma.storage.outages.commit_marks import CommitMark, write_mark
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
+from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.portable_sql import check_deferred_constraints
 
 _FAMILY = "sma-write-check"
@@ -70,7 +72,8 @@ class WriteCheck(BackgroundTask):
         began = monotonic()
         error = None
         try:
-            self._write_nothing(writer)
+            # As a batch does: one pooled connection that went bad says nothing of the database.
+            retry(partial(self._write_nothing, writer))
         except DatabaseUnavailableError as fault:
             error = fault
         except Exception:  # such as a constraint of the operator's: batches may not meet it

@@ -20,7 +20,8 @@ from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.runtime.writer_health import Outcome
 from birthmark_sma.storage.schema import metadata
 from birthmark_sma.web.api.health import check_writes
-from tests.support.authorities import execute, rows_of
+from tests.support.authorities import execute, new_authority, rows_of, small_settings
+from tests.support.databases.frozen_proxy import FrozenProxy
 
 NOW = datetime.now(UTC)
 
@@ -104,6 +105,19 @@ def test_a_healthy_writer_is_checked_once(authority: Authority) -> None:
     for _ in range(3):
         check.work(NOW)
     assert len(calls) == 1
+
+
+def test_a_connection_that_went_bad_is_no_fault(
+    postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It seems open until the next statement. The check then opens a new one, as a batch does."""
+    with FrozenProxy(postgres_url) as proxy:
+        settings = small_settings(tmp_path_factory.mktemp("authority"), proxy.url)
+        with new_authority(settings) as authority:
+            proxy.break_connections()
+            check_of(authority).work(NOW)
+            check_writes(authority)
+            assert authority.validator.writer.health.is_known
 
 
 def test_an_error_that_is_no_fault_of_the_database_is_logged(

@@ -158,6 +158,9 @@ def test_connections_that_went_bad_are_no_outage(
     with FrozenProxy(postgres_url) as proxy:
         running = start(tmp_path / "data", proxy.url, SMA_TABLES="50")
         with running.server, running.client() as client:
+            # Both writers have written, so no probing write is under way.
+            camera = Camera.provisioned(client, new_serial())
+            assert client.post(VALIDATE, json=wire(camera.token())).status_code == 200
             for _ in range(3):
                 assert client.get(path).status_code == 200
                 proxy.break_connections()
