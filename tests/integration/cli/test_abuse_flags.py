@@ -3,13 +3,11 @@
 import json
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.integration.cli.conftest import Place, assert_refused
-
-TODAY = datetime.now(UTC).date()
+from tests.support.days import DAY, today
 
 
 def active(place: Place, device_serial: str, pictures: int, *, days_ago: int = 0) -> None:
@@ -17,7 +15,7 @@ def active(place: Place, device_serial: str, pictures: int, *, days_ago: int = 0
     with closing(sqlite3.connect(place.data_dir / "sma.db")) as database, database:
         database.execute(
             "INSERT OR REPLACE INTO device_activity VALUES (?, ?, ?, ?)",
-            (str(TODAY - timedelta(days=days_ago)), device_serial, pictures, pictures),
+            (f"{today() - days_ago * DAY:%Y-%m-%d}", device_serial, pictures, pictures),
         )
 
 
@@ -55,7 +53,7 @@ def test_a_flag_is_found_shown_and_put_aside(overused: Place) -> None:
     heading, row = checked.stdout.splitlines()
     assert heading.split("  ")[0] == "DEVICE"
     assert row.split() == [
-        *("loud", "Raspberry", "Pi", f"{TODAY}", "550", "50.0", "in", "8", "d", "500"),
+        *("loud", "Raspberry", "Pi", f"{today():%Y-%m-%d}", "550", "50.0", "in", "8", "d", "500"),
         *("flag", "active"),
     ]
     told = json.loads(overused.sma("devices", "flagged", "--json").stdout)
@@ -66,7 +64,7 @@ def test_a_flag_is_found_shown_and_put_aside(overused: Place) -> None:
         "device_serial": "loud",
         "device_family": "Raspberry Pi",
         "status": "active",
-        "day": f"{TODAY}",
+        "day": f"{today():%Y-%m-%d}",
         "mode": "flag",
         "pictures": 550,
         "usual": 50.0,
@@ -74,7 +72,7 @@ def test_a_flag_is_found_shown_and_put_aside(overused: Place) -> None:
         "threshold": 500,
         "reviewed_at": None,
     }
-    done = overused.sma("devices", "reviewed", "loud", "--day", f"{TODAY}")
+    done = overused.sma("devices", "reviewed", "loud", "--day", f"{today():%Y-%m-%d}")
     assert (done.returncode, done.stdout) == (0, "1 flag of loud marked as reviewed.\n")
     assert overused.sma("devices", "flagged").stdout == "No device is flagged.\n"
     assert "flag, reviewed" in overused.sma("devices", "flagged", "--all").stdout

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from birthmark_sma.storage.engine import Database, open_database
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.audit_rows import append_rows
 from tests.support.authorities import rows_of
+from tests.support.days import current_time, today
 from tests.support.programs.server import PASSPHRASE
 from tests.support.schemas import give_schema
 
-NOW = datetime.now(UTC)
 AGES = (0, 1, 29, 40, 400)
 
 
@@ -28,9 +28,10 @@ class Aged:
         self.database = open_database(url)
         self._place = place
         self._settings = {"DATABASE_URL": url, "CA_PASSWORD": PASSPHRASE}
-        row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, NOW, None)
+        now = current_time()
+        row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, now, None)
         with self.database.write() as transaction:
-            rows = [row._replace(validated_at=NOW - timedelta(days=days)) for days in AGES]
+            rows = [row._replace(validated_at=now - timedelta(days=days)) for days in AGES]
             append_rows(transaction, rows)
 
     def sma(self, *arguments: str, **settings: str) -> Any:
@@ -72,7 +73,7 @@ def test_prune_takes_the_setting(aged: Aged) -> None:
     """And a flag beats it, as everywhere."""
     result = aged.sma("prune", "--yes", "--json", SMA_AUDIT_RETENTION_DAYS="100")
     told = json.loads(result.stdout)
-    before = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=100)
+    before = today() - timedelta(days=100)
     assert told == {
         "deleted": True,
         "before": f"{before:%Y-%m-%dT%H:%M:%SZ}",
@@ -119,10 +120,10 @@ def test_partitions(aged: Aged) -> None:
         "ABOUT",
         "SIZE",
     ]
-    tomorrow = NOW + timedelta(days=1)
+    tomorrow = current_time() + timedelta(days=1)
     assert first.split()[:3] == [
-        f"validation_history_{NOW:%Y%m%d}",
-        f"{NOW:%Y-%m-%d}",
+        f"validation_history_{current_time():%Y%m%d}",
+        f"{current_time():%Y-%m-%d}",
         f"{tomorrow:%Y-%m-%d}",
     ]
     assert "any other day" in shown.stdout

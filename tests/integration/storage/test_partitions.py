@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -24,9 +24,7 @@ from birthmark_sma.storage.partitions import (
 )
 from tests.support.audit_rows import append_rows
 from tests.support.authorities import execute, rows_of
-
-TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-DAY = timedelta(days=1)
+from tests.support.days import DAY, today
 
 
 @pytest.fixture
@@ -40,15 +38,15 @@ def database(postgres_url: str) -> Iterator[Database]:
 
 def note(database: Database, *times: datetime) -> None:
     """Write rows of these times into the audit trail."""
-    row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", TODAY, None)
+    row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", today(), None)
     with database.write() as transaction:
         append_rows(transaction, [row._replace(validated_at=at) for at in times])
 
 
-def make(database: Database, today: datetime = TODAY) -> list[str]:
-    """Make what is missing."""
+def make(database: Database, day: datetime | None = None) -> list[str]:
+    """Make what is missing on a day, by default on this one."""
     with database.write() as transaction:
-        return create_future_partitions(transaction, today.date())
+        return create_future_partitions(transaction, (day or today()).date())
 
 
 def listed(database: Database) -> list[Partition]:
@@ -69,10 +67,10 @@ def test_a_new_database_has_a_week_of_them(database: Database) -> None:
     """Today's and those of the days ahead, without a gap, and the default."""
     *days, last = listed(database)
     assert [each.name for each in days] == [
-        name_of(TODAY + ahead * DAY) for ahead in range(DAYS_AHEAD + 1)
+        name_of(today() + ahead * DAY) for ahead in range(DAYS_AHEAD + 1)
     ]
     assert [(each.begins, each.ends) for each in days] == [
-        (TODAY + ahead * DAY, TODAY + (ahead + 1) * DAY) for ahead in range(DAYS_AHEAD + 1)
+        (today() + ahead * DAY, today() + (ahead + 1) * DAY) for ahead in range(DAYS_AHEAD + 1)
     ]
     assert last[:3] == (UNFORESEEN, None, None)
     assert all(each.size > 0 and each.rows == 0 for each in (*days, last))
@@ -81,7 +79,7 @@ def test_a_new_database_has_a_week_of_them(database: Database) -> None:
 def test_making_them_again_makes_nothing(database: Database) -> None:
     """And tomorrow one more."""
     assert make(database) == []
-    assert make(database, TODAY + DAY) == [name_of(TODAY + (DAYS_AHEAD + 1) * DAY)]
+    assert make(database, today() + DAY) == [name_of(today() + (DAYS_AHEAD + 1) * DAY)]
 
 
 def test_bounds_are_read_in_any_zone(database: Database) -> None:
@@ -90,18 +88,18 @@ def test_bounds_are_read_in_any_zone(database: Database) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("SET LOCAL TimeZone = 'Asia/Kolkata'")
         assert [each[:3] for each in list_partitions(connection)] == expected
-        assert create_future_partitions(connection, (TODAY + DAY).date())
-    assert listed(database)[DAYS_AHEAD + 1].ends == TODAY + (DAYS_AHEAD + 2) * DAY
+        assert create_future_partitions(connection, (today() + DAY).date())
+    assert listed(database)[DAYS_AHEAD + 1].ends == today() + (DAYS_AHEAD + 2) * DAY
 
 
 def test_a_row_without_a_partition_is_kept_and_moved(database: Database) -> None:
     """Rows of a day that nobody foresaw lie in the default, until their day gets its partition."""
-    far = TODAY + 9 * DAY
-    times = [far, far + DAY - timedelta(microseconds=1), far + DAY, TODAY - DAY, TODAY]
+    far = today() + 9 * DAY
+    times = [far, far + DAY - timedelta(microseconds=1), far + DAY, today() - DAY, today()]
     note(database, *times)
     assert count(database, UNFORESEEN) == 4
     before = rows_of(database, "SELECT * FROM validation_history ORDER BY id")
-    make(database, TODAY + 2 * DAY)
+    make(database, today() + 2 * DAY)
     assert count(database, name_of(far)) == 2
     assert count(database, UNFORESEEN) == 2
     assert rows_of(database, "SELECT * FROM validation_history ORDER BY id") == before
@@ -109,8 +107,8 @@ def test_a_row_without_a_partition_is_kept_and_moved(database: Database) -> None
 
 def test_new_partitions_have_the_index(database: Database) -> None:
     """Whether they were empty or not."""
-    note(database, TODAY + 8 * DAY)
-    make(database, TODAY + DAY)
+    note(database, today() + 8 * DAY)
+    make(database, today() + DAY)
     indexed = rows_of(
         database, "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'validation_history_2%'"
     )
@@ -119,7 +117,7 @@ def test_new_partitions_have_the_index(database: Database) -> None:
 
 def test_rows_that_come_while_rows_move(database: Database) -> None:
     """Nothing is lost and nobody fails where a partition is made in the middle of its day."""
-    far = TODAY + 9 * DAY
+    far = today() + 9 * DAY
     note(database, *[far] * 2_000)
     written, stop = [2_000], threading.Event()
     errors: list[Exception] = []
@@ -157,7 +155,7 @@ def test_two_programs_make_them_at_once(database: Database, postgres_url: str) -
         mine = open_database(postgres_url)
         try:
             start.wait(30)
-            made.extend(make(mine, TODAY + 20 * DAY))
+            made.extend(make(mine, today() + 20 * DAY))
         except Exception as error:
             errors.append(error)
         finally:
@@ -179,7 +177,7 @@ def test_making_them_holds_up_nobody_behind_a_long_query(
 
     def refuse() -> None:
         with pytest.raises(DatabaseUnavailableError):
-            make(database, TODAY + DAY)
+            make(database, today() + DAY)
 
     with psycopg.connect(postgres_url) as reader:
         reader.execute("SELECT count(*) FROM validation_history")  # and holds what it read
@@ -187,14 +185,14 @@ def test_making_them_holds_up_nobody_behind_a_long_query(
         making.start()
         longest = slowest_note_while(database, making)
     assert longest < 1
-    assert make(database, TODAY + DAY) != []
+    assert make(database, today() + DAY) != []
 
 
 def test_dropping_holds_up_nobody_behind_a_long_query(
     database: Database, postgres_url: str
 ) -> None:
     """It gives up soon, and says why."""
-    name = name_of(TODAY + 3 * DAY)
+    name = name_of(today() + 3 * DAY)
 
     def refuse() -> None:
         with pytest.raises(DatabaseUnavailableError) as refused, database.write() as transaction:
@@ -218,7 +216,7 @@ def slowest_note_while(database: Database, thread: threading.Thread) -> float:
     longest = 0.0
     while True:
         began = time.monotonic()
-        note(database, TODAY)
+        note(database, today())
         longest = max(longest, time.monotonic() - began)
         if not thread.is_alive():
             return longest
@@ -230,13 +228,13 @@ def test_a_partition_without_a_beginning_covers_the_past(database: Database) -> 
     execute(
         database,
         "CREATE TABLE validation_history_before PARTITION OF validation_history"
-        f" FOR VALUES FROM (MINVALUE) TO ('{TODAY}')",
+        f" FOR VALUES FROM (MINVALUE) TO ('{today()}')",
     )
     first = listed(database)[0]
-    assert first[:3] == ("validation_history_before", None, TODAY)
-    assert first.covers(TODAY - DAY, TODAY)
-    assert not first.covers(TODAY - DAY, TODAY + DAY)
-    assert make(database, TODAY - 3 * DAY) == []
+    assert first[:3] == ("validation_history_before", None, today())
+    assert first.covers(today() - DAY, today())
+    assert not first.covers(today() - DAY, today() + DAY)
+    assert make(database, today() - 3 * DAY) == []
 
 
 def test_sqlite_has_none(tmp_path: Path) -> None:
@@ -244,7 +242,7 @@ def test_sqlite_has_none(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)
     assert listed(database) == []
-    assert make(database, TODAY + 100 * DAY) == []
+    assert make(database, today() + 100 * DAY) == []
     assert partitions.UNFORESEEN not in {
         name for (name,) in rows_of(database, "SELECT name FROM sqlite_master")
     }

@@ -20,8 +20,8 @@ from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.days import DAY, current_time, today
 
-NOW = datetime.now(UTC)
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
 
 
@@ -65,10 +65,10 @@ def register(database: Database, number: int, family: str) -> None:
 def test_an_upgrade_keeps_and_counts_everything(old_database: Database) -> None:
     """Rows of months, of today, and of a clock that went wrong."""
     for days in (400, 40, 2, 1, 1, 0):
-        note(old_database, NOW - timedelta(days=days), "genuine", f"device-{days}")
-    note(old_database, NOW, "not_opened", None)
-    note(old_database, NOW, "device_revoked", "device-1")
-    note(old_database, NOW + timedelta(days=30), "genuine", "device-1")
+        note(old_database, current_time() - timedelta(days=days), "genuine", f"device-{days}")
+    note(old_database, current_time(), "not_opened", None)
+    note(old_database, current_time(), "device_revoked", "device-1")
+    note(old_database, current_time() + timedelta(days=30), "genuine", "device-1")
     for number, family in enumerate(["Pi", "Pi", "Phone"]):
         register(old_database, number, family)
     before = rows_of(old_database, OLD)
@@ -79,7 +79,7 @@ def test_an_upgrade_keeps_and_counts_everything(old_database: Database) -> None:
     with old_database.read() as connection:
         assert device_store.count_devices(connection) == 3
         assert device_store.count_by_family(connection) == {"Pi": 2, "Phone": 1}
-    note(old_database, NOW, "not_opened", None)
+    note(old_database, current_time(), "not_opened", None)
     ids = [row[0] for row in rows_of(old_database, OLD)]
     assert ids == sorted(set(ids))
     assert len(ids) == 10
@@ -89,19 +89,20 @@ def test_only_the_busiest_of_a_day_are_listed(old_database: Database) -> None:
     """As many as the program itself would list."""
     passes = Counter({f"device-{number:02}": 1 + number // 10 for number in range(40)})
     for serial in passes.elements():
-        note(old_database, NOW, "genuine", serial)
+        note(old_database, current_time(), "genuine", serial)
     migrate(old_database)
     assert rows_of(old_database, "SELECT count(*) FROM busiest_devices") == [(25,)]
     with old_database.read() as connection:
-        assert [n for _, n in most_active(connection, [NOW.date()], limit=10)] == [4] * 10
+        active = most_active(connection, [current_time().date()], limit=10)
+    assert [number for _, number in active] == [4] * 10
 
 
 def test_an_upgrade_on_postgresql_leaves_old_rows_where_they_are(postgres_url: str) -> None:
     """Their table becomes a partition: its file is the same afterwards, so nothing was copied."""
     database = open_database(postgres_url)
     migrate_to(database, "0001")
-    note(database, NOW - timedelta(days=3), "genuine", "device")
-    note(database, NOW + timedelta(days=3), "genuine", "device")
+    note(database, current_time() - timedelta(days=3), "genuine", "device")
+    note(database, current_time() + timedelta(days=3), "genuine", "device")
     file = rows_of(database, "SELECT pg_relation_filenode('validation_history')")
     migrate(database)
     assert rows_of(database, "SELECT pg_relation_filenode('validation_history_before')") == file
@@ -111,7 +112,7 @@ def test_an_upgrade_on_postgresql_leaves_old_rows_where_they_are(postgres_url: s
     assert first.begins is None
     assert first.ends is not None
     assert first.ends.time() == datetime.min.time()
-    assert timedelta(0) < first.ends - NOW <= timedelta(days=1)
+    assert timedelta(0) < first.ends - current_time() <= timedelta(days=1)
     assert last.name == UNFORESEEN
     assert rows_of(database, "SELECT count(*) FROM validation_history_before") == [(1,)]
     assert rows_of(database, f"SELECT count(*) FROM {UNFORESEEN}") == [(0,)]
@@ -125,12 +126,12 @@ def test_an_upgrade_in_any_zone(postgres_url: str, zone: str) -> None:
     database = open_database(f"{postgres_url}?options=-c%20TimeZone%3D{zone}")
     migrate_to(database, "0001")
     for ago in (timedelta(0), timedelta(days=1)):
-        note(database, NOW - ago, "genuine", "device")
+        note(database, current_time() - ago, "genuine", "device")
     migrate(database)
     with database.read() as connection:
         first, following, *_ = list_partitions(connection)
     assert first.ends == following.begins
-    assert first.ends == NOW.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    assert first.ends == today() + DAY
     assert assert_counters_are_those_of_the_trail(database) == 2
     database.close()
 
@@ -138,15 +139,15 @@ def test_an_upgrade_in_any_zone(postgres_url: str, zone: str) -> None:
 def test_an_upgrade_from_before_the_ledger(empty_database: Database) -> None:
     """What was judged before keeps its row, and counts as no repeat; its token counts as new."""
     migrate_to(empty_database, "0002")
-    note(empty_database, NOW, "genuine", "device")
-    note(empty_database, NOW, "not_opened", None)
+    note(empty_database, current_time(), "genuine", "device")
+    note(empty_database, current_time(), "not_opened", None)
     assert migrate(empty_database) == ("0002", HEAD_REVISION)
     found = rows_of(empty_database, "SELECT caller, repeat FROM validation_history")
     assert found == [(None, None)] * 2
     sighting = SeenToken(bytes(16), "local")
     with empty_database.write() as transaction:
         assert replay_ledger.note(
-            make_store(empty_database), transaction, [sighting, sighting], NOW
+            make_store(empty_database), transaction, [sighting, sighting], current_time()
         )[0] == [
             None,
             Repeat.REPLAYED,
@@ -179,7 +180,7 @@ def register_as_0003(database: Database, serials: list[str]) -> None:
                     "at": at.isoformat(" ", "microseconds") if sqlite else at,
                 }
                 for number, serial in enumerate(serials)
-                for at in [NOW + timedelta(minutes=number)]
+                for at in [current_time() + timedelta(minutes=number)]
             ],
         )
 

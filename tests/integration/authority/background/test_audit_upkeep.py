@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,9 @@ from birthmark_sma.storage.partitions import DAYS_AHEAD, list_partitions
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.postgres import Postgres
+from tests.support.days import current_time
 from tests.support.programs.running import wait_until
 from tests.support.programs.wrong_clock import trust_the_machine
-
-NOW = datetime.now(UTC)
 
 
 def note(database: Database, at: datetime) -> None:
@@ -60,7 +59,7 @@ def test_it_begins_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) 
     if database.dialect_name == "postgresql":
         drop_days(database)
     for days in (0, 1, 2, 400):
-        note(database, NOW - timedelta(days=days))
+        note(database, current_time() - timedelta(days=days))
     upkeep = AuditUpkeep(database, retention_days=1)
     upkeep.start()
     wait_until(lambda: count_of(database) == 2, 20)
@@ -78,7 +77,7 @@ def test_marks_of_writers_that_are_gone_are_deleted(
     with database.write() as transaction:
         for hours, name in ((25, "gone"), (23, "idle"), (0, "busy")):
             write_mark(transaction, CommitMark(name, 7), now - timedelta(hours=hours))
-    AuditUpkeep(database, retention_days=None).work(NOW)
+    AuditUpkeep(database, retention_days=None).work(current_time())
     names = rows_of(database, "SELECT writer, sequence FROM writer_commits ORDER BY writer")
     assert names == [("busy", 7), ("idle", 7)]
 
@@ -87,7 +86,7 @@ def test_without_a_retention_everything_stays(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AuditUpkeep, "every_seconds", 0.01)
-    note(database, NOW - timedelta(days=4000))
+    note(database, current_time() - timedelta(days=4000))
     rounds = counted_rounds(monkeypatch)
     upkeep = AuditUpkeep(database, retention_days=None)
     upkeep.start()
@@ -156,7 +155,7 @@ def test_it_survives_a_fault(
     monkeypatch.setattr(AuditUpkeep, "every_seconds", 0.01)
     database = open_database(f"sqlite:///{tmp_path / 'sma.db'}")
     migrate(database)
-    note(database, NOW - timedelta(days=9))
+    note(database, current_time() - timedelta(days=9))
     execute(database, "ALTER TABLE device_activity RENAME TO elsewhere")
     upkeep = AuditUpkeep(database, retention_days=1)
     upkeep.start()
@@ -171,10 +170,10 @@ def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
     """Threats 25 and 45: a machine of ten years hence takes nothing from the others."""
     database = open_database(postgres_url)
     migrate(database)
-    note(database, NOW)
+    note(database, current_time())
     upkeep = AuditUpkeep(database, retention_days=1)
-    upkeep.work(NOW + timedelta(days=3_650))
+    upkeep.work(current_time() + timedelta(days=3_650))
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
-    upkeep.work(NOW)
+    upkeep.work(current_time())
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
     database.close()

@@ -25,11 +25,14 @@ from birthmark_sma.storage.migration import migrate
 from tests.support.audit_rows import AuditWriter, append_rows
 from tests.support.authorities import count_activity, new_camera, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.days import DAY, today
 
-TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-DAY = timedelta(days=1)
-BEFORE = TODAY - 3 * DAY
 MICROSECOND = timedelta(microseconds=1)
+
+
+def before() -> datetime:
+    """Return the start of the days that are kept."""
+    return today() - 3 * DAY
 
 
 def at_once(_seconds: float) -> bool:
@@ -39,7 +42,7 @@ def at_once(_seconds: float) -> bool:
 
 def note(database: Database, *times: datetime) -> None:
     """Write rows of these times as a validation does, with their counts."""
-    row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", TODAY, None)
+    row = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "device", today(), None)
     trail = AuditWriter()
     with database.write() as transaction:
         for at in times:
@@ -72,56 +75,56 @@ def test_whole_days_are_kept() -> None:
 def test_exactly_what_is_older_goes(database: Database, partitioned: bool) -> None:
     """To the microsecond, whether days have partitions or lie in the default, counters included."""
     if partitioned:
-        make_day(database, TODAY - 10 * DAY)
-    older = [BEFORE - 300 * DAY, BEFORE - 7 * DAY, BEFORE - DAY, BEFORE - MICROSECOND]
-    kept = [BEFORE, BEFORE + MICROSECOND, TODAY, TODAY + 300 * DAY]
+        make_day(database, today() - 10 * DAY)
+    older = [before() - 300 * DAY, before() - 7 * DAY, before() - DAY, before() - MICROSECOND]
+    kept = [before(), before() + MICROSECOND, today(), today() + 300 * DAY]
     note(database, *older, *kept)
-    foreseen = preview_prune(database, BEFORE)
+    foreseen = preview_prune(database, before())
     assert times_left(database) == older + kept
-    pruned = prune(database, BEFORE, at_once)
+    pruned = prune(database, before(), at_once)
     assert times_left(database) == kept
     assert assert_counters_are_those_of_the_trail(database) == len(kept)
     assert rows_of(database, "SELECT count(*) FROM busiest_devices") == [(3,)]
     assert pruned == foreseen
     if partitioned and database.dialect_name == "postgresql":
-        days = [TODAY - ago * DAY for ago in range(10, 3, -1)]
+        days = [today() - ago * DAY for ago in range(10, 3, -1)]
         assert pruned.partitions == tuple(f"validation_history_{day:%Y%m%d}" for day in days)
         assert pruned.rows == 1
     else:
         assert pruned == Pruned((), 4)
-    assert prune(database, BEFORE, at_once) == preview_prune(database, BEFORE) == Pruned((), 0)
+    assert prune(database, before(), at_once) == preview_prune(database, before()) == Pruned((), 0)
 
 
 def test_many_rows_go_in_steps(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step is durable by itself; a run that is told to stop goes on where it stopped."""
     monkeypatch.setattr(retention, "_STEP_ROWS", 10)
-    note(database, *[BEFORE - 300 * DAY + number * MICROSECOND for number in range(35)], TODAY)
+    note(database, *[before() - 300 * DAY + number * MICROSECOND for number in range(35)], today())
     pauses = []
 
     def stop(seconds: float) -> bool:
         pauses.append(seconds)
         return len(pauses) == len(pruning.FIGURES) + 2
 
-    assert prune(database, BEFORE, stop).rows == 20
+    assert prune(database, before(), stop).rows == 20
     assert len(times_left(database)) == 16
-    assert prune(database, BEFORE, at_once).rows == 15
-    assert times_left(database) == [TODAY]
+    assert prune(database, before(), at_once).rows == 15
+    assert times_left(database) == [today()]
     assert min(pauses) > 0
 
 
 def test_two_at_once_share_the_work(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two servers with the same retention: every row goes once, and nobody fails."""
     monkeypatch.setattr(retention, "_STEP_ROWS", 10)
-    make_day(database, TODAY - 10 * DAY)
-    note(database, *[BEFORE - 300 * DAY + number * MICROSECOND for number in range(200)])
-    note(database, BEFORE - DAY, TODAY)
+    make_day(database, today() - 10 * DAY)
+    note(database, *[before() - 300 * DAY + number * MICROSECOND for number in range(200)])
+    note(database, before() - DAY, today())
     results: list[Pruned | Exception] = []
     start = threading.Barrier(3)
 
     def run() -> None:
         start.wait(30)
         try:
-            results.append(prune(database, BEFORE, at_once))
+            results.append(prune(database, before(), at_once))
         except Exception as error:
             results.append(error)
 
@@ -131,23 +134,23 @@ def test_two_at_once_share_the_work(database: Database, monkeypatch: pytest.Monk
     for thread in threads:
         thread.join(60)
     assert all(isinstance(each, Pruned) for each in results), results
-    prune(database, BEFORE, at_once)
-    assert times_left(database) == [TODAY]
+    prune(database, before(), at_once)
+    assert times_left(database) == [today()]
     single = 1 if database.dialect_name == "sqlite" else 0
     assert sum(each.rows for each in results if isinstance(each, Pruned)) == 200 + single
 
 
 def test_validations_go_on(authority: Authority) -> None:
     """Twenty thousand rows go while tokens are validated: every token gets its PASS, and soon."""
-    make_day(authority.database, TODAY - 10 * DAY)
-    row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, TODAY, None)
+    make_day(authority.database, today() - 10 * DAY)
+    row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, today(), None)
     for days in (4, 5, 300):
-        old = [row._replace(validated_at=TODAY - days * DAY)] * 7_000
+        old = [row._replace(validated_at=today() - days * DAY)] * 7_000
         with authority.database.write() as transaction:
             append_rows(transaction, old)
     camera = new_camera(authority, "camera")
     pausing = threading.Event()
-    pruning = threading.Thread(target=prune, args=(authority.database, BEFORE, pausing.wait))
+    pruning = threading.Thread(target=prune, args=(authority.database, before(), pausing.wait))
     pruning.start()
     answered, slowest = validated_while(authority, camera.token, pruning)
     assert answered > 20
@@ -179,16 +182,16 @@ def test_a_long_query_delays_retention_and_nobody_else(
     monkeypatch.setattr(retention, "_DROP_PAUSE_SECONDS", 0.1)
     database = open_database(postgres_url)
     migrate(database)
-    make_day(database, TODAY - 10 * DAY)
-    note(database, BEFORE - DAY)
+    make_day(database, today() - 10 * DAY)
+    note(database, before() - DAY)
     with psycopg.connect(postgres_url) as reader:
         reader.execute("SELECT count(*) FROM validation_history")
         with pytest.raises(DatabaseUnavailableError):
-            prune(database, BEFORE, threading.Event().wait)
-        note(database, TODAY)
+            prune(database, before(), threading.Event().wait)
+        note(database, today())
         assert len(times_left(database)) == 2
-    assert prune(database, BEFORE, at_once).partitions != ()
-    assert times_left(database) == [TODAY]
+    assert prune(database, before(), at_once).partitions != ()
+    assert times_left(database) == [today()]
     database.close()
 
 
@@ -201,13 +204,13 @@ def sight(database: Database, at: datetime, number: int) -> None:
 
 def test_the_ledger_goes_with_the_trail(database: Database) -> None:
     """To the microsecond; a token that is forgotten counts as new again."""
-    for number, at in enumerate([BEFORE - 90 * DAY, BEFORE - MICROSECOND, BEFORE, TODAY]):
+    for number, at in enumerate([before() - 90 * DAY, before() - MICROSECOND, before(), today()]):
         sight(database, at, number)
-    prune(database, BEFORE, at_once)
+    prune(database, before(), at_once)
     for table in ("sighted_tokens", "resubmitted_tokens"):
         kept = [bytes(each) for (each,) in rows_of(database, f"SELECT digest FROM {table}")]
         assert sorted(kept) == [(2).to_bytes(16, "big"), (3).to_bytes(16, "big")]
-    prune(database, BEFORE, at_once)
+    prune(database, before(), at_once)
     assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(2,)]
 
 
@@ -216,10 +219,10 @@ def test_a_large_ledger_goes_in_steps(database: Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(retention, "_LEDGER_STEP", 7)
     monkeypatch.setattr(retention, "_LEDGER_LOOK", 20)
     for number in range(50):
-        sight(database, BEFORE - DAY, number)
+        sight(database, before() - DAY, number)
     pauses = iter([*[False] * (len(pruning.FIGURES) + 2), True])
-    prune(database, BEFORE, lambda _: next(pauses))
+    prune(database, before(), lambda _: next(pauses))
     assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(50 - 7 - 7 - 6,)]
-    prune(database, BEFORE, at_once)
+    prune(database, before(), at_once)
     assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(0,)]
     assert rows_of(database, "SELECT count(*) FROM resubmitted_tokens") == [(0,)]

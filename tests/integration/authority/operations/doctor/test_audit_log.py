@@ -14,9 +14,8 @@ from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from tests.support.audit_rows import AuditWriter, append_rows, judged
 from tests.support.authorities import execute, new_camera
+from tests.support.days import DAY, today
 
-NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-DAY = timedelta(days=1)
 REASONS = [
     (Reason.GENUINE, "camera-1"),
     (Reason.GENUINE, "camera-1"),
@@ -24,7 +23,11 @@ REASONS = [
     (Reason.NOT_OPENED, None),
     (Reason.UNKNOWN_DEVICE, None),
 ]
-YESTERDAY = NOON - DAY
+
+
+def noon() -> datetime:
+    """Return the noon of this day."""
+    return today() + DAY / 2
 
 
 def look(database: Database, *, whole: bool = False) -> list[Finding]:
@@ -40,7 +43,7 @@ def trail(database: Database) -> Database:
     """Three days of five rows each."""
     with database.write() as transaction:
         for ago in range(3):
-            at = NOON - ago * DAY
+            at = noon() - ago * DAY
             AuditWriter().write(transaction, judged(at, REASONS[:3]))
             AuditWriter().write(transaction, judged(at + timedelta(minutes=3), REASONS[3:]))
     return database
@@ -107,8 +110,8 @@ def test_a_row_that_was_tampered_with_is_found(trail: Database, how: str) -> Non
     statement, reason = TAMPERED[how]
     yesterday = "validated_at >= :begins AND validated_at < :ends"
     values = {
-        "begins": NOON - DAY,
-        "ends": NOON,
+        "begins": noon() - DAY,
+        "ends": noon(),
         "never": datetime(2001, 1, 1, 12, tzinfo=UTC),
     }
     if trail.dialect_name == "sqlite":
@@ -118,7 +121,7 @@ def test_a_row_that_was_tampered_with_is_found(trail: Database, how: str) -> Non
     execute(trail, statement.format(yesterday=yesterday), **_used(statement, written))
     bad = [each for each in look(trail) if each.state is State.CRITICAL]
     assert bad
-    assert all(f"{YESTERDAY:%Y-%m-%d}" in each.sentence for each in bad)
+    assert all(f"{noon() - DAY:%Y-%m-%d}" in each.sentence for each in bad)
     assert any(reason in each.sentence for each in bad), bad
 
 
@@ -136,16 +139,16 @@ def test_the_first_day_is_compared_too(trail: Database) -> None:
         never="2001-01-01 12:00:00.000000+00:00",
     )
     days = {
-        f"{NOON - ago * DAY:%Y-%m-%d}"
+        f"{noon() - ago * DAY:%Y-%m-%d}"
         for ago in range(3)
-        if any(f"{NOON - ago * DAY:%Y-%m-%d}" in each.sentence for each in look(trail))
+        if any(f"{noon() - ago * DAY:%Y-%m-%d}" in each.sentence for each in look(trail))
     }
     assert len(days) == 3
 
 
 def test_a_pruned_trail_agrees(trail: Database) -> None:
     """Whole days are gone, with their counters."""
-    retention.prune(trail, retention.midnight(NOON), lambda _: False)
+    retention.prune(trail, retention.midnight(noon()), lambda _: False)
     [finding] = look(trail)
     assert finding.state is State.WELL
     assert "5 rows of 1 day agree" in finding.sentence
@@ -159,14 +162,14 @@ def test_a_pruning_that_was_cut_off_is_no_alarm(
     monkeypatch.setattr(retention, "_STEP_ROWS", 1)
     monkeypatch.setattr(retention, "_LEDGER_STEP", 1)
     left = iter(range(steps))
-    retention.prune(trail, retention.midnight(NOON), lambda _: next(left, None) is None)
+    retention.prune(trail, retention.midnight(noon()), lambda _: next(left, None) is None)
     assert State.CRITICAL not in worst(look(trail))
 
 
 def test_rows_from_before_there_were_counters(trail: Database) -> None:
     """They are said not to be compared."""
     with trail.write() as transaction:
-        append_rows(transaction, judged(NOON - 400 * DAY, REASONS))
+        append_rows(transaction, judged(noon() - 400 * DAY, REASONS))
     findings = look(trail)
     assert worst(findings) == {State.WELL, State.NOTED}
     assert any("no counters" in each.sentence for each in findings)
@@ -175,7 +178,7 @@ def test_rows_from_before_there_were_counters(trail: Database) -> None:
 def test_rows_outside_of_their_days_partitions(trail: Database) -> None:
     """As a wrong clock writes them: counted like all others."""
     with trail.write() as transaction:
-        AuditWriter().write(transaction, judged(NOON + 4000 * DAY, REASONS))
+        AuditWriter().write(transaction, judged(noon() + 4000 * DAY, REASONS))
     assert worst(look(trail)) == {State.WELL}
 
 
@@ -185,12 +188,12 @@ def test_a_long_trail_is_read_in_part(trail: Database, monkeypatch: pytest.Monke
     execute(
         trail,
         "DELETE FROM validation_history WHERE validated_at < :before",
-        before=f"{NOON - DAY - DAY / 2:%Y-%m-%d %H:%M:%S.%f}+00:00",
+        before=f"{noon() - DAY - DAY / 2:%Y-%m-%d %H:%M:%S.%f}+00:00",
     )
     findings = look(trail)
     assert worst(findings) == {State.WELL, State.NOTED}
     assert "10 rows of 2 days" in findings[0].sentence
-    assert f"before {NOON - DAY:%Y-%m-%d} were not compared" in findings[1].sentence
+    assert f"before {noon() - DAY:%Y-%m-%d} were not compared" in findings[1].sentence
     assert "--whole-trail" in (findings[1].remedy or "")
     assert State.CRITICAL in worst(look(trail, whole=True))
 
