@@ -9,11 +9,12 @@ from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
 from tests.support.programs.commands import sma
-from tests.support.programs.running import Running, query, start
+from tests.support.programs.running import Running, query, start, wait_until
 from tests.support.programs.server import server_environ
 
 SEEN_SECONDS = 1.0
 """Upper limit for the time until every process of a server has read a changed key."""
+_KNOWN_SECONDS = 10.0  # on a busy machine
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -57,6 +58,20 @@ def start_with_keys(
         keys[scope.value] = json.loads(made.stdout)["key"]
     running = start(data_dir, database_url, "--access", "keys", *UNLIMITED, *arguments, **environ)
     return running, keys
+
+
+def create_known_key(running: Running, name: str, *options: str) -> str:
+    """Create a key with the command while a server of one process runs, and return its secret.
+
+    Return once the server knows it.
+    """
+    made = sma("keys", "create", name, "--json", *options, environ=running.environ)
+    assert made.returncode == 0, made.stderr
+    secret: str = json.loads(made.stdout)["key"]
+    with running.client(headers=bearer(secret)) as client:
+        # 401 before, or 429 where guesses are limited.
+        wait_until(lambda: client.get("/health").status_code == 200, _KNOWN_SECONDS)
+    return secret
 
 
 def expired(database: Database, name: str, scope: str) -> str:

@@ -18,10 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.end_to_end.conftest import FEW_TABLES
-from tests.support.access_keys import bearer, start_with_keys
+from tests.support.access_keys import bearer, create_known_key, start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.databases.postgres import Postgres
-from tests.support.programs.commands import sma
 from tests.support.programs.flood import Flood, flooding
 from tests.support.programs.load import Answer, Connection
 from tests.support.programs.running import Running, new_serial, start
@@ -51,9 +50,7 @@ class Scene:
 def open_scene(folder: Path, database_url: str) -> Scene:
     """Start a server."""
     running, keys = start_with_keys(folder / "data", database_url, **FEW_TABLES)
-    made = sma("keys", "create", "other", "--scope", "validate", "--json", environ=running.environ)
-    assert made.returncode == 0, made.stderr
-    other = json.loads(made.stdout)["key"]
+    other = create_known_key(running, "other", "--scope", "validate")
     with running.client(headers=bearer(keys["provision"])) as client:
         camera = Camera.provisioned(client, new_serial())
     batches = folder / "batches"

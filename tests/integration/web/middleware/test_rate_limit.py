@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import httpx2
 import pytest
 
 from tests.integration.web.conftest import documented_client
+from tests.support.access_keys import bearer, create_known_key
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
@@ -356,15 +356,7 @@ def with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def key_for(running: Running, name: str, *options: str) -> dict[str, str]:
     """Make a key; return the header that shows it, once the server knows it."""
-    made = sma("keys", "create", name, "--json", *options, environ=running.environ)
-    assert made.returncode == 0, made.stderr
-    shown = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
-    deadline = time.monotonic() + 10
-    with running.client() as client:
-        while client.get("/health", headers=shown).status_code != 200:  # 401, and then 429
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    return shown
+    return bearer(create_known_key(running, name, *options))
 
 
 def answers_to(client: httpx2.Client, times: int) -> list[int]:
