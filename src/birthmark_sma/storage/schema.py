@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from birthmark_sma.storage.portable_sql import BigId, TableIds, UtcDateTime
 
-HEAD_REVISION = "0008"
+HEAD_REVISION = "0009"
 """The Alembic revision that this program reads and writes."""
 
 metadata = MetaData(
@@ -175,7 +175,7 @@ registered_devices = Table(
     Column(
         "status",
         String(16),
-        CheckConstraint("status IN ('active', 'suspended', 'revoked')", name="status"),
+        CheckConstraint("status IN ('active', 'suspended', 'revoked', 'retired')", name="status"),
         nullable=False,
     ),
     Column("provisioning_id", String(64), nullable=False, unique=True),
@@ -183,15 +183,33 @@ registered_devices = Table(
     # Collation C sorts by bytes, as SQLite does. Only then is a search by prefix a range of the
     # index.
     Column("serial_folded", Text().with_variant(Text(collation="C"), "postgresql")),
+    Column("status_reason", String(32)),
+    Column("status_actor", String(64)),
+    Column("status_changed_at", UtcDateTime),
+    Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
+    Column("certificate_expires_at", UtcDateTime),
 )
 """The provisioned devices. `nuc_hash` is an HMAC of the NUC hash. Two serials with one
 `serial_folded` are the same name (`pki.names.fold`); it is NULL only in rows that operators
-inserted with their own SQL."""
+inserted with their own SQL, and so is `certificate_expires_at`. The reason, the actor and the time
+of the status are NULL until it changes for the first time. `certificate_issuer` is a name in
+`ca_certificates`."""
 Index("registered_devices_serial_folded_key", registered_devices.c.serial_folded, unique=True)
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
 Index(
     "registered_devices_family_idx",
     registered_devices.c.device_family,
+    registered_devices.c.device_serial,
+)
+# A search for devices of a family whose serials begin with a text.
+Index(
+    "registered_devices_family_folded_idx",
+    registered_devices.c.device_family,
+    registered_devices.c.serial_folded,
+)
+Index(
+    "registered_devices_expiry_idx",
+    registered_devices.c.certificate_expires_at,
     registered_devices.c.device_serial,
 )
 OUT_OF_ORDER = registered_devices.c.status != text("'active'")
@@ -212,10 +230,13 @@ revoked_certificates = Table(
     Column("revocation_reason", String(32), nullable=False),
     Column("certificate_expires_at", UtcDateTime),
     Column("last_crl_number", BigInteger),
+    Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
+    Column("invalid_since", UtcDateTime),
 )
 """Revoked device certificates. `certificate_expires_at` is NULL until the next revocation list is
 made, and stays NULL if no registered device has the certificate. `last_crl_number` is NULL while
-the certificate is on every new list."""
+the certificate is on every new list. `certificate_issuer` is a name in `ca_certificates`.
+`invalid_since` is the time since when the key may be in other hands; NULL if that is unknown."""
 
 published_crls = Table(
     "published_crls",

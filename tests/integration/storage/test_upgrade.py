@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import text
 
 from birthmark_sma.authority.ca import crl_store
@@ -21,6 +22,7 @@ from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.days import DAY, current_time, today
+from tests.support.pki.chains import ca
 
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
 
@@ -255,3 +257,36 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
         [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
         assert crl_store.find_newest_head(connection, crl_store.INTERMEDIATE) is None
+
+
+def test_an_upgrade_reads_the_ends_of_certificates(
+    empty_database: Database,
+) -> None:
+    """Also the reasons of revocations. What is no certificate has no end."""
+    certificate = ca().root
+    migrate_to(empty_database, "0001")
+    for number in range(3):
+        register(empty_database, number, "Pi")
+    change = "UPDATE registered_devices SET "
+    pem = certificate.public_bytes(Encoding.PEM).decode()
+    execute(empty_database, change + "device_certificate = :pem", pem=pem)
+    execute(empty_database, change + "device_certificate = 'none' WHERE device_serial = 'device-1'")
+    execute(empty_database, change + "status = 'revoked' WHERE device_serial = 'device-2'")
+    execute(
+        empty_database,
+        "INSERT INTO revoked_certificates VALUES"
+        " ('device-2', 'device-2', '2026-01-01 00:00:00.000000+00:00', 'superseded')",
+    )
+    migrate(empty_database)
+    with empty_database.read() as connection:
+        found = device_store.list_devices(connection, limit=3)
+    assert [each.certificate_expires_at for each in found] == [
+        certificate.not_valid_after_utc,
+        None,
+        certificate.not_valid_after_utc,
+    ]
+    assert [(each.status_reason, each.status_changed_at) for each in found] == [
+        (None, None),
+        (None, None),
+        ("superseded", datetime(2026, 1, 1, tzinfo=UTC)),
+    ]

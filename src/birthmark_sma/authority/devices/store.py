@@ -28,7 +28,10 @@ class Device:
     """A registered device. `nuc_hash` is the HMAC of the NUC hash, never the hash itself.
 
     Certificate and public key are PEM. The certificate's serial number is lower-case hex.
-    `public_key_fingerprint` is the SHA-256 of the DER SubjectPublicKeyInfo.
+    `public_key_fingerprint` is the SHA-256 of the DER SubjectPublicKeyInfo. `certificate_issuer` is
+    the name of a CA certificate. `certificate_expires_at` is None only in rows that operators
+    inserted. `status_reason`, `status_actor` and `status_changed_at` are of the last change of the
+    status, or None if it never changed.
     """
 
     device_serial: str
@@ -43,6 +46,11 @@ class Device:
     status: DeviceStatus
     provisioning_id: str
     provisioned_at: datetime
+    certificate_expires_at: datetime | None = None
+    certificate_issuer: str = "intermediate"
+    status_reason: str | None = None
+    status_actor: str | None = None
+    status_changed_at: datetime | None = None
 
 
 _FIELDS = [field.name for field in fields(Device)]

@@ -207,6 +207,7 @@ class DeviceIssuer:
             status=DeviceStatus.ACTIVE,
             provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
             provisioned_at=now,
+            certificate_expires_at=certificate.not_valid_after_utc,
         )
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
         answer = self._answer(device, checked, fingerprint)
