@@ -54,6 +54,7 @@ _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
     *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
+    "devices re-enrol",
     *("tables show", "ca show", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )

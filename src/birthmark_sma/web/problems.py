@@ -209,6 +209,7 @@ TABLE = (
         "The serial, the public key or the NUC hash is registered already",
         "Device already provisioned.",
     ),
+    Problem(409, "re-enrolment-refused", "Re-enrolment refused", errors.ReEnrolmentRefusedError),
     Problem(409, "public-key-in-use", "Public key in use", errors.PublicKeyInUseError),
     Problem(409, "nuc-hash-in-use", "NUC hash in use", errors.NucHashInUseError),
     Problem(
