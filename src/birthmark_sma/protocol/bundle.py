@@ -93,7 +93,7 @@ class UnsignedBundle:
             "image_hash": self.image_hash.hex(),
             "camera_token": to_wire(self.camera_token),
             "device_certificate_chain": [_as_base64(der) for der in self.device_certificate_chain],
-            "captured_at": _rfc3339(self.captured_at),
+            "captured_at": format_time(self.captured_at),
         }
 
 
@@ -229,17 +229,25 @@ def _as_base64(value: bytes) -> str:
 
 
 def _time(value: object) -> datetime:
-    """Parse an RFC 3339 time in the only accepted form: UTC, microseconds, `Z`."""
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        time = None
-    if time is not None and _rfc3339(time) == value:  # fromisoformat accepts more forms
+    time = parse_time(value)
+    if time is not None:
         return time
     return _refuse("captured_at is a time such as 2026-01-31T12:00:00.000000Z")
 
 
-def _rfc3339(time: datetime) -> str:
+def parse_time(value: object) -> datetime | None:
+    """Return the time that `format_time` wrote, or None for every other value."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        time = None
+    if time is not None and format_time(time) == value:  # fromisoformat accepts more forms
+        return time
+    return None
+
+
+def format_time(time: datetime) -> str:
+    """Return a UTC time in its only accepted form: RFC 3339 with microseconds and `Z`."""
     return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 

@@ -1,4 +1,4 @@
-"""Sign and verify bundles. The kind of the device key alone decides the algorithm.
+"""Sign and verify the messages of devices: bundles, and renewals. The kind of the device key alone decides the algorithm.
 
 | device key | signature |
 | --- | --- |
@@ -35,12 +35,19 @@ def sign_bundle(content: UnsignedBundle, key: SigningKey) -> Bundle:
 
     Raises BundleSignatureError for an EC key on any curve but P-256 and P-384.
     """
-    message = content.signed_bytes()
+    return Bundle(content, sign_message(content.signed_bytes(), key))
+
+
+def sign_message(message: bytes, key: SigningKey) -> bytes:
+    """Return a device's signature over bytes that begin with the prefix of their kind of message.
+
+    Raises BundleSignatureError for an EC key on any curve but P-256 and P-384.
+    """
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return Bundle(content, key.sign(message, _ecdsa(key.curve)))
+        return key.sign(message, _ecdsa(key.curve))
     if isinstance(key, rsa.RSAPrivateKey):
-        return Bundle(content, key.sign(message, padding.PKCS1v15(), hashes.SHA256()))
-    return Bundle(content, key.sign(message))
+        return key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+    return key.sign(message)
 
 
 def verify_signature(bundle: Bundle, key: object) -> None:
@@ -48,26 +55,34 @@ def verify_signature(bundle: Bundle, key: object) -> None:
 
     Also raises BundleSignatureError for a kind of key that no device has.
     """
-    message = bundle.content.signed_bytes()
+    verify_message(bundle.signature, bundle.content.signed_bytes(), key, what="bundle")
+
+
+def verify_message(signature: bytes, message: bytes, key: object, *, what: str) -> None:
+    """Raise BundleSignatureError unless `key`, a public key, made the signature over the message.
+
+    `what` names the kind of message in the error. Also raises BundleSignatureError for a kind of
+    key that no device has.
+    """
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(bundle.signature, message, _ecdsa(key.curve))
+            key.verify(signature, message, _ecdsa(key.curve))
         elif isinstance(key, rsa.RSAPublicKey):
-            key.verify(bundle.signature, message, padding.PKCS1v15(), hashes.SHA256())
+            key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
         elif isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(bundle.signature, message)
+            key.verify(signature, message)
         else:
             raise BundleSignatureError("No device signs with a key of this kind.")
     except InvalidSignature:
-        raise BundleSignatureError(_misfit(bundle, key)) from None
+        raise BundleSignatureError(_misfit(signature, key, what)) from None
 
 
-def _misfit(bundle: Bundle, key: object) -> str:
+def _misfit(signature: bytes, key: object, what: str) -> str:
     """Return the error sentence, with a hint if the signature seems to be in IEEE P1363 form."""
-    sentence = "The device's signature does not verify for this bundle"
+    sentence = f"The device's signature does not verify for this {what}"
     if isinstance(key, ec.EllipticCurvePublicKey):
         size = (key.key_size + 7) // 8
-        if len(bundle.signature) == 2 * size:
+        if len(signature) == 2 * size:
             return f"{sentence}: it has the length of r and s (IEEE P1363). Send it in DER."
     return f"{sentence}."
 
