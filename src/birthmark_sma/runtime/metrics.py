@@ -138,6 +138,12 @@ QUEUE_LIMIT_ITEMS = Metric(
 PROVISIONINGS = Metric(
     "sma_provisionings", "counter", ("outcome",), "Requests to provision a device, by outcome."
 )
+RENEWALS = Metric(
+    "sma_renewals",
+    "counter",
+    ("outcome",),
+    "Requests to renew a device certificate, by outcome. `renewed` counts new certificates.",
+)
 KEY_TABLE_TOKENS = Metric(
     "sma_key_table_tokens",
     "counter",

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
+    Row,
+    Select,
     false,
     func,
     insert,
@@ -42,7 +44,8 @@ class EarlierCertificate:
     `certificate_serial` is lower-case hex. `public_key_fingerprint` is the SHA-256 of the DER
     SubjectPublicKeyInfo. `certificate_issuer` is the name of a CA certificate. `not_before` and
     `certificate_expires_at` are None only if an operator inserted the certificate. `replaced_by`
-    says who allowed the replacement.
+    says who allowed the replacement. `csr_sha256` and `exchanged_for` are of the renewal for which
+    the device presented this certificate, or None.
     """
 
     certificate_serial: str
@@ -53,6 +56,8 @@ class EarlierCertificate:
     certificate_expires_at: datetime | None
     replaced_at: datetime
     replaced_by: str
+    csr_sha256: bytes | None = None
+    exchanged_for: str | None = None
 
 
 class RevokedAt(NamedTuple):
@@ -94,36 +99,63 @@ class ExpiringDevice(NamedTuple):
     certificate_expires_at: datetime
 
 
-def supersede(transaction: Connection, certificate: EarlierCertificate) -> None:
-    """Store a certificate that its device no longer uses, and revoke it as `superseded`.
-
-    A revocation that exists, from an operator's own SQL, stays as it is.
-    """
+def add_earlier(transaction: Connection, certificate: EarlierCertificate) -> None:
+    """Store the certificate that its device has had until now. It stays valid."""
     transaction.execute(insert(earlier_certificates).values(**asdict(certificate)))
+
+
+def note_exchange(
+    transaction: Connection, certificate_serial: str, csr_sha256: bytes, exchanged_for: str
+) -> None:
+    """Store the CSR and the new certificate for which a device presented an earlier one."""
     transaction.execute(
-        insert_or_skip(transaction, revoked_certificates).values(
-            certificate_serial=certificate.certificate_serial,
-            device_serial=certificate.device_serial,
-            certificate_issuer=certificate.certificate_issuer,
-            certificate_expires_at=certificate.certificate_expires_at,
-            revoked_at=certificate.replaced_at,
-            revocation_reason="superseded",
+        update(earlier_certificates)
+        .where(_earlier.certificate_serial == certificate_serial)
+        .values(csr_sha256=csr_sha256, exchanged_for=exchanged_for)
+    )
+
+
+def supersede_earlier(transaction: Connection, device_serial: str, now: datetime) -> None:
+    """Revoke all earlier certificates of a device that have not expired, as `superseded`.
+
+    A revocation that exists stays as it is.
+    """
+    told = (literal(now, UtcDateTime()), literal("superseded"), literal(None, UtcDateTime()))
+    transaction.execute(
+        insert_or_skip(transaction, revoked_certificates).from_select(
+            _REVOCATION_COLUMNS, _select_unexpired(transaction, [device_serial], now, told)
         )
     )
 
 
+def find_earlier(connection: Connection, certificate_serial: str) -> ListedCertificate | None:
+    """Return the earlier certificate with this serial number, or None."""
+    row = connection.execute(
+        _LISTED.where(_earlier.certificate_serial == certificate_serial)
+    ).one_or_none()
+    return None if row is None else _listed(row)
+
+
+def has_revoked_key(connection: Connection, device_serial: str, fingerprint: bytes) -> bool:
+    """Return True if a revoked earlier certificate of the device has this public key."""
+    query = (
+        select(_earlier.certificate_serial)
+        .join(revoked_certificates, _revoked.certificate_serial == _earlier.certificate_serial)
+        .where(
+            _earlier.public_key_fingerprint == fingerprint, _earlier.device_serial == device_serial
+        )
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def list_earlier(connection: Connection, device_serial: str) -> list[ListedCertificate]:
     """Return the earlier certificates of a device, the newest first."""
-    columns = [_earlier[name] for name in EarlierCertificate.__dataclass_fields__]
     rows = connection.execute(
-        select(*columns, *_REVOCATION)
-        .select_from(_with_revocation(_earlier.certificate_serial, earlier_certificates))
-        .where(_earlier.device_serial == device_serial)
-        .order_by(_earlier.replaced_at.desc(), _earlier.certificate_serial)
+        _LISTED.where(_earlier.device_serial == device_serial).order_by(
+            _earlier.replaced_at.desc(), _earlier.certificate_serial
+        )
     )
-    return [
-        ListedCertificate(EarlierCertificate(*row[:-2]), _revocation(*row[-2:])) for row in rows
-    ]
+    return [_listed(row) for row in rows]
 
 
 def find_certificates(
@@ -211,23 +243,10 @@ def revoke_all(
         devices.c.certificate_expires_at,
         *told,
     ).where(is_any_of(transaction, devices.c.device_serial, device_serials))
-    earlier = select(
-        _earlier.certificate_serial,
-        _earlier.device_serial,
-        _earlier.certificate_issuer,
-        _earlier.certificate_expires_at,
-        *told,
-    ).where(
-        is_any_of(transaction, _earlier.device_serial, device_serials),
-        or_(
-            _earlier.certificate_expires_at.is_(None), _earlier.certificate_expires_at > revoked_at
-        ),
-    )
-    columns = ["certificate_serial", "device_serial", "certificate_issuer"]
-    columns += ["certificate_expires_at", "revoked_at", "revocation_reason", "invalid_since"]
+    earlier = _select_unexpired(transaction, device_serials, revoked_at, told)
     transaction.execute(
         insert_or_skip(transaction, revoked_certificates).from_select(
-            columns, union_all(current, earlier)
+            _REVOCATION_COLUMNS, union_all(current, earlier)
         )
     )
     if reason == "key_compromise":
@@ -287,6 +306,10 @@ def count_expiring(connection: Connection, since: datetime, before: datetime, mo
 
 _IN_USE = devices.c.status.in_([DeviceStatus.ACTIVE.value, DeviceStatus.SUSPENDED.value])
 _REVOCATION = (_revoked.revoked_at, _revoked.revocation_reason)
+_REVOCATION_COLUMNS = (
+    *("certificate_serial", "device_serial", "certificate_issuer", "certificate_expires_at"),
+    *("revoked_at", "revocation_reason", "invalid_since"),
+)
 
 
 def _with_revocation(certificate_serial: Any, source: Any) -> Any:
@@ -295,3 +318,32 @@ def _with_revocation(certificate_serial: Any, source: Any) -> Any:
 
 def _revocation(at: datetime | None, reason: str | None) -> RevokedAt | None:
     return None if at is None or reason is None else RevokedAt(at, reason)
+
+
+def _select_unexpired(
+    connection: Connection, device_serials: Sequence[str], now: datetime, told: Sequence[Any]
+) -> Select[Any]:
+    """Return the query for new revocations of the earlier certificates of these devices.
+
+    `told` are the values of time, reason and `invalid_since`.
+    """
+    return select(
+        _earlier.certificate_serial,
+        _earlier.device_serial,
+        _earlier.certificate_issuer,
+        _earlier.certificate_expires_at,
+        *told,
+    ).where(
+        is_any_of(connection, _earlier.device_serial, device_serials),
+        or_(_earlier.certificate_expires_at.is_(None), _earlier.certificate_expires_at > now),
+    )
+
+
+_LISTED = select(
+    *(_earlier[name] for name in EarlierCertificate.__dataclass_fields__), *_REVOCATION
+).select_from(_with_revocation(_earlier.certificate_serial, earlier_certificates))
+
+
+def _listed(row: Row[*tuple[Any, ...]]) -> ListedCertificate:
+    *certificate, revoked_at, reason = row
+    return ListedCertificate(EarlierCertificate(*certificate), _revocation(revoked_at, reason))

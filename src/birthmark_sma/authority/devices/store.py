@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     and_,
@@ -67,6 +68,8 @@ class Device:
     status_reason: str | None = None
     status_actor: str | None = None
     status_changed_at: datetime | None = None
+    certificate_renewed_at: datetime | None = None
+    """The time of the renewal that gave the device its certificate; None after a provisioning."""
 
 
 _FIELDS = [field.name for field in fields(Device)]
@@ -98,6 +101,9 @@ class DeviceSql(Protocol):
 
     def hold_inserts(self, transaction: Connection) -> None:
         """Make `await_inserts` of other transactions wait until this one has ended."""
+
+    def has_table(self, table_id: int) -> ColumnElement[bool]:
+        """Return the condition that a key table is assigned to the device."""
 
     def find_conflicts(
         self, connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
@@ -258,6 +264,27 @@ def lock_device(transaction: Connection, device_serial: str) -> Device | None:
         select(*_COLUMNS).where(devices.c.device_serial == device_serial).with_for_update()
     ).one_or_none()
     return None if row is None else _device(row)
+
+
+def has_table(connection: Connection, table_id: int) -> ColumnElement[bool]:
+    """Return the condition that a key table is assigned to the device. It has no index."""
+    return _sql(connection).has_table(table_id)
+
+
+def find_device_by_certificate(connection: Connection, certificate_serial: str) -> Device | None:
+    """Return the device whose current certificate has this serial number (lower-case hex)."""
+    row = connection.execute(
+        select(*_COLUMNS).where(devices.c.certificate_serial == certificate_serial)
+    ).one_or_none()
+    return None if row is None else _device(row)
+
+
+def had_key(connection: Connection, fingerprint: bytes, *, other_than: str) -> bool:
+    """Return True if an earlier certificate of a device with another serial has the public key."""
+    query = select(_earlier.device_serial).where(
+        _earlier.public_key_fingerprint == fingerprint, _earlier.device_serial != other_than
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def has_nuc_hash(connection: Connection, nuc_hash: bytes, *, other_than: str) -> bool:

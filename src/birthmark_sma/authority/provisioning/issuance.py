@@ -10,6 +10,7 @@ import hashlib
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -199,7 +200,7 @@ class DeviceIssuer:
         Raises IssuerExpiredError if the intermediate's certificate is not valid at `now`.
         """
         request = checked.request
-        certificate = self._issue(checked, now)
+        certificate = self.issue_certificate(checked, now)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
@@ -217,8 +218,7 @@ class DeviceIssuer:
             provisioned_at=now,
             certificate_expires_at=certificate.not_valid_after_utc,
         )
-        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        answer = self._answer(device, checked, fingerprint)
+        answer = self._answer(device, checked)
         return IssuedDevice(
             request,
             device,
@@ -272,7 +272,8 @@ class DeviceIssuer:
         if key_policy.fingerprint(key) in self._ca_keys:
             raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
-    def _issue(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
+    def issue_certificate(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
+        """Sign a certificate for a checked request. Raises IssuerExpiredError as `make` does."""
         prepared = certificates.prepare_device(
             checked.public_key,
             checked.request.device_serial,
@@ -284,7 +285,7 @@ class DeviceIssuer:
         )
         return certificates.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
 
-    def _answer(self, device: Device, checked: CheckedRequest, fingerprint: str) -> Provisioned:
+    def _answer(self, device: Device, checked: CheckedRequest) -> Provisioned:
         answer = Provisioned(
             device_certificate=device.device_certificate,
             certificate_chain=self._issuer.chain,
@@ -293,20 +294,40 @@ class DeviceIssuer:
             provisioned_at=device.provisioned_at,
         )
         nuc_hash = checked.nuc_hash.hex()
-        table_keys = {
+        if checked.recipient is None:
+            table_keys = self._table_keys(device)
+            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
+        sealed = self._seal(device, checked.recipient, {"nuc_hash": nuc_hash})
+        return replace(answer, sealed_secrets=sealed)
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Return the PEM certificates from the issuer to the root."""
+        return self._issuer.chain
+
+    def seal_table_keys_of(self, device: Device, recipient: KeyEncryptionKey) -> str:
+        """Return the current keys of a device's tables as compact JWE, for a renewal.
+
+        The NUC hash is not in it: the authority knows only its HMAC.
+        """
+        return self._seal(device, recipient, {})
+
+    def _seal(self, device: Device, recipient: KeyEncryptionKey, more: Mapping[str, object]) -> str:
+        # Serial and certificate fingerprint bind the secrets to this device.
+        certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
+        secret = {
+            "device_serial": device.device_serial,
+            "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+            **more,
+            "table_keys": self._table_keys(device),
+        }
+        return seal_table_keys(secret, recipient)
+
+    def _table_keys(self, device: Device) -> dict[str, str]:
+        return {
             str(table_id): self._table_cache.master_key(table_id).hex()
             for table_id in device.table_assignments
         }
-        if checked.recipient is None:
-            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
-        # Serial and certificate fingerprint bind the secrets to this device.
-        secret = {
-            "device_serial": device.device_serial,
-            "certificate_sha256": fingerprint,
-            "nuc_hash": nuc_hash,
-            "table_keys": table_keys,
-        }
-        return replace(answer, sealed_secrets=seal_table_keys(secret, checked.recipient))
 
 
 def is_description(text: str) -> bool:

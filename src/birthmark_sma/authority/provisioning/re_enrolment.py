@@ -10,20 +10,19 @@ none. A request of bulk provisioning must never re-enrol a device.
 from collections.abc import Sequence
 from datetime import datetime
 
-from cryptography import x509
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from birthmark_sma.authority.devices import certificates_store, re_enrolments
+from birthmark_sma.authority.devices import re_enrolments
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.certificates_store import EarlierCertificate
-from birthmark_sma.authority.devices.store import Device, KeyHolder
+from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning import enrolment
 from birthmark_sma.authority.provisioning.issuance import (
     CheckedRequest,
     IssuedDevice,
     ProvisioningRequest,
 )
+from birthmark_sma.authority.provisioning.replacement import refuse_key, replace_certificate
 from birthmark_sma.errors import (
     BirthmarkError,
     CsrRefusedError,
@@ -36,9 +35,6 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import database_time
-
-KEY_OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
-"""The message for a signing key and for a recipient key."""
 
 
 def find_replaced(connection: Connection, checked: CheckedRequest) -> Device | BirthmarkError:
@@ -118,9 +114,10 @@ def _replace(
     refusal = _refuse_status(old) or _find_conflict(transaction, *_unique(new))
     if refusal is not None:
         return refusal
-    certificates_store.supersede(transaction, _as_earlier(old, now, allowed_by))
-    device_store.replace_identity(transaction, new)
-    return None
+    # All earlier certificates: a lost key of one that a renewal left valid must not renew it.
+    return replace_certificate(
+        transaction, old, new, now=now, replaced_by=allowed_by, supersede=True
+    )
 
 
 def _is_allowed(connection: Connection, request: ProvisioningRequest, device: Device) -> bool:
@@ -188,33 +185,3 @@ def _find_conflict(
     if device_store.has_nuc_hash(connection, nuc_hash, other_than=device_serial):
         return NucHashInUseError()
     return None
-
-
-def refuse_key(holder: KeyHolder) -> BirthmarkError:
-    """Return the error for a public key that belongs to another device, now or earlier."""
-    return (
-        KeyRefusedError(KEY_OF_REVOKED)
-        if holder.status is DeviceStatus.REVOKED
-        else (PublicKeyInUseError())
-    )
-
-
-def _as_earlier(device: Device, now: datetime, allowed_by: str) -> EarlierCertificate:
-    return EarlierCertificate(
-        certificate_serial=device.certificate_serial,
-        device_serial=device.device_serial,
-        certificate_issuer=device.certificate_issuer,
-        public_key_fingerprint=device.public_key_fingerprint,
-        not_before=_not_before(device.device_certificate),
-        certificate_expires_at=device.certificate_expires_at,
-        replaced_at=now,
-        replaced_by=allowed_by,
-    )
-
-
-def _not_before(pem: str) -> datetime | None:
-    """Return the notBefore of a certificate, or None for what an operator's SQL put there."""
-    try:
-        return x509.load_pem_x509_certificate(pem.encode()).not_valid_before_utc
-    except ValueError:
-        return None

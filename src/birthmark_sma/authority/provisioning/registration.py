@@ -17,15 +17,14 @@ from birthmark_sma.authority.provisioning.idempotency import (
     idempotency_storage_key,
 )
 from birthmark_sma.authority.provisioning.issuance import IssuedDevice, Provisioned
+from birthmark_sma.authority.provisioning.replacement import refuse_key, refuse_recipient
 from birthmark_sma.errors import (
     BirthmarkError,
     DeviceAlreadyProvisionedError,
-    KeyEncryptionKeyRefusedError,
     NucHashInUseError,
     PublicKeyInUseError,
 )
 from birthmark_sma.pki.names import fold
-from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.clock import DatabaseClock
 
 
@@ -82,11 +81,7 @@ def _refuse_recipients(
         return {}
     holders = device_store.find_key_holders(transaction, list(asked.values()))
     return {
-        provisioning_id: KeyEncryptionKeyRefusedError(re_enrolment.KEY_OF_REVOKED)
-        if holders[key].status is DeviceStatus.REVOKED
-        else KeyEncryptionKeyRefusedError(
-            "Another device signs with this key: make a key pair that nothing else uses."
-        )
+        provisioning_id: refuse_recipient(holders[key])
         for provisioning_id, key in asked.items()
         if key in holders
     }
@@ -138,7 +133,7 @@ def find_conflict(
         return DeviceAlreadyProvisionedError()
     if taken.public_key:
         holder = device_store.find_key_holders(connection, [fingerprint]).get(fingerprint)
-        return PublicKeyInUseError() if holder is None else re_enrolment.refuse_key(holder)
+        return PublicKeyInUseError() if holder is None else refuse_key(holder)
     if taken.nuc_hash:
         return NucHashInUseError()
     return None

@@ -13,12 +13,13 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -45,7 +46,7 @@ from birthmark_sma.errors import (
 from birthmark_sma.runtime.cpu_affinity import unpin
 from birthmark_sma.runtime.log_context import current_request
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.group_commit import GroupCommit
+from birthmark_sma.storage.group_commit import BatchHandler, GroupCommit
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.outages.retries import retry
 
@@ -56,6 +57,8 @@ _BATCH_LIMIT = 250  # devices in one transaction
 _SIGNERS_THAT_WAIT = 2
 """The number of signing threads is the number of cores plus this, as each also waits for reads."""
 
+Result = TypeVar("Result")
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +66,8 @@ class Provisioner:
     """Provisions devices, from any thread or event loop.
 
     A thread pool signs the certificates, as an RSA-4096 signature takes milliseconds of a core. One
-    writer thread registers the signed devices in batches.
+    writer thread registers the signed devices in batches. `renewal.service` uses both as well:
+    `more_items` says how the writer handles its items, by their type.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Provisioner:
         maker: DeviceIssuer,
         first_answers: StoredResponses,
         figures: ServerMetrics | None = None,
+        more_items: Mapping[type, BatchHandler[Any, Any]] | None = None,
     ) -> None:
         self._figures = figures or ServerMetrics()
         self._database = database
@@ -86,9 +91,10 @@ class Provisioner:
             # RSA signatures run without the interpreter's lock, so they may use every core.
             initializer=unpin if maker.takes_long else None,
         )
-        self._writer: GroupCommit[IssuedDevice, Provisioned] = GroupCommit(
+        self._handlers = {IssuedDevice: self._register, **(more_items or {})}
+        self._writer: GroupCommit[Any, Any] = GroupCommit(
             database,
-            self._register,
+            self._handle,
             name="provisioning-writer",
             pool_limit=_POOL_LIMIT,
             batch_limit=_BATCH_LIMIT,
@@ -103,11 +109,39 @@ class Provisioner:
         `caller` is a name of `Caller.partition`; None stands for one that has no share of its own.
         Call this in the event loop, before the body of the request is read.
         """
-        free = _POOL_LIMIT - self._under_way
-        own = 0 if caller is None else self._under_way_of[caller]
-        if own >= free:
+        if not self.has_room(caller):
             self._figures.provisioned(Outcome.OVERLOADED)
             raise PoolFullError
+
+    def has_room(self, caller: str | None) -> bool:
+        """Return False if a request of this caller would be refused now, as `check_room` says."""
+        own = 0 if caller is None else self._under_way_of[caller]
+        return own < _POOL_LIMIT - self._under_way
+
+    @contextmanager
+    def admitted(self, caller: str | None) -> Iterator[None]:
+        """Count a request as under way. Raises PoolFullError if the caller has no room."""
+        if not self.has_room(caller):
+            raise PoolFullError
+        self._under_way += 1
+        if caller is not None:
+            self._under_way_of[caller] += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if caller is not None:
+                self._under_way_of[caller] -= 1
+                if not self._under_way_of[caller]:
+                    del self._under_way_of[caller]
+
+    def start(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Run `work` in a signing thread. Raises ShuttingDownError."""
+        try:
+            # The copied context has the request, which log lines of the thread then name.
+            return self._signers.submit(copy_context().run, work, *arguments)
+        except RuntimeError:  # ThreadPoolExecutor.submit raises it after shutdown
+            raise ShuttingDownError from None
 
     async def provision(
         self, request: ProvisioningRequest, caller: str | None = None
@@ -116,26 +150,18 @@ class Provisioner:
 
         `caller` is that of `check_room`. Also counts the outcome for the metrics.
         """
-        self.check_room(caller)
         outcome = Outcome.FAILED
-        self._under_way += 1
-        if caller is not None:
-            self._under_way_of[caller] += 1
         try:
-            # Two steps, so that no signing thread waits for a commit.
-            registering = await asyncio.wrap_future(self._start(request))
-            provisioned = await asyncio.wrap_future(registering.response)
+            with self.admitted(caller):
+                # Two steps, so that no signing thread waits for a commit.
+                registering = await asyncio.wrap_future(self.start(self._sign, request))
+                provisioned = await asyncio.wrap_future(registering.response)
             outcome = registering.judge(provisioned)
             return provisioned
         except BirthmarkError as error:
-            outcome = _classify(error)
+            outcome = classify(error)
             raise
         finally:
-            self._under_way -= 1
-            if caller is not None:
-                self._under_way_of[caller] -= 1
-                if not self._under_way_of[caller]:
-                    del self._under_way_of[caller]
             self._figures.provisioned(outcome)
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
@@ -155,8 +181,8 @@ class Provisioner:
         return provisioned
 
     @property
-    def writer(self) -> "GroupCommit[IssuedDevice, Provisioned]":
-        """Return the writer, for those who watch its health."""
+    def writer(self) -> GroupCommit[Any, Any]:
+        """Return the writer, for renewals and for those who watch its health."""
         return self._writer
 
     def copy_figures(self) -> None:
@@ -168,13 +194,6 @@ class Provisioner:
         # Signers first: a signing thread submits its device to the writer before it ends.
         self._signers.shutdown()
         self._writer.close()
-
-    def _start(self, request: ProvisioningRequest) -> "Future[_Registering]":
-        try:
-            # The copied context has the request, which log lines of the thread then name.
-            return self._signers.submit(copy_context().run, self._sign, request)
-        except RuntimeError:  # ThreadPoolExecutor.submit raises it after shutdown
-            raise ShuttingDownError from None
 
     # --- in a signing thread
 
@@ -234,6 +253,16 @@ class Provisioner:
 
     # --- in the writer thread
 
+    def _handle(self, transaction: Connection, items: Sequence[Any]) -> list[Any]:
+        """Hand the items to the handlers of their types; return the answers in their order."""
+        answers: dict[int, object] = {}
+        for kind, handler in self._handlers.items():
+            places = [place for place, item in enumerate(items) if isinstance(item, kind)]
+            if places:
+                handled = handler(transaction, [items[place] for place in places])
+                answers |= zip(places, handled, strict=True)
+        return [answers[place] for place in range(len(items))]
+
     def _register(
         self, transaction: Connection, candidates: Sequence[IssuedDevice]
     ) -> list[Provisioned | BirthmarkError]:
@@ -265,7 +294,8 @@ class _Registering(NamedTuple):
         return Outcome.RE_ENROLLED
 
 
-def _classify(error: BirthmarkError) -> Outcome:
+def classify(error: BirthmarkError) -> Outcome:
+    """Return the outcome, for the metrics, of a request that raised this error."""
     if isinstance(error, ConflictError):
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):
