@@ -150,19 +150,20 @@ class TotalsReader:
         """Return the totals. This reads few rows, whatever the size of the audit log."""
         with self._database.read() as connection:
             if time.monotonic() - self._counted >= _EXPIRING_SECONDS:
-                self._expiring = count_expiring(connection, _MOST_EXPIRING)
+                self._expiring = count_expiring(
+                    connection, database_time(connection), _MOST_EXPIRING
+                )
                 self._counted = time.monotonic()
             reasons, repeats = count_ever(connection)
             families = device_store.count_by_family(connection)
             return Totals(reasons, repeats, families, self._expiring)
 
 
-def count_expiring(connection: Connection, most: int) -> dict[int, int]:
+def count_expiring(connection: Connection, now: datetime, most: int) -> dict[int, int]:
     """Return the numbers of certificates of devices in use, as in `Totals.expiring`.
 
     Each number is at most `most`. "In use" is active or suspended.
     """
-    now = database_time(connection)
     periods = {0: (now - DUE, now)} | {each.days: (now, now + each) for each in (SOON, DUE)}
     return {
         days: certificates_store.count_expiring(connection, since, before, most)

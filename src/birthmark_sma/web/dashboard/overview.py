@@ -93,7 +93,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
             CertificateView.of("intermediate", authority.issuer.certificate, now),
             *([] if (server := server_certificate(authority, now)) is None else [server]),
         ],
-        "expiring": count_expiring(connection, _MOST_COUNTED),
+        "expiring": count_expiring(connection, now, _MOST_COUNTED),
         "most_expiring": _MOST_COUNTED,
         "ceremony": ca_store.ceremony_time(connection),
     }

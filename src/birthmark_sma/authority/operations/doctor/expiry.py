@@ -76,13 +76,13 @@ def check_ca(database: Database, now: datetime) -> Iterator[Finding]:
             yield ok(sentence, f"{name} CA")
 
 
-def check_device_certificates(database: Database) -> Iterator[Finding]:
+def check_device_certificates(database: Database, now: datetime) -> Iterator[Finding]:
     """Warn of active and suspended devices whose certificate ends within 30 days or has ended.
 
     Those that ended more than 90 days ago are left out: such a device was given up.
     """
     with database.read() as connection:
-        count = count_expiring(connection, _MOST_COUNTED)
+        count = count_expiring(connection, now, _MOST_COUNTED)
     soon, over = count[SOON.days], count[0]
     if not soon and not over:
         yield ok("No certificate of a device in use ends within 30 days")
