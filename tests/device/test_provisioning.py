@@ -33,6 +33,7 @@ from birthmark_sma.device import (
     start_camera,
     state,
 )
+from birthmark_sma.device.certification import UnusableAnswerError
 from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import (
     AuthorityAwayError,
@@ -301,7 +302,7 @@ def test_no_answer_is_an_accident(answered: Answered, data: st.DataObject) -> No
         answer = fields | {name: ssl.DER_cert_to_PEM_cert(bytes(der))}
     else:
         answer = fields | {name: data.draw(ANYTHING)}
-    with suppress(provisioning_response.UnusableAnswerError):
+    with suppress(UnusableAnswerError):
         identity = provisioning_response.make_identity(
             answered.pending, json.dumps(answer).encode()
         )
@@ -322,7 +323,7 @@ def test_a_certificate_of_the_year_0(answered: Answered, moment: bytes) -> None:
     )
     pem = ssl.DER_cert_to_PEM_cert(der.replace(moment, b"00000101000000Z"))
     answer = answered.fields | {"device_certificate": pem, "certificate_chain": [pem, pem]}
-    with pytest.raises(provisioning_response.UnusableAnswerError, match="do not form a valid path"):
+    with pytest.raises(UnusableAnswerError, match="do not form a valid path"):
         provisioning_response.make_identity(answered.pending, json.dumps(answer).encode())
 
 
@@ -648,7 +649,7 @@ def test_secrets_that_are_not_what_they_should_be(
         return provisioning_response.make_identity(answered.pending, answer)
 
     assert identity(sound).nuc_hash == "11" * 32
-    with pytest.raises(provisioning_response.UnusableAnswerError):
+    with pytest.raises(UnusableAnswerError):
         identity(sound | spoilt)
 
 

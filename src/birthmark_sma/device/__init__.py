@@ -14,6 +14,7 @@ from birthmark_sma.device.bundle_queue import BundleQueue, Delivery, Later, bund
 from birthmark_sma.device.camera import Camera, renew_nonces, start_camera
 from birthmark_sma.device.intake import Intake
 from birthmark_sma.device.provisioning import Enrolment
+from birthmark_sma.device.renewal.renewer import Renewal
 from birthmark_sma.device.state_encryption import (
     UNSEALED,
     Sealing,
@@ -65,6 +66,7 @@ __all__ = [
     "ProvisioningError",
     "ProvisioningRefusedError",
     "QueueFullError",
+    "Renewal",
     "Sealing",
     "WrongClockError",
     "bounded_post",

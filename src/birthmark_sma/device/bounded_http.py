@@ -1,12 +1,15 @@
-"""Send an HTTP POST and read the response in bounded time and memory, whatever the server does.
+"""Send an HTTP request and read the response in bounded time and memory, whatever the server does.
 
-`provisioning` and `intake` call it. A slow or hostile server must never block or exhaust a camera.
+`provisioning`, `renewal` and `intake` call it. A slow or hostile server must never block or exhaust
+a camera.
 """
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
@@ -46,14 +49,43 @@ def bounded_post(
     larger, or compressed although the request forbids it (64 KiB can decompress to gigabytes), and
     its other subclasses for other failures. httpx2.InvalidURL is not a subclass.
     """
+    return _exchange(client, "POST", url, content, headers, seconds=seconds, max_bytes=max_bytes)
+
+
+def bounded_get(
+    client: httpx2.Client, url: httpx2.URL | str, *, seconds: float, max_bytes: int
+) -> Answer:
+    """GET once, with the bounds and the errors of `bounded_post`."""
+    return _exchange(client, "GET", url, b"", {}, seconds=seconds, max_bytes=max_bytes)
+
+
+def open_client(
+    given: httpx2.Client | None, context: ssl.SSLContext | None, *, seconds: float, connect: float
+) -> AbstractContextManager[httpx2.Client]:
+    """Return the app's client, which stays open, or a new one with these timeouts in seconds."""
+    if given is not None:
+        return nullcontext(given)
+    return httpx2.Client(timeout=httpx2.Timeout(seconds, connect=connect), verify=context or True)
+
+
+def _exchange(
+    client: httpx2.Client,
+    method: str,
+    url: httpx2.URL | str,
+    content: bytes,
+    headers: dict[str, str],
+    *,
+    seconds: float,
+    max_bytes: int,
+) -> Answer:
     received = b""
     try:
         with (
             _TimeLimit(seconds) as limit,
             client.stream(
-                "POST",
+                method,
                 url,
-                content=content,
+                content=content or None,
                 # A request on a kept connection has no connect event, so `_TimeLimit` could not end
                 # it.
                 headers=headers | {"Accept-Encoding": "identity", "Connection": "close"},

@@ -5,8 +5,8 @@ disk itself: `state` seals the state.
 """
 
 import hashlib
+import logging
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from typing import BinaryIO, Self
 
 import httpx2
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from birthmark_sma.device import nonces, provisioning, state
 from birthmark_sma.device.bundle_queue import MAX_BUNDLES, BundleQueue
@@ -23,6 +22,10 @@ from birthmark_sma.device.clock import CameraClock, Clock
 from birthmark_sma.device.intake import ANSWER_SECONDS, Intake
 from birthmark_sma.device.nonces import Nonces
 from birthmark_sma.device.provisioning import Enrolment
+from birthmark_sma.device.renewal.background import RenewalThread
+from birthmark_sma.device.renewal.credentials import Credentials
+from birthmark_sma.device.renewal.exchange import AuthorityAddress
+from birthmark_sma.device.renewal.renewer import Renewal, Renewer
 from birthmark_sma.device.state import Identity, Pending
 from birthmark_sma.device.state_directory import DirectoryLock, PrivateDirectory
 from birthmark_sma.device.state_encryption import Sealing
@@ -35,12 +38,14 @@ from birthmark_sma.errors import (
     ProvisioningError,
     WrongClockError,
 )
-from birthmark_sma.protocol import camera_token, key_derivation
 from birthmark_sma.protocol.bundle import Bundle, UnsignedBundle
 from birthmark_sma.protocol.bundle_signature import sign_bundle
 
+_AUTOMATIC = Renewal()
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _READ_BYTES = 1_048_576
+
+_log = logging.getLogger(__name__)
 
 
 def start_camera(
@@ -52,15 +57,16 @@ def start_camera(
     max_bundles: int = MAX_BUNDLES,
     clock: Clock = lambda: datetime.now(UTC),
     client: httpx2.Client | None = None,
+    renewal: Renewal = _AUTOMATIC,
 ) -> "Camera":
     """Open the camera in a directory. At the first start, create and provision it.
 
     Call it at every start with the same arguments. It can be interrupted at any point, and
     continues at the next start. Without `enrolment`, a camera that is not provisioned is refused.
     `queues` names one queue for each aggregation server that gets all bundles; each queue holds up
-    to `max_bundles`. `client` sends the request to the authority instead of a new client, with its
+    to `max_bundles`. `client` sends the requests to the authority instead of a new client, with its
     own timeouts; the time of a whole attempt is bounded only if the client keeps no connections
-    open from other requests.
+    open from other requests. `renewal` says how the certificate is renewed: see `renew_if_due`.
 
     Raises DeviceStorageError (wrong modes, full disk, another process, damaged files),
     DeviceSecretError (sealed under another secret), OtherDeviceError (a copied disk),
@@ -85,7 +91,27 @@ def start_camera(
         for source, time in said.items():
             watched.hear(time, source)
         watched.fault()  # log a fault even if the app never checks
-        return Camera(identity, spent, waiting, watched, lock)
+        camera = Camera(identity, spent, waiting, watched, lock)
+        if identity.authority_url is None:
+            _log.warning(
+                "The certificate is not renewed: this camera was provisioned by an earlier version."
+                " Pass its enrolment once, which has the authority's URL"
+            )
+            return camera
+        context = None if enrolment is None else enrolment.ssl_context
+        url = identity.authority_url.rstrip("/")
+        renewer = Renewer(
+            identity,
+            place,
+            lock,
+            sealing,
+            clock=watched,
+            address=AuthorityAddress(url, client, context, watched.hear),
+            install=camera.install,
+            options=renewal,
+        )
+        camera.begin_renewals(renewer, renewal)
+        return camera
     except BaseException:
         lock.release()
         raise
@@ -123,20 +149,9 @@ class Camera:
     ) -> None:
         self.queues = queues
         self.device_serial = identity.device_serial
-        self.certificate = x509.load_pem_x509_certificate(identity.device_certificate.encode())
-        intermediate = x509.load_pem_x509_certificate(identity.certificate_chain[0].encode())
-        self._chain = tuple(
-            each.public_bytes(serialization.Encoding.DER)
-            for each in (self.certificate, intermediate)
-        )
-        self._key = state.load_private_key(identity.private_key)
-        self._nuc_hash = bytes.fromhex(identity.nuc_hash)
-        # Keep only the pseudorandom key of each table: it halves the cost of deriving a key.
-        self._tables = {
-            int(table): key_derivation.extract(bytes.fromhex(master_key))
-            for table, master_key in identity.table_keys.items()
-        }
-        self._keys_per_table = identity.keys_per_table
+        self._credentials = Credentials.of(identity)
+        self._renewer: Renewer | None = None
+        self._renewals: RenewalThread | None = None
         self._nonces = spent
         self._clock = clock
         self._lock = lock
@@ -145,6 +160,11 @@ class Camera:
     def queue(self) -> BundleQueue:
         """Return the first queue, which is the only one for most cameras."""
         return next(iter(self.queues.values()))
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Return the certificate of the next capture. A renewal replaces it."""
+        return self._credentials.certificate
 
     @property
     def certificate_expired(self) -> bool:
@@ -207,28 +227,46 @@ class Camera:
         the file.
         """
         captured_at = self._clock.now()
+        # After the time: the old certificate may be superseded as soon as new ones are in use.
+        credentials = self._credentials
         fault = self._clock.fault(captured_at)
         if fault is not None and refuse_wrong_clock:
             raise WrongClockError(fault)
         # Hash before taking the lock: a large picture takes long, and `close` waits for the lock.
         image_hash = _sha256(image)
         with self._lock.in_use():
-            token = self._camera_token()
+            token = credentials.make_token(self._nonces.draw())
         return sign_bundle(
             UnsignedBundle(
                 image_hash=image_hash,
                 camera_token=token,
-                device_certificate_chain=self._chain,
+                device_certificate_chain=credentials.chain,
                 captured_at=captured_at,
             ),
-            self._key,
+            credentials.key,
         )
+
+    def renew_if_due(self) -> float | None:
+        """Do what is due for the renewal of the certificate, and return the seconds until the next.
+
+        The background thread calls it, unless `Renewal.automatic` is False. It asks the authority
+        for the renewal window, or renews, and returns at once if neither is due. The camera can
+        capture meanwhile. Responses without success are logged, and tried again after growing
+        pauses. None means that the camera does not know the authority's URL.
+
+        Raises DeviceStorageError if the disk fails or the camera is closed, DeviceSecretError if
+        the state cannot be sealed, and DeviceBusyError in a forked process. Nothing is lost.
+        """
+        return None if self._renewer is None else self._renewer.step()
 
     def close(self) -> None:
         """Release the directory for other processes, after current writes are on disk.
 
-        A bundle that is being sent meanwhile stays in the queue, and is sent again.
+        A bundle that is being sent meanwhile stays in the queue, and is sent again. A renewal that
+        is under way is repeated after the next start.
         """
+        if self._renewals is not None:
+            self._renewals.stop()
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -237,17 +275,18 @@ class Camera:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _camera_token(self) -> camera_token.CameraToken:
-        """Return a new token under a random table and key."""
-        table_id = secrets.choice(list(self._tables))
-        key_index = secrets.randbelow(self._keys_per_table)
-        return camera_token.seal(
-            self._nuc_hash,
-            key=key_derivation.expand(self._tables[table_id], key_index),
-            table_id=table_id,
-            key_index=key_index,
-            nonce=self._nonces.draw(),
-        )
+    def begin_renewals(self, renewer: Renewer, options: Renewal) -> None:
+        """Renew with `renewer`, in the background if the app chose that. For `start_camera`."""
+        self._renewer = renewer
+        if options.automatic:
+            self._renewals = RenewalThread(renewer, options.wait)
+
+    def install(self, renewed: Identity) -> None:
+        """Capture with a renewed identity, which must be on disk. For `Renewer`."""
+        credentials = Credentials.of(renewed)
+        self._credentials = credentials
+        certificate = credentials.certificate
+        self._clock.renewed(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
 
 def _identity(
@@ -300,15 +339,21 @@ def _identity(
 def _corrected(
     kept: Identity, enrolment: Enrolment | None, place: PrivateDirectory, sealing: Sealing
 ) -> Identity:
-    """Return the identity with the app's current `keys_per_table`, saved if it changed.
+    """Return the identity with what the app says now, saved if it changed.
 
-    The authority's response does not contain this number, so the app may correct it later.
+    The authority's response contains neither the size of its tables nor its URL. A pinned root
+    stays pinned if the app names none.
     """
-    said = None if enrolment is None else enrolment.keys_per_table
-    if said is None or said == kept.keys_per_table:
+    if enrolment is None:
         return kept
-    corrected = replace(kept, keys_per_table=said)
-    state.save(corrected, place, sealing)
+    corrected = replace(
+        kept,
+        keys_per_table=enrolment.keys_per_table or kept.keys_per_table,
+        authority_url=enrolment.url,
+        root_fingerprint=enrolment.pinned_root or kept.root_fingerprint,
+    )
+    if corrected != kept:
+        state.save(corrected, place, sealing)
     return corrected
 
 

@@ -61,13 +61,17 @@ class CameraClock:
         self._directory = directory
         self._held = held
         self._read = read
-        self._begins = begins
-        self._ends = ends
+        self._begins, self._ends = begins, ends
         self._seconds = seconds
         self._seen = _load(directory)
         self._heard: dict[str, tuple[datetime, float]] = {}
         """Each server's time, and the monotonic time at which it was received."""
         self._told: str | None = None
+
+    def renewed(self, begins: datetime, ends: datetime) -> None:
+        """Continue with the validity of a renewed certificate."""
+        self._begins, self._ends = begins, ends
+        self.fault()
 
     def now(self) -> datetime:
         """Return the time of this clock, in UTC."""

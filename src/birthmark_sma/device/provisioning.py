@@ -16,13 +16,12 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import httpx2
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.device.bounded_http import (
@@ -30,10 +29,18 @@ from birthmark_sma.device.bounded_http import (
     HearTime,
     bounded_post,
     describe,
+    open_client,
     response_time,
     retry_after,
 )
-from birthmark_sma.device.provisioning_response import UnusableAnswerError, make_identity, to_pem
+from birthmark_sma.device.certification import (
+    UnusableAnswerError,
+    make_csr,
+    new_key,
+    private_pem,
+    public_pem,
+)
+from birthmark_sma.device.provisioning_response import make_identity
 from birthmark_sma.device.state import Identity, Pending, load_private_key
 from birthmark_sma.errors import (
     AuthorityAwayError,
@@ -43,8 +50,7 @@ from birthmark_sma.errors import (
     ProvisioningRefusedError,
 )
 from birthmark_sma.http_requests import draw_pause
-from birthmark_sma.pki.keys.recipient_key import recipient_urn
-from birthmark_sma.pki.names import check_device_serial, requested_subject
+from birthmark_sma.pki.names import check_device_serial
 from birthmark_sma.protocol.camera_token import NUC_HASH_BYTES
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.server_urls import check_url
@@ -110,6 +116,12 @@ class Enrolment:
         if self.keys_per_table is not None and not 1 <= self.keys_per_table <= MAX_WIRE_INTEGER:
             raise ConfigurationError(f"keys_per_table must be between 1 and {MAX_WIRE_INTEGER}.")
 
+    @property
+    def pinned_root(self) -> str | None:
+        """The fingerprint of the pinned root as 64 lower-case hex digits, or None."""
+        given = self.root_fingerprint
+        return None if given is None else given.lower().replace(":", "")
+
     def details(self) -> dict[str, str]:
         """Return the fields of the request that the app chose."""
         given = {
@@ -123,14 +135,14 @@ class Enrolment:
 
 def begin(enrolment: Enrolment) -> Pending:
     """Generate a camera's keys and its request. Nothing is sent or written."""
-    signing, key_encryption = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    signing, key_encryption = new_key(), new_key()
     return Pending(
         device_serial=enrolment.device_serial,
         request=_request(enrolment, signing, key_encryption),
         idempotency_key=secrets.token_urlsafe(24),
         enrolment_key=enrolment.enrolment_key,
-        private_key=_private_pem(signing),
-        key_encryption_private_key=_private_pem(key_encryption),
+        private_key=private_pem(signing),
+        key_encryption_private_key=private_pem(key_encryption),
         nonce_secret=secrets.token_hex(32),
     )
 
@@ -156,7 +168,9 @@ def provision(
             f"This directory belongs to camera {pending.device_serial!r}. Use another"
             f" directory for {enrolment.device_serial!r}."
         )
-    with _client(enrolment, client) as http:
+    with open_client(
+        client, enrolment.ssl_context, seconds=ANSWER_SECONDS, connect=CONNECT_SECONDS
+    ) as http:
         asking = _Asking(http, enrolment)
         while True:
             try:
@@ -194,11 +208,12 @@ class _Asking:
                     identity = make_identity(
                         pending,
                         content,
-                        root_fingerprint=self._enrolment.root_fingerprint,
+                        authority_url=self._enrolment.url,
+                        root_fingerprint=self._enrolment.pinned_root,
                         keys_per_table=self._enrolment.keys_per_table,
                     )
                     return identity, response_time(answer)
-                if not _may_change(status):
+                if not may_change(status):
                     raise _refusal(status, content)
                 why = f"it answered with status {status}"
                 asked_to_wait = retry_after(answer)
@@ -270,25 +285,16 @@ def _request(
     signing: ec.EllipticCurvePrivateKey,
     key_encryption: ec.EllipticCurvePrivateKey,
 ) -> str:
-    # The CSR's signature covers the name and the recipient key, so an attacker on the network
-    # cannot change them.
-    recipient = key_encryption.public_key()
-    named = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(recipient_urn(recipient))])
-    csr = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(requested_subject(enrolment.device_serial))
-        .add_extension(named, critical=False)
-    )
-    public = recipient.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
     return json.dumps(
         enrolment.details()
-        | {"csr": to_pem(csr.sign(signing, hashes.SHA256())), _KEY_ENCRYPTION: public.decode()}
+        | {
+            "csr": make_csr(enrolment.device_serial, signing, key_encryption),
+            _KEY_ENCRYPTION: public_pem(key_encryption),
+        }
     )
 
 
-def _may_change(status: int) -> bool:
+def may_change(status: int) -> bool:
     """Return True if a retry may get another answer. A redirect comes from a captive portal."""
     return status in _TRY_AGAIN or 300 <= status < 400 or status >= 500
 
@@ -310,20 +316,3 @@ _ALREADY_PROVISIONED = (
     " more than 24 hours ago. If the serial is this camera's own, ask the operator for: sma devices"
     " re-enrol SERIAL. Then start again. Otherwise choose a new serial in an empty directory."
 )
-
-
-def _client(
-    enrolment: Enrolment, given: httpx2.Client | None
-) -> AbstractContextManager[httpx2.Client]:
-    if given is not None:
-        return nullcontext(given)
-    timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    return httpx2.Client(timeout=timeout, verify=enrolment.ssl_context or True)
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),  # `state` seals the whole file
-    ).decode()

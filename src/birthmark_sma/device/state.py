@@ -2,7 +2,8 @@
 
 `camera` calls `load` and `save`. The file is `Pending` before the first request is sent, with
 everything that a retry needs to be exactly the same request. It becomes `Identity` in one step. It
-must never contain a mixture of both.
+must never contain a mixture of both. A renewal puts its request into the identity, and the renewed
+identity replaces both in one step.
 """
 
 import json
@@ -38,6 +39,30 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingRenewal:
+    """A renewal whose response is not on disk yet. Its CSR is the idempotency key.
+
+    The certificate that it presents is that of the identity which contains it.
+    """
+
+    csr: str
+    private_key: str = field(repr=False)
+    key_encryption_private_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A renewed certificate that the authority has yet to revoke as superseded.
+
+    `renewal` is the request by which it was renewed. It is repeated, with the wish to supersede.
+    """
+
+    device_certificate: str
+    renewal: PendingRenewal
+    private_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """A provisioned camera. Keys and certificates are PEM; byte strings are hex."""
 
@@ -52,6 +77,12 @@ class Identity:
     """The master key of each table, by the table id in decimal."""
     nonce_secret: str = field(repr=False)
     keys_per_table: int
+    authority_url: str | None = None
+    """The URL for renewals. None in the state of an earlier version of this program."""
+    root_fingerprint: str | None = None
+    """SHA-256 of the root that the app pinned, in lower-case hex, or None."""
+    renewal: PendingRenewal | None = None
+    predecessor: Predecessor | None = None
 
 
 def load_private_key(pem: str) -> ec.EllipticCurvePrivateKey:
@@ -83,6 +114,11 @@ def load(directory: PrivateDirectory, sealing: Sealing) -> State | None:
         kind = _KINDS[fields.pop("state")]
         if "certificate_chain" in fields:
             fields["certificate_chain"] = tuple(fields["certificate_chain"])
+        if fields.get("renewal") is not None:
+            fields["renewal"] = PendingRenewal(**fields["renewal"])
+        if (old := fields.get("predecessor")) is not None:
+            renewal = PendingRenewal(**old["renewal"])
+            fields["predecessor"] = Predecessor(**old | {"renewal": renewal})
         return kind(**fields)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DamagedDeviceStateError(

@@ -1,4 +1,4 @@
-"""Sign and verify the messages of devices: bundles and renewals.
+"""Sign and verify the messages of devices. The kind of the device key decides the algorithm.
 
 | device key | signature |
 | --- | --- |

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera, state
+from birthmark_sma.device import UNSEALED, Camera, Enrolment, Renewal, start_camera, state
 from birthmark_sma.device.state import Identity
 from birthmark_sma.device.state_directory import PrivateDirectory
 from birthmark_sma.errors import DamagedDeviceStateError
@@ -29,6 +29,8 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.simulation import attacks
 from birthmark_sma.simulation.expected_outcomes import TAMPERING, Case
 
+_NO_RENEWAL = Renewal(automatic=False)
+"""A simulation is shorter than the validity of a certificate."""
 _AT_ONCE = 8  # cameras that are provisioned at the same time
 # A shared directory is safe here: TemporaryDirectory makes a directory in it with mode 0700 and an
 # unpredictable name.
@@ -112,7 +114,7 @@ class PlayedCamera:
             if case is Case.CLONE_OTHER_SENSOR:
                 other = replace(self.identity, nuc_hash=os.urandom(32).hex())
                 state.save(other, PrivateDirectory(directory), UNSEALED)
-            self._copies[case] = start_camera(directory, sealing=UNSEALED)
+            self._copies[case] = start_camera(directory, sealing=UNSEALED, renewal=_NO_RENEWAL)
         return self._copies[case]
 
 
@@ -140,6 +142,7 @@ def provision(
             max_bundles=max_bundles,
             clock=clocks[n],
             client=client,
+            renewal=_NO_RENEWAL,
         )
         # A Camera does not give out its secrets, so forgeries read them from its state files.
         identity = state.load(PrivateDirectory(place), UNSEALED)
