@@ -35,6 +35,22 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "the enrolment key is used up, or is for another device family",
         "Ask the operator for a key. The serial is still free.",
     ),
+    "renewal-refused": (
+        "403",
+        "the signature is wrong, or this certificate cannot be renewed (any more)",
+        "`detail` has the cause. Sign with the key of `device_certificate`. For a certificate that"
+        " expired too long ago or was revoked, ask the operator for a re-enrolment.",
+    ),
+    "renewal-time-refused": (
+        "403",
+        "`requested_at` is more than 5 minutes from the authority's time",
+        "Set the clock, then sign again with the new time. `detail` has the difference.",
+    ),
+    "device-not-active": (
+        "403",
+        "the device is suspended, revoked or retired",
+        "Ask the operator. Try again after a day at the earliest.",
+    ),
     "foreign-form": (
         "403",
         "a form of the dashboard was sent from another page",
@@ -45,6 +61,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "404, 503",
         "the root has signed no list yet (404), or the intermediate has not (503)",
         "503: repeat after `Retry-After`. 404: the operator runs `sma ca publish-crl`.",
+    ),
+    "unknown-certificate": (
+        "404",
+        "this authority has issued no device certificate with this id",
+        "Compare the id: the issuer's key identifier and the serial number (RFC 9773).",
     ),
     "unknown-device": ("404", "no device has this serial", "Compare the serial."),
     "method-not-allowed": ("405", "the path has other methods", "`Allow` lists them."),
@@ -112,6 +133,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "the public key is of a kind that is not accepted, or it is weak or known",
         "`detail` has the cause. Make a new key pair.",
     ),
+    "certificate-refused": (
+        "422",
+        "`device_certificate` is not one certificate in PEM",
+        "Send the certificate as the authority issued it.",
+    ),
     "csr-refused": (
         "422",
         "the CSR is malformed, is not signed by its key, or names another device",
@@ -161,6 +187,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "503",
         "the database does not answer",
         "Repeat after `Retry-After`. No verdict.",
+    ),
+    "renewal-outdated": (
+        "503",
+        "another renewal of the same device came between",
+        "Repeat after `Retry-After`, with a new time and signature.",
     ),
     "pool-full": (
         "503",

@@ -26,8 +26,8 @@ from jwcrypto.common import JWException
 
 from birthmark_sma.client.bundle_verification import verify_bundle
 from birthmark_sma.device import Enrolment
-from birthmark_sma.device.provisioning import begin
 from birthmark_sma.device.certification import UnusableAnswerError
+from birthmark_sma.device.provisioning import begin
 from birthmark_sma.device.provisioning_response import make_identity
 from birthmark_sma.device.table_key_decryption import open_table_keys
 from birthmark_sma.errors import BirthmarkError, MalformedCameraTokenError

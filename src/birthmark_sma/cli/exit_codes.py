@@ -25,6 +25,7 @@ REFUSED = 6
 _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.AlreadyInitialisedError, errors.ConflictError, errors.RotationError)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
+    (CONFLICT, (errors.RenewalOrderError,)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
     (
         CONFIGURATION,

@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from birthmark_sma import HOW_TO_INSTALL, __version__
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.batch.command import provision_batch
-from birthmark_sma.cli.commands import ca, demo, devices, history, keys, secrets, tables
+from birthmark_sma.cli.commands import ca, demo, devices, history, keys, renewals, secrets, tables
 from birthmark_sma.cli.commands.backup import backup, restore
 from birthmark_sma.cli.commands.doctor import doctor
 from birthmark_sma.cli.commands.init import init, migrate
@@ -78,6 +78,7 @@ command(app, "validate")(validate)
 for group, name in (
     (commands.app, "simulate"),
     (devices.app, "devices"),
+    (renewals.app, "renewals"),
     (tables.app, "tables"),
     (ca.app, "ca"),
     (history.app, "history"),

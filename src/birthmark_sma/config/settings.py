@@ -55,6 +55,7 @@ _DATABASE = (
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
     *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
     "devices re-enrol",
+    *("renewals order", "renewals list", "renewals cancel"),
     *("tables show", "ca show", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )

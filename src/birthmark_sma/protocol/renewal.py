@@ -19,6 +19,7 @@ from birthmark_sma.protocol.bundle_signature import SigningKey, sign_message, ve
 SIGNING_PREFIX = b"birthmark-renew-v1\0"
 TOLERANCE = timedelta(minutes=5)
 """The largest difference between `requested_at` and the authority's clock."""
+_NO_ID = "It is not the id of a certificate (RFC 9773, section 4.1)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,15 @@ def parse_certificate_id(text: str) -> tuple[bytes, int]:
 
     Raises ValueError for every other spelling, and for a serial number that is not positive.
     """
-    identifier, dot, number = text.partition(".")
-    key_identifier = _from_base64url(identifier)
-    serial_number = int.from_bytes(_from_base64url(number), "big", signed=True)
-    if not dot or serial_number <= 0 or certificate_id(key_identifier, serial_number) != text:
-        raise ValueError("It is not the id of a certificate.")
+    identifier, _, number = text.partition(".")
+    try:
+        key_identifier, octets = _from_base64url(identifier), _from_base64url(number)
+    except ValueError:
+        raise ValueError(_NO_ID) from None
+    serial_number = int.from_bytes(octets, "big", signed=True)
+    # One spelling only: `certificate_id` must give the text again.
+    if serial_number <= 0 or certificate_id(key_identifier, serial_number) != text:
+        raise ValueError(_NO_ID)
     return key_identifier, serial_number
 
 
@@ -113,5 +118,4 @@ def _base64url(value: bytes) -> str:
 
 
 def _from_base64url(text: str) -> bytes:
-    # `certificate_id` of the result shows whether the text was canonical.
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -23,6 +23,7 @@ from birthmark_sma.authority.devices import (
 )
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.devices.search import DeviceFilter
+from birthmark_sma.authority.renewal.information import find_window
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -150,6 +151,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "earlier": certificates_store.list_earlier(connection, device_serial),
         "re_enrolment": re_enrolments.find(connection, device_serial, now),
         "now": now,
+        "window": find_window(connection, device),
         "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
         "latest_days": [

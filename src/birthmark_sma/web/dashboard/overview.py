@@ -16,6 +16,7 @@ from starlette.responses import Response
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.operations.statistics import count_expiring, read_glance
+from birthmark_sma.authority.renewal import orders
 from birthmark_sma.authority.server_metrics import VALIDATIONS
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
@@ -95,6 +96,7 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
         ],
         "expiring": count_expiring(connection, now, _MOST_COUNTED),
         "most_expiring": _MOST_COUNTED,
+        "renewed": orders.count_renewed_since(connection, now - timedelta(days=1)),
         "ceremony": ca_store.ceremony_time(connection),
     }
 

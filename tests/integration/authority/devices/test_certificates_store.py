@@ -26,7 +26,7 @@ def add(database: Database, number: int, ends: datetime | None, **fields: object
 
 
 def supersede(database: Database, number: int, serial: str, ends: datetime | None) -> None:
-    """Give a device an earlier certificate."""
+    """Give a device an earlier certificate, which was superseded two days ago."""
     earlier = EarlierCertificate(
         certificate_serial=serial,
         device_serial=device(number).device_serial,
@@ -38,7 +38,8 @@ def supersede(database: Database, number: int, serial: str, ends: datetime | Non
         replaced_by="olga",
     )
     with database.write() as transaction:
-        certificates_store.supersede(transaction, earlier)
+        certificates_store.add_earlier(transaction, earlier)
+        certificates_store.supersede_earlier(transaction, earlier.device_serial, NOW - 2 * DAY)
 
 
 def revoke_all(
@@ -111,7 +112,7 @@ def test_certificates_by_their_serial_numbers(database: Database) -> None:
         None,
         NOW + DAY,
     )
-    assert (earlier.is_current, earlier.revocation) == (False, (NOW - DAY, "superseded"))
+    assert (earlier.is_current, earlier.revocation) == (False, (NOW - 2 * DAY, "superseded"))
     assert current.device_serial == earlier.device_serial == "device-0001"
     assert current.status is earlier.status is DeviceStatus.ACTIVE
 

@@ -203,7 +203,7 @@ def test_a_signing_key_is_no_recipient_key(authority: Authority) -> None:
 
     new_camera(authority, "other", device_public_key=key)
     others = sealed_request_for("camera", key)
-    assert "Another device signs" in str(refusal(authority, others))
+    assert "A device signs" in str(refusal(authority, others))
     revoke_device(authority.database, "other", "key_compromise")
     error = refusal(authority, others)
     assert isinstance(error, KeyEncryptionKeyRefusedError)

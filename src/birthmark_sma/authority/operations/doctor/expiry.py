@@ -21,6 +21,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
     warning,
 )
 from birthmark_sma.authority.operations.statistics import SOON, count_expiring
+from birthmark_sma.authority.renewal import orders
 from birthmark_sma.config import Access, Settings
 from birthmark_sma.counts import counted
 from birthmark_sma.pki import profiles
@@ -90,9 +91,26 @@ def check_device_certificates(database: Database, now: datetime) -> Iterator[Fin
     yield warning(
         f"Certificates of devices in use that end within 30 days: {_up_to(soon)}; that have expired"
         f" in the last 90 days: {_up_to(over)}",
-        "To see them, type sma devices list --expiring-within 30d. Re-enrol those devices: sma"
-        " devices re-enrol",
+        "To see them, type sma devices list --expiring-within 30d. They renew by themselves if they"
+        " are on and can reach this server. If one cannot, re-enrol it: sma devices re-enrol",
     )
+
+
+def check_renewal_orders(database: Database, now: datetime) -> Iterator[Finding]:
+    """Warn of renewal orders that are over although devices have not renewed."""
+    with database.read() as connection:
+        late = [order for order in orders.list_open(connection) if order.ends_at <= now]
+        left = {order.id: orders.count_stragglers(connection, order) for order in late}
+    stragglers = {number: count for number, count in left.items() if count}
+    if not stragglers:
+        yield ok("No renewal order is over while devices have not renewed")
+    for number, count in stragglers.items():
+        told = f"{count:,} or more" if count >= orders.MOST_COUNTED else f"{count:,}"
+        yield warning(
+            f"Renewal order {number} is over, and devices have not renewed: {told}",
+            "They may be off, or run a program that does not renew. For the numbers, type sma"
+            f" renewals list. When you are done: sma renewals cancel {number}",
+        )
 
 
 def _up_to(count: int) -> str:
