@@ -119,7 +119,9 @@ def _renew(
         return replace(answer, is_repetition=True)
     if not candidate.is_new:
         return RenewalOutdatedError()
-    new = replace(old, **{name: getattr(candidate.device, name) for name in RENEWED_FIELDS})
+    changes = {name: getattr(candidate.device, name) for name in _NEW_FIELDS}
+    # By the database's clock to the instant, as a renewal order names what was issued before it.
+    new = replace(old, **changes, certificate_renewed_at=now)
     error = replace_certificate(
         *(transaction, old, new),
         now=now,
@@ -131,14 +133,13 @@ def _renew(
     certificates_store.note_exchange(
         transaction, candidate.presented, candidate.csr_sha256, new.certificate_serial
     )
-    return candidate.answer
+    return replace(candidate.answer, renewed_at=now)
 
 
-RENEWED_FIELDS = (
+_NEW_FIELDS = (
     *("device_certificate", "certificate_serial", "device_public_key", "public_key_fingerprint"),
-    *("certificate_issuer", "certificate_expires_at", "certificate_renewed_at"),
+    *("certificate_issuer", "certificate_expires_at"),
 )
-"""The fields of a device that a renewal changes."""
 
 
 def find_certificate(

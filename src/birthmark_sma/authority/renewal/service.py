@@ -264,7 +264,6 @@ class Renewer:
             ).decode(),
             public_key_fingerprint=checked.public_key_fingerprint,
             certificate_expires_at=certificate.not_valid_after_utc,
-            certificate_renewed_at=now,
         )
 
     def _answer(self, device: Device, recipient: KeyEncryptionKey | None) -> Renewed:
@@ -273,7 +272,7 @@ class Renewer:
             device_certificate=device.device_certificate,
             certificate_chain=self._maker.chain,
             table_assignments=device.table_assignments,
-            # A device is renewed here, or was before: then this is the time of that renewal.
+            # The registration of a new certificate sets the time.
             renewed_at=device.certificate_renewed_at or self._database.clock.now(),
             sealed_secrets=None
             if recipient is None
