@@ -550,6 +550,51 @@ def test_a_key_that_is_taken_between_check_and_commit(authority: Authority) -> N
     ]
 
 
+def test_a_key_that_is_taken_between_the_last_check_and_the_update(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The UNIQUE constraint decides. Its error is the loser's alone, and undoes what it did."""
+    key = new_key()
+    for serial in ("camera-1", "camera-2"):
+        new_camera(authority, serial)
+        allow(authority, serial)
+    loser = candidate(authority, again("camera-1", key))
+    winner = candidate(authority, again("camera-2"))
+    new_camera(authority, "other", device_public_key=public_pem(key))
+    before = find(authority, "camera-1")
+    find_key_holders = device_store.find_key_holders
+    asked: list[object] = []
+
+    def find_none_at_first(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return {} if len(asked) == 1 else find_key_holders(*arguments)
+
+    monkeypatch.setattr(device_store, "find_key_holders", find_none_at_first)
+    with authority.database.write() as transaction:
+        first, second = authority.provisioner._register(transaction, [loser, winner])
+    assert isinstance(first, PublicKeyInUseError)
+    assert second == winner.answer
+    assert find(authority, "camera-1") == before
+    earlier = rows_of(authority.database, "SELECT device_serial FROM earlier_certificates")
+    assert earlier == [("camera-2",)]
+    assert rows_of(authority.database, "SELECT device_serial FROM re_enrolments") == [("camera-1",)]
+
+
+def test_a_sandbox_forgets_them(authority: Authority) -> None:
+    """What is deleted with a device, so that its serial and its keys are free again."""
+    key = new_key()
+    re_enrol(authority, again("camera-1", key))
+    allow(authority, "camera-1")
+    re_enrol(authority, again("camera-1"))
+    allow(authority, "camera-1")
+    with authority.database.write() as transaction:
+        now = authority.database.clock.now() + DAY
+        assert device_store.delete_older(transaction, now, limit=10) == 1
+    for table in ("earlier_certificates", "re_enrolments"):
+        assert rows_of(authority.database, f"SELECT * FROM {table}") == []
+    re_enrol(authority, again("camera-1", key))
+
+
 def test_one_that_fails_in_the_middle_leaves_the_old_certificate(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
