@@ -79,6 +79,10 @@ class CsrRefusedError(PkiError):
     """A PKCS#10 request is malformed, or its signature does not prove possession of its key."""
 
 
+class DeviceCertificateRefusedError(PkiError):
+    """A device certificate cannot be read."""
+
+
 class DeviceSerialRefusedError(PkiError):
     """A device serial cannot be used as the common name of a certificate."""
 
@@ -338,6 +342,10 @@ class NucHashInUseError(ConflictError):
         super().__init__("This NUC hash belongs to another device")
 
 
+class ReEnrolmentRefusedError(ConflictError):
+    """The device may be re-enrolled, but not in its present status or under this spelling."""
+
+
 class DeviceStatusError(ConflictError):
     """The device's status does not allow this change. A revocation is final."""
 
@@ -362,6 +370,13 @@ class DeviceDescriptionRefusedError(AuthorityError):
 
 class UnknownDeviceError(AuthorityError):
     """No device with this serial is registered."""
+
+
+class UnknownCertificateError(AuthorityError):
+    """No device certificate with this id was issued here."""
+
+    def __init__(self) -> None:
+        super().__init__("This authority has issued no device certificate with this id")
 
 
 class CrlNotPublishedError(AuthorityError):
@@ -410,6 +425,29 @@ class InsufficientScopeError(AccessError):
 
 class EnrolmentRefusedError(AccessError):
     """The access key does not allow this device to be provisioned, or no more devices."""
+
+
+class RenewalRefusedError(AccessError):
+    """A certificate cannot be renewed, or the request does not prove to have its key."""
+
+
+class RenewalTimeRefusedError(AccessError):
+    """The time in a request to renew a certificate is too far from the authority's."""
+
+
+class DeviceNotActiveError(AccessError):
+    """The device is suspended, revoked or retired, so its certificate cannot be renewed."""
+
+
+class RenewalOutdatedError(AuthorityError):
+    """The device was renewed in another way meanwhile. Nothing was done: check and sign again."""
+
+    def __init__(self) -> None:
+        super().__init__("Another renewal of this device is under way: try again")
+
+
+class RenewalOrderError(AuthorityError):
+    """A renewal order cannot be given, or there is none with this number."""
 
 
 class AccessKeyRefusedError(AuthorityError):

@@ -8,6 +8,7 @@ the services of a server.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,8 @@ from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, Issuer
 from birthmark_sma.authority.provisioning.service import Provisioner
 from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
 from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
+from birthmark_sma.authority.renewal.registration import IssuedRenewal, register_renewals
+from birthmark_sma.authority.renewal.service import Renewer
 from birthmark_sma.authority.sandbox.certificates import SandboxDeviceIssuer
 from birthmark_sma.authority.sandbox.guards import check_kind, check_settings
 from birthmark_sma.authority.sandbox.validation import SandboxValidator
@@ -81,6 +84,7 @@ class Authority:
     table_cache: KeyTableCache = field(repr=False)
     validator: Validator = field(repr=False)
     provisioner: Provisioner = field(repr=False)
+    renewer: Renewer = field(repr=False)
     writers: tuple[GroupCommit[Any, Any], ...] = field(repr=False)
     """Those of the validator and of the provisioner."""
     key_cache: AccessKeyCache = field(repr=False)
@@ -183,7 +187,11 @@ def open_authority(
         rate_limits=rate_limits,
         replay=settings.replay,
     )
-    provisioner = Provisioner(database, parts.maker, parts.first_answers, figures)
+    grace = timedelta(days=settings.renewal_grace_days)
+    provisioner = Provisioner(
+        *(database, parts.maker, parts.first_answers, figures),
+        more_items={IssuedRenewal: partial(register_renewals, grace=grace)},
+    )
     return Authority(
         settings=settings,
         database=database,
@@ -193,6 +201,7 @@ def open_authority(
         table_cache=parts.table_cache,
         validator=validator,
         provisioner=provisioner,
+        renewer=Renewer(database, parts.maker, provisioner, grace, figures),
         writers=(validator.writer, provisioner.writer),
         figures=figures,
         served_crls=served_crls,

@@ -33,6 +33,24 @@ class Outcome(StrEnum):
     """The outcome of a request to provision a device, as a label of the metric."""
 
     PROVISIONED = "provisioned"
+    RE_ENROLLED = "re_enrolled"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+    OVERLOADED = "overloaded"
+    UNAVAILABLE = "unavailable"
+    FAILED = "failed"
+
+
+class RenewalOutcome(StrEnum):
+    """The outcome of a request to renew a certificate, as a label of the metric."""
+
+    RENEWED = "renewed"
+    REPEATED = "repeated"
+    UNPROVEN = "unproven"
+    """The certificate is unknown, revoked or expired, or the signature is wrong."""
+    WRONG_TIME = "wrong_time"
+    NOT_ACTIVE = "not_active"
+    RATE_LIMITED = "rate_limited"
     CONFLICT = "conflict"
     REFUSED = "refused"
     OVERLOADED = "overloaded"
@@ -63,6 +81,7 @@ LAYOUT = SlotAllocator()
 VALIDATIONS = BatchInstruments("validation")
 PROVISIONINGS = BatchInstruments("provisioning")
 OUTCOMES = Counter(LAYOUT, metrics.PROVISIONINGS, [(outcome.value,) for outcome in Outcome])
+RENEWALS = Counter(LAYOUT, metrics.RENEWALS, [(each.value,) for each in RenewalOutcome])
 TABLE_RANGES = Counter(LAYOUT, metrics.KEY_TABLE_TOKENS, [(str(each),) for each in range(_RANGES)])
 """Camera tokens by key table, in up to 25 ranges of equal size. Their slots are adjacent."""
 RATE_REFUSALS = Counter(LAYOUT, metrics.RATE_LIMIT_REFUSALS, [(kind.value,) for kind in Kind])
@@ -102,6 +121,10 @@ class ServerMetrics:
     def provisioned(self, outcome: Outcome) -> None:
         """Count a request to provision a device. Call this in the event loop only."""
         OUTCOMES.add(self.own_counters, (outcome.value,))
+
+    def renewed(self, outcome: RenewalOutcome) -> None:
+        """Count a request to renew a certificate. Call this in the event loop only."""
+        RENEWALS.add(self.own_counters, (outcome.value,))
 
     def copy_writer(
         self, writer: BatchInstruments, commits: "GroupCommit[Any, Any]", *, waiting: int

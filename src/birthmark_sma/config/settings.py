@@ -54,6 +54,7 @@ _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
     *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
+    "devices re-enrol",
     *("tables show", "ca show", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )
@@ -182,10 +183,14 @@ class Settings(BaseModel):
     """All other requests of a caller, except /health/live and /health/ready."""
     rate_guesses: Annotated[str | None, _limit("60/minute")] = None
     """The wrong credentials from one address."""
+    rate_renew: Annotated[str | None, _limit("10/hour")] = None
+    """The certificates that a device may get by renewal."""
     rate_store: Annotated[SecretStr | None, Setting()] = None
     """A Redis, as a redis:// or rediss:// URL, in which several processes share their counts. It
     has no flag, because it may contain a password."""
 
+    renewal_grace_days: Annotated[int, _between(0, 3_650), Setting(_SERVE)] = 90
+    """The number of days after its end in which a device certificate can still be renewed."""
     audit_retention_days: Annotated[
         int | None,
         _between(1, 36_500),
@@ -249,7 +254,12 @@ class Settings(BaseModel):
         return networks
 
     @field_validator(
-        "rate_provision", "rate_validate", "rate_failures", "rate_admin", "rate_guesses"
+        "rate_provision",
+        "rate_validate",
+        "rate_failures",
+        "rate_admin",
+        "rate_guesses",
+        "rate_renew",
     )
     @classmethod
     def _rate(cls, value: str | None) -> str | None:

@@ -54,16 +54,21 @@ def verify(request: x509.CertificateSigningRequest, device_serial: str) -> Devic
     return device_key
 
 
+def decode(pem: str) -> bytes:
+    """Return the DER of a PEM request, which is not parsed. Raises CsrRefusedError."""
+    try:
+        return read_block(pem, _LABELS, "CSR (PKCS#10)")
+    except MalformedPemError as error:
+        raise CsrRefusedError(*error.args) from None
+
+
 def load(pem: str) -> x509.CertificateSigningRequest:
     """Parse a PEM PKCS#10 request. `verify` must still check its signature and names.
 
     Raises CsrRefusedError if it is malformed, and KeyRefusedError if the library would read its
     public key as a different kind of key.
     """
-    try:
-        encoded = read_block(pem, _LABELS, "CSR (PKCS#10)")
-    except MalformedPemError as error:
-        raise CsrRefusedError(*error.args) from None
+    encoded = decode(pem)
     try:
         request = x509.load_der_x509_csr(encoded)
         subject, public_key = elements(elements(request.tbs_certrequest_bytes)[0].content)[1:3]

@@ -9,14 +9,16 @@ or the flag. The camera signs, the authority verifies. The algorithms are those 
 
 import hashlib
 import json
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from birthmark_sma.protocol.bundle import format_time
 from birthmark_sma.protocol.bundle_signature import SigningKey, sign_message, verify_message
 
 SIGNING_PREFIX = b"birthmark-renew-v1\0"
+TOLERANCE = timedelta(minutes=5)
+"""The largest difference between `requested_at` and the authority's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,27 @@ def certificate_id(issuer_key_identifier: bytes, certificate_serial: int) -> str
     return f"{_base64url(issuer_key_identifier)}.{_base64url(octets)}"
 
 
+def parse_certificate_id(text: str) -> tuple[bytes, int]:
+    """Return the key identifier and the serial number of a text of `certificate_id`.
+
+    Raises ValueError for every other spelling, and for a serial number that is not positive.
+    """
+    identifier, dot, number = text.partition(".")
+    key_identifier = _from_base64url(identifier)
+    serial_number = int.from_bytes(_from_base64url(number), "big", signed=True)
+    if not dot or serial_number <= 0 or certificate_id(key_identifier, serial_number) != text:
+        raise ValueError("It is not the id of a certificate.")
+    return key_identifier, serial_number
+
+
 def _digest(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
 def _base64url(value: bytes) -> str:
     return urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
+
+
+def _from_base64url(text: str) -> bytes:
+    # `certificate_id` of the result shows whether the text was canonical.
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))

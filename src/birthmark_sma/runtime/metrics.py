@@ -138,6 +138,12 @@ QUEUE_LIMIT_ITEMS = Metric(
 PROVISIONINGS = Metric(
     "sma_provisionings", "counter", ("outcome",), "Requests to provision a device, by outcome."
 )
+RENEWALS = Metric(
+    "sma_renewals",
+    "counter",
+    ("outcome",),
+    "Requests to renew a device certificate, by outcome. `renewed` counts new certificates.",
+)
 KEY_TABLE_TOKENS = Metric(
     "sma_key_table_tokens",
     "counter",
@@ -164,6 +170,13 @@ CERTIFICATE_EXPIRY = Metric(
     "gauge",
     ("certificate",),
     "Unix time at which the root, intermediate or TLS certificate of this server expires.",
+)
+DEVICE_CERTIFICATES_EXPIRING = Metric(
+    "sma_device_certificates_expiring",
+    "gauge",
+    ("within",),
+    "Certificates of active and suspended devices that end within 30d or 90d, or have expired in"
+    " the last 90 days. Up to 100,000 each, counted once a minute, from the database.",
 )
 
 METRICS = tuple(each for each in tuple(globals().values()) if isinstance(each, Metric))

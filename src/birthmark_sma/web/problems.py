@@ -187,6 +187,17 @@ TABLE = (
         challenge=f'{_CHALLENGE}, error="insufficient_scope"',
     ),
     Problem(403, "enrolment-refused", "Enrolment refused", errors.EnrolmentRefusedError),
+    Problem(
+        *(403, "renewal-refused", "Renewal refused", errors.RenewalRefusedError),
+        "The proof or its time is wrong, the certificate cannot be renewed, or the device is not"
+        " active",
+        "The device's signature does not verify for this request. Sign with the key of"
+        " device_certificate...",
+    ),
+    Problem(
+        *(403, "renewal-time-refused", "Time of renewal refused", errors.RenewalTimeRefusedError)
+    ),
+    Problem(403, "device-not-active", "Device not active", errors.DeviceNotActiveError),
     Problem(403, "foreign-form", "Form from another site", RequestError),
     Problem(
         *(404, "not-found", "Not Found", HTTPException),
@@ -200,15 +211,21 @@ TABLE = (
         "The root has signed no revocation list yet...",
     ),
     Problem(
+        *(404, "unknown-certificate", "Unknown certificate", errors.UnknownCertificateError),
+        "No device certificate has this id",
+        "This authority has issued no device certificate with this id.",
+    ),
+    Problem(
         *(405, "method-not-allowed", "Method Not Allowed", HTTPException),
         detail="This path does not have this method. The Allow header lists its methods.",
     ),
     Problem(
         *(409, "device-already-provisioned", "Device already provisioned"),
         errors.DeviceAlreadyProvisionedError,
-        "The serial, the public key or the NUC hash is registered already",
+        "The serial, the key or the NUC hash is registered already, or a re-enrolment is refused",
         "Device already provisioned.",
     ),
+    Problem(409, "re-enrolment-refused", "Re-enrolment refused", errors.ReEnrolmentRefusedError),
     Problem(409, "public-key-in-use", "Public key in use", errors.PublicKeyInUseError),
     Problem(409, "nuc-hash-in-use", "NUC hash in use", errors.NucHashInUseError),
     Problem(
@@ -251,6 +268,10 @@ TABLE = (
         "key_encryption_public_key",
     ),
     _refused(errors.KeyRefusedError, "key-refused", "Public key refused", "device_public_key"),
+    _refused(
+        *(errors.DeviceCertificateRefusedError, "certificate-refused"),
+        *("Device certificate refused", "device_certificate"),
+    ),
     _refused(errors.CsrRefusedError, "csr-refused", "Certification request refused", "csr"),
     _refused(
         *(errors.DeviceSerialRefusedError, "serial-refused", "Device serial refused"),
@@ -279,6 +300,7 @@ TABLE = (
     ),
     _retry(errors.CrlNotPublishedError, "crl-not-published", "Revocation list not published"),
     _retry(errors.IssuerExpiredError, "issuer-expired", "Issuer expired"),
+    _retry(errors.RenewalOutdatedError, "renewal-outdated", "Renewal outdated"),
     _retry(errors.PoolFullError, "pool-full", "Too many requests waiting"),
     _retry(errors.ShuttingDownError, "shutting-down", "Shutting down"),
     _retry(errors.KeyEncryptionKeyChangedError, "keys-changed", "Keys changed"),

@@ -44,16 +44,18 @@ class Credentials(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One path, or one directory of files, and everything that depends on it."""
+    """One path, or all paths that begin with it, and everything that depends on it."""
 
     path: str
-    """It is also the label of the route in metrics and traces. With `files`, a directory."""
+    """It is also the label of the route in metrics and traces. With a `tail`, a directory, or a
+    path that ends with a parameter in braces."""
     scopes: Scopes = ANY_KEY
     methods: tuple[str, ...] = ("GET",)
     limit: Kind | None = Kind.ADMIN
     """The rate limit for `methods`. Any other method counts as ADMIN, unless there is no limit."""
     credentials: Credentials = Credentials.CHECKED
-    files: bool = False
+    tail: re.Pattern[bytes] | None = None
+    """If not None, the route has all paths that begin with `prefix` and go on with this pattern."""
     cacheable: bool = False
     """Caches may store the response. It has no Cache-Control unless the endpoint sets one."""
     traced: bool = True
@@ -63,6 +65,19 @@ class Route:
     """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
     """The title in the navigation of the dashboard."""
+
+    @property
+    def prefix(self) -> bytes:
+        """The beginning of the paths of a route with a `tail`."""
+        directory, brace, _ = self.path.partition("{")
+        return (directory if brace else f"{self.path}/").encode()
+
+
+# File names without escapes, empty segments or segments such as "..", which leave the directory.
+_FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# The id of a certificate (RFC 9773): two texts in base64url. No key identifier is longer than
+# SHA-512's, and no serial number has more than 20 octets.
+_CERTIFICATE_ID = re.compile(rb"[A-Za-z0-9_-]{1,86}\.[A-Za-z0-9_-]{1,28}")
 
 
 def _validation(path: str, *, batch: bool = False) -> Route:
@@ -90,6 +105,8 @@ def _page(path: str, navigation: str | None = None) -> Route:
 
 
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)
+RENEW = Route("/api/v1/devices/renew", ANYONE, ("POST",))
+RENEWAL_INFO = Route("/api/v1/devices/renewal-info/{certificate_id}", ANYONE, tail=_CERTIFICATE_ID)
 VALIDATE = _validation("/api/v1/validate/nuc")
 VALIDATE_BATCH = _validation("/api/v1/validate/nuc/batch", batch=True)
 VALIDATE_PUBLISHED = _validation("/validate")
@@ -100,11 +117,11 @@ CRL = _pki(CRL_PATH)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
-DASHBOARD_FILES = Route("/dashboard/static", ANYONE, files=True, dashboard=True)
+DASHBOARD_FILES = Route("/dashboard/static", ANYONE, tail=_FILE, dashboard=True)
 DOCS = _documentation("/docs", "API")
 REDOC = _documentation("/redoc", "ReDoc")
 SANDBOX = Route("/sandbox")
-_DOCUMENTATION_FILES = Route("/static-offline-docs", files=True, cacheable=True, dashboard=True)
+_DOCUMENTATION_FILES = Route("/static-offline-docs", tail=_FILE, cacheable=True, dashboard=True)
 
 UNKNOWN = Route("unknown")
 """The route of every path that does not exist. Any valid key gets 404. A caller without a key gets
@@ -116,6 +133,8 @@ UNKNOWN_PAGE = Route(UNKNOWN.path, dashboard=True)
 TABLE = (
     Route("/", ANYONE),
     PROVISION,
+    RENEW,
+    RENEWAL_INFO,
     VALIDATE,
     VALIDATE_BATCH,
     DASHBOARD,
@@ -160,15 +179,13 @@ ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
 BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
 """The routes by their path as it is sent, without decoding. No route needs an escape, so a path
 with an escape, such as an encoded control character, is UNKNOWN."""
-_DIRECTORIES = tuple((f"{route.path}/".encode(), route) for route in TABLE if route.files)
+_TAILED = tuple((route.prefix, route.tail, route) for route in TABLE if route.tail is not None)
 _PAGES = f"{DASHBOARD.path}/".encode()
-# File names without escapes, empty segments or segments such as "..", which leave the directory.
-_FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-def find_directory(raw_path: bytes) -> Route:
-    """Return the directory of a path that is not in BY_RAW_PATH; else UNKNOWN or UNKNOWN_PAGE."""
-    for directory, files in _DIRECTORIES:
-        if raw_path.startswith(directory) and _FILE.fullmatch(raw_path, len(directory)):
-            return files
+def find_by_tail(raw_path: bytes) -> Route:
+    """Return the route of a path that is not in BY_RAW_PATH; else UNKNOWN or UNKNOWN_PAGE."""
+    for prefix, tail, route in _TAILED:
+        if raw_path.startswith(prefix) and tail.fullmatch(raw_path, len(prefix)):
+            return route
     return UNKNOWN_PAGE if raw_path.startswith(_PAGES) else UNKNOWN

@@ -48,6 +48,18 @@ class Caller:
         return None if self.key is None else self.key.key_id
 
 
+@dataclass(frozen=True, slots=True)
+class RenewingDevice(Caller):
+    """A device that has proved to have the key of its certificate. It counts by its serial."""
+
+    device_serial: str = ""
+
+    def __post_init__(self) -> None:
+        name = f"device:{self.device_serial}"
+        object.__setattr__(self, "identity", name)
+        object.__setattr__(self, "partition", name)
+
+
 @lru_cache(4_096)
 def keyless_caller(address: str | None) -> Caller:
     """Return the caller at an address that presented no access key."""

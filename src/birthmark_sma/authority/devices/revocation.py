@@ -7,9 +7,7 @@ status.
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.authority.devices import abuse_flags
+from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
@@ -55,9 +53,10 @@ def reinstate_device(database: Database, name: str) -> str:
 def revoke_device(database: Database, name: str, reason: str) -> str:
     """Revoke a device for ever. Return its serial as registered.
 
-    All its tokens FAIL, also for pictures from before the revocation, and its certificate is on the
-    next CRL. `reason` is a key of `pki.crl.REASONS` (RFC 5280 section 5.3.1). Raises
-    UnknownDeviceError, or DeviceStatusError if the device is already revoked or the reason unknown.
+    All its tokens FAIL, also for pictures from before the revocation, and its certificates, current
+    and earlier, are on the next CRL. `reason` is a key of `pki.crl.REASONS` (RFC 5280 section
+    5.3.1). Raises UnknownDeviceError, or DeviceStatusError if the device is already revoked or the
+    reason unknown.
     """
     if reason not in REASONS:
         raise DeviceStatusError(
@@ -68,14 +67,11 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
         device = find_named(transaction, name)
         # From every status, except from revoked: `_change` refuses a change to the same status.
         _change(transaction, device, device.status, DeviceStatus.REVOKED)
-        ca_store.add_revocation(
+        certificates_store.revoke_all(
             transaction,
-            Revocation(
-                device.certificate_serial,
-                device.device_serial,
-                database_time(transaction),
-                reason,
-            ),
+            [device.device_serial],
+            revoked_at=database_time(transaction),
+            reason=reason,
         )
         return device.device_serial
 
@@ -98,6 +94,21 @@ def find_named(connection: Connection, name: str) -> Device:
             " Give one of them exactly."
         )
     return found[0]
+
+
+def find_by_serial_or_certificate(connection: Connection, name: str) -> Device:
+    """Return the device of `find_named`, else the one that has or had the certificate `name`.
+
+    `name` is then the serial number of the certificate in hex, in either case. Raises
+    UnknownDeviceError as `find_named`.
+    """
+    try:
+        return find_named(connection, name)
+    except UnknownDeviceError:
+        known = certificates_store.find_certificates(connection, [name.lower()])
+        if not known:
+            raise
+        return find_named(connection, known[name.lower()].device_serial)
 
 
 def _change(transaction: Connection, device: Device, old: DeviceStatus, new: DeviceStatus) -> None:

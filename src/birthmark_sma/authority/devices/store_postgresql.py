@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import ColumnElement, Connection, any_, literal, text
 
 from birthmark_sma.storage.postgresql.arrays import TRUE, ColumnArrays
 from birthmark_sma.storage.postgresql_driver import NamedStatement
@@ -29,7 +29,9 @@ _in_order = itemgetter(*(each.name for each in devices.columns))
 _CONFLICTS = NamedStatement("""
 SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = :folded::text)
            OR EXISTS (SELECT FROM registered_devices WHERE device_serial = :serial::text),
-       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = :fingerprint::bytea),
+       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = :fingerprint::bytea)
+           OR EXISTS (SELECT FROM earlier_certificates
+                      WHERE public_key_fingerprint = :fingerprint::bytea),
        EXISTS (SELECT FROM registered_devices WHERE nuc_hash = :nuc_hash::bytea)
 """)
 
@@ -54,6 +56,11 @@ def hold_inserts(transaction: Connection) -> None:
     """Make `await_inserts` of other transactions wait until this one has ended."""
     # The weakest lock that conflicts with FOR UPDATE. Many transactions can hold it at once.
     transaction.execute(text("SELECT id FROM authority FOR KEY SHARE"))
+
+
+def has_table(table_id: int) -> ColumnElement[bool]:
+    """Return the condition that a key table is assigned to the device."""
+    return literal(table_id) == any_(devices.c.table_assignments)
 
 
 def find_conflicts(

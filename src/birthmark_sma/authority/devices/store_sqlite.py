@@ -7,10 +7,10 @@ here waits for another process.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, bindparam, exists, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import registered_devices
+from birthmark_sma.storage.schema import earlier_certificates, registered_devices
 
 _devices = registered_devices.c
 
@@ -23,7 +23,10 @@ def _exists(column: Column[Any]) -> ColumnElement[bool]:
 # Built once: this runs before every signature.
 _CONFLICTS = select(
     or_(_exists(_devices.serial_folded), _exists(_devices.device_serial)),
-    _exists(_devices.public_key_fingerprint),
+    or_(
+        _exists(_devices.public_key_fingerprint),
+        _exists(earlier_certificates.c.public_key_fingerprint),
+    ),
     _exists(_devices.nuc_hash),
 )
 
@@ -40,6 +43,12 @@ def await_inserts(transaction: Connection) -> None:
 
 def hold_inserts(transaction: Connection) -> None:
     """Do nothing, for the same reason."""
+
+
+def has_table(table_id: int) -> ColumnElement[bool]:
+    """Return the condition that a key table is assigned to the device."""
+    assigned = func.json_each(_devices.table_assignments).table_valued("value")
+    return exists(select(assigned.c.value).where(assigned.c.value == table_id))
 
 
 def find_conflicts(

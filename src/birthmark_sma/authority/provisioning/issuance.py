@@ -10,6 +10,7 @@ import hashlib
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -116,6 +117,9 @@ class IssuedDevice:
     answer: Provisioned
     recipient_fingerprint: bytes | None = None
     """The SHA-256 of the recipient key's DER SubjectPublicKeyInfo; None without such a key."""
+    replaces: str | None = None
+    """The serial number of the device's current certificate for a re-enrolment; None for a new
+    device."""
 
     @property
     def provisioning_id(self) -> str:
@@ -187,17 +191,22 @@ class DeviceIssuer:
             nuc_hash_index=self._nuc_hash_index.of(nuc_hash),
         )
 
-    def make(self, checked: CheckedRequest, now: datetime) -> IssuedDevice:
+    def make(
+        self, checked: CheckedRequest, now: datetime, replaced: Device | None = None
+    ) -> IssuedDevice:
         """Sign the certificate, assign key tables, and build the response.
 
+        A re-enrolment of the device `replaced` keeps its key tables, and so its anonymity set.
         Raises IssuerExpiredError if the intermediate's certificate is not valid at `now`.
         """
         request = checked.request
-        certificate = self._issue(checked, now)
+        certificate = self.issue_certificate(checked, now)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
-            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample),
+            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample)
+            if replaced is None
+            else replaced.table_assignments,
             device_certificate=_pem(certificate),
             certificate_serial=f"{certificate.serial_number:x}",
             device_public_key=_public_pem(checked.public_key),
@@ -209,9 +218,14 @@ class DeviceIssuer:
             provisioned_at=now,
             certificate_expires_at=certificate.not_valid_after_utc,
         )
-        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        answer = self._answer(device, checked, fingerprint)
-        return IssuedDevice(request, device, answer, checked.recipient_fingerprint)
+        answer = self._answer(device, checked)
+        return IssuedDevice(
+            request,
+            device,
+            answer,
+            checked.recipient_fingerprint,
+            replaces=None if replaced is None else replaced.certificate_serial,
+        )
 
     def _check_device_key(
         self, request: ProvisioningRequest, asked: x509.CertificateSigningRequest | None
@@ -258,7 +272,8 @@ class DeviceIssuer:
         if key_policy.fingerprint(key) in self._ca_keys:
             raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
-    def _issue(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
+    def issue_certificate(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
+        """Sign a certificate for a checked request. Raises IssuerExpiredError as `make` does."""
         prepared = certificates.prepare_device(
             checked.public_key,
             checked.request.device_serial,
@@ -270,7 +285,7 @@ class DeviceIssuer:
         )
         return certificates.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
 
-    def _answer(self, device: Device, checked: CheckedRequest, fingerprint: str) -> Provisioned:
+    def _answer(self, device: Device, checked: CheckedRequest) -> Provisioned:
         answer = Provisioned(
             device_certificate=device.device_certificate,
             certificate_chain=self._issuer.chain,
@@ -279,20 +294,40 @@ class DeviceIssuer:
             provisioned_at=device.provisioned_at,
         )
         nuc_hash = checked.nuc_hash.hex()
-        table_keys = {
+        if checked.recipient is None:
+            table_keys = self._table_keys(device)
+            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
+        sealed = self._seal(device, checked.recipient, {"nuc_hash": nuc_hash})
+        return replace(answer, sealed_secrets=sealed)
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Return the PEM certificates from the issuer to the root."""
+        return self._issuer.chain
+
+    def seal_table_keys_of(self, device: Device, recipient: KeyEncryptionKey) -> str:
+        """Return the current keys of a device's tables as compact JWE, for a renewal.
+
+        The NUC hash is not in it: the authority knows only its HMAC.
+        """
+        return self._seal(device, recipient, {})
+
+    def _seal(self, device: Device, recipient: KeyEncryptionKey, more: Mapping[str, object]) -> str:
+        # Serial and certificate fingerprint bind the secrets to this device.
+        certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
+        secret = {
+            "device_serial": device.device_serial,
+            "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+            **more,
+            "table_keys": self._table_keys(device),
+        }
+        return seal_table_keys(secret, recipient)
+
+    def _table_keys(self, device: Device) -> dict[str, str]:
+        return {
             str(table_id): self._table_cache.master_key(table_id).hex()
             for table_id in device.table_assignments
         }
-        if checked.recipient is None:
-            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
-        # Serial and certificate fingerprint bind the secrets to this device.
-        secret = {
-            "device_serial": device.device_serial,
-            "certificate_sha256": fingerprint,
-            "nuc_hash": nuc_hash,
-            "table_keys": table_keys,
-        }
-        return replace(answer, sealed_secrets=seal_table_keys(secret, checked.recipient))
 
 
 def is_description(text: str) -> bool:

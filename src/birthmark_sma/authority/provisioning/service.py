@@ -1,5 +1,8 @@
 """Provision a device: sign its certificate, assign three key tables, and register it.
 
+A request for a serial that is registered is a re-enrolment, if `provisioning.re_enrolment` allows
+it: then the device keeps its key tables, and its certificate is replaced.
+
 Called by web/api/provision.py and the provisioning commands. The order of the steps matters:
 1. Check the request. 2. Prepare the certificate, check it against its profile, sign it. 3. Write
 the device and the stored response in one transaction. 4. Respond. UNIQUE constraints decide every
@@ -7,17 +10,21 @@ race. No response must leave before the commit, and a refused request must leave
 """
 
 import asyncio
+import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.provisioning import enrolment
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.provisioning import enrolment, re_enrolment
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
     CheckedRequest,
@@ -32,13 +39,14 @@ from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
     DatabaseUnavailableError,
+    DeviceAlreadyProvisionedError,
     PoolFullError,
     ShuttingDownError,
 )
 from birthmark_sma.runtime.cpu_affinity import unpin
 from birthmark_sma.runtime.log_context import current_request
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.group_commit import GroupCommit
+from birthmark_sma.storage.group_commit import BatchHandler, GroupCommit
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.outages.retries import retry
 
@@ -49,12 +57,17 @@ _BATCH_LIMIT = 250  # devices in one transaction
 _SIGNERS_THAT_WAIT = 2
 """The number of signing threads is the number of cores plus this, as each also waits for reads."""
 
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
 
 class Provisioner:
     """Provisions devices, from any thread or event loop.
 
     A thread pool signs the certificates, as an RSA-4096 signature takes milliseconds of a core. One
-    writer thread registers the signed devices in batches.
+    writer thread registers the signed devices in batches. `renewal.service` uses both as well:
+    `more_items` says how the writer handles its items, by their type.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class Provisioner:
         maker: DeviceIssuer,
         first_answers: StoredResponses,
         figures: ServerMetrics | None = None,
+        more_items: Mapping[type, BatchHandler[Any, Any]] | None = None,
     ) -> None:
         self._figures = figures or ServerMetrics()
         self._database = database
@@ -77,9 +91,10 @@ class Provisioner:
             # RSA signatures run without the interpreter's lock, so they may use every core.
             initializer=unpin if maker.takes_long else None,
         )
-        self._writer: GroupCommit[IssuedDevice, Provisioned] = GroupCommit(
+        self._handlers = {IssuedDevice: self._register, **(more_items or {})}
+        self._writer: GroupCommit[Any, Any] = GroupCommit(
             database,
-            self._register,
+            self._handle,
             name="provisioning-writer",
             pool_limit=_POOL_LIMIT,
             batch_limit=_BATCH_LIMIT,
@@ -94,11 +109,39 @@ class Provisioner:
         `caller` is a name of `Caller.partition`; None stands for one that has no share of its own.
         Call this in the event loop, before the body of the request is read.
         """
-        free = _POOL_LIMIT - self._under_way
-        own = 0 if caller is None else self._under_way_of[caller]
-        if own >= free:
+        if not self.has_room(caller):
             self._figures.provisioned(Outcome.OVERLOADED)
             raise PoolFullError
+
+    def has_room(self, caller: str | None) -> bool:
+        """Return False if a request of this caller would be refused now, as `check_room` says."""
+        own = 0 if caller is None else self._under_way_of[caller]
+        return own < _POOL_LIMIT - self._under_way
+
+    @contextmanager
+    def admitted(self, caller: str | None) -> Iterator[None]:
+        """Count a request as under way. Raises PoolFullError if the caller has no room."""
+        if not self.has_room(caller):
+            raise PoolFullError
+        self._under_way += 1
+        if caller is not None:
+            self._under_way_of[caller] += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if caller is not None:
+                self._under_way_of[caller] -= 1
+                if not self._under_way_of[caller]:
+                    del self._under_way_of[caller]
+
+    def start(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Run `work` in a signing thread. Raises ShuttingDownError."""
+        try:
+            # The copied context has the request, which log lines of the thread then name.
+            return self._signers.submit(copy_context().run, work, *arguments)
+        except RuntimeError:  # ThreadPoolExecutor.submit raises it after shutdown
+            raise ShuttingDownError from None
 
     async def provision(
         self, request: ProvisioningRequest, caller: str | None = None
@@ -107,43 +150,39 @@ class Provisioner:
 
         `caller` is that of `check_room`. Also counts the outcome for the metrics.
         """
-        self.check_room(caller)
         outcome = Outcome.FAILED
-        self._under_way += 1
-        if caller is not None:
-            self._under_way_of[caller] += 1
         try:
-            # Two steps, so that no signing thread waits for a commit.
-            registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
-            provisioned = await asyncio.wrap_future(registering)
-            outcome = Outcome.PROVISIONED
+            with self.admitted(caller):
+                # Two steps, so that no signing thread waits for a commit.
+                registering = await asyncio.wrap_future(self.start(self._sign, request))
+                provisioned = await asyncio.wrap_future(registering.response)
+            outcome = registering.judge(provisioned)
             return provisioned
         except BirthmarkError as error:
-            outcome = _classify(error)
+            outcome = classify(error)
             raise
         finally:
-            self._under_way -= 1
-            if caller is not None:
-                self._under_way_of[caller] -= 1
-                if not self._under_way_of[caller]:
-                    del self._under_way_of[caller]
             self._figures.provisioned(outcome)
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device, for a thread. Return the response once the device is durable.
 
-        A repeated request with the same Idempotency-Key returns the stored response.
+        A repeated request with the same Idempotency-Key returns the stored response. A re-enrolment
+        is logged.
 
         Raises PkiError for a refused key, CSR or serial, DeviceDescriptionRefusedError for a family
         or app version, ConflictError if the serial, the public key or the NUC hash is registered,
         EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
         DatabaseUnavailableError.
         """
-        return self._sign(request).result()
+        registering = self._sign(request)
+        provisioned = registering.response.result()
+        registering.judge(provisioned)
+        return provisioned
 
     @property
-    def writer(self) -> "GroupCommit[IssuedDevice, Provisioned]":
-        """Return the writer, for those who watch its health."""
+    def writer(self) -> GroupCommit[Any, Any]:
+        """Return the writer, for renewals and for those who watch its health."""
         return self._writer
 
     def copy_figures(self) -> None:
@@ -156,62 +195,73 @@ class Provisioner:
         self._signers.shutdown()
         self._writer.close()
 
-    def _start(self, request: ProvisioningRequest) -> "Future[Future[Provisioned]]":
-        try:
-            # The copied context has the request, which log lines of the thread then name.
-            return self._signers.submit(copy_context().run, self._sign, request)
-        except RuntimeError:  # ThreadPoolExecutor.submit raises it after shutdown
-            raise ShuttingDownError from None
-
     # --- in a signing thread
 
-    def _sign(self, request: ProvisioningRequest) -> "Future[Provisioned]":
+    def _sign(self, request: ProvisioningRequest) -> "_Registering":
         """Prepare a device and submit it to the writer; return the future of the response."""
         ready = self._prepare(request)
         if isinstance(ready, IssuedDevice):
-            return self._writer.submit(ready, current_request())
+            return _Registering(self._writer.submit(ready, current_request()), ready)
         answered: Future[Provisioned] = Future()
         answered.set_result(ready)
-        return answered
+        return _Registering(answered, None)
 
     def _prepare(self, request: ProvisioningRequest) -> Provisioned | IssuedDevice:
         """Return the signed device, or the stored response if the request was answered before."""
         checked = self._maker.check(request)
         clock = self._database.clock
         since = clock.expired_before(IDEMPOTENCY_PERIOD)
-        known, refusal = retry(partial(self._look_up, request, checked, since))
-        if known is not None:
-            return known
-        if refusal is not None:
-            raise refusal
-        return self._maker.make(checked, clock.now())
+        found = retry(partial(self._look_up, request, checked, since))
+        if isinstance(found, BirthmarkError):
+            raise found
+        if isinstance(found, Provisioned):
+            return found
+        return self._maker.make(checked, clock.now(), found)
 
     def _look_up(
         self, request: ProvisioningRequest, checked: CheckedRequest, since: datetime
-    ) -> tuple[Provisioned | None, BirthmarkError | None]:
-        """Return the stored response of a repeated request, and why another one is refused.
+    ) -> Provisioned | Device | BirthmarkError | None:
+        """Return the stored response of a repeated request, or why another one is refused.
 
-        A conflict that is already certain must not cost a signature. This read decides no race; the
-        UNIQUE constraints do, in the writer's transaction.
+        Return the device if this is a re-enrolment, None if it is a new device. A conflict that is
+        already certain must not cost a signature. This read decides no race; the UNIQUE constraints
+        and the comparison in `re_enrolment` do, in the writer's transaction.
         """
         with self._database.read(QUICK_SECONDS) as connection:
-            conflict = find_conflict(
+            found: Device | BirthmarkError | None = find_conflict(
                 connection,
                 request.device_serial,
                 checked.public_key_fingerprint,
                 checked.nuc_hash_index,
             )
             refusal = enrolment.find_refusal(connection, request)
+            is_registered = isinstance(found, DeviceAlreadyProvisionedError)
+            if is_registered:
+                found = re_enrolment.find_replaced(connection, checked)
+                if refusal is not None and not isinstance(found, DeviceAlreadyProvisionedError):
+                    found = None  # the refusal says less about the device
             # Stored responses are read last: if the first request has taken the serial or used up
             # the access key, its response was committed with that, so it is found here.
             known = self._first_answers.find(connection, request, since)
-            if known is None and conflict is not None and refusal is None:
+            if known is None and is_registered and refusal is None:
                 known = self._first_answers.find_of_lapsed_key(
                     connection, request, since, self._database.clock.now()
                 )
-        return known, conflict or refusal
+        if known is not None:
+            return known
+        return found if isinstance(found, BirthmarkError) else refusal or found
 
     # --- in the writer thread
+
+    def _handle(self, transaction: Connection, items: Sequence[Any]) -> list[Any]:
+        """Hand the items to the handlers of their types; return the answers in their order."""
+        answers: dict[int, object] = {}
+        for kind, handler in self._handlers.items():
+            places = [place for place, item in enumerate(items) if isinstance(item, kind)]
+            if places:
+                handled = handler(transaction, [items[place] for place in places])
+                answers |= zip(places, handled, strict=True)
+        return [answers[place] for place in range(len(items))]
 
     def _register(
         self, transaction: Connection, candidates: Sequence[IssuedDevice]
@@ -219,7 +269,33 @@ class Provisioner:
         return register(transaction, candidates, self._first_answers, self._database.clock)
 
 
-def _classify(error: BirthmarkError) -> Outcome:
+class _Registering(NamedTuple):
+    """The future of a response, and the device that was submitted, or None for a known response."""
+
+    response: "Future[Provisioned]"
+    issued: IssuedDevice | None
+
+    def judge(self, response: Provisioned) -> Outcome:
+        """Return the outcome of a request that got this response. Log a re-enrolment."""
+        issued = self.issued
+        if (
+            issued is None
+            or issued.replaces is None
+            # Otherwise the first of two equal requests was registered.
+            or issued.provisioning_id != response.provisioning_id
+        ):
+            return Outcome.PROVISIONED
+        _log.info(
+            "re-enrolled %s as %s: its certificate %s is revoked as superseded",
+            issued.device.device_serial,
+            issued.provisioning_id,
+            issued.replaces,
+        )
+        return Outcome.RE_ENROLLED
+
+
+def classify(error: BirthmarkError) -> Outcome:
+    """Return the outcome, for the metrics, of a request that raised this error."""
     if isinstance(error, ConflictError):
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):

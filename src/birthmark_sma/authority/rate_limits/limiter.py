@@ -5,8 +5,9 @@ in memory: of its one process (`memory_store`), or of all its processes (`shared
 is configured, a request that memory allows must also be allowed there (`redis_store`); while Redis
 is unavailable, memory decides alone.
 
-Three kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
-token) and `admin`. Their allowance is spread over its window (`rates.burst_of`). Two kinds are
+Four kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
+token), `admin` and `renew`, whose callers are the devices themselves. Their allowance is spread
+over its window (`rates.burst_of`). Two kinds are
 counted after the fact, and then refuse the next requests: `failures` are the FAILs of a caller,
 `guesses` are the wrong credentials from an address.
 
@@ -53,13 +54,17 @@ _log = logging.getLogger(__name__)
 
 
 class Kind(StrEnum):
-    """The kind of units that a limit counts. The first three have the names of key scopes."""
+    """The kind of units that a limit counts. The first three have the names of key scopes.
+
+    The caller of a `renew` is the device itself (`RenewingDevice`).
+    """
 
     PROVISION = "provision"
     VALIDATE = "validate"
     ADMIN = "admin"
     FAILURES = "failures"
     GUESSES = "guesses"
+    RENEW = "renew"
 
 
 DEFAULTS: Mapping[Kind, str] = {
@@ -68,12 +73,14 @@ DEFAULTS: Mapping[Kind, str] = {
     Kind.ADMIN: "600/minute",
     Kind.FAILURES: "6000/minute",
     Kind.GUESSES: "60/minute",
+    Kind.RENEW: "10/hour",
 }
 """The limits if access is by keys, or if other machines can reach the server.
 
 `validate` is 5,000 tokens a second on average, about as much as one process can validate.
 `failures` is one in fifty of these: an aggregation server does not forge the tokens that it passes
-on. The other limits are far above what people and probes need."""
+on. `renew` is for one device, which renews once in months, and a few times more if an operator
+orders that. The other limits are far above what people and probes need."""
 
 _UNITS = {
     Kind.PROVISION: "devices",
@@ -81,6 +88,7 @@ _UNITS = {
     Kind.ADMIN: "requests",
     Kind.FAILURES: "camera tokens that FAIL",
     Kind.GUESSES: "wrong credentials",
+    Kind.RENEW: "renewals of this device",
 }
 
 

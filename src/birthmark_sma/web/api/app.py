@@ -30,6 +30,7 @@ from birthmark_sma.web.api import (
     validate_batch,
     validate_published,
 )
+from birthmark_sma.web.api.renewal import endpoints as renewal
 from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
 from birthmark_sma.web.middleware.authentication import Authenticator
@@ -59,6 +60,7 @@ _API = (
     validate_batch.router,
     validate_published.router,
     provision.router,
+    renewal.router,
     health.router,
     crl.router,
     prometheus.router,

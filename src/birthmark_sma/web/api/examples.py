@@ -70,6 +70,27 @@ PROVISIONED: dict[str, object] = {
     "table_keys": {"42": _HEX, "1337": _HEX, "2048": _HEX},
 }
 
+RENEW_REQUESTS: list[JsonValue] = [
+    {
+        "device_certificate": _CERTIFICATE,
+        "csr": "-----BEGIN CERTIFICATE REQUEST-----\nMIIB...\n-----END CERTIFICATE REQUEST-----\n",
+        "key_encryption_public_key": _PUBLIC_KEY,
+        "supersede": False,
+        "requested_at": "2028-03-22T17:11:36.476000Z",
+        "signature": "MEUCIQDx...(base64)",
+    }
+]
+RENEWED: dict[str, object] = {
+    "device_certificate": _CERTIFICATE,
+    "certificate_chain": [_CERTIFICATE, _CERTIFICATE],
+    "table_assignments": [42, 1337, 2048],
+    "renewed_at": "2028-03-22T17:11:36.871Z",
+    "sealed_secrets": "eyJhbGciOiJFQ0RILUVTK0EyNTZLVyIsImVuYyI6IkEyNTZHQ00ifQ.(four more parts)",
+}
+RENEWAL_WINDOW: dict[str, object] = {
+    "suggestedWindow": {"start": "2028-03-20T09:30:00Z", "end": "2028-04-19T09:30:00Z"}
+}
+
 _VERDICT: dict[str, object] = {
     "manufacturer_id": "SimulatedMfg",
     "timestamp": "2026-11-22T17:11:36.476Z",

@@ -58,16 +58,16 @@ def rfc3339(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-class _Request(BaseModel):
+class WireRequest(BaseModel):
     # Without `hide_input_in_errors`, pydantic's messages would contain secrets such as NUC hashes.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class _Response(BaseModel):
+class WireResponse(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ValidateNucRequest(_Request):
+class ValidateNucRequest(WireRequest):
     """A camera token, as an aggregation server received it from a camera."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.CAMERA_TOKEN]})
@@ -89,7 +89,7 @@ class ValidateNucRequest(_Request):
         )
 
 
-class ValidateNucResponse(_Response):
+class ValidateNucResponse(WireResponse):
     """A verdict. Only a PASS names the device, as far as the disclosure setting allows."""
 
     validation_result: Verdict
@@ -202,7 +202,7 @@ def _unpack(ciphertext: str) -> bytes:
     return packed
 
 
-class PublishedValidateResponse(_Response):
+class PublishedValidateResponse(WireResponse):
     """A verdict and a message. Neither tells which device it was."""
 
     valid: bool
@@ -233,7 +233,7 @@ _PUBLISHED_MESSAGES = {
 }
 
 
-class ValidateBatchRequest(_Request):
+class ValidateBatchRequest(WireRequest):
     """Camera tokens. Each is judged by itself: a malformed element does not affect the others."""
 
     # Elements are validated one by one (`batch_parsing`), so that a malformed one fails alone.
@@ -248,20 +248,20 @@ class ValidateBatchRequest(_Request):
     ]
 
 
-class RefusedElement(_Response):
+class RefusedElement(WireResponse):
     """An element that would be a 400 (recorded) or a 422 (not recorded) in a single validation."""
 
     validation_result: Literal[Verdict.FAIL]
     error: str
 
 
-class ReplayedElement(_Response):
+class ReplayedElement(WireResponse):
     """An element that would be a 409 in a single validation: recorded, without a verdict."""
 
     error: str
 
 
-class ValidateBatchResponse(_Response):
+class ValidateBatchResponse(WireResponse):
     """The results, in the order of the tokens."""
 
     results: list[ValidateNucResponse | RefusedElement | ReplayedElement]
@@ -287,7 +287,7 @@ def verdict(
     }
 
 
-class ProvisionRequest(_Request):
+class ProvisionRequest(WireRequest):
     """A device that asks for its certificate, key tables and NUC hash."""
 
     model_config = ConfigDict(json_schema_extra={"examples": examples.PROVISION_REQUESTS})
@@ -376,7 +376,7 @@ class ProvisionRequest(_Request):
         )
 
 
-class ProvisionResponse(_Response):
+class ProvisionResponse(WireResponse):
     """All that a device needs to make camera tokens. It is sent once. Keep it secret."""
 
     device_certificate: Annotated[str, Field(description="The device's certificate, PEM")]

@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
 from birthmark_sma.web.api import examples, models
+from birthmark_sma.web.api.renewal.models import RenewRequest
 from birthmark_sma.web.problem_documents import MEDIA_TYPE
 from birthmark_sma.web.problems import (
     InvalidRequestProblem,
@@ -84,6 +85,7 @@ _SELF_PARSED = (
     models.PublishedValidateRequest,
     models.LegacyValidateRequest,
     models.ProvisionRequest,
+    RenewRequest,
 )
 _PROBLEMS = (ProblemDocument, InvalidRequestProblem, UnknownAddressProblem)
 _REFERENCE = "#/components/schemas/{model}"

@@ -1,0 +1,1 @@
+"""The endpoints of renewal, with the models of their bodies."""
