@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -22,11 +23,13 @@ from birthmark_sma.device import (
     UNSEALED,
     Delivery,
     Enrolment,
+    Renewal,
     bundle_id,
     nonces,
     passphrase,
     start_camera,
 )
+from birthmark_sma.device.renewal import renewer
 from birthmark_sma.protocol.bundle import Bundle
 from tests.support import derivation_cost
 from tests.support.programs.fork_server import FORKING
@@ -50,6 +53,8 @@ class Life:
     """Send SIGKILL before the n-th counted line. None means never."""
     ours_alone: bool = True
     """Count only lines of birthmark_sma.device. If false, count lines of the HTTP client too."""
+    renews: bool = False
+    """Renew the certificate, and have the old one superseded, between the captures."""
 
 
 @dataclass
@@ -112,9 +117,24 @@ def _live(life: Life) -> None:
         stack.enter_context(lines)
         enrolment = Enrolment(life.url, life.serial, "Mortal", patience=20)
         sealing = passphrase("a phrase") if life.sealed else UNSEALED
-        camera = stack.enter_context(start_camera(life.place, sealing=sealing, enrolment=enrolment))
+        if life.renews:
+            # Every certificate is due, and no earlier life has planned a pause.
+            vars(renewer)["renewal_time"] = lambda *_, **__: datetime.min.replace(tzinfo=UTC)
+            (life.place / renewer.FILE).unlink(missing_ok=True)
+        camera = stack.enter_context(
+            start_camera(
+                life.place,
+                sealing=sealing,
+                enrolment=enrolment,
+                # The lines of another thread would not be counted.
+                renewal=Renewal(automatic=False, supersede=True),
+            )
+        )
         note("started", camera.device_serial)
         for n in range(CAPTURES):
+            if n == 1 and life.renews:
+                camera.renew_if_due()
+                note("certificate", f"{camera.certificate.serial_number:x}")
             bundle = camera.capture(bytes([n]))
             note("nonce", bundle.content.camera_token.nonce.hex())
             camera.queue.put(bundle)
