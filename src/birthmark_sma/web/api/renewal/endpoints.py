@@ -97,6 +97,7 @@ async def renew_device(request: ApiRequest) -> Response:
                 "name": "certificate_id",
                 "in": "path",
                 "required": True,
+                "description": "The id of the certificate (RFC 9773, section 4.1)",
                 "schema": {
                     "type": "string",
                     "pattern": _CERTIFICATE_ID,

@@ -19,6 +19,8 @@ from birthmark_sma.authority.devices.revocation import revoke_device
 from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
+from birthmark_sma.authority.renewal import orders
+from birthmark_sma.authority.renewal.windows import RenewalCriteria
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
@@ -231,6 +233,23 @@ def test_device_certificates_that_end(authority: Authority, settings: Settings) 
         assert finding.state is (State.WELL if sentence is None else State.WARNING), days
         assert (sentence or "No certificate") in finding.sentence
         assert sentence is None or "sma devices re-enrol" in str(finding.remedy)
+
+
+def test_a_renewal_order_with_stragglers(authority: Authority, settings: Settings) -> None:
+    """Only when its time is over, and until it is cancelled."""
+    new_camera(authority, "straggler")
+    execute(
+        authority.database,
+        "UPDATE registered_devices SET provisioned_at = '2026-01-01 00:00:00.000000+00:00'",
+    )
+    given = orders.give_order(authority.database, RenewalCriteria(), 7 * DAY, "olga")
+    assert found(settings, NOW + 6 * DAY)["renewal orders"].state is State.WELL
+    finding = found(settings, NOW + 8 * DAY)["renewal orders"]
+    assert finding.state is State.WARNING
+    assert "have not renewed: 1" in finding.sentence
+    assert f"sma renewals cancel {given.id}" in str(finding.remedy)
+    orders.cancel(authority.database, given.id)
+    assert found(settings, NOW + 8 * DAY)["renewal orders"].state is State.WELL
 
 
 def test_audit_rows_of_the_future(authority: Authority, settings: Settings) -> None:

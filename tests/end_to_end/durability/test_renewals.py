@@ -1,0 +1,83 @@
+"""Renewals that are cut off by SIGKILL: a device has its old certificate or its new one."""
+
+import random
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.end_to_end.conftest import Start
+from tests.support.cameras.camera import csr_pem, new_key
+from tests.support.cameras.renewal import RENEW, RenewingDevice
+from tests.support.programs.running import Running
+from tests.support.soak import times
+
+ROUNDS = times(3, 30)
+DEVICES = 16
+OPTIONS = ("--access", "open", "--rate-renew", "none")
+
+
+@pytest.mark.soak
+def test_no_device_is_stranded_or_has_two_certificates(start_server: Start) -> None:
+    """Threat 30: a repetition gets what was answered before the kill; one certificate is valid."""
+    running = start_server(*OPTIONS)
+    with running.client() as client:
+        devices = [RenewingDevice.provisioned(client) for _ in range(DEVICES)]
+    for _ in range(ROUNDS):
+        keys = [new_key() for _ in devices]
+        csrs = [csr_pem(key, each.serial) for key, each in zip(keys, devices, strict=True)]
+        answered = renew_until_killed(running, devices, csrs)
+        running = start_server(*OPTIONS)
+        with running.client() as client:
+            for number, device in enumerate(devices):
+                # The device knows nothing but what it wrote down: its certificate and its CSR.
+                answer = device.renew(client, csr=csrs[number], supersede=True)
+                assert answer.status_code == 200, answer.text
+                if number in answered:
+                    assert answer.json() == answered[number]
+                pem = answer.json()["device_certificate"]
+                devices[number] = RenewingDevice(device.serial, keys[number], pem)
+        assert_one_is_valid(running, devices)
+
+
+def renew_until_killed(
+    running: Running, devices: list[RenewingDevice], csrs: list[str]
+) -> dict[int, dict[str, Any]]:
+    """Send all renewals at once and kill the server meanwhile; return what was answered."""
+    answered: dict[int, dict[str, Any]] = {}
+    start = threading.Barrier(len(devices) + 1)
+
+    def send(number: int) -> None:
+        body = devices[number].request(csr=csrs[number], supersede=True)
+        with running.client() as client:
+            start.wait(30)
+            try:
+                answer = client.post(RENEW, json=body)
+            except httpx2.HTTPError:
+                return
+        if answer.status_code == 200:
+            answered[number] = answer.json()
+
+    with ThreadPoolExecutor(len(devices)) as threads:
+        sent = [threads.submit(send, number) for number in range(len(devices))]
+        start.wait(30)
+        time.sleep(random.uniform(0.01, 0.2))
+        running.server.process.send_signal(signal.SIGKILL)
+        for each in sent:
+            each.result(60)
+    running.server.process.wait(30)
+    running.server.close()
+    return answered
+
+
+def assert_one_is_valid(running: Running, devices: list[RenewingDevice]) -> None:
+    """Each device has the certificate that it got. All earlier ones are revoked."""
+    current = running.rows("SELECT device_serial, certificate_serial FROM registered_devices")
+    assert dict(current) == {each.serial: each.certificate_serial for each in devices}
+    earlier = running.rows("SELECT certificate_serial FROM earlier_certificates ORDER BY 1")
+    revoked = running.rows("SELECT certificate_serial FROM revoked_certificates ORDER BY 1")
+    assert earlier == revoked
